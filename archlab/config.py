@@ -1,0 +1,258 @@
+"""Experiments: YAML files that extend one another, take overrides, and resolve to checked data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from archlab import paths
+from archlab.errors import ConfigError, one_line, suggest
+from archlab.registry import Slot, find, load_plugin, names
+from archlab.schema import Knob, check_names, check_value
+from archlab.settings import Train, parse_train, train_knobs
+from archlab.spec import Spec, knob_at, parse
+
+KEYS = ("base", "name", "description", "plugins", "override", "model", "task", "train")
+KINDS = {"model": "backbone", "task": "task"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One resolved YAML: everything that happened can be repeated from it."""
+
+    name: str
+    description: str
+    model: Spec
+    task: Spec
+    train: Train
+    plugins: tuple[str, ...]
+    source: str
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The YAML data of this experiment with every default written out."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "plugins": list(self.plugins),
+            "model": self.model.to_plain(),
+            "task": self.task.to_plain(),
+            "train": asdict(self.train),
+        }
+
+    def to_yaml(self) -> str:
+        """Return the resolved experiment as YAML text."""
+        return yaml.safe_dump(self.resolved, sort_keys=False)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """An experiment's YAML before it is resolved, with the layers that it came from, the last on top."""
+
+    name: str
+    tree: dict[str, Any]
+    layers: tuple[tuple[str, dict[str, Any]], ...]
+    plugins: tuple[str, ...] = ()
+
+    def at(self, path: str) -> Any:
+        """Return the value that stands at a path, or None."""
+        return paths.get(self.tree, path)
+
+    def knob_at(self, path: str) -> Knob | None:
+        """Return the knob that a path without `[*]` would set, or None."""
+        top, *rest = paths.split(path)
+        if top == "train" and len(rest) == 1:
+            return train_knobs().get(str(rest[0]))
+        if top in KINDS and isinstance(top, str):
+            return knob_at(self.at(top) or {}, rest, KINDS[top])
+        return None
+
+    def places(self, path: str) -> list[str]:
+        """Return the paths that `[*]` stands for: those entries that have the knob, or all if none has."""
+        every = paths.expand(self.tree, path)
+        return [place for place in every if self.knob_at(place)] or every
+
+    def with_values(self, values: Mapping[str, Any], source: str) -> Raw:
+        """Return a copy with values set by path.
+
+        A bare component name keeps those knobs of the component that stood there which the new one has too.
+        """
+        raw = self
+        for path, value in values.items():
+            for place in raw._located(path, source):
+                raw = raw._with_value(place, value, source)
+        return raw
+
+    def _located(self, path: str, source: str) -> list[str]:
+        try:
+            return self.places(path)
+        except ConfigError as error:
+            raise ConfigError(error.path, error.problem, source) from None
+
+    def _with_value(self, place: str, value: Any, source: str) -> Raw:
+        try:
+            tree = paths.put(self.tree, place, self._fitted(place, value))
+        except ConfigError as error:
+            raise ConfigError(error.path, error.problem, source) from None
+        return replace(self, tree=tree, layers=(*self.layers, (source, {place: value})))
+
+    def _fitted(self, place: str, value: Any) -> Any:
+        knob, old = self.knob_at(place), self.at(place)
+        slot = knob.default if knob else None
+        if not isinstance(slot, Slot) or not isinstance(value, str) or not isinstance(old, dict):
+            return value
+        if value not in names(slot.kind):
+            return value
+        known = find(slot.kind, value).knobs
+        return {"type": value} | {key: kept for key, kept in old.items() if key in known}
+
+    def resolve(self) -> Experiment:
+        """Fill in interpolations and defaults and check every value; raise ConfigError naming file and path."""
+        try:
+            return _resolve(self)
+        except ConfigError as error:
+            raise ConfigError(error.path, error.problem, error.source or self.source_of(error.path)) from error
+
+    def source_of(self, path: str) -> str:
+        """Return the file or command that a value at or above a path came from."""
+        for source, tree in reversed(self.layers):
+            if any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in tree if "." in key):
+                return source
+            if _reaches(tree, path):
+                return source
+        return self.layers[0][0]
+
+
+def _reaches(tree: dict[str, Any], path: str) -> bool:
+    try:
+        return paths.get(tree, path) is not None
+    except ConfigError:
+        return False
+
+
+def read(name: str | Path, overrides: Sequence[str] = ()) -> Raw:
+    """Read an experiment by its name or file, with `path=value` overrides laid on it."""
+    raw = _read_file(_locate(str(name), Path()), ())
+    for override in overrides:
+        path, value = parse_override(override)
+        raw = raw.with_values({path: value}, "command line")
+    return raw
+
+
+def load(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read, resolve and check an experiment."""
+    return read(name, overrides).resolve()
+
+
+def shipped(folder: str = "experiments") -> dict[str, Path]:
+    """Return the YAML files that come with archlab, by name."""
+    root = Path(import_module("archlab.components").__path__[0]).parent / folder
+    return {file.stem: file for file in sorted(root.glob("*.yaml"))}
+
+
+def locate(name: str, folder: Path, library: str) -> Path:
+    """Return the file that a name or a path means, seen from `folder`; raise ConfigError if there is none."""
+    file = folder / name
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        if not file.is_file():
+            raise ConfigError("", f"no file {str(file)!r}")
+        return file
+    known = shipped(library)
+    if name not in known:
+        raise ConfigError("", f"no {library.rstrip('s').replace('_', ' ')} {name!r}{suggest(name, known)}")
+    return known[name]
+
+
+def _locate(name: str, folder: Path) -> Path:
+    return locate(name, folder, "experiments")
+
+
+def load_yaml(file: Path) -> dict[str, Any]:
+    """Return a YAML file's mapping, interpolations unresolved; raise ConfigError in one line."""
+    try:
+        config = OmegaConf.load(file)
+        tree = OmegaConf.to_container(config, resolve=False)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError("", f"{where}{error.problem or error.context}", str(file)) from None
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError, TypeError) as error:
+        raise ConfigError("", f"cannot be read: {one_line(error)}", str(file)) from None
+    if not isinstance(config, DictConfig) or not isinstance(tree, dict):
+        raise ConfigError("", "is not a mapping", str(file))
+    return tree  # type: ignore[return-value]
+
+
+def _read_file(file: Path, below: tuple[Path, ...]) -> Raw:
+    if file.resolve() in below:
+        raise ConfigError("base", f"{file.stem!r} extends itself", str(below[-1]))
+    tree = load_yaml(file)
+    try:
+        return _extend(tree, file, (*below, file.resolve()))
+    except ConfigError as error:
+        raise ConfigError(error.path, error.problem, error.source or str(file)) from None
+
+
+def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> Raw:
+    check_names(tree, KEYS, "")
+    plugins = check_value(tree.pop("plugins", None) or [], list[str], "plugins")
+    base, override = tree.pop("base", None), tree.pop("override", None) or {}
+    below = _read_file(_locate(check_value(base, str, "base"), file.parent), chain) if base is not None else None
+    for plugin in plugins:
+        load_plugin(plugin, file.parent)
+    tree = {"name": file.stem} | tree
+    raw = Raw(file.stem, paths.merge(below.tree if below else {}, tree), (*(below.layers if below else ()),
+              (str(file), tree)), (*(below.plugins if below else ()), *(_absolute(p, file) for p in plugins)))
+    return raw.with_values(_override(override), str(file))
+
+
+def _override(override: Any) -> dict[str, Any]:
+    if not isinstance(override, dict) or not all(isinstance(key, str) for key in override):
+        raise ConfigError("override", "is not a mapping of paths to values")
+    return override
+
+
+def _absolute(plugin: str, file: Path) -> str:
+    return str((file.parent / plugin).resolve()) if plugin.endswith(".py") else plugin
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `path=value`, the value read as YAML."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(text, "is not an override; write path=value", "command line")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(path, f"{value!r} cannot be read: {one_line(error)}", "command line") from None
+    return path, parsed
+
+
+def _resolve(raw: Raw) -> Experiment:
+    tree = _interpolated(raw.tree)
+    for section in KINDS:
+        if section not in tree:
+            raise ConfigError(section, "is missing: an experiment has a model and a task")
+    return Experiment(
+        name=check_value(tree.get("name", raw.name), str, "name"),
+        description=check_value(tree.get("description") or "", str, "description"),
+        model=parse(tree["model"], KINDS["model"], "model"),
+        task=parse(tree["task"], KINDS["task"], "task"),
+        train=parse_train(tree.get("train") or {}),
+        plugins=tuple(dict.fromkeys(raw.plugins)),
+        source=raw.layers[0][0] if len(raw.layers) == 1 else raw.name,
+    )
+
+
+def _interpolated(tree: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+        raise ConfigError(getattr(error, "full_key", None) or "", one_line(error)) from None

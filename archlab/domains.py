@@ -1,0 +1,108 @@
+"""The values that a knob may take, and the ranges that a search may try."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+from archlab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Range:
+    """A closed interval of numbers, open at the bottom where `above` is set."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        least = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return least if self.high == math.inf else f"{least} and at most {self.high:g}"
+
+
+Count: TypeAlias = Annotated[int, Range(low=1, high=2**40)]
+Index: TypeAlias = Annotated[int, Range(low=0, high=2**40)]
+Positive: TypeAlias = Annotated[float, Range(low=0, above=True, high=1e30)]
+NonNegative: TypeAlias = Annotated[float, Range(low=0, high=1e30)]
+Fraction: TypeAlias = Annotated[float, Range(low=0, high=1)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values; a value may be a whole component, as its name or its mapping."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number between two ends, both included; `log` spreads the trials over magnitudes."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+
+Domain: TypeAlias = Choice | Interval
+
+
+def choice(*values: Any) -> Choice:
+    """Declare that a search may try these values."""
+    return Choice(values)
+
+
+def interval(low: float, high: float, *, log: bool = False, step: float | None = None) -> Interval:
+    """Declare that a search may try the numbers from `low` to `high`."""
+    return Interval(low, high, log, step)
+
+
+def parse_domain(value: Any, path: str) -> Domain:
+    """Read a list of choices or a `{low, high, log, step}` mapping; raise ConfigError otherwise."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return _parse_choice(list(value), path)
+    if isinstance(value, Mapping):
+        return _parse_interval(value, path)
+    raise ConfigError(path, f"{value!r} is neither a list of choices, nor {{low, high}}, nor auto")
+
+
+def _parse_choice(values: list[Any], path: str) -> Choice:
+    if not values:
+        raise ConfigError(path, "the list of choices is empty")
+    if any(value in values[:place] for place, value in enumerate(values)):
+        raise ConfigError(path, f"a choice stands twice in {values!r}")
+    return Choice(tuple(values))
+
+
+def _parse_interval(value: Mapping[Any, Any], path: str) -> Interval:
+    unknown = [key for key in value if key not in ("low", "high", "log", "step")]
+    if unknown:
+        raise ConfigError(path, f"unknown key {unknown[0]!r} of a range; known: high, log, low, step")
+    low, high, step = value.get("low"), value.get("high"), value.get("step")
+    if not all(_is_finite(number) for number in (low, high)):
+        raise ConfigError(path, "a range needs two numbers, low and high")
+    if low > high:  # type: ignore[operator]
+        raise ConfigError(path, f"low {low} is above high {high}")
+    return _checked_spread(low, high, value.get("log", False), step, path)
+
+
+def _checked_spread(low: float, high: float, log: Any, step: Any, path: str) -> Interval:
+    if not isinstance(log, bool):
+        raise ConfigError(path, f"log is {log!r}, not true or false")
+    if step is not None and (not _is_finite(step) or step <= 0):
+        raise ConfigError(path, f"step is {step!r}, not a number above 0")
+    if log and (low <= 0 or step is not None):
+        raise ConfigError(path, "a log range needs low above 0 and no step")
+    return Interval(low, high, log, step)
+
+
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

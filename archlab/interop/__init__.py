@@ -1,0 +1,36 @@
+"""Models of other implementations: their configurations and tensors into archlab's models, by name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from archlab.errors import ArchlabError, suggest
+
+
+def systems() -> list[str]:
+    """Return the names of the implementations that can be read."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def _system(name: str) -> Any:
+    if name not in systems():
+        raise ArchlabError(f"no system {name!r}{suggest(name, systems())}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def load(system: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return the model of another implementation's configuration and state dict, in the tensors' dtype.
+
+    Raises ArchlabError for a field or tensor that is unknown, missing or of another shape.
+    """
+    return _system(system).load(config, tensors)
+
+
+def names(system: str, model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the model's parameter for each name in the other implementation's state dict."""
+    return _system(system).names(model)

@@ -1,0 +1,53 @@
+"""From a checked spec to a model on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from archlab.config import Experiment
+from archlab.errors import ConfigError
+from archlab.spec import Spec
+
+
+def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.Module:
+    """Return the model of a spec, its parameters drawn from `seed`; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        return spec.factory()()
+
+
+def on_meta(spec: Spec) -> nn.Module:
+    """Return the model with shapes and no memory: every check of every constructor has then been made."""
+    with torch.device("meta"):
+        return spec.factory()()
+
+
+def check(experiment: Experiment) -> nn.Module:
+    """Return the experiment's model on the meta device; raise ConfigError where model, task and context disagree."""
+    model, task = on_meta(experiment.model), experiment.task.factory()()
+    vocab_size, context = experiment.model.knobs.get("vocab_size"), experiment.train.context
+    if vocab_size is not None and vocab_size < task.vocab_size:
+        raise ConfigError("model.vocab_size", f"{vocab_size} is less than the {task.vocab_size} words of the task")
+    limit = max_context(model)
+    if limit is not None and context > limit:
+        raise ConfigError("train.context", f"{context} is more than the {limit} tokens that the model's full attention keeps")
+    return model
+
+
+def max_context(model: nn.Module) -> int | None:
+    """Return how many tokens one stream may hold, or None where the model sets no limit."""
+    limits = [m.max_context for m in model.modules() if getattr(m, "max_context", None) is not None]
+    return min(limits) if limits else None
+
+
+def layers(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers that are compiled, checkpointed or sharded one by one: the backbone's `blocks`."""
+    yield from getattr(model, "blocks", [])
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trained values, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

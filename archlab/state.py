@@ -1,0 +1,57 @@
+"""Time: what a layer remembers between calls, as a flat mapping of tensors that never grow.
+
+Every tensor of a state has the batch as its first dimension, so that samples can be picked or reordered.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+State: TypeAlias = dict[str, Tensor]
+
+
+class Recurrent(nn.Module):
+    """A layer that remembers: `y, state = layer(x, state)`, where `state=None` is the beginning.
+
+    One call on many tokens and many calls on few give the same outputs. A layer made of others
+    inherits `init_state`; one that keeps tensors of its own overrides it.
+    """
+
+    def init_state(self, batch_size: int) -> State:
+        """Return the state before the first token."""
+        return _gather(self, batch_size)
+
+
+def _gather(module: nn.Module, batch_size: int) -> State:
+    state: State = {}
+    for name, child in module.named_children():
+        below = child.init_state(batch_size) if isinstance(child, Recurrent) else {}
+        below = below or (_gather(child, batch_size) if isinstance(child, nn.ModuleList) else {})
+        state.update({f"{name}.{key}": value for key, value in below.items()})
+    return state
+
+
+class Stream:
+    """Carries a composite layer's state to its parts, and collects what they leave behind.
+
+    `stream("ema", self.ema, x)` calls a part that remembers with its own piece of the state, and a
+    part that does not as a plain function, so that either fits any slot.
+    """
+
+    def __init__(self, state: State | None) -> None:
+        self.given, self.state = state, {}  # type: tuple[State | None, State]
+
+    def __call__(self, name: str, part: nn.Module, *inputs: Any) -> Any:
+        if not isinstance(part, Recurrent):
+            return part(*inputs)
+        output, state = part(*inputs, self._piece(name))
+        self.state.update({f"{name}.{key}": value for key, value in state.items()})
+        return output
+
+    def _piece(self, name: str) -> State | None:
+        if self.given is None:
+            return None
+        prefix = f"{name}."
+        return {key[len(prefix) :]: value for key, value in self.given.items() if key.startswith(prefix)}

@@ -1,0 +1,28 @@
+"""Attention whose weights do not compete: each is a function of its own score alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._numeric import at_least_float32
+from ._window import Windowed
+
+
+class PointwiseAttention(Windowed):
+    """Weights f(q k^T / n + bias) for the n visible keys of a query, and 0 for the others, as in Mega.
+
+    Shapes, state and knobs are those of Windowed. The scores are divided by n, so the scale is not used.
+    """
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        """Return f of the scores."""
+        raise NotImplementedError
+
+    def attend(self, q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
+        """Sum the visible values by their weights."""
+        scores_BHQS = at_least_float32(q_BHQK @ k_BHSK.mT) / mask.sum(-1, keepdim=True).clamp_min(1)
+        if bias is not None:
+            scores_BHQS = scores_BHQS + bias.to(scores_BHQS.dtype)
+        weights_BHQS = torch.where(mask, self.weigh(scores_BHQS), 0.0)
+        return weights_BHQS.to(v_BHSV.dtype) @ v_BHSV

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from archlab.registry import register
+
+from ._pointwise import PointwiseAttention
+
+
+@register("attention", "relu2")
+class SquaredReluAttention(PointwiseAttention):
+    """Attention weighed by relu squared of the scores (arXiv:2109.08668), as in Mega (arXiv:2209.10655).
+
+    q: [B, T, H, K], k: [B, T, G, K], v: [B, T, G, V] -> [B, T, H, V].
+    """
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        """Return relu(scores)^2."""
+        return F.relu(scores).square()

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.domains import Count, Fraction
+from archlab.registry import register
+
+from ._window import Window, Windowed
+
+
+@register("attention", "softmax")
+class SoftmaxAttention(Windowed):
+    """Softmax of scaled dot products (arXiv:1706.03762) over a window, through PyTorch's fused attention."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_kv_heads: int,
+        key_dim: int,
+        value_dim: int,
+        scale: float,
+        position: nn.Module,
+        *,
+        dropout: Fraction = 0.0,
+        window: Window = "full",
+        window_size: Count = 2048,
+    ) -> None:
+        super().__init__(num_heads, num_kv_heads, key_dim, value_dim, scale, position, window=window, window_size=window_size)
+        self.dropout = dropout
+
+    def attend(self, q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
+        """Weigh the visible values."""
+        shown = mask if bias is None else bias.masked_fill(~mask, float("-inf")).to(q_BHQK.dtype)
+        return F.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSV, attn_mask=shown, **self._options())
+
+    def attend_causal(self, q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, bias: Tensor | None) -> Tensor:
+        """Weigh the values up to each query's own."""
+        if bias is not None:
+            return super().attend_causal(q_BHQK, k_BHSK, v_BHSV, bias)
+        return F.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSV, is_causal=True, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {"dropout_p": self.dropout if self.training else 0.0, "scale": self.scale}

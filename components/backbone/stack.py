@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from archlab.domains import Count
+from archlab.registry import Factory, register, slot, slots
+from archlab.state import Recurrent, State, Stream
+
+
+@register("backbone", "stack")
+class Stack(Recurrent):
+    """Layers one after the other, between an embedding and a head.
+
+    tokens: [B, T] int64 -> logits [B, T, V].
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: Count,
+        dim: Count,
+        embedding: Factory = slot("embedding", "tokens"),
+        position: Factory = slot("position", "none"),
+        layers: list[Factory] = slots("layer", "block"),
+        norm: Factory = slot("norm", "rms"),
+        head: Factory = slot("head", "language_model"),
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.dim = vocab_size, dim
+        self.embedding = embedding(vocab_size, dim)
+        self.position = position(1, dim)
+        self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
+        self.norm = norm(dim)
+        self.head = head(dim, vocab_size, self.embedding)
+
+    def init_state(self, batch_size: int) -> State:
+        """Return a stream with no token in it."""
+        device = self.embedding.weight.device
+        return {"position": torch.zeros(batch_size, dtype=torch.int64, device=device)} | super().init_state(batch_size)
+
+    def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Return a score for every next token, and the state after the last."""
+        B, T = tokens_BT.shape
+        stream = Stream(state)
+        begin_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=tokens_BT.device)
+        steps_BT = begin_B[:, None] + torch.arange(T, device=tokens_BT.device)
+        x_BTD = self.position.embed(self.embedding(tokens_BT), steps_BT)
+        for index, block in enumerate(self.blocks):
+            x_BTD = stream(f"blocks.{index}", block, x_BTD)
+        x_BTD = stream("norm", self.norm, x_BTD)
+        return self.head(x_BTD), stream.state | {"position": begin_B + T}

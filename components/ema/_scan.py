@@ -1,0 +1,130 @@
+"""Diagonal linear recurrences: h_t = q h_{t-1} + u_t, y_t = Re(sum over n of w_n h_{t,n}), per channel.
+
+Letters in suffixes: B batch, T time, D channels, N states a channel, P parts of a number (1 real, or 2 for
+real and imaginary), M blocks, C steps a block, S = N * P.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BLOCK = 64
+
+
+class Decay(NamedTuple):
+    """The factor q = exp(log_radius + i angle) of a recurrence; `angle` is None where q is real and positive."""
+
+    log_radius_DN: Tensor
+    angle_DN: Tensor | None
+
+    def powers(self, exponents_J: Tensor) -> Tensor:
+        """Return q to each of these exponents, [D, J, N, P]."""
+        j = exponents_J[None, :, None]
+        radius = torch.exp(self.log_radius_DN[:, None] * j)
+        if self.angle_DN is None:
+            return radius[..., None]
+        angle = self.angle_DN[:, None] * j
+        return torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply numbers held as parts in the last dimension: plain for one part, complex for two."""
+    if a.shape[-1] == 1:
+        return a * b
+    (a_re, a_im), (b_re, b_im) = a.unbind(-1), b.unbind(-1)
+    return torch.stack((a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re), dim=-1)
+
+
+def conjugate(a: Tensor) -> Tensor:
+    """Flip the imaginary part, so that Re(a h) is the plain dot product of conjugate(a) and h."""
+    return a if a.shape[-1] == 1 else torch.stack((a[..., 0], -a[..., 1]), dim=-1)
+
+
+def scan(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Run the recurrence over all of T at a cost linear in T; return y [B, T, D] and the last h [B, D, N, P].
+
+    Time is cut into blocks: inside one, a Toeplitz matrix; between them, the states. All of it is matrix
+    products, in the precision of `decay`, whatever autocast says.
+    """
+    with torch.autocast(u_BTD.device.type, enabled=False):
+        u_BTD = u_BTD.to(weight_DNP.dtype)
+        if u_BTD.shape[1] == 1:
+            return _one_step(u_BTD, decay, weight_DNP, state_BDNP)
+        return _blocks(u_BTD, decay, weight_DNP, state_BDNP)
+
+
+def scan_reference(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Do the same one step after the other: the definition, for tests."""
+    outputs = []
+    for t in range(u_BTD.shape[1]):
+        y_B1D, state_BDNP = _one_step(u_BTD[:, t : t + 1], decay, weight_DNP, state_BDNP)
+        outputs.append(y_B1D)
+    assert state_BDNP is not None
+    return torch.cat(outputs, dim=1), state_BDNP
+
+
+def _one_step(u_B1D: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
+    injected = _inject(u_B1D.transpose(1, 2)[..., None], weight_DNP)
+    if state_BDNP is None:
+        state_BDNP = torch.zeros_like(injected)
+    q_DNP = decay.powers(torch.ones(1, device=u_B1D.device, dtype=weight_DNP.dtype))[:, 0]
+    state_BDNP = product(q_DNP.expand_as(state_BDNP), state_BDNP) + injected
+    return (conjugate(weight_DNP) * state_BDNP).sum((-2, -1))[:, None], state_BDNP
+
+
+def _inject(u_BD11: Tensor, weight_DNP: Tensor) -> Tensor:
+    """Place a real input in the real part of every state."""
+    real = u_BD11.expand(*u_BD11.shape[:2], weight_DNP.shape[1], 1)
+    return F.pad(real, (0, weight_DNP.shape[-1] - 1))
+
+
+def _blocks(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
+    B, T, D = u_BTD.shape
+    N, P = weight_DNP.shape[1:]
+    C = min(BLOCK, T)
+    M = -(-T // C)
+    powers_DJNP = decay.powers(torch.arange(C + 1, device=u_BTD.device, dtype=weight_DNP.dtype))
+    reads_DJS = conjugate(product(weight_DNP[:, None].expand_as(powers_DJNP), powers_DJNP)).flatten(2)
+    u_DBMC = F.pad(u_BTD, (0, 0, 0, M * C - T)).view(B, M, C, D).permute(3, 0, 1, 2)
+    u_DRC = u_DBMC.reshape(D, B * M, C)
+
+    writes_DCS = powers_DJNP[:, :C].flip(1).flatten(2)
+    injected = torch.bmm(u_DRC, writes_DCS).view(D, B, M, N, P)
+    starts = _block_starts(injected, decay, C, state_BDNP)
+    y_DRC = torch.bmm(u_DRC, _toeplitz(reads_DJS[:, :C].view(D, C, N, P)[..., 0].sum(-1)))
+    y_DRC = torch.baddbmm(y_DRC, starts.reshape(D, B * M, N * P), reads_DJS[:, 1:].transpose(1, 2))
+
+    last = T - (M - 1) * C
+    carried = product(powers_DJNP[:, last][:, None].expand(D, B, N, P), starts[:, :, -1])
+    final = carried + torch.matmul(u_DBMC[:, :, -1, :last], writes_DCS[:, C - last :]).view(D, B, N, P)
+    y_BTD = y_DRC.view(D, B, M * C).permute(1, 2, 0)[:, :T]
+    return y_BTD.contiguous(), final.transpose(0, 1).contiguous()
+
+
+def _toeplitz(kernel_DC: Tensor) -> Tensor:
+    """Return [D, C, C] with kernel[t - s] at row s and column t >= s, and zeros below."""
+    C = kernel_DC.shape[1]
+    steps = torch.arange(C, device=kernel_DC.device)
+    lag = steps[None, :] - steps[:, None]
+    return torch.where(lag >= 0, kernel_DC[:, lag.clamp(min=0)], 0.0)
+
+
+def _block_starts(injected: Tensor, decay: Decay, C: int, state_BDNP: Tensor | None) -> Tensor:
+    """Return the state before each block, [D, B, M, N, P], by a prefix sum in log2(M) steps."""
+    D, _, M, N, P = injected.shape
+    first = torch.zeros_like(injected[:, :, :1])
+    if state_BDNP is not None:
+        first = state_BDNP.transpose(0, 1)[:, :, None].to(injected.dtype)
+    ends = torch.cat((first, injected[:, :, :-1]), dim=2)
+    reach = 1
+    while reach < M:
+        factor = decay.powers(torch.full((1,), float(C * reach), device=injected.device, dtype=injected.dtype))
+        earlier = ends[:, :, :-reach]
+        moved = product(factor.view(D, 1, 1, N, P).expand_as(earlier), earlier)
+        ends = torch.cat((ends[:, :, :reach], ends[:, :, reach:] + moved), dim=2)
+        reach *= 2
+    return ends

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from archlab.registry import register
+
+
+@register("ema", "none")
+class NoEMA(nn.Module):
+    """No moving average: x as it is.
+
+    x: [B, T, D] -> [B, T, D].
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return x."""
+        return x_BTD

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from archlab.domains import Count, choice
+from archlab.registry import register
+from archlab.state import Recurrent, State
+
+
+@register("ema", "short_conv", search={"kernel_size": choice(2, 3, 4, 8)})
+class ShortConvolution(Recurrent):
+    """A causal convolution of each channel with its own few taps, the last one on the present (arXiv:2212.14052).
+
+    x: [B, T, D] -> [B, T, D].  State: past [B, kernel_size - 1, D], the latest inputs.
+    """
+
+    def __init__(self, dim: int, *, kernel_size: Count = 4) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(kernel_size, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the taps from U(±1/sqrt(kernel_size))."""
+        bound = len(self.weight) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def init_state(self, batch_size: int) -> State:
+        """Return zeros before the first token."""
+        return {"past": self.weight.new_zeros(batch_size, len(self.weight) - 1, self.weight.shape[1])}
+
+    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Weigh each input and the few before it."""
+        num_tokens = x_BTD.shape[1]
+        past = (state or self.init_state(x_BTD.shape[0]))["past"]
+        padded = torch.cat((past.to(x_BTD.dtype), x_BTD), dim=1)
+        taps = [tap * padded[:, j : j + num_tokens] for j, tap in enumerate(self.weight.to(x_BTD.dtype))]
+        return torch.stack(taps).sum(0), {"past": padded[:, num_tokens:].to(past.dtype)}

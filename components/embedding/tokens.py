@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.domains import Fraction, interval
+from archlab.registry import register
+
+from archlab.components._init import TokenInit, init_tokens_
+
+
+@register("embedding", "tokens", search={"dropout": interval(0.0, 0.3)})
+class TokenEmbedding(nn.Module):
+    """A learned vector per token, times sqrt(D) if `scale`.
+
+    tokens: [B, T] int64 -> [B, T, D].
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        dim: int,
+        *,
+        scale: bool = False,
+        init: TokenInit = "truncated",
+        dropout: Fraction = 0.0,
+    ) -> None:
+        super().__init__()
+        self.factor, self.init = dim**0.5 if scale else 1.0, init
+        self.weight = nn.Parameter(torch.empty(vocab_size, dim))
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors."""
+        init_tokens_(self.weight, self.init)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Look the vectors up."""
+        return self.dropout(F.embedding(tokens_BT, self.weight) * self.factor)

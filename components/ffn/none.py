@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from archlab.registry import register
+
+
+@register("ffn", "none")
+class NoFeedForward(nn.Module):
+    """No feed-forward layer: the branch adds nothing.
+
+    x: [..., D] -> zeros [..., D].
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(x)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from archlab.domains import Count, Fraction
+from archlab.registry import register
+
+from archlab.components._init import Init
+from ._gated import SEARCH, GatedMLP
+
+
+@register("ffn", "swiglu", search=SEARCH)
+class SwiGLU(GatedMLP):
+    """A linear layer gated by silu of another, down(silu(gate x) * up x) (arXiv:2002.05202).
+
+    x: [..., D] -> [..., D].
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        hidden_dim: Count | None = None,
+        bias: bool = False,
+        dropout: Fraction = 0.0,
+        init: Init = "he",
+    ) -> None:
+        super().__init__(dim, hidden_dim=hidden_dim, bias=bias, dropout=dropout, init=init)
+
+    def activate(self, gate: Tensor) -> Tensor:
+        """Return silu(gate)."""
+        return F.silu(gate)

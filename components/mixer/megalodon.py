@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.domains import Count, Fraction, Positive, choice
+from archlab.registry import Factory, register, slot
+from archlab.state import Recurrent, State, Stream
+
+from archlab.components._init import Init, linear
+from archlab.components._numerics import at_least_float32
+
+
+@register("mixer", "megalodon", search={"num_heads": choice(1, 2, 4)})
+class MegalodonAttention(Recurrent):
+    """Attention over moving averages with normalised keys and gated values, Megalodon (arXiv:2404.08801).
+
+    x, already normalised: [B, T, D] -> [B, T, D], without the residual. The keys and queries are `shared_dim`
+    wide, the values `value_dim`, over all heads together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: Count = 1,
+        shared_dim: Count = 256,
+        value_dim: Count = 2048,
+        ema: Factory = slot("ema", "cema"),
+        norm: Factory = slot("norm", "rms"),
+        attention: Factory = slot("attention", "softmax"),
+        position: Factory = slot("position", "rope"),
+        eps: Positive = 1e-5,
+        dropout: Fraction = 0.0,
+        init: Init = "he",
+    ) -> None:
+        super().__init__()
+        if shared_dim % num_heads or value_dim % num_heads:
+            raise ValueError(f"shared_dim {shared_dim} and value_dim {value_dim} are not divisible by num_heads {num_heads}")
+        self.num_heads, self.head_dim, self.eps = num_heads, shared_dim // num_heads, eps
+        self.ema, self.norm = ema(dim), norm(dim)
+        self.value = linear(dim, value_dim, bias=True, init=init)
+        self.shared = linear(dim, shared_dim, bias=True, init=init)
+        self.reset = linear(dim, value_dim, bias=True, init=init)
+        self.hidden = linear(dim, dim, bias=True, init=init)
+        self.out = linear(value_dim, dim, bias=False, init=init)
+        self.gamma = nn.Parameter(torch.empty(2, shared_dim))
+        self.beta = nn.Parameter(torch.empty(2, shared_dim))
+        widths = (num_heads, num_heads, self.head_dim, value_dim // num_heads)
+        self.attention = attention(*widths, 1.0, position(num_heads, self.head_dim))
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin with queries equal to keys."""
+        nn.init.zeros_(self.gamma)
+        nn.init.zeros_(self.beta)
+
+    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Look up values of x by keys made of its moving averages."""
+        stream = Stream(state)
+        averaged = stream("norm", self.norm, stream("ema", self.ema, x_BTD))
+        m_BTD = self.dropout(averaged)
+        q_BTHK, k_BTHK = self._queries_and_keys(m_BTD)
+        v_BTHV = F.silu(self.value(x_BTD)).unflatten(-1, (self.num_heads, -1))
+        y_BTHV = stream("attention", self.attention, q_BTHK, k_BTHK, v_BTHV)
+        gated = self.dropout(y_BTHV.flatten(-2) * F.silu(self.reset(m_BTD)))
+        return self.hidden(m_BTD) + self.out(gated), stream.state
+
+    def _queries_and_keys(self, m_BTD: Tensor) -> tuple[Tensor, ...]:
+        z_BTHK = at_least_float32(self.shared(m_BTD)).unflatten(-1, (self.num_heads, self.head_dim))
+        z_BTHK = z_BTHK * torch.rsqrt(z_BTHK.square().mean(-1, keepdim=True) + self.eps)
+        scale = (1 + at_least_float32(self.gamma)) * self.head_dim**-0.5
+        both = z_BTHK.flatten(-2)[..., None, :] * scale + at_least_float32(self.beta)
+        return both.to(m_BTD.dtype).unflatten(-1, (self.num_heads, self.head_dim)).unbind(-3)

@@ -1,0 +1,40 @@
+"""What the norms with a learned scale and shift share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from archlab.components._numerics import at_least_float32
+
+
+class Affine(nn.Module):
+    """A norm over the last axis whose output is scaled by `weight`, or 1 + weight, and shifted by `bias`.
+
+    x: [..., D] -> [..., D] in x's dtype; statistics in at least float32.
+    """
+
+    def __init__(self, dim: int, *, eps: float, affine: bool, zero_centered: bool, bias: bool = False) -> None:
+        super().__init__()
+        self.dim, self.eps, self.zero_centered = dim, eps, zero_centered
+        self.register_parameter("weight", nn.Parameter(torch.empty(dim)) if affine else None)
+        self.register_parameter("bias", nn.Parameter(torch.empty(dim)) if affine and bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin with a scale of one and no shift."""
+        if self.weight is not None:
+            nn.init.constant_(self.weight, 0.0 if self.zero_centered else 1.0)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def normalise(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """Return x normalised, scaled and shifted, all in x's dtype."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over the last axis."""
+        wide = at_least_float32(x)
+        scale = None if self.weight is None else self.weight.to(wide.dtype) + float(self.zero_centered)
+        shift = None if self.bias is None else self.bias.to(wide.dtype)
+        return self.normalise(wide, scale, shift).to(x.dtype)

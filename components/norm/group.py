@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from archlab.domains import Count, Positive, choice
+from archlab.registry import register
+
+from ._affine import Affine
+
+
+@register("norm", "group", search={"num_groups": choice(1, 2, 4, 8, 16)})
+class GroupNorm(Affine):
+    """Group normalisation over contiguous groups of channels (arXiv:1803.08494).
+
+    x: [..., D] -> [..., D].  Raises ValueError where num_groups does not divide D.
+    Deviations: the statistics are those of one timestep, so that no step sees a later one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_groups: Count = 8,
+        eps: Positive = 1e-5,
+        affine: bool = True,
+        zero_centered: bool = True,
+        bias: bool = True,
+    ) -> None:
+        if dim % num_groups:
+            raise ValueError(f"dim {dim} is not divisible by num_groups {num_groups}")
+        super().__init__(dim, eps=eps, affine=affine, zero_centered=zero_centered, bias=bias)
+        self.num_groups = num_groups
+
+    def normalise(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """Return each group by its own mean and biased variance, scaled and shifted."""
+        groups = x.unflatten(-1, (self.num_groups, -1))
+        y = F.layer_norm(groups, groups.shape[-1:], eps=self.eps).flatten(-2)
+        y = y if scale is None else y * scale
+        return y if shift is None else y + shift

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from archlab.domains import Positive
+from archlab.registry import register
+
+from ._affine import Affine
+
+
+@register("norm", "layer")
+class LayerNorm(Affine):
+    """Layer normalisation, by the mean and biased variance of each vector (arXiv:1607.06450).
+
+    x: [..., D] -> [..., D].
+    """
+
+    def __init__(
+        self, dim: int, *, eps: Positive = 1e-5, affine: bool = True, zero_centered: bool = True, bias: bool = True
+    ) -> None:
+        super().__init__(dim, eps=eps, affine=affine, zero_centered=zero_centered, bias=bias)
+
+    def normalise(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """Return (x - mean) / sqrt(variance + eps), scaled and shifted."""
+        return F.layer_norm(x, (self.dim,), scale, shift, self.eps)

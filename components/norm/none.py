@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from archlab.registry import register
+
+
+@register("norm", "none")
+class NoNorm(nn.Module):
+    """No normalisation: x as it is.
+
+    x: [..., D] -> [..., D].
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x."""
+        return x

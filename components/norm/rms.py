@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from archlab.domains import Positive
+from archlab.registry import register
+
+from ._affine import Affine
+
+
+@register("norm", "rms")
+class RMSNorm(Affine):
+    """Root mean square normalisation, x / rms(x), without a mean (arXiv:1910.07467).
+
+    x: [..., D] -> [..., D].
+    """
+
+    def __init__(self, dim: int, *, eps: Positive = 1e-5, affine: bool = True, zero_centered: bool = True) -> None:
+        super().__init__(dim, eps=eps, affine=affine, zero_centered=zero_centered)
+
+    def normalise(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """Return x / sqrt(mean(x²) + eps), scaled."""
+        return F.rms_norm(x, (self.dim,), scale, self.eps)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from archlab.domains import Positive
+from archlab.registry import register
+
+from archlab.components._numerics import at_least_float32
+
+
+@register("norm", "scale")
+class ScaleNorm(nn.Module):
+    """Every vector brought to the same learned length, g x / |x|, g beginning at sqrt(D) (arXiv:1910.05895).
+
+    x: [..., D] -> [..., D].  Vectors shorter than eps count as being of length eps.
+    """
+
+    def __init__(self, dim: int, *, eps: Positive = 1e-5) -> None:
+        super().__init__()
+        self.dim, self.eps = dim, eps
+        self.length = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin with the length of a vector of unit variance."""
+        nn.init.constant_(self.length, self.dim**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Bring every vector to the learned length."""
+        wide = at_least_float32(x)
+        inverse = wide.norm(dim=-1, keepdim=True).clamp_min(self.eps).reciprocal()
+        return (wide * (self.length.to(wide.dtype) * inverse)).to(x.dtype)

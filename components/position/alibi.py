@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from archlab.domains import Positive
+from archlab.registry import register
+
+from ._base import Position
+
+
+@register("position", "alibi")
+class ALiBi(Position):
+    """Scores lowered in proportion to the distance, each head by its own slope (arXiv:2108.12409).
+
+    bias: [B, Q], [B, S] -> [B, H, Q, S] float32.  The steepest slopes are 2^(-max_bias / H), 2^(-2 max_bias / H), ...
+    """
+
+    def __init__(self, num_heads: int, head_dim: int, *, max_bias: Positive = 8.0) -> None:
+        super().__init__()
+        self.num_heads, self.max_bias = num_heads, max_bias
+
+    def bias(self, query_BQ: Tensor, key_BS: Tensor) -> Tensor:
+        """Return -slope * (query - key)."""
+        distance = (query_BQ.unsqueeze(-1) - key_BS.unsqueeze(-2)).float().unsqueeze(1)
+        return -distance * _slopes(self.num_heads, self.max_bias, distance.device).view(-1, 1, 1)
+
+
+def _slopes(num_heads: int, max_bias: float, device: torch.device) -> Tensor:
+    """Slopes for the next power of two heads; where there are fewer heads, every second slope comes first."""
+    half = 1 << (num_heads - 1).bit_length() >> 1
+    head = torch.arange(num_heads, dtype=torch.float64, device=device)
+    step = head + 1 if num_heads == max(1, 2 * half) else torch.where(head < half, 2 * head + 2, 2 * (head - half) + 1)
+    return torch.exp2(-max_bias * step / max(1, 2 * half)).float()

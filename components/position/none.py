@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from archlab.registry import register
+
+from ._base import Position
+
+
+@register("position", "none")
+class NoPosition(Position):
+    """No positions: order is seen through masks and recurrences alone."""
+
+    place = "any"
+
+    def __init__(self, num_heads: int, head_dim: int) -> None:
+        super().__init__()

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.domains import Count, choice
+from archlab.registry import register
+
+from ._base import Position
+
+
+@register("position", "relative_bias", search={"max_distance": choice(128, 512, 2048)})
+class RelativeBias(Position):
+    """A learned number per head and distance added to the scores, as in Mega (arXiv:2209.10655).
+
+    bias: [B, Q], [B, S] -> [B, H, Q, S].  Distances from max_distance - 1 on share one number.
+    """
+
+    def __init__(self, num_heads: int, head_dim: int, *, max_distance: Count = 2048) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_heads, max_distance))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin near zero."""
+        nn.init.normal_(self.weight, std=0.02)
+
+    def bias(self, query_BQ: Tensor, key_BS: Tensor) -> Tensor:
+        """Return each head's number for query - key; later keys count as at distance 0."""
+        distance = query_BQ.unsqueeze(-1) - key_BS.unsqueeze(-2)
+        return F.embedding(distance.clamp(0, self.weight.shape[1] - 1), self.weight.T).permute(0, 3, 1, 2)

@@ -1,0 +1,38 @@
+"""How a block adds up its two branches."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Branch(Protocol):
+    """One branch of a block, the mixer's or the ffn's: `branch(h)` is `branch.body(branch.norm(h))`.
+
+    A residual calls `branch(h)`, or the body and the norm apart, each exactly once: the body carries the state of
+    the sequence.
+    """
+
+    def norm(self, h: Tensor) -> Tensor:
+        """Return h normalised."""
+
+    def body(self, h: Tensor) -> Tensor:
+        """Return the layer's own output."""
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """Return the layer's output for h normalised."""
+
+
+class Residual(nn.Module):
+    """A way to add up: built with (dim, layer_index), called with the block's input and its two branches.
+
+    x: [B, T, D] -> [B, T, D].
+    """
+
+    def __init__(self, dim: int, layer_index: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, mixer: Branch, ffn: Branch) -> Tensor:
+        """Return the block's output."""
+        raise NotImplementedError

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from archlab.registry import register
+
+from ._base import Branch, Residual
+
+
+@register("residual", "post_norm")
+class PostNorm(Residual):
+    """Each sum is normalised, y = norm(x + mixer(x)), then norm(y + ffn(y)) (arXiv:1706.03762).
+
+    x: [B, T, D] -> [B, T, D].
+    """
+
+    def forward(self, x: Tensor, mixer: Branch, ffn: Branch) -> Tensor:
+        """Add and normalise, branch by branch."""
+        y = mixer.norm(x + mixer.body(x))
+        return ffn.norm(y + ffn.body(y))

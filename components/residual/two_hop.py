@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from archlab.domains import choice
+from archlab.registry import register
+
+from ._base import Branch, Residual
+
+
+@register("residual", "two_hop", search={"rescale": choice(False, True)})
+class TwoHop(Residual):
+    """The ffn sees y = x + mixer(x) but is added to x, the block's own input (Megalodon, arXiv:2404.08801).
+
+    x: [B, T, D] -> [B, T, D].  `rescale` multiplies the ffn by a learned vector that begins at 0.1 * 0.5^layer_index.
+    """
+
+    def __init__(self, dim: int, layer_index: int, *, rescale: bool = False) -> None:
+        super().__init__(dim, layer_index)
+        self.start = 0.1 * 0.5**layer_index
+        self.register_parameter("scale", nn.Parameter(torch.empty(dim)) if rescale else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin small, and smaller in deeper layers."""
+        if self.scale is not None:
+            nn.init.constant_(self.scale, self.start)
+
+    def forward(self, x: Tensor, mixer: Branch, ffn: Branch) -> Tensor:
+        """Add the ffn to the block's input."""
+        branch = ffn(x + mixer(x))
+        return x + (branch if self.scale is None else branch * self.scale.to(branch.dtype))

@@ -1,0 +1,54 @@
+"""Text that every machine with Python has."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from archlab.domains import Count
+from archlab.errors import ArchlabError
+from archlab.registry import register
+
+from ._bytes import ByteTask
+
+_SKIPPED = ("site-packages", "dist-packages", "__pycache__")
+
+
+@dataclass(frozen=True)
+class Library:
+    """The *.py files of a library's folder, without what was installed into it."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+    def files(self) -> list[tuple[str, Path]]:
+        """Return the files, sorted by their names below the folder."""
+        files = []
+        for root, folders, names in os.walk(self.path):
+            folders[:] = [folder for folder in folders if folder not in _SKIPPED]
+            files += [Path(root, name) for name in names if name.endswith(".py")]
+        if not files:
+            raise ArchlabError(f"{self.path}: no *.py files; this Python comes without its library's sources")
+        return sorted((file.relative_to(self.path).as_posix(), file) for file in files)
+
+
+@register("task", "stdlib")
+class Stdlib(ByteTask):
+    """Predict the bytes of the Python standard library's sources; see _corpus.py for how they are split.
+
+    The text differs between Python versions, which describe() names. Validation and test are the first
+    `eval_bytes` bytes of their parts (null: all); describe() gives both sizes.
+    """
+
+    def __init__(self, *, eval_bytes: Count | None = 524288) -> None:
+        super().__init__(Library(sysconfig.get_path("stdlib")), eval_bytes)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the corpus as data, with the version of Python."""
+        return {**super().describe(), "python": platform.python_version()}
