@@ -49,7 +49,7 @@ class Experiment:
 
     def to_yaml(self) -> str:
         """Return the resolved experiment as YAML text."""
-        return yaml.safe_dump(self.resolved, sort_keys=False)
+        return OmegaConf.to_yaml(OmegaConf.create(self.resolved))
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,14 @@ class Raw:
         try:
             return _resolve(self)
         except ConfigError as error:
-            raise ConfigError(error.path, error.problem, error.source or self.source_of(error.path)) from error
+            where = f"{error.path}.{error.key}" if error.key else error.path
+            raise ConfigError(error.path, error.problem, error.source or self.source_of(where)) from error
+
+    @property
+    def source(self) -> str:
+        """The file that was asked for, and whether values were laid on it."""
+        files = [source for source, tree in self.layers if "name" in tree]
+        return files[-1] if self.layers[-1][0] == files[-1] else f"{files[-1]}, with {self.layers[-1][0]}"
 
     def source_of(self, path: str) -> str:
         """Return the file or command that a value at or above a path came from."""
@@ -247,7 +254,7 @@ def _resolve(raw: Raw) -> Experiment:
         task=parse(tree["task"], KINDS["task"], "task"),
         train=parse_train(tree.get("train") or {}),
         plugins=tuple(dict.fromkeys(raw.plugins)),
-        source=raw.layers[0][0] if len(raw.layers) == 1 else raw.name,
+        source=raw.source,
     )
 
 

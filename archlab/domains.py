@@ -23,11 +23,12 @@ class Range:
 
     def __str__(self) -> str:
         least = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
-        return least if self.high == math.inf else f"{least} and at most {self.high:g}"
+        return least if self.high >= LARGEST else f"{least} and at most {self.high:g}"
 
 
-Count: TypeAlias = Annotated[int, Range(low=1, high=2**40)]
-Index: TypeAlias = Annotated[int, Range(low=0, high=2**40)]
+LARGEST = 2**40
+Count: TypeAlias = Annotated[int, Range(low=1, high=LARGEST)]
+Index: TypeAlias = Annotated[int, Range(low=0, high=LARGEST)]
 Positive: TypeAlias = Annotated[float, Range(low=0, above=True, high=1e30)]
 NonNegative: TypeAlias = Annotated[float, Range(low=0, high=1e30)]
 Fraction: TypeAlias = Annotated[float, Range(low=0, high=1)]

@@ -11,10 +11,13 @@ class ArchlabError(Exception):
 
 
 class ConfigError(ArchlabError):
-    """A value that cannot be used, and where it stands: `file: yaml.path: what is wrong`."""
+    """A value that cannot be used, and where it stands: `file: yaml.path: what is wrong`.
 
-    def __init__(self, path: str, problem: str, source: str = "") -> None:
-        self.path, self.problem, self.source = path, one_line(problem), source
+    `key` is the unknown name below the path, where that is what is wrong.
+    """
+
+    def __init__(self, path: str, problem: str, source: str = "", key: str = "") -> None:
+        self.path, self.problem, self.source, self.key = path, one_line(problem), source, key
         super().__init__(": ".join(part for part in (source, path, self.problem) if part))
 
 

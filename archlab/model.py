@@ -27,13 +27,20 @@ def on_meta(spec: Spec) -> nn.Module:
 
 def check(experiment: Experiment) -> nn.Module:
     """Return the experiment's model on the meta device; raise ConfigError where model, task and context disagree."""
+    try:
+        return _checked(experiment)
+    except ConfigError as error:
+        raise ConfigError(error.path, error.problem, error.source or experiment.source) from error
+
+
+def _checked(experiment: Experiment) -> nn.Module:
     model, task = on_meta(experiment.model), experiment.task.factory()()
     vocab_size, context = experiment.model.knobs.get("vocab_size"), experiment.train.context
     if vocab_size is not None and vocab_size < task.vocab_size:
         raise ConfigError("model.vocab_size", f"{vocab_size} is less than the {task.vocab_size} words of the task")
     limit = max_context(model)
     if limit is not None and context > limit:
-        raise ConfigError("train.context", f"{context} is more than the {limit} tokens that the model's full attention keeps")
+        raise ConfigError("train.context", f"{context} exceeds the {limit} tokens that full attention keeps (window_size)")
     return model
 
 

@@ -139,6 +139,11 @@ def find(kind: str, name: Any, path: str = "") -> Component:
     return _registered[kind, name]
 
 
+def component_of(cls: type) -> Component | None:
+    """Return what a class was registered as, or None."""
+    return next((component for component in _registered.values() if component.cls is cls), None)
+
+
 def components() -> list[Component]:
     """Import and return every component, by kind and name."""
     return [find(kind, name) for kind in kinds() for name in names(kind)]

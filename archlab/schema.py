@@ -50,7 +50,8 @@ def check_names(given: Mapping[Any, Any], known: Sequence[str], path: str, owner
     for key in given:
         if key not in known:
             of = f" of {owner!r}" if owner else ""
-            raise ConfigError(path, f"unknown {'knob' if owner else 'key'} {key!r}{of}{suggest(key, known)}")
+            what = f"unknown {'knob' if owner else 'key'} {key!r}{of}{suggest(key, known)}"
+            raise ConfigError(path, what, key=str(key))
 
 
 def check_value(value: Any, expected: Any, path: str) -> Any:
@@ -72,7 +73,7 @@ def check_value(value: Any, expected: Any, path: str) -> Any:
 def _check_range(value: Any, limits: Sequence[Any], path: str) -> None:
     for limit in limits:
         if isinstance(limit, Range) and value not in limit:
-            raise ConfigError(path, f"{value!r} is not {limit}")
+            raise ConfigError(path, f"{value!r} is not {limit if value < limit.high else f'at most {limit.high:g}'}")
 
 
 def _check_union(value: Any, options: Sequence[Any], path: str) -> Any:

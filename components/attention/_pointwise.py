@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._numeric import at_least_float32
+from archlab.components._numerics import at_least_float32
+
 from ._window import Windowed
 
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab.components._numerics import at_least_float32, without_autocast
+from archlab.components.position._base import Position
 from archlab.domains import Positive
 from archlab.registry import register
 from archlab.state import Recurrent, State
-
-from .._numeric import at_least_float32
-from ..position._base import Position
 
 BLOCK = 64
 
@@ -27,6 +26,8 @@ class LinearAttention(Recurrent):
     Raises ValueError for a position that adds to scores, of which there are none here.
     Deviations: a position that rotates does so after f, in S alone, where n stays positive (arXiv:2104.09864, 3.3).
     """
+
+    _like: Tensor
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class LinearAttention(Recurrent):
         state = state or self.init_state(B)
         position_BT = state["position"][:, None] + torch.arange(T, device=q_BTHK.device)
         q, k = (F.elu(at_least_float32(x)) + 1 for x in (q_BTHK, k_BTGK))
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q):
             norms_BTGK = state["norms"][:, None] + k.cumsum(1)
             turned_q, turned_k = self.position.rotate(q, position_BT), self.position.rotate(k, position_BT)
             y_BTGRV, sums = _read(self._grouped(turned_q), turned_k, at_least_float32(v_BTGV), state["sums"])

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab.components._numerics import without_autocast
+
 BLOCK = 64
 
 
@@ -50,7 +52,7 @@ def scan(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | N
     Time is cut into blocks: inside one, a Toeplitz matrix; between them, the states. All of it is matrix
     products, in the precision of `decay`, whatever autocast says.
     """
-    with torch.autocast(u_BTD.device.type, enabled=False):
+    with without_autocast(u_BTD):
         u_BTD = u_BTD.to(weight_DNP.dtype)
         if u_BTD.shape[1] == 1:
             return _one_step(u_BTD, decay, weight_DNP, state_BDNP)

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.components._init import TokenInit, init_tokens_
 from archlab.domains import Fraction, interval
 from archlab.registry import register
-
-from archlab.components._init import TokenInit, init_tokens_
 
 
 @register("embedding", "tokens", search={"dropout": interval(0.0, 0.3)})

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from archlab.domains import choice, interval
-
 from archlab.components._init import Init, linear
+from archlab.domains import Domain, choice, interval
 
-SEARCH = {"hidden_dim": choice(128, 256, 512, 1024), "dropout": interval(0.0, 0.3)}
+SEARCH: dict[str, Domain] = {"hidden_dim": choice(128, 256, 512, 1024), "dropout": interval(0.0, 0.3)}
 
 
 class GatedMLP(nn.Module):

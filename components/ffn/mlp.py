@@ -6,10 +6,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.components._init import Init, linear
 from archlab.domains import Count, Fraction, choice, interval
 from archlab.registry import register
-
-from archlab.components._init import Init, linear
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,

@@ -3,10 +3,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab.components._init import Init
 from archlab.domains import Count, Fraction
 from archlab.registry import register
 
-from archlab.components._init import Init
 from ._gated import SEARCH, GatedMLP
 
 

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.domains import Count, choice
-from archlab.registry import register
-
 from archlab.components._init import TokenInit, init_tokens_
 from archlab.components._numerics import at_least_float32
+from archlab.domains import Count, choice
+from archlab.registry import register
 
 
 @register("head", "language_model", search={"tied": choice(False, True)})
@@ -18,6 +19,8 @@ class LanguageModelHead(nn.Module):
     x: [B, T, D] -> [B, T, V] in at least float32.
     Raises ValueError where a tied head is given num_outputs other than the vocabulary's size.
     """
+
+    weight: nn.Parameter | None
 
     def __init__(
         self,
@@ -45,5 +48,5 @@ class LanguageModelHead(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Compare every x with the vector of every token."""
-        weight_VD = self._tied[0].weight if self._tied else self.weight
-        return at_least_float32(F.linear(x_BTD, weight_VD))
+        owner: Any = self._tied[0] if self._tied else self
+        return at_least_float32(F.linear(x_BTD, owner.weight))

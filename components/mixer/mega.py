@@ -4,11 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.components._init import Init, linear
 from archlab.domains import Count, Fraction, choice, interval
 from archlab.registry import Factory, register, slot
 from archlab.state import Recurrent, State, Stream
-
-from .._init import Init, linear
 
 
 @register(

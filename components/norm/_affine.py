@@ -14,6 +14,9 @@ class Affine(nn.Module):
     x: [..., D] -> [..., D] in x's dtype; statistics in at least float32.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
     def __init__(self, dim: int, *, eps: float, affine: bool, zero_centered: bool, bias: bool = False) -> None:
         super().__init__()
         self.dim, self.eps, self.zero_centered = dim, eps, zero_centered

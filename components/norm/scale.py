@@ -3,10 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from archlab.components._numerics import at_least_float32
 from archlab.domains import Positive
 from archlab.registry import register
-
-from archlab.components._numerics import at_least_float32
 
 
 @register("norm", "scale")

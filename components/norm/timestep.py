@@ -57,6 +57,7 @@ def _running_moments(x_BTGK: Tensor, state: State) -> tuple[Tensor, Tensor]:
     """
     seen_B1 = state["count"][:, None]
     near_BG = torch.where(seen_B1 > 0, state["mean"].to(x_BTGK.dtype), x_BTGK[:, 0].mean(-1)).detach()
+    # Zero, but the way back to the carried mean for gradients.
     off_BG = torch.where(seen_B1 > 0, state["mean"].to(x_BTGK.dtype) - near_BG, 0.0)
     distance = x_BTGK - near_BG[:, None, :, None]
     steps_BT1 = (seen_B1 + torch.arange(1, x_BTGK.shape[1] + 1, device=x_BTGK.device)).double()[..., None]

@@ -3,10 +3,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from archlab.components._numerics import at_least_float32
 from archlab.domains import Positive, choice
 from archlab.registry import register
 
-from archlab.components._numerics import at_least_float32
 from ._base import Position, angles
 
 

@@ -4,10 +4,10 @@ import math
 
 from torch import Tensor
 
+from archlab.components._init import Init, linear
 from archlab.domains import Fraction, choice
 from archlab.registry import register
 
-from archlab.components._init import Init, linear
 from ._base import Branch, Residual
 
 

@@ -1,0 +1,206 @@
+"""The command line: verbs, their options, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archlab import __version__, commands
+from archlab.errors import ArchlabError, one_line, suggest
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
+FORCE = click.option("--force", is_flag=True, help="Overwrite what is there.")
+
+
+class Verbs(click.Group):
+    """A group that says which verb may have been meant."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Return the verb, or fail naming the nearest one."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}{suggest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="archlab")
+@click.option("--debug", is_flag=True, help="Show a traceback where something fails.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Declare, search, train and export sequence-model architectures.
+
+    NAME is an experiment or a search space that comes with archlab, or a path to a YAML file. Any value in
+    it can be set by its path: train.lr=1e-3 'model.layers[0].mixer.ema=s4d'.
+    """
+    ctx.obj = debug
+    logging.basicConfig(format="archlab: %(message)s", level=logging.WARNING)
+
+
+def main() -> None:
+    """Run the command line; exit with 2 and one line where the user can mend what went wrong."""
+    debug = "--debug" in sys.argv
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message(), debug)
+    except (click.Abort, KeyboardInterrupt):
+        _end("interrupted", 130)
+    except ArchlabError as error:
+        _fail(str(error), debug)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except (OSError, MemoryError, RuntimeError) as error:
+        _fail(f"{type(error).__name__}: {one_line(error)}", debug)
+
+
+def _fail(message: str, debug: bool) -> None:
+    if debug:
+        raise  # noqa: PLE0704 - called where an exception is handled
+    _end(message, 2)
+
+
+def _end(message: str, status: int) -> None:
+    print(f"archlab: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=False)
+
+
+@cli.command("list")
+@click.argument("what", required=False)
+def list_(what: str | None) -> None:
+    """List the experiments and search spaces, and the components of every kind or of one (WHAT)."""
+    from archlab.listing import components, files
+
+    console = _console()
+    if what is None:
+        console.print(files("experiments", "archlab show NAME"))
+        console.print(files("search_spaces", "archlab search NAME"))
+    console.print(components(commands.catalogue(what), detailed=what is not None))
+
+
+@cli.command()
+@click.argument("name")
+@OVERRIDES
+@click.option("--json", "as_json", is_flag=True, help="Print the costs as JSON.")
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print the resolved experiment as YAML.")
+def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) -> None:
+    """Print an experiment's tree with shapes, and what it costs, without building it."""
+    from archlab import config
+    from archlab import show as drawing
+
+    experiment = config.load(name, overrides)
+    if as_yaml:
+        click.echo(experiment.to_yaml(), nl=False)
+        return
+    figures = drawing.costs(experiment)
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+        return
+    console = _console()
+    console.print(f"[bold]{experiment.name}[/]  {experiment.description}")
+    console.print(drawing.tree(experiment))
+    console.print(drawing.cost_table(experiment, figures))
+
+
+@cli.command()
+@click.argument("name")
+@OVERRIDES
+@click.option("--out", type=FOLDER, help="The run's folder; runs/NAME if not given.")
+@click.option("--resume", is_flag=True, help="Go on where the last checkpoint ended.")
+@FORCE
+def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool, force: bool) -> None:
+    """Train an experiment."""
+    from archlab.terminal import Display
+
+    console = _console()
+    with Display(console) as display:
+        result = commands.train(name, overrides, out=out, resume=resume, force=force, watch=display)
+    figures = result.metrics
+    console.print(f"validation loss {figures['val_loss']:.4f} nats per token, {figures['val_bpb']:.4f} bits per byte")
+    console.print(f"model    {result.folder / 'final'}\nmetrics  {result.folder / 'metrics.jsonl'}", soft_wrap=True)
+    console.print(f'next     archlab generate {result.folder} --prompt "def "', soft_wrap=True, highlight=False)
+
+
+@cli.command()
+@click.argument("name")
+@OVERRIDES
+@click.option("--out", type=FOLDER, help="The search's folder; runs/NAME if not given.")
+@click.option("--trials", type=click.IntRange(min=1), help="How many trials, instead of the space's own number.")
+@FORCE
+def search(name: str, overrides: tuple[str, ...], out: Path | None, trials: int | None, force: bool) -> None:
+    """Search a space of architectures; the same command goes on where it was stopped."""
+    from archlab.terminal import SearchDisplay, search_summary
+
+    console = _console()
+    with SearchDisplay(console) as display:
+        outcome = commands.search(name, overrides, out=out, trials=trials, force=force, watch=display)
+    commands.report(outcome.folder)
+    search_summary(console, outcome)
+
+
+@cli.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="The directory to write.")
+@FORCE
+def export(folder: Path, out: Path, force: bool) -> None:
+    """Write a trained model as a directory that runs without archlab."""
+    place = commands.export(folder, out, force=force)
+    click.echo(f"{place}: model.safetensors, config.yaml and model.py\ntry it: python {place / 'model.py'} 'def '")
+
+
+@cli.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--prompt", required=True, help="The text to continue.")
+@click.option("--tokens", default=200, show_default=True, type=click.IntRange(min=0), help="How many to add.")
+@click.option("--temperature", default=0.8, show_default=True, type=float, help="0 takes the likeliest token.")
+@click.option("--top-k", type=int, help="Sample among the k likeliest tokens.")
+@click.option("--top-p", type=float, help="Sample among the likeliest tokens that reach this probability.")
+@click.option("--seed", default=0, show_default=True, type=int)
+def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
+    """Continue a text with a trained model: a checkpoint, a run or a search."""
+    click.echo(prompt, nl=False)
+    for piece in commands.generate(folder, prompt, max_new_tokens=tokens, **sampling):
+        click.echo(piece, nl=False)
+    click.echo()
+
+
+@cli.command("eval")
+@click.argument("folder", type=FOLDER)
+@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "validation", "test"]))
+@click.option("--tokens", type=click.IntRange(min=1), help="How many; the whole split if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def eval_(folder: Path, split: str, tokens: int | None, as_json: bool) -> None:
+    """Measure a trained model on a split of its task."""
+    figures = commands.evaluate(folder, split=split, max_tokens=tokens)
+    if as_json:
+        click.echo(json.dumps({"split": split, **figures}, indent=2))
+        return
+    click.echo(f"{split}: {figures['loss']:.4f} nats per token, {figures['bpb']:.4f} bits per byte")
+    click.echo(f"{figures['tokens']:,} tokens at {figures['tokens_per_s']:,.0f} a second")
+
+
+@cli.command()
+@click.argument("folder", type=FOLDER)
+def report(folder: Path) -> None:
+    """Write a search's or a run's report.html."""
+    click.echo(commands.report(folder))
+
+
+@cli.command()
+def doctor() -> None:
+    """Tell what this machine has, and what makes archlab slow or fail on it."""
+    from archlab.doctor import render
+
+    _console().print(render(commands.doctor()))

@@ -1,0 +1,122 @@
+"""One function for each verb of a user; the command line is a thin layer over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from archlab import config
+from archlab.config import Experiment
+from archlab.errors import ArchlabError
+
+
+def show(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return an experiment's name and costs, allocating nothing."""
+    from archlab.show import costs
+
+    return costs(config.load(name, overrides))
+
+
+def train(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    watch: Any = None,
+) -> Any:
+    """Train an experiment in a folder, runs/NAME by default; return its Result."""
+    from archlab.train import train as run
+
+    experiment = config.load(name, overrides)
+    return run(experiment, out or Path("runs") / experiment.name, resume=resume, force=force, watch=watch)
+
+
+def evaluate(folder: Path, *, split: str = "test", max_tokens: int | None = None) -> dict[str, float]:
+    """Return loss, bits per byte and speed of a trained model on a split of its task."""
+    from archlab.evaluate import evaluate as measure
+    from archlab.trained import load_trained
+
+    experiment, model = load_trained(folder)
+    task, settings = experiment.task.factory()(), experiment.train
+    sizes = {"batch_size": settings.batch_size, "context": settings.context}
+    return measure(model, task, split, max_tokens=max_tokens, **sizes)
+
+
+def generate(folder: Path, prompt: str, *, max_new_tokens: int = 200, **sampling: Any) -> Any:
+    """Yield pieces of text that continue a prompt."""
+    from archlab.generate import generate as sample
+    from archlab.model import max_context
+    from archlab.trained import load_trained
+
+    experiment, model = load_trained(folder)
+    task = experiment.task.factory()()
+    tokens, limit = task.encode(prompt), max_context(model)
+    if limit is not None and len(tokens) + max_new_tokens > limit:
+        raise ArchlabError(
+            f"a prompt of {len(tokens)} tokens and {max_new_tokens} new ones are more than the {limit} "
+            "that the model's full attention keeps; ask for fewer with --tokens"
+        )
+    pieces, decoder = sample(model, tokens, max_new_tokens=max_new_tokens, **sampling), task.decoder()
+    return _text(pieces, decoder)
+
+
+def _text(pieces: Any, decoder: Any) -> Any:
+    for token in pieces:
+        yield decoder(token)
+    yield decoder.finish()
+
+
+def search(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    trials: int | None = None,
+    force: bool = False,
+    watch: Any = None,
+) -> Any:
+    """Search a space in a folder, runs/NAME by default, going on with what is there; return its Outcome."""
+    from archlab.search import search as run
+
+    folder = out or Path("runs") / Path(name).stem
+    return run(name, folder, overrides=overrides, trials=trials, force=force, watch=watch)
+
+
+def export(folder: Path, out: Path, *, force: bool = False) -> Path:
+    """Write a trained model as a directory that needs torch and safetensors only; return it."""
+    from archlab.export import export as write
+    from archlab.trained import locate
+
+    return write(locate(folder), out, force=force)
+
+
+def report(folder: Path) -> Path:
+    """Write a search's or a run's report.html; return it."""
+    from archlab.report import report as write
+
+    return write(folder)
+
+
+def doctor() -> list[Any]:
+    """Return what this machine has, and what makes archlab slow or fail on it."""
+    from archlab.doctor import doctor as look
+
+    return look()
+
+
+def catalogue(kind: str | None = None) -> list[Any]:
+    """Return the components that YAML can name, of one kind or all."""
+    from archlab import registry
+    from archlab.errors import ConfigError, suggest
+
+    if kind is not None and kind not in registry.kinds():
+        raise ConfigError("", f"no kind {kind!r}{suggest(kind, registry.kinds())}")
+    return [c for c in registry.components() if kind in (None, c.kind)]
+
+
+def experiments() -> list[Experiment]:
+    """Return every experiment that comes with archlab."""
+    return [config.load(name) for name in config.shipped()]

@@ -1,0 +1,120 @@
+"""What a model costs before it exists: counted on the meta device, where nothing is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from archlab.config import Experiment
+from archlab.execution import checkpoint_activations
+from archlab.model import check, count_parameters, layers
+from archlab.registry import component_of
+
+ENDS = ("embedding", "head")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Sizes in bytes, work in floating-point operations; `flops_per_token` is one forward pass at the context.
+
+    Training costs three times that. `state_bytes` is what one stream carries between calls. Memory is a training
+    step's: weights, gradients, AdamW's two moments, and the activations kept for the backward pass.
+    """
+
+    params: int
+    params_non_embedding: int
+    flops_per_token: int
+    state_bytes: int
+    weight_bytes: int
+    activation_bytes: int
+    memory_per_device: int
+    tokens_per_step: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+def estimate(experiment: Experiment, model: nn.Module | None = None) -> dict[str, int]:
+    """Return the costs of an experiment by name, allocating none of its memory."""
+    model = model if model is not None else check(experiment)
+    train = experiment.train
+    params = count_parameters(model)
+    activations = _activation_bytes(model, train.batch_size, train.context, train.checkpoint_activations)
+    weights = sum(p.numel() * p.element_size() for p in _unique(model.parameters()))
+    return Cost(
+        params=params,
+        params_non_embedding=params - _end_params(model),
+        flops_per_token=_flops(model, train.context) // train.context,
+        state_bytes=sum(t.numel() * t.element_size() for t in model.init_state(1).values()),
+        weight_bytes=weights,
+        activation_bytes=activations,
+        memory_per_device=4 * weights + activations,
+        tokens_per_step=train.batch_size * train.accumulate * train.context,
+    ).to_dict()
+
+
+def _unique(parameters: Any) -> list[nn.Parameter]:
+    return list({id(p): p for p in parameters}.values())
+
+
+def _end_params(model: nn.Module) -> int:
+    ends = [m for m in model.modules() if (c := component_of(type(m))) is not None and c.kind in ENDS]
+    return sum(p.numel() for p in _unique(p for end in ends for p in end.parameters()))
+
+
+def _tokens(batch_size: int, context: int) -> Tensor:
+    return torch.zeros(batch_size, context, dtype=torch.int64, device="meta")
+
+
+def _flops(model: nn.Module, context: int) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(_tokens(1, context))
+    return counter.get_total_flops()
+
+
+def _activation_bytes(model: nn.Module, batch_size: int, context: int, checkpointed: bool) -> int:
+    whole = _saved_bytes(model, batch_size, context)
+    blocks = len(list(layers(model)))
+    if not checkpointed or not blocks:
+        return whole
+    checkpoint_activations(model)
+    kept = _saved_bytes(model, batch_size, context)
+    return kept + (whole - kept) // blocks
+
+
+def _saved_bytes(model: nn.Module, batch_size: int, context: int) -> int:
+    """Return the bytes that autograd keeps for the backward pass of one micro-batch, the loss's logits included."""
+    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            saved[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    alive: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits, _ = model(_tokens(batch_size, context))
+        logits.float().log_softmax(-1)
+    return sum(saved.values())
+
+
+def observed(model: nn.Module, context: int, see: Callable[[nn.Module, Any], None]) -> None:
+    """Run one sequence through a model on the meta device, showing each module's output to `see`."""
+    hooks = [
+        m.register_forward_hook(lambda module, _, output: see(module, output)) for m in model.modules()
+    ]
+    try:
+        with torch.no_grad():
+            model(_tokens(1, context))
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,39 @@
+"""How a model's layers are run: recomputed in the backward pass, compiled one by one or as a whole."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from archlab.model import layers
+
+AUTO_COMPILE_FLOPS = 5e13
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Keep only each layer's input for the backward pass, which then computes the layer again."""
+    for layer in layers(model):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def compile_policy(policy: str, device: torch.device, flops: float) -> str:
+    """Return off, block or model; `auto` compiles by block where the run's FLOPs are worth the minute it takes."""
+    if policy != "auto":
+        return policy
+    worth = device.type == "cuda" or (flops >= AUTO_COMPILE_FLOPS and has_cpp_compiler())
+    return "block" if worth else "off"
+
+
+def has_cpp_compiler() -> bool:
+    """Tell whether torch.compile can build for the CPU."""
+    return any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++"))
+
+
+def compile_model(model: nn.Module, policy: str) -> None:
+    """Compile in place: one graph that serves all like layers (`block`), or one for the whole (`model`)."""
+    for part in {"off": [], "block": list(layers(model)), "model": [model]}[policy]:
+        part.compile(fullgraph=True)

@@ -1,0 +1,40 @@
+"""How much memory there is."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from archlab.errors import ArchlabError
+
+
+def available(device: torch.device) -> int:
+    """Return the bytes that a process could still take on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(needed: int, device: torch.device) -> None:
+    """Raise ArchlabError where a training step would take more than there is."""
+    free = available(device)
+    if needed > free:
+        raise ArchlabError(
+            f"a training step needs about {readable(needed)}, and {device} has {readable(free)} free; "
+            "try a smaller train.batch_size or train.context, or train.checkpoint_activations=true"
+        )
+
+
+def readable(size: float) -> str:
+    """Return bytes as a person would say them."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.4g} PB"

@@ -1,0 +1,235 @@
+"""Training: from an experiment to a folder with its metrics, its checkpoints and the trained model."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import archlab
+from archlab import checkpoint
+from archlab.config import Experiment, load_yaml
+from archlab.cost import estimate
+from archlab.errors import ArchlabError, ConfigError, TrainingError
+from archlab.evaluate import evaluate
+from archlab.execution import checkpoint_activations, compile_model, compile_policy
+from archlab.files import prepare_folder, write_text
+from archlab.memory import require_memory
+from archlab.metrics import MetricsLog
+from archlab.metrics import read as read_metrics
+from archlab.model import build, check
+from archlab.optim import lr_factor, make_optimizer
+from archlab.precision import resolve_precision
+
+
+class Watch(Protocol):
+    """What looks on while a model is trained; raising from `on_eval` ends the run."""
+
+    def on_start(self, experiment: Experiment, step: int) -> None:
+        """Training begins, or goes on, after `step` updates."""
+
+    def on_step(self, record: dict[str, Any]) -> None:
+        """One update has been made."""
+
+    def on_eval(self, record: dict[str, Any]) -> None:
+        """The model has been evaluated on the validation split."""
+
+
+class Silent:
+    """A watch that looks away."""
+
+    def on_start(self, experiment: Experiment, step: int) -> None:
+        """Do nothing."""
+
+    def on_step(self, record: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def on_eval(self, record: dict[str, Any]) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a finished run lies, and its last metrics."""
+
+    folder: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    experiment: Experiment, folder: Path, *, resume: bool = False, force: bool = False, watch: Watch | None = None
+) -> Result:
+    """Train an experiment in a folder; `resume` goes on exactly where the last whole checkpoint ended.
+
+    Raises ArchlabError where the folder holds another run, where the model does not fit in memory, or where
+    the loss is no longer a number.
+    """
+    model = check(experiment)
+    experiment.task.factory()().check(experiment.train.context)
+    costs = estimate(experiment, model)
+    device = _device(experiment.train.device)
+    require_memory(costs["memory_per_device"], device)
+    experiment = _settled(experiment, folder, device, 3.0 * costs["flops_per_token"] * costs["tokens_per_step"], resume)
+    _open_folder(experiment, folder, resume, force)
+    return _Run(experiment, folder, device, resume, watch or Silent()).run()
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device", "no CUDA device is to be seen; use cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _settled(experiment: Experiment, folder: Path, device: torch.device, step_flops: float, resume: bool) -> Experiment:
+    """Return the experiment with every `auto` decided, once: a resumed run keeps what was decided at first."""
+    train = experiment.train
+    earlier = load_yaml(folder / "experiment.yaml")["train"] if resume and (folder / "experiment.yaml").is_file() else {}
+    settled = {
+        "device": device.type,
+        "precision": resolve_precision(train.precision, device),
+        "compile": compile_policy(train.compile, device, step_flops * train.steps),
+    }
+    kept = {key: earlier.get(key, value) if getattr(train, key) == "auto" else value for key, value in settled.items()}
+    return replace(experiment, train=replace(train, **kept))
+
+
+def _open_folder(experiment: Experiment, folder: Path, resume: bool, force: bool) -> None:
+    file = folder / "experiment.yaml"
+    if resume and file.is_file():
+        _require_same(load_yaml(file), experiment.resolved, file)
+        return
+    prepare_folder(folder, force, f"the run {experiment.name!r}")
+    for old in sorted((folder / "checkpoints").glob("step_*"), reverse=True):
+        checkpoint.remove_folder(old)
+    write_text(file, experiment.to_yaml())
+
+
+def _require_same(old: Any, new: Any, file: Path, path: str = "") -> None:
+    """Raise ArchlabError for the first value in which a run and the experiment that would resume it differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            _require_same(old.get(key), new.get(key), file, f"{path}.{key}".removeprefix("."))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for place, pair in enumerate(zip(old, new, strict=True)):
+            _require_same(*pair, file, f"{path}[{place}]")
+    elif old != new:
+        raise ArchlabError(f"{file}: {path}: the run has {old!r}, not {new!r}; name another folder, or --force")
+
+
+class _Run:
+    """One training run from its last checkpoint to its end."""
+
+    def __init__(self, experiment: Experiment, folder: Path, device: torch.device, resume: bool, watch: Watch) -> None:
+        self.experiment, self.train, self.folder = experiment, experiment.train, folder
+        self.device, self.watch = device, watch
+        self.task = experiment.task.factory()()
+        torch.manual_seed(self.train.seed)
+        self.model = build(experiment.model, "cpu", self.train.seed).to(device)
+        self.optimizer = make_optimizer(self.model, self.train)
+        last = checkpoint.latest(folder / "checkpoints") if resume else None
+        kept = checkpoint.restore(last, self.model, self.optimizer) if last else {}
+        self.step, self.resumed = int(kept.get("step", 0)), last is not None
+        if self.train.checkpoint_activations:
+            checkpoint_activations(self.model)
+        compile_model(self.model, self.train.compile)
+
+    def run(self) -> Result:
+        self.watch.on_start(self.experiment, self.step)
+        log = MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=self.step if self.resumed else None)
+        with log:
+            try:
+                for record in self._updates():
+                    log.append(record)
+            except KeyboardInterrupt:
+                self._save()
+                raise
+        checkpoint.publish(self.folder / "final", self.model, self.experiment.resolved, self._provenance())
+        return Result(self.folder, last_metrics(self.folder))
+
+    def _updates(self) -> Iterator[dict[str, Any]]:
+        """Make the updates that are left; yield the records to keep."""
+        while self.step < self.train.steps:
+            record = self._update()
+            self.step += 1
+            if _due(self.step, self.train.log_every, self.train.steps):
+                yield record
+            self.watch.on_step(record)
+            if _due(self.step, self.train.eval_every, self.train.steps):
+                measured = self._evaluate()
+                yield measured
+                self.watch.on_eval(measured)
+            if _due(self.step, self.train.checkpoint_every, self.train.steps):
+                self._save()
+
+    def _update(self) -> dict[str, Any]:
+        begin, lr = time.perf_counter(), self.train.lr * lr_factor(self.step, self.train)
+        self.model.train()
+        loss = sum(self._backward(part) for part in range(self.train.accumulate))
+        limit = math.inf if self.train.clip is None else self.train.clip
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        self._require_finite(loss, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        tokens = self.train.batch_size * self.train.accumulate * self.train.context
+        speed = tokens / (time.perf_counter() - begin)
+        seen = (self.step + 1) * tokens
+        return {"step": self.step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": speed, "tokens": seen}
+
+    def _backward(self, part: int) -> float:
+        """Add one micro-batch's gradients; return its share of the loss, in nats per token."""
+        number = self.step * self.train.accumulate + part
+        batch = self.task.batch("train", number, self.train.batch_size, self.train.context, self.train.seed)
+        inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
+            logits, _ = self.model(inputs)
+        loss = _mean_loss(logits, targets) / self.train.accumulate
+        loss.backward()
+        return float(loss.detach())
+
+    def _require_finite(self, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+        raise TrainingError(f"step {self.step + 1}: {what}; try a smaller train.lr, or a longer train.warmup")
+
+    def _evaluate(self) -> dict[str, Any]:
+        t = self.train
+        options = {"batch_size": t.batch_size, "context": t.context, "precision": t.precision}
+        measured = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **options)
+        if not math.isfinite(measured["loss"]):
+            raise TrainingError(f"step {self.step}: the validation loss is {measured['loss']}; try a smaller train.lr")
+        return {"step": self.step, "val_loss": measured["loss"], "val_bpb": measured["bpb"]}
+
+    def _save(self) -> None:
+        keep = self.train.keep_checkpoints
+        checkpoint.save(self.folder / "checkpoints", self.step, self.model, self.optimizer, {}, keep=keep)
+
+    def _provenance(self) -> dict[str, Any]:
+        versions = {"archlab": archlab.__version__, "torch": torch.__version__, "python": platform.python_version()}
+        return {"step": self.step, "versions": versions, "data": self.task.describe()}
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step == last or (every > 0 and step % every == 0)
+
+
+def _mean_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=-100)
+
+
+def last_metrics(folder: Path) -> dict[str, float]:
+    """Return the newest value of each metric of a run."""
+    merged: dict[str, float] = {}
+    for record in read_metrics(folder):
+        merged |= record
+    return merged

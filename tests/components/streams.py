@@ -1,0 +1,34 @@
+"""Calls that are cut in time, to be compared with one call."""
+
+import torch
+from torch import Tensor
+
+
+def in_pieces(layer, inputs: tuple[Tensor, ...], sizes: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Feed [B, T, ...] inputs in pieces of these sizes, from the layer's own first state on."""
+    state, outputs = layer.init_state(inputs[0].shape[0]), []
+    for pieces in zip(*(x.split(sizes, dim=1) for x in inputs), strict=True):
+        y, state = layer(*pieces, state)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def assert_one_stream(layer, *inputs: Tensor) -> None:
+    """One call, calls of several sizes and calls of one token give the same outputs and the same state."""
+    num_tokens = inputs[0].shape[1]
+    whole, last = layer(*inputs)
+    for sizes in ([num_tokens], [1] * num_tokens, [3, num_tokens - 4, 1]):
+        cut, state = in_pieces(layer, inputs, sizes)
+        torch.testing.assert_close(cut, whole, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)
+        fresh = layer.init_state(inputs[0].shape[0])
+        assert {k: (v.shape, v.dtype) for k, v in state.items()} == {k: (v.shape, v.dtype) for k, v in fresh.items()}
+
+
+def assert_same_gradients(y: Tensor, expected: Tensor, leaves: list[Tensor]) -> None:
+    """Two computations of the same thing have the same values and the same gradients in every leaf."""
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    weight = torch.randn_like(expected)
+    ours = torch.autograd.grad((y * weight).sum(), leaves)
+    theirs = torch.autograd.grad((expected * weight).sum(), leaves)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

@@ -1,0 +1,41 @@
+"""The standard library is found offline, without what was installed into it."""
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from archlab.components.task.stdlib import Library, Stdlib
+from archlab.errors import ArchlabError
+from archlab.registry import find
+
+
+def test_it_is_known_to_yaml_and_needs_no_knob() -> None:
+    assert find("task", "stdlib").cls is Stdlib
+    Stdlib().check(512)
+
+
+def test_the_library_is_split_by_file_and_described() -> None:
+    facts = Stdlib().describe()
+    assert facts["files"] > 300
+    assert facts["split_by"] == "files"
+    assert facts["bytes"]["train"] > 5_000_000
+    assert facts["bytes"]["validation"] == min(524288, facts["bytes_available"]["validation"])
+    assert facts["python"] == platform.python_version()
+
+
+def test_documents_are_python_sources() -> None:
+    documents = Stdlib().text("train").split(b"\0")
+    assert any(b"import " in document for document in documents)
+
+
+def test_installed_packages_and_caches_are_left_out(tmp_path: Path) -> None:
+    for name in ("b.py", "a/c.py", "site-packages/x.py", "a/dist-packages/x.py", "__pycache__/x.py", "a/note.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert [name for name, _ in Library(str(tmp_path)).files()] == ["a/c.py", "b.py"]
+
+
+def test_a_python_without_sources_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ArchlabError, match=r"no \*\.py files; this Python comes without"):
+        Library(str(tmp_path)).files()
