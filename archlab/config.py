@@ -19,7 +19,9 @@ from archlab.schema import Knob, check_names, check_value
 from archlab.settings import Train, parse_train, train_knobs
 from archlab.spec import Spec, knob_at, parse
 
-KEYS = ("base", "name", "description", "plugins", "override", "model", "task", "train")
+SECTIONS = ("name", "description", "model", "task", "train")
+KEYS = ("base", "plugins", "override", *SECTIONS)
+_NOWHERE = object()
 KINDS = {"model": "backbone", "task": "task"}
 
 
@@ -139,7 +141,7 @@ class Raw:
 
 def _reaches(tree: dict[str, Any], path: str) -> bool:
     try:
-        return paths.get(tree, path) is not None
+        return paths.get(tree, path, missing=_NOWHERE) is not _NOWHERE
     except ConfigError:
         return False
 
@@ -194,7 +196,16 @@ def load_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError("", f"cannot be read: {one_line(error)}", str(file)) from None
     if not isinstance(config, DictConfig) or not isinstance(tree, dict):
         raise ConfigError("", "is not a mapping", str(file))
+    _require_text_keys(tree, "", file)
     return tree  # type: ignore[return-value]
+
+
+def _require_text_keys(tree: Any, path: str, file: Path) -> None:
+    entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in entries:
+        if isinstance(tree, dict) and not isinstance(key, str):
+            raise ConfigError(path, f"the key {key!r} is not a text", str(file))
+        _require_text_keys(value, f"{path}[{key}]" if isinstance(tree, list) else f"{path}.{key}".lstrip("."), file)
 
 
 def _read_file(file: Path, below: tuple[Path, ...]) -> Raw:
@@ -215,8 +226,12 @@ def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> Raw:
     for plugin in plugins:
         load_plugin(plugin, file.parent)
     tree = {"name": file.stem} | tree
-    raw = Raw(file.stem, paths.merge(below.tree if below else {}, tree), (*(below.layers if below else ()),
-              (str(file), tree)), (*(below.plugins if below else ()), *(_absolute(p, file) for p in plugins)))
+    raw = Raw(
+        file.stem,
+        paths.merge(below.tree if below else {}, tree),
+        (*(below.layers if below else ()), (str(file), tree)),
+        (*(below.plugins if below else ()), *(_absolute(p, file) for p in plugins)),
+    )
     return raw.with_values(_override(override), str(file))
 
 
@@ -244,6 +259,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def _resolve(raw: Raw) -> Experiment:
     tree = _interpolated(raw.tree)
+    check_names(tree, SECTIONS, "")
     for section in KINDS:
         if section not in tree:
             raise ConfigError(section, "is missing: an experiment has a model and a task")

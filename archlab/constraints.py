@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from archlab import config
 from archlab.errors import ConfigError, suggest
 from archlab.schema import check_names
 
+Costs: TypeAlias = Mapping[str, float]
 _FORM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
 _MODEL = "model"
 
@@ -32,7 +33,7 @@ class Constraint:
         """The constraint as a person would write it."""
         return f"{self.text} at {self.at.name}" if self.at else self.text
 
-    def excess(self, costs: Mapping[str, float]) -> float:
+    def excess(self, costs: Costs) -> float:
         """Return by what share of the bound a cost misses it; 0 or less where the constraint holds."""
         missed = costs[self.metric] - self.bound
         missed = missed if self.operator.startswith("<") else -missed

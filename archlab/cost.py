@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from archlab.config import Experiment
+from archlab.errors import ConfigError, one_line
 from archlab.execution import checkpoint_activations
 from archlab.model import check, count_parameters, layers
 from archlab.registry import component_of
@@ -43,6 +44,15 @@ class Cost:
 def estimate(experiment: Experiment, model: nn.Module | None = None) -> dict[str, int]:
     """Return the costs of an experiment by name, allocating none of its memory."""
     model = model if model is not None else check(experiment)
+    try:
+        return _estimate(experiment, model).to_dict()
+    except RuntimeError as error:
+        train = experiment.train
+        what = f"a step of {train.batch_size} x {train.context} tokens cannot be counted: {one_line(error)}"
+        raise ConfigError("train.context", what, experiment.source) from error
+
+
+def _estimate(experiment: Experiment, model: nn.Module) -> Cost:
     train = experiment.train
     params = count_parameters(model)
     activations = _activation_bytes(model, train.batch_size, train.context, train.checkpoint_activations)
@@ -56,7 +66,7 @@ def estimate(experiment: Experiment, model: nn.Module | None = None) -> dict[str
         activation_bytes=activations,
         memory_per_device=4 * weights + activations,
         tokens_per_step=train.batch_size * train.accumulate * train.context,
-    ).to_dict()
+    )
 
 
 def _unique(parameters: Any) -> list[nn.Parameter]:
@@ -109,9 +119,7 @@ def _saved_bytes(model: nn.Module, batch_size: int, context: int) -> int:
 
 def observed(model: nn.Module, context: int, see: Callable[[nn.Module, Any], None]) -> None:
     """Run one sequence through a model on the meta device, showing each module's output to `see`."""
-    hooks = [
-        m.register_forward_hook(lambda module, _, output: see(module, output)) for m in model.modules()
-    ]
+    hooks = [m.register_forward_hook(lambda module, _, output: see(module, output)) for m in model.modules()]
     try:
         with torch.no_grad():
             model(_tokens(1, context))

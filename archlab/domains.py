@@ -103,7 +103,5 @@ def _checked_spread(low: float, high: float, log: Any, step: Any, path: str) -> 
     return Interval(low, high, log, step)
 
 
-
-
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

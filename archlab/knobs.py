@@ -103,7 +103,7 @@ def _scalars(kind: Any) -> Iterator[Any]:
 
 
 def check_varied(vary: Mapping[str, Domain | None], base: Raw) -> None:
-    """Raise ConfigError for a path that no combination of choices makes valid, and for values that cannot stand there."""
+    """Raise ConfigError for a path that no choices make valid, and for values that cannot stand there."""
     for path in in_order(vary):
         found = False
         for raw in _situations(path, vary, base):

@@ -40,7 +40,9 @@ def _checked(experiment: Experiment) -> nn.Module:
         raise ConfigError("model.vocab_size", f"{vocab_size} is less than the {task.vocab_size} words of the task")
     limit = max_context(model)
     if limit is not None and context > limit:
-        raise ConfigError("train.context", f"{context} exceeds the {limit} tokens that full attention keeps (window_size)")
+        raise ConfigError(
+            "train.context", f"{context} exceeds the {limit} tokens that full attention keeps (window_size)"
+        )
     return model
 
 

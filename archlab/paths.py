@@ -34,17 +34,17 @@ def join(parts: list[Part]) -> str:
     return text.removeprefix(".")
 
 
-def get(tree: Any, path: str) -> Any:
-    """Return the value at a path without `[*]`, or None where there is none."""
+def get(tree: Any, path: str, missing: Any = None) -> Any:
+    """Return the value at a path without `[*]`, or `missing` where there is none."""
     for part in split(path):
         if isinstance(tree, str) and part == "type":
             return tree
-        if isinstance(part, int) and isinstance(tree, list) and part < len(tree):
+        if isinstance(tree, list) and isinstance(part, int) and part < len(tree):
             tree = tree[part]
-        elif isinstance(part, str) and isinstance(tree, dict):
-            tree = tree.get(part)
+        elif isinstance(tree, dict) and part in tree:
+            tree = tree[part]
         else:
-            return None
+            return missing
     return tree
 
 

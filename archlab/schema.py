@@ -34,9 +34,7 @@ def knobs_of(function: Callable[..., Any]) -> dict[str, Knob]:
     """Return the keyword-only parameters of a function as knobs, in their order."""
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
-    return {
-        p.name: Knob(p.name, hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
-    }
+    return {p.name: Knob(p.name, hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def wiring_of(function: Callable[..., Any]) -> list[str]:

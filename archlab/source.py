@@ -5,14 +5,14 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 from archlab.errors import ArchlabError
-from archlab.scopes import Reference, bound_names, references
+from archlab.scopes import Reference, bound_names
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class Statement:
 
     module: Module
     node: ast.stmt
-    dropped: set[ast.AST] = field(default_factory=set)
 
     @cached_property
     def names(self) -> set[str]:
@@ -53,9 +52,9 @@ class Statement:
         return bound_names([self.node])
 
     @property
-    def references(self) -> list[Reference]:
-        """The names of the module that it uses or binds, but for the parts that were dropped."""
-        return references(self.node, self.dropped)
+    def decorators(self) -> list[ast.expr]:
+        """The decorators of a class or function."""
+        return getattr(self.node, "decorator_list", [])
 
     @cached_property
     def follows(self) -> str | None:
@@ -126,7 +125,8 @@ class Module:
 
     def span(self, node: ast.expr) -> tuple[int, int]:
         """Return where an expression begins and ends in the module's bytes."""
-        assert node.end_lineno is not None and node.end_col_offset is not None
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
         return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
 
 
@@ -177,5 +177,7 @@ class Library:
                 return None if target is None else (reference.nodes[depth - 1], target)
             target = self.find(target.module, name)
         if isinstance(target, Imported):
-            raise ArchlabError(f"{module.file}:{reference.nodes[0].lineno}: a module used as a value cannot be exported")
+            raise ArchlabError(
+                f"{module.file}:{reference.nodes[0].lineno}: a module used as a value cannot be exported"
+            )
         return None if target is None else (reference.nodes[-1], target)

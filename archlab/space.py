@@ -91,7 +91,7 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any]) -> 
     base = _base(tree, file).with_values(base_values, "command line")
     experiment = base.resolve()
     space = Space(
-        name=file.stem if file.name != "search.yaml" else str(base.name),
+        name=file.stem,
         base=base,
         vary=_vary(tree),
         objectives=_objectives(tree.get("objectives")),

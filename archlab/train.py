@@ -91,7 +91,9 @@ def _device(name: str) -> torch.device:
 def _settled(experiment: Experiment, folder: Path, device: torch.device, step_flops: float, resume: bool) -> Experiment:
     """Return the experiment with every `auto` decided, once: a resumed run keeps what was decided at first."""
     train = experiment.train
-    earlier = load_yaml(folder / "experiment.yaml")["train"] if resume and (folder / "experiment.yaml").is_file() else {}
+    earlier = (
+        load_yaml(folder / "experiment.yaml")["train"] if resume and (folder / "experiment.yaml").is_file() else {}
+    )
     settled = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),
@@ -143,7 +145,9 @@ class _Run:
 
     def run(self) -> Result:
         self.watch.on_start(self.experiment, self.step)
-        log = MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=self.step if self.resumed else None)
+        log = MetricsLog(
+            self.folder, tensorboard=self.train.tensorboard, resume_step=self.step if self.resumed else None
+        )
         with log:
             try:
                 for record in self._updates():

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from archlab.components.position._base import Position
 from archlab.domains import Count
 from archlab.state import Recurrent, State
 
@@ -26,6 +27,8 @@ class Windowed(Recurrent):
     tokens; `sliding` sees the last `window_size`, itself among them; `chunk` sees its own block of them.
     """
 
+    _like: Tensor
+
     def __init__(
         self,
         num_heads: int,
@@ -33,7 +36,7 @@ class Windowed(Recurrent):
         key_dim: int,
         value_dim: int,
         scale: float,
-        position: nn.Module,
+        position: Position,
         *,
         window: Window = "full",
         window_size: Count = 2048,
@@ -67,7 +70,9 @@ class Windowed(Recurrent):
             "values": self._like.new_zeros(*kept, self.value_dim),
         }
 
-    def forward(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
         """Attend within the window, and keep what later queries may see."""
         B, T = q_BTHK.shape[:2]
         if self.window == "full" and self.window_size < T:

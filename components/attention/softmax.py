@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from archlab.components.position._base import Position
 from archlab.domains import Count, Fraction
 from archlab.registry import register
 
@@ -22,13 +23,15 @@ class SoftmaxAttention(Windowed):
         key_dim: int,
         value_dim: int,
         scale: float,
-        position: nn.Module,
+        position: Position,
         *,
         dropout: Fraction = 0.0,
         window: Window = "full",
         window_size: Count = 2048,
     ) -> None:
-        super().__init__(num_heads, num_kv_heads, key_dim, value_dim, scale, position, window=window, window_size=window_size)
+        super().__init__(
+            num_heads, num_kv_heads, key_dim, value_dim, scale, position, window=window, window_size=window_size
+        )
         self.dropout = dropout
 
     def attend(self, q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:

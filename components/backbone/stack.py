@@ -29,7 +29,7 @@ class Stack(Recurrent):
         super().__init__()
         self.vocab_size, self.dim = vocab_size, dim
         self.embedding = embedding(vocab_size, dim)
-        self.position = position(1, dim)
+        self.position = position(1, dim).placed("embedding")
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
         self.norm = norm(dim)
         self.head = head(dim, vocab_size, self.embedding)

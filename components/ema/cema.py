@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from archlab.components._init import truncated_normal_
+from archlab.components._numerics import at_least_float32
 from archlab.domains import Count, choice
 from archlab.registry import register
 from archlab.state import Recurrent, State
 
-from archlab.components._init import truncated_normal_
-from archlab.components._numerics import at_least_float32
 from ._scan import Decay, scan
 
 

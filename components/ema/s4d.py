@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from archlab.components._numerics import at_least_float32
 from archlab.domains import Count, Positive, choice
 from archlab.registry import register
 from archlab.state import Recurrent, State
 
-from archlab.components._numerics import at_least_float32
 from ._scan import Decay, product, scan
 
 

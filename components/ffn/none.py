@@ -13,6 +13,8 @@ class NoFeedForward(nn.Module):
     x: [..., D] -> zeros [..., D].
     """
 
+    adds_nothing = True
+
     def __init__(self, dim: int) -> None:
         super().__init__()
 

@@ -33,6 +33,8 @@ class Block(Recurrent):
         self.norm, self.mixer = norm(dim), mixer(dim)
         self.ffn_norm, self.ffn = ffn_norm(dim), ffn(dim)
         self.dropout = nn.Dropout(dropout)
+        if self.residual.needs_ffn and getattr(self.ffn, "adds_nothing", False):
+            raise ValueError("this residual needs an ffn: without one the mixer would not reach the output")
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run both branches as the residual scheme says."""

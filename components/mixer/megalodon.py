@@ -4,12 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.components._init import Init, linear
+from archlab.components._numerics import at_least_float32
 from archlab.domains import Count, Fraction, Positive, choice
 from archlab.registry import Factory, register, slot
 from archlab.state import Recurrent, State, Stream
-
-from archlab.components._init import Init, linear
-from archlab.components._numerics import at_least_float32
 
 
 @register("mixer", "megalodon", search={"num_heads": choice(1, 2, 4)})
@@ -37,7 +36,9 @@ class MegalodonAttention(Recurrent):
     ) -> None:
         super().__init__()
         if shared_dim % num_heads or value_dim % num_heads:
-            raise ValueError(f"shared_dim {shared_dim} and value_dim {value_dim} are not divisible by num_heads {num_heads}")
+            raise ValueError(
+                f"shared_dim {shared_dim} and value_dim {value_dim} are not divisible by num_heads {num_heads}"
+            )
         self.num_heads, self.head_dim, self.eps = num_heads, shared_dim // num_heads, eps
         self.ema, self.norm = ema(dim), norm(dim)
         self.value = linear(dim, value_dim, bias=True, init=init)
@@ -48,7 +49,7 @@ class MegalodonAttention(Recurrent):
         self.gamma = nn.Parameter(torch.empty(2, shared_dim))
         self.beta = nn.Parameter(torch.empty(2, shared_dim))
         widths = (num_heads, num_heads, self.head_dim, value_dim // num_heads)
-        self.attention = attention(*widths, 1.0, position(num_heads, self.head_dim))
+        self.attention = attention(*widths, 1.0, position(num_heads, self.head_dim).placed("attention"))
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 

@@ -3,11 +3,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from archlab.components._numerics import at_least_float32
 from archlab.domains import Count, Positive, choice
 from archlab.registry import register
 from archlab.state import Recurrent, State
-
-from archlab.components._numerics import at_least_float32
 
 
 @register("norm", "timestep", search={"num_groups": choice(1, 4, 16, 32)})

@@ -27,8 +27,10 @@ class Branch(Protocol):
 class Residual(nn.Module):
     """A way to add up: built with (dim, layer_index), called with the block's input and its two branches.
 
-    x: [B, T, D] -> [B, T, D].
+    x: [B, T, D] -> [B, T, D].  `needs_ffn` says that the mixer reaches the output through the ffn alone.
     """
+
+    needs_ffn = False
 
     def __init__(self, dim: int, layer_index: int) -> None:
         super().__init__()

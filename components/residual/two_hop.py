@@ -16,6 +16,7 @@ class TwoHop(Residual):
     x: [B, T, D] -> [B, T, D].  `rescale` multiplies the ffn by a learned vector that begins at 0.1 * 0.5^layer_index.
     """
 
+    needs_ffn = True
     scale: nn.Parameter | None
 
     def __init__(self, dim: int, layer_index: int, *, rescale: bool = False) -> None:

@@ -1,0 +1,36 @@
+"""What is measured on a trained model beside its loss."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from archlab import metrics
+from archlab.evaluate import device_of, evaluating
+from archlab.trained import load_trained
+
+
+def decode_us_per_token(run: Path, tokens: int = 64) -> float:
+    """Return the median time of decoding one token with a run's model, in microseconds, after a warm-up."""
+    experiment, model = load_trained(run)
+    model = model.to(experiment.train.device)
+    token_11 = torch.zeros(1, 1, dtype=torch.int64, device=device_of(model))
+    state: Any = model.init_state(1)  # type: ignore[operator]
+    times = []
+    with evaluating(model), torch.inference_mode():
+        for _ in range(2 * tokens):
+            begin = time.perf_counter()
+            logits, state = model(token_11, state)
+            logits.sum().item()  # waits for the device
+            times.append(time.perf_counter() - begin)
+    return statistics.median(times[tokens:]) * 1e6
+
+
+def tokens_per_s(run: Path) -> float | None:
+    """Return the median speed of a run's logged updates."""
+    speeds = [record["tokens_per_s"] for record in metrics.read(run) if record.get("tokens_per_s")]
+    return statistics.median(speeds) if speeds else None

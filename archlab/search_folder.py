@@ -1,0 +1,85 @@
+"""A search's folder: what was asked for when it began, so that the same command goes on and another does not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from archlab.errors import ArchlabError
+from archlab.files import prepare_folder, write_text
+from archlab.locks import lock
+from archlab.space import Space
+from archlab.study import forget_study
+
+_OWN_FOLDERS = ("trials", "baseline", "best")
+_OWN_FILES = ("summary.json", "report.html", "base.yaml", "search.yaml")
+
+
+@contextmanager
+def open_folder(space: Space, folder: Path, force: bool) -> Iterator[None]:
+    """Begin a search, or go on with it; no other worker can begin anew while the block lasts.
+
+    Raises ArchlabError where the folder holds something else.
+    """
+    if not (folder / "search.yaml").is_file():
+        _prepare(folder, force)
+    elif force:
+        _clear(space, folder)
+    with lock(folder / ".workers.lock", wait=True, shared=True):
+        with lock(folder / ".study.lock", wait=True):
+            _require_same(space, folder)
+            write_text(folder / "base.yaml", _dump(space.base_to_plain()))
+            write_text(folder / "search.yaml", _dump(space.to_plain()))
+        yield
+
+
+def _prepare(folder: Path, force: bool) -> None:
+    """Make the folder; locks alone are those of a worker that began a moment ago, or was killed as it did."""
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {".workers.lock", ".study.lock", "base.yaml"}:
+        prepare_folder(folder, force, "the search")
+
+
+def _clear(space: Space, folder: Path) -> None:
+    with lock(folder / ".workers.lock", wait=False) as alone:
+        if not alone:
+            raise ArchlabError(f"{folder}: another process is searching here; stop it first")
+        forget_study(space, folder)
+        for name in _OWN_FOLDERS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in _OWN_FILES:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _require_same(space: Space, folder: Path) -> None:
+    """Raise ArchlabError for the first difference; more trials, and more choices, are no difference."""
+    if not (folder / "search.yaml").is_file():
+        return
+    for name, asked in (("base.yaml", space.base_to_plain()), ("search.yaml", space.to_plain())):
+        old = yaml.safe_load((folder / name).read_text())
+        where = difference(old, yaml.safe_load(_dump(asked)))
+        if where:
+            raise ArchlabError(
+                f"{folder}: holds another search: {where}; name another folder, or begin anew with --force"
+            )
+
+
+def difference(old: Any, new: Any, path: str = "") -> str:
+    """Name the first place where two searches differ, or return nothing."""
+    if path in ("description", "study.trials"):
+        return ""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        found = (difference(old.get(key), new.get(key), f"{path}.{key}".removeprefix(".")) for key in keys)
+        return next(filter(None, found), "")
+    grown = isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
+    same = old == new or (grown and path.startswith("vary."))
+    return "" if same else f"{path} is {old!r} there and {new!r} here"
+
+
+def _dump(plain: Any) -> str:
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,53 @@
+"""What an exported model can do: the export takes these functions over, with `build` written for the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+
+def build() -> nn.Module:
+    """Return the model, its parameters freshly drawn."""
+    raise NotImplementedError("the export writes this function")
+
+
+def load(folder: str | Path = Path(__file__).parent, device: str | torch.device = "cpu") -> nn.Module:
+    """Return the model with the weights in `folder`, ready to be used; raise ValueError where they do not fit."""
+    with torch.device(device):
+        model = build()
+    weights = load_file(Path(folder) / "model.safetensors", device=str(device))
+    first: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        first.setdefault(id(tensor), name)  # shared tensors are stored once, under their first name
+    if weights.keys() != set(first.values()):
+        raise ValueError(f"weights that do not fit: {sorted(weights.keys() ^ set(first.values()))}")
+    model.load_state_dict(weights, strict=False)
+    return model.eval()
+
+
+@torch.inference_mode()
+def generate(model: nn.Module, tokens: Sequence[int], num_tokens: int, temperature: float = 1.0) -> list[int]:
+    """Return the tokens that follow `tokens`, each drawn from the model's scores; temperature 0 takes the likeliest."""
+    device = next(model.parameters()).device
+    given, state, new = list(tokens), None, list[int]()
+    for _ in range(num_tokens):
+        logits_BTV, state = model(torch.tensor([given], device=device), state)
+        scores_V = logits_BTV[0, -1].double()
+        if temperature > 0:
+            given = [int(torch.multinomial((scores_V / temperature).softmax(-1), 1))]
+        else:
+            given = [int(scores_V.argmax())]
+        new += given
+    return new
+
+
+def main() -> None:
+    """Continue the text on the command line, byte by byte."""
+    prompt = (" ".join(sys.argv[1:]) or "The ").encode()
+    new = generate(load(), list(prompt), num_tokens=200, temperature=0.8)
+    print((prompt + bytes(new)).decode(errors="replace"))
