@@ -141,13 +141,13 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 @FORCE
 def search(name: str, overrides: tuple[str, ...], out: Path | None, trials: int | None, force: bool) -> None:
     """Search a space of architectures; the same command goes on where it was stopped."""
-    from archlab.terminal import SearchDisplay, search_summary
+    from archlab.search_terminal import SearchDisplay, print_outcome
 
     console = _console()
     with SearchDisplay(console) as display:
         outcome = commands.search(name, overrides, out=out, trials=trials, force=force, watch=display)
     commands.report(outcome.folder)
-    search_summary(console, outcome)
+    print_outcome(console, outcome)
 
 
 @cli.command()

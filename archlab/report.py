@@ -46,9 +46,8 @@ def _search_page(data: SearchData) -> str:
 
 def _sections(data: SearchData) -> Iterator[str]:
     if reached := _bits(data):
-        yield section(
-            "Bits per byte of the validation text", figure(_bits_figure(reached), "bits"), note=_about_bits(data)
-        )
+        chart = figure(_bits_figure(reached), "bits")
+        yield section("Bits per byte of the validation text", chart, note=_about_bits(data))
     yield section("Trials", _trials(data))
     if data.baseline.curve or any(trial.curve for trial in data.trials):
         yield section("Learning curves", figure(learning_curves(data), "curves"))
@@ -77,11 +76,7 @@ def _headline(data: SearchData) -> str:
     reached = _bits(data)
     best, base = reached.get("best trial"), reached.get("base experiment")
     if best is None:
-        return (
-            "No trial has been completed."
-            if data.summary
-            else "The search has not ended; this is what there is so far."
-        )
+        return "No trial has been completed." if data.summary else "The search has not ended: this is its state so far."
     against = f", against {base:.3f} for the base experiment at the same budget" if base is not None else ""
     others = [f"{reached[name]:.3f} for {name}" for name in COMPRESSORS.values() if name in reached]
     also = f"; compressors: {', '.join(others)}" if others else ""
@@ -104,9 +99,9 @@ def _bits_figure(reached: Mapping[str, float]) -> Any:
 def _about_bits(data: SearchData) -> str:
     return (
         f"All on the same {data.summary['validation_bytes']:,} bytes of validation text. Each model was trained on "
-        f"{data.summary['tokens_per_trial']:,} tokens of other text from the same corpus. The compressors work on the whole "
-        "validation text as one file at their strongest settings, learn only from it, and their files include all that "
-        "decompression needs; the models' weights are not counted. The winner was picked by the same split that is shown."
+        f"{data.summary['tokens_per_trial']:,} tokens of other text from the same corpus; its weights are not counted. "
+        "The compressors pack the validation text as one whole file at their strongest settings and know nothing else. "
+        "The winner was picked by this same split, which flatters it a little."
     )
 
 
@@ -138,8 +133,8 @@ def _importances(data: SearchData) -> str:
         return section(title, note=problem)
     shares = {name.partition("{")[0]: share for name, share in found.items()}
     note = (
-        f"PED-ANOVA on {data.space.objective}, from {len(data.complete)} complete trials: a hint, not a measurement, when "
-        "they are few. Knobs that only some trials have are left out."
+        f"PED-ANOVA on {data.space.objective}, from {len(data.complete)} complete trials; of so few it is a hint. "
+        "Knobs that only some trials have are left out."
     )
     chart = bars(shares, [OTHER] * len(shares), "share of importance", digits=2)
     return section(title, figure(chart, "importances"), note=note)
@@ -157,12 +152,12 @@ def _winner(data: SearchData) -> list[str]:
 
 
 def _commands(data: SearchData) -> list[str]:
-    folder = shlex.quote(str(data.folder))
+    again = shlex.quote(f"{data.folder}-again")
     return [
-        "# train the winner again",
-        f"archlab train {folder}/best/experiment.yaml",
-        "# search again, from the beginning, in a folder of your choice",
-        f"archlab search {folder}/search.yaml",
+        "# the same search from the beginning, in another folder",
+        f"archlab search {shlex.quote(str(data.folder / 'search.yaml'))} --out {again}",
+        "# the winner alone",
+        f"archlab train {shlex.quote(str(data.folder / 'best' / 'experiment.yaml'))} --out {again}-best",
     ]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from archlab import metrics, paths
 from archlab.errors import ArchlabError, one_line
@@ -124,12 +125,16 @@ def importances(data: SearchData) -> tuple[dict[str, float], str]:
         need = f"{ENOUGH_FOR_IMPORTANCE} complete trials are needed, and there are {len(data.complete)}"
         return {}, f"Importances cannot be computed: {need}."
     try:
-        found = optuna.importance.get_param_importances(data.study, target=_first_value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna warns of every target, also of one whose sign is right
+            found = optuna.importance.get_param_importances(data.study, target=_cost(data))
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         return {}, f"Importances cannot be computed: {one_line(error)}"
     usable = {name: share for name, share in found.items() if math.isfinite(share)}
     return usable, "" if usable else "Importances cannot be computed: the trials differ too little."
 
 
-def _first_value(trial: FrozenTrial) -> float:
-    return trial.values[0] if trial.state == TrialState.COMPLETE and trial.values else math.nan
+def _cost(data: SearchData) -> Callable[[FrozenTrial], float]:
+    """Return what PED-ANOVA takes, a figure that is better the smaller it is."""
+    sign = -1.0 if data.space.objectives[data.space.objective] == "maximize" else 1.0
+    return lambda trial: sign * trial.values[0] if trial.values else math.nan

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from archlab.report_data import Run, SearchData, short_names
 
-ACCENT, BASE, QUIET, OTHER = "#2f6f5e", "#b5652b", "#b9c0c6", "#5b7f95"
+ACCENT, BASE, QUIET, OTHER, FAINT = "#2f6f5e", "#b5652b", "#b9c0c6", "#5b7f95", "#dde2e5"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _MISSING = "–"
 
@@ -54,7 +54,7 @@ def _line(run: Run, name: str, *, color: str, width: float, dash: str = "solid")
         mode="lines+markers",
         line={"color": color, "width": width, "dash": dash},
         marker={"size": 5},
-        hovertemplate=f"<b>{escape(name)}</b> {escape(run.state)}<br>step %{{x}}: %{{y:.4f}}<br>{chosen}<extra></extra>",
+        hovertemplate=f"<b>{escape(name)}</b> {run.state}<br>step %{{x}}: %{{y:.4f}}<br>{chosen}<extra></extra>",
     )
 
 
@@ -65,7 +65,8 @@ def parallel_coordinates(data: SearchData) -> go.Figure:
     axes = [_axis(short[path], [run.values.get(path, _MISSING) for run in runs]) for path in data.space.vary]
     reached = [run.metrics[objective] for run in runs]
     axes.append({"label": escape(objective), "values": reached})
-    scale = "Viridis" if data.space.objectives[objective] == "maximize" else "Viridis_r"
+    maximize = data.space.objectives[objective] == "maximize"
+    scale = [[0, FAINT], [1, ACCENT]] if maximize else [[0, ACCENT], [1, FAINT]]
     line = {"color": reached, "colorscale": scale, "showscale": False}
     return _figure(go.Parcoords(line=line, dimensions=axes), height=430).update_layout(margin={"l": 90, "t": 60})
 
@@ -87,15 +88,16 @@ def pareto(data: SearchData) -> go.Figure:
     best = sorted((run for run in data.complete if run.name in front), key=lambda run: run.metrics[x])
     rest = [run for run in data.complete if run.name not in front]
     marks = [
-        _points(rest, x, y, "other trials", QUIET, "markers"),
-        _points(best, x, y, "Pareto set", ACCENT, "lines+markers"),
+        _points(rest, (x, y), "other trials", color=QUIET, mode="markers"),
+        _points(best, (x, y), "Pareto set", color=ACCENT, mode="lines+markers"),
     ]
     figure = _figure(*marks, height=420).update_layout(showlegend=True)
     ways = data.space.objectives
     return figure.update_xaxes(title=f"{x} ({ways[x]})").update_yaxes(title=f"{y} ({ways[y]})")
 
 
-def _points(runs: Sequence[Run], x: str, y: str, name: str, color: str, mode: str) -> go.Scatter:
+def _points(runs: Sequence[Run], axes: tuple[str, str], name: str, *, color: str, mode: str) -> go.Scatter:
+    x, y = axes
     return go.Scatter(
         x=[run.metrics[x] for run in runs],
         y=[run.metrics[y] for run in runs],

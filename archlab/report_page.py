@@ -17,12 +17,15 @@ body { margin: 0; background: var(--back); color: var(--ink);
 main { max-width: 1000px; margin: 0 auto; padding: 48px 24px 80px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 12px; letter-spacing: -0.01em; }
 h2 { font-size: 19px; margin: 0 0 10px; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 22px 24px; margin-top: 22px; }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
+  padding: 22px 24px; margin-top: 22px; }
 p { margin: 0 0 10px; } p.lead { font-size: 18px; } p.note, caption { color: var(--soft); font-size: 14px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; vertical-align: top; }
-th { color: var(--soft); font-weight: 600; } td.number, th.number { text-align: right; } td.long { white-space: normal; min-width: 16em; }
+th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); white-space: nowrap;
+  vertical-align: top; }
+th { color: var(--soft); font-weight: 600; }
+td.number { text-align: right; } td.long { white-space: normal; min-width: 16em; }
 tr.best td { background: #eef5f2; font-weight: 600; } tr.baseline td { background: #fbf3ec; }
 .state { border-radius: 8px; padding: 1px 8px; font-size: 13px; background: #eceff1; }
 .state.complete { background: #dcefe7; color: #1d5545; } .state.failed { background: #fbe3e0; color: #8c2f25; }

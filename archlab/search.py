@@ -27,7 +27,7 @@ from archlab.measure import decode_us_per_token, tokens_per_s
 from archlab.search_folder import open_folder
 from archlab.search_watch import Judge, SearchWatch, Unwatched
 from archlab.space import Space, load_space
-from archlab.study import claimed, ended, interrupt, lock_file, note, open_study, reap, trial_folder
+from archlab.study import claimed, ended, interrupt, is_exhausted, lock_file, note, open_study, reap, tell, trial_folder
 from archlab.suggest import suggest
 from archlab.train import Silent, Watch, train
 from archlab.winner import promote, summarize
@@ -108,13 +108,17 @@ class _Search:
         with ExitStack() as held:
             with lock(self.folder / ".study.lock", wait=True):
                 reap(self.study, self.folder)
-                if claimed(self.study) >= self.total:
+                if claimed(self.study) >= self.total or is_exhausted(self.study):
                     return False
-                self.study.sampler = self.space.study.make_sampler(len(self.study.get_trials(deepcopy=False)))
+                self.study.sampler = self._sampler()
                 trial = self.study.ask()
                 held.enter_context(lock(lock_file(self.folder, trial.number), wait=True))
             self._conduct(trial)
         return True
+
+    def _sampler(self) -> optuna.samplers.BaseSampler:
+        number = len(self.study.get_trials(deepcopy=False))
+        return self.space.study.make_sampler(number, objectives=len(self.space.objectives))
 
     def _conduct(self, trial: Trial) -> None:
         """See a trial to its end, whatever that is, and keep what it showed."""
@@ -134,7 +138,7 @@ class _Search:
         except Exception as error:
             reason = reason_of(error)
         note(self.study, trial, {"reason": reason, "metrics": metrics})
-        self.study.tell(trial, values, state)
+        tell(self.study, trial, values, state)
         self.watch.on_result(f"trial {trial.number}", _WORDS[state], reason, metrics)
 
     def _measure(self, trial: Trial) -> dict[str, float]:
@@ -197,4 +201,5 @@ def reason_of(error: BaseException) -> str:
         return one_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
         return f"out of memory: {one_line(error)}"
-    return f"{type(error).__name__}: {one_line(error)}"
+    name, text = type(error).__name__, one_line(error)
+    return name if text == name else f"{name}: {text}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from archlab.locks import is_free
 from archlab.space import Space
 
 MAX_ATTEMPTS = 3
-INTERRUPTED = "interrupted"
+INTERRUPTED, EXHAUSTED = "interrupted", "exhausted"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _WEIGHTS = ("final", "checkpoints")
 
@@ -86,6 +86,11 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False, states=_ENDED) if not is_interrupted(trial)]
 
 
+def is_exhausted(study: optuna.Study) -> bool:
+    """Tell whether the sampler has tried everything, and nothing waits to be tried again."""
+    return bool(study.user_attrs.get(EXHAUSTED)) and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+
+
 def claimed(study: optuna.Study) -> int:
     """Return how many trials have ended or are being worked on."""
     return len(ended(study)) + len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
@@ -111,7 +116,7 @@ def interrupt(study: optuna.Study, trial: FrozenTrial, folder: Path, *, by_itsel
             study.enqueue_trial(parameters, {"attempt": attempt, "retry_of": trial.number})
     reason = f"its process ended {MAX_ATTEMPTS} times while it ran" if fatal else INTERRUPTED
     note(study, trial, {INTERRUPTED: not fatal, "reason": reason})
-    study.tell(trial.number, state=TrialState.FAIL)
+    tell(study, trial, None, TrialState.FAIL)
     drop_weights(trial_folder(folder, trial.number))
 
 
@@ -123,6 +128,16 @@ def note(study: optuna.Study, trial: FrozenTrial | Trial, facts: Mapping[str, An
     """Keep facts beside a trial, as plain JSON data."""
     for name, value in facts.items():
         study._storage.set_trial_user_attr(trial._trial_id, name, json.loads(json.dumps(value)))
+
+
+def tell(study: optuna.Study, trial: FrozenTrial | Trial, values: Sequence[float] | None, state: TrialState) -> None:
+    """Close a trial, and note it where the sampler has nothing left to try."""
+    try:
+        study.tell(trial.number, values, state)
+    except RuntimeError as error:
+        if "Study.stop" not in str(error):  # which a sampler calls to end Optuna's own loop
+            raise
+        study.set_user_attr(EXHAUSTED, True)
 
 
 def drop_weights(run: Path) -> None:

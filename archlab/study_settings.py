@@ -60,14 +60,16 @@ class StudySettings:
         plain = {key: {"type": c.type, **c.options} for key, c in chosen.items() if c}
         return plain | {key: value for key, value in asdict(self).items() if key not in chosen and value is not None}
 
-    def make_sampler(self, trial_number: int) -> Any:
+    def make_sampler(self, trial_number: int, *, objectives: int = 1) -> Any:
         """Return the sampler for one trial; its seed depends on the trial, so that a resumed search goes on alike."""
         import optuna
 
         kind = self.sampler.type
         number = 0 if kind in _FIXED_SEED else trial_number
         seed = random.Random(f"{self.seed}:{number}").getrandbits(31)
-        options = {"group": True, **self.sampler.options} if kind == "tpe" else dict(self.sampler.options)
+        options = dict(self.sampler.options)
+        if kind == "tpe" and objectives == 1 and options.get("multivariate", True):
+            options = {"group": True, **options}  # so that knobs which only some trials have are drawn together too
         return _construct(getattr(optuna.samplers, SAMPLERS[kind]), {**options, "seed": seed}, "study.sampler")
 
     def make_pruner(self, can_prune: bool, steps: int, eval_every: int) -> Any:

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import archlab
-from archlab import standalone
-from archlab.bundle import Bundle
-from archlab.checkpoint import latest, verify
+from archlab.checkpoint import verify
 from archlab.config import Experiment, load
 from archlab.errors import ArchlabError, one_line
-from archlab.expression import render_call
+from archlab.export import standalone
+from archlab.export.bundle import Bundle
+from archlab.export.expression import render_call
+from archlab.export.pieces import definition_of
+from archlab.export.rendering import packages_of, render_definitions, render_imports
+from archlab.export.source import External
 from archlab.files import atomic_folder, prepare_folder, write_text
 from archlab.model import count_parameters, on_meta
-from archlab.pieces import definition_of
-from archlab.rendering import packages_of, render_definitions, render_imports
-from archlab.source import External
 from archlab.spec import Spec
+from archlab.trained import locate
 
 _WEIGHTS, _CONFIG, _MODEL = "model.safetensors", "config.yaml", "model.py"
 _PARTIAL = External("functools.partial", "partial")
@@ -38,12 +39,14 @@ Written by archlab {version}.
 
 
 def export(checkpoint_folder: Path, out: Path, *, force: bool = False) -> Path:
-    """Write a checkpoint, or the newest of a run, to the folder `out` as a model that needs no archlab.
+    """Write a published checkpoint, or the one of a run or a search, to `out` as a model that needs no archlab.
 
     Returns `out`. Raises ArchlabError where the checkpoint is damaged, or where `out` is taken: forcing
     replaces an earlier export and nothing else.
     """
-    checkpoint, experiment = find_checkpoint(checkpoint_folder)
+    checkpoint = locate(checkpoint_folder)
+    verify(checkpoint)
+    experiment = load(checkpoint / "experiment.yaml")
     text = render_model(experiment)
     _refuse_others_files(out)
     prepare_folder(out, force, "the export")
@@ -61,19 +64,6 @@ def _refuse_others_files(out: Path) -> None:
         raise ArchlabError(f"{out}: holds {others[0]!r}, which is no part of an export; name another folder")
 
 
-def find_checkpoint(folder: Path) -> tuple[Path, Experiment]:
-    """Return the weights' folder, and the experiment that made them, of a checkpoint or a whole run."""
-    checkpoint = folder if (folder / _WEIGHTS).is_file() else latest(folder / "checkpoints")
-    if checkpoint is None:
-        raise ArchlabError(f"{folder}: holds no checkpoint")
-    verify(checkpoint)
-    places = [place / "experiment.yaml" for place in (checkpoint, *checkpoint.resolve().parents[:2])]
-    file = next((place for place in places if place.is_file()), None)
-    if file is None:
-        raise ArchlabError(f"{checkpoint}: no experiment.yaml beside it says what model it is")
-    return checkpoint, load(file)
-
-
 def render_model(experiment: Experiment) -> str:
     """Return the Python module that builds an experiment's model, and what is needed to use it."""
     spec, ending = experiment.model, _ending(experiment.model)
@@ -82,7 +72,8 @@ def render_model(experiment: Experiment) -> str:
     body = render_definitions(bundle).replace(_UNWRITTEN, f"return {call}")
     head = [_header(experiment, bundle), "from __future__ import annotations", "", render_imports(bundle, [_PARTIAL])]
     tail = ["", "", 'if __name__ == "__main__":', "    main()"] if standalone.main in ending else []
-    return "\n".join([*head, "", "", body, *tail, ""])
+    space = [""] if body.startswith("#") else ["", ""]
+    return "\n".join([*head, *space, body, *tail, ""])
 
 
 def _parts_first(spec: Spec) -> Iterator[Spec]:

@@ -1,4 +1,4 @@
-"""What an exported model can do: the export takes these functions over, with `build` written for the model."""
+"""The model: `build` makes it, `load` gives it its weights, and `generate` goes on from tokens."""
 
 from __future__ import annotations
 

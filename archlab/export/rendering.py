@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from archlab.bundle import Bundle
-from archlab.pieces import Piece
-from archlab.source import Definition, External, Statement
+from archlab.export.bundle import Bundle
+from archlab.export.pieces import Piece
+from archlab.export.source import Definition, External, Statement
 
 WIDTH = 120
 Edit: TypeAlias = tuple[int, int, str]

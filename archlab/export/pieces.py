@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from archlab.errors import ArchlabError
+from archlab.export.scopes import references
+from archlab.export.source import Definition, External, Library, Module, Statement
 from archlab.registry import Slot, find
-from archlab.scopes import references
-from archlab.source import Definition, External, Library, Module, Statement
 
 _SLOTS = (Definition("archlab.registry", "slot"), Definition("archlab.registry", "slots"))
 _REGISTER = (Definition("archlab.registry", "register"),)

@@ -7,8 +7,8 @@ import keyword
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from archlab.pieces import Piece, definition_of, read_piece
-from archlab.source import Definition, External, Library, Module, Statement
+from archlab.export.pieces import Piece, definition_of, read_piece
+from archlab.export.source import Definition, External, Library, Module, Statement
 
 _REPLACED = {
     "archlab.registry.Factory": External("collections.abc.Callable", "Callable"),

@@ -12,7 +12,7 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 from archlab.errors import ArchlabError
-from archlab.scopes import Reference, bound_names
+from archlab.export.scopes import Reference, bound_names
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,158 @@
+"""What this machine has, and what makes archlab slow or fail on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+
+from archlab.execution import has_cpp_compiler
+from archlab.machine import machine
+from archlab.memory import available, readable
+from archlab.precision import GAIN, bfloat16_gain
+
+Verdict = Literal["ok", "note", "problem"]
+GB = 10**9
+_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact about the machine, what it means for archlab, and what can be done about it."""
+
+    name: str
+    value: str
+    verdict: Verdict = "ok"
+    advice: str = ""
+
+
+def doctor() -> list[Finding]:
+    """Look at everything that archlab uses; measures for a moment."""
+    return [finding for look in _LOOKS for finding in look()]
+
+
+def render(findings: list[Finding]) -> Table:
+    """Return the findings as a table for a terminal."""
+    table = Table("what", "found", "", "advice", box=None, pad_edge=False)
+    for finding in findings:
+        verdict = f"[{_STYLES[finding.verdict]}]{finding.verdict}[/]"
+        table.add_row(finding.name, escape(finding.value), verdict, escape(finding.advice))
+    return table
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("Python", f"{platform.python_version()} at {sys.executable}")
+
+
+def _dependencies() -> Iterator[Finding]:
+    for requirement in requires("archlab") or []:
+        if "extra ==" not in requirement:
+            yield _package(requirement, "problem", f"pip install '{requirement}'")
+    yield _package("transformers", "note", "only needed to compare with its models: pip install transformers")
+
+
+def _package(requirement: str, absent: Verdict, advice: str) -> Finding:
+    name = requirement.partition(">=")[0]
+    try:
+        return Finding(name, version(name))
+    except PackageNotFoundError:
+        return Finding(name, "missing", absent, advice)
+
+
+def _processor() -> Iterator[Finding]:
+    facts = machine()
+    cores, threads = int(facts["cores"]), torch.get_num_threads()
+    yield Finding("system", str(facts["system"]))
+    yield Finding("processor", f"{facts['processor']}, {cores} cores")
+    advice = "" if threads == cores else f"OMP_NUM_THREADS={cores} uses every core"
+    yield Finding("threads", str(threads), "note" if advice else "ok", advice)
+    found = [word for word in _FEATURES if word in _cpu_flags()]
+    yield Finding("CPU features", ", ".join(found) or torch.backends.cpu.get_cpu_capability())
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
+
+
+def _accelerator() -> Iterator[Finding]:
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        yield Finding("GPU", f"{properties.name}, {readable(properties.total_memory)}")
+        yield _package("triton", "problem", "torch.compile needs it on a GPU: pip install triton")
+    elif shutil.which("nvidia-smi") or shutil.which("rocm-smi"):
+        yield Finding(
+            "GPU", f"torch {torch.__version__} cannot use it", "problem", "install torch for this GPU's driver"
+        )
+    else:
+        yield Finding("GPU", "none", "note", "training runs on the CPU: small models only")
+
+
+def _compiler() -> Iterator[Finding]:
+    if has_cpp_compiler():
+        yield Finding("C++ compiler", "found")
+    else:
+        yield Finding("C++ compiler", "missing", "note", "install g++ so that long runs on the CPU are compiled")
+
+
+def _precision() -> Iterator[Finding]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gain = bfloat16_gain(device)
+    advice = "" if gain >= GAIN else "precision: auto trains in float32 here"
+    yield Finding(
+        "bfloat16", f"{gain:.2f} times as fast as float32 on {device}", "ok" if gain >= GAIN else "note", advice
+    )
+
+
+def _memory() -> Iterator[Finding]:
+    free = available(torch.device("cpu"))
+    advice = "" if free >= 2 * GB else "lower train.batch_size or train.context"
+    yield Finding("memory", f"{readable(free)} available", "note" if advice else "ok", advice)
+
+
+def _disk() -> Iterator[Finding]:
+    free = shutil.disk_usage(Path.cwd()).free
+    verdict: Verdict = "problem" if free < GB else "note" if free < 10 * GB else "ok"
+    advice = "" if verdict == "ok" else "checkpoints may not fit: keep fewer (train.keep_checkpoints)"
+    yield Finding("disk", f"{readable(free)} free in {Path.cwd()}", verdict, advice)
+
+
+def _cache() -> Iterator[Finding]:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    try:
+        folder = cache_dir()
+    except OSError as error:
+        folder = str(error.filename)
+    if os.access(folder, os.W_OK):
+        yield Finding("compile cache", folder)
+    else:
+        advice = "set TORCHINDUCTOR_CACHE_DIR to a folder of yours"
+        yield Finding("compile cache", f"{folder} cannot be written", "problem", advice)
+
+
+_LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _python,
+    _dependencies,
+    _processor,
+    _accelerator,
+    _compiler,
+    _precision,
+    _memory,
+    _disk,
+    _cache,
+)

@@ -1,0 +1,103 @@
+"""A search as a person sees it: which trial runs, how the others ended, and what to do with the best."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from archlab.report_data import Run, SearchData, read_search, short_names
+from archlab.report_figures import brief
+from archlab.search import Outcome
+from archlab.space import Space
+from archlab.terminal import Display
+from archlab.train import Watch
+
+
+class SearchDisplay(Display):
+    """Shows each run of a search, and keeps a line of how it ended."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.total, self.short = 0, {}  # type: tuple[int, dict[str, str]]
+
+    def on_search(self, space: Space, done: int, total: int) -> None:
+        """Tell what is searched and how far it is."""
+        self.total, self.short = total, short_names(list(space.vary))
+        names = ", ".join(self.short.values())
+        self.say(
+            f"[bold]{escape(space.name)}[/]: {total} trials over {escape(names)}" + (f"; {done} done" if done else "")
+        )
+
+    def on_run(self, label: str, values: Mapping[str, Any]) -> Watch:
+        """Show the training of one run under its label."""
+        self.label = f"{label}/{self.total}" if values else label
+        chosen = "  ".join(f"{self.short.get(path, path)}={brief(value)}" for path, value in values.items())
+        self.say(f"[cyan]{self.label}[/]  {escape(chosen)}")
+        return self
+
+    def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
+        """Tell how a run ended."""
+        color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
+        found = f"  val {metrics['val_loss']:.4f} ({metrics['val_bpb']:.3f} bits/byte)" if "val_loss" in metrics else ""
+        self.say(f"[cyan]{self.label}[/]  [{color}]{state}[/]{found}{escape(f'  {reason}' if reason else '')}")
+
+
+def print_outcome(console: Console, outcome: Outcome) -> None:
+    """Print the table of trials, the best of them, where everything lies, and what to do next."""
+    data = read_search(outcome.folder)
+    console.print(_trials(data))
+    if outcome.winner is None:
+        console.print("no trial was trained to its end; the reasons are in the table")
+        return
+    console.print(_headline(outcome), highlight=False)
+    console.print(_places(outcome), highlight=False, soft_wrap=True)
+
+
+def _trials(data: SearchData) -> Table:
+    table = Table(title=f"{data.name}: trials", title_justify="left", box=None, header_style="bold")
+    short = short_names(list(data.space.vary))
+    for name in ("run", "state", *short.values(), "val loss", "bits/byte"):
+        table.add_column(name, justify="left" if name in ("run", "state") else "right", overflow="fold")
+    for run in [data.baseline, *data.trials]:
+        best = run.name == f"trial {data.winner}"
+        table.add_row(*_row(run, data, short), style="bold green" if best else "")
+    return table
+
+
+def _row(run: Run, data: SearchData, short: Mapping[str, str]) -> list[str]:
+    values = run.values or {path: data.space.base.at(path) for path in short if "[*]" not in path}
+    shown = [brief(values[path]) if path in values else "" for path in short]
+    figures = [f"{run.metrics[name]:.4f}" if name in run.metrics else "" for name in ("val_loss", "val_bpb")]
+    return [run.name.removeprefix("trial "), run.state, *shown, *figures]
+
+
+def _headline(outcome: Outcome) -> str:
+    summary = outcome.summary
+    reached = summary["winner"]["validation"]["bpb"]
+    lines = [f"[bold]best: trial {outcome.winner}[/], {reached:.3f} bits per byte on the whole validation text"]
+    if "validation" in summary["baseline"]:
+        lines.append(f"baseline at the same budget: {summary['baseline']['validation']['bpb']:.3f}")
+    sizes = ", ".join(f"{name} {bits:.3f}" for name, bits in summary["compressors"].items())
+    if sizes:
+        lines.append(f"whole-file compressors at their best setting, on the same text: {sizes}")
+    return "\n".join(lines)
+
+
+def _places(outcome: Outcome) -> str:
+    folder = shlex.quote(str(outcome.folder))
+    return "\n".join(
+        [
+            f"report  {outcome.folder / 'report.html'}",
+            f"model   {outcome.folder / 'best'}",
+            f"trials  {outcome.folder / 'trials'} (each with experiment.yaml and metrics.jsonl), {outcome.folder / 'study.db'}",
+            "next",
+            f'  archlab generate {folder}/best --prompt "def "',
+            f"  archlab train {folder}/best/experiment.yaml train.steps=2000 --out runs/longer",
+            f"  archlab export {folder}/best --out {folder}/standalone",
+        ]
+    )

@@ -1,0 +1,80 @@
+"""A base that trains in a moment, spaces around it, and a training that only pretends."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from archlab import checkpoint
+from archlab.config import Experiment
+from archlab.model import build
+from archlab.train import Result, Silent, Watch
+
+LAYER = {
+    "norm": "rms",
+    "mixer": {
+        "type": "megalodon",
+        "shared_dim": 8,
+        "value_dim": 16,
+        "ema": {"type": "cema", "num_dims": 4},
+        "attention": {"type": "softmax", "window": "chunk", "window_size": 8},
+    },
+    "ffn": {"type": "swiglu", "hidden_dim": 16},
+}
+TRAIN = {
+    "steps": 4,
+    "batch_size": 2,
+    "context": 16,
+    "lr": 0.01,
+    "warmup": 1,
+    "eval_every": 2,
+    "eval_tokens": 64,
+    "device": "cpu",
+    "precision": "float32",
+    "compile": "off",
+    "tensorboard": False,
+}
+
+
+def write_space(folder: Path, **space: Any) -> Path:
+    """Write a text, an experiment of one small layer and a space around it; return the space's file."""
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
+    base = {
+        "model": {"type": "stack", "vocab_size": 256, "dim": 16, "layers": [LAYER]},
+        "task": {"type": "text", "path": str(folder / "text.txt")},
+        "train": TRAIN,
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(base))
+    asked = {"base": "tiny.yaml", "vary": {"train.lr": {"low": 0.001, "high": 0.1, "log": True}}, **space}
+    file = folder / "space.yaml"
+    file.write_text(yaml.safe_dump(asked, sort_keys=False))
+    return file
+
+
+def pretend(
+    loss: Callable[[Experiment], float] = lambda experiment: abs(math.log10(experiment.train.lr) + 2) + 1,
+) -> Callable[..., Result]:
+    """Return a training that leaves what a real one leaves, with a validation loss of one's own choice."""
+
+    def train(experiment: Experiment, folder: Path, *, watch: Watch | None = None, **_: Any) -> Result:
+        watch, value = watch or Silent(), loss(experiment)
+        watch.on_start(experiment, 0)
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        for step in range(experiment.train.eval_every, experiment.train.steps + 1, experiment.train.eval_every):
+            record = {"step": step, "val_loss": value * (1 + 1 / step), "val_bpb": value, "tokens_per_s": 100.0}
+            _append(folder / "metrics.jsonl", record)
+            watch.on_eval(record)
+        model = build(experiment.model)
+        origin = {"versions": {}, "data": experiment.task.factory()().describe()}
+        checkpoint.publish(folder / "final", model, experiment.resolved, origin)
+        return Result(folder, record)
+
+    return train
+
+
+def _append(file: Path, record: Mapping[str, Any]) -> None:
+    with file.open("a") as opened:
+        opened.write(json.dumps(record) + "\n")
