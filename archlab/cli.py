@@ -14,6 +14,7 @@ from archlab import __version__, commands
 from archlab.errors import ArchlabError, one_line, suggest
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+WIDTH_WHERE_NO_TERMINAL = 110
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
 FORCE = click.option("--force", is_flag=True, help="Overwrite what is there.")
 
@@ -74,7 +75,7 @@ def _end(message: str, status: int) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(soft_wrap=False)
+    return Console(width=None if sys.stdout.isatty() else WIDTH_WHERE_NO_TERMINAL)
 
 
 @cli.command("list")

@@ -41,7 +41,7 @@ def evaluate(folder: Path, *, split: str = "test", max_tokens: int | None = None
 
     experiment, model = load_trained(folder)
     task, settings = experiment.task.factory()(), experiment.train
-    sizes = {"batch_size": settings.batch_size, "context": settings.context}
+    sizes: dict[str, Any] = {"batch_size": settings.batch_size, "context": settings.context}
     return measure(model, task, split, max_tokens=max_tokens, **sizes)
 
 

@@ -10,12 +10,12 @@ from archlab.errors import ArchlabError
 
 
 def compressed_bpb(text: bytes) -> dict[str, float]:
-    """Return bits per byte of zlib, bz2 and lzma at their strongest; raise ArchlabError for an empty text."""
+    """Return bits per byte of zlib, bz2 and xz at their strongest; raise ArchlabError for an empty text."""
     if not text:
         raise ArchlabError("an empty text cannot be compressed")
     sizes = {
         "zlib": len(zlib.compress(text, 9)),
         "bz2": len(bz2.compress(text, 9)),
-        "lzma": len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)),
+        "xz": len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)),
     }
     return {name: 8 * size / len(text) for name, size in sizes.items()}

@@ -15,6 +15,7 @@ from archlab.errors import ConfigError, one_line
 from archlab.execution import checkpoint_activations
 from archlab.model import check, count_parameters, layers
 from archlab.registry import component_of
+from archlab.state import init_state
 
 ENDS = ("embedding", "head")
 
@@ -61,7 +62,7 @@ def _estimate(experiment: Experiment, model: nn.Module) -> Cost:
         params=params,
         params_non_embedding=params - _end_params(model),
         flops_per_token=_flops(model, train.context) // train.context,
-        state_bytes=sum(t.numel() * t.element_size() for t in model.init_state(1).values()),
+        state_bytes=sum(t.numel() * t.element_size() for t in init_state(model, 1).values()),
         weight_bytes=weights,
         activation_bytes=activations,
         memory_per_device=4 * weights + activations,

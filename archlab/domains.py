@@ -81,16 +81,14 @@ def _parse_choice(values: list[Any], path: str) -> Choice:
     return Choice(tuple(values))
 
 
-def _parse_interval(value: Mapping[Any, Any], path: str) -> Interval:
+def _parse_interval(value: Mapping[str, Any], path: str) -> Interval:
     unknown = [key for key in value if key not in ("low", "high", "log", "step")]
     if unknown:
         raise ConfigError(path, f"unknown key {unknown[0]!r} of a range; known: high, log, low, step")
-    low, high, step = value.get("low"), value.get("high"), value.get("step")
-    if not all(_is_finite(number) for number in (low, high)):
-        raise ConfigError(path, "a range needs two numbers, low and high")
-    if low > high:  # type: ignore[operator]
+    low, high = (_number(value.get(end), path) for end in ("low", "high"))
+    if low > high:
         raise ConfigError(path, f"low {low} is above high {high}")
-    return _checked_spread(low, high, value.get("log", False), step, path)
+    return _checked_spread(low, high, value.get("log", False), value.get("step"), path)
 
 
 def _checked_spread(low: float, high: float, log: Any, step: Any, path: str) -> Interval:
@@ -101,6 +99,12 @@ def _checked_spread(low: float, high: float, log: Any, step: Any, path: str) -> 
     if log and (low <= 0 or step is not None):
         raise ConfigError(path, "a log range needs low above 0 and no step")
     return Interval(low, high, log, step)
+
+
+def _number(value: Any, path: str) -> float:
+    if not _is_finite(value):
+        raise ConfigError(path, "a range needs two numbers, low and high")
+    return value
 
 
 def _is_finite(value: Any) -> bool:

@@ -17,7 +17,7 @@ AUTO_COMPILE_FLOPS = 5e13
 def checkpoint_activations(model: nn.Module) -> None:
     """Keep only each layer's input for the backward pass, which then computes the layer again."""
     for layer in layers(model):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def compile_policy(policy: str, device: torch.device, flops: float) -> str:

@@ -48,8 +48,8 @@ def _checked(experiment: Experiment) -> nn.Module:
 
 def max_context(model: nn.Module) -> int | None:
     """Return how many tokens one stream may hold, or None where the model sets no limit."""
-    limits = [m.max_context for m in model.modules() if getattr(m, "max_context", None) is not None]
-    return min(limits) if limits else None
+    limits: list[int | None] = [getattr(module, "max_context", None) for module in model.modules()]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def layers(model: nn.Module) -> Iterator[nn.Module]:

@@ -172,7 +172,8 @@ def _load_file(file: Path) -> None:
     if not file.is_file():
         raise FileNotFoundError(file)
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

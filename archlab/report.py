@@ -24,7 +24,7 @@ from archlab.report_figures import (
 from archlab.report_page import State, code, facts, figure, page, section, table
 from archlab.report_run import run_page
 
-COMPRESSORS = {"lzma": "xz (lzma)", "bz2": "bz2", "zlib": "zlib"}
+COMPRESSORS = ("xz", "bz2", "zlib")
 _COLUMNS = {"params": "params", "val_loss": "val loss", "val_bpb": "val bpb", "tokens_per_s": "tokens/s"}
 
 
@@ -78,7 +78,7 @@ def _headline(data: SearchData) -> str:
     if best is None:
         return "No trial has been completed." if data.summary else "The search has not ended: this is its state so far."
     against = f", against {base:.3f} for the base experiment at the same budget" if base is not None else ""
-    others = [f"{reached[name]:.3f} for {name}" for name in COMPRESSORS.values() if name in reached]
+    others = [f"{reached[name]:.3f} for {name}" for name in COMPRESSORS if name in reached]
     also = f"; compressors: {', '.join(others)}" if others else ""
     return f"The best trial, number {data.winner}, needs {best:.3f} bits per byte{against}{also}."
 
@@ -88,7 +88,7 @@ def _bits(data: SearchData) -> dict[str, float]:
     models = {"best trial": data.summary.get("winner"), "base experiment": data.summary.get("baseline")}
     reached = {name: found["validation"]["bpb"] for name, found in models.items() if found and "validation" in found}
     packed = data.summary.get("compressors", {})
-    return reached | {title: packed[name] for name, title in COMPRESSORS.items() if name in packed}
+    return reached | {name: packed[name] for name in COMPRESSORS if name in packed}
 
 
 def _bits_figure(reached: Mapping[str, float]) -> Any:

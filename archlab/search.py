@@ -70,7 +70,8 @@ class _Search:
 
     def __init__(self, space: Space, folder: Path, total: int, watch: SearchWatch) -> None:
         self.space, self.folder, self.total, self.watch = space, folder, total, watch
-        self.study = open_study(space, folder)
+        with lock(folder / ".study.lock", wait=True):  # two that begin a database at once get in each other's way
+            self.study = open_study(space, folder)
 
     def run(self) -> Outcome:
         self.watch.on_search(self.space, len(ended(self.study)), self.total)

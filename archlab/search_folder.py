@@ -59,24 +59,24 @@ def _require_same(space: Space, folder: Path) -> None:
     """Raise ArchlabError for the first difference; more trials, and more choices, are no difference."""
     if not (folder / "search.yaml").is_file():
         return
+    may_grow = space.study.sampler.type != "brute_force"  # which counts the choices that are left
     for name, asked in (("base.yaml", space.base_to_plain()), ("search.yaml", space.to_plain())):
         old = yaml.safe_load((folder / name).read_text())
-        where = difference(old, yaml.safe_load(_dump(asked)))
-        if where:
-            raise ArchlabError(
-                f"{folder}: holds another search: {where}; name another folder, or begin anew with --force"
-            )
+        if where := difference(old, yaml.safe_load(_dump(asked)), may_grow=may_grow):
+            way_out = "name another folder, or begin anew with --force"
+            raise ArchlabError(f"{folder}: holds another search: {where}; {way_out}")
 
 
-def difference(old: Any, new: Any, path: str = "") -> str:
-    """Name the first place where two searches differ, or return nothing."""
+def difference(old: Any, new: Any, path: str = "", *, may_grow: bool = True) -> str:
+    """Name the first place where two searches differ, or return nothing; choices may grow unless they are counted."""
     if path in ("description", "study.trials"):
         return ""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        found = (difference(old.get(key), new.get(key), f"{path}.{key}".removeprefix(".")) for key in keys)
+        places = {key: f"{path}.{key}".removeprefix(".") for key in keys}
+        found = (difference(old.get(key), new.get(key), places[key], may_grow=may_grow) for key in keys)
         return next(filter(None, found), "")
-    grown = isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
+    grown = may_grow and isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
     same = old == new or (grown and path.startswith("vary."))
     return "" if same else f"{path} is {old!r} there and {new!r} here"
 

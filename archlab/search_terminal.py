@@ -54,26 +54,33 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     if outcome.winner is None:
         console.print("no trial was trained to its end; the reasons are in the table")
         return
-    console.print(_headline(outcome), highlight=False)
+    console.print(_headline(outcome), highlight=False, soft_wrap=True)
     console.print(_places(outcome), highlight=False, soft_wrap=True)
 
 
 def _trials(data: SearchData) -> Table:
     table = Table(title=f"{data.name}: trials", title_justify="left", box=None, header_style="bold")
     short = short_names(list(data.space.vary))
-    for name in ("run", "state", *short.values(), "val loss", "bits/byte"):
-        table.add_column(name, justify="left" if name in ("run", "state") else "right", overflow="fold")
+    for name in ("run", "state", *short.values()):
+        table.add_column(name, overflow="fold")
+    table.add_column("bits/byte", justify="right")
     for run in [data.baseline, *data.trials]:
-        best = run.name == f"trial {data.winner}"
+        best = run.name == str(data.winner)
         table.add_row(*_row(run, data, short), style="bold green" if best else "")
     return table
 
 
 def _row(run: Run, data: SearchData, short: Mapping[str, str]) -> list[str]:
-    values = run.values or {path: data.space.base.at(path) for path in short if "[*]" not in path}
+    values = run.values or {path: _base_value(data, path) for path in short}
     shown = [brief(values[path]) if path in values else "" for path in short]
-    figures = [f"{run.metrics[name]:.4f}" if name in run.metrics else "" for name in ("val_loss", "val_bpb")]
-    return [run.name.removeprefix("trial "), run.state, *shown, *figures]
+    reached = f"{run.metrics['val_bpb']:.3f}" if "val_bpb" in run.metrics else ""
+    return [run.name, run.state, *shown, reached]
+
+
+def _base_value(data: SearchData, path: str) -> Any:
+    """Return what the base experiment has at a path, a component as its name."""
+    value = data.space.base.at(data.space.base.places(path)[0])
+    return value.get("type", value) if isinstance(value, dict) else "" if value is None else value
 
 
 def _headline(outcome: Outcome) -> str:
@@ -94,7 +101,8 @@ def _places(outcome: Outcome) -> str:
         [
             f"report  {outcome.folder / 'report.html'}",
             f"model   {outcome.folder / 'best'}",
-            f"trials  {outcome.folder / 'trials'} (each with experiment.yaml and metrics.jsonl), {outcome.folder / 'study.db'}",
+            f"trials  {outcome.folder / 'trials'}: experiment.yaml and metrics.jsonl of each",
+            f"study   {outcome.folder / 'study.db'}, for Optuna",
             "next",
             f'  archlab generate {folder}/best --prompt "def "',
             f"  archlab train {folder}/best/experiment.yaml train.steps=2000 --out runs/longer",

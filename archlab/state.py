@@ -24,10 +24,15 @@ class Recurrent(nn.Module):
         return _gather(self, batch_size)
 
 
+def init_state(model: nn.Module, batch_size: int) -> State:
+    """Return the state of any model before its first token: nothing, for one that does not remember."""
+    return model.init_state(batch_size) if isinstance(model, Recurrent) else {}
+
+
 def _gather(module: nn.Module, batch_size: int) -> State:
     state: State = {}
     for name, child in module.named_children():
-        below = child.init_state(batch_size) if isinstance(child, Recurrent) else {}
+        below = init_state(child, batch_size)
         below = below or (_gather(child, batch_size) if isinstance(child, nn.ModuleList) else {})
         state.update({f"{name}.{key}": value for key, value in below.items()})
     return state
@@ -44,6 +49,7 @@ class Stream:
         self.given, self.state = state, {}  # type: tuple[State | None, State]
 
     def __call__(self, name: str, part: nn.Module, *inputs: Any) -> Any:
+        """Return the part's output, its state kept."""
         if not isinstance(part, Recurrent):
             return part(*inputs)
         output, state = part(*inputs, self._piece(name))

@@ -27,15 +27,25 @@ def open_study(space: Space, folder: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     train = space.base.resolve().train
     try:
-        return optuna.create_study(
+        study = optuna.create_study(
             storage=_storage(space, folder),
             study_name=_study_name(space, folder),
             directions=[optuna.study.StudyDirection[way.upper()] for way in space.objectives.values()],
             pruner=space.study.make_pruner(space.can_prune, train.steps, train.eval_every),
             load_if_exists=True,
         )
+        _note_choices(study, space)
+        return study
     except Exception as error:
         raise ArchlabError(f"{_url(space, folder)}: cannot be used: {one_line(error)}") from error
+
+
+def _note_choices(study: optuna.Study, space: Space) -> None:
+    """Keep what may vary beside the study: where that has grown, there is something left to try."""
+    choices = json.dumps(space.asked["vary"], sort_keys=True)
+    if study.user_attrs.get("vary") != choices:
+        study.set_user_attr("vary", choices)
+        study.set_user_attr(EXHAUSTED, False)
 
 
 def forget_study(space: Space, folder: Path) -> None:

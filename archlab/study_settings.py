@@ -7,6 +7,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Annotated, Any, TypeAlias, Union
 
 from archlab.domains import Count, Range
@@ -32,6 +33,7 @@ PRUNERS = {
     "threshold": "ThresholdPruner",
 }
 _SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
+NEEDS = {"cmaes": "cmaes", "gp": "scipy", "qmc": "scipy"}
 _FIXED_SEED = ("qmc",)  # its points are one sequence, that another seed would begin anew
 Seed: TypeAlias = Annotated[int, Range(low=0, high=2**31)]
 
@@ -118,6 +120,8 @@ def _chosen(given: Any, module: str, known: Mapping[str, str], path: str) -> Cho
     name = "none" if name is None and "none" in known else name
     if name not in known:
         raise ConfigError(path, f"no {module.rstrip('s')} {name!r}{suggest(name, known)}")
+    if name in NEEDS and find_spec(NEEDS[name]) is None:
+        raise ConfigError(path, f"{name} needs {NEEDS[name]}: pip install {NEEDS[name]}")
     kinds = _options(getattr(getattr(optuna, module), known[name]))
     check_names(options, list(kinds), path, owner=name)
     return Chosen(name, {key: check_value(value, kinds[key], f"{path}.{key}") for key, value in options.items()})
@@ -140,7 +144,5 @@ def _construct(cls: Callable[..., Any], options: Mapping[str, Any], path: str) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna calls some of its options experimental
             return cls(**{key: value for key, value in options.items() if key != "seed" or "seed" in accepted})
-    except ImportError as error:
-        raise ConfigError(path, f"needs a package that is not installed: {one_line(error)}") from error
     except (TypeError, ValueError) as error:
         raise ConfigError(path, one_line(error)) from error

@@ -99,7 +99,9 @@ def _settled(experiment: Experiment, folder: Path, device: torch.device, step_fl
         "precision": resolve_precision(train.precision, device),
         "compile": compile_policy(train.compile, device, step_flops * train.steps),
     }
-    kept = {key: earlier.get(key, value) if getattr(train, key) == "auto" else value for key, value in settled.items()}
+    kept: dict[str, Any] = {
+        key: earlier.get(key, value) if getattr(train, key) == "auto" else value for key, value in settled.items()
+    }
     return replace(experiment, train=replace(train, **kept))
 
 
@@ -208,7 +210,7 @@ class _Run:
 
     def _evaluate(self) -> dict[str, Any]:
         t = self.train
-        options = {"batch_size": t.batch_size, "context": t.context, "precision": t.precision}
+        options: dict[str, Any] = {"batch_size": t.batch_size, "context": t.context, "precision": t.precision}
         measured = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **options)
         if not math.isfinite(measured["loss"]):
             raise TrainingError(f"step {self.step}: the validation loss is {measured['loss']}; try a smaller train.lr")

@@ -25,7 +25,7 @@ def locate(folder: Path) -> Path:
 
 
 def load_trained(folder: Path, device: str | torch.device = "cpu") -> tuple[Experiment, nn.Module]:
-    """Return the experiment and the model of a published checkpoint, a run or a search; raise ArchlabError if damaged."""
+    """Return experiment and model of a published checkpoint, a run or a search; raise ArchlabError if damaged."""
     place = locate(folder)
     checkpoint.verify(place)
     experiment = load(place / "experiment.yaml")

@@ -34,10 +34,11 @@ def pick(study: optuna.Study) -> FrozenTrial | None:
 def promote(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
     """Publish the best trial as best/, then remove the weights of the others; do nothing that is done already."""
     with lock(folder / ".best.lock", wait=True):
+        done = ended(study)  # before the winner is picked, so that no better one that ends meanwhile is among these
         winner = pick(study)
         if winner is not None and _published(folder) != winner.number:
             _publish(winner, space, folder)
-        for trial in ended(study):
+        for trial in done:
             if winner is None or trial.number != winner.number:
                 drop_weights(trial_folder(folder, trial.number))
     return winner

@@ -59,7 +59,7 @@ def test_a_real_search_from_beginning_to_end(tmp_path: Path) -> None:
     assert summary == outcome.summary
     assert summary["winner"]["validation"]["tokens"] == summary["validation_bytes"] - 1
     assert summary["baseline"]["validation"]["bpb"] > 0
-    assert set(summary["compressors"]) == {"zlib", "bz2", "lzma"}
+    assert set(summary["compressors"]) == {"zlib", "bz2", "xz"}
 
 
 def test_the_same_command_goes_on_and_does_not_repeat_itself(tmp_path: Path, fake: Any) -> None:
@@ -96,6 +96,16 @@ def test_choices_may_grow_between_runs_but_not_shrink(tmp_path: Path, fake: Any)
     assert len(trials_of(tmp_path / "s")) == 3
     with pytest.raises(ArchlabError, match="holds another search: vary"):
         search(file, tmp_path / "s", overrides=[f"vary.{EMA}=[cema]"])
+
+
+def test_a_search_ends_when_everything_has_been_tried(tmp_path: Path, fake: Any) -> None:
+    file = write_space(tmp_path, vary={EMA: ["cema", "none"]}, study={"sampler": "brute_force"})
+    search(file, tmp_path / "s", trials=9)
+    search(file, tmp_path / "s", trials=9)
+    assert {trial.user_attrs["values"][EMA] for trial in trials_of(tmp_path / "s")} == {"cema", "none"}
+    assert len(trials_of(tmp_path / "s")) == 2
+    with pytest.raises(ArchlabError, match="holds another search: vary"):
+        search(file, tmp_path / "s", overrides=[f"vary.{EMA}=[cema,none,ema]"])
 
 
 def test_failures_are_recorded_and_the_search_goes_on(tmp_path: Path, fake: Any) -> None:

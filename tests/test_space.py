@@ -8,7 +8,7 @@ from search_helpers import write_space
 from archlab.config import shipped
 from archlab.errors import ConfigError
 from archlab.space import load_space
-from archlab.study_settings import PRUNERS, SAMPLERS
+from archlab.study_settings import NEEDS, PRUNERS, SAMPLERS
 
 LR = {"low": 1e-3, "high": 1e-1, "log": True}
 EMA = "model.layers[*].mixer.ema"
@@ -36,7 +36,7 @@ def test_defaults(tmp_path: Path) -> None:
         ({"vary": {"train.lrr": [1]}}, "vary.train.lrr: there is no such knob"),
         ({"vary": {"train.lr": "auto"}}, "vary.train.lr: auto: no domain is declared"),
         ({"vary": {"train.lr": {"low": 0, "high": 1}}}, "vary.train.lr: 0.* is not above 0"),
-        ({"vary": {EMA: ["cema", "emma"]}}, rf"no ema 'emma'; did you mean 'ema'\?"),
+        ({"vary": {EMA: ["cema", "emma"]}}, r"no ema 'emma'; did you mean 'ema'\?"),
         ({"vary": {EMA: [{"type": "cema", "ndims": 4}]}}, "unknown knob 'ndims' of 'cema'"),
         ({"vary": {EMA: ["none"], f"{EMA}.num_dims": "auto"}}, "there is no such knob, whichever choices"),
         ({"vary": {f"{EMA}.num_dims": {"low": 1.5, "high": 4}}}, "1.5 is not a whole number"),
@@ -47,13 +47,13 @@ def test_defaults(tmp_path: Path) -> None:
         ({"constraints": ["params == 3"]}, r"constraints\[0\]: 'params == 3' is not a bound"),
         (
             {"constraints": [{"at": "megalodon_7", "require": "params <= 3"}]},
-            "no experiment 'megalodon_7'; did you mean",
+            "no experiment 'megalodon_7'; did",
         ),
         ({"study": {"sampler": "tpee"}}, r"study.sampler: no sampler 'tpee'; did you mean 'tpe'\?"),
         ({"study": {"pruner": {"type": "hyperband", "min_resourse": 1}}}, "unknown knob 'min_resourse' of 'hyperband'"),
         (
             {"study": {"pruner": {"type": "hyperband", "min_resource": "few"}}},
-            "study.pruner.min_resource: 'few' is not",
+            "pruner.min_resource: 'few' is not",
         ),
         ({"study": {"pruner": "percentile"}}, "study.pruner: .*percentile"),
         ({"study": {"sampler": {"type": "tpe", "seed": 3}}}, "unknown knob 'seed' of 'tpe'"),
@@ -82,9 +82,10 @@ def test_overrides_change_the_space_or_its_base(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_every_sampler_can_be_made(tmp_path: Path, sampler: str) -> None:
-    pytest.importorskip("cmaes") if sampler == "cmaes" else None
-    settings = load_space(write_space(tmp_path, study={"sampler": sampler})).study
-    assert type(settings.make_sampler(3)).__name__ == SAMPLERS[sampler]
+    if sampler in NEEDS:
+        pytest.importorskip(NEEDS[sampler])
+    file = write_space(tmp_path, study={"sampler": sampler})
+    assert type(load_space(file).study.make_sampler(3)).__name__ == SAMPLERS[sampler]
 
 
 @pytest.mark.parametrize("pruner", sorted(set(PRUNERS) - {"percentile", "threshold"}))

@@ -42,7 +42,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def conjugate(a: Tensor) -> Tensor:
-    """Flip the imaginary part, so that Re(a h) is the plain dot product of conjugate(a) and h."""
+    """Flip the imaginary part: Re(a h) is the plain dot product of the conjugate of a with h."""
     return a if a.shape[-1] == 1 else torch.stack((a[..., 0], -a[..., 1]), dim=-1)
 
 

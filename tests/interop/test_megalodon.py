@@ -89,7 +89,7 @@ def test_long_stream_without_truncation() -> None:
 def test_wrong_fields_and_tensors_are_named() -> None:
     weights = load_file(GOLDEN / "model_A.weights.safetensors")
     config = VARIANTS["A"]["config"]
-    with pytest.raises(ArchlabError, match="cema_dims.*did you mean 'cema_ndim'"):
+    with pytest.raises(ArchlabError, match=r"cema_dims.*did you mean 'cema_ndim'"):
         interop.load("megalodon", config | {"cema_dims": 4}, weights)
     with pytest.raises(ArchlabError, match=r"layers.0.mega.wv.weight.* is missing"):
         interop.load("megalodon", config, {k: v for k, v in weights.items() if k != "layers.0.mega.wv.weight"})
