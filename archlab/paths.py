@@ -39,13 +39,16 @@ def get(tree: Any, path: str, missing: Any = None) -> Any:
     for part in split(path):
         if isinstance(tree, str) and part == "type":
             return tree
-        if isinstance(tree, list) and isinstance(part, int) and part < len(tree):
-            tree = tree[part]
-        elif isinstance(tree, dict) and part in tree:
-            tree = tree[part]
-        else:
+        if not _holds(tree, part):
             return missing
+        tree = tree[part]
     return tree
+
+
+def _holds(tree: Any, part: Part) -> bool:
+    if isinstance(tree, list):
+        return isinstance(part, int) and part < len(tree)
+    return isinstance(tree, dict) and part in tree
 
 
 def put(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Slot:
     many: bool = False
 
     def __call__(self, *wiring: Any) -> Any:
+        """Build the default."""
         if self.default is None or self.many:
             raise TypeError(f"this {self.kind} has no default: pass a factory")
         return find(self.kind, self.default).cls(*wiring)
