@@ -48,6 +48,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         cli(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message(), debug)
     except (click.Abort, KeyboardInterrupt):
@@ -98,6 +101,8 @@ def list_(what: str | None) -> None:
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the resolved experiment as YAML.")
 def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) -> None:
     """Print an experiment's tree with shapes, and what it costs, without building it."""
+    from rich.text import Text
+
     from archlab import config
     from archlab import show as drawing
 
@@ -110,7 +115,7 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
         click.echo(json.dumps(figures, indent=2))
         return
     console = _console()
-    console.print(f"[bold]{experiment.name}[/]  {experiment.description}")
+    console.print(Text.assemble((experiment.name, "bold"), "  ", experiment.description))
     console.print(drawing.tree(experiment))
     console.print(drawing.cost_table(experiment, figures))
 
@@ -130,8 +135,8 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
         result = commands.train(name, overrides, out=out, resume=resume, force=force, watch=display)
     figures = result.metrics
     console.print(f"validation loss {figures['val_loss']:.4f} nats per token, {figures['val_bpb']:.4f} bits per byte")
-    console.print(f"model    {result.folder / 'final'}\nmetrics  {result.folder / 'metrics.jsonl'}", soft_wrap=True)
-    console.print(f'next     archlab generate {result.folder} --prompt "def "', soft_wrap=True, highlight=False)
+    click.echo(f"model    {result.folder / 'final'}\nmetrics  {result.folder / 'metrics.jsonl'}")
+    click.echo(f'next     archlab generate {result.folder} --prompt "def "')
 
 
 @cli.command()

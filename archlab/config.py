@@ -113,7 +113,8 @@ class Raw:
         if value not in names(slot.kind):
             return value
         known = find(slot.kind, value).knobs
-        return {"type": value} | {key: kept for key, kept in old.items() if key in known}
+        own = ("repeat",) if slot.many else ()
+        return {"type": value} | {key: kept for key, kept in old.items() if key in (*known, *own)}
 
     def resolve(self) -> Experiment:
         """Fill in interpolations and defaults and check every value; raise ConfigError naming file and path."""

@@ -67,16 +67,28 @@ def read_search(folder: Path) -> SearchData:
         folder=folder,
         space=space,
         study=study,
-        baseline=_baseline(folder / "baseline"),
+        baseline=_baseline(space, folder / "baseline"),
         trials=[_trial(trial, folder) for trial in study.get_trials(deepcopy=False)],
         summary=summary,
     )
 
 
-def _baseline(run: Path) -> Run:
+def _baseline(space: Space, run: Path) -> Run:
     result = _read_json(run / "result.json")
     state = "running" if not result else "failed" if result.get("reason") else "complete"
-    return Run("baseline", state, {}, result.get("metrics", {}), curve_of(run), result.get("reason", ""))
+    return Run("baseline", state, _values(space), result.get("metrics", {}), curve_of(run), result.get("reason", ""))
+
+
+def _values(space: Space) -> dict[str, Any]:
+    """Return what the base has where the space varies, components by their names."""
+    base = space.base.resolve().resolved
+    found = {path: paths.get(base, space.base.places(path)[0]) for path in space.vary}
+    return {path: _name_of(value) for path, value in found.items() if value is not None}
+
+
+def _name_of(value: Any) -> Any:
+    """Return a component's name where the value is one."""
+    return value.get("type", value) if isinstance(value, Mapping) else value
 
 
 def _trial(trial: FrozenTrial, folder: Path) -> Run:
@@ -113,7 +125,7 @@ def short_names(vary: Sequence[str]) -> dict[str, str]:
     depth = max(map(len, parts.values()), default=1)
     shortest = {}
     for path in vary:
-        endings = (paths.join(parts[path][-size:]) for size in range(1, depth + 1))
+        endings = (end for size in range(1, depth + 1) if not (end := paths.join(parts[path][-size:])).startswith("["))
         alone = (end for end in endings if sum(other == path or other.endswith(f".{end}") for other in vary) == 1)
         shortest[path] = next(alone, path)
     return shortest

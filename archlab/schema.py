@@ -106,11 +106,15 @@ def _check_scalar(value: Any, expected: type, path: str) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if expected is float and number:
         return _finite(value, path)
-    if expected is int and number and math.isfinite(value) and value == int(value):
+    if expected is int and number and _is_whole(value):
         return int(value)
     if expected in (str, bool) and type(value) is expected:
         return value
     raise ConfigError(path, f"{value!r} is not {describe(expected)}")
+
+
+def _is_whole(value: float) -> bool:
+    return isinstance(value, int) or value.is_integer()
 
 
 def _finite(value: float, path: str) -> float:

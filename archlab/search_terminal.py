@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from archlab.report_data import Run, SearchData, read_search, short_names
 from archlab.report_figures import brief
@@ -23,28 +23,28 @@ class SearchDisplay(Display):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self.total, self.short = 0, {}  # type: tuple[int, dict[str, str]]
+        self.done, self.total = 0, 0
+        self.short: dict[str, str] = {}
 
     def on_search(self, space: Space, done: int, total: int) -> None:
         """Tell what is searched and how far it is."""
-        self.total, self.short = total, short_names(list(space.vary))
-        names = ", ".join(self.short.values())
-        self.say(
-            f"[bold]{escape(space.name)}[/]: {total} trials over {escape(names)}" + (f"; {done} done" if done else "")
-        )
+        self.done, self.total, self.short = done, total, short_names(list(space.vary))
+        far = f"; {done} done" if done else ""
+        self.say(Text.assemble((space.name, "bold"), f": {total} trials over {', '.join(self.short.values())}{far}"))
 
     def on_run(self, label: str, values: Mapping[str, Any]) -> Watch:
         """Show the training of one run under its label."""
-        self.label = f"{label}/{self.total}" if values else label
+        self.label = f"{label} ({self.done + 1} of {self.total})" if values else label
         chosen = "  ".join(f"{self.short.get(path, path)}={brief(value)}" for path, value in values.items())
-        self.say(f"[cyan]{self.label}[/]  {escape(chosen)}")
+        self.say(Text.assemble((self.label, "cyan"), f"  {chosen}"))
         return self
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
         """Tell how a run ended."""
+        self.done += label != "baseline"
         color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
         found = f"  val {metrics['val_loss']:.4f} ({metrics['val_bpb']:.3f} bits/byte)" if "val_loss" in metrics else ""
-        self.say(f"[cyan]{self.label}[/]  [{color}]{state}[/]{found}{escape(f'  {reason}' if reason else '')}")
+        self.say(Text.assemble((self.label, "cyan"), "  ", (state, color), found, f"  {reason}" if reason else ""))
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
@@ -55,7 +55,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         console.print("no trial was trained to its end; the reasons are in the table")
         return
     console.print(_headline(outcome), highlight=False, soft_wrap=True)
-    console.print(_places(outcome), highlight=False, soft_wrap=True)
+    console.print(_places(outcome), markup=False, highlight=False, soft_wrap=True)
 
 
 def _trials(data: SearchData) -> Table:

@@ -7,7 +7,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from archlab.config import Experiment
 
@@ -20,7 +22,7 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console, self.label = console, ""
         self.bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
@@ -43,7 +45,7 @@ class Display:
     ) -> None:
         self.bar.stop()
 
-    def say(self, line: str) -> None:
+    def say(self, line: str | Text) -> None:
         """Print a line that stays, above the bar."""
         self.console.print(line, highlight=False, soft_wrap=True)
 
@@ -55,7 +57,7 @@ class Display:
         self.last_line, self.val = self.begin, ""
         self.task = self.bar.add_task(self.label or experiment.name, total=self.steps, completed=step, figures="")
         if step:
-            self.say(f"{self.label or experiment.name}: going on after step {step}")
+            self.say(f"{escape(self.label or experiment.name)}: going on after step {step}")
 
     def on_step(self, record: dict[str, Any]) -> None:
         """Move the bar, or print a line now and then where there is no terminal."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +15,13 @@ from torch.nn import functional as F
 
 import archlab
 from archlab import checkpoint
-from archlab.config import Experiment, load_yaml
+from archlab.config import Experiment, load
 from archlab.cost import estimate
 from archlab.errors import ArchlabError, ConfigError, TrainingError
 from archlab.evaluate import evaluate
 from archlab.execution import checkpoint_activations, compile_model, compile_policy
-from archlab.files import prepare_folder, write_text
+from archlab.files import prepare_folder, remove_folder, write_text
+from archlab.interrupts import uninterrupted
 from archlab.memory import require_memory
 from archlab.metrics import MetricsLog
 from archlab.metrics import read as read_metrics
@@ -75,9 +75,9 @@ def train(
     model = check(experiment)
     experiment.task.factory()().check(experiment.train.context)
     costs = estimate(experiment, model)
-    device = _device(experiment.train.device)
+    experiment = _settled(experiment, folder, 3.0 * costs["flops_per_token"] * costs["tokens_per_step"], resume)
+    device = torch.device(experiment.train.device)
     require_memory(costs["memory_per_device"], device)
-    experiment = _settled(experiment, folder, device, 3.0 * costs["flops_per_token"] * costs["tokens_per_step"], resume)
     _open_folder(experiment, folder, resume, force)
     return _Run(experiment, folder, device, resume, watch or Silent()).run()
 
@@ -88,31 +88,31 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _settled(experiment: Experiment, folder: Path, device: torch.device, step_flops: float, resume: bool) -> Experiment:
+def _settled(experiment: Experiment, folder: Path, step_flops: float, resume: bool) -> Experiment:
     """Return the experiment with every `auto` decided, once: a resumed run keeps what was decided at first."""
-    train = experiment.train
-    earlier = (
-        load_yaml(folder / "experiment.yaml")["train"] if resume and (folder / "experiment.yaml").is_file() else {}
-    )
+    train, file = experiment.train, folder / "experiment.yaml"
+    earlier = load(file).train if resume and file.is_file() else train
+    undecided = [key for key in ("device", "precision", "compile") if getattr(train, key) == "auto"]
+    train = replace(train, **{key: getattr(earlier, key) for key in undecided})
+    device = _device(train.device)
     settled = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),
         "compile": compile_policy(train.compile, device, step_flops * train.steps),
     }
-    kept: dict[str, Any] = {
-        key: earlier.get(key, value) if getattr(train, key) == "auto" else value for key, value in settled.items()
-    }
-    return replace(experiment, train=replace(train, **kept))
+    return replace(experiment, train=replace(train, **settled))
 
 
 def _open_folder(experiment: Experiment, folder: Path, resume: bool, force: bool) -> None:
     file = folder / "experiment.yaml"
-    if resume and file.is_file():
-        _require_same(load_yaml(file), experiment.resolved, file)
+    if file.is_file() and resume:
+        _require_same(load(file).resolved, experiment.resolved, file)
         return
+    if file.is_file() and not force:
+        raise ArchlabError(f"{folder}: holds a run; go on with it by --resume, or begin anew with --force")
     prepare_folder(folder, force, f"the run {experiment.name!r}")
-    for old in sorted((folder / "checkpoints").glob("step_*"), reverse=True):
-        checkpoint.remove_folder(old)
+    for old in [*folder.glob("final/"), *sorted((folder / "checkpoints").glob("step_*"), reverse=True)]:
+        remove_folder(old)
     write_text(file, experiment.to_yaml())
 
 
@@ -125,7 +125,7 @@ def _require_same(old: Any, new: Any, file: Path, path: str = "") -> None:
         for place, pair in enumerate(zip(old, new, strict=True)):
             _require_same(*pair, file, f"{path}[{place}]")
     elif old != new:
-        raise ArchlabError(f"{file}: {path}: the run has {old!r}, not {new!r}; name another folder, or --force")
+        raise ArchlabError(f"{file}: {path}: the run has {old!r}, not {new!r}; name another folder, or begin anew with --force")
 
 
 class _Run:
@@ -147,31 +147,28 @@ class _Run:
 
     def run(self) -> Result:
         self.watch.on_start(self.experiment, self.step)
-        log = MetricsLog(
-            self.folder, tensorboard=self.train.tensorboard, resume_step=self.step if self.resumed else None
-        )
-        with log:
+        resume_step = self.step if self.resumed else None
+        with MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=resume_step) as log:
             try:
-                for record in self._updates():
-                    log.append(record)
+                self._go_on(log)
             except KeyboardInterrupt:
                 self._save()
                 raise
         checkpoint.publish(self.folder / "final", self.model, self.experiment.resolved, self._provenance())
         return Result(self.folder, last_metrics(self.folder))
 
-    def _updates(self) -> Iterator[dict[str, Any]]:
-        """Make the updates that are left; yield the records to keep."""
+    def _go_on(self, log: MetricsLog) -> None:
+        """Make the updates that are left, after the evaluation that an interrupted run may still owe."""
+        if self.step and not any("val_loss" in r for r in read_metrics(self.folder) if r["step"] == self.step):
+            self._evaluate(log)
         while self.step < self.train.steps:
-            record = self._update()
-            self.step += 1
-            if _due(self.step, self.train.log_every, self.train.steps):
-                yield record
+            with uninterrupted():  # half an update, or one without its record, could not be gone on from
+                record = self._update()
+                self.step += 1
+                if _due(self.step, self.train.log_every, self.train.steps):
+                    log.append(record)
             self.watch.on_step(record)
-            if _due(self.step, self.train.eval_every, self.train.steps):
-                measured = self._evaluate()
-                yield measured
-                self.watch.on_eval(measured)
+            self._evaluate(log)
             if _due(self.step, self.train.checkpoint_every, self.train.steps):
                 self._save()
 
@@ -208,13 +205,18 @@ class _Run:
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
         raise TrainingError(f"step {self.step + 1}: {what}; try a smaller train.lr, or a longer train.warmup")
 
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self, log: MetricsLog) -> None:
+        """Measure the validation split where this is due."""
         t = self.train
-        options: dict[str, Any] = {"batch_size": t.batch_size, "context": t.context, "precision": t.precision}
+        if not _due(self.step, t.eval_every, t.steps):
+            return
+        options = {"batch_size": t.batch_size, "context": t.context, "precision": t.precision}
         measured = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **options)
         if not math.isfinite(measured["loss"]):
             raise TrainingError(f"step {self.step}: the validation loss is {measured['loss']}; try a smaller train.lr")
-        return {"step": self.step, "val_loss": measured["loss"], "val_bpb": measured["bpb"]}
+        record = {"step": self.step, "val_loss": measured["loss"], "val_bpb": measured["bpb"]}
+        log.append(record)
+        self.watch.on_eval(record)
 
     def _save(self) -> None:
         keep = self.train.keep_checkpoints

@@ -80,6 +80,8 @@ def test_a_search_s_report_says_all_that_was_promised(tmp_path: Path, fake: Any)
     assert outcome.summary["versions"]["torch"] in text
     assert f"archlab search {tmp_path / 's' / 'search.yaml'} --out" in text
     assert "window: chunk" in text
+    rows = read_search(tmp_path / "s")
+    assert rows.baseline.values == {EMA: "cema", f"{EMA}.num_dims": 4, "train.lr": 0.01}
     figures = [value for tag, name, value in reader.attributes if (tag, name) == ("div", "id")]
     assert figures == ["bits", "curves", "coordinates", "importances"]
     assert page.count("Plotly.newPlot(") >= 4
@@ -164,7 +166,7 @@ def test_a_run_s_report(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_neither_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArchlabError, match="holds neither a search .* nor a run"):
+    with pytest.raises(ArchlabError, match=r"holds neither a search .* nor a run"):
         report(tmp_path)
 
 

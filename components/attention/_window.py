@@ -23,8 +23,8 @@ class Windowed(Recurrent):
     """Attention whose weights are a function of the scores of the keys in a causal window.
 
     q: [B, T, H, K], k: [B, T, G, K], v: [B, T, G, V] -> [B, T, H, V].  State: position [B] and the last
-    `window_size` keys (already rotated) and values. `full` sees all, and refuses more than `window_size`
-    tokens; `sliding` sees the last `window_size`, itself among them; `chunk` sees its own block of them.
+    `window_size` keys (already rotated) and values. `full` sees all, and refuses a stream of more than
+    `window_size` tokens; `sliding` sees the last `window_size`, itself among them; `chunk` sees its own block of them.
     """
 
     _like: Tensor
@@ -77,6 +77,9 @@ class Windowed(Recurrent):
         B, T = q_BTHK.shape[:2]
         if self.window == "full" and self.window_size < T:
             raise ValueError(f"{T} tokens are more than the window_size {self.window_size} of full attention")
+        if self.window == "full" and state:
+            fits = (state["position"] <= self.window_size - T).all()
+            torch._assert_async(fits, f"the stream exceeds the window_size {self.window_size} of full attention")
         begin_B1 = state["position"][:, None] if state else torch.zeros(1, 1, dtype=torch.int64, device=q_BTHK.device)
         position_BT = begin_B1 + torch.arange(T, device=q_BTHK.device)
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT

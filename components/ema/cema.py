@@ -48,7 +48,7 @@ class ComplexEMA(Recurrent):
 
     def init_state(self, batch_size: int) -> State:
         """Return h = 0."""
-        return {"h": self.gamma.new_zeros(batch_size, *self.gamma.shape)}
+        return {"h": at_least_float32(self.gamma).new_zeros(batch_size, *self.gamma.shape)}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Average the past of every channel."""

@@ -43,7 +43,7 @@ class DampedEMA(Recurrent):
 
     def init_state(self, batch_size: int) -> State:
         """Return h = 0."""
-        return {"h": self.eta.new_zeros(batch_size, *self.eta.shape, 1)}
+        return {"h": at_least_float32(self.eta).new_zeros(batch_size, *self.eta.shape, 1)}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Average the past of every channel."""

@@ -45,7 +45,7 @@ class DiagonalStateSpace(Recurrent):
 
     def init_state(self, batch_size: int) -> State:
         """Return h = 0."""
-        return {"h": self.read.new_zeros(batch_size, *self.read.shape)}
+        return {"h": at_least_float32(self.read).new_zeros(batch_size, *self.read.shape)}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Filter every channel by its own state space."""
@@ -58,7 +58,7 @@ class DiagonalStateSpace(Recurrent):
         step_D1 = torch.exp(at_least_float32(self.log_step))[:, None]
         rate, frequency = torch.exp(at_least_float32(self.log_rate)), at_least_float32(self.frequency)
         decay = Decay(-step_D1 * rate, step_D1 * frequency)
-        grown = decay.powers(torch.ones(1, device=rate.device, dtype=rate.dtype))[:, 0]
-        shifted = torch.stack((grown[..., 0] - 1, grown[..., 1]), dim=-1)
+        growth, angle = torch.expm1(decay.log_radius_DN), step_D1 * frequency
+        shifted = torch.stack((growth * angle.cos() - 2 * (angle / 2).sin() ** 2, (growth + 1) * angle.sin()), dim=-1)
         inverse = torch.stack((-rate, -frequency), dim=-1) / (rate**2 + frequency**2)[..., None]
         return decay, 2 * product(at_least_float32(self.read), product(shifted, inverse))
