@@ -79,7 +79,7 @@ def search(
     watch: Any = None,
 ) -> Any:
     """Search a space in a folder, runs/NAME by default, going on with what is there; return its Outcome."""
-    from archlab.search import search as run
+    from archlab.search.run import search as run
 
     folder = out or Path("runs") / Path(name).stem
     return run(name, folder, overrides=overrides, trials=trials, force=force, watch=watch)
@@ -95,7 +95,7 @@ def export(folder: Path, out: Path, *, force: bool = False) -> Path:
 
 def report(folder: Path) -> Path:
     """Write a search's or a run's report.html; return it."""
-    from archlab.report import report as write
+    from archlab.report.write import report as write
 
     return write(folder)
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from archlab.report_data import Run, SearchData, read_search, short_names
-from archlab.report_figures import brief
-from archlab.search import Outcome
-from archlab.space import Space
+from archlab.report.data import Run, SearchData, read_search, short_names
+from archlab.report.figures import brief
+from archlab.search.run import Outcome
+from archlab.search.space import Space
 from archlab.terminal import Display
 from archlab.train import Watch
 

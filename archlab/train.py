@@ -92,10 +92,11 @@ def _settled(experiment: Experiment, folder: Path, step_flops: float, resume: bo
     """Return the experiment with every `auto` decided, once: a resumed run keeps what was decided at first."""
     train, file = experiment.train, folder / "experiment.yaml"
     earlier = load(file).train if resume and file.is_file() else train
-    undecided = [key for key in ("device", "precision", "compile") if getattr(train, key) == "auto"]
-    train = replace(train, **{key: getattr(earlier, key) for key in undecided})
+    settings = ("device", "precision", "compile")
+    kept: dict[str, Any] = {key: getattr(earlier, key) for key in settings if getattr(train, key) == "auto"}
+    train = replace(train, **kept)
     device = _device(train.device)
-    settled = {
+    settled: dict[str, Any] = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),
         "compile": compile_policy(train.compile, device, step_flops * train.steps),
@@ -125,7 +126,9 @@ def _require_same(old: Any, new: Any, file: Path, path: str = "") -> None:
         for place, pair in enumerate(zip(old, new, strict=True)):
             _require_same(*pair, file, f"{path}[{place}]")
     elif old != new:
-        raise ArchlabError(f"{file}: {path}: the run has {old!r}, not {new!r}; name another folder, or begin anew with --force")
+        raise ArchlabError(
+            f"{file}: {path}: the run has {old!r}, not {new!r}; name another folder, or begin anew with --force"
+        )
 
 
 class _Run:
@@ -210,7 +213,7 @@ class _Run:
         t = self.train
         if not _due(self.step, t.eval_every, t.steps):
             return
-        options = {"batch_size": t.batch_size, "context": t.context, "precision": t.precision}
+        options: dict[str, Any] = {"batch_size": t.batch_size, "context": t.context, "precision": t.precision}
         measured = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **options)
         if not math.isfinite(measured["loss"]):
             raise TrainingError(f"step {self.step}: the validation loss is {measured['loss']}; try a smaller train.lr")

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from search_helpers import TRAIN, pretend, write_space
 
-import archlab.search
+import archlab.search.run
 from archlab.config import Experiment, load
 from archlab.errors import ArchlabError
-from archlab.report import report
-from archlab.report_data import importances, read_search, short_names
-from archlab.report_figures import brief, parallel_coordinates
-from archlab.report_page import table
-from archlab.search import search
+from archlab.report.data import importances, read_search, short_names
+from archlab.report.figures import brief, parallel_coordinates
+from archlab.report.html import table
+from archlab.report.write import report
+from archlab.search.run import search
 from archlab.train import train
 
 EMA = "model.layers[*].mixer.ema"
@@ -50,9 +50,9 @@ class Reader(HTMLParser):
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def install(loss: Callable[[Experiment], float]) -> None:
-        monkeypatch.setattr(archlab.search, "train", pretend(loss))
+        monkeypatch.setattr(archlab.search.run, "train", pretend(loss))
 
-    monkeypatch.setattr(archlab.search, "train", pretend())
+    monkeypatch.setattr(archlab.search.run, "train", pretend())
     return install
 
 

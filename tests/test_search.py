@@ -16,12 +16,12 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from search_helpers import pretend, write_space
 
-import archlab.search
+import archlab.search.run
 from archlab.config import Experiment, load
 from archlab.errors import ArchlabError, TrainingError
-from archlab.search import reason_of, search
-from archlab.space import load_space
-from archlab.study import MAX_ATTEMPTS, ended, is_interrupted, lock_file, open_study
+from archlab.search.run import reason_of, search
+from archlab.search.space import load_space
+from archlab.search.study import MAX_ATTEMPTS, ended, is_interrupted, lock_file, open_study
 from archlab.trained import load_trained
 
 EMA = "model.layers[*].mixer.ema"
@@ -31,7 +31,7 @@ NO_PRUNING = {"pruner": "none"}
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def install(**loss: Callable[[Experiment], float]) -> None:
-        monkeypatch.setattr(archlab.search, "train", pretend(**loss))
+        monkeypatch.setattr(archlab.search.run, "train", pretend(**loss))
 
     install()
     return install
@@ -241,7 +241,7 @@ _WORKER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import archlab.search
+import archlab.search.run
 from search_helpers import pretend
 
 done = pretend()
@@ -252,8 +252,8 @@ def slow(experiment, folder, **options):
         time.sleep({seconds})
     return done(experiment, folder, **options)
 
-archlab.search.train = slow
-archlab.search.search({file!r}, Path({folder!r}), trials={trials})
+archlab.search.run.train = slow
+archlab.search.run.search({file!r}, Path({folder!r}), trials={trials})
 """
 
 
@@ -295,7 +295,7 @@ def test_a_trial_that_keeps_bringing_its_process_down_is_given_up(tmp_path: Path
     for _ in range(MAX_ATTEMPTS):
         trial = study.ask()  # a worker that is gone before it has locked anything
         assert trial.suggest_float("train.lr", 0.001, 0.1, log=True) == 0.05
-        archlab.search.reap(study, folder)
+        archlab.search.run.reap(study, folder)
     given_up = [trial for trial in trials_of(folder) if "its process ended" in trial.user_attrs.get("reason", "")]
     assert len(given_up) == 1
     assert not study.get_trials(states=(TrialState.WAITING,))
@@ -326,7 +326,9 @@ def test_a_lock_is_held_for_as_long_as_a_trial_runs(tmp_path: Path, fake: Any) -
 
     def loss(experiment: Experiment) -> float:
         if experiment.train.lr != 0.01:
-            thread = threading.Thread(target=lambda: free.append(archlab.study.is_free(lock_file(tmp_path / "s", 0))))
+            thread = threading.Thread(
+                target=lambda: free.append(archlab.search.study.is_free(lock_file(tmp_path / "s", 0)))
+            )
             thread.start()
             thread.join()
         return 1.0
@@ -334,7 +336,7 @@ def test_a_lock_is_held_for_as_long_as_a_trial_runs(tmp_path: Path, fake: Any) -
     fake(loss=loss)
     search(write_space(tmp_path), tmp_path / "s", trials=1)
     assert free == [False]
-    assert archlab.study.is_free(lock_file(tmp_path / "s", 0))
+    assert archlab.search.study.is_free(lock_file(tmp_path / "s", 0))
 
 
 def test_reasons_are_one_line() -> None:

@@ -7,8 +7,8 @@ from search_helpers import write_space
 
 from archlab.config import shipped
 from archlab.errors import ConfigError
-from archlab.space import load_space
-from archlab.study_settings import NEEDS, PRUNERS, SAMPLERS
+from archlab.search.space import load_space
+from archlab.search.study_settings import NEEDS, PRUNERS, SAMPLERS
 
 LR = {"low": 1e-3, "high": 1e-1, "log": True}
 EMA = "model.layers[*].mixer.ema"

@@ -6,8 +6,8 @@ import pytest
 from search_helpers import write_space
 
 from archlab.errors import ConfigError
-from archlab.space import Space, load_space
-from archlab.suggest import suggest
+from archlab.search.space import Space, load_space
+from archlab.search.suggest import suggest
 
 EMA = "model.layers[*].mixer.ema"
 ATTENTION = "model.layers[*].mixer.attention"

@@ -141,14 +141,11 @@ def test_rows_of_a_batch_are_strangers(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("level", [-90.0, 0.0, 90.0])
-def test_saturated_parameters_stay_finite(name, level):
+@pytest.mark.parametrize("level", [-40.0, 40.0])
+def test_saturated_decays_stay_finite(name, level):
     layer = build(name).float()
-    for parameter in layer.parameters():
-        torch.nn.init.constant_(parameter, level if parameter.shape[:2] == (3, 4) and parameter.dim() < 3 else 1.0)
-    if name != "s4d":
-        torch.nn.init.constant_(layer.alpha, level)
-        torch.nn.init.constant_(layer.delta, level)
+    for parameter in ("log_rate",) if name == "s4d" else ("alpha", "delta"):
+        torch.nn.init.constant_(getattr(layer, parameter), level)
     x = torch.randn(1, 130, 3, requires_grad=True)
     y, state = layer(x)
     gradients = torch.autograd.grad(y.sum() + state["h"].sum(), [x, *layer.parameters()])

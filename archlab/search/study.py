@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ArchlabError, one_line
 from archlab.files import remove_folder
-from archlab.locks import is_free
-from archlab.space import Space
+from archlab.search.locks import is_free
+from archlab.search.space import Space
 
 MAX_ATTEMPTS = 3
 INTERRUPTED, EXHAUSTED = "interrupted", "exhausted"

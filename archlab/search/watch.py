@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import Trial
 
 from archlab.config import Experiment
-from archlab.space import Space
+from archlab.search.space import Space
 from archlab.train import Watch
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from archlab.errors import ArchlabError
 from archlab.files import write_text
-from archlab.report_data import Run, SearchData, importances, read_search, short_names
-from archlab.report_figures import (
+from archlab.report.data import Run, SearchData, importances, read_search, short_names
+from archlab.report.figures import (
     ACCENT,
     BASE,
     OTHER,
@@ -21,8 +21,8 @@ from archlab.report_figures import (
     parallel_coordinates,
     pareto,
 )
-from archlab.report_page import State, code, facts, figure, page, section, table
-from archlab.report_run import run_page
+from archlab.report.html import State, code, facts, figure, page, section, table
+from archlab.report.run import run_page
 
 COMPRESSORS = ("xz", "bz2", "zlib")
 _COLUMNS = {"params": "params", "val_loss": "val loss", "val_bpb": "val bpb", "tokens_per_s": "tokens/s"}

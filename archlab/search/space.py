@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from archlab import config, paths
-from archlab.constraints import Constraint, is_file_name, parse_constraints, read_from
 from archlab.domains import Domain, parse_domain
 from archlab.errors import ConfigError, suggest
-from archlab.knobs import check_varied
 from archlab.registry import load_plugin
 from archlab.schema import check_names
-from archlab.study_settings import StudySettings, parse_study
+from archlab.search.constraints import Constraint, is_file_name, parse_constraints, read_from
+from archlab.search.knobs import check_varied
+from archlab.search.study_settings import StudySettings, parse_study
 
 KEYS = ("base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
 COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "memory_per_device")

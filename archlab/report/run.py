@@ -9,9 +9,9 @@ from typing import Any
 
 from archlab.config import load
 from archlab.cost import estimate
-from archlab.report_data import curve_of, merged_metrics
-from archlab.report_figures import run_curves
-from archlab.report_page import code, facts, figure, page, section
+from archlab.report.data import curve_of, merged_metrics
+from archlab.report.figures import run_curves
+from archlab.report.html import code, facts, figure, page, section
 
 
 def run_page(folder: Path) -> str:

@@ -11,7 +11,7 @@ from archlab import paths
 from archlab.config import Raw
 from archlab.domains import Choice, Domain
 from archlab.errors import ConfigError
-from archlab.knobs import Varied, in_order, is_above, look_up
+from archlab.search.knobs import Varied, in_order, is_above, look_up
 
 Scalar: TypeAlias = "str | int | float | bool | None"
 _LONGEST = 60

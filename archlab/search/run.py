@@ -22,15 +22,26 @@ from archlab.config import Experiment
 from archlab.cost import estimate
 from archlab.errors import ArchlabError, ConfigError, TrainingError, one_line
 from archlab.files import write_text
-from archlab.locks import lock
-from archlab.measure import decode_us_per_token, tokens_per_s
-from archlab.search_folder import open_folder
-from archlab.search_watch import Judge, SearchWatch, Unwatched
-from archlab.space import Space, load_space
-from archlab.study import claimed, ended, interrupt, is_exhausted, lock_file, note, open_study, reap, tell, trial_folder
-from archlab.suggest import suggest
+from archlab.search.folder import open_folder
+from archlab.search.locks import lock
+from archlab.search.measure import decode_us_per_token, tokens_per_s
+from archlab.search.space import Space, load_space
+from archlab.search.study import (
+    claimed,
+    ended,
+    interrupt,
+    is_exhausted,
+    lock_file,
+    note,
+    open_study,
+    reap,
+    tell,
+    trial_folder,
+)
+from archlab.search.suggest import suggest
+from archlab.search.watch import Judge, SearchWatch, Unwatched
+from archlab.search.winner import promote, summarize
 from archlab.train import Silent, Watch, train
-from archlab.winner import promote, summarize
 
 
 @dataclass(frozen=True)

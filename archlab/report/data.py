@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial
 
 from archlab import metrics, paths
 from archlab.errors import ArchlabError, one_line
-from archlab.space import Space, load_space
-from archlab.study import INTERRUPTED, is_interrupted, open_study, trial_folder
+from archlab.search.space import Space, load_space
+from archlab.search.study import INTERRUPTED, is_interrupted, open_study, trial_folder
 
 ENOUGH_FOR_IMPORTANCE = 4
 _WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}

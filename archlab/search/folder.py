@@ -12,9 +12,9 @@ import yaml
 
 from archlab.errors import ArchlabError
 from archlab.files import prepare_folder, write_text
-from archlab.locks import lock
-from archlab.space import Space
-from archlab.study import forget_study
+from archlab.search.locks import lock
+from archlab.search.space import Space
+from archlab.search.study import forget_study
 
 _OWN_FOLDERS = ("trials", "baseline", "best")
 _OWN_FILES = ("summary.json", "report.html", "base.yaml", "search.yaml")

@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from archlab.report_data import Run, SearchData, short_names
+from archlab.report.data import Run, SearchData, short_names
 
 ACCENT, BASE, QUIET, OTHER, FAINT = "#2f6f5e", "#b5652b", "#b9c0c6", "#5b7f95", "#dde2e5"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"

@@ -15,10 +15,10 @@ from archlab import checkpoint
 from archlab.compressors import compressed_bpb
 from archlab.evaluate import evaluate
 from archlab.files import write_text
-from archlab.locks import lock
 from archlab.machine import machine, versions
-from archlab.space import Space
-from archlab.study import drop_weights, ended, trial_folder
+from archlab.search.locks import lock
+from archlab.search.space import Space
+from archlab.search.study import drop_weights, ended, trial_folder
 from archlab.trained import load_trained
 
 

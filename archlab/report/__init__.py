@@ -1,0 +1,1 @@
+"""What a search or a run showed, as one offline page."""

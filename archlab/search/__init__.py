@@ -1,0 +1,1 @@
+"""Search over architectures: spaces, studies, trials, and the best of them."""
