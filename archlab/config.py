@@ -59,6 +59,7 @@ class Raw:
     """An experiment's YAML before it is resolved, with the layers that it came from, the last on top."""
 
     name: str
+    file: str
     tree: dict[str, Any]
     layers: tuple[tuple[str, dict[str, Any]], ...]
     plugins: tuple[str, ...] = ()
@@ -73,7 +74,8 @@ class Raw:
         if top == "train" and len(rest) == 1:
             return train_knobs().get(str(rest[0]))
         if top in KINDS and isinstance(top, str):
-            return knob_at(self.at(top) or {}, rest, KINDS[top])
+            whole = Knob(top, Any, Slot(KINDS[top], None))
+            return knob_at(self.at(top) or {}, rest, KINDS[top]) if rest else whole
         return None
 
     def places(self, path: str) -> list[str]:
@@ -127,8 +129,8 @@ class Raw:
     @property
     def source(self) -> str:
         """The file that was asked for, and whether values were laid on it."""
-        files = [source for source, tree in self.layers if "name" in tree]
-        return files[-1] if self.layers[-1][0] == files[-1] else f"{files[-1]}, with {self.layers[-1][0]}"
+        top = self.layers[-1][0]
+        return self.file if top == self.file else f"{self.file}, with {top}"
 
     def source_of(self, path: str) -> str:
         """Return the file or command that a value at or above a path came from."""
@@ -229,6 +231,7 @@ def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> Raw:
     tree = {"name": file.stem} | tree
     raw = Raw(
         file.stem,
+        str(file),
         paths.merge(below.tree if below else {}, tree),
         (*(below.layers if below else ()), (str(file), tree)),
         (*(below.plugins if below else ()), *(_absolute(p, file) for p in plugins)),

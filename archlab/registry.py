@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
@@ -166,7 +168,7 @@ def load_plugin(plugin: str, folder: Path, path: str = "plugins") -> None:
 
 
 def _load_file(file: Path) -> None:
-    name = f"archlab_plugin_{file.stem}"
+    name = f"archlab_plugin_{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}_{file.stem}"
     known = sys.modules.get(name)
     if known is not None and known.__file__ == str(file):
         return
@@ -181,4 +183,6 @@ def _load_file(file: Path) -> None:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
+        for key in [key for key, component in _registered.items() if component.cls.__module__ == name]:
+            del _registered[key]
         raise

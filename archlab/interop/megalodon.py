@@ -64,9 +64,18 @@ ENDS = {
 
 
 def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return the model of the reference's configuration and tensors, in the tensors' dtype."""
-    model = build(parse(plain(config), "backbone", "model")).to(tensors["embed.weight"].dtype)
-    ours, given = names(model), {name: tensor for name, tensor in tensors.items() if not BUFFERS.match(name)}
+    """Return the model of the reference's configuration and tensors, in the tensors' dtype.
+
+    The vocabulary is the embedding's where the configuration does not say; a tied output may be left out.
+    """
+    given = {name: tensor for name, tensor in tensors.items() if not BUFFERS.match(name)}
+    if "embed.weight" not in given:
+        raise ArchlabError("tensor 'embed.weight' is missing")
+    described = plain(config)
+    if described["vocab_size"] == DEFAULTS["vocab_size"]:
+        described["vocab_size"] = given["embed.weight"].shape[0]
+    model = build(parse(described, "backbone", "model")).to(given["embed.weight"].dtype)
+    ours = names(model)
     _check_names(ours, given)
     with torch.no_grad():
         for name, tensor in given.items():
@@ -80,8 +89,9 @@ def _check_names(ours: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     for name in given:
         if name not in ours:
             raise ArchlabError(f"unknown tensor {name!r}{suggest(name, ours)}")
-    for name in ours:
-        if name not in given:
+    for name, parameter in ours.items():
+        tied = name == "output.output.weight" and parameter is ours["embed.weight"]
+        if name not in given and not tied:
             raise ArchlabError(f"tensor {name!r} is missing")
 
 

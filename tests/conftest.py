@@ -1,0 +1,72 @@
+"""A text, a model and an experiment small enough that a run takes a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import yaml
+
+from archlab import config
+from archlab.config import Experiment
+
+Write: TypeAlias = Callable[..., Path]
+Tiny: TypeAlias = Callable[..., Experiment]
+
+LAYER = {
+    "repeat": 2,
+    "mixer": {"type": "mega", "shared_dim": 8, "value_dim": 32, "ema": {"type": "ema", "num_dims": 2}},
+    "ffn": {"type": "mlp", "hidden_dim": 32},
+    "dropout": 0.1,
+}
+TRAIN = {
+    "steps": 12,
+    "batch_size": 2,
+    "context": 32,
+    "lr": 1e-2,
+    "warmup": 2,
+    "eval_every": 4,
+    "eval_tokens": 128,
+    "checkpoint_every": 3,
+    "log_every": 1,
+    "device": "cpu",
+    "precision": "float32",
+    "compile": "off",
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of a few kB."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("".join(f"{n} times {n} is {n * n}.\n" for n in range(300)))
+    return file
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write YAML data as a file of the test's own folder."""
+
+    def to_file(tree: Any, name: str = "experiment.yaml") -> Path:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree, sort_keys=False))
+        return tmp_path / name
+
+    return to_file
+
+
+@pytest.fixture
+def tiny_file(write: Write, text: Path) -> Path:
+    """The YAML file of a training run of 12 updates."""
+    model = {"type": "stack", "vocab_size": 256, "dim": 32, "layers": [LAYER]}
+    task = {"type": "text", "path": str(text), "eval_bytes": 256}
+    return write({"model": model, "task": task, "train": TRAIN}, "tiny.yaml")
+
+
+@pytest.fixture
+def tiny(tiny_file: Path) -> Tiny:
+    """Load the tiny experiment with overrides."""
+    return lambda *overrides: config.load(tiny_file, overrides)

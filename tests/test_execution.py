@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from conftest import Tiny
+from torch import Tensor, nn
+
+from archlab import execution
+from archlab.execution import AUTO_COMPILE_FLOPS, checkpoint_activations, compile_model, compile_policy
+from archlab.model import build
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    torch.manual_seed(0)
+    model(torch.arange(40).view(2, 20))[0].logsumexp(-1).sum().backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def test_recomputing_changes_no_gradient_even_with_dropout(tiny: Tiny) -> None:
+    spec = tiny().model
+    plain, recomputed = build(spec), build(spec)
+    checkpoint_activations(recomputed)
+    for one, other in zip(gradients(plain), gradients(recomputed), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_recomputing_keeps_names(tiny: Tiny) -> None:
+    model = build(tiny().model)
+    names = list(model.state_dict())
+    checkpoint_activations(model)
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("policy", ["off", "block", "model"])
+def test_a_policy_that_is_asked_for_is_taken(policy: str) -> None:
+    assert compile_policy(policy, CPU, 0) == policy
+
+
+def test_auto_compiles_what_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "has_cpp_compiler", lambda: True)
+    assert compile_policy("auto", CPU, AUTO_COMPILE_FLOPS / 2) == "off"
+    assert compile_policy("auto", CPU, AUTO_COMPILE_FLOPS) == "block"
+    assert compile_policy("auto", CUDA, 0) == "block"
+    monkeypatch.setattr(execution, "has_cpp_compiler", lambda: False)
+    assert compile_policy("auto", CPU, AUTO_COMPILE_FLOPS) == "off"
+
+
+def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/clang++" if name == "clang++" else None)
+    assert execution.has_cpp_compiler()
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not execution.has_cpp_compiler()
+
+
+@pytest.mark.parametrize(("policy", "calls"), [("off", 0), ("block", 2), ("model", 1)])
+def test_what_is_compiled(policy: str, calls: int, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, fullgraph: compiled.append(module))
+    model = build(tiny().model)
+    compile_model(model, policy)
+    assert len(compiled) == calls
+    assert all(part is model or part in model.blocks for part in compiled)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from archlab import precision
+from archlab.precision import GAIN, bfloat16_gain, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def measured_anew() -> Iterator[None]:
+    bfloat16_gain.cache_clear()
+    yield
+    bfloat16_gain.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_what_is_asked_for_is_not_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(precision, "bfloat16_gain")
+    assert resolve_precision(name, CPU) == name
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(0.5, "float32"), (GAIN - 0.01, "float32"), (GAIN, "bfloat16")])
+def test_auto_takes_what_pays(gain: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {torch.float32: gain, torch.bfloat16: 1.0}
+    monkeypatch.setattr(precision, "_seconds", lambda device_type, dtype: seconds[dtype])
+    assert resolve_precision("auto", CPU) == chosen
+
+
+def test_a_device_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "SIZE", 16)
+    first = bfloat16_gain("cpu")
+    assert first > 0
+    assert bfloat16_gain("cpu") == first
