@@ -176,8 +176,9 @@ def export(folder: Path, out: Path, force: bool) -> None:
 @click.option("--seed", default=0, show_default=True, type=int)
 def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
     """Continue a text with a trained model: a checkpoint, a run or a search."""
+    pieces = commands.generate(folder, prompt, max_new_tokens=tokens, **sampling)
     click.echo(prompt, nl=False)
-    for piece in commands.generate(folder, prompt, max_new_tokens=tokens, **sampling):
+    for piece in pieces:
         click.echo(piece, nl=False)
     click.echo()
 

@@ -9,6 +9,7 @@ from typing import Any
 from archlab import config
 from archlab.config import Experiment
 from archlab.errors import ArchlabError
+from archlab.yaml_files import shipped
 
 
 def show(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -28,9 +29,10 @@ def train(
     watch: Any = None,
 ) -> Any:
     """Train an experiment in a folder, runs/NAME by default; return its Result."""
+    experiment = config.load(name, overrides)
+
     from archlab.train import train as run
 
-    experiment = config.load(name, overrides)
     return run(experiment, out or Path("runs") / experiment.name, resume=resume, force=force, watch=watch)
 
 
@@ -119,4 +121,4 @@ def catalogue(kind: str | None = None) -> list[Any]:
 
 def experiments() -> list[Experiment]:
     """Return every experiment that comes with archlab."""
-    return [config.load(name) for name in config.shipped()]
+    return [config.load(name) for name in shipped()]

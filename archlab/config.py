@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from archlab import paths
-from archlab.errors import ConfigError, one_line, suggest
+from archlab.errors import ConfigError, one_line
 from archlab.registry import Slot, find, load_plugin, names
 from archlab.schema import Knob, check_names, check_value
 from archlab.settings import Train, parse_train, train_knobs
 from archlab.spec import Spec, knob_at, parse
+from archlab.yaml_files import load_yaml, locate
 
 SECTIONS = ("name", "description", "model", "task", "train")
 KEYS = ("base", "plugins", "override", *SECTIONS)
@@ -163,52 +163,8 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     return read(name, overrides).resolve()
 
 
-def shipped(folder: str = "experiments") -> dict[str, Path]:
-    """Return the YAML files that come with archlab, by name."""
-    root = Path(import_module("archlab.components").__path__[0]).parent / folder
-    return {file.stem: file for file in sorted(root.glob("*.yaml"))}
-
-
-def locate(name: str, folder: Path, library: str) -> Path:
-    """Return the file that a name or a path means, seen from `folder`; raise ConfigError if there is none."""
-    file = folder / name
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        if not file.is_file():
-            raise ConfigError("", f"no file {str(file)!r}")
-        return file
-    known = shipped(library)
-    if name not in known:
-        raise ConfigError("", f"no {library.rstrip('s').replace('_', ' ')} {name!r}{suggest(name, known)}")
-    return known[name]
-
-
 def _locate(name: str, folder: Path) -> Path:
     return locate(name, folder, "experiments")
-
-
-def load_yaml(file: Path) -> dict[str, Any]:
-    """Return a YAML file's mapping, interpolations unresolved; raise ConfigError in one line."""
-    try:
-        config = OmegaConf.load(file)
-        tree = OmegaConf.to_container(config, resolve=False)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError("", f"{where}{error.problem or error.context}", str(file)) from None
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError, TypeError) as error:
-        raise ConfigError("", f"cannot be read: {one_line(error)}", str(file)) from None
-    if not isinstance(config, DictConfig) or not isinstance(tree, dict):
-        raise ConfigError("", "is not a mapping", str(file))
-    _require_text_keys(tree, "", file)
-    return tree  # type: ignore[return-value]
-
-
-def _require_text_keys(tree: Any, path: str, file: Path) -> None:
-    entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in entries:
-        if isinstance(tree, dict) and not isinstance(key, str):
-            raise ConfigError(path, f"the key {key!r} is not a text", str(file))
-        _require_text_keys(value, f"{path}[{key}]" if isinstance(tree, list) else f"{path}.{key}".lstrip("."), file)
 
 
 def _read_file(file: Path, below: tuple[Path, ...]) -> Raw:
@@ -270,9 +226,9 @@ def _resolve(raw: Raw) -> Experiment:
     return Experiment(
         name=check_value(tree.get("name", raw.name), str, "name"),
         description=check_value(tree.get("description") or "", str, "description"),
+        train=parse_train(tree.get("train") or {}),
         model=parse(tree["model"], KINDS["model"], "model"),
         task=parse(tree["task"], KINDS["task"], "task"),
-        train=parse_train(tree.get("train") or {}),
         plugins=tuple(dict.fromkeys(raw.plugins)),
         source=raw.source,
     )

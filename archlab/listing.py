@@ -8,10 +8,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from archlab.config import load_yaml, shipped
 from archlab.domains import Choice
 from archlab.registry import Component, Slot
 from archlab.schema import REQUIRED, Knob
+from archlab.yaml_files import load_yaml, shipped
 
 
 def files(folder: str, usage: str) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 from archlab import config
 from archlab.cost import estimate
 from archlab.errors import ArchlabError
+from archlab.search.space import load_space
+from archlab.yaml_files import shipped
 
 ODD = [
     None,
@@ -77,10 +80,13 @@ def garble(text: str, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def outcome(file: Path) -> str:
+def count(file: Path) -> None:
+    estimate(config.load(str(file)))
+
+
+def outcome(file: Path, use: Callable[[Path], object] = count) -> str:
     try:
-        experiment = config.load(str(file))
-        estimate(experiment)
+        use(file)
     except ArchlabError as error:
         message = str(error)
         assert message
@@ -94,7 +100,7 @@ def outcome(file: Path) -> str:
 def test_mutated_values(name: str, tmp_path: Path) -> None:
     rng, file, seen = random.Random(name), tmp_path / "mutant.yaml", set()
     for _ in range(60):
-        tree = yaml.safe_load(config.shipped()[name].read_text())
+        tree = yaml.safe_load(shipped()[name].read_text())
         try:
             file.write_text(yaml.dump(mutate(tree, rng)))
         except RecursionError:
@@ -107,8 +113,20 @@ def test_mutated_values(name: str, tmp_path: Path) -> None:
 def test_garbled_text(name: str, tmp_path: Path) -> None:
     rng, file, seen = random.Random(name), tmp_path / "mutant.yaml", set()
     for _ in range(60):
-        file.write_bytes(garble(config.shipped()[name].read_text(), rng))
+        file.write_bytes(garble(shipped()[name].read_text(), rng))
         seen.add(outcome(file))
+    assert len(seen) > 15
+
+
+def test_mutated_search_spaces(tmp_path: Path) -> None:
+    rng, file, seen = random.Random("space"), tmp_path / "mutant.yaml", set()
+    for _ in range(60):
+        tree = yaml.safe_load(shipped("search_spaces")["quickstart"].read_text())
+        try:
+            file.write_text(yaml.dump(mutate(tree, rng)))
+        except RecursionError:
+            continue
+        seen.add(outcome(file, lambda file: load_space(str(file))))
     assert len(seen) > 15
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from archlab.checkpoint import latest, load_weights, publish, restore, save, verify
-from archlab.config import load_yaml
 from archlab.errors import ArchlabError
+from archlab.yaml_files import load_yaml
 
 
 class Tied(nn.Module):

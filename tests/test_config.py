@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from conftest import Tiny, Write
 
 from archlab import config
 from archlab.errors import ConfigError
+from archlab.registry import names
+from archlab.yaml_files import shipped
 
 GOLDEN = Path(__file__).parent / "golden" / "resolved"
 MIXER = "model.layers[0].mixer"
-every_experiment = pytest.mark.parametrize("name", list(config.shipped()))
+every_experiment = pytest.mark.parametrize("name", list(shipped()))
 PLUGIN = '''
 from torch import nn
 
@@ -52,7 +55,7 @@ def test_resolved_as_recorded(name: str) -> None:
 
 
 def test_no_golden_file_without_an_experiment() -> None:
-    assert {file.stem for file in GOLDEN.iterdir()} == set(config.shipped())
+    assert {file.stem for file in GOLDEN.iterdir()} == set(shipped())
 
 
 @every_experiment
@@ -68,8 +71,6 @@ def test_resolved_data_loads_back_to_itself(name: str, tmp_path: Path) -> None:
 
 @every_experiment
 def test_every_part_may_be_swapped_for_its_neighbours(name: str) -> None:
-    from archlab.registry import names
-
     raw = config.read(name)
     for spec in raw.resolve().model.walk():
         if not spec.path.endswith("]"):
@@ -97,10 +98,8 @@ def test_every_part_may_be_swapped_for_its_neighbours(name: str) -> None:
         "é\n\tλ",
     ],
 )
-def test_any_text_loads_back_to_itself(word: str, tiny: Tiny, write: Write, text: Path) -> None:
-    tree = tiny().resolved | {"description": word}
-    experiment = config.load(write(tree))
-    assert experiment.description == word
+def test_any_text_loads_back_to_itself(word: str, tiny: Tiny, write: Write) -> None:
+    experiment = replace(tiny(), description=word)
     assert config.load(write(experiment.to_yaml())).resolved == experiment.resolved
 
 
@@ -165,6 +164,11 @@ def test_a_bare_name_keeps_the_knobs_that_both_have() -> None:
     assert (ema.name, ema.knobs["num_dims"]) == ("s4d", 8)
     whole = config.load("megalodon_tiny", [f"{MIXER}.ema={{type: s4d}}"])
     assert whole.model.knobs["layers"][0].knobs["mixer"].knobs["ema"].knobs["num_dims"] != 8
+
+
+def test_a_bare_name_of_the_whole_model_keeps_its_knobs(tiny: Tiny) -> None:
+    assert tiny("model=stack").resolved == tiny().resolved
+    assert tiny("task=stdlib").task.knobs == {"eval_bytes": 256}
 
 
 def test_a_bare_name_of_a_layer_keeps_its_repeat() -> None:
@@ -246,7 +250,7 @@ def test_the_source_of_an_experiment(tiny_file: Path, tiny: Tiny, write: Write) 
         ({"base": "tiny.yaml", "name": "${nowhere}"}, "bad.yaml: name: Interpolation key 'nowhere' not found"),
         ({"base": "tiny.yaml", "train": {"lr": "???"}}, "bad.yaml: train.lr: "),
         ({"task": "stdlib"}, "bad.yaml: model: is missing: an experiment has a model and a task"),
-        ("", "bad.yaml: task: is missing"),
+        ("", "bad.yaml: model: is missing"),
         ("[1]", "bad.yaml: is not a mapping"),
         ("a: [", "bad.yaml: line "),
         ("name: a\nname: b", "bad.yaml: line 2, column 1: found duplicate key name"),
@@ -254,9 +258,7 @@ def test_the_source_of_an_experiment(tiny_file: Path, tiny: Tiny, write: Write) 
     ],
 )
 def test_files_that_cannot_be_used(tree: Any, message: str, tiny_file: Path, write: Write) -> None:
-    found = problem(write(tree, "bad.yaml"))
-    assert found.startswith(message) or message == "bad.yaml: task: is missing", found
-    assert "is missing" in found or message in found
+    assert problem(write(tree, "bad.yaml")).startswith(message)
 
 
 def test_names_of_experiments() -> None:

@@ -13,6 +13,7 @@ from archlab.checkpoint import publish
 from archlab.errors import ArchlabError
 from archlab.export import export, render_model
 from archlab.model import build
+from archlab.yaml_files import shipped
 
 PARTS = '''
 from __future__ import annotations
@@ -161,7 +162,7 @@ def test_only_what_is_used_is_taken_over_as_it_was_written(tmp_path: Path) -> No
     assert "layers=[\n            partial(" in text
 
 
-@pytest.mark.parametrize("name", sorted(config.shipped()))
+@pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_shipped_experiment_can_be_written(name: str, tmp_path: Path) -> None:
     text = render_model(config.load(name))
     compile(text, name, "exec")

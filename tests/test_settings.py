@@ -38,7 +38,7 @@ def test_plain_data_says_the_same() -> None:
         ({"end_lr_ratio": 1.1}, "train.end_lr_ratio: 1.1 is not at most 1"),
         ({"schedule": "cosin"}, "train.schedule: 'cosin' is not one of its values; did you mean 'cosine'?"),
         ({"tensorboard": 1}, "train.tensorboard: 1 is not true or false"),
-        ({"seed": -1}, "train.seed: -1 is not at least 0"),
+        ({"seed": -1}, "train.seed: -1 is not at least 0 and at most 2.14748e+09"),
         ({"eval_tokens": 0}, "train.eval_tokens: 0 is not at least 1"),
         ([1], "train: [1] is not a mapping of settings"),
         ("fast", "train: 'fast' is not a mapping of settings"),

@@ -5,10 +5,10 @@ import pytest
 import yaml
 from search_helpers import write_space
 
-from archlab.config import shipped
 from archlab.errors import ConfigError
 from archlab.search.space import load_space
 from archlab.search.study_settings import NEEDS, PRUNERS, SAMPLERS
+from archlab.yaml_files import shipped
 
 LR = {"low": 1e-3, "high": 1e-1, "log": True}
 EMA = "model.layers[*].mixer.ema"

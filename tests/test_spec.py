@@ -130,6 +130,6 @@ def test_the_knob_at_a_place_knows_what_may_stand_there() -> None:
 
 
 def test_a_component_may_be_swapped_for_any_other_of_its_kind() -> None:
-    for norm in ("layer", "none", "rms", "scale", "timestep"):
+    for norm in ("layer", "none", "rms", "scale"):
         spec = parse(MODEL | {"norm": norm}, "backbone", "model")
         assert isinstance(spec.factory()().norm, nn.Module)

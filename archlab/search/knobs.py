@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from archlab import paths
-from archlab.config import KINDS, Raw
+from archlab.config import Raw
 from archlab.domains import Choice, Count, Domain, Interval
 from archlab.errors import ConfigError
 from archlab.registry import Component, Slot, find
@@ -52,8 +52,6 @@ def look_up(path: str, domain: Domain | None, raw: Raw) -> Varied | None:
 
 
 def _knob_at(raw: Raw, place: str) -> Knob | None:
-    if place in KINDS:
-        return Knob(place, Any, Slot(KINDS[place], None))
     if place.endswith("].repeat"):
         return Knob("repeat", Count, 1)
     return raw.knob_at(place)

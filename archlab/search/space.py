@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archlab import config, paths
+from archlab import config, paths, yaml_files
 from archlab.domains import Domain, parse_domain
 from archlab.errors import ConfigError, suggest
 from archlab.registry import load_plugin
@@ -61,8 +61,8 @@ def load_space(name: str | Path, overrides: Sequence[str] = ()) -> Space:
 
     An override whose path begins with vary, objectives, constraints or study changes the space, any other the base.
     """
-    file = config.locate(str(name), Path(), "search_spaces")
-    tree = config.load_yaml(file)
+    file = yaml_files.locate(str(name), Path(), "search_spaces")
+    tree = yaml_files.load_yaml(file)
     parsed = [config.parse_override(override) for override in overrides]
     for path, value in parsed:
         if paths.split(path)[0] in KEYS:

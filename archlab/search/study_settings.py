@@ -118,7 +118,7 @@ def _chosen(given: Any, module: str, known: Mapping[str, str], path: str) -> Cho
     options = dict(given) if isinstance(given, Mapping) else {"type": given}
     name = options.pop("type", None)
     name = "none" if name is None and "none" in known else name
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(path, f"no {module.rstrip('s')} {name!r}{suggest(name, known)}")
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         raise ConfigError(path, f"{name} needs {NEEDS[name]}: pip install {NEEDS[name]}")

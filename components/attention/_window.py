@@ -90,13 +90,18 @@ class Windowed(Recurrent):
             y_BTHV = self._from_start(q_BTHK, k_BTGK, v_BTGV)
         else:
             y_BTHV = self._streamed(q_BTHK, keys, values, position_BT)
-        W = self.window_size
-        return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1, "keys": keys[:, -W:], "values": values[:, -W:]}
+        kept = {"keys": self._latest(keys), "values": self._latest(values)}
+        return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1} | kept
 
     def _append(self, kept_BWGK: Tensor | None, new_BTGK: Tensor) -> Tensor:
+        """Return the new keys behind the `window_size - 1` that the first of the new queries may see."""
         if kept_BWGK is None:
-            return F.pad(new_BTGK, (0, 0, 0, 0, self.window_size, 0))
-        return torch.cat((kept_BWGK.to(new_BTGK.dtype), new_BTGK), dim=1)
+            return F.pad(new_BTGK, (0, 0, 0, 0, self.window_size - 1, 0))
+        return torch.cat((kept_BWGK[:, 1:].to(new_BTGK.dtype), new_BTGK), dim=1)
+
+    def _latest(self, keys_BSGK: Tensor) -> Tensor:
+        """Return the last `window_size` keys in memory of their own, laid out alike after every call."""
+        return keys_BSGK if keys_BSGK.shape[1] == self.window_size else keys_BSGK[:, -self.window_size :].clone()
 
     def _from_start(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> Tensor:
         """Attend from the first token on, each block by itself."""
@@ -110,14 +115,14 @@ class Windowed(Recurrent):
     def _streamed(self, q_BTHK: Tensor, keys: Tensor, values: Tensor, position_BT: Tensor) -> Tensor:
         """Attend over the kept and the new keys: blocks of queries, each beside the window before it."""
         B, T = q_BTHK.shape[:2]
-        W, C = self.window_size, min(T, self.window_size)
+        before, C = self.window_size - 1, min(T, self.window_size)
         count = -(-T // C)
         spare = count * C - T
         q_RHCK = self._heads(_blocks(q_BTHK, C))
-        k_RHSK, v_RHSV = (self._heads(_overlapping(x, C, W, spare)) for x in (keys, values))
+        k_RHSK, v_RHSV = (self._heads(_overlapping(x, C, before, spare)) for x in (keys, values))
         begin_BM1 = (position_BT[:, :1] + torch.arange(count, device=q_BTHK.device) * C)[..., None]
         query_RC = (begin_BM1 + torch.arange(C, device=q_BTHK.device)).flatten(0, 1)
-        key_RS = (begin_BM1 - W + torch.arange(W + C, device=q_BTHK.device)).flatten(0, 1)
+        key_RS = (begin_BM1 - before + torch.arange(before + C, device=q_BTHK.device)).flatten(0, 1)
         mask = self._visible(query_RC[:, :, None], key_RS[:, None, :])[:, None]
         bias = self.position.bias(query_RC, key_RS)
         if query_RC.shape[0] != q_RHCK.shape[0]:  # one stream's positions serve the whole batch

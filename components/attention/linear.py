@@ -67,7 +67,7 @@ class LinearAttention(Recurrent):
             y_BTGRV, sums = _read(self._grouped(turned_q), turned_k, at_least_float32(v_BTGV), state["sums"])
             weight_BTGR = (self._grouped(q) @ norms_BTGK[..., None])[..., 0] + self.eps
         y_BTHV = (y_BTGRV / weight_BTGR[..., None]).flatten(2, 3).to(v_BTGV.dtype)
-        return y_BTHV, {"position": state["position"] + T, "sums": sums, "norms": norms_BTGK[:, -1]}
+        return y_BTHV, {"position": state["position"] + T, "sums": sums, "norms": norms_BTGK[:, -1].clone()}
 
     def _grouped(self, q_BTHK: Tensor) -> Tensor:
         return q_BTHK.unflatten(2, (self.num_kv_heads, -1))
@@ -82,7 +82,7 @@ def _read(q_BTGRK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, sums_BGKV: Tensor) ->
     within = torch.einsum("bmcgrk,bmsgk->bmgrcs", q, k).tril()
     y_BMCGRV = torch.einsum("bmgrcs,bmsgv->bmcgrv", within, v)
     y_BMCGRV = y_BMCGRV + torch.einsum("bmcgrk,bmgkv->bmcgrv", q, starts_BMGKV[:, :-1])
-    return y_BMCGRV.flatten(1, 2)[:, :T], starts_BMGKV[:, -1]
+    return y_BMCGRV.flatten(1, 2)[:, :T], starts_BMGKV[:, -1].clone()
 
 
 def _blocks(x: Tensor, size: int) -> Tensor:

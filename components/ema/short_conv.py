@@ -35,4 +35,4 @@ class ShortConvolution(Recurrent):
         past = (state or self.init_state(x_BTD.shape[0]))["past"]
         padded = torch.cat((past.to(x_BTD.dtype), x_BTD), dim=1)
         taps = [tap * padded[:, j : j + num_tokens] for j, tap in enumerate(self.weight.to(x_BTD.dtype))]
-        return torch.stack(taps).sum(0), {"past": padded[:, num_tokens:].to(past.dtype)}
+        return torch.stack(taps).sum(0), {"past": padded[:, num_tokens:].to(past.dtype, copy=True)}

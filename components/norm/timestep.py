@@ -48,7 +48,7 @@ class TimestepNorm(Recurrent):
         centred_BTGK = distance_BTGK - shift_BTG[..., None].to(x_BTGK.dtype)
         y_BTD = (centred_BTGK * rate_BTG[..., None]).flatten(-2)
         y_BTD = y_BTD * (1 + at_least_float32(self.weight)) + at_least_float32(self.bias)
-        moments = {"mean": near_BG.double() + shift_BTG[:, -1], "var": var_BTG[:, -1]}
+        moments = {"mean": near_BG.double() + shift_BTG[:, -1], "var": var_BTG[:, -1].clone()}
         return y_BTD.to(x_BTD.dtype), {"count": state["count"] + x_BTD.shape[1]} | moments
 
 

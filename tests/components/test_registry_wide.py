@@ -32,9 +32,9 @@ def mixer(name, **own):
     return knobs("mixer", name, **(WIDTHS.get(name, {}) | attention | own))
 
 
-def model(layer=None, **own):
+def model(layer=None, repeat=2, **own):
     layer = {"mixer": mixer("attention", num_heads=2), "ffn": {"type": "mlp", "hidden_dim": 32}} | (layer or {})
-    return {"type": "stack", "vocab_size": VOCAB, "dim": DIM, "layers": [layer | {"repeat": 2}]} | own
+    return {"type": "stack", "vocab_size": VOCAB, "dim": DIM, "layers": [layer | {"repeat": repeat}]} | own
 
 
 def with_ema(name):
@@ -54,7 +54,7 @@ def with_mixer(name):
 
 
 def with_ffn(name):
-    return model({"ffn": name})
+    return model({"ffn": name} | ({"ffn_norm": "none"} if name == "none" else {}))
 
 
 def with_residual(name):
@@ -88,10 +88,13 @@ COMPILED = {
             "mixer": mixer("megalodon", attention=knobs("attention", "softmax", window="chunk")),
             "residual": "two_hop",
             "norm": norm("timestep"),
-        }
+        },
+        repeat=1,
     ),
-    "mega": model({"mixer": mixer("mega", ema="s4d", attention=knobs("attention", "laplace")), "residual": "gated"}),
-    "linear": with_attention("linear"),
+    "mega": model(
+        {"mixer": mixer("mega", ema="s4d", attention=knobs("attention", "laplace")), "residual": "gated"}, repeat=1
+    ),
+    "linear": model({"mixer": mixer("attention", num_heads=2, attention="linear")}, repeat=1),
 }
 every_component = pytest.mark.parametrize("tree", EVERY.values(), ids=EVERY)
 every_model = pytest.mark.parametrize("tree", (EVERY | PAIRS).values(), ids=EVERY | PAIRS)
@@ -103,7 +106,7 @@ def build(tree, dtype=torch.float64):
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in built.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=dtype), alpha=0.05)
     return built
 
 
@@ -111,8 +114,8 @@ def tokens(num_tokens=TOKENS):
     return torch.randint(VOCAB, (2, num_tokens), generator=torch.Generator().manual_seed(1))
 
 
-def shapes(state):
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+def layout(state):
+    return {name: (tensor.shape, tensor.stride(), tensor.dtype) for name, tensor in state.items()}
 
 
 def loss_of(built):
@@ -120,10 +123,9 @@ def loss_of(built):
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens()[:, 1:].flatten())
 
 
-@every_model
 @torch.no_grad()
-def test_no_token_moves_an_earlier_score(tree):
-    built, given = build(tree), tokens()
+def assert_causal(built):
+    given = tokens()
     before, _ = built(given)
     assert before.shape == (2, TOKENS, VOCAB)
     for t in (0, WINDOW, TOKENS - 1):
@@ -135,10 +137,23 @@ def test_no_token_moves_an_earlier_score(tree):
 
 
 @every_model
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_no_token_moves_an_earlier_score(tree):
+    assert_causal(build(tree))
+
+
+def test_a_layer_that_looks_ahead_is_caught():
+    class Peeks(torch.nn.Module):
+        def forward(self, x):
+            return x.roll(-1, 1)
+
+    built = build(EVERY["mixer-attention"])
+    built.blocks[0].ffn = Peeks()
+    with pytest.raises(AssertionError, match="not close"):
+        assert_causal(built)
+
+
 @torch.no_grad()
-def test_calls_cut_in_time_equal_one_call(tree, dtype, tolerance):
-    built = build(tree, dtype)
+def assert_streams(built, tolerance):
     whole, last = built(tokens())
     for sizes in ([TOKENS], [1] * TOKENS, [4, 8, 1]):
         cut, state = in_pieces(built, (tokens(),), sizes)
@@ -146,14 +161,25 @@ def test_calls_cut_in_time_equal_one_call(tree, dtype, tolerance):
         torch.testing.assert_close(state, last, rtol=tolerance, atol=tolerance)
 
 
+@every_model
+def test_calls_cut_in_time_equal_one_call(tree):
+    assert_streams(build(tree), 1e-10)
+
+
+@every_component
+def test_calls_cut_in_time_equal_one_call_in_float32(tree):
+    assert_streams(build(tree, torch.float32), 1e-5)
+
+
 @every_component
 @torch.no_grad()
 def test_the_state_never_grows(tree):
     built, state = build(tree), None
-    first = shapes(init_state(built, 2))
-    for num_tokens in (1, 2, TOKENS):
+    first = layout(init_state(built, 2))
+    for num_tokens in (TOKENS, 1, 2):
         _, state = built(tokens(num_tokens), state)
-        assert shapes(state) == first
+        assert layout(state) == first
+        assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in state.values())
 
 
 @every_component
@@ -191,6 +217,7 @@ def test_compiles_without_a_break(tree):
 
 @torch.no_grad()
 def test_decoding_compiles_once():
+    torch._dynamo.reset()
     built = build(COMPILED["megalodon"])
     compiled = torch.compile(built, fullgraph=True, backend="aot_eager", dynamic=False)
     whole, _ = built(tokens())
@@ -201,14 +228,3 @@ def test_decoding_compiles_once():
             logits, state = compiled(token, state)
             outputs.append(logits)
     torch.testing.assert_close(torch.cat(outputs, 1), whole[:, 4:], rtol=0, atol=1e-10)
-
-
-def test_a_component_that_is_wrong_is_caught():
-    class Peeks(torch.nn.Module):
-        def forward(self, x):
-            return x.roll(-1, 1)
-
-    built = build(EVERY["mixer-attention"])
-    built.blocks[0].ffn = Peeks()
-    with pytest.raises(AssertionError):
-        causal(built)

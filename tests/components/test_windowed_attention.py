@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -90,7 +91,7 @@ def test_calls_cut_anywhere_equal_one_call(window, position, num_tokens, cuts, s
     qkv = [x.detach() for x in inputs(num_tokens)]
     ends = [0, *sorted({cut for cut in cuts if cut < num_tokens}), num_tokens]
     whole, last = layer(*qkv)
-    cut, state = in_pieces(layer, qkv, [b - a for a, b in zip(ends, ends[1:], strict=False)])
+    cut, state = in_pieces(layer, qkv, [b - a for a, b in pairwise(ends)])
     torch.testing.assert_close(cut, whole, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)
 

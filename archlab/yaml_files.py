@@ -1,0 +1,57 @@
+"""YAML files: which ones come with archlab, and how one is read."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from archlab.errors import ConfigError, one_line, suggest
+
+
+def shipped(folder: str = "experiments") -> dict[str, Path]:
+    """Return the YAML files that come with archlab, by name."""
+    root = Path(import_module("archlab.components").__path__[0]).parent / folder
+    return {file.stem: file for file in sorted(root.glob("*.yaml"))}
+
+
+def locate(name: str, folder: Path, library: str) -> Path:
+    """Return the file that a name or a path means, seen from `folder`; raise ConfigError if there is none."""
+    file = folder / name
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        if not file.is_file():
+            raise ConfigError("", f"no file {str(file)!r}")
+        return file
+    known = shipped(library)
+    if name not in known:
+        raise ConfigError("", f"no {library.rstrip('s').replace('_', ' ')} {name!r}{suggest(name, known)}")
+    return known[name]
+
+
+def load_yaml(file: Path) -> dict[str, Any]:
+    """Return a YAML file's mapping, interpolations unresolved; raise ConfigError in one line."""
+    try:
+        config = OmegaConf.load(file)
+        tree = OmegaConf.to_container(config, resolve=False)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError("", f"{where}{error.problem or error.context}", str(file)) from None
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError, TypeError) as error:
+        raise ConfigError("", f"cannot be read: {one_line(error)}", str(file)) from None
+    if not isinstance(config, DictConfig) or not isinstance(tree, dict):
+        raise ConfigError("", "is not a mapping", str(file))
+    _require_text_keys(tree, "", file)
+    return tree  # type: ignore[return-value]
+
+
+def _require_text_keys(tree: Any, path: str, file: Path) -> None:
+    entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in entries:
+        if isinstance(tree, dict) and not isinstance(key, str):
+            raise ConfigError(path, f"the key {key!r} is not a text", str(file))
+        _require_text_keys(value, f"{path}[{key}]" if isinstance(tree, list) else f"{path}.{key}".lstrip("."), file)
