@@ -104,12 +104,14 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
     from rich.text import Text
 
     from archlab import config
-    from archlab import show as drawing
 
     experiment = config.load(name, overrides)
     if as_yaml:
         click.echo(experiment.to_yaml(), nl=False)
         return
+
+    from archlab import show as drawing
+
     figures = drawing.costs(experiment)
     if as_json:
         click.echo(json.dumps(figures, indent=2))

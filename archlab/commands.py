@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from archlab import config
-from archlab.config import Experiment
 from archlab.errors import ArchlabError
-from archlab.yaml_files import shipped
 
 
 def show(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -117,8 +115,3 @@ def catalogue(kind: str | None = None) -> list[Any]:
     if kind is not None and kind not in registry.kinds():
         raise ConfigError("", f"no kind {kind!r}{suggest(kind, registry.kinds())}")
     return [c for c in registry.components() if kind in (None, c.kind)]
-
-
-def experiments() -> list[Experiment]:
-    """Return every experiment that comes with archlab."""
-    return [config.load(name) for name in shipped()]

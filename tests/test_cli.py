@@ -173,7 +173,7 @@ def test_show(run) -> None:
 
 def test_show_as_json(run) -> None:
     figures = json.loads(run("show", "megalodon_tiny", "--json").out)
-    assert list(figures)[0] == "name"
+    assert next(iter(figures)) == "name"
     assert {"name", "params", "params_non_embedding", "flops_per_token", "state_bytes"} <= set(figures)
     assert (figures["name"], figures["params"]) == ("megalodon_tiny", 1_072_640)
     assert figures == commands.show("megalodon_tiny")

@@ -124,7 +124,7 @@ def test_a_name_is_taken_once() -> None:
             pass
 
     find("ema", "cema")
-    with pytest.raises(ArchlabError, match="ema 'cema' is registered twice: .*cema.* and .*test_registry"):
+    with pytest.raises(ArchlabError, match=r"ema 'cema' is registered twice: .*cema.* and .*test_registry"):
         register("ema", "cema")(Cema)
 
 

@@ -104,10 +104,9 @@ ANYTHING |= st.lists(ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=2)
 def test_a_value_is_checked_once_for_all(value: Any, expected: Any) -> None:
     try:
         checked = check_value(value, expected, "a.b")
-    except ConfigError as error:
-        assert "\n" not in str(error)
-    else:
-        assert check_value(checked, expected, "a.b") == checked
+    except ConfigError:
+        return
+    assert check_value(checked, expected, "a.b") == checked
 
 
 def test_names() -> None:

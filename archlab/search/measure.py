@@ -11,12 +11,14 @@ import torch
 
 from archlab import metrics
 from archlab.evaluate import device_of, evaluating
+from archlab.model import max_context
 from archlab.trained import load_trained
 
 
 def decode_us_per_token(run: Path, tokens: int = 64) -> float:
-    """Return the median time of decoding one token with a run's model, in microseconds, after a warm-up."""
+    """Return the median time of decoding one token with a run's model, in microseconds, after as many to warm up."""
     experiment, model = load_trained(run)
+    tokens = min(tokens, (max_context(model) or 2 * tokens) // 2)
     model = model.to(experiment.train.device)
     token_11 = torch.zeros(1, 1, dtype=torch.int64, device=device_of(model))
     state: Any = model.init_state(1)  # type: ignore[operator]
