@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 import yaml
 
-from archlab import config
+from archlab import config, registry
 from archlab.config import Experiment
 
 Write: TypeAlias = Callable[..., Path]
@@ -70,3 +71,16 @@ def tiny_file(write: Write, text: Path) -> Path:
 def tiny(tiny_file: Path) -> Tiny:
     """Load the tiny experiment with overrides."""
     return lambda *overrides: config.load(tiny_file, overrides)
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_one_test() -> Iterator[None]:
+    """Forget the components that a test registered."""
+    modules = set(sys.modules)
+    known = set(registry._registered)
+    yield
+    for key in set(registry._registered) - known:
+        if not registry._registered[key].cls.__module__.startswith("archlab.components."):
+            del registry._registered[key]
+    for name in {name for name in sys.modules if name.startswith("archlab_plugin_")} - modules:
+        del sys.modules[name]

@@ -126,9 +126,9 @@ def test_nothing_is_allocated() -> None:
 def test_sizes_beyond_counting_are_refused_in_one_line(tiny: Tiny) -> None:
     window = "model.layers[*].mixer.attention={type: softmax, window: chunk, window_size: 16}"
     with pytest.raises(
-        ConfigError, match=r"train\.context: a step of 1000000000000 x 32 tokens cannot be counted: "
+        ConfigError, match=r"train\.context: a step of 1000000000000 x 1000000000000 tokens cannot be counted: "
     ) as caught:
-        estimate(tiny(window, "train.batch_size=1000000000000"))
+        estimate(tiny(window, "train.batch_size=1000000000000", "train.context=1000000000000"))
     assert "\n" not in str(caught.value)
 
 

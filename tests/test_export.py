@@ -117,8 +117,9 @@ def published(folder: Path, yaml: str) -> Path:
 
 
 def run(*arguments: object) -> str:
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are rounded in the order of the threads
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=threads)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import inspect
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -29,16 +29,6 @@ class Mine:
     def __init__(self, dim: int) -> None:
         self.dim = dim
 """
-
-
-@pytest.fixture(autouse=True)
-def only_for_a_while() -> Iterator[None]:
-    registered, modules = dict(registry._registered), set(sys.modules)
-    yield
-    registry._registered.clear()
-    registry._registered.update(registered)
-    for name in {name for name in sys.modules if name.startswith("archlab_plugin_")} - modules:
-        del sys.modules[name]
 
 
 def is_known(annotation: Any) -> bool:
