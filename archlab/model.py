@@ -10,10 +10,12 @@ from torch import nn
 from archlab.config import Experiment
 from archlab.errors import ConfigError
 from archlab.spec import Spec
+from archlab.vector_math import settle_vector_math
 
 
 def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.Module:
     """Return the model of a spec, its parameters drawn from `seed`; the caller's random state is left alone."""
+    settle_vector_math()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         return spec.factory()()

@@ -15,7 +15,7 @@ from archlab.report.figures import brief
 from archlab.search.run import Outcome
 from archlab.search.space import Space
 from archlab.terminal import Display
-from archlab.train import Watch
+from archlab.watch import Watch
 
 
 class SearchDisplay(Display):

@@ -7,7 +7,7 @@ import platform
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,9 @@ import archlab
 from archlab import checkpoint
 from archlab.config import Experiment, load
 from archlab.cost import estimate
-from archlab.errors import ArchlabError, ConfigError, TrainingError
+from archlab.errors import ConfigError, TrainingError
 from archlab.evaluate import evaluate
 from archlab.execution import checkpoint_activations, compile_model, compile_policy
-from archlab.files import prepare_folder, remove_folder, write_text
 from archlab.interrupts import uninterrupted
 from archlab.memory import require_memory
 from archlab.metrics import MetricsLog
@@ -28,32 +27,8 @@ from archlab.metrics import read as read_metrics
 from archlab.model import build, check
 from archlab.optim import lr_factor, make_optimizer
 from archlab.precision import resolve_precision
-
-
-class Watch(Protocol):
-    """What looks on while a model is trained; raising from `on_eval` ends the run."""
-
-    def on_start(self, experiment: Experiment, step: int) -> None:
-        """Training begins, or goes on, after `step` updates."""
-
-    def on_step(self, record: dict[str, Any]) -> None:
-        """One update has been made."""
-
-    def on_eval(self, record: dict[str, Any]) -> None:
-        """The model has been evaluated on the validation split."""
-
-
-class Silent:
-    """A watch that looks away."""
-
-    def on_start(self, experiment: Experiment, step: int) -> None:
-        """Do nothing."""
-
-    def on_step(self, record: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def on_eval(self, record: dict[str, Any]) -> None:
-        """Do nothing."""
+from archlab.run_folder import last_metrics, open_folder
+from archlab.watch import Silent, Watch
 
 
 @dataclass(frozen=True)
@@ -78,7 +53,7 @@ def train(
     experiment = _settled(experiment, folder, 3.0 * costs["flops_per_token"] * costs["tokens_per_step"], resume)
     device = torch.device(experiment.train.device)
     require_memory(costs["memory_per_device"], device)
-    _open_folder(experiment, folder, resume, force)
+    open_folder(experiment, folder, resume, force)
     return _Run(experiment, folder, device, resume, watch or Silent()).run()
 
 
@@ -102,33 +77,6 @@ def _settled(experiment: Experiment, folder: Path, step_flops: float, resume: bo
         "compile": compile_policy(train.compile, device, step_flops * train.steps),
     }
     return replace(experiment, train=replace(train, **settled))
-
-
-def _open_folder(experiment: Experiment, folder: Path, resume: bool, force: bool) -> None:
-    file = folder / "experiment.yaml"
-    if file.is_file() and resume:
-        _require_same(load(file).resolved, experiment.resolved, file)
-        return
-    if file.is_file() and not force:
-        raise ArchlabError(f"{folder}: holds a run; go on with it by --resume, or begin anew with --force")
-    prepare_folder(folder, force, f"the run {experiment.name!r}")
-    for old in [*folder.glob("final/"), *sorted((folder / "checkpoints").glob("step_*"), reverse=True)]:
-        remove_folder(old)
-    write_text(file, experiment.to_yaml())
-
-
-def _require_same(old: Any, new: Any, file: Path, path: str = "") -> None:
-    """Raise ArchlabError for the first value in which a run and the experiment that would resume it differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            _require_same(old.get(key), new.get(key), file, f"{path}.{key}".removeprefix("."))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for place, pair in enumerate(zip(old, new, strict=True)):
-            _require_same(*pair, file, f"{path}[{place}]")
-    elif old != new:
-        raise ArchlabError(
-            f"{file}: {path}: the run has {old!r}, not {new!r}; name another folder, or begin anew with --force"
-        )
 
 
 class _Run:
@@ -236,11 +184,3 @@ def _due(step: int, every: int, last: int) -> bool:
 
 def _mean_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=-100)
-
-
-def last_metrics(folder: Path) -> dict[str, float]:
-    """Return the newest value of each metric of a run."""
-    merged: dict[str, float] = {}
-    for record in read_metrics(folder):
-        merged |= record
-    return merged

@@ -11,6 +11,7 @@ from archlab import checkpoint
 from archlab.config import Experiment, load
 from archlab.errors import ArchlabError
 from archlab.model import on_meta
+from archlab.vector_math import settle_vector_math
 
 PUBLISHED = ("", "best", "final")
 
@@ -29,6 +30,7 @@ def load_trained(folder: Path, device: str | torch.device = "cpu") -> tuple[Expe
     place = locate(folder)
     checkpoint.verify(place)
     experiment = load(place / "experiment.yaml")
+    settle_vector_math()
     model = on_meta(experiment.model).to_empty(device=device)
     for module in model.modules():
         if callable(reset := getattr(module, "reset_parameters", None)):

@@ -11,7 +11,8 @@ import yaml
 from archlab import checkpoint
 from archlab.config import Experiment
 from archlab.model import build
-from archlab.train import Result, Silent, Watch
+from archlab.train import Result
+from archlab.watch import Silent, Watch
 
 LAYER = {
     "norm": "rms",

@@ -19,13 +19,15 @@ from archlab import checkpoint, memory, metrics
 from archlab.config import Experiment, load
 from archlab.errors import ArchlabError, ConfigError, TrainingError
 from archlab.interrupts import uninterrupted
-from archlab.train import Silent, train
+from archlab.train import train
+from archlab.watch import Silent
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from archlab.config import load
-from archlab.train import Silent, train
+from archlab.train import train
+from archlab.watch import Silent
 
 class Killer(Silent):
     def on_step(self, record):
@@ -248,10 +250,10 @@ def test_resuming_what_never_began(tiny: Tiny, tmp_path: Path, whole: Path) -> N
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.lr=0.5", "train.lr: the run has 0.01, not 0.5"),
-        ("model.dim=64", "model.dim: the run has 32, not 64"),
-        ("model.layers[0].mixer.ema=cema", r"model\.layers\[0\]\.mixer\.ema\.type: the run has 'ema', not 'cema'"),
-        ("train.precision=bfloat16", "train.precision: the run has 'float32', not 'bfloat16'"),
+        ("train.lr=0.5", "train.lr is 0.01 there and 0.5 here"),
+        ("model.dim=64", "model.dim is 32 there and 64 here"),
+        ("model.layers[0].mixer.ema=cema", r"model\.layers\[0\]\.mixer\.ema\.type is 'ema' there and 'cema' here"),
+        ("train.precision=bfloat16", "train.precision is 'float32' there and 'bfloat16' here"),
     ],
 )
 def test_another_experiment_does_not_go_on(override: str, message: str, tiny: Tiny, whole: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from archlab.difference import difference
 from archlab.errors import ArchlabError
 from archlab.files import prepare_folder, write_text
 from archlab.search.locks import lock
@@ -62,23 +64,14 @@ def _require_same(space: Space, folder: Path) -> None:
     may_grow = space.study.sampler.type != "brute_force"  # which counts the choices that are left
     for name, asked in (("base.yaml", space.base_to_plain()), ("search.yaml", space.to_plain())):
         old = yaml.safe_load((folder / name).read_text())
-        if where := difference(old, yaml.safe_load(_dump(asked)), may_grow=may_grow):
+        if where := difference(old, yaml.safe_load(_dump(asked)), partial(_alike, may_grow)):
             way_out = "name another folder, or begin anew with --force"
             raise ArchlabError(f"{folder}: holds another search: {where}; {way_out}")
 
 
-def difference(old: Any, new: Any, path: str = "", *, may_grow: bool = True) -> str:
-    """Name the first place where two searches differ, or return nothing; choices may grow unless they are counted."""
-    if path in ("description", "study.trials"):
-        return ""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        places = {key: f"{path}.{key}".removeprefix(".") for key in keys}
-        found = (difference(old.get(key), new.get(key), places[key], may_grow=may_grow) for key in keys)
-        return next(filter(None, found), "")
+def _alike(may_grow: bool, path: str, old: Any, new: Any) -> bool:
     grown = may_grow and isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
-    same = old == new or (grown and path.startswith("vary."))
-    return "" if same else f"{path} is {old!r} there and {new!r} here"
+    return path in ("description", "study.trials") or old == new or (grown and path.startswith("vary."))
 
 
 def _dump(plain: Any) -> str:

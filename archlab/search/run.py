@@ -41,7 +41,8 @@ from archlab.search.study import (
 from archlab.search.suggest import suggest
 from archlab.search.watch import Judge, SearchWatch, Unwatched
 from archlab.search.winner import promote, summarize
-from archlab.train import Silent, Watch, train
+from archlab.train import train
+from archlab.watch import Silent, Watch
 
 
 @dataclass(frozen=True)

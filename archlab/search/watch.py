@@ -10,7 +10,7 @@ from optuna.trial import Trial
 
 from archlab.config import Experiment
 from archlab.search.space import Space
-from archlab.train import Watch
+from archlab.watch import Watch
 
 
 class SearchWatch(Protocol):
