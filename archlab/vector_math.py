@@ -26,10 +26,10 @@ FUNCTIONS = (
 
 @cache
 def settle_vector_math() -> None:
-    """Call each function once from one thread.
+    """Call each function once, from one thread.
 
-    Where several threads make the first call together, some of its answers have been seen with four digits only
-    (torch 2.13 with MKL), so that two equal runs differed from the first step on.
+    In a process's first call of `exp` from several threads, on a busy machine, answers good to four digits
+    only have been seen (torch 2.13 with MKL), so that two equal runs differed from the first step on.
     """
     for dtype in (torch.float32, torch.float64):
         one = torch.full((1,), 0.5, dtype=dtype, device="cpu")
