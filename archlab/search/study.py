@@ -103,7 +103,9 @@ def is_exhausted(study: optuna.Study) -> bool:
 
 def claimed(study: optuna.Study) -> int:
     """Return how many trials have ended or are being worked on."""
-    return len(ended(study)) + len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    # One reading: between two, another worker's trial could end and be counted in neither.
+    trials = study.get_trials(deepcopy=False, states=(*_ENDED, TrialState.RUNNING))
+    return sum(not is_interrupted(trial) for trial in trials)
 
 
 def reap(study: optuna.Study, folder: Path) -> None:
