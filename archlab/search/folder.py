@@ -41,8 +41,11 @@ def open_folder(space: Space, folder: Path, force: bool) -> Iterator[None]:
 
 
 def _prepare(folder: Path, force: bool) -> None:
-    """Make the folder; locks alone are those of a worker that began a moment ago, or was killed as it did."""
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {".workers.lock", ".study.lock", "base.yaml"}:
+    """Make the folder, unless another worker has begun, or was killed as it did."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    own = {".workers.lock", ".study.lock", "base.yaml"}
+    strange = [name for name in names - own if not name.endswith(".archlab-partial")]
+    if "search.yaml" not in names and (strange or not folder.is_dir()):
         prepare_folder(folder, force, "the search")
 
 
