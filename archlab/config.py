@@ -179,8 +179,8 @@ def _read_file(file: Path, below: tuple[Path, ...]) -> Raw:
 
 def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> Raw:
     check_names(tree, KEYS, "")
-    plugins = check_value(tree.pop("plugins", None) or [], list[str], "plugins")
-    base, override = tree.pop("base", None), tree.pop("override", None) or {}
+    plugins = check_value(_unless_empty(tree.pop("plugins", None), []), list[str], "plugins")
+    base, override = tree.pop("base", None), _unless_empty(tree.pop("override", None), {})
     below = _read_file(_locate(check_value(base, str, "base"), file.parent), chain) if base is not None else None
     for plugin in plugins:
         load_plugin(plugin, file.parent)
@@ -224,14 +224,26 @@ def _resolve(raw: Raw) -> Experiment:
         if section not in tree:
             raise ConfigError(section, "is missing: an experiment has a model and a task")
     return Experiment(
-        name=check_value(tree.get("name", raw.name), str, "name"),
-        description=check_value(tree.get("description") or "", str, "description"),
-        train=parse_train(tree.get("train") or {}),
+        name=_file_name(check_value(tree.get("name", raw.name), str, "name")),
+        description=check_value(_unless_empty(tree.get("description"), ""), str, "description"),
+        train=parse_train(_unless_empty(tree.get("train"), {})),
         model=parse(tree["model"], KINDS["model"], "model"),
         task=parse(tree["task"], KINDS["task"], "task"),
         plugins=tuple(dict.fromkeys(raw.plugins)),
         source=raw.source,
     )
+
+
+def _unless_empty(value: Any, default: Any) -> Any:
+    """Return the default for a key with nothing behind it."""
+    return default if value is None else value
+
+
+def _file_name(name: str) -> str:
+    """Return a name that can be a folder's; raise ConfigError for one that would lead elsewhere."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ConfigError("name", f"{name!r} cannot name a folder")
+    return name
 
 
 def _interpolated(tree: dict[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def _factories(value: Any) -> Any:
 def parse(value: Any, kind: str, path: str, default: str | None = None) -> Spec:
     """Check a component's YAML, a name or a mapping with its `type`, against its constructor."""
     given = _mapping(value, kind, path)
-    name = given.pop("type", None) or default
+    name = given.pop("type", None)
+    name = default if name is None else name
     if name is None:
         raise ConfigError(path, f"a {kind} needs a type: one of {', '.join(names(kind))}")
     component = find(kind, name, path)

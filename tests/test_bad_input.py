@@ -152,6 +152,10 @@ def test_mutated_search_spaces(tmp_path: Path) -> None:
         (["model.layers[0].repeat=100000"], "more than 4096 layers"),
         (["train.lr"], "command line: train.lr: is not an override; write path=value"),
         (["a..b=1"], "is not a path"),
+        (["train=false"], "command line: train: False is not a mapping of settings"),
+        (["model.layers[0].ffn={type: ''}"], "model.layers[0].ffn: no ffn ''"),
+        (["name=../elsewhere"], "command line: name: '../elsewhere' cannot name a folder"),
+        (["description=0"], "command line: description: 0 is not a text"),
     ],
 )
 def test_overrides(overrides: list[str], message: str) -> None:
@@ -165,3 +169,10 @@ def test_a_file_that_extends_itself(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
     with pytest.raises(ArchlabError, match="base: 'a' extends itself"):
         config.load(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("plugins", "0"), ("plugins", "''"), ("override", "[]"), ("override", "0")])
+def test_an_empty_value_of_another_kind_is_not_nothing(key: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text(f"base: llama2_tiny\n{key}: {value}\n")
+    with pytest.raises(ArchlabError, match=rf"odd\.yaml: {key}: "):
+        config.load(str(tmp_path / "odd.yaml"))
