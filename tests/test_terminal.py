@@ -56,5 +56,5 @@ def test_a_terminal_sees_a_bar(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_names_are_no_markup(is_terminal: bool, tiny: Tiny) -> None:
-    output = shown(tiny("name='[/x] [red]'"), is_terminal=is_terminal, first=6)
-    assert "[/x] [red]: going on after step 6" in output
+    output = shown(tiny("name='[bold] [red]'"), is_terminal=is_terminal, first=6)
+    assert "[bold] [red]: going on after step 6" in output
