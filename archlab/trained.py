@@ -10,8 +10,7 @@ from torch import nn
 from archlab import checkpoint
 from archlab.config import Experiment, load
 from archlab.errors import ArchlabError
-from archlab.model import on_meta
-from archlab.vector_math import settle_vector_math
+from archlab.model import build
 
 PUBLISHED = ("", "best", "final")
 
@@ -30,10 +29,6 @@ def load_trained(folder: Path, device: str | torch.device = "cpu") -> tuple[Expe
     place = locate(folder)
     checkpoint.verify(place)
     experiment = load(place / "experiment.yaml")
-    settle_vector_math()
-    model = on_meta(experiment.model).to_empty(device=device)
-    for module in model.modules():
-        if callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
+    model = build(experiment.model, device)
     checkpoint.load_weights(place, model)
     return experiment, model.eval()

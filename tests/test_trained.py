@@ -42,6 +42,33 @@ def test_what_is_not_saved_is_made_anew(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(model(tokens)[0], original(tokens)[0], rtol=0, atol=0)
 
 
+PLUGIN = """
+import torch
+from torch import nn
+from archlab.registry import register
+
+@register("norm", "fixed")
+class Fixed(nn.Module):
+    \"\"\"Scales by numbers that no checkpoint holds.\"\"\"
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, dim), persistent=False)
+
+    def forward(self, x):
+        return x * self.scale
+"""
+
+
+def test_buffers_that_are_not_saved_have_their_values(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "fixed.py").write_text(PLUGIN)
+    (tmp_path / "mine.yaml").write_text("base: tiny.yaml\nplugins: [fixed.py]\nmodel: {norm: fixed}\n")
+    experiment = config.load(tmp_path / "mine.yaml")
+    checkpoint.publish(tmp_path / "model", build(experiment.model), experiment.resolved, {})
+    _, model = load_trained(tmp_path / "model")
+    torch.testing.assert_close(model.norm.scale, torch.linspace(0.5, 1.5, 32), rtol=0, atol=0)
+
+
 def test_a_search_holds_its_best(published: Path) -> None:
     assert locate(published) == published / "final"
     assert locate(published / "final") == published / "final"
