@@ -31,15 +31,13 @@ class Verbs(click.Group):
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="archlab")
-@click.option("--debug", is_flag=True, help="Show a traceback where something fails.")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback where something fails.")
+def cli() -> None:
     """Declare, search, train and export sequence-model architectures.
 
     NAME is an experiment or a search space that comes with archlab, or a path to a YAML file. Any value in
     it can be set by its path: train.lr=1e-3 'model.layers[0].mixer.ema=s4d'.
     """
-    ctx.obj = debug
     logging.basicConfig(format="archlab: %(message)s", level=logging.WARNING)
 
 

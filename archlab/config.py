@@ -58,11 +58,15 @@ class Experiment:
 class Raw:
     """An experiment's YAML before it is resolved, with the layers that it came from, the last on top."""
 
-    name: str
     file: str
     tree: dict[str, Any]
     layers: tuple[tuple[str, dict[str, Any]], ...]
     plugins: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return Path(self.file).stem
 
     def at(self, path: str) -> Any:
         """Return the value that stands at a path, or None."""
@@ -149,9 +153,9 @@ def _reaches(tree: dict[str, Any], path: str) -> bool:
         return False
 
 
-def read(name: str | Path, overrides: Sequence[str] = ()) -> Raw:
-    """Read an experiment by its name or file, with `path=value` overrides laid on it."""
-    raw = _read_file(_locate(str(name), Path()), ())
+def read(name: str | Path, overrides: Sequence[str] = (), folder: Path = Path()) -> Raw:
+    """Read an experiment by its name, or its file as seen from a folder, with `path=value` overrides laid on it."""
+    raw = _read_file(_locate(str(name), folder), ())
     for override in overrides:
         path, value = parse_override(override)
         raw = raw.with_values({path: value}, "command line")
@@ -186,7 +190,6 @@ def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> Raw:
         load_plugin(plugin, file.parent)
     tree = {"name": file.stem} | tree
     raw = Raw(
-        file.stem,
         str(file),
         paths.merge(below.tree if below else {}, tree),
         (*(below.layers if below else ()), (str(file), tree)),

@@ -66,21 +66,14 @@ def _trials(data: SearchData) -> Table:
     table.add_column("bits/byte", justify="right")
     for run in [data.baseline, *data.trials]:
         best = run.name == str(data.winner)
-        table.add_row(*_row(run, data, short), style="bold green" if best else "")
+        table.add_row(*_row(run, short), style="bold green" if best else "")
     return table
 
 
-def _row(run: Run, data: SearchData, short: Mapping[str, str]) -> list[str]:
-    values = run.values or {path: _base_value(data, path) for path in short}
-    shown = [brief(values[path]) if path in values else "" for path in short]
+def _row(run: Run, short: Mapping[str, str]) -> list[str]:
+    shown = [brief(run.values[path]) if path in run.values else "" for path in short]
     reached = f"{run.metrics['val_bpb']:.3f}" if "val_bpb" in run.metrics else ""
     return [run.name, run.state, *shown, reached]
-
-
-def _base_value(data: SearchData, path: str) -> Any:
-    """Return what the base experiment has at a path, a component as its name."""
-    value = data.space.base.at(data.space.base.places(path)[0])
-    return value.get("type", value) if isinstance(value, dict) else "" if value is None else value
 
 
 def _headline(outcome: Outcome) -> str:

@@ -12,6 +12,7 @@ from archlab.registry import Component, Factory, Slot, find, names
 from archlab.schema import REQUIRED, Knob, check_names, check_value
 
 MAX_REPEATS = 4096
+REPEAT = Knob("repeat", Count, 1)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _list(value: Any, slot: Slot, place: str) -> list[Spec]:
 
 def _entry(value: Any, slot: Slot, path: str) -> Spec:
     given = _mapping(value, slot.kind, path)
-    repeat = check_value(given.pop("repeat", 1), Count, f"{path}.repeat")
+    repeat = check_value(given.pop("repeat", REPEAT.default), REPEAT.type, f"{path}.repeat")
     spec = parse(given, slot.kind, path, slot.default)
     return Spec(spec.component, spec.knobs, path, repeat)
 
@@ -145,15 +146,18 @@ def knob_at(tree: Mapping[str, Any], parts: list[str | int], kind: str, default:
         return None
     knob = find(kind, name).knobs.get(str(parts[0]))
     rest = parts[1:]
-    if knob is None or not rest:
-        return knob
+    return knob if knob is None or not rest else _knob_below(knob, value.get(knob.name) or {}, rest)
+
+
+def _knob_below(knob: Knob, value: Any, parts: list[str | int]) -> Knob | None:
     slot = knob.default
     if not isinstance(slot, Slot):
         return None
-    below: Any = value.get(knob.name) or {}
-    if slot.many:
-        place, *rest = rest
-        if not isinstance(place, int) or not isinstance(below, list) or place >= len(below):
-            return None
-        return knob_at(below[place], rest, slot.kind, slot.default) if rest else knob
-    return knob_at(below, rest, slot.kind, slot.default)
+    if not slot.many:
+        return knob_at(value, parts, slot.kind, slot.default)
+    place, *rest = parts
+    if not isinstance(place, int) or not isinstance(value, list) or place >= len(value):
+        return None
+    if rest == [REPEAT.name]:
+        return REPEAT
+    return knob_at(value[place], rest, slot.kind, slot.default) if rest else knob

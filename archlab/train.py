@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import archlab
 from archlab import checkpoint
 from archlab.config import Experiment, load
 from archlab.cost import estimate
@@ -21,6 +19,7 @@ from archlab.errors import ConfigError, TrainingError
 from archlab.evaluate import evaluate
 from archlab.execution import checkpoint_activations, compile_model, compile_policy
 from archlab.interrupts import uninterrupted
+from archlab.machine import versions
 from archlab.memory import require_memory
 from archlab.metrics import MetricsLog
 from archlab.metrics import read as read_metrics
@@ -174,8 +173,7 @@ class _Run:
         checkpoint.save(self.folder / "checkpoints", self.step, self.model, self.optimizer, {}, keep=keep)
 
     def _provenance(self) -> dict[str, Any]:
-        versions = {"archlab": archlab.__version__, "torch": torch.__version__, "python": platform.python_version()}
-        return {"step": self.step, "versions": versions, "data": self.task.describe()}
+        return {"step": self.step, "versions": versions(), "data": self.task.describe()}
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -19,10 +19,15 @@ def shipped(folder: str = "experiments") -> dict[str, Path]:
     return {file.stem: file for file in sorted(root.glob("*.yaml"))}
 
 
+def is_file_name(name: str) -> bool:
+    """Tell a file of one's own from the name of a shipped one."""
+    return name.endswith((".yaml", ".yml")) or "/" in name
+
+
 def locate(name: str, folder: Path, library: str) -> Path:
     """Return the file that a name or a path means, seen from `folder`; raise ConfigError if there is none."""
     file = folder / name
-    if name.endswith((".yaml", ".yml")) or "/" in name:
+    if is_file_name(name):
         if not file.is_file():
             raise ConfigError("", f"no file {str(file)!r}")
         return file

@@ -109,6 +109,8 @@ def test_a_constructor_that_refuses_is_named_by_its_path() -> None:
         (["layers", 0, "mixer"], "mixer"),
         (["layers", 1], "layers"),
         (["layers", 0, "mixer", "ema", "num_dims"], "num_dims"),
+        (["layers", 0, "repeat"], "repeat"),
+        (["repeat"], None),
         (["layers", 0, "norm", "type"], None),
         (["layers", 2, "mixer"], None),
         (["layers", "mixer"], None),

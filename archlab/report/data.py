@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from archlab import metrics, paths
 from archlab.errors import ArchlabError, one_line
+from archlab.run_folder import last_metrics
 from archlab.search.space import Space, load_space
 from archlab.search.study import INTERRUPTED, is_interrupted, open_study, trial_folder
 
@@ -93,17 +94,9 @@ def _name_of(value: Any) -> Any:
 
 def _trial(trial: FrozenTrial, folder: Path) -> Run:
     noted, run = trial.user_attrs, trial_folder(folder, trial.number)
-    measured = {**noted.get("costs", {}), **merged_metrics(run), **noted.get("metrics", {})}
+    measured = {**noted.get("costs", {}), **last_metrics(run), **noted.get("metrics", {})}
     state = INTERRUPTED if is_interrupted(trial) else _WORDS[trial.state.name]
     return Run(f"{trial.number}", state, noted.get("values", {}), measured, curve_of(run), noted.get("reason", ""))
-
-
-def merged_metrics(run: Path) -> dict[str, float]:
-    """Return the newest value of each metric that a run has logged."""
-    merged: dict[str, float] = {}
-    for record in metrics.read(run):
-        merged |= record
-    return merged
 
 
 def curve_of(run: Path, metric: str = "val_loss") -> list[tuple[int, float]]:

@@ -9,14 +9,15 @@ from typing import Any
 
 from archlab.config import load
 from archlab.cost import estimate
-from archlab.report.data import curve_of, merged_metrics
+from archlab.report.data import curve_of
 from archlab.report.figures import run_curves
 from archlab.report.html import code, facts, figure, page, section
+from archlab.run_folder import last_metrics
 
 
 def run_page(folder: Path) -> str:
     """Return the page of a run: curves, last metrics, costs, settings."""
-    experiment, last = load(folder / "experiment.yaml"), merged_metrics(folder)
+    experiment, last = load(folder / "experiment.yaml"), last_metrics(folder)
     curves = run_curves(curve_of(folder, "loss"), curve_of(folder))
     parts = [
         section("Learning curves", figure(curves, "curves")),

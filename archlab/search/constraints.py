@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from archlab import config
+from archlab import config, paths
 from archlab.errors import ConfigError, suggest
 from archlab.schema import check_names
 
@@ -50,7 +50,7 @@ class Constraint:
         """Return the costs that this constraint is about: a trial's own, or those of its choices at another size."""
         if self.at is None:
             return own
-        chosen = {path: value for path, value in values.items() if path.split(".")[0].split("[")[0] == _MODEL}
+        chosen = {path: value for path, value in values.items() if paths.split(path)[0] == _MODEL}
         return estimate(self.at.with_values(chosen, f"trial at {self.at.name}").resolve())
 
 
@@ -68,17 +68,7 @@ def _parse(entry: Any, costs: Sequence[str], folder: Path, path: str) -> Constra
     if not isinstance(name := entry.get("at"), str):
         raise ConfigError(f"{path}.at", "is missing: name an experiment")
     bound = _bound(entry.get("require"), costs, f"{path}.require")
-    return replace(bound, at=read_from(folder, name))
-
-
-def is_file_name(name: str) -> bool:
-    """Tell a file of one's own from the name of a shipped one."""
-    return name.endswith((".yaml", ".yml")) or "/" in name
-
-
-def read_from(folder: Path, name: str) -> config.Raw:
-    """Read an experiment by its name, or by its file as seen from a folder."""
-    return config.read(folder / name if is_file_name(name) else name)
+    return replace(bound, at=config.read(name, folder=folder))
 
 
 def _bound(text: Any, costs: Sequence[str], path: str) -> Constraint:

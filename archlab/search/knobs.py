@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from archlab import paths
 from archlab.config import Raw
-from archlab.domains import Choice, Count, Domain, Interval
+from archlab.domains import Choice, Domain, Interval
 from archlab.errors import ConfigError
 from archlab.registry import Component, Slot, find
 from archlab.schema import Knob, check_names, check_value
@@ -43,18 +43,12 @@ def _meet(one: paths.Part, other: paths.Part) -> bool:
 
 def look_up(path: str, domain: Domain | None, raw: Raw) -> Varied | None:
     """Return the knob that a path means in this experiment, or None where it means none."""
-    found = [(place, knob) for place in paths.expand(raw.tree, path) if (knob := _knob_at(raw, place))]
+    found = [(place, knob) for place in paths.expand(raw.tree, path) if (knob := raw.knob_at(place))]
     if not found:
         return None
     if domain is None:
         domain = _declared(path, [place for place, _ in found], raw)
     return Varied(path, domain, _is_whole(found[0][1].type, domain))
-
-
-def _knob_at(raw: Raw, place: str) -> Knob | None:
-    if place.endswith("].repeat"):
-        return Knob("repeat", Count, 1)
-    return raw.knob_at(place)
 
 
 def _declared(path: str, places: list[str], raw: Raw) -> Domain:
@@ -73,7 +67,7 @@ def _declared(path: str, places: list[str], raw: Raw) -> Domain:
 def _owner(place: str, raw: Raw) -> Component | None:
     """Return the component whose knob stands at a place."""
     above = paths.join(paths.split(place)[:-1])
-    knob, value = _knob_at(raw, above) if above else None, raw.at(above) if above else None
+    knob, value = raw.knob_at(above) if above else None, raw.at(above) if above else None
     if knob is None or not isinstance(knob.default, Slot):
         return None
     name = value.get("type") if isinstance(value, Mapping) else value
@@ -133,7 +127,7 @@ def _chosen(path: str, domain: Domain | None, raw: Raw) -> list[Raw]:
 
 def _check_domain(varied: Varied, raw: Raw) -> None:
     path, domain = varied.path, varied.domain
-    knobs = {place: knob for place in paths.expand(raw.tree, path) if (knob := _knob_at(raw, place))}
+    knobs = {place: knob for place in paths.expand(raw.tree, path) if (knob := raw.knob_at(place))}
     values = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
     for place, knob in knobs.items():
         for value in values:

@@ -12,7 +12,7 @@ from archlab.domains import Domain, parse_domain
 from archlab.errors import ConfigError, suggest
 from archlab.registry import load_plugin
 from archlab.schema import check_names
-from archlab.search.constraints import Constraint, is_file_name, parse_constraints, read_from
+from archlab.search.constraints import Constraint, parse_constraints
 from archlab.search.knobs import check_varied
 from archlab.search.study_settings import StudySettings, parse_study
 
@@ -116,7 +116,7 @@ def _asked(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _moved(entry: Any, folder: Path) -> Any:
-    if isinstance(entry, Mapping) and is_file_name(entry["at"]):
+    if isinstance(entry, Mapping) and yaml_files.is_file_name(entry["at"]):
         return {**entry, "at": str(folder / entry["at"])}
     return entry
 
@@ -125,7 +125,7 @@ def _base(tree: Mapping[str, Any], file: Path) -> config.Raw:
     name = tree.get("base")
     if not isinstance(name, str):
         raise ConfigError("base", "is missing: name the experiment to search around")
-    return read_from(file.parent, name).with_values(_mapping(tree, "override"), str(file))
+    return config.read(name, folder=file.parent).with_values(_mapping(tree, "override"), str(file))
 
 
 def _vary(tree: Mapping[str, Any]) -> dict[str, Domain | None]:

@@ -84,8 +84,8 @@ class Windowed(Recurrent):
         position_BT = begin_B1 + torch.arange(T, device=q_BTHK.device)
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
         q_BTHK, k_BTGK = self.position.rotate(q_BTHK, place_BT), self.position.rotate(k_BTGK, place_BT)
-        kept = state or {}
-        keys, values = self._append(kept.get("keys"), k_BTGK), self._append(kept.get("values"), v_BTGV)
+        earlier = state or {}
+        keys, values = self._append(earlier.get("keys"), k_BTGK), self._append(earlier.get("values"), v_BTGV)
         if state is None and (self.window != "sliding" or self.window_size >= T):
             y_BTHV = self._from_start(q_BTHK, k_BTGK, v_BTGV)
         else:
