@@ -12,6 +12,7 @@ import click
 
 from archlab import __version__, commands
 from archlab.errors import ArchlabError, one_line, suggest
+from archlab.metrics import told
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 WIDTH_WHERE_NO_TERMINAL = 110
@@ -133,10 +134,10 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
     console = _console()
     with Display(console) as display:
         result = commands.train(name, overrides, out=out, resume=resume, force=force, watch=display)
-    figures = result.metrics
-    console.print(f"validation loss {figures['val_loss']:.4f} nats per token, {figures['val_bpb']:.4f} bits per byte")
+    console.print(f"validation {told(result.metrics, 'val_')}")
     click.echo(f"model    {result.folder / 'final'}\nmetrics  {result.folder / 'metrics.jsonl'}")
-    click.echo(f'next     archlab generate {result.folder} --prompt "def "')
+    further = f'generate {result.folder} --prompt "def "' if "val_bpb" in result.metrics else f"report {result.folder}"
+    click.echo(f"next     archlab {further}")
 
 
 @cli.command()
@@ -194,8 +195,8 @@ def eval_(folder: Path, split: str, tokens: int | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"split": split, **figures}, indent=2))
         return
-    click.echo(f"{split}: {figures['loss']:.4f} nats per token, {figures['bpb']:.4f} bits per byte")
-    click.echo(f"{figures['tokens']:,} tokens at {figures['tokens_per_s']:,.0f} a second")
+    click.echo(f"{split}: {told(figures)}")
+    click.echo(f"{figures['tokens']:,} targets at {figures['tokens_per_s']:,.0f} a second")
 
 
 @cli.command()

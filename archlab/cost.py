@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,12 +57,13 @@ def estimate(experiment: Experiment, model: nn.Module | None = None) -> dict[str
 def _estimate(experiment: Experiment, model: nn.Module) -> Cost:
     train = experiment.train
     params = count_parameters(model)
-    activations = _activation_bytes(model, train.batch_size, train.context, train.checkpoint_activations)
+    example = partial(experiment.task.factory()().example, context=train.context, device="meta")
+    activations = _activation_bytes(model, example(train.batch_size), train.checkpoint_activations)
     weights = sum(p.numel() * p.element_size() for p in _unique(model.parameters()))
     return Cost(
         params=params,
         params_non_embedding=params - _end_params(model),
-        flops_per_token=_flops(model, train.context) // train.context,
+        flops_per_token=_flops(model, example(1)) // train.context,
         state_bytes=sum(t.numel() * t.element_size() for t in init_state(model, 1).values()),
         weight_bytes=weights,
         activation_bytes=activations,
@@ -79,27 +81,23 @@ def _end_params(model: nn.Module) -> int:
     return sum(p.numel() for p in _unique(p for end in ends for p in end.parameters()))
 
 
-def _tokens(batch_size: int, context: int) -> Tensor:
-    return torch.zeros(batch_size, context, dtype=torch.int64, device="meta")
-
-
-def _flops(model: nn.Module, context: int) -> int:
+def _flops(model: nn.Module, inputs: Tensor) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(_tokens(1, context))
+        model(inputs)
     return counter.get_total_flops()
 
 
-def _activation_bytes(model: nn.Module, batch_size: int, context: int, checkpointed: bool) -> int:
-    whole = _saved_bytes(model, batch_size, context)
+def _activation_bytes(model: nn.Module, inputs: Tensor, checkpointed: bool) -> int:
+    whole = _saved_bytes(model, inputs)
     blocks = len(list(layers(model)))
     if not checkpointed or not blocks:
         return whole
     checkpoint_activations(model)
-    kept = _saved_bytes(model, batch_size, context)
+    kept = _saved_bytes(model, inputs)
     return kept + (whole - kept) // blocks
 
 
-def _saved_bytes(model: nn.Module, batch_size: int, context: int) -> int:
+def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
     """Return the bytes that autograd keeps for the backward pass of one micro-batch, the loss's logits included."""
     parameters = {p.untyped_storage()._cdata for p in model.parameters()}
     saved: dict[int, int] = {}
@@ -113,17 +111,17 @@ def _saved_bytes(model: nn.Module, batch_size: int, context: int) -> int:
 
     alive: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits, _ = model(_tokens(batch_size, context))
+        logits, _ = model(inputs)
         logits.float().log_softmax(-1)
     return sum(saved.values())
 
 
-def observed(model: nn.Module, context: int, see: Callable[[nn.Module, Any], None]) -> None:
-    """Run one sequence through a model on the meta device, showing each module's output to `see`."""
+def observed(model: nn.Module, inputs: Tensor, see: Callable[[nn.Module, Any], None]) -> None:
+    """Run inputs through a model on the meta device, showing each module's output to `see`."""
     hooks = [m.register_forward_hook(lambda module, _, output: see(module, output)) for m in model.modules()]
     try:
         with torch.no_grad():
-            model(_tokens(1, context))
+            model(inputs)
     finally:
         for hook in hooks:
             hook.remove()

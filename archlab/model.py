@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,16 +37,33 @@ def check(experiment: Experiment) -> nn.Module:
 
 
 def _checked(experiment: Experiment) -> nn.Module:
-    model, task = on_meta(experiment.model), experiment.task.factory()()
-    vocab_size, context = experiment.model.knobs.get("vocab_size"), experiment.train.context
-    if vocab_size is not None and vocab_size < task.vocab_size:
-        raise ConfigError("model.vocab_size", f"{vocab_size} is less than the {task.vocab_size} words of the task")
+    model, task, context = on_meta(experiment.model), experiment.task.factory()(), experiment.train.context
+    _check_ends(experiment, model, task)
     limit = max_context(model)
     if limit is not None and context > limit:
         raise ConfigError(
             "train.context", f"{context} exceeds the {limit} tokens that full attention keeps (window_size)"
         )
     return model
+
+
+def _check_ends(experiment: Experiment, model: nn.Module, task: Any) -> None:
+    """Raise ConfigError where the model cannot read the task's inputs, or give the answers that it asks for."""
+    words, outputs = experiment.model.knobs.get("vocab_size"), getattr(model, "num_outputs", None)
+    if task.vocab_size is not None and words is not None and words < task.vocab_size:
+        raise ConfigError("model.vocab_size", f"{words} is less than the {task.vocab_size} words of the task")
+    if outputs is not None and outputs < task.num_outputs:
+        raise ConfigError("model.head", f"{outputs} outputs are less than the {task.num_outputs} of the task")
+    if getattr(model, "per_sample", False) != task.per_sample:
+        asks = "one answer a sample: use a head like classifier" if task.per_sample else "an answer at every step"
+        raise ConfigError("model.head", f"does not fit the task {experiment.task.name!r}, which asks for {asks}")
+    if task.predicts_next and not is_causal(model):
+        raise ConfigError("model", f"sees later tokens, which the task {experiment.task.name!r} has it predict")
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Tell whether no part of a model looks ahead; one that does says so by `causal = False`."""
+    return all(getattr(module, "causal", True) for module in model.modules())
 
 
 def max_context(model: nn.Module) -> int | None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from archlab.metrics import brief_validation, told
 from archlab.report.data import Run, SearchData, read_search, short_names
 from archlab.report.figures import brief
 from archlab.search.run import Outcome
@@ -43,8 +44,9 @@ class SearchDisplay(Display):
         """Tell how a run ended."""
         self.done += label != "baseline"
         color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
-        found = f"  val {metrics['val_loss']:.4f} ({metrics['val_bpb']:.3f} bits/byte)" if "val_loss" in metrics else ""
-        self.say(Text.assemble((self.label, "cyan"), "  ", (state, color), found, f"  {reason}" if reason else ""))
+        found = brief_validation(metrics)
+        rest = "".join(f"  {part}" for part in (found, reason) if part)
+        self.say(Text.assemble((self.label, "cyan"), "  ", (state, color), rest))
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
@@ -63,25 +65,26 @@ def _trials(data: SearchData) -> Table:
     short = short_names(list(data.space.vary))
     for name in ("run", "state", *short.values()):
         table.add_column(name, overflow="fold")
-    table.add_column("bits/byte", justify="right")
+    metric = "val_bpb" if "val_bpb" in data.baseline.metrics else data.space.objective
+    table.add_column("bits/byte" if metric == "val_bpb" else metric, justify="right")
     for run in [data.baseline, *data.trials]:
         best = run.name == str(data.winner)
-        table.add_row(*_row(run, short), style="bold green" if best else "")
+        table.add_row(*_row(run, short, metric), style="bold green" if best else "")
     return table
 
 
-def _row(run: Run, short: Mapping[str, str]) -> list[str]:
+def _row(run: Run, short: Mapping[str, str], metric: str) -> list[str]:
     shown = [brief(run.values[path]) if path in run.values else "" for path in short]
-    reached = f"{run.metrics['val_bpb']:.3f}" if "val_bpb" in run.metrics else ""
+    reached = f"{run.metrics[metric]:.3f}" if metric in run.metrics else ""
     return [run.name, run.state, *shown, reached]
 
 
 def _headline(outcome: Outcome) -> str:
     summary = outcome.summary
-    reached = summary["winner"]["validation"]["bpb"]
-    lines = [f"[bold]best: trial {outcome.winner}[/], {reached:.3f} bits per byte on the whole validation text"]
+    reached = told(summary["winner"]["validation"])
+    lines = [f"[bold]best: trial {outcome.winner}[/], {reached} on the whole validation split"]
     if "validation" in summary["baseline"]:
-        lines.append(f"baseline at the same budget: {summary['baseline']['validation']['bpb']:.3f}")
+        lines.append(f"baseline at the same budget: {told(summary['baseline']['validation'])}")
     sizes = ", ".join(f"{name} {bits:.3f}" for name, bits in summary["compressors"].items())
     if sizes:
         lines.append(f"whole-file compressors at their best setting, on the same text: {sizes}")

@@ -26,7 +26,8 @@ def tree(experiment: Experiment) -> Tree:
     """Return the model's parts as a terminal tree, like neighbours drawn once."""
     model = check(experiment)
     shapes: dict[nn.Module, str] = {}
-    observed(model, experiment.train.context, lambda module, output: shapes.update({module: _shape(output)}))
+    inputs = experiment.task.factory()().example(1, experiment.train.context, "meta")
+    observed(model, inputs, lambda module, output: shapes.update({module: _shape(output)}))
     root = Tree(_label("model", model, component_of(type(model)), shapes, 1))
     _grow(root, model, shapes)
     return root

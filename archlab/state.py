@@ -7,9 +7,22 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 State: TypeAlias = dict[str, Tensor]
+
+
+AUXILIARY_LOSS = "auxiliary_loss"
+
+
+def auxiliary_loss(state: State) -> Tensor:
+    """Return the losses that layers add to the task's own [B], summed over the tokens of a stream; 0 [] without any.
+
+    A layer that has one keeps its sum since the beginning as the entry `auxiliary_loss` [B] of its state.
+    """
+    found = (loss_B for name, loss_B in state.items() if name.rpartition(".")[2] == AUXILIARY_LOSS)
+    return sum(found, start=torch.zeros(()))
 
 
 class Recurrent(nn.Module):

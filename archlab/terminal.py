@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from archlab.config import Experiment
+from archlab.metrics import brief_validation
 
 PLAIN_EVERY_S = 5.0
 
@@ -72,4 +73,4 @@ class Display:
 
     def on_eval(self, record: dict[str, Any]) -> None:
         """Keep the validation loss in sight."""
-        self.val = f"  val {record['val_loss']:.4f} ({record['val_bpb']:.3f} bits/byte)"
+        self.val = f"  {brief_validation(record)}"

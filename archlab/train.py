@@ -27,6 +27,7 @@ from archlab.model import build, check
 from archlab.optim import lr_factor, make_optimizer
 from archlab.precision import resolve_precision
 from archlab.run_folder import last_metrics, open_folder
+from archlab.state import auxiliary_loss
 from archlab.watch import Silent, Watch
 
 
@@ -144,10 +145,11 @@ class _Run:
         batch = self.task.batch("train", number, self.train.batch_size, self.train.context, self.train.seed)
         inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
-            logits, _ = self.model(inputs)
-        loss = _mean_loss(logits, targets) / self.train.accumulate
-        loss.backward()
-        return float(loss.detach())
+            logits, state = self.model(inputs)
+        loss = _mean_loss(logits, targets)
+        added = auxiliary_loss(state).mean() / self.train.context
+        ((loss + added) / self.train.accumulate).backward()
+        return float(loss.detach()) / self.train.accumulate
 
     def _require_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -164,7 +166,7 @@ class _Run:
         measured = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **options)
         if not math.isfinite(measured["loss"]):
             raise TrainingError(f"step {self.step}: the validation loss is {measured['loss']}; try a smaller train.lr")
-        record = {"step": self.step, "val_loss": measured["loss"], "val_bpb": measured["bpb"]}
+        record = {"step": self.step, **{f"val_{name}": measured[name] for name in self.task.metrics}}
         log.append(record)
         self.watch.on_eval(record)
 
@@ -180,5 +182,5 @@ def _due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-def _mean_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=-100)
+def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=-100)

@@ -214,7 +214,7 @@ def test_eval(run, trained: Path) -> None:
     done = run("eval", str(trained))
     assert done.status == 0
     assert done.out.startswith("test: ")
-    assert "255 tokens" in done.out
+    assert "255 targets" in done.out
     figures = json.loads(run("eval", str(trained), "--json", "--split", "validation", "--tokens", "64").out)
     assert (figures["split"], figures["tokens"]) == ("validation", 64)
     assert figures["bpb"] > 0

@@ -59,7 +59,7 @@ def test_defaults(tmp_path: Path) -> None:
         ({"study": {"sampler": {"type": "tpe", "seed": 3}}}, "unknown knob 'seed' of 'tpe'"),
         ({"study": {"trials": 0}}, "study.trials: 0 is not at least 1"),
         ({"study": {"trails": 3}}, r"study: unknown key 'trails'; did you mean 'trials'\?"),
-        ({"objectives": {"params": "minimize"}, "study": {"pruner": "median"}}, "median needs val_loss or val_bpb"),
+        ({"objectives": {"params": "minimize"}, "study": {"pruner": "median"}}, "median needs a metric like val_loss"),
         ({"override": {"train.eval_every": 0}, "study": {"pruner": "median"}}, "nothing to judge by"),
         ({"base": "nowhere"}, "no experiment 'nowhere'"),
     ],

@@ -66,7 +66,7 @@ def _refuse_others_files(out: Path) -> None:
 
 def render_model(experiment: Experiment) -> str:
     """Return the Python module that builds an experiment's model, and what is needed to use it."""
-    spec, ending = experiment.model, _ending(experiment.model)
+    spec, ending = experiment.model, _ending(experiment)
     bundle = Bundle([part.component.cls for part in _parts_first(spec)], ending)
     call = render_call(spec, lambda cls: bundle.name(definition_of(cls)), bundle.name(_PARTIAL), indent=4)
     body = render_definitions(bundle).replace(_UNWRITTEN, f"return {call}")
@@ -84,13 +84,12 @@ def _parts_first(spec: Spec) -> Iterator[Spec]:
     yield spec
 
 
-def _ending(spec: Spec) -> list[Callable[..., Any]]:
-    """Return the functions that a model's file ends with: generating needs tokens, and a text needs bytes."""
-    vocab_size = spec.knobs.get("vocab_size")
-    if vocab_size is None:
+def _ending(experiment: Experiment) -> list[Callable[..., Any]]:
+    """Return the functions that a model's file ends with: only words can be generated, only bytes shown as text."""
+    if not experiment.task.component.cls.predicts_next:
         return [standalone.build, standalone.load]
     generating: list[Callable[..., Any]] = [standalone.build, standalone.load, standalone.generate]
-    return [*generating, standalone.main] if vocab_size == 256 else generating
+    return [*generating, standalone.main] if experiment.model.knobs.get("vocab_size") == 256 else generating
 
 
 def _header(experiment: Experiment, bundle: Bundle) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from archlab.config import load
 from archlab.cost import estimate
+from archlab.metrics import told
 from archlab.report.data import curve_of
 from archlab.report.figures import run_curves
 from archlab.report.html import code, facts, figure, page, section
@@ -31,11 +32,9 @@ def run_page(folder: Path) -> str:
 
 def _headline(last: Mapping[str, float], steps: int) -> str:
     done = f"{last.get('step', 0)} of {steps} updates"
-    if "val_bpb" not in last:
+    if "val_loss" not in last:
         return f"After {done}, the validation split has not been looked at."
-    return (
-        f"After {done}: {last['val_bpb']:.3f} bits per byte on the validation split, loss {last['val_loss']:.4f} nats."
-    )
+    return f"After {done}: {told(last, 'val_')} on the validation split."
 
 
 def _origin(folder: Path) -> dict[str, Any]:

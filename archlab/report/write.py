@@ -9,6 +9,7 @@ from typing import Any
 
 from archlab.errors import ArchlabError
 from archlab.files import write_text
+from archlab.metrics import told
 from archlab.report.data import Run, SearchData, importances, read_search, short_names
 from archlab.report.figures import (
     ACCENT,
@@ -25,7 +26,13 @@ from archlab.report.html import State, code, facts, figure, page, section, table
 from archlab.report.run import run_page
 
 COMPRESSORS = ("xz", "bz2", "zlib")
-_COLUMNS = {"params": "params", "val_loss": "val loss", "val_bpb": "val bpb", "tokens_per_s": "tokens/s"}
+_COLUMNS = {
+    "params": "params",
+    "val_loss": "val loss",
+    "val_bpb": "val bpb",
+    "val_accuracy": "val accuracy",
+    "tokens_per_s": "tokens/s",
+}
 
 
 def report(folder: Path) -> Path:
@@ -75,6 +82,9 @@ def _objectives(data: SearchData) -> str:
 def _headline(data: SearchData) -> str:
     reached = _bits(data)
     best, base = reached.get("best trial"), reached.get("base experiment")
+    winner = data.summary.get("winner") or {}
+    if best is None and winner:
+        return f"The best trial, number {data.winner}: {told(winner['validation'])} on the validation split."
     if best is None:
         return "No trial has been completed." if data.summary else "The search has not ended: this is its state so far."
     against = f", against {base:.3f} for the base experiment at the same budget" if base is not None else ""
@@ -86,9 +96,13 @@ def _headline(data: SearchData) -> str:
 def _bits(data: SearchData) -> dict[str, float]:
     """Return bits per byte of the validation split by who reached them."""
     models = {"best trial": data.summary.get("winner"), "base experiment": data.summary.get("baseline")}
-    reached = {name: found["validation"]["bpb"] for name, found in models.items() if found and "validation" in found}
+    reached = {name: found["validation"]["bpb"] for name, found in models.items() if found and _has_bits(found)}
     packed = data.summary.get("compressors", {})
     return reached | {name: packed[name] for name in COMPRESSORS if name in packed}
+
+
+def _has_bits(found: Mapping[str, Any]) -> bool:
+    return "bpb" in found.get("validation", {})
 
 
 def _bits_figure(reached: Mapping[str, float]) -> Any:
@@ -107,9 +121,11 @@ def _about_bits(data: SearchData) -> str:
 
 def _trials(data: SearchData) -> str:
     short = short_names(list(data.space.vary))
-    more = [name for name in data.space.objectives if name not in _COLUMNS]
-    head = ["trial", "state", *short.values(), *_COLUMNS.values(), *more, "reason"]
-    rows = [_row(run, data, [*_COLUMNS, *more]) for run in (data.baseline, *data.trials)]
+    runs = (data.baseline, *data.trials)
+    usual = {name: title for name, title in _COLUMNS.items() if any(name in run.metrics for run in runs)}
+    columns = usual | {name: name for name in data.space.objectives if name not in usual}
+    head = ["trial", "state", *short.values(), *columns.values(), "reason"]
+    rows = [_row(run, data, list(columns)) for run in runs]
     return table(head, rows)
 
 

@@ -17,10 +17,9 @@ from archlab.search.knobs import check_varied
 from archlab.search.study_settings import StudySettings, parse_study
 
 KEYS = ("base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
+LEARNED = "val_"
 COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "memory_per_device")
-LEARNED = ("val_loss", "val_bpb")
 MEASURED = ("tokens_per_s", "decode_us_per_token")
-METRICS = (*LEARNED, *COSTS, *MEASURED)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Space:
     @property
     def can_prune(self) -> bool:
         """Whether the one objective is measured while a trial trains."""
-        return len(self.objectives) == 1 and self.objective in LEARNED
+        return len(self.objectives) == 1 and self.objective.startswith(LEARNED)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the YAML data that says the same, its base being the file base.yaml beside it."""
@@ -94,7 +93,7 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any]) -> 
         name=file.stem,
         base=base,
         vary=_vary(tree),
-        objectives=_objectives(tree.get("objectives")),
+        objectives=_objectives(tree.get("objectives"), experiment.task.component.cls.metrics),
         constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent),
         study=parse_study(tree.get("study"), "study"),
         source=str(file),
@@ -135,13 +134,14 @@ def _vary(tree: Mapping[str, Any]) -> dict[str, Domain | None]:
     return {path: None if value == "auto" else parse_domain(value, f"vary.{path}") for path, value in vary.items()}
 
 
-def _objectives(given: Any) -> dict[str, str]:
+def _objectives(given: Any, learned: Sequence[str]) -> dict[str, str]:
     objectives = {"val_loss": "minimize"} if given is None else given
     if not isinstance(objectives, Mapping) or not objectives:
         raise ConfigError("objectives", f"{given!r} is not a mapping of metrics to minimize or maximize")
+    known = (*(f"{LEARNED}{name}" for name in learned), *COSTS, *MEASURED)
     for metric, direction in objectives.items():
-        if metric not in METRICS:
-            raise ConfigError("objectives", f"no metric {metric!r}{suggest(metric, METRICS)}")
+        if metric not in known:
+            raise ConfigError("objectives", f"no metric {metric!r}{suggest(metric, known)}")
         if direction not in ("minimize", "maximize"):
             raise ConfigError(f"objectives.{metric}", f"{direction!r} is neither minimize nor maximize")
     return dict(objectives)

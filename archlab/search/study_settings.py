@@ -89,7 +89,7 @@ class StudySettings:
         if self.pruner is None or self.pruner.type == "none":
             return
         if not can_prune:
-            raise ConfigError("study.pruner", f"{self.pruner.type} needs val_loss or val_bpb as the only objective")
+            raise ConfigError("study.pruner", f"{self.pruner.type} needs a metric like val_loss as the only objective")
         if not eval_every:
             raise ConfigError("study.pruner", f"{self.pruner.type} has nothing to judge by while train.eval_every is 0")
 

@@ -12,13 +12,13 @@ from archlab.state import Recurrent, State, Stream
 class Stack(Recurrent):
     """Layers one after the other, between an embedding and a head.
 
-    tokens: [B, T] int64 -> logits [B, T, V].
+    tokens: [B, T] int64 -> logits [B, T, V]; what embedding and head take and give instead, where they are others.
     """
 
     def __init__(
         self,
         *,
-        vocab_size: Count,
+        vocab_size: Count | None = None,
         dim: Count,
         embedding: Factory = slot("embedding", "tokens"),
         position: Factory = slot("position", "none"),
@@ -33,19 +33,19 @@ class Stack(Recurrent):
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
         self.norm = norm(dim)
         self.head = head(dim, vocab_size, self.embedding)
+        self.num_outputs, self.per_sample = self.head.num_outputs, self.head.per_sample
 
     def init_state(self, batch_size: int) -> State:
         """Return a stream with no token in it."""
-        device = self.embedding.weight.device
+        device = next(self.parameters()).device
         return {"position": torch.zeros(batch_size, dtype=torch.int64, device=device)} | super().init_state(batch_size)
 
     def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return a score for every next token, and the state after the last."""
-        B, T = tokens_BT.shape
-        stream = Stream(state)
-        begin_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=tokens_BT.device)
-        steps_BT = begin_B[:, None] + torch.arange(T, device=tokens_BT.device)
-        x_BTD = self.position.embed(self.embedding(tokens_BT), steps_BT)
+        stream, x_BTD = Stream(state), self.embedding(tokens_BT)
+        B, T = x_BTD.shape[:2]
+        begin_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=x_BTD.device)
+        x_BTD = self.position.embed(x_BTD, begin_B[:, None] + torch.arange(T, device=x_BTD.device))
         for index, block in enumerate(self.blocks):
             x_BTD = stream(f"blocks.{index}", block, x_BTD)
         x_BTD = stream("norm", self.norm, x_BTD)

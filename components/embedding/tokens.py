@@ -14,11 +14,12 @@ class TokenEmbedding(nn.Module):
     """A learned vector per token, times sqrt(D) if `scale`.
 
     tokens: [B, T] int64 -> [B, T, D].
+    Raises ValueError where the model has no vocab_size.
     """
 
     def __init__(
         self,
-        vocab_size: int,
+        vocab_size: int | None,
         dim: int,
         *,
         scale: bool = False,
@@ -26,6 +27,8 @@ class TokenEmbedding(nn.Module):
         dropout: Fraction = 0.0,
     ) -> None:
         super().__init__()
+        if vocab_size is None:
+            raise ValueError("words need a vocab_size: the number of words there are")
         self.factor, self.init = dim**0.5 if scale else 1.0, init
         self.weight = nn.Parameter(torch.empty(vocab_size, dim))
         self.dropout = nn.Dropout(dropout)

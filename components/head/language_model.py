@@ -20,12 +20,13 @@ class LanguageModelHead(nn.Module):
     Raises ValueError where a tied head is given num_outputs other than the vocabulary's size.
     """
 
+    per_sample = False
     weight: nn.Parameter | None
 
     def __init__(
         self,
         dim: int,
-        vocab_size: int,
+        vocab_size: int | None,
         embedding: nn.Module,
         *,
         tied: bool = False,
@@ -34,9 +35,11 @@ class LanguageModelHead(nn.Module):
     ) -> None:
         super().__init__()
         num_outputs = num_outputs or vocab_size
+        if num_outputs is None:
+            raise ValueError("needs num_outputs, or a model with a vocab_size")
         if tied and num_outputs != vocab_size:
             raise ValueError(f"a tied head has vocab_size {vocab_size} outputs, not num_outputs {num_outputs}")
-        self.init = init
+        self.init, self.num_outputs = init, num_outputs
         self._tied = (embedding,) if tied else ()  # a tuple, so that the matrix has one owner and one name
         self.register_parameter("weight", None if tied else nn.Parameter(torch.empty(num_outputs, dim)))
         self.reset_parameters()

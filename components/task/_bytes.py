@@ -18,19 +18,19 @@ from torch import Tensor
 
 from archlab.errors import ArchlabError, suggest
 
-from ._corpus import SPLITS, Corpus, Source, read
+from ._base import IGNORED, SPLITS, Task
+from ._corpus import Corpus, Source, read
 
-IGNORED = -100
 
-
-class ByteTask:
+class ByteTask(Task):
     """Predict each byte from those before it; byte 0 stands between documents.
 
     Nothing is read before the first question about the text.
     """
 
     vocab_size = 256
-    bytes_per_token = 1.0
+    predicts_next = True
+    metrics = ("loss", "bpb")
 
     def __init__(self, source: Source, eval_bytes: int | None) -> None:
         self.source, self.eval_bytes = source, eval_bytes

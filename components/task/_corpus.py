@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from archlab.errors import ArchlabError
 
-SPLITS = ("train", "validation", "test")
+from ._base import SPLITS
+
 SHARE = 0.05  # of the files, or else of the bytes, each for validation and for test
 SEPARATOR = b"\0"
 

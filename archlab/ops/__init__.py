@@ -1,0 +1,1 @@
+"""Operations that components share: one public function each, a readable reference beside it."""
