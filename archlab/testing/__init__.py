@@ -1,0 +1,55 @@
+"""One suite for every component, those that come with archlab and your own.
+
+import pytest
+from archlab.testing import checks
+
+@pytest.mark.parametrize("check", checks("ema", "mine", num_dims=4), ids=str)
+def test_my_ema(check):
+    check()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from archlab.errors import one_line
+from archlab.testing.checks import each
+from archlab.testing.export import survives_export
+from archlab.testing.subject import Failed, Subject
+from archlab.testing.variation import no_knob_is_dead, random_subject
+
+__all__ = ["Check", "Failed", "Subject", "checks", "random_subject"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise of one component; a call raises Failed where it is not kept."""
+
+    promise: Callable[[Subject], None]
+    subject: Subject
+
+    def __call__(self) -> None:
+        self.promise(self.subject)
+
+    def __str__(self) -> str:
+        return self.promise.__name__
+
+    @property
+    def meaning(self) -> str:
+        """What is promised, as a sentence."""
+        return one_line(self.promise.__doc__ or "")
+
+
+def checks(kind: str, name: str, inputs: Tensor | None = None, **knobs: Any) -> list[Check]:
+    """Return the checks of a registered component with these knobs, in a small model that is built around it.
+
+    `inputs` are what the model reads where that is not words. Import the component's file before, or name it
+    in `plugins:`. Raises ConfigError where the component is unknown or the knobs give no model.
+    """
+    subject = Subject(kind, name, knobs, inputs)
+    subject.spec()
+    return [Check(promise, subject) for promise in (*each(), no_knob_is_dead, survives_export)]

@@ -1,0 +1,152 @@
+"""Other values for a component's knobs: at random, and one at a time to see that each has an effect."""
+
+from __future__ import annotations
+
+import random
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import torch
+
+from archlab.domains import Range
+from archlab.errors import ConfigError
+from archlab.registry import Slot, find, names
+from archlab.schema import REQUIRED, Knob
+from archlab.state import init_state
+from archlab.testing.subject import BATCH, PRECISE, Failed, Subject, loss_of
+
+SMALL = (1, 2, 3, 4, 5, 8, 16)
+DEPTH = 2
+ATTEMPTS = 40
+
+
+def random_subject(subject: Subject, chance: random.Random) -> Subject:
+    """Return the component with knobs drawn at random, as they are where no draw gave a model."""
+    for _ in range(ATTEMPTS):
+        drawn = subject.with_knobs(**(_draw(subject.kind, subject.name, chance, DEPTH) | dict(subject.knobs)))
+        if _builds(drawn):
+            return drawn
+    return subject
+
+
+def _builds(subject: Subject) -> bool:
+    try:
+        subject.spec()
+    except ConfigError:
+        return False
+    return True
+
+
+def _draw(kind: str, name: str, chance: random.Random, depth: int) -> dict[str, Any]:
+    drawn = {}
+    for knob in find(kind, name).knobs.values():
+        values = list(_values(knob, chance, depth))
+        if values and (knob.default is REQUIRED or chance.random() < 0.5):
+            drawn[knob.name] = chance.choice(values)
+    return drawn
+
+
+def _values(knob: Knob, chance: random.Random, depth: int) -> Iterator[Any]:
+    if not isinstance(knob.default, Slot):
+        yield from _of_type(knob.type, knob.default)
+    elif depth and not knob.default.many:
+        kind = knob.default.kind
+        yield from ({"type": name} | _draw(kind, name, chance, depth - 1) for name in names(kind))
+
+
+def _of_type(expected: Any, default: Any) -> Iterator[Any]:
+    """Yield a few values of a knob's type, near its default."""
+    origin, args = get_origin(expected), get_args(expected)
+    if origin in (Union, types.UnionType):
+        yield from (value for option in args for value in _of_type(option, default))
+    elif origin is Annotated:
+        yield from (
+            v for v in _of_type(args[0], default) if all(v in limit for limit in args[1:] if type(limit) is Range)
+        )
+    elif origin is Literal:
+        yield from args
+    elif expected is bool:
+        yield from (False, True)
+    elif expected is int:
+        yield from SMALL
+    elif expected is float:
+        yield from _floats(default)
+    elif expected is type(None):
+        yield None
+
+
+def _floats(default: Any) -> Iterator[float]:
+    if isinstance(default, int | float) and default:
+        yield from (default * factor for factor in (0.5, 1.0, 1.5, 4.0))
+    yield from (0.0, 0.25, 1.0)
+
+
+def no_knob_is_dead(subject: Subject) -> None:
+    """Every knob changes the parameters, their first values, the function, the state, or what is learned."""
+    for knob in find(subject.kind, subject.name).knobs.values():
+        if not any(_has_effect(there, knob) for there in _surroundings(subject)):
+            raise Failed(f"the knob {knob.name!r} has no effect")
+
+
+def _surroundings(subject: Subject) -> Iterator[Subject]:
+    """Yield the component as it is, then with other knobs drawn at random: some knobs matter only beside others."""
+    yield subject
+    chance = random.Random(0)
+    for _ in range(ATTEMPTS):
+        yield random_subject(subject, chance)
+
+
+def _has_effect(subject: Subject, knob: Knob) -> bool:
+    try:
+        known = _fingerprint(subject)
+    except ConfigError:
+        return False
+    return any(_differs(known, subject.with_knobs(**{knob.name: value})) for value in _others(knob))
+
+
+def _others(knob: Knob) -> Iterator[Any]:
+    if not isinstance(knob.default, Slot):
+        yield from _of_type(knob.type, knob.default)
+    elif knob.default.many:
+        yield from ([entry] * count for entry in _values_of_slot(knob.default) for count in (1, 2))
+    else:
+        yield from _values_of_slot(knob.default)
+
+
+def _values_of_slot(slot: Slot) -> Iterator[Any]:
+    plain = {"mixer": {"type": "attention", "num_heads": 2}}
+    yield from ([plain] if slot.kind == "layer" else ({"type": name} for name in names(slot.kind)))
+
+
+def _differs(known: list[Any], other: Subject) -> bool:
+    try:
+        found = _fingerprint(other)
+    except (ConfigError, TypeError):
+        return False
+    return len(found) != len(known) or any(not _same(a, b) for a, b in zip(found, known, strict=True))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    return bool(a == b)
+
+
+def _fingerprint(subject: Subject) -> list[Any]:
+    """Return all that a knob could change: names and values of parameters, state, outputs and gradients."""
+    fresh = torch.nn.utils.parameters_to_vector(_untouched(subject))
+    model = subject.build().train()
+    inputs = subject.read()
+    inputs = inputs.to(PRECISE) if inputs.is_floating_point() else inputs
+    torch.manual_seed(0)
+    loss = loss_of(model, inputs)
+    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    state = {key: tuple(value.shape) for key, value in init_state(model, BATCH).items()}
+    return [[name for name, _ in model.named_parameters()], fresh, state, loss, *gradients]
+
+
+def _untouched(subject: Subject) -> list[torch.Tensor]:
+    from archlab.model import build
+
+    return list(build(subject.spec()).parameters())
