@@ -1,11 +1,7 @@
 """One suite for every component, those that come with archlab and your own.
 
-import pytest
-from archlab.testing import checks
-
-@pytest.mark.parametrize("check", checks("ema", "mine", num_dims=4), ids=str)
-def test_my_ema(check):
-    check()
+In a test file of yours: `@pytest.mark.parametrize("check", checks("ema", "mine", num_dims=4), ids=str)` over a test
+that calls `check()`.
 """
 
 from __future__ import annotations
@@ -33,6 +29,7 @@ class Check:
     subject: Subject
 
     def __call__(self) -> None:
+        """Run it."""
         self.promise(self.subject)
 
     def __str__(self) -> str:

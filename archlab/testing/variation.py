@@ -61,9 +61,8 @@ def _of_type(expected: Any, default: Any) -> Iterator[Any]:
     if origin in (Union, types.UnionType):
         yield from (value for option in args for value in _of_type(option, default))
     elif origin is Annotated:
-        yield from (
-            v for v in _of_type(args[0], default) if all(v in limit for limit in args[1:] if type(limit) is Range)
-        )
+        limits = [limit for limit in args[1:] if isinstance(limit, Range)]
+        yield from (value for value in _of_type(args[0], default) if all(value in limit for limit in limits))
     elif origin is Literal:
         yield from args
     elif expected is bool:
