@@ -48,7 +48,7 @@ def evaluate(
         raise ArchlabError(f"the {split} split has no token to predict")
     found = {name: sums[name] / max(counts[name], 1) for name in sums}
     if "bpb" in task.metrics:
-        found["bpb"] = found["loss"] / math.log(2) / task.bytes_per_token
+        found["bpb"] = found["loss"] / math.log(2) / task.bytes_per_token(split)
     return found | {"tokens": counts["loss"], "tokens_per_s": counts["loss"] / (time.perf_counter() - begin)}
 
 

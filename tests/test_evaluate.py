@@ -72,7 +72,7 @@ def test_an_unknown_precision_is_refused(task: Text) -> None:
 class Silent:
     """A task with nothing to predict."""
 
-    bytes_per_token = 1.0
+    metrics = ("loss",)
 
     def eval_batches(self, *_: object) -> Iterator[tuple[Tensor, Tensor]]:
         return iter(())

@@ -25,14 +25,13 @@ class Task:
     Inputs are words, [B, T] int64 below `vocab_size`, or numbers [B, ...] where vocab_size is None. Targets are
     [B, T] int64, IGNORED where nothing is asked, or [B] where `per_sample`. `context` is how many inputs a sample
     holds: words, pixels, or samples of a wave. `predicts_next` says that the answers stand in later inputs, so that a
-    model must not look ahead. `metrics` are the names that are measured, `bpb` from `bytes_per_token`.
+    model must not look ahead. `metrics` are the names that are measured, `bpb` from what `bytes_per_token` says.
     """
 
     vocab_size: int | None = None
     per_sample = False
     predicts_next = False
     metrics: Sequence[str] = ("loss", "accuracy")
-    bytes_per_token = 1.0
 
     @property
     def num_outputs(self) -> int:
@@ -70,6 +69,10 @@ class Task:
         if "accuracy" in self.metrics:
             found["accuracy"] = (((scores.argmax(-1) == wanted) & asked).sum(), asked.sum())
         return found
+
+    def bytes_per_token(self, split: str) -> float:
+        """Return how many bytes of a split one target stands for, where bits per byte are measured."""
+        raise NotImplementedError
 
     def encode(self, text: str) -> list[int]:
         """Return the words of a text; raise ArchlabError where the task has none."""

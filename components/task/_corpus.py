@@ -1,26 +1,27 @@
-"""Files of text, read once per process and cut into train, validation and test."""
+"""Documents, read once per process and cut into train, validation and test."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Protocol, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from archlab.errors import ArchlabError
 
 from ._base import SPLITS
+from ._formats import Document, require_utf8
+from ._tokenizer import SEPARATOR
 
-SHARE = 0.05  # of the files, or else of the bytes, each for validation and for test
-SEPARATOR = b"\0"
-
-Document: TypeAlias = tuple[str, bytes]
+SHARE = 0.05  # of the documents, or else of the bytes, each for validation and for test
+NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
 
 
 class Source(Protocol):
@@ -28,52 +29,68 @@ class Source(Protocol):
 
     def __hash__(self) -> int: ...
 
-    def files(self) -> list[tuple[str, Path]]:
-        """Return files under names that do not depend on the machine, in a fixed order."""
+    def documents(self) -> Iterable[Document]:
+        """Return documents under names that do not depend on the machine, in a fixed order."""
 
 
 @dataclass(frozen=True)
 class Corpus:
     """A text in three parts; `available` counts the bytes of each before the cap on evaluation."""
 
-    tokens: dict[str, NDArray[np.uint8]]
+    texts: dict[str, bytes]
     available: dict[str, int]
-    files: int
+    documents: int
     split_by: str
     sha256: str
 
 
 @lru_cache(maxsize=4)
-def read(source: Source, eval_bytes: int | None) -> Corpus:
-    """Read and split a text; raise ArchlabError naming what cannot be read, or is empty.
+def read(source: Source, eval_bytes: int | None, strict: bool = False) -> Corpus:
+    """Read and split a text; raise ArchlabError naming what cannot be read, is empty, or (`strict`) is not UTF-8.
 
-    A file belongs to a part by the SHA-256 of its name. Where files are so few that a part would stay
-    empty, the whole is cut by position instead: the last bytes are test, those before them validation.
-    Files of no bytes are passed over.
+    Where the names of all documents begin with train, validation and test, they say the part. Otherwise a document
+    belongs to a part by the SHA-256 of its name; where documents are so few that a part would stay empty, the
+    whole is cut by position: the last bytes are test, those before them validation. Empty documents are passed over.
     """
-    documents = [document for document in map(_read_document, source.files()) if document[1]]
+    documents = [document for document in source.documents() if document[1]]
     if not documents:
         raise ArchlabError(f"{source}: holds no text, only empty files")
-    parts, split_by = _split_by_file(documents), "files"
-    if not all(parts.values()):
-        parts, split_by = _split_by_position(documents), "bytes"
+    if strict:
+        for name, text in documents:
+            require_utf8(text, f"{source}, {name}")
+    parts, split_by = _split(documents)
     caps = {"train": None, "validation": eval_bytes, "test": eval_bytes}
-    tokens = {split: np.frombuffer(parts[split], np.uint8)[: caps[split]] for split in SPLITS}
+    texts = {split: _whole_characters(parts[split][: caps[split]], strict) for split in SPLITS}
     available = {split: len(parts[split]) for split in SPLITS}
-    return Corpus(tokens, available, len(documents), split_by, _sha256(documents))
+    return Corpus(texts, available, len(documents), split_by, _sha256(documents))
 
 
-def _read_document(file: tuple[str, Path]) -> Document:
-    name, path = file
-    if not path.is_file():
-        raise ArchlabError(f"{path}: cannot be read: not a file, or a link to nothing")
-    try:
-        return name, path.read_bytes()
-    except OSError as error:
-        raise ArchlabError(f"{path}: cannot be read: {error.strerror}") from error
+def _split(documents: Sequence[Document]) -> tuple[dict[str, bytes], str]:
+    for split_by, cut in (("names", _split_by_name), ("documents", _split_by_hash)):
+        parts = cut(documents)
+        if all(parts.values()):
+            return parts, split_by
+    return _split_by_position(documents), "bytes"
 
 
-def _split_by_file(documents: Sequence[Document]) -> dict[str, bytes]:
+def _split_by_name(documents: Sequence[Document]) -> dict[str, bytes]:
+    parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+    for name, text in documents:
+        split = named_split(name)
+        if split is None:
+            return dict.fromkeys(SPLITS, b"")
+        parts[split].append(text)
+    return {split: SEPARATOR.join(texts) for split, texts in parts.items()}
+
+
+def named_split(name: str) -> str | None:
+    """Return the part that a document's name begins with, as in `train/a.txt`, `valid.jsonl:7` or `wiki.test.raw`."""
+    words = re.split(r"[^a-z]+", name.partition("/")[0].lower())
+    found = [split for split, known in NAMES.items() if set(known) & set(words)]
+    return found[0] if len(found) == 1 else None
+
+
+def _split_by_hash(documents: Sequence[Document]) -> dict[str, bytes]:
     parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     for name, text in documents:
         place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8]) / 2**64
@@ -86,6 +103,11 @@ def _split_by_position(documents: Sequence[Document]) -> dict[str, bytes]:
     held_out = int(len(whole) * SHARE)
     test, validation = len(whole) - held_out, len(whole) - 2 * held_out
     return {"train": whole[:validation], "validation": whole[validation:test], "test": whole[test:]}
+
+
+def _whole_characters(text: bytes, strict: bool) -> bytes:
+    """Return a text that may have been cut inside a character without the halves of it."""
+    return text.decode(errors="ignore").encode() if strict else text
 
 
 def _sha256(documents: Sequence[Document]) -> str:

@@ -1,11 +1,10 @@
-"""The task of predicting the next byte of a text.
+"""The task of predicting the next word of a text: its bytes, or what a tokenizer makes of it.
 
 B batch, T time (context).
 """
 
 from __future__ import annotations
 
-import codecs
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -20,25 +19,44 @@ from archlab.errors import ArchlabError, suggest
 
 from ._base import IGNORED, SPLITS, Task
 from ._corpus import Corpus, Source, read
+from ._tokenizer import ByteTokenizer, Decoder, FileTokenizer, Tokenizer, WordTokenizer
 
 
-class ByteTask(Task):
-    """Predict each byte from those before it; byte 0 stands between documents.
+class TextTask(Task):
+    """Predict each word of a text from those before it.
 
-    Nothing is read before the first question about the text.
+    `tokenizer` is `bytes` (byte 0 stands between documents), `words` (the `vocab_size` most frequent of the training
+    text) or a tokenizer.json. Nothing is read before the first question about the text.
     """
 
-    vocab_size = 256
     predicts_next = True
     metrics = ("loss", "bpb")
 
-    def __init__(self, source: Source, eval_bytes: int | None) -> None:
-        self.source, self.eval_bytes = source, eval_bytes
+    def __init__(
+        self, source: Source, eval_bytes: int | None, tokenizer: str = "bytes", vocab_size: int | None = None
+    ) -> None:
+        if (tokenizer == "words") != (vocab_size is not None):
+            raise ValueError(f"vocab_size {vocab_size} and tokenizer {tokenizer!r}: words need a number, others none")
+        self.source, self.eval_bytes, self.tokenizer_name, self.num_words = source, eval_bytes, tokenizer, vocab_size
+
+    @property
+    def vocab_size(self) -> int:  # type: ignore[override]
+        """How many words there are."""
+        return self.tokenizer.vocab_size if self.num_words is None else self.num_words
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns text into words, read when first asked for."""
+        if self.tokenizer_name == "bytes":
+            return ByteTokenizer()
+        if self.num_words is not None:
+            return _words(self.source, self.eval_bytes, self.num_words)
+        return FileTokenizer(self.tokenizer_name)
 
     @property
     def corpus(self) -> Corpus:
-        """The text, read when first asked for."""
-        return read(self.source, self.eval_bytes)
+        """The text, read when first asked for; it must be UTF-8 unless its bytes are learned."""
+        return read(self.source, self.eval_bytes, self.tokenizer_name != "bytes")
 
     def check(self, context: int = 1) -> None:
         """Raise ArchlabError unless the text can be read and every split holds a window of `context`."""
@@ -46,19 +64,27 @@ class ByteTask(Task):
             self._windows(split, context)
 
     def describe(self) -> dict[str, Any]:
-        """Return the corpus as data: bytes of each split as used and as available, files, SHA-256."""
+        """Return the corpus as data: bytes of each split as used and as available, documents, SHA-256."""
         corpus = self.corpus
-        used = {split: self.length(split) for split in SPLITS}
-        facts = {"files": corpus.files, "split_by": corpus.split_by, "sha256": corpus.sha256}
+        used = {split: len(self.text(split)) for split in SPLITS}
+        facts = {"documents": corpus.documents, "split_by": corpus.split_by, "sha256": corpus.sha256}
+        if self.tokenizer_name != "bytes":
+            facts |= {"tokenizer": self.tokenizer_name, "words": {split: self.length(split) for split in SPLITS}}
         return {"source": str(self.source), "bytes": used, "bytes_available": corpus.available, **facts}
 
     def length(self, split: str) -> int:
-        """Return the number of tokens of a split."""
+        """Return the number of words of a split."""
         return len(self._tokens(split))
 
     def text(self, split: str) -> bytes:
         """Return a split as it is, for comparison with compressors."""
-        return self._tokens(split).tobytes()
+        if split not in SPLITS:
+            raise ArchlabError(f"no split {split!r}{suggest(split, SPLITS)}")
+        return self.corpus.texts[split]
+
+    def bytes_per_token(self, split: str) -> float:
+        """Return how many bytes of a split a word stands for, on average."""
+        return len(self.text(split)) / self.length(split)
 
     def batch(self, split: str, step: int, batch_size: int, context: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets [B, T] of a step: a function of the arguments and nothing else.
@@ -94,42 +120,40 @@ class ByteTask(Task):
             )
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text."""
-        return list(text.encode("utf-8", "surrogateescape"))
+        """Return the words of a text."""
+        return self.tokenizer.encode(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, with U+FFFD for what is not UTF-8."""
-        return _as_bytes(tokens).decode(errors="replace")
+        """Return the text of words."""
+        return self.tokenizer.decode(tokens)
 
     def decoder(self) -> Decoder:
-        """Return a decoder for tokens that arrive one at a time."""
-        return Decoder()
+        """Return a decoder for words that arrive one at a time."""
+        return self.tokenizer.decoder()
 
-    def _tokens(self, split: str) -> NDArray[np.uint8]:
-        if split not in SPLITS:
-            raise ArchlabError(f"no split {split!r}{suggest(split, SPLITS)}")
-        return self.corpus.tokens[split]
+    def _tokens(self, split: str) -> NDArray[Any]:
+        self.text(split)  # which knows the splits
+        return _tokenized(self.source, self.eval_bytes, self.tokenizer_name, self.num_words, split)
 
     def _windows(self, split: str, context: int) -> int:
-        length = self.length(split)
+        length, unit = self.length(split), "bytes" if self.tokenizer_name == "bytes" else "words"
         if length <= context:
             need = f"a window of context {context} and its last target need {context + 1}"
-            raise ArchlabError(f"{self.source}: the {split} split has {length} bytes; {need}")
+            raise ArchlabError(f"{self.source}: the {split} split has {length} {unit}; {need}")
         return (length - 1) // context
 
 
-class Decoder:
-    """Turns tokens into text as they come; a character appears with its last byte."""
+@lru_cache(maxsize=4)
+def _words(source: Source, eval_bytes: int | None, vocab_size: int) -> WordTokenizer:
+    return WordTokenizer(read(source, eval_bytes, True).texts["train"], vocab_size)
 
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def __call__(self, token: int) -> str:
-        return self._decoder.decode(_as_bytes([token]))
-
-    def finish(self) -> str:
-        """Return U+FFFD where the tokens end within a character."""
-        return self._decoder.decode(b"", final=True)
+@lru_cache(maxsize=12)
+def _tokenized(
+    source: Source, eval_bytes: int | None, tokenizer: str, vocab_size: int | None, split: str
+) -> NDArray[Any]:
+    task = TextTask(source, eval_bytes, tokenizer, vocab_size)
+    return task.tokenizer.corpus(task.text(split))
 
 
 @lru_cache(maxsize=4)
@@ -139,12 +163,7 @@ def _order(windows: int, slack: int, seed: int, epoch: int) -> tuple[NDArray[np.
     return random.permutation(windows), int(random.randint(slack + 1))
 
 
-def _padded(tokens: NDArray[np.uint8], rows: int, context: int, filler: int) -> Tensor:
+def _padded(tokens: NDArray[Any], rows: int, context: int, filler: int) -> Tensor:
     padded = np.full(rows * context, filler, np.int64)
     padded[: len(tokens)] = tokens
     return torch.from_numpy(padded).view(rows, context)
-
-
-def _as_bytes(tokens: Sequence[int]) -> bytes:
-    # 0xFF occurs in no UTF-8 text, so a token beyond the bytes, from a wider model, shows as U+FFFD.
-    return bytes(token if token < ByteTask.vocab_size else 0xFF for token in tokens)

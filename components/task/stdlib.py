@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from archlab.domains import Count
 from archlab.errors import ArchlabError
 from archlab.registry import register
 
-from ._bytes import ByteTask
+from ._formats import Document, read_file
+from ._text import TextTask
 
 _SKIPPED = ("site-packages", "dist-packages", "__pycache__")
 
@@ -27,19 +29,22 @@ class Library:
     def __str__(self) -> str:
         return self.path
 
-    def files(self) -> list[tuple[str, Path]]:
-        """Return the files, sorted by their names below the folder."""
+    def documents(self) -> Iterator[Document]:
+        """Yield the files, sorted by their names below the folder."""
         files = []
         for root, folders, names in os.walk(self.path):
             folders[:] = [folder for folder in folders if folder not in _SKIPPED]
             files += [Path(root, name) for name in names if name.endswith(".py")]
         if not files:
             raise ArchlabError(f"{self.path}: no *.py files; this Python comes without its library's sources")
-        return sorted((file.relative_to(self.path).as_posix(), file) for file in files)
+        yield from ((name, read_file(file)) for name, file in sorted((self._name(file), file) for file in files))
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
 
 
 @register("task", "stdlib")
-class Stdlib(ByteTask):
+class Stdlib(TextTask):
     """Predict the bytes of the Python standard library's sources; see _corpus.py for how they are split.
 
     The text differs between Python versions, which describe() names. Validation and test are the first

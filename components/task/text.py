@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -9,7 +10,8 @@ from archlab.domains import Count
 from archlab.errors import ArchlabError
 from archlab.registry import register
 
-from ._bytes import ByteTask
+from ._formats import Document, documents_of
+from ._text import TextTask
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,17 @@ class Folder:
 
     path: str
     glob: str
+    field: str
 
     def __str__(self) -> str:
         return self.path
 
-    def files(self) -> list[tuple[str, Path]]:
-        """Return the files, sorted by their names below the folder."""
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents of the files, sorted by the files' names below the folder."""
+        for name, path in self._files():
+            yield from documents_of(name, path, self.field)
+
+    def _files(self) -> list[tuple[str, Path]]:
         root = Path(self.path).expanduser()
         if not root.exists():
             raise ArchlabError(f"{self.path}: no such file or folder")
@@ -47,13 +54,24 @@ def _hidden(name: PurePath) -> bool:
 
 
 @register("task", "text")
-class Text(ByteTask):
-    """Predict the bytes of a file, or of the files of a folder; see _corpus.py for how they are split.
+class Text(TextTask):
+    """Predict the next word of a file, or of the files of a folder: plain text, JSON lines or Parquet.
 
-    Validation and test are the first `eval_bytes` bytes of their parts (null: all); describe() gives both sizes.
+    `tokenizer` is bytes, words (with a `vocab_size`) or the path of a tokenizer.json; `field` names the text in a line
+    of JSON or a column. Parts named train, validation and test are taken as such; see _corpus.py for how others are
+    split. Validation and test are the first `eval_bytes` bytes of their parts (null: all); describe() gives both sizes.
     """
 
-    def __init__(self, *, path: str, glob: str = "**/*", eval_bytes: Count | None = 524288) -> None:
+    def __init__(
+        self,
+        *,
+        path: str,
+        glob: str = "**/*",
+        field: str = "text",
+        tokenizer: str = "bytes",
+        vocab_size: Count | None = None,
+        eval_bytes: Count | None = 524288,
+    ) -> None:
         if not path or not glob or ".." in PurePath(glob).parts or PurePath(glob).is_absolute():
             raise ValueError(f"path {path!r} and glob {glob!r}: need a path, and a pattern below it")
-        super().__init__(Folder(path, glob), eval_bytes)
+        super().__init__(Folder(path, glob, field), eval_bytes, tokenizer, vocab_size)

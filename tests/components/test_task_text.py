@@ -29,13 +29,13 @@ def one_file(folder: Path, size: int) -> Text:
 
 def test_it_is_known_to_yaml() -> None:
     assert find("task", "text").cls is Text
-    assert list(find("task", "text").knobs) == ["path", "glob", "eval_bytes"]
+    assert list(find("task", "text").knobs) == ["path", "glob", "field", "tokenizer", "vocab_size", "eval_bytes"]
     assert find("task", "text").wiring == []
 
 
 def test_nothing_is_read_before_it_is_needed() -> None:
     task = Text(path="/nowhere")
-    assert (task.vocab_size, task.bytes_per_token) == (256, 1.0)
+    assert task.vocab_size == 256
     with pytest.raises(ArchlabError, match=r"^/nowhere: no such file or folder$"):
         task.check()
 
@@ -48,13 +48,13 @@ def test_every_file_stands_in_the_split_that_its_name_says(tmp_path: Path) -> No
         expected = [(tmp_path / name).read_bytes() for name in files if low <= shares[name] < high]
         assert task.text(split) == b"\0".join(expected)
         assert expected
-    assert task.describe()["split_by"] == "files"
+    assert task.describe()["split_by"] == "documents"
 
 
 def test_the_description_counts_and_identifies_the_text(tmp_path: Path) -> None:
     task, moved = many_files(tmp_path / "a"), many_files(tmp_path / "b")
     facts = task.describe()
-    assert facts["files"] == 200
+    assert facts["documents"] == 200
     assert facts["bytes"] == {split: len(task.text(split)) for split in ("train", "validation", "test")}
     assert facts["bytes"] == facts["bytes_available"]
     assert facts["sha256"] == moved.describe()["sha256"]
@@ -92,7 +92,7 @@ def test_hidden_files_empty_files_and_others_are_left_out(tmp_path: Path) -> Non
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "text.txt").write_text("yes" * 100)
     task = Text(path=str(tmp_path), glob="**/*.txt")
-    assert task.describe()["files"] == 1
+    assert task.describe()["documents"] == 1
     assert task.length("train") == 270
 
 
