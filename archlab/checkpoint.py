@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,19 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 
 def publish(
-    folder: Path, model: nn.Module, experiment_resolved: Mapping[str, Any], provenance: Mapping[str, Any]
+    folder: Path,
+    model: nn.Module,
+    experiment_resolved: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    beside: Sequence[Path] = (),
 ) -> None:
-    """Write a folder that stands alone: weights, the experiment that made them, and where they come from."""
+    """Write a folder that stands alone: weights, the experiment that made them, where they come from, and files."""
     with atomic_folder(folder, replace=True) as partial:
         write_tensors(partial / _WEIGHTS, named_tensors(model))
         write_text(partial / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment_resolved))))
         write_text(partial / "provenance.json", json.dumps(dict(provenance), indent=2))
+        for file in beside:
+            shutil.copyfile(file, partial / file.name)
         write_manifest(partial)
 
 

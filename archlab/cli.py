@@ -184,14 +184,25 @@ def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
     click.echo()
 
 
+@cli.command("import")
+@click.argument("directory", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="The checkpoint to write.")
+@FORCE
+def import_(directory: Path, out: Path, force: bool) -> None:
+    """Read a checkpoint directory of transformers (config.json, *.safetensors) into one of archlab's."""
+    place = commands.import_(directory, out, force=force)
+    click.echo(f"{place}: model.safetensors and experiment.yaml\nnext  archlab show {place / 'experiment.yaml'}")
+
+
 @cli.command("eval")
 @click.argument("folder", type=FOLDER)
+@OVERRIDES
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "validation", "test"]))
 @click.option("--tokens", type=click.IntRange(min=1), help="How many; the whole split if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def eval_(folder: Path, split: str, tokens: int | None, as_json: bool) -> None:
-    """Measure a trained model on a split of its task."""
-    figures = commands.evaluate(folder, split=split, max_tokens=tokens)
+def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | None, as_json: bool) -> None:
+    """Measure a trained model on a split of its task, or of another (task.path=..., train.context=...)."""
+    figures = commands.evaluate(folder, overrides, split=split, max_tokens=tokens)
     if as_json:
         click.echo(json.dumps({"split": split, **figures}, indent=2))
         return

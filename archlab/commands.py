@@ -34,12 +34,16 @@ def train(
     return run(experiment, out or Path("runs") / experiment.name, resume=resume, force=force, watch=watch)
 
 
-def evaluate(folder: Path, *, split: str = "test", max_tokens: int | None = None) -> dict[str, float]:
-    """Return loss, bits per byte and speed of a trained model on a split of its task."""
+def evaluate(
+    folder: Path, overrides: Sequence[str] = (), *, split: str = "test", max_tokens: int | None = None
+) -> dict[str, float]:
+    """Return what a trained model's task measures on a split, and speed; overrides may name another task or context."""
     from archlab.evaluate import evaluate as measure
+    from archlab.model import check
     from archlab.trained import load_trained
 
-    experiment, model = load_trained(folder)
+    experiment, model = load_trained(folder, overrides=overrides)
+    check(experiment)
     task, settings = experiment.task.factory()(), experiment.train
     sizes: dict[str, Any] = {"batch_size": settings.batch_size, "context": settings.context}
     return measure(model, task, split, max_tokens=max_tokens, **sizes)
@@ -48,7 +52,7 @@ def evaluate(folder: Path, *, split: str = "test", max_tokens: int | None = None
 def generate(folder: Path, prompt: str, *, max_new_tokens: int = 200, **sampling: Any) -> Any:
     """Yield pieces of text that continue a prompt."""
     from archlab.generate import generate as sample
-    from archlab.model import max_context
+    from archlab.state import max_context
     from archlab.trained import load_trained
 
     experiment, model = load_trained(folder)
@@ -91,6 +95,13 @@ def export(folder: Path, out: Path, *, force: bool = False) -> Path:
     from archlab.trained import locate
 
     return write(locate(folder), out, force=force)
+
+
+def import_(directory: Path, out: Path, *, force: bool = False) -> Path:
+    """Write a checkpoint directory of the transformers library as one of archlab's; return it."""
+    from archlab.interop import import_checkpoint
+
+    return import_checkpoint(directory, out, force=force)
 
 
 def report(folder: Path) -> Path:

@@ -48,7 +48,7 @@ def estimate(experiment: Experiment, model: nn.Module | None = None) -> dict[str
     model = model if model is not None else check(experiment)
     try:
         return _estimate(experiment, model).to_dict()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         train = experiment.train
         what = f"a step of {train.batch_size} x {train.context} tokens cannot be counted: {one_line(error)}"
         raise ConfigError("train.context", what, experiment.source) from error

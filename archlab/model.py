@@ -11,15 +11,21 @@ from torch import nn
 from archlab.config import Experiment
 from archlab.errors import ConfigError
 from archlab.spec import Spec
+from archlab.state import max_context
 from archlab.vector_math import settle_vector_math
 
 
 def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.Module:
-    """Return the model of a spec, its parameters drawn from `seed`; the caller's random state is left alone."""
+    """Return the model of a spec, its parameters drawn from `seed`; the caller's random state is left alone.
+
+    The spec is kept as the model's attribute of that name.
+    """
     settle_vector_math()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        return spec.factory()()
+        model: nn.Module = spec.factory()()
+    model.spec = spec  # type: ignore[assignment]
+    return model
 
 
 def on_meta(spec: Spec) -> nn.Module:
@@ -64,12 +70,6 @@ def _check_ends(experiment: Experiment, model: nn.Module, task: Any) -> None:
 def is_causal(model: nn.Module) -> bool:
     """Tell whether no part of a model looks ahead; one that does says so by `causal = False`."""
     return all(getattr(module, "causal", True) for module in model.modules())
-
-
-def max_context(model: nn.Module) -> int | None:
-    """Return how many tokens one stream may hold, or None where the model sets no limit."""
-    limits: list[int | None] = [getattr(module, "max_context", None) for module in model.modules()]
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def layers(model: nn.Module) -> Iterator[nn.Module]:

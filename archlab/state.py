@@ -42,6 +42,17 @@ def init_state(model: nn.Module, batch_size: int) -> State:
     return model.init_state(batch_size) if isinstance(model, Recurrent) else {}
 
 
+def max_context(module: nn.Module) -> int | None:
+    """Return how many tokens one stream may hold, or None where no part sets a limit.
+
+    A part sets one by an attribute `max_context`, by which it speaks for all that it is made of.
+    """
+    if hasattr(module, "max_context"):
+        return module.max_context  # type: ignore[return-value]
+    limits = (max_context(part) for part in module.children())
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def _gather(module: nn.Module, batch_size: int) -> State:
     state: State = {}
     for name, child in module.named_children():

@@ -21,9 +21,9 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(named.values())
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors from any device to a safetensors file."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file, metadata)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

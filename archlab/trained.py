@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from archlab import checkpoint
-from archlab.config import Experiment, load
-from archlab.errors import ArchlabError
+from archlab.config import Experiment, read
+from archlab.errors import ArchlabError, ConfigError
 from archlab.model import build
 
 PUBLISHED = ("", "best", "final")
@@ -24,11 +25,33 @@ def locate(folder: Path) -> Path:
     raise ArchlabError(f"{folder}: {what}")
 
 
-def load_trained(folder: Path, device: str | torch.device = "cpu") -> tuple[Experiment, nn.Module]:
-    """Return experiment and model of a published checkpoint, a run or a search; raise ArchlabError if damaged."""
+def _load(place: Path, overrides: Sequence[str]) -> Experiment:
+    """Return the experiment of a checkpoint, where its task names files beside it by their whole paths."""
+    raw = read(place / "experiment.yaml", overrides)
+    for override in overrides:
+        if override.startswith("model"):
+            raise ConfigError(override.partition("=")[0], "cannot be changed: the model is trained", "command line")
+    named = raw.resolve().task.knobs.items()
+    beside = {
+        f"task.{knob}": str(place / name) for knob, name in named if isinstance(name, str) and _is_file(place, name)
+    }
+    return raw.with_values(beside, str(place)).resolve()
+
+
+def _is_file(place: Path, name: str) -> bool:
+    return name == Path(name).name and (place / name).is_file()
+
+
+def load_trained(
+    folder: Path, device: str | torch.device = "cpu", overrides: Sequence[str] = ()
+) -> tuple[Experiment, nn.Module]:
+    """Return experiment and model of a published checkpoint, a run or a search; raise ArchlabError if damaged.
+
+    Overrides may change what the model is asked, its task and settings, but not the model.
+    """
     place = locate(folder)
     checkpoint.verify(place)
-    experiment = load(place / "experiment.yaml")
+    experiment = _load(place, overrides)
     model = build(experiment.model, device)
     checkpoint.load_weights(place, model)
     return experiment, model.eval()

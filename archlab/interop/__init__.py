@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, suggest
+from archlab.interop._hugging_face import describe_pretrained, load_pretrained, save_pretrained
+from archlab.interop._import import import_checkpoint
+
+__all__ = ["describe_pretrained", "import_checkpoint", "load", "load_pretrained", "names", "save_pretrained", "systems"]
+
+SYSTEMS = ("megalodon",)
 
 
 def systems() -> list[str]:
-    """Return the names of the implementations that can be read."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    """Return the names of the implementations whose state dicts can be read."""
+    return list(SYSTEMS)
 
 
 def _system(name: str) -> Any:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, suggest
+from archlab.interop._tensors import fill
 from archlab.model import build
 from archlab.spec import parse
 
@@ -75,24 +75,10 @@ def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     if described["vocab_size"] == DEFAULTS["vocab_size"]:
         described["vocab_size"] = given["embed.weight"].shape[0]
     model = build(parse(described, "backbone", "model")).to(given["embed.weight"].dtype)
-    ours = names(model)
-    _check_names(ours, given)
-    with torch.no_grad():
-        for name, tensor in given.items():
-            if ours[name].shape != tensor.shape:
-                raise ArchlabError(f"{name}: shape {tuple(tensor.shape)} is not {tuple(ours[name].shape)}")
-            ours[name].copy_(tensor)
+    ours = {name: [parameter] for name, parameter in names(model).items()}
+    tied = {"output.output.weight"} if "head.weight" not in dict(model.named_parameters()) else set()
+    fill(ours, given.items(), None, optional=tied)
     return model
-
-
-def _check_names(ours: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    for name in given:
-        if name not in ours:
-            raise ArchlabError(f"unknown tensor {name!r}{suggest(name, ours)}")
-    for name, parameter in ours.items():
-        tied = name == "output.output.weight" and parameter is ours["embed.weight"]
-        if name not in given and not tied:
-            raise ArchlabError(f"tensor {name!r} is missing")
 
 
 def names(model: nn.Module) -> dict[str, nn.Parameter]:

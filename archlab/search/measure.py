@@ -11,7 +11,7 @@ import torch
 
 from archlab import metrics
 from archlab.evaluate import device_of, evaluating
-from archlab.model import max_context
+from archlab.state import max_context
 from archlab.trained import load_trained
 
 

@@ -127,7 +127,7 @@ def gradients_are_exact(subject: Subject) -> None:
 @torch.no_grad()
 def _difference(subject: Subject, model: nn.Module, parameters: list[nn.Parameter], directions: list[Tensor]) -> Tensor:
     """Return the slope of the loss in a direction, by central differences of fourth order."""
-    losses, at, step = {}, 0, 1e-4
+    losses, at, step = {}, 0, 1e-5
     for place in (-2, -1, 1, 2):
         for parameter, direction in zip(parameters, directions, strict=True):
             parameter.add_(direction, alpha=(place - at) * step)

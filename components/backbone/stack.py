@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from archlab.domains import Count
 from archlab.registry import Factory, register, slot, slots
-from archlab.state import Recurrent, State, Stream
+from archlab.state import Recurrent, State, Stream, max_context
 
 
 @register("backbone", "stack")
@@ -22,6 +22,7 @@ class Stack(Recurrent):
         dim: Count,
         embedding: Factory = slot("embedding", "tokens"),
         position: Factory = slot("position", "none"),
+        embedding_norm: Factory = slot("norm", "none"),
         layers: list[Factory] = slots("layer", "block"),
         norm: Factory = slot("norm", "rms"),
         head: Factory = slot("head", "language_model"),
@@ -30,10 +31,17 @@ class Stack(Recurrent):
         self.vocab_size, self.dim = vocab_size, dim
         self.embedding = embedding(vocab_size, dim)
         self.position = position(1, dim).placed("embedding")
+        self.embedding_norm = embedding_norm(dim)
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
         self.norm = norm(dim)
         self.head = head(dim, vocab_size, self.embedding)
         self.num_outputs, self.per_sample = self.head.num_outputs, self.head.per_sample
+
+    @property
+    def max_context(self) -> int | None:
+        """The most inputs of a stream: those that fill the positions that the layers hold."""
+        positions, inputs_within = max_context(self.blocks), getattr(self.embedding, "inputs_within", None)
+        return positions if positions is None or inputs_within is None else inputs_within(positions)
 
     def init_state(self, batch_size: int) -> State:
         """Return a stream with no token in it."""
@@ -46,6 +54,7 @@ class Stack(Recurrent):
         B, T = x_BTD.shape[:2]
         begin_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=x_BTD.device)
         x_BTD = self.position.embed(x_BTD, begin_B[:, None] + torch.arange(T, device=x_BTD.device))
+        x_BTD = stream("embedding_norm", self.embedding_norm, x_BTD)
         for index, block in enumerate(self.blocks):
             x_BTD = stream(f"blocks.{index}", block, x_BTD)
         x_BTD = stream("norm", self.norm, x_BTD)

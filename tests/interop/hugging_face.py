@@ -1,0 +1,57 @@
+"""Small random models of transformers, and what it takes to compare them with archlab's."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+transformers = pytest.importorskip("transformers", reason="these tests compare with the transformers library")
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+from archlab.interop import load_pretrained, save_pretrained  # noqa: E402
+
+
+def random_model(cls: type, config: object, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Return a model whose every parameter is drawn at random, norms and biases among them."""
+    torch.manual_seed(0)
+    model = cls(config).to(dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def words(vocab_size: int, num_tokens: int = 23) -> Tensor:
+    return torch.randint(vocab_size, (2, num_tokens), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def assert_same_both_ways(theirs: nn.Module, folder: Path, model_type: str, inputs: Tensor, atol: float) -> nn.Module:
+    """Theirs into ours and back give the same scores; return ours."""
+    theirs.save_pretrained(folder / "theirs")
+    ours = load_pretrained(folder / "theirs")
+    expected = theirs(inputs).logits
+    torch.testing.assert_close(ours(inputs)[0], expected, rtol=0, atol=atol)
+    save_pretrained(ours, folder / "ours", model_type)
+    dtype = next(theirs.parameters()).dtype
+    back, report = type(theirs).from_pretrained(folder / "ours", dtype=dtype, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    torch.testing.assert_close(back.eval()(inputs).logits, expected, rtol=0, atol=1e-12)
+    return ours
+
+
+@torch.inference_mode()
+def assert_same_decoding(theirs: nn.Module, ours: nn.Module, prompt: Tensor, num_new: int = 16) -> None:
+    """Greedy decoding, a token at a time from the state, gives the tokens that theirs does."""
+    options = {"max_new_tokens": num_new, "min_new_tokens": num_new, "do_sample": False}
+    expected = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), pad_token_id=0, **options)
+    token, state, found = prompt, None, [prompt]
+    for _ in range(num_new):
+        logits, state = ours(token, state)
+        token = logits[:, -1:].argmax(-1)
+        found.append(token)
+    assert torch.cat(found, 1).tolist() == expected.tolist()
