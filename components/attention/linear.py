@@ -1,6 +1,4 @@
-"""Letters in suffixes: B batch, T time, H heads, G key heads, R heads that share a key head, K width of a key,
-V width of a value, M blocks, C and S steps of a block.
-"""
+"""Letters in suffixes: B batch, T time, H heads, G key heads, K width of a key, V width of a value."""
 
 from __future__ import annotations
 
@@ -11,10 +9,9 @@ from torch.nn import functional as F
 from archlab.components._numerics import at_least_float32, without_autocast
 from archlab.components.position._base import Position
 from archlab.domains import Positive
+from archlab.ops.gated_linear import gated_linear
 from archlab.registry import register
 from archlab.state import Recurrent, State
-
-BLOCK = 64
 
 
 @register("attention", "linear")
@@ -43,7 +40,8 @@ class LinearAttention(Recurrent):
         super().__init__()
         if type(position).bias is not Position.bias:
             raise ValueError(f"linear attention has no scores for {type(position).__name__} to add to")
-        self.num_kv_heads, self.key_dim, self.value_dim = num_kv_heads, key_dim, value_dim
+        self.num_kv_heads, self.num_shared = num_kv_heads, num_heads // num_kv_heads
+        self.key_dim, self.value_dim = key_dim, value_dim
         self.position, self.eps = position, eps
         self.register_buffer("_like", torch.zeros(()), persistent=False)
 
@@ -63,29 +61,13 @@ class LinearAttention(Recurrent):
         q, k = (F.elu(at_least_float32(x)) + 1 for x in (q_BTHK, k_BTGK))
         with without_autocast(q):
             norms_BTGK = state["norms"][:, None] + k.cumsum(1)
-            turned_q, turned_k = self.position.rotate(q, position_BT), self.position.rotate(k, position_BT)
-            y_BTGRV, sums = _read(self._grouped(turned_q), turned_k, at_least_float32(v_BTGV), state["sums"])
-            weight_BTGR = (self._grouped(q) @ norms_BTGK[..., None])[..., 0] + self.eps
-        y_BTHV = (y_BTGRV / weight_BTGR[..., None]).flatten(2, 3).to(v_BTGV.dtype)
-        return y_BTHV, {"position": state["position"] + T, "sums": sums, "norms": norms_BTGK[:, -1].clone()}
+            weight_BTH1 = (q * self._shared(norms_BTGK, 2)).sum(-1, keepdim=True) + self.eps
+        q, k = self.position.rotate(q, position_BT), self._shared(self.position.rotate(k, position_BT), 2)
+        v, sums = self._shared(at_least_float32(v_BTGV), 2), self._shared(state["sums"], 1)
+        y_BTHV, sums = gated_linear(q, k, v, None, sums)
+        kept = {"sums": sums[:, :: self.num_shared].clone(), "norms": norms_BTGK[:, -1].clone()}
+        return (y_BTHV / weight_BTH1).to(v_BTGV.dtype), {"position": state["position"] + T} | kept
 
-    def _grouped(self, q_BTHK: Tensor) -> Tensor:
-        return q_BTHK.unflatten(2, (self.num_kv_heads, -1))
-
-
-def _read(q_BTGRK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, sums_BGKV: Tensor) -> tuple[Tensor, Tensor]:
-    """Return q S at every step [B, T, G, R, V], and the last S: products inside a block, sums between them."""
-    T = q_BTGRK.shape[1]
-    q, k, v = (_blocks(x, min(T, BLOCK)) for x in (q_BTGRK, k_BTGK, v_BTGV))
-    each_BMGKV = torch.einsum("bmcgk,bmcgv->bmgkv", k, v)
-    starts_BMGKV = torch.cat((sums_BGKV[:, None], each_BMGKV), dim=1).cumsum(1)
-    within = torch.einsum("bmcgrk,bmsgk->bmgrcs", q, k).tril()
-    y_BMCGRV = torch.einsum("bmgrcs,bmsgv->bmcgrv", within, v)
-    y_BMCGRV = y_BMCGRV + torch.einsum("bmcgrk,bmgkv->bmcgrv", q, starts_BMGKV[:, :-1])
-    return y_BMCGRV.flatten(1, 2)[:, :T], starts_BMGKV[:, -1].clone()
-
-
-def _blocks(x: Tensor, size: int) -> Tensor:
-    """Cut [B, T, ...] into [B, M, size, ...], the last block padded with zeros."""
-    padded = F.pad(x, (0, 0) * (x.dim() - 2) + (0, -x.shape[1] % size))
-    return padded.unflatten(1, (-1, size))
+    def _shared(self, x: Tensor, dim: int) -> Tensor:
+        """Repeat each key head for the queries that share it."""
+        return x if self.num_shared == 1 else x.repeat_interleave(self.num_shared, dim)

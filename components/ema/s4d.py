@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,20 +14,35 @@ from archlab.state import Recurrent, State
 
 from ._scan import Decay, product, scan
 
+Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
 
-@register("ema", "s4d", search={"num_dims": choice(4, 8, 16, 32)})
+
+@register(
+    "ema",
+    "s4d",
+    search={"num_dims": choice(4, 8, 16, 32), "spectrum": choice("linear", "inverse", "legendre")},
+)
 class DiagonalStateSpace(Recurrent):
-    """Diagonal state space with zero-order hold, S4D-Lin (arXiv:2206.11893).
+    """Diagonal state space with zero-order hold, S4D (arXiv:2206.11893).
 
-    x: [B, T, D] -> [B, T, D].  State: h [B, D, N, 2], real and imaginary; each stands for itself and its
-    conjugate. Step sizes begin spread evenly in the logarithm between `min_step` and `max_step`.
+    x: [B, T, D] -> [B, T, D].  State: h [B, D, N, 2], real and imaginary; each stands for itself and its conjugate,
+    so that the paper's N is 2 num_dims. Rates begin at 1/2; frequencies as in S4D-Lin, S4D-Inv or S4D-LegS, the last
+    those of HiPPO's matrix. Steps begin spread evenly in the logarithm between `min_step` and `max_step`.
     """
 
-    def __init__(self, dim: int, *, num_dims: Count = 16, min_step: Positive = 1e-3, max_step: Positive = 0.1) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_dims: Count = 16,
+        min_step: Positive = 1e-3,
+        max_step: Positive = 0.1,
+        spectrum: Spectrum = "linear",
+    ) -> None:
         super().__init__()
         if min_step > max_step:
             raise ValueError(f"min_step {min_step} is above max_step {max_step}")
-        self.min_step, self.max_step = min_step, max_step
+        self.min_step, self.max_step, self.spectrum = min_step, max_step, spectrum
         self.log_step = nn.Parameter(torch.empty(dim))
         self.log_rate = nn.Parameter(torch.empty(dim, num_dims))
         self.frequency = nn.Parameter(torch.empty(dim, num_dims))
@@ -34,14 +51,14 @@ class DiagonalStateSpace(Recurrent):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set A_n = -1/2 + i pi n, and draw steps, outputs and skips."""
-        order = torch.arange(self.frequency.shape[1], device=self.frequency.device, dtype=self.frequency.dtype)
+        """Set A, and draw steps and outputs."""
+        frequency = torch.from_numpy(_frequencies(self.frequency.shape[1], self.spectrum)).to(self.frequency)
         nn.init.uniform_(self.log_step, math.log(self.min_step), math.log(self.max_step))
         nn.init.constant_(self.log_rate, math.log(0.5))
         nn.init.normal_(self.read, std=0.5**0.5)
         nn.init.ones_(self.skip)
         with torch.no_grad():
-            self.frequency.copy_((math.pi * order).expand_as(self.frequency))
+            self.frequency.copy_(frequency.expand_as(self.frequency))
 
     def init_state(self, batch_size: int) -> State:
         """Return h = 0."""
@@ -62,3 +79,15 @@ class DiagonalStateSpace(Recurrent):
         shifted = torch.stack((growth * angle.cos() - 2 * (angle / 2).sin() ** 2, (growth + 1) * angle.sin()), dim=-1)
         inverse = torch.stack((-rate, -frequency), dim=-1) / (rate**2 + frequency**2)[..., None]
         return decay, 2 * product(at_least_float32(self.read), product(shifted, inverse))
+
+
+def _frequencies(num_dims: int, spectrum: Spectrum) -> np.ndarray:
+    """Return the imaginary parts of A, sections 4.1 to 4.3 of the paper."""
+    N, n = 2 * num_dims, np.arange(num_dims)
+    if spectrum == "linear":
+        return np.pi * n
+    if spectrum == "inverse":
+        return N / np.pi * (N / (2 * n + 1) - 1)
+    root = np.sqrt(2 * np.arange(N) + 1.0)
+    skew = np.triu(np.outer(root, root) / 2, 1)
+    return np.linalg.eigvalsh(1j * (skew - skew.T))[num_dims:]

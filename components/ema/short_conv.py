@@ -15,15 +15,19 @@ class ShortConvolution(Recurrent):
     x: [B, T, D] -> [B, T, D].  State: past [B, kernel_size - 1, D], the latest inputs.
     """
 
-    def __init__(self, dim: int, *, kernel_size: Count = 4) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(self, dim: int, *, kernel_size: Count = 4, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(kernel_size, dim))
+        self.register_parameter("bias", nn.Parameter(torch.empty(dim)) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the taps from U(±1/sqrt(kernel_size))."""
+        """Draw taps and bias from U(±1/sqrt(kernel_size))."""
         bound = len(self.weight) ** -0.5
-        nn.init.uniform_(self.weight, -bound, bound)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
     def init_state(self, batch_size: int) -> State:
         """Return zeros before the first token."""
@@ -35,4 +39,6 @@ class ShortConvolution(Recurrent):
         past = (state or self.init_state(x_BTD.shape[0]))["past"]
         padded = torch.cat((past.to(x_BTD.dtype), x_BTD), dim=1)
         taps = [tap * padded[:, j : j + num_tokens] for j, tap in enumerate(self.weight.to(x_BTD.dtype))]
-        return torch.stack(taps).sum(0), {"past": padded[:, num_tokens:].to(past.dtype, copy=True)}
+        y_BTD = torch.stack(taps).sum(0)
+        y_BTD = y_BTD if self.bias is None else y_BTD + self.bias.to(y_BTD.dtype)
+        return y_BTD, {"past": padded[:, num_tokens:].to(past.dtype, copy=True)}

@@ -193,6 +193,25 @@ def test_s4d_begins_with_steps_between_its_ends():
     torch.testing.assert_close(layer.frequency[7], torch.tensor([0, math.pi, 2 * math.pi]))
 
 
+def test_s4d_may_begin_with_the_frequencies_of_hippo():
+    order = torch.arange(8, dtype=torch.float64)
+    scale = (2 * order[:, None] + 1).sqrt() * (2 * order + 1).sqrt()
+    hippo = -(scale.tril(-1) + torch.diag(order + 1))
+    normal = hippo + torch.outer((order + 0.5).sqrt(), (order + 0.5).sqrt())
+    modes = torch.linalg.eigvals(normal)
+    torch.testing.assert_close(modes.real, torch.full((8,), -0.5, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    layer = find("ema", "s4d").cls(3, num_dims=4, spectrum="legendre")
+    torch.testing.assert_close(layer.frequency[1].double(), modes.imag.sort().values[4:], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(layer.log_rate.exp(), torch.full((3, 4), 0.5))
+
+
+def test_s4d_may_begin_with_an_inverse_law_near_the_highest_frequencies_of_hippo():
+    inverse, exact = (
+        find("ema", "s4d").cls(1, num_dims=32, spectrum=name).frequency[0] for name in ("inverse", "legendre")
+    )
+    torch.testing.assert_close(inverse[:3], exact.flip(0)[:3], rtol=0.1, atol=0)
+
+
 def test_s4d_refuses_steps_in_the_wrong_order():
     with pytest.raises(ValueError, match=r"min_step 0.2 is above max_step 0.1"):
         find("ema", "s4d").cls(4, min_step=0.2)

@@ -12,7 +12,13 @@ from archlab.state import init_state
 
 VOCAB, DIM, TOKENS, WINDOW = 17, 32, 13, 5
 GROUPS = {"timestep": {"num_groups": 4}}
-WIDTHS = {"megalodon": {"shared_dim": 16, "value_dim": 32}}
+WIDTHS = {
+    "megalodon": {"shared_dim": 16, "value_dim": 32},
+    "block_recurrent": {"block_size": 4, "num_states": 3},
+    "rwkv6": {"head_dim": 8, "mix_rank": 4, "decay_rank": 6},
+    "rwkv7": {"head_dim": 8, "decay_rank": 4, "rate_rank": 5, "gate_rank": 6},
+}
+BACKBONES = {"megabyte": {"patch_size": 4, "local_dim": 8, "local_layers": [{"mixer": "attention"}]}}
 PLAIN_MIXER = {"type": "attention", "num_heads": 2}
 
 
@@ -67,6 +73,15 @@ def with_position(name):
     return model({"mixer": mixer("attention", num_heads=2, position=name)})
 
 
+def with_backbone(name):
+    return model() | {"type": name} | BACKBONES.get(name, {})
+
+
+def causal_names(kind):
+    """Return the components that do not look ahead; of the others nothing is promised about time."""
+    return [name for name in names(kind) if getattr(find(kind, name).cls, "causal", True)]
+
+
 KINDS = {
     "ema": with_ema,
     "norm": with_norm,
@@ -75,8 +90,9 @@ KINDS = {
     "ffn": with_ffn,
     "residual": with_residual,
     "position": with_position,
+    "backbone": with_backbone,
 }
-EVERY = {f"{kind}-{name}": make(name) for kind, make in KINDS.items() for name in names(kind)}
+EVERY = {f"{kind}-{name}": make(name) for kind, make in KINDS.items() for name in causal_names(kind)}
 PAIRS = {
     f"{one}-{other}": model({"mixer": mixer(one), "residual": other})
     for one in names("mixer")
@@ -95,6 +111,9 @@ COMPILED = {
         {"mixer": mixer("mega", ema="s4d", attention=knobs("attention", "laplace")), "residual": "gated"}, repeat=1
     ),
     "linear": model({"mixer": mixer("attention", num_heads=2, attention="linear")}, repeat=1),
+    "rwkv4": model({"mixer": mixer("rwkv4"), "ffn": "rwkv4"}, repeat=1, embedding_norm="layer"),
+    "rwkv6": model({"mixer": mixer("rwkv6"), "ffn": "rwkv6"}, repeat=1, embedding_norm="layer"),
+    "rwkv7": model({"mixer": mixer("rwkv7"), "ffn": "rwkv7"}, repeat=1, embedding_norm="layer"),
 }
 every_component = pytest.mark.parametrize("tree", EVERY.values(), ids=EVERY)
 every_model = pytest.mark.parametrize("tree", (EVERY | PAIRS).values(), ids=EVERY | PAIRS)

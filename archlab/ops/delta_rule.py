@@ -1,0 +1,75 @@
+"""Linear recurrences whose state is a matrix that is corrected towards each value.
+
+Letters in suffixes: B batch, T time, H heads, K width of a key, V width of a value, M blocks, C steps a block.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._blocks import between, block_size, blocks, until_end
+from ._carry import carry
+from ._numerics import at_least_float32, without_autocast
+
+
+def delta_rule(
+    q_BTHK: Tensor,
+    k_BTHK: Tensor,
+    v_BTHV: Tensor,
+    beta_BTH: Tensor,
+    log_decay_BTH: Tensor | None,
+    state_BHKV: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run S_t = a_t (I - beta_t k_t k_tᵀ) S_{t-1} + beta_t k_t v_tᵀ; return y_t = q_t S_t [B, T, H, V] and the last S.
+
+    a_t = exp(log_decay_t), at most 1, or 1 where log_decay is None. S is [B, H, K, V] in at least float32; y has v's
+    dtype. Within a block the corrections solve a triangular system (arXiv:2406.06484, section 3).
+    """
+    with without_autocast(q_BTHK):
+        q, k, v, beta = (at_least_float32(x) for x in (q_BTHK, k_BTHK, v_BTHV, beta_BTH))
+        log_decay = None if log_decay_BTH is None else at_least_float32(log_decay_BTH)
+        state = v.new_zeros(*k[:, 0].shape, v.shape[-1]) if state_BHKV is None else at_least_float32(state_BHKV)
+        run = delta_rule_reference if q.shape[1] == 1 else _in_blocks
+        y_BTHV, state = run(q, k, v, beta, log_decay, state)
+        return y_BTHV.to(v_BTHV.dtype), state
+
+
+def delta_rule_reference(
+    q_BTHK: Tensor,
+    k_BTHK: Tensor,
+    v_BTHV: Tensor,
+    beta_BTH: Tensor,
+    log_decay_BTH: Tensor | None,
+    state_BHKV: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Do the same one step after the other: the definition, for tests."""
+    q, k, v, beta = (at_least_float32(x) for x in (q_BTHK, k_BTHK, v_BTHV, beta_BTH))
+    decay = torch.ones_like(beta) if log_decay_BTH is None else at_least_float32(log_decay_BTH).exp()
+    state = v.new_zeros(*k[:, 0].shape, v.shape[-1]) if state_BHKV is None else at_least_float32(state_BHKV)
+    outputs = []
+    for t in range(q.shape[1]):
+        state = decay[:, t, :, None, None] * state
+        known = (k[:, t, :, None] @ state)[..., 0, :]
+        correction = beta[:, t, :, None] * (v[:, t] - known)
+        state = state + k[:, t, :, :, None] * correction[:, :, None]
+        outputs.append((q[:, t, :, None] @ state)[..., 0, :])
+    return torch.stack(outputs, 1).to(v_BTHV.dtype), state
+
+
+def _in_blocks(
+    q: Tensor, k: Tensor, v: Tensor, beta_BTH: Tensor, log_decay_BTH: Tensor | None, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Add q_t k_sᵀ u_s, decayed, over corrections u = u_0 - w S that are linear in the state before the block."""
+    T = q.shape[1]
+    decays_BTH = torch.zeros_like(beta_BTH) if log_decay_BTH is None else log_decay_BTH
+    q, k, v, beta, log_decay = (blocks(x, block_size(T)) for x in (q, k, v, beta_BTH[..., None], decays_BTH[..., None]))
+    weights, seen = between(log_decay[..., 0]), log_decay.cumsum(-2).exp()
+    system = beta * (k @ k.mT) * weights.tril(-1)
+    solved = torch.linalg.solve_triangular(system, beta * torch.cat((k * seen, v), -1), upper=False, unitriangular=True)
+    w_BHMCK, u_BHMCV = solved.split((k.shape[-1], v.shape[-1]), -1)
+    written_BHMKC = (k * until_end(log_decay).exp()).mT
+    kept = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device) * seen[..., -1:, :]
+    starts, last = carry(kept - written_BHMKC @ w_BHMCK, written_BHMKC @ u_BHMCV, state)
+    y_BHMCV = (q * seen) @ starts + ((q @ k.mT) * weights) @ (u_BHMCV - w_BHMCK @ starts)
+    return y_BHMCV.flatten(2, 3)[:, :, :T].transpose(1, 2), last

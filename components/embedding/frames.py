@@ -1,0 +1,43 @@
+"""B batch, T samples, C channels, F frames, D features."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from archlab.components._init import Init, linear
+from archlab.domains import Count, Fraction, choice, interval
+from archlab.registry import register
+
+
+@register("embedding", "frames", search={"frame_size": choice(1, 4, 16), "dropout": interval(0.0, 0.3)})
+class FrameEmbedding(nn.Module):
+    """A linear function of every `frame_size` numbers in a row, such as samples of a wave.
+
+    wave: [B, T] float, or [B, T, C] where there are several channels -> [B, F, D].
+    Raises ValueError for waves that are no whole number of frames.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int | None,
+        dim: int,
+        *,
+        frame_size: Count = 1,
+        num_channels: Count = 1,
+        dropout: Fraction = 0.0,
+        init: Init = "he",
+    ) -> None:
+        super().__init__()
+        self.frame_size = frame_size
+        self.projection = linear(frame_size * num_channels, dim, bias=True, init=init)
+        self.dropout = nn.Dropout(dropout)
+
+    def inputs_within(self, num_positions: int) -> int:
+        """Return how many samples a wave may have to fill so many positions."""
+        return num_positions * self.frame_size
+
+    def forward(self, wave_BT: Tensor) -> Tensor:
+        """Cut the waves up and embed the pieces."""
+        if wave_BT.shape[1] % self.frame_size:
+            raise ValueError(f"waves of {wave_BT.shape[1]} samples are not whole frames of {self.frame_size}")
+        return self.dropout(self.projection(wave_BT.unflatten(1, (-1, self.frame_size)).flatten(2)))

@@ -1,0 +1,52 @@
+"""What the channel mixes of RWKV share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.components._init import Init, linear
+from archlab.components._token_shift import TokenShift, spread
+from archlab.domains import Domain, choice
+from archlab.state import Recurrent, State, Stream
+
+SEARCH: dict[str, Domain] = {"hidden_dim": choice(128, 256, 512, 1024)}
+
+
+class ChannelMix(Recurrent):
+    """out(relu(key x)²), gated by sigmoid(receptance x) if `gated`, of each x mixed with the one before it.
+
+    x: [B, T, D] -> [B, T, D].  State: last [B, D].
+    """
+
+    def __init__(self, dim: int, *, hidden_dim: int, gated: bool, init: Init) -> None:
+        super().__init__()
+        self.shift = TokenShift(dim)
+        self.key_mix = nn.Parameter(torch.empty(dim))
+        self.key = linear(dim, hidden_dim, bias=False, init=init)
+        self.out = linear(hidden_dim, dim, bias=False, init=init)
+        self.receptance_mix = nn.Parameter(torch.empty(dim)) if gated else None
+        self.receptance = linear(dim, dim, bias=False, init=init) if gated else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Begin with channels that see ever less of the past."""
+        for mix in (self.key_mix, self.receptance_mix):
+            if mix is not None:
+                mix.copy_(self.past_share(1 - spread(mix).sqrt()))
+
+    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Mix with the past, widen, square what is positive, narrow."""
+        stream = Stream(state)
+        step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
+        y_BTD = self.out(F.relu(self.key(x_BTD + step_BTD * self.past_share(self.key_mix))).square())
+        if self.receptance is not None and self.receptance_mix is not None:
+            mixed = x_BTD + step_BTD * self.past_share(self.receptance_mix)
+            y_BTD = torch.sigmoid(self.receptance(mixed)) * y_BTD
+        return y_BTD, stream.state
+
+    def past_share(self, mix_D: Tensor) -> Tensor:
+        """Return how much of a channel is the token before."""
+        return mix_D

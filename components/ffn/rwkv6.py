@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from archlab.components._init import Init
+from archlab.domains import Count
+from archlab.registry import register
+
+from ._channel_mix import SEARCH, ChannelMix
+
+
+@register("ffn", "rwkv6", search=SEARCH)
+class RWKV6ChannelMix(ChannelMix):
+    """The channel mix of RWKV-6, sigmoid(receptance x) * out(relu(key x)²) (arXiv:2404.05892).
+
+    x: [B, T, D] -> [B, T, D].  State: last [B, D].  3.5 D wide, rounded down to a multiple of 32, unless said
+    otherwise; each x is mixed with the one before it, the mix being the share of the past.
+    Deviations: the mixes begin as in the middle layer of the authors' code in all layers, the matrices as `init` says.
+    """
+
+    def __init__(self, dim: int, *, hidden_dim: Count | None = None, init: Init = "he") -> None:
+        super().__init__(dim, hidden_dim=hidden_dim or max(32, 7 * dim // 64 * 32), gated=True, init=init)

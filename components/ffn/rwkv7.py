@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import torch
+
+from archlab.components._init import Init
+from archlab.components._token_shift import spread
+from archlab.domains import Count
+from archlab.registry import register
+
+from ._channel_mix import SEARCH, ChannelMix
+
+
+@register("ffn", "rwkv7", search=SEARCH)
+class RWKV7ChannelMix(ChannelMix):
+    """The channel mix of RWKV-7, out(relu(key x)²) without a gate (arXiv:2503.14456).
+
+    x: [B, T, D] -> [B, T, D].  State: last [B, D].  4 D wide unless said otherwise; each x is mixed with the one
+    before it, the mix being the share of the past.
+    Deviations: the mixes begin as in the middle layer of the authors' code in all layers, the matrices as `init` says.
+    """
+
+    def __init__(self, dim: int, *, hidden_dim: Count | None = None, init: Init = "he") -> None:
+        super().__init__(dim, hidden_dim=hidden_dim or 4 * dim, gated=False, init=init)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Begin with channels that see ever less of the past."""
+        self.key_mix.copy_(1 - spread(self.key_mix) ** 0.0625)

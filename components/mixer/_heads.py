@@ -1,0 +1,67 @@
+"""What mixers with a matrix per head share: widths, inputs that see a few steps back, and what leaves the heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.components._init import Init, InitLinear, linear
+from archlab.components._numerics import at_least_float32
+from archlab.registry import Factory
+from archlab.state import Recurrent, State, Stream
+
+
+def head_width(name: str, width: int, num_heads: int) -> int:
+    """Return the width of one head; raise ValueError where the heads do not share it evenly."""
+    if width % num_heads:
+        raise ValueError(f"{name} {width} is not divisible by num_heads {num_heads}")
+    return width // num_heads
+
+
+def heads(x_BTD: Tensor, num_heads: int) -> Tensor:
+    """Return the channels by head, [B, T, H, D / H]."""
+    return x_BTD.unflatten(-1, (num_heads, -1))
+
+
+def unit(x_BTHK: Tensor) -> Tensor:
+    """Return vectors of length one, in at least float32."""
+    x = at_least_float32(x_BTHK)
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+class Averaged(Recurrent):
+    """silu(ema(W x)).
+
+    x: [B, T, D] -> [B, T, num_outputs].
+    """
+
+    def __init__(self, dim: int, num_outputs: int, *, ema: Factory, init: Init) -> None:
+        super().__init__()
+        self.map = linear(dim, num_outputs, bias=False, init=init)
+        self.ema = ema(num_outputs)
+
+    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Map, average, activate."""
+        stream = Stream(state)
+        return F.silu(stream("ema", self.ema, self.map(x_BTD))), stream.state
+
+
+class Mixed(nn.Module):
+    """out(norm(y) * silu(gate(x))), or without the gate.
+
+    y: [B, T, H, V] and x: [B, T, D] -> [B, T, D].  The norm is given each head, or all of them if `joined`.
+    """
+
+    gate: InitLinear | None
+
+    def __init__(self, dim: int, value_dim: int, *, norm: nn.Module, joined: bool, gated: bool, init: Init) -> None:
+        super().__init__()
+        self.norm, self.joined = norm, joined
+        self.gate = linear(dim, value_dim, bias=False, init=init) if gated else None
+        self.out = linear(value_dim, dim, bias=False, init=init)
+
+    def forward(self, y_BTHV: Tensor, x_BTD: Tensor) -> Tensor:
+        """Normalise, gate, mix."""
+        y = self.norm(y_BTHV.flatten(-2)) if self.joined else self.norm(y_BTHV).flatten(-2)
+        return self.out(y if self.gate is None else y * F.silu(self.gate(x_BTD)))

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.components._init import Init, linear
+from archlab.domains import Fraction, interval
+from archlab.registry import Factory, register, slot
+from archlab.state import Recurrent, State, Stream
+
+
+@register("mixer", "ema", search={"dropout": interval(0.0, 0.3)})
+class AveragedLinear(Recurrent):
+    """A recurrence in every channel, then a gated linear unit over the channels, S4 section 3.4 (arXiv:2111.00396).
+
+    x: [B, T, D] -> [B, T, D], a * sigmoid(b) with (a, b) = W gelu(ema(x)) + bias.  Dropout falls on the activations.
+    """
+
+    def __init__(
+        self, dim: int, *, ema: Factory = slot("ema", "s4d"), dropout: Fraction = 0.0, init: Init = "he"
+    ) -> None:
+        super().__init__()
+        self.ema, self.dropout = ema(dim), nn.Dropout(dropout)
+        self.out = linear(dim, 2 * dim, bias=True, init=init)
+
+    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Filter, activate, mix."""
+        stream = Stream(state)
+        h_BTD = self.dropout(F.gelu(stream("ema", self.ema, x_BTD)))
+        return F.glu(self.out(h_BTD), -1), stream.state

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.components._init import Init, linear
+from archlab.components._numerics import at_least_float32
+from archlab.components.norm.rms import RMSNorm
+from archlab.domains import Count, Positive, choice
+from archlab.ops.gated_linear import gated_linear
+from archlab.registry import register
+from archlab.state import Recurrent, State
+
+from ._heads import Mixed, head_width, heads
+
+
+@register("mixer", "gla", search={"num_heads": choice(1, 2, 4, 8), "temperature": choice(4.0, 8.0, 16.0, 32.0)})
+class GatedLinearAttention(Recurrent):
+    """Linear attention whose sums fade channel by channel as the tokens say, GLA section 4.4 (arXiv:2312.06635).
+
+    x: [B, T, D] -> [B, T, D].  State: sums [B, H, K, V] in at least float32.  All heads together have keys key_dim
+    wide (D / 2 unless said otherwise) and values value_dim wide (D). The decay is sigmoid(logits)^(1 / temperature),
+    its logits a matrix of rank `rank`. Raises ValueError where num_heads does not divide one of the widths.
+    Deviations: as in the authors' code, queries are divided by sqrt(K), and heads normalised by their root mean square.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: Count = 4,
+        key_dim: Count | None = None,
+        value_dim: Count | None = None,
+        rank: Count = 16,
+        temperature: Positive = 16.0,
+        eps: Positive = 1e-5,
+        init: Init = "he",
+    ) -> None:
+        super().__init__()
+        key_dim, value_dim = key_dim or max(1, dim // 2), value_dim or dim
+        self.num_heads, self.temperature = num_heads, temperature
+        self.head_dims = (head_width("key_dim", key_dim, num_heads), head_width("value_dim", value_dim, num_heads))
+        self.query = linear(dim, key_dim, bias=False, init=init)
+        self.key = linear(dim, key_dim, bias=False, init=init)
+        self.value = linear(dim, value_dim, bias=False, init=init)
+        self.decay = nn.Sequential(
+            linear(dim, rank, bias=False, init=init), linear(rank, key_dim, bias=True, init=init)
+        )
+        norm = RMSNorm(self.head_dims[1], eps=eps)
+        self.mixed = Mixed(dim, value_dim, norm=norm, joined=False, gated=True, init=init)
+
+    def init_state(self, batch_size: int) -> State:
+        """Return empty sums."""
+        sums = at_least_float32(self.query.weight).new_zeros(batch_size, self.num_heads, *self.head_dims)
+        return {"sums": sums}
+
+    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Read with each query the sums of keys and values, faded since."""
+        q, k, v = (heads(part(x_BTD), self.num_heads) for part in (self.query, self.key, self.value))
+        log_decay = F.logsigmoid(at_least_float32(self.decay(x_BTD))) / self.temperature
+        scaled = q * self.head_dims[0] ** -0.5
+        y, sums = gated_linear(scaled, k, v, heads(log_decay, self.num_heads), state["sums"] if state else None)
+        return self.mixed(y, x_BTD), {"sums": sums}

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from archlab.components._init import Init, linear
+from archlab.components._numerics import at_least_float32
+from archlab.components.norm.group import GroupNorm
+from archlab.components.position._base import Position
+from archlab.domains import Count, Positive, choice
+from archlab.ops.gated_linear import gated_linear
+from archlab.registry import Factory, register, slot
+from archlab.state import Recurrent, State
+
+from ._heads import Mixed, head_width, heads
+
+
+@register("mixer", "retention", search={"num_heads": choice(1, 2, 4, 8)})
+class MultiScaleRetention(Recurrent):
+    """Linear attention whose heads forget at fixed rates, head h by 1 - 2^(-5 - h) a step, RetNet (arXiv:2307.08621).
+
+    x: [B, T, D] -> [B, T, D].  State: position [B], and sums [B, H, K, V] in at least float32.  All heads together
+    have keys key_dim wide (D unless said otherwise) and values value_dim wide (2 D). Raises ValueError where num_heads
+    does not divide one of the widths, and for a position that adds to scores, of which there are none here.
+    Deviations: the weights of a step are not divided by their sum, as in the paper's recurrent form; the norm after
+    it makes up for that.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: Count = 4,
+        key_dim: Count | None = None,
+        value_dim: Count | None = None,
+        position: Factory = slot("position", "rope"),
+        eps: Positive = 1e-5,
+        init: Init = "he",
+    ) -> None:
+        super().__init__()
+        key_dim, value_dim = key_dim or dim, value_dim or 2 * dim
+        self.head_dims = (head_width("key_dim", key_dim, num_heads), head_width("value_dim", value_dim, num_heads))
+        self.num_heads = num_heads
+        self.position = position(num_heads, self.head_dims[0]).placed("attention")
+        if type(self.position).bias is not Position.bias:
+            raise ValueError(f"retention has no scores for {type(self.position).__name__} to add to")
+        self.query = linear(dim, key_dim, bias=False, init=init)
+        self.key = linear(dim, key_dim, bias=False, init=init)
+        self.value = linear(dim, value_dim, bias=False, init=init)
+        norm = GroupNorm(value_dim, num_groups=num_heads, eps=eps)
+        self.mixed = Mixed(dim, value_dim, norm=norm, joined=True, gated=True, init=init)
+
+    def init_state(self, batch_size: int) -> State:
+        """Return empty sums."""
+        sums = at_least_float32(self.query.weight).new_zeros(batch_size, self.num_heads, *self.head_dims)
+        return {"position": torch.zeros(batch_size, dtype=torch.int64, device=sums.device), "sums": sums}
+
+    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Read with each query the sums of keys and values, faded since."""
+        B, T = x_BTD.shape[:2]
+        state = state or self.init_state(B)
+        position_BT = state["position"][:, None] + torch.arange(T, device=x_BTD.device)
+        q, k, v = (heads(part(x_BTD), self.num_heads) for part in (self.query, self.key, self.value))
+        q, k = (self.position.rotate(x, position_BT) for x in (q * self.head_dims[0] ** -0.5, k))
+        log_decay_BTH1 = self._log_decay(state["sums"]).view(1, 1, -1, 1).expand(B, T, -1, 1)
+        y_BTHV, sums = gated_linear(q, k, v, log_decay_BTH1, state["sums"])
+        return self.mixed(y_BTHV, x_BTD), {"position": state["position"] + T, "sums": sums}
+
+    def _log_decay(self, like: Tensor) -> Tensor:
+        head = torch.arange(self.num_heads, dtype=like.dtype, device=like.device)
+        return torch.log1p(-torch.exp2(-5 - head))

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from archlab.components._init import Init, linear
+from archlab.components._numerics import at_least_float32
+from archlab.components._token_shift import TokenShift, spread
+from archlab.domains import Count, choice
+from archlab.ops.wkv import Sums, no_sums, wkv
+from archlab.registry import register
+from archlab.state import Recurrent, State, Stream
+
+
+@register("mixer", "rwkv4", search={"hidden_dim": choice(128, 256, 512)})
+class RWKV4TimeMix(Recurrent):
+    """The time mix of RWKV-4, averages of values behind a gate, eq. 11 to 13, 16 and 17 (arXiv:2305.13048).
+
+    x: [B, T, D] -> [B, T, D].  State: last [B, D], and num, den and peak [B, hidden_dim] in at least float32.
+    hidden_dim is D unless said otherwise; each x is mixed with the one before it, the mix being the share of the
+    present; the decay holds log w.
+    Deviations: decays and mixes begin as in the middle layer of the authors' code in all layers, the matrices as
+    `init` says (there, receptance, key and out begin as zeros).
+    """
+
+    def __init__(self, dim: int, *, hidden_dim: Count | None = None, init: Init = "he") -> None:
+        super().__init__()
+        hidden_dim = hidden_dim or dim
+        self.shift = TokenShift(dim)
+        self.receptance_mix = nn.Parameter(torch.empty(dim))
+        self.key_mix = nn.Parameter(torch.empty(dim))
+        self.value_mix = nn.Parameter(torch.empty(dim))
+        self.decay = nn.Parameter(torch.empty(hidden_dim))
+        self.bonus = nn.Parameter(torch.empty(hidden_dim))
+        self.receptance = linear(dim, hidden_dim, bias=False, init=init)
+        self.key = linear(dim, hidden_dim, bias=False, init=init)
+        self.value = linear(dim, hidden_dim, bias=False, init=init)
+        self.out = linear(hidden_dim, dim, bias=False, init=init)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Begin with channels that see ever more of the present, and ever less of what is long past."""
+        self.receptance_mix.copy_(spread(self.receptance_mix) ** 0.25)
+        self.key_mix.copy_(spread(self.key_mix).sqrt())
+        self.value_mix.copy_(spread(self.value_mix).sqrt() + 0.15)
+        self.decay.copy_(8 * spread(self.decay) ** 1.35 - 5)
+        zigzag = torch.arange(1, len(self.bonus) + 1, device=self.bonus.device) % 3 - 1
+        self.bonus.copy_(0.5 * zigzag + math.log(0.3))
+
+    def init_state(self, batch_size: int) -> State:
+        """Return empty sums."""
+        sums = no_sums(self.decay.new_zeros(batch_size, len(self.decay)))
+        return super().init_state(batch_size) | sums._asdict()
+
+    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Average values of the past by their keys."""
+        stream = Stream(state)
+        step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
+        r, k, v = (
+            part(x_BTD + step_BTD * (1 - mix))
+            for part, mix in (
+                (self.receptance, self.receptance_mix),
+                (self.key, self.key_mix),
+                (self.value, self.value_mix),
+            )
+        )
+        sums = Sums(*(state[name] for name in Sums._fields)) if state else None
+        y_BTD, sums = wkv(k, v, -at_least_float32(self.decay).exp(), self.bonus, sums)
+        return self.out(torch.sigmoid(r) * y_BTD), stream.state | sums._asdict()

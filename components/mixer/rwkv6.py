@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.components._init import Init, linear
+from archlab.components._numerics import at_least_float32
+from archlab.components._token_shift import TokenShift, spread
+from archlab.components.norm.group import GroupNorm
+from archlab.domains import Count, Positive, choice
+from archlab.ops.gated_linear import gated_linear
+from archlab.registry import register
+from archlab.state import Recurrent, State, Stream
+
+from ._low_rank import LowRank
+
+
+@register("mixer", "rwkv6", search={"head_dim": choice(16, 32, 64)})
+class RWKV6TimeMix(Recurrent):
+    """The time mix of RWKV-6 (Finch), a matrix per head that fades as the tokens say (arXiv:2404.05892).
+
+    x: [B, T, D] -> [B, T, D].  State: last [B, D], and sums [B, D / head_dim, head_dim, head_dim] in at least float32.
+    How much of the token before is mixed into each x, and the decay, are functions of the token, by matrices of rank
+    mix_rank and decay_rank.  Raises ValueError where head_dim does not divide D.
+    Deviations: decays, bonuses and mixes begin as in the middle layer of the authors' code in all layers, the
+    matrices as `init` says.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        head_dim: Count = 64,
+        mix_rank: Count = 32,
+        decay_rank: Count = 64,
+        eps: Positive = 64e-5,
+        init: Init = "he",
+    ) -> None:
+        super().__init__()
+        if dim % head_dim:
+            raise ValueError(f"dim {dim} is not divisible by head_dim {head_dim}")
+        self.num_heads, self.head_dim = dim // head_dim, head_dim
+        self.shift = TokenShift(dim)
+        self.mix = nn.Parameter(torch.empty(dim))
+        self.mixes = nn.ModuleList(LowRank(dim, mix_rank, dim, activation=torch.tanh) for _ in range(5))
+        self.decay = LowRank(dim, decay_rank, dim, activation=torch.tanh)
+        self.bonus = nn.Parameter(torch.empty(self.num_heads, head_dim))
+        self.receptance = linear(dim, dim, bias=False, init=init)
+        self.key = linear(dim, dim, bias=False, init=init)
+        self.value = linear(dim, dim, bias=False, init=init)
+        self.gate = linear(dim, dim, bias=False, init=init)
+        self.out = linear(dim, dim, bias=False, init=init)
+        self.norm = GroupNorm(dim, num_groups=self.num_heads, eps=eps)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Begin with channels that see ever less of the past, and ever less of what is long past."""
+        present = spread(self.mix)
+        self.mix.copy_(1 - present.sqrt())
+        shares = (present**0.25, present.sqrt(), present.sqrt() + 0.15, present**0.25, present.sqrt())
+        for part, share in zip(self.mixes, shares, strict=True):
+            part.get_parameter("up.bias").copy_(1 - share)
+        self.decay.up.bias.copy_(5 * present**1.35 - 6)
+        zigzag = torch.arange(1, len(present) + 1, device=present.device) % 3 - 1
+        self.bonus.copy_((0.5 * (1 - present) + 0.1 * zigzag).view_as(self.bonus))
+
+    def init_state(self, batch_size: int) -> State:
+        """Return empty sums."""
+        sums = at_least_float32(self.bonus).new_zeros(batch_size, *self.bonus.shape, self.head_dim)
+        return super().init_state(batch_size) | {"sums": sums}
+
+    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Read with each receptance what keys and values wrote."""
+        stream = Stream(state)
+        step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
+        mixed = x_BTD + step_BTD * self.mix
+        for_r, for_k, for_v, for_g, for_w = (x_BTD + step_BTD * part(mixed) for part in self.mixes)
+        r, k, v = (self._heads(x) for x in (self.receptance(for_r), self.key(for_k), self.value(for_v)))
+        log_decay = self._heads(-at_least_float32(self.decay(for_w)).exp())
+        y_BTHV, sums = gated_linear(r, k, v, log_decay, state["sums"] if state else None, bonus_HK=self.bonus)
+        return self.out(self.norm(y_BTHV.flatten(-2)) * F.silu(self.gate(for_g))), stream.state | {"sums": sums}
+
+    def _heads(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD.unflatten(-1, (self.num_heads, self.head_dim))

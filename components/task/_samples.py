@@ -1,0 +1,99 @@
+"""Tasks that ask once about each of a known number of samples, such as images or waves.
+
+B batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from archlab.errors import ArchlabError, suggest
+
+from ._base import IGNORED, SPLITS, Task
+
+Visit: TypeAlias = tuple[int, int]
+
+
+class SampleTask(Task):
+    """Name the class of each sample; every sample is visited once an epoch, in an order of that epoch's own."""
+
+    per_sample = True
+    num_classes: int
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of classes."""
+        return self.num_classes
+
+    def size(self, split: str) -> int:
+        """Return the number of samples of a split."""
+        raise NotImplementedError
+
+    def require_context(self, context: int) -> None:
+        """Raise ArchlabError unless samples can have so many inputs."""
+
+    def samples(
+        self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs [B, ...] and classes [B]; `visits`, seeds and numbers, may vary what is learned from."""
+        raise NotImplementedError
+
+    def check(self, context: int) -> None:
+        """Raise ArchlabError unless samples have this context, and every split's first one can be read."""
+        self.require_context(context)
+        for split in SPLITS:
+            self.samples(split, [0], context)
+
+    def batch(self, split: str, step: int, batch_size: int, context: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and classes of a step: a function of the arguments and nothing else."""
+        self._require(split, context)
+        size, first = self.size(split), step * batch_size
+        visits = [(seed, visit) for visit in range(first, first + batch_size)]
+        numbers = [int(order(size, seed, visit // size)[visit % size]) for _, visit in visits]
+        return self.samples(split, numbers, context, visits)
+
+    def eval_batches(
+        self, split: str, batch_size: int, context: int, max_tokens: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and classes that cover a split once, or as many samples as hold its first `max_tokens` inputs.
+
+        The order is one for all: classes are mixed in it. All batches have one shape; a class is -100 where the
+        samples have ended.
+        """
+        self._require(split, context)
+        size = self.size(split)
+        count = size if max_tokens is None else min(size, math.ceil(max_tokens / context))
+        rows, shuffled = min(batch_size, count), order(size, 0, 0)
+        for start in range(0, count, rows):
+            inputs, classes_B = self.samples(split, shuffled[start : min(start + rows, count)].tolist(), context)
+            yield _filled(inputs, rows, 0), _filled(classes_B, rows, IGNORED)
+
+    def _require(self, split: str, context: int) -> None:
+        if split not in SPLITS:
+            raise ArchlabError(f"no split {split!r}{suggest(split, SPLITS)}")
+        self.require_context(context)
+
+
+@lru_cache(maxsize=4)
+def order(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the numbers below `size` in the order of an epoch."""
+    return random_state(seed, epoch).permutation(size)
+
+
+def random_state(*seeds: int) -> np.random.RandomState:
+    """Return random numbers whose stream is the same in every version of numpy."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seeds)))
+
+
+def _filled(values: Tensor, rows: int, filler: int) -> Tensor:
+    """Append samples that hold nothing but a filler."""
+    missing = values.new_full((rows - len(values), *values.shape[1:]), filler)
+    return torch.cat((values, missing)) if len(missing) else values

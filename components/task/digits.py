@@ -1,0 +1,78 @@
+"""B batch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from archlab.errors import ArchlabError
+from archlab.registry import register
+
+from ._samples import SampleTask, Visit, order
+
+SIDE, GREYS = 8, 17
+SIZES = {"train": 1197, "validation": 300, "test": 300}
+
+
+@register("task", "digits")
+class Digits(SampleTask):
+    """Tell handwritten digits apart: 1797 images of 8 x 8 pixels in 17 greys, which come with scikit-learn.
+
+    Inputs are images [B, 1, 8, 8] from -1 to 1, or, as `pixels`, the greys in scan order as words [B, 64].
+    """
+
+    num_classes = 10
+
+    def __init__(self, *, inputs: Literal["image", "pixels"] = "image") -> None:
+        self.vocab_size = GREYS if inputs == "pixels" else None
+
+    def size(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return SIZES[split]
+
+    def require_context(self, context: int) -> None:
+        """Raise ArchlabError unless the context is the pixels of an image."""
+        if context != SIDE * SIDE:
+            raise ArchlabError(f"digits: an image has {SIDE * SIDE} pixels, which train.context {context} has to be")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the images as data: how many each split has, and the SHA-256 of all."""
+        images, classes = _load()
+        sha256 = hashlib.sha256(images.tobytes() + classes.tobytes()).hexdigest()
+        return {"source": "scikit-learn's digits", "samples": SIZES, "sha256": sha256}
+
+    def samples(
+        self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return images, or their pixels, and digits [B]."""
+        images, classes = _load()
+        first = list(SIZES).index(split)
+        places = order(len(images), 0, 0)[sum(list(SIZES.values())[:first]) :][list(numbers)]
+        pixels = torch.from_numpy(images[places].astype(np.int64))
+        inputs = pixels if self.vocab_size else pixels.view(-1, 1, SIDE, SIDE).float() / (GREYS // 2) - 1
+        return inputs, torch.from_numpy(classes[places].astype(np.int64))
+
+    def example(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
+        """Return inputs of the right shape and type with nothing in them."""
+        if self.vocab_size:
+            return super().example(batch_size, context, device)
+        return torch.zeros(batch_size, 1, SIDE, SIDE, device=device)
+
+
+@cache
+def _load() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return pixels [1797, 64] and digits [1797]."""
+    try:
+        datasets = importlib.import_module("sklearn.datasets")
+    except ImportError:
+        raise ArchlabError("digits: come with scikit-learn, which is missing: pip install scikit-learn") from None
+    pixels, digits = datasets.load_digits(return_X_y=True)
+    return pixels.astype(np.uint8), digits.astype(np.uint8)

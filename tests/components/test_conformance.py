@@ -1,0 +1,135 @@
+"""What every component promises, on each of them by name: a new one is tested by being there."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from archlab.registry import find, kinds, names
+from archlab.spec import parse
+from archlab.testing import Check, Subject, checks, random_subject
+from archlab.testing.checks import gradients_are_exact, is_causal, state_is_fixed, streams
+from archlab.testing.subject import loss_of
+
+WINDOW = {"window": "sliding", "window_size": 5}
+SOFTMAX = {"type": "softmax", **WINDOW}
+IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+WAVES = torch.rand(2, 24, generator=torch.Generator().manual_seed(4))
+# Widths that the small models have room for, and windows that end within their few words.
+SMALL = {
+    ("attention", "softmax"): WINDOW,
+    ("attention", "laplace"): WINDOW,
+    ("attention", "relu2"): WINDOW,
+    ("backbone", "stack"): {
+        "vocab_size": 17,
+        "dim": 32,
+        "layers": [{"mixer": {"type": "attention", "attention": SOFTMAX}}],
+    },
+    ("backbone", "megabyte"): {
+        "vocab_size": 17,
+        "dim": 32,
+        "patch_size": 4,
+        "local_dim": 8,
+        "layers": [{"mixer": {"type": "attention", "attention": SOFTMAX}}],
+        "local_layers": [{"mixer": "attention"}],
+    },
+    ("embedding", "patches"): {"patch_size": 4},
+    ("embedding", "frames"): {"frame_size": 3},
+    ("head", "classifier"): {"num_outputs": 3},
+    ("layer", "block"): {"mixer": {"type": "attention", "attention": SOFTMAX}},
+    ("mixer", "attention"): {"attention": SOFTMAX},
+    ("mixer", "block_recurrent"): {"block_size": 4, "num_states": 3},
+    ("mixer", "mega"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
+    ("mixer", "megalodon"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
+    ("mixer", "rwkv6"): {"head_dim": 8, "mix_rank": 4, "decay_rank": 6},
+    ("mixer", "rwkv7"): {"head_dim": 8, "decay_rank": 4, "rate_rank": 5, "gate_rank": 6},
+    ("norm", "timestep"): {"num_groups": 4},
+}
+INPUTS = {("embedding", "patches"): IMAGES, ("embedding", "frames"): WAVES}
+PARTS = [(kind, name) for kind in kinds() if kind != "task" for name in names(kind)]
+
+
+def subject(kind: str, name: str) -> Subject:
+    return Subject(kind, name, SMALL.get((kind, name), {}), INPUTS.get((kind, name)))
+
+
+def every_check() -> dict[str, Check]:
+    found = {}
+    for kind, name in PARTS:
+        for check in checks(kind, name, INPUTS.get((kind, name)), **SMALL.get((kind, name), {})):
+            found[f"{kind}-{name}-{check}"] = check
+    return found
+
+
+EVERY = every_check()
+
+
+@pytest.mark.parametrize("check", EVERY.values(), ids=EVERY)
+def test_every_component(check: Check) -> None:
+    check()
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(part=st.sampled_from(PARTS), chance=st.randoms(use_true_random=False))
+def test_whatever_the_knobs(part: tuple[str, str], chance: random.Random) -> None:
+    kind, name = part
+    fixed = SMALL[part] if kind in ("backbone", "embedding") and part in SMALL else {}
+    drawn = random_subject(Subject(kind, name, fixed, INPUTS.get(part)), chance)
+    for promise in (is_causal, streams, state_is_fixed, gradients_are_exact):
+        promise(drawn)
+
+
+def layer_of(mixer: str, **others: object) -> dict[str, object]:
+    return {
+        "mixer": {"type": mixer} | SMALL.get(("mixer", mixer), {}),
+        "ffn": {"type": "mlp", "hidden_dim": 32},
+    } | others
+
+
+PAIRS = {
+    f"{mixer}-{kind}-{name}": layer_of(mixer, **{kind: {"type": name} | SMALL.get((kind, name), {})})
+    for mixer in names("mixer")
+    for kind in ("residual", "norm")
+    for name in names(kind)
+}
+
+
+@pytest.mark.parametrize("layer", PAIRS.values(), ids=PAIRS)
+def test_every_mixer_learns_with_every_residual_and_norm(layer: dict[str, object]) -> None:
+    pair = Subject("layer", "block", layer)
+    model = pair.build(torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    before = loss_of(model, pair.read())
+    before.backward()
+    optimizer.step()
+    assert loss_of(model, pair.read()) < before
+
+
+@pytest.mark.parametrize("kind", ["attention", "ema", "ffn", "mixer", "norm", "position", "residual"])
+def test_a_component_can_be_described_and_built_again(kind: str) -> None:
+    for name in names(kind):
+        spec = subject(kind, name).spec()
+        assert parse(spec.to_plain(), "backbone", "model").to_plain() == spec.to_plain()
+
+
+@torch.no_grad()
+def test_decoding_compiles_once() -> None:
+    torch._dynamo.reset()
+    one = subject("mixer", "megalodon").with_knobs(attention={"type": "softmax", "window": "chunk", "window_size": 5})
+    model, words = one.build(), one.read()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
+    whole, _ = model(words)
+    _, state = model(words[:, :4])
+    outputs = []
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for word in words[:, 4:].split(1, dim=1):
+            logits, state = compiled(word, state)
+            outputs.append(logits)
+    torch.testing.assert_close(torch.cat(outputs, 1), whole[:, 4:], rtol=0, atol=1e-10)
+
+
+def test_what_small_knobs_are_for_exists() -> None:
+    for (kind, name), knobs in SMALL.items():
+        assert set(knobs) <= set(find(kind, name).knobs)

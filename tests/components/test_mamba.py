@@ -1,0 +1,105 @@
+"""Mamba and Mamba-2 do what their papers' equations say, one step after the other."""
+
+import pytest
+import torch
+from streams import assert_one_stream, assert_same_gradients
+from torch import Tensor
+from torch.nn import functional as F
+
+from archlab.components.mixer.mamba import Mamba
+from archlab.components.mixer.mamba2 import Mamba2
+
+B, T, D = 2, 21, 12
+
+
+def moved(layer: torch.nn.Module) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(5)
+    layer = layer.double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64), alpha=0.1)
+    return layer
+
+
+def text() -> Tensor:
+    return torch.randn(B, T, D, generator=torch.Generator().manual_seed(6), dtype=torch.float64).requires_grad_()
+
+
+def convolved(conv: torch.nn.Module, x_BTD: Tensor) -> Tensor:
+    taps, steps = conv.weight, []
+    for t in range(x_BTD.shape[1]):
+        y = sum(taps[j] * x_BTD[:, t - len(taps) + 1 + j] for j in range(len(taps)) if t - len(taps) + 1 + j >= 0)
+        steps.append(y if conv.bias is None else y + conv.bias)
+    return F.silu(torch.stack(steps, 1))
+
+
+def mamba_by_hand(m: Mamba, x_BTD: Tensor) -> Tensor:
+    v, outputs = convolved(m.conv, m.value(x_BTD)), []
+    h = v.new_zeros(B, v.shape[-1], m.log_rate.shape[1])
+    for t in range(T):
+        step = torch.log1p(torch.exp(m.step(m.step_down(v[:, t]))))
+        decay = torch.exp(-step[..., None] * m.log_rate.exp())
+        h = decay * h + step[..., None] * m.taken(v[:, t])[:, None] * v[:, t, :, None]
+        outputs.append((h @ m.given(v[:, t])[..., None])[..., 0] + m.skip * v[:, t])
+    return m.out(torch.stack(outputs, 1) * F.silu(m.gate(x_BTD)))
+
+
+def mamba2_by_hand(m: Mamba2, x_BTD: Tensor) -> Tensor:
+    joined = convolved(m.conv, torch.cat((m.value(x_BTD), m.taken(x_BTD), m.given(x_BTD)), -1))
+    v, taken, given = joined.split(m.widths, -1)
+    state_dim, head_dim = m.head_dims
+    outputs, h = [], v.new_zeros(B, m.num_heads, state_dim, head_dim)
+    for t in range(T):
+        step = torch.log1p(torch.exp(m.step(x_BTD[:, t]) + m.step_bias))
+        heads = []
+        for head in range(m.num_heads):
+            group = slice(head // m.shared * state_dim, (head // m.shared + 1) * state_dim)
+            value = v[:, t, head * head_dim : (head + 1) * head_dim]
+            kept = torch.exp(-step[:, head] * m.log_rate[head].exp())[:, None, None] * h[:, head]
+            new = kept + step[:, head, None, None] * taken[:, t, group, None] * value[:, None]
+            heads.append((new, (given[:, t, None, group] @ new)[:, 0] + m.skip[head] * value))
+        h = torch.stack([new for new, _ in heads], 1)
+        outputs.append(torch.cat([y for _, y in heads], -1))
+    gated = torch.stack(outputs, 1) * F.silu(m.gate(x_BTD))
+    groups = gated.unflatten(-1, (m.num_groups, -1))
+    scaled = groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + 1e-5)
+    return m.out(scaled.flatten(-2) * m.scale)
+
+
+CASES = {
+    "mamba": (Mamba, {"state_dim": 5, "step_rank": 3}, mamba_by_hand),
+    "mamba-one-tap": (
+        Mamba,
+        {"state_dim": 1, "expand": 1, "conv_size": 1, "conv_bias": False, "bias": True},
+        mamba_by_hand,
+    ),
+    "mamba2": (Mamba2, {"state_dim": 5, "head_dim": 4}, mamba2_by_hand),
+    "mamba2-groups": (Mamba2, {"state_dim": 3, "head_dim": 4, "num_groups": 3, "bias": True}, mamba2_by_hand),
+}
+
+
+@pytest.mark.parametrize(("cls", "knobs", "by_hand"), CASES.values(), ids=CASES)
+def test_it_is_the_recurrence_of_the_paper(cls, knobs, by_hand) -> None:
+    layer, x = moved(cls(D, **knobs)), text()
+    assert_same_gradients(layer(x)[0], by_hand(layer, x), [x, *layer.parameters()])
+    with torch.no_grad():
+        assert_one_stream(layer, x)
+
+
+def test_steps_begin_between_their_ends() -> None:
+    for bias in (Mamba(64, min_step=0.01, max_step=0.02).step.bias, Mamba2(64, min_step=0.01, max_step=0.02).step_bias):
+        assert ((F.softplus(bias) > 0.0099) & (F.softplus(bias) < 0.0201)).all()
+    torch.testing.assert_close(Mamba(8, state_dim=3).log_rate.exp()[5], torch.tensor([1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("cls", "knobs", "problem"),
+    [
+        (Mamba, {"min_step": 0.2}, r"min_step 0\.2 is above max_step 0\.1"),
+        (Mamba2, {"head_dim": 5}, r"expand \* dim 24 is not divisible by head_dim 5"),
+        (Mamba2, {"head_dim": 4, "num_groups": 4}, "the number of heads 6 is not divisible by"),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused(cls, knobs, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        cls(D, **knobs)

@@ -1,0 +1,184 @@
+"""The mixers with a matrix per head, against their papers' equations one token after the other."""
+
+import math
+
+import pytest
+import torch
+from streams import assert_one_stream, assert_same_gradients
+from torch.nn import functional as F
+
+from archlab.registry import find
+
+NAMES = ["gla", "retention", "delta_net", "gated_delta_net"]
+WIDTHS = {"num_heads": 3, "key_dim": 12, "value_dim": 15}
+DIM, K = 7, 4
+
+
+def build(name, **knobs):
+    torch.manual_seed(0)
+    layer = find("mixer", name).cls(DIM, **(WIDTHS | knobs)).double()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return layer
+
+
+def inputs(num_tokens):
+    torch.manual_seed(1)
+    return torch.randn(2, num_tokens, DIM, dtype=torch.float64, requires_grad=True)
+
+
+def by_head(x):
+    return x.reshape(*x.shape[:-1], 3, -1)
+
+
+def rms(y, norm):
+    return y / (y.square().mean(-1, keepdim=True) + norm.eps).sqrt() * (1 + norm.weight)
+
+
+def recur(q, k, v, decay, correct=None):
+    """Return q_t S_t of S_t = decay_t S_{t-1} + k_t v_t, or of the delta rule by these fractions."""
+    state, outputs = torch.zeros(2, 3, K, v.shape[-1], dtype=torch.float64), []
+    for t in range(q.shape[1]):
+        state = decay[:, t, :, :, None] * state
+        target = v[:, t]
+        if correct is not None:
+            target = correct[:, t, :, None] * (target - torch.einsum("bhk,bhkv->bhv", k[:, t], state))
+        state = state + torch.einsum("bhk,bhv->bhkv", k[:, t], target)
+        outputs.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
+    return torch.stack(outputs, 1) / math.sqrt(K)
+
+
+def gla(layer, x):
+    q, k, v = (by_head(x @ part.weight.T) for part in (layer.query, layer.key, layer.value))
+    down, up = layer.decay
+    decay = torch.sigmoid(x @ down.weight.T @ up.weight.T + up.bias) ** (1 / 16)
+    y = rms(recur(q, k, v, by_head(decay)), layer.mixed.norm).flatten(-2)
+    return (y * F.silu(x @ layer.mixed.gate.weight.T)) @ layer.mixed.out.weight.T
+
+
+def turned(x):
+    """Turn the first pair of features by one radian a step, and the second by a hundredth."""
+    angle = torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 0.01], dtype=torch.float64)
+    pairs = torch.view_as_complex(x.unflatten(-1, (2, 2)))
+    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)[None, :, None]).flatten(-2)
+
+
+def retention(layer, x):
+    """Weigh all earlier values by gamma^(t - s), the parallel form."""
+    q, k, v = (by_head(x @ part.weight.T) for part in (layer.query, layer.key, layer.value))
+    y = torch.zeros_like(v)
+    for h, gamma in enumerate((1 - 1 / 32, 1 - 1 / 64, 1 - 1 / 128)):
+        lag = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
+        weights = torch.where(lag >= 0, gamma ** lag.clamp(min=0).double(), 0)
+        y[:, :, h] = (turned(q)[:, :, h] @ turned(k)[:, :, h].mT * weights / math.sqrt(K)) @ v[:, :, h]
+    norm = layer.mixed.norm
+    centred = (y - y.mean(-1, keepdim=True)) / (y.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
+    y = centred.flatten(-2) * (1 + norm.weight) + norm.bias
+    return (y * F.silu(x @ layer.mixed.gate.weight.T)) @ layer.mixed.out.weight.T
+
+
+def convolved(part, x):
+    taps, y = part.ema.weight, x @ part.map.weight.T
+    seen = [sum(taps[-1 - j] * y[:, t - j] for j in range(min(len(taps), t + 1))) for t in range(x.shape[1])]
+    return by_head(F.silu(torch.stack(seen, 1)))
+
+
+def unit(x):
+    return x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def delta(layer, x, decay, largest):
+    q, k, v = (convolved(part, x) for part in (layer.query, layer.key, layer.value))
+    fraction = largest * torch.sigmoid(x @ layer.fraction.weight.T)
+    y = rms(recur(unit(q), unit(k), v, decay, fraction), layer.mixed.norm).flatten(-2)
+    gate = 1.0 if layer.mixed.gate is None else F.silu(x @ layer.mixed.gate.weight.T)
+    return (y * gate) @ layer.mixed.out.weight.T
+
+
+def delta_net(layer, x, largest=1.0):
+    return delta(layer, x, torch.ones(2, x.shape[1], 3, 1, dtype=torch.float64), largest)
+
+
+def gated_delta_net(layer, x, largest=1.0):
+    step = F.softplus(x @ layer.step.weight.T + layer.step.bias)
+    return delta(layer, x, torch.exp(-layer.log_rate.exp() * step)[..., None], largest)
+
+
+EQUATIONS = {"gla": gla, "retention": retention, "delta_net": delta_net, "gated_delta_net": gated_delta_net}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_tokens", [1, 2, 70])
+def test_agrees_with_its_equations(name, num_tokens):
+    layer, x = build(name), inputs(num_tokens)
+    assert_same_gradients(layer(x)[0], EQUATIONS[name](layer, x), [x, *layer.parameters()])
+
+
+@pytest.mark.parametrize("name", ["delta_net", "gated_delta_net"])
+def test_negative_eigenvalues_double_the_correction(name):
+    layer, x = build(name, negative_eigenvalues=True), inputs(20)
+    torch.testing.assert_close(layer(x)[0], EQUATIONS[name](layer, x, largest=2.0), rtol=1e-10, atol=1e-10)
+
+
+def test_delta_net_may_gate_its_output():
+    layer, x = build("delta_net", gate=True), inputs(20)
+    torch.testing.assert_close(layer(x)[0], delta_net(layer, x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("ema", ["none", "cema"])
+def test_queries_keys_and_values_may_see_any_average(ema):
+    component = find("ema", ema)
+    assert_one_stream(build("delta_net", ema=component.cls), inputs(70).detach())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_streams(name):
+    assert_one_stream(build(name), inputs(70).detach())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiles_without_a_break(name):
+    torch._dynamo.reset()
+    layer, x = build(name), inputs(13)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_same_gradients(compiled(x)[0], layer(x)[0], [x, *layer.parameters()])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sums_stay_wide_under_autocast(name):
+    layer = build(name).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, state = layer(inputs(70).float())
+    assert y.dtype == torch.bfloat16
+    assert state["sums"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", ["key_dim", "value_dim"])
+def test_refuses_widths_that_heads_do_not_share(name, width):
+    with pytest.raises(ValueError, match=rf"{width} 16 is not divisible by num_heads 3"):
+        build(name, **{width: 16})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_widths_follow_the_papers(name):
+    layer = find("mixer", name).cls(64)
+    key_dim, value_dim = {"gla": (32, 64), "retention": (64, 128), "delta_net": (64, 64)}.get(name, (48, 96))
+    assert layer.init_state(1)["sums"].shape == (1, 4, key_dim // 4, value_dim // 4)
+
+
+@pytest.mark.parametrize("position", ["alibi", "relative_bias"])
+def test_retention_refuses_positions_that_add_to_scores(position):
+    with pytest.raises(ValueError, match=r"no scores for (ALiBi|RelativeBias) to add to"):
+        build("retention", position=find("position", position).cls)
+
+
+def test_gated_delta_net_begins_as_mamba_2():
+    torch.manual_seed(0)
+    layer = find("mixer", "gated_delta_net").cls(32, num_heads=1000, key_dim=1000, value_dim=1000)
+    step, rate = F.softplus(layer.step.bias.double()), layer.log_rate.exp()
+    assert step.min() >= 1e-3 * (1 - 1e-4)
+    assert step.max() <= 0.1 * (1 + 1e-4)
+    assert step.log().mean().item() == pytest.approx(math.log(1e-4) / 2, abs=0.1)
+    assert rate.max() <= 16
+    assert rate.mean().item() == pytest.approx(8, abs=0.5)
