@@ -218,6 +218,24 @@ def report(folder: Path) -> None:
 
 
 @cli.command()
+@click.argument("kind")
+@click.argument("name")
+@click.argument("knobs", nargs=-1, metavar="[KNOB=VALUE]...")
+@click.option("--plugin", type=click.Path(path_type=Path, dir_okay=False), help="The Python file that registers it.")
+def check(kind: str, name: str, knobs: tuple[str, ...], plugin: Path | None) -> None:
+    """Test a component, shipped or your own, in a small model: causality, state, gradients, knobs, export."""
+    from rich.text import Text
+
+    console, broken = _console(), 0
+    for promise, problem in commands.check(kind, name, knobs, plugin=plugin):
+        broken += problem is not None
+        word = ("broken  ", "bold red") if problem else ("kept    ", "green")
+        console.print(Text.assemble(word, (f"{promise}", "bold"), f"  {problem or promise.meaning}"), soft_wrap=True)
+    if broken:
+        raise ArchlabError(f"{kind} {name}: {broken} of its promises {'is' if broken == 1 else 'are'} broken")
+
+
+@cli.command()
 def doctor() -> None:
     """Tell what this machine has, and what makes archlab slow or fail on it."""
     from archlab.doctor import render

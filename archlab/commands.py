@@ -111,6 +111,17 @@ def report(folder: Path) -> Path:
     return write(folder)
 
 
+def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: Path | None = None) -> Any:
+    """Yield each promise that a component makes, with the problem where it is not kept, None where it is."""
+    from archlab.registry import load_plugin
+    from archlab.testing import checks
+
+    if plugin is not None:
+        load_plugin(str(plugin.resolve()), Path(), "--plugin")
+    for promise in checks(kind, name, **dict(map(config.parse_override, knobs))):
+        yield promise, promise.problem()
+
+
 def doctor() -> list[Any]:
     """Return what this machine has, and what makes archlab slow or fail on it."""
     from archlab.doctor import doctor as look

@@ -16,7 +16,7 @@ from archlab.errors import ConfigError, one_line
 from archlab.registry import Slot, find, load_plugin, names
 from archlab.schema import Knob, check_names, check_value
 from archlab.settings import Train, parse_train, train_knobs
-from archlab.spec import Spec, knob_at, parse
+from archlab.spec import REPEAT, Spec, knob_at, parse
 from archlab.yaml_files import load_yaml, locate
 
 SECTIONS = ("name", "description", "model", "task", "train")
@@ -90,7 +90,7 @@ class Raw:
     def with_values(self, values: Mapping[str, Any], source: str) -> Raw:
         """Return a copy with values set by path.
 
-        A bare component name keeps those knobs of the component that stood there which the new one has too.
+        A bare component name keeps those knobs of the component that stood there which the new one takes too.
         """
         raw = self
         for path, value in values.items():
@@ -118,9 +118,8 @@ class Raw:
             return value
         if value not in names(slot.kind):
             return value
-        known = find(slot.kind, value).knobs
-        own = ("repeat",) if slot.many else ()
-        return {"type": value} | {key: kept for key, kept in old.items() if key in (*known, *own)}
+        known = find(slot.kind, value).knobs | ({REPEAT.name: REPEAT} if slot.many else {})
+        return {"type": value} | {key: kept for key, kept in old.items() if key in known and _fits(known[key], kept)}
 
     def resolve(self) -> Experiment:
         """Fill in interpolations and defaults and check every value; raise ConfigError naming file and path."""
@@ -240,6 +239,17 @@ def _resolve(raw: Raw) -> Experiment:
 def _unless_empty(value: Any, default: Any) -> Any:
     """Return the default for a key with nothing behind it."""
     return default if value is None else value
+
+
+def _fits(knob: Knob, value: Any) -> bool:
+    """Tell whether a knob takes a value that another knob of its name has; components and `${...}` are seen later."""
+    if isinstance(knob.default, Slot) or (isinstance(value, str) and "${" in value):
+        return True
+    try:
+        check_value(value, knob.type, knob.name)
+    except ConfigError:
+        return False
+    return True
 
 
 def _file_name(name: str) -> str:

@@ -57,7 +57,7 @@ class Component:
 
     kind: str
     name: str
-    cls: type
+    cls: type[Any]
     search: Mapping[str, Domain] = field(default_factory=dict)
 
     @property

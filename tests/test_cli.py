@@ -240,3 +240,41 @@ def test_doctor(run) -> None:
     assert done.status == 0
     assert "Python" in done.out
     assert "memory" in done.out
+
+
+def test_check(run, tmp_path: Path) -> None:
+    done = run("check", "norm", "rms", "eps=0.001")
+    assert done.status == 0, done.err
+    assert done.out.count("kept    ") == 11
+    source = tmp_path / "peeks.py"
+    source.write_text(PEEKS)
+    done = run("check", "ffn", "peeks", "--plugin", str(source))
+    assert done.status == 2
+    assert "broken  is_causal  the first outputs that inputs 0, 1, ... move are" in done.out
+    assert done.err.startswith("archlab: ffn peeks: ")
+    done = run("check", "norm", "rmss")
+    assert (done.status, "did you mean 'rms'?" in done.err) == (2, True)
+
+
+PEEKS = '''
+from torch import Tensor, nn
+
+from archlab.registry import register
+
+
+@register("ffn", "peeks")
+class Peeks(nn.Module):
+    """Looks at the next token."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll(-1, 1)
+'''
+
+
+def test_import_names_what_it_cannot_read(run, tmp_path: Path) -> None:
+    done = run("import", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "holds no config.json: give the directory of a transformers checkpoint" in done.err

@@ -34,8 +34,10 @@ def test_every_folder_of_code_is_a_package() -> None:
 
 def test_every_dependency_is_pinned(project: dict) -> None:
     pins = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    wanted = project["project"]["dependencies"] + project["project"]["optional-dependencies"]["dev"]
-    assert [name for name in wanted if name.split(">=")[0] not in pins] == []
+    extras = project["project"]["optional-dependencies"]
+    assert "archlab[corpora,images]" in extras["dev"]
+    wanted = [*project["project"]["dependencies"], *extras["dev"], *extras["corpora"], *extras["images"]]
+    assert [name for name in wanted if name.split(">=")[0].split("[")[0] not in {*pins, "archlab"}] == []
 
 
 @pytest.mark.parametrize("start", ["", "from archlab.cli import cli; cli(['--help'], standalone_mode=False)"])

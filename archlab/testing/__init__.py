@@ -32,6 +32,16 @@ class Check:
         """Run it."""
         self.promise(self.subject)
 
+    def problem(self) -> str | None:
+        """Run it; return what is wrong in one line, or None."""
+        try:
+            self()
+        except Failed as error:
+            return one_line(error)
+        except Exception as error:
+            return f"{type(error).__name__}: {one_line(error)}"
+        return None
+
     def __str__(self) -> str:
         return self.promise.__name__
 

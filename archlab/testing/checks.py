@@ -16,19 +16,21 @@ from archlab.errors import one_line
 from archlab.state import State, init_state
 from archlab.testing.subject import BATCH, PRECISE, TOKENS, Failed, Subject, is_stream, loss_of, require, require_close
 
+STEPS = (1e-5, 1e-7)  # a steep function has to be looked at more closely, where a flat one is lost in rounding
 CUTS = ([TOKENS], [1] * TOKENS, [4, 8, 1])
 
 
 @torch.no_grad()
 def is_causal(subject: Subject) -> None:
-    """No input moves an earlier output, each moves its own; a part that looks ahead says `causal = False`."""
+    """No input moves an earlier output, the last moves its own; a part that looks ahead says `causal = False`."""
     model = subject.build()
     if subject.inputs is not None or getattr(model, "per_sample", False):
         return
     expected = is_stream(subject, model)
     moved = [_first_moved(model, subject.read(), t) for t in range(TOKENS)]
     if expected:
-        require(moved == list(range(TOKENS)), f"the first outputs that inputs 0, 1, ... move are {moved}")
+        causal = all(first >= t for t, first in enumerate(moved)) and moved[-1] == TOKENS - 1
+        require(causal, f"the first outputs that inputs 0, 1, ... move are {moved}")
     else:
         require(any(first < t for t, first in enumerate(moved)), "says causal = False, and does not look ahead")
 
@@ -37,7 +39,8 @@ def _first_moved(model: nn.Module, words_BT: Tensor, t: int) -> int:
     changed_BT = words_BT.clone()
     changed_BT[:, t] = (changed_BT[:, t] + 1) % (words_BT.max() + 1)
     distance_T = (model(changed_BT)[0] - model(words_BT)[0]).abs().amax((0, 2))
-    return int((distance_T > 1e-12).float().argmax())
+    moved_T = distance_T > 1e-12
+    return int(moved_T.float().argmax()) if moved_T.any() else TOKENS
 
 
 def streams(subject: Subject, dtype: torch.dtype = PRECISE, tolerance: float = 1e-10) -> None:
@@ -111,13 +114,20 @@ def gradients_reach_everything(subject: Subject) -> None:
 
 
 def gradients_are_exact(subject: Subject) -> None:
-    """Gradients agree with differences of the loss in float64, and float32 with float64."""
+    """Gradients agree with differences of the loss in float64, and float32 with float64.
+
+    A part that keeps its loss from some parameters, as an auxiliary loss for them asks, says `exact_gradients = False`.
+    """
     model = subject.build()
+    if not all(getattr(part, "exact_gradients", True) for part in model.modules()):
+        return
     parameters = list(model.parameters())
     exact = torch.autograd.grad(loss_of(model, _as(subject.read(), PRECISE)), parameters, materialize_grads=True)
     directions = [torch.randn(p.shape, generator=torch.Generator().manual_seed(3), dtype=PRECISE) for p in parameters]
     slope = sum((g * d).sum() for g, d in zip(exact, directions, strict=True))
-    require_close(_difference(subject, model, parameters, directions), slope, 1e-5, "the slope of the loss")
+    slopes = [_difference(subject, model, parameters, directions, step) for step in STEPS]
+    nearest = min(slopes, key=lambda found: float((found - slope).abs()))
+    require_close(nearest, slope, 1e-5, "the slope of the loss")
     short = subject.build(torch.float32)
     rounded = torch.autograd.grad(loss_of(short, subject.read()), list(short.parameters()), materialize_grads=True)
     for (name, _), found, expected in zip(model.named_parameters(), rounded, exact, strict=True):
@@ -125,13 +135,17 @@ def gradients_are_exact(subject: Subject) -> None:
 
 
 @torch.no_grad()
-def _difference(subject: Subject, model: nn.Module, parameters: list[nn.Parameter], directions: list[Tensor]) -> Tensor:
+def _difference(
+    subject: Subject, model: nn.Module, parameters: list[nn.Parameter], directions: list[Tensor], step: float
+) -> Tensor:
     """Return the slope of the loss in a direction, by central differences of fourth order."""
-    losses, at, step = {}, 0, 1e-5
+    losses, at = {}, 0
     for place in (-2, -1, 1, 2):
         for parameter, direction in zip(parameters, directions, strict=True):
             parameter.add_(direction, alpha=(place - at) * step)
         at, losses[place] = place, loss_of(model, _as(subject.read(), PRECISE))
+    for parameter, direction in zip(parameters, directions, strict=True):
+        parameter.sub_(direction, alpha=at * step)
     return (8 * (losses[1] - losses[-1]) - (losses[2] - losses[-2])) / (12 * step)
 
 

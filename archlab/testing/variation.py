@@ -43,9 +43,13 @@ def _draw(kind: str, name: str, chance: random.Random, depth: int) -> dict[str, 
     drawn = {}
     for knob in find(kind, name).knobs.values():
         values = list(_values(knob, chance, depth))
-        if values and (knob.default is REQUIRED or chance.random() < 0.5):
+        if values and (_is_required(knob) or chance.random() < 0.5):
             drawn[knob.name] = chance.choice(values)
     return drawn
+
+
+def _is_required(knob: Knob) -> bool:
+    return knob.default is REQUIRED or (isinstance(knob.default, Slot) and knob.default.default is None)
 
 
 def _values(knob: Knob, chance: random.Random, depth: int) -> Iterator[Any]:
@@ -115,8 +119,11 @@ def _others(knob: Knob) -> Iterator[Any]:
 
 
 def _values_of_slot(slot: Slot) -> Iterator[Any]:
-    plain = {"mixer": {"type": "attention", "num_heads": 2}}
-    yield from ([plain] if slot.kind == "layer" else ({"type": name} for name in names(slot.kind)))
+    """Yield components for a slot, as they are and with a few knobs drawn at random."""
+    chance = random.Random(0)
+    for name in names(slot.kind):
+        yield {"type": name}
+        yield from ({"type": name} | _draw(slot.kind, name, chance, 1) for _ in range(2))
 
 
 def _differs(known: list[Any], other: Subject) -> bool:
