@@ -58,11 +58,11 @@ def _check_ends(experiment: Experiment, model: nn.Module, task: Any) -> None:
     words, outputs = experiment.model.knobs.get("vocab_size"), getattr(model, "num_outputs", None)
     if task.vocab_size is not None and words is not None and words < task.vocab_size:
         raise ConfigError("model.vocab_size", f"{words} is less than the {task.vocab_size} words of the task")
-    if outputs is not None and outputs < task.num_outputs:
-        raise ConfigError("model.head", f"{outputs} outputs are less than the {task.num_outputs} of the task")
     if getattr(model, "per_sample", False) != task.per_sample:
         asks = "one answer a sample: use a head like classifier" if task.per_sample else "an answer at every step"
         raise ConfigError("model.head", f"does not fit the task {experiment.task.name!r}, which asks for {asks}")
+    if outputs is not None and outputs < task.num_outputs:
+        raise ConfigError("model.head", f"{outputs} outputs are less than the {task.num_outputs} of the task")
     if task.predicts_next and not is_causal(model):
         raise ConfigError("model", f"sees later tokens, which the task {experiment.task.name!r} has it predict")
 

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from archlab import metrics
+from archlab.errors import ArchlabError
 from archlab.evaluate import device_of, evaluating
+from archlab.model import is_causal
 from archlab.state import max_context
 from archlab.trained import load_trained
 
@@ -18,6 +20,8 @@ from archlab.trained import load_trained
 def decode_us_per_token(run: Path, tokens: int = 64) -> float:
     """Return the median time of decoding one token with a run's model, in microseconds, after as many to warm up."""
     experiment, model = load_trained(run)
+    if experiment.model.knobs.get("vocab_size") is None or not is_causal(model):
+        raise ArchlabError("decode_us_per_token: this model reads no words one at a time")
     tokens = min(tokens, (max_context(model) or 2 * tokens) // 2)
     model = model.to(experiment.train.device)
     token_11 = torch.zeros(1, 1, dtype=torch.int64, device=device_of(model))
