@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archlab.errors import ArchlabError
+from archlab.interop._names import num_layers
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 FIELDS: dict[str, Any] = {
@@ -116,7 +117,7 @@ def fields_of(model: Mapping[str, Any]) -> dict[str, Any]:
         "vocab_size": model["vocab_size"],
         "hidden_size": model["dim"],
         "intermediate_size": layer["ffn"].get("hidden_dim") or 8 * -(-model["dim"] // 3),
-        "num_hidden_layers": sum(layer.get("repeat", 1) for layer in model["layers"]),
+        "num_hidden_layers": num_layers(model),
         "num_attention_heads": heads,
         "num_key_value_heads": mixer.get("num_kv_heads") or heads,
         "head_dim": mixer.get("head_dim") or model["dim"] // heads,

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from archlab.interop._names import below, num_layers
+
 ARCHITECTURE = "MambaForCausalLM"
 FIELDS: dict[str, Any] = {
     "vocab_size": 50280,
@@ -61,13 +63,9 @@ def named(config: Mapping[str, Any], parts: Mapping[str, str | tuple[str, ...]])
     for layer in range(config["num_hidden_layers"]):
         there = f"backbone.layers.{layer}"
         found[f"{there}.norm.weight"] = f"blocks.{layer}.norm.weight"
-        found |= {f"{there}.mixer.{theirs}": _below(f"blocks.{layer}.mixer", ours) for theirs, ours in parts.items()}
+        found |= {f"{there}.mixer.{theirs}": below(f"blocks.{layer}.mixer", ours) for theirs, ours in parts.items()}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
     return found | {"backbone.norm_f.weight": "norm.weight"} | head
-
-
-def _below(place: str, ours: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    return f"{place}.{ours}" if isinstance(ours, str) else tuple(f"{place}.{name}" for name in ours)
 
 
 def to_ours(name: str, tensor: Tensor) -> Tensor:
@@ -130,7 +128,7 @@ def fields_of(model: Mapping[str, Any]) -> dict[str, Any]:
         "vocab_size": model["vocab_size"],
         "hidden_size": model["dim"],
         "state_size": mixer["state_dim"],
-        "num_hidden_layers": sum(layer.get("repeat", 1) for layer in model["layers"]),
+        "num_hidden_layers": num_layers(model),
         "layer_norm_epsilon": layer["norm"].get("eps", 1e-5),
         "expand": mixer["expand"],
         "conv_kernel": mixer["conv_size"],

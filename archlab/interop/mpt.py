@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archlab.errors import ArchlabError
+from archlab.interop._names import below, knob, num_layers
 
 ARCHITECTURE = "MptForCausalLM"
 ATTENTION: dict[str, tuple[Any, ...]] = {
@@ -69,13 +70,11 @@ def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     """Return our name, or names, for each of theirs."""
     found: dict[str, str | tuple[str, ...]] = {"transformer.wte.weight": "embedding.weight"}
     for layer in range(config["n_layers"]):
-        found |= {f"transformer.blocks.{layer}.{theirs}": _in_block(layer, ours) for theirs, ours in BLOCK.items()}
+        found |= {
+            f"transformer.blocks.{layer}.{theirs}": below(f"blocks.{layer}", ours) for theirs, ours in BLOCK.items()
+        }
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
     return found | {"transformer.norm_f.weight": "norm.weight"} | head
-
-
-def _in_block(layer: int, ours: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    return f"blocks.{layer}.{ours}" if isinstance(ours, str) else tuple(f"blocks.{layer}.{name}" for name in ours)
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,14 +123,10 @@ def config(model: Mapping[str, Any]) -> dict[str, Any]:
     layer = model["layers"][0]
     return {
         "d_model": model["dim"],
-        "n_heads": _knob(layer, "mixer", "num_heads", 1),
-        "n_layers": sum(layer.get("repeat", 1) for layer in model["layers"]),
-        "max_seq_len": _knob(layer["mixer"], "attention", "window_size", FIELDS["max_seq_len"]),
+        "n_heads": knob(layer, "mixer", "num_heads", 1),
+        "n_layers": num_layers(model),
+        "max_seq_len": knob(layer["mixer"], "attention", "window_size", FIELDS["max_seq_len"]),
         "vocab_size": model["vocab_size"],
-        "layer_norm_epsilon": _knob(layer, "norm", "eps", FIELDS["layer_norm_epsilon"]),
-        "tie_word_embeddings": _knob(model, "head", "tied", False),
+        "layer_norm_epsilon": knob(layer, "norm", "eps", FIELDS["layer_norm_epsilon"]),
+        "tie_word_embeddings": knob(model, "head", "tied", False),
     }
-
-
-def _knob(tree: Mapping[str, Any], part: str, knob: str, default: Any) -> Any:
-    return tree.get(part, {}).get(knob, default)

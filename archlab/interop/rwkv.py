@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from archlab.interop._names import knob
+
 ARCHITECTURE = "RwkvForCausalLM"
 FIELDS: dict[str, Any] = {
     "vocab_size": 50277,
@@ -121,11 +123,11 @@ def config(model: Mapping[str, Any]) -> dict[str, Any]:
         "vocab_size": model["vocab_size"],
         "hidden_size": model["dim"],
         "num_hidden_layers": len(layers),
-        "attention_hidden_size": _knob(layers[0], "mixer", "hidden_dim", None),
-        "intermediate_size": _knob(layers[0], "ffn", "hidden_dim", None),
+        "attention_hidden_size": knob(layers[0], "mixer", "hidden_dim", None),
+        "intermediate_size": knob(layers[0], "ffn", "hidden_dim", None),
         "layer_norm_epsilon": _eps(layers[0]),
-        "rescale_every": _rescale_every(layers, _knob(model, "norm", "eps", LAST_EPS)),
-        "tie_word_embeddings": _knob(model, "head", "tied", False),
+        "rescale_every": _rescale_every(layers, knob(model, "norm", "eps", LAST_EPS)),
+        "tie_word_embeddings": knob(model, "head", "tied", False),
     }
 
 
@@ -136,8 +138,4 @@ def _rescale_every(layers: list[Mapping[str, Any]], last_eps: float) -> int:
 
 
 def _eps(layer: Mapping[str, Any]) -> float:
-    return _knob(layer, "norm", "eps", LAST_EPS)
-
-
-def _knob(tree: Mapping[str, Any], part: str, knob: str, default: Any) -> Any:
-    return tree.get(part, {}).get(knob, default)
+    return knob(layer, "norm", "eps", LAST_EPS)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from archlab.errors import ArchlabError
+from archlab.interop._names import knob, num_layers
 
 ARCHITECTURE = "ViTForImageClassification"
 CLASS_TOKENS = ["cls_token"]
@@ -134,23 +135,19 @@ def _norm(config: Mapping[str, Any]) -> dict[str, Any]:
 def config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a model's YAML data most resembles."""
     layer, patches = model["layers"][0], model["embedding"]
-    num_patches = _knob(model, "position", "max_length", 1) - patches.get("class_tokens", 0)
-    labels = [f"LABEL_{label}" for label in range(_knob(model, "head", "num_outputs", 2))]
+    num_patches = knob(model, "position", "max_length", 1) - patches.get("class_tokens", 0)
+    labels = [f"LABEL_{label}" for label in range(knob(model, "head", "num_outputs", 2))]
     return {
         "hidden_size": model["dim"],
-        "num_hidden_layers": sum(layer.get("repeat", 1) for layer in model["layers"]),
-        "num_attention_heads": _knob(layer, "mixer", "num_heads", 1),
-        "intermediate_size": _knob(layer, "ffn", "hidden_dim", None) or 4 * model["dim"],
-        "hidden_act": _knob(layer, "ffn", "activation", "gelu"),
-        "attention_probs_dropout_prob": _knob(layer["mixer"], "attention", "dropout", 0.0),
-        "layer_norm_eps": _knob(layer, "norm", "eps", 1e-12),
+        "num_hidden_layers": num_layers(model),
+        "num_attention_heads": knob(layer, "mixer", "num_heads", 1),
+        "intermediate_size": knob(layer, "ffn", "hidden_dim", None) or 4 * model["dim"],
+        "hidden_act": knob(layer, "ffn", "activation", "gelu"),
+        "attention_probs_dropout_prob": knob(layer["mixer"], "attention", "dropout", 0.0),
+        "layer_norm_eps": knob(layer, "norm", "eps", 1e-12),
         "image_size": math.isqrt(max(0, num_patches)) * patches.get("patch_size", 1),
         "patch_size": patches.get("patch_size", 1),
         "num_channels": patches.get("num_channels", 3),
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
     }
-
-
-def _knob(tree: Mapping[str, Any], part: str, knob: str, default: Any) -> Any:
-    return tree.get(part, {}).get(knob, default)

@@ -15,14 +15,20 @@ transformers.logging.disable_progress_bar()
 from archlab.interop import load_pretrained, save_pretrained  # noqa: E402
 
 
-def random_model(cls: type, config: object, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Return a model whose every parameter is drawn at random, norms and biases among them."""
-    torch.manual_seed(0)
-    model = cls(config).to(dtype).eval()
+def moved(model: nn.Module, by: float = 0.1) -> nn.Module:
+    """Move every parameter at random, norms and biases among them."""
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(noise.to(parameter.dtype), alpha=by)
+    return model.eval()
+
+
+def random_model(cls: type, config: object, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Return a model of theirs whose every parameter is drawn at random."""
+    torch.manual_seed(0)
+    return moved(cls(config).to(dtype))
 
 
 def words(vocab_size: int, num_tokens: int = 23) -> Tensor:
@@ -40,7 +46,7 @@ def assert_same_both_ways(theirs: nn.Module, folder: Path, model_type: str, inpu
     dtype = next(theirs.parameters()).dtype
     back, report = type(theirs).from_pretrained(folder / "ours", dtype=dtype, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
-    torch.testing.assert_close(back.eval()(inputs).logits, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(back.eval()(inputs).logits, expected, rtol=0, atol=atol)
     return ours
 
 

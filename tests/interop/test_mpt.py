@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
+from hugging_face import moved, transformers
 
 from archlab.errors import ArchlabError
 from archlab.interop import describe_pretrained, load_pretrained, save_pretrained
 from archlab.model import build
 from archlab.spec import parse
-
-transformers = pytest.importorskip("transformers", reason="compares with the transformers library")
 
 VOCAB, CONTEXT = 37, 33
 SMALL = {"d_model": 24, "n_heads": 4, "n_layers": 3, "max_seq_len": CONTEXT, "vocab_size": VOCAB}
@@ -24,15 +23,6 @@ CONFIGS = {
     "eps": {"layer_norm_epsilon": 1e-2},
 }
 every_config = pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
-
-
-def moved(model):
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_(noise.to(parameter.dtype), alpha=0.1)
-    return model.eval()
 
 
 def their_model(**fields):

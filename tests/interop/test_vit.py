@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
+from hugging_face import moved, transformers
 
 from archlab.errors import ArchlabError
 from archlab.interop import describe_pretrained, load_pretrained, save_pretrained
 from archlab.model import build
 from archlab.spec import parse
-
-transformers = pytest.importorskip("transformers", reason="compares with the transformers library")
 
 CLASSES = {
     "vit": (transformers.ViTConfig, transformers.ViTForImageClassification),
@@ -37,20 +36,11 @@ every_class = pytest.mark.parametrize("model_type", CLASSES)
 every_config = pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
 
 
-def moved(model):
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_(noise.to(parameter.dtype), alpha=0.2)
-    return model.eval()
-
-
 def their_model(model_type, **fields):
     """Return a small model of theirs, every tensor moved."""
     torch.manual_seed(0)
     config, model = CLASSES[model_type]
-    return moved(model(config(**(SMALL | fields))))
+    return moved(model(config(**(SMALL | fields))), by=0.2)
 
 
 def images(dtype=torch.float32):
@@ -84,7 +74,7 @@ def test_logits_agree_in_float64(model_type, tmp_path):
 @every_config
 def test_our_checkpoint_is_theirs(model_type, fields, tmp_path):
     their_model(model_type, **fields).save_pretrained(tmp_path / "theirs")
-    ours = moved(build(describe_pretrained(tmp_path / "theirs")))
+    ours = moved(build(describe_pretrained(tmp_path / "theirs")), by=0.2)
     save_pretrained(ours, tmp_path / "ours", model_type)
     assert_same(CLASSES[model_type][1].from_pretrained(tmp_path / "ours").eval(), ours)
     assert describe_pretrained(tmp_path / "ours").to_plain() == describe_pretrained(tmp_path / "theirs").to_plain()
