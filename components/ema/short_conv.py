@@ -41,4 +41,4 @@ class ShortConvolution(Recurrent):
         taps = [tap * padded[:, j : j + num_tokens] for j, tap in enumerate(self.weight.to(x_BTD.dtype))]
         y_BTD = torch.stack(taps).sum(0)
         y_BTD = y_BTD if self.bias is None else y_BTD + self.bias.to(y_BTD.dtype)
-        return y_BTD, {"past": padded[:, num_tokens:].to(past.dtype, copy=True)}
+        return y_BTD, {"past": padded[:, num_tokens:].to(past.dtype).clone(memory_format=torch.contiguous_format)}

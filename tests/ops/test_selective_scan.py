@@ -4,26 +4,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from archlab.ops.selective_scan import decayed_sums, selective_scan, selective_scan_reference
+from archlab.ops import selective_scan as module
+from archlab.ops.selective_scan import BLOCK, selective_scan, selective_scan_reference
 
 
-def inputs(num_tokens: int, dtype: torch.dtype = torch.float64, largest_step: float = 2.0) -> list[Tensor]:
+def inputs(
+    num_tokens: int, dtype: torch.dtype = torch.float64, largest_step: float = 2.0, width: int = 3, num_states: int = 4
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(num_tokens)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    x, taken, given, state = draw(2, num_tokens, 3), draw(2, num_tokens, 4), draw(2, num_tokens, 4), draw(2, 3, 4)
-    step = largest_step * torch.rand(2, num_tokens, 3, generator=generator, dtype=torch.float64).to(dtype)
-    rate = -torch.rand(3, 4, generator=generator, dtype=torch.float64).to(dtype) * 5
+    x, state = draw(2, num_tokens, width), draw(2, width, num_states)
+    taken, given = draw(2, num_tokens, num_states), draw(2, num_tokens, num_states)
+    step = largest_step * torch.rand(2, num_tokens, width, generator=generator, dtype=torch.float64).to(dtype)
+    rate = -torch.rand(width, num_states, generator=generator, dtype=torch.float64).to(dtype) * 5
     return [tensor.requires_grad_() for tensor in (x, step, rate, taken, given, state)]
 
 
-@pytest.mark.parametrize("num_tokens", [1, 2, 15, 16, 17, 33, 300])
-@pytest.mark.parametrize("largest_step", [0.01, 2.0, 50.0])
-def test_blocks_and_loop_agree(num_tokens: int, largest_step: float) -> None:
-    leaves = inputs(num_tokens, largest_step=largest_step)
-    found, expected = selective_scan(*leaves), selective_scan_reference(*leaves)
+def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], leaves: list[Tensor]) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     weights = [torch.randn_like(tensor) for tensor in expected]
     gradients = [
@@ -31,6 +31,56 @@ def test_blocks_and_loop_agree(num_tokens: int, largest_step: float) -> None:
         for pair in (found, expected)
     ]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 15, 16, 17, 33, 300])
+@pytest.mark.parametrize("largest_step", [0.01, 2.0, 50.0])
+def test_blocks_and_loop_agree(num_tokens: int, largest_step: float) -> None:
+    leaves = inputs(num_tokens, largest_step=largest_step)
+    assert_same(selective_scan(*leaves), selective_scan_reference(*leaves), leaves)
+
+
+@pytest.mark.parametrize("num_tokens", [3 * BLOCK + 1, 9 * BLOCK, 40 * BLOCK + 3])
+def test_long_texts_are_joined_group_by_group(num_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GROUP", 3)
+    leaves = inputs(num_tokens, largest_step=0.1)
+    assert_same(selective_scan(*leaves), selective_scan_reference(*leaves), leaves)
+
+
+@pytest.mark.parametrize("used", [0, 1])
+def test_gradients_of_outputs_or_of_the_last_state_alone(used: int) -> None:
+    leaves = inputs(35)
+    gradients = [
+        torch.autograd.grad(body(*leaves)[used].square().sum(), leaves, materialize_grads=True)
+        for body in (selective_scan, selective_scan_reference)
+    ]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-9)
+
+
+def test_less_is_kept_than_every_state() -> None:
+    kept: dict[int, int] = {}
+    leaves = inputs(10 * BLOCK, width=32, num_states=16)
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        selective_scan(*leaves)
+    assert sum(kept.values()) < 2 * 10 * BLOCK * 32 * 16 / 2
+
+
+def test_compiles_without_a_break() -> None:
+    torch._dynamo.reset()
+    leaves = inputs(35)
+    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(*leaves), selective_scan(*leaves), leaves)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 700])
+def test_costs_can_be_counted_on_the_meta_device(num_tokens: int) -> None:
+    y, state = selective_scan(*(leaf.detach().to("meta") for leaf in inputs(num_tokens)))
+    assert (y.shape, state.shape) == ((2, num_tokens, 3), (2, 3, 4))
 
 
 def test_a_state_goes_on() -> None:
@@ -45,17 +95,7 @@ def test_a_state_goes_on() -> None:
 
 def test_float32_is_close_and_halves_are_summed_in_it() -> None:
     exact, _ = selective_scan_reference(*inputs(300))
-    close, state = selective_scan(*inputs(300, torch.float32))
+    close, _ = selective_scan(*inputs(300, torch.float32))
     torch.testing.assert_close(close.double(), exact, rtol=1e-4, atol=1e-4)
     halved, state = selective_scan(*inputs(300, torch.bfloat16))
     assert (halved.dtype, state.dtype) == (torch.bfloat16, torch.float32)
-
-
-def test_sums_of_long_texts_are_joined_at_several_levels() -> None:
-    factors, added = torch.rand(1, 5000, 2, dtype=torch.float64), torch.randn(1, 5000, 2, dtype=torch.float64)
-    states, last = decayed_sums(factors, added, torch.ones(1, 2, dtype=torch.float64))
-    h = torch.ones(1, 2, dtype=torch.float64)
-    for t in range(5000):
-        h = factors[:, t] * h + added[:, t]
-        torch.testing.assert_close(states[:, t], h, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(last, h, rtol=1e-12, atol=1e-12)

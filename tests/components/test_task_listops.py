@@ -1,0 +1,109 @@
+"""Expressions in lists, each come to by a calculator of the tests' own that reads one word after the other."""
+
+import statistics
+
+import numpy as np
+import pytest
+
+from archlab.components.task._trees import WORDS, grow, lengths, values
+from archlab.components.task.listops import ListOps
+from archlab.errors import ArchlabError
+
+SHORT = {"max_depth": 5, "max_args": 4, "min_length": 3, "max_length": 60, "eval_size": 50}
+CALCULATE = {
+    "[MIN": min,
+    "[MAX": max,
+    "[MED": lambda numbers: int(statistics.median(numbers)),
+    "[SM": lambda numbers: sum(numbers) % 10,
+}
+
+
+def text(row):
+    return [WORDS[word] for word in row if word]
+
+
+def calculated(words):
+    """Return what an expression comes to, its greatest depth, and the numbers of arguments in it."""
+    stack, deepest, counts = [[]], 1, []
+    for word in words:
+        if word in CALCULATE:
+            stack.append([word])
+            deepest = max(deepest, len(stack))
+        elif word == "]":
+            operator, *numbers = stack.pop()
+            counts.append(len(numbers))
+            stack[-1].append(CALCULATE[operator](numbers))
+        else:
+            stack[-1].append(int(word))
+    ((found,),) = stack
+    return found, deepest, counts
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize(("knobs", "context"), [(SHORT, 59), (SHORT, 80), ({}, 2000)])
+def test_digits_are_what_expressions_come_to(split, knobs, context):
+    task = ListOps(**knobs)
+    inputs, digits = task.batch(split, 0, 20, context, 0)
+    for row, digit in zip(inputs.tolist(), digits.tolist(), strict=True):
+        words = text(row)
+        assert row[: context - len(words)] == [0] * (context - len(words))
+        assert task.min_length < len(words) < task.max_length
+        found, deepest, counts = calculated(words)
+        assert found == digit
+        assert deepest <= task.max_depth
+        assert 2 <= min(counts) <= max(counts) <= task.max_args
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("[MED 1 2 ]", 1),
+        ("[MED 9 0 4 ]", 4),
+        ("[MED 0 9 8 1 ]", 4),
+        ("[SM 9 9 9 ]", 7),
+        ("[MAX 2 9 [MIN 4 7 ] 0 ]", 9),
+        ("[MAX 4 3 [MIN 2 3 ] 1 0 [MED 1 5 8 9 2 ] ]", 5),
+    ],
+)
+def test_the_calculator_agrees_with_the_papers(words, value):
+    assert calculated(words.split())[0] == value
+
+
+def test_every_operator_depth_and_digit_occurs():
+    inputs, digits = ListOps(**SHORT).batch("train", 0, 600, 59, 0)
+    found = [calculated(text(row)) for row in inputs.tolist()]
+    assert set(inputs.unique().tolist()) == set(range(len(WORDS)))
+    assert {deepest for _, deepest, _ in found} == {2, 3, 4, 5}
+    assert {count for *_, counts in found for count in counts} == {2, 3, 4}
+    assert set(digits.tolist()) == set(range(10))
+
+
+def test_trees_grow_as_long_range_arena_grows_them():
+    levels = grow(np.random.RandomState(0), 40000, 10, 10)
+    for level in levels[:-1]:
+        assert abs(level.is_operator.mean() - 0.25) < 0.01
+        for kind in (level.choice[~level.is_operator], level.choice[level.is_operator]):
+            shares = np.bincount(kind) / len(kind)
+            np.testing.assert_allclose(shares, 1 / len(shares), atol=0.015)
+        counts = np.bincount(level.num_args[level.is_operator], minlength=11)[2:]
+        np.testing.assert_allclose(counts / counts.sum(), 1 / 9, atol=0.02)
+    assert not levels[-1].is_operator.any()
+    assert abs((lengths(levels)[0] == 1).mean() - 0.75) < 0.01
+
+
+def test_a_tree_of_one_leaf_is_its_digit():
+    levels = grow(np.random.RandomState(0), 50, 1, 10)
+    assert (values(levels) == levels[0].choice).all()
+    assert (lengths(levels)[0] == 1).all()
+
+
+def test_what_cannot_be_used_is_named():
+    assert (ListOps().num_outputs, ListOps().vocab_size, ListOps().per_sample) == (10, 16, True)
+    with pytest.raises(ValueError, match="no length is more than min_length 5 and less than max_length 6"):
+        ListOps(min_length=5, max_length=6)
+    with pytest.raises(
+        ArchlabError, match=r"expressions of 1999 words \(max_length - 1\) do not fit in train.context 1"
+    ):
+        ListOps().check(1998)
+    with pytest.raises(ArchlabError, match="next to no expressions are of 500 to 2000 words, max_depth 2, max_args 10"):
+        ListOps(max_depth=2).check(2000)
