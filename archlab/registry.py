@@ -63,12 +63,12 @@ class Component:
     @property
     def knobs(self) -> dict[str, Knob]:
         """The keyword-only parameters of the constructor."""
-        return knobs_of(self.cls.__init__)  # type: ignore[misc]
+        return knobs_of(self.cls.__init__)
 
     @property
     def wiring(self) -> list[str]:
         """The positional parameters of the constructor."""
-        return wiring_of(self.cls.__init__)  # type: ignore[misc]
+        return wiring_of(self.cls.__init__)
 
     @property
     def summary(self) -> str:

@@ -70,7 +70,8 @@ def _blocks(a_BTD: Tensor, C: int) -> Tensor:
 @torch.compiler.allow_in_graph
 def _blocks_in_turn(*inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Run `_Blocks`, which a compiler traces with the gradients that it defines."""
-    return _Blocks.apply(*inputs)  # type: ignore[no-any-return]
+    outputs: tuple[Tensor, Tensor] = _Blocks.apply(*inputs)
+    return outputs
 
 
 class _Blocks(torch.autograd.Function):
@@ -112,8 +113,8 @@ class _Blocks(torch.autograd.Function):
             carried = factors[j].mul_(dh)
             dlog = carried * states[j]
             drate_RND.addcmul_(dlog, step[j, :, None])
-            gradients.append((taken[j, :, None] @ dh, (dlog * rate_ND).sum(1, keepdim=True)))
-            gradients[-1] += (dh @ u[j, :, :, None], states[j + 1] @ dy[j, :, :, None])
+            du, dstep = taken[j, :, None] @ dh, (dlog * rate_ND).sum(1, keepdim=True)
+            gradients.append((du, dstep, dh @ u[j, :, :, None], states[j + 1] @ dy[j, :, :, None]))
         timed = (torch.stack(parts[::-1]).flatten(2) for parts in zip(*gradients, strict=True))
         return *timed, drate_RND.sum(0), dfirst_BND
 
