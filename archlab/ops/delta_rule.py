@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._blocks import between, block_size, blocks, until_end
 from ._carry import carry
-from ._numerics import at_least_float32, without_autocast
+from .precision import at_least_float32, without_autocast
 
 
 def delta_rule(

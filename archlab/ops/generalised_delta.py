@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ._blocks import block_size, blocks, decayed_scores, until_end
 from ._carry import carry
-from ._numerics import at_least_float32, without_autocast
+from .precision import at_least_float32, without_autocast
 
 
 def generalised_delta(

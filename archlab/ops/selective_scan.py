@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ._numerics import at_least_float32, without_autocast
+from .precision import at_least_float32, without_autocast
 
 BLOCK = 16
 GROUP = 32

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.components._numerics import at_least_float32
+from archlab.ops.precision import at_least_float32
 
 
 class Entries(NamedTuple):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.components._numerics import at_least_float32
 from archlab.components.position._base import Position
 from archlab.domains import Count, Index
+from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import AUXILIARY_LOSS, Recurrent, State
 

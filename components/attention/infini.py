@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.components._numerics import at_least_float32, without_autocast
 from archlab.components.position._base import Position
 from archlab.domains import Count
+from archlab.ops.precision import at_least_float32, without_autocast
 from archlab.registry import register
 from archlab.state import Recurrent, State, Stream
 

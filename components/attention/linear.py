@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.components._numerics import at_least_float32, without_autocast
 from archlab.components.position._base import Position
 from archlab.domains import Positive
 from archlab.ops.gated_linear import gated_linear
+from archlab.ops.precision import at_least_float32, without_autocast
 from archlab.registry import register
 from archlab.state import Recurrent, State
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.components._numerics import without_autocast
+from archlab.ops.precision import without_autocast
 
 BLOCK = 64
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from archlab.components._init import truncated_normal_
-from archlab.components._numerics import at_least_float32
 from archlab.domains import Count, choice
+from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
 

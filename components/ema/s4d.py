@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from archlab.components._numerics import at_least_float32
 from archlab.domains import Count, Positive, choice
+from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import TokenInit, init_tokens_
-from archlab.components._numerics import at_least_float32
 from archlab.domains import Count, choice
+from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 
 

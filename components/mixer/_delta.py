@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from archlab.components._init import Init, linear
-from archlab.components._numerics import at_least_float32
 from archlab.components.norm.rms import RMSNorm
 from archlab.ops.delta_rule import delta_rule
+from archlab.ops.precision import at_least_float32
 from archlab.registry import Factory
 from archlab.state import Recurrent, State, Stream
 

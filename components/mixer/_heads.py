@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, InitLinear, linear
-from archlab.components._numerics import at_least_float32
+from archlab.ops.precision import at_least_float32
 from archlab.registry import Factory
 from archlab.state import Recurrent, State, Stream
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.components._numerics import at_least_float32
 from archlab.domains import Count, Positive, choice
+from archlab.ops.precision import at_least_float32
 from archlab.registry import Factory, register, slot
 
 from ._delta import DeltaRule

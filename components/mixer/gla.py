@@ -4,10 +4,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.components._numerics import at_least_float32
 from archlab.components.norm.rms import RMSNorm
 from archlab.domains import Count, Positive, choice
 from archlab.ops.gated_linear import gated_linear
+from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
 

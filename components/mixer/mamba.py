@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.components._numerics import at_least_float32
 from archlab.components.ema.short_conv import ShortConvolution
 from archlab.domains import Count, Positive, choice
+from archlab.ops.precision import at_least_float32
 from archlab.ops.selective_scan import selective_scan
 from archlab.registry import register
 from archlab.state import Recurrent, State, Stream

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from archlab.components._init import Init, linear
-from archlab.components._numerics import at_least_float32
 from archlab.components._token_shift import TokenShift, spread
 from archlab.domains import Count, choice
+from archlab.ops.precision import at_least_float32
 from archlab.ops.wkv import Sums, no_sums, wkv
 from archlab.registry import register
 from archlab.state import Recurrent, State, Stream

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.components._numerics import at_least_float32
 from archlab.domains import Positive
+from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.components._numerics import at_least_float32
 from archlab.errors import ArchlabError
+from archlab.ops.precision import at_least_float32
 
 IGNORED = -100
 SPLITS = ("train", "validation", "test")

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archlab.components._numerics import at_least_float32
 from archlab.errors import ArchlabError
+from archlab.ops.precision import at_least_float32
 
 from ._base import IGNORED, SPLITS
 from ._samples import SampleTask, Visit, random_state

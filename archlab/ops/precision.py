@@ -1,4 +1,4 @@
-"""Precision: statistics and recurrences are computed in at least float32."""
+"""Precision: statistics and recurrences are computed in at least float32, whatever autocast says."""
 
 from __future__ import annotations
 
