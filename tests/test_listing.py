@@ -44,3 +44,7 @@ def test_every_knob_is_listed() -> None:
     for component in registry.components():
         for knob in component.knobs:
             assert f"{knob}: " in text
+
+
+def test_every_component_says_in_one_line_what_it_is() -> None:
+    assert [f"{c.kind} {c.name}" for c in registry.components() if not c.summary.endswith(".")] == []

@@ -8,10 +8,9 @@ from ._in_context import Learn, PairsTask
 
 @register("task", "noisy_recall")
 class NoisyRecall(PairsTask):
-    """In-context recall where a share `noise` of the pairs is two words of a vocabulary of its own, MAD's noisy
-    in-context recall (arXiv:2403.17844, 3.1).
+    """In-context recall among pairs that are noise, MAD's noisy in-context recall (arXiv:2403.17844, 3.1).
 
-    `noise_vocab_size` of the words are noise; the others are as in the task in_context_recall, and so are the knobs.
+    A share `noise` of the pairs is two words of a vocabulary of its own, the last `noise_vocab_size`; the others are as in the task in_context_recall, and so are the knobs.
     Raises ValueError for a vocabulary without a key or a value.
     """
 
