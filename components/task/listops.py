@@ -21,9 +21,9 @@ TREES, DRAWS = 256, 2000
 class ListOps(SyntheticTask):
     """Say what an expression in lists comes to, one digit: ListOps (arXiv:1804.06028) of the Long Range Arena.
 
-    Expressions are made by that arena's grammar (arXiv:2011.04006). Such ones as [MAX 4 3 [MIN 2 3 ] 1 0 ] are of MIN, MAX, MED (the median, rounded down) and SM (the sum
-    modulo 10). They have more than `min_length` and fewer than `max_length` words, and stand at the end of a sample,
-    behind words 0. Raises ValueError where no length is left.
+    Expressions are made by that arena's grammar (arXiv:2011.04006). Such ones as [MAX 4 3 [MIN 2 3 ] 1 0 ] are of MIN,
+    MAX, MED (the median, rounded down) and SM (the sum modulo 10). They have more than `min_length` and fewer than
+    `max_length` words, and stand at the end of a sample, behind words 0. Raises ValueError where no length is left.
     Deviations: endless unless `train_size` says otherwise (there 96000); expressions are told apart by a hash.
     """
 

@@ -10,7 +10,8 @@ from ._in_context import Learn, PairsTask
 class NoisyRecall(PairsTask):
     """In-context recall among pairs that are noise, MAD's noisy in-context recall (arXiv:2403.17844, 3.1).
 
-    A share `noise` of the pairs is two words of a vocabulary of its own, the last `noise_vocab_size`; the others are as in the task in_context_recall, and so are the knobs.
+    A share `noise` of the pairs is two words of a vocabulary of its own, the last `noise_vocab_size`; the others are as
+    in the task in_context_recall, and so are the knobs.
     Raises ValueError for a vocabulary without a key or a value.
     """
 
