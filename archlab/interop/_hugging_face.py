@@ -66,16 +66,19 @@ def describe_pretrained(directory: str | Path) -> Spec:
     return _spec_of(system, config, Path(directory))
 
 
-def save_pretrained(model: nn.Module, directory: str | Path, model_type: str, *, force: bool = False) -> Path:
-    """Write a model as a directory that transformers loads; return it.
+def save_pretrained(
+    model: nn.Module, directory: str | Path, model_type: str | None = None, *, force: bool = False
+) -> Path:
+    """Write a model as a directory that transformers loads, of the first type that has it unless one is given.
 
-    Raises ArchlabError naming the first part of the model that a `model_type` does not have, or a taken directory.
+    Returns the directory. Raises ArchlabError naming the first part of the model that a `model_type` does not have,
+    or a taken directory.
     """
     folder, spec = Path(directory), getattr(model, "spec", None)
     if not isinstance(spec, Spec):
         raise ArchlabError(f"{folder}: this model was not built from a description, which its config.json is made of")
+    model_type, config = _first_fit(spec) if model_type is None else (model_type, _config_of(spec, model_type, folder))
     system = _system(model_type, str(folder))
-    config = _config_of(system, spec, model_type)
     prepare_folder(folder, force, "the checkpoint")
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     facts = {"architectures": [system.ARCHITECTURE], "model_type": model_type, "dtype": dtype}
@@ -143,9 +146,20 @@ def _wanted(
     return wanted, {name: [own["embedding.weight"]] for name in tied if "head.weight" not in own}
 
 
-def _config_of(system: Any, spec: Spec, model_type: str) -> dict[str, Any]:
+def _first_fit(spec: Spec) -> tuple[str, dict[str, Any]]:
+    """Return the first type that has a model, and its fields."""
+    problems = []
+    for model_type in MODEL_TYPES:
+        try:
+            return model_type, _config_of(spec, model_type, Path())
+        except ArchlabError as error:
+            problems.append(str(error))
+    raise ArchlabError(f"transformers has no such model: {'; '.join(problems)}")
+
+
+def _config_of(spec: Spec, model_type: str, folder: Path) -> dict[str, Any]:
     """Return the fields that describe a model, having seen that they describe no other."""
-    plain = spec.to_plain()
+    system, plain = _system(model_type, str(folder)), spec.to_plain()
     try:
         config = system.FIELDS | system.config(plain)
         again = parse(system.plain(config), "backbone", "model").to_plain()

@@ -131,11 +131,18 @@ def test_a_folder_is_not_overwritten_unasked(folder: Path, tmp_path: Path) -> No
         save_pretrained(model, tmp_path / "new", "mpt")
 
 
+def test_the_type_need_not_be_named(folder: Path, tmp_path: Path) -> None:
+    save_pretrained(load_pretrained(folder), tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["model_type"] == "llama"
+
+
 def test_a_hybrid_is_no_llama(tmp_path: Path) -> None:
     layers = [{"mixer": {"type": "megalodon", "shared_dim": 4, "value_dim": 8}, "ffn": {"type": "swiglu"}}]
     model = build(parse({"type": "stack", "vocab_size": 9, "dim": 8, "layers": layers}, "backbone", "model"))
     with pytest.raises(ArchlabError, match="the model is no llama: "):
         save_pretrained(model, tmp_path / "new", "llama")
+    with pytest.raises(ArchlabError, match=r"transformers has no such model: the model is no deit: .*no vit: "):
+        save_pretrained(model, tmp_path / "new")
 
 
 def test_an_imported_checkpoint_is_one_of_ours(folder: Path, tmp_path: Path, text: Path) -> None:
