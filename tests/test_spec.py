@@ -87,9 +87,11 @@ def test_what_cannot_be_used(change: dict[str, Any], message: str) -> None:
 
 
 def test_what_is_missing() -> None:
-    assert problem({"type": "stack", "dim": 8, "layers": [LAYER]}) == (
-        "model: 'stack' needs 'vocab_size': a whole number at least 1"
+    assert problem({"type": "stack", "vocab_size": 8, "layers": [LAYER]}) == (
+        "model: 'stack' needs 'dim': a whole number at least 1"
     )
+    with pytest.raises(ConfigError, match=r"^model\.embedding: tokens: words need a vocab_size: the number of words"):
+        parse({"type": "stack", "dim": 8, "layers": [LAYER]}, "backbone", "model").factory()()
     assert problem({"dim": 8}).startswith("model: a backbone needs a type: one of")
 
 
