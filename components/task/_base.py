@@ -5,8 +5,10 @@ Letters: B batch, T time (context), V outputs.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +19,12 @@ from archlab.ops.precision import at_least_float32
 
 IGNORED = -100
 SPLITS = ("train", "validation", "test")
+TooLong: TypeAlias = Literal["refuse", "cut"]
+
+
+def share_of(name: str) -> float:
+    """Return a number from 0 to 1 that a name has by its SHA-256, to split what has names by."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8]) / 2**64
 
 
 class Task:
@@ -58,7 +66,8 @@ class Task:
 
     def example(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
         """Return inputs of the right shape and type with nothing in them, to count costs by."""
-        return torch.zeros(batch_size, context, dtype=torch.int64, device=device)
+        dtype = torch.float32 if self.vocab_size is None else torch.int64
+        return torch.zeros(batch_size, context, dtype=dtype, device=device)
 
     def measure(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the sum of each metric over what was asked, and the number of terms; loss in nats."""

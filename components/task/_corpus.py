@@ -12,7 +12,7 @@ from typing import Protocol
 
 from archlab.errors import ArchlabError
 
-from ._base import SPLITS
+from ._base import SPLITS, share_of
 from ._formats import Document, require_utf8
 from ._tokenizer import SEPARATOR
 
@@ -93,7 +93,7 @@ def named_split(name: str) -> str | None:
 def _split_by_hash(documents: Sequence[Document]) -> dict[str, bytes]:
     parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     for name, text in documents:
-        place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8]) / 2**64
+        place = share_of(name)
         parts["validation" if place < SHARE else "test" if place < 2 * SHARE else "train"].append(text)
     return {split: SEPARATOR.join(texts) for split, texts in parts.items()}
 

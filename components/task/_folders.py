@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from archlab.errors import ArchlabError
 
-from ._base import SPLITS
+from ._base import SPLITS, share_of
+from ._samples import SampleTask
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,25 @@ class Labelled:
     path: str
     name: str
     label: int
+
+
+class FileTask(SampleTask):
+    """Name the class of a file; `files` of each split are listed when first asked for."""
+
+    path: str
+
+    @property
+    def files(self) -> dict[str, list[Labelled]]:
+        """The files of each split."""
+        raise NotImplementedError
+
+    def size(self, split: str) -> int:
+        """Return the number of files of a split."""
+        return len(self.files[split])
+
+    def describe(self) -> dict[str, Any]:
+        """Return the files as data: how many each split has, and the SHA-256 of their names."""
+        return {"source": self.path, **super().describe(), "sha256": sha256(self.files)}
 
 
 def class_names(root: Path) -> list[str]:
@@ -57,8 +78,7 @@ def by_hash(files: Sequence[Labelled], shares: Mapping[str, float]) -> dict[str,
     """Split files by the SHA-256 of their names: each split that has a share gets it, and train the rest."""
     parts: dict[str, list[Labelled]] = {split: [] for split in SPLITS}
     for file in files:
-        place = int.from_bytes(hashlib.sha256(os.fsencode(file.name)).digest()[:8]) / 2**64
-        parts[_part(place, shares)].append(file)
+        parts[_part(share_of(file.name), shares)].append(file)
     return parts
 
 

@@ -20,6 +20,13 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 LEAST_AREA, WIDEST = 0.08, 4 / 3
 
 
+def require_pixels(context: int, side: int, path: str) -> None:
+    """Raise ArchlabError unless the context is the pixels of a square image."""
+    if context != side**2:
+        pixels = f"{side} x {side} = {side**2} pixels"
+        raise ArchlabError(f"{path}: an image has {pixels}, which train.context {context} has to be")
+
+
 def read_image(path: str, mode: Literal["L", "RGB"]) -> Image:
     """Return an image in grey or in colour; raise ArchlabError naming a file that is damaged or has wider pixels."""
     try:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from archlab.errors import ArchlabError
 
-from ._waves import TooLong
+from ._base import TooLong
 
 
 def padded(texts: Sequence[NDArray[Any]], context: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -36,6 +36,10 @@ class SampleTask(Task):
     def size(self, split: str) -> int:
         """Return the number of samples of a split."""
         raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Return how many samples each split has."""
+        return {"samples": {split: self.size(split) for split in SPLITS}}
 
     def require_context(self, context: int) -> None:
         """Raise ArchlabError unless samples can have so many inputs."""

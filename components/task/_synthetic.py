@@ -55,7 +55,7 @@ class SyntheticTask(SampleTask):
 
     def describe(self) -> dict[str, Any]:
         """Return how many samples there are."""
-        sizes = {split: self.size(split) for split in SPLITS} | {"train": self.train_size or "endless"}
+        sizes = super().describe()["samples"] | {"train": self.train_size or "endless"}
         return {"source": "made from the seed", "data_seed": self.data_seed, "samples": sizes}
 
     def batch(self, split: str, step: int, batch_size: int, context: int, seed: int) -> tuple[Tensor, Tensor]:

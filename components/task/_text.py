@@ -6,7 +6,7 @@ B batch, T time (context).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -17,20 +17,19 @@ from torch import Tensor
 
 from archlab.errors import ArchlabError, suggest
 
-from ._base import IGNORED, SPLITS, Task
+from ._base import IGNORED, SPLITS
 from ._corpus import Corpus, Source, read
-from ._tokenizer import ByteTokenizer, Decoder, FileTokenizer, Tokenizer, WordTokenizer
+from ._samples import random_state
+from ._tokenized import TokenizedTask
+from ._tokenizer import Tokenizer, WordTokenizer
 
 
-class TextTask(Task):
+class TextTask(TokenizedTask):
     """Predict each word of a text from those before it.
 
     `tokenizer` is `bytes` (byte 0 stands between documents), `words` (the `vocab_size` most frequent of the training
     text) or a tokenizer.json. Nothing is read before the first question about the text.
     """
-
-    predicts_next = True
-    metrics = ("loss", "bpb")
 
     def __init__(
         self, source: Source, eval_bytes: int | None, tokenizer: str = "bytes", vocab_size: int | None = None
@@ -47,11 +46,9 @@ class TextTask(Task):
     @property
     def tokenizer(self) -> Tokenizer:
         """What turns text into words, read when first asked for."""
-        if self.tokenizer_name == "bytes":
-            return ByteTokenizer()
         if self.num_words is not None:
             return _words(self.source, self.eval_bytes, self.num_words)
-        return FileTokenizer(self.tokenizer_name)
+        return super().tokenizer
 
     @property
     def corpus(self) -> Corpus:
@@ -119,18 +116,6 @@ class TextTask(Task):
                 _padded(tokens[start + 1 : stop + 1], rows, context, IGNORED),
             )
 
-    def encode(self, text: str) -> list[int]:
-        """Return the words of a text."""
-        return self.tokenizer.encode(text)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of words."""
-        return self.tokenizer.decode(tokens)
-
-    def decoder(self) -> Decoder:
-        """Return a decoder for words that arrive one at a time."""
-        return self.tokenizer.decoder()
-
     def _tokens(self, split: str) -> NDArray[Any]:
         self.text(split)  # which knows the splits
         return _tokenized(self.source, self.eval_bytes, self.tokenizer_name, self.num_words, split)
@@ -158,8 +143,7 @@ def _tokenized(
 
 @lru_cache(maxsize=4)
 def _order(windows: int, slack: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], int]:
-    # RandomState, because its stream is the same in every version of numpy.
-    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch])))
+    random = random_state(seed, epoch)
     return random.permutation(windows), int(random.randint(slack + 1))
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import wave
-from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archlab.errors import ArchlabError, one_line
 
-TooLong: TypeAlias = Literal["refuse", "cut"]
+from ._base import TooLong
 
 
 def read_wave(path: str, sample_rate: int, length: int, too_long: TooLong) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +28,14 @@ class Published:
 
     def documents(self) -> Iterator[Document]:
         """Yield the rows of every part under the part's name."""
+        loaded = self._loaded()
         for split, words in NAMES.items():
-            rows = self._rows(words)
+            rows = self._rows(loaded, words)
             if self.field not in rows.column_names:
                 raise ArchlabError(f"{self}: no column {self.field!r}{suggest(self.field, rows.column_names)}")
             yield from ((f"{split}/{place}", row[self.field].encode()) for place, row in enumerate(rows))
 
-    def _rows(self, names: tuple[str, ...]) -> Any:
-        loaded = self._loaded()
+    def _rows(self, loaded: Mapping[str, Any], names: tuple[str, ...]) -> Any:
         found = next((name for name in names if name in loaded), None)
         if found is None:
             raise ArchlabError(f"{self}: has no {names[0]} part, only {', '.join(loaded)}")

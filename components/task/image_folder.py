@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,10 +18,9 @@ from archlab.domains import Count, Range
 from archlab.errors import ArchlabError
 from archlab.registry import register
 
-from ._base import SPLITS
-from ._folders import Labelled, by_hash, class_files, class_names, require_filled, sha256
-from ._images import SUFFIXES, centred, random_crop, read_image
-from ._samples import SampleTask, Visit, random_state
+from ._folders import FileTask, Labelled, by_hash, class_files, class_names, require_filled
+from ._images import SUFFIXES, centred, random_crop, read_image, require_pixels
+from ._samples import Visit, random_state
 
 SHARE = 0.05
 Crop: TypeAlias = Annotated[float, Range(low=0, above=True, high=1)]
@@ -30,7 +29,7 @@ Inputs: TypeAlias = Literal["image", "pixels"]
 
 
 @register("task", "image_folder")
-class ImageFolder(SampleTask):
+class ImageFolder(FileTask):
     """Tell the images of a folder's folders apart, one for each class.
 
     Inputs are images [B, C, H, W], (share of white - mean) / std, `size` pixels high and wide: the middle `crop` of an
@@ -65,20 +64,9 @@ class ImageFolder(SampleTask):
         """The files of each split, listed when first asked for."""
         return _listed(self.path, self.num_classes)
 
-    def size(self, split: str) -> int:
-        """Return the number of images of a split."""
-        return len(self.files[split])
-
     def require_context(self, context: int) -> None:
         """Raise ArchlabError unless the context is the pixels of an image."""
-        if context != self.image_size**2:
-            pixels = f"{self.image_size} x {self.image_size} = {self.image_size**2} pixels"
-            raise ArchlabError(f"{self.path}: an image has {pixels}, which train.context {context} has to be")
-
-    def describe(self) -> dict[str, Any]:
-        """Return the files as data: how many each split has, and the SHA-256 of their names."""
-        sizes = {split: self.size(split) for split in SPLITS}
-        return {"source": self.path, "samples": sizes, "sha256": sha256(self.files)}
+        require_pixels(context, self.image_size, self.path)
 
     def samples(
         self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None

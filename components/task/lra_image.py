@@ -18,8 +18,8 @@ from archlab.registry import register
 
 from ._base import SPLITS
 from ._formats import read_file
-from ._greys import GreyTask, Inputs
-from ._samples import Visit
+from ._greys import GREYS, Inputs, greys
+from ._samples import SampleTask, Visit
 
 PIXELS, RECORD = 32 * 32, 1 + 3 * 32 * 32
 TRAIN_FILES = [f"data_batch_{number}.bin" for number in range(1, 6)]
@@ -28,7 +28,7 @@ SHARE = 0.1
 
 
 @register("task", "lra_image")
-class LongRangeImage(GreyTask):
+class LongRangeImage(SampleTask):
     """Tell the images of CIFAR-10 apart by grey pixels, Long Range Arena's image classification (arXiv:2011.04006).
 
     `path` is the folder cifar-10-batches-bin, the data set's binary version; train.context is its 1024 pixels. The last
@@ -38,7 +38,7 @@ class LongRangeImage(GreyTask):
     num_classes = 10
 
     def __init__(self, *, path: str, inputs: Inputs = "words") -> None:
-        super().__init__(inputs)
+        self.inputs, self.vocab_size = inputs, GREYS if inputs == "words" else None
         self.path = path
 
     def size(self, split: str) -> int:
@@ -54,7 +54,7 @@ class LongRangeImage(GreyTask):
         """Return the images as data: how many each split has, and the SHA-256 of all."""
         parts = _read(self.path)
         sha256 = hashlib.sha256(b"".join(parts[split].tobytes() for split in SPLITS)).hexdigest()
-        return {"source": self.path, "samples": {split: self.size(split) for split in SPLITS}, "sha256": sha256}
+        return {"source": self.path, **super().describe(), "sha256": sha256}
 
     def samples(
         self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
@@ -63,7 +63,7 @@ class LongRangeImage(GreyTask):
         records = _read(self.path)[split][list(numbers)]
         colours_BCT = records[:, 1:].reshape(-1, 3, PIXELS)
         greys_BT = np.rint((colours_BCT * GREY[:, None]).sum(1)).astype(np.uint8)
-        return self.greys(greys_BT), torch.from_numpy(records[:, 0].astype(np.int64))
+        return greys(greys_BT, self.inputs), torch.from_numpy(records[:, 0].astype(np.int64))
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor
 from archlab.errors import ArchlabError
 from archlab.registry import register
 
-from ._base import SPLITS
 from ._padded import padded
-from ._rows import Rows, rows_of
-from ._samples import SampleTask, Visit
+from ._rows import RowTask
+from ._samples import Visit
 from ._trees import WORDS
 
 FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
@@ -24,7 +22,7 @@ NUMBERS = {word.encode(): number for number, word in enumerate(WORDS) if word}
 
 
 @register("task", "lra_listops")
-class LongRangeListOps(SampleTask):
+class LongRangeListOps(RowTask):
     """Say what an expression in lists comes to, from the files that Long Range Arena published (arXiv:2011.04006).
 
     `path` is a folder with basic_train.tsv, basic_val.tsv and basic_test.tsv: a row of titles, then expressions and
@@ -34,28 +32,18 @@ class LongRangeListOps(SampleTask):
 
     vocab_size = len(WORDS)
     num_classes = 10
+    names = FILES
+    num_fields = 2
+    header = 1
 
     def __init__(self, *, path: str) -> None:
         self.path = path
-
-    def rows(self, split: str) -> Rows:
-        """Return the rows of a split, found when first asked for."""
-        return rows_of(self.path, FILES[split], 2, 1)
-
-    def size(self, split: str) -> int:
-        """Return the number of expressions of a split."""
-        return len(self.rows(split))
-
-    def describe(self) -> dict[str, Any]:
-        """Return how many expressions each split has."""
-        return {"source": self.path, "samples": {split: self.size(split) for split in SPLITS}}
 
     def samples(
         self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return words [B, T] and digits [B]."""
-        rows = self.rows(split)
-        read = [(rows.name(number), rows[number]) for number in numbers]
+        read = self.named_rows(split, numbers)
         words = [_expression(name, fields[0], context) for name, fields in read]
         return padded(words, context), torch.tensor([_digit(name, fields[1]) for name, fields in read])
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +16,10 @@ from archlab.domains import Count
 from archlab.errors import ArchlabError
 from archlab.registry import register
 
-from ._base import SPLITS
-from ._folders import Labelled, by_hash, require_filled, sha256
+from ._folders import FileTask, Labelled, by_hash, require_filled
 from ._formats import read_file
-from ._greys import GreyTask, Inputs
-from ._images import read_image
+from ._greys import GREYS, Inputs, greys
+from ._images import read_image, require_pixels
 from ._samples import Visit
 
 SHARES = {"validation": 0.1, "test": 0.1}
@@ -29,7 +27,7 @@ CLASSES = ("apart", "connected")
 
 
 @register("task", "lra_pathfinder")
-class LongRangePathfinder(GreyTask):
+class LongRangePathfinder(FileTask):
     """Tell whether a path joins two points by an image's pixels, Long Range Arena's Pathfinder (arXiv:2011.04006).
 
     `path` is a folder such as pathfinder32/curv_contour_length_14, with images below imgs/ and lines of text in
@@ -41,7 +39,7 @@ class LongRangePathfinder(GreyTask):
     num_classes = 2
 
     def __init__(self, *, path: str, size: Count = 32, inputs: Inputs = "words") -> None:
-        super().__init__(inputs)
+        self.inputs, self.vocab_size = inputs, GREYS if inputs == "words" else None
         self.path, self.side = path, size
 
     @property
@@ -49,20 +47,9 @@ class LongRangePathfinder(GreyTask):
         """The images of each split, listed when first asked for."""
         return _listed(self.path)
 
-    def size(self, split: str) -> int:
-        """Return the number of images of a split."""
-        return len(self.files[split])
-
     def require_context(self, context: int) -> None:
         """Raise ArchlabError unless the context is the pixels of an image."""
-        if context != self.side**2:
-            pixels = f"{self.side} x {self.side} = {self.side**2} pixels"
-            raise ArchlabError(f"{self.path}: an image has {pixels}, which train.context {context} has to be")
-
-    def describe(self) -> dict[str, Any]:
-        """Return the files as data: how many each split has, and the SHA-256 of their names."""
-        sizes = {split: self.size(split) for split in SPLITS}
-        return {"source": self.path, "samples": sizes, "sha256": sha256(self.files)}
+        require_pixels(context, self.side, self.path)
 
     def samples(
         self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
@@ -70,7 +57,7 @@ class LongRangePathfinder(GreyTask):
         """Return pixels [B, T] and classes [B], 1 where the points are joined."""
         files = [self.files[split][number] for number in numbers]
         pixels_BT = np.stack([self._read(file.path) for file in files])
-        return self.greys(pixels_BT), torch.tensor([file.label for file in files])
+        return greys(pixels_BT, self.inputs), torch.tensor([file.label for file in files])
 
     def _read(self, path: str) -> NDArray[np.uint8]:
         image = read_image(path, "L")

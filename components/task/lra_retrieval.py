@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +12,10 @@ from torch import Tensor
 from archlab.errors import ArchlabError
 from archlab.registry import register
 
-from ._base import SPLITS
+from ._base import SPLITS, TooLong
 from ._padded import fitted, padded
-from ._rows import Rows, rows_of
-from ._samples import SampleTask, Visit
-from ._waves import TooLong
+from ._rows import RowTask
+from ._samples import Visit
 
 FILES = {split: f"new_aan_pairs.{name}.tsv" for split, name in zip(SPLITS, ("train", "eval", "test"), strict=True)}
 SEPARATOR = 256
@@ -25,7 +23,7 @@ LABELS = {b"0": 0, b"0.0": 0, b"1": 1, b"1.0": 1}
 
 
 @register("task", "lra_retrieval")
-class LongRangeRetrieval(SampleTask):
+class LongRangeRetrieval(RowTask):
     """Tell whether one paper cites another by their bytes, Long Range Arena's retrieval (arXiv:2011.04006).
 
     `path` is a folder with new_aan_pairs.train.tsv, .eval.tsv and .test.tsv, whose rows are a label, two names and two
@@ -36,33 +34,22 @@ class LongRangeRetrieval(SampleTask):
 
     vocab_size = 257
     num_classes = 2
+    names = FILES
+    num_fields = 5
 
     def __init__(self, *, path: str, too_long: TooLong = "refuse") -> None:
         self.path, self.too_long = path, too_long
-
-    def rows(self, split: str) -> Rows:
-        """Return the rows of a split, found when first asked for."""
-        return rows_of(self.path, FILES[split], 5)
-
-    def size(self, split: str) -> int:
-        """Return the number of pairs of a split."""
-        return len(self.rows(split))
 
     def require_context(self, context: int) -> None:
         """Raise ArchlabError unless a byte of each text fits."""
         if context < 3:
             raise ArchlabError(f"lra_retrieval: two texts need 3 words, not train.context {context}")
 
-    def describe(self) -> dict[str, Any]:
-        """Return how many pairs each split has."""
-        return {"source": self.path, "samples": {split: self.size(split) for split in SPLITS}}
-
     def samples(
         self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return words [B, T] and classes [B], 1 where one cites the other."""
-        rows = self.rows(split)
-        read = [(rows.name(number), rows[number]) for number in numbers]
+        read = self.named_rows(split, numbers)
         texts = [self._pair(name, fields[3:], (context - 1) // 2) for name, fields in read]
         return padded(texts, context), torch.tensor([_label(name, fields[0]) for name, fields in read])
 

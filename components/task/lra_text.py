@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from archlab.registry import register
 
-from ._base import SPLITS
-from ._folders import Labelled, by_hash, class_files, require_filled, sha256
+from ._base import TooLong
+from ._folders import FileTask, Labelled, by_hash, class_files, require_filled
 from ._formats import read_file
 from ._padded import fitted, padded
-from ._samples import SampleTask, Visit
-from ._waves import TooLong
+from ._samples import Visit
 
 CLASSES = ("neg", "pos")
 SHARE = 0.1
 
 
 @register("task", "lra_text")
-class LongRangeText(SampleTask):
+class LongRangeText(FileTask):
     """Tell good reviews of films from bad by their bytes, Long Range Arena's text classification (arXiv:2011.04006).
 
     `path` is the folder aclImdb of the Large Movie Review Dataset, with train/pos, train/neg, test/pos and test/neg.
@@ -42,15 +40,6 @@ class LongRangeText(SampleTask):
     def files(self) -> dict[str, list[Labelled]]:
         """The files of each split, listed when first asked for."""
         return _listed(self.path)
-
-    def size(self, split: str) -> int:
-        """Return the number of reviews of a split."""
-        return len(self.files[split])
-
-    def describe(self) -> dict[str, Any]:
-        """Return the files as data: how many each split has, and the SHA-256 of their names."""
-        sizes = {split: self.size(split) for split in SPLITS}
-        return {"source": self.path, "samples": sizes, "sha256": sha256(self.files)}
 
     def samples(
         self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None

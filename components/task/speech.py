@@ -17,10 +17,10 @@ from archlab.domains import Count
 from archlab.errors import ArchlabError
 from archlab.registry import register
 
-from ._base import SPLITS
-from ._folders import Labelled, class_files, require_filled, sha256
-from ._samples import SampleTask, Visit
-from ._waves import TooLong, read_wave
+from ._base import SPLITS, TooLong
+from ._folders import FileTask, Labelled, class_files, require_filled
+from ._samples import Visit
+from ._waves import read_wave
 
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 SHARE = 10.0  # percent, each for validation and for test
@@ -28,7 +28,7 @@ BUCKETS = 2**27
 
 
 @register("task", "speech")
-class Speech(SampleTask):
+class Speech(FileTask):
     """Tell spoken words apart by their waves, a folder of WAV files for each, as Speech Commands (arXiv:1804.03209).
 
     Inputs are waves [B, T] from -1 to 1. Files are 16-bit, of one channel, `sample_rate` samples a second; shorter
@@ -49,14 +49,9 @@ class Speech(SampleTask):
         """The files of each split, listed when first asked for."""
         return _listed(self.path, self.classes)
 
-    def size(self, split: str) -> int:
-        """Return the number of waves of a split."""
-        return len(self.files[split])
-
     def describe(self) -> dict[str, Any]:
-        """Return the files as data: how many each split has, and the SHA-256 of their names."""
-        sizes = {split: self.size(split) for split in SPLITS}
-        return {"source": self.path, "classes": list(self.classes), "samples": sizes, "sha256": sha256(self.files)}
+        """Return the files as data, and what the classes are."""
+        return {**super().describe(), "classes": list(self.classes)}
 
     def samples(
         self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
@@ -65,10 +60,6 @@ class Speech(SampleTask):
         files = [self.files[split][number] for number in numbers]
         waves = [read_wave(file.path, self.sample_rate, context, self.too_long) for file in files]
         return torch.from_numpy(np.stack(waves)), torch.tensor([file.label for file in files])
-
-    def example(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
-        """Return inputs of the right shape and type with nothing in them."""
-        return torch.zeros(batch_size, context, device=device)
 
 
 @cache

@@ -66,7 +66,7 @@ class SyntheticSpeech(SampleTask):
 
     def describe(self) -> dict[str, Any]:
         """Return how many waves there are."""
-        return {"source": "made from the seed", "samples": {split: self.size(split) for split in SPLITS}}
+        return {"source": "made from the seed", **super().describe()}
 
     def samples(
         self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
@@ -74,10 +74,6 @@ class SyntheticSpeech(SampleTask):
         """Return waves [B, T] and vowels [B]."""
         waves = [self._wave(split, number, context) for number in numbers]
         return torch.from_numpy(np.stack(waves)), torch.tensor(numbers) % self.num_classes
-
-    def example(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
-        """Return inputs of the right shape and type with nothing in them."""
-        return torch.zeros(batch_size, context, device=device)
 
     def _wave(self, split: str, number: int, length: int) -> NDArray[np.float32]:
         random = random_state(self.data_seed, SPLITS.index(split), number)
