@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.components._per_sample import windows
 from archlab.ops.precision import at_least_float32
 
 
@@ -31,7 +32,7 @@ class Entries(NamedTuple):
 
     def take(self, begin_BN: Tensor, size: int) -> Entries:
         """Return windows [B N, size, ...] from each begin on; past the end, the last again."""
-        return Entries(*(_take(x, begin_BN, size) for x in self))
+        return Entries(*(windows(x, begin_BN, size) for x in self))
 
     def slide(self, begin: int, size: int, step: int, count: int) -> Entries:
         """Return windows [B count, size, ...] from the begin on, one every `step`; past the end, zeros."""
@@ -42,12 +43,6 @@ class Entries(NamedTuple):
     def heads(self, num_heads: int) -> Entries:
         """Return [B, H, S, K] and [B, H, S, V], each key head repeated for the queries that share it."""
         return Entries(*(x.repeat_interleave(num_heads // x.shape[2], dim=2).transpose(1, 2) for x in self))
-
-
-def _take(x: Tensor, begin_BN: Tensor, size: int) -> Tensor:
-    index_BT = (begin_BN[..., None] + torch.arange(size, device=x.device)).clamp(max=x.shape[1] - 1).flatten(1)
-    taken = x.gather(1, index_BT[..., None, None].expand(-1, -1, *x.shape[2:]))
-    return taken.reshape(-1, size, *x.shape[2:])
 
 
 class Compression(nn.Module):

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from archlab.components.position._base import Position
 from archlab.domains import Count, Index
@@ -15,6 +14,7 @@ from archlab.registry import register
 from archlab.state import AUXILIARY_LOSS, Recurrent, State
 
 from ._compression import Compression, Entries, attend, reconstruction_loss
+from ._window import _blocks
 
 
 @register("attention", "compressive")
@@ -107,7 +107,7 @@ class CompressiveAttention(Recurrent):
         """Attend from the first token on, all segments at once."""
         W = self.window_size
         C = min(q_BTHK.shape[1], W)
-        q_RCHK = _pieces(q_BTHK, C)
+        q_RCHK = _blocks(q_BTHK, C)
         count = q_RCHK.shape[0] // q_BTHK.shape[0]
         near = near.slide(W, self.memory_size + C, C, count)
         if far:
@@ -121,7 +121,7 @@ class CompressiveAttention(Recurrent):
         """Attend in pieces, each of which may hold one end of a segment, wherever the stream's samples are."""
         W = self.window_size
         C = min(q_BTHK.shape[1], W)
-        q_RCHK = _pieces(q_BTHK, C)
+        q_RCHK = _blocks(q_BTHK, C)
         step_N = torch.arange(0, q_RCHK.shape[0] // q_BTHK.shape[0] * C, C, device=q_BTHK.device)
         first_BN = position_B[:, None] + step_N
         y_RCHV, loss_RC = self._beside(q_RCHK, near, far, position_B, first_BN, 0)
@@ -189,12 +189,6 @@ def _require_fit(window_size: int, memory_size: int, rate: int) -> None:
         )
     if memory_size < window_size:
         raise ValueError(f"memory_size {memory_size} is less than window_size {window_size}: too short to compress")
-
-
-def _pieces(x_BTHK: Tensor, size: int) -> Tensor:
-    """Cut time into pieces that join the batch, the last one padded."""
-    x = F.pad(x_BTHK, (0, 0, 0, 0, 0, -x_BTHK.shape[1] % size))
-    return x.reshape(-1, size, *x.shape[2:])
 
 
 def _kept(prefix: str, entries: Entries) -> State:

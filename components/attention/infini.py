@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.components._per_sample import where
 from archlab.components.position._base import Position
 from archlab.domains import Count
 from archlab.ops.precision import at_least_float32, without_autocast
@@ -114,7 +115,7 @@ class InfiniAttention(Recurrent):
         y_BCGJV = self._read(q_BCGJK, memory)
         coming = self._added(coming, memory, k_BCGK.masked_fill(later_BC11, 0.0), v_BCGV)
         ends_B = phase_B + C >= W
-        memory = Sums(*(_where(ends_B, new, old) for new, old in zip(coming, memory, strict=True)))
+        memory = Sums(*(where(ends_B, new, old) for new, old in zip(coming, memory, strict=True)))
         if C > 1:  # the first step of a piece never comes after the end of a segment
             y_BCGJV = torch.where(later_BC11[..., None], self._read(q_BCGJK, memory), y_BCGJV)
             coming = self._added(coming, memory, k_BCGK.masked_fill(~later_BC11, 0.0), v_BCGV)
@@ -140,7 +141,3 @@ def _kept(memory: Sums, coming: Sums) -> State:
         "next_memory": coming.values_BGKV,
         "next_norms": coming.norms_BGK,
     }
-
-
-def _where(chosen_B: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(chosen_B.reshape(-1, *[1] * (one.dim() - 1)), one, other)

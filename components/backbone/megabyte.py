@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.components._init import Init, linear
+from archlab.components._per_sample import where, windows
 from archlab.domains import Count, choice
 from archlab.registry import Factory, register, slot, slots
 from archlab.state import AUXILIARY_LOSS, Recurrent, State, Stream, init_state, max_context
@@ -88,13 +89,13 @@ class Megabyte(Recurrent):
         phase_B = given["position"] % P
         reach = T if state is None else T + P - 1  # the most steps from the first patch's begin to the last byte
         bytes_BS = torch.cat((given["bytes"], bytes_BT), dim=1)
-        patches_BT = _steps(bytes_BS, P - phase_B, -(-reach // P) * P)
+        patches_BT = windows(bytes_BS, P - phase_B[:, None], -(-reach // P) * P)
         x_BND = self._embed(patches_BT, given["position"] - phase_B)
         said, below = self._global(x_BND[:, : reach // P], T, phase_B, state, given)
         said_BND = torch.cat((given["said"][:, None], *said), dim=1)
-        y_BTL = _steps(self._local(patches_BT, said_BND), phase_B, T)
+        y_BTL = windows(self._local(patches_BT, said_BND), phase_B[:, None], T)
         own = {"position": given["position"] + T, "bytes": bytes_BS[:, -P:].clone()}
-        return self.head(y_BTL), below | own | {"said": _steps(said_BND, (phase_B + T) // P, 1)[:, 0]}
+        return self.head(y_BTL), below | own | {"said": windows(said_BND, (phase_B[:, None] + T) // P, 1)[:, 0]}
 
     def _embed(self, bytes_BT: Tensor, begin_B: Tensor) -> Tensor:
         """Return whole patches as the global layers read them."""
@@ -117,7 +118,7 @@ class Megabyte(Recurrent):
             stream = Stream(given)
             said.append(stream("global_layers", self.global_layers, x_BND[:, sure:]))
             whole_B = phase_B + num_bytes >= x_BND.shape[1] * self.patch_size
-            given = {key: _where(whole_B, after, given[key]) for key, after in stream.state.items()}
+            given = {key: where(whole_B, after, given[key]) for key, after in stream.state.items()}
         return said, given
 
     def _local(self, bytes_BT: Tensor, said_BND: Tensor) -> Tensor:
@@ -138,13 +139,3 @@ def _require_fit(global_layers: Layers, local_layers: Layers, patch_size: int) -
     for part in (*global_layers.modules(), *local_layers.modules()):
         if not getattr(part, "causal", True):
             raise ValueError(f"{type(part).__name__} sees later bytes, which are yet to come")
-
-
-def _steps(x: Tensor, begin_B: Tensor, count: int) -> Tensor:
-    """Return `count` steps of [B, S, ...] from each sample's own begin on; past the end, the last again."""
-    index_BT = (begin_B[:, None] + torch.arange(count, device=x.device)).clamp(max=x.shape[1] - 1)
-    return x.gather(1, index_BT.reshape(*index_BT.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:]))
-
-
-def _where(chosen_B: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(chosen_B.reshape(-1, *[1] * (one.dim() - 1)), one, other)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from archlab.components._steps import require_order
 from archlab.domains import Count, Positive, choice
 from archlab.ops.precision import at_least_float32
 from archlab.registry import register
@@ -40,8 +41,7 @@ class DiagonalStateSpace(Recurrent):
         spectrum: Spectrum = "linear",
     ) -> None:
         super().__init__()
-        if min_step > max_step:
-            raise ValueError(f"min_step {min_step} is above max_step {max_step}")
+        require_order(min_step, max_step)
         self.min_step, self.max_step, self.spectrum = min_step, max_step, spectrum
         self.log_step = nn.Parameter(torch.empty(dim))
         self.log_rate = nn.Parameter(torch.empty(dim, num_dims))

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
+from archlab.components._steps import init_steps_, softplus
 from archlab.domains import Count, Positive, choice
 from archlab.ops.precision import at_least_float32
 from archlab.registry import Factory, register, slot
@@ -58,10 +56,8 @@ class GatedDeltaNet(DeltaRule):
     def reset_parameters(self) -> None:
         """Draw rates evenly up to 16, and steps evenly in the logarithm between 0.001 and 0.1."""
         self.log_rate.uniform_(0, 16).clamp_(min=1e-3).log_()
-        step = torch.empty_like(self.log_rate).uniform_(math.log(1e-3), math.log(0.1)).exp()
-        self.step.bias.copy_(step + torch.log(-torch.expm1(-step)))
+        init_steps_(self.step.bias, 1e-3, 0.1)
 
     def log_decay(self, x_BTD: Tensor) -> Tensor:
         """Return minus the rate times softplus of the step."""
-        # softplus(x) is -logsigmoid(-x), whose compiled gradient takes any layout.
-        return at_least_float32(self.log_rate).exp() * F.logsigmoid(-at_least_float32(self.step(x_BTD)))
+        return -at_least_float32(self.log_rate).exp() * softplus(at_least_float32(self.step(x_BTD)))

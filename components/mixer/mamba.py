@@ -5,14 +5,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
+from archlab.components._steps import init_steps_, require_order, softplus
 from archlab.components.ema.short_conv import ShortConvolution
 from archlab.domains import Count, Positive, choice
 from archlab.ops.precision import at_least_float32
 from archlab.ops.selective_scan import selective_scan
 from archlab.registry import register
 from archlab.state import Recurrent, State, Stream
-
-from ._state_space import init_steps_, require_order, softplus
 
 
 @register("mixer", "mamba", search={"state_dim": choice(8, 16, 32), "expand": choice(1, 2)})

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
+from archlab.components._steps import init_steps_, require_order, softplus
 from archlab.components.ema.short_conv import ShortConvolution
 from archlab.components.norm.rms import RMSNorm
 from archlab.domains import Count, Positive, choice
@@ -14,7 +15,6 @@ from archlab.registry import register
 from archlab.state import Recurrent, State, Stream
 
 from ._heads import head_width, heads
-from ._state_space import init_steps_, require_order, softplus
 
 
 @register("mixer", "mamba2", search={"state_dim": choice(16, 32, 64, 128), "head_dim": choice(16, 32, 64)})

@@ -13,6 +13,7 @@ from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State, Stream
 
+from ._heads import heads
 from ._low_rank import LowRank
 
 
@@ -77,10 +78,7 @@ class RWKV6TimeMix(Recurrent):
         step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
         mixed = x_BTD + step_BTD * self.mix
         for_r, for_k, for_v, for_g, for_w = (x_BTD + step_BTD * part(mixed) for part in self.mixes)
-        r, k, v = (self._heads(x) for x in (self.receptance(for_r), self.key(for_k), self.value(for_v)))
-        log_decay = self._heads(-at_least_float32(self.decay(for_w)).exp())
+        r, k, v = (heads(x, self.num_heads) for x in (self.receptance(for_r), self.key(for_k), self.value(for_v)))
+        log_decay = heads(-at_least_float32(self.decay(for_w)).exp(), self.num_heads)
         y_BTHV, sums = gated_linear(r, k, v, log_decay, state["sums"] if state else None, bonus_HK=self.bonus)
         return self.out(self.norm(y_BTHV.flatten(-2)) * F.silu(self.gate(for_g))), stream.state | {"sums": sums}
-
-    def _heads(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.unflatten(-1, (self.num_heads, self.head_dim))

@@ -15,6 +15,7 @@ from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State, Stream
 
+from ._heads import heads
 from ._low_rank import LowRank
 
 FASTEST = -math.exp(-0.5)
@@ -87,18 +88,15 @@ class RWKV7TimeMix(Recurrent):
         stream = Stream(state)
         step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
         for_r, for_k, for_v, for_g, for_w, for_a = (x_BTD + step_BTD * mix for mix in self.mixes)
-        r, k, v = (self._heads(x) for x in (self.receptance(for_r), self.key(for_k), self.value(for_v)))
-        rate = self._heads(torch.sigmoid(self.rate(for_a)))
-        removed = F.normalize(at_least_float32(k * self._heads(self.removal)), dim=-1)
-        k = k * (1 + (rate - 1) * self._heads(self.replacement))
-        log_decay = self._heads(FASTEST * torch.sigmoid(at_least_float32(self.decay(for_w))))
+        r, k, v = (heads(x, self.num_heads) for x in (self.receptance(for_r), self.key(for_k), self.value(for_v)))
+        rate = heads(torch.sigmoid(self.rate(for_a)), self.num_heads)
+        removed = F.normalize(at_least_float32(k * heads(self.removal, self.num_heads)), dim=-1)
+        k = k * (1 + (rate - 1) * heads(self.replacement, self.num_heads))
+        log_decay = heads(FASTEST * torch.sigmoid(at_least_float32(self.decay(for_w))), self.num_heads)
         sums = state["sums"] if state else None
         y_BTHV, sums = generalised_delta(r, k, v, -removed, removed * rate, log_decay, sums)
         y_BTD = self.norm(y_BTHV.flatten(-2)) + ((r * k * self.bonus).sum(-1, keepdim=True) * v).flatten(-2)
         return self.out(y_BTD * self.gate(for_g)), stream.state | {"sums": sums}
-
-    def _heads(self, x_D: Tensor) -> Tensor:
-        return x_D.unflatten(-1, (self.num_heads, self.head_dim))
 
 
 def _rank(width: float) -> int:

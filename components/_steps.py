@@ -1,4 +1,4 @@
-"""What selective state spaces share: steps, and how they begin."""
+"""The steps of state spaces, and how they begin."""
 
 from __future__ import annotations
 
