@@ -10,6 +10,7 @@ from torch import nn
 
 from archlab.config import Experiment
 from archlab.errors import ConfigError
+from archlab.ops.native import install_native
 from archlab.spec import Spec
 from archlab.state import max_context
 from archlab.vector_math import settle_vector_math
@@ -21,6 +22,7 @@ def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.M
     The spec is kept as the model's attribute of that name.
     """
     settle_vector_math()
+    install_native()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         model: nn.Module = spec.factory()()

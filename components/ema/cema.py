@@ -11,7 +11,7 @@ from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
 
-from ._scan import Decay, scan
+from archlab.ops.diagonal_scan import Decay, scan
 
 
 @register("ema", "cema", search={"num_dims": choice(4, 8, 16, 32)})

@@ -9,7 +9,7 @@ from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
 
-from ._scan import Decay, scan
+from archlab.ops.diagonal_scan import Decay, scan
 
 
 @register("ema", "ema", search={"num_dims": choice(2, 4, 8, 16)})

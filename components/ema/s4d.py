@@ -13,7 +13,7 @@ from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
 
-from ._scan import Decay, product, scan
+from archlab.ops.diagonal_scan import Decay, product, scan
 
 Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.ops.precision import without_autocast
+from .bodies import faster
+from .precision import without_autocast
 
 BLOCK = 64
 
@@ -22,6 +23,22 @@ class Decay(NamedTuple):
 
     log_radius_DN: Tensor
     angle_DN: Tensor | None
+
+    def near_and_rest(self) -> tuple[Tensor, Tensor]:
+        """Return q as the whole number next to its real part, -1, 0 or 1 [D, N], and what is left of it [D, N, P].
+
+        The rest keeps the digits that tell how slowly a state forgets, which q itself loses next to 1 and -1.
+        """
+        shrunk, angle = -torch.expm1(self.log_radius_DN), self.angle_DN
+        radius = 1 - shrunk
+        if angle is None:
+            near = (radius > 0.5).to(radius.dtype)
+            return near, torch.where(near > 0, -shrunk, radius)[..., None]
+        real, half = radius * angle.cos(), angle / 2
+        near = real.detach().round().clamp(-1, 1)
+        below, above = shrunk + 2 * radius * half.sin().square(), shrunk + 2 * radius * half.cos().square()
+        rest = torch.where(near > 0, -below, torch.where(near < 0, above, real))
+        return near, torch.stack((rest, radius * angle.sin()), dim=-1)
 
     def powers(self, exponents_J: Tensor) -> Tensor:
         """Return q to each of these exponents, [D, J, N, P]."""
@@ -49,13 +66,17 @@ def conjugate(a: Tensor) -> Tensor:
 def scan(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
     """Run the recurrence over all of T at a cost linear in T; return y [B, T, D] and the last h [B, D, N, P].
 
-    Time is cut into blocks: inside one, a Toeplitz matrix; between them, the states. All of it is matrix
-    products, in the precision of `decay`, whatever autocast says.
+    A faster body for the device is taken where one is installed. The plain one cuts time into blocks: inside one, a
+    Toeplitz matrix; between them, the states. All of it is matrix products, in the precision of `decay`,
+    whatever autocast says.
     """
     with without_autocast(u_BTD):
         u_BTD = u_BTD.to(weight_DNP.dtype)
         if u_BTD.shape[1] == 1:
             return _one_step(u_BTD, decay, weight_DNP, state_BDNP)
+        body = faster("diagonal_scan", u_BTD)
+        if body is not None:
+            return body(u_BTD, *decay.near_and_rest(), weight_DNP, state_BDNP)
         return _blocks(u_BTD, decay, weight_DNP, state_BDNP)
 
 
@@ -73,8 +94,8 @@ def _one_step(u_B1D: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tenso
     injected = _inject(u_B1D.transpose(1, 2)[..., None], weight_DNP)
     if state_BDNP is None:
         state_BDNP = torch.zeros_like(injected)
-    q_DNP = decay.powers(torch.ones(1, device=u_B1D.device, dtype=weight_DNP.dtype))[:, 0]
-    state_BDNP = product(q_DNP.expand_as(state_BDNP), state_BDNP) + injected
+    near_DN, rest_DNP = decay.near_and_rest()
+    state_BDNP = near_DN[..., None] * state_BDNP + product(rest_DNP.expand_as(state_BDNP), state_BDNP) + injected
     return (conjugate(weight_DNP) * state_BDNP).sum((-2, -1))[:, None], state_BDNP
 
 

@@ -1,0 +1,23 @@
+"""Faster bodies of operations, by device: what is installed here is taken in place of plain PyTorch.
+
+An exported model has none, and runs the plain forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+_FASTER: dict[tuple[str, str], Callable[..., Any]] = {}
+
+
+def install(operation: str, device_type: str, body: Callable[..., Any]) -> None:
+    """Take this body for an operation on tensors of a device."""
+    _FASTER[operation, device_type] = body
+
+
+def faster(operation: str, x: Tensor) -> Callable[..., Any] | None:
+    """Return the body installed for the device of this tensor."""
+    return _FASTER.get((operation, x.device.type))

@@ -1,0 +1,86 @@
+"""The C++ body of the diagonal scan, as an operation that torch.compile takes whole.
+
+Letters in suffixes: B batch, T time, D channels, N states a channel, P parts of a number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._library import call, library
+
+STEPS, STATES, LINE = 64, 4, 64
+_KINDS = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def ready() -> bool:
+    """Tell whether this machine has the body, building it at the first time."""
+    return library("diagonal_scan") is not None
+
+
+def diagonal_scan(
+    u_BTD: Tensor, near_DN: Tensor, rest_DNP: Tensor, weight_DNP: Tensor, state_BDNP: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Run h_t = (near + rest) h_{t-1} + u_t; return y_t = Re(sum over n of w_n h_{t,n}) [B, T, D] and the last h.
+
+    All of one dtype, float32 or float64; `near` has no gradient. The backward pass keeps one state in 64 and computes
+    the others again.
+    """
+    state = u_BTD.new_zeros(u_BTD.shape[0], *rest_DNP.shape) if state_BDNP is None else state_BDNP
+    y_BTD, last_BDNP, _ = _forward(u_BTD, near_DN, rest_DNP, weight_DNP, state)
+    return y_BTD, last_BDNP
+
+
+@torch.library.custom_op("archlab::diagonal_scan", mutates_args=())
+def _forward(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    out = _empty(u, near, rest, weight, state)
+    _call("diagonal_scan", (u, near, rest, weight, state), out, u, rest)
+    return out
+
+
+@_forward.register_fake
+def _empty(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    (B, T, D), (N, P) = u.shape, rest.shape[1:]
+    lanes = LINE // u.element_size()
+    shape = (B, -(-D // lanes), -(-T // STEPS), -(-N // STATES) * STATES, P, lanes)
+    return u.new_empty(B, T, D), u.new_empty(B, D, N, P), u.new_empty(shape)
+
+
+@torch.library.custom_op("archlab::diagonal_scan_back", mutates_args=())
+def _backward(
+    dy: Tensor, dlast: Tensor, u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, starts: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    out = _empty_back(dy, dlast, u, near, rest, weight, starts)
+    _call("diagonal_scan_back", (dy, dlast, u, near, rest, weight, starts), out, u, rest)
+    return out
+
+
+@_backward.register_fake
+def _empty_back(
+    dy: Tensor, dlast: Tensor, u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, starts: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (B, T, D), (N, P) = u.shape, rest.shape[1:]
+    states = (B, D, N, P)
+    return u.new_empty(B, T, D), u.new_empty(states), u.new_empty(states), u.new_empty(states)
+
+
+def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], u: Tensor, rest: Tensor) -> None:
+    body = library("diagonal_scan")
+    assert body is not None
+    kind = f"{_KINDS[u.dtype]}_{('real', 'complex')[rest.shape[-1] - 1]}"
+    call(body, f"{name}_{kind}", (*(x.contiguous() for x in inputs), *outputs), (*u.shape, rest.shape[1]))
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:4], output[2])
+
+
+def _differentiate(ctx: Any, dy: Tensor, dlast: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    du, drest, dweight, dstate = _backward(dy, dlast, *ctx.saved_tensors)
+    return du, None, drest.sum(0), dweight.sum(0), dstate
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
