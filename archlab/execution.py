@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -35,5 +36,13 @@ def has_cpp_compiler() -> bool:
 
 def compile_model(model: nn.Module, policy: str) -> None:
     """Compile in place: one graph that serves all like layers (`block`), or one for the whole (`model`)."""
-    for part in {"off": [], "block": list(layers(model)), "model": [model]}[policy]:
+    for part in {"off": [], "block": [*layers(model), *_ends(model)], "model": [model]}[policy]:
         part.compile(fullgraph=True)
+
+
+def _ends(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield what stands around the layers: embedding, last norm, head."""
+    inside = {id(part) for layer in layers(model) for part in layer.modules()}
+    for child in model.children():
+        if all(id(part) not in inside for part in child.modules()) and any(True for _ in child.parameters()):
+            yield child

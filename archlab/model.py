@@ -11,6 +11,7 @@ from torch import nn
 from archlab.config import Experiment
 from archlab.errors import ConfigError
 from archlab.ops.native import install_native
+from archlab.ops.whole import install_whole
 from archlab.spec import Spec
 from archlab.state import max_context
 from archlab.vector_math import settle_vector_math
@@ -23,6 +24,7 @@ def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.M
     """
     settle_vector_math()
     install_native()
+    install_whole()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         model: nn.Module = spec.factory()()

@@ -84,11 +84,12 @@ class Windowed(Recurrent):
         position_BT = begin_B1 + torch.arange(T, device=q_BTHK.device)
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
         q_BTHK, k_BTGK = self.position.rotate(q_BTHK, place_BT), self.position.rotate(k_BTGK, place_BT)
-        earlier = state or {}
-        keys, values = self._append(earlier.get("keys"), k_BTGK), self._append(earlier.get("values"), v_BTGV)
+        keys, values = k_BTGK, v_BTGV
         if state is None and (self.window != "sliding" or self.window_size >= T):
             y_BTHV = self._from_start(q_BTHK, k_BTGK, v_BTGV)
         else:
+            earlier = state or {}
+            keys, values = self._append(earlier.get("keys"), k_BTGK), self._append(earlier.get("values"), v_BTGV)
             y_BTHV = self._streamed(q_BTHK, keys, values, position_BT)
         kept = {"keys": self._latest(keys), "values": self._latest(values)}
         return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1} | kept
@@ -101,7 +102,8 @@ class Windowed(Recurrent):
 
     def _latest(self, keys_BSGK: Tensor) -> Tensor:
         """Return the last `window_size` keys in memory of their own, laid out alike after every call."""
-        return keys_BSGK if keys_BSGK.shape[1] == self.window_size else keys_BSGK[:, -self.window_size :].clone()
+        missing = self.window_size - keys_BSGK.shape[1]
+        return F.pad(keys_BSGK, (0, 0, 0, 0, missing, 0)) if missing > 0 else keys_BSGK[:, -self.window_size :].clone()
 
     def _from_start(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> Tensor:
         """Attend from the first token on, each block by itself."""

@@ -5,11 +5,10 @@ from torch import Tensor, nn
 
 from archlab.components._init import truncated_normal_
 from archlab.domains import Count, choice
+from archlab.ops.diagonal_scan import Decay, scan
 from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
-
-from archlab.ops.diagonal_scan import Decay, scan
 
 
 @register("ema", "ema", search={"num_dims": choice(2, 4, 8, 16)})

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from archlab.components._steps import require_order
 from archlab.domains import Count, Positive, choice
+from archlab.ops.diagonal_scan import Decay, product, scan
 from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
-
-from archlab.ops.diagonal_scan import Decay, product, scan
 
 Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
 

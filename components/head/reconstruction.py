@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, TokenInit, init_tokens_, linear
-from archlab.components.position._base import angles
 from archlab.domains import Positive
 from archlab.ops.precision import at_least_float32
+from archlab.ops.turns import angles
 from archlab.registry import register
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 Place: TypeAlias = Literal["attention", "embedding", "any"]
@@ -39,9 +38,3 @@ class Position(nn.Module):
         if self.place not in (place, "any"):
             raise ValueError(f"{type(self).__name__} works beside the {self.place}, not the {place}")
         return self
-
-
-def angles(position_BT: Tensor, num_pairs: int, base: float) -> Tensor:
-    """Return the angles position * base^(-i / num_pairs) [B, T, num_pairs], in float64 so that late ones stay exact."""
-    exponent = torch.arange(num_pairs, dtype=torch.float64, device=position_BT.device) / num_pairs
-    return position_BT.double().unsqueeze(-1) * base**-exponent

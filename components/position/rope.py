@@ -5,9 +5,10 @@ from torch import Tensor
 
 from archlab.domains import Positive, choice
 from archlab.ops.precision import at_least_float32
+from archlab.ops.turns import turns
 from archlab.registry import register
 
-from ._base import Position, angles
+from ._base import Position
 
 
 @register("position", "rope", search={"base": choice(1e4, 1e5, 1e6)})
@@ -28,8 +29,7 @@ class RotaryPosition(Position):
     def rotate(self, x_BTHK: Tensor, position_BT: Tensor) -> Tensor:
         """Return each pair turned by its angle."""
         x = at_least_float32(x_BTHK)
-        angle = angles(position_BT, self.num_pairs, self.base).unsqueeze(2)
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        cos, sin = turns(position_BT, self.num_pairs, self.base, x.dtype).unsqueeze(3)
         first, second = x.unflatten(-1, self.pairs).unbind(self.axis)
         turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=self.axis)
         return turned.flatten(-2).to(x_BTHK.dtype)

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from archlab.domains import Positive
+from archlab.ops.turns import angles
 from archlab.registry import register
 
-from ._base import Position, angles
+from ._base import Position
 
 
 @register("position", "sinusoidal")

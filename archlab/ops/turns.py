@@ -1,0 +1,27 @@
+"""Cosines and sines of positions, at a ladder of frequencies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .bodies import faster
+
+
+def angles(position_BT: Tensor, num_pairs: int, base: float) -> Tensor:
+    """Return the angles position * base^(-i / num_pairs) [B, T, num_pairs], in float64 so that late ones stay exact."""
+    exponent = torch.arange(num_pairs, dtype=torch.float64, device=position_BT.device) / num_pairs
+    return position_BT.double().unsqueeze(-1) * base**-exponent
+
+
+def turns(position_BT: Tensor, num_pairs: int, base: float, dtype: torch.dtype) -> Tensor:
+    """Return the cosines and sines of `angles` [2, B, T, num_pairs], for what is turned by them."""
+    body = faster("turns", position_BT) or turns_plain
+    table: Tensor = body(position_BT, num_pairs, base, dtype)
+    return table
+
+
+def turns_plain(position_BT: Tensor, num_pairs: int, base: float, dtype: torch.dtype) -> Tensor:
+    """Do so in plain PyTorch, which a compiler may compute again for every number that is turned."""
+    angle = angles(position_BT, num_pairs, base)
+    return torch.stack((angle.cos(), angle.sin())).to(dtype)
