@@ -77,7 +77,7 @@ def scan(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | N
         body = faster("diagonal_scan", u_BTD)
         if body is not None:
             return body(u_BTD, *decay.near_and_rest(), weight_DNP, state_BDNP)
-        return _toeplitz_blocks(u_BTD, decay, weight_DNP, state_BDNP)
+        return _cut(u_BTD, decay, weight_DNP, state_BDNP)
 
 
 def scan_reference(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -105,9 +105,7 @@ def _inject(u_BD11: Tensor, weight_DNP: Tensor) -> Tensor:
     return F.pad(real, (0, weight_DNP.shape[-1] - 1))
 
 
-def _toeplitz_blocks(
-    u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _cut(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
     B, T, D = u_BTD.shape
     N, P = weight_DNP.shape[1:]
     C = min(BLOCK, T)
