@@ -63,7 +63,7 @@ def conjugate(a: Tensor) -> Tensor:
     return a if a.shape[-1] == 1 else torch.stack((a[..., 0], -a[..., 1]), dim=-1)
 
 
-def scan(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
+def diagonal_scan(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
     """Run the recurrence over all of T at a cost linear in T; return y [B, T, D] and the last h [B, D, N, P].
 
     A faster body for the device is taken where one is installed. The plain one cuts time into blocks: inside one, a
@@ -77,10 +77,12 @@ def scan(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | N
         body = faster("diagonal_scan", u_BTD)
         if body is not None:
             return body(u_BTD, *decay.near_and_rest(), weight_DNP, state_BDNP)
-        return _cut(u_BTD, decay, weight_DNP, state_BDNP)
+        return _in_blocks(u_BTD, decay, weight_DNP, state_BDNP)
 
 
-def scan_reference(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
+def diagonal_scan_reference(
+    u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Do the same one step after the other: the definition, for tests."""
     outputs = []
     for t in range(u_BTD.shape[1]):
@@ -105,7 +107,7 @@ def _inject(u_BD11: Tensor, weight_DNP: Tensor) -> Tensor:
     return F.pad(real, (0, weight_DNP.shape[-1] - 1))
 
 
-def _cut(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
+def _in_blocks(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
     B, T, D = u_BTD.shape
     N, P = weight_DNP.shape[1:]
     C = min(BLOCK, T)

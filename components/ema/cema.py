@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from archlab.components._init import truncated_normal_
 from archlab.domains import Count, choice
-from archlab.ops.diagonal_scan import Decay, scan
+from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
@@ -52,7 +52,7 @@ class ComplexEMA(Recurrent):
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Average the past of every channel."""
         decay, weight_DN2 = self._coefficients()
-        y_BTD, h = scan(x_BTD, decay, weight_DN2, state["h"] if state else None)
+        y_BTD, h = diagonal_scan(x_BTD, decay, weight_DN2, state["h"] if state else None)
         return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.omega[:, 0])).to(x_BTD.dtype), {"h": h}
 
     def _coefficients(self) -> tuple[Decay, Tensor]:

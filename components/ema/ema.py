@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from archlab.components._init import truncated_normal_
 from archlab.domains import Count, choice
-from archlab.ops.diagonal_scan import Decay, scan
+from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
@@ -50,5 +50,5 @@ class DampedEMA(Recurrent):
         shrink = (p_DN * torch.sigmoid(at_least_float32(self.delta))).clamp(max=1 - 1e-7)
         weight_DN = p_DN * at_least_float32(self.beta) * at_least_float32(self.eta) * p_DN.shape[1] ** -0.5
         decay = Decay(torch.log1p(-shrink), None)
-        y_BTD, h = scan(x_BTD, decay, weight_DN[..., None], state["h"] if state else None)
+        y_BTD, h = diagonal_scan(x_BTD, decay, weight_DN[..., None], state["h"] if state else None)
         return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.omega)).to(x_BTD.dtype), {"h": h}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from archlab.components._steps import require_order
 from archlab.domains import Count, Positive, choice
-from archlab.ops.diagonal_scan import Decay, product, scan
+from archlab.ops.diagonal_scan import Decay, diagonal_scan, product
 from archlab.ops.precision import at_least_float32
 from archlab.registry import register
 from archlab.state import Recurrent, State
@@ -66,7 +66,7 @@ class DiagonalStateSpace(Recurrent):
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Filter every channel by its own state space."""
         decay, weight_DN2 = self._discretised()
-        y_BTD, h = scan(x_BTD, decay, weight_DN2, state["h"] if state else None)
+        y_BTD, h = diagonal_scan(x_BTD, decay, weight_DN2, state["h"] if state else None)
         return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.skip)).to(x_BTD.dtype), {"h": h}
 
     def _discretised(self) -> tuple[Decay, Tensor]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from streams import assert_same_gradients
 
 from archlab.ops import bodies
-from archlab.ops.diagonal_scan import BLOCK, Decay, scan, scan_reference
+from archlab.ops.diagonal_scan import BLOCK, Decay, diagonal_scan, diagonal_scan_reference
 from archlab.ops.native import diagonal_scan as native
 from archlab.ops.native._library import missing
 
@@ -57,7 +57,7 @@ def together(outputs):
     return torch.cat([part.flatten() for part in outputs])
 
 
-@pytest.mark.parametrize("form", [scan, scan_reference])
+@pytest.mark.parametrize("form", [diagonal_scan, diagonal_scan_reference])
 @pytest.mark.parametrize("carried", [False, True])
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("num_tokens", LENGTHS)
@@ -78,11 +78,11 @@ def test_agrees_with_a_plain_loop(num_tokens, parts, carried, form):
 )
 def test_calls_cut_in_time_equal_one_call(num_tokens, parts, carried, cuts):
     u, log_radius, angle, weight, state = draw(num_tokens, parts, carried)
-    whole, last = run(scan, u, log_radius, angle, weight, state)
+    whole, last = run(diagonal_scan, u, log_radius, angle, weight, state)
     ends = sorted({cut for cut in cuts if cut < num_tokens})
     outputs = []
     for piece in u.tensor_split(ends, dim=1):
-        y, state = run(scan, piece, log_radius, angle, weight, state)
+        y, state = run(diagonal_scan, piece, log_radius, angle, weight, state)
         outputs.append(y)
     torch.testing.assert_close(torch.cat(outputs, 1), whole, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)
@@ -93,18 +93,18 @@ def test_gradients_flow_through_the_carried_state(parts):
     u, log_radius, angle, weight, _ = draw(150, parts, False)
     state, outputs = None, []
     for piece in u.split([70, 1, 79], dim=1):
-        y, state = run(scan, piece, log_radius, angle, weight, state)
+        y, state = run(diagonal_scan, piece, log_radius, angle, weight, state)
         outputs.append(y)
     leaves = [leaf for leaf in (u, log_radius, angle, weight) if leaf is not None]
-    assert_same_gradients(torch.cat(outputs, 1), run(scan, u, log_radius, angle, weight, None)[0], leaves)
+    assert_same_gradients(torch.cat(outputs, 1), run(diagonal_scan, u, log_radius, angle, weight, None)[0], leaves)
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_no_input_moves_an_earlier_output(parts):
     u, *rest = draw(2 * BLOCK + 5, parts, True)
-    before = run(scan, u, *rest)[0]
+    before = run(diagonal_scan, u, *rest)[0]
     for t in (1, BLOCK - 1, BLOCK, 2 * BLOCK + 4):
-        after = run(scan, u + 9 * (torch.arange(u.shape[1]) == t).double()[None, :, None], *rest)[0]
+        after = run(diagonal_scan, u + 9 * (torch.arange(u.shape[1]) == t).double()[None, :, None], *rest)[0]
         assert torch.equal(after[:, :t], before[:, :t])
         assert not torch.isclose(after[:, t], before[:, t]).any()
 
@@ -114,7 +114,7 @@ def test_no_input_moves_an_earlier_output(parts):
 def test_float32_rounds_little(num_tokens, parts):
     inputs = draw(num_tokens, parts, True)
     single = [leaf if leaf is None else leaf.float() for leaf in inputs]
-    for ours, expected in zip(run(scan, *single), run(scan, *inputs), strict=True):
+    for ours, expected in zip(run(diagonal_scan, *single), run(diagonal_scan, *inputs), strict=True):
         assert ours.dtype == torch.float32
         assert (ours - expected).norm() < 1e-5 * expected.norm()
 
@@ -124,7 +124,7 @@ def test_a_long_constant_input_reaches_the_geometric_sum():
     u, log_radius = torch.ones(1, num_tokens, 1), radius.log().float()
     exact = log_radius.double().exp()
     expected = (1 - exact**num_tokens) / (1 - exact)
-    y, h = scan(u, Decay(log_radius, None), torch.ones(1, 3, 1), None)
+    y, h = diagonal_scan(u, Decay(log_radius, None), torch.ones(1, 3, 1), None)
     torch.testing.assert_close(h[0, ..., 0].double(), expected, rtol=1e-4, atol=0)
     torch.testing.assert_close(y[0, -1].double(), expected.sum(-1), rtol=1e-4, atol=0)
 
@@ -133,8 +133,8 @@ def test_slow_turning_states_stay_bounded_and_exact_over_a_long_call():
     u, _, _, weight, _ = draw(8_192, 2, False)
     log_radius = torch.full((D, N), -1e-4, dtype=torch.float64)
     angle = torch.linspace(-3, 3, D * N, dtype=torch.float64).view(D, N)
-    exact, last = run(scan, u, log_radius, angle, weight, None)
-    ours, h = run(scan, *(x.float() for x in (u, log_radius, angle, weight)), None)
+    exact, last = run(diagonal_scan, u, log_radius, angle, weight, None)
+    ours, h = run(diagonal_scan, *(x.float() for x in (u, log_radius, angle, weight)), None)
     assert (ours - exact).norm() < 1e-3 * exact.norm()
     assert (h - last).norm() < 1e-3 * last.norm()
 
@@ -144,7 +144,7 @@ def test_states_that_vanish_at_once_have_finite_gradients(parts):
     u, log_radius, angle, weight, state = draw(130, parts, True, torch.float32)
     inputs = (u, (log_radius.detach() - 200).requires_grad_(), angle, weight, state)
     leaves = [leaf for leaf in inputs if leaf is not None]
-    y, h = run(scan, *inputs)
+    y, h = run(diagonal_scan, *inputs)
     torch.testing.assert_close(y, u * weight[..., 0].sum(-1))
     assert all(g.isfinite().all() for g in torch.autograd.grad(y.sum() + h.sum(), leaves))
 
@@ -153,9 +153,9 @@ def test_states_that_vanish_at_once_have_finite_gradients(parts):
 def test_half_precision_and_autocast_leave_the_recurrence_in_float32(num_tokens):
     u, *rest = draw(num_tokens, 2, True, torch.float32)
     half = u.detach().bfloat16()
-    expected = run(scan, half.float(), *rest)
+    expected = run(diagonal_scan, half.float(), *rest)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = run(scan, half, *rest)
+        ours = run(diagonal_scan, half, *rest)
     assert all(torch.equal(*pair) for pair in zip(ours, expected, strict=True))
 
 
@@ -165,10 +165,10 @@ def test_compiles_without_a_break(num_tokens, parts):
     inputs = draw(num_tokens, parts, True)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     leaves = [leaf for leaf in inputs if leaf is not None]
-    assert_same_gradients(together(compiled(scan, *inputs)), together(run(scan, *inputs)), leaves)
+    assert_same_gradients(together(compiled(diagonal_scan, *inputs)), together(run(diagonal_scan, *inputs)), leaves)
 
 
 def test_shapes_without_memory():
     inputs = [leaf if leaf is None else leaf.to("meta") for leaf in draw(130, 2, True)]
-    y, h = run(scan, *inputs)
+    y, h = run(diagonal_scan, *inputs)
     assert (y.shape, h.shape, y.device.type) == ((B, 130, D), (B, D, N, 2), "meta")
