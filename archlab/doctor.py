@@ -18,8 +18,12 @@ from rich.table import Table
 
 from archlab.execution import has_cpp_compiler
 from archlab.machine import machine
+from archlab.matrix_products import STOCK, settle_matrix_products, ways
 from archlab.memory import available, readable
+from archlab.ops.native import diagonal_scan
+from archlab.ops.native.library import missing
 from archlab.precision import GAIN, bfloat16_gain
+from archlab.process import ALLOCATOR, SWITCH, tuned
 
 Verdict = Literal["ok", "note", "problem"]
 GB = 10**9
@@ -109,6 +113,30 @@ def _compiler() -> Iterator[Finding]:
         yield Finding("C++ compiler", "missing", "note", "install g++ so that long runs on the CPU are compiled")
 
 
+def _native() -> Iterator[Finding]:
+    problem = missing()
+    if problem:
+        yield Finding("C++ kernels", problem, "note", "recurrences run in PyTorch, some ten times as slowly")
+    elif diagonal_scan.ready():
+        yield Finding("C++ kernels", "built and kept")
+    else:
+        advice = "recurrences run in PyTorch; does the compiler build a shared library?"
+        yield Finding("C++ kernels", "the compiler fails", "problem", advice)
+
+
+def _tuning() -> Iterator[Finding]:
+    if not tuned():
+        yield Finding("tuning", f"{SWITCH}=off", "note", "unset it for the process settings below")
+        return
+    set_here = all(os.environ.get(name) == value for name, value in ALLOCATOR.items())
+    advice = "" if set_here else f"large blocks cost their pages anew: set {', '.join(ALLOCATOR)}"
+    yield Finding("allocator", "keeps large blocks" if set_here else "stock", "ok" if set_here else "note", advice)
+    for way in ways():
+        chosen = way.name == settle_matrix_products()
+        value = f"{way.flops_per_s / 1e9:.0f} GFLOP/s, error {way.error:.0e}{', taken' if chosen else ''}"
+        yield Finding(f"float32 products, {'stock' if way.name == STOCK else way.name}", value)
+
+
 def _precision() -> Iterator[Finding]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gain = bfloat16_gain(device)
@@ -151,6 +179,8 @@ _LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _processor,
     _accelerator,
     _compiler,
+    _native,
+    _tuning,
     _precision,
     _memory,
     _disk,

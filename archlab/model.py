@@ -10,6 +10,7 @@ from torch import nn
 
 from archlab.config import Experiment
 from archlab.errors import ConfigError
+from archlab.matrix_products import settle_matrix_products
 from archlab.ops.native import install_native
 from archlab.ops.whole import install_whole
 from archlab.spec import Spec
@@ -23,6 +24,7 @@ def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.M
     The spec is kept as the model's attribute of that name.
     """
     settle_vector_math()
+    settle_matrix_products()
     install_native()
     install_whole()
     with torch.random.fork_rng(devices=[]), torch.device(device):

@@ -9,7 +9,7 @@ from streams import assert_same_gradients
 from archlab.ops import bodies
 from archlab.ops.diagonal_scan import BLOCK, Decay, diagonal_scan, diagonal_scan_reference
 from archlab.ops.native import diagonal_scan as native
-from archlab.ops.native._library import missing
+from archlab.ops.native.library import missing
 
 B, D, N = 2, 3, 5
 LENGTHS = [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 130, 200]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._library import call, library
+from .library import call, library
 
 STEPS, STATES, LINE = 64, 4, 64
 _KINDS = {torch.float32: "float32", torch.float64: "float64"}
