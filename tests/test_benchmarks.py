@@ -1,0 +1,68 @@
+"""The benchmarks' own parts run; what they measure is for a quiet machine."""
+
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_update_learns_the_words_it_repeats(precision: str) -> None:
+    from _models import MEGALODON, ours, tokens, update
+
+    step = update(ours("megalodon_tiny", MEGALODON, "off"), tokens(64, 1), precision=precision)
+    losses = [step() for _ in range(30)]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_the_megalodon_has_the_size_that_it_is_said_to_have() -> None:
+    from _models import MEGALODON, ours
+
+    assert sum(p.numel() for p in ours("megalodon_tiny", MEGALODON, "off").parameters()) == 3_750_912
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba", "rwkv"])
+def test_the_peers_are_of_like_size(name: str) -> None:
+    pytest.importorskip("transformers", reason="the peers are its models")
+    from _models import ours
+    from transformers_step import SYSTEMS
+
+    experiment, overrides, peer, *_ = SYSTEMS[name]
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (ours(experiment, overrides, "off"), peer(64))]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+
+
+def test_steps_take_turns_and_the_best_counts() -> None:
+    from _measure import Row, best_seconds
+
+    order: list[str] = []
+    slow, fast = (lambda: (order.append("slow"), time.sleep(0.02))), (lambda: order.append("fast"))
+    seconds = best_seconds(slow, fast, rounds=2)
+    assert order == ["slow", "fast"] * 3
+    assert seconds[0] > seconds[1]
+    assert Row("", 6.0, 3.0, "").ratio == 2
+
+
+@pytest.mark.skipif(find_spec("megalodon_jax") is not None, reason="the peer is installed")
+def test_a_missing_peer_is_one_line() -> None:
+    command = [sys.executable, str(BENCHMARKS / "megalodon_step.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pip install" in done.stderr
+
+
+def test_products_are_timed_without_a_model() -> None:
+    from megalodon_step import products
+
+    assert 0 < products(256) < torch.inf
