@@ -13,7 +13,7 @@ import click
 from archlab import __version__, commands
 from archlab.errors import ArchlabError, one_line, suggest
 from archlab.metrics import told
-from archlab.process import restart_tuned
+from archlab.process import settle_process
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 WIDTH_WHERE_NO_TERMINAL = 110
@@ -47,7 +47,7 @@ def main() -> None:
     """Run the command line; exit with 2 and one line where the user can mend what went wrong."""
     debug = "--debug" in sys.argv
     try:
-        restart_tuned()
+        settle_process()
         cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

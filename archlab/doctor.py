@@ -23,7 +23,7 @@ from archlab.memory import available, readable
 from archlab.ops.native import diagonal_scan
 from archlab.ops.native.library import missing
 from archlab.precision import GAIN, bfloat16_gain
-from archlab.process import ALLOCATOR, SWITCH, tuned
+from archlab.process import SWITCH, keeps_memory, tuned
 
 Verdict = Literal["ok", "note", "problem"]
 GB = 10**9
@@ -128,9 +128,9 @@ def _tuning() -> Iterator[Finding]:
     if not tuned():
         yield Finding("tuning", f"{SWITCH}=off", "note", "unset it for the process settings below")
         return
-    set_here = all(os.environ.get(name) == value for name, value in ALLOCATOR.items())
-    advice = "" if set_here else f"large blocks cost their pages anew: set {', '.join(ALLOCATOR)}"
-    yield Finding("allocator", "keeps large blocks" if set_here else "stock", "ok" if set_here else "note", advice)
+    kept = keeps_memory()
+    advice = "" if kept else "large blocks cost their pages anew at every step"
+    yield Finding("allocator", "keeps large blocks" if kept else "stock", "ok" if kept else "note", advice)
     for way in ways():
         chosen = way.name == settle_matrix_products()
         value = f"{way.flops_per_s / 1e9:.0f} GFLOP/s, error {way.error:.0e}{', taken' if chosen else ''}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ def settle_matrix_products() -> str:
     if not tuned() or not torch.backends.mkldnn.is_available():
         return STOCK
     chosen = choose(ways())
-    torch.backends.mkldnn.matmul.fp32_precision = chosen
+    _setting().fp32_precision = chosen
     return chosen
 
 
@@ -71,9 +72,13 @@ def _timed(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @contextmanager
 def _taken(name: str) -> Iterator[None]:
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = name
+    before = _setting().fp32_precision
+    _setting().fp32_precision = name
     try:
         yield
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        _setting().fp32_precision = before
+
+
+def _setting() -> Any:
+    return torch.backends.mkldnn.matmul  # type: ignore[attr-defined]

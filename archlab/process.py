@@ -1,25 +1,24 @@
-"""What a process needs from its very beginning to be fast: the allocator's settings, and a kept compile cache.
+"""What a command's process needs to be fast: an allocator that keeps its memory, and a compile cache that lasts.
 
 `ARCHLAB_TUNE=off` leaves everything as it is.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
-import sys
+from functools import cache
 from pathlib import Path
 
 from archlab.errors import ConfigError
 
 SWITCH = "ARCHLAB_TUNE"
-COMPUTING = ("train", "search", "eval", "generate", "check", "doctor")
-# glibc gives every large block back to the kernel at once, and pays for its pages again at the next one.
-ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "100000000000",
-    "MALLOC_TOP_PAD_": "268435456",
-}
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+# glibc gives every large block back to the kernel at once, and pays for its pages again at the next one. Numbers of
+# its mallopt: no block is mapped by itself, freed memory is kept, and is asked for in large pieces.
+_MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
+_ALLOCATOR = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
 
 
 def tuned() -> bool:
@@ -30,25 +29,23 @@ def tuned() -> bool:
     return value == "on"
 
 
-def restart_tuned() -> None:
-    """Start this command again, in the same process, with the settings that are read when a process begins.
-
-    Does nothing where they are set, for a command that does not compute, and outside the command `archlab`.
-    """
-    is_command = Path(sys.argv[0]).stem == "archlab" and any(word in COMPUTING for word in sys.argv[1:])
-    if not is_command or not tuned():
+def settle_process() -> None:
+    """Make the settings, before torch is imported; what a user has set in the environment is theirs."""
+    if not tuned():
         return
-    absent = {name: value for name, value in wanted().items() if name not in os.environ}
-    if absent:
-        sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | absent)
+    keeps_memory()
+    folder = compile_cache()
+    if folder is not None:
+        os.environ.setdefault(CACHE, str(folder))
 
 
-def wanted() -> dict[str, str]:
-    """Return the environment that a fast process begins with; what a user has set is theirs."""
-    allocator = ALLOCATOR if platform.libc_ver()[0] == "glibc" else {}
-    kept = compile_cache()
-    return allocator | ({"TORCHINDUCTOR_CACHE_DIR": str(kept)} if kept else {})
+@cache
+def keeps_memory() -> bool:
+    """Have the allocator keep large blocks, and tell whether it does: glibc's alone can be told to."""
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(name, value) == 1 for name, value in _ALLOCATOR)
 
 
 def compile_cache() -> Path | None:

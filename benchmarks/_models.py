@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from archlab.config import load
 from archlab.execution import compile_model
 from archlab.model import build
+from archlab.process import settle_process
+
+settle_process()
 
 WORDS, DIM, LAYERS, HEADS = 256, 256, 4, 2
 MEGALODON = (

@@ -1,7 +1,7 @@
 """The settings that make a process fast are made where they help, and can be turned off."""
 
-import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -13,56 +13,58 @@ from archlab import matrix_products, process
 from archlab.errors import ConfigError
 from archlab.matrix_products import STOCK, Way, choose, ways
 
-PROBE = """
-import json, os, sys
-from archlab.process import restart_tuned
-restart_tuned()
-print(json.dumps([dict(os.environ), sys.argv[1:], os.getpid()]))
-"""
+
+@pytest.fixture
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv(process.CACHE, "")
+    monkeypatch.delenv(process.CACHE)
+    return tmp_path / "cache"
 
 
-def environment(folder: Path, *arguments: str, script: str = "archlab", **variables: str) -> dict[str, str]:
-    """Return the environment in which a script of this name and arguments goes on."""
-    (folder / script).write_text(PROBE)
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's: it cannot be told")
+def test_freed_blocks_stay_with_the_process() -> None:
+    code = (
+        "import ctypes, sys; from archlab.process import settle_process; settle_process(); c = ctypes.CDLL(None);"
+        "c.malloc.restype = ctypes.c_void_p; c.free.argtypes = [ctypes.c_void_p];"
+        "a = c.malloc(50_000_000); ctypes.memset(a, 1, 50_000_000); c.free(a);"
+        "print(int(open('/proc/self/statm').read().split()[1]) * 4096 > 50_000_000)"
+    )
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    command = [sys.executable, str(folder / script), *arguments]
-    done = subprocess.run(command, env=kept | variables, capture_output=True, text=True, check=True)
-    found, passed, _ = json.loads(done.stdout)
-    assert passed == list(arguments)
-    return found
+    told = [_run(code, kept), _run(code, kept | {"ARCHLAB_TUNE": "off"})]
+    assert told == ["True", "False"]
 
 
-@pytest.mark.skipif(not process.wanted().keys() & process.ALLOCATOR.keys(), reason="not glibc: no allocator settings")
-def test_a_command_that_computes_begins_with_the_settings(tmp_path: Path) -> None:
-    found = environment(tmp_path, "train", "name with a space", XDG_CACHE_HOME=str(tmp_path / "cache"))
-    assert process.ALLOCATOR.items() <= found.items()
-    assert found["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "archlab" / "inductor")
+def _run(code: str, environment: dict[str, str]) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "script", "variables"),
-    [
-        (("list",), "archlab", {}),
-        (("train",), "other", {}),
-        (("train",), "archlab", {"ARCHLAB_TUNE": "off"}),
-    ],
-)
-def test_others_are_left_alone(
-    arguments: tuple[str, ...], script: str, variables: dict[str, str], tmp_path: Path
+def test_compiled_models_are_kept_for_the_user(cache_home: Path) -> None:
+    process.settle_process()
+    assert os.environ[process.CACHE] == str(cache_home / "archlab" / "inductor")
+
+
+def test_what_a_user_has_set_is_theirs(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(process.CACHE, "/mine")
+    process.settle_process()
+    assert os.environ[process.CACHE] == "/mine"
+
+
+def test_nothing_is_set_where_tuning_is_off(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHLAB_TUNE", "off")
+    monkeypatch.setattr(process, "keeps_memory", lambda: pytest.fail("told the allocator"))
+    process.settle_process()
+    assert process.CACHE not in os.environ
+
+
+def test_a_cache_that_cannot_be_made_is_left_out(
+    cache_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not process.ALLOCATOR.keys() & environment(tmp_path, *arguments, script=script, **variables).keys()
-
-
-def test_what_a_user_has_set_is_theirs(tmp_path: Path) -> None:
-    given = {"MALLOC_TOP_PAD_": "1", "TORCHINDUCTOR_CACHE_DIR": "/mine"}
-    assert given.items() <= environment(tmp_path, "train", **given).items()
-
-
-def test_a_cache_that_cannot_be_made_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    cache_home.write_text("")
+    process.settle_process()
     assert process.compile_cache() is None
-    assert "TORCHINDUCTOR_CACHE_DIR" not in process.wanted()
+    assert process.CACHE not in os.environ
 
 
 def test_a_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
