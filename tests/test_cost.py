@@ -11,6 +11,7 @@ from archlab import config
 from archlab.cost import estimate
 from archlab.errors import ConfigError
 from archlab.model import build, on_meta
+from archlab.ops import bodies
 
 COUNTED = {
     "megalodon_7b": (7_385_817_088, 7_123_673_088),
