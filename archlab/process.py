@@ -41,8 +41,12 @@ def settle_process() -> None:
 
 @cache
 def keeps_memory() -> bool:
-    """Have the allocator keep large blocks, and tell whether it does: glibc's alone can be told to."""
-    if platform.libc_ver()[0] != "glibc":
+    """Have the allocator keep large blocks, and tell whether it was told to.
+
+    glibc's alone can be told, and it is left alone where the environment has settings for it.
+    """
+    set_by_user = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if set_by_user or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(name, value) == 1 for name, value in _ALLOCATOR)
