@@ -130,7 +130,8 @@ def _tuning() -> Iterator[Finding]:
         return
     kept = keeps_memory()
     advice = "" if kept else "large blocks cost their pages anew at every step"
-    yield Finding("allocator", "keeps large blocks" if kept else "stock, or as the environment sets it", "ok" if kept else "note", advice)
+    value = "keeps large blocks" if kept else "stock, or as the environment sets it"
+    yield Finding("allocator", value, "ok" if kept else "note", advice)
     for way in ways():
         chosen = way.name == settle_matrix_products()
         value = f"{way.flops_per_s / 1e9:.0f} GFLOP/s, error {way.error:.0e}{', taken' if chosen else ''}"
