@@ -24,21 +24,17 @@ class Decay(NamedTuple):
     log_radius_DN: Tensor
     angle_DN: Tensor | None
 
-    def near_and_rest(self) -> tuple[Tensor, Tensor]:
-        """Return q as the whole number next to its real part, -1, 0 or 1 [D, N], and what is left of it [D, N, P].
+    def factor(self) -> Tensor:
+        """Return q [D, N, P] in float64: next to 1, float32 has lost the digits that tell how slowly it forgets."""
+        decay = Decay(self.log_radius_DN.double(), None if self.angle_DN is None else self.angle_DN.double())
+        return decay.powers(torch.ones(1, device=self.log_radius_DN.device, dtype=torch.float64))[:, 0]
 
-        The rest keeps the digits that tell how slowly a state forgets, which q itself loses next to 1 and -1.
-        """
-        shrunk, angle = -torch.expm1(self.log_radius_DN), self.angle_DN
-        radius = 1 - shrunk
-        if angle is None:
-            near = (radius > 0.5).to(radius.dtype)
-            return near, torch.where(near > 0, -shrunk, radius)[..., None]
-        real, half = radius * angle.cos(), angle / 2
-        near = real.detach().round().clamp(-1, 1)
-        below, above = shrunk + 2 * radius * half.sin().square(), shrunk + 2 * radius * half.cos().square()
-        rest = torch.where(near > 0, -below, torch.where(near < 0, above, real))
-        return near, torch.stack((rest, radius * angle.sin()), dim=-1)
+    def near_and_rest(self) -> tuple[Tensor, Tensor]:
+        """Return q as the whole number next to its real part, -1, 0 or 1 [D, N], and what is left of it [D, N, P]."""
+        q_DNP, dtype = self.factor(), self.log_radius_DN.dtype
+        near_DN = q_DNP[..., 0].detach().round()
+        rest_DNP = torch.cat((q_DNP[..., :1] - near_DN[..., None], q_DNP[..., 1:]), dim=-1)
+        return near_DN.to(dtype), rest_DNP.to(dtype)
 
     def powers(self, exponents_J: Tensor) -> Tensor:
         """Return q to each of these exponents, [D, J, N, P]."""
@@ -96,8 +92,8 @@ def _one_step(u_B1D: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tenso
     injected = _inject(u_B1D.transpose(1, 2)[..., None], weight_DNP)
     if state_BDNP is None:
         state_BDNP = torch.zeros_like(injected)
-    near_DN, rest_DNP = decay.near_and_rest()
-    state_BDNP = near_DN[..., None] * state_BDNP + product(rest_DNP.expand_as(state_BDNP), state_BDNP) + injected
+    moved = product(decay.factor().expand_as(state_BDNP), state_BDNP.double())
+    state_BDNP = moved.to(injected.dtype) + injected
     return (conjugate(weight_DNP) * state_BDNP).sum((-2, -1))[:, None], state_BDNP
 
 

@@ -84,8 +84,8 @@ class Windowed(Recurrent):
         position_BT = begin_B1 + torch.arange(T, device=q_BTHK.device)
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
         q_BTHK, k_BTGK = self.position.rotate(q_BTHK, place_BT), self.position.rotate(k_BTGK, place_BT)
-        keys, values = k_BTGK, v_BTGV
         if state is None and (self.window != "sliding" or self.window_size >= T):
+            keys, values = self._fitted(k_BTGK), self._fitted(v_BTGV)
             y_BTHV = self._from_start(q_BTHK, k_BTGK, v_BTGV)
         else:
             earlier = state or {}
@@ -102,8 +102,11 @@ class Windowed(Recurrent):
 
     def _latest(self, keys_BSGK: Tensor) -> Tensor:
         """Return the last `window_size` keys in memory of their own, laid out alike after every call."""
-        missing = self.window_size - keys_BSGK.shape[1]
-        return F.pad(keys_BSGK, (0, 0, 0, 0, missing, 0)) if missing > 0 else keys_BSGK[:, -self.window_size :].clone()
+        return keys_BSGK if keys_BSGK.shape[1] == self.window_size else keys_BSGK[:, -self.window_size :].clone()
+
+    def _fitted(self, keys_BTGK: Tensor) -> Tensor:
+        """Return the last `window_size` of a stream's first keys in memory of their own, zeros ahead of few."""
+        return F.pad(keys_BTGK, (0, 0, 0, 0, self.window_size - keys_BTGK.shape[1], 0))
 
     def _from_start(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> Tensor:
         """Attend from the first token on, each block by itself."""
