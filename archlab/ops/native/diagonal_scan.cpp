@@ -4,15 +4,16 @@
 // through all its steps while they stay in registers. The states at the beginnings of blocks are kept, from which the
 // backward pass computes those inside a block again.
 //
-// The factor comes as q = near + rest, near being 1, 0 or -1: a factor next to 1 by itself has lost the digits that tell
-// how slowly it forgets.
+// The factor comes as q = near + rest, near being 1, 0 or -1: a factor next to 1 by itself has lost the digits that
+// tell how slowly it forgets.
 //
 // Numbers have P parts: 1 where they are real, 2 (real, imaginary) where they are complex.
 // B batch, T time, D channels, N states a channel, M blocks.
+//
+// The caller allots what is kept, so it says how: STEPS a block, STATES padded to a multiple, LINE bytes a vector.
 
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <vector>
 #if defined(__SSE__)
 #include <xmmintrin.h>
@@ -20,11 +21,12 @@
 
 namespace {
 
-constexpr int STEPS = 64, FORWARD_STATES = 4, BACKWARD_STATES = 2;
+constexpr int FORWARD_STATES = STATES, BACKWARD_STATES = 2;  // more are out of registers
+static_assert(FORWARD_STATES % BACKWARD_STATES == 0);
 
 template <typename F> struct Simd {
-    typedef F Vec __attribute__((vector_size(64)));
-    static constexpr int LANES = 64 / sizeof(F);
+    typedef F Vec __attribute__((vector_size(LINE)));
+    static constexpr int LANES = LINE / sizeof(F);
 };
 
 // Numbers too small for the normal form cost a hundred times as much as others: they are taken as zero meanwhile.
@@ -55,10 +57,9 @@ template <typename F, int P> struct Scan {
     }
     std::vector<Number> gather(const F* x_DNP, int64_t g) const {
         std::vector<Number> out(padded(), Number{});
-        if (x_DNP)
-            for (int64_t lane = 0; lane < lanes(g); ++lane)
-                for (int64_t n = 0; n < N; ++n)
-                    for (int p = 0; p < P; ++p) out[n].part[p][lane] = x_DNP[((g * LANES + lane) * N + n) * P + p];
+        for (int64_t lane = 0; lane < lanes(g); ++lane)
+            for (int64_t n = 0; n < N; ++n)
+                for (int p = 0; p < P; ++p) out[n].part[p][lane] = x_DNP[((g * LANES + lane) * N + n) * P + p];
         return out;
     }
     void scatter(const std::vector<Number>& from, F* x_DNP, int64_t g) const {
@@ -76,6 +77,29 @@ template <typename F, int P> struct Scan {
         for (int64_t t = 0; t < count; ++t) std::memcpy(x_TD + t * D + g * LANES, &from[t], lanes(g) * sizeof(F));
     }
 
+    // What a group of channels multiplies by.
+    struct Group {
+        std::vector<Vec> near;
+        std::vector<Number> rest, w;
+    };
+    int64_t states_of(int64_t b) const { return b * D * N * P; }
+    int64_t kept_of(int64_t b, int64_t g, int64_t m) const {
+        return ((b * groups() + g) * blocks() + m) * padded() * P * LANES;
+    }
+    int64_t steps_of(int64_t b, int64_t m) const { return (b * T + m * STEPS) * D; }
+    int64_t count(int64_t m) const { return T - m * STEPS < STEPS ? T - m * STEPS : STEPS; }
+
+    // Do something for every sample and group of channels, on all threads.
+    template <typename Body>
+    void each(const F* near_DN, const F* rest_DNP, const F* w_DNP, const Body& body) const {
+#pragma omp parallel for collapse(2) schedule(dynamic)
+        for (int64_t b = 0; b < B; ++b)
+            for (int64_t g = 0; g < groups(); ++g) {
+                FlushDenormals flush;
+                body(b, g, Group{gather_near(near_DN, g), gather(rest_DNP, g), gather(w_DNP, g)});
+            }
+    }
+
     static inline Number advance(Vec near, const Number& rest, const Number& h, Vec u) {
         if constexpr (P == 1) return {near * h.part[0] + (rest.part[0] * h.part[0] + u)};
         else
@@ -88,32 +112,26 @@ template <typename F, int P> struct Scan {
         return y;
     }
 
-    void forward(const F* u_BTD, const F* near_DN, const F* rest_DNP, const F* w_DNP, const F* state_BDNP, F* y_BTD, F* last_BDNP,
-                 F* starts) const {
-#pragma omp parallel for collapse(2) schedule(dynamic)
-        for (int64_t b = 0; b < B; ++b)
-            for (int64_t g = 0; g < groups(); ++g) {
-                FlushDenormals flush;
-                const auto near = gather_near(near_DN, g);
-                const auto rest = gather(rest_DNP, g), w = gather(w_DNP, g);
-                auto h = gather(state_BDNP ? state_BDNP + b * D * N * P : nullptr, g);
-                F* kept = starts + (b * groups() + g) * blocks() * padded() * P * LANES;
-                Vec u[STEPS], y[STEPS];
-                for (int64_t m = 0; m < blocks(); ++m) {
-                    const int64_t begin = m * STEPS, count = T - begin < STEPS ? T - begin : STEPS;
-                    std::memcpy(kept + m * padded() * P * LANES, h.data(), padded() * sizeof(Number));
-                    load(u_BTD + (b * T + begin) * D, g, count, u);
-                    for (int64_t t = 0; t < count; ++t) y[t] = Vec{};
-                    for (int64_t n = 0; n < padded(); n += FORWARD_STATES) through(&near[n], &rest[n], &w[n], u, count, &h[n], y);
-                    store(y, g, count, y_BTD + (b * T + begin) * D);
-                }
-                scatter(h, last_BDNP + b * D * N * P, g);
+    void forward(const F* u_BTD, const F* near_DN, const F* rest_DNP, const F* w_DNP, const F* state_BDNP, F* y_BTD,
+                 F* last_BDNP, F* starts) const {
+        each(near_DN, rest_DNP, w_DNP, [&](int64_t b, int64_t g, const Group& by) {
+            auto h = gather(state_BDNP + states_of(b), g);
+            Vec u[STEPS], y[STEPS];
+            for (int64_t m = 0; m < blocks(); ++m) {
+                std::memcpy(starts + kept_of(b, g, m), h.data(), padded() * sizeof(Number));
+                load(u_BTD + steps_of(b, m), g, count(m), u);
+                for (int64_t t = 0; t < count(m); ++t) y[t] = Vec{};
+                for (int64_t n = 0; n < padded(); n += FORWARD_STATES) through(by, n, u, count(m), &h[n], y);
+                store(y, g, count(m), y_BTD + steps_of(b, m));
             }
+            scatter(h, last_BDNP + states_of(b), g);
+        });
     }
-    static void through(const Vec* near_n, const Number* rest_n, const Number* w_n, const Vec* u, int64_t count, Number* h_n, Vec* y) {
+    static void through(const Group& by, int64_t n, const Vec* u, int64_t count, Number* h_n, Vec* y) {
         Vec near[FORWARD_STATES];
         Number rest[FORWARD_STATES], w[FORWARD_STATES], h[FORWARD_STATES];
-        for (int i = 0; i < FORWARD_STATES; ++i) near[i] = near_n[i], rest[i] = rest_n[i], w[i] = w_n[i], h[i] = h_n[i];
+        for (int i = 0; i < FORWARD_STATES; ++i)
+            near[i] = by.near[n + i], rest[i] = by.rest[n + i], w[i] = by.w[n + i], h[i] = h_n[i];
         for (int64_t t = 0; t < count; ++t) {
             Vec sum = y[t];
 #pragma GCC unroll 4
@@ -126,40 +144,35 @@ template <typename F, int P> struct Scan {
         for (int i = 0; i < FORWARD_STATES; ++i) h_n[i] = h[i];
     }
 
-    void backward(const F* dy_BTD, const F* dlast_BDNP, const F* u_BTD, const F* near_DN, const F* rest_DNP, const F* w_DNP, const F* starts,
-                  F* du_BTD, F* drest_BDNP, F* dw_BDNP, F* dstate_BDNP) const {
-#pragma omp parallel for collapse(2) schedule(dynamic)
-        for (int64_t b = 0; b < B; ++b)
-            for (int64_t g = 0; g < groups(); ++g) {
-                FlushDenormals flush;
-                const auto near = gather_near(near_DN, g);
-                const auto rest = gather(rest_DNP, g), w = gather(w_DNP, g);
-                auto dh = gather(dlast_BDNP + b * D * N * P, g);
-                std::vector<Number> drest(padded(), Number{}), dw(padded(), Number{});
-                const F* kept = starts + (b * groups() + g) * blocks() * padded() * P * LANES;
-                Vec u[STEPS], dy[STEPS], du[STEPS];
-                for (int64_t m = blocks() - 1; m >= 0; --m) {
-                    const int64_t begin = m * STEPS, count = T - begin < STEPS ? T - begin : STEPS;
-                    load(u_BTD + (b * T + begin) * D, g, count, u);
-                    load(dy_BTD + (b * T + begin) * D, g, count, dy);
-                    for (int64_t t = 0; t < count; ++t) du[t] = Vec{};
-                    for (int64_t n = 0; n < padded(); n += BACKWARD_STATES)
-                        back(&near[n], &rest[n], &w[n], kept + (m * padded() + n) * P * LANES, u, dy, count, &dh[n], &drest[n], &dw[n], du);
-                    store(du, g, count, du_BTD + (b * T + begin) * D);
-                }
-                scatter(drest, drest_BDNP + b * D * N * P, g);
-                scatter(dw, dw_BDNP + b * D * N * P, g);
-                scatter(dh, dstate_BDNP + b * D * N * P, g);
+    void backward(const F* dy_BTD, const F* dlast_BDNP, const F* u_BTD, const F* near_DN, const F* rest_DNP,
+                  const F* w_DNP, const F* starts, F* du_BTD, F* drest_BDNP, F* dw_BDNP, F* dstate_BDNP) const {
+        each(near_DN, rest_DNP, w_DNP, [&](int64_t b, int64_t g, const Group& by) {
+            auto dh = gather(dlast_BDNP + states_of(b), g);
+            std::vector<Number> drest(padded(), Number{}), dw(padded(), Number{});
+            Vec u[STEPS], dy[STEPS], du[STEPS];
+            for (int64_t m = blocks() - 1; m >= 0; --m) {
+                const F* kept = starts + kept_of(b, g, m);
+                load(u_BTD + steps_of(b, m), g, count(m), u);
+                load(dy_BTD + steps_of(b, m), g, count(m), dy);
+                for (int64_t t = 0; t < count(m); ++t) du[t] = Vec{};
+                for (int64_t n = 0; n < padded(); n += BACKWARD_STATES)
+                    back(by, n, kept + n * P * LANES, u, dy, count(m), &dh[n], &drest[n], &dw[n], du);
+                store(du, g, count(m), du_BTD + steps_of(b, m));
             }
+            scatter(drest, drest_BDNP + states_of(b), g);
+            scatter(dw, dw_BDNP + states_of(b), g);
+            scatter(dh, dstate_BDNP + states_of(b), g);
+        });
     }
     // dh arrives and leaves as the gradient of the state before the first of the steps that come next.
-    static void back(const Vec* near_n, const Number* rest_n, const Number* w_n, const F* start, const Vec* u, const Vec* dy, int64_t count,
+    static void back(const Group& by, int64_t n, const F* start, const Vec* u, const Vec* dy, int64_t count,
                      Number* dh_n, Number* drest_n, Number* dw_n, Vec* du) {
         constexpr int S = BACKWARD_STATES;
         Vec near[S];
         Number past[STEPS + 1][S], rest[S], w[S], carried[S], drest[S]{}, dw[S]{};
         std::memcpy(past[0], start, sizeof(past[0]));
-        for (int i = 0; i < S; ++i) near[i] = near_n[i], rest[i] = rest_n[i], w[i] = w_n[i], carried[i] = dh_n[i];
+        for (int i = 0; i < S; ++i)
+            near[i] = by.near[n + i], rest[i] = by.rest[n + i], w[i] = by.w[n + i], carried[i] = dh_n[i];
         for (int64_t t = 0; t < count; ++t)
             for (int i = 0; i < S; ++i) past[t + 1][i] = advance(near[i], rest[i], past[t][i], u[t]);
         for (int64_t t = count - 1; t >= 0; --t) {
@@ -176,8 +189,9 @@ template <typename F, int P> struct Scan {
                     dw[i].part[1] -= dy[t] * h.part[1];
                     drest[i].part[0] += dh.part[1] * before.part[1];
                     drest[i].part[1] += dh.part[1] * before.part[0] - dh.part[0] * before.part[1];
-                    carried[i].part[0] = near[i] * dh.part[0] + (rest[i].part[0] * dh.part[0] + rest[i].part[1] * dh.part[1]);
-                    carried[i].part[1] = near[i] * dh.part[1] + (rest[i].part[0] * dh.part[1] - rest[i].part[1] * dh.part[0]);
+                    const Vec real = rest[i].part[0], imaginary = rest[i].part[1];
+                    carried[i].part[0] = near[i] * dh.part[0] + (real * dh.part[0] + imaginary * dh.part[1]);
+                    carried[i].part[1] = near[i] * dh.part[1] + (real * dh.part[1] - imaginary * dh.part[0]);
                 } else {
                     carried[i].part[0] = near[i] * dh.part[0] + rest[i].part[0] * dh.part[0];
                 }
@@ -194,15 +208,15 @@ template <typename F, int P> struct Scan {
 
 }  // namespace
 
-#define BODIES(F, P, NAME)                                                                                              \
-    extern "C" void diagonal_scan_##NAME(const F* u, const F* near, const F* rest, const F* w, const F* state, F* y, F* last, F* starts,  \
-                                         int64_t B, int64_t T, int64_t D, int64_t N) {                                  \
-        Scan<F, P>{B, T, D, N}.forward(u, near, rest, w, state, y, last, starts);                                                \
-    }                                                                                                                   \
-    extern "C" void diagonal_scan_back_##NAME(const F* dy, const F* dlast, const F* u, const F* near, const F* rest, const F* w,          \
-                                              const F* starts, F* du, F* drest, F* dw, F* dstate, int64_t B, int64_t T,    \
-                                              int64_t D, int64_t N) {                                                   \
-        Scan<F, P>{B, T, D, N}.backward(dy, dlast, u, near, rest, w, starts, du, drest, dw, dstate);                                \
+#define BODIES(F, P, NAME)                                                                                             \
+    extern "C" void diagonal_scan_##NAME(const F* u, const F* near, const F* rest, const F* w, const F* state, F* y,   \
+                                         F* last, F* starts, int64_t B, int64_t T, int64_t D, int64_t N) {             \
+        Scan<F, P>{B, T, D, N}.forward(u, near, rest, w, state, y, last, starts);                                      \
+    }                                                                                                                  \
+    extern "C" void diagonal_scan_back_##NAME(const F* dy, const F* dlast, const F* u, const F* near, const F* rest,   \
+                                              const F* w, const F* starts, F* du, F* drest, F* dw, F* dstate,          \
+                                              int64_t B, int64_t T, int64_t D, int64_t N) {                            \
+        Scan<F, P>{B, T, D, N}.backward(dy, dlast, u, near, rest, w, starts, du, drest, dw, dstate);                   \
     }
 
 BODIES(float, 1, float32_real)

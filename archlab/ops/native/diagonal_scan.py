@@ -5,6 +5,7 @@ Letters in suffixes: B batch, T time, D channels, N states a channel, P parts of
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
@@ -12,13 +13,17 @@ from torch import Tensor
 
 from .library import call, library
 
-STEPS, STATES, LINE = 64, 4, 64
+STEPS, STATES, LINE = 64, 4, 64  # steps a block, states computed together, bytes a vector
 _KINDS = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def ready() -> bool:
     """Tell whether this machine has the body, building it at the first time."""
-    return library("diagonal_scan") is not None
+    return _library() is not None
+
+
+def _library() -> ctypes.CDLL | None:
+    return library("diagonal_scan", STEPS=STEPS, STATES=STATES, LINE=LINE)
 
 
 def diagonal_scan(
@@ -68,7 +73,7 @@ def _empty_back(
 
 
 def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], u: Tensor, rest: Tensor) -> None:
-    body = library("diagonal_scan")
+    body = _library()
     assert body is not None
     kind = f"{_KINDS[u.dtype]}_{('real', 'complex')[rest.shape[-1] - 1]}"
     call(body, f"{name}_{kind}", (*(x.contiguous() for x in inputs), *outputs), (*u.shape, rest.shape[1]))

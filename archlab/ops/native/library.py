@@ -18,22 +18,37 @@ from pathlib import Path
 
 from torch import Tensor
 
+from archlab.process import cache_folder, is_on
+from archlab.processor import processor_features
+
+SWITCH = "ARCHLAB_NATIVE"
 FLAGS = ("-O3", "-std=gnu++17", "-shared", "-fPIC")
 WIDEST = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma")
 SECONDS = 120
 
 
 @cache
-def library(name: str) -> ctypes.CDLL | None:
+def library(name: str, **constants: int) -> ctypes.CDLL | None:
     """Return the library of `<name>.cpp`, built where it is not in the cache; None where it cannot be had."""
-    return None if missing() else _build(Path(__file__).with_name(f"{name}.cpp"))
+    if missing():
+        return None
+    try:
+        return _build(Path(__file__).with_name(f"{name}.cpp"), tuple(f"-D{key}={n}" for key, n in constants.items()))
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def missing() -> str:
     """Return why C++ bodies cannot be had here, or nothing."""
-    if os.environ.get("ARCHLAB_NATIVE") == "off":
-        return "turned off by ARCHLAB_NATIVE=off"
-    return "" if _compiler() else "no C++ compiler (g++, clang++ or c++)"
+    if not is_on(SWITCH):
+        return f"turned off by {SWITCH}=off"
+    return "" if compiler() else "no C++ compiler (g++, clang++ or c++)"
+
+
+def compiler() -> str | None:
+    """Return where the machine's C++ compiler lies: the user's CXX, or one of the usual names."""
+    found = (shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name)
+    return next((path for path in found if path), None)
 
 
 def call(source: ctypes.CDLL, function: str, tensors: Iterable[Tensor], sizes: Iterable[int]) -> None:
@@ -43,17 +58,12 @@ def call(source: ctypes.CDLL, function: str, tensors: Iterable[Tensor], sizes: I
     getattr(source, function)(*pointers, *map(ctypes.c_int64, sizes))
 
 
-def _compiler() -> str | None:
-    found = (shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name)
-    return next((path for path in found if path), None)
-
-
-def _build(source: Path) -> ctypes.CDLL | None:
-    code = source.read_bytes()
+def _build(source: Path, constants: tuple[str, ...]) -> ctypes.CDLL | None:
+    code, folder = source.read_bytes(), cache_folder("native") or Path(tempfile.mkdtemp(prefix="archlab-native-"))
     for flags in _attempts():
-        key = hashlib.sha256(b"\0".join((code, *map(str.encode, (*flags, _version(), _processor()))))).hexdigest()[:20]
-        file = _folder() / f"{source.stem}-{key}.so"
-        if file.is_file() or _compile(code, flags, file):
+        command = (str(compiler()), *FLAGS, *flags, *constants)
+        file = folder / f"{source.stem}-{_key(code, command)}.so"
+        if file.is_file() or _compile(code, command, file):
             try:
                 return ctypes.CDLL(str(file))
             except OSError:
@@ -61,53 +71,27 @@ def _build(source: Path) -> ctypes.CDLL | None:
     return None
 
 
+def _key(code: bytes, command: tuple[str, ...]) -> str:
+    """Return a name for what comes out: of the code, the command, this compiler and this processor."""
+    changed = str(Path(command[0]).stat().st_mtime_ns)
+    parts = (*command, changed, platform.machine(), *sorted(processor_features()))
+    return hashlib.sha256(code + "\0".join(parts).encode()).hexdigest()[:20]
+
+
 def _attempts() -> list[tuple[str, ...]]:
     """Return the flags to try: all that this processor can do, threads or none."""
     native = ("-mcpu=native",) if platform.machine() in ("arm64", "aarch64") else ("-march=native",)
     # A compiler older than the processor takes it for a lesser one.
-    widest = WIDEST if {"avx512f", "avx512vl", "avx512dq"} <= _features() else ()
+    widest = WIDEST if processor_features() >= {"avx512f", "avx512vl", "avx512dq"} else ()
     return [(*native, *widest, "-fopenmp"), (*native, "-fopenmp"), ("-fopenmp",), ()]
 
 
-def _compile(code: bytes, flags: tuple[str, ...], file: Path) -> bool:
+def _compile(code: bytes, command: tuple[str, ...], file: Path) -> bool:
     """Build beside the place and move there, so that another process never loads half a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         built = Path(folder) / file.name
-        command = [str(_compiler()), *FLAGS, *flags, "-x", "c++", "-", "-o", str(built)]
-        done = subprocess.run(command, input=code, capture_output=True, check=False, timeout=SECONDS)
+        whole = [*command, "-x", "c++", "-", "-o", str(built)]
+        done = subprocess.run(whole, input=code, capture_output=True, check=False, timeout=SECONDS)
         if done.returncode == 0:
             os.replace(built, file)
         return done.returncode == 0
-
-
-@cache
-def _folder() -> Path:
-    """Return the user's cache, or the system's temporary folder where that cannot be written."""
-    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "archlab" / "native"
-    try:
-        cached.mkdir(parents=True, exist_ok=True)
-        writable = os.access(cached, os.W_OK)
-    except OSError:
-        writable = False
-    return cached if writable else Path(tempfile.mkdtemp(prefix="archlab-native-"))
-
-
-@cache
-def _version() -> str:
-    command = [str(_compiler()), "--version"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS).stdout
-
-
-@cache
-def _features() -> set[str]:
-    return set(_processor().split())
-
-
-@cache
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith("flags")), platform.machine())
