@@ -23,7 +23,8 @@ from archlab.memory import available, readable
 from archlab.ops.native import diagonal_scan
 from archlab.ops.native.library import missing
 from archlab.precision import GAIN, bfloat16_gain
-from archlab.process import SWITCH, keeps_memory, tuned
+from archlab.process import TUNE, keeps_memory, tuned
+from archlab.processor import processor_features
 
 Verdict = Literal["ok", "note", "problem"]
 GB = 10**9
@@ -81,16 +82,8 @@ def _processor() -> Iterator[Finding]:
     yield Finding("processor", f"{facts['processor']}, {cores} cores")
     advice = "" if threads == cores else f"OMP_NUM_THREADS={cores} uses every core"
     yield Finding("threads", str(threads), "note" if advice else "ok", advice)
-    found = [word for word in _FEATURES if word in _cpu_flags()]
+    found = [word for word in _FEATURES if word in processor_features()]
     yield Finding("CPU features", ", ".join(found) or torch.backends.cpu.get_cpu_capability())
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
 
 
 def _accelerator() -> Iterator[Finding]:
@@ -126,7 +119,7 @@ def _native() -> Iterator[Finding]:
 
 def _tuning() -> Iterator[Finding]:
     if not tuned():
-        yield Finding("tuning", f"{SWITCH}=off", "note", "unset it for the process settings below")
+        yield Finding("tuning", f"{TUNE}=off", "note", "unset it to train faster")
         return
     kept = keeps_memory()
     advice = "" if kept else "large blocks cost their pages anew at every step"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from functools import partial
 
@@ -11,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from archlab.model import layers
+from archlab.ops.native.library import compiler
 
 AUTO_COMPILE_FLOPS = 5e13
 
@@ -31,7 +31,7 @@ def compile_policy(policy: str, device: torch.device, flops: float) -> str:
 
 def has_cpp_compiler() -> bool:
     """Tell whether torch.compile can build for the CPU."""
-    return any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++"))
+    return compiler() is not None
 
 
 def compile_model(model: nn.Module, policy: str) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
 import archlab
+from archlab.processor import processor_name
 
 
 def machine() -> dict[str, str | int]:
     """Return the processor, the cores that this process may use, the system, and the accelerator if there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    facts: dict[str, str | int] = {"processor": _processor(), "cores": cores, "system": platform.platform()}
+    facts: dict[str, str | int] = {"processor": processor_name(), "cores": cores, "system": platform.platform()}
     if torch.cuda.is_available():
         facts["accelerator"] = torch.cuda.get_device_name()
     return facts
@@ -29,12 +29,3 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "optuna": version("optuna"),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from archlab.errors import ConfigError
 
-SWITCH = "ARCHLAB_TUNE"
+TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # glibc gives every large block back to the kernel at once, and pays for its pages again at the next one. Numbers of
 # its mallopt: no block is mapped by itself, freed memory is kept, and is asked for in large pieces.
@@ -21,12 +21,17 @@ _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
 _ALLOCATOR = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
 
 
-def tuned() -> bool:
-    """Tell whether settings may be made; raise ConfigError where the switch is neither on nor off."""
-    value = os.environ.get(SWITCH, "on")
+def is_on(switch: str) -> bool:
+    """Tell whether a variable of the environment is on, as it is unset; raise ConfigError for what is not on or off."""
+    value = os.environ.get(switch, "on")
     if value not in ("on", "off"):
-        raise ConfigError(SWITCH, f"{value!r} is neither on nor off")
+        raise ConfigError(switch, f"{value!r} is neither on nor off")
     return value == "on"
+
+
+def tuned() -> bool:
+    """Tell whether settings may be made."""
+    return is_on(TUNE)
 
 
 def settle_process() -> None:
@@ -34,7 +39,7 @@ def settle_process() -> None:
     if not tuned():
         return
     keeps_memory()
-    folder = compile_cache()
+    folder = cache_folder("inductor")
     if folder is not None:
         os.environ.setdefault(CACHE, str(folder))
 
@@ -52,9 +57,9 @@ def keeps_memory() -> bool:
     return all(mallopt(name, value) == 1 for name, value in _ALLOCATOR)
 
 
-def compile_cache() -> Path | None:
-    """Return the user's folder for compiled models, which outlives a reboot; None where it cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "archlab" / "inductor"
+def cache_folder(name: str) -> Path | None:
+    """Return a folder of the user's cache, which outlives a reboot; None where it cannot be written."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "archlab" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -64,7 +64,7 @@ def test_a_cache_that_cannot_be_made_is_left_out(
 ) -> None:
     cache_home.write_text("")
     process.settle_process()
-    assert process.compile_cache() is None
+    assert process.cache_folder("inductor") is None
     assert process.CACHE not in os.environ
 
 
