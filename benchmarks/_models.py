@@ -16,24 +16,25 @@ from archlab.process import settle_process
 
 settle_process()
 
-WORDS, DIM, LAYERS, HEADS = 256, 256, 4, 2
+WORDS, DIM, LAYERS = 256, 256, 4
+SMALL = (f"model.dim={DIM}", f"model.layers[0].repeat={LAYERS}")
+HEADS, SHARED, VALUE, HIDDEN, CHUNK, STATES, GROUPS = 2, 128, 512, 512, 256, 16, 16
 MEGALODON = (
-    f"model.dim={DIM}",
-    f"model.layers[0].repeat={LAYERS}",
+    *SMALL,
     f"model.layers[0].mixer.num_heads={HEADS}",
-    "model.layers[0].mixer.shared_dim=128",
-    "model.layers[0].mixer.value_dim=512",
-    "model.layers[0].mixer.ema.num_dims=16",
-    "model.layers[0].mixer.attention.window_size=256",
-    "model.layers[0].ffn={type: swiglu, hidden_dim: 512}",
-    "model.layers[0].norm.num_groups=16",
-    "model.norm.num_groups=16",
+    f"model.layers[0].mixer.shared_dim={SHARED}",
+    f"model.layers[0].mixer.value_dim={VALUE}",
+    f"model.layers[0].mixer.ema.num_dims={STATES}",
+    f"model.layers[0].mixer.attention.window_size={CHUNK}",
+    f"model.layers[0].ffn={{type: swiglu, hidden_dim: {HIDDEN}}}",
+    f"model.layers[0].norm.num_groups={GROUPS}",
+    f"model.norm.num_groups={GROUPS}",
 )
+LLAMA_HEADS, LLAMA_HIDDEN = 4, 704
 LLAMA = (
-    f"model.dim={DIM}",
-    f"model.layers[0].repeat={LAYERS}",
-    "model.layers[0].mixer.num_heads=4",
-    "model.layers[0].ffn.hidden_dim=704",
+    *SMALL,
+    f"model.layers[0].mixer.num_heads={LLAMA_HEADS}",
+    f"model.layers[0].ffn.hidden_dim={LLAMA_HIDDEN}",
 )
 
 

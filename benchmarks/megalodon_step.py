@@ -10,11 +10,25 @@ from collections.abc import Callable
 
 import torch
 from _measure import Row, best_seconds, require, show
-from _models import DIM, HEADS, LAYERS, MEGALODON, WORDS, ours, tokens, update
+from _models import (
+    CHUNK,
+    DIM,
+    GROUPS,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    MEGALODON,
+    SHARED,
+    STATES,
+    VALUE,
+    WORDS,
+    ours,
+    tokens,
+    update,
+)
 
 SIZES = {"1024x4": "3.2", "4096x1": "9", "16384x1": "12"}
 ROUNDS = 5
-CHUNK, SHARED, VALUE, HIDDEN = 256, 128, 512, 512
 # Inputs and outputs of a layer's matrices; each is multiplied once forward and twice backward.
 MATRICES = [(DIM, VALUE), (DIM, SHARED), (DIM, VALUE), (DIM, DIM), (VALUE, DIM)] + [(DIM, HIDDEN)] * 2 + [(HIDDEN, DIM)]
 
@@ -55,9 +69,9 @@ def jax_update(words: torch.Tensor) -> Callable[[], float]:
         z_dim=SHARED,
         value_dim=VALUE,
         ffn_hidden_dim=HIDDEN,
-        cema_ndim=16,
+        cema_ndim=STATES,
         chunk_size=CHUNK,
-        norm_num_groups=16,
+        norm_num_groups=GROUPS,
         swiglu=True,
     )
     model = MegalodonForCausalLM(config, key=jax.random.PRNGKey(0))

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from _measure import Row, best_seconds, require, show
-from _models import DIM, LAYERS, LLAMA, WORDS, ours, tokens, update
+from _models import DIM, LAYERS, LLAMA, LLAMA_HEADS, LLAMA_HIDDEN, SMALL, WORDS, ours, tokens, update
 
-SMALL = (f"model.dim={DIM}", f"model.layers[0].repeat={LAYERS}")
 ROUNDS = 3
 
 
@@ -21,9 +20,9 @@ def llama(context: int) -> Any:
     """Return transformers' LLaMA."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": DIM, "intermediate_size": 704, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
-    config = LlamaConfig(vocab_size=WORDS, max_position_embeddings=context, use_cache=False, **sizes)
-    return LlamaForCausalLM(config)
+    sizes = {"hidden_size": DIM, "intermediate_size": LLAMA_HIDDEN, "num_hidden_layers": LAYERS}
+    heads = {"num_attention_heads": LLAMA_HEADS, "max_position_embeddings": context}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, use_cache=False, **sizes, **heads))
 
 
 def mamba(context: int) -> Any:
@@ -41,11 +40,21 @@ def rwkv(context: int) -> Any:
     return RwkvForCausalLM(RwkvConfig(vocab_size=WORDS, use_cache=False, **sizes))
 
 
-# Our experiment, its size, the peer, context x batch sizes, whether the peer is compiled too, and what must be reached.
-SYSTEMS: dict[str, tuple[str, tuple[str, ...], Callable[[int], Any], tuple[tuple[int, int], ...], bool, str]] = {
-    "llama": ("llama2_tiny", LLAMA, llama, ((1024, 4), (4096, 1)), True, "2"),
-    "mamba": ("mamba_tiny", SMALL, mamba, ((512, 1),), False, "15"),
-    "rwkv": ("rwkv4_tiny", SMALL, rwkv, ((1024, 4),), False, "3"),
+class System(NamedTuple):
+    """Our experiment, its size, the peer, contexts x batches, whether the peer is compiled too, the ratio wanted."""
+
+    experiment: str
+    overrides: tuple[str, ...]
+    peer: Callable[[int], Any]
+    sizes: tuple[tuple[int, int], ...]
+    compiled: bool
+    wanted: str
+
+
+SYSTEMS = {
+    "llama": System("llama2_tiny", LLAMA, llama, ((1024, 4), (4096, 1)), True, "2"),
+    "mamba": System("mamba_tiny", SMALL, mamba, ((512, 1),), False, "15"),
+    "rwkv": System("rwkv4_tiny", SMALL, rwkv, ((1024, 4),), False, "3"),
 }
 
 
@@ -56,9 +65,9 @@ def compare(name: str) -> list[Row]:
     for context, batch_size in sizes:
         words, count = tokens(context, batch_size), context * batch_size
         window = (f"model.layers[0].mixer.attention.window_size={context}",) if name == "llama" else ()
-        theirs = [peer(context)] + ([peer(context)] if compiled else [])
+        theirs = [peer(context)]
         if compiled:
-            theirs[1] = torch.compile(theirs[1])
+            theirs.append(torch.compile(peer(context)))
         updates = [update(model, words) for model in (ours(experiment, overrides + window), *theirs)]
         seconds = best_seconds(*updates, rounds=ROUNDS)
         speeds = [count / s for s in seconds]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,14 +44,23 @@ def test_the_peers_are_of_like_size(name: str) -> None:
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
 
 
-def test_steps_take_turns_and_the_best_counts() -> None:
+def test_steps_take_turns_and_the_best_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     from _measure import Row, best_seconds
 
-    order: list[str] = []
-    slow, fast = (lambda: (order.append("slow"), time.sleep(0.02))), (lambda: order.append("fast"))
-    seconds = best_seconds(slow, fast, rounds=2)
+    clock, order = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def step(name: str, durations: Iterator[float]) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            clock[0] += next(durations)
+
+        return run
+
+    seconds = best_seconds(step("slow", iter([0.0, 9.0, 7.0])), step("fast", iter([9.0, 2.0, 3.0])), rounds=2)
     assert order == ["slow", "fast"] * 3
     assert seconds[0] > seconds[1]
+    assert seconds == [7.0, 2.0]
     assert Row("", 6.0, 3.0, "").ratio == 2
 
 
