@@ -243,3 +243,12 @@ def doctor() -> None:
     from archlab.doctor import render
 
     _console().print(render(commands.doctor()))
+
+
+@cli.command()
+@click.argument("operation", required=False)
+def kernels(operation: str | None) -> None:
+    """Compile the Triton kernels for GPUs that need not be here, and tell what they take of them."""
+    from archlab.kernels import table
+
+    _console().print(table(commands.kernels(operation)))

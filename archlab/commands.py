@@ -129,6 +129,13 @@ def doctor() -> list[Any]:
     return look()
 
 
+def kernels(operation: str | None = None) -> Any:
+    """Yield what the Triton kernels of an operation, or of all, take of each GPU."""
+    from archlab.kernels import kernels as compile_
+
+    return compile_(operation)
+
+
 def catalogue(kind: str | None = None) -> list[Any]:
     """Return the components that YAML can name, of one kind or all."""
     from archlab import registry

@@ -12,6 +12,7 @@ from archlab.config import Experiment
 from archlab.errors import ConfigError
 from archlab.matrix_products import settle_matrix_products
 from archlab.ops.native import install_native
+from archlab.ops.triton import install_triton
 from archlab.ops.whole import install_whole
 from archlab.spec import Spec
 from archlab.state import max_context
@@ -26,6 +27,7 @@ def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.M
     settle_vector_math()
     settle_matrix_products()
     install_native()
+    install_triton()
     install_whole()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)

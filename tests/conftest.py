@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import torch
 import yaml
 
 from archlab import config, registry
 from archlab.config import Experiment
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before kernels are defined: they then run on the CPU, number by number
 
 Write: TypeAlias = Callable[..., Path]
 Tiny: TypeAlias = Callable[..., Experiment]

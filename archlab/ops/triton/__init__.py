@@ -1,0 +1,27 @@
+"""Bodies in Triton, for operations that a compiler does not make fast on a GPU."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch.utils._triton import has_triton
+
+from archlab.ops.bodies import install
+
+OPERATIONS = ("diagonal_scan",)
+
+
+@cache
+def install_triton() -> None:
+    """Take them on CUDA devices (NVIDIA's, or AMD's under ROCm), where there is one."""
+    if torch.cuda.is_available() and has_triton():
+        for operation in OPERATIONS:
+            install(operation, "cuda", getattr(kernels_of(operation), operation))
+
+
+def kernels_of(operation: str) -> Any:
+    """Return the module of an operation's kernels; needs triton."""
+    return import_module(f"{__name__}.{operation}")

@@ -1,0 +1,199 @@
+"""The backward kernel of the diagonal scan: the forward one's walks, from the last step to the first."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ._diagonal_states import empty, factors, jump, keep, parts, row, stepped, times
+
+
+@triton.jit
+def backward(
+    u, dy, near, rest, weight, sums, du, B, T, D, N,
+    STATES: tl.constexpr, COMPLEX: tl.constexpr, ROWS: tl.constexpr, LOG_STEPS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Compute du [B, T, D] and five sums [5, B, D, N, P], in one walk from the last step to the first.
+
+    With q the factor, a is what later steps ask of a state, and b = a + weight dy all that is asked of it: du is its
+    real part, and a = q b is asked of the state before. Next to it go g, the same without weight, so that the gradient
+    by weight sums u (g + dy), and s, the derivative of a by q, so that the gradient by q sums u s; s = q s + b.
+    No state of the forward walk is needed. `sums` holds g, a and s before the first step, and these two.
+    """
+    steps: tl.constexpr = 2**LOG_STEPS
+    channels, rows = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, :], tl.arange(0, ROWS)[:, None]
+    inside, sample = channels < D, tl.program_id(1).to(tl.int64)
+    u += sample * T * D
+    dy += sample * T * D
+    du += sample * T * D
+    held = (sample * D + channels) * N
+    apart = B.to(tl.int64) * D * N
+    for tile in range(0, T, ROWS * steps):
+        final = tl.minimum(T - tile, ROWS * steps) - 1
+        start = tile + rows * steps
+        early = tl.where(rows > 0, start - steps, T)
+        for first in range(0, N, STATES):
+            nears, rests_re, rests_im = factors(near, rest, channels, inside, N, first, STATES, COMPLEX)
+            rests = (rests_re, rests_im)
+            weights = parts(weight, channels * N, inside, N, first, STATES, COMPLEX)
+            none = empty(tl.zeros((ROWS, CHANNELS), u.dtype.element_ty), STATES)
+            nones = (none, none)
+            g, a, s, _, _ = walked_back(
+                nones, nones, nones, nones, nones, nears, rests, weights, u, dy, du, early, channels, inside, 0, steps,
+                first, T, D, STATES, COMPLEX, False,
+            )  # fmt: skip
+            g, a, s = starts_back(
+                g, a, s, sums, held, apart, nears, rests, rows, inside, N, first, STATES, COMPLEX, LOG_STEPS
+            )
+            middle = final % steps + 1
+            g, a, s, by_weight, by_rest = walked_back(
+                g, a, s, nones, nones, nears, rests, weights, u, dy, du, start, channels, inside, 0, middle,
+                first, T, D, STATES, COMPLEX, True,
+            )  # fmt: skip
+            keep_row(sums, g, held, rows, final // steps, inside, N, first, STATES, COMPLEX)
+            keep_row(sums, a, held + apart, rows, final // steps, inside, N, first, STATES, COMPLEX)
+            keep_row(sums, s, held + 2 * apart, rows, final // steps, inside, N, first, STATES, COMPLEX)
+            g, a, s, by_weight, by_rest = walked_back(
+                g, a, s, by_weight, by_rest, nears, rests, weights, u, dy, du, start, channels, inside, middle, steps,
+                first, T, D, STATES, COMPLEX, True,
+            )  # fmt: skip
+            add_rows(sums, by_weight, held + 3 * apart, inside, N, first, STATES, COMPLEX)
+            add_rows(sums, by_rest, held + 4 * apart, inside, N, first, STATES, COMPLEX)
+        tl.debug_barrier()
+
+
+@triton.jit
+def walked_back(
+    g, a, s, by_weight, by_rest, nears, rests, weights, u, dy, du, start, channels, inside, begin, end, first, T, D,
+    STATES: tl.constexpr, COMPLEX: tl.constexpr, OUTPUTS: tl.constexpr,
+):  # fmt: skip
+    """Take the steps from `begin` to `end` of each row, the last of time first; give du and sums, where asked for."""
+    for step in range(begin, end):
+        at = T - 1 - (start + step)
+        held = (at >= 0) & (at < T) & inside
+        dy_RD = tl.load(dy + at * D + channels, mask=held, other=0.0)
+        u_RD = tl.load(u + at * D + channels, mask=held & OUTPUTS, other=0.0)
+        du_RD = tl.load(du + at * D + channels, mask=held & OUTPUTS & (first > 0), other=0.0)
+        g_re, g_im, a_re, a_im, s_re, s_im = (), (), (), (), (), ()
+        weight_re, weight_im, rest_re, rest_im = (), (), (), ()
+        for n in tl.static_range(STATES):
+            z_re, z_im = s[0][n], s[1][n]
+            x_re, x_im = g[0][n] + dy_RD, g[1][n]
+            y_re, y_im = a[0][n] + weights[0][n] * dy_RD, a[1][n] + weights[1][n] * dy_RD
+            du_RD += y_re
+            next_re, next_im = stepped(x_re, x_im, nears[n], rests[0][n], rests[1][n], COMPLEX)
+            g_re, g_im = g_re + (next_re,), g_im + (next_im,)
+            next_re, next_im = stepped(y_re, y_im, nears[n], rests[0][n], rests[1][n], COMPLEX)
+            a_re, a_im = a_re + (next_re,), a_im + (next_im,)
+            next_re, next_im = stepped(z_re, z_im, nears[n], rests[0][n], rests[1][n], COMPLEX)
+            s_re, s_im = s_re + (next_re + y_re,), s_im + (next_im + y_im,)
+            weight_re += (by_weight[0][n] + u_RD * x_re,)
+            weight_im += (by_weight[1][n] + u_RD * x_im,)
+            rest_re += (by_rest[0][n] + u_RD * z_re,)
+            rest_im += (by_rest[1][n] + u_RD * z_im,)
+        g, a, s, by_weight, by_rest = (
+            (g_re, g_im),
+            (a_re, a_im),
+            (s_re, s_im),
+            (weight_re, weight_im),
+            (rest_re, rest_im),
+        )
+        tl.store(du + at * D + channels, du_RD, mask=held & OUTPUTS)
+    return g, a, s, by_weight, by_rest
+
+
+@triton.jit
+def starts_back(
+    g, a, s, sums, held, apart, nears, rests, rows, inside, N, first,
+    STATES: tl.constexpr, COMPLEX: tl.constexpr, LOG_STEPS: tl.constexpr,
+):  # fmt: skip
+    """Return the three sums before each row."""
+    g_re, g_im = carried(sums, g, held, rows, inside, N, first, STATES, COMPLEX)
+    a_re, a_im = carried(sums, a, held + apart, rows, inside, N, first, STATES, COMPLEX)
+    s_re, s_im = carried(sums, s, held + 2 * apart, rows, inside, N, first, STATES, COMPLEX)
+    gs_re, gs_im, as_re, as_im, ss_re, ss_im = (), (), (), (), (), ()
+    for n in tl.static_range(STATES):
+        less_re, less_im, slope_re, slope_im = jump(nears[n], rests[0][n], rests[1][n], LOG_STEPS, COMPLEX)
+        x, y, z = row_starts_back(
+            (less_re, less_im),
+            (slope_re, slope_im),
+            (g_re[n], g_im[n]),
+            (a_re[n], a_im[n]),
+            (s_re[n], s_im[n]),
+            COMPLEX,
+        )
+        gs_re, gs_im = gs_re + (x[0],), gs_im + (x[1],)
+        as_re, as_im = as_re + (y[0],), as_im + (y[1],)
+        ss_re, ss_im = ss_re + (z[0],), ss_im + (z[1],)
+    return (gs_re, gs_im), (as_re, as_im), (ss_re, ss_im)
+
+
+@triton.jit
+def carried(
+    pointer, added, start, rows, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.constexpr
+):  # fmt: skip
+    """Add what an earlier tile left to the first row."""
+    before_re, before_im = parts(pointer, start, inside, N, first, STATES, COMPLEX)
+    all_re, all_im = (), ()
+    for n in tl.static_range(STATES):
+        all_re += (added[0][n] + tl.where(rows == 0, before_re[n], 0.0),)
+        all_im += (added[1][n] + tl.where(rows == 0, before_im[n], 0.0),)
+    return all_re, all_im
+
+
+@triton.jit
+def keep_row(pointer, x, start, rows, which, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.constexpr):
+    """Store one row for a later tile."""
+    for n in tl.static_range(STATES):
+        re, im = row(x[0][n], rows, which), row(x[1][n], rows, which)
+        keep(pointer, start + first + n, inside & (first + n < N), re, im, COMPLEX)
+
+
+@triton.jit
+def add_rows(pointer, x, start, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.constexpr):
+    """Add the sum of all rows to what earlier tiles stored."""
+    before_re, before_im = parts(pointer, start, inside, N, first, STATES, COMPLEX)
+    for n in tl.static_range(STATES):
+        re, im = before_re[n] + tl.sum(x[0][n], 0)[None, :], before_im[n] + tl.sum(x[1][n], 0)[None, :]
+        keep(pointer, start + first + n, inside & (first + n < N), re, im, COMPLEX)
+
+
+@triton.jit
+def row_starts_back(less, slope, g, a, s, COMPLEX: tl.constexpr):
+    """Return the three sums before each row, pairs of parts, from what the rows before it add."""
+    none = tl.zeros_like(g[0])
+    if COMPLEX:
+        _, _, _, _, g_re, g_im, a_re, a_im, s_re, s_im = tl.associative_scan(
+            (less[0] + none, less[1] + none, slope[0] + none, slope[1] + none, g[0], g[1], a[0], a[1], s[0], s[1]),
+            0,
+            chained_back_complex,
+        )
+        return (g_re, g_im), (a_re, a_im), (s_re, s_im)
+    _, _, g_re, a_re, s_re = tl.associative_scan((less[0] + none, slope[0] + none, g[0], a[0], s[0]), 0, chained_back)
+    return (g_re, g[1]), (a_re, a[1]), (s_re, s[1])
+
+
+@triton.jit
+def chained_back(p, c, g, a, s, q, d, h, b, t):
+    """Join like `chained_real`, for three sums of which s takes in a: their factors are 1 + p, 1 + p and c."""
+    return p + q + p * q, c + d + c * q + d * p, h + g + q * g, b + a + q * a, t + s + q * s + d * a
+
+
+@triton.jit
+def chained_back_complex(
+    p_re, p_im, c_re, c_im, g_re, g_im, a_re, a_im, s_re, s_im,
+    q_re, q_im, d_re, d_im, h_re, h_im, b_re, b_im, t_re, t_im,
+):  # fmt: skip
+    """Do the same for complex numbers."""
+    pq_re, pq_im = times(p_re, p_im, q_re, q_im, True)
+    cq_re, cq_im = times(c_re, c_im, q_re, q_im, True)
+    dp_re, dp_im = times(d_re, d_im, p_re, p_im, True)
+    gq_re, gq_im = times(g_re, g_im, q_re, q_im, True)
+    aq_re, aq_im = times(a_re, a_im, q_re, q_im, True)
+    sq_re, sq_im = times(s_re, s_im, q_re, q_im, True)
+    ad_re, ad_im = times(a_re, a_im, d_re, d_im, True)
+    return (
+        p_re + q_re + pq_re, p_im + q_im + pq_im, c_re + d_re + cq_re + dp_re, c_im + d_im + cq_im + dp_im,
+        h_re + g_re + gq_re, h_im + g_im + gq_im, b_re + a_re + aq_re, b_im + a_im + aq_im,
+        t_re + s_re + sq_re + ad_re, t_im + s_im + sq_im + ad_im,
+    )  # fmt: skip

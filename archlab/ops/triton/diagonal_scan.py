@@ -1,0 +1,149 @@
+"""The Triton body of the diagonal scan, as an operation that torch.compile takes whole.
+
+Letters in suffixes: B batch, T time, D channels, N states a channel, P parts of a number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._diagonal_backward import backward
+from ._diagonal_forward import forward
+from .launch import Launch, Pass, num_bytes
+
+ROWS, CHANNELS, MOST_STEPS = 8, 32, 32  # rows of steps side by side, channels a program, steps a row
+PARTS, PARTS_BACK = 8, 4  # numbers of states taken together: as many as fit in the registers
+
+
+def diagonal_scan(
+    u_BTD: Tensor, near_DN: Tensor, rest_DNP: Tensor, weight_DNP: Tensor, state_BDNP: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Run h_t = (near + rest) h_{t-1} + u_t; return y_t = Re(sum over n of w_n h_{t,n}) [B, T, D] and the last h.
+
+    All of one dtype, float32 or float64; `near` has no gradient. The backward pass keeps nothing but its inputs.
+    """
+    state = u_BTD.new_zeros(u_BTD.shape[0], *rest_DNP.shape) if state_BDNP is None else state_BDNP
+    y_BTD, last_BDNP = _forward(u_BTD, near_DN, rest_DNP, weight_DNP, state)
+    return y_BTD, last_BDNP
+
+
+@torch.library.custom_op("archlab::triton_diagonal_scan", mutates_args=())
+def _forward(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    y, last = torch.empty_like(u, memory_format=torch.contiguous_format), _copy(state)
+    _forward_launch(*(x.contiguous() for x in (u, near, rest, weight)), last, y).run()
+    return y, last
+
+
+@_forward.register_fake
+def _(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    return u.new_empty(u.shape), state.new_empty(state.shape)
+
+
+@torch.library.custom_op("archlab::triton_diagonal_scan_back", mutates_args=())
+def _backward(
+    dy: Tensor, dlast: Tensor, u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    u, dy, near, rest, weight = (x.contiguous() for x in (u, dy, near, rest, weight))
+    du, sums = torch.empty_like(u), u.new_zeros(5, *state.shape)
+    _number(sums[1]).copy_(_number(dlast.contiguous()).conj())
+    _backward_launch(u, dy, near, rest, weight, sums, du).run()
+    g, a, s, by_weight, by_rest = map(_number, sums)
+    first = _number(state.contiguous())
+    gradients = by_rest + first * s, by_weight + first * g, a
+    return du, *(_parts(x.conj(), rest.shape[2]) for x in gradients)
+
+
+@_backward.register_fake
+def _(
+    dy: Tensor, dlast: Tensor, u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return u.new_empty(u.shape), *(u.new_empty(state.shape) for _ in range(3))
+
+
+def _number(x_P: Tensor) -> Tensor:
+    """Return numbers held as parts in the last dimension as one each, over the same memory."""
+    return x_P[..., 0] if x_P.shape[-1] == 1 else torch.view_as_complex(x_P)
+
+
+def _parts(x: Tensor, count: int) -> Tensor:
+    return x[..., None].contiguous() if count == 1 else torch.view_as_real(x.resolve_conj()).contiguous()
+
+
+def _copy(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
+    du, drest, dweight, dstate = _backward(dy, dlast, *ctx.saved_tensors)
+    return du, None, drest.sum(0), dweight.sum(0), dstate
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _forward_launch(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, last: Tensor, y: Tensor) -> Launch:
+    arguments = {"u": u, "near": near, "rest": rest, "weight": weight, "last": last, "y": y} | _sizes(u, rest)
+    each = 30 if rest.shape[2] == 2 else 12
+    return Launch(
+        forward,
+        _grid(u),
+        arguments,
+        _constants(u, rest, PARTS),
+        num_warps=ROWS,
+        passes={"last": 2},
+        flops=each * u.numel() * rest.shape[1],
+    )
+
+
+def _backward_launch(
+    u: Tensor, dy: Tensor, near: Tensor, rest: Tensor, weight: Tensor, sums: Tensor, du: Tensor
+) -> Launch:
+    tensors = {"u": u, "dy": dy, "near": near, "rest": rest, "weight": weight, "sums": sums, "du": du}
+    arguments = tensors | {"B": u.shape[0]} | _sizes(u, rest)
+    each = 97 if rest.shape[2] == 2 else 35
+    return Launch(
+        backward,
+        _grid(u),
+        arguments,
+        _constants(u, rest, PARTS_BACK),
+        num_warps=ROWS,
+        passes={"sums": 2},
+        flops=each * u.numel() * rest.shape[1],
+    )
+
+
+def _grid(u_BTD: Tensor) -> tuple[int, int]:
+    return -(-u_BTD.shape[2] // CHANNELS), u_BTD.shape[0]
+
+
+def _sizes(u_BTD: Tensor, rest_DNP: Tensor) -> dict[str, int]:
+    return {"T": u_BTD.shape[1], "D": u_BTD.shape[2], "N": rest_DNP.shape[1]}
+
+
+def _constants(u_BTD: Tensor, rest_DNP: Tensor, parts: int) -> dict[str, Any]:
+    steps = min(max(-(-u_BTD.shape[1] // ROWS), 2), MOST_STEPS)
+    sizes = {"ROWS": ROWS, "LOG_STEPS": (steps - 1).bit_length(), "CHANNELS": CHANNELS}
+    return {"STATES": parts // rest_DNP.shape[2], "COMPLEX": rest_DNP.shape[2] == 2} | sizes
+
+
+def passes() -> tuple[Pass, ...]:
+    """Return both directions of CEMA as in a layer of Megalodon 7B, on 4096 steps."""
+    B, T, D, N, P = 1, 4096, 4096, 16, 2
+    u, states, near, rest = (
+        torch.empty(shape, device="meta") for shape in ((B, T, D), (B, D, N, P), (D, N), (D, N, P))
+    )
+    sums = torch.empty(5, *states.shape, device="meta")
+    there = _forward_launch(u, near, rest, rest, states, u)
+    back = _backward_launch(u, u, near, rest, rest, sums, u)
+    once = num_bytes(near, rest, rest)
+    return (
+        Pass("diagonal scan, forward", (there,), num_bytes(u, u, states, states) + once),
+        Pass("diagonal scan, backward", (back,), num_bytes(u, u, u, states, states) + 2 * once),
+    )

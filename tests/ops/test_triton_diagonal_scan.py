@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import torch
+from streams import assert_same_gradients
+
+from archlab.ops.diagonal_scan import Decay, diagonal_scan_reference
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from archlab.ops.triton import diagonal_scan as triton_form
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+B, D, N = 2, 3, 5
+LENGTHS = [2, 15, 16, 17, 37]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Let a few steps and channels fill several tiles, rows and programs."""
+    monkeypatch.setattr(triton_form, "ROWS", 2)
+    monkeypatch.setattr(triton_form, "CHANNELS", 2)
+    monkeypatch.setattr(triton_form, "MOST_STEPS", 8)
+
+
+def draw(num_tokens, parts, dtype=torch.float64):
+    """Return u, log radius, angle or None, weight and state, all of them leaves."""
+    torch.manual_seed(num_tokens)
+    radius = torch.rand(D, N, dtype=dtype) * 0.9 + 0.09
+    radius[0, 0], radius[-1, -1] = 0.9999, 1e-4
+    angle = (torch.rand(D, N, dtype=dtype) * 2 - 1) * math.pi if parts == 2 else None
+    leaves = [torch.randn(B, num_tokens, D, dtype=dtype), radius.log(), angle, torch.randn(D, N, parts, dtype=dtype)]
+    leaves.append(torch.randn(B, D, N, parts, dtype=dtype))
+    return [leaf if leaf is None else leaf.to(DEVICE).requires_grad_() for leaf in leaves]
+
+
+def run(u, log_radius, angle, weight, state):
+    return triton_form.diagonal_scan(u, *Decay(log_radius, angle).near_and_rest(), weight, state)
+
+
+def reference(u, log_radius, angle, weight, state):
+    return diagonal_scan_reference(u, Decay(log_radius, angle), weight, state)
+
+
+def together(outputs):
+    return torch.cat([part.flatten() for part in outputs])
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("num_tokens", LENGTHS)
+def test_agrees_with_the_reference_and_so_do_its_gradients(num_tokens, parts):
+    inputs = draw(num_tokens, parts)
+    leaves = [leaf for leaf in inputs if leaf is not None]
+    assert_same_gradients(together(run(*inputs)), together(reference(*inputs)), leaves)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_calls_cut_in_time_equal_one_call(parts):
+    u, *rest, state = draw(37, parts)
+    outputs = []
+    for piece in u.split([20, 2, 15], dim=1):
+        y, state = run(piece, *rest, state)
+        outputs.append(y)
+    expected = run(u, *rest, draw(37, parts)[-1])
+    for ours, whole in zip((torch.cat(outputs, 1), state), expected, strict=True):
+        torch.testing.assert_close(ours, whole, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_float32_rounds_little(parts):
+    inputs = draw(37, parts)
+    single = [leaf if leaf is None else leaf.detach().float().requires_grad_() for leaf in inputs]
+    leaves, exact_leaves = ([leaf for leaf in some if leaf is not None] for some in (single, inputs))
+    ours, exact = together(run(*single)), together(reference(*inputs))
+    assert (ours - exact).norm() < 1e-5 * exact.norm()
+    gradients = (
+        torch.autograd.grad(ours.square().sum(), leaves),
+        torch.autograd.grad(exact.square().sum(), exact_leaves),
+    )
+    for gradient, expected in zip(*gradients, strict=True):
+        assert (gradient - expected).norm() < 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_factor_next_to_one_is_kept(parts):
+    u, _, angle, weight, state = draw(300, parts, torch.float32)
+    log_radius = torch.full((D, N), -1e-7, device=DEVICE)
+    inputs = (u, log_radius, None if angle is None else angle * 1e-7, weight, state)
+    _, last = run(*inputs)
+    _, exact = reference(*(x if x is None else x.detach().double() for x in inputs))
+    torch.testing.assert_close(last.double(), exact, rtol=2e-6, atol=2e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_is_a_lawful_operation(parts):
+    u, log_radius, angle, weight, state = draw(5, parts)
+    near, rest = Decay(log_radius, angle).near_and_rest()
+    inputs = (u, near, rest.detach().requires_grad_(), weight, state)
+    torch.library.opcheck(torch.ops.archlab.triton_diagonal_scan.default, inputs)
+
+
+def test_compiles_without_a_break():
+    inputs = draw(17, 2)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    leaves = [leaf for leaf in inputs if leaf is not None]
+    assert_same_gradients(together(compiled(*inputs)), together(run(*inputs)), leaves)
