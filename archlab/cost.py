@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from archlab.config import Experiment
 from archlab.errors import ConfigError, one_line
 from archlab.execution import checkpoint_activations
+from archlab.loss import matrix_in_parts, mean_loss
 from archlab.model import check, count_parameters, layers
 from archlab.registry import component_of
 from archlab.state import init_state
@@ -98,7 +99,7 @@ def _activation_bytes(model: nn.Module, inputs: Tensor, checkpointed: bool) -> i
 
 
 def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
-    """Return the bytes that autograd keeps for the backward pass of one micro-batch, the loss's logits included."""
+    """Return the bytes that autograd keeps for the backward pass of one micro-batch, those of the loss included."""
     parameters = {p.untyped_storage()._cdata for p in model.parameters()}
     saved: dict[int, int] = {}
 
@@ -111,9 +112,17 @@ def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
 
     alive: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _loss_of(model, inputs)
+    return sum(saved.values())
+
+
+def _loss_of(model: nn.Module, inputs: Tensor) -> None:
+    num_targets = inputs.shape[:2].numel()
+    if matrix_in_parts(model, num_targets) is None:
         logits, _ = model(inputs)
         logits.float().log_softmax(-1)
-    return sum(saved.values())
+    else:
+        mean_loss(model, inputs, inputs.new_zeros(inputs.shape[:2], dtype=torch.int64))
 
 
 def observed(model: nn.Module, inputs: Tensor, see: Callable[[nn.Module, Any], None]) -> None:

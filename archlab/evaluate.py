@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, suggest
+from archlab.loss import scores
 
 _AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -41,9 +42,10 @@ def evaluate(
     begin = time.perf_counter()
     with evaluating(model), torch.no_grad():
         for inputs, targets in task.eval_batches(split, batch_size, context, max_tokens):
-            for name, (total, count) in _measured(model, task, inputs, targets, precision).items():
-                sums[name] += float(total)
-                counts[name] += int(count)
+            for part in _measured(model, task, inputs, targets, precision):
+                for name, (total, count) in part.items():
+                    sums[name] += float(total)
+                    counts[name] += int(count)
     if not counts["loss"]:
         raise ArchlabError(f"the {split} split has no token to predict")
     found = {name: sums[name] / max(counts[name], 1) for name in sums}
@@ -68,8 +70,8 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _measured(model: nn.Module, task: Any, inputs: Tensor, targets: Tensor, precision: str) -> Any:
+def _measured(model: nn.Module, task: Any, inputs: Tensor, targets: Tensor, precision: str) -> Iterator[Any]:
     device, dtype = device_of(model), _AUTOCAST[precision]
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        logits, _ = model(inputs.to(device))
-    return task.measure(logits, targets.to(device))
+        for logits, wanted in scores(model, inputs.to(device), targets.to(device), by_step=task.by_step):
+            yield task.measure(logits, wanted)

@@ -36,6 +36,8 @@ def has_cpp_compiler() -> bool:
 
 def compile_model(model: nn.Module, policy: str) -> None:
     """Compile in place: one graph that serves all like layers (`block`), or one for the whole (`model`)."""
+    if policy == "model" and hasattr(model, "features"):
+        model.features = torch.compile(model.features, fullgraph=True)  # type: ignore[assignment,arg-type]
     for part in {"off": [], "block": [*layers(model), *_ends(model)], "model": [model]}[policy]:
         part.compile(fullgraph=True)
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from archlab import checkpoint
 from archlab.config import Experiment, load
@@ -19,6 +18,7 @@ from archlab.errors import ConfigError, TrainingError
 from archlab.evaluate import evaluate
 from archlab.execution import checkpoint_activations, compile_model, compile_policy
 from archlab.interrupts import uninterrupted
+from archlab.loss import mean_loss
 from archlab.machine import versions
 from archlab.memory import require_memory
 from archlab.metrics import MetricsLog
@@ -145,8 +145,7 @@ class _Run:
         batch = self.task.batch("train", number, self.train.batch_size, self.train.context, self.train.seed)
         inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
-            logits, state = self.model(inputs)
-        loss = _mean_loss(logits, targets)
+            loss, state = mean_loss(self.model, inputs, targets)
         added = auxiliary_loss(state).mean() / self.train.context
         ((loss + added) / self.train.accumulate).backward()
         return float(loss.detach()) / self.train.accumulate
@@ -180,7 +179,3 @@ class _Run:
 
 def _due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
-
-
-def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=-100)

@@ -36,7 +36,13 @@ def test_every_dependency_is_pinned(project: dict) -> None:
     pins = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     extras = project["project"]["optional-dependencies"]
     assert "archlab[corpora,images,kernels]" in extras["dev"]
-    wanted = [*project["project"]["dependencies"], *extras["dev"], *extras["corpora"], *extras["images"], *extras["kernels"]]
+    wanted = [
+        *project["project"]["dependencies"],
+        *extras["dev"],
+        *extras["corpora"],
+        *extras["images"],
+        *extras["kernels"],
+    ]
     assert [name for name in wanted if name.split(">=")[0].split("[")[0] not in {*pins, "archlab"}] == []
 
 

@@ -16,3 +16,9 @@ def at_least_float32(x: Tensor) -> Tensor:
 def without_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Compute in the tensors' own precision, whatever autocast says; there is no autocast on the meta device."""
     return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Return the type that a product with these numbers is made in: autocast's, where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype

@@ -50,6 +50,11 @@ class Stack(Recurrent):
 
     def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return a score for every next token, and the state after the last."""
+        x_BTD, state = self.features(tokens_BT, state)
+        return self.head(x_BTD), state
+
+    def features(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Return what the head reads [B, T, D], and the state after the last token."""
         stream, x_BTD = Stream(state), self.embedding(tokens_BT)
         B, T = x_BTD.shape[:2]
         begin_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=x_BTD.device)
@@ -58,4 +63,4 @@ class Stack(Recurrent):
         for index, block in enumerate(self.blocks):
             x_BTD = stream(f"blocks.{index}", block, x_BTD)
         x_BTD = stream("norm", self.norm, x_BTD)
-        return self.head(x_BTD), stream.state | {"position": begin_B + T}
+        return x_BTD, stream.state | {"position": begin_B + T}

@@ -51,5 +51,11 @@ class LanguageModelHead(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Compare every x with the vector of every token."""
+        return at_least_float32(F.linear(x_BTD, self.matrix))
+
+    @property
+    def matrix(self) -> Tensor:
+        """The vectors of all tokens [V, D]."""
         owner: Any = self._tied[0] if self._tied else self
-        return at_least_float32(F.linear(x_BTD, owner.weight))
+        matrix: Tensor = owner.weight
+        return matrix

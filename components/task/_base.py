@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from archlab.errors import ArchlabError
 from archlab.ops.precision import at_least_float32
+from archlab.ops.token_loss import IGNORED
 
-IGNORED = -100
 SPLITS = ("train", "validation", "test")
 TooLong: TypeAlias = Literal["refuse", "cut"]
 
@@ -33,12 +33,14 @@ class Task:
     Inputs are words, [B, T] int64 below `vocab_size`, or numbers [B, ...] where vocab_size is None. Targets are
     [B, T] int64, IGNORED where nothing is asked, or [B] where `per_sample`. `context` is how many inputs a sample
     holds: words, pixels, or samples of a wave. `predicts_next` says that the answers stand in later inputs, so that a
-    model must not look ahead. `metrics` are the names that are measured, `bpb` from what `bytes_per_token` says.
+    model must not look ahead, `by_step` that what is measured of some steps can be added to that of others. `metrics`
+    are the names that are measured, `bpb` from what `bytes_per_token` says.
     """
 
     vocab_size: int | None = None
     per_sample = False
     predicts_next = False
+    by_step = True
     metrics: Sequence[str] = ("loss", "accuracy")
 
     @property

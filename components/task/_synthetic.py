@@ -38,6 +38,7 @@ class SyntheticTask(SampleTask):
 
     vocab_size: int
     per_sample = False
+    by_step = False
     metrics: Sequence[str] = ("loss", "accuracy", "sample_accuracy")
 
     def __init__(self, vocab_size: int, train_size: int | None, eval_size: int, data_seed: int) -> None:

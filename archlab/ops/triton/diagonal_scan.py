@@ -33,7 +33,8 @@ def diagonal_scan(
 @torch.library.custom_op("archlab::triton_diagonal_scan", mutates_args=())
 def _forward(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     y, last = torch.empty_like(u, memory_format=torch.contiguous_format), _copy(state)
-    _forward_launch(*(x.contiguous() for x in (u, near, rest, weight)), last, y).run()
+    u, near, rest, weight = (x.contiguous() for x in (u, near, rest, weight))
+    _forward_launch(u, near, rest, weight, last, y).run()
     return y, last
 
 
@@ -52,15 +53,16 @@ def _backward(
     _backward_launch(u, dy, near, rest, weight, sums, du).run()
     g, a, s, by_weight, by_rest = map(_number, sums)
     first = _number(state.contiguous())
-    gradients = by_rest + first * s, by_weight + first * g, a
-    return du, *(_parts(x.conj(), rest.shape[2]) for x in gradients)
+    P = rest.shape[2]
+    return du, _parts(by_rest + first * s, P), _parts(by_weight + first * g, P), _parts(a, P)
 
 
 @_backward.register_fake
 def _(
     dy: Tensor, dlast: Tensor, u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return u.new_empty(u.shape), *(u.new_empty(state.shape) for _ in range(3))
+    drest, dweight, dstate = (u.new_empty(state.shape) for _ in range(3))
+    return u.new_empty(u.shape), drest, dweight, dstate
 
 
 def _number(x_P: Tensor) -> Tensor:
@@ -69,7 +71,8 @@ def _number(x_P: Tensor) -> Tensor:
 
 
 def _parts(x: Tensor, count: int) -> Tensor:
-    return x[..., None].contiguous() if count == 1 else torch.view_as_real(x.resolve_conj()).contiguous()
+    """Return the parts of the conjugate, as gradients by parts are."""
+    return x[..., None].contiguous() if count == 1 else torch.view_as_real(x.conj().resolve_conj()).contiguous()
 
 
 def _copy(x: Tensor) -> Tensor:
