@@ -58,9 +58,7 @@ def _compiled(one: Any) -> Kernels:
 
 def table(rows: Iterator[Kernels]) -> Table:
     """Return the kernels as a table for a terminal."""
-    title = (
-        "registers a thread / spilled / shared KiB; bytes at the size of a 7B layer, 4096 steps; least time on an H100"
-    )
+    title = "registers a thread / spilled / shared KiB; bytes at a real size; the least time of an H100"
     shown = Table("kernels", "GB", "of least", "H100 us", "bound by", box=None, title=title, title_justify="left")
     for index, row in enumerate(rows):
         if not index:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._blocks import between, block_size, blocks, decayed_scores, until_end
+from .bodies import faster
 from .precision import at_least_float32, without_autocast
 
 GROUP = 16
@@ -38,7 +39,7 @@ def gated_linear(
         if q.shape[1] == 1:
             y_BTHV, state = gated_linear_reference(q, k, v, log_decay, state, bonus_HK=bonus_HK)
         elif bonus_HK is None:
-            y_BTHV, state = _inblocks(q, k, v, log_decay, state)
+            y_BTHV, state = _scan(q, k, v, log_decay, state)
         else:
             y_BTHV, state = _with_bonus(q, k, v, log_decay, state, at_least_float32(bonus_HK))
         return y_BTHV.to(v_BTHV.dtype), state
@@ -72,7 +73,7 @@ def _with_bonus(
     """Read the states one step late: those of inputs and decays that come one step later."""
     late_k, late_v = _late(k), _late(v)
     late_decay = None if log_decay is None else _late(log_decay)
-    y_BTHV, before = _inblocks(q, late_k, late_v, late_decay, state)
+    y_BTHV, before = _scan(q, late_k, late_v, late_decay, state)
     present = (q * bonus_HK * k).sum(-1, keepdim=True) * v
     _, last = gated_linear_reference(
         q[:, -1:], k[:, -1:], v[:, -1:], None if log_decay is None else log_decay[:, -1:], before
@@ -82,6 +83,15 @@ def _with_bonus(
 
 def _late(x_BTHK: Tensor) -> Tensor:
     return F.pad(x_BTHK[:, :-1], (0, 0, 0, 0, 1, 0))
+
+
+def _scan(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    body = faster("gated_linear", q)
+    # A faster body goes back step by step, in few programs, so training keeps to the products of blocks.
+    if body is None or torch.is_grad_enabled():
+        return _inblocks(q, k, v, log_decay, state)
+    y_BTHV, last = body(q, k, v, log_decay, state)
+    return y_BTHV, last
 
 
 def _inblocks(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:

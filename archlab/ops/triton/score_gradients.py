@@ -26,7 +26,7 @@ def score_gradients(scores_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor
 
 def _launch(scores: Tensor, target: Tensor, losses: Tensor) -> Launch:
     R, V = scores.shape
-    arguments = {"scores": scores, "target": target, "losses": losses, "V": V}
+    arguments: dict[str, Tensor | int | float] = {"scores": scores, "target": target, "losses": losses, "V": V}
     constants = {"WIDTH": min(WIDEST, triton.next_power_of_2(V))}
     return Launch(gradients, (R,), arguments, constants, num_warps=8, passes={"scores": 2})
 
