@@ -16,8 +16,8 @@ def angles(position_BT: Tensor, num_pairs: int, base: float) -> Tensor:
 
 def turns(position_BT: Tensor, num_pairs: int, base: float, dtype: torch.dtype) -> Tensor:
     """Return the cosines and sines of `angles` [2, B, T, num_pairs], for what is turned by them."""
-    compiled = faster("turns", position_BT) if torch.compiler.is_compiling() else None
-    body = compiled or turns_plain
+    many = torch.compiler.is_compiling() and position_BT.shape[1] > 1
+    body = (faster("turns", position_BT) if many else None) or turns_plain
     table: Tensor = body(position_BT, num_pairs, base, dtype)
     return table
 
