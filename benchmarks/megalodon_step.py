@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from _measure import Row, best_seconds, require, show
@@ -54,11 +55,9 @@ def _attention(num_tokens: int) -> float:
     return 3 * sum(pair) / 2
 
 
-def jax_update(words: torch.Tensor) -> Callable[[], float]:
-    """Return megalodon-jax's update of the same model, compiled."""
-    import equinox as eqx
+def jax_model() -> tuple[Any, Any]:
+    """Return megalodon-jax's model of the same sizes, and its configuration."""
     import jax
-    import optax
     from megalodon_jax import MegalodonConfig, MegalodonForCausalLM
 
     config = MegalodonConfig(
@@ -74,7 +73,16 @@ def jax_update(words: torch.Tensor) -> Callable[[], float]:
         norm_num_groups=GROUPS,
         swiglu=True,
     )
-    model = MegalodonForCausalLM(config, key=jax.random.PRNGKey(0))
+    return MegalodonForCausalLM(config, key=jax.random.PRNGKey(0)), config
+
+
+def jax_update(words: torch.Tensor) -> Callable[[], float]:
+    """Return megalodon-jax's update of the same model, compiled."""
+    import equinox as eqx
+    import jax
+    import optax
+
+    model, _ = jax_model()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
     state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
     ids = jax.numpy.asarray(words[:, :-1].numpy())

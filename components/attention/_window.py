@@ -145,7 +145,8 @@ class Windowed(Recurrent):
     def _heads(self, x_RSGK: Tensor) -> Tensor:
         """Return [R, H, S, K], each key head repeated for the queries that share it."""
         x_RGSK = x_RSGK.transpose(1, 2)
-        return x_RGSK.repeat_interleave(self.num_heads // x_RGSK.shape[1], dim=1)
+        shared = self.num_heads // x_RGSK.shape[1]
+        return x_RGSK if shared == 1 else x_RGSK.repeat_interleave(shared, dim=1)
 
 
 def _blocks(x_BTGK: Tensor, size: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch.utils._triton import has_triton
 
 from archlab.ops.bodies import install
 
-OPERATIONS = ("diagonal_scan", "gated_linear", "score_gradients")
+OPERATIONS = ("diagonal_scan", "gated_linear", "score_gradients", "timestep_norm")
 
 
 @cache

@@ -45,11 +45,12 @@ def resources(launch: Launch, target: str) -> Resources:
 
 
 def _source(launch: Launch) -> ASTSource:
-    signature = {name: _type(value) for name, value in launch.arguments.items()}
     names = launch.kernel.arg_names
+    types = {name: _type(value) for name, value in launch.arguments.items()}
+    types |= dict.fromkeys(launch.constants, "constexpr")
     aligned = {(names.index(name),): _ALIGNED for name, value in launch.arguments.items() if _is_aligned(value)}
-    constants = dict.fromkeys(launch.constants, "constexpr")
-    return ASTSource(launch.kernel, signature=signature | constants, constexprs=dict(launch.constants), attrs=aligned)
+    signature = {name: types[name] for name in names}
+    return ASTSource(launch.kernel, signature=signature, constexprs=dict(launch.constants), attrs=aligned)
 
 
 def _type(value: Tensor | float) -> str:

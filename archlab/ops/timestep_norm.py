@@ -1,0 +1,93 @@
+"""Group normalisation by the statistics of all steps so far, Megalodon section 3.2 (arXiv:2404.08801).
+
+Letters in suffixes: B batch, T time, D channels, G groups, K channels a group.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .bodies import faster
+from .precision import at_least_float32
+
+
+def timestep_norm(
+    x_BTD: Tensor,
+    scale_D: Tensor,
+    bias_D: Tensor,
+    count_B: Tensor,
+    mean_BG: Tensor,
+    var_BG: Tensor,
+    *,
+    num_groups: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise each step by the mean and variance of its group over the `count` steps carried and all up to itself.
+
+    Return y [B, T, D] in x's dtype, and the last mean and variance [B, G] in float64. `scale` multiplies what is
+    normalised; a mean and variance carried from no step have no weight. A faster body for the device is taken where
+    one is installed.
+    """
+    body = faster("timestep_norm", x_BTD)
+    if body is not None:
+        y_BTD, mean_BG, var_BG = body(x_BTD, scale_D, bias_D, count_B, mean_BG, var_BG, num_groups=num_groups, eps=eps)
+        return y_BTD, mean_BG, var_BG
+    x_BTGK = at_least_float32(x_BTD).unflatten(-1, (num_groups, -1))
+    near_BG = _point_near_the_mean(x_BTGK, count_B, mean_BG)
+    distance_BTGK = x_BTGK - near_BG[:, None, :, None]
+    shift_BTG, var_BTG = _running_moments(distance_BTGK, near_BG, count_B, mean_BG, var_BG)
+    rate_BTG = torch.rsqrt(var_BTG + eps).to(x_BTGK.dtype)
+    centred_BTGK = distance_BTGK - shift_BTG[..., None].to(x_BTGK.dtype)
+    y_BTD = (centred_BTGK * rate_BTG[..., None]).flatten(-2)
+    y_BTD = y_BTD * at_least_float32(scale_D) + at_least_float32(bias_D)
+    return y_BTD.to(x_BTD.dtype), near_BG.double() + shift_BTG[:, -1], var_BTG[:, -1].clone()
+
+
+def timestep_norm_reference(
+    x_BTD: Tensor,
+    scale_D: Tensor,
+    bias_D: Tensor,
+    count_B: Tensor,
+    mean_BG: Tensor,
+    var_BG: Tensor,
+    *,
+    num_groups: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do the same one step after the other in float64, each merged into the moments: the definition, for tests."""
+    seen_B1, mean_BG, var_BG, outputs = count_B.double()[:, None], mean_BG.double(), var_BG.double(), []
+    for x_BD in x_BTD.double().unbind(1):
+        x_BGK = x_BD.unflatten(-1, (num_groups, -1))
+        from_mean_BG = x_BGK.mean(-1) - mean_BG
+        new_B1 = 1 / (seen_B1 + 1)
+        within_BG = x_BGK.var(-1, correction=0) + (1 - new_B1) * from_mean_BG**2
+        mean_BG, var_BG = mean_BG + new_B1 * from_mean_BG, (1 - new_B1) * var_BG + new_B1 * within_BG
+        seen_B1 = seen_B1 + 1
+        normal_BGK = (x_BGK - mean_BG[..., None]) / (var_BG[..., None] + eps).sqrt()
+        outputs.append(normal_BGK.flatten(1) * scale_D.double() + bias_D.double())
+    return torch.stack(outputs, 1).to(x_BTD.dtype), mean_BG, var_BG
+
+
+def _point_near_the_mean(x_BTGK: Tensor, count_B: Tensor, mean_BG: Tensor) -> Tensor:
+    """Return the carried mean of each group, that of the first step where none is carried; [B, G], without gradient."""
+    carried_B1 = count_B[:, None] > 0
+    return torch.where(carried_B1, mean_BG.to(x_BTGK.dtype), x_BTGK[:, 0].mean(-1)).detach()
+
+
+def _running_moments(
+    distance_BTGK: Tensor, near_BG: Tensor, count_B: Tensor, mean_BG: Tensor, var_BG: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return each group's mean, seen from `near`, and its population variance over all steps so far, both [B, T, G].
+
+    The sums are of distances from that fixed point and are merged once with the carried statistics, so that
+    they stay exact where the mean is far larger than the deviation.
+    """
+    seen_B1 = count_B[:, None]
+    # Next to zero, but the way back to the carried mean for gradients.
+    off_BG = torch.where(seen_B1 > 0, mean_BG.double() - near_BG, 0.0)
+    steps_BT1 = (seen_B1 + torch.arange(1, distance_BTGK.shape[1] + 1, device=near_BG.device)).double()[..., None]
+    carried = (seen_B1 * off_BG, seen_B1 * (var_BG.double() + off_BG**2))
+    first = (distance_BTGK.mean(-1).double().cumsum(1) + carried[0][:, None]) / steps_BT1
+    second = (distance_BTGK.square().mean(-1).double().cumsum(1) + carried[1][:, None]) / steps_BT1
+    return first, (second - first.square()).clamp(min=0)

@@ -1,0 +1,95 @@
+"""One token after another, batch 1, compiled: Megalodon against megalodon-jax, LLaMA against transformers.
+
+python benchmarks/decoding.py [megalodon llama]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from _measure import Row, Step, best_seconds, require, show
+from _models import LLAMA, MEGALODON, WORDS, ours
+from megalodon_step import jax_model
+from torch import nn
+from transformers_step import llama as transformers_llama
+
+TOKENS, ROUNDS, CONTEXT = 50, 10, 1024
+COMPILE = {"fullgraph": True, "dynamic": False, "options": {"cpp_wrapper": True}}
+
+
+def stream(model: nn.Module) -> Step:
+    """Return a function that decodes some tokens with one of our models, compiled for one token."""
+    model.eval()
+    compiled, kept, token = torch.compile(model, **COMPILE), [model.init_state(1)], torch.zeros(1, 1, dtype=torch.int64)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def step() -> None:
+        for _ in range(TOKENS):
+            _, kept[0] = compiled(token, kept[0])
+
+    return step
+
+
+def jax_stream() -> Step:
+    """Return a function that decodes as many tokens with megalodon-jax, compiled."""
+    import equinox as eqx
+    import jax
+    from megalodon_jax.inference import init_cache
+
+    model, config = jax_model()
+    token, kept = jax.numpy.zeros((1, 1), jax.numpy.int32), [init_cache(config)]
+    call = eqx.filter_jit(lambda model, token, cache: model(token, cache=cache, return_cache=True))
+
+    def step() -> None:
+        for _ in range(TOKENS):
+            logits, kept[0] = call(model, token, kept[0])
+            logits.block_until_ready()
+
+    return step
+
+
+def transformers_stream(compile_: Callable[[Any], Any]) -> Step:
+    """Return a function that decodes as many tokens with transformers' LLaMA and a static cache, eager or compiled."""
+    from transformers import StaticCache
+
+    model = transformers_llama(CONTEXT).eval()
+    call, token = compile_(model), torch.zeros(1, 1, dtype=torch.int64)
+    cache = StaticCache(config=model.config, max_cache_len=CONTEXT)
+
+    @torch.inference_mode()
+    def step() -> None:
+        cache.reset()
+        for _ in range(TOKENS):
+            call(token, past_key_values=cache, use_cache=True)
+
+    return step
+
+
+def megalodon() -> Row:
+    """Measure Megalodon beside megalodon-jax."""
+    require("megalodon-jax")
+    sides = best_seconds(stream(ours("megalodon_tiny", MEGALODON, "off")), jax_stream(), rounds=ROUNDS)
+    return Row("Megalodon, against megalodon-jax", TOKENS / sides[0], TOKENS / sides[1], "tokens/s", "3")
+
+
+def llama() -> Row:
+    """Measure LLaMA beside the better of transformers' eager and compiled one."""
+    require("transformers")
+    window = f"model.layers[0].mixer.attention.window_size={CONTEXT}"
+    peers = [transformers_stream(lambda model: model), transformers_stream(torch.compile)]
+    sides = best_seconds(stream(ours("llama2_tiny", (*LLAMA, window), "off")), *peers, rounds=ROUNDS)
+    return Row("LLaMA, against transformers", TOKENS / sides[0], TOKENS / min(sides[1:]), "tokens/s", "2")
+
+
+def main() -> None:
+    """Measure the models that were asked for, or both."""
+    chosen = sys.argv[1:] or ["megalodon", "llama"]
+    rows = [{"megalodon": megalodon, "llama": llama}[name]() for name in chosen]
+    show(f"One token after another, {WORDS} words, batch 1, 4 layers of 256", rows)
+
+
+if __name__ == "__main__":
+    main()
