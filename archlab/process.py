@@ -16,9 +16,9 @@ from archlab.errors import ConfigError
 TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # glibc gives every large block back to the kernel at once, and pays for its pages again at the next one. Numbers of
-# its mallopt: no block is mapped by itself, freed memory is kept, and is asked for in large pieces.
+# its mallopt: no block is mapped by itself, freed memory is kept however much, and is asked for in large pieces.
 _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
-_ALLOCATOR = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
+_ALLOCATOR = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**28))
 
 
 def is_on(switch: str) -> bool:
