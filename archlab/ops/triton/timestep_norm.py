@@ -126,8 +126,8 @@ def _backward_launch(inputs: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> Lau
     return _launch(backward, names, (*inputs, *out), {})
 
 
-def _launch(kernel: Any, tensors: tuple[Tensor, ...], constants: dict[str, Any]) -> Launch:
-    arguments = dict(zip(kernel.arg_names, tensors, strict=False))
+def _launch(kernel: Any, names: list[str], tensors: tuple[Tensor, ...], constants: dict[str, Any]) -> Launch:
+    arguments = dict(zip(names, tensors, strict=True))
     (B, T, D), G = arguments["x"].shape, arguments["mean"].shape[1]
     channels = triton.next_power_of_2(D // G)
     steps = min(max(TILE // channels, 1), triton.next_power_of_2(T))
