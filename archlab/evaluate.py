@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, suggest
 from archlab.loss import scores
+from archlab.ops.precision import without_autocast
 
 _AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -70,8 +71,10 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _measured(model: nn.Module, task: Any, inputs: Tensor, targets: Tensor, precision: str) -> Iterator[Any]:
-    device, dtype = device_of(model), _AUTOCAST[precision]
+def _measured(model: nn.Module, task: Any, inputs: Tensor, targets: Tensor, precision: str) -> list[Any]:
+    device, dtype, measured = device_of(model), _AUTOCAST[precision], []
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         for logits, wanted in scores(model, inputs.to(device), targets.to(device), by_step=task.by_step):
-            yield task.measure(logits, wanted)
+            with without_autocast(logits):
+                measured.append(task.measure(logits, wanted))
+    return measured
