@@ -19,8 +19,6 @@ def timestep_norm(
     count_B: Tensor,
     mean_BG: Tensor,
     var_BG: Tensor,
-    *,
-    num_groups: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise each step by the mean and variance of its group over the `count` steps carried and all up to itself.
@@ -31,9 +29,9 @@ def timestep_norm(
     """
     body = faster("timestep_norm", x_BTD)
     if body is not None:
-        y_BTD, mean_BG, var_BG = body(x_BTD, scale_D, bias_D, count_B, mean_BG, var_BG, num_groups=num_groups, eps=eps)
+        y_BTD, mean_BG, var_BG = body(x_BTD, scale_D, bias_D, count_B, mean_BG, var_BG, eps)
         return y_BTD, mean_BG, var_BG
-    x_BTGK = at_least_float32(x_BTD).unflatten(-1, (num_groups, -1))
+    x_BTGK = at_least_float32(x_BTD).unflatten(-1, (mean_BG.shape[1], -1))
     near_BG = _point_near_the_mean(x_BTGK, count_B, mean_BG)
     distance_BTGK = x_BTGK - near_BG[:, None, :, None]
     shift_BTG, var_BTG = _running_moments(distance_BTGK, near_BG, count_B, mean_BG, var_BG)
@@ -51,14 +49,12 @@ def timestep_norm_reference(
     count_B: Tensor,
     mean_BG: Tensor,
     var_BG: Tensor,
-    *,
-    num_groups: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do the same one step after the other in float64, each merged into the moments: the definition, for tests."""
     seen_B1, mean_BG, var_BG, outputs = count_B.double()[:, None], mean_BG.double(), var_BG.double(), []
     for x_BD in x_BTD.double().unbind(1):
-        x_BGK = x_BD.unflatten(-1, (num_groups, -1))
+        x_BGK = x_BD.unflatten(-1, (mean_BG.shape[1], -1))
         from_mean_BG = x_BGK.mean(-1) - mean_BG
         new_B1 = 1 / (seen_B1 + 1)
         within_BG = x_BGK.var(-1, correction=0) + (1 - new_B1) * from_mean_BG**2

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +42,6 @@ class TimestepNorm(Recurrent):
         """Normalise each step by the mean and variance of its group up to and including itself."""
         state = state or self.init_state(x_BTD.shape[0])
         scale_D, bias_D = 1 + at_least_float32(self.weight), at_least_float32(self.bias)
-        sizes: dict[str, Any] = {"num_groups": self.num_groups, "eps": self.eps}
-        y_BTD, mean, var = timestep_norm(x_BTD, scale_D, bias_D, state["count"], state["mean"], state["var"], **sizes)
+        carried = state["count"], state["mean"], state["var"]
+        y_BTD, mean, var = timestep_norm(x_BTD, scale_D, bias_D, *carried, self.eps)
         return y_BTD, {"count": state["count"] + x_BTD.shape[1], "mean": mean, "var": var}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._diagonal_states import empty, factors, jump, keep, parts, row, stepped, times
+from ._diagonal_states import carried, empty, factors, jump, keep, keep_row, parts, stepped, times
 
 
 @triton.jit
 def backward(
-    u, dy, near, rest, weight, sums, du, B, T, D, N,
+    u, dy, near, rest, weight, sums, du, T, D, N,
     STATES: tl.constexpr, COMPLEX: tl.constexpr, ROWS: tl.constexpr, LOG_STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Compute du [B, T, D] and five sums [5, B, D, N, P], in one walk from the last step to the first.
@@ -27,7 +27,7 @@ def backward(
     dy += sample * T * D
     du += sample * T * D
     held = (sample * D + channels) * N
-    apart = B.to(tl.int64) * D * N
+    apart = tl.num_programs(1).to(tl.int64) * D * N
     for tile in range(0, T, ROWS * steps):
         final = tl.minimum(T - tile, ROWS * steps) - 1
         start = tile + rows * steps
@@ -69,7 +69,7 @@ def walked_back(
 ):  # fmt: skip
     """Take the steps from `begin` to `end` of each row, the last of time first; give du and sums, where asked for."""
     for step in range(begin, end):
-        at = T - 1 - (start + step)
+        at = (T - 1 - (start + step)).to(tl.int64)
         held = (at >= 0) & (at < T) & inside
         dy_RD = tl.load(dy + at * D + channels, mask=held, other=0.0)
         u_RD = tl.load(u + at * D + channels, mask=held & OUTPUTS, other=0.0)
@@ -126,27 +126,6 @@ def starts_back(
         as_re, as_im = as_re + (y[0],), as_im + (y[1],)
         ss_re, ss_im = ss_re + (z[0],), ss_im + (z[1],)
     return (gs_re, gs_im), (as_re, as_im), (ss_re, ss_im)
-
-
-@triton.jit
-def carried(
-    pointer, added, start, rows, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.constexpr
-):  # fmt: skip
-    """Add what an earlier tile left to the first row."""
-    before_re, before_im = parts(pointer, start, inside, N, first, STATES, COMPLEX)
-    all_re, all_im = (), ()
-    for n in tl.static_range(STATES):
-        all_re += (added[0][n] + tl.where(rows == 0, before_re[n], 0.0),)
-        all_im += (added[1][n] + tl.where(rows == 0, before_im[n], 0.0),)
-    return all_re, all_im
-
-
-@triton.jit
-def keep_row(pointer, x, start, rows, which, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.constexpr):
-    """Store one row for a later tile."""
-    for n in tl.static_range(STATES):
-        re, im = row(x[0][n], rows, which), row(x[1][n], rows, which)
-        keep(pointer, start + first + n, inside & (first + n < N), re, im, COMPLEX)
 
 
 @triton.jit

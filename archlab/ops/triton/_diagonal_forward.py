@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._diagonal_states import empty, factors, jump, keep, parts, row, stepped, times
+from ._diagonal_states import carried, empty, factors, jump, keep_row, parts, stepped, times
 
 
 @triton.jit
@@ -31,19 +31,17 @@ def forward(
         for first in range(0, N, STATES):
             nears, rests_re, rests_im = factors(near, rest, channels, inside, N, first, STATES, COMPLEX)
             weights = parts(weight, channels * N, inside, N, first, STATES, COMPLEX)
-            carried_re, carried_im = parts(last, held, inside, N, first, STATES, COMPLEX)
             none = empty(tl.zeros((ROWS, CHANNELS), u.dtype.element_ty), STATES)
             early = tl.where(rows > 0, start - steps, T)
-            added_re, added_im = walked(
+            added = walked(
                 none, none, nears, rests_re, rests_im, u, y, weights, early, channels, inside, 0, steps, first, T, D,
                 STATES, COMPLEX, False,
             )  # fmt: skip
+            added_re, added_im = carried(last, added, held, rows, inside, N, first, STATES, COMPLEX)
             re, im = (), ()
             for n in tl.static_range(STATES):
                 less_re, less_im, _, _ = jump(nears[n], rests_re[n], rests_im[n], LOG_STEPS, COMPLEX)
-                h_re = added_re[n] + tl.where(rows == 0, carried_re[n], 0.0)
-                h_im = added_im[n] + tl.where(rows == 0, carried_im[n], 0.0)
-                h_re, h_im = row_starts(less_re, less_im, h_re, h_im, COMPLEX)
+                h_re, h_im = row_starts(less_re, less_im, added_re[n], added_im[n], COMPLEX)
                 re += (h_re,)
                 im += (h_im,)
             middle = final % steps + 1
@@ -51,9 +49,7 @@ def forward(
                 re, im, nears, rests_re, rests_im, u, y, weights, start, channels, inside, 0, middle, first, T, D,
                 STATES, COMPLEX, True,
             )  # fmt: skip
-            for n in tl.static_range(STATES):
-                h_re, h_im = row(re[n], rows, final // steps), row(im[n], rows, final // steps)
-                keep(last, held + first + n, inside & (first + n < N), h_re, h_im, COMPLEX)
+            keep_row(last, (re, im), held, rows, final // steps, inside, N, first, STATES, COMPLEX)
             walked(
                 re, im, nears, rests_re, rests_im, u, y, weights, start, channels, inside, middle, steps, first, T, D,
                 STATES, COMPLEX, True,
@@ -68,7 +64,7 @@ def walked(
 ):  # fmt: skip
     """Take the steps from `begin` to `end` of each row; add what is read of the states to y, where asked for."""
     for step in range(begin, end):
-        at = start + step
+        at = (start + step).to(tl.int64)
         held = (at >= 0) & (at < T) & inside
         u_RD = tl.load(u + at * D + channels, mask=held, other=0.0)
         y_RD = tl.zeros_like(u_RD)

@@ -93,3 +93,24 @@ def empty(like_RD, STATES: tl.constexpr):
     for _ in tl.static_range(STATES):
         zeros += (tl.zeros_like(like_RD),)
     return zeros
+
+
+@triton.jit
+def carried(
+    pointer, added, start, rows, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.constexpr
+):  # fmt: skip
+    """Add what an earlier tile left to the first row."""
+    before_re, before_im = parts(pointer, start, inside, N, first, STATES, COMPLEX)
+    all_re, all_im = (), ()
+    for n in tl.static_range(STATES):
+        all_re += (added[0][n] + tl.where(rows == 0, before_re[n], 0.0),)
+        all_im += (added[1][n] + tl.where(rows == 0, before_im[n], 0.0),)
+    return all_re, all_im
+
+
+@triton.jit
+def keep_row(pointer, x, start, rows, which, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.constexpr):
+    """Store one row for a later tile."""
+    for n in tl.static_range(STATES):
+        re, im = row(x[0][n], rows, which), row(x[1][n], rows, which)
+        keep(pointer, start + first + n, inside & (first + n < N), re, im, COMPLEX)

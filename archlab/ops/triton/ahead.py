@@ -49,13 +49,17 @@ def _source(launch: Launch) -> ASTSource:
     types = {name: _type(value) for name, value in launch.arguments.items()}
     types |= dict.fromkeys(launch.constants, "constexpr")
     aligned = {(names.index(name),): _ALIGNED for name, value in launch.arguments.items() if _is_aligned(value)}
+    constants = {name: x for name, x in launch.arguments.items() if types[name] == "constexpr"} | dict(launch.constants)
     signature = {name: types[name] for name in names}
-    return ASTSource(launch.kernel, signature=signature, constexprs=dict(launch.constants), attrs=aligned)
+    return ASTSource(launch.kernel, signature=signature, constexprs=constants, attrs=aligned)
 
 
 def _type(value: Tensor | float) -> str:
+    """Return the type as a launch has it, where an integer that is 1 is a constant."""
     if isinstance(value, Tensor):
         return f"*{_TYPES[value.dtype]}"
+    if isinstance(value, int) and value == 1:
+        return "constexpr"
     return "i32" if isinstance(value, int) else "fp32"
 
 

@@ -92,48 +92,32 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _forward_launch(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, last: Tensor, y: Tensor) -> Launch:
-    arguments = {"u": u, "near": near, "rest": rest, "weight": weight, "last": last, "y": y} | _sizes(u, rest)
-    each = 30 if rest.shape[2] == 2 else 12
-    return Launch(
-        forward,
-        _grid(u),
-        arguments,
-        _constants(u, rest, PARTS),
-        num_warps=ROWS,
-        passes={"last": 2},
-        flops=each * u.numel() * rest.shape[1],
-    )
+    tensors = {"u": u, "near": near, "rest": rest, "weight": weight, "last": last, "y": y}
+    return _launch(forward, tensors, PARTS, "last", 30 if rest.shape[2] == 2 else 12)
 
 
 def _backward_launch(
     u: Tensor, dy: Tensor, near: Tensor, rest: Tensor, weight: Tensor, sums: Tensor, du: Tensor
 ) -> Launch:
     tensors = {"u": u, "dy": dy, "near": near, "rest": rest, "weight": weight, "sums": sums, "du": du}
-    arguments = tensors | {"B": u.shape[0]} | _sizes(u, rest)
-    each = 97 if rest.shape[2] == 2 else 35
-    return Launch(
-        backward,
-        _grid(u),
-        arguments,
-        _constants(u, rest, PARTS_BACK),
-        num_warps=ROWS,
-        passes={"sums": 2},
-        flops=each * u.numel() * rest.shape[1],
-    )
+    return _launch(backward, tensors, PARTS_BACK, "sums", 97 if rest.shape[2] == 2 else 35)
 
 
-def _grid(u_BTD: Tensor) -> tuple[int, int]:
-    return -(-u_BTD.shape[2] // CHANNELS), u_BTD.shape[0]
-
-
-def _sizes(u_BTD: Tensor, rest_DNP: Tensor) -> dict[str, int]:
-    return {"T": u_BTD.shape[1], "D": u_BTD.shape[2], "N": rest_DNP.shape[1]}
-
-
-def _constants(u_BTD: Tensor, rest_DNP: Tensor, parts: int) -> dict[str, Any]:
-    steps = min(max(-(-u_BTD.shape[1] // ROWS), 2), MOST_STEPS)
+def _launch(kernel: Any, tensors: dict[str, Tensor], parts: int, states: str, flops: int) -> Launch:
+    """Return a launch that reads and writes `states`, with so many operations for a step's state."""
+    u_BTD, rest_DNP = tensors["u"], tensors["rest"]
+    (B, T, D), (N, P) = u_BTD.shape, rest_DNP.shape[1:]
+    steps = min(max(-(-T // ROWS), 2), MOST_STEPS)
     sizes = {"ROWS": ROWS, "LOG_STEPS": (steps - 1).bit_length(), "CHANNELS": CHANNELS}
-    return {"STATES": parts // rest_DNP.shape[2], "COMPLEX": rest_DNP.shape[2] == 2} | sizes
+    return Launch(
+        kernel,
+        (-(-D // CHANNELS), B),
+        tensors | {"T": T, "D": D, "N": N},
+        {"STATES": parts // P, "COMPLEX": P == 2} | sizes,
+        num_warps=ROWS,
+        moves={states: 2},
+        flops=flops * u_BTD.numel() * N,
+    )
 
 
 def passes() -> tuple[Pass, ...]:

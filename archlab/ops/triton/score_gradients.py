@@ -28,7 +28,7 @@ def _launch(scores: Tensor, target: Tensor, losses: Tensor) -> Launch:
     R, V = scores.shape
     arguments: dict[str, Tensor | int | float] = {"scores": scores, "target": target, "losses": losses, "V": V}
     constants = {"WIDTH": min(WIDEST, triton.next_power_of_2(V))}
-    return Launch(gradients, (R,), arguments, constants, num_warps=8, passes={"scores": 2})
+    return Launch(gradients, (R,), arguments, constants, num_warps=8, moves={"scores": 2})
 
 
 def passes() -> tuple[Pass, ...]:

@@ -31,16 +31,12 @@ def timestep_norm(
     count_B: Tensor,
     mean_BG: Tensor,
     var_BG: Tensor,
-    *,
-    num_groups: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y [B, T, D] in x's dtype, and the last mean and variance [B, G] in float64.
 
     The backward pass keeps x, the mean and the rate of each step and group.
     """
-    if mean_BG.shape[1] != num_groups:
-        raise ValueError(f"statistics of {mean_BG.shape[1]} groups, not of {num_groups}")
     kind = at_least_float32(x_BTD[:0]).dtype
     statistics = count_B, mean_BG.double(), var_BG.double()
     y_BTD, last_mean_BG, last_var_BG, *_ = _forward(x_BTD, scale_D.to(kind), bias_D.to(kind), *statistics, eps)
