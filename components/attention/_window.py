@@ -23,8 +23,9 @@ class Windowed(Recurrent):
     """Attention whose weights are a function of the scores of the keys in a causal window.
 
     q: [B, T, H, K], k: [B, T, G, K], v: [B, T, G, V] -> [B, T, H, V].  State: position [B] and the last
-    `window_size` keys (already rotated) and values. `full` sees all, and refuses a stream of more than
-    `window_size` tokens; `sliding` sees the last `window_size`, itself among them; `chunk` sees its own block of them.
+    `window_size` keys (already rotated) and values, those of position p at place p mod `window_size`. `full` sees
+    all, and refuses a stream of more than `window_size` tokens; `sliding` sees the last `window_size`, itself among
+    them; `chunk` sees its own block of them.
     """
 
     _like: Tensor
@@ -84,29 +85,46 @@ class Windowed(Recurrent):
         position_BT = begin_B1 + torch.arange(T, device=q_BTHK.device)
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
         q_BTHK, k_BTGK = self.position.rotate(q_BTHK, place_BT), self.position.rotate(k_BTGK, place_BT)
-        if state is None and (self.window != "sliding" or self.window_size >= T):
-            keys, values = self._fitted(k_BTGK), self._fitted(v_BTGV)
-            y_BTHV = self._from_start(q_BTHK, k_BTGK, v_BTGV)
+        rings = (state["keys"], state["values"]) if state else (None, None)
+        kept = [self._kept(ring, new, position_BT) for ring, new in zip(rings, (k_BTGK, v_BTGV), strict=True)]
+        if state and T == 1:
+            y_BTHV = self._one_step(q_BTHK, *kept, position_BT)
+        elif state or (self.window == "sliding" and self.window_size < T):
+            both = (self._in_order(ring, new, begin_B1) for ring, new in zip(rings, (k_BTGK, v_BTGV), strict=True))
+            y_BTHV = self._streamed(q_BTHK, *both, position_BT)
         else:
-            earlier = state or {}
-            keys, values = self._append(earlier.get("keys"), k_BTGK), self._append(earlier.get("values"), v_BTGV)
-            y_BTHV = self._streamed(q_BTHK, keys, values, position_BT)
-        kept = {"keys": self._latest(keys), "values": self._latest(values)}
-        return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1} | kept
+            y_BTHV = self._from_start(q_BTHK, k_BTGK, v_BTGV)
+        after_B = position_BT[:, -1].expand(B) + 1
+        return y_BTHV, {"position": after_B, "keys": kept[0], "values": kept[1]}
 
-    def _append(self, kept_BWGK: Tensor | None, new_BTGK: Tensor) -> Tensor:
+    def _kept(self, ring_BWGK: Tensor | None, new_BTGK: Tensor, position_BT: Tensor) -> Tensor:
+        """Return the last `window_size` keys, that of position p at place p mod `window_size`."""
+        W, T = self.window_size, new_BTGK.shape[1]
+        if ring_BWGK is not None:
+            samples_B1 = torch.arange(new_BTGK.shape[0], device=new_BTGK.device)[:, None]
+            places = (samples_B1, position_BT[:, -W:] % W)
+            return ring_BWGK.to(new_BTGK.dtype).index_put(places, new_BTGK[:, -W:])
+        if T <= W:
+            return F.pad(new_BTGK, (0, 0, 0, 0, 0, W - T))
+        return new_BTGK[:, -W:].roll(T % W, dims=1)
+
+    def _in_order(self, ring_BWGK: Tensor | None, new_BTGK: Tensor, begin_B1: Tensor) -> Tensor:
         """Return the new keys behind the `window_size - 1` that the first of the new queries may see."""
-        if kept_BWGK is None:
-            return F.pad(new_BTGK, (0, 0, 0, 0, self.window_size - 1, 0))
-        return torch.cat((kept_BWGK[:, 1:].to(new_BTGK.dtype), new_BTGK), dim=1)
+        W = self.window_size
+        if ring_BWGK is None:
+            return F.pad(new_BTGK, (0, 0, 0, 0, W - 1, 0))
+        samples_B1 = torch.arange(new_BTGK.shape[0], device=new_BTGK.device)[:, None]
+        earlier = ring_BWGK[samples_B1, (begin_B1 + torch.arange(1, W, device=new_BTGK.device)) % W]
+        return torch.cat((earlier.to(new_BTGK.dtype), new_BTGK), dim=1)
 
-    def _latest(self, keys_BSGK: Tensor) -> Tensor:
-        """Return the last `window_size` keys in memory of their own, laid out alike after every call."""
-        return keys_BSGK if keys_BSGK.shape[1] == self.window_size else keys_BSGK[:, -self.window_size :].clone()
-
-    def _fitted(self, keys_BTGK: Tensor) -> Tensor:
-        """Return the last `window_size` of a stream's first keys in memory of their own, zeros ahead of few."""
-        return F.pad(keys_BTGK, (0, 0, 0, 0, self.window_size - keys_BTGK.shape[1], 0))
+    def _one_step(self, q_B1HK: Tensor, keys_BWGK: Tensor, values_BWGV: Tensor, position_B1: Tensor) -> Tensor:
+        """Attend over the kept keys where they lie, the query's own among them."""
+        ago_BW = (position_B1 - torch.arange(self.window_size, device=q_B1HK.device)) % self.window_size
+        key_BW = position_B1 - ago_BW
+        mask = self._visible(position_B1[:, :, None], key_BW[:, None])[:, None]
+        q_BH1K, k_BHWK, v_BHWV = (self._heads(x) for x in (q_B1HK, keys_BWGK, values_BWGV))
+        y_BH1V = self.attend(q_BH1K, k_BHWK, v_BHWV, mask, self.position.bias(position_B1, key_BW))
+        return y_BH1V.transpose(1, 2)
 
     def _from_start(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> Tensor:
         """Attend from the first token on, each block by itself."""
