@@ -23,7 +23,7 @@ from archlab.memory import available, readable
 from archlab.ops.native import diagonal_scan
 from archlab.ops.native.library import missing
 from archlab.precision import GAIN, bfloat16_gain
-from archlab.process import TUNE, keeps_memory, tuned
+from archlab.process import HUGE_PAGES, TUNE, has_huge_pages, keeps_memory, tuned
 from archlab.processor import processor_features
 
 Verdict = Literal["ok", "note", "problem"]
@@ -125,6 +125,9 @@ def _tuning() -> Iterator[Finding]:
     advice = "" if kept else "large blocks cost their pages anew at every step"
     value = "keeps large blocks" if kept else "stock, or as the environment sets it"
     yield Finding("allocator", value, "ok" if kept else "note", advice)
+    huge = has_huge_pages()
+    advice = "" if huge else f"{HUGE_PAGES}=1, on a kernel that has them, makes long contexts faster"
+    yield Finding("large pages", "under large tensors" if huge else "none", "ok" if huge else "note", advice)
     for way in ways():
         chosen = way.name == settle_matrix_products()
         value = f"{way.flops_per_s / 1e9:.0f} GFLOP/s, error {way.error:.0e}{', taken' if chosen else ''}"

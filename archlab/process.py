@@ -1,4 +1,4 @@
-"""What a command's process needs to be fast: an allocator that keeps its memory, and a compile cache that lasts.
+"""What a command's process needs to be fast: memory that is kept and in large pages, and a compile cache that lasts.
 
 `ARCHLAB_TUNE=off` leaves everything as it is.
 """
@@ -15,6 +15,9 @@ from archlab.errors import ConfigError
 
 TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
+# By this torch asks the kernel for pages of 2 MB under its large tensors: fewer of them to bring and to look up.
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+_KERNEL_SAYS = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # glibc gives every large block back to the kernel at once, and pays for its pages again at the next one. Numbers of
 # its mallopt: no block is mapped by itself, freed memory is kept however much, and is asked for in large pieces.
 _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
@@ -39,6 +42,7 @@ def settle_process() -> None:
     if not tuned():
         return
     keeps_memory()
+    os.environ.setdefault(HUGE_PAGES, "1")
     folder = cache_folder("inductor")
     if folder is not None:
         os.environ.setdefault(CACHE, str(folder))
@@ -55,6 +59,15 @@ def keeps_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(name, value) == 1 for name, value in _ALLOCATOR)
+
+
+def has_huge_pages() -> bool:
+    """Tell whether large tensors lie in large pages: torch asks for them, and the kernel gives them to who asks."""
+    try:
+        given = "[never]" not in _KERNEL_SAYS.read_text()
+    except OSError:
+        return False
+    return given and os.environ.get(HUGE_PAGES) == "1"
 
 
 def cache_folder(name: str) -> Path | None:

@@ -13,12 +13,16 @@ from archlab import matrix_products, process
 from archlab.errors import ConfigError
 from archlab.matrix_products import STOCK, Way, choose, ways
 
+_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_KERNEL = _FILE.read_text() if _FILE.is_file() else ""
+
 
 @pytest.fixture
 def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv(process.CACHE, "")
     monkeypatch.delenv(process.CACHE)
+    monkeypatch.setenv(process.HUGE_PAGES, "1")
     return tmp_path / "cache"
 
 
@@ -48,15 +52,29 @@ def test_compiled_models_are_kept_for_the_user(cache_home: Path) -> None:
 
 def test_what_a_user_has_set_is_theirs(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(process.CACHE, "/mine")
+    monkeypatch.setenv(process.HUGE_PAGES, "0")
     process.settle_process()
-    assert os.environ[process.CACHE] == "/mine"
+    assert (os.environ[process.CACHE], os.environ[process.HUGE_PAGES]) == ("/mine", "0")
+
+
+@pytest.mark.skipif("[never]" in _KERNEL or not _KERNEL, reason="this kernel gives no large pages to who asks")
+def test_large_tensors_lie_in_large_pages() -> None:
+    code = (
+        "from archlab.process import settle_process; settle_process(); import torch; x = torch.ones(32 * 2**20);"
+        "lines = open('/proc/self/smaps_rollup').read().splitlines();"
+        "print(next(int(line.split()[1]) for line in lines if line.startswith('AnonHugePages')) > 100_000)"
+    )
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    assert [_run(code, kept | more) for more in ({}, {"ARCHLAB_TUNE": "off"})] == ["True", "False"]
 
 
 def test_nothing_is_set_where_tuning_is_off(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHLAB_TUNE", "off")
     monkeypatch.setattr(process, "keeps_memory", lambda: pytest.fail("told the allocator"))
+    monkeypatch.delenv(process.HUGE_PAGES, raising=False)
     process.settle_process()
     assert process.CACHE not in os.environ
+    assert process.HUGE_PAGES not in os.environ
 
 
 def test_a_cache_that_cannot_be_made_is_left_out(

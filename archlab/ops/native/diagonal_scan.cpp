@@ -10,7 +10,8 @@
 // Numbers have P parts: 1 where they are real, 2 (real, imaginary) where they are complex.
 // B batch, T time, D channels, N states a channel, M blocks.
 //
-// The caller allots what is kept, so it says how: STEPS a block, STATES padded to a multiple, LINE bytes a vector.
+// The caller allots what is kept, so it says how: STEPS a block, STATES padded to a multiple, and channels to that of a
+// vector of WIDEST bytes.
 
 #include <cstdint>
 #include <cstring>
@@ -23,6 +24,16 @@ namespace {
 
 constexpr int FORWARD_STATES = STATES, BACKWARD_STATES = 2;  // more are out of registers
 static_assert(FORWARD_STATES % BACKWARD_STATES == 0);
+
+// A vector that is wider than the processor's is kept in memory instead of registers.
+#if defined(__AVX512F__)
+constexpr int LINE = 64;
+#elif defined(__AVX__)
+constexpr int LINE = 32;
+#else
+constexpr int LINE = 16;
+#endif
+static_assert(WIDEST % LINE == 0);
 
 template <typename F> struct Simd {
     typedef F Vec __attribute__((vector_size(LINE)));

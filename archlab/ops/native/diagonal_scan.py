@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .library import call, library
 
-STEPS, STATES, LINE = 64, 4, 64  # steps a block, states computed together, bytes a vector
+STEPS, STATES, WIDEST = 64, 4, 64  # steps a block, states computed together, bytes of any processor's vector
 _KINDS = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -23,7 +23,7 @@ def ready() -> bool:
 
 
 def _library() -> ctypes.CDLL | None:
-    return library("diagonal_scan", STEPS=STEPS, STATES=STATES, LINE=LINE)
+    return library("diagonal_scan", STEPS=STEPS, STATES=STATES, WIDEST=WIDEST)
 
 
 def diagonal_scan(
@@ -49,7 +49,7 @@ def _forward(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tenso
 @_forward.register_fake
 def _empty(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     (B, T, D), (N, P) = u.shape, rest.shape[1:]
-    lanes = LINE // u.element_size()
+    lanes = WIDEST // u.element_size()
     shape = (B, -(-D // lanes), -(-T // STEPS), -(-N // STATES) * STATES, P, lanes)
     return u.new_empty(B, T, D), u.new_empty(B, D, N, P), u.new_empty(shape)
 
