@@ -177,6 +177,7 @@ def export(folder: Path, out: Path, force: bool) -> None:
 @click.option("--top-k", type=int, help="Sample among the k likeliest tokens.")
 @click.option("--top-p", type=float, help="Sample among the likeliest tokens that reach this probability.")
 @click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--compile/--no-compile", "compiled", default=None, help="Default: for 10,000 tokens or more.")
 def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
     """Continue a text with a trained model: a checkpoint, a run or a search."""
     pieces = commands.generate(folder, prompt, max_new_tokens=tokens, **sampling)

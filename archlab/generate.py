@@ -11,8 +11,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from archlab.decoding import Decoder
 from archlab.errors import ArchlabError
 from archlab.evaluate import device_of, evaluating
+from archlab.execution import has_cpp_compiler
+from archlab.state import State
+
+WORTH_COMPILING = 10_000  # tokens
 
 
 class Sampler:
@@ -62,23 +67,45 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
+    compiled: bool | None = None,
 ) -> Iterator[int]:
     """Read the prompt in one call, then yield new tokens, each from one call on the token before it.
 
+    Unless said otherwise the calls on one token are compiled where so many are asked for that it pays.
     Raises ArchlabError at once for a setting that cannot be used.
     """
     if not tokens:
         raise ArchlabError("the prompt is empty: the model needs at least one token to go on from")
     if max_new_tokens < 0:
         raise ArchlabError(f"max_new_tokens {max_new_tokens} is below 0")
-    return _generate(model, list(tokens), max_new_tokens, Sampler(temperature, top_k, top_p, seed))
+    compiled = max_new_tokens >= WORTH_COMPILING and has_cpp_compiler() if compiled is None else compiled
+    return _generate(model, list(tokens), max_new_tokens, Sampler(temperature, top_k, top_p, seed), compiled)
 
 
-@torch.inference_mode()
-def _generate(model: nn.Module, tokens: list[int], max_new_tokens: int, sampler: Sampler) -> Iterator[int]:
-    device, state = device_of(model), None
+@torch.no_grad()
+def _generate(
+    model: nn.Module, tokens: list[int], max_new_tokens: int, sampler: Sampler, compiled: bool
+) -> Iterator[int]:
+    stream, device = _Stream(model, compiled), device_of(model)
     with evaluating(model):
         for _ in range(max_new_tokens):
-            logits_1TV, state = model(torch.tensor([tokens], device=device), state)
+            logits_1TV = stream(torch.tensor([tokens], device=device))
             tokens = [sampler(logits_1TV[0, -1])]
             yield tokens[0]
+
+
+class _Stream:
+    """A model that reads on from call to call: a prompt as it is, and what follows compiled if that is wanted."""
+
+    def __init__(self, model: nn.Module, compiled: bool) -> None:
+        self.model, self.compiled = model, compiled
+        self.state: State | None = None
+        self.decoder: Decoder | None = None
+
+    def __call__(self, tokens_1T: Tensor) -> Tensor:
+        if self.decoder is not None:
+            return self.decoder(tokens_1T)
+        logits_1TV, self.state = self.model(tokens_1T, self.state)
+        if self.compiled:
+            self.decoder = Decoder(self.model, self.state)
+        return logits_1TV

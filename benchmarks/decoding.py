@@ -16,19 +16,22 @@ from megalodon_step import jax_model
 from torch import nn
 from transformers_step import llama as transformers_llama
 
+from archlab.decoding import Decoder
+from archlab.state import init_state
+
 TOKENS, ROUNDS, CONTEXT = 50, 10, 1024
-COMPILE = {"fullgraph": True, "dynamic": False, "options": {"cpp_wrapper": True}}
 
 
 def stream(model: nn.Module) -> Step:
-    """Return a function that decodes some tokens with one of our models, compiled for one token."""
-    model.eval()
-    compiled, kept, token = torch.compile(model, **COMPILE), [model.init_state(1)], torch.zeros(1, 1, dtype=torch.int64)  # type: ignore[call-overload]
+    """Return a function that decodes some tokens with one of our models."""
+    start, token = init_state(model, 1), torch.zeros(1, 1, dtype=torch.int64)
+    decoder = Decoder(model, start)
 
-    @torch.inference_mode()
     def step() -> None:
+        for name, tensor in decoder.state.items():
+            tensor.copy_(start[name])
         for _ in range(TOKENS):
-            _, kept[0] = compiled(token, kept[0])
+            decoder(token)
 
     return step
 

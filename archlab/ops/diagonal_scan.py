@@ -92,8 +92,9 @@ def _one_step(u_B1D: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tenso
     injected = _inject(u_B1D.transpose(1, 2)[..., None], weight_DNP)
     if state_BDNP is None:
         state_BDNP = torch.zeros_like(injected)
-    moved = product(decay.factor().expand_as(state_BDNP), state_BDNP.double())
-    state_BDNP = moved.to(injected.dtype) + injected
+    near_DN, rest_DNP = decay.near_and_rest()
+    moved = product(rest_DNP.expand_as(state_BDNP), state_BDNP) + injected
+    state_BDNP = near_DN[..., None] * state_BDNP + moved
     return (conjugate(weight_DNP) * state_BDNP).sum((-2, -1))[:, None], state_BDNP
 
 

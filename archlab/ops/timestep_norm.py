@@ -84,6 +84,11 @@ def _running_moments(
     off_BG = torch.where(seen_B1 > 0, mean_BG.double() - near_BG, 0.0)
     steps_BT1 = (seen_B1 + torch.arange(1, distance_BTGK.shape[1] + 1, device=near_BG.device)).double()[..., None]
     carried = (seen_B1 * off_BG, seen_B1 * (var_BG.double() + off_BG**2))
-    first = (distance_BTGK.mean(-1).double().cumsum(1) + carried[0][:, None]) / steps_BT1
-    second = (distance_BTGK.square().mean(-1).double().cumsum(1) + carried[1][:, None]) / steps_BT1
+    first = (_sums_over_time(distance_BTGK.mean(-1)) + carried[0][:, None]) / steps_BT1
+    second = (_sums_over_time(distance_BTGK.square().mean(-1)) + carried[1][:, None]) / steps_BT1
     return first, (second - first.square()).clamp(min=0)
+
+
+def _sums_over_time(x_BTG: Tensor) -> Tensor:
+    """Return the sums of all steps so far, in float64: of a single one itself, which a compiler joins to the rest."""
+    return x_BTG.double() if x_BTG.shape[1] == 1 else x_BTG.double().cumsum(1)

@@ -85,17 +85,16 @@ class Windowed(Recurrent):
         position_BT = begin_B1 + torch.arange(T, device=q_BTHK.device)
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
         q_BTHK, k_BTGK = self.position.rotate(q_BTHK, place_BT), self.position.rotate(k_BTGK, place_BT)
-        rings = (state["keys"], state["values"]) if state else (None, None)
-        kept = [self._kept(ring, new, position_BT) for ring, new in zip(rings, (k_BTGK, v_BTGV), strict=True)]
+        ring_k, ring_v = (state["keys"], state["values"]) if state else (None, None)
+        kept_k, kept_v = self._kept(ring_k, k_BTGK, position_BT), self._kept(ring_v, v_BTGV, position_BT)
         if state and T == 1:
-            y_BTHV = self._one_step(q_BTHK, *kept, position_BT)
+            y_BTHV = self._one_step(q_BTHK, kept_k, kept_v, position_BT)
         elif state or (self.window == "sliding" and self.window_size < T):
-            both = (self._in_order(ring, new, begin_B1) for ring, new in zip(rings, (k_BTGK, v_BTGV), strict=True))
-            y_BTHV = self._streamed(q_BTHK, *both, position_BT)
+            keys, values = self._in_order(ring_k, k_BTGK, begin_B1), self._in_order(ring_v, v_BTGV, begin_B1)
+            y_BTHV = self._streamed(q_BTHK, keys, values, position_BT)
         else:
             y_BTHV = self._from_start(q_BTHK, k_BTGK, v_BTGV)
-        after_B = position_BT[:, -1].expand(B) + 1
-        return y_BTHV, {"position": after_B, "keys": kept[0], "values": kept[1]}
+        return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1, "keys": kept_k, "values": kept_v}
 
     def _kept(self, ring_BWGK: Tensor | None, new_BTGK: Tensor, position_BT: Tensor) -> Tensor:
         """Return the last `window_size` keys, that of position p at place p mod `window_size`."""
