@@ -14,11 +14,18 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[None]:
-    """Compute in the tensors' own precision, whatever autocast says; there is no autocast on the meta device."""
-    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
+    """Compute in the tensors' own precision, whatever autocast says.
+
+    Where it is off it is not turned off once more: compiled code with such a turn in it is made anew in every process.
+    """
+    return torch.autocast(x.device.type, enabled=False) if _is_autocast(x) else nullcontext()
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """Return the type that a product with these numbers is made in: autocast's, where it is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype
+    return torch.get_autocast_dtype(x.device.type) if _is_autocast(x) else x.dtype
+
+
+def _is_autocast(x: Tensor) -> bool:
+    """Tell whether autocast is on for the device of these numbers; the meta device has none."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
