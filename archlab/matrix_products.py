@@ -58,7 +58,7 @@ def ways() -> tuple[Way, ...]:
 
 
 def _measure(name: str, a: torch.Tensor, b: torch.Tensor, exact: torch.Tensor) -> Way:
-    with _taken(name):
+    with taken(name):
         error = float(((a @ b).double() - exact).norm() / exact.norm())
         return Way(name, error, 2 * SIZE**3 / product_seconds(a, b))
 
@@ -76,7 +76,8 @@ def _timed(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @contextmanager
-def _taken(name: str) -> Iterator[None]:
+def taken(name: str) -> Iterator[None]:
+    """Multiply in one of the ways for a while."""
     before = _setting().fp32_precision
     _setting().fp32_precision = name
     try:

@@ -9,7 +9,8 @@ import torch
 from archlab.matrix_products import product_seconds, settle_matrix_products
 
 GAIN = 1.3
-SIZE = 768
+# A processor without bfloat16 takes a second for the large product: the small one then says enough.
+SIZES, HOPELESS = (128, 768), 0.2
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -24,9 +25,13 @@ def bfloat16_gain(device_type: str) -> float:
     """Return how many times as fast as float32 a bfloat16 matrix product is here, as this process multiplies."""
     if device_type == "cpu":
         settle_matrix_products()
-    return _seconds(device_type, torch.float32) / _seconds(device_type, torch.bfloat16)
+    for size in SIZES:
+        gain = _seconds(device_type, torch.float32, size) / _seconds(device_type, torch.bfloat16, size)
+        if gain < HOPELESS:
+            break
+    return gain
 
 
-def _seconds(device_type: str, dtype: torch.dtype) -> float:
-    a = torch.ones(SIZE, SIZE, device=device_type, dtype=dtype)
+def _seconds(device_type: str, dtype: torch.dtype, size: int) -> float:
+    a = torch.ones(size, size, device=device_type, dtype=dtype)
     return product_seconds(a, a)

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -72,7 +71,14 @@ def test_a_missing_peer_is_one_line() -> None:
     assert "pip install" in done.stderr
 
 
-def test_products_are_timed_without_a_model() -> None:
+def test_products_are_those_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _models import MEGALODON, ours, tokens, update
     from megalodon_step import products
+    from torch.utils.flop_counter import FlopCounterMode
 
-    assert 0 < products(256) < torch.inf
+    with FlopCounterMode(display=False) as alone:
+        products(512)()
+    step = update(ours("megalodon_tiny", MEGALODON, "off"), tokens(512, 1))
+    with FlopCounterMode(display=False) as whole:
+        step()
+    assert alone.get_total_flops() == pytest.approx(whole.get_total_flops(), rel=0.05)
