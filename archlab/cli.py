@@ -248,6 +248,15 @@ def doctor() -> None:
 
 @cli.command()
 @click.argument("operation", required=False)
+def bench(operation: str | None) -> None:
+    """Measure the operations of layers on this machine, beside their plain forms and what its memory allows."""
+    from archlab.bench import table
+
+    _console().print(table(commands.bench(operation)))
+
+
+@cli.command()
+@click.argument("operation", required=False)
 def kernels(operation: str | None) -> None:
     """Compile the Triton kernels for GPUs that need not be here, and tell what they take of them."""
     from archlab.kernels import table

@@ -129,6 +129,13 @@ def doctor() -> list[Any]:
     return look()
 
 
+def bench(operation: str | None = None) -> Any:
+    """Yield how fast an operation, or each, is on this machine, beside its plain form and the memory's limit."""
+    from archlab.bench import bench as measure
+
+    return measure(operation)
+
+
 def kernels(operation: str | None = None) -> Any:
     """Yield what the Triton kernels of an operation, or of all, take of each GPU."""
     from archlab.kernels import kernels as compile_

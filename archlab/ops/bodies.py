@@ -5,7 +5,8 @@ An exported model has none, and runs the plain forms.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -21,3 +22,14 @@ def install(operation: str, device_type: str, body: Callable[..., Any]) -> None:
 def faster(operation: str, x: Tensor) -> Callable[..., Any] | None:
     """Return the body installed for the device of this tensor."""
     return _FASTER.get((operation, x.device.type))
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Run the plain forms for a while."""
+    installed = dict(_FASTER)
+    _FASTER.clear()
+    try:
+        yield
+    finally:
+        _FASTER.update(installed)

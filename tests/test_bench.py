@@ -1,0 +1,44 @@
+"""Operations are measured beside their plain forms, and a name that is none is one line."""
+
+import pytest
+import torch
+
+from archlab import bench
+from archlab.errors import ArchlabError
+from archlab.ops import bodies
+from archlab.ops.diagonal_scan import Decay, diagonal_scan
+from archlab.ops.triton import OPERATIONS
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "T", 64)
+    monkeypatch.setattr(bench, "D", 32)
+    monkeypatch.setattr(bench, "COPIED", 2**16)
+
+
+def test_every_operation_with_kernels_is_measured() -> None:
+    assert set(bench.CASES) == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("name", bench.CASES)
+def test_both_directions_are_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda call, fullgraph: call)
+    rows = list(bench.bench(name))
+    assert [row.name for row in rows] == [f"{name}, forward", f"{name}, forward and back"]
+    assert all(min(row.eager_s, row.compiled_s, row.least_s) > 0 for row in rows)
+    assert all((row.seconds is None) == (row.gain is None) == (not row.body) for row in rows)
+    assert bench.table(iter(rows)).row_count == 2
+
+
+def test_a_name_that_is_none() -> None:
+    with pytest.raises(ArchlabError, match="no operation 'diagonal_scn'; did you mean 'diagonal_scan'"):
+        next(bench.bench("diagonal_scn"))
+
+
+def test_plain_forms_are_run_where_bodies_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bodies._FASTER, ("diagonal_scan", "cpu"), lambda *_: pytest.fail("the fast body ran"))
+    with bodies.plain():
+        y, _ = diagonal_scan(torch.ones(1, 3, 2), Decay(-torch.ones(2, 1), None), torch.ones(2, 1, 1), None)
+    assert y.shape == (1, 3, 2)
+    assert bodies.faster("diagonal_scan", y) is not None
