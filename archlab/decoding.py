@@ -18,8 +18,6 @@ from archlab.evaluate import evaluating
 from archlab.ops.precision import at_least_float32
 from archlab.state import State
 
-# One call from Python for all kernels. The shapes never change, and what could is asked by `Decoder` itself.
-OPTIONS = {"cpp_wrapper": True, "freezing": True}
 _LINEAR = (F.linear, torch._C._nn.linear)
 
 
@@ -74,7 +72,8 @@ def _compile(graph: GraphModule, inputs: list[Tensor], **_: Any) -> Any:
         node.replace_all_uses_with(replaced)
         graph.graph.erase_node(node)
     graph.recompile()
-    return compile_fx(graph, inputs, config_patches=OPTIONS)
+    one_call = inputs[0].device.type == "cpu"  # from Python, for all kernels
+    return compile_fx(graph, inputs, config_patches={"freezing": True, "cpp_wrapper": one_call})
 
 
 def _is_one_row(node: Node) -> bool:
