@@ -16,7 +16,8 @@ from torch import Tensor
 
 from archlab.errors import ArchlabError, suggest
 from archlab.matrix_products import settle_matrix_products
-from archlab.ops.bodies import faster, plain
+from archlab.ops.bodies import is_taken, plain
+from archlab.ops.causal_attention import causal_attention
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.gated_linear import gated_linear
 from archlab.ops.native import install_native
@@ -78,33 +79,41 @@ def table(rows: Iterator[Measured]) -> Table:
 
 
 def _measured(name: str, call: Operation, inputs: tuple[Tensor, ...], trained: bool, rate: float) -> Measured:
-    has_body = faster(name, inputs[0]) is not None
-    seconds = _seconds(call, inputs, trained) if has_body else None
+    device = inputs[0].device
+    step = _step(call, inputs, trained)
+    has_body = is_taken(name, inputs[0], step)
+    seconds = _seconds(step, device) if has_body else None
     with plain():
-        eager = _seconds(call, inputs, trained)
-        compiled = _seconds(torch.compile(call, fullgraph=True), inputs, trained)
+        eager = _seconds(step, device)
+        compiled = _seconds(_step(torch.compile(call, fullgraph=True), inputs, trained), device)
     with torch.no_grad():
         moved = sum(x.nbytes for x in inputs) + call(*inputs).nbytes
     title = f"{name}, {'forward and back' if trained else 'forward'}"
     least = moved * (2 if trained else 1) / rate
-    body = BODIES[inputs[0].device.type] if has_body else ""
+    body = BODIES[device.type] if has_body else ""
     return Measured(title, body, seconds, eager, compiled, least)
 
 
-def _seconds(call: Operation, inputs: tuple[Tensor, ...], trained: bool) -> float:
-    """Return the shortest of some times, after one to warm up."""
+def _step(call: Operation, inputs: tuple[Tensor, ...], trained: bool) -> Callable[[], None]:
+    """Return the operation on its inputs, with its gradients if it is trained."""
     inputs = tuple(x.detach().requires_grad_(trained and x.is_floating_point()) for x in inputs)
     weight = torch.ones_like(call(*inputs))
 
     def step() -> None:
-        y = call(*inputs)
+        with torch.set_grad_enabled(trained):
+            y = call(*inputs)
         if trained:
             torch.autograd.grad(y, [x for x in inputs if x.requires_grad], weight, allow_unused=True)
 
+    return step
+
+
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    """Return the shortest of some times, after one to warm up."""
     step()
     times: list[float] = []
     while len(times) < ROUNDS and sum(times) < ENOUGH:
-        times.append(_timed(step, inputs[0].device))
+        times.append(_timed(step, device))
     return min(times)
 
 
@@ -121,6 +130,16 @@ def _copies_a_second(device: torch.device) -> float:
     x = torch.ones(COPIED, device=device)
     y = torch.empty_like(x)
     return 2 * x.nbytes / min(_timed(lambda: y.copy_(x), device) for _ in range(ROUNDS))
+
+
+def _causal_attention(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
+    H = 4
+
+    def call(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BTHK, v_BTHV))
+        return causal_attention(q, k, v, (D // H) ** -0.5)
+
+    return call, tuple(torch.randn(B, T, H, D // H, device=device) for _ in range(3))
 
 
 def _diagonal_scan(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
@@ -160,6 +179,7 @@ def _score_gradients(device: torch.device) -> tuple[Operation, tuple[Tensor, ...
 
 
 CASES: dict[str, Callable[[torch.device], tuple[Operation, tuple[Tensor, ...]]]] = {
+    "causal_attention": _causal_attention,
     "diagonal_scan": _diagonal_scan,
     "timestep_norm": _timestep_norm,
     "gated_linear": _gated_linear,

@@ -43,9 +43,10 @@ class Decoder:
             raise ValueError(f"tokens {list(tokens_B1.shape)} are not [{self._batch_size}, 1]")
         if self._is_compiled:
             return self._step(self._model, tokens_B1, self.state)
-        self._is_compiled = True
         with evaluating(self._model), torch._inductor.config.patch(freezing=True):
-            return self._step(self._model, tokens_B1, self.state)
+            scores_B1V = self._step(self._model, tokens_B1, self.state)
+        self._is_compiled = True
+        return scores_B1V
 
 
 def _advance(model: nn.Module, tokens_B1: Tensor, state: State) -> Tensor:

@@ -20,7 +20,7 @@ from archlab.execution import has_cpp_compiler
 from archlab.machine import machine
 from archlab.matrix_products import STOCK, settle_matrix_products, ways
 from archlab.memory import available, readable
-from archlab.ops.native import diagonal_scan
+from archlab.ops.native import OPERATIONS
 from archlab.ops.native.library import missing
 from archlab.precision import GAIN, bfloat16_gain
 from archlab.process import HUGE_PAGES, TUNE, has_huge_pages, keeps_memory, tuned
@@ -109,11 +109,13 @@ def _compiler() -> Iterator[Finding]:
 def _native() -> Iterator[Finding]:
     problem = missing()
     if problem:
-        yield Finding("C++ kernels", problem, "note", "recurrences run in PyTorch, some ten times as slowly")
-    elif diagonal_scan.ready():
+        yield Finding(
+            "C++ kernels", problem, "note", "recurrences run in PyTorch, some ten times as slowly; attention too"
+        )
+    elif all(module.ready() for module in OPERATIONS.values()):
         yield Finding("C++ kernels", "built and kept")
     else:
-        advice = "recurrences run in PyTorch; does the compiler build a shared library?"
+        advice = "recurrences and attention run in PyTorch; does the compiler build a shared library?"
         yield Finding("C++ kernels", "the compiler fails", "problem", advice)
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
 from rich.table import Table
 
 Step = Callable[[], Any]
+STOCK = dict(os.environ) | {"ARCHLAB_TUNE": "off"}  # as it is before archlab has set anything
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,38 @@ def best_seconds(*steps: Step, rounds: int) -> list[float]:
             step()
             best[index] = min(best[index], time.perf_counter() - begin)
     return best
+
+
+@contextmanager
+def apart(make: Callable[..., Step], *args: Any) -> Iterator[Step]:
+    """Give the step that `make` returns, in a process of its own: a peer as its users have it, without our settings."""
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, make, args), daemon=True)
+    with patch.dict(os.environ, STOCK, clear=True):
+        process.start()
+    there.close()
+
+    def step() -> Any:
+        here.send(None)
+        return here.recv()
+
+    try:
+        yield step
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve(asked: Connection, make: Callable[..., Step], args: tuple[Any, ...]) -> None:
+    """Run the step whenever it is asked for, until nobody asks."""
+    step = make(*args)
+    try:
+        while True:
+            asked.recv()
+            asked.send(step())
+    except EOFError:
+        return
 
 
 def require(*packages: str) -> None:

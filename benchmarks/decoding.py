@@ -6,11 +6,10 @@ python benchmarks/decoding.py [megalodon llama]
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from _measure import Row, Step, best_seconds, require, show
+from _measure import Row, Step, apart, best_seconds, require, show
 from _models import LLAMA, MEGALODON, WORDS, ours
 from megalodon_step import jax_model
 from torch import nn
@@ -54,12 +53,13 @@ def jax_stream() -> Step:
     return step
 
 
-def transformers_stream(compile_: Callable[[Any], Any]) -> Step:
+def transformers_stream(compiled: bool) -> Step:
     """Return a function that decodes as many tokens with transformers' LLaMA and a static cache, eager or compiled."""
     from transformers import StaticCache
 
     model = transformers_llama(CONTEXT).eval()
-    call, token = compile_(model), torch.zeros(1, 1, dtype=torch.int64)
+    call: Any = torch.compile(model) if compiled else model
+    token = torch.zeros(1, 1, dtype=torch.int64)
     cache = StaticCache(config=model.config, max_cache_len=CONTEXT)
 
     @torch.inference_mode()
@@ -74,7 +74,8 @@ def transformers_stream(compile_: Callable[[Any], Any]) -> Step:
 def megalodon() -> Row:
     """Measure Megalodon beside megalodon-jax."""
     require("megalodon-jax")
-    sides = best_seconds(stream(ours("megalodon_tiny", MEGALODON, "off")), jax_stream(), rounds=ROUNDS)
+    with apart(jax_stream) as peer:
+        sides = best_seconds(stream(ours("megalodon_tiny", MEGALODON, "off")), peer, rounds=ROUNDS)
     return Row("Megalodon, against megalodon-jax", TOKENS / sides[0], TOKENS / sides[1], "tokens/s", "3")
 
 
@@ -82,8 +83,9 @@ def llama() -> Row:
     """Measure LLaMA beside the better of transformers' eager and compiled one."""
     require("transformers")
     window = f"model.layers[0].mixer.attention.window_size={CONTEXT}"
-    peers = [transformers_stream(lambda model: model), transformers_stream(torch.compile)]
-    sides = best_seconds(stream(ours("llama2_tiny", (*LLAMA, window), "off")), *peers, rounds=ROUNDS)
+    model = ours("llama2_tiny", (*LLAMA, window), "off")
+    with apart(transformers_stream, False) as eager, apart(transformers_stream, True) as compiled:
+        sides = best_seconds(stream(model), eager, compiled, rounds=ROUNDS)
     return Row("LLaMA, against transformers", TOKENS / sides[0], TOKENS / min(sides[1:]), "tokens/s", "2")
 
 

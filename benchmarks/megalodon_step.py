@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from _measure import Row, Step, best_seconds, require, show
+from _measure import Row, Step, apart, best_seconds, require, show
 from _models import (
     CHUNK,
     DIM,
@@ -85,7 +85,7 @@ def jax_model() -> tuple[Any, Any]:
     return MegalodonForCausalLM(config, key=jax.random.PRNGKey(0)), config
 
 
-def jax_update(words: torch.Tensor) -> Callable[[], float]:
+def jax_update(context: int, batch_size: int) -> Step:
     """Return megalodon-jax's update of the same model, compiled."""
     import equinox as eqx
     import jax
@@ -94,7 +94,7 @@ def jax_update(words: torch.Tensor) -> Callable[[], float]:
     model, _ = jax_model()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
     state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
-    ids = jax.numpy.asarray(words[:, :-1].numpy())
+    ids = jax.numpy.asarray(tokens(context, batch_size)[:, :-1].numpy())
 
     @eqx.filter_jit
     def step(model, state):
@@ -111,18 +111,25 @@ def jax_update(words: torch.Tensor) -> Callable[[], float]:
     return run
 
 
-def compare(size: str) -> list[Row]:
-    """Measure one size: what the machine makes fast, and what torch does unasked."""
-    context, batch_size = map(int, size.split("x"))
-    words, count = tokens(context, batch_size), context * batch_size
-    single, half = (update(ours("megalodon_tiny", MEGALODON), words, precision=p) for p in ("float32", "bfloat16"))
-    steps: dict[str, Step] = {"ours": single, "jax": jax_update(words), "bare": products(count)}
+def our_steps(context: int, batch_size: int) -> dict[str, Step]:
+    """Return what is measured of ours: the update, its products, and it in other ways that this machine has."""
+    words = tokens(context, batch_size)
+    single = update(ours("megalodon_tiny", MEGALODON), words)
+    steps: dict[str, Step] = {"ours": single, "bare": products(context * batch_size)}
     if settle_matrix_products() != STOCK:
         steps["stock"] = in_stock_way(single)
     if bfloat16_gain("cpu") > 1:
-        steps["half"] = half
-    best = best_seconds(*steps.values(), rounds=ROUNDS)
-    speeds = {name: count / seconds for name, seconds in zip(steps, best, strict=True)}
+        steps["half"] = update(ours("megalodon_tiny", MEGALODON), words, precision="bfloat16")
+    return steps
+
+
+def compare(size: str) -> list[Row]:
+    """Measure one size, the peer in a process of its own: what the machine makes fast, and what torch does unasked."""
+    context, batch_size = map(int, size.split("x"))
+    with apart(jax_update, context, batch_size) as peer:
+        steps = our_steps(context, batch_size) | {"jax": peer}
+        best = best_seconds(*steps.values(), rounds=ROUNDS)
+    speeds = {name: context * batch_size / seconds for name, seconds in zip(steps, best, strict=True)}
     wanted, of_stock = SIZES.get(size, ("", ""))
     asked = {
         ("ours", "jax"): ("float32, against megalodon-jax", wanted if "stock" in steps else of_stock),

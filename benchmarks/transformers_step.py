@@ -1,5 +1,7 @@
 """One update of LLaMA, Mamba and RWKV-4 against the same models of transformers, the better of eager and compiled.
 
+The peers run in a process of their own, with torch as it is unasked.
+
 python benchmarks/transformers_step.py [llama mamba rwkv ...]
 """
 
@@ -7,13 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from _measure import Row, best_seconds, require, show
+from _measure import Row, Step, apart, best_seconds, require, show
 from _models import DIM, LAYERS, LLAMA, LLAMA_HEADS, LLAMA_HIDDEN, SMALL, WORDS, ours, tokens, update
 
-ROUNDS = 3
+ROUNDS = 6
 
 
 def llama(context: int) -> Any:
@@ -58,28 +61,31 @@ SYSTEMS = {
 }
 
 
-def compare(name: str) -> list[Row]:
-    """Measure one system at its sizes."""
-    experiment, overrides, peer, sizes, compiled, wanted = SYSTEMS[name]
-    rows = []
-    for context, batch_size in sizes:
-        words, count = tokens(context, batch_size), context * batch_size
-        window = (f"model.layers[0].mixer.attention.window_size={context}",) if name == "llama" else ()
-        theirs = [peer(context)]
-        if compiled:
-            theirs.append(torch.compile(peer(context)))
-        updates = [update(model, words) for model in (ours(experiment, overrides + window), *theirs)]
-        seconds = best_seconds(*updates, rounds=ROUNDS)
-        speeds = [count / s for s in seconds]
-        rows.append(Row(f"{name} {context}x{batch_size}", speeds[0], max(speeds[1:]), "tokens/s", wanted))
-    return rows
+def peer_update(name: str, context: int, batch_size: int, compiled: bool) -> Step:
+    """Return one update of a peer, compiled or eager."""
+    model = SYSTEMS[name].peer(context)
+    return update(torch.compile(model) if compiled else model, tokens(context, batch_size))
+
+
+def compare(name: str, context: int, batch_size: int) -> Row:
+    """Measure one system at one size."""
+    system = SYSTEMS[name]
+    window = (f"model.layers[0].mixer.attention.window_size={context}",) if name == "llama" else ()
+    model = ours(system.experiment, system.overrides + window)
+    with ExitStack() as processes:
+        ways = (False, True) if system.compiled else (False,)
+        peers = [processes.enter_context(apart(peer_update, name, context, batch_size, way)) for way in ways]
+        seconds = best_seconds(update(model, tokens(context, batch_size)), *peers, rounds=ROUNDS)
+    speeds = [context * batch_size / s for s in seconds]
+    return Row(f"{name} {context}x{batch_size}", speeds[0], max(speeds[1:]), "tokens/s", system.wanted)
 
 
 def main() -> None:
     """Measure the systems that were asked for, or all."""
     require("transformers")
     for name in sys.argv[1:] or SYSTEMS:
-        show(f"{name}, one update in float32, against transformers", compare(name))
+        rows = [compare(name, *size) for size in SYSTEMS[name].sizes]
+        show(f"{name}, one update in float32, against transformers", rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from archlab import bench
 from archlab.errors import ArchlabError
 from archlab.ops import bodies
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
+from archlab.ops.gated_linear import gated_linear_reference
+from archlab.ops.native import OPERATIONS as NATIVE
 from archlab.ops.triton import OPERATIONS
 
 
@@ -18,7 +20,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_operation_with_kernels_is_measured() -> None:
-    assert set(bench.CASES) == set(OPERATIONS)
+    assert set(bench.CASES) == {*NATIVE, *OPERATIONS}
 
 
 @pytest.mark.parametrize("name", bench.CASES)
@@ -29,6 +31,13 @@ def test_both_directions_are_measured(name: str, monkeypatch: pytest.MonkeyPatch
     assert all(min(row.eager_s, row.compiled_s, row.least_s) > 0 for row in rows)
     assert all((row.seconds is None) == (row.gain is None) == (not row.body) for row in rows)
     assert bench.table(iter(rows)).row_count == 2
+
+
+def test_a_body_for_inference_alone_is_not_named_where_training_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda call, fullgraph: call)
+    monkeypatch.setitem(bodies._FASTER, ("gated_linear", "cpu"), gated_linear_reference)
+    inference, training = bench.bench("gated_linear")
+    assert (inference.body, training.body) == ("C++", "")
 
 
 def test_a_name_that_is_none() -> None:

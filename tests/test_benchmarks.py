@@ -1,5 +1,6 @@
 """The benchmarks' own parts run; what they measure is for a quiet machine."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from archlab.ops import bodies
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -63,6 +66,20 @@ def test_steps_take_turns_and_the_best_counts(monkeypatch: pytest.MonkeyPatch) -
     assert Row("", 6.0, 3.0, "").ratio == 2
 
 
+def settings_elsewhere() -> Callable[[], tuple[str | None, str | None]]:
+    return lambda: (os.environ.get("THP_MEM_ALLOC_ENABLE"), os.environ.get("ARCHLAB_TUNE"))
+
+
+def test_a_peer_has_an_environment_that_archlab_has_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _measure import STOCK, apart
+
+    monkeypatch.delitem(STOCK, "THP_MEM_ALLOC_ENABLE", raising=False)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "of this process")
+    with apart(settings_elsewhere) as step:
+        assert step() == step() == (None, "off")
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "of this process"
+
+
 @pytest.mark.skipif(find_spec("megalodon_jax") is not None, reason="the peer is installed")
 def test_a_missing_peer_is_one_line() -> None:
     command = [sys.executable, str(BENCHMARKS / "megalodon_step.py")]
@@ -79,6 +96,7 @@ def test_products_are_those_of_an_update(monkeypatch: pytest.MonkeyPatch) -> Non
     with FlopCounterMode(display=False) as alone:
         products(512)()
     step = update(ours("megalodon_tiny", MEGALODON, "off"), tokens(512, 1))
+    monkeypatch.delitem(bodies._FASTER, ("causal_attention", "cpu"), raising=False)  # what is C++ is not counted
     with FlopCounterMode(display=False) as whole:
         step()
     assert alone.get_total_flops() == pytest.approx(whole.get_total_flops(), rel=0.05)

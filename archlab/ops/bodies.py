@@ -24,6 +24,25 @@ def faster(operation: str, x: Tensor) -> Callable[..., Any] | None:
     return _FASTER.get((operation, x.device.type))
 
 
+def is_taken(operation: str, x: Tensor, call: Callable[[], object]) -> bool:
+    """Run something, and tell whether it took the operation's faster body, which may not serve every use."""
+    body = faster(operation, x)
+    if body is None:
+        return False
+    uses: list[None] = []
+
+    def noted(*inputs: Any, **options: Any) -> Any:
+        uses.append(None)
+        return body(*inputs, **options)
+
+    install(operation, x.device.type, noted)
+    try:
+        call()
+    finally:
+        install(operation, x.device.type, body)
+    return bool(uses)
+
+
 @contextmanager
 def plain() -> Iterator[None]:
     """Run the plain forms for a while."""

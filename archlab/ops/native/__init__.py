@@ -6,11 +6,14 @@ from functools import cache
 
 from archlab.ops.bodies import install
 
-from . import diagonal_scan
+from . import causal_attention, diagonal_scan
+
+OPERATIONS = {"causal_attention": causal_attention, "diagonal_scan": diagonal_scan}
 
 
 @cache
 def install_native() -> None:
-    """Build what is not built yet, and take it on CPUs; without a compiler the plain forms stay."""
-    if diagonal_scan.ready():
-        install("diagonal_scan", "cpu", diagonal_scan.diagonal_scan)
+    """Build what is not built yet, and take it on CPUs; where it cannot be had the plain forms stay."""
+    for name, module in OPERATIONS.items():
+        if module.ready():
+            install(name, "cpu", getattr(module, name))

@@ -13,41 +13,14 @@
 // The caller allots what is kept, so it says how: STEPS a block, STATES padded to a multiple, and channels to that of a
 // vector of WIDEST bytes.
 
-#include <cstdint>
-#include <cstring>
+#include "simd.h"
 #include <vector>
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#endif
 
 namespace {
 
 constexpr int FORWARD_STATES = STATES, BACKWARD_STATES = 2;  // more are out of registers
 static_assert(FORWARD_STATES % BACKWARD_STATES == 0);
-
-// A vector that is wider than the processor's is kept in memory instead of registers.
-#if defined(__AVX512F__)
-constexpr int LINE = 64;
-#elif defined(__AVX__)
-constexpr int LINE = 32;
-#else
-constexpr int LINE = 16;
-#endif
 static_assert(WIDEST % LINE == 0);
-
-template <typename F> struct Simd {
-    typedef F Vec __attribute__((vector_size(LINE)));
-    static constexpr int LANES = LINE / sizeof(F);
-};
-
-// Numbers too small for the normal form cost a hundred times as much as others: they are taken as zero meanwhile.
-struct FlushDenormals {
-#if defined(__SSE__)
-    unsigned before = _mm_getcsr();
-    FlushDenormals() { _mm_setcsr(before | 0x8040); }
-    ~FlushDenormals() { _mm_setcsr(before); }
-#endif
-};
 
 template <typename F, int P> struct Scan {
     using Vec = typename Simd<F>::Vec;

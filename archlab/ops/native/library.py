@@ -51,19 +51,22 @@ def compiler() -> str | None:
     return next((path for path in found if path), None)
 
 
-def call(source: ctypes.CDLL, function: str, tensors: Iterable[Tensor], sizes: Iterable[int]) -> None:
-    """Call a function that takes pointers to contiguous tensors, and then sizes."""
+def call(
+    source: ctypes.CDLL, function: str, tensors: Iterable[Tensor], sizes: Iterable[int], numbers: Iterable[float] = ()
+) -> None:
+    """Call a function that takes pointers to contiguous tensors, then sizes, then other numbers."""
     kept = list(tensors)  # a contiguous copy must live as long as the call
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in kept)
-    getattr(source, function)(*pointers, *map(ctypes.c_int64, sizes))
+    getattr(source, function)(*pointers, *map(ctypes.c_int64, sizes), *map(ctypes.c_double, numbers))
 
 
 def _build(source: Path, constants: tuple[str, ...]) -> ctypes.CDLL | None:
-    code, folder = source.read_bytes(), cache_folder("native") or Path(tempfile.mkdtemp(prefix="archlab-native-"))
+    code = b"".join(file.read_bytes() for file in (source, *sorted(source.parent.glob("*.h"))))
+    folder = cache_folder("native") or Path(tempfile.mkdtemp(prefix="archlab-native-"))
     for flags in _attempts():
         command = (str(compiler()), *FLAGS, *flags, *constants)
         file = folder / f"{source.stem}-{_key(code, command)}.so"
-        if file.is_file() or _compile(code, command, file):
+        if file.is_file() or _compile(source, command, file):
             try:
                 return ctypes.CDLL(str(file))
             except OSError:
@@ -86,12 +89,12 @@ def _attempts() -> list[tuple[str, ...]]:
     return [(*native, *widest, "-fopenmp"), (*native, "-fopenmp"), ("-fopenmp",), ()]
 
 
-def _compile(code: bytes, command: tuple[str, ...], file: Path) -> bool:
+def _compile(source: Path, command: tuple[str, ...], file: Path) -> bool:
     """Build beside the place and move there, so that another process never loads half a file."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         built = Path(folder) / file.name
-        whole = [*command, "-x", "c++", "-", "-o", str(built)]
-        done = subprocess.run(whole, input=code, capture_output=True, check=False, timeout=SECONDS)
+        whole = [*command, str(source), "-o", str(built)]
+        done = subprocess.run(whole, capture_output=True, check=False, timeout=SECONDS)
         if done.returncode == 0:
             os.replace(built, file)
         return done.returncode == 0

@@ -1,0 +1,220 @@
+// y_t = sum over s <= t of softmax(scale q_t k_s) v_s, forward and backward, never holding the weights of all steps.
+//
+// Queries come in blocks of rows and keys in blocks of KEYS, small enough that their weights stay in the processor's
+// cache. The forward pass keeps the logarithm of each query's sum of weights, from which the backward pass computes the
+// weights again. Inside, scores are logarithms to base 2.
+//
+// B batch, T time, H heads, K width of a key, V width of a value; a head of a sample is one unit of work.
+
+#include "products.h"
+#include <cmath>
+
+namespace {
+
+typedef int32_t Int __attribute__((vector_size(LINE)));
+
+constexpr int64_t KEYS = 192, ROWS = 96, FEW_ROWS = 48, SHORT = 512;  // fewer rows waste less above the diagonal
+// Where a block of queries sees only the first keys of a block, it sees whole tiles of them.
+static_assert(KEYS % WIDE == 0 && KEYS % ROWS == 0 && ROWS % FEW_ROWS == 0 && FEW_ROWS % TALL == 0);
+constexpr float LOG2_E = 1.44269504088896340736f;
+
+// 2 to the x for x up to about 0, within two units of the last place; as good as nothing below LEAST, NaN for NaN.
+inline Vec exp2(Vec x) {
+    constexpr float ROUND = 12582912, LEAST = -125;  // a number to which integers are added in its lowest digits
+    const Vec kept = x < LEAST ? Vec{} + LEAST : x, rounded = kept + ROUND, part = kept - (rounded - ROUND);
+    Vec power = Vec{} + 1.5403530393381610e-4f;
+    for (const float term : {1.3333558146428443e-3f, 9.6181291076284772e-3f, 5.5504108664821580e-2f,
+                             2.4022650695910071e-1f, 6.9314718055994531e-1f, 1.0f})
+        power = power * part + term;
+    const Vec whole = (Vec)((Int)power + ((Int)rounded << 23));
+    return x == x ? whole : x;
+}
+inline float sum(Vec x) {
+    float total = 0;
+    for (int lane = 0; lane < LANES; ++lane) total += x[lane];
+    return total;
+}
+inline float highest(Vec x) {
+    float most = x[0];
+    for (int lane = 1; lane < LANES; ++lane) most = std::max(most, x[lane]);
+    return most;
+}
+
+// The highest score of a query so far, and the sum of its weights relative to that.
+struct Softmax {
+    float top = -INFINITY, sum = 0;
+};
+
+struct Attention {
+    int64_t B, T, H, K, V;
+    float scale;
+
+    int64_t units() const { return B * H; }
+    int64_t rows() const { return T > SHORT ? ROWS : FEW_ROWS; }
+    int64_t wide_k() const { return up(K, WIDE); }
+    int64_t wide_v() const { return up(V, WIDE); }
+    // Step t of a unit in x [B, T, H, width].
+    template <typename F> F* at(F* x, int64_t unit, int64_t t, int64_t width) const {
+        return x + ((unit / H * T + t) * H + unit % H) * width;
+    }
+    void scaled_queries(const float* q, int64_t unit, int64_t begin, int64_t count, float* out) const {
+        for (int64_t r = 0; r < count; ++r)
+            for (int64_t c = 0; c < K; ++c) out[r * K + c] = at(q, unit, begin + r, K)[c] * (scale * LOG2_E);
+    }
+
+    void forward(const float* q, const float* k, const float* v, float* y, float* log_sums, float* keys,
+                 float* values) const {
+        const int64_t R = rows(), blocks = up(T, R) / R;
+#pragma omp parallel
+        {
+            FlushDenormals flush;
+            Floats scaled_q(R * K), weights(R * KEYS), sums(R * wide_v());
+            std::vector<Softmax> softmax(R);
+#pragma omp for
+            for (int64_t unit = 0; unit < units(); ++unit) {
+                lay_out_turned(at(k, unit, 0, K), H * K, T, K, keys + unit * up(T, WIDE) * K);
+                lay_out(at(v, unit, 0, V), H * V, T, V, values + unit * T * wide_v(), T * WIDE);
+            }
+            // The last blocks see the most keys, so they come first.
+#pragma omp for collapse(2) schedule(dynamic)
+            for (int64_t block = 0; block < blocks; ++block)
+                for (int64_t unit = 0; unit < units(); ++unit) {
+                    const int64_t begin = (blocks - 1 - block) * R, count = std::min(R, T - begin);
+                    scaled_queries(q, unit, begin, count, scaled_q);
+                    std::fill(softmax.begin(), softmax.end(), Softmax{});
+                    attend(begin, count, scaled_q, keys + unit * up(T, WIDE) * K, values + unit * T * wide_v(),
+                           weights, softmax.data(), sums);
+                    for (int64_t r = 0; r < count; ++r) {
+                        float* to = at(y, unit, begin + r, V);
+                        for (int64_t c = 0; c < V; ++c) to[c] = sums[r * wide_v() + c] / softmax[r].sum;
+                        log_sums[unit * T + begin + r] = softmax[r].top + std::log2(softmax[r].sum);
+                    }
+                }
+        }
+    }
+    // Go through the keys of one block of queries.
+    void attend(int64_t begin, int64_t count, const float* scaled_q, const float* keys, const float* values,
+                float* weights, Softmax* softmax, float* sums) const {
+        std::fill_n(sums, count * wide_v(), 0.0f);
+        for (int64_t first = 0; first < begin + count; first += KEYS) {
+            const int64_t seen = std::min(KEYS, begin + count - first);
+            multiply<false, false>(count, seen, K, scaled_q, K, {keys + first * K, K * WIDE}, weights, KEYS);
+            for (int64_t r = 0; r < count; ++r)
+                weigh(weights + r * KEYS, std::min(seen, begin + r + 1 - first), seen, softmax[r], sums + r * wide_v());
+            const Panels shown{values + first * WIDE, T * WIDE};
+            multiply<false, true>(count, wide_v(), seen, weights, KEYS, shown, sums, wide_v());
+        }
+    }
+    // Turn one query's scores into weights relative to its highest score so far; what was summed by a lower one shrinks.
+    void weigh(float* row, int64_t visible, int64_t seen, Softmax& softmax, float* sums) const {
+        const int64_t full = up(visible, LANES);
+        std::fill(row + visible, row + full, -INFINITY);
+        Vec high = Vec{} + softmax.top, total{};
+        for (int64_t s = 0; s < full; s += LANES) high = load(row + s) > high ? load(row + s) : high;
+        const float top = highest(high);
+        for (int64_t s = 0; s < full; s += LANES) {
+            const Vec weight = exp2(load(row + s) - top);
+            store(row + s, weight);
+            total += weight;
+        }
+        std::fill(row + visible, row + std::max(full, seen), 0.0f);
+        if (top > softmax.top) {
+            const float by = std::exp2(softmax.top - top);
+            softmax.sum *= by;
+            for (int64_t c = 0; c < wide_v(); c += LANES) store(sums + c, load(sums + c) * by);
+        }
+        softmax = {top, softmax.sum + sum(total)};
+    }
+
+    // What one thread needs to go backward through a unit.
+    struct Scratch {
+        Floats scaled_q, q, dy, dy_rows, weights, dscores, turned_k, turned_v, k, dk, dv, dq;
+        std::vector<float> mean;  // of the gradients of a query's weights, by these weights
+        explicit Scratch(const Attention& a)
+            : scaled_q(a.rows() * a.K), q(a.rows() * a.wide_k()), dy(a.rows() * a.wide_v()), dy_rows(a.rows() * a.V),
+              weights(a.rows() * KEYS), dscores(a.rows() * KEYS), turned_k(KEYS * a.K), turned_v(KEYS * a.V),
+              k(KEYS * a.wide_k()), dk(KEYS * a.wide_k()), dv(KEYS * a.wide_v()), dq(up(a.T, a.rows()) * a.wide_k()),
+              mean(a.T) {}
+    };
+
+    void backward(const float* dy, const float* q, const float* k, const float* v, const float* y,
+                  const float* log_sums, float* dq, float* dk, float* dv) const {
+#pragma omp parallel
+        {
+            FlushDenormals flush;
+            Scratch at_hand(*this);
+#pragma omp for schedule(dynamic)
+            for (int64_t unit = 0; unit < units(); ++unit) {
+                std::fill_n(static_cast<float*>(at_hand.dq), T * wide_k(), 0.0f);
+                for (int64_t t = 0; t < T; ++t) {
+                    const float *from = at(dy, unit, t, V), *by = at(y, unit, t, V);
+                    at_hand.mean[t] = 0;
+                    for (int64_t c = 0; c < V; ++c) at_hand.mean[t] += from[c] * by[c];
+                }
+                for (int64_t first = 0; first < T; first += KEYS) {
+                    const int64_t count = std::min(KEYS, T - first);
+                    through_keys(unit, first, count, dy, q, k, v, log_sums + unit * T, at_hand);
+                    give(at_hand.dk, wide_k(), scale, unit, first, count, K, dk);
+                    give(at_hand.dv, wide_v(), 1, unit, first, count, V, dv);
+                }
+                give(at_hand.dq, wide_k(), scale, unit, 0, T, K, dq);
+            }
+        }
+    }
+    void give(const float* from, int64_t stride, float by, int64_t unit, int64_t begin, int64_t count, int64_t width,
+              float* out) const {
+        for (int64_t t = 0; t < count; ++t)
+            for (int64_t c = 0; c < width; ++c) at(out, unit, begin + t, width)[c] = from[t * stride + c] * by;
+    }
+    // Gather the gradients of one block of keys and values from all queries that see it, and add to those of queries.
+    void through_keys(int64_t unit, int64_t first, int64_t count, const float* dy, const float* q, const float* k,
+                      const float* v, const float* log_sums, Scratch& at_hand) const {
+        const int64_t R = rows();
+        const Panels turned_k = lay_out_turned(at(k, unit, first, K), H * K, count, K, at_hand.turned_k);
+        const Panels turned_v = lay_out_turned(at(v, unit, first, V), H * V, count, V, at_hand.turned_v);
+        const Panels keys = lay_out(at(k, unit, first, K), H * K, count, K, at_hand.k, KEYS * WIDE);
+        std::fill_n(static_cast<float*>(at_hand.dk), KEYS * wide_k(), 0.0f);
+        std::fill_n(static_cast<float*>(at_hand.dv), KEYS * wide_v(), 0.0f);
+        for (int64_t begin = first; begin < T; begin += R) {
+            const int64_t n = std::min(R, T - begin), seen = std::min(count, begin + n - first);
+            scaled_queries(q, unit, begin, n, at_hand.scaled_q);
+            for (int64_t r = 0; r < n; ++r)
+                std::memcpy(at_hand.dy_rows + r * V, at(dy, unit, begin + r, V), V * sizeof(float));
+            multiply<false, false>(n, seen, K, at_hand.scaled_q, K, turned_k, at_hand.weights, KEYS);
+            multiply<false, false>(n, seen, V, at_hand.dy_rows, V, turned_v, at_hand.dscores, KEYS);
+            for (int64_t r = 0; r < n; ++r)
+                differentiate(at_hand.weights + r * KEYS, at_hand.dscores + r * KEYS, std::min(seen, begin + r + 1 - first),
+                              seen, log_sums[begin + r], at_hand.mean[begin + r]);
+            const Panels queries = lay_out(at(q, unit, begin, K), H * K, n, K, at_hand.q, R * WIDE);
+            const Panels dys = lay_out(at_hand.dy_rows, V, n, V, at_hand.dy, R * WIDE);
+            multiply<true, true>(seen, wide_v(), n, at_hand.weights, KEYS, dys, at_hand.dv, wide_v());
+            multiply<true, true>(seen, wide_k(), n, at_hand.dscores, KEYS, queries, at_hand.dk, wide_k());
+            multiply<false, true>(n, wide_k(), seen, at_hand.dscores, KEYS, keys, at_hand.dq + begin * wide_k(),
+                                  wide_k());
+        }
+    }
+    // Turn one query's scores into weights, and the gradients of these into gradients of scores.
+    static void differentiate(float* row, float* gradients, int64_t visible, int64_t seen, float log_sum,
+                              float mean) {
+        for (int64_t s = 0; s < visible; s += LANES) {
+            const Vec weight = exp2(load(row + s) - log_sum);
+            store(row + s, weight);
+            store(gradients + s, weight * (load(gradients + s) - mean));
+        }
+        std::fill(row + visible, row + seen, 0.0f);
+        std::fill(gradients + visible, gradients + seen, 0.0f);
+    }
+};
+
+}  // namespace
+
+extern "C" void causal_attention(const float* q, const float* k, const float* v, float* y, float* log_sums,
+                                 float* keys, float* values, int64_t B, int64_t T, int64_t H, int64_t K, int64_t V,
+                                 double scale) {
+    Attention{B, T, H, K, V, static_cast<float>(scale)}.forward(q, k, v, y, log_sums, keys, values);
+}
+extern "C" void causal_attention_back(const float* q, const float* k, const float* v, const float* dy, const float* y,
+                                      const float* log_sums, float* dq, float* dk, float* dv, int64_t B, int64_t T,
+                                      int64_t H, int64_t K, int64_t V, double scale) {
+    Attention{B, T, H, K, V, static_cast<float>(scale)}.backward(dy, q, k, v, y, log_sums, dq, dk, dv);
+}

@@ -1,0 +1,92 @@
+"""The C++ body of causal attention in float32, as an operation that torch.compile takes whole.
+
+Letters in suffixes: B batch, T time, H heads, K width of a key, V width of a value.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .library import call, library
+
+WIDEST = 32  # a multiple of the columns that any processor's tile has
+
+
+def ready() -> bool:
+    """Tell whether this machine has the body, building it at the first time."""
+    return _library() is not None
+
+
+def _library() -> ctypes.CDLL | None:
+    return library("causal_attention")
+
+
+def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: float) -> Tensor:
+    """Return softmax(scale q kᵀ) v over the keys up to each query's own, [B, H, T, V]; all float32.
+
+    The backward pass keeps one number a query beside inputs and output, and computes the weights again.
+    """
+    y_BTHV, _ = _forward(*(x.transpose(1, 2) for x in (q_BHTK, k_BHTK, v_BHTV)), scale)
+    return y_BTHV.transpose(1, 2)
+
+
+@torch.library.custom_op("archlab::causal_attention", mutates_args=())
+def _forward(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    y_BTHV, log_sums_BHT = _empty(q_BTHK, k_BTHK, v_BTHV, scale)
+    B, T, H, V = v_BTHV.shape
+    keys = q_BTHK.new_empty(B, H, _up(T), q_BTHK.shape[3])
+    values = q_BTHK.new_empty(B, H, T, _up(V))
+    _call("causal_attention", (q_BTHK, k_BTHK, v_BTHV), (y_BTHV, log_sums_BHT, keys, values), scale)
+    return y_BTHV, log_sums_BHT
+
+
+@_forward.register_fake
+def _empty(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    B, T, H, _ = q_BTHK.shape
+    return v_BTHV.new_empty(v_BTHV.shape), q_BTHK.new_empty(B, H, T)
+
+
+@torch.library.custom_op("archlab::causal_attention_back", mutates_args=())
+def _backward(
+    dy_BTHV: Tensor, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, y_BTHV: Tensor, log_sums_BHT: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    out = _empty_back(dy_BTHV, q_BTHK, k_BTHK, v_BTHV, y_BTHV, log_sums_BHT, scale)
+    given = (q_BTHK, k_BTHK, v_BTHV, dy_BTHV, y_BTHV, log_sums_BHT)
+    _call("causal_attention_back", given, out, scale)
+    return out
+
+
+@_backward.register_fake
+def _empty_back(
+    dy_BTHV: Tensor, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, y_BTHV: Tensor, log_sums_BHT: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (x.new_empty(x.shape) for x in (q_BTHK, k_BTHK, v_BTHV))
+    return dq, dk, dv
+
+
+def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], scale: float) -> None:
+    """Call with inputs that begin with q, k and v."""
+    body = _library()
+    assert body is not None
+    sizes = (*inputs[0].shape, inputs[2].shape[3])
+    call(body, name, (*(x.contiguous() for x in inputs), *outputs), sizes, (scale,))
+
+
+def _up(count: int) -> int:
+    return -(-count // WIDEST) * WIDEST
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *qkv, ctx.scale = inputs
+    ctx.save_for_backward(*qkv, *output)
+
+
+def _differentiate(ctx: Any, dy_BTHV: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_backward(dy_BTHV, *ctx.saved_tensors, ctx.scale), None)
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)

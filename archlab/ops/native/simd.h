@@ -1,0 +1,31 @@
+// What the bodies share: the width of a vector of this processor, and numbers that are too small.
+
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+// A vector that is wider than the processor's is kept in memory instead of registers.
+#if defined(__AVX512F__)
+constexpr int LINE = 64;
+#elif defined(__AVX__)
+constexpr int LINE = 32;
+#else
+constexpr int LINE = 16;
+#endif
+
+template <typename F> struct Simd {
+    typedef F Vec __attribute__((vector_size(LINE)));
+    static constexpr int LANES = LINE / sizeof(F);
+};
+
+// Numbers too small for the normal form cost a hundred times as much as others: they are taken as zero meanwhile.
+struct FlushDenormals {
+#if defined(__SSE__)
+    unsigned before = _mm_getcsr();
+    FlushDenormals() { _mm_setcsr(before | 0x8040); }
+    ~FlushDenormals() { _mm_setcsr(before); }
+#endif
+};
