@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 Step = Callable[[], Any]
-STOCK = dict(os.environ) | {"ARCHLAB_TUNE": "off"}  # as it is before archlab has set anything
+LENT = "with archlab's allocator lent to"
+ENVIRONMENT = dict(os.environ)  # as it is before archlab has set anything
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,15 @@ def best_seconds(*steps: Step, rounds: int) -> list[float]:
 
 
 @contextmanager
-def apart(make: Callable[..., Step], *args: Any) -> Iterator[Step]:
-    """Give the step that `make` returns, in a process of its own: a peer as its users have it, without our settings."""
+def apart(make: Callable[..., Step], *args: Any, tune: str = "off") -> Iterator[Step]:
+    """Give the step that `make` returns, in a process of its own: a peer as its users have it.
+
+    What archlab sets for a process (its allocator, large pages) is lent to it with `tune="on"`.
+    """
     context = get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, make, args), daemon=True)
-    with patch.dict(os.environ, STOCK, clear=True):
+    with patch.dict(os.environ, ENVIRONMENT | {"ARCHLAB_TUNE": tune}, clear=True):
         process.start()
     there.close()
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from _measure import Row, Step, apart, best_seconds, require, show
+from _measure import LENT, Row, Step, apart, best_seconds, require, show
 from _models import (
     CHUNK,
     DIM,
@@ -126,13 +127,16 @@ def our_steps(context: int, batch_size: int) -> dict[str, Step]:
 def compare(size: str) -> list[Row]:
     """Measure one size, the peer in a process of its own: what the machine makes fast, and what torch does unasked."""
     context, batch_size = map(int, size.split("x"))
-    with apart(jax_update, context, batch_size) as peer:
-        steps = our_steps(context, batch_size) | {"jax": peer}
+    with ExitStack() as processes:
+        steps = our_steps(context, batch_size)
+        for name, tune in (("jax", "off"), ("lent", "on")):
+            steps[name] = processes.enter_context(apart(jax_update, context, batch_size, tune=tune))
         best = best_seconds(*steps.values(), rounds=ROUNDS)
     speeds = {name: context * batch_size / seconds for name, seconds in zip(steps, best, strict=True)}
     wanted, of_stock = SIZES.get(size, ("", ""))
     asked = {
         ("ours", "jax"): ("float32, against megalodon-jax", wanted if "stock" in steps else of_stock),
+        ("ours", "lent"): (f"the same, {LENT} it", ""),
         ("stock", "jax"): ("the same with torch's stock products", of_stock),
         ("half", "ours"): ("bfloat16, against float32", "1.35"),
         ("ours", "bare"): ("float32, against its matrix products", "0.68"),

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from _measure import Row, Step, apart, best_seconds, require, show
+from _measure import LENT, Row, Step, apart, best_seconds, require, show
 from _models import DIM, LAYERS, LLAMA, LLAMA_HEADS, LLAMA_HIDDEN, SMALL, WORDS, ours, tokens, update
 
 ROUNDS = 6
@@ -67,24 +67,29 @@ def peer_update(name: str, context: int, batch_size: int, compiled: bool) -> Ste
     return update(torch.compile(model) if compiled else model, tokens(context, batch_size))
 
 
-def compare(name: str, context: int, batch_size: int) -> Row:
-    """Measure one system at one size."""
+def compare(name: str, context: int, batch_size: int) -> list[Row]:
+    """Measure one system at one size, with the peer as it is and with our allocator."""
     system = SYSTEMS[name]
     window = (f"model.layers[0].mixer.attention.window_size={context}",) if name == "llama" else ()
     model = ours(system.experiment, system.overrides + window)
     with ExitStack() as processes:
-        ways = (False, True) if system.compiled else (False,)
-        peers = [processes.enter_context(apart(peer_update, name, context, batch_size, way)) for way in ways]
+        ways = [(tune, compiled) for tune in ("off", "on") for compiled in {False, system.compiled}]
+        size = (context, batch_size)
+        peers = [processes.enter_context(apart(peer_update, name, *size, way, tune=tune)) for tune, way in ways]
         seconds = best_seconds(update(model, tokens(context, batch_size)), *peers, rounds=ROUNDS)
-    speeds = [context * batch_size / s for s in seconds]
-    return Row(f"{name} {context}x{batch_size}", speeds[0], max(speeds[1:]), "tokens/s", system.wanted)
+    own, *theirs = (context * batch_size / s for s in seconds)
+    half = len(theirs) // 2
+    return [
+        Row(f"{name} {context}x{batch_size}", own, max(theirs[:half]), "tokens/s", system.wanted),
+        Row(f"the same, {LENT} it", own, max(theirs[half:]), "tokens/s"),
+    ]
 
 
 def main() -> None:
     """Measure the systems that were asked for, or all."""
     require("transformers")
     for name in sys.argv[1:] or SYSTEMS:
-        rows = [compare(name, *size) for size in SYSTEMS[name].sizes]
+        rows = [row for size in SYSTEMS[name].sizes for row in compare(name, *size)]
         show(f"{name}, one update in float32, against transformers", rows)
 
 

@@ -71,9 +71,9 @@ def settings_elsewhere() -> Callable[[], tuple[str | None, str | None]]:
 
 
 def test_a_peer_has_an_environment_that_archlab_has_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
-    from _measure import STOCK, apart
+    from _measure import ENVIRONMENT, apart
 
-    monkeypatch.delitem(STOCK, "THP_MEM_ALLOC_ENABLE", raising=False)
+    monkeypatch.delitem(ENVIRONMENT, "THP_MEM_ALLOC_ENABLE", raising=False)
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "of this process")
     with apart(settings_elsewhere) as step:
         assert step() == step() == (None, "off")
