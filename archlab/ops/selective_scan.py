@@ -6,6 +6,7 @@ R = B * M rows, one a block. In blocks channels stand last, as what is read one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .bodies import faster
 from .precision import at_least_float32, without_autocast
 
 BLOCK = 16
@@ -24,15 +26,22 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Run h_t = exp(step_t rate) h_{t-1} + step_t x_t in_t; return y_t = h_t · out_t [B, T, D] and the last h.
 
-    Steps are at least 0 and rates at most 0, so that no factor exceeds one. h is [B, D, N] in at least float32; y has
+    Steps are at least 0 and rates at most 0, so that no factor exceeds one. A faster body for the device is taken where
+    one is installed; the plain one takes blocks of steps side by side. h is [B, D, N] in at least float32; y has
     x's dtype. Autograd keeps the state before every block of steps, not every state; it can be run once.
     """
     with without_autocast(x_BTD):
         x, step, rate, taken, given = (at_least_float32(a) for a in (x_BTD, step_BTD, rate_DN, in_BTN, out_BTN))
         first = _empty(x, rate) if state_BDN is None else at_least_float32(state_BDN)
-        body = selective_scan_reference if x.shape[1] == 1 else _in_blocks
-        y_BTD, last_BDN = body(x, step, rate, taken, given, first)
+        y_BTD, last_BDN = _body(x)(x, step, rate, taken, given, first)
         return y_BTD.to(x_BTD.dtype), last_BDN
+
+
+def _body(x_BTD: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    if x_BTD.shape[1] == 1:
+        return selective_scan_reference
+    body = faster("selective_scan", x_BTD)
+    return body if body is not None and x_BTD.dtype == torch.float32 else _in_blocks
 
 
 def selective_scan_reference(

@@ -89,6 +89,8 @@ class Windowed(Recurrent):
         kept_k, kept_v = self._kept(ring_k, k_BTGK, position_BT), self._kept(ring_v, v_BTGV, position_BT)
         if state and T == 1:
             y_BTHV = self._one_step(q_BTHK, kept_k, kept_v, position_BT)
+        elif state and self.window == "chunk" and self.window_size <= T:
+            y_BTHV = self._from_middle(q_BTHK, k_BTGK, v_BTGV, state, position_BT)
         elif state or (self.window == "sliding" and self.window_size < T):
             keys, values = self._in_order(ring_k, k_BTGK, begin_B1), self._in_order(ring_v, v_BTGV, begin_B1)
             y_BTHV = self._streamed(q_BTHK, keys, values, position_BT)
@@ -133,6 +135,20 @@ class Windowed(Recurrent):
         steps_1C = torch.arange(C, device=q_BTHK.device)[None]
         y_RHCV = self.attend_causal(q_RHCK, k_RHCK, v_RHCV, self.position.bias(steps_1C, steps_1C))
         return y_RHCV.transpose(1, 2).reshape(B, -1, *y_RHCV.shape[1::2])[:, :T]
+
+    def _from_middle(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State, position_BT: Tensor) -> Tensor:
+        """Attend as from the start, the new steps laid behind those of their chunk, which are first in the ring."""
+        W, (B, T) = self.window_size, q_BTHK.shape[:2]
+        places = (torch.arange(B, device=q_BTHK.device)[:, None], position_BT - position_BT[:, :1] // W * W)
+        after = (T + W - 2) // W * W  # so many places, wherever in a chunk the steps begin
+
+        def laid(first_BWHK: Tensor, new_BTHK: Tensor) -> Tensor:
+            room = F.pad(first_BWHK.to(new_BTHK.dtype), (0, 0, 0, 0, 0, after))
+            return room.index_put(places, new_BTHK)
+
+        nobody = q_BTHK.new_zeros(B, W, *q_BTHK.shape[2:])
+        keys, values = laid(state["keys"], k_BTGK), laid(state["values"], v_BTGV)
+        return self._from_start(laid(nobody, q_BTHK), keys, values)[places]
 
     def _streamed(self, q_BTHK: Tensor, keys: Tensor, values: Tensor, position_BT: Tensor) -> Tensor:
         """Attend over the kept and the new keys: blocks of queries, each beside the window before it."""

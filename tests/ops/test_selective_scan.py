@@ -4,8 +4,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from archlab.ops import bodies
 from archlab.ops import selective_scan as module
+from archlab.ops.native import selective_scan as native
+from archlab.ops.native.library import missing
 from archlab.ops.selective_scan import BLOCK, selective_scan, selective_scan_reference
+
+
+@pytest.fixture(autouse=True, params=["plain", "native"])
+def body(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test with either body; the native one is for float32."""
+    monkeypatch.setattr(bodies, "_FASTER", {})
+    if request.param == "native":
+        if not native.ready():
+            pytest.skip(f"C++ bodies cannot be had: {missing()}")
+        bodies.install("selective_scan", "cpu", native.selective_scan)
 
 
 def inputs(
@@ -93,9 +106,51 @@ def test_a_state_goes_on() -> None:
     assert end.untyped_storage().nbytes() == end.numel() * end.element_size()
 
 
-def test_float32_is_close_and_halves_are_summed_in_it() -> None:
-    exact, _ = selective_scan_reference(*inputs(300))
-    close, _ = selective_scan(*inputs(300, torch.float32))
-    torch.testing.assert_close(close.double(), exact, rtol=1e-4, atol=1e-4)
+def relative(close: Tensor, exact: Tensor) -> float:
+    return float((close.double() - exact).detach().norm() / exact.detach().norm())
+
+
+@pytest.mark.parametrize(("num_tokens", "width", "num_states"), [(1, 3, 4), (64, 8, 16), (65, 17, 3), (300, 40, 5)])
+@pytest.mark.parametrize("largest_step", [0.01, 2.0, 50.0])
+def test_float32_agrees_with_the_definition_in_float64(
+    num_tokens: int, width: int, num_states: int, largest_step: float
+) -> None:
+    leaves = inputs(num_tokens, torch.float64, largest_step, width, num_states)
+    singles = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    exact, close = selective_scan_reference(*leaves), selective_scan(*singles)
+    weights = [torch.randn_like(tensor) for tensor in exact]
+    gradients = [
+        torch.autograd.grad(sum((y * w).sum() for y, w in zip(pair, weights, strict=True)), side)
+        for pair, side in ((exact, leaves), (close, singles))
+    ]
+    assert all(relative(*pair) < 1e-5 for pair in zip(close, exact, strict=True))
+    assert all(relative(*pair) < 2e-5 for pair in zip(gradients[1], gradients[0], strict=True))
+
+
+def test_what_is_not_finite_is_not_hidden() -> None:
+    x, step, *rest = inputs(200, torch.float32)
+    for spoilt in (x, step):
+        bad = torch.where((torch.arange(200) == 100)[:, None], float("nan"), spoilt)
+        y, last = selective_scan(*((bad, step) if spoilt is x else (x, bad)), *rest)
+        assert y[:, :100].isfinite().all()
+        assert y[:, 100:].isnan().all()
+        assert last.isnan().all()
+
+
+def test_float32_compiles_without_a_break() -> None:
+    torch._dynamo.reset()
+    leaves = inputs(35, torch.float32)
+    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*leaves), selective_scan(*leaves))
+
+
+def test_halves_are_summed_in_float32() -> None:
     halved, state = selective_scan(*inputs(300, torch.bfloat16))
     assert (halved.dtype, state.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_the_operation_is_declared_as_it_is() -> None:
+    if not native.ready():
+        pytest.skip(f"C++ bodies cannot be had: {missing()}")
+    leaves = inputs(70, torch.float32, width=native.LANES)  # fewer leave places of what is kept as they were
+    torch.library.opcheck(native._forward, leaves)

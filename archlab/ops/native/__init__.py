@@ -6,9 +6,13 @@ from functools import cache
 
 from archlab.ops.bodies import install
 
-from . import causal_attention, diagonal_scan
+from . import causal_attention, diagonal_scan, selective_scan
 
-OPERATIONS = {"causal_attention": causal_attention, "diagonal_scan": diagonal_scan}
+OPERATIONS = {
+    "causal_attention": causal_attention,
+    "diagonal_scan": diagonal_scan,
+    "selective_scan": selective_scan,
+}
 
 
 @cache

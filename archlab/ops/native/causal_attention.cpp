@@ -6,34 +6,16 @@
 //
 // B batch, T time, H heads, K width of a key, V width of a value; a head of a sample is one unit of work.
 
+#include "exp2.h"
 #include "products.h"
 #include <cmath>
 
 namespace {
 
-typedef int32_t Int __attribute__((vector_size(LINE)));
-
 constexpr int64_t KEYS = 192, ROWS = 96, FEW_ROWS = 48, SHORT = 512;  // fewer rows waste less above the diagonal
 // Where a block of queries sees only the first keys of a block, it sees whole tiles of them.
 static_assert(KEYS % WIDE == 0 && KEYS % ROWS == 0 && ROWS % FEW_ROWS == 0 && FEW_ROWS % TALL == 0);
-constexpr float LOG2_E = 1.44269504088896340736f;
 
-// 2 to the x for x up to about 0, within two units of the last place; as good as nothing below LEAST, NaN for NaN.
-inline Vec exp2(Vec x) {
-    constexpr float ROUND = 12582912, LEAST = -125;  // a number to which integers are added in its lowest digits
-    const Vec kept = x < LEAST ? Vec{} + LEAST : x, rounded = kept + ROUND, part = kept - (rounded - ROUND);
-    Vec power = Vec{} + 1.5403530393381610e-4f;
-    for (const float term : {1.3333558146428443e-3f, 9.6181291076284772e-3f, 5.5504108664821580e-2f,
-                             2.4022650695910071e-1f, 6.9314718055994531e-1f, 1.0f})
-        power = power * part + term;
-    const Vec whole = (Vec)((Int)power + ((Int)rounded << 23));
-    return x == x ? whole : x;
-}
-inline float sum(Vec x) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; ++lane) total += x[lane];
-    return total;
-}
 inline float highest(Vec x) {
     float most = x[0];
     for (int lane = 1; lane < LANES; ++lane) most = std::max(most, x[lane]);
@@ -100,12 +82,14 @@ struct Attention {
             const int64_t seen = std::min(KEYS, begin + count - first);
             multiply<false, false>(count, seen, K, scaled_q, K, {keys + first * K, K * WIDE}, weights, KEYS);
             for (int64_t r = 0; r < count; ++r)
-                weigh(weights + r * KEYS, std::min(seen, begin + r + 1 - first), seen, softmax[r], sums + r * wide_v());
+                weigh(weights + r * KEYS, std::min(seen, begin + r + 1 - first), seen, softmax[r],
+                      sums + r * wide_v());
             const Panels shown{values + first * WIDE, T * WIDE};
             multiply<false, true>(count, wide_v(), seen, weights, KEYS, shown, sums, wide_v());
         }
     }
-    // Turn one query's scores into weights relative to its highest score so far; what was summed by a lower one shrinks.
+    // Turn one query's scores into weights relative to its highest score so far; what was summed by a lower one
+    // shrinks.
     void weigh(float* row, int64_t visible, int64_t seen, Softmax& softmax, float* sums) const {
         const int64_t full = up(visible, LANES);
         std::fill(row + visible, row + full, -INFINITY);
@@ -183,8 +167,8 @@ struct Attention {
             multiply<false, false>(n, seen, K, at_hand.scaled_q, K, turned_k, at_hand.weights, KEYS);
             multiply<false, false>(n, seen, V, at_hand.dy_rows, V, turned_v, at_hand.dscores, KEYS);
             for (int64_t r = 0; r < n; ++r)
-                differentiate(at_hand.weights + r * KEYS, at_hand.dscores + r * KEYS, std::min(seen, begin + r + 1 - first),
-                              seen, log_sums[begin + r], at_hand.mean[begin + r]);
+                differentiate(at_hand.weights + r * KEYS, at_hand.dscores + r * KEYS,
+                              std::min(seen, begin + r + 1 - first), seen, log_sums[begin + r], at_hand.mean[begin + r]);
             const Panels queries = lay_out(at(q, unit, begin, K), H * K, n, K, at_hand.q, R * WIDE);
             const Panels dys = lay_out(at_hand.dy_rows, V, n, V, at_hand.dy, R * WIDE);
             multiply<true, true>(seen, wide_v(), n, at_hand.weights, KEYS, dys, at_hand.dv, wide_v());

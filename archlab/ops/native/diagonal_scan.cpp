@@ -13,7 +13,7 @@
 // The caller allots what is kept, so it says how: STEPS a block, STATES padded to a multiple, and channels to that of a
 // vector of WIDEST bytes.
 
-#include "simd.h"
+#include "channels.h"
 #include <vector>
 
 namespace {
@@ -28,37 +28,26 @@ template <typename F, int P> struct Scan {
     struct Number { Vec part[P]; };
 
     int64_t B, T, D, N;
-    int64_t groups() const { return (D + LANES - 1) / LANES; }
-    int64_t blocks() const { return (T + STEPS - 1) / STEPS; }
+    Channels<F> channels{T, D};
     int64_t padded() const { return (N + FORWARD_STATES - 1) / FORWARD_STATES * FORWARD_STATES; }
-    int64_t lanes(int64_t g) const { return D - g * LANES < LANES ? D - g * LANES : LANES; }
 
     std::vector<Vec> gather_near(const F* near_DN, int64_t g) const {
         std::vector<Vec> out(padded(), Vec{});
-        for (int64_t lane = 0; lane < lanes(g); ++lane)
+        for (int64_t lane = 0; lane < channels.lanes(g); ++lane)
             for (int64_t n = 0; n < N; ++n) out[n][lane] = near_DN[(g * LANES + lane) * N + n];
         return out;
     }
     std::vector<Number> gather(const F* x_DNP, int64_t g) const {
         std::vector<Number> out(padded(), Number{});
-        for (int64_t lane = 0; lane < lanes(g); ++lane)
+        for (int64_t lane = 0; lane < channels.lanes(g); ++lane)
             for (int64_t n = 0; n < N; ++n)
                 for (int p = 0; p < P; ++p) out[n].part[p][lane] = x_DNP[((g * LANES + lane) * N + n) * P + p];
         return out;
     }
     void scatter(const std::vector<Number>& from, F* x_DNP, int64_t g) const {
-        for (int64_t lane = 0; lane < lanes(g); ++lane)
+        for (int64_t lane = 0; lane < channels.lanes(g); ++lane)
             for (int64_t n = 0; n < N; ++n)
                 for (int p = 0; p < P; ++p) x_DNP[((g * LANES + lane) * N + n) * P + p] = from[n].part[p][lane];
-    }
-    void load(const F* x_TD, int64_t g, int64_t count, Vec* out) const {
-        for (int64_t t = 0; t < count; ++t) {
-            out[t] = Vec{};
-            std::memcpy(&out[t], x_TD + t * D + g * LANES, lanes(g) * sizeof(F));
-        }
-    }
-    void store(const Vec* from, int64_t g, int64_t count, F* x_TD) const {
-        for (int64_t t = 0; t < count; ++t) std::memcpy(x_TD + t * D + g * LANES, &from[t], lanes(g) * sizeof(F));
     }
 
     // What a group of channels multiplies by.
@@ -68,17 +57,15 @@ template <typename F, int P> struct Scan {
     };
     int64_t states_of(int64_t b) const { return b * D * N * P; }
     int64_t kept_of(int64_t b, int64_t g, int64_t m) const {
-        return ((b * groups() + g) * blocks() + m) * padded() * P * LANES;
+        return ((b * channels.groups() + g) * channels.blocks() + m) * padded() * P * LANES;
     }
-    int64_t steps_of(int64_t b, int64_t m) const { return (b * T + m * STEPS) * D; }
-    int64_t count(int64_t m) const { return T - m * STEPS < STEPS ? T - m * STEPS : STEPS; }
 
     // Do something for every sample and group of channels, on all threads.
     template <typename Body>
     void each(const F* near_DN, const F* rest_DNP, const F* w_DNP, const Body& body) const {
 #pragma omp parallel for collapse(2) schedule(dynamic)
         for (int64_t b = 0; b < B; ++b)
-            for (int64_t g = 0; g < groups(); ++g) {
+            for (int64_t g = 0; g < channels.groups(); ++g) {
                 FlushDenormals flush;
                 body(b, g, Group{gather_near(near_DN, g), gather(rest_DNP, g), gather(w_DNP, g)});
             }
@@ -101,12 +88,12 @@ template <typename F, int P> struct Scan {
         each(near_DN, rest_DNP, w_DNP, [&](int64_t b, int64_t g, const Group& by) {
             auto h = gather(state_BDNP + states_of(b), g);
             Vec u[STEPS], y[STEPS];
-            for (int64_t m = 0; m < blocks(); ++m) {
+            for (int64_t m = 0; m < channels.blocks(); ++m) {
                 std::memcpy(starts + kept_of(b, g, m), h.data(), padded() * sizeof(Number));
-                load(u_BTD + steps_of(b, m), g, count(m), u);
-                for (int64_t t = 0; t < count(m); ++t) y[t] = Vec{};
-                for (int64_t n = 0; n < padded(); n += FORWARD_STATES) through(by, n, u, count(m), &h[n], y);
-                store(y, g, count(m), y_BTD + steps_of(b, m));
+                channels.load(u_BTD + b * T * D, g, m, u);
+                for (int64_t t = 0; t < channels.count(m); ++t) y[t] = Vec{};
+                for (int64_t n = 0; n < padded(); n += FORWARD_STATES) through(by, n, u, channels.count(m), &h[n], y);
+                channels.store(y, g, m, y_BTD + b * T * D);
             }
             scatter(h, last_BDNP + states_of(b), g);
         });
@@ -134,14 +121,14 @@ template <typename F, int P> struct Scan {
             auto dh = gather(dlast_BDNP + states_of(b), g);
             std::vector<Number> drest(padded(), Number{}), dw(padded(), Number{});
             Vec u[STEPS], dy[STEPS], du[STEPS];
-            for (int64_t m = blocks() - 1; m >= 0; --m) {
+            for (int64_t m = channels.blocks() - 1; m >= 0; --m) {
                 const F* kept = starts + kept_of(b, g, m);
-                load(u_BTD + steps_of(b, m), g, count(m), u);
-                load(dy_BTD + steps_of(b, m), g, count(m), dy);
-                for (int64_t t = 0; t < count(m); ++t) du[t] = Vec{};
+                channels.load(u_BTD + b * T * D, g, m, u);
+                channels.load(dy_BTD + b * T * D, g, m, dy);
+                for (int64_t t = 0; t < channels.count(m); ++t) du[t] = Vec{};
                 for (int64_t n = 0; n < padded(); n += BACKWARD_STATES)
-                    back(by, n, kept + n * P * LANES, u, dy, count(m), &dh[n], &drest[n], &dw[n], du);
-                store(du, g, count(m), du_BTD + steps_of(b, m));
+                    back(by, n, kept + n * P * LANES, u, dy, channels.count(m), &dh[n], &drest[n], &dw[n], du);
+                channels.store(du, g, m, du_BTD + b * T * D);
             }
             scatter(drest, drest_BDNP + states_of(b), g);
             scatter(dw, dw_BDNP + states_of(b), g);

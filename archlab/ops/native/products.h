@@ -18,12 +18,6 @@ constexpr int TALL = 6;  // of 16
 using Vec = Simd<float>::Vec;
 
 inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-inline Vec load(const float* from) {
-    Vec x;
-    std::memcpy(&x, from, LINE);
-    return x;
-}
-inline void store(float* to, Vec x) { std::memcpy(to, &x, LINE); }
 
 // Memory for numbers, zeros at first, that begins where a vector may.
 struct Floats {

@@ -21,6 +21,18 @@ template <typename F> struct Simd {
     static constexpr int LANES = LINE / sizeof(F);
 };
 
+inline Simd<float>::Vec load(const float* from) {
+    Simd<float>::Vec x;
+    std::memcpy(&x, from, LINE);
+    return x;
+}
+inline void store(float* to, Simd<float>::Vec x) { std::memcpy(to, &x, LINE); }
+inline float sum(Simd<float>::Vec x) {
+    float total = 0;
+    for (int lane = 0; lane < Simd<float>::LANES; ++lane) total += x[lane];
+    return total;
+}
+
 // Numbers too small for the normal form cost a hundred times as much as others: they are taken as zero meanwhile.
 struct FlushDenormals {
 #if defined(__SSE__)

@@ -1,0 +1,27 @@
+// Recurrences that go channel by channel: a vector holds the same thing of LANES channels, and time is cut into blocks.
+
+#pragma once
+#include "simd.h"
+
+template <typename F> struct Channels {
+    using Vec = typename Simd<F>::Vec;
+    static constexpr int LANES = Simd<F>::LANES;
+
+    int64_t T, D;
+    int64_t groups() const { return (D + LANES - 1) / LANES; }
+    int64_t blocks() const { return (T + STEPS - 1) / STEPS; }
+    // Channels of a group, and steps of a block: the last one may have fewer.
+    int64_t lanes(int64_t g) const { return D - g * LANES < LANES ? D - g * LANES : LANES; }
+    int64_t count(int64_t m) const { return T - m * STEPS < STEPS ? T - m * STEPS : STEPS; }
+
+    void load(const F* x_TD, int64_t g, int64_t m, Vec* out) const {
+        for (int64_t t = 0; t < count(m); ++t) {
+            out[t] = Vec{};
+            std::memcpy(&out[t], x_TD + (m * STEPS + t) * D + g * LANES, lanes(g) * sizeof(F));
+        }
+    }
+    void store(const Vec* from, int64_t g, int64_t m, F* x_TD) const {
+        for (int64_t t = 0; t < count(m); ++t)
+            std::memcpy(x_TD + (m * STEPS + t) * D + g * LANES, &from[t], lanes(g) * sizeof(F));
+    }
+};

@@ -1,0 +1,48 @@
+"""The loss of training in bfloat16 beside that in float32, over several seeds.
+
+python benchmarks/precision.py [EXPERIMENT [PATH=VALUE ...]]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich.console import Console
+from rich.table import Table
+
+from archlab import commands
+
+PRECISIONS, SEEDS = ("float32", "bfloat16"), (0, 1, 2)
+
+
+def losses(experiment: str, overrides: list[str], folder: Path) -> dict[int, float]:
+    """Train, and return the validation loss by step."""
+    commands.train(experiment, overrides, out=folder)
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {record["step"]: record["val_loss"] for record in records if "val_loss" in record}
+
+
+def main() -> None:
+    """Train one experiment, the tiny Megalodon unless another is named, and print the two curves."""
+    experiment, *overrides = sys.argv[1:] or ["megalodon_tiny"]
+    runs: dict[str, list[dict[int, float]]] = {precision: [] for precision in PRECISIONS}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in SEEDS:
+            for precision in PRECISIONS:
+                settings = [*overrides, f"train.precision={precision}", f"train.seed={seed}"]
+                runs[precision].append(losses(experiment, settings, Path(folder) / f"{precision}-{seed}"))
+    table = Table("step", *PRECISIONS, "difference", "between seeds", box=None, title_justify="left")
+    table.title = f"Validation loss of {experiment}, nats, mean of {len(SEEDS)} seeds"
+    for step in runs["float32"][0]:
+        single, half = ([run[step] for run in runs[precision]] for precision in PRECISIONS)
+        numbers = mean(single), mean(half), mean(half) - mean(single), stdev(single)
+        table.add_row(str(step), *(f"{number:.4f}" for number in numbers))
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
