@@ -13,6 +13,8 @@ from archlab.model import layers
 from archlab.ops.native.library import compiler
 
 AUTO_COMPILE_FLOPS = 5e13
+# Turning autocast on or off is all in a graph's own arguments, and what is on around it is part of the cache's key.
+KEPT_BETWEEN_PROCESSES = ("torch.amp.autocast_mode._enter_autocast", "torch.amp.autocast_mode._exit_autocast")
 
 
 def checkpoint_activations(model: nn.Module) -> None:
@@ -36,9 +38,12 @@ def has_cpp_compiler() -> bool:
 
 def compile_model(model: nn.Module, policy: str) -> None:
     """Compile in place: one graph that serves all like layers (`block`), or one for the whole (`model`)."""
+    if policy == "off":
+        return
+    torch._inductor.config.unsafe_marked_cacheable_functions |= dict.fromkeys(KEPT_BETWEEN_PROCESSES, torch.__version__)
     if policy == "model" and hasattr(model, "features"):
         model.features = torch.compile(model.features, fullgraph=True)  # type: ignore[assignment,arg-type]
-    for part in {"off": [], "block": [*layers(model), *_ends(model)], "model": [model]}[policy]:
+    for part in {"block": [*layers(model), *_ends(model)], "model": [model]}[policy]:
         part.compile(fullgraph=True)
 
 

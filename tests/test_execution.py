@@ -6,10 +6,12 @@ import pytest
 import torch
 from conftest import Tiny
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from archlab import execution
 from archlab.execution import AUTO_COMPILE_FLOPS, checkpoint_activations, compile_model, compile_policy
 from archlab.model import build
+from archlab.ops.precision import without_autocast
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -65,3 +67,23 @@ def test_what_is_compiled(policy: str, calls: int, tiny: Tiny, monkeypatch: pyte
     assert len(compiled) == calls
     ends = [model.embedding, model.norm, model.head]
     assert all(part is model or part in [*model.blocks, *ends] for part in compiled)
+
+
+class Precise(nn.Module):
+    """A layer that leaves autocast for a moment."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with without_autocast(x):
+            return x.float() * 3
+
+
+@pytest.mark.skipif(not execution.has_cpp_compiler(), reason="compiling for the CPU needs a C++ compiler")
+def test_compiled_layers_are_kept_between_processes_in_bfloat16_too() -> None:
+    counted = counters["aot_autograd"]
+    counted.clear()
+    model = Precise()
+    compile_model(model, "model")
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.ones(3, requires_grad=True)).sum().backward()
+    assert counted["autograd_cache_hit"] + counted["autograd_cache_saved"] == 1
+    assert counted["autograd_cache_bypass"] == 0
