@@ -21,6 +21,7 @@ from archlab.ops.causal_attention import causal_attention
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.gated_linear import gated_linear
 from archlab.ops.native import install_native
+from archlab.ops.selective_scan import selective_scan
 from archlab.ops.timestep_norm import timestep_norm
 from archlab.ops.token_loss import token_loss
 from archlab.ops.triton import install_triton
@@ -151,6 +152,15 @@ def _diagonal_scan(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]
     return call, (u_BTD, -radius_DN, angle_DN, weight_DNP)
 
 
+def _selective_scan(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
+    def call(x_BTD: Tensor, step_BTD: Tensor, rate_DN: Tensor, in_BTN: Tensor, out_BTN: Tensor) -> Tensor:
+        return selective_scan(x_BTD, step_BTD, rate_DN, in_BTN, out_BTN)[0]
+
+    shapes = ((B, T, D), (B, T, D), (D, 16), (B, T, 16), (B, T, 16))
+    x_BTD, step_BTD, rate_DN, in_BTN, out_BTN = (torch.rand(shape, device=device) for shape in shapes)
+    return call, (x_BTD, step_BTD, -rate_DN, in_BTN, out_BTN)
+
+
 def _timestep_norm(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
     G = 32
     count_B = torch.zeros(B, dtype=torch.int64, device=device)
@@ -181,6 +191,7 @@ def _score_gradients(device: torch.device) -> tuple[Operation, tuple[Tensor, ...
 CASES: dict[str, Callable[[torch.device], tuple[Operation, tuple[Tensor, ...]]]] = {
     "causal_attention": _causal_attention,
     "diagonal_scan": _diagonal_scan,
+    "selective_scan": _selective_scan,
     "timestep_norm": _timestep_norm,
     "gated_linear": _gated_linear,
     "score_gradients": _score_gradients,
