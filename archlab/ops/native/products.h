@@ -31,6 +31,7 @@ template <bool TURNED, bool ADD>
 inline void tile(int64_t depth, const float* __restrict a, int64_t lda, const float* __restrict panel,
                  float* __restrict c, int64_t ldc) {
     Vec sum[TALL][VECTORS];
+#pragma GCC unroll 12
     for (int i = 0; i < TALL; ++i)
         for (int v = 0; v < VECTORS; ++v) sum[i][v] = ADD ? load(c + i * ldc + v * LANES) : Vec{};
     for (int64_t k = 0; k < depth; ++k) {
@@ -42,6 +43,7 @@ inline void tile(int64_t depth, const float* __restrict a, int64_t lda, const fl
             for (int v = 0; v < VECTORS; ++v) sum[i][v] += x * row[v];
         }
     }
+#pragma GCC unroll 12
     for (int i = 0; i < TALL; ++i)
         for (int v = 0; v < VECTORS; ++v) store(c + i * ldc + v * LANES, sum[i][v]);
 }
