@@ -35,8 +35,8 @@ def main() -> None:
             for precision in PRECISIONS:
                 settings = [*overrides, f"train.precision={precision}", f"train.seed={seed}"]
                 runs[precision].append(losses(experiment, settings, Path(folder) / f"{precision}-{seed}"))
-    table = Table("step", *PRECISIONS, "difference", "between seeds", box=None, title_justify="left")
-    table.title = f"Validation loss of {experiment}, nats, mean of {len(SEEDS)} seeds"
+    print(f"Validation loss of {experiment}, nats, mean of {len(SEEDS)} seeds; how far these lie apart in float32")
+    table = Table("step", *PRECISIONS, "difference", "seeds apart", box=None)
     for step in runs["float32"][0]:
         single, half = ([run[step] for run in runs[precision]] for precision in PRECISIONS)
         numbers = mean(single), mean(half), mean(half) - mean(single), stdev(single)

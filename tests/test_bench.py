@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from archlab import bench
+from archlab import bench, bench_cases
 from archlab.errors import ArchlabError
 from archlab.ops import bodies
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
@@ -14,8 +14,8 @@ from archlab.ops.triton import OPERATIONS
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "T", 64)
-    monkeypatch.setattr(bench, "D", 32)
+    monkeypatch.setattr(bench_cases, "T", 64)
+    monkeypatch.setattr(bench_cases, "D", 32)
     monkeypatch.setattr(bench, "COPIED", 2**16)
 
 
