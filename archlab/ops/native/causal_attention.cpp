@@ -22,6 +22,35 @@ inline float highest(Vec x) {
     return most;
 }
 
+// A block of queries before a block of keys: so many rows see the first `seen` of these keys, row 0 the first `own` of
+// them, and each row one more than the one before. Products leave out tiles of what none of their rows sees.
+struct Block {
+    int64_t rows, own, seen;
+    int64_t visible(int64_t r) const { return std::min(seen, own + r); }
+
+    // out [rows, seen] = a b, for the keys in the columns of b.
+    void scores(const float* a, int64_t depth, Panels b, float* out) const {
+        for (int64_t j = 0; j < seen; j += WIDE)
+            for (int64_t i = std::max<int64_t>(0, j - own + 1) / TALL * TALL; i < rows; i += TALL)
+                tile<false, false>(depth, a + i * depth, depth, b.at(j), out + i * KEYS + j, KEYS);
+    }
+    // out [rows, width] += weights b, for the keys in the rows of b.
+    void to_queries(const float* weights, Panels b, float* out, int64_t width) const {
+        for (int64_t j = 0; j < width; j += WIDE)
+            for (int64_t i = 0; i < rows; i += TALL)
+                tile<false, true>(visible(i + TALL - 1), weights + i * KEYS, KEYS, b.at(j), out + i * width + j, width);
+    }
+    // out [seen, width] += weights transposed b, for the queries in the rows of b.
+    void to_keys(const float* weights, Panels b, float* out, int64_t width) const {
+        for (int64_t j = 0; j < width; j += WIDE)
+            for (int64_t i = 0; i < seen; i += TALL) {
+                const int64_t first = std::max<int64_t>(0, i - own + 1);
+                tile<true, true>(rows - first, weights + first * KEYS + i, KEYS, b.at(j) + first * WIDE,
+                                 out + i * width + j, width);
+            }
+    }
+};
+
 // The highest score of a query so far, and the sum of its weights relative to that.
 struct Softmax {
     float top = -INFINITY, sum = 0;
@@ -79,13 +108,11 @@ struct Attention {
                 float* weights, Softmax* softmax, float* sums) const {
         std::fill_n(sums, count * wide_v(), 0.0f);
         for (int64_t first = 0; first < begin + count; first += KEYS) {
-            const int64_t seen = std::min(KEYS, begin + count - first);
-            multiply<false, false>(count, seen, K, scaled_q, K, {keys + first * K, K * WIDE}, weights, KEYS);
+            const Block block{count, begin + 1 - first, std::min(KEYS, begin + count - first)};
+            block.scores(scaled_q, K, {keys + first * K, K * WIDE}, weights);
             for (int64_t r = 0; r < count; ++r)
-                weigh(weights + r * KEYS, std::min(seen, begin + r + 1 - first), seen, softmax[r],
-                      sums + r * wide_v());
-            const Panels shown{values + first * WIDE, T * WIDE};
-            multiply<false, true>(count, wide_v(), seen, weights, KEYS, shown, sums, wide_v());
+                weigh(weights + r * KEYS, block.visible(r), block.seen, softmax[r], sums + r * wide_v());
+            block.to_queries(weights, {values + first * WIDE, T * WIDE}, sums, wide_v());
         }
     }
     // Turn one query's scores into weights relative to its highest score so far; what was summed by a lower one
@@ -160,21 +187,21 @@ struct Attention {
         std::fill_n(static_cast<float*>(at_hand.dk), KEYS * wide_k(), 0.0f);
         std::fill_n(static_cast<float*>(at_hand.dv), KEYS * wide_v(), 0.0f);
         for (int64_t begin = first; begin < T; begin += R) {
-            const int64_t n = std::min(R, T - begin), seen = std::min(count, begin + n - first);
+            const int64_t n = std::min(R, T - begin);
+            const Block block{n, begin + 1 - first, std::min(count, begin + n - first)};
             scaled_queries(q, unit, begin, n, at_hand.scaled_q);
             for (int64_t r = 0; r < n; ++r)
                 std::memcpy(at_hand.dy_rows + r * V, at(dy, unit, begin + r, V), V * sizeof(float));
-            multiply<false, false>(n, seen, K, at_hand.scaled_q, K, turned_k, at_hand.weights, KEYS);
-            multiply<false, false>(n, seen, V, at_hand.dy_rows, V, turned_v, at_hand.dscores, KEYS);
+            block.scores(at_hand.scaled_q, K, turned_k, at_hand.weights);
+            block.scores(at_hand.dy_rows, V, turned_v, at_hand.dscores);
             for (int64_t r = 0; r < n; ++r)
-                differentiate(at_hand.weights + r * KEYS, at_hand.dscores + r * KEYS,
-                              std::min(seen, begin + r + 1 - first), seen, log_sums[begin + r], at_hand.mean[begin + r]);
+                differentiate(at_hand.weights + r * KEYS, at_hand.dscores + r * KEYS, block.visible(r), block.seen,
+                              log_sums[begin + r], at_hand.mean[begin + r]);
             const Panels queries = lay_out(at(q, unit, begin, K), H * K, n, K, at_hand.q, R * WIDE);
             const Panels dys = lay_out(at_hand.dy_rows, V, n, V, at_hand.dy, R * WIDE);
-            multiply<true, true>(seen, wide_v(), n, at_hand.weights, KEYS, dys, at_hand.dv, wide_v());
-            multiply<true, true>(seen, wide_k(), n, at_hand.dscores, KEYS, queries, at_hand.dk, wide_k());
-            multiply<false, true>(n, wide_k(), seen, at_hand.dscores, KEYS, keys, at_hand.dq + begin * wide_k(),
-                                  wide_k());
+            block.to_keys(at_hand.weights, dys, at_hand.dv, wide_v());
+            block.to_keys(at_hand.dscores, queries, at_hand.dk, wide_k());
+            block.to_queries(at_hand.dscores, keys, at_hand.dq + begin * wide_k(), wide_k());
         }
     }
     // Turn one query's scores into weights, and the gradients of these into gradients of scores.

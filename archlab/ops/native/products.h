@@ -1,8 +1,8 @@
 // Products of small float32 matrices on one thread, out of memory that was laid out for them.
 //
 // The right factor lies in panels: WIDE columns of it, row after row. A tile of the product, TALL x WIDE, stays in
-// registers while its depth is walked. Rows and columns come in whole tiles: what is beyond the end is computed too,
-// so the memory must be there, and its numbers are nobody's.
+// registers while its depth is walked. A tile that juts out over the end is computed whole: the memory must be there,
+// and its numbers are nobody's.
 
 #pragma once
 #include "simd.h"
@@ -52,16 +52,8 @@ inline void tile(int64_t depth, const float* __restrict a, int64_t lda, const fl
 struct Panels {
     const float* first;
     int64_t apart;
+    const float* at(int64_t column) const { return first + column / WIDE * apart; }
 };
-
-template <bool TURNED, bool ADD>
-void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda, Panels b, float* c,
-              int64_t ldc) {
-    for (int64_t j = 0; j < columns; j += WIDE)
-        for (int64_t i = 0; i < rows; i += TALL)
-            tile<TURNED, ADD>(depth, a + (TURNED ? i : i * lda), lda, b.first + j / WIDE * b.apart, c + i * ldc + j,
-                              ldc);
-}
 
 // Lay out x [count, width], whose rows are `stride` apart, as a right factor; `apart` is at least count * WIDE.
 inline Panels lay_out(const float* x, int64_t stride, int64_t count, int64_t width, float* out, int64_t apart) {
