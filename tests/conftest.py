@@ -14,6 +14,9 @@ import yaml
 
 from archlab import config, registry
 from archlab.config import Experiment
+from archlab.ops import bodies
+from archlab.ops.native import OPERATIONS
+from archlab.ops.native.library import missing
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before kernels are defined: they then run on the CPU, number by number
@@ -89,3 +92,14 @@ def plugins_of_one_test() -> Iterator[None]:
             del registry._registered[key]
     for name in {name for name in sys.modules if name.startswith("archlab_plugin_")} - modules:
         del sys.modules[name]
+
+
+@pytest.fixture(params=["plain", "native"])
+def body(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with either body of the operation that its module names, and with no other's faster body."""
+    monkeypatch.setattr(bodies, "_FASTER", {})
+    if request.param == "native":
+        operation = request.module.OPERATION
+        if not OPERATIONS[operation].ready():
+            pytest.skip(f"C++ bodies cannot be had: {missing()}")
+        bodies.install(operation, "cpu", getattr(OPERATIONS[operation], operation))

@@ -2,10 +2,11 @@ import pytest
 import torch
 from streams import assert_same_gradients
 
-from archlab.ops import bodies
 from archlab.ops.causal_attention import causal_attention, causal_attention_reference
 from archlab.ops.native import causal_attention as native
 from archlab.ops.native.library import missing
+
+OPERATION = "causal_attention"
 
 # B, H, T, K, V: odd sizes, one step, the ends of blocks of queries and of keys, and both heights of a block.
 SHAPES = [
@@ -19,16 +20,6 @@ SHAPES = [
     (1, 1, 513, 24, 24),
     (1, 2, 777, 30, 70),
 ]
-
-
-@pytest.fixture(params=["plain", "native"])
-def body(request, monkeypatch):
-    """Run a test with either body."""
-    monkeypatch.setattr(bodies, "_FASTER", {})
-    if request.param == "native":
-        if not native.ready():
-            pytest.skip(f"C++ bodies cannot be had: {missing()}")
-        bodies.install("causal_attention", "cpu", native.causal_attention)
 
 
 def draw(B, H, T, K, V, dtype=torch.float32):

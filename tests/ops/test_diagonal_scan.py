@@ -6,23 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import assert_same_gradients
 
-from archlab.ops import bodies
 from archlab.ops.diagonal_scan import BLOCK, Decay, diagonal_scan, diagonal_scan_reference
-from archlab.ops.native import diagonal_scan as native
-from archlab.ops.native.library import missing
+
+OPERATION = "diagonal_scan"
+pytestmark = pytest.mark.usefixtures("body")
 
 B, D, N = 2, 3, 5
 LENGTHS = [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 130, 200]
-
-
-@pytest.fixture(autouse=True, params=["plain", "native"])
-def body(request, monkeypatch):
-    """Run every test with either body."""
-    monkeypatch.setattr(bodies, "_FASTER", {})
-    if request.param == "native":
-        if not native.ready():
-            pytest.skip(f"C++ bodies cannot be had: {missing()}")
-        bodies.install("diagonal_scan", "cpu", native.diagonal_scan)
 
 
 def draw(num_tokens, parts, carried, dtype=torch.float64):

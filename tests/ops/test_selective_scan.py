@@ -4,21 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from archlab.ops import bodies
 from archlab.ops import selective_scan as module
 from archlab.ops.native import selective_scan as native
 from archlab.ops.native.library import missing
 from archlab.ops.selective_scan import BLOCK, selective_scan, selective_scan_reference
 
-
-@pytest.fixture(autouse=True, params=["plain", "native"])
-def body(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every test with either body; the native one is for float32."""
-    monkeypatch.setattr(bodies, "_FASTER", {})
-    if request.param == "native":
-        if not native.ready():
-            pytest.skip(f"C++ bodies cannot be had: {missing()}")
-        bodies.install("selective_scan", "cpu", native.selective_scan)
+OPERATION = "selective_scan"
+pytestmark = pytest.mark.usefixtures("body")
 
 
 def inputs(
