@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 Step = Callable[[], Any]
-LENT = "with archlab's allocator lent to"
+LENT = "the same, with archlab's allocator lent to it"
 ENVIRONMENT = dict(os.environ)  # as it is before archlab has set anything
 
 

@@ -136,7 +136,7 @@ def compare(size: str) -> list[Row]:
     wanted, of_stock = SIZES.get(size, ("", ""))
     asked = {
         ("ours", "jax"): ("float32, against megalodon-jax", wanted if "stock" in steps else of_stock),
-        ("ours", "lent"): (f"the same, {LENT} it", ""),
+        ("ours", "lent"): (LENT, ""),
         ("stock", "jax"): ("the same with torch's stock products", of_stock),
         ("half", "ours"): ("bfloat16, against float32", "1.35"),
         ("ours", "bare"): ("float32, against its matrix products", "0.68"),
