@@ -25,7 +25,7 @@ def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: floa
     if body is not None and product_dtype(q_BHTK) == torch.float32:
         return body(q_BHTK, k_BHTK, v_BHTV, scale)
     if q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] != v_BHTV.shape[-1]:
-        return _in_blocks(q_BHTK, k_BHTK, v_BHTV, scale)
+        return _block_by_block(q_BHTK, k_BHTK, v_BHTV, scale)
     return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTV, is_causal=True, scale=scale)
 
 
@@ -38,7 +38,7 @@ def causal_attention_reference(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, s
     return weights.to(v_BHTV.dtype) @ v_BHTV
 
 
-def _in_blocks(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: float) -> Tensor:
+def _block_by_block(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: float) -> Tensor:
     """Attend in a few blocks of queries, so that most of the keys that none of them sees are left out."""
     size = -(-q_BHTK.shape[2] // BLOCKS)
     ends = range(size, q_BHTK.shape[2] + size, size)
