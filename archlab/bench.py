@@ -86,7 +86,8 @@ def _measured(name: str, call: Operation, inputs: tuple[Tensor, ...], trained: b
 def _step(call: Operation, inputs: tuple[Tensor, ...], trained: bool) -> Callable[[], None]:
     """Return the operation on its inputs, with its gradients if it is trained."""
     inputs = tuple(x.detach().requires_grad_(trained and x.is_floating_point()) for x in inputs)
-    weight = torch.ones_like(call(*inputs))
+    with torch.set_grad_enabled(trained):  # as below: what is compiled is then compiled once
+        weight = torch.ones_like(call(*inputs))
 
     def step() -> None:
         with torch.set_grad_enabled(trained):
