@@ -136,7 +136,10 @@ def test_float32_compiles_without_a_break() -> None:
     torch.testing.assert_close(compiled(*leaves), selective_scan(*leaves))
 
 
-def test_halves_are_summed_in_float32() -> None:
+def test_float32_is_close_and_halves_are_summed_in_it() -> None:
+    exact, _ = selective_scan_reference(*inputs(300))
+    close, _ = selective_scan(*inputs(300, torch.float32))
+    torch.testing.assert_close(close.double(), exact, rtol=1e-4, atol=1e-4)
     halved, state = selective_scan(*inputs(300, torch.bfloat16))
     assert (halved.dtype, state.dtype) == (torch.bfloat16, torch.float32)
 

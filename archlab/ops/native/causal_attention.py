@@ -70,10 +70,7 @@ def _empty_back(
 
 def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], scale: float) -> None:
     """Call with inputs that begin with q, k and v."""
-    body = _library()
-    assert body is not None
-    sizes = (*inputs[0].shape, inputs[2].shape[3])
-    call(body, name, (*(x.contiguous() for x in inputs), *outputs), sizes, (scale,))
+    call(_library(), name, inputs, outputs, (*inputs[0].shape, inputs[2].shape[3]), (scale,))
 
 
 def _up(count: int) -> int:

@@ -2,6 +2,7 @@
 
 #pragma once
 #include "simd.h"
+#include <vector>
 
 template <typename F> struct Channels {
     using Vec = typename Simd<F>::Vec;
@@ -14,6 +15,13 @@ template <typename F> struct Channels {
     int64_t lanes(int64_t g) const { return D - g * LANES < LANES ? D - g * LANES : LANES; }
     int64_t count(int64_t m) const { return T - m * STEPS < STEPS ? T - m * STEPS : STEPS; }
 
+    // What each channel of a group has N numbers of; zeros up to `padded`.
+    std::vector<Vec> gather(const F* x_DN, int64_t N, int64_t padded, int64_t g, F by = 1) const {
+        std::vector<Vec> out(padded, Vec{});
+        for (int64_t lane = 0; lane < lanes(g); ++lane)
+            for (int64_t n = 0; n < N; ++n) out[n][lane] = x_DN[(g * LANES + lane) * N + n] * by;
+        return out;
+    }
     void load(const F* x_TD, int64_t g, int64_t m, Vec* out) const {
         for (int64_t t = 0; t < count(m); ++t) {
             out[t] = Vec{};

@@ -14,7 +14,6 @@
 // vector of WIDEST bytes.
 
 #include "channels.h"
-#include <vector>
 
 namespace {
 
@@ -31,12 +30,6 @@ template <typename F, int P> struct Scan {
     Channels<F> channels{T, D};
     int64_t padded() const { return (N + FORWARD_STATES - 1) / FORWARD_STATES * FORWARD_STATES; }
 
-    std::vector<Vec> gather_near(const F* near_DN, int64_t g) const {
-        std::vector<Vec> out(padded(), Vec{});
-        for (int64_t lane = 0; lane < channels.lanes(g); ++lane)
-            for (int64_t n = 0; n < N; ++n) out[n][lane] = near_DN[(g * LANES + lane) * N + n];
-        return out;
-    }
     std::vector<Number> gather(const F* x_DNP, int64_t g) const {
         std::vector<Number> out(padded(), Number{});
         for (int64_t lane = 0; lane < channels.lanes(g); ++lane)
@@ -67,7 +60,7 @@ template <typename F, int P> struct Scan {
         for (int64_t b = 0; b < B; ++b)
             for (int64_t g = 0; g < channels.groups(); ++g) {
                 FlushDenormals flush;
-                body(b, g, Group{gather_near(near_DN, g), gather(rest_DNP, g), gather(w_DNP, g)});
+                body(b, g, Group{channels.gather(near_DN, N, padded(), g), gather(rest_DNP, g), gather(w_DNP, g)});
             }
     }
 

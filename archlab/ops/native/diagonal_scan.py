@@ -73,10 +73,8 @@ def _empty_back(
 
 
 def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], u: Tensor, rest: Tensor) -> None:
-    body = _library()
-    assert body is not None
     kind = f"{_KINDS[u.dtype]}_{('real', 'complex')[rest.shape[-1] - 1]}"
-    call(body, f"{name}_{kind}", (*(x.contiguous() for x in inputs), *outputs), (*u.shape, rest.shape[1]))
+    call(_library(), f"{name}_{kind}", inputs, outputs, (*u.shape, rest.shape[1]))
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:

@@ -52,11 +52,17 @@ def compiler() -> str | None:
 
 
 def call(
-    source: ctypes.CDLL, function: str, tensors: Iterable[Tensor], sizes: Iterable[int], numbers: Iterable[float] = ()
+    source: ctypes.CDLL | None,
+    function: str,
+    inputs: Iterable[Tensor],
+    outputs: Iterable[Tensor],
+    sizes: Iterable[int],
+    numbers: Iterable[float] = (),
 ) -> None:
-    """Call a function that takes pointers to contiguous tensors, then sizes, then other numbers."""
-    kept = list(tensors)  # a contiguous copy must live as long as the call
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in kept)
+    """Call a function of a library that is there: with pointers to contiguous tensors, then sizes, then numbers."""
+    assert source is not None
+    tensors = [*(x.contiguous() for x in inputs), *outputs]  # a contiguous copy must live as long as the call
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
     getattr(source, function)(*pointers, *map(ctypes.c_int64, sizes), *map(ctypes.c_double, numbers))
 
 

@@ -13,7 +13,6 @@
 #include "channels.h"
 #include "exp2.h"
 #include <algorithm>
-#include <vector>
 
 namespace {
 
@@ -30,12 +29,6 @@ struct Scan {
         return ((b * channels.groups() + g) * channels.blocks() + m) * N * LANES;
     }
 
-    std::vector<Vec> gather(const float* x_DN, int64_t g, float by) const {
-        std::vector<Vec> out(padded(), Vec{});
-        for (int64_t lane = 0; lane < channels.lanes(g); ++lane)
-            for (int64_t n = 0; n < N; ++n) out[n][lane] = x_DN[(g * LANES + lane) * N + n] * by;
-        return out;
-    }
     void scatter(const Vec* from, float* x_DN, int64_t g) const {
         for (int64_t lane = 0; lane < channels.lanes(g); ++lane)
             for (int64_t n = 0; n < N; ++n) x_DN[(g * LANES + lane) * N + n] = from[n][lane];
@@ -52,8 +45,8 @@ struct Scan {
         for (int64_t b = 0; b < B; ++b)
             for (int64_t g = 0; g < channels.groups(); ++g) {
                 FlushDenormals flush;
-                const auto rate = gather(rate_DN, g, LOG2_E);
-                auto h = gather(state_BDN + b * D * N, g, 1);
+                const auto rate = channels.gather(rate_DN, N, padded(), g, LOG2_E);
+                auto h = channels.gather(state_BDN + b * D * N, N, padded(), g);
                 std::vector<float> taken(STEPS * padded()), given(STEPS * padded());
                 Vec steps[STEPS], u[STEPS], sums[STEPS];
                 for (int64_t m = 0; m < channels.blocks(); ++m) {
@@ -110,8 +103,9 @@ struct Scan {
                 const int64_t first = s * per_slice, end = std::min(first + per_slice, channels.groups());
                 std::vector<Group> groups;
                 for (int64_t g = first; g < end; ++g)
-                    groups.push_back({gather(rate_DN, g, LOG2_E), std::vector<Vec>(padded(), Vec{}),
-                                      gather(dlast_BDN + b * D * N, g, 1)});
+                    groups.push_back({channels.gather(rate_DN, N, padded(), g, LOG2_E),
+                                      std::vector<Vec>(padded(), Vec{}),
+                                      channels.gather(dlast_BDN + b * D * N, N, padded(), g)});
                 Back at_hand(padded());
                 for (int64_t m = channels.blocks() - 1; m >= 0; --m) {
                     read(in + b * T * N, m, at_hand.taken.data());

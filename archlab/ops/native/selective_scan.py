@@ -43,7 +43,7 @@ def _forward(
     x: Tensor, step: Tensor, rate: Tensor, taken: Tensor, given: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     out = _empty(x, step, rate, taken, given, state)
-    _call("selective_scan", (x, step, rate, taken, given, state), out, (*x.shape, rate.shape[1]))
+    call(_library(), "selective_scan", (x, step, rate, taken, given, state), out, (*x.shape, rate.shape[1]))
     return out
 
 
@@ -62,7 +62,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     out = _empty_back(dy, dlast, x, step, rate, taken, given, starts)
     inputs = (dy, dlast, x, step, rate, taken, given, starts)
-    _call("selective_scan_back", inputs, out, (*x.shape, rate.shape[1], _slices(x)))
+    call(_library(), "selective_scan_back", inputs, out, (*x.shape, rate.shape[1], _slices(x)))
     return out
 
 
@@ -79,12 +79,6 @@ def _empty_back(
 
 def _slices(x: Tensor) -> int:
     return max(1, PIECES // x.shape[0])
-
-
-def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], sizes: tuple[int, ...]) -> None:
-    body = _library()
-    assert body is not None
-    call(body, name, (*(x.contiguous() for x in inputs), *outputs), sizes)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
