@@ -1,24 +1,26 @@
 """One token after another, as fast as a machine reads the weights: compiled once, with a state written in place.
 
-B batch, V outputs.
+B batch, H heads, K width of a key, S keys, V outputs, or the width of a value.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
+from archlab.ahead import Ahead
 from archlab.evaluate import evaluating
 from archlab.ops.precision import at_least_float32
 from archlab.state import State
 
-_LINEAR = (F.linear, torch._C._nn.linear)
+# A sum over keys is made of sums over so many, whose values lie in a few pages of memory.
+KEYS = 16
 
 
 class Decoder:
@@ -30,66 +32,85 @@ class Decoder:
 
     def __init__(self, model: nn.Module, state: State) -> None:
         self.state = {name: tensor.clone() for name, tensor in state.items()}
-        self._model, self._batch_size = model, len(next(iter(state.values())))
-        options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-        step = _with_own_code(_advance)
-        self._step = torch.compile(step, fullgraph=True, dynamic=False, backend=_compile, options=options)
-        self._is_compiled = False
+        some = next(iter(state.values()))
+        self._tokens_B1 = torch.zeros(len(some), 1, dtype=torch.int64, device=some.device)
+        self._model = model
+        self._step: Callable[..., Any] | None = None
 
     @torch.no_grad()
     def __call__(self, tokens_B1: Tensor) -> Tensor:
         """Return the scores after one more token, the state moved on."""
-        if tokens_B1.shape != (self._batch_size, 1):
-            raise ValueError(f"tokens {list(tokens_B1.shape)} are not [{self._batch_size}, 1]")
-        if self._is_compiled:
-            return self._step(self._model, tokens_B1, self.state)
-        with evaluating(self._model), torch._inductor.config.patch(freezing=True):
-            scores_B1V = self._step(self._model, tokens_B1, self.state)
-        self._is_compiled = True
+        if tokens_B1.shape != self._tokens_B1.shape:
+            raise ValueError(f"tokens {list(tokens_B1.shape)} are not {list(self._tokens_B1.shape)}")
+        self._tokens_B1.copy_(tokens_B1)
+        if self._step is None:
+            self._step = self._compiled()
+        (scores_B1V,) = self._step(self._tokens_B1, *self.state.values())
         return scores_B1V
 
-
-def _advance(model: nn.Module, tokens_B1: Tensor, state: State) -> Tensor:
-    """Write the next state over the last: the compiler then changes windows in place, and copies none."""
-    scores_B1V, following = model(tokens_B1, state)
-    for name, tensor in state.items():
-        tensor.copy_(following[name])
-    return scores_B1V
-
-
-def _with_own_code(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a copy of a function that shares no compiled code with it: nothing asks for whom that was made."""
-    assert isinstance(function, FunctionType)
-    return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    def _compiled(self) -> Callable[..., Any]:
+        advance = _Advance(self._model, tuple(self.state))
+        with evaluating(advance):
+            if self._tokens_B1.device.type != "cpu":
+                return torch.compile(advance, fullgraph=True, dynamic=False)
+            with OneRow():
+                return Ahead(advance, (self._tokens_B1, *self.state.values()))
 
 
-def _compile(graph: GraphModule, inputs: list[Tensor], **_: Any) -> Any:
-    from torch._inductor.compile_fx import compile_fx
+class _Advance(nn.Module):
+    """A step that writes the next state over the last: the compiler then changes windows in place, and copies none."""
 
-    for node in [node for node in graph.graph.nodes if _is_one_row(node)]:
-        with graph.graph.inserting_before(node):
-            replaced = graph.graph.call_function(_one_row, node.args, node.kwargs)
-        replaced.meta = dict(node.meta)
-        node.replace_all_uses_with(replaced)
-        graph.graph.erase_node(node)
-    graph.recompile()
-    one_call = inputs[0].device.type == "cpu"  # from Python, for all kernels
-    return compile_fx(graph, inputs, config_patches={"freezing": True, "cpp_wrapper": one_call})
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
 
-
-def _is_one_row(node: Node) -> bool:
-    """Tell whether a node multiplies one row by a matrix, on a CPU."""
-    if node.op != "call_function" or node.target not in _LINEAR:
-        return False
-    x = node.args[0].meta["example_value"]  # type: ignore[union-attr]
-    return x.device.type == "cpu" and x.numel() == x.shape[-1]
+    def forward(self, tokens_B1: Tensor, *state: Tensor) -> tuple[Tensor]:
+        scores_B1V, following = self.model(tokens_B1, dict(zip(self.names, state, strict=True)))
+        for name, tensor in zip(self.names, state, strict=True):
+            tensor.copy_(following[name])
+        return (scores_B1V,)
 
 
-def _one_row(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x weightᵀ + bias as sums, which the compiler joins to what is around them.
+class OneRow(TorchFunctionMode):
+    """Has products of one row, and attention of one query, made of sums, which a compiler joins to what is around them.
 
-    Matrix products of one row read the weights two to three times as slowly.
+    As products they read what they multiply two to three times as slowly.
     """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call one of our forms in place of the function, where there is one."""
+        return _FORMS.get(function, function)(*args, **(kwargs or {}))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x weightᵀ + bias."""
+    if x.numel() != x.shape[-1]:
+        return F.linear(x, weight, bias)
     y = (at_least_float32(x.flatten()) * at_least_float32(weight)).sum(-1)
     y = y if bias is None else y + at_least_float32(bias)
     return y.to(x.dtype).unflatten(0, (*x.shape[:-1], -1))
+
+
+def _attention(
+    q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, attn_mask: Tensor | None = None, **options: Any
+) -> Tensor:
+    """Return what a query sees of the values, [B, H, Q, V]; options as PyTorch's, of which a scale is known here."""
+    if q_BHQK.shape[2] != 1 or attn_mask is None or any(options[name] for name in options.keys() - {"scale"}):
+        return F.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSV, attn_mask, **options)
+    q_BH1K, k_BHSK, v = (at_least_float32(x) for x in (q_BHQK, k_BHSK, v_BHSV))
+    scale = options.get("scale") or q_BH1K.shape[-1] ** -0.5
+    scores_BHS = (q_BH1K * k_BHSK).sum(-1) * scale
+    shown = attn_mask.expand(*attn_mask.shape[:-2], 1, k_BHSK.shape[2])[..., 0, :]
+    is_bool = shown.dtype == torch.bool
+    scores_BHS = scores_BHS.masked_fill(~shown, -math.inf) if is_bool else scores_BHS + shown
+    weighted_BHSV = scores_BHS.softmax(-1)[..., None] * v
+    y_BHV = weighted_BHSV.unflatten(2, (-1, math.gcd(v.shape[2], KEYS))).sum(3).sum(2)
+    return y_BHV[:, :, None].to(v_BHSV.dtype)
+
+
+_FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.linear: _linear,
+    F.scaled_dot_product_attention: _attention,
+}

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from archlab.config import load
-from archlab.decoding import Decoder
+from archlab.decoding import Decoder, OneRow
 from archlab.execution import has_cpp_compiler
 from archlab.generate import generate
 from archlab.model import build
@@ -54,8 +55,9 @@ def test_a_decoder_gives_what_the_model_gives(name: str, batch_size: int) -> Non
     before = {name: tensor.clone() for name, tensor in start.items()}
     decoder, other = Decoder(model, start), Decoder(model, start)
     other(tokens_BT[:, :1])
-    for token_B1, y_B1V in zip(tokens_BT[:, 3:].split(1, 1), expected, strict=True):
-        torch.testing.assert_close(decoder(token_B1), y_B1V, rtol=1e-4, atol=1e-5)
+    scores = [decoder(token_B1) for token_B1 in tokens_BT[:, 3:].split(1, 1)]  # kept: no call writes over another's
+    for given, y_B1V in zip(scores, expected, strict=True):
+        torch.testing.assert_close(given, y_B1V, rtol=1e-4, atol=1e-5)
     for name, tensor in start.items():
         assert torch.equal(tensor, before[name])
 
@@ -66,6 +68,31 @@ def test_decoders_of_two_models_share_nothing() -> None:
         model, tokens_12 = small(name), torch.tensor([[1, 7]])
         start, (expected_11V,) = after_a_prompt(model, tokens_12, 1)
         torch.testing.assert_close(Decoder(model, start)(tokens_12[:, 1:]), expected_11V, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("keys", [1, 13, 48])
+@pytest.mark.parametrize("kind", ["bool", "bias", "one for all heads", "none", "causal"])
+def test_attention_of_one_query_is_pytorchs(kind: str, keys: int) -> None:
+    q, k, v = (torch.randn(2, 3, n, width, dtype=torch.float64) for n, width in ((1, 5), (keys, 5), (keys, 7)))
+    mask = {
+        "bool": (torch.rand(2, 1, 1, keys) < 0.5).index_fill(3, torch.tensor(0), True),
+        "bias": torch.randn(2, 3, 1, keys, dtype=torch.float64),
+        "one for all heads": torch.randn(1, keys, dtype=torch.float64),
+    }.get(kind)
+    options = {"scale": 0.3, "is_causal": kind == "causal"}
+    expected = functional.scaled_dot_product_attention(q, k, v, mask, **options)
+    with OneRow():
+        given = functional.scaled_dot_product_attention(q, k, v, mask, **options)
+    torch.testing.assert_close(given, expected)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 1, 5), (2, 1, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_of_one_row_is_pytorchs(shape: tuple[int, ...], bias: bool) -> None:
+    linear, x = nn.Linear(5, 7, bias=bias, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    expected = linear(x)
+    with OneRow():
+        torch.testing.assert_close(linear(x), expected)
 
 
 @needs_compiler

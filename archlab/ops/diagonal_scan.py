@@ -89,19 +89,17 @@ def diagonal_scan_reference(
 
 
 def _one_step(u_B1D: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
-    injected = _inject(u_B1D.transpose(1, 2)[..., None], weight_DNP)
+    u_BD1, near_DN, rest_DNP = u_B1D.transpose(1, 2), *decay.near_and_rest()
     if state_BDNP is None:
-        state_BDNP = torch.zeros_like(injected)
-    near_DN, rest_DNP = decay.near_and_rest()
-    moved = product(rest_DNP.expand_as(state_BDNP), state_BDNP) + injected
-    state_BDNP = near_DN[..., None] * state_BDNP + moved
-    return (conjugate(weight_DNP) * state_BDNP).sum((-2, -1))[:, None], state_BDNP
-
-
-def _inject(u_BD11: Tensor, weight_DNP: Tensor) -> Tensor:
-    """Place a real input in the real part of every state."""
-    real = u_BD11.expand(*u_BD11.shape[:2], weight_DNP.shape[1], 1)
-    return F.pad(real, (0, weight_DNP.shape[-1] - 1))
+        state_BDNP = u_BD1.new_zeros(u_BD1.shape[0], *weight_DNP.shape)
+    before, rest, weight = state_BDNP.unbind(-1), rest_DNP.unbind(-1), weight_DNP.unbind(-1)
+    if len(before) == 1:
+        real = near_DN * before[0] + (rest[0] * before[0] + u_BD1)
+        return (weight[0] * real).sum(-1)[:, None], real[..., None]
+    real = near_DN * before[0] + (rest[0] * before[0] - rest[1] * before[1] + u_BD1)
+    imaginary = near_DN * before[1] + (rest[0] * before[1] + rest[1] * before[0])
+    read_BDN = weight[0] * real - weight[1] * imaginary
+    return read_BDN.sum(-1)[:, None], torch.stack((real, imaginary), dim=-1)
 
 
 def _in_blocks(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:

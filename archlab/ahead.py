@@ -1,0 +1,129 @@
+"""A module compiled ahead of time for the CPU: a call runs no Python, and what was built is kept between processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
+
+from archlab.process import cache_folder
+from archlab.processor import processor_features
+
+OPTIONS = {
+    "memory_planning": True,  # one block of memory for all that lies between input and output
+    # A library holds no weight, so that it serves every model of one shape and is as small for 7 B as for 7 M.
+    "always_keep_tensor_constants": True,
+    "aot_inductor.package_constants_in_so": False,
+}
+_CONVERSIONS = (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default)
+
+
+class Ahead:
+    """A module that was exported with these inputs, and may write to them; what follows from weights is computed once.
+
+    Called with tensors of the inputs' shapes, types and strides, which are not looked at again. Weights that change
+    later are seen where they are read, not in what was computed from them.
+    """
+
+    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        program = torch.export.export(module, inputs).module(check_guards=False)
+        assert isinstance(program, GraphModule)
+        compute_what_is_known(program)
+        constants = _constants(program)
+        file = _library(program, inputs, constants)
+        self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1)
+        names = self._runner.get_constant_names_to_original_fqns()
+        self._constants = {own: constants[name] for own, name in names.items()}  # borrowed: they must live as long
+        self._runner.update_constant_buffer(self._constants, False, True, True)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Return the outputs."""
+        return self._runner.run(list(inputs))
+
+
+def compute_what_is_known(program: GraphModule) -> None:
+    """Replace what follows from weights alone by its value.
+
+    A weight in another type or shape stays what it is: it costs nothing where it is read, and would be a copy.
+    """
+    known: dict[Node, Any] = {}
+    weights: set[Node] = set()
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = _attribute(program, str(node.target))
+            weights.add(node)
+        elif node.op == "call_function" and known.keys() >= set(node.all_input_nodes) and not _is_random(node):
+            known[node] = node.target(*map_arg(node.args, known.get), **map_arg(node.kwargs, known.get))
+            if _is_another_form(node, known, weights):
+                weights.add(node)
+    for node in [node for node in known if node not in weights and isinstance(known[node], Tensor)]:
+        if not known.keys() >= node.users.keys():
+            _replace(program, node, known[node])
+    program.graph.eliminate_dead_code()
+    program.recompile()
+
+
+def _attribute(program: GraphModule, name: str) -> Any:
+    owner, _, last = name.rpartition(".")
+    value = getattr(program.get_submodule(owner), last)
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _is_random(node: Node) -> bool:
+    tags = getattr(node.target, "tags", ())
+    return node.is_impure() or torch.Tag.nondeterministic_seeded in tags
+
+
+def _is_another_form(node: Node, known: dict[Node, Any], weights: set[Node]) -> bool:
+    """Tell whether a value is a weight in another type or shape, or some of them."""
+    source = next((one for one in node.all_input_nodes if one in weights), None)
+    return source is not None and (node.target in _CONVERSIONS or _places(known[node]) <= _places(known[source]))
+
+
+def _places(value: Any) -> set[int]:
+    """Return where the tensors of a value lie."""
+    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
+
+
+def _replace(program: GraphModule, node: Node, value: Tensor) -> None:
+    name = f"known_{node.name}"
+    program.register_buffer(name, value.contiguous(), persistent=False)
+    with program.graph.inserting_before(node):
+        node.replace_all_uses_with(program.graph.get_attr(name))
+
+
+def _constants(program: GraphModule) -> dict[str, Tensor]:
+    """Return parameters and buffers, those that have several names by each of them."""
+    every = (program.named_parameters, program.named_buffers)
+    return {name: tensor.detach() for named in every for name, tensor in named(remove_duplicate=False)}
+
+
+def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[str, Tensor]) -> Path:
+    """Return the built library, from the cache where it is there."""
+    folder = cache_folder("ahead") or Path(tempfile.mkdtemp(prefix="archlab-ahead-"))
+    file = folder / f"{_key(program, (*inputs, *constants.values()))}.so"
+    if not file.is_file():
+        with tempfile.TemporaryDirectory(dir=folder) as partial, warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 copies trees in a way that it warns of
+            options = OPTIONS | {"aot_inductor.output_path": str(Path(partial) / file.name)}
+            built = torch._inductor.aot_compile(program, inputs, options=options)
+            os.replace(str(built), file)
+    return file
+
+
+def _key(program: GraphModule, tensors: tuple[Tensor, ...]) -> str:
+    """Return a name for what comes out: of the graph, its tensors' kinds, torch, its threads and the processor."""
+    kinds = (f"{tensor.dtype}{list(tensor.shape)}{tensor.stride()}" for tensor in tensors)
+    machine = (platform.machine(), *sorted(processor_features()))
+    parts = (program.code, *kinds, str(OPTIONS), torch.__version__, str(torch.get_num_threads()), *machine)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]

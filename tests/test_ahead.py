@@ -1,0 +1,99 @@
+"""Compiled ahead of time, a module gives what it gives, and what follows from its weights is computed once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archlab.ahead import Ahead, compute_what_is_known
+from archlab.execution import has_cpp_compiler
+
+
+class Turned(nn.Module):
+    """Something that is known, something that depends on the input, something drawn anew, and a state in place."""
+
+    def __init__(self, *, noise: bool = False, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.angle, self.scale = nn.Parameter(torch.zeros(5)), nn.Parameter(torch.ones(1))
+        self.weight, self.noise = nn.Parameter(torch.zeros(2, 7, 5, dtype=dtype)), noise
+
+    def forward(self, x_D: Tensor, seen_1: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn, weigh, and count."""
+        seen_1.copy_(seen_1 + 1)
+        turned_D = x_D * (self.angle * torch.arange(1, 6)).cos() * self.scale
+        first, second = self.weight.unbind(0)
+        y_O = (turned_D * (first.float() + second.float().view(7, 5))).sum(-1)
+        return y_O, torch.rand(3) if self.noise else y_O + seen_1
+
+
+def program_of(module: nn.Module) -> torch.fx.GraphModule:
+    program = torch.export.export(module, (torch.randn(5), torch.zeros(1))).module(check_guards=False)
+    assert isinstance(program, torch.fx.GraphModule)
+    compute_what_is_known(program)
+    return program
+
+
+def targets(program: torch.fx.GraphModule) -> str:
+    return " ".join(str(node.target) for node in program.graph.nodes)
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    return module
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_known_is_computed_and_weights_are_not_copied(dtype: torch.dtype) -> None:
+    module = randomised(Turned(dtype=dtype))
+    program = program_of(module)
+    assert "aten.cos" not in targets(program)
+    assert "aten.arange" not in targets(program)
+    buffers = {name: tensor for name, tensor in program.named_buffers() if name.startswith("known_")}
+    # The cosines, and the sum of the two weights: neither of these by itself, in another type or shape.
+    assert sorted(list(tensor.shape) for tensor in buffers.values()) == [[5], [7, 5]]
+    x_D = torch.randn(5)
+    for one, other in zip(program(x_D, torch.zeros(1)), module(x_D, torch.zeros(1)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_weight_in_another_type_is_read_as_it_is() -> None:
+    class Half(nn.Linear):
+        def forward(self, x_D: Tensor) -> Tensor:
+            return (x_D * self.weight.float()).sum(-1)
+
+    program = torch.export.export(Half(5, 7, dtype=torch.bfloat16), (torch.randn(5),)).module(check_guards=False)
+    assert isinstance(program, torch.fx.GraphModule)
+    compute_what_is_known(program)
+    assert not list(program.named_buffers())
+
+
+def test_random_numbers_are_drawn_anew() -> None:
+    program = program_of(Turned(noise=True))
+    drawn = [program(torch.randn(5), torch.zeros(1))[1] for _ in range(2)]
+    assert not torch.equal(*drawn)
+
+
+@pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler: torch cannot compile for the CPU")
+def test_a_library_serves_other_weights_of_the_same_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for module in (Turned(), randomised(Turned())):  # first zeros and ones, which a compiler might take for always so
+        seen_1, expected_1 = torch.zeros(1), torch.zeros(1)
+        ahead = Ahead(module, (torch.randn(5), seen_1))
+        for _ in range(3):
+            x_D = torch.randn(5)
+            for one, other in zip(ahead(x_D, seen_1), module(x_D, expected_1), strict=True):
+                torch.testing.assert_close(one, other)
+            assert torch.equal(seen_1, expected_1)
+    built = list((tmp_path / "archlab" / "ahead").iterdir())
+    assert [file.suffix for file in built] == [".so"]
+
+
+@pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler: torch cannot compile for the CPU")
+def test_weights_are_not_copied_into_a_library() -> None:
+    module = nn.Linear(3, 2)
+    ahead, x_BD = Ahead(module, (torch.randn(4, 3),)), torch.randn(4, 3)
+    with torch.no_grad():
+        module.weight.add_(1)
+        torch.testing.assert_close(ahead(x_BD)[0], module(x_BD))
