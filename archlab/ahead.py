@@ -7,6 +7,8 @@ import os
 import platform
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,7 @@ class Ahead:
     """
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        program = torch.export.export(module, inputs).module(check_guards=False)
-        assert isinstance(program, GraphModule)
+        program = exported(module, inputs)
         compute_what_is_known(program)
         constants = _constants(program)
         file = _library(program, inputs, constants)
@@ -51,22 +52,39 @@ class Ahead:
         return self._runner.run(list(inputs))
 
 
+def exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
+    """Return a module's graph, in which nothing is written in place but, at its end, inputs."""
+    with _without_warnings():
+        program = torch.export.export(module, inputs).run_decompositions({}).module(check_guards=False)
+    assert isinstance(program, GraphModule)
+    return program
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Torch 2.13 copies trees of arguments in a way that it warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
 def compute_what_is_known(program: GraphModule) -> None:
     """Replace what follows from weights alone by its value.
 
-    A weight in another type or shape stays what it is: it costs nothing where it is read, and would be a copy.
+    A weight in another type or shape stays what it is, and so does a tensor made of nothing: they cost nothing where
+    they are read, and would be copies.
     """
     known: dict[Node, Any] = {}
-    weights: set[Node] = set()
+    as_they_are: set[Node] = set()
     for node in program.graph.nodes:
         if node.op == "get_attr":
             known[node] = _attribute(program, str(node.target))
-            weights.add(node)
-        elif node.op == "call_function" and known.keys() >= set(node.all_input_nodes) and not _is_random(node):
+            as_they_are.add(node)
+        elif node.op == "call_function" and known.keys() >= set(node.all_input_nodes) and _gives_the_same(node):
             known[node] = node.target(*map_arg(node.args, known.get), **map_arg(node.kwargs, known.get))
-            if _is_another_form(node, known, weights):
-                weights.add(node)
-    for node in [node for node in known if node not in weights and isinstance(known[node], Tensor)]:
+            if not node.all_input_nodes or _is_another_form(node, known, as_they_are):
+                as_they_are.add(node)
+    for node in [node for node in known if node not in as_they_are and isinstance(known[node], Tensor)]:
         if not known.keys() >= node.users.keys():
             _replace(program, node, known[node])
     program.graph.eliminate_dead_code()
@@ -79,14 +97,15 @@ def _attribute(program: GraphModule, name: str) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _is_random(node: Node) -> bool:
+def _gives_the_same(node: Node) -> bool:
+    """Tell whether a call does nothing else, and is no drawing of random numbers."""
     tags = getattr(node.target, "tags", ())
-    return node.is_impure() or torch.Tag.nondeterministic_seeded in tags
+    return not node.is_impure() and torch.Tag.nondeterministic_seeded not in tags
 
 
-def _is_another_form(node: Node, known: dict[Node, Any], weights: set[Node]) -> bool:
-    """Tell whether a value is a weight in another type or shape, or some of them."""
-    source = next((one for one in node.all_input_nodes if one in weights), None)
+def _is_another_form(node: Node, known: dict[Node, Any], sources: set[Node]) -> bool:
+    """Tell whether a value is one of these in another type or shape, or a part of it."""
+    source = next((one for one in node.all_input_nodes if one in sources), None)
     return source is not None and (node.target in _CONVERSIONS or _places(known[node]) <= _places(known[source]))
 
 
@@ -113,8 +132,7 @@ def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[s
     folder = cache_folder("ahead") or Path(tempfile.mkdtemp(prefix="archlab-ahead-"))
     file = folder / f"{_key(program, (*inputs, *constants.values()))}.so"
     if not file.is_file():
-        with tempfile.TemporaryDirectory(dir=folder) as partial, warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 copies trees in a way that it warns of
+        with tempfile.TemporaryDirectory(dir=folder) as partial, _without_warnings():
             options = OPTIONS | {"aot_inductor.output_path": str(Path(partial) / file.name)}
             built = torch._inductor.aot_compile(program, inputs, options=options)
             os.replace(str(built), file)
