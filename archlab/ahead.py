@@ -80,7 +80,7 @@ def compute_what_is_known(program: GraphModule) -> None:
         if node.op == "get_attr":
             known[node] = _attribute(program, str(node.target))
             as_they_are.add(node)
-        elif node.op == "call_function" and known.keys() >= set(node.all_input_nodes) and _gives_the_same(node):
+        elif node.op == "call_function" and known.keys() >= set(node.all_input_nodes) and not node.is_impure():
             known[node] = node.target(*map_arg(node.args, known.get), **map_arg(node.kwargs, known.get))
             if not node.all_input_nodes or _is_another_form(node, known, as_they_are):
                 as_they_are.add(node)
@@ -95,12 +95,6 @@ def _attribute(program: GraphModule, name: str) -> Any:
     owner, _, last = name.rpartition(".")
     value = getattr(program.get_submodule(owner), last)
     return value.detach() if isinstance(value, Tensor) else value
-
-
-def _gives_the_same(node: Node) -> bool:
-    """Tell whether a call does nothing else, and is no drawing of random numbers."""
-    tags = getattr(node.target, "tags", ())
-    return not node.is_impure() and torch.Tag.nondeterministic_seeded not in tags
 
 
 def _is_another_form(node: Node, known: dict[Node, Any], sources: set[Node]) -> bool:

@@ -21,12 +21,12 @@ class Turned(nn.Module):
     def forward(self, x_D: Tensor, seen_1: Tensor) -> tuple[Tensor, Tensor]:
         """Turn, weigh, and count."""
         seen_1.copy_(seen_1 + 1)
-        placed_D = torch.zeros(5)
+        placed_D = torch.zeros(5) * self.scale
         placed_D[:2].add_(x_D[:2])
         turned_D = (x_D + placed_D) * (self.angle * torch.arange(1, 6)).cos() * self.scale
         first, second = self.weight.unbind(0)
         y_O = (turned_D * (first.float() + second.float().view(7, 5))).sum(-1)
-        return y_O, torch.rand(3) if self.noise else y_O + seen_1
+        return y_O, torch.rand(3) * self.scale if self.noise else y_O + seen_1
 
 
 def program_of(module: nn.Module) -> torch.fx.GraphModule:
@@ -52,8 +52,8 @@ def test_what_is_known_is_computed_and_weights_are_not_copied(dtype: torch.dtype
     assert "aten.cos" not in targets(program)
     assert "aten.arange" not in targets(program)
     buffers = {name: tensor for name, tensor in program.named_buffers() if name.startswith("known_")}
-    # The cosines, and the sum of the two weights: neither of these by itself, in another type or shape, and no zeros.
-    assert sorted(list(tensor.shape) for tensor in buffers.values()) == [[5], [7, 5]]
+    # The constant written into and its part, the cosines, the sum of two weights: none of these by itself.
+    assert sorted(list(tensor.shape) for tensor in buffers.values()) == [[2], [5], [5], [7, 5]]
     for x_D in torch.randn(2, 5):
         for one, other in zip(program(x_D, torch.zeros(1)), module(x_D, torch.zeros(1)), strict=True):
             torch.testing.assert_close(one, other)
