@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
+@torch.no_grad()
 def compute_what_is_known(program: GraphModule) -> None:
     """Replace what follows from weights alone by its value.
 
@@ -78,7 +80,7 @@ def compute_what_is_known(program: GraphModule) -> None:
     as_they_are: set[Node] = set()
     for node in program.graph.nodes:
         if node.op == "get_attr":
-            known[node] = _attribute(program, str(node.target))
+            known[node] = attrgetter(str(node.target))(program)
             as_they_are.add(node)
         elif node.op == "call_function" and known.keys() >= set(node.all_input_nodes) and not node.is_impure():
             known[node] = node.target(*map_arg(node.args, known.get), **map_arg(node.kwargs, known.get))
@@ -89,12 +91,6 @@ def compute_what_is_known(program: GraphModule) -> None:
             _replace(program, node, known[node])
     program.graph.eliminate_dead_code()
     program.recompile()
-
-
-def _attribute(program: GraphModule, name: str) -> Any:
-    owner, _, last = name.rpartition(".")
-    value = getattr(program.get_submodule(owner), last)
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _is_another_form(node: Node, known: dict[Node, Any], sources: set[Node]) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from archlab.ahead import Ahead
+from archlab.ahead import Ahead, exported
 from archlab.evaluate import evaluating
 from archlab.ops.precision import at_least_float32
 from archlab.state import State
@@ -50,11 +50,12 @@ class Decoder:
 
     def _compiled(self) -> Callable[..., Any]:
         advance = _Advance(self._model, tuple(self.state))
+        inputs = (self._tokens_B1, *self.state.values())
         with evaluating(advance):
-            if self._tokens_B1.device.type != "cpu":
-                return torch.compile(advance, fullgraph=True, dynamic=False)
+            if self._tokens_B1.device.type != "cpu":  # exported here: what is compiled later is evaluated
+                return torch.compile(exported(advance, inputs), fullgraph=True, dynamic=False)
             with OneRow():
-                return Ahead(advance, (self._tokens_B1, *self.state.values()))
+                return Ahead(advance, inputs)
 
 
 class _Advance(nn.Module):
@@ -94,13 +95,22 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _attention(
-    q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, attn_mask: Tensor | None = None, **options: Any
+    q_BHQK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSV: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    """Return what a query sees of the values, [B, H, Q, V]; options as PyTorch's, of which a scale is known here."""
-    if q_BHQK.shape[2] != 1 or attn_mask is None or any(options[name] for name in options.keys() - {"scale"}):
-        return F.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSV, attn_mask, **options)
+    """Return what a query sees of the values, [B, H, Q, V]."""
+    if q_BHQK.shape[2] != 1 or attn_mask is None or dropout_p or is_causal or enable_gqa:
+        options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
+        return F.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSV, attn_mask, dropout_p, is_causal, **options)
     q_BH1K, k_BHSK, v = (at_least_float32(x) for x in (q_BHQK, k_BHSK, v_BHSV))
-    scale = options.get("scale") or q_BH1K.shape[-1] ** -0.5
+    scale = q_BH1K.shape[-1] ** -0.5 if scale is None else scale
     scores_BHS = (q_BH1K * k_BHSK).sum(-1) * scale
     shown = attn_mask.expand(*attn_mask.shape[:-2], 1, k_BHSK.shape[2])[..., 0, :]
     is_bool = shown.dtype == torch.bool
