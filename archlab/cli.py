@@ -256,6 +256,16 @@ def bench(operation: str | None) -> None:
 
 
 @cli.command()
+@click.argument("name")
+@OVERRIDES
+def profile(name: str, overrides: tuple[str, ...]) -> None:
+    """Tell where the time of an update goes when an experiment is trained here; nothing is kept."""
+    from archlab.profile import table
+
+    _console().print(table(name, commands.profile(name, overrides)))
+
+
+@cli.command()
 @click.argument("operation", required=False)
 def kernels(operation: str | None) -> None:
     """Compile the Triton kernels for GPUs that need not be here, and tell what they take of them."""

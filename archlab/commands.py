@@ -136,6 +136,15 @@ def bench(operation: str | None = None) -> Any:
     return measure(operation)
 
 
+def profile(name: str, overrides: Sequence[str] = ()) -> Any:
+    """Return where the time of an update goes when an experiment is trained here."""
+    experiment = config.load(name, overrides)
+
+    from archlab.profile import profile as measure
+
+    return measure(experiment)
+
+
 def kernels(operation: str | None = None) -> Any:
     """Yield what the Triton kernels of an operation, or of all, take of each GPU."""
     from archlab.kernels import kernels as compile_

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from archlab import checkpoint
 from archlab.config import Experiment, load
-from archlab.cost import estimate
-from archlab.errors import ConfigError, TrainingError
+from archlab.errors import TrainingError
 from archlab.evaluate import evaluate
-from archlab.execution import checkpoint_activations, compile_model, compile_policy
 from archlab.interrupts import uninterrupted
-from archlab.loss import mean_loss
 from archlab.machine import versions
-from archlab.memory import require_memory
 from archlab.metrics import MetricsLog
 from archlab.metrics import read as read_metrics
-from archlab.model import build, check
-from archlab.optim import lr_factor, make_optimizer
-from archlab.precision import resolve_precision
 from archlab.run_folder import last_metrics, open_folder
-from archlab.state import auxiliary_loss
+from archlab.settings import Train
+from archlab.updates import Updates, settled
 from archlab.watch import Silent, Watch
 
 
@@ -47,54 +37,32 @@ def train(
     Raises ArchlabError where the folder holds another run, where the model does not fit in memory, or where
     the loss is no longer a number.
     """
-    model = check(experiment)
-    experiment.task.factory()().check(experiment.train.context)
-    costs = estimate(experiment, model)
-    experiment = _settled(experiment, folder, 3.0 * costs["flops_per_token"] * costs["tokens_per_step"], resume)
-    device = torch.device(experiment.train.device)
-    require_memory(costs["memory_per_device"], device)
+    experiment = settled(experiment, _decided(folder, experiment.train) if resume else None)
     open_folder(experiment, folder, resume, force)
-    return _Run(experiment, folder, device, resume, watch or Silent()).run()
+    return _Run(experiment, folder, resume, watch or Silent()).run()
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device", "no CUDA device is to be seen; use cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _settled(experiment: Experiment, folder: Path, step_flops: float, resume: bool) -> Experiment:
-    """Return the experiment with every `auto` decided, once: a resumed run keeps what was decided at first."""
-    train, file = experiment.train, folder / "experiment.yaml"
-    earlier = load(file).train if resume and file.is_file() else train
-    settings = ("device", "precision", "compile")
-    kept: dict[str, Any] = {key: getattr(earlier, key) for key in settings if getattr(train, key) == "auto"}
-    train = replace(train, **kept)
-    device = _device(train.device)
-    settled: dict[str, Any] = {
-        "device": device.type,
-        "precision": resolve_precision(train.precision, device),
-        "compile": compile_policy(train.compile, device, step_flops * train.steps),
-    }
-    return replace(experiment, train=replace(train, **settled))
+def _decided(folder: Path, train: Train) -> dict[str, str]:
+    """Return what was decided for each `auto` when the run in a folder began."""
+    file = folder / "experiment.yaml"
+    earlier = load(file).train if file.is_file() else train
+    return {key: getattr(earlier, key) for key in ("device", "precision", "compile") if getattr(train, key) == "auto"}
 
 
 class _Run:
     """One training run from its last checkpoint to its end."""
 
-    def __init__(self, experiment: Experiment, folder: Path, device: torch.device, resume: bool, watch: Watch) -> None:
-        self.experiment, self.train, self.folder = experiment, experiment.train, folder
-        self.device, self.watch = device, watch
-        self.task = experiment.task.factory()()
-        torch.manual_seed(self.train.seed)
-        self.model = build(experiment.model, "cpu", self.train.seed).to(device)
-        self.optimizer = make_optimizer(self.model, self.train)
+    def __init__(self, experiment: Experiment, folder: Path, resume: bool, watch: Watch) -> None:
+        self.experiment, self.train, self.folder, self.watch = experiment, experiment.train, folder, watch
+        self.update = Updates(experiment)
+        self.model, self.task = self.update.model, self.update.task
         last = checkpoint.latest(folder / "checkpoints") if resume else None
-        kept = checkpoint.restore(last, self.model, self.optimizer) if last else {}
-        self.step, self.resumed = int(kept.get("step", 0)), last is not None
-        if self.train.checkpoint_activations:
-            checkpoint_activations(self.model)
-        compile_model(self.model, self.train.compile)
+        kept = checkpoint.restore(last, self.model, self.update.optimizer) if last else {}
+        self.update.step, self.resumed = int(kept.get("step", 0)), last is not None
+
+    @property
+    def step(self) -> int:
+        return self.update.step
 
     def run(self) -> Result:
         self.watch.on_start(self.experiment, self.step)
@@ -114,47 +82,13 @@ class _Run:
             self._evaluate(log)
         while self.step < self.train.steps:
             with uninterrupted():  # half an update, or one without its record, could not be gone on from
-                record = self._update()
-                self.step += 1
+                record = self.update()
                 if _due(self.step, self.train.log_every, self.train.steps):
                     log.append(record)
             self.watch.on_step(record)
             self._evaluate(log)
             if _due(self.step, self.train.checkpoint_every, self.train.steps):
                 self._save()
-
-    def _update(self) -> dict[str, Any]:
-        begin, lr = time.perf_counter(), self.train.lr * lr_factor(self.step, self.train)
-        self.model.train()
-        loss = sum(self._backward(part) for part in range(self.train.accumulate))
-        limit = math.inf if self.train.clip is None else self.train.clip
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        self._require_finite(loss, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        tokens = self.train.batch_size * self.train.accumulate * self.train.context
-        speed = tokens / (time.perf_counter() - begin)
-        seen = (self.step + 1) * tokens
-        return {"step": self.step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": speed, "tokens": seen}
-
-    def _backward(self, part: int) -> float:
-        """Add one micro-batch's gradients; return its share of the loss, in nats per token."""
-        number = self.step * self.train.accumulate + part
-        batch = self.task.batch("train", number, self.train.batch_size, self.train.context, self.train.seed)
-        inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
-            loss, state = mean_loss(self.model, inputs, targets)
-        added = auxiliary_loss(state).mean() / self.train.context
-        ((loss + added) / self.train.accumulate).backward()
-        return float(loss.detach()) / self.train.accumulate
-
-    def _require_finite(self, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-        raise TrainingError(f"step {self.step + 1}: {what}; try a smaller train.lr, or a longer train.warmup")
 
     def _evaluate(self, log: MetricsLog) -> None:
         """Measure the validation split where this is due."""
@@ -171,7 +105,7 @@ class _Run:
 
     def _save(self) -> None:
         keep = self.train.keep_checkpoints
-        checkpoint.save(self.folder / "checkpoints", self.step, self.model, self.optimizer, {}, keep=keep)
+        checkpoint.save(self.folder / "checkpoints", self.step, self.model, self.update.optimizer, {}, keep=keep)
 
     def _provenance(self) -> dict[str, Any]:
         return {"step": self.step, "versions": versions(), "data": self.task.describe()}

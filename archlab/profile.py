@@ -1,0 +1,120 @@
+"""Where the time of an update goes: matrix products, attention, recurrences, compiled loops, all else."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
+
+from archlab.config import Experiment
+from archlab.updates import Updates, settled
+
+# The first updates compile, and their memory is new: what they take is not what a run takes.
+WARM, MEASURED = 5, 3
+SMALL = 0.01  # of an update: what takes less is told as one
+ELSE = "all else"
+# What an operation's name, or that of a kernel on a GPU, has in it.
+KINDS = {
+    "compiled loops": r"CompiledFxGraph|cpp_fused|triton_",
+    "matrix products": r"aten::(mm|bmm|addmm|baddbmm|addmv|mv)$|mkldnn::|gemm|cutlass|nvjet",
+}
+# Autograd gives its own name to an operation of archlab's where it may be differentiated.
+_NAMED = re.compile(r"aten::(?P<torch>\w+)|(?:archlab::_?|GeneratedBackwardFor_archlab_)(?P<own>\w+?)(?:_default)?$")
+QUIET = {"KINETO_LOG_LEVEL": "6"}  # the profiler otherwise says on the terminal that it begins and ends
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one kind of work takes of an update: seconds, calls, and the FLOPs that the profiler counts."""
+
+    name: str
+    seconds: float = 0
+    calls: float = 0
+    flops: float = 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """An update: its tokens, its seconds, and its parts, the longest first, as the profiler has them."""
+
+    tokens: int
+    seconds: float
+    parts: tuple[Part, ...]
+
+
+def profile(experiment: Experiment) -> Profile:
+    """Make some updates of an experiment as `train` does, keeping nothing, and measure the last of them.
+
+    Raises ArchlabError for what training would raise it for.
+    """
+    update = Updates(settled(experiment))
+    for _ in range(WARM):
+        update()
+    seconds = _seconds_of_updates(update)
+    return Profile(update.tokens, seconds, _summed(_events(update), update.device, seconds))
+
+
+def kind_of(name: str) -> str | None:
+    """Return the kind of work an operation does: one of KINDS, its own name, or None for what is around operations."""
+    known = next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), None)
+    named = _NAMED.match(name)
+    return known or (named and (named["torch"] or named["own"]))
+
+
+def table(name: str, found: Profile) -> Table:
+    """Return a profile as a table for a terminal."""
+    speed = found.tokens / found.seconds
+    title = f"{name}: {1000 * found.seconds:,.0f} ms an update of {found.tokens:,} tokens, {speed:,.0f} tokens/s"
+    shown = Table("what", box=None, title=title, title_justify="left", min_width=len(title))
+    for heading in ("ms an update", "share", "calls", "GFLOP/s"):
+        shown.add_column(heading, justify="right")
+    whole = sum(part.seconds for part in found.parts)
+    for part in found.parts:
+        rate = f"{part.flops / part.seconds / 1e9:,.0f}" if part.flops else ""
+        calls = f"{part.calls:,.0f}" if part.calls else ""
+        shown.add_row(part.name, f"{1000 * part.seconds:,.1f}", f"{part.seconds / whole:.0%}", calls, rate)
+    return shown
+
+
+def _seconds_of_updates(update: Updates) -> float:
+    """Return the seconds of one update, the mean of those that are measured."""
+    begin = time.perf_counter()
+    for _ in range(MEASURED):
+        update()
+    if update.device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / MEASURED
+
+
+def _events(update: Updates) -> Iterable[Any]:
+    """Return what the profiler saw of the updates that are measured."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (update.device.type == "cuda")
+    with torch.profiler.profile(activities=activities, with_flops=True) as profiler:
+        _seconds_of_updates(update)
+    return profiler.key_averages()
+
+
+def _summed(events: Iterable[Any], device: torch.device, seconds: float) -> tuple[Part, ...]:
+    """Sum by kind; the rest of an update is Python, what is too small to tell, and waiting."""
+    on_gpu = device.type == "cuda"
+    parts: dict[str, Part] = {}
+    for event in events:
+        kind = event.key if on_gpu and kind_of(event.key) is None else kind_of(event.key)
+        if kind is None or on_gpu != (event.device_type == DeviceType.CUDA):
+            continue
+        taken = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+        sums = (taken / MEASURED, event.count / MEASURED, event.flops / MEASURED)
+        last = parts.get(kind, Part(kind))
+        parts[kind] = Part(kind, last.seconds + sums[0], last.calls + sums[1], last.flops + sums[2])
+    told = sorted((part for part in parts.values() if part.seconds >= SMALL * seconds), key=lambda part: -part.seconds)
+    return (*told, Part(ELSE, max(seconds - sum(part.seconds for part in told), 0.0)))
