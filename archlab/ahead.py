@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,8 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from archlab.process import cache_folder
-from archlab.processor import processor_features
+from archlab.built import built_file
 
 OPTIONS = {
     "memory_planning": True,  # one block of memory for all that lies between input and output
@@ -119,19 +116,16 @@ def _constants(program: GraphModule) -> dict[str, Tensor]:
 
 def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[str, Tensor]) -> Path:
     """Return the built library, from the cache where it is there."""
-    folder = cache_folder("ahead") or Path(tempfile.mkdtemp(prefix="archlab-ahead-"))
-    file = folder / f"{_key(program, (*inputs, *constants.values()))}.so"
+    file = built_file("ahead", "module", *_makes(program, (*inputs, *constants.values())))
     if not file.is_file():
-        with tempfile.TemporaryDirectory(dir=folder) as partial, _without_warnings():
+        with tempfile.TemporaryDirectory(dir=file.parent) as partial, _without_warnings():
             options = OPTIONS | {"aot_inductor.output_path": str(Path(partial) / file.name)}
             built = torch._inductor.aot_compile(program, inputs, options=options)
             os.replace(str(built), file)
     return file
 
 
-def _key(program: GraphModule, tensors: tuple[Tensor, ...]) -> str:
-    """Return a name for what comes out: of the graph, its tensors' kinds, torch, its threads and the processor."""
+def _makes(program: GraphModule, tensors: tuple[Tensor, ...]) -> tuple[str, ...]:
+    """Return what a library depends on: the graph, its tensors' kinds, torch and its threads."""
     kinds = (f"{tensor.dtype}{list(tensor.shape)}{tensor.stride()}" for tensor in tensors)
-    machine = (platform.machine(), *sorted(processor_features()))
-    parts = (program.code, *kinds, str(OPTIONS), torch.__version__, str(torch.get_num_threads()), *machine)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+    return (program.code, *kinds, str(OPTIONS), torch.__version__, str(torch.get_num_threads()))

@@ -18,7 +18,7 @@ from archlab.config import Experiment
 from archlab.updates import Updates, settled
 
 # The first updates compile, and their memory is new: what they take is not what a run takes.
-WARM, MEASURED = 5, 3
+WARM, MEASURED = 8, 3
 SMALL = 0.01  # of an update: what takes less is told as one
 ELSE = "all else"
 # What an operation's name, or that of a kernel on a GPU, has in it.
@@ -27,7 +27,7 @@ KINDS = {
     "matrix products": r"aten::(mm|bmm|addmm|baddbmm|addmv|mv)$|mkldnn::|gemm|cutlass|nvjet",
 }
 # Autograd gives its own name to an operation of archlab's where it may be differentiated.
-_NAMED = re.compile(r"aten::(?P<torch>\w+)|(?:archlab::_?|GeneratedBackwardFor_archlab_)(?P<own>\w+?)(?:_default)?$")
+_NAMED = re.compile(r"(?:aten::|archlab::_?)(\w+)$|GeneratedBackwardFor_archlab__?(\w+)_default$")
 QUIET = {"KINETO_LOG_LEVEL": "6"}  # the profiler otherwise says on the terminal that it begins and ends
 
 
@@ -66,7 +66,7 @@ def kind_of(name: str) -> str | None:
     """Return the kind of work an operation does: one of KINDS, its own name, or None for what is around operations."""
     known = next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), None)
     named = _NAMED.match(name)
-    return known or (named and (named["torch"] or named["own"]))
+    return known or (named and (named[1] or named[2]))
 
 
 def table(name: str, found: Profile) -> Table:

@@ -14,6 +14,7 @@ import yaml
 
 from archlab import config, registry
 from archlab.config import Experiment
+from archlab.execution import has_cpp_compiler
 from archlab.ops import bodies
 from archlab.ops.native import OPERATIONS
 from archlab.ops.native.library import missing
@@ -23,6 +24,8 @@ if not torch.cuda.is_available():
 
 Write: TypeAlias = Callable[..., Path]
 Tiny: TypeAlias = Callable[..., Experiment]
+
+needs_compiler = pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler: torch cannot compile for the CPU")
 
 LAYER = {
     "repeat": 2,

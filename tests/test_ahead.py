@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import needs_compiler
 from torch import Tensor, nn
 
 from archlab.ahead import Ahead, compute_what_is_known, exported
-from archlab.execution import has_cpp_compiler
 
 
 class Turned(nn.Module):
@@ -75,7 +75,7 @@ def test_random_numbers_are_drawn_anew() -> None:
     assert not torch.equal(*drawn)
 
 
-@pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler: torch cannot compile for the CPU")
+@needs_compiler
 def test_a_library_serves_other_weights_of_the_same_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for module in (Turned(), randomised(Turned())):  # first zeros and ones, which a compiler might take for always so
@@ -90,7 +90,7 @@ def test_a_library_serves_other_weights_of_the_same_shapes(tmp_path: Path, monke
     assert [file.suffix for file in built] == [".so"]
 
 
-@pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler: torch cannot compile for the CPU")
+@needs_compiler
 def test_weights_are_not_copied_into_a_library() -> None:
     module = nn.Linear(3, 2)
     ahead, x_BD = Ahead(module, (torch.randn(4, 3),)), torch.randn(4, 3)

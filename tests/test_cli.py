@@ -13,7 +13,7 @@ from archlab import cli, commands, config, registry
 from archlab.train import train
 from archlab.yaml_files import shipped
 
-LISTED = ["list", "show", "train", "search", "export", "generate", "eval", "report", "doctor"]
+LISTED = ["list", "show", "train", "search", "export", "generate", "eval", "report", "doctor", "profile"]
 
 
 class Finished:
@@ -240,6 +240,15 @@ def test_doctor(run) -> None:
     assert done.status == 0
     assert "Python" in done.out
     assert "memory" in done.out
+
+
+def test_profile(run, tiny_file: Path) -> None:
+    done = run("profile", str(tiny_file), "train.batch_size=1")
+    assert done.status == 0, done.err
+    assert "ms an update of 32 tokens" in done.out
+    assert "matrix products" in done.out
+    done = run("profile", str(tiny_file), "train.bach_size=1")
+    assert (done.status, "did you mean 'batch_size'" in done.err) == (2, True)
 
 
 def test_check(run, tmp_path: Path) -> None:

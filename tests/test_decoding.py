@@ -2,17 +2,16 @@
 
 import pytest
 import torch
+from conftest import needs_compiler
 from torch import Tensor, nn
 from torch.nn import functional
 
 from archlab.config import load
 from archlab.decoding import Decoder, OneRow
-from archlab.execution import has_cpp_compiler
 from archlab.generate import generate
 from archlab.model import build
 from archlab.state import State
 
-needs_compiler = pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler: torch cannot compile for the CPU")
 SMALL = ("model.dim=24", "model.layers[0].repeat=1", "model.vocab_size=40")
 WINDOW = 5
 MODELS = {

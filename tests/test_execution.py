@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import Tiny
+from conftest import Tiny, needs_compiler
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -77,7 +77,7 @@ class Precise(nn.Module):
             return x.float() * 3
 
 
-@pytest.mark.skipif(not execution.has_cpp_compiler(), reason="compiling for the CPU needs a C++ compiler")
+@needs_compiler
 def test_compiled_layers_are_kept_between_processes_in_bfloat16_too() -> None:
     counted = counters["aot_autograd"]
     counted.clear()

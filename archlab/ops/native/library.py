@@ -6,7 +6,6 @@ No header of torch is included, so that a build takes a second or two and fits e
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import platform
 import shutil
@@ -18,7 +17,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from archlab.process import cache_folder, is_on
+from archlab.built import built_file
+from archlab.process import is_on
 from archlab.processor import processor_features
 
 SWITCH = "ARCHLAB_NATIVE"
@@ -67,24 +67,17 @@ def call(
 
 
 def _build(source: Path, constants: tuple[str, ...]) -> ctypes.CDLL | None:
-    code = b"".join(file.read_bytes() for file in (source, *sorted(source.parent.glob("*.h"))))
-    folder = cache_folder("native") or Path(tempfile.mkdtemp(prefix="archlab-native-"))
+    code = "".join(file.read_text() for file in (source, *sorted(source.parent.glob("*.h"))))
     for flags in _attempts():
         command = (str(compiler()), *FLAGS, *flags, *constants)
-        file = folder / f"{source.stem}-{_key(code, command)}.so"
+        changed = str(Path(command[0]).stat().st_mtime_ns)  # another compiler of the same name
+        file = built_file("native", source.stem, code, *command, changed)
         if file.is_file() or _compile(source, command, file):
             try:
                 return ctypes.CDLL(str(file))
             except OSError:
                 file.unlink(missing_ok=True)
     return None
-
-
-def _key(code: bytes, command: tuple[str, ...]) -> str:
-    """Return a name for what comes out: of the code, the command, this compiler and this processor."""
-    changed = str(Path(command[0]).stat().st_mtime_ns)
-    parts = (*command, changed, platform.machine(), *sorted(processor_features()))
-    return hashlib.sha256(code + "\0".join(parts).encode()).hexdigest()[:20]
 
 
 def _attempts() -> list[tuple[str, ...]]:
