@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, functionalize
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from archlab.built import built_file
+from archlab.errors import ArchlabError
 
 OPTIONS = {
     "memory_planning": True,  # one block of memory for all that lies between input and output
@@ -25,6 +28,7 @@ OPTIONS = {
     "always_keep_tensor_constants": True,
     "aot_inductor.package_constants_in_so": False,
 }
+_CANNOT = "the module cannot be compiled ahead of time, but runs as it is"
 _CONVERSIONS = (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default)
 
 
@@ -50,12 +54,53 @@ class Ahead:
         return self._runner.run(list(inputs))
 
 
+@torch.no_grad()
 def exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
-    """Return a module's graph, in which nothing is written in place but, at its end, inputs."""
-    with _without_warnings():
-        program = torch.export.export(module, inputs).run_decompositions({}).module(check_guards=False)
-    assert isinstance(program, GraphModule)
+    """Return a module's graph, in which nothing is written in place but, at its end, inputs.
+
+    The module is run on copies of them. Raises ArchlabError where it looks at numbers to choose its way, or writes
+    into a tensor of its own.
+    """
+
+    def run(*inputs: Tensor) -> tuple[Any, ...]:
+        outputs = module(*inputs)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    try:
+        program = make_fx(run)(*(x.clone() for x in inputs))
+    except RuntimeError as error:
+        if "data-dependent" not in str(error):
+            raise
+        raise ArchlabError(f"{_CANNOT}: it looks at numbers to choose its way") from error
+    program = _functional(program, inputs)
+    for node in program.graph.nodes:
+        node.meta.clear()  # shapes as the tracer noted them, each in a world of its own, which no compiler takes
     return program
+
+
+def _functional(program: GraphModule, inputs: tuple[Tensor, ...]) -> GraphModule:
+    """Return a graph that writes nothing in place, weights being among its inputs while it is traced once more.
+
+    Tracing once does not do: some of torch's operations are made of smaller ones that write in place.
+    """
+    weights = _constants(program)
+
+    def run(*tensors: Tensor) -> Any:
+        return functional_call(program, dict(zip(weights, tensors, strict=False)), tensors[len(weights) :])
+
+    traced = make_fx(functionalize(run, remove="mutations"))(*weights.values(), *(x.clone() for x in inputs))
+    placeholders = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    for node, (name, weight) in zip(placeholders, weights.items(), strict=False):
+        _require_reading_only(node)
+        _replace(traced, node, name, weight)
+        traced.graph.erase_node(node)
+    return traced
+
+
+def _require_reading_only(weight: Node) -> None:
+    for node in weight.users:
+        if node.target._schema.is_mutable and node.args[0] is weight:
+            raise ArchlabError(f"{_CANNOT}: it writes into a tensor of its own")
 
 
 @contextmanager
@@ -85,7 +130,7 @@ def compute_what_is_known(program: GraphModule) -> None:
                 as_they_are.add(node)
     for node in [node for node in known if node not in as_they_are and isinstance(known[node], Tensor)]:
         if not known.keys() >= node.users.keys():
-            _replace(program, node, known[node])
+            _replace(program, node, f"known_{node.name}", known[node].contiguous())
     program.graph.eliminate_dead_code()
     program.recompile()
 
@@ -101,9 +146,8 @@ def _places(value: Any) -> set[int]:
     return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
 
 
-def _replace(program: GraphModule, node: Node, value: Tensor) -> None:
-    name = f"known_{node.name}"
-    program.register_buffer(name, value.contiguous(), persistent=False)
+def _replace(program: GraphModule, node: Node, name: str, value: Tensor) -> None:
+    program.register_buffer(name, value, persistent=False)
     with program.graph.inserting_before(node):
         node.replace_all_uses_with(program.graph.get_attr(name))
 

@@ -8,6 +8,7 @@ from conftest import needs_compiler
 from torch import Tensor, nn
 
 from archlab.ahead import Ahead, compute_what_is_known, exported
+from archlab.errors import ArchlabError
 
 
 class Turned(nn.Module):
@@ -64,9 +65,10 @@ def test_a_weight_in_another_type_is_read_as_it_is() -> None:
         def forward(self, x_D: Tensor) -> Tensor:
             return (x_D * self.weight.float()).sum(-1)
 
-    program = exported(Half(5, 7, dtype=torch.bfloat16), (torch.randn(5),))
+    module = Half(5, 7, dtype=torch.bfloat16)
+    program = exported(module, (torch.randn(5),))
     compute_what_is_known(program)
-    assert not list(program.named_buffers())
+    assert [tensor.data_ptr() for tensor in program.buffers()] == [module.weight.data_ptr()]
 
 
 def test_random_numbers_are_drawn_anew() -> None:
@@ -97,3 +99,43 @@ def test_weights_are_not_copied_into_a_library() -> None:
     with torch.no_grad():
         module.weight.add_(1)
         torch.testing.assert_close(ahead(x_BD)[0], module(x_BD))
+
+
+class Chooses(nn.Module):
+    def forward(self, x_D: Tensor) -> Tensor:
+        return x_D + 1 if x_D.sum() > 0 else x_D - 1
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count_1", torch.zeros(1))
+
+    def forward(self, x_D: Tensor) -> Tensor:
+        return x_D + self.count_1.add_(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [(Chooses(), "looks at numbers to choose its way"), (Counts(), "writes into a tensor of its own")],
+)
+def test_what_cannot_be_compiled_ahead_says_why(module: nn.Module, reason: str) -> None:
+    with pytest.raises(ArchlabError, match=f"runs as it is: .*{reason}"):
+        exported(module, (torch.ones(3),))
+
+
+def test_what_torch_writes_in_place_by_itself_is_functional() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3))
+
+        def forward(self, x_D: Tensor) -> Tensor:
+            return x_D * nn.functional.rms_norm(self.weight, (3,))
+
+    module = Normed()
+    program = exported(module, (torch.ones(3),))
+    compute_what_is_known(program)
+    for x_D in torch.randn(2, 3):
+        torch.testing.assert_close(program(x_D), (module(x_D),))
+    assert "mean" not in targets(program)
