@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from archlab.ahead import Ahead, exported
+from archlab.ahead import Ahead
 from archlab.evaluate import evaluating
+from archlab.graph import traced
 from archlab.ops.precision import at_least_float32
 from archlab.state import State
 
@@ -52,8 +53,8 @@ class Decoder:
         advance = _Advance(self._model, tuple(self.state))
         inputs = (self._tokens_B1, *self.state.values())
         with evaluating(advance):
-            if self._tokens_B1.device.type != "cpu":  # exported here: what is compiled later is evaluated
-                return torch.compile(exported(advance, inputs), fullgraph=True, dynamic=False)
+            if self._tokens_B1.device.type != "cpu":  # traced here: what is compiled later is evaluated
+                return torch.compile(traced(advance, inputs), fullgraph=True, dynamic=False)
             with OneRow():
                 return Ahead(advance, inputs)
 

@@ -17,8 +17,9 @@ from torch.profiler import ProfilerActivity
 from archlab.config import Experiment
 from archlab.updates import Updates, settled
 
-# The first updates compile, and their memory is new: what they take is not what a run takes.
-WARM, MEASURED = 8, 3
+# The first updates compile. Then memory is new for a while, all the more so as the profiler asks for its own among
+# it: a few profiles are thrown away, so that the last is that of a run which has gone on for long.
+COMPILED, THROWN_AWAY, MEASURED = 2, 3, 3
 SMALL = 0.01  # of an update: what takes less is told as one
 ELSE = "all else"
 # What an operation's name, or that of a kernel on a GPU, has in it.
@@ -56,8 +57,10 @@ def profile(experiment: Experiment) -> Profile:
     Raises ArchlabError for what training would raise it for.
     """
     update = Updates(settled(experiment))
-    for _ in range(WARM):
+    for _ in range(COMPILED):
         update()
+    for _ in range(THROWN_AWAY):
+        _events(update)
     seconds = _seconds_of_updates(update)
     return Profile(update.tokens, seconds, _summed(_events(update), update.device, seconds))
 

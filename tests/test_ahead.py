@@ -7,8 +7,9 @@ import torch
 from conftest import needs_compiler
 from torch import Tensor, nn
 
-from archlab.ahead import Ahead, compute_what_is_known, exported
+from archlab.ahead import Ahead
 from archlab.errors import ArchlabError
+from archlab.graph import compute_what_is_known, traced
 
 
 class Turned(nn.Module):
@@ -31,7 +32,7 @@ class Turned(nn.Module):
 
 
 def program_of(module: nn.Module) -> torch.fx.GraphModule:
-    program = exported(module, (torch.randn(5), torch.zeros(1)))
+    program = traced(module, (torch.randn(5), torch.zeros(1)))
     compute_what_is_known(program)
     return program
 
@@ -66,7 +67,7 @@ def test_a_weight_in_another_type_is_read_as_it_is() -> None:
             return (x_D * self.weight.float()).sum(-1)
 
     module = Half(5, 7, dtype=torch.bfloat16)
-    program = exported(module, (torch.randn(5),))
+    program = traced(module, (torch.randn(5),))
     compute_what_is_known(program)
     assert [tensor.data_ptr() for tensor in program.buffers()] == [module.weight.data_ptr()]
 
@@ -121,7 +122,7 @@ class Counts(nn.Module):
 )
 def test_what_cannot_be_compiled_ahead_says_why(module: nn.Module, reason: str) -> None:
     with pytest.raises(ArchlabError, match=f"runs as it is: .*{reason}"):
-        exported(module, (torch.ones(3),))
+        traced(module, (torch.ones(3),))
 
 
 def test_what_torch_writes_in_place_by_itself_is_functional() -> None:
@@ -134,7 +135,7 @@ def test_what_torch_writes_in_place_by_itself_is_functional() -> None:
             return x_D * nn.functional.rms_norm(self.weight, (3,))
 
     module = Normed()
-    program = exported(module, (torch.ones(3),))
+    program = traced(module, (torch.ones(3),))
     compute_what_is_known(program)
     for x_D in torch.randn(2, 3):
         torch.testing.assert_close(program(x_D), (module(x_D),))

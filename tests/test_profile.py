@@ -37,7 +37,7 @@ def test_kinds(name: str, kind: str | None) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WARM", 1)
+    monkeypatch.setattr(module, "THROWN_AWAY", 1)
 
 
 @pytest.mark.usefixtures("quick")

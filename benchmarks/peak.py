@@ -1,0 +1,69 @@
+"""How near float32 matrix products come to the processor's peak: bare multiply-adds in registers.
+
+python benchmarks/peak.py
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from _measure import Row, best_seconds, show
+from _models import DIM, HIDDEN, LLAMA_HIDDEN
+
+from archlab.matrix_products import settle_matrix_products
+from archlab.ops.native.library import compiler
+
+ROUNDS, STEPS, REPEATED, TOKENS = 20, 2_000_000, 10, 4096
+SIZES = [(TOKENS, DIM, DIM), (TOKENS, DIM, HIDDEN), (TOKENS, DIM, LLAMA_HIDDEN), (TOKENS, LLAMA_HIDDEN, DIM)]
+
+
+def peak_flops() -> float:
+    """Return the multiply-adds a second of all threads, as FLOPs."""
+    source, sums = _library(), ctypes.c_float()
+    arguments = (ctypes.c_long(STEPS), ctypes.c_float(0.5), ctypes.byref(sums))
+    flops = source.peak(*arguments)
+    (seconds,) = best_seconds(lambda: source.peak(*arguments), rounds=ROUNDS)
+    return flops / seconds
+
+
+def _library() -> ctypes.CDLL:
+    found = compiler()
+    if found is None:
+        print("the peak needs a C++ compiler", file=sys.stderr)
+        sys.exit(2)
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder) / "peak.so"
+        flags = ("-O3", "-march=native", "-funroll-loops", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
+        subprocess.run([found, *flags, Path(__file__).with_suffix(".cpp"), "-o", built], check=True)
+        library = ctypes.CDLL(str(built))
+    library.peak.restype = ctypes.c_double
+    return library
+
+
+def rate(m: int, k: int, n: int) -> float:
+    """Return the GFLOP/s of one product, the fastest of some times that each is made often enough to be warm."""
+    a, b = torch.randn(m, k), torch.randn(n, k)
+
+    def step() -> None:
+        for _ in range(REPEATED):
+            a @ b.T
+
+    (seconds,) = best_seconds(step, rounds=ROUNDS)
+    return REPEATED * 2 * m * k * n / seconds / 1e9
+
+
+def main() -> None:
+    """Measure the products of the models that are compared, and the peak."""
+    settle_matrix_products()
+    peak = peak_flops() / 1e9
+    rows = [Row(f"[{m}, {k}] times [{k}, {n}], over the peak", rate(m, k, n), peak, "GFLOP/s") for m, k, n in SIZES]
+    show("Matrix products in float32", rows)
+
+
+if __name__ == "__main__":
+    main()
