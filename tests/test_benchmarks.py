@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from conftest import needs_compiler
 
 from archlab.ops import bodies
 
@@ -100,3 +101,15 @@ def test_products_are_those_of_an_update(monkeypatch: pytest.MonkeyPatch) -> Non
     with FlopCounterMode(display=False) as whole:
         step()
     assert alone.get_total_flops() == pytest.approx(whole.get_total_flops(), rel=0.05)
+
+
+@needs_compiler
+def test_the_peak_counts_what_it_does() -> None:
+    import ctypes
+
+    from peak import _library
+
+    steps, total = 1000, ctypes.c_float()
+    flops = _library().peak(ctypes.c_long(steps), ctypes.c_float(0.5), ctypes.byref(total))
+    assert total.value > 0
+    assert flops == total.value * 2 * steps, "each sum has come to 1, by one multiply-add a step"
