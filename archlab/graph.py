@@ -33,7 +33,8 @@ def traced(module: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
     try:
-        program = make_fx(run)(*(x.clone() for x in inputs))
+        with torch._dynamo.config.patch(error_on_nested_fx_trace=False):  # of what is compiled, the plain form
+            program = make_fx(run)(*(x.clone() for x in inputs))
     except RuntimeError as error:
         if "data-dependent" not in str(error):
             raise
@@ -60,6 +61,7 @@ def _functional(program: GraphModule, inputs: tuple[Tensor, ...]) -> GraphModule
         _require_reading_only(node)
         _replace(functional, node, name, weight)
         functional.graph.erase_node(node)
+    functional.recompile()
     return functional
 
 

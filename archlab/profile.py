@@ -29,7 +29,6 @@ KINDS = {
 }
 # Autograd gives its own name to an operation of archlab's where it may be differentiated.
 _NAMED = re.compile(r"(?:aten::|archlab::_?)(\w+)$|GeneratedBackwardFor_archlab__?(\w+)_default$")
-QUIET = {"KINETO_LOG_LEVEL": "6"}  # the profiler otherwise says on the terminal that it begins and ends
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,10 @@ class Part:
     seconds: float = 0
     calls: float = 0
     flops: float = 0
+
+    def __add__(self, other: Part) -> Part:
+        """Return both as one, by the name of this one."""
+        return Part(self.name, self.seconds + other.seconds, self.calls + other.calls, self.flops + other.flops)
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,7 @@ def _seconds_of_updates(update: Updates) -> float:
 
 def _events(update: Updates) -> Iterable[Any]:
     """Return what the profiler saw of the updates that are measured."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler otherwise says that it begins and that it ends
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (update.device.type == "cuda")
     with torch.profiler.profile(activities=activities, with_flops=True) as profiler:
         _seconds_of_updates(update)
@@ -116,8 +118,7 @@ def _summed(events: Iterable[Any], device: torch.device, seconds: float) -> tupl
         if kind is None or on_gpu != (event.device_type == DeviceType.CUDA):
             continue
         taken = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
-        sums = (taken / MEASURED, event.count / MEASURED, event.flops / MEASURED)
-        last = parts.get(kind, Part(kind))
-        parts[kind] = Part(kind, last.seconds + sums[0], last.calls + sums[1], last.flops + sums[2])
+        one = Part(kind, taken / MEASURED, event.count / MEASURED, event.flops / MEASURED)
+        parts[kind] = parts.get(kind, Part(kind)) + one
     told = sorted((part for part in parts.values() if part.seconds >= SMALL * seconds), key=lambda part: -part.seconds)
     return (*told, Part(ELSE, max(seconds - sum(part.seconds for part in told), 0.0)))

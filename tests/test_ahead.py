@@ -102,6 +102,13 @@ def test_weights_are_not_copied_into_a_library() -> None:
         torch.testing.assert_close(ahead(x_BD)[0], module(x_BD))
 
 
+def test_a_module_that_was_compiled_is_traced_as_it_is() -> None:
+    module, x_BD = nn.Sequential(nn.Linear(3, 2)), torch.randn(4, 3)
+    module[0].compile(fullgraph=True)
+    (y_BD,) = traced(module, (x_BD,))(x_BD)
+    torch.testing.assert_close(y_BD, x_BD @ module[0].weight.T + module[0].bias)
+
+
 class Chooses(nn.Module):
     def forward(self, x_D: Tensor) -> Tensor:
         return x_D + 1 if x_D.sum() > 0 else x_D - 1
