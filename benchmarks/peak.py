@@ -16,7 +16,8 @@ from _measure import Row, best_seconds, show
 from _models import DIM, HIDDEN, LLAMA_HIDDEN
 
 from archlab.matrix_products import settle_matrix_products
-from archlab.ops.native.library import compiler
+from archlab.ops import native
+from archlab.ops.native.library import FLAGS, compiler
 
 ROUNDS, STEPS, REPEATED, TOKENS = 20, 2_000_000, 10, 4096
 SIZES = [(TOKENS, DIM, DIM), (TOKENS, DIM, HIDDEN), (TOKENS, DIM, LLAMA_HIDDEN), (TOKENS, LLAMA_HIDDEN, DIM)]
@@ -38,8 +39,8 @@ def _library() -> ctypes.CDLL:
         sys.exit(2)
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder) / "peak.so"
-        flags = ("-O3", "-march=native", "-funroll-loops", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
-        subprocess.run([found, *flags, Path(__file__).with_suffix(".cpp"), "-o", built], check=True)
+        source, headers = Path(__file__).with_suffix(".cpp"), Path(native.__file__).parent
+        subprocess.run([found, *FLAGS, "-march=native", "-fopenmp", f"-I{headers}", source, "-o", built], check=True)
         library = ctypes.CDLL(str(built))
     library.peak.restype = ctypes.c_double
     return library

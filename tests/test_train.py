@@ -265,7 +265,7 @@ def test_another_experiment_does_not_go_on(override: str, message: str, tiny: Ti
 
 def test_auto_is_decided_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = ["train.precision=auto", "train.device=auto", "train.compile=auto", "train.steps=2"]
-    monkeypatch.setattr("archlab.train.resolve_precision", lambda precision, device: "bfloat16")
+    monkeypatch.setattr("archlab.updates.resolve_precision", lambda precision, device: "bfloat16")
     train(tiny(*free), tmp_path / "run")
     decided = load(tmp_path / "run/experiment.yaml").train
     assert (decided.precision, decided.compile) == ("bfloat16", "off")
