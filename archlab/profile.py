@@ -27,8 +27,9 @@ KINDS = {
     "compiled loops": r"CompiledFxGraph|cpp_fused|triton_",
     "matrix products": r"aten::(mm|bmm|addmm|baddbmm|addmv|mv)$|mkldnn::|gemm|cutlass|nvjet",
 }
-# Autograd gives its own name to an operation of archlab's where it may be differentiated.
-_NAMED = re.compile(r"(?:aten::|archlab::_?)(\w+)$|GeneratedBackwardFor_archlab__?(\w+)_default$")
+# Autograd has a name of its own for an operation of archlab's that may be differentiated, and what it does in it.
+_AUTOGRAD = "GeneratedBackwardFor_archlab_"
+_NAMED = re.compile(rf"(?:aten::|archlab::_?)(\w+)$|{_AUTOGRAD}_?(\w+)_default$")
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def _summed(events: Iterable[Any], device: torch.device, seconds: float) -> tupl
         if kind is None or on_gpu != (event.device_type == DeviceType.CUDA):
             continue
         taken = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
-        one = Part(kind, taken / MEASURED, event.count / MEASURED, event.flops / MEASURED)
+        calls = 0 if event.key.startswith(_AUTOGRAD) else event.count  # counted by its own name
+        one = Part(kind, taken / MEASURED, calls / MEASURED, event.flops / MEASURED)
         parts[kind] = parts.get(kind, Part(kind)) + one
     told = sorted((part for part in parts.values() if part.seconds >= SMALL * seconds), key=lambda part: -part.seconds)
     return (*told, Part(ELSE, max(seconds - sum(part.seconds for part in told), 0.0)))

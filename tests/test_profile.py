@@ -73,6 +73,12 @@ def test_what_takes_little_is_told_as_one() -> None:
     assert parts[-1].seconds == pytest.approx(0.3 - 0.63 / MEASURED)
 
 
+def test_an_operation_that_autograd_wraps_is_one_call() -> None:
+    events = [_event("archlab::scan", 1e5, 6), _event("GeneratedBackwardFor_archlab_scan_default", 2e5, 6)]
+    scan, _ = module._summed(events, torch.device("cpu"), 0.2)
+    assert scan == Part("scan", pytest.approx(0.3 / MEASURED), 6 / MEASURED)
+
+
 def test_on_a_gpu_kernels_count_and_not_what_launches_them() -> None:
     events = [
         _event("aten::mm", 5_000),
