@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -50,7 +48,8 @@ def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[s
     """Return the built library, from the cache where it is there."""
     file = built_file("ahead", "module", *_makes(program, (*inputs, *constants.values())))
     if not file.is_file():
-        with tempfile.TemporaryDirectory(dir=file.parent) as partial, _without_warnings():
+        with tempfile.TemporaryDirectory(dir=file.parent) as partial, warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 copies trees in a way that it warns of
             options = OPTIONS | {"aot_inductor.output_path": str(Path(partial) / file.name)}
             built = torch._inductor.aot_compile(program, inputs, options=options)
             os.replace(str(built), file)
@@ -61,11 +60,3 @@ def _makes(program: GraphModule, tensors: tuple[Tensor, ...]) -> tuple[str, ...]
     """Return what a library depends on: the graph, its tensors' kinds, torch and its threads."""
     kinds = (f"{tensor.dtype}{list(tensor.shape)}{tensor.stride()}" for tensor in tensors)
     return (program.code, *kinds, str(OPTIONS), torch.__version__, str(torch.get_num_threads()))
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Torch 2.13 copies trees of arguments in a way that it warns of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield

@@ -6,9 +6,7 @@ python benchmarks/peak.py
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -16,8 +14,7 @@ from _measure import Row, best_seconds, show
 from _models import DIM, HIDDEN, LLAMA_HIDDEN
 
 from archlab.matrix_products import settle_matrix_products
-from archlab.ops import native
-from archlab.ops.native.library import FLAGS, compiler
+from archlab.ops.native.library import built, missing
 
 ROUNDS, STEPS, REPEATED, TOKENS = 20, 2_000_000, 10, 4096
 SIZES = [(TOKENS, DIM, DIM), (TOKENS, DIM, HIDDEN), (TOKENS, DIM, LLAMA_HIDDEN), (TOKENS, LLAMA_HIDDEN, DIM)]
@@ -33,15 +30,10 @@ def peak_flops() -> float:
 
 
 def _library() -> ctypes.CDLL:
-    found = compiler()
-    if found is None:
-        print("the peak needs a C++ compiler", file=sys.stderr)
+    library = built(Path(__file__).with_suffix(".cpp"))
+    if library is None:
+        print(f"the peak needs a C++ compiler: {missing() or 'the one here fails'}", file=sys.stderr)
         sys.exit(2)
-    with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder) / "peak.so"
-        source, headers = Path(__file__).with_suffix(".cpp"), Path(native.__file__).parent
-        subprocess.run([found, *FLAGS, "-march=native", "-fopenmp", f"-I{headers}", source, "-o", built], check=True)
-        library = ctypes.CDLL(str(built))
     library.peak.restype = ctypes.c_double
     return library
 

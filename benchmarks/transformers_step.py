@@ -78,9 +78,8 @@ def compare(name: str, context: int, batch_size: int) -> list[Row]:
         peers = [processes.enter_context(apart(peer_update, name, *size, way, tune=tune)) for tune, way in ways]
         seconds = best_seconds(update(model, tokens(context, batch_size)), *peers, rounds=ROUNDS)
     own, *theirs = (context * batch_size / s for s in seconds)
-    best = {
-        tune: max(speed for (other, _), speed in zip(ways, theirs, strict=True) if other == tune) for tune, _ in ways
-    }
+    speeds = dict(zip(ways, theirs, strict=True))
+    best = {tune: max(speeds[way] for way in ways if way[0] == tune) for tune in ("off", "on")}
     return [
         Row(f"{name} {context}x{batch_size}", own, best["off"], "tokens/s", system.wanted),
         Row(LENT, own, best["on"], "tokens/s"),

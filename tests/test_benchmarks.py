@@ -1,5 +1,6 @@
 """The benchmarks' own parts run; what they measure is for a quiet machine."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -105,8 +106,6 @@ def test_products_are_those_of_an_update(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @needs_compiler
 def test_the_peak_counts_what_it_does() -> None:
-    import ctypes
-
     from peak import _library
 
     steps, total = 1000, ctypes.c_float()

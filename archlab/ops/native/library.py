@@ -25,15 +25,21 @@ SWITCH = "ARCHLAB_NATIVE"
 FLAGS = ("-O3", "-std=gnu++17", "-shared", "-fPIC")
 WIDEST = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma")
 SECONDS = 120
+_HERE = Path(__file__).parent
 
 
 @cache
 def library(name: str, **constants: int) -> ctypes.CDLL | None:
     """Return the library of `<name>.cpp`, built where it is not in the cache; None where it cannot be had."""
+    return built(_HERE / f"{name}.cpp", **constants)
+
+
+def built(source: Path, **constants: int) -> ctypes.CDLL | None:
+    """Return the library of a file that may include the bodies' headers; None where it cannot be had."""
     if missing():
         return None
     try:
-        return _build(Path(__file__).with_name(f"{name}.cpp"), tuple(f"-D{key}={n}" for key, n in constants.items()))
+        return _build(source, tuple(f"-D{key}={n}" for key, n in constants.items()))
     except (OSError, subprocess.TimeoutExpired):
         return None
 
@@ -67,7 +73,7 @@ def call(
 
 
 def _build(source: Path, constants: tuple[str, ...]) -> ctypes.CDLL | None:
-    code = "".join(file.read_text() for file in (source, *sorted(source.parent.glob("*.h"))))
+    code = "".join(file.read_text(encoding="utf-8") for file in (source, *sorted(_HERE.glob("*.h"))))
     for flags in _attempts():
         command = (str(compiler()), *FLAGS, *flags, *constants)
         changed = str(Path(command[0]).stat().st_mtime_ns)  # another compiler of the same name
@@ -91,9 +97,9 @@ def _attempts() -> list[tuple[str, ...]]:
 def _compile(source: Path, command: tuple[str, ...], file: Path) -> bool:
     """Build beside the place and move there, so that another process never loads half a file."""
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        built = Path(folder) / file.name
-        whole = [*command, str(source), "-o", str(built)]
+        partial = Path(folder) / file.name
+        whole = [*command, f"-I{_HERE}", str(source), "-o", str(partial)]
         done = subprocess.run(whole, capture_output=True, check=False, timeout=SECONDS)
         if done.returncode == 0:
-            os.replace(built, file)
+            os.replace(partial, file)
         return done.returncode == 0
