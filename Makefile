@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart check test python
@@ -19,8 +20,9 @@ check: $(READY) ## Look for mistakes without running: style, types, import layer
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml
 	$(BIN)/lint-imports --no-logo
 
-test: $(READY) ## Run every test
-	$(BIN)/python -m pytest
+# Threads that spin while they wait for others would keep the other job's from running.
+test: $(READY) ## Run every test, JOBS=2 at a time
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(JOBS)
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -11,7 +11,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -60,7 +60,7 @@ class Component:
     cls: type[Any]
     search: Mapping[str, Domain] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def knobs(self) -> dict[str, Knob]:
         """The keyword-only parameters of the constructor."""
         return knobs_of(self.cls.__init__)
