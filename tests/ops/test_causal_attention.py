@@ -85,6 +85,17 @@ def test_what_is_not_finite_is_not_hidden(which, bad, body):
     assert not y[:, :, 200].isfinite().any()
 
 
+@pytest.mark.parametrize("T", [70, 600])
+def test_what_is_not_finite_stays_in_its_sample(T, body):
+    clean = draw(9, 1, T, 8, 8)
+    spoilt = [torch.where((torch.arange(9) == 3)[:, None, None, None], float("nan"), x) for x in clean]
+    ours, expected = causal_attention(*spoilt, 0.3), causal_attention(*clean, 0.3)
+    others = [n for n in range(9) if n != 3]
+    assert torch.equal(ours[others], expected[others])
+    for found, right in zip(gradients(ours, spoilt), gradients(expected, clean), strict=True):
+        assert torch.equal(found[others], right[others])
+
+
 def test_autocast_multiplies_in_its_own_precision(body):
     inputs = draw(1, 2, 70, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):

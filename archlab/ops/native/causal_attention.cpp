@@ -73,45 +73,73 @@ struct Attention {
             for (int64_t c = 0; c < K; ++c) out[r * K + c] = at(q, unit, begin + r, K)[c] * (scale * LOG2_E);
     }
 
+    // What one thread needs to go forward through a block of queries.
+    struct Queries {
+        Floats scaled, weights, sums;
+        std::vector<Softmax> softmax;
+        explicit Queries(const Attention& a)
+            : scaled(a.rows() * a.K), weights(a.rows() * KEYS), sums(a.rows() * a.wide_v()), softmax(a.rows()) {}
+    };
+
+    int64_t size_of_keys() const { return up(T, WIDE) * K; }
+    int64_t size_of_values() const { return T * wide_v(); }
+
+    // Long units are laid out in `keys` and `values` before any block of queries begins.
     void forward(const float* q, const float* k, const float* v, float* y, float* log_sums, float* keys,
                  float* values) const {
-        const int64_t R = rows(), blocks = up(T, R) / R;
+        const int64_t R = rows();
 #pragma omp parallel
         {
             FlushDenormals flush;
-            Floats scaled_q(R * K), weights(R * KEYS), sums(R * wide_v());
-            std::vector<Softmax> softmax(R);
-#pragma omp for
-            for (int64_t unit = 0; unit < units(); ++unit) {
-                lay_out_turned(at(k, unit, 0, K), H * K, T, K, keys + unit * up(T, WIDE) * K);
-                lay_out(at(v, unit, 0, V), H * V, T, V, values + unit * T * wide_v(), T * WIDE);
-            }
-            // The last blocks see the most keys, so they come first.
-#pragma omp for collapse(2) schedule(dynamic)
-            for (int64_t block = 0; block < blocks; ++block)
+            Queries at_hand(*this);
+            if (T <= SHORT) {  // a unit's keys and values stay in the cache of the thread that laid them out
+                Floats own_keys(size_of_keys()), own_values(size_of_values());
+#pragma omp for schedule(dynamic)
                 for (int64_t unit = 0; unit < units(); ++unit) {
-                    const int64_t begin = (blocks - 1 - block) * R, count = std::min(R, T - begin);
-                    scaled_queries(q, unit, begin, count, scaled_q);
-                    std::fill(softmax.begin(), softmax.end(), Softmax{});
-                    attend(begin, count, scaled_q, keys + unit * up(T, WIDE) * K, values + unit * T * wide_v(),
-                           weights, softmax.data(), sums);
-                    for (int64_t r = 0; r < count; ++r) {
-                        float* to = at(y, unit, begin + r, V);
-                        for (int64_t c = 0; c < V; ++c) to[c] = sums[r * wide_v() + c] / softmax[r].sum;
-                        log_sums[unit * T + begin + r] = softmax[r].top + std::log2(softmax[r].sum);
-                    }
+                    lay_out_unit(k, v, unit, own_keys, own_values);
+                    for (int64_t begin = 0; begin < T; begin += R)
+                        attend(q, unit, begin, own_keys, own_values, at_hand, y, log_sums);
                 }
+            } else {
+#pragma omp for
+                for (int64_t unit = 0; unit < units(); ++unit)
+                    lay_out_unit(k, v, unit, keys + unit * size_of_keys(), values + unit * size_of_values());
+                // The last blocks see the most keys, so they come first.
+#pragma omp for collapse(2) schedule(dynamic)
+                for (int64_t begin = (T - 1) / R * R; begin >= 0; begin -= R)
+                    for (int64_t unit = 0; unit < units(); ++unit)
+                        attend(q, unit, begin, keys + unit * size_of_keys(), values + unit * size_of_values(), at_hand,
+                               y, log_sums);
+            }
+        }
+    }
+    void lay_out_unit(const float* k, const float* v, int64_t unit, float* keys, float* values) const {
+        lay_out_turned(at(k, unit, 0, K), H * K, T, K, keys);
+        lay_out(at(v, unit, 0, V), H * V, T, V, values, T * WIDE);
+    }
+    // Do one block of queries of a unit.
+    void attend(const float* q, int64_t unit, int64_t begin, const float* keys, const float* values, Queries& at_hand,
+                float* y, float* log_sums) const {
+        const int64_t count = std::min(rows(), T - begin);
+        scaled_queries(q, unit, begin, count, at_hand.scaled);
+        std::fill(at_hand.softmax.begin(), at_hand.softmax.end(), Softmax{});
+        weigh_keys(begin, count, keys, values, at_hand);
+        for (int64_t r = 0; r < count; ++r) {
+            const Softmax& softmax = at_hand.softmax[r];
+            float* to = at(y, unit, begin + r, V);
+            for (int64_t c = 0; c < V; ++c) to[c] = at_hand.sums[r * wide_v() + c] / softmax.sum;
+            log_sums[unit * T + begin + r] = softmax.top + std::log2(softmax.sum);
         }
     }
     // Go through the keys of one block of queries.
-    void attend(int64_t begin, int64_t count, const float* scaled_q, const float* keys, const float* values,
-                float* weights, Softmax* softmax, float* sums) const {
+    void weigh_keys(int64_t begin, int64_t count, const float* keys, const float* values, Queries& at_hand) const {
+        float *weights = at_hand.weights, *sums = at_hand.sums;
         std::fill_n(sums, count * wide_v(), 0.0f);
         for (int64_t first = 0; first < begin + count; first += KEYS) {
             const Block block{count, begin + 1 - first, std::min(KEYS, begin + count - first)};
-            block.scores(scaled_q, K, {keys + first * K, K * WIDE}, weights);
+            block.scores(at_hand.scaled, K, {keys + first * K, K * WIDE}, weights);
             for (int64_t r = 0; r < count; ++r)
-                weigh(weights + r * KEYS, block.visible(r), block.seen, softmax[r], sums + r * wide_v());
+                weigh(weights + r * KEYS, block.visible(r), block.seen, at_hand.softmax[r], sums + r * wide_v());
             block.to_queries(weights, {values + first * WIDE, T * WIDE}, sums, wide_v());
         }
     }
@@ -157,11 +185,7 @@ struct Attention {
 #pragma omp for schedule(dynamic)
             for (int64_t unit = 0; unit < units(); ++unit) {
                 std::fill_n(static_cast<float*>(at_hand.dq), T * wide_k(), 0.0f);
-                for (int64_t t = 0; t < T; ++t) {
-                    const float *from = at(dy, unit, t, V), *by = at(y, unit, t, V);
-                    at_hand.mean[t] = 0;
-                    for (int64_t c = 0; c < V; ++c) at_hand.mean[t] += from[c] * by[c];
-                }
+                for (int64_t t = 0; t < T; ++t) at_hand.mean[t] = dot(at(dy, unit, t, V), at(y, unit, t, V), V);
                 for (int64_t first = 0; first < T; first += KEYS) {
                     const int64_t count = std::min(KEYS, T - first);
                     through_keys(unit, first, count, dy, q, k, v, log_sums + unit * T, at_hand);

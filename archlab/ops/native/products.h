@@ -28,8 +28,8 @@ struct Floats {
 
 // One tile: c = a b, or c + a b where it ADDs. Row i of a begins at a + i * lda; where a is TURNED, column i does.
 template <bool TURNED, bool ADD>
-inline void tile(int64_t depth, const float* __restrict a, int64_t lda, const float* __restrict panel,
-                 float* __restrict c, int64_t ldc) {
+__attribute__((noinline)) void tile(int64_t depth, const float* __restrict a, int64_t lda,
+                                    const float* __restrict panel, float* __restrict c, int64_t ldc) {
     Vec sum[TALL][VECTORS];
 #pragma GCC unroll 12
     for (int i = 0; i < TALL; ++i)
@@ -57,12 +57,14 @@ struct Panels {
 
 // Lay out x [count, width], whose rows are `stride` apart, as a right factor; `apart` is at least count * WIDE.
 inline Panels lay_out(const float* x, int64_t stride, int64_t count, int64_t width, float* out, int64_t apart) {
-    for (int64_t j = 0; j < width; j += WIDE) {
-        const int64_t present = std::min<int64_t>(WIDE, width - j);
-        for (int64_t t = 0; t < count; ++t) {
-            float* to = out + j / WIDE * apart + t * WIDE;
-            std::memcpy(to, x + t * stride + j, present * sizeof(float));
-            std::fill(to + present, to + WIDE, 0.0f);
+    const int64_t whole = width / WIDE * WIDE;
+    for (int64_t t = 0; t < count; ++t) {  // a row is read from end to end
+        const float* from = x + t * stride;
+        float* to = out + t * WIDE;
+        for (int64_t j = 0; j < whole; j += WIDE, to += apart) std::memcpy(to, from + j, WIDE * sizeof(float));
+        if (whole < width) {
+            std::memset(to, 0, WIDE * sizeof(float));
+            std::memcpy(to, from + whole, (width - whole) * sizeof(float));
         }
     }
     return {out, apart};
@@ -74,8 +76,8 @@ inline Panels lay_out_turned(const float* x, int64_t stride, int64_t count, int6
         const int64_t present = std::min<int64_t>(WIDE, count - i);
         float* to = out + i * width;
         if (present < WIDE) std::fill(to, to + width * WIDE, 0.0f);
-        for (int64_t lane = 0; lane < present; ++lane)
-            for (int64_t k = 0; k < width; ++k) to[k * WIDE + lane] = x[(i + lane) * stride + k];
+        for (int64_t k = 0; k < width; ++k)
+            for (int64_t lane = 0; lane < present; ++lane) to[k * WIDE + lane] = x[(i + lane) * stride + k];
     }
     return {out, width * WIDE};
 }

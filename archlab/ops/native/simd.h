@@ -32,6 +32,15 @@ inline float sum(Simd<float>::Vec x) {
     for (int lane = 0; lane < Simd<float>::LANES; ++lane) total += x[lane];
     return total;
 }
+inline float dot(const float* a, const float* b, int64_t count) {
+    constexpr int64_t LANES = Simd<float>::LANES;
+    Simd<float>::Vec total{};
+    int64_t c = 0;
+    for (; c + LANES <= count; c += LANES) total += load(a + c) * load(b + c);
+    float rest = 0;
+    for (; c < count; ++c) rest += a[c] * b[c];
+    return sum(total) + rest;
+}
 
 // Numbers too small for the normal form cost a hundred times as much as others: they are taken as zero meanwhile.
 struct FlushDenormals {
