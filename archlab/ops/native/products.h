@@ -27,6 +27,7 @@ struct Floats {
 };
 
 // One tile: c = a b, or c + a b where it ADDs. Row i of a begins at a + i * lda; where a is TURNED, column i does.
+// It is called: inlined, its speed would hang on the code around it.
 template <bool TURNED, bool ADD>
 __attribute__((noinline)) void tile(int64_t depth, const float* __restrict a, int64_t lda,
                                     const float* __restrict panel, float* __restrict c, int64_t ldc) {
