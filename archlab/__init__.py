@@ -1,6 +1,6 @@
 """archlab: declare, search, train and export sequence-model architectures.
 
-`archlab.commands` holds a function for each verb of the command line, `archlab.interop` reads other
+`archlab.api` holds a function for each verb of the command line, `archlab.interop` reads other
 implementations' models.
 """
 
@@ -10,7 +10,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-_MODULES = ("commands", "interop")
+_MODULES = ("api", "interop")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from archlab.config import load
-from archlab.execution import compile_model
-from archlab.model import build
-from archlab.process import settle_process
+from archlab.config.experiment import load
+from archlab.modeling.build import build
+from archlab.modeling.compile import compile_model
+from archlab.runtime.process import settle_process
 
 settle_process()
 

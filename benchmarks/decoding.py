@@ -15,8 +15,8 @@ from megalodon_step import jax_model
 from torch import nn
 from transformers_step import llama as transformers_llama
 
-from archlab.decoding import Decoder
-from archlab.state import init_state
+from archlab.inference.decoder import Decoder
+from archlab.modeling.state import init_state
 
 TOKENS, ROUNDS, CONTEXT = 50, 10, 1024
 

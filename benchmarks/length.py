@@ -13,7 +13,7 @@ from _measure import Row, best_seconds, show
 from _models import LLAMA, MEGALODON, WORDS, ours, tokens, update
 from torch import nn
 
-from archlab.model import count_parameters
+from archlab.modeling.build import count_parameters
 
 ROUNDS, PIECE = 2, 4096
 EQUAL = (*LLAMA, "model.layers[0].ffn.hidden_dim=847")

@@ -29,8 +29,8 @@ from _models import (
     update,
 )
 
-from archlab.matrix_products import STOCK, settle_matrix_products, taken
-from archlab.precision import bfloat16_gain
+from archlab.runtime.matmul_precision import STOCK, settle_matrix_products, taken
+from archlab.runtime.mixed_precision import bfloat16_gain
 
 # What is wanted of the ratio to the peer: with the products that archlab takes, and with torch's stock ones.
 SIZES = {"1024x4": ("3.2", "1.6"), "4096x1": ("9", "4.7"), "16384x1": ("12", "6.1")}

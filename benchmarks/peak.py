@@ -13,8 +13,8 @@ import torch
 from _measure import Row, best_seconds, show
 from _models import DIM, HIDDEN, LLAMA_HIDDEN
 
-from archlab.matrix_products import settle_matrix_products
 from archlab.ops.native.library import built, missing
+from archlab.runtime.matmul_precision import settle_matrix_products
 
 ROUNDS, STEPS, REPEATED, TOKENS = 20, 2_000_000, 10, 4096
 SIZES = [(TOKENS, DIM, DIM), (TOKENS, DIM, HIDDEN), (TOKENS, DIM, LLAMA_HIDDEN), (TOKENS, LLAMA_HIDDEN, DIM)]

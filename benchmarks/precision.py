@@ -14,14 +14,14 @@ from statistics import mean, stdev
 from rich.console import Console
 from rich.table import Table
 
-from archlab import commands
+from archlab import api
 
 PRECISIONS, SEEDS = ("float32", "bfloat16"), (0, 1, 2)
 
 
 def losses(experiment: str, overrides: list[str], folder: Path) -> dict[int, float]:
     """Train, and return the validation loss by step."""
-    commands.train(experiment, overrides, out=folder)
+    api.train(experiment, overrides, out=folder)
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return {record["step"]: record["val_loss"] for record in records if "val_loss" in record}
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 import yaml
 
-from archlab import config, registry
-from archlab.config import Experiment
-from archlab.execution import has_cpp_compiler
-from archlab.ops import bodies
+from archlab.config import experiment as config
+from archlab.config import registry
+from archlab.config.experiment import Experiment
+from archlab.ops import dispatch
 from archlab.ops.native import OPERATIONS
 from archlab.ops.native.library import missing
+from archlab.runtime.toolchain import has_cpp_compiler
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before kernels are defined: they then run on the CPU, number by number
@@ -100,9 +101,9 @@ def plugins_of_one_test() -> Iterator[None]:
 @pytest.fixture(params=["plain", "native"])
 def body(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with either body of the operation that its module names, and with no other's faster body."""
-    monkeypatch.setattr(bodies, "_FASTER", {})
+    monkeypatch.setattr(dispatch, "_FASTER", {})
     if request.param == "native":
         operation = request.module.OPERATION
         if not OPERATIONS[operation].ready():
             pytest.skip(f"C++ bodies cannot be had: {missing()}")
-        bodies.install(operation, "cpu", getattr(OPERATIONS[operation], operation))
+        dispatch.install(operation, "cpu", getattr(OPERATIONS[operation], operation))

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from archlab import checkpoint
-from archlab.config import Experiment
-from archlab.model import build
-from archlab.train import Result
-from archlab.watch import Silent, Watch
+from archlab.config.experiment import Experiment
+from archlab.modeling.build import build
+from archlab.storage import checkpoint
+from archlab.training.callbacks import Silent, Watch
+from archlab.training.trainer import Result
 
 LAYER = {
     "norm": "rms",

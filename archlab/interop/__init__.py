@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, suggest
-from archlab.interop._hugging_face import describe_pretrained, load_pretrained, save_pretrained
-from archlab.interop._import import import_checkpoint
+from archlab.interop.hugging_face.import_checkpoint import import_checkpoint
+from archlab.interop.hugging_face.pretrained import describe_pretrained, load_pretrained, save_pretrained
 
 __all__ = ["describe_pretrained", "import_checkpoint", "load", "load_pretrained", "names", "save_pretrained", "systems"]
 

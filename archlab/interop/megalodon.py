@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from archlab.config.spec import parse
 from archlab.errors import ArchlabError, suggest
 from archlab.interop._tensors import fill
-from archlab.model import build
-from archlab.spec import parse
+from archlab.modeling.build import build
 
 DEFAULTS: dict[str, Any] = {
     "num_layers": 8,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .bodies import faster
-from .precision import at_least_float32, product_dtype
+from archlab.ops.dispatch import faster
+from archlab.ops.dtypes import at_least_float32, product_dtype
 
 BLOCKS = 4
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._blocks import between, block_size, blocks, until_end
-from ._carry import carry
-from .precision import at_least_float32, without_autocast
+from archlab.ops._chunk_scan import carry
+from archlab.ops._chunks import between, block_size, blocks, until_end
+from archlab.ops.dtypes import at_least_float32, without_autocast
 
 
 def delta_rule(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .bodies import faster
-from .precision import without_autocast
+from archlab.ops.dispatch import faster
+from archlab.ops.dtypes import without_autocast
 
 BLOCK = 64
 

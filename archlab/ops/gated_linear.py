@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._blocks import between, block_size, blocks, decayed_scores, until_end
-from .bodies import faster
-from .precision import at_least_float32, without_autocast
+from archlab.ops._chunks import between, block_size, blocks, decayed_scores, until_end
+from archlab.ops.dispatch import faster
+from archlab.ops.dtypes import at_least_float32, without_autocast
 
 GROUP = 16
 

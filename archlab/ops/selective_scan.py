@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .bodies import faster
-from .precision import at_least_float32, without_autocast
+from archlab.ops.dispatch import faster
+from archlab.ops.dtypes import at_least_float32, without_autocast
 
 BLOCK = 16
 GROUP = 32

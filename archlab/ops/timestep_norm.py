@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .bodies import faster
-from .precision import at_least_float32
+from archlab.ops.dispatch import faster
+from archlab.ops.dtypes import at_least_float32
 
 
 def timestep_norm(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .precision import at_least_float32, without_autocast
+from archlab.ops.dtypes import at_least_float32, without_autocast
 
 BLOCK = 16
 EMPTY = -1e38

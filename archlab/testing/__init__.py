@@ -14,8 +14,8 @@ from torch import Tensor
 
 from archlab.errors import one_line
 from archlab.testing.checks import each
+from archlab.testing.component_case import Failed, Subject
 from archlab.testing.export import survives_export
-from archlab.testing.subject import Failed, Subject
 from archlab.testing.variation import no_knob_is_dead, random_subject
 
 __all__ = ["Check", "Failed", "Subject", "checks", "random_subject"]

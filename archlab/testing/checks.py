@@ -13,8 +13,18 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from archlab.errors import one_line
-from archlab.state import State, init_state
-from archlab.testing.subject import BATCH, PRECISE, TOKENS, Failed, Subject, is_stream, loss_of, require, require_close
+from archlab.modeling.state import State, init_state
+from archlab.testing.component_case import (
+    BATCH,
+    PRECISE,
+    TOKENS,
+    Failed,
+    Subject,
+    is_stream,
+    loss_of,
+    require,
+    require_close,
+)
 
 STEPS = (1e-5, 1e-7)  # a steep function has to be looked at more closely, where a flat one is lost in rounding
 CUTS = ([TOKENS], [1] * TOKENS, [4, 8, 1])

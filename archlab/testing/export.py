@@ -11,12 +11,12 @@ from types import ModuleType
 
 import torch
 
-from archlab.config import Experiment
-from archlab.export import render_model
-from archlab.settings import Train
-from archlab.spec import parse
+from archlab.config.experiment import Experiment
+from archlab.config.spec import parse
+from archlab.config.train_config import Train
+from archlab.interop.standalone.export import render_model
 from archlab.testing.checks import PRECISE
-from archlab.testing.subject import Subject, hosts, require_close
+from archlab.testing.component_case import Subject, hosts, require_close
 
 
 @torch.no_grad()

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
 
-from archlab.domains import Range
+from archlab.config.domains import Range
+from archlab.config.registry import Slot, find, names
+from archlab.config.schema import REQUIRED, Knob
 from archlab.errors import ConfigError
-from archlab.registry import Slot, find, names
-from archlab.schema import REQUIRED, Knob
-from archlab.state import init_state
-from archlab.testing.subject import BATCH, PRECISE, Failed, Subject, loss_of
+from archlab.modeling.state import init_state
+from archlab.testing.component_case import BATCH, PRECISE, Failed, Subject, loss_of
 
 SMALL = (1, 2, 3, 4, 5, 8, 16)
 DEPTH = 2
@@ -156,6 +156,6 @@ def _fingerprint(subject: Subject) -> list[Any]:
 
 
 def _untouched(subject: Subject) -> list[torch.Tensor]:
-    from archlab.model import build
+    from archlab.modeling.build import build
 
     return list(build(subject.spec()).parameters())

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.components.position._base import Position
-from archlab.domains import Count
-from archlab.state import Recurrent, State
+from archlab.config.domains import Count
+from archlab.modeling.state import Recurrent, State
 
 Window: TypeAlias = Literal["full", "chunk", "sliding"]
 

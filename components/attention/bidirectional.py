@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components.position._base import Position
-from archlab.domains import Fraction
-from archlab.registry import register
+from archlab.config.domains import Fraction
+from archlab.config.registry import register
 
 
 @register("attention", "bidirectional")

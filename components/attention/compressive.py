@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from archlab.components.position._base import Position
-from archlab.domains import Count, Index
-from archlab.ops.precision import at_least_float32
-from archlab.registry import register
-from archlab.state import AUXILIARY_LOSS, Recurrent, State
+from archlab.config.domains import Count, Index
+from archlab.config.registry import register
+from archlab.modeling.state import AUXILIARY_LOSS, Recurrent, State
+from archlab.ops.dtypes import at_least_float32
 
 from ._compression import Compression, Entries, attend, reconstruction_loss
 from ._window import _blocks

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from archlab.components._per_sample import where
 from archlab.components.position._base import Position
-from archlab.domains import Count
-from archlab.ops.precision import at_least_float32, without_autocast
-from archlab.registry import register
-from archlab.state import Recurrent, State, Stream
+from archlab.config.domains import Count
+from archlab.config.registry import register
+from archlab.modeling.state import Recurrent, State, Stream
+from archlab.ops.dtypes import at_least_float32, without_autocast
 
 from .softmax import SoftmaxAttention
 

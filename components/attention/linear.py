@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.components.position._base import Position
-from archlab.domains import Positive
+from archlab.config.domains import Positive
+from archlab.config.registry import register
+from archlab.modeling.state import Recurrent, State
+from archlab.ops.dtypes import at_least_float32, without_autocast
 from archlab.ops.gated_linear import gated_linear
-from archlab.ops.precision import at_least_float32, without_autocast
-from archlab.registry import register
-from archlab.state import Recurrent, State
 
 
 @register("attention", "linear")

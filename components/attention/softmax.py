@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.components.position._base import Position
-from archlab.domains import Count, Fraction
+from archlab.config.domains import Count, Fraction
+from archlab.config.registry import register
 from archlab.ops.causal_attention import causal_attention
-from archlab.registry import register
 
 from ._window import Window, Windowed
 

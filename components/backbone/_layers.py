@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from archlab.registry import Factory
-from archlab.state import Recurrent, State, Stream
+from archlab.config.registry import Factory
+from archlab.modeling.state import Recurrent, State, Stream
 
 
 class Layers(Recurrent):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from archlab.components._init import Init, linear
 from archlab.components._per_sample import where, windows
-from archlab.domains import Count, choice
-from archlab.registry import Factory, register, slot, slots
-from archlab.state import AUXILIARY_LOSS, Recurrent, State, Stream, init_state, max_context
+from archlab.config.domains import Count, choice
+from archlab.config.registry import Factory, register, slot, slots
+from archlab.modeling.state import AUXILIARY_LOSS, Recurrent, State, Stream, init_state, max_context
 
 from ._layers import Layers
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.domains import Count
-from archlab.registry import Factory, register, slot, slots
-from archlab.state import Recurrent, State, Stream, max_context
+from archlab.config.domains import Count
+from archlab.config.registry import Factory, register, slot, slots
+from archlab.modeling.state import Recurrent, State, Stream, max_context
 
 
 @register("backbone", "stack")

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from archlab.components._init import truncated_normal_
-from archlab.domains import Count, choice
+from archlab.config.domains import Count, choice
+from archlab.config.registry import register
+from archlab.modeling.state import Recurrent, State
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
-from archlab.ops.precision import at_least_float32
-from archlab.registry import register
-from archlab.state import Recurrent, State
+from archlab.ops.dtypes import at_least_float32
 
 
 @register("ema", "ema", search={"num_dims": choice(2, 4, 8, 16)})

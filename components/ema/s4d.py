@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from archlab.components._steps import require_order
-from archlab.domains import Count, Positive, choice
+from archlab.config.domains import Count, Positive, choice
+from archlab.config.registry import register
+from archlab.modeling.state import Recurrent, State
 from archlab.ops.diagonal_scan import Decay, diagonal_scan, product
-from archlab.ops.precision import at_least_float32
-from archlab.registry import register
-from archlab.state import Recurrent, State
+from archlab.ops.dtypes import at_least_float32
 
 Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
 

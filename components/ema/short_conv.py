@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.domains import Count, choice
-from archlab.registry import register
-from archlab.state import Recurrent, State
+from archlab.config.domains import Count, choice
+from archlab.config.registry import register
+from archlab.modeling.state import Recurrent, State
 
 
 @register("ema", "short_conv", search={"kernel_size": choice(2, 3, 4, 8)})

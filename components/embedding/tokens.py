@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import TokenInit, init_tokens_
-from archlab.domains import Fraction, interval
-from archlab.registry import register
+from archlab.config.domains import Fraction, interval
+from archlab.config.registry import register
 
 
 @register("embedding", "tokens", search={"dropout": interval(0.0, 0.3)})

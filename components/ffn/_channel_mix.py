@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, spread
-from archlab.domains import Domain, choice
-from archlab.state import Recurrent, State, Stream
+from archlab.config.domains import Domain, choice
+from archlab.modeling.state import Recurrent, State, Stream
 
 SEARCH: dict[str, Domain] = {"hidden_dim": choice(128, 256, 512, 1024)}
 

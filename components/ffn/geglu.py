@@ -4,8 +4,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.components._init import Init
-from archlab.domains import Count, Fraction
-from archlab.registry import register
+from archlab.config.domains import Count, Fraction
+from archlab.config.registry import register
 
 from ._gated import SEARCH, GatedMLP
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.domains import Count, Fraction, choice, interval
-from archlab.registry import register
+from archlab.config.domains import Count, Fraction, choice, interval
+from archlab.config.registry import register
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,

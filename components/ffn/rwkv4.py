@@ -3,8 +3,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from archlab.components._init import Init
-from archlab.domains import Count
-from archlab.registry import register
+from archlab.config.domains import Count
+from archlab.config.registry import register
 
 from ._channel_mix import SEARCH, ChannelMix
 

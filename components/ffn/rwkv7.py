@@ -4,8 +4,8 @@ import torch
 
 from archlab.components._init import Init
 from archlab.components._token_shift import spread
-from archlab.domains import Count
-from archlab.registry import register
+from archlab.config.domains import Count
+from archlab.config.registry import register
 
 from ._channel_mix import SEARCH, ChannelMix
 

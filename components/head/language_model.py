@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import TokenInit, init_tokens_
-from archlab.domains import Count, choice
-from archlab.ops.precision import at_least_float32
-from archlab.registry import register
+from archlab.config.domains import Count, choice
+from archlab.config.registry import register
+from archlab.ops.dtypes import at_least_float32
 
 
 @register("head", "language_model", search={"tied": choice(False, True)})

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, TokenInit, init_tokens_, linear
-from archlab.domains import Positive
-from archlab.ops.precision import at_least_float32
-from archlab.ops.turns import angles
-from archlab.registry import register
+from archlab.config.domains import Positive
+from archlab.config.registry import register
+from archlab.ops.dtypes import at_least_float32
+from archlab.ops.rotary import angles
 
 
 @register("head", "reconstruction")

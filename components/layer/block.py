@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from archlab.domains import Fraction
-from archlab.registry import Factory, register, slot
-from archlab.state import Recurrent, State, Stream
+from archlab.config.domains import Fraction
+from archlab.config.registry import Factory, register, slot
+from archlab.modeling.state import Recurrent, State, Stream
 
 
 @register("layer", "block")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.ops.precision import at_least_float32
+from archlab.ops.dtypes import at_least_float32
 
 Gate: TypeAlias = Literal["fixed", "lstm"]
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from archlab.components._init import Init, linear
 from archlab.components.norm.rms import RMSNorm
+from archlab.config.registry import Factory
+from archlab.modeling.state import Recurrent, State, Stream
 from archlab.ops.delta_rule import delta_rule
-from archlab.ops.precision import at_least_float32
-from archlab.registry import Factory
-from archlab.state import Recurrent, State, Stream
+from archlab.ops.dtypes import at_least_float32
 
 from ._heads import Averaged, Mixed, head_width, heads, unit
 

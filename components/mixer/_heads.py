@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, InitLinear, linear
-from archlab.ops.precision import at_least_float32
-from archlab.registry import Factory
-from archlab.state import Recurrent, State, Stream
+from archlab.config.registry import Factory
+from archlab.modeling.state import Recurrent, State, Stream
+from archlab.ops.dtypes import at_least_float32
 
 
 def head_width(name: str, width: int, num_heads: int) -> int:

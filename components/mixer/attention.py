@@ -3,9 +3,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from archlab.components._init import Init, linear
-from archlab.domains import Count, choice
-from archlab.registry import Factory, register, slot
-from archlab.state import Recurrent, State, Stream
+from archlab.config.domains import Count, choice
+from archlab.config.registry import Factory, register, slot
+from archlab.modeling.state import Recurrent, State, Stream
 
 
 @register("mixer", "attention", search={"num_heads": choice(1, 2, 4, 8)})

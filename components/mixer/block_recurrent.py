@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.domains import Count, choice
-from archlab.registry import Factory, register, slot
-from archlab.state import Recurrent, State, Stream
+from archlab.config.domains import Count, choice
+from archlab.config.registry import Factory, register, slot
+from archlab.modeling.state import Recurrent, State, Stream
 
 from ._block_states import BlockStates, Gate, Projections, attend
 

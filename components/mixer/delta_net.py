@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from archlab.components._init import Init
-from archlab.domains import Count, Positive, choice
-from archlab.registry import Factory, register, slot
+from archlab.config.domains import Count, Positive, choice
+from archlab.config.registry import Factory, register, slot
 
 from ._delta import DeltaRule
 

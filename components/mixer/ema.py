@@ -4,9 +4,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.domains import Fraction, interval
-from archlab.registry import Factory, register, slot
-from archlab.state import Recurrent, State, Stream
+from archlab.config.domains import Fraction, interval
+from archlab.config.registry import Factory, register, slot
+from archlab.modeling.state import Recurrent, State, Stream
 
 
 @register("mixer", "ema", search={"dropout": interval(0.0, 0.3)})

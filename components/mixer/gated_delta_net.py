@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from archlab.components._init import Init, linear
 from archlab.components._steps import init_steps_, softplus
-from archlab.domains import Count, Positive, choice
-from archlab.ops.precision import at_least_float32
-from archlab.registry import Factory, register, slot
+from archlab.config.domains import Count, Positive, choice
+from archlab.config.registry import Factory, register, slot
+from archlab.ops.dtypes import at_least_float32
 
 from ._delta import DeltaRule
 

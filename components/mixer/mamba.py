@@ -7,11 +7,11 @@ from torch.nn import functional as F
 from archlab.components._init import Init, linear
 from archlab.components._steps import init_steps_, require_order, softplus
 from archlab.components.ema.short_conv import ShortConvolution
-from archlab.domains import Count, Positive, choice
-from archlab.ops.precision import at_least_float32
+from archlab.config.domains import Count, Positive, choice
+from archlab.config.registry import register
+from archlab.modeling.state import Recurrent, State, Stream
+from archlab.ops.dtypes import at_least_float32
 from archlab.ops.selective_scan import selective_scan
-from archlab.registry import register
-from archlab.state import Recurrent, State, Stream
 
 
 @register("mixer", "mamba", search={"state_dim": choice(8, 16, 32), "expand": choice(1, 2)})

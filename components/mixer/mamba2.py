@@ -8,11 +8,11 @@ from archlab.components._init import Init, linear
 from archlab.components._steps import init_steps_, require_order, softplus
 from archlab.components.ema.short_conv import ShortConvolution
 from archlab.components.norm.rms import RMSNorm
-from archlab.domains import Count, Positive, choice
+from archlab.config.domains import Count, Positive, choice
+from archlab.config.registry import register
+from archlab.modeling.state import Recurrent, State, Stream
+from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
-from archlab.ops.precision import at_least_float32
-from archlab.registry import register
-from archlab.state import Recurrent, State, Stream
 
 from ._heads import head_width, heads
 

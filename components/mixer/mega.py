@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.domains import Count, Fraction, choice, interval
-from archlab.registry import Factory, register, slot
-from archlab.state import Recurrent, State, Stream
+from archlab.config.domains import Count, Fraction, choice, interval
+from archlab.config.registry import Factory, register, slot
+from archlab.modeling.state import Recurrent, State, Stream
 
 
 @register(

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.domains import Count, Fraction, Positive, choice
-from archlab.ops.precision import at_least_float32
-from archlab.registry import Factory, register, slot
-from archlab.state import Recurrent, State, Stream
+from archlab.config.domains import Count, Fraction, Positive, choice
+from archlab.config.registry import Factory, register, slot
+from archlab.modeling.state import Recurrent, State, Stream
+from archlab.ops.dtypes import at_least_float32
 
 
 @register("mixer", "megalodon", search={"num_heads": choice(1, 2, 4)})

@@ -6,11 +6,11 @@ from torch import Tensor
 from archlab.components._init import Init, linear
 from archlab.components.norm.group import GroupNorm
 from archlab.components.position._base import Position
-from archlab.domains import Count, Positive, choice
+from archlab.config.domains import Count, Positive, choice
+from archlab.config.registry import Factory, register, slot
+from archlab.modeling.state import Recurrent, State
+from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
-from archlab.ops.precision import at_least_float32
-from archlab.registry import Factory, register, slot
-from archlab.state import Recurrent, State
 
 from ._heads import Mixed, head_width, heads
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, spread
-from archlab.domains import Count, choice
-from archlab.ops.precision import at_least_float32
+from archlab.config.domains import Count, choice
+from archlab.config.registry import register
+from archlab.modeling.state import Recurrent, State, Stream
+from archlab.ops.dtypes import at_least_float32
 from archlab.ops.wkv import Sums, no_sums, wkv
-from archlab.registry import register
-from archlab.state import Recurrent, State, Stream
 
 
 @register("mixer", "rwkv4", search={"hidden_dim": choice(128, 256, 512)})

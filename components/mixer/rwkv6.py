@@ -7,11 +7,11 @@ from torch.nn import functional as F
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, spread
 from archlab.components.norm.group import GroupNorm
-from archlab.domains import Count, Positive, choice
+from archlab.config.domains import Count, Positive, choice
+from archlab.config.registry import register
+from archlab.modeling.state import Recurrent, State, Stream
+from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
-from archlab.ops.precision import at_least_float32
-from archlab.registry import register
-from archlab.state import Recurrent, State, Stream
 
 from ._heads import heads
 from ._low_rank import LowRank

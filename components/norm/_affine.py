@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.ops.precision import at_least_float32
+from archlab.ops.dtypes import at_least_float32
 
 
 class Affine(nn.Module):

@@ -3,8 +3,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.domains import Count, Positive, choice
-from archlab.registry import register
+from archlab.config.domains import Count, Positive, choice
+from archlab.config.registry import register
 
 from ._affine import Affine
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.domains import Positive
-from archlab.registry import register
+from archlab.config.domains import Positive
+from archlab.config.registry import register
 
 from ._affine import Affine
 

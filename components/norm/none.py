@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from archlab.registry import register
+from archlab.config.registry import register
 
 
 @register("norm", "none")

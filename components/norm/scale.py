@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.domains import Positive
-from archlab.ops.precision import at_least_float32
-from archlab.registry import register
+from archlab.config.domains import Positive
+from archlab.config.registry import register
+from archlab.ops.dtypes import at_least_float32
 
 
 @register("norm", "scale")

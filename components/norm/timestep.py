@@ -3,11 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.domains import Count, Positive, choice
-from archlab.ops.precision import at_least_float32
+from archlab.config.domains import Count, Positive, choice
+from archlab.config.registry import register
+from archlab.modeling.state import Recurrent, State
+from archlab.ops.dtypes import at_least_float32
 from archlab.ops.timestep_norm import timestep_norm
-from archlab.registry import register
-from archlab.state import Recurrent, State
 
 
 @register("norm", "timestep", search={"num_groups": choice(1, 4, 16, 32)})

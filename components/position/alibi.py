@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab.domains import Positive
-from archlab.registry import register
+from archlab.config.domains import Positive
+from archlab.config.registry import register
 
 from ._base import Position
 

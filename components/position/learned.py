@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.domains import Count
-from archlab.registry import register
+from archlab.config.domains import Count
+from archlab.config.registry import register
 
 from ._base import Position
 

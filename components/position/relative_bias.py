@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.domains import Count, choice
-from archlab.registry import register
+from archlab.config.domains import Count, choice
+from archlab.config.registry import register
 
 from ._base import Position
 

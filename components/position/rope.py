@@ -3,10 +3,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab.domains import Positive, choice
-from archlab.ops.precision import at_least_float32
-from archlab.ops.turns import turns
-from archlab.registry import register
+from archlab.config.domains import Positive, choice
+from archlab.config.registry import register
+from archlab.ops.dtypes import at_least_float32
+from archlab.ops.rotary import turns
 
 from ._base import Position
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab.domains import Positive
-from archlab.ops.turns import angles
-from archlab.registry import register
+from archlab.config.domains import Positive
+from archlab.config.registry import register
+from archlab.ops.rotary import angles
 
 from ._base import Position
 

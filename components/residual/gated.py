@@ -5,8 +5,8 @@ import math
 from torch import Tensor
 
 from archlab.components._init import Init, linear
-from archlab.domains import Fraction, choice
-from archlab.registry import register
+from archlab.config.domains import Fraction, choice
+from archlab.config.registry import register
 
 from ._base import Branch, Residual
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.domains import choice
-from archlab.registry import register
+from archlab.config.domains import choice
+from archlab.config.registry import register
 
 from ._base import Branch, Residual
 

@@ -11,9 +11,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from archlab.data.task import IGNORED
 from archlab.errors import ArchlabError
 
-from ._base import IGNORED
 from ._synthetic import SyntheticTask, Words
 
 Learn: TypeAlias = Literal["every_word", "answers"]

@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab.data.splits import TooLong
 from archlab.errors import ArchlabError
-
-from ._base import TooLong
 
 
 def padded(texts: Sequence[NDArray[Any]], context: int) -> Tensor:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab.data.sampling import order
+from archlab.data.splits import SPLITS
+from archlab.data.task import IGNORED, Task
 from archlab.errors import ArchlabError, suggest
-
-from ._base import IGNORED, SPLITS, Task
 
 Visit: TypeAlias = tuple[int, int]
 
@@ -84,17 +82,6 @@ class SampleTask(Task):
         if split not in SPLITS:
             raise ArchlabError(f"no split {split!r}{suggest(split, SPLITS)}")
         self.require_context(context)
-
-
-@lru_cache(maxsize=4)
-def order(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the numbers below `size` in the order of an epoch."""
-    return random_state(seed, epoch).permutation(size)
-
-
-def random_state(*seeds: int) -> np.random.RandomState:
-    """Return random numbers whose stream is the same in every version of numpy."""
-    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seeds)))
 
 
 def _filled(values: Tensor, rows: int, filler: int) -> Tensor:

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab.components.task._samples import SampleTask, Visit
+from archlab.data.sampling import random_state
+from archlab.data.splits import SPLITS
+from archlab.data.task import IGNORED
 from archlab.errors import ArchlabError
-from archlab.ops.precision import at_least_float32
-
-from ._base import IGNORED, SPLITS
-from ._samples import SampleTask, Visit, random_state
+from archlab.ops.dtypes import at_least_float32
 
 Words: TypeAlias = NDArray[np.int64]
 BLOCK = 16  # samples that are made together

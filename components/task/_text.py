@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab.data.corpus import Corpus, Source, read
+from archlab.data.sampling import random_state
+from archlab.data.splits import SPLITS
+from archlab.data.task import IGNORED
+from archlab.data.tokenizers import Tokenizer, WordTokenizer
 from archlab.errors import ArchlabError, suggest
 
-from ._base import IGNORED, SPLITS
-from ._corpus import Corpus, Source, read
-from ._samples import random_state
 from ._tokenized import TokenizedTask
-from ._tokenizer import Tokenizer, WordTokenizer
 
 
 class TextTask(TokenizedTask):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._base import Task
-from ._tokenizer import ByteTokenizer, Decoder, FileTokenizer, Tokenizer
+from archlab.data.task import Task
+from archlab.data.tokenizers import ByteTokenizer, Decoder, FileTokenizer, Tokenizer
 
 
 class TokenizedTask(Task):

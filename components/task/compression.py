@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from archlab.domains import Count
+from archlab.config.domains import Count
+from archlab.config.registry import register
+from archlab.data.task import IGNORED
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
-from ._base import IGNORED
 from ._synthetic import SyntheticTask, Words
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from archlab.domains import Count
+from archlab.config.domains import Count
+from archlab.config.registry import register
+from archlab.data.corpus import NAMES
+from archlab.data.formats import Document
 from archlab.errors import ArchlabError, one_line, suggest
-from archlab.registry import register
 
-from ._corpus import NAMES
-from ._formats import Document
 from ._text import TextTask
 
 

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab.components.task._samples import SampleTask, Visit
+from archlab.config.registry import register
+from archlab.data.sampling import order
 from archlab.errors import ArchlabError
-from archlab.registry import register
-
-from ._samples import SampleTask, Visit, order
 
 SIDE, GREYS = 8, 17
 SIZES = {"train": 1197, "validation": 300, "test": 300}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from archlab.domains import Count
+from archlab.config.domains import Count
+from archlab.config.registry import register
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
 from ._in_context import InContextTask, Learn, first_places
 from ._synthetic import Words, distinct

@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archlab.domains import Count, Range
+from archlab.components.task._folders import FileTask
+from archlab.components.task._samples import Visit
+from archlab.config.domains import Count, Range
+from archlab.config.registry import register
+from archlab.data.class_folders import Labelled, by_hash, class_files, class_names, require_filled
+from archlab.data.images import SUFFIXES, centred, random_crop, read_image, require_pixels
+from archlab.data.sampling import random_state
 from archlab.errors import ArchlabError
-from archlab.registry import register
-
-from ._folders import FileTask, Labelled, by_hash, class_files, class_names, require_filled
-from ._images import SUFFIXES, centred, random_crop, read_image, require_pixels
-from ._samples import Visit, random_state
 
 SHARE = 0.05
 Crop: TypeAlias = Annotated[float, Range(low=0, above=True, high=1)]

@@ -3,10 +3,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from archlab.domains import Count
-from archlab.registry import register
+from archlab.config.domains import Count
+from archlab.config.registry import register
+from archlab.data.class_folders import Labelled
 
-from ._folders import Labelled
 from .image_folder import Augment, Crop, ImageFolder, split_folders
 
 SHARE = 0.01

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from archlab.domains import Count
+from archlab.config.domains import Count
+from archlab.config.registry import register
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
 from ._tokenized import TokenizedTask
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from archlab.domains import Count
-from archlab.registry import register
+from archlab.config.domains import Count
+from archlab.config.registry import register
+from archlab.data.task import Task
 
-from ._base import Task
 from .imported import without_data
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from archlab.domains import Count
-from archlab.registry import register
+from archlab.config.domains import Count
+from archlab.config.registry import register
 
 from ._in_context import Learn, PairsTask
 

@@ -6,9 +6,9 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 
-from archlab.domains import LARGEST, Count, Range
+from archlab.config.domains import LARGEST, Count, Range
+from archlab.config.registry import register
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
 from ._synthetic import SyntheticTask, Words
 from ._trees import WORDS, grow, lengths, values, write

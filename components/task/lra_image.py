@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab.config.registry import register
+from archlab.data.formats import read_file
+from archlab.data.images import GREYS, Inputs, greys
+from archlab.data.splits import SPLITS
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
-from ._base import SPLITS
-from ._formats import read_file
-from ._greys import GREYS, Inputs, greys
 from ._samples import SampleTask, Visit
 
 PIXELS, RECORD = 32 * 32, 1 + 3 * 32 * 32

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archlab.domains import Count
+from archlab.components.task._folders import FileTask
+from archlab.config.domains import Count
+from archlab.config.registry import register
+from archlab.data.class_folders import Labelled, by_hash, require_filled
+from archlab.data.formats import read_file
+from archlab.data.images import GREYS, Inputs, greys, read_image, require_pixels
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
-from ._folders import FileTask, Labelled, by_hash, require_filled
-from ._formats import read_file
-from ._greys import GREYS, Inputs, greys
-from ._images import read_image, require_pixels
 from ._samples import Visit
 
 SHARES = {"validation": 0.1, "test": 0.1}

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab.config.registry import register
+from archlab.data.splits import SPLITS, TooLong
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
-from ._base import SPLITS, TooLong
 from ._padded import fitted, padded
 from ._rows import RowTask
 from ._samples import Visit

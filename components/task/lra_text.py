@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from archlab.registry import register
+from archlab.components.task._folders import FileTask
+from archlab.config.registry import register
+from archlab.data.class_folders import Labelled, by_hash, class_files, require_filled
+from archlab.data.formats import read_file
+from archlab.data.splits import TooLong
 
-from ._base import TooLong
-from ._folders import FileTask, Labelled, by_hash, class_files, require_filled
-from ._formats import read_file
 from ._padded import fitted, padded
 from ._samples import Visit
 

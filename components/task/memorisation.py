@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from archlab.domains import Count
+from archlab.config.domains import Count
+from archlab.config.registry import register
+from archlab.data.sampling import random_state
+from archlab.data.task import IGNORED
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
-from ._base import IGNORED
-from ._samples import random_state
 from ._synthetic import SyntheticTask, Words
 
 

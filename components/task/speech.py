@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from archlab.domains import Count
+from archlab.components.task._folders import FileTask
+from archlab.config.domains import Count
+from archlab.config.registry import register
+from archlab.data.audio import read_wave
+from archlab.data.class_folders import Labelled, class_files, require_filled
+from archlab.data.splits import SPLITS, TooLong
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
-from ._base import SPLITS, TooLong
-from ._folders import FileTask, Labelled, class_files, require_filled
 from ._samples import Visit
-from ._waves import read_wave
 
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 SHARE = 10.0  # percent, each for validation and for test

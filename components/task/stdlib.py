@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archlab.domains import Count
+from archlab.config.domains import Count
+from archlab.config.registry import register
+from archlab.data.formats import Document, read_file
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
-from ._formats import Document, read_file
 from ._text import TextTask
 
 _SKIPPED = ("site-packages", "dist-packages", "__pycache__")

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archlab.domains import Count, NonNegative
-from archlab.registry import register
-
-from ._base import SPLITS
-from ._samples import SampleTask, Visit, random_state
+from archlab.components.task._samples import SampleTask, Visit
+from archlab.config.domains import Count, NonNegative
+from archlab.config.registry import register
+from archlab.data.sampling import random_state
+from archlab.data.splits import SPLITS
 
 # The mean formants of ten vowels of 33 men, in hertz: Peterson and Barney, 1952, table II.
 FORMANTS = np.array(

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from archlab.domains import Count
+from archlab.config.domains import Count
+from archlab.config.registry import register
+from archlab.data.formats import Document, documents_of
 from archlab.errors import ArchlabError
-from archlab.registry import register
 
-from ._formats import Document, documents_of
 from ._text import TextTask
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from streams import assert_same_gradients
 
-from archlab.model import is_causal, on_meta
-from archlab.registry import find
-from archlab.spec import parse
+from archlab.config.registry import find
+from archlab.config.spec import parse
+from archlab.modeling.build import is_causal, on_meta
 
 TREE = {
     "type": "stack",

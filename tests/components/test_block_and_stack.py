@@ -3,11 +3,11 @@ import torch
 from streams import in_pieces
 from torch import nn
 
-from archlab.model import build as build_spec
-from archlab.model import on_meta
-from archlab.registry import find
-from archlab.spec import parse
-from archlab.state import Recurrent
+from archlab.config.registry import find
+from archlab.config.spec import parse
+from archlab.modeling.build import build as build_spec
+from archlab.modeling.build import on_meta
+from archlab.modeling.state import Recurrent
 
 VOCAB, DIM = 17, 8
 MEGALODON = {

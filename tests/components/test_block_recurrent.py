@@ -2,8 +2,8 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 
-from archlab.registry import find
-from archlab.spec import parse
+from archlab.config.registry import find
+from archlab.config.spec import parse
 
 DIM, HEADS, K, BLOCK, STATES, EPS = 6, 2, 5, 4, 3, 1e-5
 gates = pytest.mark.parametrize("gate", ["fixed", "lstm"])

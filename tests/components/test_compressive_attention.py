@@ -2,8 +2,8 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 
-from archlab.registry import find
-from archlab.state import auxiliary_loss
+from archlab.config.registry import find
+from archlab.modeling.state import auxiliary_loss
 
 K, V, SCALE = 6, 5, 0.4
 # window, memory, compressed, rate

@@ -7,11 +7,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from archlab.registry import find, kinds, names
-from archlab.spec import parse
+from archlab.config.registry import find, kinds, names
+from archlab.config.spec import parse
 from archlab.testing import Check, Subject, checks, random_subject
 from archlab.testing.checks import gradients_are_exact, is_causal, state_is_fixed, streams
-from archlab.testing.subject import loss_of
+from archlab.testing.component_case import loss_of
 
 WINDOW = {"window": "sliding", "window_size": 5}
 SOFTMAX = {"type": "softmax", **WINDOW}

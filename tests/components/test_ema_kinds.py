@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import assert_one_stream, assert_same_gradients
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 NAMES = ["cema", "ema", "s4d"]
 random_sizes = settings(max_examples=15, deadline=None, derandomize=True, database=None)

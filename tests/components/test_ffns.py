@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 PLAIN = {
     "silu": lambda x: x / (1 + torch.exp(-x)),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 K, V, SEGMENT = 6, 5, 4
 updates = pytest.mark.parametrize("update", ["delta", "linear"])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 
 def build(position="none", num_heads=4, num_kv_heads=2, **knobs):

@@ -7,7 +7,7 @@ import torch
 from streams import assert_one_stream, assert_same_gradients
 from torch.nn import functional as F
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 NAMES = ["gla", "retention", "delta_net", "gated_delta_net"]
 WIDTHS = {"num_heads": 3, "key_dim": 12, "value_dim": 15}

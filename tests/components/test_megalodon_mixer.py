@@ -3,7 +3,7 @@ import torch
 from streams import assert_one_stream, assert_same_gradients
 
 from archlab.components.mixer.megalodon import MegalodonAttention
-from archlab.registry import find
+from archlab.config.registry import find
 
 DIM, SHARED, VALUE, CHUNK, EPS = 6, 8, 12, 4, 1e-3
 

@@ -5,7 +5,7 @@ import torch
 from streams import assert_one_stream, assert_same_gradients
 from torch.nn import functional as F
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 
 def build(dim=3, **knobs):

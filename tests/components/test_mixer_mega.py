@@ -3,7 +3,7 @@ import torch
 from streams import assert_one_stream, assert_same_gradients
 
 from archlab.components.mixer.mega import Mega
-from archlab.registry import find
+from archlab.config.registry import find
 
 
 def build(**knobs):

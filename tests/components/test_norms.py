@@ -3,7 +3,7 @@ import torch
 from streams import assert_same_gradients
 from torch import nn
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 EPS = 1e-3
 

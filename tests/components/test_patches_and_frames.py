@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from archlab.model import max_context, on_meta
-from archlab.registry import find
-from archlab.spec import parse
+from archlab.config.registry import find
+from archlab.config.spec import parse
+from archlab.modeling.build import max_context, on_meta
 
 
 def embedding(name, **knobs):

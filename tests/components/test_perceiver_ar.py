@@ -6,9 +6,9 @@ Letters in suffixes: T inputs, N latents, D width, H heads, K width of a head.
 import pytest
 import torch
 
-from archlab.config import load
-from archlab.model import build as build_spec
-from archlab.spec import parse
+from archlab.config.experiment import load
+from archlab.config.spec import parse
+from archlab.modeling.build import build as build_spec
 
 VOCAB, DIM, HEADS, LATENTS, DEPTH = 11, 8, 2, 4, 2
 K = DIM // HEADS

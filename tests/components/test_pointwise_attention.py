@@ -4,7 +4,7 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 NUM_TOKENS = 11
 

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from archlab.registry import find, names
+from archlab.config.registry import find, names
 
 
 def build(name, num_heads, head_dim, **knobs):

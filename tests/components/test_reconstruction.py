@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from archlab.components.head.reconstruction import ReconstructionHead
-from archlab.model import build, is_causal
-from archlab.spec import parse
+from archlab.config.spec import parse
+from archlab.modeling.build import build, is_causal
 
 
 def head(dim=8, vocab_size=5, **knobs):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 
 class Doubled:

@@ -5,8 +5,8 @@ from streams import assert_one_stream, assert_same_gradients, in_pieces
 from archlab.components._token_shift import TokenShift
 from archlab.components.ffn.rwkv4 import RWKV4ChannelMix
 from archlab.components.mixer.rwkv4 import RWKV4TimeMix
-from archlab.model import build
-from archlab.spec import parse
+from archlab.config.spec import parse
+from archlab.modeling.build import build
 
 DIM, TOKENS = 6, 21
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 4, 9])

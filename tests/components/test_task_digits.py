@@ -7,8 +7,8 @@ import torch
 
 from archlab.components.task import digits
 from archlab.components.task.digits import Digits
+from archlab.config.registry import find
 from archlab.errors import ArchlabError
-from archlab.registry import find
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 SPLITS = ("train", "validation", "test")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from archlab.components.task._images import centred, random_crop
-from archlab.components.task._samples import random_state
 from archlab.components.task.image_folder import ImageFolder
 from archlab.components.task.imagenet import MEAN, STD, ImageNet
+from archlab.config.registry import find
+from archlab.data.images import centred, random_crop
+from archlab.data.sampling import random_state
 from archlab.errors import ArchlabError
-from archlab.registry import find
 
 Image = pytest.importorskip("PIL.Image", reason="images are read by Pillow")
 SPLITS = ("train", "validation", "test")
@@ -249,7 +249,7 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
 
 def _is_held_out(name: str) -> bool:
-    from archlab.components.task._folders import Labelled, by_hash
+    from archlab.data.class_folders import Labelled, by_hash
 
     return not by_hash([Labelled("", name, 0)], {"validation": 0.05, "test": 0.05})["train"]
 

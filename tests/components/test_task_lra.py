@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from archlab.components.task import _rows
 from archlab.components.task.lra_image import LongRangeImage
 from archlab.components.task.lra_listops import LongRangeListOps
 from archlab.components.task.lra_pathfinder import LongRangePathfinder
 from archlab.components.task.lra_retrieval import LongRangeRetrieval
 from archlab.components.task.lra_text import LongRangeText
+from archlab.data import rows
 from archlab.errors import ArchlabError
 
 SPLITS = ("train", "validation", "test")
@@ -118,13 +118,13 @@ def test_a_missing_file_of_expressions_is_named(tmp_path):
 
 
 def test_rows_are_found_across_the_chunks_of_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(_rows, "CHUNK", 7)
+    monkeypatch.setattr(rows, "CHUNK", 7)
     lines = [f"{'x' * (number % 5)}\t{number}" for number in range(50)]
     (tmp_path / "table.tsv").write_text("\n".join(lines))
-    rows = _rows.Rows(str(tmp_path / "table.tsv"), 2, 1)
-    assert len(rows) == 49
-    assert [rows[number] for number in range(49)] == [line.encode().split(b"\t") for line in lines[1:]]
-    assert rows.name(0).endswith("table.tsv:2")
+    table = rows.Rows(str(tmp_path / "table.tsv"), 2, 1)
+    assert len(table) == 49
+    assert [table[number] for number in range(49)] == [line.encode().split(b"\t") for line in lines[1:]]
+    assert table.name(0).endswith("table.tsv:2")
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from archlab.components.task.recall import Recall
+from archlab.config.registry import find
 from archlab.errors import ArchlabError
-from archlab.registry import find
 
 
 def small(**knobs) -> Recall:

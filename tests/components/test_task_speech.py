@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from archlab.components.task.speech import Speech
+from archlab.config.registry import find
 from archlab.errors import ArchlabError
-from archlab.registry import find
 
 SPLITS = ("train", "validation", "test")
 CONTEXT = 50

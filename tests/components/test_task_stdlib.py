@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from archlab.components.task.stdlib import Library, Stdlib
+from archlab.config.registry import find
 from archlab.errors import ArchlabError
-from archlab.registry import find
 
 
 def test_it_is_known_to_yaml_and_needs_no_knob() -> None:

@@ -8,8 +8,8 @@ import torch
 
 from archlab.components.task._synthetic import SyntheticTask
 from archlab.components.task.listops import ListOps
+from archlab.config.registry import find
 from archlab.errors import ArchlabError
-from archlab.registry import find
 
 SPLITS = ("train", "validation", "test")
 SIZES = {"eval_size": 35}

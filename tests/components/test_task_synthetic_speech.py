@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from archlab.components.task.synthetic_speech import FORMANTS, SyntheticSpeech
+from archlab.config.registry import find
 from archlab.errors import ArchlabError
-from archlab.registry import find
 
 SPLITS = ("train", "validation", "test")
 

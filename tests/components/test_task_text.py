@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from archlab.components.task.text import Text
+from archlab.config.registry import find
 from archlab.errors import ArchlabError
-from archlab.registry import find
 
 
 def many_files(folder: Path, number: int = 200) -> Text:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import assert_one_stream, assert_same_gradients
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 EPS = 1e-3
 

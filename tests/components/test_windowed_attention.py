@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import assert_one_stream, assert_same_gradients, in_pieces
 
-from archlab.registry import find
+from archlab.config.registry import find
 
 HEADS, K, V, SCALE = 4, 6, 5, 0.7
 WINDOWS = ["full", "chunk", "sliding"]

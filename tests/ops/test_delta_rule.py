@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from archlab.ops import _carry
+from archlab.ops import _chunk_scan
 from archlab.ops.delta_rule import delta_rule
 
 B, H, K, V = 2, 3, 4, 5
@@ -55,7 +55,7 @@ def test_agrees_with_a_loop(num_tokens, strongest):
 
 @pytest.mark.parametrize("num_tokens", [64 * 4, 64 * 6 + 3])
 def test_groups_of_blocks_agree_with_a_loop(num_tokens, monkeypatch):
-    monkeypatch.setattr(_carry, "GROUP", 2)
+    monkeypatch.setattr(_chunk_scan, "GROUP", 2)
     inputs = drawn(num_tokens, 0.1)
     assert_same(delta_rule(*inputs), loop(*inputs), inputs)
 

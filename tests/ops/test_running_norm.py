@@ -2,7 +2,7 @@ import pytest
 import torch
 from streams import assert_same_gradients
 
-from archlab.ops import bodies
+from archlab.ops import dispatch
 from archlab.ops.timestep_norm import timestep_norm, timestep_norm_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -12,13 +12,13 @@ SIZES = [(1, 6, 2), (2, 6, 2), (7, 12, 3), (17, 5, 1), (37, 6, 6)]
 @pytest.fixture(autouse=True, params=["plain", "triton"])
 def body(request, monkeypatch):
     """Run every test with either body, in tiles of a few steps."""
-    monkeypatch.setattr(bodies, "_FASTER", {})
+    monkeypatch.setattr(dispatch, "_FASTER", {})
     if request.param == "triton":
         pytest.importorskip("triton", reason="triton is not installed")
         from archlab.ops.triton import timestep_norm as form
 
         monkeypatch.setattr(form, "TILE", 16)
-        bodies.install("timestep_norm", DEVICE, form.timestep_norm)
+        dispatch.install("timestep_norm", DEVICE, form.timestep_norm)
 
 
 def draw(num_tokens, dim, groups, count, dtype=torch.float64, mean=5.0):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from streams import assert_same_gradients
 
-from archlab.ops import bodies, token_loss
-from archlab.ops.token_loss import IGNORED
+from archlab.ops import dispatch, linear_cross_entropy
+from archlab.ops.linear_cross_entropy import IGNORED
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -23,7 +23,7 @@ def draw(num_words, dtype=torch.float64):
 def test_agrees_with_the_plain_form(num_words, monkeypatch):
     monkeypatch.setattr(triton_form, "WIDEST", 16)
     scores, target = draw(num_words)
-    expected = token_loss.score_gradients(scores, target)
+    expected = linear_cross_entropy.score_gradients(scores, target)
     torch.testing.assert_close(triton_form.score_gradients(scores.clone(), target), expected)
 
 
@@ -31,7 +31,7 @@ def test_agrees_with_the_plain_form(num_words, monkeypatch):
 def test_rounds_as_its_numbers_do(dtype):
     scores, target = draw(50, dtype)
     loss, gradient = triton_form.score_gradients(scores.clone(), target)
-    expected, exact = token_loss.score_gradients(scores.double(), target)
+    expected, exact = linear_cross_entropy.score_gradients(scores.double(), target)
     assert (loss.dtype, gradient.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
     assert (gradient - exact).norm() < 2 * torch.finfo(dtype).eps * exact.norm()
@@ -41,7 +41,10 @@ def test_scores_of_no_chance_and_large_ones_stay_finite():
     scores, target = draw(50, torch.float32)
     scores[:, :20], target[:] = float("-inf"), 30
     scores[:, 25] = 3e4
-    found, expected = triton_form.score_gradients(scores.clone(), target), token_loss.score_gradients(scores, target)
+    found, expected = (
+        triton_form.score_gradients(scores.clone(), target),
+        linear_cross_entropy.score_gradients(scores, target),
+    )
     torch.testing.assert_close(found, expected)
 
 
@@ -49,7 +52,7 @@ def test_the_loss_takes_it(monkeypatch):
     torch.manual_seed(0)
     x, weight = (torch.randn(n, 4, dtype=torch.float64, device=DEVICE, requires_grad=True) for n in (6, 50))
     _, target = draw(50)
-    monkeypatch.setattr(bodies, "_FASTER", {})
-    bodies.install("score_gradients", DEVICE, triton_form.score_gradients)
-    reference = token_loss.token_loss_reference(x, weight, target)
-    assert_same_gradients(token_loss.token_loss(x, weight, target), reference, [x, weight])
+    monkeypatch.setattr(dispatch, "_FASTER", {})
+    dispatch.install("score_gradients", DEVICE, triton_form.score_gradients)
+    reference = linear_cross_entropy.token_loss_reference(x, weight, target)
+    assert_same_gradients(linear_cross_entropy.token_loss(x, weight, target), reference, [x, weight])

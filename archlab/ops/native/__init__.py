@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from archlab.ops.bodies import install
+from archlab.ops.dispatch import install
 
 from . import causal_attention, diagonal_scan, selective_scan
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -17,9 +16,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from archlab.built import built_file
-from archlab.process import is_on
-from archlab.processor import processor_features
+from archlab.runtime.build_cache import built_file
+from archlab.runtime.cpu_info import processor_features
+from archlab.runtime.process import is_on
+from archlab.runtime.toolchain import compiler
 
 SWITCH = "ARCHLAB_NATIVE"
 FLAGS = ("-O3", "-std=gnu++17", "-shared", "-fPIC")
@@ -49,12 +49,6 @@ def missing() -> str:
     if not is_on(SWITCH):
         return f"turned off by {SWITCH}=off"
     return "" if compiler() else "no C++ compiler (g++, clang++ or c++)"
-
-
-def compiler() -> str | None:
-    """Return where the machine's C++ compiler lies: the user's CXX, or one of the usual names."""
-    found = (shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name)
-    return next((path for path in found if path), None)
 
 
 def call(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils._triton import has_triton
 
-from archlab.ops.bodies import install
+from archlab.ops.dispatch import install
 
 OPERATIONS = ("diagonal_scan", "gated_linear", "score_gradients", "timestep_norm")
 

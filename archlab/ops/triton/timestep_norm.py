@@ -15,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from archlab.ops.precision import at_least_float32
+from archlab.ops.dtypes import at_least_float32
 
 from ._timestep_norm import backward, forward
 from .launch import Launch, Pass, num_bytes

@@ -1,0 +1,187 @@
+"""What this machine has, and what makes archlab slow or fail on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+
+from archlab.ops.native import OPERATIONS
+from archlab.ops.native.library import missing
+from archlab.runtime.cpu_info import processor_features
+from archlab.runtime.environment import machine
+from archlab.runtime.matmul_precision import STOCK, settle_matrix_products, ways
+from archlab.runtime.memory import available, readable
+from archlab.runtime.mixed_precision import GAIN, bfloat16_gain
+from archlab.runtime.process import HUGE_PAGES, TUNE, has_huge_pages, keeps_memory, tuned
+from archlab.runtime.toolchain import has_cpp_compiler
+
+Verdict = Literal["ok", "note", "problem"]
+GB = 10**9
+_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact about the machine, what it means for archlab, and what can be done about it."""
+
+    name: str
+    value: str
+    verdict: Verdict = "ok"
+    advice: str = ""
+
+
+def doctor() -> list[Finding]:
+    """Look at everything that archlab uses; measures for a moment."""
+    return [finding for look in _LOOKS for finding in look()]
+
+
+def render(findings: list[Finding]) -> Table:
+    """Return the findings as a table for a terminal."""
+    table = Table("what", "found", "", "advice", box=None, pad_edge=False)
+    for finding in findings:
+        verdict = f"[{_STYLES[finding.verdict]}]{finding.verdict}[/]"
+        table.add_row(finding.name, escape(finding.value), verdict, escape(finding.advice))
+    return table
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("Python", f"{platform.python_version()} at {sys.executable}")
+
+
+def _dependencies() -> Iterator[Finding]:
+    for requirement in requires("archlab") or []:
+        if "extra ==" not in requirement:
+            yield _package(requirement, "problem", f"pip install '{requirement}'")
+    yield _package("transformers", "note", "only needed to compare with its models: pip install transformers")
+
+
+def _package(requirement: str, absent: Verdict, advice: str) -> Finding:
+    name = requirement.partition(">=")[0]
+    try:
+        return Finding(name, version(name))
+    except PackageNotFoundError:
+        return Finding(name, "missing", absent, advice)
+
+
+def _processor() -> Iterator[Finding]:
+    facts = machine()
+    cores, threads = int(facts["cores"]), torch.get_num_threads()
+    yield Finding("system", str(facts["system"]))
+    yield Finding("processor", f"{facts['processor']}, {cores} cores")
+    advice = "" if threads == cores else f"OMP_NUM_THREADS={cores} uses every core"
+    yield Finding("threads", str(threads), "note" if advice else "ok", advice)
+    found = [word for word in _FEATURES if word in processor_features()]
+    yield Finding("CPU features", ", ".join(found) or torch.backends.cpu.get_cpu_capability())
+
+
+def _accelerator() -> Iterator[Finding]:
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        yield Finding("GPU", f"{properties.name}, {readable(properties.total_memory)}")
+        yield _package("triton", "problem", "torch.compile needs it on a GPU: pip install triton")
+    elif shutil.which("nvidia-smi") or shutil.which("rocm-smi"):
+        yield Finding(
+            "GPU", f"torch {torch.__version__} cannot use it", "problem", "install torch for this GPU's driver"
+        )
+    else:
+        yield Finding("GPU", "none", "note", "training runs on the CPU: small models only")
+
+
+def _compiler() -> Iterator[Finding]:
+    if has_cpp_compiler():
+        yield Finding("C++ compiler", "found")
+    else:
+        yield Finding("C++ compiler", "missing", "note", "install g++ so that long runs on the CPU are compiled")
+
+
+def _native() -> Iterator[Finding]:
+    problem = missing()
+    if problem:
+        yield Finding(
+            "C++ kernels", problem, "note", "recurrences run in PyTorch, some ten times as slowly; attention too"
+        )
+    elif all(module.ready() for module in OPERATIONS.values()):
+        yield Finding("C++ kernels", "built and kept")
+    else:
+        advice = "recurrences and attention run in PyTorch; does the compiler build a shared library?"
+        yield Finding("C++ kernels", "the compiler fails", "problem", advice)
+
+
+def _tuning() -> Iterator[Finding]:
+    if not tuned():
+        yield Finding("tuning", f"{TUNE}=off", "note", "unset it to train faster")
+        return
+    kept = keeps_memory()
+    advice = "" if kept else "large blocks cost their pages anew at every step"
+    value = "keeps large blocks" if kept else "stock, or as the environment sets it"
+    yield Finding("allocator", value, "ok" if kept else "note", advice)
+    huge = has_huge_pages()
+    advice = "" if huge else f"{HUGE_PAGES}=1, on a kernel that has them, makes long contexts faster"
+    yield Finding("large pages", "under large tensors" if huge else "none", "ok" if huge else "note", advice)
+    for way in ways():
+        chosen = way.name == settle_matrix_products()
+        value = f"{way.flops_per_s / 1e9:.0f} GFLOP/s, error {way.error:.0e}{', taken' if chosen else ''}"
+        yield Finding(f"float32 products, {'stock' if way.name == STOCK else way.name}", value)
+
+
+def _precision() -> Iterator[Finding]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gain = bfloat16_gain(device)
+    advice = "" if gain >= GAIN else "precision: auto trains in float32 here"
+    yield Finding(
+        "bfloat16", f"{gain:.2f} times as fast as float32 on {device}", "ok" if gain >= GAIN else "note", advice
+    )
+
+
+def _memory() -> Iterator[Finding]:
+    free = available(torch.device("cpu"))
+    advice = "" if free >= 2 * GB else "lower train.batch_size or train.context"
+    yield Finding("memory", f"{readable(free)} available", "note" if advice else "ok", advice)
+
+
+def _disk() -> Iterator[Finding]:
+    free = shutil.disk_usage(Path.cwd()).free
+    verdict: Verdict = "problem" if free < GB else "note" if free < 10 * GB else "ok"
+    advice = "" if verdict == "ok" else "checkpoints may not fit: keep fewer (train.keep_checkpoints)"
+    yield Finding("disk", f"{readable(free)} free in {Path.cwd()}", verdict, advice)
+
+
+def _cache() -> Iterator[Finding]:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    try:
+        folder = cache_dir()
+    except OSError as error:
+        folder = str(error.filename)
+    if os.access(folder, os.W_OK):
+        yield Finding("compile cache", folder)
+    else:
+        advice = "set TORCHINDUCTOR_CACHE_DIR to a folder of yours"
+        yield Finding("compile cache", f"{folder} cannot be written", "problem", advice)
+
+
+_LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _python,
+    _dependencies,
+    _processor,
+    _accelerator,
+    _compiler,
+    _native,
+    _tuning,
+    _precision,
+    _memory,
+    _disk,
+    _cache,
+)

@@ -1,0 +1,54 @@
+"""What there is to choose from, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from archlab.config.domains import Choice
+from archlab.config.registry import Component, Slot
+from archlab.config.schema import REQUIRED, Knob
+from archlab.config.yaml_files import load_yaml, shipped
+
+
+def files(folder: str, usage: str) -> Table:
+    """Return a table of the YAML files that come with archlab."""
+    table = Table(title=f"{folder.replace('_', ' ')}: {usage}", title_justify="left", box=None, show_header=False)
+    for name, file in shipped(folder).items():
+        tree = load_yaml(file)
+        table.add_row(Text(name, "bold cyan"), Text(str(tree.get("description", ""))))
+    return table
+
+
+def components(found: Sequence[Component], *, detailed: bool) -> Group:
+    """Return tables of components, kind by kind; with their knobs where `detailed`."""
+    kinds = dict.fromkeys(component.kind for component in found)
+    return Group(*(_kind(kind, [c for c in found if c.kind == kind], detailed) for kind in kinds))
+
+
+def _kind(kind: str, found: Sequence[Component], detailed: bool) -> Table:
+    table = Table(title=kind, title_justify="left", title_style="bold", box=None, show_header=False)
+    for component in found:
+        table.add_row(Text(f"  {component.name}", "cyan"), Text(component.summary))
+        for knob in component.knobs.values() if detailed else []:
+            table.add_row("", Text(f"{knob.name}: {_knob(knob, component)}", "dim"))
+    return table
+
+
+def _knob(knob: Knob, component: Component) -> str:
+    default = knob.default
+    if isinstance(default, Slot):
+        text = f"{'a list of ' if default.many else ''}{default.kind}"
+        default = default.default or REQUIRED
+    else:
+        text = knob.type_name
+    if default is not REQUIRED:
+        text += f" = {'null' if default is None else default}"
+    domain = component.search.get(knob.name)
+    if domain is None:
+        return text
+    tried = domain.values if isinstance(domain, Choice) else (f"{domain.low:g} to {domain.high:g}",)
+    return f"{text}   (a search tries {', '.join(map(str, tried))})"

@@ -1,0 +1,76 @@
+"""What a person sees while something runs: live bars in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from archlab.config.experiment import Experiment
+from archlab.reporting.format import brief_validation
+
+PLAIN_EVERY_S = 5.0
+
+
+class Display:
+    """Shows training as it goes: step, loss, tokens/s and time left, under a label that may change."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.label = console, ""
+        self.bar = Progress(
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task: TaskID | None = None
+        self.last_line, self.begin, self.first_step, self.steps = 0.0, 0.0, 0, 0
+        self.val = ""
+
+    def __enter__(self) -> Display:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def say(self, line: str | Text) -> None:
+        """Print a line that stays, above the bar."""
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def on_start(self, experiment: Experiment, step: int) -> None:
+        """Begin a bar for one run."""
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+        self.steps, self.first_step, self.begin = experiment.train.steps, step, time.monotonic()
+        self.last_line, self.val = self.begin, ""
+        self.task = self.bar.add_task(self.label or experiment.name, total=self.steps, completed=step, figures="")
+        if step:
+            self.say(f"{escape(self.label or experiment.name)}: going on after step {step}")
+
+    def on_step(self, record: dict[str, Any]) -> None:
+        """Move the bar, or print a line now and then where there is no terminal."""
+        figures = f"loss {record['loss']:.4f}{self.val}  {record['tokens_per_s']:,.0f} tokens/s"
+        if self.task is not None:
+            self.bar.update(self.task, completed=record["step"], figures=figures)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self.last_line >= PLAIN_EVERY_S or record["step"] == self.steps):
+            self.last_line = now
+            left = (now - self.begin) / (record["step"] - self.first_step) * (self.steps - record["step"])
+            self.say(f"{self.label or 'step'} {record['step']}/{self.steps}  {figures}  eta {left:.0f} s")
+
+    def on_eval(self, record: dict[str, Any]) -> None:
+        """Keep the validation loss in sight."""
+        self.val = f"  {brief_validation(record)}"

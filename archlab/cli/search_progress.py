@@ -1,0 +1,107 @@
+"""A search as a person sees it: which trial runs, how the others ended, and what to do with the best."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from archlab.cli.progress import Display
+from archlab.reporting.data import Run, SearchData, read_search, short_names
+from archlab.reporting.figures import brief
+from archlab.reporting.format import brief_validation, told
+from archlab.searching.run import Outcome
+from archlab.searching.space import Space
+from archlab.training.callbacks import Watch
+
+
+class SearchDisplay(Display):
+    """Shows each run of a search, and keeps a line of how it ended."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.done, self.total = 0, 0
+        self.short: dict[str, str] = {}
+
+    def on_search(self, space: Space, done: int, total: int) -> None:
+        """Tell what is searched and how far it is."""
+        self.done, self.total, self.short = done, total, short_names(list(space.vary))
+        far = f"; {done} done" if done else ""
+        self.say(Text.assemble((space.name, "bold"), f": {total} trials over {', '.join(self.short.values())}{far}"))
+
+    def on_run(self, label: str, values: Mapping[str, Any]) -> Watch:
+        """Show the training of one run under its label."""
+        self.label = f"{label} ({self.done + 1} of {self.total})" if values else label
+        chosen = "  ".join(f"{self.short.get(path, path)}={brief(value)}" for path, value in values.items())
+        self.say(Text.assemble((self.label, "cyan"), f"  {chosen}"))
+        return self
+
+    def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
+        """Tell how a run ended."""
+        self.done += label != "baseline"
+        color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
+        found = brief_validation(metrics)
+        rest = "".join(f"  {part}" for part in (found, reason) if part)
+        self.say(Text.assemble((self.label, "cyan"), "  ", (state, color), rest))
+
+
+def print_outcome(console: Console, outcome: Outcome) -> None:
+    """Print the table of trials, the best of them, where everything lies, and what to do next."""
+    data = read_search(outcome.folder)
+    console.print(_trials(data))
+    if outcome.winner is None:
+        console.print("no trial was trained to its end; the reasons are in the table")
+        return
+    console.print(_headline(outcome), highlight=False, soft_wrap=True)
+    console.print(_places(outcome), markup=False, highlight=False, soft_wrap=True)
+
+
+def _trials(data: SearchData) -> Table:
+    table = Table(title=f"{data.name}: trials", title_justify="left", box=None, header_style="bold")
+    short = short_names(list(data.space.vary))
+    for name in ("run", "state", *short.values()):
+        table.add_column(name, overflow="fold")
+    metric = "val_bpb" if "val_bpb" in data.baseline.metrics else data.space.objective
+    table.add_column("bits/byte" if metric == "val_bpb" else metric, justify="right")
+    for run in [data.baseline, *data.trials]:
+        best = run.name == str(data.winner)
+        table.add_row(*_row(run, short, metric), style="bold green" if best else "")
+    return table
+
+
+def _row(run: Run, short: Mapping[str, str], metric: str) -> list[str]:
+    shown = [brief(run.values[path]) if path in run.values else "" for path in short]
+    reached = f"{run.metrics[metric]:.3f}" if metric in run.metrics else ""
+    return [run.name, run.state, *shown, reached]
+
+
+def _headline(outcome: Outcome) -> str:
+    summary = outcome.summary
+    reached = told(summary["winner"]["validation"])
+    lines = [f"[bold]best: trial {outcome.winner}[/], {reached} on the whole validation split"]
+    if "validation" in summary["baseline"]:
+        lines.append(f"baseline at the same budget: {told(summary['baseline']['validation'])}")
+    sizes = ", ".join(f"{name} {bits:.3f}" for name, bits in summary["compressors"].items())
+    if sizes:
+        lines.append(f"whole-file compressors at their best setting, on the same text: {sizes}")
+    return "\n".join(lines)
+
+
+def _places(outcome: Outcome) -> str:
+    folder = shlex.quote(str(outcome.folder))
+    return "\n".join(
+        [
+            f"report  {outcome.folder / 'report.html'}",
+            f"model   {outcome.folder / 'best'}",
+            f"trials  {outcome.folder / 'trials'}: experiment.yaml and metrics.jsonl of each",
+            f"study   {outcome.folder / 'study.db'}, for Optuna",
+            "next",
+            f'  archlab generate {folder}/best --prompt "def "',
+            f"  archlab train {folder}/best/experiment.yaml train.steps=2000 --out runs/longer",
+            f"  archlab export {folder}/best --out {folder}/standalone",
+        ]
+    )

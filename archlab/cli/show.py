@@ -1,0 +1,104 @@
+"""A model as a tree of its parts: what each is called, what it makes, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+from torch import Tensor, nn
+
+from archlab.config.experiment import Experiment
+from archlab.config.registry import Component, component_of
+from archlab.modeling.build import check, count_parameters
+from archlab.modeling.cost import estimate
+from archlab.runtime.memory import readable
+
+
+def costs(experiment: Experiment) -> dict[str, Any]:
+    """Return the experiment's name and costs, as `archlab show --json` prints them."""
+    return {"name": experiment.name, **estimate(experiment)}
+
+
+def tree(experiment: Experiment) -> Tree:
+    """Return the model's parts as a terminal tree, like neighbours drawn once."""
+    model = check(experiment)
+    shapes: dict[nn.Module, str] = {}
+    inputs = experiment.task.factory()().example(1, experiment.train.context, "meta")
+    observed(model, inputs, lambda module, output: shapes.update({module: _shape(output)}))
+    root = Tree(_label("model", model, component_of(type(model)), shapes, 1))
+    _grow(root, model, shapes)
+    return root
+
+
+def _grow(branch: Tree, module: nn.Module, shapes: dict[nn.Module, str]) -> None:
+    for name, part, count in _parts(module):
+        component = component_of(type(part))
+        if component is not None or count_parameters(part):
+            leaf = branch.add(_label(name, part, component, shapes, count))
+            _grow(leaf, part, shapes)
+
+
+def _parts(module: nn.Module) -> list[tuple[str, nn.Module, int]]:
+    """Return name, module and number of like neighbours of each part, the entries of lists drawn out."""
+    found: list[tuple[str, nn.Module, int]] = []
+    for name, child in module.named_children():
+        if not isinstance(child, nn.ModuleList):
+            found.append((name, child, 1))
+            continue
+        for place, entry in enumerate(child):
+            if place and repr(entry) == repr(found[-1][1]):
+                found[-1] = (found[-1][0], found[-1][1], found[-1][2] + 1)
+            else:
+                found.append((f"{name}[{place}]", entry, 1))
+    return found
+
+
+def _label(name: str, part: nn.Module, component: Component | None, shapes: dict[nn.Module, str], count: int) -> Text:
+    what = component.name if component else type(part).__name__
+    label = Text.assemble((name, "bold"), " ", (what, "cyan" if component else "dim"))
+    params = count_parameters(part)
+    if params:
+        label.append(f"  {params * count:,}", "green")
+    if count > 1:
+        label.append(f"  = {count} x {params:,}", "yellow")
+    if part in shapes:
+        label.append(f"  {shapes[part]}", "dim")
+    return label
+
+
+def _shape(output: Any) -> str:
+    first = output[0] if isinstance(output, tuple) else output
+    return "x".join(map(str, first.shape)) if isinstance(first, torch.Tensor) else ""
+
+
+def cost_table(experiment: Experiment, figures: dict[str, Any]) -> Table:
+    """Return the costs as a terminal table."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rows = {
+        "parameters": f"{figures['params']:,}",
+        "without embeddings": f"{figures['params_non_embedding']:,}",
+        "FLOPs per token": f"{figures['flops_per_token']:,} forward, at a context of {experiment.train.context:,}",
+        "state": f"{readable(figures['state_bytes'])} for one stream, at any length",
+        "weights": f"{readable(figures['weight_bytes'])} in float32",
+        "activations": f"{readable(figures['activation_bytes'])} for a micro-batch of {experiment.train.batch_size}",
+        "training memory": f"{readable(figures['memory_per_device'])} with gradients and AdamW's moments",
+        "tokens per step": f"{figures['tokens_per_step']:,}",
+    }
+    for name, value in rows.items():
+        table.add_row(Text(name, "bold"), value)
+    return table
+
+
+def observed(model: nn.Module, inputs: Tensor, see: Callable[[nn.Module, Any], None]) -> None:
+    """Run inputs through a model on the meta device, showing each module's output to `see`."""
+    hooks = [m.register_forward_hook(lambda module, _, output: see(module, output)) for m in model.modules()]
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()

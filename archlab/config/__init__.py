@@ -1,0 +1,1 @@
+"""From YAML to a checked Experiment; nothing here imports torch."""

@@ -1,0 +1,266 @@
+"""Experiments: YAML files that extend one another, take overrides, and resolve to checked data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from archlab.config import paths
+from archlab.config.registry import Slot, find, load_plugin, names
+from archlab.config.schema import Knob, check_names, check_value
+from archlab.config.spec import REPEAT, Spec, knob_at, parse
+from archlab.config.train_config import Train, parse_train, train_knobs
+from archlab.config.yaml_files import load_yaml, locate
+from archlab.errors import ConfigError, one_line
+
+SECTIONS = ("name", "description", "model", "task", "train")
+KEYS = ("base", "plugins", "override", *SECTIONS)
+_NOWHERE = object()
+KINDS = {"model": "backbone", "task": "task"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One resolved YAML: everything that happened can be repeated from it."""
+
+    name: str
+    description: str
+    model: Spec
+    task: Spec
+    train: Train
+    plugins: tuple[str, ...]
+    source: str
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The YAML data of this experiment with every default written out."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "plugins": list(self.plugins),
+            "model": self.model.to_plain(),
+            "task": self.task.to_plain(),
+            "train": asdict(self.train),
+        }
+
+    def to_yaml(self) -> str:
+        """Return the resolved experiment as YAML text."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.resolved))
+
+
+@dataclass(frozen=True)
+class Raw:
+    """An experiment's YAML before it is resolved, with the layers that it came from, the last on top."""
+
+    file: str
+    tree: dict[str, Any]
+    layers: tuple[tuple[str, dict[str, Any]], ...]
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return Path(self.file).stem
+
+    def at(self, path: str) -> Any:
+        """Return the value that stands at a path, or None."""
+        return paths.get(self.tree, path)
+
+    def knob_at(self, path: str) -> Knob | None:
+        """Return the knob that a path without `[*]` would set, or None."""
+        top, *rest = paths.split(path)
+        if top == "train" and len(rest) == 1:
+            return train_knobs().get(str(rest[0]))
+        if top in KINDS and isinstance(top, str):
+            whole = Knob(top, Any, Slot(KINDS[top], None))
+            return knob_at(self.at(top) or {}, rest, KINDS[top]) if rest else whole
+        return None
+
+    def places(self, path: str) -> list[str]:
+        """Return the paths that `[*]` stands for: those entries that have the knob, or all if none has."""
+        every = paths.expand(self.tree, path)
+        return [place for place in every if self.knob_at(place)] or every
+
+    def with_values(self, values: Mapping[str, Any], source: str) -> Raw:
+        """Return a copy with values set by path.
+
+        A bare component name keeps those knobs of the component that stood there which the new one takes too.
+        """
+        raw = self
+        for path, value in values.items():
+            for place in raw._located(path, source):
+                raw = raw._with_value(place, value, source)
+        return raw
+
+    def _located(self, path: str, source: str) -> list[str]:
+        try:
+            return self.places(path)
+        except ConfigError as error:
+            raise ConfigError(error.path, error.problem, source) from None
+
+    def _with_value(self, place: str, value: Any, source: str) -> Raw:
+        try:
+            tree = paths.put(self.tree, place, self._fitted(place, value))
+        except ConfigError as error:
+            raise ConfigError(error.path, error.problem, source) from None
+        return replace(self, tree=tree, layers=(*self.layers, (source, {place: value})))
+
+    def _fitted(self, place: str, value: Any) -> Any:
+        knob, old = self.knob_at(place), self.at(place)
+        slot = knob.default if knob else None
+        if not isinstance(slot, Slot) or not isinstance(value, str) or not isinstance(old, dict):
+            return value
+        if value not in names(slot.kind):
+            return value
+        known = find(slot.kind, value).knobs | ({REPEAT.name: REPEAT} if slot.many else {})
+        return {"type": value} | {key: kept for key, kept in old.items() if key in known and _fits(known[key], kept)}
+
+    def resolve(self) -> Experiment:
+        """Fill in interpolations and defaults and check every value; raise ConfigError naming file and path."""
+        try:
+            return _resolve(self)
+        except ConfigError as error:
+            where = f"{error.path}.{error.key}" if error.key else error.path
+            raise ConfigError(error.path, error.problem, error.source or self.source_of(where)) from error
+
+    @property
+    def source(self) -> str:
+        """The file that was asked for, and whether values were laid on it."""
+        top = self.layers[-1][0]
+        return self.file if top == self.file else f"{self.file}, with {top}"
+
+    def source_of(self, path: str) -> str:
+        """Return the file or command that a value at or above a path came from."""
+        for source, tree in reversed(self.layers):
+            if any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in tree if "." in key):
+                return source
+            if _reaches(tree, path):
+                return source
+        return self.layers[0][0]
+
+
+def _reaches(tree: dict[str, Any], path: str) -> bool:
+    try:
+        return paths.get(tree, path, missing=_NOWHERE) is not _NOWHERE
+    except ConfigError:
+        return False
+
+
+def read(name: str | Path, overrides: Sequence[str] = (), folder: Path = Path()) -> Raw:
+    """Read an experiment by its name, or its file as seen from a folder, with `path=value` overrides laid on it."""
+    raw = _read_file(_locate(str(name), folder), ())
+    for override in overrides:
+        path, value = parse_override(override)
+        raw = raw.with_values({path: value}, "command line")
+    return raw
+
+
+def load(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read, resolve and check an experiment."""
+    return read(name, overrides).resolve()
+
+
+def _locate(name: str, folder: Path) -> Path:
+    return locate(name, folder, "experiments")
+
+
+def _read_file(file: Path, below: tuple[Path, ...]) -> Raw:
+    if file.resolve() in below:
+        raise ConfigError("base", f"{file.stem!r} extends itself", str(below[-1]))
+    tree = load_yaml(file)
+    try:
+        return _extend(tree, file, (*below, file.resolve()))
+    except ConfigError as error:
+        raise ConfigError(error.path, error.problem, error.source or str(file)) from None
+
+
+def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> Raw:
+    check_names(tree, KEYS, "")
+    plugins = check_value(_unless_empty(tree.pop("plugins", None), []), list[str], "plugins")
+    base, override = tree.pop("base", None), _unless_empty(tree.pop("override", None), {})
+    below = _read_file(_locate(check_value(base, str, "base"), file.parent), chain) if base is not None else None
+    for plugin in plugins:
+        load_plugin(plugin, file.parent)
+    tree = {"name": file.stem} | tree
+    raw = Raw(
+        str(file),
+        paths.merge(below.tree if below else {}, tree),
+        (*(below.layers if below else ()), (str(file), tree)),
+        (*(below.plugins if below else ()), *(_absolute(p, file) for p in plugins)),
+    )
+    return raw.with_values(_override(override), str(file))
+
+
+def _override(override: Any) -> dict[str, Any]:
+    if not isinstance(override, dict) or not all(isinstance(key, str) for key in override):
+        raise ConfigError("override", "is not a mapping of paths to values")
+    return override
+
+
+def _absolute(plugin: str, file: Path) -> str:
+    return str((file.parent / plugin).resolve()) if plugin.endswith(".py") else plugin
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `path=value`, the value read as YAML."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(text, "is not an override; write path=value", "command line")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(path, f"{value!r} cannot be read: {one_line(error)}", "command line") from None
+    return path, parsed
+
+
+def _resolve(raw: Raw) -> Experiment:
+    tree = _interpolated(raw.tree)
+    check_names(tree, SECTIONS, "")
+    for section in KINDS:
+        if section not in tree:
+            raise ConfigError(section, "is missing: an experiment has a model and a task")
+    return Experiment(
+        name=_file_name(check_value(tree.get("name", raw.name), str, "name")),
+        description=check_value(_unless_empty(tree.get("description"), ""), str, "description"),
+        train=parse_train(_unless_empty(tree.get("train"), {})),
+        model=parse(tree["model"], KINDS["model"], "model"),
+        task=parse(tree["task"], KINDS["task"], "task"),
+        plugins=tuple(dict.fromkeys(raw.plugins)),
+        source=raw.source,
+    )
+
+
+def _unless_empty(value: Any, default: Any) -> Any:
+    """Return the default for a key with nothing behind it."""
+    return default if value is None else value
+
+
+def _fits(knob: Knob, value: Any) -> bool:
+    """Tell whether a knob takes a value that another knob of its name has; components and `${...}` are seen later."""
+    if isinstance(knob.default, Slot) or (isinstance(value, str) and "${" in value):
+        return True
+    try:
+        check_value(value, knob.type, knob.name)
+    except ConfigError:
+        return False
+    return True
+
+
+def _file_name(name: str) -> str:
+    """Return a name that can be a folder's; raise ConfigError for one that would lead elsewhere."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ConfigError("name", f"{name!r} cannot name a folder")
+    return name
+
+
+def _interpolated(tree: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+        raise ConfigError(getattr(error, "full_key", None) or "", one_line(error)) from None

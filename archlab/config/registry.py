@@ -1,0 +1,188 @@
+"""The components that YAML can name, found by folder and file, imported when first used."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from archlab.config.domains import Domain
+from archlab.config.schema import Knob, knobs_of, wiring_of
+from archlab.errors import ArchlabError, ConfigError, one_line, suggest
+
+Factory: TypeAlias = Callable[..., Any]
+Class = TypeVar("Class", bound=type)
+
+_PACKAGE = "archlab.components"
+_registered: dict[tuple[str, str], Component] = {}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The default of a knob that is itself a component; called with wiring, it builds that default."""
+
+    kind: str
+    default: str | None
+    many: bool = False
+
+    def __call__(self, *wiring: Any) -> Any:
+        """Build the default."""
+        if self.default is None or self.many:
+            raise TypeError(f"this {self.kind} has no default: pass a factory")
+        return find(self.kind, self.default).cls(*wiring)
+
+
+def slot(kind: str, default: str | None = None) -> Any:
+    """Declare a knob that takes a component of `kind`; it arrives as a factory of the wiring."""
+    return Slot(kind, default)
+
+
+def slots(kind: str, default: str | None = None) -> Any:
+    """Declare a knob that takes a list of components; an entry's `repeat: n` stands for n of them."""
+    return Slot(kind, default, many=True)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A registered class: what YAML calls it, what YAML may set, what a search may vary."""
+
+    kind: str
+    name: str
+    cls: type[Any]
+    search: Mapping[str, Domain] = field(default_factory=dict)
+
+    @cached_property
+    def knobs(self) -> dict[str, Knob]:
+        """The keyword-only parameters of the constructor."""
+        return knobs_of(self.cls.__init__)
+
+    @property
+    def wiring(self) -> list[str]:
+        """The positional parameters of the constructor."""
+        return wiring_of(self.cls.__init__)
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the docstring."""
+        return one_line(self.cls.__doc__ or "")
+
+
+def register(kind: str, name: str, *, search: Mapping[str, Domain] | None = None) -> Callable[[Class], Class]:
+    """Make a class known to YAML as `kind: name`, with the domains that `auto` stands for in a search.
+
+    Raises ArchlabError where the name is taken, or a domain is declared for a knob that does not exist.
+    """
+
+    def keep(cls: Class) -> Class:
+        component = Component(kind, name, cls, dict(search or {}))
+        taken = _registered.get((kind, name))
+        if taken and _identity(taken.cls) != _identity(cls):
+            raise ArchlabError(f"{kind} {name!r} is registered twice: {_where(taken.cls)} and {_where(cls)}")
+        for knob in component.search:
+            if knob not in component.knobs:
+                raise ArchlabError(f"{_where(cls)} declares a search domain for {knob!r}, which is no knob")
+        _registered[kind, name] = component
+        return cls
+
+    return keep
+
+
+def _where(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _identity(cls: type) -> tuple[str, str]:
+    return (getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__, cls.__qualname__)
+
+
+@cache
+def _shipped() -> dict[str, list[str]]:
+    """Map each kind to its names: folder and file of the components that come with archlab."""
+    package = importlib.import_module(_PACKAGE)
+    kinds = [m.name for m in pkgutil.iter_modules(package.__path__) if m.ispkg]
+    return {kind: _files(Path(package.__path__[0]) / kind) for kind in kinds}
+
+
+def _files(folder: Path) -> list[str]:
+    return [m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")]
+
+
+@cache
+def _load_entry_points() -> None:
+    for point in importlib.metadata.entry_points(group=_PACKAGE):
+        point.load()
+
+
+def kinds() -> list[str]:
+    """Return every kind of component."""
+    return sorted({*_shipped(), *(kind for kind, _ in _registered)})
+
+
+def names(kind: str) -> list[str]:
+    """Return the names that YAML may give for a kind."""
+    _load_entry_points()
+    return sorted({*_shipped().get(kind, []), *(n for k, n in _registered if k == kind)})
+
+
+def find(kind: str, name: Any, path: str = "") -> Component:
+    """Return a component by what YAML calls it, importing its file; raise ConfigError if there is none."""
+    if not isinstance(name, str) or name not in names(kind):
+        raise ConfigError(path, f"no {kind} {name!r}{suggest(name, names(kind))}")
+    if (kind, name) not in _registered:
+        importlib.import_module(f"{_PACKAGE}.{kind}.{name}")
+    return _registered[kind, name]
+
+
+def component_of(cls: type) -> Component | None:
+    """Return what a class was registered as, or None."""
+    return next((component for component in _registered.values() if component.cls is cls), None)
+
+
+def components() -> list[Component]:
+    """Import and return every component, by kind and name."""
+    return [find(kind, name) for kind in kinds() for name in names(kind)]
+
+
+def load_plugin(plugin: str, folder: Path, path: str = "plugins") -> None:
+    """Import a user's own components: a file, seen from `folder`, or an importable module's name."""
+    try:
+        if plugin.endswith(".py"):
+            _load_file((folder / plugin).resolve())
+        else:
+            importlib.import_module(plugin)
+    except FileNotFoundError:
+        raise ConfigError(path, f"no file {str(folder / plugin)!r}") from None
+    except ArchlabError:
+        raise
+    except Exception as error:
+        raise ConfigError(path, f"{plugin!r} cannot be imported: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _load_file(file: Path) -> None:
+    name = f"archlab_plugin_{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}_{file.stem}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(file):
+        return
+    if not file.is_file():
+        raise FileNotFoundError(file)
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        for key in [key for key, component in _registered.items() if component.cls.__module__ == name]:
+            del _registered[key]
+        raise

@@ -1,0 +1,1 @@
+"""From files on disk to tensors: tokenizers, formats, corpora, splits, and the Task contract."""

@@ -1,0 +1,62 @@
+"""A module compiled ahead of time for the CPU: a call runs no Python, and what was built is kept between processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from archlab.inference.tracing import compute_what_is_known, constants_of, traced
+from archlab.runtime.build_cache import built_file
+
+OPTIONS = {
+    "memory_planning": True,  # one block of memory for all that lies between input and output
+    # A library holds no weight, so that it serves every model of one shape and is as small for 7 B as for 7 M.
+    "always_keep_tensor_constants": True,
+    "aot_inductor.package_constants_in_so": False,
+}
+
+
+class Ahead:
+    """A module that was traced with these inputs, and may write to them; what follows from weights is computed once.
+
+    Called with tensors of the inputs' shapes, types and strides, which are not looked at again. Weights that change
+    later are seen where they are read, not in what was computed from them.
+    """
+
+    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        program = traced(module, inputs)
+        compute_what_is_known(program)
+        constants = constants_of(program)
+        file = _library(program, inputs, constants)
+        self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1)
+        names = self._runner.get_constant_names_to_original_fqns()
+        self._constants = {own: constants[name] for own, name in names.items()}  # borrowed: they must live as long
+        self._runner.update_constant_buffer(self._constants, False, True, True)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Return the outputs."""
+        return self._runner.run(list(inputs))
+
+
+def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[str, Tensor]) -> Path:
+    """Return the built library, from the cache where it is there."""
+    file = built_file("ahead", "module", *_makes(program, (*inputs, *constants.values())))
+    if not file.is_file():
+        with tempfile.TemporaryDirectory(dir=file.parent) as partial, warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 copies trees in a way that it warns of
+            options = OPTIONS | {"aot_inductor.output_path": str(Path(partial) / file.name)}
+            built = torch._inductor.aot_compile(program, inputs, options=options)
+            os.replace(str(built), file)
+    return file
+
+
+def _makes(program: GraphModule, tensors: tuple[Tensor, ...]) -> tuple[str, ...]:
+    """Return what a library depends on: the graph, its tensors' kinds, torch and its threads."""
+    kinds = (f"{tensor.dtype}{list(tensor.shape)}{tensor.stride()}" for tensor in tensors)
+    return (program.code, *kinds, str(OPTIONS), torch.__version__, str(torch.get_num_threads()))

@@ -1,0 +1,127 @@
+"""One token after another, as fast as a machine reads the weights: compiled once, with a state written in place.
+
+B batch, H heads, K width of a key, S keys, V outputs, or the width of a value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from archlab.inference.aot import Ahead
+from archlab.inference.tracing import traced
+from archlab.modeling.build import evaluating
+from archlab.modeling.state import State
+from archlab.ops.dtypes import at_least_float32
+
+# A sum over keys is made of sums over so many, whose values lie in a few pages of memory.
+KEYS = 16
+
+
+class Decoder:
+    """Reads one token a call, [B, 1] -> scores [B, 1, V], going on from a state, which is left as it was.
+
+    The model is compiled as a whole at the first call, for this batch size and for the weights as they then are: what
+    follows from weights alone is computed once. Raises ValueError for tokens of another shape.
+    """
+
+    def __init__(self, model: nn.Module, state: State) -> None:
+        self.state = {name: tensor.clone() for name, tensor in state.items()}
+        some = next(iter(state.values()))
+        self._tokens_B1 = torch.zeros(len(some), 1, dtype=torch.int64, device=some.device)
+        self._model = model
+        self._step: Callable[..., Any] | None = None
+
+    @torch.no_grad()
+    def __call__(self, tokens_B1: Tensor) -> Tensor:
+        """Return the scores after one more token, the state moved on."""
+        if tokens_B1.shape != self._tokens_B1.shape:
+            raise ValueError(f"tokens {list(tokens_B1.shape)} are not {list(self._tokens_B1.shape)}")
+        self._tokens_B1.copy_(tokens_B1)
+        if self._step is None:
+            self._step = self._compiled()
+        (scores_B1V,) = self._step(self._tokens_B1, *self.state.values())
+        return scores_B1V
+
+    def _compiled(self) -> Callable[..., Any]:
+        advance = _Advance(self._model, tuple(self.state))
+        inputs = (self._tokens_B1, *self.state.values())
+        with evaluating(advance):
+            if self._tokens_B1.device.type != "cpu":  # traced here: what is compiled later is evaluated
+                return torch.compile(traced(advance, inputs), fullgraph=True, dynamic=False)
+            with OneRow():
+                return Ahead(advance, inputs)
+
+
+class _Advance(nn.Module):
+    """A step that writes the next state over the last: the compiler then changes windows in place, and copies none."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, tokens_B1: Tensor, *state: Tensor) -> tuple[Tensor]:
+        scores_B1V, following = self.model(tokens_B1, dict(zip(self.names, state, strict=True)))
+        for name, tensor in zip(self.names, state, strict=True):
+            tensor.copy_(following[name])
+        return (scores_B1V,)
+
+
+class OneRow(TorchFunctionMode):
+    """Has products of one row, and attention of one query, made of sums, which a compiler joins to what is around them.
+
+    As products they read what they multiply two to three times as slowly.
+    """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call one of our forms in place of the function, where there is one."""
+        return _FORMS.get(function, function)(*args, **(kwargs or {}))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x weightᵀ + bias."""
+    if x.numel() != x.shape[-1]:
+        return F.linear(x, weight, bias)
+    y = (at_least_float32(x.flatten()) * at_least_float32(weight)).sum(-1)
+    y = y if bias is None else y + at_least_float32(bias)
+    return y.to(x.dtype).unflatten(0, (*x.shape[:-1], -1))
+
+
+def _attention(
+    q_BHQK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSV: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Return what a query sees of the values, [B, H, Q, V]."""
+    if q_BHQK.shape[2] != 1 or attn_mask is None or dropout_p or is_causal or enable_gqa:
+        options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
+        return F.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSV, attn_mask, dropout_p, is_causal, **options)
+    q_BH1K, k_BHSK, v = (at_least_float32(x) for x in (q_BHQK, k_BHSK, v_BHSV))
+    scale = q_BH1K.shape[-1] ** -0.5 if scale is None else scale
+    scores_BHS = (q_BH1K * k_BHSK).sum(-1) * scale
+    shown = attn_mask.expand(*attn_mask.shape[:-2], 1, k_BHSK.shape[2])[..., 0, :]
+    is_bool = shown.dtype == torch.bool
+    scores_BHS = scores_BHS.masked_fill(~shown, -math.inf) if is_bool else scores_BHS + shown
+    weighted_BHSV = scores_BHS.softmax(-1)[..., None] * v
+    y_BHV = weighted_BHSV.unflatten(2, (-1, math.gcd(v.shape[2], KEYS))).sum(3).sum(2)
+    return y_BHV[:, :, None].to(v_BHSV.dtype)
+
+
+_FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.linear: _linear,
+    F.scaled_dot_product_attention: _attention,
+}

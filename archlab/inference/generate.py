@@ -1,0 +1,111 @@
+"""Sampling from a model, one token after another.
+
+T time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from archlab.errors import ArchlabError
+from archlab.inference.decoder import Decoder
+from archlab.modeling.build import device_of, evaluating
+from archlab.modeling.state import State
+from archlab.runtime.toolchain import has_cpp_compiler
+
+WORTH_COMPILING = 10_000  # tokens
+
+
+class Sampler:
+    """Picks a token from logits, with random numbers of its own; temperature 0 takes the likeliest.
+
+    Raises ArchlabError for a setting that cannot be used.
+    """
+
+    def __init__(self, temperature: float, top_k: int | None, top_p: float | None, seed: int) -> None:
+        if not 0 <= temperature < math.inf:
+            raise ArchlabError(f"temperature {temperature} is not a number at least 0")
+        if top_k is not None and top_k < 1:
+            raise ArchlabError(f"top_k {top_k} is below 1")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ArchlabError(f"top_p {top_p} is not above 0 and at most 1")
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, logits_V: Tensor) -> int:
+        """Return the next token; raise ArchlabError where the logits are not numbers."""
+        logits_V = logits_V.cpu().double()
+        likeliest, best = logits_V.max(), int(logits_V.argmax())
+        if not likeliest.isfinite():
+            raise ArchlabError("the model's output is not a finite number: its weights may be damaged")
+        if self.temperature == 0:
+            return best
+        probabilities = self._cut(((logits_V - likeliest) / self.temperature).softmax(-1))
+        return int(torch.multinomial(probabilities, 1, generator=self.generator))
+
+    def _cut(self, probabilities: Tensor) -> Tensor:
+        """Keep the `top_k` likeliest tokens, and of these the fewest that reach `top_p` of what is left."""
+        ordered, tokens = probabilities.sort(descending=True, stable=True)
+        if self.top_k is not None:
+            ordered[self.top_k :] = 0
+        if self.top_p is not None:
+            before = ordered.cumsum(-1) - ordered
+            ordered = ordered.where(before < self.top_p * ordered.sum(), 0)
+        return torch.zeros_like(probabilities).scatter(0, tokens, ordered)
+
+
+def generate(
+    model: nn.Module,
+    tokens: Sequence[int],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    compiled: bool | None = None,
+) -> Iterator[int]:
+    """Read the prompt in one call, then yield new tokens, each from one call on the token before it.
+
+    Unless said otherwise the calls on one token are compiled where so many are asked for that it pays.
+    Raises ArchlabError at once for a setting that cannot be used.
+    """
+    if not tokens:
+        raise ArchlabError("the prompt is empty: the model needs at least one token to go on from")
+    if max_new_tokens < 0:
+        raise ArchlabError(f"max_new_tokens {max_new_tokens} is below 0")
+    compiled = max_new_tokens >= WORTH_COMPILING and has_cpp_compiler() if compiled is None else compiled
+    return _generate(model, list(tokens), max_new_tokens, Sampler(temperature, top_k, top_p, seed), compiled)
+
+
+@torch.no_grad()
+def _generate(
+    model: nn.Module, tokens: list[int], max_new_tokens: int, sampler: Sampler, compiled: bool
+) -> Iterator[int]:
+    stream, device = _Stream(model, compiled), device_of(model)
+    with evaluating(model):
+        for _ in range(max_new_tokens):
+            logits_1TV = stream(torch.tensor([tokens], device=device))
+            tokens = [sampler(logits_1TV[0, -1])]
+            yield tokens[0]
+
+
+class _Stream:
+    """A model that reads on from call to call: a prompt as it is, and what follows compiled if that is wanted."""
+
+    def __init__(self, model: nn.Module, compiled: bool) -> None:
+        self.model, self.compiled = model, compiled
+        self.state: State | None = None
+        self.decoder: Decoder | None = None
+
+    def __call__(self, tokens_1T: Tensor) -> Tensor:
+        if self.decoder is not None:
+            return self.decoder(tokens_1T)
+        logits_1TV, self.state = self.model(tokens_1T, self.state)
+        if self.compiled:
+            self.decoder = Decoder(self.model, self.state)
+        return logits_1TV

@@ -1,0 +1,1 @@
+"""Checkpoint directories of the transformers library, read and written."""

@@ -1,0 +1,129 @@
+"""What the decoders with rotary positions and gated feed-forward layers share: LLaMA, Mistral, Gemma."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archlab.errors import ArchlabError
+from archlab.interop.hugging_face._names import num_layers
+
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+FIELDS: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_parameters": None,
+    "rope_theta": None,
+    "rope_scaling": None,
+    "attention_dropout": 0.0,
+}
+FIXED: dict[str, tuple[Any, ...]] = {"pretraining_tp": (1,)}
+BLOCK = {
+    "input_layernorm.weight": "norm.weight",
+    "self_attn.q_proj": "mixer.query",
+    "self_attn.k_proj": "mixer.key",
+    "self_attn.v_proj": "mixer.value",
+    "self_attn.o_proj": "mixer.out",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "mlp.gate_proj": "ffn.gate",
+    "mlp.up_proj": "ffn.up",
+    "mlp.down_proj": "ffn.down",
+}
+
+
+def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+    """Return our name for each of theirs."""
+    found: dict[str, str | tuple[str, ...]] = {"model.embed_tokens.weight": "embedding.weight"}
+    biased = {"self_attn": config.get("attention_bias", False), "mlp": config.get("mlp_bias", False)}
+    for layer in range(config["num_hidden_layers"]):
+        for theirs, ours in BLOCK.items():
+            kinds = [""] if theirs.endswith(".weight") else [".weight"]
+            kinds += [".bias"] if biased.get(theirs.partition(".")[0]) else []
+            found |= {f"model.layers.{layer}.{theirs}{kind}": f"blocks.{layer}.{ours}{kind}" for kind in kinds}
+    head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
+    return found | {"model.norm.weight": "norm.weight"} | head
+
+
+def described(
+    config: Mapping[str, Any],
+    *,
+    ffn: Mapping[str, Any],
+    attention: Mapping[str, Any] | None = None,
+    zero_centered: bool = False,
+    scale: bool = False,
+) -> dict[str, Any]:
+    """Return the YAML data of a decoder; full attention over its longest text unless said otherwise."""
+    full = {"window": "full", "window_size": config["max_position_embeddings"]}
+    window = {"type": "softmax", "dropout": config["attention_dropout"], **(attention or full)}
+    norm = {"type": "rms", "eps": config["rms_norm_eps"], "zero_centered": zero_centered}
+    layer = {
+        "type": "block",
+        "repeat": config["num_hidden_layers"],
+        "residual": "pre_norm",
+        "norm": norm,
+        "mixer": _mixer(config, window),
+        "ffn_norm": norm,
+        "ffn": {"hidden_dim": config["intermediate_size"], "bias": config.get("mlp_bias", False), **ffn},
+    }
+    return {
+        "type": "stack",
+        "vocab_size": config["vocab_size"],
+        "dim": config["hidden_size"],
+        "embedding": {"type": "tokens", "scale": scale},
+        "layers": [layer],
+        "norm": norm,
+        "head": {"type": "language_model", "tied": config["tie_word_embeddings"]},
+    }
+
+
+def _mixer(config: Mapping[str, Any], attention: Mapping[str, Any]) -> dict[str, Any]:
+    heads = config["num_attention_heads"]
+    return {
+        "type": "attention",
+        "num_heads": heads,
+        "num_kv_heads": config["num_key_value_heads"] or heads,
+        "head_dim": config["head_dim"] or config["hidden_size"] // heads,
+        "bias": config.get("attention_bias", False),
+        "attention": dict(attention),
+        "position": {"type": "rope", "base": rope_base(config), "interleaved": False},
+    }
+
+
+def rope_base(config: Mapping[str, Any]) -> float:
+    """Return the base of the rotary angles; raise ArchlabError for angles that are scaled."""
+    for field in ("rope_parameters", "rope_scaling"):
+        given = config[field] or {}
+        kind = given.get("rope_type", given.get("type", "default"))
+        if kind != "default" or set(given) - {"rope_type", "type", "rope_theta"}:
+            raise ArchlabError(f"{field} {given!r}: not represented, only rope_type 'default' is")
+    base = (config["rope_parameters"] or {}).get("rope_theta", config["rope_theta"])
+    return float(ROPE["rope_theta"] if base is None else base)  # type: ignore[arg-type]
+
+
+def fields_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that a model's YAML data most resembles, those that all decoders share."""
+    layer = model["layers"][0]
+    mixer, attention = layer["mixer"], layer["mixer"].get("attention", {})
+    heads = mixer.get("num_heads", 1)
+    return {
+        "vocab_size": model["vocab_size"],
+        "hidden_size": model["dim"],
+        "intermediate_size": layer["ffn"].get("hidden_dim") or 8 * -(-model["dim"] // 3),
+        "num_hidden_layers": num_layers(model),
+        "num_attention_heads": heads,
+        "num_key_value_heads": mixer.get("num_kv_heads") or heads,
+        "head_dim": mixer.get("head_dim") or model["dim"] // heads,
+        "max_position_embeddings": attention.get("window_size", 2048),
+        "rms_norm_eps": layer["norm"].get("eps", 1e-6),
+        "tie_word_embeddings": model["head"].get("tied", False),
+        "rope_parameters": ROPE | {"rope_theta": mixer.get("position", {}).get("base", 10000.0)},
+        "attention_dropout": attention.get("dropout", 0.0),
+    }

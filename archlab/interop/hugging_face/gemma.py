@@ -1,0 +1,42 @@
+"""Gemma as GemmaForCausalLM: wide heads, geglu, norms around one, scaled and tied embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archlab.interop.hugging_face import _decoder
+from archlab.interop.hugging_face._decoder import names
+
+__all__ = ["ARCHITECTURE", "FIELDS", "FIXED", "config", "names", "plain"]
+
+ARCHITECTURE = "GemmaForCausalLM"
+FIELDS: dict[str, Any] = _decoder.FIELDS | {
+    "vocab_size": 256000,
+    "hidden_size": 3072,
+    "intermediate_size": 24576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+}
+# Older files say gelu and mean its tanh form, which the class computes for both.
+FIXED: dict[str, tuple[Any, ...]] = _decoder.FIXED | {
+    "hidden_act": ("gelu_pytorch_tanh", "gelu"),
+    "hidden_activation": (None, "gelu_pytorch_tanh"),
+    "use_bidirectional_attention": (None, False),
+}
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the YAML data of the model that a configuration describes."""
+    return _decoder.described(config, ffn={"type": "geglu"}, zero_centered=True, scale=True)
+
+
+def config(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that a model's YAML data most resembles."""
+    bias = model["layers"][0]["mixer"].get("bias", False)
+    return _decoder.fields_of(model) | {"attention_bias": bias, "hidden_act": "gelu_pytorch_tanh"}

@@ -1,0 +1,139 @@
+"""Mamba as MambaForCausalLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from archlab.interop.hugging_face._names import below, num_layers
+
+ARCHITECTURE = "MambaForCausalLM"
+FIELDS: dict[str, Any] = {
+    "vocab_size": 50280,
+    "hidden_size": 768,
+    "state_size": 16,
+    "num_hidden_layers": 32,
+    "layer_norm_epsilon": 1e-5,
+    "expand": 2,
+    "conv_kernel": 4,
+    "use_bias": False,
+    "use_conv_bias": True,
+    "time_step_rank": "auto",
+    "tie_word_embeddings": True,
+}
+FIXED: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu", "swish")}
+IGNORED = (
+    "intermediate_size",  # which expand says
+    "residual_in_fp32",
+    "rescale_prenorm_residual",
+    "time_step_floor",
+    "time_step_init_scheme",
+    "time_step_max",
+    "time_step_min",
+    "time_step_scale",
+    "use_associative_scan",
+    "use_mambapy",
+)
+MIXER: dict[str, str | tuple[str, ...]] = {
+    "A_log": "log_rate",
+    "D": "skip",
+    "in_proj.weight": ("value.weight", "gate.weight"),
+    "conv1d.weight": "conv.weight",
+    "x_proj.weight": ("step_down.weight", "taken.weight", "given.weight"),
+    "dt_proj.weight": "step.weight",
+    "dt_proj.bias": "step.bias",
+    "out_proj.weight": "out.weight",
+}
+
+
+def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+    """Return our name, or names, for each of theirs."""
+    parts = dict(MIXER)
+    if config["use_bias"]:
+        parts |= {"in_proj.bias": ("value.bias", "gate.bias"), "out_proj.bias": "out.bias"}
+    return named(config, parts)
+
+
+def named(config: Mapping[str, Any], parts: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+    """Return our names for theirs, given those of a layer's mixer."""
+    parts = {**parts, **({"conv1d.bias": "conv.bias"} if config["use_conv_bias"] else {})}
+    found: dict[str, str | tuple[str, ...]] = {"backbone.embeddings.weight": "embedding.weight"}
+    for layer in range(config["num_hidden_layers"]):
+        there = f"backbone.layers.{layer}"
+        found[f"{there}.norm.weight"] = f"blocks.{layer}.norm.weight"
+        found |= {f"{there}.mixer.{theirs}": below(f"blocks.{layer}.mixer", ours) for theirs, ours in parts.items()}
+    head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
+    return found | {"backbone.norm_f.weight": "norm.weight"} | head
+
+
+def to_ours(name: str, tensor: Tensor) -> Tensor:
+    """Return a convolution's taps as [size, D]."""
+    return tensor[:, 0].T if name.endswith("conv1d.weight") else tensor
+
+
+def to_theirs(name: str, tensor: Tensor) -> Tensor:
+    """Return a convolution's taps as [D, 1, size]."""
+    return tensor.T[:, None] if name.endswith("conv1d.weight") else tensor
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the YAML data of the model that a configuration describes."""
+    rank = config["time_step_rank"]
+    own = {"type": "mamba", "step_rank": -(-config["hidden_size"] // 16) if rank == "auto" else rank}
+    return described(config, own)
+
+
+def described(config: Mapping[str, Any], mixer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the YAML data of a stack of mixers without feed-forward layers."""
+    norm = {"type": "rms", "eps": config["layer_norm_epsilon"], "zero_centered": False}
+    shared = {
+        "state_dim": config["state_size"],
+        "expand": config["expand"],
+        "conv_size": config["conv_kernel"],
+        "conv_bias": config["use_conv_bias"],
+        "bias": config["use_bias"],
+    }
+    layer = {
+        "type": "block",
+        "repeat": config["num_hidden_layers"],
+        "residual": "pre_norm",
+        "norm": norm,
+        "mixer": shared | dict(mixer),
+        "ffn_norm": "none",
+        "ffn": "none",
+    }
+    return {
+        "type": "stack",
+        "vocab_size": config["vocab_size"],
+        "dim": config["hidden_size"],
+        "layers": [layer],
+        "norm": norm,
+        "head": {"type": "language_model", "tied": config["tie_word_embeddings"]},
+    }
+
+
+def config(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that a model's YAML data most resembles."""
+    rank = model["layers"][0]["mixer"].get("step_rank")
+    return fields_of(model) | {"time_step_rank": "auto" if rank is None else rank}
+
+
+def fields_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that both generations share."""
+    layer = model["layers"][0]
+    mixer = layer["mixer"]
+    return {
+        "vocab_size": model["vocab_size"],
+        "hidden_size": model["dim"],
+        "state_size": mixer["state_dim"],
+        "num_hidden_layers": num_layers(model),
+        "layer_norm_epsilon": layer["norm"].get("eps", 1e-5),
+        "expand": mixer["expand"],
+        "conv_kernel": mixer["conv_size"],
+        "use_bias": mixer["bias"],
+        "use_conv_bias": mixer["conv_bias"],
+        "hidden_act": "silu",
+        "tie_word_embeddings": model["head"].get("tied", False),
+    }

@@ -1,0 +1,153 @@
+"""ViT as ViTForImageClassification."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from archlab.errors import ArchlabError
+from archlab.interop.hugging_face._names import knob, num_layers
+
+ARCHITECTURE = "ViTForImageClassification"
+CLASS_TOKENS = ["cls_token"]
+FIELDS: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-12,
+    "image_size": 224,
+    "patch_size": 16,
+    "num_channels": 3,
+    "qkv_bias": True,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+}
+FIXED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("gelu", "relu", "silu"),
+    "hidden_dropout_prob": (0.0,),
+    "qkv_bias": (True,),
+}
+IGNORED = ("encoder_stride", "pooler_act", "pooler_output_size")
+PARTS = {
+    "layernorm_before": "norm",
+    "attention.attention.query": "mixer.query",
+    "attention.attention.key": "mixer.key",
+    "attention.attention.value": "mixer.value",
+    "attention.output.dense": "mixer.out",
+    "layernorm_after": "ffn_norm",
+    "intermediate.dense": "ffn.up",
+    "output.dense": "ffn.down",
+}
+SPREAD = {"cls_token": 2, "distillation_token": 2, "position_embeddings": 1}
+
+
+def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+    """Return our name for each of theirs."""
+    return named(config, "vit", CLASS_TOKENS)
+
+
+def named(config: Mapping[str, Any], model: str, class_tokens: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
+    """Return our name for each of the names below a model's own, whose class tokens have these."""
+    tokens = {f"{model}.embeddings.{name}": f"embedding.class_tokens.{i}" for i, name in enumerate(class_tokens)}
+    pairs = {f"{model}.embeddings.patch_embeddings.projection": "embedding"}
+    for layer in range(config["num_hidden_layers"]):
+        pairs |= {f"{model}.encoder.layer.{layer}.{part}": f"blocks.{layer}.{ours}" for part, ours in PARTS.items()}
+    pairs |= {f"{model}.layernorm": "norm", "classifier": "head"}
+    both = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in pairs.items() for kind in ("weight", "bias")}
+    return {**tokens, f"{model}.embeddings.position_embeddings": "position.weight", **both}
+
+
+def to_ours(name: str, tensor: Tensor) -> Tensor:
+    """Return class tokens as vectors and positions as a matrix."""
+    for _ in range(_spread(name)):
+        tensor = tensor.squeeze(0)
+    return tensor
+
+
+def to_theirs(name: str, tensor: Tensor) -> Tensor:
+    """Return class tokens as [1, 1, D] and positions as [1, N, D]."""
+    return tensor[(None,) * _spread(name)]
+
+
+def _spread(name: str) -> int:
+    return SPREAD.get(name.rpartition(".")[2], 0)
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the YAML data of the model that a configuration describes."""
+    return described(config, len(CLASS_TOKENS))
+
+
+def described(config: Mapping[str, Any], class_tokens: int) -> dict[str, Any]:
+    """Return the YAML data of a transformer with so many class tokens; raise ArchlabError unless all is square."""
+    image, patch = (_side(config, field) for field in ("image_size", "patch_size"))
+    if image % patch:
+        raise ArchlabError(f"image_size {image}: not represented, it is no multiple of patch_size {patch}")
+    patches = {"patch_size": patch, "num_channels": config["num_channels"], "class_tokens": class_tokens}
+    return {
+        "type": "stack",
+        "dim": config["hidden_size"],
+        "embedding": {"type": "patches"} | patches,
+        "position": {"type": "learned", "max_length": class_tokens + (image // patch) ** 2},
+        "layers": [_layer(config)],
+        "norm": _norm(config),
+        "head": {"type": "classifier", "num_outputs": len(config["id2label"]), "pool": "first"},
+    }
+
+
+def _side(config: Mapping[str, Any], field: str) -> int:
+    sides = config[field] if isinstance(config[field], list | tuple) else [config[field]]
+    if len(set(sides)) != 1:
+        raise ArchlabError(f"{field} {config[field]}: not represented, images and patches are squares")
+    return sides[0]
+
+
+def _layer(config: Mapping[str, Any]) -> dict[str, Any]:
+    attention = {"type": "bidirectional", "dropout": config["attention_probs_dropout_prob"]}
+    ffn = {"hidden_dim": config["intermediate_size"], "activation": config["hidden_act"], "bias": True}
+    return {
+        "type": "block",
+        "repeat": config["num_hidden_layers"],
+        "residual": "pre_norm",
+        "norm": _norm(config),
+        "mixer": {
+            "type": "attention",
+            "num_heads": config["num_attention_heads"],
+            "bias": True,
+            "attention": attention,
+            "position": "none",
+        },
+        "ffn_norm": _norm(config),
+        "ffn": {"type": "mlp"} | ffn,
+    }
+
+
+def _norm(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "layer", "eps": config["layer_norm_eps"], "zero_centered": False}
+
+
+def config(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that a model's YAML data most resembles."""
+    layer, patches = model["layers"][0], model["embedding"]
+    num_patches = knob(model, "position", "max_length", 1) - patches.get("class_tokens", 0)
+    labels = [f"LABEL_{label}" for label in range(knob(model, "head", "num_outputs", 2))]
+    return {
+        "hidden_size": model["dim"],
+        "num_hidden_layers": num_layers(model),
+        "num_attention_heads": knob(layer, "mixer", "num_heads", 1),
+        "intermediate_size": knob(layer, "ffn", "hidden_dim", None) or 4 * model["dim"],
+        "hidden_act": knob(layer, "ffn", "activation", "gelu"),
+        "attention_probs_dropout_prob": knob(layer["mixer"], "attention", "dropout", 0.0),
+        "layer_norm_eps": knob(layer, "norm", "eps", 1e-12),
+        "image_size": math.isqrt(max(0, num_patches)) * patches.get("patch_size", 1),
+        "patch_size": patches.get("patch_size", 1),
+        "num_channels": patches.get("num_channels", 3),
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }

@@ -1,0 +1,183 @@
+"""Python modules read as text: what they define, what they import, and which of it a statement uses."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+
+from archlab.errors import ArchlabError
+from archlab.interop.standalone.scopes import Reference, bound_names
+
+
+@dataclass(frozen=True)
+class External:
+    """What a package outside supplies: `from torch import nn` is External("torch.nn", "nn")."""
+
+    dotted: str
+    alias: str
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A name that a module's own statements bind."""
+
+    module: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A module, or something out of it, as an import statement names it."""
+
+    module: str
+    name: str | None = None
+
+
+@dataclass(eq=False)
+class Statement:
+    """A statement at the top of a module, with the names that it binds."""
+
+    module: Module
+    node: ast.stmt
+
+    @cached_property
+    def names(self) -> set[str]:
+        """The names that it binds."""
+        return bound_names([self.node])
+
+    @property
+    def decorators(self) -> list[ast.expr]:
+        """The decorators of a class or function."""
+        return getattr(self.node, "decorator_list", [])
+
+    @cached_property
+    def follows(self) -> str | None:
+        """The name that it registers something with or changes, as `op.register_fake(...)` does."""
+        node = self.node
+        if isinstance(node, ast.FunctionDef):
+            called = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+            return next((_root(d) for d in called if isinstance(d, ast.Attribute)), None)
+        if isinstance(node, ast.Assign) and not self.names:
+            return _root(node.targets[0])
+        return _root(node.value) if isinstance(node, ast.Expr) else None
+
+
+def _root(node: ast.expr) -> str | None:
+    below = node
+    while isinstance(below, ast.Attribute | ast.Call | ast.Subscript):
+        below = below.func if isinstance(below, ast.Call) else below.value
+    return below.id if isinstance(below, ast.Name) and below is not node else None
+
+
+class Module:
+    """One module's text, its statements, and its imports."""
+
+    def __init__(self, name: str, file: Path) -> None:
+        self.name, self.file, self.data = name, file, file.read_bytes()
+        self.tree = ast.parse(self.data, str(file))
+        self.package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        self.imports: dict[str, Imported] = {}
+        self.submodules: dict[str, set[str]] = {}
+        self.statements = [Statement(self, node) for node in self._read(self.tree.body)]
+        lines = self.data.splitlines(keepends=True)
+        self.lines = [0]
+        for line in lines:
+            self.lines.append(self.lines[-1] + len(line))
+
+    def _read(self, body: list[ast.stmt]) -> Iterator[ast.stmt]:
+        for node in body:
+            if isinstance(node, ast.Import):
+                self._import(node)
+            elif isinstance(node, ast.ImportFrom):
+                self._import_from(node)
+            elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+                yield from self._read(node.body)
+            elif not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
+                yield node
+
+    def _import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            root = alias.name.partition(".")[0]
+            self.imports[alias.asname or root] = Imported(alias.name if alias.asname else root)
+            if not alias.asname and alias.name != root:
+                self.submodules.setdefault(root, set()).add(alias.name)
+
+    def _import_from(self, node: ast.ImportFrom) -> None:
+        module = resolve_name("." * node.level + (node.module or ""), self.package)
+        for alias in node.names:
+            if alias.name == "*":
+                raise ArchlabError(f"{self.file}:{node.lineno}: an import of * cannot be exported; name what is used")
+            self.imports[alias.asname or alias.name] = Imported(module, alias.name)
+
+    def defining(self, name: str) -> list[Statement]:
+        """Return the statements that bind a name."""
+        return [statement for statement in self.statements if name in statement.names]
+
+    def offset(self, line: int, column: int = 0) -> int:
+        """Return the place of a line, counted from 1, and a column in the module's bytes."""
+        return self.lines[line - 1] + column
+
+    def span(self, node: ast.expr) -> tuple[int, int]:
+        """Return where an expression begins and ends in the module's bytes."""
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
+
+
+class Library:
+    """The modules whose text is taken over, those of `packages`; every other one is imported."""
+
+    def __init__(self, packages: set[str], replaced: dict[str, External]) -> None:
+        self.packages, self.replaced = packages, replaced
+        self.modules: dict[str, Module] = {}
+
+    def module(self, name: str) -> Module:
+        """Return a module, read at the first call."""
+        if name not in self.modules:
+            file = getattr(sys.modules.get(name) or import_module(name), "__file__", None)
+            if file is None or not file.endswith(".py"):
+                raise ArchlabError(f"{name}: has no Python source to export")
+            self.modules[name] = Module(name, Path(file))
+        return self.modules[name]
+
+    def owns(self, module: str) -> bool:
+        """Whether a module's text is taken over."""
+        return module.partition(".")[0] in self.packages
+
+    def find(self, module: str, name: str) -> External | Definition | Imported | None:
+        """Return what a name of a module stands for, through all imports; None for a builtin."""
+        dotted = f"{module}.{name}"
+        if dotted in self.replaced:
+            return self.replaced[dotted]
+        source = self.module(module)
+        if source.defining(name):
+            return Definition(module, name)
+        if name in source.imports:
+            return self._follow(source.imports[name], name)
+        return Imported(dotted) if source.file.name == "__init__.py" and find_spec(dotted) else None
+
+    def _follow(self, imported: Imported, alias: str) -> External | Definition | Imported | None:
+        if not self.owns(imported.module):
+            dotted = imported.module if imported.name is None else f"{imported.module}.{imported.name}"
+            return External(dotted, alias)
+        return imported if imported.name is None else self.find(imported.module, imported.name)
+
+    def resolve(self, module: Module, reference: Reference) -> tuple[ast.expr, External | Definition] | None:
+        """Return the part of a dotted name that stands for one thing, and that thing; None for a builtin."""
+        names = reference.names
+        target = self.find(module.name, names[0])
+        for depth, name in enumerate(names[1:], 1):
+            if not isinstance(target, Imported):
+                return None if target is None else (reference.nodes[depth - 1], target)
+            target = self.find(target.module, name)
+        if isinstance(target, Imported):
+            raise ArchlabError(
+                f"{module.file}:{reference.nodes[0].lineno}: a module used as a value cannot be exported"
+            )
+        return None if target is None else (reference.nodes[-1], target)

@@ -1,0 +1,93 @@
+"""One statement as it is exported: what it loses with archlab, and what it needs."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from archlab.config.registry import Slot, find, register, slot, slots
+from archlab.errors import ArchlabError
+from archlab.interop.standalone.scopes import references
+from archlab.interop.standalone.source import Definition, External, Library, Module, Statement
+
+
+@dataclass(frozen=True)
+class Use:
+    """A name in a statement, what it stands for, and whether running the statement asks for it."""
+
+    node: ast.expr
+    target: Definition | External
+    at_import: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A statement without its registrations; a slot's default is left out, or is the class that it stands for."""
+
+    statement: Statement
+    registrations: list[ast.expr]
+    slots: list[tuple[ast.expr, Definition | None]]
+    uses: list[Use]
+
+    def needs(self, *, at_import: bool = False) -> Iterator[Definition]:
+        """Yield the definitions that it uses, or those that running it asks for."""
+        for use in self.uses:
+            if isinstance(use.target, Definition) and not self.binds(use.target) and use.at_import >= at_import:
+                yield use.target
+        yield from (default for _, default in self.slots if default)
+
+    def binds(self, definition: Definition) -> bool:
+        """Whether a definition is this one."""
+        return definition.module == self.statement.module.name and definition.name in self.statement.names
+
+
+def read_piece(statement: Statement, library: Library, *, keeps_defaults: bool) -> Piece:
+    """Find out what a statement loses and needs; raise ArchlabError where that cannot be exported."""
+    _refuse_inner_imports(statement, library)
+    registrations = [d for d in statement.decorators if _calls(d, (register,), statement.module, library)]
+    declared = [d for d in _keyword_defaults(statement.node) if _calls(d, (slot, slots), statement.module, library)]
+    kept = [(slot, _default_class(slot) if keeps_defaults else None) for slot in declared]
+    uses = _uses(statement.node, {*registrations, *declared}, statement.module, library)
+    return Piece(statement, registrations, kept, uses)
+
+
+def _uses(node: ast.AST, dropped: set[ast.AST], module: Module, library: Library) -> list[Use]:
+    found = [(library.resolve(module, reference), reference.at_import) for reference in references(node, dropped)]
+    return [Use(*resolved, at_import) for resolved, at_import in found if resolved]
+
+
+def _calls(node: ast.expr, functions: tuple[Callable[..., Any], ...], module: Module, library: Library) -> bool:
+    called = [definition_of(function) for function in functions]
+    return isinstance(node, ast.Call) and any(u.target in called for u in _uses(node.func, set(), module, library))
+
+
+def _keyword_defaults(node: ast.AST) -> list[ast.expr]:
+    signatures = [below for below in ast.walk(node) if isinstance(below, ast.arguments)]
+    return [default for signature in signatures for default in signature.kw_defaults if default is not None]
+
+
+def _default_class(call: ast.expr) -> Definition | None:
+    assert isinstance(call, ast.Call)
+    given: dict[str, Any] = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+    slot = Slot(*map(ast.literal_eval, call.args), **{"default": None} | given if len(call.args) == 1 else given)
+    return definition_of(find(slot.kind, slot.default).cls) if slot.default else None
+
+
+def definition_of(defined: Callable[..., Any]) -> Definition:
+    """Return where a class or function is defined; raise ArchlabError if that is not the top of a module."""
+    module, name = defined.__module__, defined.__qualname__
+    if "." in name or module not in sys.modules:
+        raise ArchlabError(f"{module}.{name}: only what stands at the top of a module can be exported")
+    return Definition(module, name)
+
+
+def _refuse_inner_imports(statement: Statement, library: Library) -> None:
+    for node in ast.walk(statement.node):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += ["archlab" if node.level else node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if any(library.owns(name) for name in names):
+            where = f"{statement.module.file}:{getattr(node, 'lineno', 0)}"
+            raise ArchlabError(f"{where}: an import inside a definition cannot be exported; move it to the top")

@@ -1,0 +1,1 @@
+"""From a Spec to an nn.Module: construction, state, loss, cost, compilation."""

@@ -1,0 +1,124 @@
+"""What a model costs before it exists: counted on the meta device, where nothing is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from archlab.config.experiment import Experiment
+from archlab.config.registry import component_of
+from archlab.errors import ConfigError, one_line
+from archlab.modeling.build import check, count_parameters, layers
+from archlab.modeling.compile import checkpoint_activations
+from archlab.modeling.loss import matrix_in_parts, mean_loss
+from archlab.modeling.state import init_state
+
+ENDS = ("embedding", "head")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Sizes in bytes, work in floating-point operations; `flops_per_token` is one forward pass at the context.
+
+    Training costs three times that. `state_bytes` is what one stream carries between calls. Memory is a training
+    step's: weights, gradients, AdamW's two moments, and the activations kept for the backward pass.
+    """
+
+    params: int
+    params_non_embedding: int
+    flops_per_token: int
+    state_bytes: int
+    weight_bytes: int
+    activation_bytes: int
+    memory_per_device: int
+    tokens_per_step: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the figures by name."""
+        return asdict(self)
+
+
+def estimate(experiment: Experiment, model: nn.Module | None = None) -> dict[str, int]:
+    """Return the costs of an experiment by name, allocating none of its memory."""
+    model = model if model is not None else check(experiment)
+    try:
+        return _estimate(experiment, model).to_dict()
+    except (RuntimeError, ValueError) as error:
+        train = experiment.train
+        what = f"a step of {train.batch_size} x {train.context} tokens cannot be counted: {one_line(error)}"
+        raise ConfigError("train.context", what, experiment.source) from error
+
+
+def _estimate(experiment: Experiment, model: nn.Module) -> Cost:
+    train = experiment.train
+    params = count_parameters(model)
+    example = partial(experiment.task.factory()().example, context=train.context, device="meta")
+    activations = _activation_bytes(model, example(train.batch_size), train.checkpoint_activations)
+    weights = sum(p.numel() * p.element_size() for p in _unique(model.parameters()))
+    return Cost(
+        params=params,
+        params_non_embedding=params - _end_params(model),
+        flops_per_token=_flops(model, example(1)) // train.context,
+        state_bytes=sum(t.numel() * t.element_size() for t in init_state(model, 1).values()),
+        weight_bytes=weights,
+        activation_bytes=activations,
+        memory_per_device=4 * weights + activations,
+        tokens_per_step=train.batch_size * train.accumulate * train.context,
+    )
+
+
+def _unique(parameters: Any) -> list[nn.Parameter]:
+    return list({id(p): p for p in parameters}.values())
+
+
+def _end_params(model: nn.Module) -> int:
+    ends = [m for m in model.modules() if (c := component_of(type(m))) is not None and c.kind in ENDS]
+    return sum(p.numel() for p in _unique(p for end in ends for p in end.parameters()))
+
+
+def _flops(model: nn.Module, inputs: Tensor) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(inputs)
+    return counter.get_total_flops()
+
+
+def _activation_bytes(model: nn.Module, inputs: Tensor, checkpointed: bool) -> int:
+    whole = _saved_bytes(model, inputs)
+    blocks = len(list(layers(model)))
+    if not checkpointed or not blocks:
+        return whole
+    checkpoint_activations(model)
+    kept = _saved_bytes(model, inputs)
+    return kept + (whole - kept) // blocks
+
+
+def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
+    """Return the bytes that autograd keeps for the backward pass of one micro-batch, those of the loss included."""
+    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            saved[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    alive: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _loss_of(model, inputs)
+    return sum(saved.values())
+
+
+def _loss_of(model: nn.Module, inputs: Tensor) -> None:
+    num_targets = inputs.shape[:2].numel()
+    if matrix_in_parts(model, num_targets) is None:
+        logits, _ = model(inputs)
+        logits.float().log_softmax(-1)
+    else:
+        mean_loss(model, inputs, inputs.new_zeros(inputs.shape[:2], dtype=torch.int64))

@@ -1,0 +1,88 @@
+"""The operations that are measured, each with inputs of one size.
+
+Letters in suffixes: B batch, T time, D channels, N states a channel, G groups, H heads, K width of a key, V width of a
+value or words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from archlab.ops.causal_attention import causal_attention
+from archlab.ops.diagonal_scan import Decay, diagonal_scan
+from archlab.ops.gated_linear import gated_linear
+from archlab.ops.linear_cross_entropy import token_loss
+from archlab.ops.selective_scan import selective_scan
+from archlab.ops.timestep_norm import timestep_norm
+
+B, T, D = 1, 4096, 512
+
+Operation = Callable[..., Tensor]
+
+
+def _causal_attention(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
+    H = 4
+
+    def call(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BTHK, v_BTHV))
+        return causal_attention(q, k, v, (D // H) ** -0.5)
+
+    return call, tuple(torch.randn(B, T, H, D // H, device=device) for _ in range(3))
+
+
+def _diagonal_scan(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
+    def call(u_BTD: Tensor, log_radius_DN: Tensor, angle_DN: Tensor, weight_DNP: Tensor) -> Tensor:
+        return diagonal_scan(u_BTD, Decay(log_radius_DN, angle_DN), weight_DNP, None)[0]
+
+    shapes = ((B, T, D), (D, 16), (D, 16), (D, 16, 2))
+    u_BTD, radius_DN, angle_DN, weight_DNP = (torch.rand(shape, device=device) for shape in shapes)
+    return call, (u_BTD, -radius_DN, angle_DN, weight_DNP)
+
+
+def _selective_scan(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
+    def call(x_BTD: Tensor, step_BTD: Tensor, rate_DN: Tensor, in_BTN: Tensor, out_BTN: Tensor) -> Tensor:
+        return selective_scan(x_BTD, step_BTD, rate_DN, in_BTN, out_BTN)[0]
+
+    shapes = ((B, T, D), (B, T, D), (D, 16), (B, T, 16), (B, T, 16))
+    x_BTD, step_BTD, rate_DN, in_BTN, out_BTN = (torch.rand(shape, device=device) for shape in shapes)
+    return call, (x_BTD, step_BTD, -rate_DN, in_BTN, out_BTN)
+
+
+def _timestep_norm(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
+    G = 32
+    count_B = torch.zeros(B, dtype=torch.int64, device=device)
+    mean_BG, var_BG = (torch.full((B, G), float(n), dtype=torch.float64, device=device) for n in (0, 1))
+
+    def call(x_BTD: Tensor, scale_D: Tensor, bias_D: Tensor) -> Tensor:
+        return timestep_norm(x_BTD, scale_D, bias_D, count_B, mean_BG, var_BG, 1e-5)[0]
+
+    return call, tuple(torch.rand(shape, device=device) for shape in ((B, T, D), (D,), (D,)))
+
+
+def _gated_linear(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
+    H = 4
+
+    def call(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, log_decay_BTHK: Tensor) -> Tensor:
+        return gated_linear(q_BTHK, k_BTHK, v_BTHV, log_decay_BTHK)[0]
+
+    q_BTHK, k_BTHK, v_BTHV, decay_BTHK = (torch.rand(B, T, H, D // H, device=device) for _ in range(4))
+    return call, (q_BTHK, k_BTHK, v_BTHV, -decay_BTHK)
+
+
+def _score_gradients(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
+    words, num_tokens = 32_000, B * T // 8
+    x_ND, weight_VD = torch.randn(num_tokens, D, device=device), torch.randn(words, D, device=device)
+    return token_loss, (x_ND, weight_VD, torch.randint(words, (num_tokens,), device=device))
+
+
+CASES: dict[str, Callable[[torch.device], tuple[Operation, tuple[Tensor, ...]]]] = {
+    "causal_attention": _causal_attention,
+    "diagonal_scan": _diagonal_scan,
+    "selective_scan": _selective_scan,
+    "timestep_norm": _timestep_norm,
+    "gated_linear": _gated_linear,
+    "score_gradients": _score_gradients,
+}

@@ -1,0 +1,85 @@
+"""Compiling kernels for GPUs that need not be there, and what each then takes of one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from archlab.ops.triton.launch import Launch
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float64: "fp64", torch.int64: "i64"}
+_ALIGNED = [["tt.divisibility", 16]]
+
+
+class Resources(NamedTuple):
+    """What one program of a kernel takes: registers a thread, bytes or registers spilled, shared memory in bytes."""
+
+    registers: int
+    spills: int
+    shared: int
+
+
+def resources(launch: Launch, target: str) -> Resources:
+    """Compile a launch's kernel for a target of TARGETS, and read what it takes from what comes out."""
+    compiled: Any = triton.compile(_source(launch), target=TARGETS[target], options={"num_warps": launch.num_warps})
+    if "cubin" in compiled.asm:
+        registers, spills = _of_cubin(compiled.asm["cubin"])
+    else:
+        registers, spills = _of_assembly(compiled.asm["amdgcn"])
+    return Resources(registers, spills, compiled.metadata.shared)
+
+
+def _source(launch: Launch) -> ASTSource:
+    names = launch.kernel.arg_names
+    types = {name: _type(value) for name, value in launch.arguments.items()}
+    types |= dict.fromkeys(launch.constants, "constexpr")
+    aligned = {(names.index(name),): _ALIGNED for name, value in launch.arguments.items() if _is_aligned(value)}
+    constants = {name: x for name, x in launch.arguments.items() if types[name] == "constexpr"} | dict(launch.constants)
+    signature = {name: types[name] for name in names}
+    return ASTSource(launch.kernel, signature=signature, constexprs=constants, attrs=aligned)
+
+
+def _type(value: Tensor | float) -> str:
+    """Return the type as a launch has it, where an integer that is 1 is a constant."""
+    if isinstance(value, Tensor):
+        return f"*{_TYPES[value.dtype]}"
+    if isinstance(value, int) and value == 1:
+        return "constexpr"
+    return "i32" if isinstance(value, int) else "fp32"
+
+
+def _is_aligned(value: Tensor | float) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0)
+
+
+def _of_cubin(cubin: bytes) -> tuple[int, int]:
+    """Return the registers a thread, and the bytes of its stack and local memory, where spills go."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cubin"
+        file.write_bytes(cubin)
+        command = [str(tool), "--dump-resource-usage", str(file)]
+        text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    found = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+    return found["REG"], found["STACK"] + found["LOCAL"]
+
+
+def _of_assembly(assembly: str) -> tuple[int, int]:
+    """Return the vector registers a thread, and how many registers of either kind were spilled."""
+    found = {name: int(number) for name, number in re.findall(r"\.([sv]gpr(?:_spill)?_count):\s+(\d+)", assembly)}
+    return found["vgpr_count"], found["vgpr_spill_count"] + found["sgpr_spill_count"]

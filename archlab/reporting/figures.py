@@ -1,0 +1,147 @@
+"""The figures of a report, as plotly figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from archlab.reporting.data import Run, SearchData, short_names
+
+ACCENT, BASE, QUIET, OTHER, FAINT = "#2f6f5e", "#b5652b", "#b9c0c6", "#5b7f95", "#dde2e5"
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+_MISSING = "–"
+
+
+def bars(values: Mapping[str, float], colors: Sequence[str], title: str, *, digits: int = 3) -> go.Figure:
+    """Return horizontal bars, the first on top."""
+    names = [escape(name) for name in values]
+    texts = [f"{value:.{digits}f}" for value in values.values()]
+    bar = go.Bar(x=list(values.values()), y=names, orientation="h", marker_color=list(colors), text=texts)
+    bar.update(textposition="outside", cliponaxis=False, hoverinfo="skip", width=0.62)
+    figure = _figure(bar, height=90 + 42 * len(names))
+    figure.update_yaxes(autorange="reversed", ticksuffix="  ")
+    return figure.update_xaxes(title=escape(title), rangemode="tozero")
+
+
+def learning_curves(data: SearchData) -> go.Figure:
+    """Return every trial's validation loss by step, the winner and the baseline set off."""
+    lines = [_curve(trial, data) for trial in data.trials if trial.curve]
+    if data.baseline.curve:
+        lines.append(_line(data.baseline, "baseline", color=BASE, width=2.5, dash="dash"))
+    figure = _figure(*lines, height=420)
+    figure.update_layout(hovermode="closest", showlegend=True, legend={"orientation": "h", "y": -0.2})
+    return figure.update_xaxes(title="step").update_yaxes(title="validation loss, nats per token")
+
+
+def _curve(trial: Run, data: SearchData) -> go.Scatter:
+    if trial.name == str(data.winner):
+        return _line(trial, f"trial {trial.name}, the best", color=ACCENT, width=3.5)
+    color = QUIET if trial.state != "complete" else OTHER
+    return _line(trial, f"trial {trial.name}", color=color, width=1.3)
+
+
+def _line(run: Run, name: str, *, color: str, width: float, dash: str = "solid") -> go.Scatter:
+    steps, losses = zip(*run.curve, strict=True)
+    short = short_names(list(run.values))
+    chosen = "<br>".join(escape(f"{short[path]}: {brief(value)}") for path, value in run.values.items())
+    return go.Scatter(
+        x=steps,
+        y=losses,
+        name=escape(name),
+        mode="lines+markers",
+        line={"color": color, "width": width, "dash": dash},
+        marker={"size": 5},
+        hovertemplate=f"<b>{escape(name)}</b> {run.state}<br>step %{{x}}: %{{y:.4f}}<br>{chosen}<extra></extra>",
+    )
+
+
+def parallel_coordinates(data: SearchData) -> go.Figure:
+    """Return one line a complete trial through its values to its first objective."""
+    runs, objective = data.complete, data.space.objective
+    short = short_names(list(data.space.vary))
+    axes = [_axis(short[path], [run.values.get(path, _MISSING) for run in runs]) for path in data.space.vary]
+    reached = [run.metrics[objective] for run in runs]
+    axes.append({"label": escape(objective), "values": reached})
+    maximize = data.space.objectives[objective] == "maximize"
+    scale = [[0, FAINT], [1, ACCENT]] if maximize else [[0, ACCENT], [1, FAINT]]
+    line = {"color": reached, "colorscale": scale, "showscale": False}
+    return _figure(go.Parcoords(line=line, dimensions=axes), height=430).update_layout(margin={"l": 90, "t": 60})
+
+
+def _axis(label: str, values: Sequence[Any]) -> dict[str, Any]:
+    """Return an axis of numbers, or of the choices that occur."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return {"label": escape(label), "values": list(values)}
+    names = sorted({brief(value) for value in values})
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [escape(name) for name in names]}
+    room = {"range": [-0.1, max(len(names) - 0.9, 0.1)]}
+    return {"label": escape(label), "values": [names.index(brief(value)) for value in values], **ticks, **room}
+
+
+def pareto(data: SearchData) -> go.Figure:
+    """Return the complete trials by their first two objectives, the Pareto set joined."""
+    x, y = list(data.space.objectives)[:2]
+    front = {str(number) for number in data.summary.get("pareto", [])}
+    best = sorted((run for run in data.complete if run.name in front), key=lambda run: run.metrics[x])
+    rest = [run for run in data.complete if run.name not in front]
+    marks = [
+        _points(rest, (x, y), "other trials", color=QUIET, mode="markers"),
+        _points(best, (x, y), "Pareto set", color=ACCENT, mode="lines+markers"),
+    ]
+    figure = _figure(*marks, height=420).update_layout(showlegend=True)
+    ways = data.space.objectives
+    return figure.update_xaxes(title=f"{x} ({ways[x]})").update_yaxes(title=f"{y} ({ways[y]})")
+
+
+def _points(runs: Sequence[Run], axes: tuple[str, str], name: str, *, color: str, mode: str) -> go.Scatter:
+    x, y = axes
+    return go.Scatter(
+        x=[run.metrics[x] for run in runs],
+        y=[run.metrics[y] for run in runs],
+        text=[f"trial {run.name}" for run in runs],
+        name=name,
+        mode=mode,
+        marker={"size": 10, "color": color},
+        line={"color": color, "shape": "hv", "dash": "dot"},
+        hovertemplate=f"%{{text}}<br>{x} %{{x}}<br>{y} %{{y}}<extra></extra>",
+    )
+
+
+def run_curves(training: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]]) -> go.Figure:
+    """Return a run's training and validation loss by step."""
+    curves = (("training", training, QUIET, "lines"), ("validation", validation, ACCENT, "lines+markers"))
+    lines = [
+        go.Scatter(x=[s for s, _ in curve], y=[v for _, v in curve], name=name, mode=mode, line={"color": color})
+        for name, curve, color, mode in curves
+    ]
+    figure = _figure(*lines, height=420).update_layout(showlegend=True)
+    return figure.update_xaxes(title="step").update_yaxes(title="loss, nats per token")
+
+
+def brief(value: Any) -> str:
+    """Return a value as a table or an axis shows it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        rest = ", ".join(f"{key} {brief(entry)}" for key, entry in value.items() if key != "type")
+        return f"{value['type']} ({rest})" if "type" in value and rest else str(value.get("type", rest))
+    if isinstance(value, list):
+        return ", ".join(brief(entry) for entry in value)
+    return "null" if value is None else str(value)
+
+
+def _figure(*traces: Any, height: int) -> go.Figure:
+    figure = go.Figure(list(traces))
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        showlegend=False,
+        font={"family": _FONT, "size": 13, "color": "#24292e"},
+        margin={"l": 20, "r": 50, "t": 20, "b": 20},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    return figure.update_xaxes(automargin=True).update_yaxes(automargin=True)

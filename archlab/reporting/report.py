@@ -1,0 +1,185 @@
+"""Reports: one HTML file, readable offline, of a search or of a training run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from archlab.errors import ArchlabError
+from archlab.reporting.data import Run, SearchData, importances, read_search, short_names
+from archlab.reporting.figures import (
+    ACCENT,
+    BASE,
+    OTHER,
+    QUIET,
+    bars,
+    brief,
+    learning_curves,
+    parallel_coordinates,
+    pareto,
+)
+from archlab.reporting.format import told
+from archlab.reporting.html import State, code, facts, figure, page, section, table
+from archlab.reporting.run_page import run_page
+from archlab.storage.files import write_text
+
+COMPRESSORS = ("xz", "bz2", "zlib")
+_COLUMNS = {
+    "params": "params",
+    "val_loss": "val loss",
+    "val_bpb": "val bpb",
+    "val_accuracy": "val accuracy",
+    "tokens_per_s": "tokens/s",
+}
+
+
+def report(folder: Path) -> Path:
+    """Write report.html into the folder of a search or a run and return its path; raise ArchlabError for others."""
+    if (folder / "search.yaml").is_file():
+        text = _search_page(read_search(folder))
+    elif (folder / "experiment.yaml").is_file() and (folder / "metrics.jsonl").is_file():
+        text = run_page(folder)
+    else:
+        raise ArchlabError(f"{folder}: holds neither a search (search.yaml) nor a run (experiment.yaml, metrics.jsonl)")
+    write_text(folder / "report.html", text)
+    return folder / "report.html"
+
+
+def _search_page(data: SearchData) -> str:
+    return page(f"Search: {data.name}", _lead(data), _sections(data))
+
+
+def _sections(data: SearchData) -> Iterator[str]:
+    if reached := _bits(data):
+        chart = figure(_bits_figure(reached), "bits")
+        yield section("Bits per byte of the validation text", chart, note=_about_bits(data))
+    yield section("Trials", _trials(data))
+    if data.baseline.curve or any(trial.curve for trial in data.trials):
+        yield section("Learning curves", figure(learning_curves(data), "curves"))
+    yield section("Which choices led where", *_coordinates(data))
+    yield _importances(data)
+    if len(data.space.objectives) > 1 and len(data.complete) > 1:
+        yield section("Trade-off", figure(pareto(data), "pareto"))
+    yield section("The winner", *_winner(data))
+    yield section("Run it again", code("\n".join(_commands(data))))
+    yield section("Where this was measured", facts(_circumstances(data)))
+
+
+def _lead(data: SearchData) -> list[str]:
+    counts: dict[str, int] = {}
+    for trial in data.trials:
+        counts[trial.state] = counts.get(trial.state, 0) + 1
+    told = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none so far"
+    return [_headline(data), f"Trials: {told}. Objectives: {_objectives(data)}."]
+
+
+def _objectives(data: SearchData) -> str:
+    return ", ".join(f"{direction} {metric}" for metric, direction in data.space.objectives.items())
+
+
+def _headline(data: SearchData) -> str:
+    reached = _bits(data)
+    best, base = reached.get("best trial"), reached.get("base experiment")
+    winner = data.summary.get("winner") or {}
+    if best is None and winner:
+        return f"The best trial, number {data.winner}: {told(winner['validation'])} on the validation split."
+    if best is None:
+        return "No trial has been completed." if data.summary else "The search has not ended: this is its state so far."
+    against = f", against {base:.3f} for the base experiment at the same budget" if base is not None else ""
+    others = [f"{reached[name]:.3f} for {name}" for name in COMPRESSORS if name in reached]
+    also = f"; compressors: {', '.join(others)}" if others else ""
+    return f"The best trial, number {data.winner}, needs {best:.3f} bits per byte{against}{also}."
+
+
+def _bits(data: SearchData) -> dict[str, float]:
+    """Return bits per byte of the validation split by who reached them."""
+    models = {"best trial": data.summary.get("winner"), "base experiment": data.summary.get("baseline")}
+    reached = {name: found["validation"]["bpb"] for name, found in models.items() if found and _has_bits(found)}
+    packed = data.summary.get("compressors", {})
+    return reached | {name: packed[name] for name in COMPRESSORS if name in packed}
+
+
+def _has_bits(found: Mapping[str, Any]) -> bool:
+    return "bpb" in found.get("validation", {})
+
+
+def _bits_figure(reached: Mapping[str, float]) -> Any:
+    colors = {"best trial": ACCENT, "base experiment": BASE}
+    return bars(reached, [colors.get(name, QUIET) for name in reached], "bits per byte, fewer is better")
+
+
+def _about_bits(data: SearchData) -> str:
+    return (
+        f"All on the same {data.summary['validation_bytes']:,} bytes of validation text. Each model was trained on "
+        f"{data.summary['tokens_per_trial']:,} tokens of other text from the same corpus; its weights are not counted. "
+        "The compressors pack the validation text as one whole file at their strongest settings and know nothing else. "
+        "The winner was picked by this same split, which flatters it a little."
+    )
+
+
+def _trials(data: SearchData) -> str:
+    short = short_names(list(data.space.vary))
+    runs = (data.baseline, *data.trials)
+    usual = {name: title for name, title in _COLUMNS.items() if any(name in run.metrics for run in runs)}
+    columns = usual | {name: name for name in data.space.objectives if name not in usual}
+    head = ["trial", "state", *short.values(), *columns.values(), "reason"]
+    rows = [_row(run, data, list(columns)) for run in runs]
+    return table(head, rows)
+
+
+def _row(run: Run, data: SearchData, columns: list[str]) -> tuple[str, list[Any]]:
+    best = run.name == str(data.winner)
+    chosen = [brief(run.values[path]) if path in run.values else "" for path in data.space.vary]
+    measured = [run.metrics.get(name) for name in columns]
+    return "best" if best else run.name, [run.name, State(run.state), *chosen, *measured, run.reason]
+
+
+def _coordinates(data: SearchData) -> list[str]:
+    if len(data.complete) < 2:
+        return ["<p>This figure needs two complete trials.</p>"]
+    return [figure(parallel_coordinates(data), "coordinates")]
+
+
+def _importances(data: SearchData) -> str:
+    title = "Which choices mattered"
+    found, problem = importances(data)
+    if problem:
+        return section(title, note=problem)
+    shares = {name.partition("{")[0]: share for name, share in found.items()}
+    note = (
+        f"PED-ANOVA on {data.space.objective}, from {len(data.complete)} complete trials; of so few it is a hint. "
+        "Knobs that only some trials have are left out."
+    )
+    chart = bars(shares, [OTHER] * len(shares), "share of importance", digits=2)
+    return section(title, figure(chart, "importances"), note=note)
+
+
+def _winner(data: SearchData) -> list[str]:
+    file = data.folder / "best" / "experiment.yaml"
+    if not file.is_file():
+        return ["<p>There is none yet.</p>"]
+    chosen = (data.summary.get("winner") or {}).get("values", {})
+    return [
+        facts({path: brief(value) for path, value in chosen.items()}),
+        code(file.read_text(), folded="The whole experiment"),
+    ]
+
+
+def _commands(data: SearchData) -> list[str]:
+    again = shlex.quote(f"{data.folder}-again")
+    return [
+        "# the same search from the beginning, in another folder",
+        f"archlab search {shlex.quote(str(data.folder / 'search.yaml'))} --out {again}",
+        "# the winner alone",
+        f"archlab train {shlex.quote(str(data.folder / 'best' / 'experiment.yaml'))} --out {again}-best",
+    ]
+
+
+def _circumstances(data: SearchData) -> dict[str, Any]:
+    summary = data.summary
+    corpus = summary.get("corpus", {})
+    sizes = ", ".join(f"{split} {size:,}" for split, size in corpus.get("bytes", {}).items())
+    told = {"corpus": corpus.get("source"), "bytes used": sizes, "SHA-256 of the corpus": corpus.get("sha256")}
+    return {**told, **summary.get("machine", {}), **summary.get("versions", {})}

@@ -1,0 +1,48 @@
+"""The report of one training run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from archlab.config.experiment import load
+from archlab.modeling.cost import estimate
+from archlab.reporting.data import curve_of
+from archlab.reporting.figures import run_curves
+from archlab.reporting.format import told
+from archlab.reporting.html import code, facts, figure, page, section
+from archlab.training.run_dir import last_metrics
+
+
+def run_page(folder: Path) -> str:
+    """Return the page of a run: curves, last metrics, costs, settings."""
+    experiment, last = load(folder / "experiment.yaml"), last_metrics(folder)
+    curves = run_curves(curve_of(folder, "loss"), curve_of(folder))
+    parts = [
+        section("Learning curves", figure(curves, "curves")),
+        section("Last measurements", facts(last)),
+        section("What the model costs", facts(estimate(experiment))),
+        section("The experiment", code((folder / "experiment.yaml").read_text(), folded="All settings")),
+        section("Where this was measured", facts(_origin(folder))),
+    ]
+    return page(f"Run: {experiment.name}", [_headline(last, experiment.train.steps)], parts)
+
+
+def _headline(last: Mapping[str, float], steps: int) -> str:
+    done = f"{last.get('step', 0)} of {steps} updates"
+    if "val_loss" not in last:
+        return f"After {done}, the validation split has not been looked at."
+    return f"After {done}: {told(last, 'val_')} on the validation split."
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+    file = folder / "final" / "provenance.json"
+    if not file.is_file():
+        return {"state": "not finished"}
+    origin = json.loads(file.read_text())
+    corpus = origin.get("data", {})
+    sizes = ", ".join(f"{split} {size:,}" for split, size in corpus.get("bytes", {}).items())
+    told = {"corpus": corpus.get("source"), "bytes used": sizes, "SHA-256 of the corpus": corpus.get("sha256")}
+    return {**told, **origin.get("versions", {})}

@@ -1,0 +1,1 @@
+"""This process and its machine: memory, caches, matmul modes, compilers."""

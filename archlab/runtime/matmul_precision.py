@@ -1,0 +1,90 @@
+"""Which of a CPU's ways to multiply float32 matrices is taken: the fastest that does not round its inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from archlab.runtime.process import tuned
+
+STOCK = "none"
+# On processors where torch's own way is slow, "bf16" sends products to oneDNN, which need not round for it.
+OFFERED = ("bf16", "tf32")
+LARGEST_ERROR = 1e-6
+GAIN = 1.1
+SIZE = 512
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Way:
+    """One setting: how far its products are from exact ones, relative to their size, and how fast they are."""
+
+    name: str
+    error: float
+    flops_per_s: float
+
+
+@cache
+def settle_matrix_products() -> str:
+    """Set the fastest exact way for this process, unless tuning is off; return its name."""
+    if not tuned() or not torch.backends.mkldnn.is_available():
+        return STOCK
+    chosen = choose(ways())
+    _setting().fp32_precision = chosen
+    return chosen
+
+
+def choose(measured: tuple[Way, ...]) -> str:
+    """Return the fastest way that is exact to float32, the stock one (the first) unless another gains by it."""
+    stock, *others = measured
+    exact = [way for way in others if way.error <= LARGEST_ERROR and way.flops_per_s >= GAIN * stock.flops_per_s]
+    return max(exact, key=lambda way: way.flops_per_s).name if exact else stock.name
+
+
+@cache
+def ways() -> tuple[Way, ...]:
+    """Measure every way, for a few milliseconds."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(SIZE, SIZE, generator=generator, device="cpu") for _ in range(2))
+    exact = a.double() @ b.double()
+    return tuple(_measure(name, a, b, exact) for name in (STOCK, *OFFERED))
+
+
+def _measure(name: str, a: torch.Tensor, b: torch.Tensor, exact: torch.Tensor) -> Way:
+    with taken(name):
+        error = float(((a @ b).double() - exact).norm() / exact.norm())
+        return Way(name, error, 2 * SIZE**3 / product_seconds(a, b))
+
+
+def product_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return how long a product takes on the matrices' device, the best of a few rounds."""
+    return min(_timed(a, b) for _ in range(ROUNDS))
+
+
+def _timed(a: torch.Tensor, b: torch.Tensor) -> float:
+    begin = time.perf_counter()
+    product = a @ b
+    product[0, 0].item()
+    return time.perf_counter() - begin
+
+
+@contextmanager
+def taken(name: str) -> Iterator[None]:
+    """Multiply in one of the ways for a while."""
+    before = _setting().fp32_precision
+    _setting().fp32_precision = name
+    try:
+        yield
+    finally:
+        _setting().fp32_precision = before
+
+
+def _setting() -> Any:
+    return torch.backends.mkldnn.matmul  # type: ignore[attr-defined]

@@ -1,0 +1,95 @@
+"""The best trial of a search, its weights in best/, and how it stands beside the base and general compressors."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from archlab.inference.compression_baseline import compressed_bpb
+from archlab.inference.evaluate import evaluate
+from archlab.runtime.environment import machine, versions
+from archlab.searching.space import Space
+from archlab.searching.study import drop_weights, ended, trial_folder
+from archlab.storage import checkpoint
+from archlab.storage.files import write_text
+from archlab.storage.locks import lock
+from archlab.storage.trained_model import load_trained
+
+
+def pick(study: optuna.Study) -> FrozenTrial | None:
+    """Return the best trial by the first objective, or None while none is complete."""
+    front = study.best_trials
+    if not front:
+        return None
+    sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
+    return min(front, key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+def promote(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
+    """Publish the best trial as best/, then remove the weights of the others; do nothing that is done already."""
+    with lock(folder / ".best.lock", wait=True):
+        done = ended(study)  # before the winner is picked, so that no better one that ends meanwhile is among these
+        winner = pick(study)
+        if winner is not None and _published(folder) != winner.number:
+            _publish(winner, space, folder)
+        for trial in done:
+            if winner is None or trial.number != winner.number:
+                drop_weights(trial_folder(folder, trial.number))
+    return winner
+
+
+def _published(folder: Path) -> int | None:
+    file = folder / "best" / "provenance.json"
+    return json.loads(file.read_text())["trial"] if file.is_file() else None
+
+
+def _publish(winner: FrozenTrial, space: Space, folder: Path) -> None:
+    trained = trial_folder(folder, winner.number) / "final"
+    experiment, model = load_trained(trained)
+    facts = {"search": space.name, "trial": winner.number, **_facts(winner)}
+    origin = json.loads((trained / "provenance.json").read_text())
+    checkpoint.publish(folder / "best", model, experiment.resolved, {**origin, **facts})
+
+
+def _facts(trial: FrozenTrial) -> dict[str, Any]:
+    return {key: trial.user_attrs.get(key, {}) for key in ("values", "metrics")}
+
+
+def summarize(study: optuna.Study, space: Space, folder: Path, baseline: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure the winner and the base on the whole validation split, and write summary.json."""
+    winner, base = pick(study), space.base.resolve()
+    task = base.task.factory()()
+    text = task.text("validation") if hasattr(task, "text") else b""
+    train = base.train
+    summary = {
+        "search": space.name,
+        "objectives": dict(space.objectives),
+        "trials": dict(Counter(trial.state.name.lower() for trial in ended(study))),
+        "winner": {"trial": winner.number, **_facts(winner), **_validated(folder / "best")} if winner else None,
+        "baseline": {**baseline, **_validated(folder / "baseline")},
+        "pareto": [trial.number for trial in study.best_trials] if len(space.objectives) > 1 else [],
+        "compressors": compressed_bpb(text) if text else {},
+        "validation_bytes": len(text),
+        "tokens_per_trial": train.steps * train.batch_size * train.accumulate * train.context,
+        "corpus": task.describe(),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    write_text(folder / "summary.json", json.dumps(summary, indent=2))
+    return summary
+
+
+def _validated(folder: Path) -> dict[str, dict[str, float]]:
+    """Return how well a trained model predicts the whole validation split; nothing where there is no model."""
+    if not (folder / "model.safetensors").is_file() and not (folder / "final").is_dir():
+        return {}
+    experiment, model = load_trained(folder)
+    train, task = experiment.train, experiment.task.factory()()
+    options: dict[str, Any] = {"batch_size": train.batch_size, "context": train.context, "precision": train.precision}
+    return {"validation": evaluate(model.to(train.device), task, "validation", **options)}

@@ -1,0 +1,88 @@
+"""What a trial must not cost, checked before it trains: `params <= 4e6`, also at another experiment's size."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from archlab.config import experiment as config
+from archlab.config import paths
+from archlab.config.schema import check_names
+from archlab.errors import ConfigError, suggest
+
+Costs: TypeAlias = Mapping[str, float]
+_FORM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
+_MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a cost; `at` is another experiment, which takes a trial's choices below `model`."""
+
+    text: str
+    metric: str
+    operator: str
+    bound: float
+    at: config.Raw | None = None
+
+    @property
+    def name(self) -> str:
+        """The constraint as a person would write it."""
+        return f"{self.text} at {self.at.name}" if self.at else self.text
+
+    def excess(self, costs: Costs) -> float:
+        """Return by what share of the bound a cost misses it; 0 or less where the constraint holds."""
+        missed = costs[self.metric] - self.bound
+        missed = missed if self.operator.startswith("<") else -missed
+        if missed == 0 and len(self.operator) == 1:
+            missed = math.ulp(self.bound)
+        return missed / (abs(self.bound) or 1.0)
+
+    def costs(
+        self,
+        own: Mapping[str, float],
+        values: Mapping[str, Any],
+        estimate: Callable[[config.Experiment], Mapping[str, float]],
+    ) -> Mapping[str, float]:
+        """Return the costs that this constraint is about: a trial's own, or those of its choices at another size."""
+        if self.at is None:
+            return own
+        chosen = {path: value for path, value in values.items() if paths.split(path)[0] == _MODEL}
+        return estimate(self.at.with_values(chosen, f"trial at {self.at.name}").resolve())
+
+
+def parse_constraints(given: Any, costs: Sequence[str], folder: Path) -> tuple[Constraint, ...]:
+    """Read the `constraints:` list; raise ConfigError for what is no bound on a cost."""
+    if given is not None and not isinstance(given, list):
+        raise ConfigError("constraints", f"{given!r} is not a list")
+    return tuple(_parse(entry, costs, folder, f"constraints[{place}]") for place, entry in enumerate(given or []))
+
+
+def _parse(entry: Any, costs: Sequence[str], folder: Path, path: str) -> Constraint:
+    if not isinstance(entry, Mapping):
+        return _bound(entry, costs, path)
+    check_names(entry, ("at", "require"), path)
+    if not isinstance(name := entry.get("at"), str):
+        raise ConfigError(f"{path}.at", "is missing: name an experiment")
+    bound = _bound(entry.get("require"), costs, f"{path}.require")
+    return replace(bound, at=config.read(name, folder=folder))
+
+
+def _bound(text: Any, costs: Sequence[str], path: str) -> Constraint:
+    match = _FORM.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ConfigError(path, f"{text!r} is not a bound such as 'params <= 4e6'")
+    metric, operator, number = match.groups()
+    if metric not in costs:
+        raise ConfigError(path, f"no cost {metric!r}{suggest(metric, costs)}")
+    try:
+        bound = float(number)
+    except ValueError:
+        bound = math.nan
+    if not math.isfinite(bound):
+        raise ConfigError(path, f"{number!r} is not a number")
+    return Constraint(" ".join(text.split()), metric, operator, bound)

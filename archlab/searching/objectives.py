@@ -1,0 +1,41 @@
+"""What is measured on a trained model beside its loss."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from archlab.errors import ArchlabError
+from archlab.modeling.build import device_of, evaluating, is_causal
+from archlab.modeling.state import max_context
+from archlab.storage.trained_model import load_trained
+from archlab.training import metrics
+
+
+def decode_us_per_token(run: Path, tokens: int = 64) -> float:
+    """Return the median time of decoding one token with a run's model, in microseconds, after as many to warm up."""
+    experiment, model = load_trained(run)
+    if experiment.model.knobs.get("vocab_size") is None or not is_causal(model):
+        raise ArchlabError("decode_us_per_token: this model reads no words one at a time")
+    tokens = min(tokens, (max_context(model) or 2 * tokens) // 2)
+    model = model.to(experiment.train.device)
+    token_11 = torch.zeros(1, 1, dtype=torch.int64, device=device_of(model))
+    state: Any = model.init_state(1)  # type: ignore[operator]
+    times = []
+    with evaluating(model), torch.inference_mode():
+        for _ in range(2 * tokens):
+            begin = time.perf_counter()
+            logits, state = model(token_11, state)
+            logits.sum().item()  # waits for the device
+            times.append(time.perf_counter() - begin)
+    return statistics.median(times[tokens:]) * 1e6
+
+
+def tokens_per_s(run: Path) -> float | None:
+    """Return the median speed of a run's logged updates."""
+    speeds = [record["tokens_per_s"] for record in metrics.read(run) if record.get("tokens_per_s")]
+    return statistics.median(speeds) if speeds else None

@@ -1,0 +1,162 @@
+"""Search spaces: YAML that says what may vary around an experiment, what is measured, and what must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from archlab.config import experiment as config
+from archlab.config import paths, yaml_files
+from archlab.config.domains import Domain, parse_domain
+from archlab.config.registry import load_plugin
+from archlab.config.schema import check_names
+from archlab.errors import ConfigError, suggest
+from archlab.searching.constraints import Constraint, parse_constraints
+from archlab.searching.parameters import check_varied
+from archlab.searching.study_config import StudySettings, parse_study
+
+KEYS = ("base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
+LEARNED = "val_"
+COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "memory_per_device")
+MEASURED = ("tokens_per_s", "decode_us_per_token")
+
+
+@dataclass(frozen=True)
+class Space:
+    """A checked search space; a domain of None is the one declared beside the component (`auto`)."""
+
+    name: str
+    base: config.Raw
+    vary: Mapping[str, Domain | None]
+    objectives: Mapping[str, str]
+    constraints: tuple[Constraint, ...]
+    study: StudySettings
+    source: str
+    asked: Mapping[str, Any]
+
+    @property
+    def objective(self) -> str:
+        """The first objective, by which one winner is picked."""
+        return next(iter(self.objectives))
+
+    @property
+    def can_prune(self) -> bool:
+        """Whether the one objective is measured while a trial trains."""
+        return len(self.objectives) == 1 and self.objective.startswith(LEARNED)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the YAML data that says the same, its base being the file base.yaml beside it."""
+        return {"base": "base.yaml", **self.asked, "objectives": dict(self.objectives), "study": self.study.to_plain()}
+
+    def base_to_plain(self) -> dict[str, Any]:
+        """Return the base as the YAML data of an experiment that extends none."""
+        plugins = {"plugins": list(self.base.plugins)} if self.base.plugins else {}
+        return {**plugins, **self.base.tree}
+
+
+def load_space(name: str | Path, overrides: Sequence[str] = ()) -> Space:
+    """Read and check a search space by its name or file; raise ConfigError naming file and path.
+
+    An override whose path begins with vary, objectives, constraints or study changes the space, any other the base.
+    """
+    file = yaml_files.locate(str(name), Path(), "search_spaces")
+    tree = yaml_files.load_yaml(file)
+    parsed = [config.parse_override(override) for override in overrides]
+    for path, value in parsed:
+        if paths.split(path)[0] in KEYS:
+            tree = _overridden(tree, path, value)
+    base_values = {path: value for path, value in parsed if paths.split(path)[0] not in KEYS}
+    try:
+        return _parse(tree, file, base_values)
+    except ConfigError as error:
+        raise ConfigError(error.path, error.problem, error.source or str(file)) from None
+
+
+def _overridden(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    try:
+        top, *rest = paths.split(path)
+        if top == "vary" and rest:
+            return {**tree, "vary": {**(tree.get("vary") or {}), path.removeprefix("vary."): value}}
+        return paths.put(tree, path, value)
+    except ConfigError as error:
+        raise ConfigError(error.path, error.problem, "command line") from None
+
+
+def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any]) -> Space:
+    check_names(tree, KEYS, "")
+    for plugin in _list(tree, "plugins"):
+        load_plugin(str(plugin), file.parent)
+    base = _base(tree, file).with_values(base_values, "command line")
+    experiment = base.resolve()
+    space = Space(
+        name=file.stem,
+        base=base,
+        vary=_vary(tree),
+        objectives=_objectives(tree.get("objectives"), experiment.task.component.cls.metrics),
+        constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent),
+        study=parse_study(tree.get("study"), "study"),
+        source=str(file),
+        asked=_asked(tree, file.parent.resolve()),
+    )
+    check_varied(space.vary, base)
+    space.study.check_pruning(space.can_prune, experiment.train.eval_every)
+    return space
+
+
+def _asked(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what a copy of the space in another folder would have to say."""
+    asked = {key: tree[key] for key in ("description", "vary") if key in tree}
+    if plugins := _list(tree, "plugins"):
+        asked["plugins"] = [str(folder / plugin) if plugin.endswith(".py") else plugin for plugin in plugins]
+    if constraints := _list(tree, "constraints"):
+        asked["constraints"] = [_moved(entry, folder) for entry in constraints]
+    return asked
+
+
+def _moved(entry: Any, folder: Path) -> Any:
+    if isinstance(entry, Mapping) and yaml_files.is_file_name(entry["at"]):
+        return {**entry, "at": str(folder / entry["at"])}
+    return entry
+
+
+def _base(tree: Mapping[str, Any], file: Path) -> config.Raw:
+    name = tree.get("base")
+    if not isinstance(name, str):
+        raise ConfigError("base", "is missing: name the experiment to search around")
+    return config.read(name, folder=file.parent).with_values(_mapping(tree, "override"), str(file))
+
+
+def _vary(tree: Mapping[str, Any]) -> dict[str, Domain | None]:
+    vary = _mapping(tree, "vary")
+    if not vary:
+        raise ConfigError("vary", "is empty: nothing to search over")
+    return {path: None if value == "auto" else parse_domain(value, f"vary.{path}") for path, value in vary.items()}
+
+
+def _objectives(given: Any, learned: Sequence[str]) -> dict[str, str]:
+    objectives = {"val_loss": "minimize"} if given is None else given
+    if not isinstance(objectives, Mapping) or not objectives:
+        raise ConfigError("objectives", f"{given!r} is not a mapping of metrics to minimize or maximize")
+    known = (*(f"{LEARNED}{name}" for name in learned), *COSTS, *MEASURED)
+    for metric, direction in objectives.items():
+        if metric not in known:
+            raise ConfigError("objectives", f"no metric {metric!r}{suggest(metric, known)}")
+        if direction not in ("minimize", "maximize"):
+            raise ConfigError(f"objectives.{metric}", f"{direction!r} is neither minimize nor maximize")
+    return dict(objectives)
+
+
+def _mapping(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = tree.get(key) or {}
+    if not isinstance(value, dict) or not all(isinstance(path, str) for path in value):
+        raise ConfigError(key, f"{value!r} is not a mapping of paths to values")
+    return value
+
+
+def _list(tree: Mapping[str, Any], key: str) -> list[Any]:
+    value = tree.get(key) or []
+    if not isinstance(value, list):
+        raise ConfigError(key, f"{value!r} is not a list")
+    return value

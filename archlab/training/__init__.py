@@ -1,0 +1,1 @@
+"""What changes a model: optimizer steps, the trainer, callbacks, metrics, profiles."""

@@ -1,0 +1,115 @@
+"""Training: from an experiment to a folder with its metrics, its checkpoints and the trained model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from archlab.config.experiment import Experiment, load
+from archlab.config.train_config import Train
+from archlab.errors import TrainingError
+from archlab.inference.evaluate import evaluate
+from archlab.runtime.environment import versions
+from archlab.runtime.signals import uninterrupted
+from archlab.storage import checkpoint
+from archlab.training.callbacks import Silent, Watch
+from archlab.training.metrics import MetricsLog
+from archlab.training.metrics import read as read_metrics
+from archlab.training.run_dir import last_metrics, open_folder
+from archlab.training.step import Updates, settled
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a finished run lies, and its last metrics."""
+
+    folder: Path
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    experiment: Experiment, folder: Path, *, resume: bool = False, force: bool = False, watch: Watch | None = None
+) -> Result:
+    """Train an experiment in a folder; `resume` goes on exactly where the last whole checkpoint ended.
+
+    Raises ArchlabError where the folder holds another run, where the model does not fit in memory, or where
+    the loss is no longer a number.
+    """
+    experiment = settled(experiment, _decided(folder, experiment.train) if resume else None)
+    open_folder(experiment, folder, resume, force)
+    return _Run(experiment, folder, resume, watch or Silent()).run()
+
+
+def _decided(folder: Path, train: Train) -> dict[str, str]:
+    """Return what was decided for each `auto` when the run in a folder began."""
+    file = folder / "experiment.yaml"
+    earlier = load(file).train if file.is_file() else train
+    return {key: getattr(earlier, key) for key in ("device", "precision", "compile") if getattr(train, key) == "auto"}
+
+
+class _Run:
+    """One training run from its last checkpoint to its end."""
+
+    def __init__(self, experiment: Experiment, folder: Path, resume: bool, watch: Watch) -> None:
+        self.experiment, self.train, self.folder, self.watch = experiment, experiment.train, folder, watch
+        self.update = Updates(experiment)
+        self.model, self.task = self.update.model, self.update.task
+        last = checkpoint.latest(folder / "checkpoints") if resume else None
+        kept = checkpoint.restore(last, self.model, self.update.optimizer) if last else {}
+        self.update.step, self.resumed = int(kept.get("step", 0)), last is not None
+
+    @property
+    def step(self) -> int:
+        return self.update.step
+
+    def run(self) -> Result:
+        self.watch.on_start(self.experiment, self.step)
+        resume_step = self.step if self.resumed else None
+        with MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=resume_step) as log:
+            try:
+                self._go_on(log)
+            except KeyboardInterrupt:
+                self._save()
+                raise
+        checkpoint.publish(self.folder / "final", self.model, self.experiment.resolved, self._provenance())
+        return Result(self.folder, last_metrics(self.folder))
+
+    def _go_on(self, log: MetricsLog) -> None:
+        """Make the updates that are left, after the evaluation that an interrupted run may still owe."""
+        if self.step and not any("val_loss" in r for r in read_metrics(self.folder) if r["step"] == self.step):
+            self._evaluate(log)
+        while self.step < self.train.steps:
+            with uninterrupted():  # half an update, or one without its record, could not be gone on from
+                record = self.update()
+                if _due(self.step, self.train.log_every, self.train.steps):
+                    log.append(record)
+            self.watch.on_step(record)
+            self._evaluate(log)
+            if _due(self.step, self.train.checkpoint_every, self.train.steps):
+                self._save()
+
+    def _evaluate(self, log: MetricsLog) -> None:
+        """Measure the validation split where this is due."""
+        t = self.train
+        if not _due(self.step, t.eval_every, t.steps):
+            return
+        options: dict[str, Any] = {"batch_size": t.batch_size, "context": t.context, "precision": t.precision}
+        measured = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **options)
+        if not math.isfinite(measured["loss"]):
+            raise TrainingError(f"step {self.step}: the validation loss is {measured['loss']}; try a smaller train.lr")
+        record = {"step": self.step, **{f"val_{name}": measured[name] for name in self.task.metrics}}
+        log.append(record)
+        self.watch.on_eval(record)
+
+    def _save(self) -> None:
+        keep = self.train.keep_checkpoints
+        checkpoint.save(self.folder / "checkpoints", self.step, self.model, self.update.optimizer, {}, keep=keep)
+
+    def _provenance(self) -> dict[str, Any]:
+        return {"step": self.step, "versions": versions(), "data": self.task.describe()}
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step == last or (every > 0 and step % every == 0)

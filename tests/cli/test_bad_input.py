@@ -1,0 +1,178 @@
+"""YAML that is wrong in any way ends in one line that a person can act on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from archlab.config import experiment
+from archlab.config.yaml_files import shipped
+from archlab.errors import ArchlabError
+from archlab.modeling.cost import estimate
+from archlab.searching.space import load_space
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3,
+    7.5,
+    1e300,
+    float("nan"),
+    float("inf"),
+    10**15,
+    "",
+    "off",
+    "${nowhere}",
+    "${",
+    "no such",
+    [],
+    {},
+    [1],
+    {"type": "rms"},
+    {"a": {"b": []}},
+    "2001-01-01",
+    b"\xff",
+    "rms",
+    [[]],
+    {1: 2},
+    {"type": None},
+    "???",
+]
+
+
+def places(tree: Any, path: tuple = ()) -> list[tuple]:
+    entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [path, *(p for key, value in entries for p in places(value, (*path, key)))]
+
+
+def mutate(tree: Any, rng: random.Random) -> Any:
+    path = rng.choice([p for p in places(tree) if p])
+    owner = tree
+    for key in path[:-1]:
+        owner = owner[key]
+    kind = rng.choice(["value", "value", "key", "drop", "double"])
+    if kind == "value" or isinstance(owner, list):
+        owner[path[-1]] = rng.choice(ODD)
+    elif kind == "key":
+        owner[rng.choice([f"{path[-1]}s", "tpye", 7, None])] = owner.pop(path[-1])
+    elif kind == "drop":
+        owner.pop(path[-1])
+    else:
+        owner[path[-1]] = owner
+    return tree
+
+
+def garble(text: str, rng: random.Random) -> bytes:
+    data = bytearray(text.encode())
+    for _ in range(rng.randint(1, 3)):
+        place = rng.randrange(len(data))
+        data[place : place + rng.randint(0, 3)] = rng.choice(
+            [b"", b":", b"{", b"\t", b"\xff", b"\x00", b"&a", b"*a", b"- "]
+        )
+    return bytes(data)
+
+
+def count(file: Path) -> None:
+    estimate(experiment.load(str(file)))
+
+
+def outcome(file: Path, use: Callable[[Path], object] = count) -> str:
+    try:
+        use(file)
+    except ArchlabError as error:
+        message = str(error)
+        assert message
+        assert "\n" not in message
+        assert file.name in message, message
+        return message
+    return "fine"
+
+
+@pytest.mark.parametrize("name", ["megalodon_tiny", "mega_tiny", "llama2_tiny", "quickstart"])
+def test_mutated_values(name: str, tmp_path: Path) -> None:
+    rng, file, seen = random.Random(name), tmp_path / "mutant.yaml", set()
+    for _ in range(60):
+        tree = yaml.safe_load(shipped()[name].read_text())
+        try:
+            file.write_text(yaml.dump(mutate(tree, rng)))
+        except RecursionError:
+            continue
+        seen.add(outcome(file))
+    assert len(seen) > 15
+
+
+@pytest.mark.parametrize("name", ["megalodon_tiny", "llama2_tiny"])
+def test_garbled_text(name: str, tmp_path: Path) -> None:
+    rng, file, seen = random.Random(name), tmp_path / "mutant.yaml", set()
+    for _ in range(60):
+        file.write_bytes(garble(shipped()[name].read_text(), rng))
+        seen.add(outcome(file))
+    assert len(seen) > 15
+
+
+def test_mutated_search_spaces(tmp_path: Path) -> None:
+    rng, file, seen = random.Random("space"), tmp_path / "mutant.yaml", set()
+    for _ in range(60):
+        tree = yaml.safe_load(shipped("search_spaces")["quickstart"].read_text())
+        try:
+            file.write_text(yaml.dump(mutate(tree, rng)))
+        except RecursionError:
+            continue
+        seen.add(outcome(file, lambda file: load_space(str(file))))
+    assert len(seen) > 15
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.layers[0].mixer=megaa"],
+            "command line: model.layers[0].mixer: no mixer 'megaa'; did you mean 'mega'?",
+        ),
+        (
+            ["model.layers[0].mixer.ema.ndims=4"],
+            "model.layers[0].mixer.ema: unknown knob 'ndims' of 'cema'; did you mean",
+        ),
+        (["train.lr=fast"], "command line: train.lr: 'fast' is not a number"),
+        (["train.lr=-1"], "train.lr: -1.0 is not above 0"),
+        (["train.steps=1.5"], "train.steps: 1.5 is not a whole number"),
+        (["train.compile=blok"], "train.compile: 'blok' is not one of its values; did you mean 'block'?"),
+        (["trian.lr=1"], "did you mean 'train'?"),
+        (["model.dim=100"], "model.layers[0].norm: timestep: dim 100 is not divisible by num_groups 8"),
+        (["model.vocab_size=100"], "model.vocab_size: 100 is less than the 256 words of the task"),
+        (["model.layers[3].mixer=mega"], "command line: model.layers[3].mixer: [3] is past the end of a list of 1"),
+        (["model.layers[0].repeat=100000"], "more than 4096 layers"),
+        (["train.lr"], "command line: train.lr: is not an override; write path=value"),
+        (["a..b=1"], "is not a path"),
+        (["train=false"], "command line: train: False is not a mapping of settings"),
+        (["model.layers[0].ffn={type: ''}"], "model.layers[0].ffn: no ffn ''"),
+        (["name=../elsewhere"], "command line: name: '../elsewhere' cannot name a folder"),
+        (["description=0"], "command line: description: 0 is not a text"),
+    ],
+)
+def test_overrides(overrides: list[str], message: str) -> None:
+    with pytest.raises(ArchlabError) as caught:
+        estimate(experiment.load("megalodon_tiny", overrides))
+    assert message in str(caught.value)
+
+
+def test_a_file_that_extends_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(ArchlabError, match="base: 'a' extends itself"):
+        experiment.load(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("plugins", "0"), ("plugins", "''"), ("override", "[]"), ("override", "0")])
+def test_an_empty_value_of_another_kind_is_not_nothing(key: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text(f"base: llama2_tiny\n{key}: {value}\n")
+    with pytest.raises(ArchlabError, match=rf"odd\.yaml: {key}: "):
+        experiment.load(str(tmp_path / "odd.yaml"))

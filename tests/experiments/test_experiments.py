@@ -1,0 +1,48 @@
+"""Every shipped experiment builds and runs: small ones train, large ones are run through without memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from archlab.config import experiment as config
+from archlab.config.yaml_files import shipped
+from archlab.modeling.build import check, count_parameters
+from archlab.training.trainer import train
+
+TINY = [name for name in shipped() if name.endswith("_tiny")]
+SHORT = [
+    "train.steps=2",
+    "train.warmup=1",
+    "train.batch_size=2",
+    "train.eval_every=0",
+    "train.eval_tokens=1",
+    "train.checkpoint_every=0",
+    "train.compile=off",
+    "train.precision=float32",
+    "train.tensorboard=false",
+]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_small_one_trains(name: str, tmp_path: Path) -> None:
+    result = train(config.load(name, SHORT), tmp_path / "run")
+    assert result.metrics["step"] == 2
+    assert result.metrics["val_loss"] > 0
+
+
+@pytest.mark.parametrize("name", sorted(set(shipped()) - set(TINY)))
+def test_a_large_one_runs_without_memory(name: str) -> None:
+    experiment = config.load(name)
+    model = check(experiment)
+    context = 64 if experiment.model.knobs.get("vocab_size") is not None else experiment.train.context
+    inputs = experiment.task.factory()().example(1, context, "meta")
+    with torch.no_grad():
+        logits, _ = model(inputs)
+    assert logits.is_meta
+    assert logits.shape[0] == 1
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_small_one_is_small(name: str) -> None:
+    assert count_parameters(check(config.load(name))) < 1.6e6

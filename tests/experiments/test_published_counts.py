@@ -1,0 +1,26 @@
+"""Full-size experiments have exactly as many parameters as the published models."""
+
+import pytest
+
+from archlab.config import experiment
+from archlab.modeling.build import count_parameters, on_meta
+
+PUBLISHED = {
+    "llama2_7b": 6_738_415_616,
+    "llama2_13b": 13_015_864_320,
+    "mistral_7b": 7_241_732_096,
+    "gemma_2b": 2_506_172_416,
+    "gemma_7b": 8_537_680_896,
+    "mpt_7b": 6_649_286_656,
+    "mamba_130m": 129_135_360,
+    "mamba_2b8": 2_768_345_600,
+    "rwkv4_169m": 169_342_464,
+    "rwkv4_7b": 7_392_649_216,
+    "deit_b": 86_567_656,
+    "megalodon_7b": 7_385_817_088,
+}
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED.items(), ids=PUBLISHED)
+def test_a_published_model_has_its_size(name: str, count: int) -> None:
+    assert count_parameters(on_meta(experiment.load(name).model)) == count

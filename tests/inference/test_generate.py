@@ -1,0 +1,111 @@
+"""Generation reads the prompt once, then one token a call, and samples as it was asked to."""
+
+import itertools
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from fake_model import Bigram
+
+from archlab.errors import ArchlabError
+from archlab.inference.generate import Sampler, generate
+
+CYCLE = torch.full((5, 5), -20.0) + 40 * torch.eye(5).roll(1, 1)
+
+
+def test_greedy_follows_the_likeliest_tokens() -> None:
+    model = Bigram(CYCLE)
+    assert list(generate(model, [3, 1], max_new_tokens=6, temperature=0)) == [2, 3, 4, 0, 1, 2]
+    assert model.calls == [2, 1, 1, 1, 1, 1]
+
+
+def test_nothing_is_computed_for_no_tokens() -> None:
+    model = Bigram(CYCLE)
+    assert list(generate(model, [3], max_new_tokens=0)) == []
+    assert model.calls == []
+
+
+def test_a_seed_repeats_its_tokens_whatever_else_draws() -> None:
+    model = Bigram(torch.zeros(50, 50))
+    first = list(generate(model, [0], max_new_tokens=30, seed=1))
+    torch.rand(7)
+    before = torch.get_rng_state()
+    assert list(generate(model, [0], max_new_tokens=30, seed=1)) == first
+    assert torch.equal(torch.get_rng_state(), before)
+    assert list(generate(model, [0], max_new_tokens=30, seed=2)) != first
+
+
+def test_inference_mode_and_evaluation_do_not_leak_to_the_caller() -> None:
+    model = Bigram(CYCLE).train()
+    tokens = generate(model, [3], max_new_tokens=5, temperature=0)
+    next(tokens)
+    assert not torch.is_inference_mode_enabled()
+    tokens.close()  # type: ignore[attr-defined]
+    assert model.training
+
+
+def draw(logits: list[float], number: int, **settings: Any) -> Counter[int]:
+    sampler = Sampler(**({"temperature": 1.0, "top_k": None, "top_p": None, "seed": 0} | settings))
+    return Counter(itertools.islice(iter(lambda: sampler(torch.tensor(logits)), None), number))
+
+
+LOGITS = [math.log(p) for p in (0.2, 0.5, 0.05, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({}, {0, 1, 2, 3}),
+        ({"top_k": 1}, {1}),
+        ({"top_k": 3}, {0, 1, 3}),
+        ({"top_k": 99}, {0, 1, 2, 3}),
+        ({"top_p": 1e-9}, {1}),
+        ({"top_p": 0.49}, {1}),
+        ({"top_p": 0.7}, {1, 3}),
+        ({"top_p": 1.0}, {0, 1, 2, 3}),
+        ({"top_k": 2, "top_p": 0.6}, {1}),
+        ({"temperature": 1e-300}, {1}),
+        ({"temperature": 0.0, "top_k": 4}, {1}),
+    ],
+)
+def test_only_the_allowed_tokens_are_drawn(settings: dict[str, Any], allowed: set[int]) -> None:
+    assert set(draw(LOGITS, 400, **settings)) == allowed
+
+
+def test_frequencies_follow_the_probabilities() -> None:
+    counts = draw(LOGITS, 4000)
+    assert [counts[token] / 4000 for token in range(4)] == pytest.approx([0.2, 0.5, 0.05, 0.25], abs=0.03)
+    hotter = draw(LOGITS, 4000, temperature=2.0)
+    roots = [p**0.5 for p in (0.2, 0.5, 0.05, 0.25)]
+    assert [hotter[token] / 4000 for token in range(4)] == pytest.approx([r / sum(roots) for r in roots], abs=0.03)
+
+
+def test_a_masked_token_is_never_drawn() -> None:
+    assert set(draw([0.0, -math.inf, 0.0], 100)) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tokens": []}, "the prompt is empty"),
+        ({"temperature": -0.1}, "temperature -0.1 is not a number at least 0"),
+        ({"temperature": math.nan}, "temperature nan"),
+        ({"temperature": math.inf}, "temperature inf"),
+        ({"top_k": 0}, "top_k 0 is below 1"),
+        ({"top_p": 0.0}, "top_p 0.0 is not above 0 and at most 1"),
+        ({"top_p": 1.1}, "top_p 1.1"),
+        ({"top_p": math.nan}, "top_p nan"),
+        ({"max_new_tokens": -1}, "max_new_tokens -1 is below 0"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_at_once(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ArchlabError, match=words):
+        generate(Bigram(CYCLE), **({"tokens": [1], "max_new_tokens": 3} | settings))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_damaged_weights_are_explained(temperature: float) -> None:
+    with pytest.raises(ArchlabError, match="not a finite number"):
+        list(generate(Bigram(CYCLE * math.nan), [1], max_new_tokens=3, temperature=temperature))

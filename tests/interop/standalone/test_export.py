@@ -1,0 +1,205 @@
+"""An exported model gives the same scores in a process that cannot import archlab."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from archlab.config import experiment as config
+from archlab.config.yaml_files import shipped
+from archlab.errors import ArchlabError
+from archlab.interop.standalone.export import export, render_model
+from archlab.modeling.build import build
+from archlab.ops import dispatch
+from archlab.storage.checkpoint import publish
+
+PARTS = '''
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archlab.config import registry
+from archlab.components.attention._window import _blocks as cut
+from archlab.components.mixer.attention import MultiHeadAttention
+from archlab.config.domains import Positive
+from archlab.config.registry import Factory, register, slot
+from archlab.modeling.state import Recurrent, State, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Kept: why the factor is this one.
+SCALE = math.sqrt(0.25)  # kept as well
+scan, unused = 0.5, 0
+
+
+def _blocks(x: Tensor) -> Tensor:
+    return x * SCALE * scan
+
+
+def halves(x: Tensor) -> Iterator[Tensor]:
+    for scan in x.chunk(2, -1):  # a local name that hides the module's
+        yield scan
+
+
+def never() -> None:
+    raise AssertionError
+
+
+@register("mixer", "both")
+class Both(Recurrent):
+    """Attention made by hand beside a norm of π's size."""
+
+    def __init__(self, dim: int, *, gain: Positive = 1.0, norm: Factory = registry.slot("norm", "rms")) -> None:
+        super().__init__()
+        self.inner, self.norm, self.gain = MultiHeadAttention(dim, num_heads=2), norm(dim), gain
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        stream = Stream(state)
+        y = stream("inner", self.inner, self.norm(x))
+        joined = torch.cat(list(halves(_blocks(y))), -1)
+        return F.silu(joined) * self.gain, stream.state
+'''
+CHECK = """
+import sys
+from pathlib import Path
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("archlab", "components"):
+            raise ImportError(f"{name} is not to be used")
+
+sys.meta_path.insert(0, Refuse())
+sys.path.insert(0, sys.argv[1])
+import torch
+from model import generate, load
+from safetensors.torch import load_file, save_file
+
+given = load_file(sys.argv[2])["tokens"]
+with torch.inference_mode():
+    model = load()
+    whole, _ = model(given)
+    state, parts = None, []
+    for piece in given.split([1, 5, given.shape[1] - 6], 1):
+        logits, state = model(piece, state)
+        parts.append(logits)
+new = torch.tensor(generate(model, given[0].tolist(), 3, temperature=0.0))
+save_file({"whole": whole, "parts": torch.cat(parts, 1), "new": new}, sys.argv[3])
+"""
+EXPERIMENTS = {
+    "megalodon": "base: megalodon_tiny",
+    "tied": "base: llama2_tiny\nmodel: {head: {type: language_model, tied: true}}",
+    "mixed": "base: mega_tiny\nmodel: {layers: [{mixer: attention}, {repeat: 2, mixer: mega}]}",
+    "plugin": "base: llama2_tiny\nplugins: [parts.py]\n"
+    "model: {layers: [{mixer: {type: both, gain: 2}}, {repeat: 2, mixer: {type: megalodon, shared_dim: 64}}]}",
+}
+
+
+def published(folder: Path, yaml: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "parts.py").write_text(PARTS)
+    (folder / "it.yaml").write_text(f"name: it\n{yaml}\n")
+    experiment = config.load(folder / "it.yaml")
+    model = build(experiment.model)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():  # so that nothing hides behind zeros
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    publish(folder / "final", model, experiment.resolved, {})
+    return folder
+
+
+def run(*arguments: object) -> str:
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are rounded in the order of the threads
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=threads)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_scores_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from archlab.storage.trained_model import load_trained
+
+    folder = published(tmp_path / "run", EXPERIMENTS[name])
+    out = export(folder, tmp_path / "out")
+    tokens = torch.randint(256, (2, 40), generator=torch.Generator().manual_seed(0))
+    save_file({"tokens": tokens}, tmp_path / "tokens")
+    (tmp_path / "check.py").write_text(CHECK)
+    run("-W", "error", tmp_path / "check.py", out, tmp_path / "tokens", tmp_path / "result")
+    result = load_file(tmp_path / "result")
+    model = load_trained(folder)[1]
+    monkeypatch.setattr(dispatch, "_FASTER", {})  # an export has the plain forms, which round in another order
+    with torch.inference_mode():
+        wanted, _ = model(tokens)
+    torch.testing.assert_close(result["whole"], wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result["parts"], wanted, rtol=1e-4, atol=1e-4)
+    assert result["new"][0] == wanted[0, -1].argmax()
+
+
+def test_the_file_is_tidy_and_runs_by_itself(tmp_path: Path) -> None:
+    out = export(published(tmp_path / "run", EXPERIMENTS["plugin"]), tmp_path / "out")
+    assert sorted(file.name for file in out.iterdir()) == ["config.yaml", "model.py", "model.safetensors"]
+    assert config.load(out / "config.yaml").model.to_plain()["layers"][1]["repeat"] == 2
+    ruff = ["-m", "ruff", "--isolated"]
+    run(*ruff, "check", "--select", "F,E1,E7,W", out / "model.py")
+    run(*ruff, "format", "--check", "--line-length", "120", out / "model.py")
+    assert run(out / "model.py", "Once").startswith("Once")
+
+
+def test_only_what_is_used_is_taken_over_as_it_was_written(tmp_path: Path) -> None:
+    published(tmp_path / "run", EXPERIMENTS["plugin"])
+    text = render_model(config.load(tmp_path / "run" / "it.yaml"))
+    assert "# Kept: why the factor is this one.\nSCALE = math.sqrt(0.25)  # kept as well\n" in text
+    assert all(
+        word not in text for word in ("never()", "@register", "import archlab", "from archlab", "slot(", " cut(")
+    )
+    assert "gain: float = 1.0, norm: Callable)" in text
+    assert "layers=[\n            partial(" in text
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_shipped_experiment_can_be_written(name: str, tmp_path: Path) -> None:
+    text = render_model(config.load(name))
+    compile(text, name, "exec")
+    (tmp_path / "model.py").write_text(text)
+    run("-m", "ruff", "check", "--isolated", "--select", "F", tmp_path / "model.py")
+
+
+def test_an_earlier_export_is_replaced_only_by_force(tmp_path: Path) -> None:
+    folder = published(tmp_path / "run", EXPERIMENTS["tied"])
+    out = export(folder, tmp_path / "out")
+    (out / "model.py").write_text("old")
+    with pytest.raises(ArchlabError, match="not empty"):
+        export(folder, out)
+    assert (export(folder, out, force=True) / "model.py").read_text() != "old"
+    (out / "thesis.tex").write_text("mine")
+    with pytest.raises(ArchlabError, match=r"thesis\.tex"):
+        export(folder, out, force=True)
+
+
+def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
+    published(tmp_path, "base: llama2_tiny")
+    inside = "        from archlab.modeling.state import Stream\n        stream"
+    inner = PARTS.replace("        stream", inside, 1).replace('"both"', '"inner"')
+    (tmp_path / "inner.py").write_text(inner)
+    (tmp_path / "it.yaml").write_text("base: llama2_tiny\nplugins: [inner.py]\nmodel: {layers: [{mixer: inner}]}")
+    with pytest.raises(ArchlabError, match=r"inner\.py:\d+: an import inside a definition"):
+        render_model(config.load(tmp_path / "it.yaml"))
+
+
+def test_damaged_weights_are_not_exported(tmp_path: Path) -> None:
+    folder = published(tmp_path / "run", EXPERIMENTS["tied"])
+    weights = folder / "final" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ArchlabError, match=r"model\.safetensors"):
+        export(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from conftest import Tiny, needs_compiler
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from archlab.modeling import compile as execution
+from archlab.modeling.build import build
+from archlab.modeling.compile import AUTO_COMPILE_FLOPS, checkpoint_activations, compile_model, compile_policy
+from archlab.ops.dtypes import without_autocast
+from archlab.runtime import toolchain
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    torch.manual_seed(0)
+    model(torch.arange(40).view(2, 20))[0].logsumexp(-1).sum().backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def test_recomputing_changes_no_gradient_even_with_dropout(tiny: Tiny) -> None:
+    spec = tiny().model
+    plain, recomputed = build(spec), build(spec)
+    checkpoint_activations(recomputed)
+    for one, other in zip(gradients(plain), gradients(recomputed), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_recomputing_keeps_names(tiny: Tiny) -> None:
+    model = build(tiny().model)
+    names = list(model.state_dict())
+    checkpoint_activations(model)
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("policy", ["off", "block", "model"])
+def test_a_policy_that_is_asked_for_is_taken(policy: str) -> None:
+    assert compile_policy(policy, CPU, 0) == policy
+
+
+def test_auto_compiles_what_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "has_cpp_compiler", lambda: True)
+    assert compile_policy("auto", CPU, AUTO_COMPILE_FLOPS / 2) == "off"
+    assert compile_policy("auto", CPU, AUTO_COMPILE_FLOPS) == "block"
+    assert compile_policy("auto", CUDA, 0) == "block"
+    monkeypatch.setattr(execution, "has_cpp_compiler", lambda: False)
+    assert compile_policy("auto", CPU, AUTO_COMPILE_FLOPS) == "off"
+
+
+def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/clang++" if name == "clang++" else None)
+    assert toolchain.has_cpp_compiler()
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not toolchain.has_cpp_compiler()
+
+
+@pytest.mark.parametrize(("policy", "calls"), [("off", 0), ("block", 5), ("model", 1)])
+def test_what_is_compiled(policy: str, calls: int, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, fullgraph: compiled.append(module))
+    model = build(tiny().model)
+    compile_model(model, policy)
+    assert len(compiled) == calls
+    ends = [model.embedding, model.norm, model.head]
+    assert all(part is model or part in [*model.blocks, *ends] for part in compiled)
+
+
+class Precise(nn.Module):
+    """A layer that leaves autocast for a moment."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with without_autocast(x):
+            return x.float() * 3
+
+
+@needs_compiler
+def test_compiled_layers_are_kept_between_processes_in_bfloat16_too() -> None:
+    counted = counters["aot_autograd"]
+    counted.clear()
+    model = Precise()
+    compile_model(model, "model")
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.ones(3, requires_grad=True)).sum().backward()
+    assert counted["autograd_cache_hit"] + counted["autograd_cache_saved"] == 1
+    assert counted["autograd_cache_bypass"] == 0

@@ -1,0 +1,53 @@
+"""Operations are measured beside their plain forms, and a name that is none is one line."""
+
+import pytest
+import torch
+
+from archlab.cli.tables import table
+from archlab.errors import ArchlabError
+from archlab.ops import benchmark, benchmark_cases, dispatch
+from archlab.ops.diagonal_scan import Decay, diagonal_scan
+from archlab.ops.gated_linear import gated_linear_reference
+from archlab.ops.native import OPERATIONS as NATIVE
+from archlab.ops.triton import OPERATIONS
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_cases, "T", 64)
+    monkeypatch.setattr(benchmark_cases, "D", 32)
+    monkeypatch.setattr(benchmark, "COPIED", 2**16)
+
+
+def test_every_operation_with_kernels_is_measured() -> None:
+    assert set(benchmark.CASES) == {*NATIVE, *OPERATIONS}
+
+
+@pytest.mark.parametrize("name", benchmark.CASES)
+def test_both_directions_are_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda call, fullgraph: call)
+    rows = list(benchmark.bench(name))
+    assert [row.name for row in rows] == [f"{name}, forward", f"{name}, forward and back"]
+    assert all(min(row.eager_s, row.compiled_s, row.least_s) > 0 for row in rows)
+    assert all((row.seconds is None) == (row.gain is None) == (not row.body) for row in rows)
+    assert table(iter(rows)).row_count == 2
+
+
+def test_a_body_for_inference_alone_is_not_named_where_training_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda call, fullgraph: call)
+    monkeypatch.setitem(dispatch._FASTER, ("gated_linear", "cpu"), gated_linear_reference)
+    inference, training = benchmark.bench("gated_linear")
+    assert (inference.body, training.body) == ("C++", "")
+
+
+def test_a_name_that_is_none() -> None:
+    with pytest.raises(ArchlabError, match="no operation 'diagonal_scn'; did you mean 'diagonal_scan'"):
+        next(benchmark.bench("diagonal_scn"))
+
+
+def test_plain_forms_are_run_where_bodies_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dispatch._FASTER, ("diagonal_scan", "cpu"), lambda *_: pytest.fail("the fast body ran"))
+    with dispatch.plain():
+        y, _ = diagonal_scan(torch.ones(1, 3, 2), Decay(-torch.ones(2, 1), None), torch.ones(2, 1, 1), None)
+    assert y.shape == (1, 3, 2)
+    assert dispatch.faster("diagonal_scan", y) is not None

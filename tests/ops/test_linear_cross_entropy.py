@@ -1,0 +1,80 @@
+import pytest
+import torch
+from streams import assert_same_gradients
+
+from archlab.ops import linear_cross_entropy as module
+from archlab.ops.linear_cross_entropy import IGNORED, token_loss, token_loss_reference
+
+D, V = 5, 11
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Let a few tokens fill several parts, the last one not wholly."""
+    monkeypatch.setattr(module, "PART", 3 * V)
+    monkeypatch.setattr(module, "FEWEST", 1)
+
+
+def draw(num_tokens, dtype=torch.float64):
+    torch.manual_seed(num_tokens)
+    x, weight = torch.randn(num_tokens, D, dtype=dtype), torch.randn(V, D, dtype=dtype)
+    target = torch.randint(V, (num_tokens,))
+    target[1::3] = IGNORED
+    return x.requires_grad_(), weight.requires_grad_(), target
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 4, 20])
+def test_equals_the_loss_of_all_scores(num_tokens):
+    x, weight, target = draw(num_tokens)
+    assert_same_gradients(token_loss(x, weight, target), token_loss_reference(x, weight, target), [x, weight])
+
+
+def test_a_scaled_loss_has_scaled_gradients():
+    x, weight, target = draw(7)
+    ours, reference = 3 * token_loss(x, weight, target), 3 * token_loss_reference(x, weight, target)
+    assert_same_gradients(ours, reference, [x, weight])
+
+
+def test_large_scores_stay_finite():
+    x, weight, target = draw(7, torch.float32)
+    loss = token_loss(1e4 * x, weight, target)
+    torch.testing.assert_close(loss, token_loss_reference(1e4 * x, weight, target))
+    assert all(g.isfinite().all() for g in torch.autograd.grad(loss, [x, weight]))
+
+
+def test_nothing_asked_is_no_number_as_elsewhere():
+    x, weight, target = draw(4)
+    target[:] = IGNORED
+    assert token_loss(x, weight, target).isnan()
+    assert token_loss_reference(x, weight, target).isnan()
+
+
+def test_autocast_multiplies_in_its_type_and_adds_up_in_float32():
+    x, weight, target = draw(40, torch.float32)
+    exact = token_loss(x, weight, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        half, reference = token_loss(x, weight, target), token_loss_reference(x, weight, target)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, exact)
+    torch.testing.assert_close(half, reference, rtol=1e-6, atol=0)
+    for ours, theirs in zip(*(torch.autograd.grad(loss, [x, weight]) for loss in (half, exact)), strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 2e-2 * theirs.norm()
+
+
+def test_no_more_scores_are_held_than_a_part(monkeypatch):
+    seen = []
+    plain = module.score_gradients
+    monkeypatch.setattr(module, "score_gradients", lambda scores, t: (seen.append(scores.shape), plain(scores, t))[1])
+    token_loss(*draw(8))
+    assert seen == [(3, V), (3, V), (2, V)]
+
+
+def test_is_a_lawful_operation():
+    torch.library.opcheck(torch.ops.archlab.token_loss.default, draw(5))
+
+
+def test_compiles_without_a_break():
+    x, weight, target = draw(7)
+    compiled = torch.compile(token_loss, fullgraph=True, backend="aot_eager")
+    assert_same_gradients(compiled(x, weight, target), token_loss(x, weight, target), [x, weight])

@@ -1,0 +1,61 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from archlab.ops.triton import OPERATIONS
+
+LEAN = 1.25
+READ = """
+import json, sys
+from dataclasses import asdict
+from archlab.kernels import kernels
+print(json.dumps([asdict(row) for row in kernels(sys.argv[1])]))
+"""
+
+
+def python(code, *words, interpret=""):
+    """Run Python in a process of its own, where kernels are compiled, or interpreted."""
+    environment = os.environ | {"TRITON_INTERPRET": interpret}
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def archlab(*words, **settings):
+    return python("from archlab.cli.main import main; main()", *words, **settings)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_kernels_fit_their_gpus_and_move_little_more_than_they_must(operation):
+    done = python(READ, operation)
+    assert done.returncode == 0, done.stderr
+    for row in json.loads(done.stdout):
+        assert row["least_bytes"] <= row["bytes_moved"] <= LEAN * row["least_bytes"], row["name"]
+        assert set(row["resources"]) == {"sm_80", "sm_90", "sm_100", "gfx942"}
+        for registers, spills, shared in row["resources"]["sm_90"]:
+            assert (0 < registers <= 255, spills, shared < 160 * 1024) == (True, 0, True), row["name"]
+
+
+def test_a_table_of_them_is_printed():
+    done = archlab("kernels", "diagonal_scan")
+    assert done.returncode == 0, done.stderr
+    assert "diagonal scan, backward" in done.stdout
+    assert "sm_90" in done.stdout
+
+
+def test_an_unknown_operation_is_named():
+    done = archlab("kernels", "diagonal_scn")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "archlab: no kernels of 'diagonal_scn'; did you mean 'diagonal_scan'?\n",
+    )
+
+
+def test_interpreted_kernels_are_not_compiled():
+    done = archlab("kernels", interpret="1")
+    assert (done.returncode, done.stderr) == (2, "archlab: TRITON_INTERPRET is set, so nothing is compiled: unset it\n")

@@ -1,0 +1,114 @@
+"""The benchmarks' own parts run; what they measure is for a quiet machine."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import needs_compiler
+
+from archlab.ops import dispatch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_update_learns_the_words_it_repeats(precision: str) -> None:
+    from _models import MEGALODON, ours, tokens, update
+
+    step = update(ours("megalodon_tiny", MEGALODON, "off"), tokens(64, 1), precision=precision)
+    losses = [step() for _ in range(30)]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_the_megalodon_has_the_size_that_it_is_said_to_have() -> None:
+    from _models import MEGALODON, ours
+
+    assert sum(p.numel() for p in ours("megalodon_tiny", MEGALODON, "off").parameters()) == 3_750_912
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba", "rwkv"])
+def test_the_peers_are_of_like_size(name: str) -> None:
+    pytest.importorskip("transformers", reason="the peers are its models")
+    from _models import ours
+    from transformers_step import SYSTEMS
+
+    experiment, overrides, peer, *_ = SYSTEMS[name]
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (ours(experiment, overrides, "off"), peer(64))]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+
+
+def test_steps_take_turns_and_the_best_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _measure import Row, best_seconds
+
+    clock, order = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def step(name: str, durations: Iterator[float]) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            clock[0] += next(durations)
+
+        return run
+
+    seconds = best_seconds(step("slow", iter([0.0, 9.0, 7.0])), step("fast", iter([9.0, 2.0, 3.0])), rounds=2)
+    assert order == ["slow", "fast"] * 3
+    assert seconds[0] > seconds[1]
+    assert seconds == [7.0, 2.0]
+    assert Row("", 6.0, 3.0, "").ratio == 2
+
+
+def settings_elsewhere() -> Callable[[], tuple[str | None, str | None]]:
+    return lambda: (os.environ.get("THP_MEM_ALLOC_ENABLE"), os.environ.get("ARCHLAB_TUNE"))
+
+
+def test_a_peer_has_an_environment_that_archlab_has_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _measure import ENVIRONMENT, apart
+
+    monkeypatch.delitem(ENVIRONMENT, "THP_MEM_ALLOC_ENABLE", raising=False)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "of this process")
+    with apart(settings_elsewhere) as step:
+        assert step() == step() == (None, "off")
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "of this process"
+
+
+@pytest.mark.skipif(find_spec("megalodon_jax") is not None, reason="the peer is installed")
+def test_a_missing_peer_is_one_line() -> None:
+    command = [sys.executable, str(BENCHMARKS / "megalodon_step.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pip install" in done.stderr
+
+
+def test_products_are_those_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _models import MEGALODON, ours, tokens, update
+    from megalodon_step import products
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as alone:
+        products(512)()
+    step = update(ours("megalodon_tiny", MEGALODON, "off"), tokens(512, 1))
+    monkeypatch.delitem(dispatch._FASTER, ("causal_attention", "cpu"), raising=False)  # what is C++ is not counted
+    with FlopCounterMode(display=False) as whole:
+        step()
+    assert alone.get_total_flops() == pytest.approx(whole.get_total_flops(), rel=0.05)
+
+
+@needs_compiler
+def test_the_peak_counts_what_it_does() -> None:
+    from peak import _library
+
+    steps, total = 1000, ctypes.c_float()
+    flops = _library().peak(ctypes.c_long(steps), ctypes.c_float(0.5), ctypes.byref(total))
+    assert total.value > 0
+    assert flops == total.value * 2 * steps, "each sum has come to 1, by one multiply-add a step"

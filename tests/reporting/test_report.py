@@ -1,0 +1,181 @@
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_helpers import TRAIN, pretend, write_space
+
+import archlab.searching.run
+from archlab.config.experiment import Experiment, load
+from archlab.errors import ArchlabError
+from archlab.reporting.data import importances, read_search, short_names
+from archlab.reporting.figures import brief, parallel_coordinates
+from archlab.reporting.html import table
+from archlab.reporting.report import report
+from archlab.searching.run import search
+from archlab.training.trainer import train
+
+EMA = "model.layers[*].mixer.ema"
+VOID = {"meta", "br", "link"}
+
+
+class Reader(HTMLParser):
+    """Collects a page's text and checks that every tag is closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "script" not in self.open and "style" not in self.open:
+            self.text.append(data)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def install(loss: Callable[[Experiment], float]) -> None:
+        monkeypatch.setattr(archlab.searching.run, "train", pretend(loss))
+
+    monkeypatch.setattr(archlab.searching.run, "train", pretend())
+    return install
+
+
+def read(file: Path) -> tuple[str, Reader]:
+    page = file.read_text()
+    return page, Reader(page)
+
+
+def test_a_search_s_report_says_all_that_was_promised(tmp_path: Path, fake: Any) -> None:
+    vary = {EMA: ["cema", "none"], f"{EMA}.num_dims": "auto", "train.lr": {"low": 0.001, "high": 0.1, "log": True}}
+    file = write_space(tmp_path, vary=vary, study={"pruner": "none"})
+    outcome = search(file, tmp_path / "s", trials=6)
+    page, reader = read(report(tmp_path / "s"))
+    text = " ".join(reader.text)
+    best = outcome.summary["winner"]["validation"]["bpb"]
+    assert f"The best trial, number {outcome.winner}, needs {best:.3f} bits per byte" in text
+    assert f"{outcome.summary['baseline']['validation']['bpb']:.3f} for the base experiment" in text
+    for name, bits in outcome.summary["compressors"].items():
+        assert f"{bits:.3f} for {'xz (lzma)' if name == 'lzma' else name}" in text
+    assert "one whole file at their strongest settings" in text
+    assert f"{outcome.summary['validation_bytes']:,} bytes of validation text" in text
+    tokens = TRAIN["steps"] * TRAIN["batch_size"] * TRAIN["context"]
+    assert f"trained on {tokens:,} tokens" in text
+    assert outcome.summary["corpus"]["sha256"] in text
+    assert outcome.summary["versions"]["torch"] in text
+    assert f"archlab search {tmp_path / 's' / 'search.yaml'} --out" in text
+    assert "window: chunk" in text
+    rows = read_search(tmp_path / "s")
+    assert rows.baseline.values == {EMA: "cema", f"{EMA}.num_dims": 4, "train.lr": 0.01}
+    figures = [value for tag, name, value in reader.attributes if (tag, name) == ("div", "id")]
+    assert figures == ["bits", "curves", "coordinates", "importances"]
+    assert page.count("Plotly.newPlot(") >= 4
+
+
+def test_a_report_needs_no_network(tmp_path: Path, fake: Any) -> None:
+    search(write_space(tmp_path), tmp_path / "s", trials=2)
+    page, reader = read(report(tmp_path / "s"))
+    assert not [a for a in reader.attributes if a[1] in ("src", "href")]
+    assert "@import" not in page.partition("<script>")[0]
+    assert len(re.findall(r"plotly\.js v\d", page)) == 1
+
+
+def test_what_a_user_wrote_is_escaped(tmp_path: Path, fake: Any) -> None:
+    evil = "<script>alert('x')</script>"
+
+    def loss(experiment: Experiment) -> float:
+        if experiment.train.lr != 0.01:
+            raise RuntimeError(evil)
+        return 1.0
+
+    fake(loss)
+    search(write_space(tmp_path), tmp_path / "s", trials=1)
+    page, reader = read(report(tmp_path / "s"))
+    assert evil not in page
+    assert any(evil in text for text in reader.text)
+    assert "No trial has been completed." in reader.text
+
+
+def test_few_trials_and_searches_under_way_are_told_plainly(tmp_path: Path, fake: Any) -> None:
+    search(write_space(tmp_path), tmp_path / "s", trials=1)
+    (tmp_path / "s" / "summary.json").unlink()
+    _, reader = read(report(tmp_path / "s"))
+    text = " ".join(reader.text)
+    assert "The search has not ended" in text
+    assert "This figure needs two complete trials." in text
+    assert "4 complete trials are needed, and there are 1" in text
+
+
+def test_importances_find_the_knob_that_matters_whichever_way_is_better(tmp_path: Path, fake: Any) -> None:
+    vary = {"train.lr": {"low": 0.001, "high": 0.1, "log": True}, "train.weight_decay": {"low": 0, "high": 1}}
+    study = {"sampler": "random", "pruner": "none"}
+    search(write_space(tmp_path, vary=vary, study=study), tmp_path / "s", trials=14)
+    found, problem = importances(read_search(tmp_path / "s"))
+    assert problem == ""
+    assert max(found, key=lambda name: found[name]) == "train.lr"
+    file = write_space(tmp_path, vary=vary, study=study, objectives={"tokens_per_s": "maximize"})
+    search(file, tmp_path / "t", trials=4)
+    found, problem = importances(read_search(tmp_path / "t"))
+    assert found or problem.startswith("Importances cannot be computed")
+
+
+def test_a_pareto_front_is_drawn_for_several_objectives(tmp_path: Path, fake: Any) -> None:
+    fake(lambda experiment: 1.0 if "cema" in experiment.to_yaml() else 2.0)
+    objectives = {"val_loss": "minimize", "params": "minimize"}
+    search(write_space(tmp_path, vary={EMA: ["cema", "none"]}, objectives=objectives), tmp_path / "s", trials=4)
+    _, reader = read(report(tmp_path / "s"))
+    assert ("div", "id", "pareto") in reader.attributes
+    assert "Trade-off" in reader.text
+
+
+def test_parallel_coordinates_cope_with_knobs_that_some_trials_lack(tmp_path: Path, fake: Any) -> None:
+    vary = {EMA: ["cema", "none"], f"{EMA}.num_dims": {"low": 2, "high": 8}}
+    search(write_space(tmp_path, vary=vary, study={"pruner": "none"}), tmp_path / "s", trials=6)
+    (figure,) = parallel_coordinates(read_search(tmp_path / "s")).data
+    axes = {axis.label: axis for axis in figure.dimensions}
+    assert list(axes) == ["ema", "num_dims", "val_loss"]
+    assert axes["ema"].ticktext == ("cema", "none")
+    assert "–" in axes["num_dims"].ticktext
+
+
+def test_a_run_s_report(tmp_path: Path) -> None:
+    write_space(tmp_path)
+    train(load(tmp_path / "tiny.yaml"), tmp_path / "run")
+    _, reader = read(report(tmp_path / "run"))
+    text = " ".join(reader.text)
+    assert "Run: tiny" in text
+    assert "After 4 of 4 updates" in text
+    origin = json.loads((tmp_path / "run" / "final" / "provenance.json").read_text())
+    assert origin["data"]["sha256"] in text
+    assert "memory_per_device" in text
+
+
+def test_a_folder_that_is_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchlabError, match=r"holds neither a search .* nor a run"):
+        report(tmp_path)
+
+
+def test_short_names_are_as_short_as_they_can_be() -> None:
+    names = ["model.norm", "model.layers[*].norm", "train.lr", EMA]
+    assert list(short_names(names).values()) == ["model.norm", "layers[*].norm", "lr", "ema"]
+
+
+def test_values_as_a_table_shows_them() -> None:
+    values = [None, True, 0.00123456, {"type": "softmax", "window": "chunk"}, ["a", 2]]
+    assert [brief(value) for value in values] == ["null", "True", "0.001235", "softmax (window chunk)", "a, 2"]
+    assert '<td class="number">1,072,640</td>' in table(["params"], [("", [1072640])])

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import pytest
+import torch
+
+from archlab.errors import ArchlabError
+from archlab.runtime import memory
+from archlab.runtime.memory import available, readable, require_memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (1536, "1.54 kB"),
+        (4.29e6, "4.29 MB"),
+        (78e9, "78 GB"),
+        (2e18, "2000 PB"),
+    ],
+)
+def test_sizes_in_words(size: float, words: str) -> None:
+    assert readable(size) == words
+
+
+def test_there_is_some() -> None:
+    assert 10**6 < available(CPU) < 10**15
+
+
+def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Any, *_: Any) -> None:
+        raise FileNotFoundError(file)
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    assert available(CPU) > 10**6
+
+
+def test_too_much_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 10**9)
+    require_memory(10**9, CPU)
+    with pytest.raises(ArchlabError, match=r"needs about 2 GB, and cpu has 1 GB free; try a smaller train\.batch_size"):
+        require_memory(2 * 10**9, CPU)

@@ -1,0 +1,120 @@
+"""The settings that make a process fast are made where they help, and can be turned off."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from archlab.errors import ConfigError
+from archlab.runtime import matmul_precision, process
+from archlab.runtime.matmul_precision import STOCK, Way, choose, ways
+
+_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_KERNEL = _FILE.read_text() if _FILE.is_file() else ""
+
+
+@pytest.fixture
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv(process.CACHE, "")
+    monkeypatch.delenv(process.CACHE)
+    monkeypatch.setenv(process.HUGE_PAGES, "1")
+    return tmp_path / "cache"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's: it cannot be told")
+def test_freed_blocks_stay_with_the_process() -> None:
+    code = (
+        "import ctypes, sys; from archlab.runtime.process import settle_process; settle_process();"
+        "c = ctypes.CDLL(None);"
+        "c.malloc.restype = ctypes.c_void_p; c.free.argtypes = [ctypes.c_void_p];"
+        "a = c.malloc(50_000_000); ctypes.memset(a, 1, 50_000_000); c.free(a);"
+        "print(int(open('/proc/self/statm').read().split()[1]) * 4096 > 50_000_000)"
+    )
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    theirs = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    told = [_run(code, kept | more) for more in ({}, {"ARCHLAB_TUNE": "off"}, theirs)]
+    assert told == ["True", "False", "False"]
+
+
+def _run(code: str, environment: dict[str, str]) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_compiled_models_are_kept_for_the_user(cache_home: Path) -> None:
+    process.settle_process()
+    assert os.environ[process.CACHE] == str(cache_home / "archlab" / "inductor")
+
+
+def test_what_a_user_has_set_is_theirs(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(process.CACHE, "/mine")
+    monkeypatch.setenv(process.HUGE_PAGES, "0")
+    process.settle_process()
+    assert (os.environ[process.CACHE], os.environ[process.HUGE_PAGES]) == ("/mine", "0")
+
+
+@pytest.mark.skipif("[madvise]" not in _KERNEL, reason="this kernel does not give large pages to those who ask, alone")
+def test_large_tensors_lie_in_large_pages() -> None:
+    code = (
+        "from archlab.runtime.process import settle_process; settle_process();"
+        "import torch; x = torch.ones(32 * 2**20);"
+        "lines = open('/proc/self/smaps_rollup').read().splitlines();"
+        "print(next(int(line.split()[1]) for line in lines if line.startswith('AnonHugePages')) > 100_000)"
+    )
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    assert [_run(code, kept | more) for more in ({}, {"ARCHLAB_TUNE": "off"})] == ["True", "False"]
+
+
+def test_nothing_is_set_where_tuning_is_off(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHLAB_TUNE", "off")
+    monkeypatch.setattr(process, "keeps_memory", lambda: pytest.fail("told the allocator"))
+    monkeypatch.delenv(process.HUGE_PAGES, raising=False)
+    process.settle_process()
+    assert process.CACHE not in os.environ
+    assert process.HUGE_PAGES not in os.environ
+
+
+def test_a_cache_that_cannot_be_made_is_left_out(
+    cache_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache_home.write_text("")
+    process.settle_process()
+    assert process.cache_folder("inductor") is None
+    assert process.CACHE not in os.environ
+
+
+def test_a_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHLAB_TUNE", "of")
+    with pytest.raises(ConfigError, match="'of' is neither on nor off"):
+        process.tuned()
+
+
+@pytest.mark.parametrize(
+    ("other", "taken"),
+    [
+        (Way("bf16", 1e-7, 2e11), "bf16"),
+        (Way("bf16", 2e-3, 9e11), STOCK),  # it rounds
+        (Way("bf16", 1e-7, 1.05e11), STOCK),  # it gains nothing
+    ],
+)
+def test_the_fastest_exact_product_is_taken(other: Way, taken: str) -> None:
+    assert choose((Way(STOCK, 1e-7, 1e11), other)) == taken
+
+
+def test_measuring_leaves_the_setting_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    ways.cache_clear()
+    assert [way.name for way in ways()] == [STOCK, *matmul_precision.OFFERED]
+    assert ways()[0].error < matmul_precision.LARGEST_ERROR
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_products_are_left_alone_where_tuning_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHLAB_TUNE", "off")
+    monkeypatch.setattr(matmul_precision, "ways", lambda: pytest.fail("measured"))
+    assert matmul_precision.settle_matrix_products.__wrapped__() == STOCK

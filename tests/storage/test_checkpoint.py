@@ -1,0 +1,247 @@
+"""A restored run goes on bit for bit; a damaged checkpoint is noticed."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from archlab.config.yaml_files import load_yaml
+from archlab.errors import ArchlabError
+from archlab.storage.checkpoint import latest, load_weights, publish, restore, save, verify
+
+
+class Tied(nn.Module):
+    """A model with a tied weight, dropout, a persistent and a temporary buffer."""
+
+    def __init__(self, dim: int = 6) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(11, dim), nn.Linear(dim, 11, bias=False)
+        self.head.weight = self.embedding.weight
+        self.inner, self.dropout = nn.Linear(dim, dim), nn.Dropout(0.3)
+        self.unused = nn.Parameter(torch.ones(2))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("table", torch.ones(3), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.seen += tokens.numel()
+        return self.head(self.dropout(self.inner(self.embedding(tokens))))
+
+
+def build(seed: int = 0, fused: bool = True, **knobs: int) -> tuple[Tied, torch.optim.AdamW]:
+    torch.manual_seed(seed)
+    model = Tied(**knobs)
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    return model, torch.optim.AdamW(groups, lr=0.01, fused=fused)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> list[float]:
+    losses = []
+    for step in steps:
+        tokens = torch.arange(8).reshape(2, 4) + step % 4
+        loss = nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["lr"] *= 0.9
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, fused: bool) -> None:
+    model, optimizer = build(fused=fused)
+    train(model, optimizer, range(5))
+    path = save(tmp_path, 5, model, optimizer, {"tokens": 30}, keep=1)
+    after = train(model, optimizer, range(5, 10))
+
+    again, its_optimizer = build(seed=99, fused=fused)
+    assert restore(path, again, its_optimizer) == {"tokens": 30, "step": 5}
+    assert train(again, its_optimizer, range(5, 10)) == after
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert its_optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+    for mine, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert optimizer.state[mine].keys() == its_optimizer.state[other].keys()
+        assert all(torch.equal(optimizer.state[mine][k], its_optimizer.state[other][k]) for k in optimizer.state[mine])
+
+
+def test_what_is_restored_no_longer_depends_on_the_files(tmp_path: Path) -> None:
+    model, optimizer = build()
+    train(model, optimizer, range(2))
+    path = save(tmp_path, 2, model, optimizer, {}, keep=1)
+    restore(path, model, optimizer)
+    expected = {k: v.clone() for k, v in optimizer.state[model.inner.weight].items()}
+    (path / "optimizer.safetensors").write_bytes(b"\0" * (path / "optimizer.safetensors").stat().st_size)
+    assert all(torch.equal(v, expected[k]) for k, v in optimizer.state[model.inner.weight].items())
+
+
+def test_a_fused_optimizer_goes_on_from_one_that_was_not(tmp_path: Path) -> None:
+    model, optimizer = build(fused=False)
+    train(model, optimizer, range(2))
+    path = save(tmp_path, 2, model, optimizer, {}, keep=1)
+    model, optimizer = build(fused=True)
+    restore(path, model, optimizer)
+    assert optimizer.param_groups[0]["fused"] is True
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_the_files_hold_tied_weights_once_and_names(tmp_path: Path) -> None:
+    model, optimizer = build()
+    train(model, optimizer, range(1))
+    path = save(tmp_path, 100, model, optimizer, {}, keep=1)
+    assert path.name == "step_00000100"
+    assert set(load_file(path / "model.safetensors")) == {
+        "embedding.weight",
+        "inner.weight",
+        "inner.bias",
+        "unused",
+        "seen",
+    }
+    moments = {f"{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq") for name in ("embedding.weight",)}
+    assert moments <= set(load_file(path / "optimizer.safetensors"))
+    listed = json.loads((path / "manifest.json").read_text())["files"]
+    assert set(listed) == set(os.listdir(path)) - {"manifest.json"}
+
+
+def test_a_compiled_model_is_saved_under_its_own_names(tmp_path: Path) -> None:
+    model, optimizer = build()
+    path = save(tmp_path, 1, torch.compile(model, backend="eager"), optimizer, {}, keep=1)
+    load_weights(path, Tied())
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    model, optimizer = build()
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, model, optimizer, {}, keep=2)
+    assert sorted(os.listdir(tmp_path)) == ["step_00000003", "step_00000004"]
+    save(tmp_path, 2, model, optimizer, {}, keep=2)
+    assert os.listdir(tmp_path) == ["step_00000002"]
+
+
+def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
+    model, optimizer = build()
+    save(tmp_path, 1, model, optimizer, {"note": "old"}, keep=1)
+    path = save(tmp_path, 1, model, optimizer, {"note": "new"}, keep=1)
+    assert restore(path, model, optimizer)["note"] == "new"
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGE = [(_truncate, "has .* bytes and not"), (_flip, "has changed"), (Path.unlink, "is missing")]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"])
+@pytest.mark.parametrize(("damage", "words"), DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: Callable[[Path], None], words: str
+) -> None:
+    model, optimizer = build()
+    save(tmp_path, 1, model, optimizer, {}, keep=3)
+    damage(save(tmp_path, 2, model, optimizer, {}, keep=3) / name)
+    with caplog.at_level(logging.WARNING):
+        assert latest(tmp_path) == tmp_path / "step_00000001"
+    (message,) = caplog.messages
+    assert "\n" not in message
+    assert f"going on from step_00000001: step_00000002: {name}" in message
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {"a": 1}}', '{"files": []}', None])
+def test_a_checkpoint_without_a_good_manifest_is_damaged(tmp_path: Path, manifest: str | None) -> None:
+    model, optimizer = build()
+    file = save(tmp_path, 1, model, optimizer, {}, keep=1) / "manifest.json"
+    file.unlink() if manifest is None else file.write_text(manifest)
+    with pytest.raises(ArchlabError, match=r"no checkpoint is whole: step_00000001: .*manifest.json"):
+        latest(tmp_path)
+
+
+def test_latest_of_nothing_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "step_notes").mkdir()
+    assert latest(tmp_path) is None
+    assert latest(tmp_path / "absent") is None
+    model, optimizer = build()
+    path = save(tmp_path, 123456789, model, optimizer, {}, keep=1)
+    assert latest(tmp_path) == path
+    assert not caplog.messages
+
+
+def test_weights_that_do_not_fit_are_named_and_nothing_changes(tmp_path: Path) -> None:
+    model, optimizer = build()
+    path = save(tmp_path, 1, model, optimizer, {}, keep=1)
+    other = Tied(dim=5)
+    other.more, other.unused = nn.Linear(2, 2), None  # type: ignore[assignment]
+    before = other.inner.bias.clone()
+    with pytest.raises(ArchlabError) as caught:
+        load_weights(path, other)
+    assert torch.equal(other.inner.bias, before)
+    message = str(caught.value)
+    assert message.startswith(
+        f"{path / 'model.safetensors'}: does not fit the model: missing 'more.weight', 'more.bias'"
+    )
+    assert "unexpected 'unused'" in message
+    assert "'embedding.weight' is float [11, 6] and not float [11, 5]" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", None])
+def test_an_unreadable_weights_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ArchlabError, match=r"model\.safetensors: (truncated|no such file)") as caught:
+        load_weights(tmp_path, Tied())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_weights_file_is_named(tmp_path: Path) -> None:
+    model, optimizer = build()
+    path = save(tmp_path, 1, model, optimizer, {}, keep=1)
+    _truncate(path / "model.safetensors")
+    with pytest.raises(ArchlabError, match=r"model\.safetensors: truncated, or not a safetensors file"):
+        load_weights(path, model)
+
+
+def test_an_optimizer_with_other_groups_is_refused(tmp_path: Path) -> None:
+    model, optimizer = build()
+    path = save(tmp_path, 1, model, optimizer, {}, keep=1)
+    with pytest.raises(ArchlabError, match="other parameter groups"):
+        restore(path, model, torch.optim.AdamW(model.parameters()))
+
+
+def test_a_published_folder_stands_alone(tmp_path: Path) -> None:
+    model, _ = build()
+    resolved = {"name": "tiny", "train": {"lr": 1e-5, "note": "1e-5", "on": None}, "model": {"layers": [{"a": 1}]}}
+    for seed in (1, 2):
+        publish(tmp_path / "best", model, resolved, {"seed": seed})
+    verify(tmp_path / "best")
+    assert sorted(os.listdir(tmp_path / "best")) == [
+        "experiment.yaml",
+        "manifest.json",
+        "model.safetensors",
+        "provenance.json",
+    ]
+    assert load_yaml(tmp_path / "best" / "experiment.yaml") == resolved
+    assert json.loads((tmp_path / "best" / "provenance.json").read_text()) == {"seed": 2}
+    other = Tied()
+    load_weights(tmp_path / "best", other)
+    assert torch.equal(other.inner.weight, model.inner.weight)
+
+
+def test_a_changed_published_folder_is_noticed(tmp_path: Path) -> None:
+    publish(tmp_path / "best", Tied(), {}, {})
+    _flip(tmp_path / "best" / "provenance.json")
+    with pytest.raises(ArchlabError, match=r"best: provenance\.json has changed$"):
+        verify(tmp_path / "best")

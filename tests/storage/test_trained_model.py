@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Tiny
+from safetensors.torch import load_file
+
+from archlab.config import experiment as config
+from archlab.errors import ArchlabError
+from archlab.modeling.build import build
+from archlab.storage import checkpoint
+from archlab.storage.trained_model import load_trained, locate
+
+
+@pytest.fixture
+def published(tiny: Tiny, tmp_path: Path) -> Path:
+    """A run's folder with a model that was never trained."""
+    experiment = tiny("model.head.tied=true")
+    checkpoint.publish(tmp_path / "run/final", build(experiment.model, seed=3), experiment.resolved, {})
+    (tmp_path / "run/experiment.yaml").write_text(experiment.to_yaml())
+    return tmp_path / "run"
+
+
+def test_a_model_comes_back(published: Path, tiny: Tiny) -> None:
+    experiment, model = load_trained(published)
+    assert experiment.resolved == tiny("model.head.tied=true").resolved
+    assert not model.training
+    original, tokens = build(experiment.model, seed=3).eval(), torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens)[0], original(tokens)[0], rtol=0, atol=0)
+    assert set(load_file(published / "final/model.safetensors")) == set(dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("name", ["megalodon_tiny", "mega_tiny", "llama2_tiny"])
+def test_what_is_not_saved_is_made_anew(name: str, tmp_path: Path) -> None:
+    experiment = config.load(name)
+    original, tokens = build(experiment.model, seed=3).eval(), torch.arange(40).view(2, 20)
+    checkpoint.publish(tmp_path / "model", original, experiment.resolved, {})
+    _, model = load_trained(tmp_path / "model")
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens)[0], original(tokens)[0], rtol=0, atol=0)
+
+
+PLUGIN = """
+import torch
+from torch import nn
+from archlab.config.registry import register
+
+@register("norm", "fixed")
+class Fixed(nn.Module):
+    \"\"\"Scales by numbers that no checkpoint holds.\"\"\"
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, dim), persistent=False)
+
+    def forward(self, x):
+        return x * self.scale
+"""
+
+
+def test_buffers_that_are_not_saved_have_their_values(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "fixed.py").write_text(PLUGIN)
+    (tmp_path / "mine.yaml").write_text("base: tiny.yaml\nplugins: [fixed.py]\nmodel: {norm: fixed}\n")
+    experiment = config.load(tmp_path / "mine.yaml")
+    checkpoint.publish(tmp_path / "model", build(experiment.model), experiment.resolved, {})
+    _, model = load_trained(tmp_path / "model")
+    torch.testing.assert_close(model.norm.scale, torch.linspace(0.5, 1.5, 32), rtol=0, atol=0)
+
+
+def test_a_search_holds_its_best(published: Path) -> None:
+    assert locate(published) == published / "final"
+    assert locate(published / "final") == published / "final"
+    (published / "final").rename(published / "best")
+    assert locate(published) == published / "best"
+
+
+def test_where_there_is_no_model(published: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArchlabError, match="nowhere: is no folder"):
+        locate(tmp_path / "nowhere")
+    (published / "final/model.safetensors").unlink()
+    with pytest.raises(ArchlabError, match="run: holds no trained model"):
+        locate(published)
+
+
+def test_a_damaged_model_is_refused(published: Path) -> None:
+    file = published / "final/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x55")
+    with pytest.raises(ArchlabError, match=r"final: model\.safetensors has changed"):
+        load_trained(published)

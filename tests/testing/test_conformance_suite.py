@@ -1,0 +1,168 @@
+"""The suite for components finds what is wrong with a component, and says what."""
+
+import random
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.config.domains import Count, Fraction, Positive
+from archlab.config.registry import names, register
+from archlab.errors import ConfigError
+from archlab.modeling.state import Recurrent, State
+from archlab.testing import Failed, checks, random_subject
+from archlab.testing.component_case import Subject
+
+
+class Last(Recurrent):
+    """Adds to each x a gain of the one before it."""
+
+    gain: nn.Parameter
+
+    def __init__(self, dim: int, *, gain: Positive = 1.0) -> None:
+        super().__init__()
+        self.start = gain
+        self.gain = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.gain, self.start)
+
+    def init_state(self, batch_size: int) -> State:
+        return {"last": self.gain.new_zeros(batch_size, len(self.gain))}
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        last = (state or self.init_state(len(x)))["last"]
+        return x + self.gain * torch.cat((last[:, None], x[:, :-1]), 1), {"last": x[:, -1].clone()}
+
+
+def checked(cls: type, name: str) -> None:
+    """Run one check of a mixer."""
+    register("mixer", "under_test")(cls)
+    [check] = [check for check in checks("mixer", "under_test") if str(check) == name]
+    check()
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0])
+def test_a_good_component_keeps_every_promise(gain: float) -> None:
+    register("mixer", "under_test")(Last)
+    for check in checks("mixer", "under_test", gain=gain):
+        if str(check) != "survives_export":  # which takes sources from files of components
+            check()
+
+
+def test_each_check_says_what_it_promises() -> None:
+    register("mixer", "under_test")(Last)
+    for check in checks("mixer", "under_test"):
+        assert len(check.meaning.split()) > 3
+
+
+class Peeks(Last):
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, state = super().forward(x, state)
+        return y + F.pad(x[:, 1:], (0, 0, 0, 1)), state
+
+
+class Deaf(Last):
+    """Says that it looks ahead, and does not."""
+
+    causal = False
+
+
+class Forgets(Last):
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        return super().forward(x, None)
+
+
+class Grows(Last):
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, new = super().forward(x, state)
+        past = (state or {}).get("past", x[:, :0])
+        return y, new | {"past": torch.cat((past, x), 1)}
+
+
+class Views(Last):
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, _ = super().forward(x, state)
+        return y, {"last": torch.cat((x[:, -1], x[:, -1]))[: len(x)]}
+
+
+class Unused(Last):
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.unused = nn.Linear(dim, dim)
+
+
+class Wrong(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return 2.01 * grad
+
+
+class WrongGradient(Last):
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, state = super().forward(x, state)
+        return Wrong.apply(y), state
+
+
+class Breaks(Last):
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, state = super().forward(x, state)
+        return (y if float(y.sum()) > -1e9 else -y), state
+
+
+class Coarse(Last):
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, state = super().forward(x, state)
+        noise = 0.5 if torch.is_autocast_enabled("cpu") else 0.0
+        return y * (1 + noise * torch.linspace(-1, 1, y.shape[-1])), state
+
+
+class DeadKnob(Last):
+    def __init__(self, dim: int, *, depth: Count = 3, share: Fraction = 0.5) -> None:
+        super().__init__(dim, gain=1 + share)
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "problem"),
+    [
+        (Peeks, "is_causal", "the first outputs that inputs 0, 1, ... move are [0, 0, 0, 1"),
+        (Deaf, "is_causal", "says causal = False, and does not look ahead"),
+        (Forgets, "streams", "outputs of calls of [1, 1"),
+        (Grows, "state_is_fixed", "the state changes from"),
+        (Views, "state_is_fixed", "is a view of a larger one"),
+        (Unused, "gradients_reach_everything", "unused.weight has no gradient"),
+        (WrongGradient, "gradients_are_exact", "the slope of the loss"),
+        (Breaks, "compiles", "does not compile as one graph: "),
+        (Coarse, "bfloat16_is_close", "% off"),
+        (DeadKnob, "no_knob_is_dead", "the knob 'depth' has no effect"),
+    ],
+)
+def test_a_broken_promise_is_found(cls: type, check: str, problem: str) -> None:
+    with pytest.raises(Failed, match=re.escape(problem)):
+        checked(cls, check)
+
+
+def test_a_component_that_fits_no_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no mixer 'mine'"):
+        checks("mixer", "mine")
+    with pytest.raises(ConfigError, match="5 is less than the 13 tokens"):
+        checks("attention", "softmax", window_size=5)
+    with pytest.raises(ConfigError, match="unknown knob 'num_head'"):
+        checks("mixer", "attention", num_head=3)
+    with pytest.raises(ConfigError, match="no model is known to test a task in"):
+        checks("task", "stdlib")
+
+
+def test_random_knobs_give_models_and_differ() -> None:
+    chance = random.Random(1)
+    drawn = [random_subject(Subject("mixer", "attention"), chance) for _ in range(8)]
+    assert len({str(subject) for subject in drawn}) > 4
+    kept = [random_subject(Subject("ffn", name, {"bias": True}), chance) for name in names("ffn") if name == "mlp"]
+    assert all(subject.knobs["bias"] is True for subject in kept)
