@@ -14,9 +14,9 @@ def show(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return an experiment's name and costs, allocating nothing."""
     experiment = config.load(name, overrides)
 
-    from archlab.modeling.cost import estimate
+    from archlab.modeling.cost import estimate_cost
 
-    return {"name": experiment.name, **estimate(experiment)}
+    return {"name": experiment.name, **estimate_cost(experiment)}
 
 
 def train(
@@ -26,14 +26,14 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     force: bool = False,
-    watch: Any = None,
+    callback: Any = None,
 ) -> Any:
     """Train an experiment in a folder, runs/NAME by default; return its Result."""
     experiment = config.load(name, overrides)
 
     from archlab.training.trainer import train as run
 
-    return run(experiment, out or Path("runs") / experiment.name, resume=resume, force=force, watch=watch)
+    return run(experiment, out or Path("runs") / experiment.name, resume=resume, force=force, callback=callback)
 
 
 def evaluate(
@@ -41,11 +41,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Return what a trained model's task measures on a split, and speed; overrides may name another task or context."""
     from archlab.inference.evaluate import evaluate as measure
-    from archlab.modeling.build import check
+    from archlab.modeling.build import validate
     from archlab.storage.trained_model import load_trained
 
     experiment, model = load_trained(folder, overrides=overrides)
-    check(experiment)
+    validate(experiment)
     task, settings = experiment.task.factory()(), experiment.train
     sizes: dict[str, Any] = {"batch_size": settings.batch_size, "context": settings.context}
     return measure(model, task, split, max_tokens=max_tokens, **sizes)
@@ -82,24 +82,24 @@ def search(
     out: Path | None = None,
     trials: int | None = None,
     force: bool = False,
-    watch: Any = None,
+    callback: Any = None,
 ) -> Any:
     """Search a space in a folder, runs/NAME by default, going on with what is there; return its Outcome."""
     from archlab.searching.run import search as run
 
     folder = out or Path("runs") / Path(name).stem
-    return run(name, folder, overrides=overrides, trials=trials, force=force, watch=watch)
+    return run(name, folder, overrides=overrides, trials=trials, force=force, callback=callback)
 
 
 def export(folder: Path, out: Path, *, force: bool = False) -> Path:
     """Write a trained model as a directory that needs torch and safetensors only; return it."""
     from archlab.interop.standalone.export import export as write
-    from archlab.storage.trained_model import locate
+    from archlab.storage.trained_model import find_checkpoint
 
-    return write(locate(folder), out, force=force)
+    return write(find_checkpoint(folder), out, force=force)
 
 
-def import_(directory: Path, out: Path, *, force: bool = False) -> Path:
+def import_checkpoint(directory: Path, out: Path, *, force: bool = False) -> Path:
     """Write a checkpoint directory of the transformers library as one of archlab's; return it."""
     from archlab.interop import import_checkpoint
 
@@ -126,7 +126,7 @@ def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: Path | Non
 
 def bench(operation: str | None = None) -> Any:
     """Yield how fast an operation, or each, is on this machine, beside its plain form and the memory's limit."""
-    from archlab.ops.benchmark import bench as measure
+    from archlab.ops.benchmark import benchmark as measure
 
     return measure(operation)
 
@@ -142,16 +142,16 @@ def profile(name: str, overrides: Sequence[str] = ()) -> Any:
 
 def kernels(operation: str | None = None) -> Any:
     """Yield what the Triton kernels of an operation, or of all, take of each GPU."""
-    from archlab.ops.triton.report import kernels as compile_
+    from archlab.ops.triton.report import compile_kernels as compile_
 
     return compile_(operation)
 
 
-def catalogue(kind: str | None = None) -> list[Any]:
+def list_components(kind: str | None = None) -> list[Any]:
     """Return the components that YAML can name, of one kind or all."""
     from archlab.config import registry
-    from archlab.errors import ConfigError, suggest
+    from archlab.errors import ConfigError, did_you_mean
 
     if kind is not None and kind not in registry.kinds():
-        raise ConfigError("", f"no kind {kind!r}{suggest(kind, registry.kinds())}")
+        raise ConfigError("", f"no kind {kind!r}{did_you_mean(kind, registry.kinds())}")
     return [c for c in registry.components() if kind in (None, c.kind)]

@@ -31,7 +31,7 @@ def one_line(text: object) -> str:
     return lines[0] if lines else type(text).__name__
 
 
-def suggest(word: object, known: Iterable[str]) -> str:
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest known word, or the list of the known ones."""
     known = sorted(known)
     near = get_close_matches(str(word), known, n=1, cutoff=0.5)

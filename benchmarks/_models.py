@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from archlab.config.experiment import load
 from archlab.modeling.build import build
 from archlab.modeling.compile import compile_model
-from archlab.runtime.process import settle_process
+from archlab.runtime.process import configure_process
 
-settle_process()
+configure_process()
 
 WORDS, DIM, LAYERS = 256, 256, 4
 SMALL = (f"model.dim={DIM}", f"model.layers[0].repeat={LAYERS}")

@@ -29,8 +29,8 @@ from _models import (
     update,
 )
 
-from archlab.runtime.matmul_precision import STOCK, settle_matrix_products, taken
-from archlab.runtime.mixed_precision import bfloat16_gain
+from archlab.runtime.matmul_precision import DEFAULT, select_matmul_precision, use_mode
+from archlab.runtime.mixed_precision import bfloat16_speedup
 
 # What is wanted of the ratio to the peer: with the products that archlab takes, and with torch's stock ones.
 SIZES = {"1024x4": ("3.2", "1.6"), "4096x1": ("9", "4.7"), "16384x1": ("12", "6.1")}
@@ -117,9 +117,9 @@ def our_steps(context: int, batch_size: int) -> dict[str, Step]:
     words = tokens(context, batch_size)
     single = update(ours("megalodon_tiny", MEGALODON), words)
     steps: dict[str, Step] = {"ours": single, "bare": products(context * batch_size)}
-    if settle_matrix_products() != STOCK:
+    if select_matmul_precision() != DEFAULT:
         steps["stock"] = in_stock_way(single)
-    if bfloat16_gain("cpu") > 1:
+    if bfloat16_speedup("cpu") > 1:
         steps["half"] = update(ours("megalodon_tiny", MEGALODON), words, precision="bfloat16")
     return steps
 
@@ -149,7 +149,7 @@ def in_stock_way(step: Callable[[], float]) -> Callable[[], float]:
     """Return the step with torch's stock products."""
 
     def run() -> float:
-        with taken(STOCK):
+        with use_mode(DEFAULT):
             return step()
 
     return run
@@ -160,12 +160,10 @@ def main() -> None:
     require("megalodon-jax", "optax")
     for size in sys.argv[1:] or SIZES:
         show(f"Megalodon, one update, {size}", compare(size))
-    if settle_matrix_products() == STOCK:
+    if select_matmul_precision() == DEFAULT:
         print("torch's stock products are the fastest exact ones here")
-    if bfloat16_gain("cpu") <= 1:
-        print(
-            f"bfloat16 products are {bfloat16_gain('cpu'):.2g} times as fast as float32 here: bfloat16 is not measured"
-        )
+    if bfloat16_speedup("cpu") <= 1:
+        print(f"bfloat16 products are {bfloat16_speedup('cpu'):.2g} times as fast as float32: bfloat16 is not measured")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import torch
 from _measure import Row, best_seconds, show
 from _models import DIM, HIDDEN, LLAMA_HIDDEN
 
-from archlab.ops.native.library import built, missing
-from archlab.runtime.matmul_precision import settle_matrix_products
+from archlab.ops.native.library import compile_library, unavailable_reason
+from archlab.runtime.matmul_precision import select_matmul_precision
 
 ROUNDS, STEPS, REPEATED, TOKENS = 20, 2_000_000, 10, 4096
 SIZES = [(TOKENS, DIM, DIM), (TOKENS, DIM, HIDDEN), (TOKENS, DIM, LLAMA_HIDDEN), (TOKENS, LLAMA_HIDDEN, DIM)]
@@ -30,9 +30,9 @@ def peak_flops() -> float:
 
 
 def _library() -> ctypes.CDLL:
-    library = built(Path(__file__).with_suffix(".cpp"))
+    library = compile_library(Path(__file__).with_suffix(".cpp"))
     if library is None:
-        print(f"the peak needs a C++ compiler: {missing() or 'the one here fails'}", file=sys.stderr)
+        print(f"the peak needs a C++ compiler: {unavailable_reason() or 'the one here fails'}", file=sys.stderr)
         sys.exit(2)
     library.peak.restype = ctypes.c_double
     return library
@@ -52,7 +52,7 @@ def rate(m: int, k: int, n: int) -> float:
 
 def main() -> None:
     """Measure the products of the models that are compared, and the peak."""
-    settle_matrix_products()
+    select_matmul_precision()
     peak = peak_flops() / 1e9
     rows = [Row(f"[{m}, {k}] times [{k}, {n}], over the peak", rate(m, k, n), peak, "GFLOP/s") for m, k, n in SIZES]
     show("Matrix products in float32", rows)

@@ -16,7 +16,7 @@ def softplus(x: Tensor) -> Tensor:
     return -F.logsigmoid(-x)
 
 
-def init_steps_(bias: Tensor, min_step: float, max_step: float) -> Tensor:
+def init_dt_bias_(bias: Tensor, min_step: float, max_step: float) -> Tensor:
     """Fill a bias so that its softplus is even in the logarithm between two steps, and at least 0.0001."""
     steps = torch.empty_like(bias).uniform_(math.log(min_step), math.log(max_step)).exp_().clamp_(min=LEAST_STEP)
     return bias.copy_(steps + (-torch.expm1(-steps)).log())

@@ -32,7 +32,7 @@ class TokenShift(Recurrent):
         return past_BTD, {"last": x_BTD[:, -1].to(last.dtype, copy=True)}
 
 
-def spread(parameter: Tensor) -> Tensor:
+def channel_fraction(parameter: Tensor) -> Tensor:
     """Return i / D for the i-th of D channels, what the shares of the past and the decays of RWKV begin with."""
     D = parameter.shape[-1]
     return torch.arange(D, dtype=parameter.dtype, device=parameter.device) / D

@@ -17,7 +17,7 @@ from archlab.config import registry
 from archlab.config.experiment import Experiment
 from archlab.ops import dispatch
 from archlab.ops.native import OPERATIONS
-from archlab.ops.native.library import missing
+from archlab.ops.native.library import unavailable_reason
 from archlab.runtime.toolchain import has_cpp_compiler
 
 if not torch.cuda.is_available():
@@ -101,9 +101,9 @@ def plugins_of_one_test() -> Iterator[None]:
 @pytest.fixture(params=["plain", "native"])
 def body(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with either body of the operation that its module names, and with no other's faster body."""
-    monkeypatch.setattr(dispatch, "_FASTER", {})
+    monkeypatch.setattr(dispatch, "_BACKENDS", {})
     if request.param == "native":
         operation = request.module.OPERATION
         if not OPERATIONS[operation].ready():
-            pytest.skip(f"C++ bodies cannot be had: {missing()}")
-        dispatch.install(operation, "cpu", getattr(OPERATIONS[operation], operation))
+            pytest.skip(f"C++ bodies cannot be had: {unavailable_reason()}")
+        dispatch.register_backend(operation, "cpu", getattr(OPERATIONS[operation], operation))

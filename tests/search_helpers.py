@@ -11,8 +11,8 @@ import yaml
 from archlab.config.experiment import Experiment
 from archlab.modeling.build import build
 from archlab.storage import checkpoint
-from archlab.training.callbacks import Silent, Watch
-from archlab.training.trainer import Result
+from archlab.training.callbacks import Callback
+from archlab.training.trainer import TrainResult
 
 LAYER = {
     "norm": "rms",
@@ -57,21 +57,21 @@ def write_space(folder: Path, **space: Any) -> Path:
 
 def pretend(
     loss: Callable[[Experiment], float] = lambda experiment: abs(math.log10(experiment.train.lr) + 2) + 1,
-) -> Callable[..., Result]:
+) -> Callable[..., TrainResult]:
     """Return a training that leaves what a real one leaves, with a validation loss of one's own choice."""
 
-    def train(experiment: Experiment, folder: Path, *, watch: Watch | None = None, **_: Any) -> Result:
-        watch, value = watch or Silent(), loss(experiment)
-        watch.on_start(experiment, 0)
+    def train(experiment: Experiment, folder: Path, *, callback: Callback | None = None, **_: Any) -> TrainResult:
+        callback, value = callback or Callback(), loss(experiment)
+        callback.on_start(experiment, 0)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
         for step in range(experiment.train.eval_every, experiment.train.steps + 1, experiment.train.eval_every):
             record = {"step": step, "val_loss": value * (1 + 1 / step), "val_bpb": value, "tokens_per_s": 100.0}
             _append(folder / "metrics.jsonl", record)
-            watch.on_eval(record)
+            callback.on_eval(record)
         model = build(experiment.model)
         origin = {"versions": {}, "data": experiment.task.factory()().describe()}
-        checkpoint.publish(folder / "final", model, experiment.resolved, origin)
-        return Result(folder, record)
+        checkpoint.save_model(folder / "final", model, experiment.resolved, origin)
+        return TrainResult(folder, record)
 
     return train
 

@@ -17,16 +17,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from archlab.ops.native import OPERATIONS
-from archlab.ops.native.library import missing
-from archlab.runtime.cpu_info import processor_features
-from archlab.runtime.environment import machine
-from archlab.runtime.matmul_precision import STOCK, settle_matrix_products, ways
-from archlab.runtime.memory import available, readable
-from archlab.runtime.mixed_precision import GAIN, bfloat16_gain
-from archlab.runtime.process import HUGE_PAGES, TUNE, has_huge_pages, keeps_memory, tuned
+from archlab.ops.native.library import unavailable_reason
+from archlab.runtime.cpu_info import cpu_flags
+from archlab.runtime.environment import hardware_info
+from archlab.runtime.matmul_precision import DEFAULT, measure_modes, select_matmul_precision
+from archlab.runtime.memory import available_memory, format_bytes
+from archlab.runtime.mixed_precision import MIN_SPEEDUP, bfloat16_speedup
+from archlab.runtime.process import HUGE_PAGES, TUNE, configure_malloc, has_huge_pages, tuning_enabled
 from archlab.runtime.toolchain import has_cpp_compiler
 
-Verdict = Literal["ok", "note", "problem"]
+Status = Literal["ok", "note", "problem"]
 GB = 10**9
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
@@ -38,21 +38,21 @@ class Finding:
 
     name: str
     value: str
-    verdict: Verdict = "ok"
+    status: Status = "ok"
     advice: str = ""
 
 
-def doctor() -> list[Finding]:
+def diagnose() -> list[Finding]:
     """Look at everything that archlab uses; measures for a moment."""
-    return [finding for look in _LOOKS for finding in look()]
+    return [finding for look in CHECKS for finding in look()]
 
 
 def render(findings: list[Finding]) -> Table:
     """Return the findings as a table for a terminal."""
     table = Table("what", "found", "", "advice", box=None, pad_edge=False)
     for finding in findings:
-        verdict = f"[{_STYLES[finding.verdict]}]{finding.verdict}[/]"
-        table.add_row(finding.name, escape(finding.value), verdict, escape(finding.advice))
+        status = f"[{_STYLES[finding.status]}]{finding.status}[/]"
+        table.add_row(finding.name, escape(finding.value), status, escape(finding.advice))
     return table
 
 
@@ -67,7 +67,7 @@ def _dependencies() -> Iterator[Finding]:
     yield _package("transformers", "note", "only needed to compare with its models: pip install transformers")
 
 
-def _package(requirement: str, absent: Verdict, advice: str) -> Finding:
+def _package(requirement: str, absent: Status, advice: str) -> Finding:
     name = requirement.partition(">=")[0]
     try:
         return Finding(name, version(name))
@@ -76,20 +76,20 @@ def _package(requirement: str, absent: Verdict, advice: str) -> Finding:
 
 
 def _processor() -> Iterator[Finding]:
-    facts = machine()
+    facts = hardware_info()
     cores, threads = int(facts["cores"]), torch.get_num_threads()
     yield Finding("system", str(facts["system"]))
     yield Finding("processor", f"{facts['processor']}, {cores} cores")
     advice = "" if threads == cores else f"OMP_NUM_THREADS={cores} uses every core"
     yield Finding("threads", str(threads), "note" if advice else "ok", advice)
-    found = [word for word in _FEATURES if word in processor_features()]
+    found = [word for word in _FEATURES if word in cpu_flags()]
     yield Finding("CPU features", ", ".join(found) or torch.backends.cpu.get_cpu_capability())
 
 
 def _accelerator() -> Iterator[Finding]:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        yield Finding("GPU", f"{properties.name}, {readable(properties.total_memory)}")
+        yield Finding("GPU", f"{properties.name}, {format_bytes(properties.total_memory)}")
         yield _package("triton", "problem", "torch.compile needs it on a GPU: pip install triton")
     elif shutil.which("nvidia-smi") or shutil.which("rocm-smi"):
         yield Finding(
@@ -107,7 +107,7 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _native() -> Iterator[Finding]:
-    problem = missing()
+    problem = unavailable_reason()
     if problem:
         yield Finding(
             "C++ kernels", problem, "note", "recurrences run in PyTorch, some ten times as slowly; attention too"
@@ -120,42 +120,42 @@ def _native() -> Iterator[Finding]:
 
 
 def _tuning() -> Iterator[Finding]:
-    if not tuned():
+    if not tuning_enabled():
         yield Finding("tuning", f"{TUNE}=off", "note", "unset it to train faster")
         return
-    kept = keeps_memory()
+    kept = configure_malloc()
     advice = "" if kept else "large blocks cost their pages anew at every step"
     value = "keeps large blocks" if kept else "stock, or as the environment sets it"
     yield Finding("allocator", value, "ok" if kept else "note", advice)
     huge = has_huge_pages()
     advice = "" if huge else f"{HUGE_PAGES}=1, on a kernel that has them, makes long contexts faster"
     yield Finding("large pages", "under large tensors" if huge else "none", "ok" if huge else "note", advice)
-    for way in ways():
-        chosen = way.name == settle_matrix_products()
+    for way in measure_modes():
+        chosen = way.name == select_matmul_precision()
         value = f"{way.flops_per_s / 1e9:.0f} GFLOP/s, error {way.error:.0e}{', taken' if chosen else ''}"
-        yield Finding(f"float32 products, {'stock' if way.name == STOCK else way.name}", value)
+        yield Finding(f"float32 products, {'stock' if way.name == DEFAULT else way.name}", value)
 
 
 def _precision() -> Iterator[Finding]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    gain = bfloat16_gain(device)
-    advice = "" if gain >= GAIN else "precision: auto trains in float32 here"
+    gain = bfloat16_speedup(device)
+    advice = "" if gain >= MIN_SPEEDUP else "precision: auto trains in float32 here"
     yield Finding(
-        "bfloat16", f"{gain:.2f} times as fast as float32 on {device}", "ok" if gain >= GAIN else "note", advice
+        "bfloat16", f"{gain:.2f} times as fast as float32 on {device}", "ok" if gain >= MIN_SPEEDUP else "note", advice
     )
 
 
 def _memory() -> Iterator[Finding]:
-    free = available(torch.device("cpu"))
+    free = available_memory(torch.device("cpu"))
     advice = "" if free >= 2 * GB else "lower train.batch_size or train.context"
-    yield Finding("memory", f"{readable(free)} available", "note" if advice else "ok", advice)
+    yield Finding("memory", f"{format_bytes(free)} available", "note" if advice else "ok", advice)
 
 
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free
-    verdict: Verdict = "problem" if free < GB else "note" if free < 10 * GB else "ok"
-    advice = "" if verdict == "ok" else "checkpoints may not fit: keep fewer (train.keep_checkpoints)"
-    yield Finding("disk", f"{readable(free)} free in {Path.cwd()}", verdict, advice)
+    status: Status = "problem" if free < GB else "note" if free < 10 * GB else "ok"
+    advice = "" if status == "ok" else "checkpoints may not fit: keep fewer (train.keep_checkpoints)"
+    yield Finding("disk", f"{format_bytes(free)} free in {Path.cwd()}", status, advice)
 
 
 def _cache() -> Iterator[Finding]:
@@ -172,7 +172,7 @@ def _cache() -> Iterator[Finding]:
         yield Finding("compile cache", f"{folder} cannot be written", "problem", advice)
 
 
-_LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _python,
     _dependencies,
     _processor,

@@ -11,19 +11,19 @@ from rich.text import Text
 from archlab.config.domains import Choice
 from archlab.config.registry import Component, Slot
 from archlab.config.schema import REQUIRED, Knob
-from archlab.config.yaml_files import load_yaml, shipped
+from archlab.config.yaml_files import load_yaml, shipped_files
 
 
-def files(folder: str, usage: str) -> Table:
+def experiments_table(folder: str, usage: str) -> Table:
     """Return a table of the YAML files that come with archlab."""
     table = Table(title=f"{folder.replace('_', ' ')}: {usage}", title_justify="left", box=None, show_header=False)
-    for name, file in shipped(folder).items():
+    for name, file in shipped_files(folder).items():
         tree = load_yaml(file)
         table.add_row(Text(name, "bold cyan"), Text(str(tree.get("description", ""))))
     return table
 
 
-def components(found: Sequence[Component], *, detailed: bool) -> Group:
+def components_table(found: Sequence[Component], *, detailed: bool) -> Group:
     """Return tables of components, kind by kind; with their knobs where `detailed`."""
     kinds = dict.fromkeys(component.kind for component in found)
     return Group(*(_kind(kind, [c for c in found if c.kind == kind], detailed) for kind in kinds))

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from archlab import __version__, api
-from archlab.errors import ArchlabError, one_line, suggest
-from archlab.reporting.format import told
-from archlab.runtime.process import settle_process
+from archlab.errors import ArchlabError, did_you_mean, one_line
+from archlab.reporting.format import format_metrics
+from archlab.runtime.process import configure_process
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 WIDTH_WHERE_NO_TERMINAL = 110
@@ -21,17 +21,17 @@ OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
 FORCE = click.option("--force", is_flag=True, help="Overwrite what is there.")
 
 
-class Verbs(click.Group):
+class SuggestingGroup(click.Group):
     """A group that says which verb may have been meant."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Return the verb, or fail naming the nearest one."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            ctx.fail(f"no command {args[0]!r}{suggest(args[0], self.commands)}")
+            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="archlab")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback where something fails.")
 def cli() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     """Run the command line; exit with 2 and one line where the user can mend what went wrong."""
     debug = "--debug" in sys.argv
     try:
-        settle_process()
+        configure_process()
         cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -86,13 +86,13 @@ def _console() -> Any:
 @click.argument("what", required=False)
 def list_(what: str | None) -> None:
     """List the experiments and search spaces, and the components of every kind or of one (WHAT)."""
-    from archlab.cli.listing import components, files
+    from archlab.cli.listing import components_table, experiments_table
 
     console = _console()
     if what is None:
-        console.print(files("experiments", "archlab show NAME"))
-        console.print(files("search_spaces", "archlab search NAME"))
-    console.print(components(api.catalogue(what), detailed=what is not None))
+        console.print(experiments_table("experiments", "archlab show NAME"))
+        console.print(experiments_table("search_spaces", "archlab search NAME"))
+    console.print(components_table(api.list_components(what), detailed=what is not None))
 
 
 @cli.command()
@@ -113,13 +113,13 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
 
     from archlab.cli import show as drawing
 
-    figures = drawing.costs(experiment)
+    figures = drawing.cost_summary(experiment)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
         return
     console = _console()
     console.print(Text.assemble((experiment.name, "bold"), "  ", experiment.description))
-    console.print(drawing.tree(experiment))
+    console.print(drawing.model_tree(experiment))
     console.print(drawing.cost_table(experiment, figures))
 
 
@@ -131,12 +131,12 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
 @FORCE
 def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool, force: bool) -> None:
     """Train an experiment."""
-    from archlab.cli.progress import Display
+    from archlab.cli.progress import ProgressBar
 
     console = _console()
-    with Display(console) as display:
-        result = api.train(name, overrides, out=out, resume=resume, force=force, watch=display)
-    console.print(f"validation {told(result.metrics, 'val_')}")
+    with ProgressBar(console) as display:
+        result = api.train(name, overrides, out=out, resume=resume, force=force, callback=display)
+    console.print(f"validation {format_metrics(result.metrics, 'val_')}")
     click.echo(f"model    {result.folder / 'final'}\nmetrics  {result.folder / 'metrics.jsonl'}")
     further = f'generate {result.folder} --prompt "def "' if "val_bpb" in result.metrics else f"report {result.folder}"
     click.echo(f"next     archlab {further}")
@@ -150,13 +150,13 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 @FORCE
 def search(name: str, overrides: tuple[str, ...], out: Path | None, trials: int | None, force: bool) -> None:
     """Search a space of architectures; the same command goes on where it was stopped."""
-    from archlab.cli.search_progress import SearchDisplay, print_outcome
+    from archlab.cli.search_progress import SearchProgressBar, print_summary
 
     console = _console()
-    with SearchDisplay(console) as display:
-        outcome = api.search(name, overrides, out=out, trials=trials, force=force, watch=display)
+    with SearchProgressBar(console) as display:
+        outcome = api.search(name, overrides, out=out, trials=trials, force=force, callback=display)
     api.report(outcome.folder)
-    print_outcome(console, outcome)
+    print_summary(console, outcome)
 
 
 @cli.command()
@@ -193,7 +193,7 @@ def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
 @FORCE
 def import_(directory: Path, out: Path, force: bool) -> None:
     """Read a checkpoint directory of transformers (config.json, *.safetensors) into one of archlab's."""
-    place = api.import_(directory, out, force=force)
+    place = api.import_checkpoint(directory, out, force=force)
     click.echo(f"{place}: model.safetensors and experiment.yaml\nnext  archlab show {place / 'experiment.yaml'}")
 
 
@@ -209,7 +209,7 @@ def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | No
     if as_json:
         click.echo(json.dumps({"split": split, **figures}, indent=2))
         return
-    click.echo(f"{split}: {told(figures)}")
+    click.echo(f"{split}: {format_metrics(figures)}")
     click.echo(f"{figures['tokens']:,} targets at {figures['tokens_per_s']:,.0f} a second")
 
 
@@ -241,7 +241,7 @@ def check(kind: str, name: str, knobs: tuple[str, ...], plugin: Path | None) -> 
 @cli.command()
 def doctor() -> None:
     """Tell what this machine has, and what makes archlab slow or fail on it."""
-    from archlab.cli.doctor import doctor as look
+    from archlab.cli.doctor import diagnose as look
     from archlab.cli.doctor import render
 
     _console().print(render(look()))

@@ -12,12 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from archlab.config.experiment import Experiment
-from archlab.reporting.format import brief_validation
+from archlab.reporting.format import format_validation
+from archlab.training.callbacks import Callback
 
 PLAIN_EVERY_S = 5.0
 
 
-class Display:
+class ProgressBar(Callback):
     """Shows training as it goes: step, loss, tokens/s and time left, under a label that may change."""
 
     def __init__(self, console: Console) -> None:
@@ -37,7 +38,7 @@ class Display:
         self.last_line, self.begin, self.first_step, self.steps = 0.0, 0.0, 0, 0
         self.val = ""
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> ProgressBar:
         self.bar.start()
         return self
 
@@ -46,7 +47,7 @@ class Display:
     ) -> None:
         self.bar.stop()
 
-    def say(self, line: str | Text) -> None:
+    def print(self, line: str | Text) -> None:
         """Print a line that stays, above the bar."""
         self.console.print(line, highlight=False, soft_wrap=True)
 
@@ -58,7 +59,7 @@ class Display:
         self.last_line, self.val = self.begin, ""
         self.task = self.bar.add_task(self.label or experiment.name, total=self.steps, completed=step, figures="")
         if step:
-            self.say(f"{escape(self.label or experiment.name)}: going on after step {step}")
+            self.print(f"{escape(self.label or experiment.name)}: going on after step {step}")
 
     def on_step(self, record: dict[str, Any]) -> None:
         """Move the bar, or print a line now and then where there is no terminal."""
@@ -69,8 +70,8 @@ class Display:
         if not self.console.is_terminal and (now - self.last_line >= PLAIN_EVERY_S or record["step"] == self.steps):
             self.last_line = now
             left = (now - self.begin) / (record["step"] - self.first_step) * (self.steps - record["step"])
-            self.say(f"{self.label or 'step'} {record['step']}/{self.steps}  {figures}  eta {left:.0f} s")
+            self.print(f"{self.label or 'step'} {record['step']}/{self.steps}  {figures}  eta {left:.0f} s")
 
     def on_eval(self, record: dict[str, Any]) -> None:
         """Keep the validation loss in sight."""
-        self.val = f"  {brief_validation(record)}"
+        self.val = f"  {format_validation(record)}"

@@ -10,16 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from archlab.cli.progress import Display
+from archlab.cli.progress import ProgressBar
 from archlab.reporting.data import Run, SearchData, read_search, short_names
 from archlab.reporting.figures import brief
-from archlab.reporting.format import brief_validation, told
-from archlab.searching.run import Outcome
+from archlab.reporting.format import format_metrics, format_validation
+from archlab.searching.callbacks import SearchCallback
+from archlab.searching.run import SearchResult
 from archlab.searching.space import Space
-from archlab.training.callbacks import Watch
+from archlab.training.callbacks import Callback
 
 
-class SearchDisplay(Display):
+class SearchProgressBar(ProgressBar, SearchCallback):
     """Shows each run of a search, and keeps a line of how it ended."""
 
     def __init__(self, console: Console) -> None:
@@ -31,25 +32,25 @@ class SearchDisplay(Display):
         """Tell what is searched and how far it is."""
         self.done, self.total, self.short = done, total, short_names(list(space.vary))
         far = f"; {done} done" if done else ""
-        self.say(Text.assemble((space.name, "bold"), f": {total} trials over {', '.join(self.short.values())}{far}"))
+        self.print(Text.assemble((space.name, "bold"), f": {total} trials over {', '.join(self.short.values())}{far}"))
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Watch:
+    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Show the training of one run under its label."""
         self.label = f"{label} ({self.done + 1} of {self.total})" if values else label
         chosen = "  ".join(f"{self.short.get(path, path)}={brief(value)}" for path, value in values.items())
-        self.say(Text.assemble((self.label, "cyan"), f"  {chosen}"))
+        self.print(Text.assemble((self.label, "cyan"), f"  {chosen}"))
         return self
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
         """Tell how a run ended."""
         self.done += label != "baseline"
         color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
-        found = brief_validation(metrics)
+        found = format_validation(metrics)
         rest = "".join(f"  {part}" for part in (found, reason) if part)
-        self.say(Text.assemble((self.label, "cyan"), "  ", (state, color), rest))
+        self.print(Text.assemble((self.label, "cyan"), "  ", (state, color), rest))
 
 
-def print_outcome(console: Console, outcome: Outcome) -> None:
+def print_summary(console: Console, outcome: SearchResult) -> None:
     """Print the table of trials, the best of them, where everything lies, and what to do next."""
     data = read_search(outcome.folder)
     console.print(_trials(data))
@@ -79,19 +80,19 @@ def _row(run: Run, short: Mapping[str, str], metric: str) -> list[str]:
     return [run.name, run.state, *shown, reached]
 
 
-def _headline(outcome: Outcome) -> str:
+def _headline(outcome: SearchResult) -> str:
     summary = outcome.summary
-    reached = told(summary["winner"]["validation"])
+    reached = format_metrics(summary["winner"]["validation"])
     lines = [f"[bold]best: trial {outcome.winner}[/], {reached} on the whole validation split"]
     if "validation" in summary["baseline"]:
-        lines.append(f"baseline at the same budget: {told(summary['baseline']['validation'])}")
+        lines.append(f"baseline at the same budget: {format_metrics(summary['baseline']['validation'])}")
     sizes = ", ".join(f"{name} {bits:.3f}" for name, bits in summary["compressors"].items())
     if sizes:
         lines.append(f"whole-file compressors at their best setting, on the same text: {sizes}")
     return "\n".join(lines)
 
 
-def _places(outcome: Outcome) -> str:
+def _places(outcome: SearchResult) -> str:
     folder = shlex.quote(str(outcome.folder))
     return "\n".join(
         [

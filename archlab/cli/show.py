@@ -13,22 +13,22 @@ from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
 from archlab.config.registry import Component, component_of
-from archlab.modeling.build import check, count_parameters
-from archlab.modeling.cost import estimate
-from archlab.runtime.memory import readable
+from archlab.modeling.build import count_parameters, validate
+from archlab.modeling.cost import estimate_cost
+from archlab.runtime.memory import format_bytes
 
 
-def costs(experiment: Experiment) -> dict[str, Any]:
+def cost_summary(experiment: Experiment) -> dict[str, Any]:
     """Return the experiment's name and costs, as `archlab show --json` prints them."""
-    return {"name": experiment.name, **estimate(experiment)}
+    return {"name": experiment.name, **estimate_cost(experiment)}
 
 
-def tree(experiment: Experiment) -> Tree:
+def model_tree(experiment: Experiment) -> Tree:
     """Return the model's parts as a terminal tree, like neighbours drawn once."""
-    model = check(experiment)
+    model = validate(experiment)
     shapes: dict[nn.Module, str] = {}
-    inputs = experiment.task.factory()().example(1, experiment.train.context, "meta")
-    observed(model, inputs, lambda module, output: shapes.update({module: _shape(output)}))
+    inputs = experiment.task.factory()().example_inputs(1, experiment.train.context, "meta")
+    run_with_forward_hooks(model, inputs, lambda module, output: shapes.update({module: _shape(output)}))
     root = Tree(_label("model", model, component_of(type(model)), shapes, 1))
     _grow(root, model, shapes)
     return root
@@ -78,14 +78,15 @@ def _shape(output: Any) -> str:
 def cost_table(experiment: Experiment, figures: dict[str, Any]) -> Table:
     """Return the costs as a terminal table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    batch_size = experiment.train.batch_size
     rows = {
         "parameters": f"{figures['params']:,}",
         "without embeddings": f"{figures['params_non_embedding']:,}",
         "FLOPs per token": f"{figures['flops_per_token']:,} forward, at a context of {experiment.train.context:,}",
-        "state": f"{readable(figures['state_bytes'])} for one stream, at any length",
-        "weights": f"{readable(figures['weight_bytes'])} in float32",
-        "activations": f"{readable(figures['activation_bytes'])} for a micro-batch of {experiment.train.batch_size}",
-        "training memory": f"{readable(figures['memory_per_device'])} with gradients and AdamW's moments",
+        "state": f"{format_bytes(figures['state_bytes'])} for one stream, at any length",
+        "weights": f"{format_bytes(figures['weight_bytes'])} in float32",
+        "activations": f"{format_bytes(figures['activation_bytes'])} for a micro-batch of {batch_size}",
+        "training memory": f"{format_bytes(figures['memory_per_device'])} with gradients and AdamW's moments",
         "tokens per step": f"{figures['tokens_per_step']:,}",
     }
     for name, value in rows.items():
@@ -93,7 +94,7 @@ def cost_table(experiment: Experiment, figures: dict[str, Any]) -> Table:
     return table
 
 
-def observed(model: nn.Module, inputs: Tensor, see: Callable[[nn.Module, Any], None]) -> None:
+def run_with_forward_hooks(model: nn.Module, inputs: Tensor, see: Callable[[nn.Module, Any], None]) -> None:
     """Run inputs through a model on the meta device, showing each module's output to `see`."""
     hooks = [m.register_forward_hook(lambda module, _, output: see(module, output)) for m in model.modules()]
     try:

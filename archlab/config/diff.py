@@ -10,19 +10,21 @@ def _equal(path: str, old: Any, new: Any) -> bool:
     return old == new
 
 
-def difference(old: Any, new: Any, alike: Callable[[str, Any, Any], bool] = _equal, path: str = "") -> str:
+def first_difference(old: Any, new: Any, is_equal: Callable[[str, Any, Any], bool] = _equal, path: str = "") -> str:
     """Name the first place where what stands in a folder is not what was asked for, or return nothing.
 
-    `alike(path, old, new)` says what counts as no difference.
+    `is_equal(path, old, new)` says what counts as no difference.
     """
-    if alike(path, old, new):
+    if is_equal(path, old, new):
         return ""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])
-        inner = [difference(old.get(key), new.get(key), alike, f"{path}.{key}".removeprefix(".")) for key in keys]
+        inner = [
+            first_difference(old.get(key), new.get(key), is_equal, f"{path}.{key}".removeprefix(".")) for key in keys
+        ]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
-        inner = [difference(*pair, alike, f"{path}[{place}]") for place, pair in pairs]
+        inner = [first_difference(*pair, is_equal, f"{path}[{place}]") for place, pair in pairs]
     else:
         return f"{path} is {old!r} there and {new!r} here"
     return next(filter(None, inner), "")

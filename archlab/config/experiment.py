@@ -13,10 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from archlab.config import paths
 from archlab.config.registry import Slot, find, load_plugin, names
-from archlab.config.schema import Knob, check_names, check_value
+from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.config.spec import REPEAT, Spec, knob_at, parse
-from archlab.config.train_config import Train, parse_train, train_knobs
-from archlab.config.yaml_files import load_yaml, locate
+from archlab.config.train_config import TrainConfig, parse_train, train_knobs
+from archlab.config.yaml_files import find_yaml, load_yaml
 from archlab.errors import ConfigError, one_line
 
 SECTIONS = ("name", "description", "model", "task", "train")
@@ -33,7 +33,7 @@ class Experiment:
     description: str
     model: Spec
     task: Spec
-    train: Train
+    train: TrainConfig
     plugins: tuple[str, ...]
     source: str
 
@@ -55,7 +55,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Raw:
+class UnresolvedExperiment:
     """An experiment's YAML before it is resolved, with the layers that it came from, the last on top."""
 
     file: str
@@ -68,26 +68,26 @@ class Raw:
         """The name of the file."""
         return Path(self.file).stem
 
-    def at(self, path: str) -> Any:
+    def get(self, path: str) -> Any:
         """Return the value that stands at a path, or None."""
         return paths.get(self.tree, path)
 
-    def knob_at(self, path: str) -> Knob | None:
+    def knob(self, path: str) -> Knob | None:
         """Return the knob that a path without `[*]` would set, or None."""
         top, *rest = paths.split(path)
         if top == "train" and len(rest) == 1:
             return train_knobs().get(str(rest[0]))
         if top in KINDS and isinstance(top, str):
             whole = Knob(top, Any, Slot(KINDS[top], None))
-            return knob_at(self.at(top) or {}, rest, KINDS[top]) if rest else whole
+            return knob_at(self.get(top) or {}, rest, KINDS[top]) if rest else whole
         return None
 
-    def places(self, path: str) -> list[str]:
+    def expand(self, path: str) -> list[str]:
         """Return the paths that `[*]` stands for: those entries that have the knob, or all if none has."""
         every = paths.expand(self.tree, path)
-        return [place for place in every if self.knob_at(place)] or every
+        return [place for place in every if self.knob(place)] or every
 
-    def with_values(self, values: Mapping[str, Any], source: str) -> Raw:
+    def override(self, values: Mapping[str, Any], source: str) -> UnresolvedExperiment:
         """Return a copy with values set by path.
 
         A bare component name keeps those knobs of the component that stood there which the new one takes too.
@@ -95,16 +95,16 @@ class Raw:
         raw = self
         for path, value in values.items():
             for place in raw._located(path, source):
-                raw = raw._with_value(place, value, source)
+                raw = raw._override_one(place, value, source)
         return raw
 
     def _located(self, path: str, source: str) -> list[str]:
         try:
-            return self.places(path)
+            return self.expand(path)
         except ConfigError as error:
             raise ConfigError(error.path, error.problem, source) from None
 
-    def _with_value(self, place: str, value: Any, source: str) -> Raw:
+    def _override_one(self, place: str, value: Any, source: str) -> UnresolvedExperiment:
         try:
             tree = paths.put(self.tree, place, self._fitted(place, value))
         except ConfigError as error:
@@ -112,7 +112,7 @@ class Raw:
         return replace(self, tree=tree, layers=(*self.layers, (source, {place: value})))
 
     def _fitted(self, place: str, value: Any) -> Any:
-        knob, old = self.knob_at(place), self.at(place)
+        knob, old = self.knob(place), self.get(place)
         slot = knob.default if knob else None
         if not isinstance(slot, Slot) or not isinstance(value, str) or not isinstance(old, dict):
             return value
@@ -127,7 +127,7 @@ class Raw:
             return _resolve(self)
         except ConfigError as error:
             where = f"{error.path}.{error.key}" if error.key else error.path
-            raise ConfigError(error.path, error.problem, error.source or self.source_of(where)) from error
+            raise ConfigError(error.path, error.problem, error.source or self.origin_of(where)) from error
 
     @property
     def source(self) -> str:
@@ -135,7 +135,7 @@ class Raw:
         top = self.layers[-1][0]
         return self.file if top == self.file else f"{self.file}, with {top}"
 
-    def source_of(self, path: str) -> str:
+    def origin_of(self, path: str) -> str:
         """Return the file or command that a value at or above a path came from."""
         for source, tree in reversed(self.layers):
             if any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in tree if "." in key):
@@ -152,12 +152,12 @@ def _reaches(tree: dict[str, Any], path: str) -> bool:
         return False
 
 
-def read(name: str | Path, overrides: Sequence[str] = (), folder: Path = Path()) -> Raw:
+def read(name: str | Path, overrides: Sequence[str] = (), folder: Path = Path()) -> UnresolvedExperiment:
     """Read an experiment by its name, or its file as seen from a folder, with `path=value` overrides laid on it."""
     raw = _read_file(_locate(str(name), folder), ())
     for override in overrides:
         path, value = parse_override(override)
-        raw = raw.with_values({path: value}, "command line")
+        raw = raw.override({path: value}, "command line")
     return raw
 
 
@@ -167,10 +167,10 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def _locate(name: str, folder: Path) -> Path:
-    return locate(name, folder, "experiments")
+    return find_yaml(name, folder, "experiments")
 
 
-def _read_file(file: Path, below: tuple[Path, ...]) -> Raw:
+def _read_file(file: Path, below: tuple[Path, ...]) -> UnresolvedExperiment:
     if file.resolve() in below:
         raise ConfigError("base", f"{file.stem!r} extends itself", str(below[-1]))
     tree = load_yaml(file)
@@ -180,21 +180,21 @@ def _read_file(file: Path, below: tuple[Path, ...]) -> Raw:
         raise ConfigError(error.path, error.problem, error.source or str(file)) from None
 
 
-def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> Raw:
-    check_names(tree, KEYS, "")
-    plugins = check_value(_unless_empty(tree.pop("plugins", None), []), list[str], "plugins")
+def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> UnresolvedExperiment:
+    reject_unknown(tree, KEYS, "")
+    plugins = coerce(_unless_empty(tree.pop("plugins", None), []), list[str], "plugins")
     base, override = tree.pop("base", None), _unless_empty(tree.pop("override", None), {})
-    below = _read_file(_locate(check_value(base, str, "base"), file.parent), chain) if base is not None else None
+    below = _read_file(_locate(coerce(base, str, "base"), file.parent), chain) if base is not None else None
     for plugin in plugins:
         load_plugin(plugin, file.parent)
     tree = {"name": file.stem} | tree
-    raw = Raw(
+    raw = UnresolvedExperiment(
         str(file),
         paths.merge(below.tree if below else {}, tree),
         (*(below.layers if below else ()), (str(file), tree)),
         (*(below.plugins if below else ()), *(_absolute(p, file) for p in plugins)),
     )
-    return raw.with_values(_override(override), str(file))
+    return raw.override(_override(override), str(file))
 
 
 def _override(override: Any) -> dict[str, Any]:
@@ -219,15 +219,15 @@ def parse_override(text: str) -> tuple[str, Any]:
     return path, parsed
 
 
-def _resolve(raw: Raw) -> Experiment:
+def _resolve(raw: UnresolvedExperiment) -> Experiment:
     tree = _interpolated(raw.tree)
-    check_names(tree, SECTIONS, "")
+    reject_unknown(tree, SECTIONS, "")
     for section in KINDS:
         if section not in tree:
             raise ConfigError(section, "is missing: an experiment has a model and a task")
     return Experiment(
-        name=_file_name(check_value(tree.get("name", raw.name), str, "name")),
-        description=check_value(_unless_empty(tree.get("description"), ""), str, "description"),
+        name=_file_name(coerce(tree.get("name", raw.name), str, "name")),
+        description=coerce(_unless_empty(tree.get("description"), ""), str, "description"),
         train=parse_train(_unless_empty(tree.get("train"), {})),
         model=parse(tree["model"], KINDS["model"], "model"),
         task=parse(tree["task"], KINDS["task"], "task"),
@@ -246,7 +246,7 @@ def _fits(knob: Knob, value: Any) -> bool:
     if isinstance(knob.default, Slot) or (isinstance(value, str) and "${" in value):
         return True
     try:
-        check_value(value, knob.type, knob.name)
+        coerce(value, knob.type, knob.name)
     except ConfigError:
         return False
     return True

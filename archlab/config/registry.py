@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from archlab.config.domains import Domain
 from archlab.config.schema import Knob, knobs_of, wiring_of
-from archlab.errors import ArchlabError, ConfigError, one_line, suggest
+from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
 
 Factory: TypeAlias = Callable[..., Any]
 Class = TypeVar("Class", bound=type)
@@ -136,7 +136,7 @@ def names(kind: str) -> list[str]:
 def find(kind: str, name: Any, path: str = "") -> Component:
     """Return a component by what YAML calls it, importing its file; raise ConfigError if there is none."""
     if not isinstance(name, str) or name not in names(kind):
-        raise ConfigError(path, f"no {kind} {name!r}{suggest(name, names(kind))}")
+        raise ConfigError(path, f"no {kind} {name!r}{did_you_mean(name, names(kind))}")
     if (kind, name) not in _registered:
         importlib.import_module(f"{_PACKAGE}.{kind}.{name}")
     return _registered[kind, name]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from archlab.config.domains import Range
-from archlab.errors import ConfigError, suggest
+from archlab.errors import ConfigError, did_you_mean
 
 REQUIRED: Any = inspect.Parameter.empty
 
@@ -27,7 +27,7 @@ class Knob:
     @property
     def type_name(self) -> str:
         """The type as a person would write it."""
-        return describe(self.type)
+        return type_name(self.type)
 
 
 def knobs_of(function: Callable[..., Any]) -> dict[str, Knob]:
@@ -43,20 +43,20 @@ def wiring_of(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
 
 
-def check_names(given: Mapping[Any, Any], known: Sequence[str], path: str, owner: str = "") -> None:
+def reject_unknown(given: Mapping[Any, Any], known: Sequence[str], path: str, owner: str = "") -> None:
     """Raise ConfigError for the first key that nothing reads."""
     for key in given:
         if key not in known:
             of = f" of {owner!r}" if owner else ""
-            what = f"unknown {'knob' if owner else 'key'} {key!r}{of}{suggest(key, known)}"
+            what = f"unknown {'knob' if owner else 'key'} {key!r}{of}{did_you_mean(key, known)}"
             raise ConfigError(path, what, key=str(key))
 
 
-def check_value(value: Any, expected: Any, path: str) -> Any:
+def coerce(value: Any, expected: Any, path: str) -> Any:
     """Return `value` as the expected type, or raise ConfigError naming what would be right."""
     origin, args = get_origin(expected), get_args(expected)
     if origin is Annotated:
-        checked = check_value(value, args[0], path)
+        checked = coerce(value, args[0], path)
         _check_range(checked, args[1:], path)
         return checked
     if origin in (Union, types.UnionType):
@@ -80,10 +80,10 @@ def _check_union(value: Any, options: Sequence[Any], path: str) -> Any:
     rest = [option for option in options if option is not type(None)]
     for option in rest[:-1]:
         try:
-            return check_value(value, option, path)
+            return coerce(value, option, path)
         except ConfigError:
             continue
-    return check_value(value, rest[-1], path)
+    return coerce(value, rest[-1], path)
 
 
 def _check_literal(value: Any, options: Sequence[Any], path: str) -> Any:
@@ -93,13 +93,13 @@ def _check_literal(value: Any, options: Sequence[Any], path: str) -> Any:
         value = "on" if value else "off"  # YAML reads the words on and off as booleans
         if value in options:
             return value
-    raise ConfigError(path, f"{value!r} is not one of its values{suggest(value, map(str, options))}")
+    raise ConfigError(path, f"{value!r} is not one of its values{did_you_mean(value, map(str, options))}")
 
 
 def _check_list(value: Any, item: Any, path: str) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise ConfigError(path, f"{value!r} is not a list")
-    return [check_value(entry, item, f"{path}[{place}]") for place, entry in enumerate(value)]
+    return [coerce(entry, item, f"{path}[{place}]") for place, entry in enumerate(value)]
 
 
 def _check_scalar(value: Any, expected: type, path: str) -> Any:
@@ -110,7 +110,7 @@ def _check_scalar(value: Any, expected: type, path: str) -> Any:
         return int(value)
     if expected in (str, bool) and type(value) is expected:
         return value
-    raise ConfigError(path, f"{value!r} is not {describe(expected)}")
+    raise ConfigError(path, f"{value!r} is not {type_name(expected)}")
 
 
 def _is_whole(value: float) -> bool:
@@ -127,17 +127,17 @@ def _finite(value: float, path: str) -> float:
     return number
 
 
-def describe(expected: Any) -> str:
+def type_name(expected: Any) -> str:
     """Name a type for a person, as in "a whole number at least 1"."""
     origin, args = get_origin(expected), get_args(expected)
     if origin is Annotated:
         limits = " ".join(str(limit) for limit in args[1:] if isinstance(limit, Range))
-        return f"{describe(args[0])} {limits}".strip()
+        return f"{type_name(args[0])} {limits}".strip()
     if origin in (Union, types.UnionType):
-        return " or ".join("null" if option is type(None) else describe(option) for option in args)
+        return " or ".join("null" if option is type(None) else type_name(option) for option in args)
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in args)
     if origin in (list, Sequence):
-        return f"a list of {describe(args[0])}"
+        return f"a list of {type_name(args[0])}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     return words.get(expected, getattr(expected, "__name__", str(expected)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from archlab.config.domains import Count
 from archlab.config.registry import Component, Factory, Slot, find, names
-from archlab.config.schema import REQUIRED, Knob, check_names, check_value
+from archlab.config.schema import REQUIRED, Knob, coerce, reject_unknown
 from archlab.errors import ConfigError, one_line
 
 MAX_REPEATS = 4096
@@ -88,7 +88,7 @@ def parse(value: Any, kind: str, path: str, default: str | None = None) -> Spec:
     if name is None:
         raise ConfigError(path, f"a {kind} needs a type: one of {', '.join(names(kind))}")
     component = find(kind, name, path)
-    check_names(given, list(component.knobs), path, owner=component.name)
+    reject_unknown(given, list(component.knobs), path, owner=component.name)
     knobs = {knob.name: _knob(knob, given, path, name) for knob in component.knobs.values()}
     return Spec(component, knobs, path)
 
@@ -106,7 +106,7 @@ def _knob(knob: Knob, given: Mapping[str, Any], path: str, owner: str) -> Any:
     if isinstance(knob.default, Slot):
         return _slot(knob, given, place, owner)
     if knob.name in given:
-        return check_value(given[knob.name], knob.type, place)
+        return coerce(given[knob.name], knob.type, place)
     if knob.default is REQUIRED:
         raise ConfigError(path, f"{owner!r} needs {knob.name!r}: {knob.type_name}")
     return knob.default
@@ -133,7 +133,7 @@ def _list(value: Any, slot: Slot, place: str) -> list[Spec]:
 
 def _entry(value: Any, slot: Slot, path: str) -> Spec:
     given = _mapping(value, slot.kind, path)
-    repeat = check_value(given.pop("repeat", REPEAT.default), REPEAT.type, f"{path}.repeat")
+    repeat = coerce(given.pop("repeat", REPEAT.default), REPEAT.type, f"{path}.repeat")
     spec = parse(given, slot.kind, path, slot.default)
     return Spec(spec.component, spec.knobs, path, repeat)
 

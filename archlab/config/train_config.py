@@ -6,14 +6,14 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
 from archlab.config.domains import Count, Fraction, Index, NonNegative, Positive, Range
-from archlab.config.schema import Knob, check_names, check_value
+from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.errors import ConfigError
 
 Beta: TypeAlias = Annotated[float, Range(low=0, high=0.999999)]
 
 
 @dataclass(frozen=True)
-class Train:
+class TrainConfig:
     """Optimisation, evaluation and the machine; a step sees `batch_size * accumulate * context` tokens.
 
     `eval_every` and `checkpoint_every` of 0 mean at the end only; `eval_tokens: null` is the whole split.
@@ -48,14 +48,14 @@ class Train:
 
 def train_knobs() -> dict[str, Knob]:
     """Return the settings of `train:` with their types and defaults."""
-    hints = get_type_hints(Train, include_extras=True)
-    return {f.name: Knob(f.name, hints[f.name], f.default) for f in fields(Train) if f.default is not MISSING}
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    return {f.name: Knob(f.name, hints[f.name], f.default) for f in fields(TrainConfig) if f.default is not MISSING}
 
 
-def parse_train(value: Any, path: str = "train") -> Train:
+def parse_train(value: Any, path: str = "train") -> TrainConfig:
     """Check the `train:` section; raise ConfigError for what is unknown or out of range."""
     if not isinstance(value, dict):
         raise ConfigError(path, f"{value!r} is not a mapping of settings")
     knobs = train_knobs()
-    check_names(value, list(knobs), path)
-    return Train(**{key: check_value(given, knobs[key].type, f"{path}.{key}") for key, given in value.items()})
+    reject_unknown(value, list(knobs), path)
+    return TrainConfig(**{key: coerce(given, knobs[key].type, f"{path}.{key}") for key, given in value.items()})

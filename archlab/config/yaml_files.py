@@ -10,10 +10,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from archlab.errors import ConfigError, one_line, suggest
+from archlab.errors import ConfigError, did_you_mean, one_line
 
 
-def shipped(folder: str = "experiments") -> dict[str, Path]:
+def shipped_files(folder: str = "experiments") -> dict[str, Path]:
     """Return the YAML files that come with archlab, by name."""
     root = Path(import_module("archlab.components").__path__[0]).parent / folder
     return {file.stem: file for file in sorted(root.glob("*.yaml"))}
@@ -24,16 +24,16 @@ def is_file_name(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) or "/" in name
 
 
-def locate(name: str, folder: Path, library: str) -> Path:
+def find_yaml(name: str, folder: Path, library: str) -> Path:
     """Return the file that a name or a path means, seen from `folder`; raise ConfigError if there is none."""
     file = folder / name
     if is_file_name(name):
         if not file.is_file():
             raise ConfigError("", f"no file {str(file)!r}")
         return file
-    known = shipped(library)
+    known = shipped_files(library)
     if name not in known:
-        raise ConfigError("", f"no {library.rstrip('s').replace('_', ' ')} {name!r}{suggest(name, known)}")
+        raise ConfigError("", f"no {library.rstrip('s').replace('_', ' ')} {name!r}{did_you_mean(name, known)}")
     return known[name]
 
 

@@ -7,11 +7,11 @@ import wave
 import numpy as np
 from numpy.typing import NDArray
 
-from archlab.data.splits import TooLong
+from archlab.data.splits import Overflow
 from archlab.errors import ArchlabError, one_line
 
 
-def read_wave(path: str, sample_rate: int, length: int, too_long: TooLong) -> NDArray[np.float32]:
+def read_wave(path: str, sample_rate: int, length: int, too_long: Overflow) -> NDArray[np.float32]:
     """Return a 16-bit, one-channel WAV file as numbers from -1 to 1, followed by silence up to `length` samples.
 
     Raises ArchlabError naming a file that is damaged, empty, of another form, or longer where this is refused.

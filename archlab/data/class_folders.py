@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from archlab.data.splits import SPLITS, share_of
+from archlab.data.splits import SPLITS, hash_fraction
 from archlab.errors import ArchlabError
 
 
@@ -56,7 +56,7 @@ def by_hash(files: Sequence[Labelled], shares: Mapping[str, float]) -> dict[str,
     """Split files by the SHA-256 of their names: each split that has a share gets it, and train the rest."""
     parts: dict[str, list[Labelled]] = {split: [] for split in SPLITS}
     for file in files:
-        parts[_part(share_of(file.name), shares)].append(file)
+        parts[_part(hash_fraction(file.name), shares)].append(file)
     return parts
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from archlab.data.formats import Document, require_utf8
-from archlab.data.splits import SPLITS, share_of
+from archlab.data.splits import SPLITS, hash_fraction
 from archlab.data.tokenizers import SEPARATOR
 from archlab.errors import ArchlabError
 
@@ -92,7 +92,7 @@ def named_split(name: str) -> str | None:
 def _split_by_hash(documents: Sequence[Document]) -> dict[str, bytes]:
     parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     for name, text in documents:
-        place = share_of(name)
+        place = hash_fraction(name)
         parts["validation" if place < SHARE else "test" if place < 2 * SHARE else "train"].append(text)
     return {split: SEPARATOR.join(texts) for split, texts in parts.items()}
 

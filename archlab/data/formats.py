@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from archlab.errors import ArchlabError, one_line, suggest
+from archlab.errors import ArchlabError, did_you_mean, one_line
 
 Document: TypeAlias = tuple[str, bytes]
 
@@ -73,7 +73,7 @@ def _field(entry: Any, field: str, place: str) -> str:
     if not isinstance(entry, dict):
         raise ArchlabError(f"{place}: is no JSON object but {type(entry).__name__}")
     if field not in entry:
-        raise ArchlabError(f"{place}: no field {field!r}{suggest(field, entry)}")
+        raise ArchlabError(f"{place}: no field {field!r}{did_you_mean(field, entry)}")
     if not isinstance(entry[field], str):
         raise ArchlabError(f"{place}: the field {field!r} is no text but {type(entry[field]).__name__}")
     return str(entry[field])
@@ -94,7 +94,7 @@ def _of_parquet(name: str, path: Path, field: str) -> Iterator[Document]:
             return
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise ArchlabError(f"{path}: is cut off or no Parquet file: {one_line(error)}") from error
-    raise ArchlabError(f"{path}: no column {field!r}{suggest(field, columns)}")
+    raise ArchlabError(f"{path}: no column {field!r}{did_you_mean(field, columns)}")
 
 
 def _text(value: Any, field: str, place: str) -> bytes:

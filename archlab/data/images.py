@@ -46,7 +46,7 @@ def read_image(path: str, mode: Literal["L", "RGB"]) -> Image:
     raise ArchlabError(f"{path}: has pixels of more than 8 bits (mode {given}), which are not supported")
 
 
-def centred(image: Image, size: int, crop: float) -> NDArray[np.uint8]:
+def center_crop(image: Image, size: int, crop: float) -> NDArray[np.uint8]:
     """Return the middle [H, W, C] of an image whose shorter side was made size / crop long, bicubically."""
     side = min(image.size) * crop
     left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -65,7 +65,7 @@ def random_crop(image: Image, size: int, random: np.random.RandomState) -> NDArr
         if 0 < width <= image.width and 0 < height <= image.height:
             left, top = random.randint(image.width - width + 1), random.randint(image.height - height + 1)
             return _resized(image, size, (left, top, left + width, top + height))
-    return centred(image, size, 1.0)
+    return center_crop(image, size, 1.0)
 
 
 def _resized(image: Image, size: int, box: tuple[float, float, float, float]) -> NDArray[np.uint8]:

@@ -23,14 +23,14 @@ class Task:
     Inputs are words, [B, T] int64 below `vocab_size`, or numbers [B, ...] where vocab_size is None. Targets are
     [B, T] int64, IGNORED where nothing is asked, or [B] where `per_sample`. `context` is how many inputs a sample
     holds: words, pixels, or samples of a wave. `predicts_next` says that the answers stand in later inputs, so that a
-    model must not look ahead, `by_step` that what is measured of some steps can be added to that of others. `metrics`
-    are the names that are measured, `bpb` from what `bytes_per_token` says.
+    model must not look ahead, `metrics_are_per_token` that metrics of some steps can be added to those of others.
+    `metrics` are the names of the metrics; `bpb` is computed from `bytes_per_token`.
     """
 
     vocab_size: int | None = None
     per_sample = False
     predicts_next = False
-    by_step = True
+    metrics_are_per_token = True
     metrics: Sequence[str] = ("loss", "accuracy")
 
     @property
@@ -56,12 +56,12 @@ class Task:
         """Yield inputs and targets that cover a split once, in order, or its first `max_tokens` inputs."""
         raise NotImplementedError
 
-    def example(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
+    def example_inputs(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
         """Return inputs of the right shape and type with nothing in them, to count costs by."""
         dtype = torch.float32 if self.vocab_size is None else torch.int64
         return torch.zeros(batch_size, context, dtype=dtype, device=device)
 
-    def measure(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def compute_metrics(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the sum of each metric over what was asked, and the number of terms; loss in nats."""
         scores, wanted = at_least_float32(logits).flatten(0, -2), targets.flatten()
         asked = wanted != IGNORED

@@ -39,7 +39,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Return the words of a text."""
 
-    def corpus(self, text: bytes) -> NDArray[Any]:
+    def encode_corpus(self, text: bytes) -> NDArray[Any]:
         """Return the words of a corpus, whose documents are separated by a byte 0."""
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -58,7 +58,7 @@ class ByteTokenizer:
         """Return the bytes of a text."""
         return list(text.encode("utf-8", "surrogateescape"))
 
-    def corpus(self, text: bytes) -> NDArray[Any]:
+    def encode_corpus(self, text: bytes) -> NDArray[Any]:
         """Return the bytes, separators included."""
         return np.frombuffer(text, np.uint8)
 
@@ -91,7 +91,7 @@ def _as_bytes(tokens: Sequence[int]) -> bytes:
     return bytes(token if token < ByteTokenizer.vocab_size else 0xFF for token in tokens)
 
 
-class FileTokenizer:
+class HuggingFaceTokenizer:
     """The words of a `tokenizer.json`, as the tokenizers library writes it.
 
     Documents end with the file's own end-of-text word where it has one. Raises ArchlabError naming a file that is
@@ -99,36 +99,36 @@ class FileTokenizer:
     """
 
     def __init__(self, path: str) -> None:
-        self.path, self.rules = path, _load(path)
-        known = (self.rules.token_to_id(word) for word in _ENDS)
+        self.path, self.tokenizer = path, _load(path)
+        known = (self.tokenizer.token_to_id(word) for word in _ENDS)
         self.end = next((token for token in known if token is not None), None)
 
     @property
     def vocab_size(self) -> int:
         """The number of words, special ones included."""
-        return int(self.rules.get_vocab_size(with_added_tokens=True))
+        return int(self.tokenizer.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str) -> list[int]:
         """Return the words of a text, without special ones."""
-        return list(self.rules.encode(text, add_special_tokens=False).ids)
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def corpus(self, text: bytes) -> NDArray[Any]:
+    def encode_corpus(self, text: bytes) -> NDArray[Any]:
         """Return the words of all documents, each with the end-of-text word behind it."""
         documents = [part.decode() for part in text.split(SEPARATOR)]
         ends = [] if self.end is None else [self.end]
-        found = (encoding.ids + ends for encoding in self.rules.encode_batch(documents, add_special_tokens=False))
+        found = (encoding.ids + ends for encoding in self.tokenizer.encode_batch(documents, add_special_tokens=False))
         return np.concatenate([np.asarray(ids, dtype=_smallest(self.vocab_size)) for ids in found])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of words."""
-        return str(self.rules.decode(list(tokens), skip_special_tokens=False))
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
-    def decoder(self) -> GrowingDecoder:
+    def decoder(self) -> IncrementalDecoder:
         """Return a decoder that shows text when it can no longer change."""
-        return GrowingDecoder(self)
+        return IncrementalDecoder(self)
 
 
-class GrowingDecoder:
+class IncrementalDecoder:
     """Decodes all words so far, and returns what that adds; an unfinished character waits for the next word."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -153,30 +153,30 @@ class WordTokenizer:
     """The most frequent words of a text between blanks, `<unk>` for the others and `<eos>` for the end of a line."""
 
     def __init__(self, text: bytes, vocab_size: int) -> None:
-        counts = Counter(words_of(text))
+        counts = Counter(split_words(text))
         kept = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if word != "<unk>"]
         self.words = ["<unk>", *kept[: vocab_size - 1]]
         self.vocab_size, self.places = vocab_size, {word: place for place, word in enumerate(self.words)}
 
     def encode(self, text: str) -> list[int]:
         """Return the words of a text, the end of its last line left out."""
-        return [self.places.get(word, 0) for word in words_of(text.encode())][:-1]
+        return [self.places.get(word, 0) for word in split_words(text.encode())][:-1]
 
-    def corpus(self, text: bytes) -> NDArray[Any]:
+    def encode_corpus(self, text: bytes) -> NDArray[Any]:
         """Return the words of all documents."""
-        return np.fromiter((self.places.get(word, 0) for word in words_of(text)), _smallest(self.vocab_size))
+        return np.fromiter((self.places.get(word, 0) for word in split_words(text)), _smallest(self.vocab_size))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the words with blanks between them, lines ended."""
         words = [self.words[token] if token < len(self.words) else "<unk>" for token in tokens]
         return "".join("\n" if word == "<eos>" else f"{word} " for word in words)
 
-    def decoder(self) -> GrowingDecoder:
+    def decoder(self) -> IncrementalDecoder:
         """Return a decoder for words that come one at a time."""
-        return GrowingDecoder(self)
+        return IncrementalDecoder(self)
 
 
-def words_of(text: bytes) -> Iterable[str]:
+def split_words(text: bytes) -> Iterable[str]:
     """Yield what stands between the blanks of a text, and `<eos>` at the end of every line."""
     for line in text.replace(SEPARATOR, b"\n").decode(errors="replace").splitlines():
         yield from line.split()

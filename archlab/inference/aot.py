@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from archlab.inference.tracing import compute_what_is_known, constants_of, traced
-from archlab.runtime.build_cache import built_file
+from archlab.inference.tracing import fold_constants, named_constants, trace
+from archlab.runtime.build_cache import build_cache_path
 
 OPTIONS = {
     "memory_planning": True,  # one block of memory for all that lies between input and output
@@ -22,7 +22,7 @@ OPTIONS = {
 }
 
 
-class Ahead:
+class AOTModule:
     """A module that was traced with these inputs, and may write to them; what follows from weights is computed once.
 
     Called with tensors of the inputs' shapes, types and strides, which are not looked at again. Weights that change
@@ -30,9 +30,9 @@ class Ahead:
     """
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        program = traced(module, inputs)
-        compute_what_is_known(program)
-        constants = constants_of(program)
+        program = trace(module, inputs)
+        fold_constants(program)
+        constants = named_constants(program)
         file = _library(program, inputs, constants)
         self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1)
         names = self._runner.get_constant_names_to_original_fqns()
@@ -46,7 +46,7 @@ class Ahead:
 
 def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[str, Tensor]) -> Path:
     """Return the built library, from the cache where it is there."""
-    file = built_file("ahead", "module", *_makes(program, (*inputs, *constants.values())))
+    file = build_cache_path("ahead", "module", *_cache_key(program, (*inputs, *constants.values())))
     if not file.is_file():
         with tempfile.TemporaryDirectory(dir=file.parent) as partial, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 copies trees in a way that it warns of
@@ -56,7 +56,7 @@ def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[s
     return file
 
 
-def _makes(program: GraphModule, tensors: tuple[Tensor, ...]) -> tuple[str, ...]:
+def _cache_key(program: GraphModule, tensors: tuple[Tensor, ...]) -> tuple[str, ...]:
     """Return what a library depends on: the graph, its tensors' kinds, torch and its threads."""
     kinds = (f"{tensor.dtype}{list(tensor.shape)}{tensor.stride()}" for tensor in tensors)
     return (program.code, *kinds, str(OPTIONS), torch.__version__, str(torch.get_num_threads()))

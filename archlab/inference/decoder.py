@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from archlab.inference.aot import Ahead
-from archlab.inference.tracing import traced
-from archlab.modeling.build import evaluating
+from archlab.inference.aot import AOTModule
+from archlab.inference.tracing import trace
+from archlab.modeling.build import eval_mode
 from archlab.modeling.state import State
 from archlab.ops.dtypes import at_least_float32
 
 # A sum over keys is made of sums over so many, whose values lie in a few pages of memory.
-KEYS = 16
+KEY_BLOCK = 16
 
 
 class Decoder:
@@ -50,16 +50,16 @@ class Decoder:
         return scores_B1V
 
     def _compiled(self) -> Callable[..., Any]:
-        advance = _Advance(self._model, tuple(self.state))
+        advance = _DecodeStep(self._model, tuple(self.state))
         inputs = (self._tokens_B1, *self.state.values())
-        with evaluating(advance):
+        with eval_mode(advance):
             if self._tokens_B1.device.type != "cpu":  # traced here: what is compiled later is evaluated
-                return torch.compile(traced(advance, inputs), fullgraph=True, dynamic=False)
-            with OneRow():
-                return Ahead(advance, inputs)
+                return torch.compile(trace(advance, inputs), fullgraph=True, dynamic=False)
+            with SingleTokenMode():
+                return AOTModule(advance, inputs)
 
 
-class _Advance(nn.Module):
+class _DecodeStep(nn.Module):
     """A step that writes the next state over the last: the compiler then changes windows in place, and copies none."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
@@ -73,7 +73,7 @@ class _Advance(nn.Module):
         return (scores_B1V,)
 
 
-class OneRow(TorchFunctionMode):
+class SingleTokenMode(TorchFunctionMode):
     """Has products of one row, and attention of one query, made of sums, which a compiler joins to what is around them.
 
     As products they read what they multiply two to three times as slowly.
@@ -83,7 +83,7 @@ class OneRow(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call one of our forms in place of the function, where there is one."""
-        return _FORMS.get(function, function)(*args, **(kwargs or {}))
+        return _REPLACEMENTS.get(function, function)(*args, **(kwargs or {}))
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -117,11 +117,11 @@ def _attention(
     is_bool = shown.dtype == torch.bool
     scores_BHS = scores_BHS.masked_fill(~shown, -math.inf) if is_bool else scores_BHS + shown
     weighted_BHSV = scores_BHS.softmax(-1)[..., None] * v
-    y_BHV = weighted_BHSV.unflatten(2, (-1, math.gcd(v.shape[2], KEYS))).sum(3).sum(2)
+    y_BHV = weighted_BHSV.unflatten(2, (-1, math.gcd(v.shape[2], KEY_BLOCK))).sum(3).sum(2)
     return y_BHV[:, :, None].to(v_BHSV.dtype)
 
 
-_FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
+_REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.linear: _linear,
     F.scaled_dot_product_attention: _attention,
 }

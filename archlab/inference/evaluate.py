@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archlab.errors import ArchlabError, suggest
-from archlab.modeling.build import device_of, evaluating
-from archlab.modeling.loss import scores
+from archlab.errors import ArchlabError, did_you_mean
+from archlab.modeling.build import device_of, eval_mode
+from archlab.modeling.loss import iter_logits
 from archlab.ops.dtypes import without_autocast
 
 _AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
@@ -36,13 +36,13 @@ def evaluate(
     Every sample is read from the beginning of time. Raises ArchlabError for a split without a target.
     """
     if precision not in _AUTOCAST:
-        raise ArchlabError(f"precision: no precision {precision!r}{suggest(precision, _AUTOCAST)}")
+        raise ArchlabError(f"precision: no precision {precision!r}{did_you_mean(precision, _AUTOCAST)}")
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
     begin = time.perf_counter()
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         for inputs, targets in task.eval_batches(split, batch_size, context, max_tokens):
-            for part in _measured(model, task, inputs, targets, precision):
+            for part in _evaluate_batch(model, task, inputs, targets, precision):
                 for name, (total, count) in part.items():
                     sums[name] += float(total)
                     counts[name] += int(count)
@@ -54,10 +54,12 @@ def evaluate(
     return found | {"tokens": counts["loss"], "tokens_per_s": counts["loss"] / (time.perf_counter() - begin)}
 
 
-def _measured(model: nn.Module, task: Any, inputs: Tensor, targets: Tensor, precision: str) -> list[Any]:
+def _evaluate_batch(model: nn.Module, task: Any, inputs: Tensor, targets: Tensor, precision: str) -> list[Any]:
     device, dtype, measured = device_of(model), _AUTOCAST[precision], []
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        for logits, wanted in scores(model, inputs.to(device), targets.to(device), by_step=task.by_step):
+        for logits, wanted in iter_logits(
+            model, inputs.to(device), targets.to(device), metrics_are_per_token=task.metrics_are_per_token
+        ):
             with without_autocast(logits):
-                measured.append(task.measure(logits, wanted))
+                measured.append(task.compute_metrics(logits, wanted))
     return measured

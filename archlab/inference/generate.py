@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from archlab.errors import ArchlabError
 from archlab.inference.decoder import Decoder
-from archlab.modeling.build import device_of, evaluating
+from archlab.modeling.build import device_of, eval_mode
 from archlab.modeling.state import State
 from archlab.runtime.toolchain import has_cpp_compiler
 
-WORTH_COMPILING = 10_000  # tokens
+COMPILE_MIN_TOKENS = 10_000  # tokens
 
 
 class Sampler:
@@ -78,7 +78,7 @@ def generate(
         raise ArchlabError("the prompt is empty: the model needs at least one token to go on from")
     if max_new_tokens < 0:
         raise ArchlabError(f"max_new_tokens {max_new_tokens} is below 0")
-    compiled = max_new_tokens >= WORTH_COMPILING and has_cpp_compiler() if compiled is None else compiled
+    compiled = max_new_tokens >= COMPILE_MIN_TOKENS and has_cpp_compiler() if compiled is None else compiled
     return _generate(model, list(tokens), max_new_tokens, Sampler(temperature, top_k, top_p, seed), compiled)
 
 
@@ -86,15 +86,15 @@ def generate(
 def _generate(
     model: nn.Module, tokens: list[int], max_new_tokens: int, sampler: Sampler, compiled: bool
 ) -> Iterator[int]:
-    stream, device = _Stream(model, compiled), device_of(model)
-    with evaluating(model):
+    stream, device = _TokenStream(model, compiled), device_of(model)
+    with eval_mode(model):
         for _ in range(max_new_tokens):
             logits_1TV = stream(torch.tensor([tokens], device=device))
             tokens = [sampler(logits_1TV[0, -1])]
             yield tokens[0]
 
 
-class _Stream:
+class _TokenStream:
     """A model that reads on from call to call: a prompt as it is, and what follows compiled if that is wanted."""
 
     def __init__(self, model: nn.Module, compiled: bool) -> None:

@@ -21,7 +21,7 @@ _CONVERSIONS = (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default)
 
 
 @torch.no_grad()
-def traced(module: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
+def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     """Return a module's graph, in which nothing is written in place but, at its end, inputs.
 
     The module is run on copies of them. Raises ArchlabError where it looks at numbers to choose its way, or writes
@@ -39,18 +39,18 @@ def traced(module: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         if "data-dependent" not in str(error):
             raise
         raise ArchlabError(f"{_CANNOT}: it looks at numbers to choose its way") from error
-    program = _functional(program, inputs)
+    program = _functionalize(program, inputs)
     for node in program.graph.nodes:
         node.meta.clear()  # shapes as the tracer noted them, each in a world of its own, which no compiler takes
     return program
 
 
-def _functional(program: GraphModule, inputs: tuple[Tensor, ...]) -> GraphModule:
+def _functionalize(program: GraphModule, inputs: tuple[Tensor, ...]) -> GraphModule:
     """Return a graph that writes nothing in place, weights being among its inputs while it is traced once more.
 
     Tracing once does not do: some of torch's operations are made of smaller ones that write in place.
     """
-    weights = constants_of(program)
+    weights = named_constants(program)
 
     def run(*tensors: Tensor) -> Any:
         return functional_call(program, dict(zip(weights, tensors, strict=False)), tensors[len(weights) :])
@@ -72,7 +72,7 @@ def _require_reading_only(weight: Node) -> None:
 
 
 @torch.no_grad()
-def compute_what_is_known(program: GraphModule) -> None:
+def fold_constants(program: GraphModule) -> None:
     """Replace what follows from weights alone by its value.
 
     A weight in another type or shape stays what it is, and so does a tensor made of nothing: they cost nothing where
@@ -86,7 +86,7 @@ def compute_what_is_known(program: GraphModule) -> None:
             as_they_are.add(node)
         elif node.op == "call_function" and known.keys() >= set(node.all_input_nodes) and not node.is_impure():
             known[node] = node.target(*map_arg(node.args, known.get), **map_arg(node.kwargs, known.get))
-            if not node.all_input_nodes or _is_another_form(node, known, as_they_are):
+            if not node.all_input_nodes or _is_alias(node, known, as_they_are):
                 as_they_are.add(node)
     for node in [node for node in known if node not in as_they_are and isinstance(known[node], Tensor)]:
         if not known.keys() >= node.users.keys():
@@ -95,13 +95,15 @@ def compute_what_is_known(program: GraphModule) -> None:
     program.recompile()
 
 
-def _is_another_form(node: Node, known: dict[Node, Any], sources: set[Node]) -> bool:
+def _is_alias(node: Node, known: dict[Node, Any], sources: set[Node]) -> bool:
     """Tell whether a value is one of these in another type or shape, or a part of it."""
     source = next((one for one in node.all_input_nodes if one in sources), None)
-    return source is not None and (node.target in _CONVERSIONS or _places(known[node]) <= _places(known[source]))
+    return source is not None and (
+        node.target in _CONVERSIONS or _data_pointers(known[node]) <= _data_pointers(known[source])
+    )
 
 
-def _places(value: Any) -> set[int]:
+def _data_pointers(value: Any) -> set[int]:
     """Return where the tensors of a value lie."""
     return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
 
@@ -112,7 +114,7 @@ def _replace(program: GraphModule, node: Node, name: str, value: Tensor) -> None
         node.replace_all_uses_with(program.graph.get_attr(name))
 
 
-def constants_of(program: GraphModule) -> dict[str, Tensor]:
+def named_constants(program: GraphModule) -> dict[str, Tensor]:
     """Return parameters and buffers, those that have several names by each of them."""
     every = (program.named_parameters, program.named_buffers)
     return {name: tensor.detach() for named in every for name, tensor in named(remove_duplicate=False)}

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from archlab.errors import ArchlabError, suggest
+from archlab.errors import ArchlabError, did_you_mean
 from archlab.interop.hugging_face.import_checkpoint import import_checkpoint
 from archlab.interop.hugging_face.pretrained import describe_pretrained, load_pretrained, save_pretrained
 
@@ -24,7 +24,7 @@ def systems() -> list[str]:
 
 def _system(name: str) -> Any:
     if name not in systems():
-        raise ArchlabError(f"no system {name!r}{suggest(name, systems())}")
+        raise ArchlabError(f"no system {name!r}{did_you_mean(name, systems())}")
     return importlib.import_module(f"{__name__}.{name}")
 
 

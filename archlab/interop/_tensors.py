@@ -8,13 +8,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from archlab.errors import ArchlabError, suggest
+from archlab.errors import ArchlabError, did_you_mean
 
 Layout: TypeAlias = Callable[[str, Tensor], Tensor]
 Named: TypeAlias = Mapping[str, Sequence[nn.Parameter]]
 
 
-def fill(
+def load_tensors(
     wanted: Named, given: Iterable[tuple[str, Tensor]], to_ours: Layout | None, optional: Collection[str] = ()
 ) -> None:
     """Give parameters the values of tensors; `wanted` are ours for each of their names, joined in theirs along axis 0.
@@ -24,7 +24,7 @@ def fill(
     seen = set()
     for name, tensor in given:
         if name not in wanted:
-            raise ArchlabError(f"unknown tensor {name!r}{suggest(name, wanted)}")
+            raise ArchlabError(f"unknown tensor {name!r}{did_you_mean(name, wanted)}")
         seen.add(name)
         _copy(name, to_ours(name, tensor) if to_ours else tensor, wanted[name])
     for name in wanted:
@@ -42,7 +42,7 @@ def _copy(name: str, tensor: Tensor, ours: Sequence[nn.Parameter]) -> None:
             parameter.copy_(piece)
 
 
-def joined(wanted: Named, to_theirs: Layout | None) -> dict[str, Tensor]:
+def export_tensors(wanted: Named, to_theirs: Layout | None) -> dict[str, Tensor]:
     """Return parameters under the other implementation's names, in its layout."""
     found = {name: _join([parameter.detach() for parameter in ours]) for name, ours in wanted.items()}
     return {name: to_theirs(name, tensor) if to_theirs else tensor for name, tensor in found.items()}

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from archlab.config.spec import parse
-from archlab.errors import ArchlabError, suggest
-from archlab.interop._tensors import fill
+from archlab.errors import ArchlabError, did_you_mean
+from archlab.interop._tensors import load_tensors
 from archlab.modeling.build import build
 
 DEFAULTS: dict[str, Any] = {
@@ -71,13 +71,13 @@ def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     given = {name: tensor for name, tensor in tensors.items() if not BUFFERS.match(name)}
     if "embed.weight" not in given:
         raise ArchlabError("tensor 'embed.weight' is missing")
-    described = plain(config)
+    described = to_archlab_config(config)
     if described["vocab_size"] == DEFAULTS["vocab_size"]:
         described["vocab_size"] = given["embed.weight"].shape[0]
     model = build(parse(described, "backbone", "model")).to(given["embed.weight"].dtype)
     ours = {name: [parameter] for name, parameter in names(model).items()}
     tied = {"output.output.weight"} if "head.weight" not in dict(model.named_parameters()) else set()
-    fill(ours, given.items(), None, optional=tied)
+    load_tensors(ours, given.items(), None, optional=tied)
     return model
 
 
@@ -101,11 +101,11 @@ def _theirs(name: str, parameters: Mapping[str, Any]) -> str:
     return f"layers.{layer}.{theirs}{rest.removeprefix(ours)}"
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of the model that a reference configuration describes."""
     for field in config:
         if field not in DEFAULTS:
-            raise ArchlabError(f"unknown field {field!r} of a Megalodon configuration{suggest(field, DEFAULTS)}")
+            raise ArchlabError(f"unknown field {field!r} of a Megalodon configuration{did_you_mean(field, DEFAULTS)}")
     c = DEFAULTS | dict(config)
     if c["init_mode"] not in INITS:
         raise ArchlabError(f"init_mode {c['init_mode']!r} is not one of {', '.join(INITS)}")

@@ -13,11 +13,11 @@ from archlab.config.experiment import Experiment
 from archlab.config.spec import Spec
 from archlab.errors import ConfigError
 from archlab.modeling.state import max_context
-from archlab.ops.native import install_native
-from archlab.ops.rotary import install_whole
-from archlab.ops.triton import install_triton
-from archlab.runtime.matmul_precision import settle_matrix_products
-from archlab.runtime.vector_math import settle_vector_math
+from archlab.ops.native import register_native_backends
+from archlab.ops.rotary import register_opaque_ops
+from archlab.ops.triton import register_triton_backends
+from archlab.runtime.matmul_precision import select_matmul_precision
+from archlab.runtime.vector_math import warm_up_vector_math
 
 
 def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.Module:
@@ -25,11 +25,11 @@ def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.M
 
     The spec is kept as the model's attribute of that name.
     """
-    settle_vector_math()
-    settle_matrix_products()
-    install_native()
-    install_triton()
-    install_whole()
+    warm_up_vector_math()
+    select_matmul_precision()
+    register_native_backends()
+    register_triton_backends()
+    register_opaque_ops()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         model: nn.Module = spec.factory()()
@@ -37,23 +37,23 @@ def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.M
     return model
 
 
-def on_meta(spec: Spec) -> nn.Module:
+def build_on_meta(spec: Spec) -> nn.Module:
     """Return the model with shapes and no memory: every check of every constructor has then been made."""
     with torch.device("meta"):
         return spec.factory()()
 
 
-def check(experiment: Experiment) -> nn.Module:
+def validate(experiment: Experiment) -> nn.Module:
     """Return the experiment's model on the meta device; raise ConfigError where model, task and context disagree."""
     try:
-        return _checked(experiment)
+        return _validated(experiment)
     except ConfigError as error:
         raise ConfigError(error.path, error.problem, error.source or experiment.source) from error
 
 
-def _checked(experiment: Experiment) -> nn.Module:
-    model, task, context = on_meta(experiment.model), experiment.task.factory()(), experiment.train.context
-    _check_ends(experiment, model, task)
+def _validated(experiment: Experiment) -> nn.Module:
+    model, task, context = build_on_meta(experiment.model), experiment.task.factory()(), experiment.train.context
+    _check_task(experiment, model, task)
     limit = max_context(model)
     if limit is not None and context > limit:
         raise ConfigError(
@@ -62,7 +62,7 @@ def _checked(experiment: Experiment) -> nn.Module:
     return model
 
 
-def _check_ends(experiment: Experiment, model: nn.Module, task: Any) -> None:
+def _check_task(experiment: Experiment, model: nn.Module, task: Any) -> None:
     """Raise ConfigError where the model cannot read the task's inputs, or give the answers that it asks for."""
     words, outputs = experiment.model.knobs.get("vocab_size"), getattr(model, "num_outputs", None)
     if task.vocab_size is not None and words is not None and words < task.vocab_size:
@@ -81,7 +81,7 @@ def is_causal(model: nn.Module) -> bool:
     return all(getattr(module, "causal", True) for module in model.modules())
 
 
-def layers(model: nn.Module) -> Iterator[nn.Module]:
+def iter_blocks(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the layers that are compiled, checkpointed or sharded one by one: the backbone's `blocks`."""
     yield from getattr(model, "blocks", [])
 
@@ -92,7 +92,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode for a while."""
     was_training = model.training
     model.eval()

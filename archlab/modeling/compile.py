@@ -9,21 +9,21 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from archlab.modeling.build import layers
+from archlab.modeling.build import iter_blocks
 from archlab.runtime.toolchain import has_cpp_compiler
 
 AUTO_COMPILE_FLOPS = 5e13
 # Turning autocast on or off is all in a graph's own arguments, and what is on around it is part of the cache's key.
-KEPT_BETWEEN_PROCESSES = ("torch.amp.autocast_mode._enter_autocast", "torch.amp.autocast_mode._exit_autocast")
+CACHEABLE_FUNCTIONS = ("torch.amp.autocast_mode._enter_autocast", "torch.amp.autocast_mode._exit_autocast")
 
 
-def checkpoint_activations(model: nn.Module) -> None:
+def apply_activation_checkpointing(model: nn.Module) -> None:
     """Keep only each layer's input for the backward pass, which then computes the layer again."""
-    for layer in layers(model):
+    for layer in iter_blocks(model):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
-def compile_policy(policy: str, device: torch.device, flops: float) -> str:
+def resolve_compile_mode(policy: str, device: torch.device, flops: float) -> str:
     """Return off, block or model; `auto` compiles by block where the run's FLOPs are worth the minute it takes."""
     if policy != "auto":
         return policy
@@ -35,16 +35,16 @@ def compile_model(model: nn.Module, policy: str) -> None:
     """Compile in place: one graph that serves all like layers (`block`), or one for the whole (`model`)."""
     if policy == "off":
         return
-    torch._inductor.config.unsafe_marked_cacheable_functions |= dict.fromkeys(KEPT_BETWEEN_PROCESSES, torch.__version__)
+    torch._inductor.config.unsafe_marked_cacheable_functions |= dict.fromkeys(CACHEABLE_FUNCTIONS, torch.__version__)
     if policy == "model" and hasattr(model, "features"):
         model.features = torch.compile(model.features, fullgraph=True)  # type: ignore[assignment,arg-type]
-    for part in {"block": [*layers(model), *_ends(model)], "model": [model]}[policy]:
+    for part in {"block": [*iter_blocks(model), *_non_block_modules(model)], "model": [model]}[policy]:
         part.compile(fullgraph=True)
 
 
-def _ends(model: nn.Module) -> Iterator[nn.Module]:
+def _non_block_modules(model: nn.Module) -> Iterator[nn.Module]:
     """Yield what stands around the layers: embedding, last norm, head."""
-    inside = {id(part) for layer in layers(model) for part in layer.modules()}
+    inside = {id(part) for layer in iter_blocks(model) for part in layer.modules()}
     for child in model.children():
         if all(id(part) not in inside for part in child.modules()) and any(True for _ in child.parameters()):
             yield child

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from archlab.config.experiment import Experiment
 from archlab.config.registry import component_of
 from archlab.errors import ConfigError, one_line
-from archlab.modeling.build import check, count_parameters, layers
-from archlab.modeling.compile import checkpoint_activations
-from archlab.modeling.loss import matrix_in_parts, mean_loss
+from archlab.modeling.build import count_parameters, iter_blocks, validate
+from archlab.modeling.compile import apply_activation_checkpointing
+from archlab.modeling.loss import chunked_output_weight, mean_loss
 from archlab.modeling.state import init_state
 
 ENDS = ("embedding", "head")
@@ -43,9 +43,9 @@ class Cost:
         return asdict(self)
 
 
-def estimate(experiment: Experiment, model: nn.Module | None = None) -> dict[str, int]:
+def estimate_cost(experiment: Experiment, model: nn.Module | None = None) -> dict[str, int]:
     """Return the costs of an experiment by name, allocating none of its memory."""
-    model = model if model is not None else check(experiment)
+    model = model if model is not None else validate(experiment)
     try:
         return _estimate(experiment, model).to_dict()
     except (RuntimeError, ValueError) as error:
@@ -57,7 +57,7 @@ def estimate(experiment: Experiment, model: nn.Module | None = None) -> dict[str
 def _estimate(experiment: Experiment, model: nn.Module) -> Cost:
     train = experiment.train
     params = count_parameters(model)
-    example = partial(experiment.task.factory()().example, context=train.context, device="meta")
+    example = partial(experiment.task.factory()().example_inputs, context=train.context, device="meta")
     activations = _activation_bytes(model, example(train.batch_size), train.checkpoint_activations)
     weights = sum(p.numel() * p.element_size() for p in _unique(model.parameters()))
     return Cost(
@@ -89,10 +89,10 @@ def _flops(model: nn.Module, inputs: Tensor) -> int:
 
 def _activation_bytes(model: nn.Module, inputs: Tensor, checkpointed: bool) -> int:
     whole = _saved_bytes(model, inputs)
-    blocks = len(list(layers(model)))
+    blocks = len(list(iter_blocks(model)))
     if not checkpointed or not blocks:
         return whole
-    checkpoint_activations(model)
+    apply_activation_checkpointing(model)
     kept = _saved_bytes(model, inputs)
     return kept + (whole - kept) // blocks
 
@@ -117,7 +117,7 @@ def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
 
 def _loss_of(model: nn.Module, inputs: Tensor) -> None:
     num_targets = inputs.shape[:2].numel()
-    if matrix_in_parts(model, num_targets) is None:
+    if chunked_output_weight(model, num_targets) is None:
         logits, _ = model(inputs)
         logits.float().log_softmax(-1)
     else:

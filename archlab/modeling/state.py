@@ -34,7 +34,7 @@ class Recurrent(nn.Module):
 
     def init_state(self, batch_size: int) -> State:
         """Return the state before the first token."""
-        return _gather(self, batch_size)
+        return _init_children(self, batch_size)
 
 
 def init_state(model: nn.Module, batch_size: int) -> State:
@@ -53,16 +53,16 @@ def max_context(module: nn.Module) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _gather(module: nn.Module, batch_size: int) -> State:
+def _init_children(module: nn.Module, batch_size: int) -> State:
     state: State = {}
     for name, child in module.named_children():
         below = init_state(child, batch_size)
-        below = below or (_gather(child, batch_size) if isinstance(child, nn.ModuleList) else {})
+        below = below or (_init_children(child, batch_size) if isinstance(child, nn.ModuleList) else {})
         state.update({f"{name}.{key}": value for key, value in below.items()})
     return state
 
 
-class Stream:
+class StateScope:
     """Carries a composite layer's state to its parts, and collects what they leave behind.
 
     `stream("ema", self.ema, x)` calls a part that remembers with its own piece of the state, and a
@@ -70,7 +70,7 @@ class Stream:
     """
 
     def __init__(self, state: State | None) -> None:
-        self.given, self.state = state, {}  # type: tuple[State | None, State]
+        self.initial, self.state = state, {}  # type: tuple[State | None, State]
 
     def __call__(self, name: str, part: nn.Module, *inputs: Any) -> Any:
         """Return the part's output, its state kept."""
@@ -81,7 +81,7 @@ class Stream:
         return output
 
     def _piece(self, name: str) -> State | None:
-        if self.given is None:
+        if self.initial is None:
             return None
         prefix = f"{name}."
-        return {key[len(prefix) :]: value for key, value in self.given.items() if key.startswith(prefix)}
+        return {key[len(prefix) :]: value for key, value in self.initial.items() if key.startswith(prefix)}

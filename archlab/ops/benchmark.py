@@ -9,64 +9,64 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from archlab.errors import ArchlabError, suggest
+from archlab.errors import ArchlabError, did_you_mean
 from archlab.ops.benchmark_cases import CASES, Operation
-from archlab.ops.dispatch import is_taken, plain
-from archlab.ops.native import install_native
-from archlab.ops.triton import install_triton
-from archlab.runtime.matmul_precision import settle_matrix_products
+from archlab.ops.dispatch import reference_only, uses_backend
+from archlab.ops.native import register_native_backends
+from archlab.ops.triton import register_triton_backends
+from archlab.runtime.matmul_precision import select_matmul_precision
 
-BODIES = {"cpu": "C++", "cuda": "Triton"}
-COPIED = 2**26  # numbers that are copied to learn what the memory can do
-ROUNDS, ENOUGH = 5, 0.5  # times of each, and the seconds after which there are no more
+BACKENDS = {"cpu": "C++", "cuda": "Triton"}
+COPY_SIZE = 2**26  # numbers that are copied to learn what the memory can do
+ROUNDS, MAX_SECONDS = 5, 0.5  # times of each, and the seconds after which there are no more
 
 
 @dataclass(frozen=True)
-class Measured:
+class BenchmarkResult:
     """One operation: seconds of its fast body, if there is one here, of its plain form, and what the memory allows."""
 
     name: str
-    body: str
+    backend: str
     seconds: float | None
     eager_s: float
     compiled_s: float
-    least_s: float
+    roofline_s: float
 
     @property
-    def gain(self) -> float | None:
+    def speedup(self) -> float | None:
         """Return how many times as fast as the better plain form the fast body is."""
         return min(self.eager_s, self.compiled_s) / self.seconds if self.seconds else None
 
 
-def bench(operation: str | None = None) -> Iterator[Measured]:
+def benchmark(operation: str | None = None) -> Iterator[BenchmarkResult]:
     """Measure one operation, or all, on the GPU if there is one; raise ArchlabError for one that there is not."""
     if operation is not None and operation not in CASES:
-        raise ArchlabError(f"no operation {operation!r}{suggest(operation, CASES)}")
-    settle_matrix_products()
-    install_native()
-    install_triton()
+        raise ArchlabError(f"no operation {operation!r}{did_you_mean(operation, CASES)}")
+    select_matmul_precision()
+    register_native_backends()
+    register_triton_backends()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rate = _copies_a_second(device)
+    rate = _copy_bandwidth(device)
     for name in CASES if operation is None else (operation,):
         call, inputs = CASES[name](device)
         for trained in (False, True):
-            yield _measured(name, call, inputs, trained, rate)
+            yield _measure(name, call, inputs, trained, rate)
 
 
-def _measured(name: str, call: Operation, inputs: tuple[Tensor, ...], trained: bool, rate: float) -> Measured:
+def _measure(name: str, call: Operation, inputs: tuple[Tensor, ...], trained: bool, rate: float) -> BenchmarkResult:
     device = inputs[0].device
     step = _step(call, inputs, trained)
-    has_body = is_taken(name, inputs[0], step)
-    seconds = _seconds(step, device) if has_body else None
-    with plain():
+    has_backend = uses_backend(name, inputs[0], step)
+    seconds = _seconds(step, device) if has_backend else None
+    with reference_only():
         eager = _seconds(step, device)
         compiled = _seconds(_step(torch.compile(call, fullgraph=True), inputs, trained), device)
     with torch.no_grad():
         moved = sum(x.nbytes for x in inputs) + call(*inputs).nbytes
     title = f"{name}, {'forward and back' if trained else 'forward'}"
     least = moved * (2 if trained else 1) / rate
-    body = BODIES[device.type] if has_body else ""
-    return Measured(title, body, seconds, eager, compiled, least)
+    backend = BACKENDS[device.type] if has_backend else ""
+    return BenchmarkResult(title, backend, seconds, eager, compiled, least)
 
 
 def _step(call: Operation, inputs: tuple[Tensor, ...], trained: bool) -> Callable[[], None]:
@@ -88,12 +88,12 @@ def _seconds(step: Callable[[], None], device: torch.device) -> float:
     """Return the shortest of some times, after one to warm up."""
     step()
     times: list[float] = []
-    while len(times) < ROUNDS and sum(times) < ENOUGH:
-        times.append(_timed(step, device))
+    while len(times) < ROUNDS and sum(times) < MAX_SECONDS:
+        times.append(_time_once(step, device))
     return min(times)
 
 
-def _timed(step: Callable[[], object], device: torch.device) -> float:
+def _time_once(step: Callable[[], object], device: torch.device) -> float:
     begin = time.perf_counter()
     step()
     if device.type == "cuda":
@@ -101,8 +101,8 @@ def _timed(step: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def _copies_a_second(device: torch.device) -> float:
+def _copy_bandwidth(device: torch.device) -> float:
     """Return the bytes that are read and written a second where a large tensor is copied."""
-    x = torch.ones(COPIED, device=device)
+    x = torch.ones(COPY_SIZE, device=device)
     y = torch.empty_like(x)
-    return 2 * x.nbytes / min(_timed(lambda: y.copy_(x), device) for _ in range(ROUNDS))
+    return 2 * x.nbytes / min(_time_once(lambda: y.copy_(x), device) for _ in range(ROUNDS))

@@ -14,7 +14,7 @@ from torch import Tensor
 from archlab.ops.causal_attention import causal_attention
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.gated_linear import gated_linear
-from archlab.ops.linear_cross_entropy import token_loss
+from archlab.ops.linear_cross_entropy import linear_cross_entropy
 from archlab.ops.selective_scan import selective_scan
 from archlab.ops.timestep_norm import timestep_norm
 
@@ -72,10 +72,10 @@ def _gated_linear(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
     return call, (q_BTHK, k_BTHK, v_BTHV, -decay_BTHK)
 
 
-def _score_gradients(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
+def _logit_gradients(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
     words, num_tokens = 32_000, B * T // 8
     x_ND, weight_VD = torch.randn(num_tokens, D, device=device), torch.randn(words, D, device=device)
-    return token_loss, (x_ND, weight_VD, torch.randint(words, (num_tokens,), device=device))
+    return linear_cross_entropy, (x_ND, weight_VD, torch.randint(words, (num_tokens,), device=device))
 
 
 CASES: dict[str, Callable[[torch.device], tuple[Operation, tuple[Tensor, ...]]]] = {
@@ -84,5 +84,5 @@ CASES: dict[str, Callable[[torch.device], tuple[Operation, tuple[Tensor, ...]]]]
     "selective_scan": _selective_scan,
     "timestep_norm": _timestep_norm,
     "gated_linear": _gated_linear,
-    "score_gradients": _score_gradients,
+    "logit_gradients": _logit_gradients,
 }

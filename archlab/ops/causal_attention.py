@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.ops.dispatch import faster
+from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import at_least_float32, product_dtype
 
 BLOCKS = 4
@@ -21,7 +21,7 @@ def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: floa
     A faster body for the device is taken where one is installed and the products are float32. The plain form is
     PyTorch's fused attention, which has none on a CPU for values of another width than keys: there, blocks of queries.
     """
-    body = faster("causal_attention", q_BHTK)
+    body = find_backend("causal_attention", q_BHTK)
     if body is not None and product_dtype(q_BHTK) == torch.float32:
         return body(q_BHTK, k_BHTK, v_BHTV, scale)
     if q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] != v_BHTV.shape[-1]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab.ops._chunk_scan import carry
-from archlab.ops._chunks import between, block_size, blocks, until_end
+from archlab.ops._chunk_scan import scan_chunks
+from archlab.ops._chunks import chunk_size, decay_matrix, split_chunks, suffix_sum
 from archlab.ops.dtypes import at_least_float32, without_autocast
 
 
@@ -63,13 +63,15 @@ def _in_blocks(
     """Add q_t k_sᵀ u_s, decayed, over corrections u = u_0 - w S that are linear in the state before the block."""
     T = q.shape[1]
     decays_BTH = torch.zeros_like(beta_BTH) if log_decay_BTH is None else log_decay_BTH
-    q, k, v, beta, log_decay = (blocks(x, block_size(T)) for x in (q, k, v, beta_BTH[..., None], decays_BTH[..., None]))
-    weights, seen = between(log_decay[..., 0]), log_decay.cumsum(-2).exp()
+    q, k, v, beta, log_decay = (
+        split_chunks(x, chunk_size(T)) for x in (q, k, v, beta_BTH[..., None], decays_BTH[..., None])
+    )
+    weights, seen = decay_matrix(log_decay[..., 0]), log_decay.cumsum(-2).exp()
     system = beta * (k @ k.mT) * weights.tril(-1)
     solved = torch.linalg.solve_triangular(system, beta * torch.cat((k * seen, v), -1), upper=False, unitriangular=True)
     w_BHMCK, u_BHMCV = solved.split((k.shape[-1], v.shape[-1]), -1)
-    written_BHMKC = (k * until_end(log_decay).exp()).mT
+    written_BHMKC = (k * suffix_sum(log_decay).exp()).mT
     kept = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device) * seen[..., -1:, :]
-    starts, last = carry(kept - written_BHMKC @ w_BHMCK, written_BHMKC @ u_BHMCV, state)
+    starts, last = scan_chunks(kept - written_BHMKC @ w_BHMCK, written_BHMKC @ u_BHMCV, state)
     y_BHMCV = (q * seen) @ starts + ((q @ k.mT) * weights) @ (u_BHMCV - w_BHMCK @ starts)
     return y_BHMCV.flatten(2, 3)[:, :, :T].transpose(1, 2), last

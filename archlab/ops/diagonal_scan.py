@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.ops.dispatch import faster
+from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import without_autocast
 
 BLOCK = 64
@@ -29,7 +29,7 @@ class Decay(NamedTuple):
         decay = Decay(self.log_radius_DN.double(), None if self.angle_DN is None else self.angle_DN.double())
         return decay.powers(torch.ones(1, device=self.log_radius_DN.device, dtype=torch.float64))[:, 0]
 
-    def near_and_rest(self) -> tuple[Tensor, Tensor]:
+    def split_near_integer(self) -> tuple[Tensor, Tensor]:
         """Return q as the whole number next to its real part, -1, 0 or 1 [D, N], and what is left of it [D, N, P]."""
         q_DNP, dtype = self.factor(), self.log_radius_DN.dtype
         near_DN = q_DNP[..., 0].detach().round()
@@ -46,7 +46,7 @@ class Decay(NamedTuple):
         return torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
+def complex_mul(a: Tensor, b: Tensor) -> Tensor:
     """Multiply numbers held as parts in the last dimension: plain for one part, complex for two."""
     if a.shape[-1] == 1:
         return a * b
@@ -70,9 +70,9 @@ def diagonal_scan(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: T
         u_BTD = u_BTD.to(weight_DNP.dtype)
         if u_BTD.shape[1] == 1:
             return _one_step(u_BTD, decay, weight_DNP, state_BDNP)
-        body = faster("diagonal_scan", u_BTD)
+        body = find_backend("diagonal_scan", u_BTD)
         if body is not None:
-            return body(u_BTD, *decay.near_and_rest(), weight_DNP, state_BDNP)
+            return body(u_BTD, *decay.split_near_integer(), weight_DNP, state_BDNP)
         return _in_blocks(u_BTD, decay, weight_DNP, state_BDNP)
 
 
@@ -89,7 +89,7 @@ def diagonal_scan_reference(
 
 
 def _one_step(u_B1D: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
-    u_BD1, near_DN, rest_DNP = u_B1D.transpose(1, 2), *decay.near_and_rest()
+    u_BD1, near_DN, rest_DNP = u_B1D.transpose(1, 2), *decay.split_near_integer()
     if state_BDNP is None:
         state_BDNP = u_BD1.new_zeros(u_BD1.shape[0], *weight_DNP.shape)
     before, rest, weight = state_BDNP.unbind(-1), rest_DNP.unbind(-1), weight_DNP.unbind(-1)
@@ -108,7 +108,7 @@ def _in_blocks(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tens
     C = min(BLOCK, T)
     M = -(-T // C)
     powers_DJNP = decay.powers(torch.arange(C + 1, device=u_BTD.device, dtype=weight_DNP.dtype))
-    reads_DJS = conjugate(product(weight_DNP[:, None].expand_as(powers_DJNP), powers_DJNP)).flatten(2)
+    reads_DJS = conjugate(complex_mul(weight_DNP[:, None].expand_as(powers_DJNP), powers_DJNP)).flatten(2)
     u_DBMC = F.pad(u_BTD, (0, 0, 0, M * C - T)).view(B, M, C, D).permute(3, 0, 1, 2)
     u_DRC = u_DBMC.reshape(D, B * M, C)
 
@@ -119,7 +119,7 @@ def _in_blocks(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tens
     y_DRC = torch.baddbmm(y_DRC, starts.reshape(D, B * M, N * P), reads_DJS[:, 1:].transpose(1, 2))
 
     last = T - (M - 1) * C
-    carried = product(powers_DJNP[:, last][:, None].expand(D, B, N, P), starts[:, :, -1])
+    carried = complex_mul(powers_DJNP[:, last][:, None].expand(D, B, N, P), starts[:, :, -1])
     final = carried + torch.matmul(u_DBMC[:, :, -1, :last], writes_DCS[:, C - last :]).view(D, B, N, P)
     y_BTD = y_DRC.view(D, B, M * C).permute(1, 2, 0)[:, :T]
     return y_BTD.contiguous(), final.transpose(0, 1).contiguous()
@@ -144,7 +144,7 @@ def _block_starts(injected: Tensor, decay: Decay, C: int, state_BDNP: Tensor | N
     while reach < M:
         factor = decay.powers(torch.full((1,), float(C * reach), device=injected.device, dtype=injected.dtype))
         earlier = ends[:, :, :-reach]
-        moved = product(factor.view(D, 1, 1, N, P).expand_as(earlier), earlier)
+        moved = complex_mul(factor.view(D, 1, 1, N, P).expand_as(earlier), earlier)
         ends = torch.cat((ends[:, :, :reach], ends[:, :, reach:] + moved), dim=2)
         reach *= 2
     return ends

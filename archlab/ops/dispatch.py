@@ -11,22 +11,22 @@ from typing import Any
 
 from torch import Tensor
 
-_FASTER: dict[tuple[str, str], Callable[..., Any]] = {}
+_BACKENDS: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
-def install(operation: str, device_type: str, body: Callable[..., Any]) -> None:
+def register_backend(operation: str, device_type: str, body: Callable[..., Any]) -> None:
     """Take this body for an operation on tensors of a device."""
-    _FASTER[operation, device_type] = body
+    _BACKENDS[operation, device_type] = body
 
 
-def faster(operation: str, x: Tensor) -> Callable[..., Any] | None:
+def find_backend(operation: str, x: Tensor) -> Callable[..., Any] | None:
     """Return the body installed for the device of this tensor."""
-    return _FASTER.get((operation, x.device.type))
+    return _BACKENDS.get((operation, x.device.type))
 
 
-def is_taken(operation: str, x: Tensor, call: Callable[[], object]) -> bool:
+def uses_backend(operation: str, x: Tensor, call: Callable[[], object]) -> bool:
     """Run something, and tell whether it took the operation's faster body, which may not serve every use."""
-    body = faster(operation, x)
+    body = find_backend(operation, x)
     if body is None:
         return False
     uses: list[None] = []
@@ -35,20 +35,20 @@ def is_taken(operation: str, x: Tensor, call: Callable[[], object]) -> bool:
         uses.append(None)
         return body(*inputs, **options)
 
-    install(operation, x.device.type, noted)
+    register_backend(operation, x.device.type, noted)
     try:
         call()
     finally:
-        install(operation, x.device.type, body)
+        register_backend(operation, x.device.type, body)
     return bool(uses)
 
 
 @contextmanager
-def plain() -> Iterator[None]:
+def reference_only() -> Iterator[None]:
     """Run the plain forms for a while."""
-    installed = dict(_FASTER)
-    _FASTER.clear()
+    installed = dict(_BACKENDS)
+    _BACKENDS.clear()
     try:
         yield
     finally:
-        _FASTER.update(installed)
+        _BACKENDS.update(installed)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.ops._chunks import between, block_size, blocks, decayed_scores, until_end
-from archlab.ops.dispatch import faster
+from archlab.ops._chunks import chunk_size, decay_matrix, decayed_scores, split_chunks, suffix_sum
+from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import at_least_float32, without_autocast
 
 GROUP = 16
@@ -86,7 +86,7 @@ def _late(x_BTHK: Tensor) -> Tensor:
 
 
 def _scan(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-    body = faster("gated_linear", q)
+    body = find_backend("gated_linear", q)
     # A faster body goes back step by step, in few programs, so training keeps to the products of blocks.
     if body is None or torch.is_grad_enabled():
         return _inblocks(q, k, v, log_decay, state)
@@ -96,15 +96,15 @@ def _scan(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tens
 
 def _inblocks(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
     T = q.shape[1]
-    size = block_size(T)
-    q, k, v = (blocks(x, size) for x in (q, k, v))
+    size = chunk_size(T)
+    q, k, v = (split_chunks(x, size) for x in (q, k, v))
     if log_decay is None:
         starts, last = _sums(k.mT @ v, state)
         y_BHMCV = (q @ k.mT).tril() @ v + q @ starts
     else:
-        log_decay = blocks(log_decay, size)
+        log_decay = split_chunks(log_decay, size)
         seen = log_decay.cumsum(-2)
-        starts, last = _carry((k * until_end(log_decay).exp()).mT @ v, seen[..., -1, :], state)
+        starts, last = _carry((k * suffix_sum(log_decay).exp()).mT @ v, seen[..., -1, :], state)
         y_BHMCV = decayed_scores(q, k, log_decay) @ v + (q * seen.exp()) @ starts
     return y_BHMCV.flatten(2, 3)[:, :, :T].transpose(1, 2), last
 
@@ -131,7 +131,7 @@ def _carry_rows(added_BHEMW: Tensor, log_decay_BHEM: Tensor, state_BHEW: Tensor)
     added = F.pad(added_BHEMW, (0, 0, 0, -M % size)).unflatten(3, (-1, size))
     log_decay = F.pad(log_decay_BHEM, (0, -M % size)).unflatten(3, (-1, size))
     shifted = F.pad(log_decay, (1, 0))
-    alone = between(shifted)[..., 1:] @ added
+    alone = decay_matrix(shifted)[..., 1:] @ added
     reach = shifted.cumsum(-1).exp()[..., None]
     ends, factors = alone[..., -1, :], log_decay.sum(-1)
     if size < M:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.ops._chunk_scan import carry
-from archlab.ops._chunks import block_size, blocks, decayed_scores, until_end
+from archlab.ops._chunk_scan import scan_chunks
+from archlab.ops._chunks import chunk_size, decayed_scores, split_chunks, suffix_sum
 from archlab.ops.dtypes import at_least_float32, without_autocast
 
 
-def generalised_delta(
+def generalized_delta(
     q_BTHK: Tensor,
     k_BTHK: Tensor,
     v_BTHV: Tensor,
@@ -32,12 +32,12 @@ def generalised_delta(
     with without_autocast(q_BTHK):
         inputs = (at_least_float32(x) for x in (q_BTHK, k_BTHK, v_BTHV, a_BTHK, b_BTHK, log_decay_BTHK))
         q, k, v, a, b, log_decay = inputs
-        body = generalised_delta_reference if q.shape[1] == 1 else _in_blocks
+        body = generalized_delta_reference if q.shape[1] == 1 else _in_blocks
         y_BTHV, state = body(q, k, v, a, b, log_decay, _first(k, v, state_BHKV))
         return y_BTHV.to(v_BTHV.dtype), state
 
 
-def generalised_delta_reference(
+def generalized_delta_reference(
     q_BTHK: Tensor,
     k_BTHK: Tensor,
     v_BTHV: Tensor,
@@ -65,16 +65,16 @@ def _in_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Solve for what every a_t reads in a block, as W times the state before it plus U, and so for all else."""
     T = q.shape[1]
-    size = block_size(T)
-    q, k, v, a, b, log_decay = (blocks(x, size) for x in (q, k, v, a, b, log_decay))
+    size = chunk_size(T)
+    q, k, v, a, b, log_decay = (split_chunks(x, size) for x in (q, k, v, a, b, log_decay))
     qk, qb, ak, ab = _all_scores(q, k, a, b, log_decay)
     seen = log_decay.cumsum(-2)
     early_a = a * F.pad(log_decay[..., :-1, :], (0, 0, 1, 0)).cumsum(-2).exp()
     reads = torch.linalg.solve_triangular(-ab, torch.cat((early_a, ak @ v), -1), upper=False, unitriangular=True)
     W, U = reads.split((k.shape[-1], v.shape[-1]), -1)
-    late_k, late_b = ((x * until_end(log_decay).exp()).mT for x in (k, b))
+    late_k, late_b = ((x * suffix_sum(log_decay).exp()).mT for x in (k, b))
     factors = torch.diag_embed(seen[..., -1, :].exp()) + late_b @ W
-    starts, last = carry(factors, late_k @ v + late_b @ U, state)
+    starts, last = scan_chunks(factors, late_k @ v + late_b @ U, state)
     y_BHMCV = qk @ v + qb @ U + (q * seen.exp() + qb @ W) @ starts
     return y_BHMCV.flatten(2, 3)[:, :, :T].transpose(1, 2), last
 

@@ -11,38 +11,38 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.ops.dispatch import faster
+from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import at_least_float32, product_dtype
 
 IGNORED = -100
-PART, FEWEST = 2**23, 256  # scores, and tokens, of a part
+MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS = 2**23, 256  # scores, and tokens, of a part
 
 
-def token_loss(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
     """Return the mean of -log softmax(x weightᵀ)[target] in nats, over targets other than -100.
 
     Equals the cross-entropy of the whole [N, V] scores. Gradients are made on the way, part by part, with each part's
     scores at hand, so that nothing is computed twice. Products are in autocast's type where it is on.
     """
     dtype = product_dtype(x_ND)
-    total, _, _ = _token_loss(x_ND.to(dtype), weight_VD.to(dtype), target_N)
+    total, _, _ = _linear_cross_entropy(x_ND.to(dtype), weight_VD.to(dtype), target_N)
     return total / (target_N != IGNORED).sum()
 
 
-def token_loss_reference(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+def linear_cross_entropy_reference(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
     """Do the same with all scores at once: the definition, for tests."""
     return F.cross_entropy(at_least_float32(F.linear(x_ND, weight_VD)), target_N, ignore_index=IGNORED)
 
 
 @torch.library.custom_op("archlab::token_loss", mutates_args=())
-def _token_loss(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum over tokens, and its gradients by x and weight."""
     dx_ND, dweight_VD = torch.empty_like(x_ND), at_least_float32(torch.zeros_like(weight_VD))
     total = dweight_VD.new_zeros(())
-    rows = max(FEWEST, PART // len(weight_VD))
+    rows = max(MIN_CHUNK_TOKENS, MAX_CHUNK_LOGITS // len(weight_VD))
     for x_RD, target_R, dx_RD in zip(x_ND.split(rows), target_N.split(rows), dx_ND.split(rows), strict=True):
         scores_RV = x_RD @ weight_VD.mT
-        body = faster("score_gradients", scores_RV) or score_gradients
+        body = find_backend("logit_gradients", scores_RV) or logit_gradients
         loss, dscores_RV = body(scores_RV, target_R)
         total += loss
         dx_RD.copy_(dscores_RV @ weight_VD)
@@ -57,7 +57,7 @@ def _add_product(sum_VD: Tensor, a_VR: Tensor, b_RD: Tensor) -> None:
         sum_VD += a_VR @ b_RD
 
 
-def score_gradients(scores_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
+def logit_gradients(scores_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of the losses of some tokens, in at least float32, and its gradient by their scores."""
     log_RV, asked_R1 = at_least_float32(scores_RV).log_softmax(-1), (target_R != IGNORED)[:, None]
     target_R1 = target_R[:, None].clamp(min=0)
@@ -67,7 +67,7 @@ def score_gradients(scores_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor
     return loss, gradient_RV.mul_(asked_R1).to(scores_RV.dtype)
 
 
-@_token_loss.register_fake
+@_linear_cross_entropy.register_fake
 def _(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(x_ND.dtype, torch.float32)
     return x_ND.new_empty((), dtype=dtype), torch.empty_like(x_ND), torch.empty_like(weight_VD)
@@ -82,4 +82,4 @@ def _scale(ctx: Any, dtotal: Tensor, _: Tensor, __: Tensor) -> tuple[Tensor | No
     return dx_ND * dtotal.to(dx_ND.dtype), dweight_VD * dtotal.to(dweight_VD.dtype), None
 
 
-_token_loss.register_autograd(_scale, setup_context=_keep)
+_linear_cross_entropy.register_autograd(_scale, setup_context=_keep)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from archlab.ops.dispatch import faster
+from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import at_least_float32, without_autocast
 
 BLOCK = 16
@@ -40,7 +40,7 @@ def selective_scan(
 def _body(x_BTD: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
     if x_BTD.shape[1] == 1:
         return selective_scan_reference
-    body = faster("selective_scan", x_BTD)
+    body = find_backend("selective_scan", x_BTD)
     return body if body is not None and x_BTD.dtype == torch.float32 else _in_blocks
 
 
@@ -98,7 +98,7 @@ class _Blocks(torch.autograd.Function):
         h_RND = rate_ND.new_zeros(u.shape[1], *rate_ND.shape)
         for j in range(len(u)):
             h_RND = _taken(u, taken, j).addcmul_(_factor(step, rate_ND, j), h_RND)
-        starts_RND, last_BND = _starts(step.sum(0), h_RND, rate_ND, first_BND)
+        starts_RND, last_BND = _chunk_initial_states(step.sum(0), h_RND, rate_ND, first_BND)
         h_RND, outputs = starts_RND, []
         for j in range(len(u)):
             h_RND = _taken(u, taken, j).addcmul_(_factor(step, rate_ND, j), h_RND)
@@ -115,7 +115,7 @@ class _Blocks(torch.autograd.Function):
         for j in range(len(u)):
             factors.append(_factor(step, rate_ND, j))
             states.append(_taken(u, taken, j).addcmul_(factors[j], states[j]))
-        carried, dfirst_BND = _carried(dy, given, step, factors, rate_ND, dlast_BND)
+        carried, dfirst_BND = _chunk_state_grads(dy, given, step, factors, rate_ND, dlast_BND)
         drate_RND, gradients = torch.zeros_like(carried), []
         for j in reversed(range(len(u))):
             dh = torch.addcmul(carried, given[j, :, :, None], dy[j, :, None])
@@ -136,7 +136,7 @@ def _taken(u_CRD: Tensor, taken_CRN: Tensor, j: int) -> Tensor:
     return taken_CRN[j, :, :, None] * u_CRD[j, :, None]
 
 
-def _carried(
+def _chunk_state_grads(
     dy: Tensor, given: Tensor, step: Tensor, factors: list[Tensor], rate_ND: Tensor, dlast_BND: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of the state after each block through later ones, and that of the first state."""
@@ -144,7 +144,7 @@ def _carried(
     for j in reversed(range(len(factors))):
         carried = torch.addcmul(carried, given[j, :, :, None], dy[j, :, None]).mul_(factors[j])
     total_RD, B = step.sum(0), len(dlast_BND)
-    after_RND, dfirst_BND = _starts(_reversed(total_RD, B), _reversed(carried, B), rate_ND, dlast_BND)
+    after_RND, dfirst_BND = _chunk_initial_states(_reversed(total_RD, B), _reversed(carried, B), rate_ND, dlast_BND)
     return _reversed(after_RND, B), dfirst_BND
 
 
@@ -153,17 +153,19 @@ def _reversed(a_RD: Tensor, B: int) -> Tensor:
     return a_RD.unflatten(0, (B, -1)).flip(1).flatten(0, 1)
 
 
-def _starts(step_RD: Tensor, ends_RND: Tensor, rate_ND: Tensor, first_BND: Tensor) -> tuple[Tensor, Tensor]:
+def _chunk_initial_states(
+    step_RD: Tensor, ends_RND: Tensor, rate_ND: Tensor, first_BND: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the state before each block [R, N, D] and the last, given where blocks that begin with zeros end."""
     B = len(first_BND)
     M = len(step_RD) // B
     if M <= GROUP:
-        states = _in_turn(step_RD.unflatten(0, (B, M)), ends_RND.unflatten(0, (B, M)), rate_ND, first_BND)
+        states = _sequential(step_RD.unflatten(0, (B, M)), ends_RND.unflatten(0, (B, M)), rate_ND, first_BND)
         return torch.stack(states[:-1], 1).flatten(0, 1), states[-1]
     step_RGD, ends_RGND = (_groups(a, B) for a in (step_RD, ends_RND))
-    alone = _in_turn(step_RGD, ends_RGND, rate_ND, torch.zeros_like(ends_RGND[:, 0]))[-1]
-    starts, last_BND = _starts(step_RGD.sum(1), alone, rate_ND, first_BND)
-    states = _in_turn(step_RGD, ends_RGND, rate_ND, starts)
+    alone = _sequential(step_RGD, ends_RGND, rate_ND, torch.zeros_like(ends_RGND[:, 0]))[-1]
+    starts, last_BND = _chunk_initial_states(step_RGD.sum(1), alone, rate_ND, first_BND)
+    states = _sequential(step_RGD, ends_RGND, rate_ND, starts)
     return torch.stack(states[:-1], 1).unflatten(0, (B, -1)).flatten(1, 2)[:, :M].flatten(0, 1), last_BND
 
 
@@ -174,7 +176,7 @@ def _groups(a_RD: Tensor, B: int) -> Tensor:
     return padded.unflatten(1, (-1, GROUP)).flatten(0, 1)
 
 
-def _in_turn(step_BMD: Tensor, ends_BMND: Tensor, rate_ND: Tensor, h_BND: Tensor) -> list[Tensor]:
+def _sequential(step_BMD: Tensor, ends_BMND: Tensor, rate_ND: Tensor, h_BND: Tensor) -> list[Tensor]:
     """Return the state before each block and after the last."""
     states = [h_BND]
     for step_BD, end_BND in zip(step_BMD.unbind(1), ends_BMND.unbind(1), strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab.ops.dispatch import faster
+from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import at_least_float32
 
 
@@ -27,7 +27,7 @@ def timestep_norm(
     normalised; a mean and variance carried from no step have no weight. A faster body for the device is taken where
     one is installed.
     """
-    body = faster("timestep_norm", x_BTD)
+    body = find_backend("timestep_norm", x_BTD)
     if body is not None:
         y_BTD, mean_BG, var_BG = body(x_BTD, scale_D, bias_D, count_B, mean_BG, var_BG, eps)
         return y_BTD, mean_BG, var_BG

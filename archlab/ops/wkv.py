@@ -17,7 +17,7 @@ BLOCK = 16
 EMPTY = -1e38
 
 
-class Sums(NamedTuple):
+class WKVState(NamedTuple):
     """Sums of e^key value and of e^key, both divided by e^peak, where peak is the largest key, faded, among them.
 
     The peak scales and is no variable: no gradient flows through it.
@@ -28,15 +28,15 @@ class Sums(NamedTuple):
     peak: Tensor
 
 
-def no_sums(like_BD: Tensor) -> Sums:
+def init_wkv_state(like_BD: Tensor) -> WKVState:
     """Return the sums before the first token, each [B, D] in at least float32."""
     zeros = torch.zeros_like(at_least_float32(like_BD))
-    return Sums(zeros, zeros.clone(), zeros + EMPTY)
+    return WKVState(zeros, zeros.clone(), zeros + EMPTY)
 
 
 def wkv(
-    k_BTD: Tensor, v_BTD: Tensor, log_decay_D: Tensor, bonus_D: Tensor, sums: Sums | None = None
-) -> tuple[Tensor, Sums]:
+    k_BTD: Tensor, v_BTD: Tensor, log_decay_D: Tensor, bonus_D: Tensor, sums: WKVState | None = None
+) -> tuple[Tensor, WKVState]:
     """Return the averages of RWKV-4 [B, T, D] and the last sums, eq. 16 of arXiv:2305.13048.
 
     y_t = (e^(bonus + k_t) v_t + num_t-1) / (e^(bonus + k_t) + den_t-1) for num_t = e^log_decay num_t-1 + e^k_t v_t and
@@ -44,25 +44,25 @@ def wkv(
     """
     with without_autocast(k_BTD):
         k, v, log_decay = (at_least_float32(x) for x in (k_BTD, v_BTD, log_decay_D))
-        first, T = sums or no_sums(k[:, 0]), k.shape[1]
+        first, T = sums or init_wkv_state(k[:, 0]), k.shape[1]
         C = min(BLOCK, T)
         k_BMCD, v_BMCD = (F.pad(x, (0, 0, 0, -T % C)).unflatten(1, (-1, C)) for x in (k, v))
         alone = _within(k_BMCD, v_BMCD, log_decay)
-        starts = _starts(Sums(*(x[:, :-1, -1] for x in alone)), C * log_decay, first)
+        starts = _starts(WKVState(*(x[:, :-1, -1] for x in alone)), C * log_decay, first)
         gaps_CD = torch.arange(1, C + 1, device=k.device)[:, None] * log_decay
-        after = _join(Sums(*(x[:, :, None] for x in starts)), gaps_CD, alone)
-        after = Sums(*(x.flatten(1, 2)[:, :T] for x in after))
-        before = Sums(*(torch.cat((x[:, None], y[:, :-1]), 1) for x, y in zip(first, after, strict=True)))
+        after = _join(WKVState(*(x[:, :, None] for x in starts)), gaps_CD, alone)
+        after = WKVState(*(x.flatten(1, 2)[:, :T] for x in after))
+        before = WKVState(*(torch.cat((x[:, None], y[:, :-1]), 1) for x, y in zip(first, after, strict=True)))
         seen = _join(before, torch.zeros_like(log_decay), _one(k + at_least_float32(bonus_D), v))
-        return (seen.num / seen.den).to(v_BTD.dtype), Sums(*(x[:, -1].clone() for x in after))
+        return (seen.num / seen.den).to(v_BTD.dtype), WKVState(*(x[:, -1].clone() for x in after))
 
 
 def wkv_reference(
-    k_BTD: Tensor, v_BTD: Tensor, log_decay_D: Tensor, bonus_D: Tensor, sums: Sums | None = None
-) -> tuple[Tensor, Sums]:
+    k_BTD: Tensor, v_BTD: Tensor, log_decay_D: Tensor, bonus_D: Tensor, sums: WKVState | None = None
+) -> tuple[Tensor, WKVState]:
     """Do the same one step after the other: the definition, for tests."""
     k, v, log_decay, bonus = (at_least_float32(x) for x in (k_BTD, v_BTD, log_decay_D, bonus_D))
-    sums, outputs = sums or no_sums(k[:, 0]), []
+    sums, outputs = sums or init_wkv_state(k[:, 0]), []
     for k_BD, v_BD in zip(k.unbind(1), v.unbind(1), strict=True):
         seen = _join(sums, torch.zeros_like(log_decay), _one(k_BD + bonus, v_BD))
         outputs.append(seen.num / seen.den)
@@ -70,33 +70,35 @@ def wkv_reference(
     return torch.stack(outputs, 1).to(v_BTD.dtype), sums
 
 
-def _one(k: Tensor, v: Tensor) -> Sums:
-    return Sums(v, torch.ones_like(v), k)
+def _one(k: Tensor, v: Tensor) -> WKVState:
+    return WKVState(v, torch.ones_like(v), k)
 
 
-def _join(early: Sums, gap: Tensor, late: Sums) -> Sums:
+def _join(early: WKVState, gap: Tensor, late: WKVState) -> WKVState:
     """Add sums, the earlier ones faded by e^gap."""
     faded = early.peak + gap
     peak = torch.maximum(faded, late.peak).detach()
     old, new = (faded - peak).exp(), (late.peak - peak).exp()
-    return Sums(old * early.num + new * late.num, old * early.den + new * late.den, peak)
+    return WKVState(old * early.num + new * late.num, old * early.den + new * late.den, peak)
 
 
-def _within(k_BMCD: Tensor, v_BMCD: Tensor, log_decay_D: Tensor) -> Sums:
+def _within(k_BMCD: Tensor, v_BMCD: Tensor, log_decay_D: Tensor) -> WKVState:
     """Return the sums after every step of each block [B, M, C, D], as if the block were all there is."""
-    steps: list[Sums] = []
+    steps: list[WKVState] = []
     for k_BMD, v_BMD in zip(k_BMCD.unbind(2), v_BMCD.unbind(2), strict=True):
         step = _one(k_BMD, v_BMD)
         steps.append(_join(steps[-1], log_decay_D, step) if steps else step)
-    return Sums(*(torch.stack(x, 2) for x in zip(*steps, strict=True)))
+    return WKVState(*(torch.stack(x, 2) for x in zip(*steps, strict=True)))
 
 
-def _starts(ends: Sums, gap_D: Tensor, first: Sums) -> Sums:
+def _starts(ends: WKVState, gap_D: Tensor, first: WKVState) -> WKVState:
     """Return the sums before each block [B, M, D] by a prefix sum in log2(M) steps."""
-    starts = Sums(*(torch.cat((x[:, None], y), 1) for x, y in zip(first, ends, strict=True)))
+    starts = WKVState(*(torch.cat((x[:, None], y), 1) for x, y in zip(first, ends, strict=True)))
     reach = 1
     while reach < starts.num.shape[1]:
-        joined = _join(Sums(*(x[:, :-reach] for x in starts)), reach * gap_D, Sums(*(x[:, reach:] for x in starts)))
-        starts = Sums(*(torch.cat((x[:, :reach], y), 1) for x, y in zip(starts, joined, strict=True)))
+        joined = _join(
+            WKVState(*(x[:, :-reach] for x in starts)), reach * gap_D, WKVState(*(x[:, reach:] for x in starts))
+        )
+        starts = WKVState(*(torch.cat((x[:, :reach], y), 1) for x, y in zip(starts, joined, strict=True)))
         reach *= 2
     return starts

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from archlab.config import paths
 from archlab.errors import ArchlabError, one_line
 from archlab.searching.space import Space, load_space
-from archlab.searching.study import INTERRUPTED, is_interrupted, open_study, trial_folder
+from archlab.searching.study import INTERRUPTED, is_interrupted, open_study, trial_dir
 from archlab.training import metrics
 from archlab.training.run_dir import last_metrics
 
@@ -84,7 +84,7 @@ def _baseline(space: Space, run: Path) -> Run:
 def _values(space: Space) -> dict[str, Any]:
     """Return what the base has where the space varies, components by their names."""
     base = space.base.resolve().resolved
-    found = {path: paths.get(base, space.base.places(path)[0]) for path in space.vary}
+    found = {path: paths.get(base, space.base.expand(path)[0]) for path in space.vary}
     return {path: _name_of(value) for path, value in found.items() if value is not None}
 
 
@@ -94,7 +94,7 @@ def _name_of(value: Any) -> Any:
 
 
 def _trial(trial: FrozenTrial, folder: Path) -> Run:
-    noted, run = trial.user_attrs, trial_folder(folder, trial.number)
+    noted, run = trial.user_attrs, trial_dir(folder, trial.number)
     measured = {**noted.get("costs", {}), **last_metrics(run), **noted.get("metrics", {})}
     state = INTERRUPTED if is_interrupted(trial) else _WORDS[trial.state.name]
     return Run(f"{trial.number}", state, noted.get("values", {}), measured, curve_of(run), noted.get("reason", ""))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_NOT_LEARNED = ("step", "tokens", "tokens_per_s")
+_BOOKKEEPING = ("step", "tokens", "tokens_per_s")
 
 
-def told(found: Mapping[str, float], prefix: str = "") -> str:
+def format_metrics(found: Mapping[str, float], prefix: str = "") -> str:
     """Return what was measured as a person reads it: the loss, then what the task measures beside it."""
     units = {"loss": "loss {:.4f} nats", "bpb": "{:.3f} bits per byte"}
-    names = [name for name in found if name.startswith(prefix) and name not in _NOT_LEARNED]
+    names = [name for name in found if name.startswith(prefix) and name not in _BOOKKEEPING]
     short = {name.removeprefix(prefix): found[name] for name in names}
     return ", ".join(units.get(name, f"{name} {{:.3f}}").format(value) for name, value in short.items())
 
 
-def brief_validation(found: Mapping[str, float]) -> str:
+def format_validation(found: Mapping[str, float]) -> str:
     """Return the validation metrics for a line that has no room."""
     if "val_loss" not in found:
         return ""

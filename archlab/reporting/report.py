@@ -20,7 +20,7 @@ from archlab.reporting.figures import (
     parallel_coordinates,
     pareto,
 )
-from archlab.reporting.format import told
+from archlab.reporting.format import format_metrics
 from archlab.reporting.html import State, code, facts, figure, page, section, table
 from archlab.reporting.run_page import run_page
 from archlab.storage.files import write_text
@@ -84,7 +84,7 @@ def _headline(data: SearchData) -> str:
     best, base = reached.get("best trial"), reached.get("base experiment")
     winner = data.summary.get("winner") or {}
     if best is None and winner:
-        return f"The best trial, number {data.winner}: {told(winner['validation'])} on the validation split."
+        return f"The best trial, number {data.winner}: {format_metrics(winner['validation'])} on the validation split."
     if best is None:
         return "No trial has been completed." if data.summary else "The search has not ended: this is its state so far."
     against = f", against {base:.3f} for the base experiment at the same budget" if base is not None else ""

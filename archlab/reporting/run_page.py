@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from archlab.config.experiment import load
-from archlab.modeling.cost import estimate
+from archlab.modeling.cost import estimate_cost
 from archlab.reporting.data import curve_of
 from archlab.reporting.figures import run_curves
-from archlab.reporting.format import told
+from archlab.reporting.format import format_metrics
 from archlab.reporting.html import code, facts, figure, page, section
 from archlab.training.run_dir import last_metrics
 
@@ -23,7 +23,7 @@ def run_page(folder: Path) -> str:
     parts = [
         section("Learning curves", figure(curves, "curves")),
         section("Last measurements", facts(last)),
-        section("What the model costs", facts(estimate(experiment))),
+        section("What the model costs", facts(estimate_cost(experiment))),
         section("The experiment", code((folder / "experiment.yaml").read_text(), folded="All settings")),
         section("Where this was measured", facts(_origin(folder))),
     ]
@@ -34,7 +34,7 @@ def _headline(last: Mapping[str, float], steps: int) -> str:
     done = f"{last.get('step', 0)} of {steps} updates"
     if "val_loss" not in last:
         return f"After {done}, the validation split has not been looked at."
-    return f"After {done}: {told(last, 'val_')} on the validation split."
+    return f"After {done}: {format_metrics(last, 'val_')} on the validation split."
 
 
 def _origin(folder: Path) -> dict[str, Any]:

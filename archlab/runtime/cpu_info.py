@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 
 
-def processor_name() -> str:
+def cpu_name() -> str:
     """Return the processor's name, or its family where nothing more is told."""
     return next(iter(_values("model name")), "") or platform.processor() or platform.machine()
 
 
-def processor_features() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
     """Return the words for what the processor can do, none where they are not told."""
     return frozenset(word for value in _values("flags", "Features") for word in value.split())
 

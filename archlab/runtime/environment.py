@@ -9,13 +9,13 @@ from importlib.metadata import version
 import torch
 
 import archlab
-from archlab.runtime.cpu_info import processor_name
+from archlab.runtime.cpu_info import cpu_name
 
 
-def machine() -> dict[str, str | int]:
+def hardware_info() -> dict[str, str | int]:
     """Return the processor, the cores that this process may use, the system, and the accelerator if there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    facts: dict[str, str | int] = {"processor": processor_name(), "cores": cores, "system": platform.platform()}
+    facts: dict[str, str | int] = {"processor": cpu_name(), "cores": cores, "system": platform.platform()}
     if torch.cuda.is_available():
         facts["accelerator"] = torch.cuda.get_device_name()
     return facts

@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-from archlab.runtime.process import tuned
+from archlab.runtime.process import tuning_enabled
 
-STOCK = "none"
+DEFAULT = "none"
 # On processors where torch's own way is slow, "bf16" sends products to oneDNN, which need not round for it.
-OFFERED = ("bf16", "tf32")
+CANDIDATES = ("bf16", "tf32")
 LARGEST_ERROR = 1e-6
-GAIN = 1.1
+MIN_SPEEDUP = 1.1
 SIZE = 512
 ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class Way:
+class MatmulMode:
     """One setting: how far its products are from exact ones, relative to their size, and how fast they are."""
 
     name: str
@@ -32,38 +32,38 @@ class Way:
 
 
 @cache
-def settle_matrix_products() -> str:
+def select_matmul_precision() -> str:
     """Set the fastest exact way for this process, unless tuning is off; return its name."""
-    if not tuned() or not torch.backends.mkldnn.is_available():
-        return STOCK
-    chosen = choose(ways())
+    if not tuning_enabled() or not torch.backends.mkldnn.is_available():
+        return DEFAULT
+    chosen = fastest_exact_mode(measure_modes())
     _setting().fp32_precision = chosen
     return chosen
 
 
-def choose(measured: tuple[Way, ...]) -> str:
+def fastest_exact_mode(measured: tuple[MatmulMode, ...]) -> str:
     """Return the fastest way that is exact to float32, the stock one (the first) unless another gains by it."""
     stock, *others = measured
-    exact = [way for way in others if way.error <= LARGEST_ERROR and way.flops_per_s >= GAIN * stock.flops_per_s]
+    exact = [way for way in others if way.error <= LARGEST_ERROR and way.flops_per_s >= MIN_SPEEDUP * stock.flops_per_s]
     return max(exact, key=lambda way: way.flops_per_s).name if exact else stock.name
 
 
 @cache
-def ways() -> tuple[Way, ...]:
+def measure_modes() -> tuple[MatmulMode, ...]:
     """Measure every way, for a few milliseconds."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(SIZE, SIZE, generator=generator, device="cpu") for _ in range(2))
     exact = a.double() @ b.double()
-    return tuple(_measure(name, a, b, exact) for name in (STOCK, *OFFERED))
+    return tuple(_measure(name, a, b, exact) for name in (DEFAULT, *CANDIDATES))
 
 
-def _measure(name: str, a: torch.Tensor, b: torch.Tensor, exact: torch.Tensor) -> Way:
-    with taken(name):
+def _measure(name: str, a: torch.Tensor, b: torch.Tensor, exact: torch.Tensor) -> MatmulMode:
+    with use_mode(name):
         error = float(((a @ b).double() - exact).norm() / exact.norm())
-        return Way(name, error, 2 * SIZE**3 / product_seconds(a, b))
+        return MatmulMode(name, error, 2 * SIZE**3 / time_matmul(a, b))
 
 
-def product_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
+def time_matmul(a: torch.Tensor, b: torch.Tensor) -> float:
     """Return how long a product takes on the matrices' device, the best of a few rounds."""
     return min(_timed(a, b) for _ in range(ROUNDS))
 
@@ -76,7 +76,7 @@ def _timed(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @contextmanager
-def taken(name: str) -> Iterator[None]:
+def use_mode(name: str) -> Iterator[None]:
     """Multiply in one of the ways for a while."""
     before = _setting().fp32_precision
     _setting().fp32_precision = name

@@ -9,7 +9,7 @@ import torch
 from archlab.errors import ArchlabError
 
 
-def available(device: torch.device) -> int:
+def available_memory(device: torch.device) -> int:
     """Return the bytes that a process could still take on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -23,15 +23,15 @@ def available(device: torch.device) -> int:
 
 def require_memory(needed: int, device: torch.device) -> None:
     """Raise ArchlabError where a training step would take more than there is."""
-    free = available(device)
+    free = available_memory(device)
     if needed > free:
         raise ArchlabError(
-            f"a training step needs about {readable(needed)}, and {device} has {readable(free)} free; "
+            f"a training step needs about {format_bytes(needed)}, and {device} has {format_bytes(free)} free; "
             "try a smaller train.batch_size or train.context, or train.checkpoint_activations=true"
         )
 
 
-def readable(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Return bytes as a person would say them."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 1000:

@@ -24,7 +24,7 @@ _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
 _ALLOCATOR = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**28))
 
 
-def is_on(switch: str) -> bool:
+def env_switch(switch: str) -> bool:
     """Tell whether a variable of the environment is on, as it is unset; raise ConfigError for what is not on or off."""
     value = os.environ.get(switch, "on")
     if value not in ("on", "off"):
@@ -32,24 +32,24 @@ def is_on(switch: str) -> bool:
     return value == "on"
 
 
-def tuned() -> bool:
+def tuning_enabled() -> bool:
     """Tell whether settings may be made."""
-    return is_on(TUNE)
+    return env_switch(TUNE)
 
 
-def settle_process() -> None:
+def configure_process() -> None:
     """Make the settings, before torch is imported; what a user has set in the environment is theirs."""
-    if not tuned():
+    if not tuning_enabled():
         return
-    keeps_memory()
+    configure_malloc()
     os.environ.setdefault(HUGE_PAGES, "1")
-    folder = cache_folder("inductor")
+    folder = cache_dir("inductor")
     if folder is not None:
         os.environ.setdefault(CACHE, str(folder))
 
 
 @cache
-def keeps_memory() -> bool:
+def configure_malloc() -> bool:
     """Have the allocator keep large blocks, and tell whether it was told to.
 
     glibc's alone can be told, and it is left alone where the environment has settings for it.
@@ -70,7 +70,7 @@ def has_huge_pages() -> bool:
     return given and os.environ.get(HUGE_PAGES) == "1"
 
 
-def cache_folder(name: str) -> Path | None:
+def cache_dir(name: str) -> Path | None:
     """Return a folder of the user's cache, which outlives a reboot; None where it cannot be written."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "archlab" / name
     try:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def defer_keyboard_interrupt() -> Iterator[None]:
     """Hold Ctrl-C back until a block has ended; where it would not reach this thread, do nothing."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

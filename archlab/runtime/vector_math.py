@@ -25,7 +25,7 @@ FUNCTIONS = (
 
 
 @cache
-def settle_vector_math() -> None:
+def warm_up_vector_math() -> None:
     """Call each function once, from one thread.
 
     In a process's first call of `exp` from several threads, on a busy machine, answers good to four digits

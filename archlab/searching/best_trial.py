@@ -13,16 +13,16 @@ from optuna.trial import FrozenTrial
 
 from archlab.inference.compression_baseline import compressed_bpb
 from archlab.inference.evaluate import evaluate
-from archlab.runtime.environment import machine, versions
+from archlab.runtime.environment import hardware_info, versions
 from archlab.searching.space import Space
-from archlab.searching.study import drop_weights, ended, trial_folder
+from archlab.searching.study import delete_weights, finished_trials, trial_dir
 from archlab.storage import checkpoint
 from archlab.storage.files import write_text
 from archlab.storage.locks import lock
 from archlab.storage.trained_model import load_trained
 
 
-def pick(study: optuna.Study) -> FrozenTrial | None:
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """Return the best trial by the first objective, or None while none is complete."""
     front = study.best_trials
     if not front:
@@ -31,16 +31,18 @@ def pick(study: optuna.Study) -> FrozenTrial | None:
     return min(front, key=lambda trial: (sign * trial.values[0], trial.number))
 
 
-def promote(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
+def publish_best(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
     """Publish the best trial as best/, then remove the weights of the others; do nothing that is done already."""
     with lock(folder / ".best.lock", wait=True):
-        done = ended(study)  # before the winner is picked, so that no better one that ends meanwhile is among these
-        winner = pick(study)
+        done = finished_trials(
+            study
+        )  # before the winner is picked, so that no better one that ends meanwhile is among these
+        winner = best_trial(study)
         if winner is not None and _published(folder) != winner.number:
             _publish(winner, space, folder)
         for trial in done:
             if winner is None or trial.number != winner.number:
-                drop_weights(trial_folder(folder, trial.number))
+                delete_weights(trial_dir(folder, trial.number))
     return winner
 
 
@@ -50,11 +52,11 @@ def _published(folder: Path) -> int | None:
 
 
 def _publish(winner: FrozenTrial, space: Space, folder: Path) -> None:
-    trained = trial_folder(folder, winner.number) / "final"
+    trained = trial_dir(folder, winner.number) / "final"
     experiment, model = load_trained(trained)
     facts = {"search": space.name, "trial": winner.number, **_facts(winner)}
     origin = json.loads((trained / "provenance.json").read_text())
-    checkpoint.publish(folder / "best", model, experiment.resolved, {**origin, **facts})
+    checkpoint.save_model(folder / "best", model, experiment.resolved, {**origin, **facts})
 
 
 def _facts(trial: FrozenTrial) -> dict[str, Any]:
@@ -63,14 +65,14 @@ def _facts(trial: FrozenTrial) -> dict[str, Any]:
 
 def summarize(study: optuna.Study, space: Space, folder: Path, baseline: Mapping[str, Any]) -> dict[str, Any]:
     """Measure the winner and the base on the whole validation split, and write summary.json."""
-    winner, base = pick(study), space.base.resolve()
+    winner, base = best_trial(study), space.base.resolve()
     task = base.task.factory()()
     text = task.text("validation") if hasattr(task, "text") else b""
     train = base.train
     summary = {
         "search": space.name,
         "objectives": dict(space.objectives),
-        "trials": dict(Counter(trial.state.name.lower() for trial in ended(study))),
+        "trials": dict(Counter(trial.state.name.lower() for trial in finished_trials(study))),
         "winner": {"trial": winner.number, **_facts(winner), **_validated(folder / "best")} if winner else None,
         "baseline": {**baseline, **_validated(folder / "baseline")},
         "pareto": [trial.number for trial in study.best_trials] if len(space.objectives) > 1 else [],
@@ -78,7 +80,7 @@ def summarize(study: optuna.Study, space: Space, folder: Path, baseline: Mapping
         "validation_bytes": len(text),
         "tokens_per_trial": train.steps * train.batch_size * train.accumulate * train.context,
         "corpus": task.describe(),
-        "machine": machine(),
+        "machine": hardware_info(),
         "versions": versions(),
     }
     write_text(folder / "summary.json", json.dumps(summary, indent=2))

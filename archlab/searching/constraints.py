@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from archlab.config import experiment as config
 from archlab.config import paths
-from archlab.config.schema import check_names
-from archlab.errors import ConfigError, suggest
+from archlab.config.schema import reject_unknown
+from archlab.errors import ConfigError, did_you_mean
 
 Costs: TypeAlias = Mapping[str, float]
 _FORM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
@@ -27,14 +27,14 @@ class Constraint:
     metric: str
     operator: str
     bound: float
-    at: config.Raw | None = None
+    at: config.UnresolvedExperiment | None = None
 
     @property
     def name(self) -> str:
         """The constraint as a person would write it."""
         return f"{self.text} at {self.at.name}" if self.at else self.text
 
-    def excess(self, costs: Costs) -> float:
+    def violation(self, costs: Costs) -> float:
         """Return by what share of the bound a cost misses it; 0 or less where the constraint holds."""
         missed = costs[self.metric] - self.bound
         missed = missed if self.operator.startswith("<") else -missed
@@ -52,7 +52,7 @@ class Constraint:
         if self.at is None:
             return own
         chosen = {path: value for path, value in values.items() if paths.split(path)[0] == _MODEL}
-        return estimate(self.at.with_values(chosen, f"trial at {self.at.name}").resolve())
+        return estimate(self.at.override(chosen, f"trial at {self.at.name}").resolve())
 
 
 def parse_constraints(given: Any, costs: Sequence[str], folder: Path) -> tuple[Constraint, ...]:
@@ -65,7 +65,7 @@ def parse_constraints(given: Any, costs: Sequence[str], folder: Path) -> tuple[C
 def _parse(entry: Any, costs: Sequence[str], folder: Path, path: str) -> Constraint:
     if not isinstance(entry, Mapping):
         return _bound(entry, costs, path)
-    check_names(entry, ("at", "require"), path)
+    reject_unknown(entry, ("at", "require"), path)
     if not isinstance(name := entry.get("at"), str):
         raise ConfigError(f"{path}.at", "is missing: name an experiment")
     bound = _bound(entry.get("require"), costs, f"{path}.require")
@@ -78,7 +78,7 @@ def _bound(text: Any, costs: Sequence[str], path: str) -> Constraint:
         raise ConfigError(path, f"{text!r} is not a bound such as 'params <= 4e6'")
     metric, operator, number = match.groups()
     if metric not in costs:
-        raise ConfigError(path, f"no cost {metric!r}{suggest(metric, costs)}")
+        raise ConfigError(path, f"no cost {metric!r}{did_you_mean(metric, costs)}")
     try:
         bound = float(number)
     except ValueError:

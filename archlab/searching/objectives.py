@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from archlab.errors import ArchlabError
-from archlab.modeling.build import device_of, evaluating, is_causal
+from archlab.modeling.build import device_of, eval_mode, is_causal
 from archlab.modeling.state import max_context
 from archlab.storage.trained_model import load_trained
 from archlab.training import metrics
@@ -26,7 +26,7 @@ def decode_us_per_token(run: Path, tokens: int = 64) -> float:
     token_11 = torch.zeros(1, 1, dtype=torch.int64, device=device_of(model))
     state: Any = model.init_state(1)  # type: ignore[operator]
     times = []
-    with evaluating(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for _ in range(2 * tokens):
             begin = time.perf_counter()
             logits, state = model(token_11, state)

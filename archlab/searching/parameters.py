@@ -9,16 +9,16 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from archlab.config import paths
 from archlab.config.domains import Choice, Domain, Interval
-from archlab.config.experiment import Raw
+from archlab.config.experiment import UnresolvedExperiment
 from archlab.config.registry import Component, Slot, find
-from archlab.config.schema import Knob, check_names, check_value
+from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.errors import ConfigError
 
 _MANY_COMBINATIONS = 10_000
 
 
 @dataclass(frozen=True)
-class Varied:
+class SearchParameter:
     """A knob that exists, with the values it may take; `whole` where these are whole numbers."""
 
     path: str
@@ -26,12 +26,12 @@ class Varied:
     whole: bool
 
 
-def in_order(vary: Mapping[str, Domain | None]) -> list[str]:
+def sort_by_depth(vary: Mapping[str, Domain | None]) -> list[str]:
     """Return the varied paths, those above before those below, all entries before one of them."""
     return sorted(vary, key=lambda path: (len(parts := paths.split(path)), sum(isinstance(p, int) for p in parts)))
 
 
-def is_above(path: str, other: str) -> bool:
+def is_ancestor(path: str, other: str) -> bool:
     """Tell whether one path leads through the other's place."""
     above, below = paths.split(path), paths.split(other)
     return len(above) < len(below) and all(_meet(a, b) for a, b in zip(above, below, strict=False))
@@ -41,17 +41,17 @@ def _meet(one: paths.Part, other: paths.Part) -> bool:
     return one == other or (one == "*" and isinstance(other, int)) or (other == "*" and isinstance(one, int))
 
 
-def look_up(path: str, domain: Domain | None, raw: Raw) -> Varied | None:
+def resolve_parameter(path: str, domain: Domain | None, raw: UnresolvedExperiment) -> SearchParameter | None:
     """Return the knob that a path means in this experiment, or None where it means none."""
-    found = [(place, knob) for place in paths.expand(raw.tree, path) if (knob := raw.knob_at(place))]
+    found = [(place, knob) for place in paths.expand(raw.tree, path) if (knob := raw.knob(place))]
     if not found:
         return None
     if domain is None:
-        domain = _declared(path, [place for place, _ in found], raw)
-    return Varied(path, domain, _is_whole(found[0][1].type, domain))
+        domain = _declared_domain(path, [place for place, _ in found], raw)
+    return SearchParameter(path, domain, _is_whole(found[0][1].type, domain))
 
 
-def _declared(path: str, places: list[str], raw: Raw) -> Domain:
+def _declared_domain(path: str, places: list[str], raw: UnresolvedExperiment) -> Domain:
     """Return the domain declared beside the component that owns a knob."""
     owners = [_owner(place, raw) for place in places]
     knob = str(paths.split(path)[-1])
@@ -64,10 +64,10 @@ def _declared(path: str, places: list[str], raw: Raw) -> Domain:
     return next(iter(domains))  # type: ignore[return-value]
 
 
-def _owner(place: str, raw: Raw) -> Component | None:
+def _owner(place: str, raw: UnresolvedExperiment) -> Component | None:
     """Return the component whose knob stands at a place."""
     above = paths.join(paths.split(place)[:-1])
-    knob, value = raw.knob_at(above) if above else None, raw.at(above) if above else None
+    knob, value = raw.knob(above) if above else None, raw.get(above) if above else None
     if knob is None or not isinstance(knob.default, Slot):
         return None
     name = value.get("type") if isinstance(value, Mapping) else value
@@ -94,12 +94,12 @@ def _scalars(kind: Any) -> Iterator[Any]:
         yield kind
 
 
-def check_varied(vary: Mapping[str, Domain | None], base: Raw) -> None:
+def validate_space(vary: Mapping[str, Domain | None], base: UnresolvedExperiment) -> None:
     """Raise ConfigError for a path that no choices make valid, and for values that cannot stand there."""
-    for path in in_order(vary):
+    for path in sort_by_depth(vary):
         found = False
-        for raw in _situations(path, vary, base):
-            varied = look_up(path, vary[path], raw)
+        for raw in _branches(path, vary, base):
+            varied = resolve_parameter(path, vary[path], raw)
             if varied is not None:
                 found = True
                 _check_domain(varied, raw)
@@ -107,27 +107,29 @@ def check_varied(vary: Mapping[str, Domain | None], base: Raw) -> None:
             raise ConfigError(f"vary.{path}", "there is no such knob, whichever choices are made above it")
 
 
-def _situations(path: str, vary: Mapping[str, Domain | None], base: Raw) -> Iterator[Raw]:
+def _branches(
+    path: str, vary: Mapping[str, Domain | None], base: UnresolvedExperiment
+) -> Iterator[UnresolvedExperiment]:
     """Yield the base with every combination of the choices made above a path."""
-    above = [other for other in in_order(vary) if is_above(other, path)]
+    above = [other for other in sort_by_depth(vary) if is_ancestor(other, path)]
     situations = [base]
     for other in above:
-        situations = [new for raw in situations for new in _chosen(other, vary[other], raw)]
+        situations = [new for raw in situations for new in _with_choices(other, vary[other], raw)]
         if len(situations) > _MANY_COMBINATIONS:
             raise ConfigError(f"vary.{path}", f"more than {_MANY_COMBINATIONS} combinations of choices above it")
     yield from situations
 
 
-def _chosen(path: str, domain: Domain | None, raw: Raw) -> list[Raw]:
-    varied = look_up(path, domain, raw)
+def _with_choices(path: str, domain: Domain | None, raw: UnresolvedExperiment) -> list[UnresolvedExperiment]:
+    varied = resolve_parameter(path, domain, raw)
     if varied is None or not isinstance(varied.domain, Choice):
         return [raw]
-    return [raw.with_values({path: value}, "vary") for value in varied.domain.values]
+    return [raw.override({path: value}, "vary") for value in varied.domain.values]
 
 
-def _check_domain(varied: Varied, raw: Raw) -> None:
+def _check_domain(varied: SearchParameter, raw: UnresolvedExperiment) -> None:
     path, domain = varied.path, varied.domain
-    knobs = {place: knob for place in paths.expand(raw.tree, path) if (knob := raw.knob_at(place))}
+    knobs = {place: knob for place in paths.expand(raw.tree, path) if (knob := raw.knob(place))}
     values = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
     for place, knob in knobs.items():
         for value in values:
@@ -139,7 +141,7 @@ def _check_domain(varied: Varied, raw: Raw) -> None:
 def _check_choice(value: Any, knob: Knob, place: str, path: str) -> None:
     slot = knob.default
     if not isinstance(slot, Slot):
-        check_value(value, knob.type, path)
+        coerce(value, knob.type, path)
     elif slot.many and not place.endswith("]"):
         _check_list(value, slot, path)
     else:
@@ -148,7 +150,7 @@ def _check_choice(value: Any, knob: Knob, place: str, path: str) -> None:
             raise ConfigError(path, f"{value!r} is no {slot.kind}: give its name, or a mapping with its type")
         component = find(slot.kind, given.get("type", slot.default), path)
         own = ("type", "repeat") if slot.many else ("type",)
-        check_names(given, [*component.knobs, *own], path, owner=component.name)
+        reject_unknown(given, [*component.knobs, *own], path, owner=component.name)
 
 
 def _check_list(value: Any, slot: Slot, path: str) -> None:

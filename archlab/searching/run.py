@@ -20,33 +20,33 @@ from optuna.trial import Trial, TrialState
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ArchlabError, ConfigError, TrainingError, one_line
-from archlab.modeling.cost import estimate
-from archlab.searching.best_trial import promote, summarize
-from archlab.searching.callbacks import Judge, SearchWatch, Unwatched
+from archlab.modeling.cost import estimate_cost
+from archlab.searching.best_trial import publish_best, summarize
+from archlab.searching.callbacks import PruningCallback, SearchCallback
 from archlab.searching.objectives import decode_us_per_token, tokens_per_s
-from archlab.searching.search_dir import open_folder
+from archlab.searching.search_dir import open_search
 from archlab.searching.space import Space, load_space
 from archlab.searching.study import (
-    claimed,
-    ended,
-    interrupt,
+    count_claimed,
+    fail_stale_trials,
+    finished_trials,
     is_exhausted,
     lock_file,
-    note,
+    mark_interrupted,
     open_study,
-    reap,
+    set_trial_attrs,
     tell,
-    trial_folder,
+    trial_dir,
 )
 from archlab.searching.suggest import suggest
 from archlab.storage.files import write_text
 from archlab.storage.locks import lock
-from archlab.training.callbacks import Silent, Watch
+from archlab.training.callbacks import Callback
 from archlab.training.trainer import train
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchResult:
     """Where a search lies, its best trial's number if any is complete, and the content of its summary.json."""
 
     folder: Path
@@ -54,7 +54,7 @@ class Outcome:
     summary: Mapping[str, Any] = field(repr=False)
 
 
-class Infeasible(ArchlabError):
+class InfeasibleTrial(ArchlabError):
     """A trial that breaks a constraint."""
 
 
@@ -64,37 +64,38 @@ def search(
     *,
     overrides: Sequence[str] = (),
     trials: int | None = None,
-    watch: SearchWatch | None = None,
+    callback: SearchCallback | None = None,
     force: bool = False,
-) -> Outcome:
+) -> SearchResult:
     """Search a space in a folder, or go on with the search that the folder holds; `force` begins anew.
 
     Raises ArchlabError where the folder holds another search, naming the first difference.
     """
     space = load_space(name, overrides)
     total = trials if trials is not None else space.study.trials
-    with open_folder(space, folder, force):
-        return _Search(space, folder, total, watch or Unwatched()).run()
+    with open_search(space, folder, force):
+        return SearchWorker(space, folder, total, callback or SearchCallback()).run()
 
 
-class _Search:
+class SearchWorker:
     """One worker."""
 
-    def __init__(self, space: Space, folder: Path, total: int, watch: SearchWatch) -> None:
-        self.space, self.folder, self.total, self.watch = space, folder, total, watch
+    def __init__(self, space: Space, folder: Path, total: int, callback: SearchCallback) -> None:
+        self.space, self.folder, self.total, self.callback = space, folder, total, callback
         with lock(folder / ".study.lock", wait=True):  # two that begin a database at once get in each other's way
             self.study = open_study(space, folder)
 
-    def run(self) -> Outcome:
-        self.watch.on_search(self.space, len(ended(self.study)), self.total)
+    def run(self) -> SearchResult:
+        """Work on trials until there are enough of them; return the result of the whole search."""
+        self.callback.on_search(self.space, len(finished_trials(self.study)), self.total)
         self._baseline(wait=False)
-        promote(self.study, self.space, self.folder)
+        publish_best(self.study, self.space, self.folder)
         while self._one_trial():
-            promote(self.study, self.space, self.folder)
+            publish_best(self.study, self.space, self.folder)
         baseline = self._baseline(wait=True)
-        winner = promote(self.study, self.space, self.folder)
+        winner = publish_best(self.study, self.space, self.folder)
         summary = summarize(self.study, self.space, self.folder, baseline)
-        return Outcome(self.folder, winner.number if winner else None, summary)
+        return SearchResult(self.folder, winner.number if winner else None, summary)
 
     def _baseline(self, *, wait: bool) -> dict[str, Any]:
         """Train the base itself once; a worker that need not wait leaves it to the one that is at it."""
@@ -106,86 +107,90 @@ class _Search:
         return json.loads(result.read_text()) if result.is_file() else {}
 
     def _train_baseline(self, run: Path) -> dict[str, Any]:
-        watch = self.watch.on_run("baseline", {})
+        callback = self.callback.on_run("baseline", {})
         experiment = self.space.base.resolve()
         try:
-            metrics = dict(estimate(experiment)) | self._trained(experiment, run, watch or Silent(), resume=True)
+            metrics = dict(estimate_cost(experiment)) | self._train(experiment, run, callback, resume=True)
         except TrainingError as error:
-            self.watch.on_result("baseline", "failed", str(error), {})
+            self.callback.on_result("baseline", "failed", str(error), {})
             return {"metrics": {}, "reason": str(error)}
-        self.watch.on_result("baseline", "complete", "", metrics)
+        self.callback.on_result("baseline", "complete", "", metrics)
         return {"metrics": metrics, "reason": ""}
 
     def _one_trial(self) -> bool:
         """Work on one trial; return False where enough are done or under way."""
         with ExitStack() as held:
             with lock(self.folder / ".study.lock", wait=True):
-                reap(self.study, self.folder)
-                if claimed(self.study) >= self.total or is_exhausted(self.study):
+                fail_stale_trials(self.study, self.folder)
+                if count_claimed(self.study) >= self.total or is_exhausted(self.study):
                     return False
                 self.study.sampler = self._sampler()
                 trial = self.study.ask()
                 held.enter_context(lock(lock_file(self.folder, trial.number), wait=True))
-            self._conduct(trial)
+            self._run_trial(trial)
         return True
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
         number = len(self.study.get_trials(deepcopy=False))
         return self.space.study.make_sampler(number, objectives=len(self.space.objectives))
 
-    def _conduct(self, trial: Trial) -> None:
+    def _run_trial(self, trial: Trial) -> None:
         """See a trial to its end, whatever that is, and keep what it showed."""
         state, reason = TrialState.FAIL, ""
         metrics: dict[str, float] = {}
         values: list[float] | None = None
         try:
-            metrics = self._measure(trial)
+            metrics = self._objective(trial)
             values = [_finite(metrics, name) for name in self.space.objectives]
             state = TrialState.COMPLETE
-        except (optuna.TrialPruned, Infeasible) as error:
+        except (optuna.TrialPruned, InfeasibleTrial) as error:
             state, reason = TrialState.PRUNED, one_line(error)
         except KeyboardInterrupt:
             frozen = self.study.get_trials()[trial.number]
-            interrupt(self.study, frozen, self.folder, by_itself=False)
+            mark_interrupted(self.study, frozen, self.folder, by_itself=False)
             raise
         except Exception as error:
-            reason = reason_of(error)
-        note(self.study, trial, {"reason": reason, "metrics": metrics})
+            reason = failure_reason(error)
+        set_trial_attrs(self.study, trial, {"reason": reason, "metrics": metrics})
         tell(self.study, trial, values, state)
-        self.watch.on_result(f"trial {trial.number}", _WORDS[state], reason, metrics)
+        self.callback.on_result(f"trial {trial.number}", STATE_NAMES[state], reason, metrics)
 
-    def _measure(self, trial: Trial) -> dict[str, float]:
+    def _objective(self, trial: Trial) -> dict[str, float]:
         values = suggest(trial, self.space.vary, self.space.base)
-        note(self.study, trial, {"values": values})
-        watch = self.watch.on_run(f"trial {trial.number}", values) or Silent()
-        experiment = self.space.base.with_values(values, f"trial {trial.number}").resolve()
-        costs = dict(estimate(experiment))
-        note(self.study, trial, {"costs": costs})
+        set_trial_attrs(self.study, trial, {"values": values})
+        callback = self.callback.on_run(f"trial {trial.number}", values)
+        experiment = self.space.base.override(values, f"trial {trial.number}").resolve()
+        costs = dict(estimate_cost(experiment))
+        set_trial_attrs(self.study, trial, {"costs": costs})
         self._require_feasible(trial, costs, values)
-        judge = Judge(trial, self.space.objective, experiment.train.steps, watch) if self.space.can_prune else watch
-        return costs | self._trained(experiment, trial_folder(self.folder, trial.number), judge)
+        judge = (
+            PruningCallback(trial, self.space.objective, experiment.train.steps, callback)
+            if self.space.can_prune
+            else callback
+        )
+        return costs | self._train(experiment, trial_dir(self.folder, trial.number), judge)
 
     def _require_feasible(self, trial: Trial, costs: Mapping[str, float], values: Mapping[str, Any]) -> None:
         broken = []
         for constraint in self.space.constraints:
-            there = constraint.costs(costs, values, estimate)
-            excess = constraint.excess(there)
-            trial.set_constraint(constraint.name, excess)
-            if excess > 0:
+            there = constraint.costs(costs, values, estimate_cost)
+            violation = constraint.violation(there)
+            trial.set_constraint(constraint.name, violation)
+            if violation > 0:
                 broken.append(f"{constraint.name} is broken: {constraint.metric} is {there[constraint.metric]:g}")
         if broken:
-            raise Infeasible("; ".join(broken))
+            raise InfeasibleTrial("; ".join(broken))
 
-    def _trained(self, experiment: Experiment, run: Path, watch: Watch, resume: bool = False) -> dict[str, float]:
+    def _train(self, experiment: Experiment, run: Path, callback: Callback, resume: bool = False) -> dict[str, float]:
         with _fresh_compiler():
-            metrics = dict(train(experiment, run, watch=watch, resume=resume, force=True).metrics)
+            metrics = dict(train(experiment, run, callback=callback, resume=resume, force=True).metrics)
             speed = tokens_per_s(run)
             if "decode_us_per_token" in self.space.objectives:
                 metrics["decode_us_per_token"] = decode_us_per_token(run)
         return metrics | ({"tokens_per_s": speed} if speed else {})
 
 
-_WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 @contextmanager
@@ -206,7 +211,7 @@ def _finite(metrics: Mapping[str, float], name: str) -> float:
     return value
 
 
-def reason_of(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """Say in one line why a run failed."""
     if isinstance(error, ConfigError):
         return f"{error.path}: {error.problem}"

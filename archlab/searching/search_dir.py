@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from archlab.config.diff import difference
+from archlab.config.diff import first_difference
 from archlab.errors import ArchlabError
 from archlab.searching.space import Space
-from archlab.searching.study import forget_study
-from archlab.storage.files import prepare_folder, write_text
+from archlab.searching.study import delete_study
+from archlab.storage.files import require_empty_dir, write_text
 from archlab.storage.locks import lock
 
 _OWN_FOLDERS = ("trials", "baseline", "best")
@@ -23,7 +23,7 @@ _OWN_FILES = ("summary.json", "report.html", "base.yaml", "search.yaml")
 
 
 @contextmanager
-def open_folder(space: Space, folder: Path, force: bool) -> Iterator[None]:
+def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
     """Begin a search, or go on with it; no other worker can begin anew while the block lasts.
 
     Raises ArchlabError where the folder holds something else.
@@ -46,14 +46,14 @@ def _prepare(folder: Path, force: bool) -> None:
     own = {".workers.lock", ".study.lock", "base.yaml"}
     strange = [name for name in names - own if not name.endswith(".archlab-partial")]
     if "search.yaml" not in names and (strange or not folder.is_dir()):
-        prepare_folder(folder, force, "the search")
+        require_empty_dir(folder, force, "the search")
 
 
 def _clear(space: Space, folder: Path) -> None:
     with lock(folder / ".workers.lock", wait=False) as alone:
         if not alone:
             raise ArchlabError(f"{folder}: another process is searching here; stop it first")
-        forget_study(space, folder)
+        delete_study(space, folder)
         for name in _OWN_FOLDERS:
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in _OWN_FILES:
@@ -67,12 +67,12 @@ def _require_same(space: Space, folder: Path) -> None:
     may_grow = space.study.sampler.type != "brute_force"  # which counts the choices that are left
     for name, asked in (("base.yaml", space.base_to_plain()), ("search.yaml", space.to_plain())):
         old = yaml.safe_load((folder / name).read_text())
-        if where := difference(old, yaml.safe_load(_dump(asked)), partial(_alike, may_grow)):
+        if where := first_difference(old, yaml.safe_load(_dump(asked)), partial(_is_equal, may_grow)):
             way_out = "name another folder, or begin anew with --force"
             raise ArchlabError(f"{folder}: holds another search: {where}; {way_out}")
 
 
-def _alike(may_grow: bool, path: str, old: Any, new: Any) -> bool:
+def _is_equal(may_grow: bool, path: str, old: Any, new: Any) -> bool:
     grown = may_grow and isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
     return path in ("description", "study.trials") or old == new or (grown and path.startswith("vary."))
 

@@ -11,11 +11,11 @@ from archlab.config import experiment as config
 from archlab.config import paths, yaml_files
 from archlab.config.domains import Domain, parse_domain
 from archlab.config.registry import load_plugin
-from archlab.config.schema import check_names
-from archlab.errors import ConfigError, suggest
+from archlab.config.schema import reject_unknown
+from archlab.errors import ConfigError, did_you_mean
 from archlab.searching.constraints import Constraint, parse_constraints
-from archlab.searching.parameters import check_varied
-from archlab.searching.study_config import StudySettings, parse_study
+from archlab.searching.parameters import validate_space
+from archlab.searching.study_config import StudyConfig, parse_study
 
 KEYS = ("base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
 LEARNED = "val_"
@@ -28,11 +28,11 @@ class Space:
     """A checked search space; a domain of None is the one declared beside the component (`auto`)."""
 
     name: str
-    base: config.Raw
+    base: config.UnresolvedExperiment
     vary: Mapping[str, Domain | None]
     objectives: Mapping[str, str]
     constraints: tuple[Constraint, ...]
-    study: StudySettings
+    study: StudyConfig
     source: str
     asked: Mapping[str, Any]
 
@@ -61,7 +61,7 @@ def load_space(name: str | Path, overrides: Sequence[str] = ()) -> Space:
 
     An override whose path begins with vary, objectives, constraints or study changes the space, any other the base.
     """
-    file = yaml_files.locate(str(name), Path(), "search_spaces")
+    file = yaml_files.find_yaml(str(name), Path(), "search_spaces")
     tree = yaml_files.load_yaml(file)
     parsed = [config.parse_override(override) for override in overrides]
     for path, value in parsed:
@@ -85,10 +85,10 @@ def _overridden(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any]) -> Space:
-    check_names(tree, KEYS, "")
+    reject_unknown(tree, KEYS, "")
     for plugin in _list(tree, "plugins"):
         load_plugin(str(plugin), file.parent)
-    base = _base(tree, file).with_values(base_values, "command line")
+    base = _base(tree, file).override(base_values, "command line")
     experiment = base.resolve()
     space = Space(
         name=file.stem,
@@ -100,7 +100,7 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any]) -> 
         source=str(file),
         asked=_asked(tree, file.parent.resolve()),
     )
-    check_varied(space.vary, base)
+    validate_space(space.vary, base)
     space.study.check_pruning(space.can_prune, experiment.train.eval_every)
     return space
 
@@ -121,11 +121,11 @@ def _moved(entry: Any, folder: Path) -> Any:
     return entry
 
 
-def _base(tree: Mapping[str, Any], file: Path) -> config.Raw:
+def _base(tree: Mapping[str, Any], file: Path) -> config.UnresolvedExperiment:
     name = tree.get("base")
     if not isinstance(name, str):
         raise ConfigError("base", "is missing: name the experiment to search around")
-    return config.read(name, folder=file.parent).with_values(_mapping(tree, "override"), str(file))
+    return config.read(name, folder=file.parent).override(_mapping(tree, "override"), str(file))
 
 
 def _vary(tree: Mapping[str, Any]) -> dict[str, Domain | None]:
@@ -142,7 +142,7 @@ def _objectives(given: Any, learned: Sequence[str]) -> dict[str, str]:
     known = (*(f"{LEARNED}{name}" for name in learned), *COSTS, *MEASURED)
     for metric, direction in objectives.items():
         if metric not in known:
-            raise ConfigError("objectives", f"no metric {metric!r}{suggest(metric, known)}")
+            raise ConfigError("objectives", f"no metric {metric!r}{did_you_mean(metric, known)}")
         if direction not in ("minimize", "maximize"):
             raise ConfigError(f"objectives.{metric}", f"{direction!r} is neither minimize nor maximize")
     return dict(objectives)

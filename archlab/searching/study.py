@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ArchlabError, one_line
 from archlab.searching.space import Space
-from archlab.storage.files import remove_folder
+from archlab.storage.files import remove_dir_atomic
 from archlab.storage.locks import is_free
 
 MAX_ATTEMPTS = 3
@@ -34,13 +34,13 @@ def open_study(space: Space, folder: Path) -> optuna.Study:
             pruner=space.study.make_pruner(space.can_prune, train.steps, train.eval_every),
             load_if_exists=True,
         )
-        _note_choices(study, space)
+        _record_choices(study, space)
         return study
     except Exception as error:
         raise ArchlabError(f"{_url(space, folder)}: cannot be used: {one_line(error)}") from error
 
 
-def _note_choices(study: optuna.Study, space: Space) -> None:
+def _record_choices(study: optuna.Study, space: Space) -> None:
     """Keep what may vary beside the study: where that has grown, there is something left to try."""
     choices = json.dumps(space.asked["vary"], sort_keys=True)
     if study.user_attrs.get("vary") != choices:
@@ -48,7 +48,7 @@ def _note_choices(study: optuna.Study, space: Space) -> None:
         study.set_user_attr(EXHAUSTED, False)
 
 
-def forget_study(space: Space, folder: Path) -> None:
+def delete_study(space: Space, folder: Path) -> None:
     """Remove the study of a search folder from its storage."""
     if space.study.storage is None:
         for file in folder.glob("study.db*"):
@@ -76,14 +76,14 @@ def _study_name(space: Space, folder: Path) -> str:
     return f"archlab-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]}"
 
 
-def trial_folder(folder: Path, number: int) -> Path:
+def trial_dir(folder: Path, number: int) -> Path:
     """Return where a trial is trained."""
     return folder / "trials" / f"{number:04d}"
 
 
 def lock_file(folder: Path, number: int) -> Path:
     """Return the file that a trial's worker keeps locked."""
-    return trial_folder(folder, number) / "lock"
+    return trial_dir(folder, number) / "lock"
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
@@ -91,7 +91,7 @@ def is_interrupted(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(INTERRUPTED))
 
 
-def ended(study: optuna.Study) -> list[FrozenTrial]:
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that ended of themselves."""
     return [trial for trial in study.get_trials(deepcopy=False, states=_ENDED) if not is_interrupted(trial)]
 
@@ -101,21 +101,21 @@ def is_exhausted(study: optuna.Study) -> bool:
     return bool(study.user_attrs.get(EXHAUSTED)) and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
 
 
-def claimed(study: optuna.Study) -> int:
+def count_claimed(study: optuna.Study) -> int:
     """Return how many trials have ended or are being worked on."""
     # One reading: between two, another worker's trial could end and be counted in neither.
     trials = study.get_trials(deepcopy=False, states=(*_ENDED, TrialState.RUNNING))
     return sum(not is_interrupted(trial) for trial in trials)
 
 
-def reap(study: optuna.Study, folder: Path) -> None:
+def fail_stale_trials(study: optuna.Study, folder: Path) -> None:
     """Close the trials whose workers are gone, and have them tried again."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         if is_free(lock_file(folder, trial.number)):
-            interrupt(study, trial, folder, by_itself=True)
+            mark_interrupted(study, trial, folder, by_itself=True)
 
 
-def interrupt(study: optuna.Study, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
+def mark_interrupted(study: optuna.Study, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
     """Close a trial that was cut off; it is tried again unless it has brought its worker down too often.
 
     The retry is put down first, so that being cut off between the two loses nothing.
@@ -127,16 +127,16 @@ def interrupt(study: optuna.Study, trial: FrozenTrial, folder: Path, *, by_itsel
         if parameters:
             study.enqueue_trial(parameters, {"attempt": attempt, "retry_of": trial.number})
     reason = f"its process ended {MAX_ATTEMPTS} times while it ran" if fatal else INTERRUPTED
-    note(study, trial, {INTERRUPTED: not fatal, "reason": reason})
+    set_trial_attrs(study, trial, {INTERRUPTED: not fatal, "reason": reason})
     tell(study, trial, None, TrialState.FAIL)
-    drop_weights(trial_folder(folder, trial.number))
+    delete_weights(trial_dir(folder, trial.number))
 
 
 def _is_retried(study: optuna.Study, trial: FrozenTrial) -> bool:
     return any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
 
 
-def note(study: optuna.Study, trial: FrozenTrial | Trial, facts: Mapping[str, Any]) -> None:
+def set_trial_attrs(study: optuna.Study, trial: FrozenTrial | Trial, facts: Mapping[str, Any]) -> None:
     """Keep facts beside a trial, as plain JSON data."""
     for name, value in facts.items():
         study._storage.set_trial_user_attr(trial._trial_id, name, json.loads(json.dumps(value)))
@@ -152,8 +152,8 @@ def tell(study: optuna.Study, trial: FrozenTrial | Trial, values: Sequence[float
         study.set_user_attr(EXHAUSTED, True)
 
 
-def drop_weights(run: Path) -> None:
+def delete_weights(run: Path) -> None:
     """Remove a run's weights, and what a killed process left of them."""
     for path in [*(run / name for name in _WEIGHTS), *run.glob(".*.archlab-partial")]:
         if path.is_dir():
-            remove_folder(path)
+            remove_dir_atomic(path)

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import Annotated, Any, TypeAlias, Union
 
 from archlab.config.domains import Count, Range
-from archlab.config.schema import check_names, check_value
-from archlab.errors import ConfigError, one_line, suggest
+from archlab.config.schema import coerce, reject_unknown
+from archlab.errors import ConfigError, did_you_mean, one_line
 
 SAMPLERS = {
     "tpe": "TPESampler",
@@ -33,13 +33,13 @@ PRUNERS = {
     "threshold": "ThresholdPruner",
 }
 _SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
-NEEDS = {"cmaes": "cmaes", "gp": "scipy", "qmc": "scipy"}
+REQUIRES = {"cmaes": "cmaes", "gp": "scipy", "qmc": "scipy"}
 _FIXED_SEED = ("qmc",)  # its points are one sequence, that another seed would begin anew
 Seed: TypeAlias = Annotated[int, Range(low=0, high=2**31)]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ClassConfig:
     """One of Optuna's classes by our name, with the options that YAML gave."""
 
     type: str
@@ -47,11 +47,11 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class StudySettings:
+class StudyConfig:
     """How a search picks its trials, which it gives up early, and how many there are."""
 
-    sampler: Chosen
-    pruner: Chosen | None
+    sampler: ClassConfig
+    pruner: ClassConfig | None
     trials: int
     seed: int
     storage: str | None
@@ -78,7 +78,13 @@ class StudySettings:
         """Return the pruner for trials of `steps` updates; hyperband's resources follow from them unless given."""
         import optuna
 
-        chosen = self.pruner if self.pruner else Chosen("hyperband") if can_prune and eval_every else Chosen("none")
+        chosen = (
+            self.pruner
+            if self.pruner
+            else ClassConfig("hyperband")
+            if can_prune and eval_every
+            else ClassConfig("none")
+        )
         options = dict(chosen.options)
         if chosen.type == "hyperband":
             options = {"min_resource": max(eval_every, 1), "max_resource": steps, **options}
@@ -94,37 +100,37 @@ class StudySettings:
             raise ConfigError("study.pruner", f"{self.pruner.type} has nothing to judge by while train.eval_every is 0")
 
 
-def parse_study(given: Any, path: str) -> StudySettings:
+def parse_study(given: Any, path: str) -> StudyConfig:
     """Check the `study:` section against Optuna's own signatures."""
     given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise ConfigError(path, f"{given!r} is not a mapping of settings")
-    check_names(given, ("sampler", "pruner", "trials", "seed", "storage"), path)
-    settings = StudySettings(
+    reject_unknown(given, ("sampler", "pruner", "trials", "seed", "storage"), path)
+    settings = StudyConfig(
         sampler=_chosen(given.get("sampler", "tpe"), "samplers", SAMPLERS, f"{path}.sampler"),
         pruner=_chosen(given["pruner"], "pruners", PRUNERS, f"{path}.pruner") if "pruner" in given else None,
-        trials=check_value(given.get("trials", 20), Count, f"{path}.trials"),
-        seed=check_value(given.get("seed", 0), Seed, f"{path}.seed"),
-        storage=check_value(given.get("storage"), str | None, f"{path}.storage"),
+        trials=coerce(given.get("trials", 20), Count, f"{path}.trials"),
+        seed=coerce(given.get("seed", 0), Seed, f"{path}.seed"),
+        storage=coerce(given.get("storage"), str | None, f"{path}.storage"),
     )
     settings.make_sampler(0)
     settings.make_pruner(can_prune=True, steps=1, eval_every=1)
     return settings
 
 
-def _chosen(given: Any, module: str, known: Mapping[str, str], path: str) -> Chosen:
+def _chosen(given: Any, module: str, known: Mapping[str, str], path: str) -> ClassConfig:
     import optuna
 
     options = dict(given) if isinstance(given, Mapping) else {"type": given}
     name = options.pop("type", None)
     name = "none" if name is None and "none" in known else name
     if not isinstance(name, str) or name not in known:
-        raise ConfigError(path, f"no {module.rstrip('s')} {name!r}{suggest(name, known)}")
-    if name in NEEDS and find_spec(NEEDS[name]) is None:
-        raise ConfigError(path, f"{name} needs {NEEDS[name]}: pip install {NEEDS[name]}")
+        raise ConfigError(path, f"no {module.rstrip('s')} {name!r}{did_you_mean(name, known)}")
+    if name in REQUIRES and find_spec(REQUIRES[name]) is None:
+        raise ConfigError(path, f"{name} needs {REQUIRES[name]}: pip install {REQUIRES[name]}")
     kinds = _options(getattr(getattr(optuna, module), known[name]))
-    check_names(options, list(kinds), path, owner=name)
-    return Chosen(name, {key: check_value(value, kinds[key], f"{path}.{key}") for key, value in options.items()})
+    reject_unknown(options, list(kinds), path, owner=name)
+    return ClassConfig(name, {key: coerce(value, kinds[key], f"{path}.{key}") for key, value in options.items()})
 
 
 def _options(cls: type) -> dict[str, Any]:

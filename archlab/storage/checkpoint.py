@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from archlab.errors import ArchlabError
-from archlab.storage.files import atomic_folder, remove_folder, write_text
-from archlab.storage.manifest import problem_of, verify, write_manifest
+from archlab.storage.files import atomic_dir, remove_dir_atomic, write_text
+from archlab.storage.manifest import integrity_error, verify, write_manifest
 from archlab.storage.optimizer_state import groups_of, restore_optimizer, tensors_of
 from archlab.storage.tensors import copy_into, named_tensors, read_tensors, write_tensors
 
-__all__ = ["latest", "load_weights", "publish", "restore", "save", "verify"]
+__all__ = ["latest_checkpoint", "load_checkpoint", "load_weights", "save_checkpoint", "save_model", "verify"]
 
 _log = logging.getLogger(__name__)
 _WEIGHTS, _OPTIMIZER, _RNG, _STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"
 
 
-def save(
+def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizer: Optimizer, extra: Mapping[str, Any], *, keep: int
 ) -> Path:
     """Write folder/step_00000100, then remove all but the newest `keep`; `extra` is plain JSON data.
@@ -36,7 +36,7 @@ def save(
     """
     path = folder / f"step_{step:08d}"
     state = {"step": step, "extra": dict(extra), "optimizer": groups_of(model, optimizer)}
-    with atomic_folder(path, replace=True) as partial:
+    with atomic_dir(path, replace=True) as partial:
         write_tensors(partial / _WEIGHTS, named_tensors(model))
         write_tensors(partial / _OPTIMIZER, tensors_of(model, optimizer))
         write_tensors(partial / _RNG, _random_states())
@@ -44,18 +44,18 @@ def save(
         write_manifest(partial)
     steps = _steps(folder)
     for old in [number for number in steps if number > step] + [number for number in steps if number <= step][keep:]:
-        remove_folder(steps[old])
+        remove_dir_atomic(steps[old])
     return path
 
 
-def latest(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that is whole, and log a warning where a newer one is damaged.
 
     Returns None where there is no checkpoint; raises ArchlabError where there are some and none is whole.
     """
     damaged: list[str] = []
     for path in _steps(folder).values():
-        problem = problem_of(path)
+        problem = integrity_error(path)
         if problem is None:
             if damaged:
                 _log.warning("damaged checkpoint passed over, going on from %s: %s", path.name, "; ".join(damaged))
@@ -66,7 +66,7 @@ def latest(folder: Path) -> Path | None:
     return None
 
 
-def restore(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Put weights, optimizer and random numbers back bit for bit; return `extra` with `step`."""
     state = _read_state(path / _STATE)
     moments, random_states = read_tensors(path / _OPTIMIZER), read_tensors(path / _RNG)
@@ -81,7 +81,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     copy_into(model, read_tensors(path / _WEIGHTS), path / _WEIGHTS)
 
 
-def publish(
+def save_model(
     folder: Path,
     model: nn.Module,
     experiment_resolved: Mapping[str, Any],
@@ -89,7 +89,7 @@ def publish(
     beside: Sequence[Path] = (),
 ) -> None:
     """Write a folder that stands alone: weights, the experiment that made them, where they come from, and files."""
-    with atomic_folder(folder, replace=True) as partial:
+    with atomic_dir(folder, replace=True) as partial:
         write_tensors(partial / _WEIGHTS, named_tensors(model))
         write_text(partial / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment_resolved))))
         write_text(partial / "provenance.json", json.dumps(dict(provenance), indent=2))

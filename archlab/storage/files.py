@@ -39,7 +39,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder to fill, which becomes `path` when the block ends well and vanishes otherwise.
 
     A reader finds the old folder or the new. What a killed process left beside it is removed here.
@@ -64,7 +64,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     _sync(path.parent)
 
 
-def remove_folder(path: Path) -> None:
+def remove_dir_atomic(path: Path) -> None:
     """Remove a folder so that a reader finds all of it or nothing."""
     partial = _partial(path.resolve())
     path.rename(partial)
@@ -77,7 +77,7 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def prepare_folder(folder: Path, force: bool, what: str) -> None:
+def require_empty_dir(folder: Path, force: bool, what: str) -> None:
     """Make a folder for `what`; raise ArchlabError where it holds something already, unless forced.
 
     Forcing removes nothing: the caller replaces what it writes.

@@ -17,7 +17,7 @@ def write_manifest(folder: Path) -> None:
     write_text(folder / _NAME, json.dumps({"files": files}, indent=2))
 
 
-def problem_of(folder: Path) -> str | None:
+def integrity_error(folder: Path) -> str | None:
     """Say what is wrong with a folder that has a manifest, or return None where all files are as they were."""
     try:
         files = json.loads((folder / _NAME).read_text())["files"]
@@ -31,7 +31,7 @@ def problem_of(folder: Path) -> str | None:
 
 def verify(folder: Path) -> None:
     """Raise ArchlabError unless every file that the manifest lists is there and unchanged."""
-    problem = problem_of(folder)
+    problem = integrity_error(folder)
     if problem:
         raise ArchlabError(f"{folder}: {problem}")
 

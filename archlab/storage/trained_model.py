@@ -16,7 +16,7 @@ from archlab.storage import checkpoint
 PUBLISHED = ("", "best", "final")
 
 
-def locate(folder: Path) -> Path:
+def find_checkpoint(folder: Path) -> Path:
     """Return the published checkpoint that a folder is, or holds as best/ or final/."""
     for name in PUBLISHED:
         if (folder / name / "model.safetensors").is_file() and (folder / name / "experiment.yaml").is_file():
@@ -35,7 +35,7 @@ def _load(place: Path, overrides: Sequence[str]) -> Experiment:
     beside = {
         f"task.{knob}": str(place / name) for knob, name in named if isinstance(name, str) and _is_file(place, name)
     }
-    return raw.with_values(beside, str(place)).resolve()
+    return raw.override(beside, str(place)).resolve()
 
 
 def _is_file(place: Path, name: str) -> bool:
@@ -49,7 +49,7 @@ def load_trained(
 
     Overrides may change what the model is asked, its task and settings, but not the model.
     """
-    place = locate(folder)
+    place = find_checkpoint(folder)
     checkpoint.verify(place)
     experiment = _load(place, overrides)
     model = build(experiment.model, device)

@@ -13,20 +13,20 @@ from typing import Any
 from torch import Tensor
 
 from archlab.errors import one_line
-from archlab.testing.checks import each
-from archlab.testing.component_case import Failed, Subject
+from archlab.testing.checks import default_checks
+from archlab.testing.component_case import CheckFailed, ComponentCase
 from archlab.testing.export import survives_export
-from archlab.testing.variation import no_knob_is_dead, random_subject
+from archlab.testing.variation import no_knob_is_dead, random_case
 
-__all__ = ["Check", "Failed", "Subject", "checks", "random_subject"]
+__all__ = ["Check", "CheckFailed", "ComponentCase", "checks", "random_case"]
 
 
 @dataclass(frozen=True)
 class Check:
     """One promise of one component; a call raises Failed where it is not kept."""
 
-    promise: Callable[[Subject], None]
-    subject: Subject
+    promise: Callable[[ComponentCase], None]
+    subject: ComponentCase
 
     def __call__(self) -> None:
         """Run it."""
@@ -36,7 +36,7 @@ class Check:
         """Run it; return what is wrong in one line, or None."""
         try:
             self()
-        except Failed as error:
+        except CheckFailed as error:
             return one_line(error)
         except Exception as error:
             return f"{type(error).__name__}: {one_line(error)}"
@@ -57,6 +57,6 @@ def checks(kind: str, name: str, inputs: Tensor | None = None, **knobs: Any) -> 
     `inputs` are what the model reads where that is not words. Import the component's file before, or name it
     in `plugins:`. Raises ConfigError where the component is unknown or the knobs give no model.
     """
-    subject = Subject(kind, name, knobs, inputs)
+    subject = ComponentCase(kind, name, knobs, inputs)
     subject.spec()
-    return [Check(promise, subject) for promise in (*each(), no_knob_is_dead, survives_export)]
+    return [Check(promise, subject) for promise in (*default_checks(), no_knob_is_dead, survives_export)]

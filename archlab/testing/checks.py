@@ -18,8 +18,8 @@ from archlab.testing.component_case import (
     BATCH,
     PRECISE,
     TOKENS,
-    Failed,
-    Subject,
+    CheckFailed,
+    ComponentCase,
     is_stream,
     loss_of,
     require,
@@ -31,7 +31,7 @@ CUTS = ([TOKENS], [1] * TOKENS, [4, 8, 1])
 
 
 @torch.no_grad()
-def is_causal(subject: Subject) -> None:
+def is_causal(subject: ComponentCase) -> None:
     """No input moves an earlier output, the last moves its own; a part that looks ahead says `causal = False`."""
     model = subject.build()
     if subject.inputs is not None or getattr(model, "per_sample", False):
@@ -53,7 +53,7 @@ def _first_moved(model: nn.Module, words_BT: Tensor, t: int) -> int:
     return int(moved_T.float().argmax()) if moved_T.any() else TOKENS
 
 
-def streams(subject: Subject, dtype: torch.dtype = PRECISE, tolerance: float = 1e-10) -> None:
+def chunked_equals_whole(subject: ComponentCase, dtype: torch.dtype = PRECISE, tolerance: float = 1e-10) -> None:
     """One call, calls of several tokens and calls of one token give the same outputs and the same state."""
     model = subject.build(dtype)
     if not is_stream(subject, model):
@@ -66,9 +66,9 @@ def streams(subject: Subject, dtype: torch.dtype = PRECISE, tolerance: float = 1
             require_close(state, last, tolerance, f"the state after calls of {sizes} tokens")
 
 
-def streams_in_float32(subject: Subject) -> None:
+def chunked_equals_whole_in_float32(subject: ComponentCase) -> None:
     """The same to within rounding where numbers are short."""
-    streams(subject, torch.float32, 1e-4)
+    chunked_equals_whole(subject, torch.float32, 1e-4)
 
 
 def _in_pieces(model: nn.Module, words_BT: Tensor, sizes: list[int]) -> tuple[Tensor, State]:
@@ -80,7 +80,7 @@ def _in_pieces(model: nn.Module, words_BT: Tensor, sizes: list[int]) -> tuple[Te
 
 
 @torch.no_grad()
-def state_is_fixed(subject: Subject) -> None:
+def state_is_fixed(subject: ComponentCase) -> None:
     """A state's tensors keep shape, layout and type from the first token on, batch first, in memory of their own."""
     model = subject.build()
     if not is_stream(subject, model):
@@ -99,7 +99,7 @@ def _layout(state: State) -> dict[str, object]:
 
 
 @torch.no_grad()
-def state_can_be_saved(subject: Subject) -> None:
+def state_can_be_saved(subject: ComponentCase) -> None:
     """A stream goes on from a state that was written and read."""
     model = subject.build()
     if not is_stream(subject, model):
@@ -111,7 +111,7 @@ def state_can_be_saved(subject: Subject) -> None:
     require_close(restored, expected, 0.0, "outputs after a saved state")
 
 
-def gradients_reach_everything(subject: Subject) -> None:
+def gradients_reach_everything(subject: ComponentCase) -> None:
     """Every parameter has a finite gradient that is not zero, and an update lowers the loss."""
     model = subject.build(torch.float32)
     before = loss_of(model, subject.read())
@@ -123,7 +123,7 @@ def gradients_reach_everything(subject: Subject) -> None:
     require(bool(loss_of(model, subject.read()) < before), "an update against the gradient raises the loss")
 
 
-def gradients_are_exact(subject: Subject) -> None:
+def gradients_are_exact(subject: ComponentCase) -> None:
     """Gradients agree with differences of the loss in float64, and float32 with float64.
 
     A part that keeps its loss from some parameters, as an auxiliary loss for them asks, says `exact_gradients = False`.
@@ -146,7 +146,7 @@ def gradients_are_exact(subject: Subject) -> None:
 
 @torch.no_grad()
 def _difference(
-    subject: Subject, model: nn.Module, parameters: list[nn.Parameter], directions: list[Tensor], step: float
+    subject: ComponentCase, model: nn.Module, parameters: list[nn.Parameter], directions: list[Tensor], step: float
 ) -> Tensor:
     """Return the slope of the loss in a direction, by central differences of fourth order."""
     losses, at = {}, 0
@@ -163,7 +163,7 @@ def _as(inputs: Tensor, dtype: torch.dtype) -> Tensor:
     return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
 
-def compiles(subject: Subject) -> None:
+def compiles(subject: ComponentCase) -> None:
     """torch.compile meets no break in the graph, and the compiled model gives the same numbers and gradients."""
     model, inputs = subject.build(), _as(subject.read(), PRECISE)
     parameters = list(model.parameters())
@@ -172,7 +172,7 @@ def compiles(subject: Subject) -> None:
     try:
         outputs = compiled(inputs)
     except TorchDynamoException as error:
-        raise Failed(f"does not compile as one graph: {one_line(error)}") from error
+        raise CheckFailed(f"does not compile as one graph: {one_line(error)}") from error
     require_close(outputs, model(inputs), 1e-9, "outputs when compiled")
     expected = torch.autograd.grad(loss_of(model, inputs), parameters, materialize_grads=True)
     found = torch.autograd.grad(loss_of(compiled, inputs), parameters, materialize_grads=True)  # type: ignore[arg-type]
@@ -181,7 +181,7 @@ def compiles(subject: Subject) -> None:
 
 
 @torch.no_grad()
-def bfloat16_is_close(subject: Subject) -> None:
+def bfloat16_is_close(subject: ComponentCase) -> None:
     """Under autocast to bfloat16 the outputs stay within 5 % of those in float32, in the root mean square."""
     model = subject.build(torch.float32)
     expected, _ = model(subject.read())
@@ -191,7 +191,7 @@ def bfloat16_is_close(subject: Subject) -> None:
     require(error < 0.05, f"outputs in bfloat16 are {error:.1%} off")
 
 
-def each() -> Iterator[Callable[[Subject], None]]:
+def default_checks() -> Iterator[Callable[[ComponentCase], None]]:
     """Yield the promises that hold for one choice of knobs."""
-    yield from (is_causal, streams, streams_in_float32, state_is_fixed, state_can_be_saved)
+    yield from (is_causal, chunked_equals_whole, chunked_equals_whole_in_float32, state_is_fixed, state_can_be_saved)
     yield from (gradients_reach_everything, gradients_are_exact, compiles, bfloat16_is_close)

@@ -19,17 +19,17 @@ from torch.nn import functional as F
 
 from archlab.config.spec import Spec, parse
 from archlab.errors import ArchlabError, ConfigError
-from archlab.modeling.build import build, is_causal, on_meta
+from archlab.modeling.build import build, build_on_meta, is_causal
 from archlab.modeling.state import auxiliary_loss, max_context
 
-HERE = "HERE"
+PLACEHOLDER = "HERE"
 BATCH, TOKENS, WORDS = 2, 13, 17
 IGNORED = -100
 PRECISE = torch.float64
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComponentCase:
     """A component with its knobs; `inputs` are what the model reads where that is not words."""
 
     kind: str
@@ -44,19 +44,19 @@ class Subject:
     def spec(self) -> Spec:
         """Return the checked description of the model; raise ConfigError where the component fits no host."""
         problem = ConfigError("", f"no model is known to test a {self.kind} in")
-        for host in hosts().get(self.kind, []):
+        for host in reference_models().get(self.kind, []):
             try:
                 spec = parse(_filled(host, {"type": self.name} | dict(self.knobs)), "backbone", "model")
-                _require_room(on_meta(spec))
+                _require_room(build_on_meta(spec))
             except ConfigError as error:
                 problem = error
             else:
                 return spec
         raise problem
 
-    def with_knobs(self, **knobs: Any) -> Subject:
+    def with_knobs(self, **knobs: Any) -> ComponentCase:
         """Return the component with other values of some knobs."""
-        return Subject(self.kind, self.name, dict(self.knobs) | knobs, self.inputs)
+        return ComponentCase(self.kind, self.name, dict(self.knobs) | knobs, self.inputs)
 
     def build(self, dtype: torch.dtype = PRECISE) -> nn.Module:
         """Return the model in evaluation mode, its parameters moved a little, so that none is without effect."""
@@ -76,14 +76,14 @@ class Subject:
 
 
 @cache
-def hosts() -> dict[str, list[Any]]:
+def reference_models() -> dict[str, list[Any]]:
     """Return the models to test a component of each kind in."""
-    found: dict[str, list[Any]] = yaml.safe_load((Path(__file__).parent / "hosts.yaml").read_text())
+    found: dict[str, list[Any]] = yaml.safe_load((Path(__file__).parent / "reference_models.yaml").read_text())
     return found
 
 
 def _filled(host: Any, component: dict[str, Any]) -> Any:
-    if host == HERE:
+    if host == PLACEHOLDER:
         return copy.deepcopy(component)
     if isinstance(host, dict):
         return {key: _filled(value, component) for key, value in host.items()}
@@ -96,7 +96,7 @@ def _require_room(model: nn.Module) -> None:
         raise ConfigError("window_size", f"{limit} is less than the {TOKENS} tokens that components are tested on")
 
 
-def is_stream(subject: Subject, model: nn.Module) -> bool:
+def is_stream(subject: ComponentCase, model: nn.Module) -> bool:
     """Tell whether a model answers at every step from what came before, so that its time can be cut."""
     return subject.inputs is None and is_causal(model) and not getattr(model, "per_sample", False)
 
@@ -109,14 +109,14 @@ def loss_of(model: nn.Module, inputs: Tensor) -> Tensor:
     return F.cross_entropy(scores, targets) + auxiliary_loss(state).mean()
 
 
-class Failed(ArchlabError):
+class CheckFailed(ArchlabError):
     """A component does not keep a promise."""
 
 
 def require(holds: bool, problem: str) -> None:
     """Raise Failed unless a promise holds."""
     if not holds:
-        raise Failed(problem)
+        raise CheckFailed(problem)
 
 
 def require_close(found: Any, expected: Any, tolerance: float, what: str) -> None:
@@ -124,4 +124,4 @@ def require_close(found: Any, expected: Any, tolerance: float, what: str) -> Non
     try:
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     except AssertionError as error:
-        raise Failed(f"{what}: {' '.join(str(error).split())}") from None
+        raise CheckFailed(f"{what}: {' '.join(str(error).split())}") from None

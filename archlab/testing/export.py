@@ -13,19 +13,19 @@ import torch
 
 from archlab.config.experiment import Experiment
 from archlab.config.spec import parse
-from archlab.config.train_config import Train
+from archlab.config.train_config import TrainConfig
 from archlab.interop.standalone.export import render_model
 from archlab.testing.checks import PRECISE
-from archlab.testing.component_case import Subject, hosts, require_close
+from archlab.testing.component_case import ComponentCase, reference_models, require_close
 
 
 @torch.no_grad()
-def survives_export(subject: Subject) -> None:
+def survives_export(subject: ComponentCase) -> None:
     """The model that is written as a file of its own gives the same outputs."""
     model, inputs = subject.build(), subject.read()
     inputs = inputs.to(PRECISE) if inputs.is_floating_point() else inputs
-    task = parse(hosts()["beside"][0], "task", "task")
-    experiment = Experiment("checked", "", subject.spec(), task, Train(), (), "")
+    task = parse(reference_models()["beside"][0], "task", "task")
+    experiment = Experiment("checked", "", subject.spec(), task, TrainConfig(), (), "")
     standalone = _imported(render_model(experiment)).build().to(PRECISE).eval()
     standalone.load_state_dict(model.state_dict())
     require_close(standalone(inputs), model(inputs), 1e-12, "outputs of the exported model")

@@ -14,7 +14,7 @@ from archlab.config.registry import Slot, find, names
 from archlab.config.schema import REQUIRED, Knob
 from archlab.errors import ConfigError
 from archlab.modeling.state import init_state
-from archlab.testing.component_case import BATCH, PRECISE, Failed, Subject, loss_of
+from archlab.testing.component_case import BATCH, PRECISE, CheckFailed, ComponentCase, loss_of
 
 SMALL = (1, 2, 3, 4, 5, 8, 16)
 DEPTH = 2
@@ -22,7 +22,7 @@ ATTEMPTS = 40
 ENDS = ("embedding", "head")  # which say what a model reads and is asked, so that they stay as they are
 
 
-def random_subject(subject: Subject, chance: random.Random) -> Subject:
+def random_case(subject: ComponentCase, chance: random.Random) -> ComponentCase:
     """Return the component with knobs drawn at random, as they are where no draw gave a model."""
     for _ in range(ATTEMPTS):
         drawn = subject.with_knobs(**(_draw(subject.kind, subject.name, chance, DEPTH) | dict(subject.knobs)))
@@ -31,7 +31,7 @@ def random_subject(subject: Subject, chance: random.Random) -> Subject:
     return subject
 
 
-def _builds(subject: Subject) -> bool:
+def _builds(subject: ComponentCase) -> bool:
     try:
         subject.spec()
     except ConfigError:
@@ -86,22 +86,22 @@ def _floats(default: Any) -> Iterator[float]:
     yield from (0.0, 0.25, 1.0)
 
 
-def no_knob_is_dead(subject: Subject) -> None:
+def no_knob_is_dead(subject: ComponentCase) -> None:
     """Every knob changes the parameters, their first values, the function, the state, or what is learned."""
     for knob in find(subject.kind, subject.name).knobs.values():
         if not any(_has_effect(there, knob) for there in _surroundings(subject)):
-            raise Failed(f"the knob {knob.name!r} has no effect")
+            raise CheckFailed(f"the knob {knob.name!r} has no effect")
 
 
-def _surroundings(subject: Subject) -> Iterator[Subject]:
+def _surroundings(subject: ComponentCase) -> Iterator[ComponentCase]:
     """Yield the component as it is, then with other knobs drawn at random: some knobs matter only beside others."""
     yield subject
     chance = random.Random(0)
     for _ in range(ATTEMPTS):
-        yield random_subject(subject, chance)
+        yield random_case(subject, chance)
 
 
-def _has_effect(subject: Subject, knob: Knob) -> bool:
+def _has_effect(subject: ComponentCase, knob: Knob) -> bool:
     try:
         known = _fingerprint(subject)
     except ConfigError:
@@ -126,7 +126,7 @@ def _values_of_slot(slot: Slot) -> Iterator[Any]:
         yield from ({"type": name} | _draw(slot.kind, name, chance, 1) for _ in range(2))
 
 
-def _differs(known: list[Any], other: Subject) -> bool:
+def _differs(known: list[Any], other: ComponentCase) -> bool:
     try:
         found = _fingerprint(other)
     except ConfigError:
@@ -142,7 +142,7 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _fingerprint(subject: Subject) -> list[Any]:
+def _fingerprint(subject: ComponentCase) -> list[Any]:
     """Return all that a knob could change: names and values of parameters, state, outputs and gradients."""
     fresh = torch.nn.utils.parameters_to_vector(_untouched(subject))
     model = subject.build().train()
@@ -155,7 +155,7 @@ def _fingerprint(subject: Subject) -> list[Any]:
     return [[name for name, _ in model.named_parameters()], fresh, state, loss, *gradients]
 
 
-def _untouched(subject: Subject) -> list[torch.Tensor]:
+def _untouched(subject: ComponentCase) -> list[torch.Tensor]:
     from archlab.modeling.build import build
 
     return list(build(subject.spec()).parameters())

@@ -1,33 +1,23 @@
-"""Who looks on while a model is trained."""
+"""Callbacks of a training run."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from archlab.config.experiment import Experiment
 
 
-class Watch(Protocol):
-    """What looks on while a model is trained; raising from `on_eval` ends the run."""
+class Callback:
+    """Hooks that a training run calls; every method does nothing unless overridden.
+
+    An exception that a hook raises ends the run, as Optuna's TrialPruned does.
+    """
 
     def on_start(self, experiment: Experiment, step: int) -> None:
-        """Training begins, or goes on, after `step` updates."""
+        """Training starts, or resumes after `step` optimizer steps."""
 
     def on_step(self, record: dict[str, Any]) -> None:
-        """One update has been made."""
+        """One optimizer step is done; `record` holds step, loss, lr, grad_norm, tokens_per_s and tokens."""
 
     def on_eval(self, record: dict[str, Any]) -> None:
-        """The model has been evaluated on the validation split."""
-
-
-class Silent:
-    """A watch that looks away."""
-
-    def on_start(self, experiment: Experiment, step: int) -> None:
-        """Do nothing."""
-
-    def on_step(self, record: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def on_eval(self, record: dict[str, Any]) -> None:
-        """Do nothing."""
+        """The model was evaluated on the validation split; `record` holds step and the metrics, as val_loss."""

@@ -7,12 +7,12 @@ import math
 import torch
 from torch import nn
 
-from archlab.config.train_config import Train
+from archlab.config.train_config import TrainConfig
 
 START_LR_RATIO = 1e-4
 
 
-def make_optimizer(model: nn.Module, train: Train) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     """Return fused AdamW; weight decay falls on everything, or on tensors of two or more dimensions only."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in parameters if train.decay == "all" or p.dim() >= 2]
@@ -27,7 +27,7 @@ def make_optimizer(model: nn.Module, train: Train) -> torch.optim.AdamW:
     )
 
 
-def lr_factor(step: int, train: Train) -> float:
+def lr_multiplier(step: int, train: TrainConfig) -> float:
     """Return what multiplies the learning rate of the update number `step`, counted from 0.
 
     It rises linearly from 1e-4 over `warmup` updates, then falls to `end_lr_ratio` at `steps`.

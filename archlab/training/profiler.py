@@ -14,13 +14,13 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from archlab.config.experiment import Experiment
-from archlab.training.step import Updates, settled
+from archlab.training.step import TrainStep, resolve_auto
 
 # The first updates compile. Then memory is new for a while, all the more so as the profiler asks for its own among
 # it: a few profiles are thrown away, so that the last is that of a run which has gone on for long.
-COMPILED, THROWN_AWAY, MEASURED = 2, 3, 3
-SMALL = 0.01  # of an update: what takes less is told as one
-ELSE = "all else"
+COMPILE_STEPS, WARMUP_PROFILES, MEASURED_STEPS = 2, 3, 3
+MIN_SHARE = 0.01  # of an update: what takes less is told as one
+OTHER = "all else"
 # What an operation's name, or that of a kernel on a GPU, has in it.
 KINDS = {
     "compiled loops": r"CompiledFxGraph|cpp_fused|triton_",
@@ -59,13 +59,13 @@ def profile(experiment: Experiment) -> Profile:
 
     Raises ArchlabError for what training would raise it for.
     """
-    update = Updates(settled(experiment))
-    for _ in range(COMPILED):
+    update = TrainStep(resolve_auto(experiment))
+    for _ in range(COMPILE_STEPS):
         update()
-    for _ in range(THROWN_AWAY):
+    for _ in range(WARMUP_PROFILES):
         _events(update)
-    seconds = _seconds_of_updates(update)
-    return Profile(update.tokens, seconds, _summed(_events(update), update.device, seconds))
+    seconds = _time_steps(update)
+    return Profile(update.tokens, seconds, _aggregate(_events(update), update.device, seconds))
 
 
 def kind_of(name: str) -> str | None:
@@ -75,26 +75,26 @@ def kind_of(name: str) -> str | None:
     return known or (named and (named[1] or named[2]))
 
 
-def _seconds_of_updates(update: Updates) -> float:
+def _time_steps(update: TrainStep) -> float:
     """Return the seconds of one update, the mean of those that are measured."""
     begin = time.perf_counter()
-    for _ in range(MEASURED):
+    for _ in range(MEASURED_STEPS):
         update()
     if update.device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - begin) / MEASURED
+    return (time.perf_counter() - begin) / MEASURED_STEPS
 
 
-def _events(update: Updates) -> Iterable[Any]:
+def _events(update: TrainStep) -> Iterable[Any]:
     """Return what the profiler saw of the updates that are measured."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler otherwise says that it begins and that it ends
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (update.device.type == "cuda")
     with torch.profiler.profile(activities=activities, with_flops=True) as profiler:
-        _seconds_of_updates(update)
+        _time_steps(update)
     return profiler.key_averages()
 
 
-def _summed(events: Iterable[Any], device: torch.device, seconds: float) -> tuple[Part, ...]:
+def _aggregate(events: Iterable[Any], device: torch.device, seconds: float) -> tuple[Part, ...]:
     """Sum by kind; the rest of an update is Python, what is too small to tell, and waiting."""
     on_gpu = device.type == "cuda"
     parts: dict[str, Part] = {}
@@ -104,7 +104,9 @@ def _summed(events: Iterable[Any], device: torch.device, seconds: float) -> tupl
             continue
         taken = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
         calls = 0 if event.key.startswith(_AUTOGRAD) else event.count  # counted by its own name
-        one = Part(kind, taken / MEASURED, calls / MEASURED, event.flops / MEASURED)
+        one = Part(kind, taken / MEASURED_STEPS, calls / MEASURED_STEPS, event.flops / MEASURED_STEPS)
         parts[kind] = parts.get(kind, Part(kind)) + one
-    told = sorted((part for part in parts.values() if part.seconds >= SMALL * seconds), key=lambda part: -part.seconds)
-    return (*told, Part(ELSE, max(seconds - sum(part.seconds for part in told), 0.0)))
+    told = sorted(
+        (part for part in parts.values() if part.seconds >= MIN_SHARE * seconds), key=lambda part: -part.seconds
+    )
+    return (*told, Part(OTHER, max(seconds - sum(part.seconds for part in told), 0.0)))

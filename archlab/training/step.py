@@ -13,31 +13,31 @@ from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ConfigError, TrainingError
-from archlab.modeling.build import build, check
-from archlab.modeling.compile import checkpoint_activations, compile_model, compile_policy
-from archlab.modeling.cost import estimate
+from archlab.modeling.build import build, validate
+from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
+from archlab.modeling.cost import estimate_cost
 from archlab.modeling.loss import mean_loss
 from archlab.modeling.state import auxiliary_loss
 from archlab.runtime.memory import require_memory
 from archlab.runtime.mixed_precision import resolve_precision
-from archlab.training.optimizer import lr_factor, make_optimizer
+from archlab.training.optimizer import build_optimizer, lr_multiplier
 
 
-def settled(experiment: Experiment, kept: Mapping[str, str] | None = None) -> Experiment:
+def resolve_auto(experiment: Experiment, previous: Mapping[str, str] | None = None) -> Experiment:
     """Return the experiment with every `auto` decided for this machine, or as it was decided before.
 
     Raises ArchlabError for a device that is not here, a task without its data, a model that does not fit in memory.
     """
-    model = check(experiment)
+    model = validate(experiment)
     experiment.task.factory()().check(experiment.train.context)
-    costs = estimate(experiment, model)
-    train = replace(experiment.train, **dict[str, Any](kept or {}))
+    costs = estimate_cost(experiment, model)
+    train = replace(experiment.train, **dict[str, Any](previous or {}))
     device = _device(train.device)
     flops = 3.0 * costs["flops_per_token"] * costs["tokens_per_step"] * train.steps
     decided: dict[str, Any] = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),
-        "compile": compile_policy(train.compile, device, flops),
+        "compile": resolve_compile_mode(train.compile, device, flops),
     }
     require_memory(costs["memory_per_device"], device)
     return replace(experiment, train=replace(train, **decided))
@@ -49,7 +49,7 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-class Updates:
+class TrainStep:
     """A settled experiment's model, optimizer and task; each call makes the next update."""
 
     def __init__(self, experiment: Experiment) -> None:
@@ -58,9 +58,9 @@ class Updates:
         self.task = experiment.task.factory()()
         torch.manual_seed(self.train.seed)
         self.model = build(experiment.model, "cpu", self.train.seed).to(self.device)
-        self.optimizer = make_optimizer(self.model, self.train)
+        self.optimizer = build_optimizer(self.model, self.train)
         if self.train.checkpoint_activations:
-            checkpoint_activations(self.model)
+            apply_activation_checkpointing(self.model)
         compile_model(self.model, self.train.compile)
 
     @property
@@ -70,7 +70,7 @@ class Updates:
 
     def __call__(self) -> dict[str, Any]:
         """Make one update; return its metrics. Raises TrainingError where the loss is no longer a number."""
-        begin, lr = time.perf_counter(), self.train.lr * lr_factor(self.step, self.train)
+        begin, lr = time.perf_counter(), self.train.lr * lr_multiplier(self.step, self.train)
         self.model.train()
         loss = sum(self._backward(part) for part in range(self.train.accumulate))
         limit = math.inf if self.train.clip is None else self.train.clip

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from archlab.config.experiment import Experiment, load
-from archlab.config.train_config import Train
+from archlab.config.train_config import TrainConfig
 from archlab.errors import TrainingError
 from archlab.inference.evaluate import evaluate
 from archlab.runtime.environment import versions
-from archlab.runtime.signals import uninterrupted
+from archlab.runtime.signals import defer_keyboard_interrupt
 from archlab.storage import checkpoint
-from archlab.training.callbacks import Silent, Watch
+from archlab.training.callbacks import Callback
 from archlab.training.metrics import MetricsLog
 from archlab.training.metrics import read as read_metrics
-from archlab.training.run_dir import last_metrics, open_folder
-from archlab.training.step import Updates, settled
+from archlab.training.run_dir import last_metrics, open_run
+from archlab.training.step import TrainStep, resolve_auto
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainResult:
     """Where a finished run lies, and its last metrics."""
 
     folder: Path
@@ -30,62 +30,64 @@ class Result:
 
 
 def train(
-    experiment: Experiment, folder: Path, *, resume: bool = False, force: bool = False, watch: Watch | None = None
-) -> Result:
+    experiment: Experiment, folder: Path, *, resume: bool = False, force: bool = False, callback: Callback | None = None
+) -> TrainResult:
     """Train an experiment in a folder; `resume` goes on exactly where the last whole checkpoint ended.
 
     Raises ArchlabError where the folder holds another run, where the model does not fit in memory, or where
     the loss is no longer a number.
     """
-    experiment = settled(experiment, _decided(folder, experiment.train) if resume else None)
-    open_folder(experiment, folder, resume, force)
-    return _Run(experiment, folder, resume, watch or Silent()).run()
+    experiment = resolve_auto(experiment, _resolved_settings(folder, experiment.train) if resume else None)
+    open_run(experiment, folder, resume, force)
+    return Trainer(experiment, folder, resume, callback or Callback()).run()
 
 
-def _decided(folder: Path, train: Train) -> dict[str, str]:
+def _resolved_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
     """Return what was decided for each `auto` when the run in a folder began."""
     file = folder / "experiment.yaml"
     earlier = load(file).train if file.is_file() else train
     return {key: getattr(earlier, key) for key in ("device", "precision", "compile") if getattr(train, key) == "auto"}
 
 
-class _Run:
+class Trainer:
     """One training run from its last checkpoint to its end."""
 
-    def __init__(self, experiment: Experiment, folder: Path, resume: bool, watch: Watch) -> None:
-        self.experiment, self.train, self.folder, self.watch = experiment, experiment.train, folder, watch
-        self.update = Updates(experiment)
+    def __init__(self, experiment: Experiment, folder: Path, resume: bool, callback: Callback) -> None:
+        self.experiment, self.train, self.folder, self.callback = experiment, experiment.train, folder, callback
+        self.update = TrainStep(experiment)
         self.model, self.task = self.update.model, self.update.task
-        last = checkpoint.latest(folder / "checkpoints") if resume else None
-        kept = checkpoint.restore(last, self.model, self.update.optimizer) if last else {}
+        last = checkpoint.latest_checkpoint(folder / "checkpoints") if resume else None
+        kept = checkpoint.load_checkpoint(last, self.model, self.update.optimizer) if last else {}
         self.update.step, self.resumed = int(kept.get("step", 0)), last is not None
 
     @property
     def step(self) -> int:
+        """The number of optimizer steps done."""
         return self.update.step
 
-    def run(self) -> Result:
-        self.watch.on_start(self.experiment, self.step)
+    def run(self) -> TrainResult:
+        """Train to the last step and save the model; Ctrl-C saves a checkpoint first."""
+        self.callback.on_start(self.experiment, self.step)
         resume_step = self.step if self.resumed else None
         with MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=resume_step) as log:
             try:
-                self._go_on(log)
+                self._train_loop(log)
             except KeyboardInterrupt:
                 self._save()
                 raise
-        checkpoint.publish(self.folder / "final", self.model, self.experiment.resolved, self._provenance())
-        return Result(self.folder, last_metrics(self.folder))
+        checkpoint.save_model(self.folder / "final", self.model, self.experiment.resolved, self._provenance())
+        return TrainResult(self.folder, last_metrics(self.folder))
 
-    def _go_on(self, log: MetricsLog) -> None:
+    def _train_loop(self, log: MetricsLog) -> None:
         """Make the updates that are left, after the evaluation that an interrupted run may still owe."""
         if self.step and not any("val_loss" in r for r in read_metrics(self.folder) if r["step"] == self.step):
             self._evaluate(log)
         while self.step < self.train.steps:
-            with uninterrupted():  # half an update, or one without its record, could not be gone on from
+            with defer_keyboard_interrupt():  # half an update, or one without its record, could not be gone on from
                 record = self.update()
                 if _due(self.step, self.train.log_every, self.train.steps):
                     log.append(record)
-            self.watch.on_step(record)
+            self.callback.on_step(record)
             self._evaluate(log)
             if _due(self.step, self.train.checkpoint_every, self.train.steps):
                 self._save()
@@ -101,11 +103,13 @@ class _Run:
             raise TrainingError(f"step {self.step}: the validation loss is {measured['loss']}; try a smaller train.lr")
         record = {"step": self.step, **{f"val_{name}": measured[name] for name in self.task.metrics}}
         log.append(record)
-        self.watch.on_eval(record)
+        self.callback.on_eval(record)
 
     def _save(self) -> None:
         keep = self.train.keep_checkpoints
-        checkpoint.save(self.folder / "checkpoints", self.step, self.model, self.update.optimizer, {}, keep=keep)
+        checkpoint.save_checkpoint(
+            self.folder / "checkpoints", self.step, self.model, self.update.optimizer, {}, keep=keep
+        )
 
     def _provenance(self) -> dict[str, Any]:
         return {"step": self.step, "versions": versions(), "data": self.task.describe()}

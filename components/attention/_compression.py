@@ -16,33 +16,33 @@ from archlab.components._per_sample import windows
 from archlab.ops.dtypes import at_least_float32
 
 
-class Entries(NamedTuple):
+class KVCache(NamedTuple):
     """Keys [B, S, G, K] and values [B, S, G, V], which are cut and joined alike."""
 
     keys: Tensor
     values: Tensor
 
-    def behind(self, earlier: Entries) -> Entries:
+    def append(self, earlier: KVCache) -> KVCache:
         """Return the earlier ones, in these ones' precision, and these."""
-        return Entries(*(torch.cat((old.to(new.dtype), new), dim=1) for old, new in zip(earlier, self, strict=True)))
+        return KVCache(*(torch.cat((old.to(new.dtype), new), dim=1) for old, new in zip(earlier, self, strict=True)))
 
-    def last(self, count: int) -> Entries:
+    def last(self, count: int) -> KVCache:
         """Return the newest in memory of their own."""
-        return Entries(*(x[:, x.shape[1] - count :].clone() for x in self))
+        return KVCache(*(x[:, x.shape[1] - count :].clone() for x in self))
 
-    def take(self, begin_BN: Tensor, size: int) -> Entries:
+    def take(self, begin_BN: Tensor, size: int) -> KVCache:
         """Return windows [B N, size, ...] from each begin on; past the end, the last again."""
-        return Entries(*(windows(x, begin_BN, size) for x in self))
+        return KVCache(*(windows(x, begin_BN, size) for x in self))
 
-    def slide(self, begin: int, size: int, step: int, count: int) -> Entries:
+    def slide(self, begin: int, size: int, step: int, count: int) -> KVCache:
         """Return windows [B count, size, ...] from the begin on, one every `step`; past the end, zeros."""
         spare = max(0, begin + (count - 1) * step + size - self.keys.shape[1])
         padded = (F.pad(x, (0, 0, 0, 0, 0, spare))[:, begin:] for x in self)
-        return Entries(*(x.unfold(1, size, step)[:, :count].movedim(-1, 2).flatten(0, 1) for x in padded))
+        return KVCache(*(x.unfold(1, size, step)[:, :count].movedim(-1, 2).flatten(0, 1) for x in padded))
 
-    def heads(self, num_heads: int) -> Entries:
+    def heads(self, num_heads: int) -> KVCache:
         """Return [B, H, S, K] and [B, H, S, V], each key head repeated for the queries that share it."""
-        return Entries(*(x.repeat_interleave(num_heads // x.shape[2], dim=2).transpose(1, 2) for x in self))
+        return KVCache(*(x.repeat_interleave(num_heads // x.shape[2], dim=2).transpose(1, 2) for x in self))
 
 
 class Compression(nn.Module):
@@ -64,21 +64,21 @@ class Compression(nn.Module):
         nn.init.zeros_(self.key_bias)
         nn.init.zeros_(self.value_bias)
 
-    def forward(self, members: Entries) -> Entries:
+    def forward(self, members: KVCache) -> KVCache:
         """Return [B, T // rate, G, J] of [B, T, G, I]; what is less than a group at the end is left out."""
         grouped = (x[:, : x.shape[1] // self.rate * self.rate].unflatten(1, (-1, self.rate)) for x in members)
         weights, biases = (self.key_weight, self.value_weight), (self.key_bias, self.value_bias)
         made = (torch.einsum("bncgi,gcij->bngj", x, w) + b for x, w, b in zip(grouped, weights, biases, strict=True))
-        return Entries(*made)
+        return KVCache(*made)
 
 
-def attend(q_BHCK: Tensor, entries: Entries, mask: Tensor, scale: float) -> Tensor:
+def attend(q_BHCK: Tensor, entries: KVCache, mask: Tensor, scale: float) -> Tensor:
     """Return [B, H, C, V], the values by the softmax of scaled scores, which `mask` is added to or picks from."""
     keys_BHSK, values_BHSV = entries
     return F.scaled_dot_product_attention(q_BHCK, keys_BHSK, values_BHSV, attn_mask=mask, scale=scale)
 
 
-def reconstruction_loss(q_BHCK: Tensor, old: Entries, made: Entries, some_BE: Tensor, scale: float) -> Tensor:
+def reconstruction_loss(q_BHCK: Tensor, old: KVCache, made: KVCache, some_BE: Tensor, scale: float) -> Tensor:
     """Return [B, C], each query's mean square of what it misses where groups [B, E] stand in for their members.
 
     No gradient reaches what is asked and remembered, only what made the groups. Where there are none, 0.
@@ -87,6 +87,6 @@ def reconstruction_loss(q_BHCK: Tensor, old: Entries, made: Entries, some_BE: Te
     seen_BE = some_BE | ~any_B1
     rate = old.keys.shape[2] // seen_BE.shape[1]
     seen_BS = seen_BE.repeat_interleave(rate, dim=1)
-    q, expected = q_BHCK.detach(), Entries(*(x.detach() for x in old))
+    q, expected = q_BHCK.detach(), KVCache(*(x.detach() for x in old))
     truth, found = attend(q, expected, seen_BS[:, None, None], scale), attend(q, made, seen_BE[:, None, None], scale)
     return at_least_float32(found - truth).square().mean((1, 3)) * any_B1

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from archlab.components.attention._window import WindowedAttention
 from archlab.ops.dtypes import at_least_float32
 
-from ._window import Windowed
 
-
-class PointwiseAttention(Windowed):
+class PointwiseAttention(WindowedAttention):
     """Weights f(q k^T / n + bias) for the n visible keys of a query, and 0 for the others, as in Mega.
 
     Shapes, state and knobs are those of Windowed. The scores are divided by n, so the scale is not used.

@@ -19,7 +19,7 @@ from archlab.modeling.state import Recurrent, State
 Window: TypeAlias = Literal["full", "chunk", "sliding"]
 
 
-class Windowed(Recurrent):
+class WindowedAttention(Recurrent):
     """Attention whose weights are a function of the scores of the keys in a causal window.
 
     q: [B, T, H, K], k: [B, T, G, K], v: [B, T, G, V] -> [B, T, H, V].  State: position [B] and the last

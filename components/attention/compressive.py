@@ -7,13 +7,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from archlab.components.attention._compression import Compression, KVCache, attend, reconstruction_loss
 from archlab.components.position._base import Position
 from archlab.config.domains import Count, Index
 from archlab.config.registry import register
 from archlab.modeling.state import AUXILIARY_LOSS, Recurrent, State
 from archlab.ops.dtypes import at_least_float32
 
-from ._compression import Compression, Entries, attend, reconstruction_loss
 from ._window import _blocks
 
 
@@ -68,8 +68,8 @@ class CompressiveAttention(Recurrent):
             state[AUXILIARY_LOSS] = at_least_float32(self._like).new_zeros(batch_size)
         return state
 
-    def _nothing(self, batch_size: int, size: int) -> Entries:
-        return Entries(*(self._like.new_zeros(batch_size, size, self.num_kv_heads, width) for width in self.widths))
+    def _nothing(self, batch_size: int, size: int) -> KVCache:
+        return KVCache(*(self._like.new_zeros(batch_size, size, self.num_kv_heads, width) for width in self.widths))
 
     def _sizes(self) -> tuple[int, int]:
         """Return how many tokens are kept, and how many groups: those to be seen and those yet to leave the memory."""
@@ -82,7 +82,7 @@ class CompressiveAttention(Recurrent):
         """Attend to what each token's segment has at hand, and keep what later ones may."""
         (B, T), (num_kept, num_groups) = q_BTHK.shape[:2], self._sizes()
         given = state or self.init_state(B)
-        near = Entries(k_BTGK, v_BTGV).behind(Entries(given["keys"], given["values"]))
+        near = KVCache(k_BTGK, v_BTGV).append(KVCache(given["keys"], given["values"]))
         far = self._groups(near, given, T, aligned=state is None) if num_groups else None
         walk = self._from_start if state is None else self._streamed
         y_RCHV, loss_RC = walk(q_BTHK, near, far, given["position"])
@@ -93,17 +93,17 @@ class CompressiveAttention(Recurrent):
             after[AUXILIARY_LOSS] = given[AUXILIARY_LOSS] + loss_RC.reshape(B, -1)[:, :T].sum(1)
         return y_RCHV.reshape(B, -1, *y_RCHV.shape[2:])[:, :T], after
 
-    def _groups(self, near: Entries, given: State, T: int, *, aligned: bool) -> Entries:
+    def _groups(self, near: KVCache, given: State, T: int, *, aligned: bool) -> KVCache:
         """Return the kept groups and those that T new tokens end; where samples differ, some have one too many."""
         num_kept, _ = self._sizes()
         if aligned:
-            members = Entries(*(x[:, num_kept:].detach() for x in near))
+            members = KVCache(*(x[:, num_kept:].detach() for x in near))
         else:
             begin_B1 = num_kept - (given["position"] % self.rate)[:, None]
-            members = Entries(*(x.detach() for x in near)).take(begin_B1, -(-T // self.rate) * self.rate)
-        return self.compression(members).behind(Entries(given["compressed_keys"], given["compressed_values"]))
+            members = KVCache(*(x.detach() for x in near)).take(begin_B1, -(-T // self.rate) * self.rate)
+        return self.compression(members).append(KVCache(given["compressed_keys"], given["compressed_values"]))
 
-    def _from_start(self, q_BTHK: Tensor, near: Entries, far: Entries | None, _: Tensor) -> tuple[Tensor, Tensor]:
+    def _from_start(self, q_BTHK: Tensor, near: KVCache, far: KVCache | None, _: Tensor) -> tuple[Tensor, Tensor]:
         """Attend from the first token on, all segments at once."""
         W = self.window_size
         C = min(q_BTHK.shape[1], W)
@@ -116,7 +116,7 @@ class CompressiveAttention(Recurrent):
         return self._attend(q_RCHK, near, far, begin_N.repeat(q_BTHK.shape[0]), begin_N[:1])
 
     def _streamed(
-        self, q_BTHK: Tensor, near: Entries, far: Entries | None, position_B: Tensor
+        self, q_BTHK: Tensor, near: KVCache, far: KVCache | None, position_B: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Attend in pieces, each of which may hold one end of a segment, wherever the stream's samples are."""
         W = self.window_size
@@ -133,7 +133,7 @@ class CompressiveAttention(Recurrent):
         return y_RCHV, loss_RC
 
     def _beside(
-        self, q_RCHK: Tensor, near: Entries, far: Entries | None, position_B: Tensor, first_BN: Tensor, ahead: int
+        self, q_RCHK: Tensor, near: KVCache, far: KVCache | None, position_B: Tensor, first_BN: Tensor, ahead: int
     ) -> tuple[Tensor, Tensor]:
         """Attend from the segment that a piece begins in, or from the next, `ahead` by a segment."""
         W, before_B1 = self.window_size, position_B[:, None]
@@ -145,7 +145,7 @@ class CompressiveAttention(Recurrent):
         return self._attend(q_RCHK, near, far, begin_BN.flatten(), (first_BN - begin_BN).flatten())
 
     def _attend(
-        self, q_RCHK: Tensor, near: Entries, far: Entries | None, begin_R: Tensor, place_R: Tensor
+        self, q_RCHK: Tensor, near: KVCache, far: KVCache | None, begin_R: Tensor, place_R: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return [R, C, H, V] and losses [R, C] of queries from `place` on in segments that begin at `begin`.
 
@@ -160,25 +160,25 @@ class CompressiveAttention(Recurrent):
         some_RE = group_E >= (self.memory_size - begin_R[:, None]) // self.rate
         loss_RC = self._loss(q_RCHK, near, far, some_RE)
         P = self.compressed_size
-        listed = near.behind(Entries(*(x[:, :P].detach() for x in far)))
+        listed = near.append(KVCache(*(x[:, :P].detach() for x in far)))
         seen_RCS = torch.cat((some_RE[:, None, :P].expand(-1, seen_RCS.shape[1], -1), seen_RCS), dim=2)
         return self._look(q_RCHK, listed, seen_RCS, place_RC, P), loss_RC
 
-    def _look(self, q_RCHK: Tensor, listed: Entries, seen_RCS: Tensor, place_RC: Tensor, ahead: int) -> Tensor:
+    def _look(self, q_RCHK: Tensor, listed: KVCache, seen_RCS: Tensor, place_RC: Tensor, ahead: int) -> Tensor:
         """Return [R, C, H, V] from a list that `ahead` groups and the memory are the first of."""
         place_RC = place_RC + ahead + self.memory_size
         key_1S = torch.arange(seen_RCS.shape[2], device=place_RC.device)[None]
-        turned = Entries(self.position.rotate(listed.keys, key_1S), listed.values).heads(self.num_heads)
+        turned = KVCache(self.position.rotate(listed.keys, key_1S), listed.values).heads(self.num_heads)
         mask, bias = seen_RCS[:, None], self.position.bias(place_RC, key_1S)
         shown = mask if bias is None else bias.masked_fill(~mask, float("-inf")).to(q_RCHK.dtype)
         q_RHCK = self.position.rotate(q_RCHK, place_RC).transpose(1, 2)
         return attend(q_RHCK, turned, shown, self.scale).transpose(1, 2)
 
-    def _loss(self, q_RCHK: Tensor, near: Entries, far: Entries, some_RE: Tensor) -> Tensor:
+    def _loss(self, q_RCHK: Tensor, near: KVCache, far: KVCache, some_RE: Tensor) -> Tensor:
         """Return what is lost [R, C] in attention to the memories that leave at the end of the segment."""
         P = self.compressed_size
-        old = Entries(*(x[:, : self.window_size] for x in near)).heads(self.num_heads)
-        made = Entries(*(x[:, P:] for x in far)).heads(self.num_heads)
+        old = KVCache(*(x[:, : self.window_size] for x in near)).heads(self.num_heads)
+        made = KVCache(*(x[:, P:] for x in far)).heads(self.num_heads)
         return reconstruction_loss(q_RCHK.transpose(1, 2), old, made, some_RE[:, P:], self.scale)
 
 
@@ -191,5 +191,5 @@ def _require_fit(window_size: int, memory_size: int, rate: int) -> None:
         raise ValueError(f"memory_size {memory_size} is less than window_size {window_size}: too short to compress")
 
 
-def _kept(prefix: str, entries: Entries) -> State:
+def _kept(prefix: str, entries: KVCache) -> State:
     return {f"{prefix}keys": entries.keys, f"{prefix}values": entries.values}

@@ -14,7 +14,7 @@ from archlab.components._per_sample import where
 from archlab.components.position._base import Position
 from archlab.config.domains import Count
 from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32, without_autocast
 
 from .softmax import SoftmaxAttention
@@ -79,7 +79,7 @@ class InfiniAttention(Recurrent):
         self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State | None = None
     ) -> tuple[Tensor, State]:
         """Attend to the segment and to the memory, and mix what was found."""
-        stream, given = Stream(state), state or self.init_state(q_BTHK.shape[0])
+        stream, given = StateScope(state), state or self.init_state(q_BTHK.shape[0])
         local_BTHV = stream("local", self.local, q_BTHK, k_BTGK, v_BTGV)
         q, k = (F.elu(at_least_float32(x)) + 1 for x in (q_BTHK, k_BTGK))
         q_BTGJK, v_BTGV = q.unflatten(2, (self.sizes[0], -1)), at_least_float32(v_BTGV)

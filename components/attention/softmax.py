@@ -5,16 +5,15 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab.components.attention._window import Window, WindowedAttention
 from archlab.components.position._base import Position
 from archlab.config.domains import Count, Fraction
 from archlab.config.registry import register
 from archlab.ops.causal_attention import causal_attention
 
-from ._window import Window, Windowed
-
 
 @register("attention", "softmax")
-class SoftmaxAttention(Windowed):
+class SoftmaxAttention(WindowedAttention):
     """Softmax of scaled dot products (arXiv:1706.03762) over a window, through fused attention."""
 
     def __init__(

@@ -3,10 +3,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from archlab.config.registry import Factory
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 
 
-class Layers(Recurrent):
+class LayerStack(Recurrent):
     """Layers one after the other and a norm behind them, without ends.
 
     x: [B, T, D] -> [B, T, D].
@@ -19,7 +19,7 @@ class Layers(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run through all of them."""
-        stream = Stream(state)
+        stream = StateScope(state)
         for index, block in enumerate(self.blocks):
             x_BTD = stream(f"blocks.{index}", block, x_BTD)
         return stream("norm", self.norm, x_BTD), stream.state

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from archlab.components._init import Init, linear
 from archlab.components._per_sample import where, windows
+from archlab.components.backbone._layers import LayerStack
 from archlab.config.domains import Count, choice
 from archlab.config.registry import Factory, register, slot, slots
-from archlab.modeling.state import AUXILIARY_LOSS, Recurrent, State, Stream, init_state, max_context
-
-from ._layers import Layers
+from archlab.modeling.state import AUXILIARY_LOSS, Recurrent, State, StateScope, init_state, max_context
 
 
 @register("backbone", "megabyte", search={"patch_size": choice(4, 8, 16)})
@@ -52,7 +51,7 @@ class Megabyte(Recurrent):
         self.patch_size, byte_dim = patch_size, dim // patch_size
         self.global_embedding, self.embedding = embedding(vocab_size, byte_dim), embedding(vocab_size, local_dim)
         self.position = position(1, byte_dim).placed("embedding")
-        self.global_layers, self.local_layers = Layers(dim, layers, norm), Layers(local_dim, local_layers, norm)
+        self.global_layers, self.local_layers = LayerStack(dim, layers, norm), LayerStack(local_dim, local_layers, norm)
         _require_fit(self.global_layers, self.local_layers, patch_size)
         self.down = linear(byte_dim, local_dim, bias=False, init=init)
         self.first = nn.Parameter(torch.empty(dim))
@@ -110,12 +109,12 @@ class Megabyte(Recurrent):
 
         The last of them may be whole in some samples and not in others: it is read by all, and kept by some.
         """
-        sure, stream, said = num_bytes // self.patch_size, Stream(state), []
+        sure, stream, said = num_bytes // self.patch_size, StateScope(state), []
         if sure:
             said.append(stream("global_layers", self.global_layers, x_BND[:, :sure]))
             given = stream.state
         if x_BND.shape[1] > sure:
-            stream = Stream(given)
+            stream = StateScope(given)
             said.append(stream("global_layers", self.global_layers, x_BND[:, sure:]))
             whole_B = phase_B + num_bytes >= x_BND.shape[1] * self.patch_size
             given = {key: where(whole_B, after, given[key]) for key, after in stream.state.items()}
@@ -130,7 +129,7 @@ class Megabyte(Recurrent):
         return y.unflatten(0, (B, N)).flatten(1, 2)
 
 
-def _require_fit(global_layers: Layers, local_layers: Layers, patch_size: int) -> None:
+def _require_fit(global_layers: LayerStack, local_layers: LayerStack, patch_size: int) -> None:
     limit = max_context(local_layers)
     if limit is not None and limit < patch_size:
         raise ValueError(f"local layers see {limit} bytes (window_size), not the patch_size {patch_size}")

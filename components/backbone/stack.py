@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from archlab.config.domains import Count
 from archlab.config.registry import Factory, register, slot, slots
-from archlab.modeling.state import Recurrent, State, Stream, max_context
+from archlab.modeling.state import Recurrent, State, StateScope, max_context
 
 
 @register("backbone", "stack")
@@ -55,7 +55,7 @@ class Stack(Recurrent):
 
     def features(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return what the head reads [B, T, D], and the state after the last token."""
-        stream, x_BTD = Stream(state), self.embedding(tokens_BT)
+        stream, x_BTD = StateScope(state), self.embedding(tokens_BT)
         B, T = x_BTD.shape[:2]
         begin_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=x_BTD.device)
         x_BTD = self.position.embed(x_BTD, begin_B[:, None] + torch.arange(T, device=x_BTD.device))

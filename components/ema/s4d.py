@@ -11,7 +11,7 @@ from archlab.components._steps import require_order
 from archlab.config.domains import Count, Positive, choice
 from archlab.config.registry import register
 from archlab.modeling.state import Recurrent, State
-from archlab.ops.diagonal_scan import Decay, diagonal_scan, product
+from archlab.ops.diagonal_scan import Decay, complex_mul, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
 
 Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
@@ -77,7 +77,7 @@ class DiagonalStateSpace(Recurrent):
         growth, angle = torch.expm1(decay.log_radius_DN), step_D1 * frequency
         shifted = torch.stack((growth * angle.cos() - 2 * (angle / 2).sin() ** 2, (growth + 1) * angle.sin()), dim=-1)
         inverse = torch.stack((-rate, -frequency), dim=-1) / (rate**2 + frequency**2)[..., None]
-        return decay, 2 * product(at_least_float32(self.read), product(shifted, inverse))
+        return decay, 2 * complex_mul(at_least_float32(self.read), complex_mul(shifted, inverse))
 
 
 def _frequencies(num_dims: int, spectrum: Spectrum) -> np.ndarray:

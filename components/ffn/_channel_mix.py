@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.components._token_shift import TokenShift, spread
+from archlab.components._token_shift import TokenShift, channel_fraction
 from archlab.config.domains import Domain, choice
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 
 SEARCH: dict[str, Domain] = {"hidden_dim": choice(128, 256, 512, 1024)}
 
@@ -35,11 +35,11 @@ class ChannelMix(Recurrent):
         """Begin with channels that see ever less of the past."""
         for mix in (self.key_mix, self.receptance_mix):
             if mix is not None:
-                mix.copy_(self.past_share(1 - spread(mix).sqrt()))
+                mix.copy_(self.past_share(1 - channel_fraction(mix).sqrt()))
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Mix with the past, widen, square what is positive, narrow."""
-        stream = Stream(state)
+        stream = StateScope(state)
         step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
         y_BTD = self.out(F.relu(self.key(x_BTD + step_BTD * self.past_share(self.key_mix))).square())
         if self.receptance is not None and self.receptance_mix is not None:

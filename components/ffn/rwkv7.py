@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from archlab.components._init import Init
-from archlab.components._token_shift import spread
+from archlab.components._token_shift import channel_fraction
 from archlab.config.domains import Count
 from archlab.config.registry import register
 
@@ -25,4 +25,4 @@ class RWKV7ChannelMix(ChannelMix):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Begin with channels that see ever less of the past."""
-        self.key_mix.copy_(1 - spread(self.key_mix) ** 0.0625)
+        self.key_mix.copy_(1 - channel_fraction(self.key_mix) ** 0.0625)

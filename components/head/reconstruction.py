@@ -8,7 +8,7 @@ from archlab.components._init import Init, TokenInit, init_tokens_, linear
 from archlab.config.domains import Positive
 from archlab.config.registry import register
 from archlab.ops.dtypes import at_least_float32
-from archlab.ops.rotary import angles
+from archlab.ops.rotary import rotary_angles
 
 
 @register("head", "reconstruction")
@@ -52,7 +52,7 @@ class ReconstructionHead(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Read each position out of the last."""
         B, T, D = x_BTD.shape
-        angle = angles(torch.arange(T, device=x_BTD.device).expand(B, T), D // 2, self.base)
+        angle = rotary_angles(torch.arange(T, device=x_BTD.device).expand(B, T), D // 2, self.base)
         x_BTD = x_BTD[:, -1:] + torch.cat((angle.sin(), angle.cos()), -1).to(x_BTD.dtype)
         for norm, layer in zip(self.norms, self.layers, strict=False):
             x_BTD = F.gelu(layer(norm(x_BTD)))

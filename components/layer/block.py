@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from archlab.config.domains import Fraction
 from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 
 
 @register("layer", "block")
@@ -38,7 +38,7 @@ class Block(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run both branches as the residual scheme says."""
-        stream = Stream(state)
+        stream = StateScope(state)
         mixer = BlockBranch(stream, self, "norm", "mixer")
         ffn = BlockBranch(stream, self, "ffn_norm", "ffn")
         return self.residual(x_BTD, mixer, ffn), stream.state
@@ -47,7 +47,7 @@ class Block(Recurrent):
 class BlockBranch:
     """One branch of a block as a residual scheme sees it: a norm, a body, and the one after the other."""
 
-    def __init__(self, stream: Stream, block: Any, norm: str, body: str) -> None:
+    def __init__(self, stream: StateScope, block: Any, norm: str, body: str) -> None:
         self.stream, self.block, self.names = stream, block, (norm, body)
 
     def norm(self, x_BTD: Tensor) -> Tensor:

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from archlab.components._init import Init, linear
+from archlab.components.mixer._heads import ConvProjection, GatedOutput, head_width, heads, l2_normalize
 from archlab.components.norm.rms import RMSNorm
 from archlab.config.registry import Factory
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.delta_rule import delta_rule
 from archlab.ops.dtypes import at_least_float32
-
-from ._heads import Averaged, Mixed, head_width, heads, unit
 
 
 class DeltaRule(Recurrent):
@@ -37,12 +36,12 @@ class DeltaRule(Recurrent):
         super().__init__()
         self.num_heads, self.largest = num_heads, 2.0 if negative_eigenvalues else 1.0
         self.head_dims = (head_width("key_dim", key_dim, num_heads), head_width("value_dim", value_dim, num_heads))
-        self.query = Averaged(dim, key_dim, ema=ema, init=init)
-        self.key = Averaged(dim, key_dim, ema=ema, init=init)
-        self.value = Averaged(dim, value_dim, ema=ema, init=init)
+        self.query = ConvProjection(dim, key_dim, ema=ema, init=init)
+        self.key = ConvProjection(dim, key_dim, ema=ema, init=init)
+        self.value = ConvProjection(dim, value_dim, ema=ema, init=init)
         self.fraction = linear(dim, num_heads, bias=False, init=init)
         norm = RMSNorm(self.head_dims[1], eps=eps)
-        self.mixed = Mixed(dim, value_dim, norm=norm, joined=False, gated=gate, init=init)
+        self.mixed = GatedOutput(dim, value_dim, norm=norm, joined=False, gated=gate, init=init)
 
     def log_decay(self, x_BTD: Tensor) -> Tensor | None:
         """Return the logarithm of what is kept of the matrix at each step [B, T, H], or None where it is all."""
@@ -55,12 +54,12 @@ class DeltaRule(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Look up each query after the value of the key beside it is set right."""
-        stream = Stream(state)
+        stream = StateScope(state)
         q, k, v = (
             heads(stream(name, part, x_BTD), self.num_heads)
             for name, part in (("query", self.query), ("key", self.key), ("value", self.value))
         )
         beta_BTH = torch.sigmoid(at_least_float32(self.fraction(x_BTD))) * self.largest
-        scaled, sums = unit(q) * self.head_dims[0] ** -0.5, state["sums"] if state else None
-        y_BTHV, sums = delta_rule(scaled, unit(k), v, beta_BTH, self.log_decay(x_BTD), sums)
+        scaled, sums = l2_normalize(q) * self.head_dims[0] ** -0.5, state["sums"] if state else None
+        y_BTHV, sums = delta_rule(scaled, l2_normalize(k), v, beta_BTH, self.log_decay(x_BTD), sums)
         return self.mixed(y_BTHV, x_BTD), stream.state | {"sums": sums}

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from archlab.components._init import Init, InitLinear, linear
 from archlab.config.registry import Factory
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
 
 
@@ -24,13 +24,13 @@ def heads(x_BTD: Tensor, num_heads: int) -> Tensor:
     return x_BTD.unflatten(-1, (num_heads, -1))
 
 
-def unit(x_BTHK: Tensor) -> Tensor:
+def l2_normalize(x_BTHK: Tensor) -> Tensor:
     """Return vectors of length one, in at least float32."""
     x = at_least_float32(x_BTHK)
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
-class Averaged(Recurrent):
+class ConvProjection(Recurrent):
     """silu(ema(W x)).
 
     x: [B, T, D] -> [B, T, num_outputs].
@@ -43,11 +43,11 @@ class Averaged(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Map, average, activate."""
-        stream = Stream(state)
+        stream = StateScope(state)
         return F.silu(stream("ema", self.ema, self.map(x_BTD))), stream.state
 
 
-class Mixed(nn.Module):
+class GatedOutput(nn.Module):
     """out(norm(y) * silu(gate(x))), or without the gate.
 
     y: [B, T, H, V] and x: [B, T, D] -> [B, T, D].  The norm is given each head, or all of them if `joined`.

@@ -5,7 +5,7 @@ from torch import Tensor
 from archlab.components._init import Init, linear
 from archlab.config.domains import Count, choice
 from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 
 
 @register("mixer", "attention", search={"num_heads": choice(1, 2, 4, 8)})
@@ -45,7 +45,7 @@ class MultiHeadAttention(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Attend with every head, and mix what they found."""
-        stream = Stream(state)
+        stream = StateScope(state)
         qkv = (part(x_BTD).unflatten(-1, (-1, self.head_dim)) for part in (self.query, self.key, self.value))
         y_BTHV = stream("attention", self.attention, *qkv)
         return self.out(y_BTHV.flatten(-2)), stream.state

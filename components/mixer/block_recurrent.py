@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from archlab.components._init import Init, linear
 from archlab.config.domains import Count, choice
 from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 
 from ._block_states import BlockStates, Gate, Projections, attend
 
@@ -67,7 +67,7 @@ class BlockRecurrentAttention(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Attend to tokens and states, and let the blocks that end renew the states."""
-        stream = Stream(state)
+        stream = StateScope(state)
         (own_BTHK, cross_BTHK), (k_BTHK, v_BTHK) = self.project.queries(x_BTD), self.project.memory(x_BTD)
         y_BTHK = stream("attention", self.attention, own_BTHK, k_BTHK, v_BTHK)
         if state is None:

@@ -6,11 +6,11 @@ from torch.nn import functional as F
 from archlab.components._init import Init, linear
 from archlab.config.domains import Fraction, interval
 from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 
 
 @register("mixer", "ema", search={"dropout": interval(0.0, 0.3)})
-class AveragedLinear(Recurrent):
+class EMAMixer(Recurrent):
     """A recurrence in every channel, then a gated linear unit over the channels, S4 section 3.4 (arXiv:2111.00396).
 
     x: [B, T, D] -> [B, T, D], a * sigmoid(b) with (a, b) = W gelu(ema(x)) + bias.  Dropout falls on the activations.
@@ -25,6 +25,6 @@ class AveragedLinear(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Filter, activate, mix."""
-        stream = Stream(state)
+        stream = StateScope(state)
         h_BTD = self.dropout(F.gelu(stream("ema", self.ema, x_BTD)))
         return F.glu(self.out(h_BTD), -1), stream.state

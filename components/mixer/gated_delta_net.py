@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.components._init import Init, linear
-from archlab.components._steps import init_steps_, softplus
+from archlab.components._steps import init_dt_bias_, softplus
 from archlab.config.domains import Count, Positive, choice
 from archlab.config.registry import Factory, register, slot
 from archlab.ops.dtypes import at_least_float32
@@ -56,7 +56,7 @@ class GatedDeltaNet(DeltaRule):
     def reset_parameters(self) -> None:
         """Draw rates evenly up to 16, and steps evenly in the logarithm between 0.001 and 0.1."""
         self.log_rate.uniform_(0, 16).clamp_(min=1e-3).log_()
-        init_steps_(self.step.bias, 1e-3, 0.1)
+        init_dt_bias_(self.step.bias, 1e-3, 0.1)
 
     def log_decay(self, x_BTD: Tensor) -> Tensor:
         """Return minus the rate times softplus of the step."""

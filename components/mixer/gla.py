@@ -4,14 +4,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
+from archlab.components.mixer._heads import GatedOutput, head_width, heads
 from archlab.components.norm.rms import RMSNorm
 from archlab.config.domains import Count, Positive, choice
 from archlab.config.registry import register
 from archlab.modeling.state import Recurrent, State
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
-
-from ._heads import Mixed, head_width, heads
 
 
 @register("mixer", "gla", search={"num_heads": choice(1, 2, 4, 8), "temperature": choice(4.0, 8.0, 16.0, 32.0)})
@@ -47,7 +46,7 @@ class GatedLinearAttention(Recurrent):
             linear(dim, rank, bias=False, init=init), linear(rank, key_dim, bias=True, init=init)
         )
         norm = RMSNorm(self.head_dims[1], eps=eps)
-        self.mixed = Mixed(dim, value_dim, norm=norm, joined=False, gated=True, init=init)
+        self.mixed = GatedOutput(dim, value_dim, norm=norm, joined=False, gated=True, init=init)
 
     def init_state(self, batch_size: int) -> State:
         """Return empty sums."""

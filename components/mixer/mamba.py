@@ -5,11 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.components._steps import init_steps_, require_order, softplus
+from archlab.components._steps import init_dt_bias_, require_order, softplus
 from archlab.components.ema.short_conv import ShortConvolution
 from archlab.config.domains import Count, Positive, choice
 from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.selective_scan import selective_scan
 
@@ -59,7 +59,7 @@ class Mamba(Recurrent):
         places = torch.arange(1, self.log_rate.shape[1] + 1, dtype=self.log_rate.dtype, device=self.log_rate.device)
         self.log_rate.copy_(places.log().expand_as(self.log_rate))
         nn.init.uniform_(self.step.weight, -(self.step.in_features**-0.5), self.step.in_features**-0.5)
-        init_steps_(self.step.bias, *self.begin)
+        init_dt_bias_(self.step.bias, *self.begin)
         nn.init.ones_(self.skip)
 
     def init_state(self, batch_size: int) -> State:
@@ -69,7 +69,7 @@ class Mamba(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Convolve, scan, gate."""
-        stream = Stream(state)
+        stream = StateScope(state)
         v = F.silu(stream("conv", self.conv, self.value(x_BTD)))
         step = softplus(at_least_float32(self.step(self.step_down(v))))
         rate = -at_least_float32(self.log_rate).exp()

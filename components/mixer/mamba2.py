@@ -5,12 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.components._steps import init_steps_, require_order, softplus
+from archlab.components._steps import init_dt_bias_, require_order, softplus
 from archlab.components.ema.short_conv import ShortConvolution
 from archlab.components.norm.rms import RMSNorm
 from archlab.config.domains import Count, Positive, choice
 from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
 
@@ -69,7 +69,7 @@ class Mamba2(Recurrent):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Begin with rates 1 to H, small steps, and inputs that pass."""
-        init_steps_(self.step_bias, *self.begin)
+        init_dt_bias_(self.step_bias, *self.begin)
         self.log_rate.copy_(torch.arange(1, self.num_heads + 1, device=self.log_rate.device).log())
         nn.init.ones_(self.skip)
         nn.init.ones_(self.scale)
@@ -81,7 +81,7 @@ class Mamba2(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Convolve, scan, gate and normalise."""
-        stream = Stream(state)
+        stream = StateScope(state)
         mapped = torch.cat([part(x_BTD) for part in (self.value, self.taken, self.given)], -1)
         v, taken, given = F.silu(stream("conv", self.conv, mapped)).split(self.widths, -1)
         v_BTHV = heads(v, self.num_heads)

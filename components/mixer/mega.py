@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from archlab.components._init import Init, linear
 from archlab.config.domains import Count, Fraction, choice, interval
 from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 
 
 @register(
@@ -70,7 +70,7 @@ class Mega(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the gated step from x towards what was attended to."""
-        stream = Stream(state)
+        stream = StateScope(state)
         averaged = self.dropout(stream("ema", self.ema, x_BTD))
         z_BTZ = F.silu(self.shared(averaged))
         q_BTHK, k_BTHK = (self._heads(z_BTZ * gamma + beta) for gamma, beta in zip(self.gamma, self.beta, strict=True))

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from archlab.components._init import Init, linear
 from archlab.config.domains import Count, Fraction, Positive, choice
 from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
 
 
@@ -60,7 +60,7 @@ class MegalodonAttention(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Look up values of x by keys made of its moving averages."""
-        stream = Stream(state)
+        stream = StateScope(state)
         averaged = stream("norm", self.norm, stream("ema", self.ema, x_BTD))
         m_BTD = self.dropout(averaged)
         q_BTHK, k_BTHK = self._queries_and_keys(m_BTD)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from archlab.components._init import Init, linear
+from archlab.components.mixer._heads import GatedOutput, head_width, heads
 from archlab.components.norm.group import GroupNorm
 from archlab.components.position._base import Position
 from archlab.config.domains import Count, Positive, choice
@@ -11,8 +12,6 @@ from archlab.config.registry import Factory, register, slot
 from archlab.modeling.state import Recurrent, State
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
-
-from ._heads import Mixed, head_width, heads
 
 
 @register("mixer", "retention", search={"num_heads": choice(1, 2, 4, 8)})
@@ -48,7 +47,7 @@ class MultiScaleRetention(Recurrent):
         self.key = linear(dim, key_dim, bias=False, init=init)
         self.value = linear(dim, value_dim, bias=False, init=init)
         norm = GroupNorm(value_dim, num_groups=num_heads, eps=eps)
-        self.mixed = Mixed(dim, value_dim, norm=norm, joined=True, gated=True, init=init)
+        self.mixed = GatedOutput(dim, value_dim, norm=norm, joined=True, gated=True, init=init)
 
     def init_state(self, batch_size: int) -> State:
         """Return empty sums."""

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from archlab.components._init import Init, linear
-from archlab.components._token_shift import TokenShift, spread
+from archlab.components._token_shift import TokenShift, channel_fraction
 from archlab.config.domains import Count, choice
 from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
-from archlab.ops.wkv import Sums, no_sums, wkv
+from archlab.ops.wkv import WKVState, init_wkv_state, wkv
 
 
 @register("mixer", "rwkv4", search={"hidden_dim": choice(128, 256, 512)})
@@ -43,21 +43,21 @@ class RWKV4TimeMix(Recurrent):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Begin with channels that see ever more of the present, and ever less of what is long past."""
-        self.receptance_mix.copy_(spread(self.receptance_mix) ** 0.25)
-        self.key_mix.copy_(spread(self.key_mix).sqrt())
-        self.value_mix.copy_(spread(self.value_mix).sqrt() + 0.15)
-        self.decay.copy_(8 * spread(self.decay) ** 1.35 - 5)
+        self.receptance_mix.copy_(channel_fraction(self.receptance_mix) ** 0.25)
+        self.key_mix.copy_(channel_fraction(self.key_mix).sqrt())
+        self.value_mix.copy_(channel_fraction(self.value_mix).sqrt() + 0.15)
+        self.decay.copy_(8 * channel_fraction(self.decay) ** 1.35 - 5)
         zigzag = torch.arange(1, len(self.bonus) + 1, device=self.bonus.device) % 3 - 1
         self.bonus.copy_(0.5 * zigzag + math.log(0.3))
 
     def init_state(self, batch_size: int) -> State:
         """Return empty sums."""
-        sums = no_sums(self.decay.new_zeros(batch_size, len(self.decay)))
+        sums = init_wkv_state(self.decay.new_zeros(batch_size, len(self.decay)))
         return super().init_state(batch_size) | sums._asdict()
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Average values of the past by their keys."""
-        stream = Stream(state)
+        stream = StateScope(state)
         step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
         r, k, v = (
             part(x_BTD + step_BTD * (1 - mix))
@@ -67,6 +67,6 @@ class RWKV4TimeMix(Recurrent):
                 (self.value, self.value_mix),
             )
         )
-        sums = Sums(*(state[name] for name in Sums._fields)) if state else None
+        sums = WKVState(*(state[name] for name in WKVState._fields)) if state else None
         y_BTD, sums = wkv(k, v, -at_least_float32(self.decay).exp(), self.bonus, sums)
         return self.out(torch.sigmoid(r) * y_BTD), stream.state | sums._asdict()

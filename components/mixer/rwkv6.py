@@ -5,11 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.components._token_shift import TokenShift, spread
+from archlab.components._token_shift import TokenShift, channel_fraction
 from archlab.components.norm.group import GroupNorm
 from archlab.config.domains import Count, Positive, choice
 from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
 
@@ -58,7 +58,7 @@ class RWKV6TimeMix(Recurrent):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Begin with channels that see ever less of the past, and ever less of what is long past."""
-        present = spread(self.mix)
+        present = channel_fraction(self.mix)
         self.mix.copy_(1 - present.sqrt())
         shares = (present**0.25, present.sqrt(), present.sqrt() + 0.15, present**0.25, present.sqrt())
         for part, share in zip(self.mixes, shares, strict=True):
@@ -74,7 +74,7 @@ class RWKV6TimeMix(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Read with each receptance what keys and values wrote."""
-        stream = Stream(state)
+        stream = StateScope(state)
         step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
         mixed = x_BTD + step_BTD * self.mix
         for_r, for_k, for_v, for_g, for_w = (x_BTD + step_BTD * part(mixed) for part in self.mixes)

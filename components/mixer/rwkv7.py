@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
-from archlab.components._token_shift import TokenShift, spread
+from archlab.components._token_shift import TokenShift, channel_fraction
 from archlab.components.norm.group import GroupNorm
 from archlab.config.domains import Count, Positive, choice
 from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
-from archlab.ops.generalized_delta import generalised_delta
+from archlab.ops.generalized_delta import generalized_delta
 
 from ._heads import heads
 from ._low_rank import LowRank
@@ -67,7 +67,7 @@ class RWKV7TimeMix(Recurrent):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Begin with channels that see ever less of the past, and ever less of what is long past."""
-        present, N = spread(self.removal), self.head_dim
+        present, N = channel_fraction(self.removal), self.head_dim
         powers = torch.tensor((0.1, 0.35, 0.35, 0.1, 0.45, 0.45), device=present.device)
         self.mixes.copy_(1 - present ** powers[:, None])
         zigzag = 2 * (torch.arange(len(present), device=present.device) % N) / max(1, N - 1) - 1
@@ -85,7 +85,7 @@ class RWKV7TimeMix(Recurrent):
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Read with each receptance what keys and values wrote, and what later keys corrected."""
-        stream = Stream(state)
+        stream = StateScope(state)
         step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
         for_r, for_k, for_v, for_g, for_w, for_a = (x_BTD + step_BTD * mix for mix in self.mixes)
         r, k, v = (heads(x, self.num_heads) for x in (self.receptance(for_r), self.key(for_k), self.value(for_v)))
@@ -94,7 +94,7 @@ class RWKV7TimeMix(Recurrent):
         k = k * (1 + (rate - 1) * heads(self.replacement, self.num_heads))
         log_decay = heads(FASTEST * torch.sigmoid(at_least_float32(self.decay(for_w))), self.num_heads)
         sums = state["sums"] if state else None
-        y_BTHV, sums = generalised_delta(r, k, v, -removed, removed * rate, log_decay, sums)
+        y_BTHV, sums = generalized_delta(r, k, v, -removed, removed * rate, log_decay, sums)
         y_BTD = self.norm(y_BTHV.flatten(-2)) + ((r * k * self.bonus).sum(-1, keepdim=True) * v).flatten(-2)
         return self.out(y_BTD * self.gate(for_g)), stream.state | {"sums": sums}
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from archlab.config.domains import Positive, choice
 from archlab.config.registry import register
 from archlab.ops.dtypes import at_least_float32
-from archlab.ops.rotary import turns
+from archlab.ops.rotary import rotary_cos_sin
 
 from ._base import Position
 
@@ -29,7 +29,7 @@ class RotaryPosition(Position):
     def rotate(self, x_BTHK: Tensor, position_BT: Tensor) -> Tensor:
         """Return each pair turned by its angle."""
         x = at_least_float32(x_BTHK)
-        cos, sin = turns(position_BT, self.num_pairs, self.base, x.dtype).unsqueeze(3)
+        cos, sin = rotary_cos_sin(position_BT, self.num_pairs, self.base, x.dtype).unsqueeze(3)
         first, second = x.unflatten(-1, self.pairs).unbind(self.axis)
         turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=self.axis)
         return turned.flatten(-2).to(x_BTHK.dtype)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from archlab.config.domains import Positive
 from archlab.config.registry import register
-from archlab.ops.rotary import angles
+from archlab.ops.rotary import rotary_angles
 
 from ._base import Position
 
@@ -28,5 +28,5 @@ class SinusoidalPosition(Position):
 
     def embed(self, x_BTD: Tensor, position_BT: Tensor) -> Tensor:
         """Return x plus the waves at its positions."""
-        angle = angles(position_BT, self.num_pairs, self.base)
+        angle = rotary_angles(position_BT, self.num_pairs, self.base)
         return x_BTD + torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).to(x_BTD.dtype)

@@ -11,10 +11,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from archlab.components.task._synthetic import SyntheticTask, Tokens
 from archlab.data.task import IGNORED
 from archlab.errors import ArchlabError
-
-from ._synthetic import SyntheticTask, Words
 
 Learn: TypeAlias = Literal["every_word", "answers"]
 
@@ -33,10 +32,10 @@ class InContextTask(SyntheticTask):
     @abstractmethod
     def words(
         self, random: np.random.RandomState, count: int, context: int, split: str
-    ) -> tuple[Words, NDArray[np.bool_]]:
+    ) -> tuple[Tokens, NDArray[np.bool_]]:
         """Return words [N, T + 1], and which of them are answers."""
 
-    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Words, Words]:
+    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs and targets [N, T]."""
         words, answers = self.words(random, count, context, split)
         asked = answers[:, 1:] | (split == "train" and self.learn == "every_word")
@@ -75,7 +74,7 @@ class PairsTask(InContextTask):
 
     def words(
         self, random: np.random.RandomState, count: int, context: int, split: str
-    ) -> tuple[Words, NDArray[np.bool_]]:
+    ) -> tuple[Tokens, NDArray[np.bool_]]:
         """Return words [N, T + 1], and which of them are answers; the last whole pair always is."""
         pairs = context // 2 + self.multi_query
         last = (context + 1) // 2 - 1 if self.multi_query else pairs - 1
@@ -90,7 +89,7 @@ class PairsTask(InContextTask):
 
     def _pairs(
         self, random: np.random.RandomState, count: int, pairs: int, last: int
-    ) -> tuple[Words, NDArray[np.bool_]]:
+    ) -> tuple[Tokens, NDArray[np.bool_]]:
         """Return pairs of words, and which are noise; the last whole one has the key of one before."""
         rows, keys_NP = np.arange(count), random.randint(0, self.num_keys, (count, pairs), np.int64)
         noisy_NP, shown_N = self._noisy(random, count, pairs, last)
@@ -102,7 +101,7 @@ class PairsTask(InContextTask):
 
     def _noisy(
         self, random: np.random.RandomState, count: int, pairs: int, last: int
-    ) -> tuple[NDArray[np.bool_], Words]:
+    ) -> tuple[NDArray[np.bool_], Tokens]:
         """Return which pairs are noise, and for each sample one before the last that is none."""
         noisy_NP = random.random_sample((count, pairs)) < self.noise
         rows, spared_N = np.arange(count), random.randint(0, last, count, np.int64)
@@ -111,12 +110,12 @@ class PairsTask(InContextTask):
         return noisy_NP, chance_NP.argmax(1)
 
 
-def repeated(names_NPW: Words) -> NDArray[np.bool_]:
+def repeated(names_NPW: Tokens) -> NDArray[np.bool_]:
     """Tell which places hold a name that stands at an earlier place too."""
     return first_places(names_NPW) < np.arange(names_NPW.shape[1])
 
 
-def first_places(names_NPW: Words) -> Words:
+def first_places(names_NPW: Tokens) -> Tokens:
     """Return for each place the first that holds the same name, of one or more words."""
     same = [names_NP[:, :, None] == names_NP[:, None, :] for names_NP in np.moveaxis(names_NPW, -1, 0)]
     return np.logical_and.reduce(same).argmax(2)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archlab.data.splits import TooLong
+from archlab.data.splits import Overflow
 from archlab.errors import ArchlabError
 
 
@@ -25,7 +25,7 @@ def padded(texts: Sequence[NDArray[Any]], context: int) -> Tensor:
     return words_BT
 
 
-def fitted(text: bytes, room: int, too_long: TooLong, name: str) -> NDArray[np.uint8]:
+def fitted(text: bytes, room: int, too_long: Overflow, name: str) -> NDArray[np.uint8]:
     """Return the bytes of a text, its first `room` ones where `too_long` is cut.
 
     Raises ArchlabError naming a text that is empty, holds byte 0, which is padding, or is longer where this is refused.

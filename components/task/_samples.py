@@ -15,7 +15,7 @@ from torch import Tensor
 from archlab.data.sampling import order
 from archlab.data.splits import SPLITS
 from archlab.data.task import IGNORED, Task
-from archlab.errors import ArchlabError, suggest
+from archlab.errors import ArchlabError, did_you_mean
 
 Visit: TypeAlias = tuple[int, int]
 
@@ -80,7 +80,7 @@ class SampleTask(Task):
 
     def _require(self, split: str, context: int) -> None:
         if split not in SPLITS:
-            raise ArchlabError(f"no split {split!r}{suggest(split, SPLITS)}")
+            raise ArchlabError(f"no split {split!r}{did_you_mean(split, SPLITS)}")
         self.require_context(context)
 
 

@@ -22,7 +22,7 @@ from archlab.data.task import IGNORED
 from archlab.errors import ArchlabError
 from archlab.ops.dtypes import at_least_float32
 
-Words: TypeAlias = NDArray[np.int64]
+Tokens: TypeAlias = NDArray[np.int64]
 BLOCK = 16  # samples that are made together
 DRAWS = 200  # after which a split counts as empty
 MIXERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of SplitMix64
@@ -39,16 +39,16 @@ class SyntheticTask(SampleTask):
 
     vocab_size: int
     per_sample = False
-    by_step = False
+    metrics_are_per_token = False
     metrics: Sequence[str] = ("loss", "accuracy", "sample_accuracy")
 
     def __init__(self, vocab_size: int, train_size: int | None, eval_size: int, data_seed: int) -> None:
         self.vocab_size = self.num_classes = vocab_size
         self.train_size, self.eval_size, self.data_seed = train_size, eval_size, data_seed
-        self._kept: dict[tuple[str, int, int], tuple[Words, Words]] = {}
+        self._kept: dict[tuple[str, int, int], tuple[Tokens, Tokens]] = {}
 
     @abstractmethod
-    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Words, Words]:
+    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs [N, T] and targets, [N, T] or [N], of so many samples."""
 
     def size(self, split: str) -> int:
@@ -76,22 +76,22 @@ class SyntheticTask(SampleTask):
         """Return inputs [B, T] and targets."""
         return self._gathered(split, np.array(numbers), context, None)
 
-    def measure(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def compute_metrics(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Return the sum of each metric over what was asked, and the number of terms; loss in nats."""
-        found = super().measure(logits, targets)
+        found = super().compute_metrics(logits, targets)
         if "sample_accuracy" in self.metrics:
             asked = targets != IGNORED
             wrong_B = ((at_least_float32(logits).argmax(-1) != targets) & asked).any(-1)
             found["sample_accuracy"] = ((asked.any(-1) & ~wrong_B).sum(), asked.any(-1).sum())
         return found
 
-    def _gathered(self, split: str, numbers: Words, context: int, seed: int | None) -> tuple[Tensor, Tensor]:
+    def _gathered(self, split: str, numbers: Tokens, context: int, seed: int | None) -> tuple[Tensor, Tensor]:
         blocks = {number: self._block(split, int(number), context, seed) for number in np.unique(numbers // BLOCK)}
         rows = [[part[number % BLOCK] for part in blocks[number // BLOCK]] for number in numbers]
         inputs, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         return inputs, targets
 
-    def _block(self, split: str, number: int, context: int, seed: int | None) -> tuple[Words, Words]:
+    def _block(self, split: str, number: int, context: int, seed: int | None) -> tuple[Tokens, Tokens]:
         """Return a block of samples; those that are measured are kept."""
         if (split, number, context) in self._kept:
             return self._kept[split, number, context]
@@ -102,9 +102,9 @@ class SyntheticTask(SampleTask):
             self._kept[split, number, context] = found
         return found
 
-    def _drawn(self, random: np.random.RandomState, context: int, split: str) -> tuple[Words, Words]:
+    def _drawn(self, random: np.random.RandomState, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Draw until as many samples as a block holds belong to the split."""
-        drawn: list[tuple[Words, Words]] = []
+        drawn: list[tuple[Tokens, Tokens]] = []
         count = 2 * BLOCK if split == "train" else 8 * BLOCK
         for _ in range(DRAWS):
             inputs, targets = self.make(random, count, context, split)
@@ -116,7 +116,7 @@ class SyntheticTask(SampleTask):
         raise ArchlabError(f"{type(self).__name__}: too few different samples for a {split} split of their own")
 
 
-def _splits(inputs_NT: Words) -> NDArray[np.int64]:
+def _splits(inputs_NT: Tokens) -> NDArray[np.int64]:
     """Return the number of each sample's split; words 0 in front, which are padding, make no difference."""
     factors_T = random_state(0).randint(0, 2**63, (inputs_NT.shape[1],), dtype=np.uint64)[::-1] | np.uint64(1)
     hash_N = (inputs_NT.astype(np.uint64) * factors_T).sum(1)
@@ -126,14 +126,14 @@ def _splits(inputs_NT: Words) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=4)
-def _order(size: int, seed: int, epoch: int) -> Words:
+def _order(size: int, seed: int, epoch: int) -> Tokens:
     """Return the numbers below `size`, whose blocks are in the order of an epoch."""
     blocks = random_state(seed, epoch).permutation(-(-size // BLOCK))
     numbers = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
     return numbers[numbers < size]
 
 
-def distinct(random: np.random.RandomState, rows: int, below: int, count: int) -> Words:
+def distinct(random: np.random.RandomState, rows: int, below: int, count: int) -> Tokens:
     """Return rows of `count` different numbers below `below`, all equally likely in every order."""
     numbers, at = np.tile(np.arange(below), (rows, 1)), np.arange(rows)
     steps = (random.random_sample((rows, count)) * (below - np.arange(count))).astype(np.int64)

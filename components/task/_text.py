@@ -20,7 +20,7 @@ from archlab.data.sampling import random_state
 from archlab.data.splits import SPLITS
 from archlab.data.task import IGNORED
 from archlab.data.tokenizers import Tokenizer, WordTokenizer
-from archlab.errors import ArchlabError, suggest
+from archlab.errors import ArchlabError, did_you_mean
 
 from ._tokenized import TokenizedTask
 
@@ -77,7 +77,7 @@ class TextTask(TokenizedTask):
     def text(self, split: str) -> bytes:
         """Return a split as it is, for comparison with compressors."""
         if split not in SPLITS:
-            raise ArchlabError(f"no split {split!r}{suggest(split, SPLITS)}")
+            raise ArchlabError(f"no split {split!r}{did_you_mean(split, SPLITS)}")
         return self.corpus.texts[split]
 
     def bytes_per_token(self, split: str) -> float:
@@ -139,7 +139,7 @@ def _tokenized(
     source: Source, eval_bytes: int | None, tokenizer: str, vocab_size: int | None, split: str
 ) -> NDArray[Any]:
     task = TextTask(source, eval_bytes, tokenizer, vocab_size)
-    return task.tokenizer.corpus(task.text(split))
+    return task.tokenizer.encode_corpus(task.text(split))
 
 
 @lru_cache(maxsize=4)

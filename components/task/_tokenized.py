@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from archlab.data.task import Task
-from archlab.data.tokenizers import ByteTokenizer, Decoder, FileTokenizer, Tokenizer
+from archlab.data.tokenizers import ByteTokenizer, Decoder, HuggingFaceTokenizer, Tokenizer
 
 
 class TokenizedTask(Task):
@@ -18,7 +18,7 @@ class TokenizedTask(Task):
     @property
     def tokenizer(self) -> Tokenizer:
         """What turns text into words, read when first asked for."""
-        return ByteTokenizer() if self.tokenizer_name == "bytes" else FileTokenizer(self.tokenizer_name)
+        return ByteTokenizer() if self.tokenizer_name == "bytes" else HuggingFaceTokenizer(self.tokenizer_name)
 
     def encode(self, text: str) -> list[int]:
         """Return the words of a text."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from archlab.components.task._synthetic import SyntheticTask, Tokens
 from archlab.config.domains import Count
 from archlab.config.registry import register
 from archlab.data.task import IGNORED
 from archlab.errors import ArchlabError
-
-from ._synthetic import SyntheticTask, Words
 
 
 @register("task", "compression")
@@ -39,7 +38,7 @@ class Compression(SyntheticTask):
         if context < 2:
             raise ArchlabError(f"compression: a word and the one that asks need 2 inputs, not train.context {context}")
 
-    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Words, Words]:
+    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs and targets [N, T]."""
         inputs_NT = random.randint(0, self.vocab_size - 1, (count, context), np.int64)
         inputs_NT[:, -1] = self.vocab_size - 1

@@ -10,13 +10,13 @@ from archlab.config.domains import Count
 from archlab.config.registry import register
 from archlab.data.corpus import NAMES
 from archlab.data.formats import Document
-from archlab.errors import ArchlabError, one_line, suggest
+from archlab.errors import ArchlabError, did_you_mean, one_line
 
 from ._text import TextTask
 
 
 @dataclass(frozen=True)
-class Published:
+class HubDataset:
     """A data set of the datasets library: a column of text in train, validation and test."""
 
     name: str
@@ -32,7 +32,7 @@ class Published:
         for split, words in NAMES.items():
             rows = self._rows(loaded, words)
             if self.field not in rows.column_names:
-                raise ArchlabError(f"{self}: no column {self.field!r}{suggest(self.field, rows.column_names)}")
+                raise ArchlabError(f"{self}: no column {self.field!r}{did_you_mean(self.field, rows.column_names)}")
             yield from ((f"{split}/{place}", row[self.field].encode()) for place, row in enumerate(rows))
 
     def _rows(self, loaded: Mapping[str, Any], names: tuple[str, ...]) -> Any:
@@ -70,4 +70,4 @@ class Dataset(TextTask):
         vocab_size: Count | None = None,
         eval_bytes: Count | None = None,
     ) -> None:
-        super().__init__(Published(name, config, field), eval_bytes, tokenizer, vocab_size)
+        super().__init__(HubDataset(name, config, field), eval_bytes, tokenizer, vocab_size)

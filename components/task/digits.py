@@ -60,10 +60,10 @@ class Digits(SampleTask):
         inputs = pixels if self.vocab_size else pixels.view(-1, 1, SIDE, SIDE).float() / (GREYS // 2) - 1
         return inputs, torch.from_numpy(classes[places].astype(np.int64))
 
-    def example(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
+    def example_inputs(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
         """Return inputs of the right shape and type with nothing in them."""
         if self.vocab_size:
-            return super().example(batch_size, context, device)
+            return super().example_inputs(batch_size, context, device)
         return torch.zeros(batch_size, 1, SIDE, SIDE, device=device)
 
 

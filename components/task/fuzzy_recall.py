@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from archlab.components.task._synthetic import Tokens, distinct
 from archlab.config.domains import Count
 from archlab.config.registry import register
 from archlab.errors import ArchlabError
 
 from ._in_context import InContextTask, Learn, first_places
-from ._synthetic import Words, distinct
 
 
 @register("task", "fuzzy_recall")
@@ -53,7 +53,7 @@ class FuzzyRecall(InContextTask):
 
     def words(
         self, random: np.random.RandomState, count: int, context: int, split: str
-    ) -> tuple[Words, NDArray[np.bool_]]:
+    ) -> tuple[Tokens, NDArray[np.bool_]]:
         """Return words [N, T + 1], and which of them are answers."""
         pairs, longest = context // 2 + 1, self.key_words + self.value_words
         least = 1 if split == "train" else self.key_words
@@ -68,8 +68,8 @@ class FuzzyRecall(InContextTask):
         return self._laid_out(pair_NPL, first_NP < np.arange(pairs), num_N, last_N, context + 1)
 
     def _laid_out(
-        self, pair_NPL: Words, seen_NP: NDArray[np.bool_], num_N: Words, last_N: Words, width: int
-    ) -> tuple[Words, NDArray[np.bool_]]:
+        self, pair_NPL: Tokens, seen_NP: NDArray[np.bool_], num_N: Tokens, last_N: Tokens, width: int
+    ) -> tuple[Tokens, NDArray[np.bool_]]:
         """Return the first pairs of each sample and one of them again, at the end of rows of padding."""
         rows, places = np.arange(len(num_N)), np.arange(pair_NPL.shape[1])
         end_NPL = pair_NPL[rows, last_N][:, None]
@@ -86,7 +86,7 @@ class FuzzyRecall(InContextTask):
 
 def _names(
     random: np.random.RandomState, shape: tuple[int, int], least: int, most: int, first: int, num_words: int
-) -> Words:
+) -> Tokens:
     """Return names of `least` to `most` different words each, -1 where a name is shorter."""
     words = distinct(random, shape[0] * shape[1], num_words, most).reshape(*shape, most) + first
     sizes = random.randint(least, most + 1, shape, np.int64)
@@ -94,8 +94,8 @@ def _names(
 
 
 def _pushed_right(
-    words: Words, answers: NDArray[np.bool_], width: int, padding: int
-) -> tuple[Words, NDArray[np.bool_]]:
+    words: Tokens, answers: NDArray[np.bool_], width: int, padding: int
+) -> tuple[Tokens, NDArray[np.bool_]]:
     """Return rows of one width, whose words that are not -1 stand at the end."""
     there = words >= 0
     rows, columns = np.nonzero(there)

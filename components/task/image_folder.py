@@ -19,7 +19,7 @@ from archlab.components.task._samples import Visit
 from archlab.config.domains import Count, Range
 from archlab.config.registry import register
 from archlab.data.class_folders import Labelled, by_hash, class_files, class_names, require_filled
-from archlab.data.images import SUFFIXES, centred, random_crop, read_image, require_pixels
+from archlab.data.images import SUFFIXES, center_crop, random_crop, read_image, require_pixels
 from archlab.data.sampling import random_state
 from archlab.errors import ArchlabError
 
@@ -80,16 +80,16 @@ class ImageFolder(FileTask):
         pixels_BHWC = torch.from_numpy(np.stack(images))
         return self._inputs(pixels_BHWC), classes_B
 
-    def example(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
+    def example_inputs(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
         """Return inputs of the right shape and type with nothing in them."""
         if self.vocab_size:
-            return super().example(batch_size, context, device)
+            return super().example_inputs(batch_size, context, device)
         return torch.zeros(batch_size, self.num_channels, self.image_size, self.image_size, device=device)
 
     def _read(self, file: Labelled, visit: Visit | None) -> NDArray[np.uint8]:
         image = read_image(file.path, "L" if self.num_channels == 1 else "RGB")
         if visit is None or self.augment == "none":
-            return centred(image, self.image_size, self.crop)
+            return center_crop(image, self.image_size, self.crop)
         random = random_state(*visit, 1)
         pixels_HWC = random_crop(image, self.image_size, random)
         return pixels_HWC[:, ::-1] if self.augment == "crop_flip" and random.randint(2) else pixels_HWC

@@ -6,11 +6,11 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 
+from archlab.components.task._synthetic import SyntheticTask, Tokens
 from archlab.config.domains import LARGEST, Count, Range
 from archlab.config.registry import register
 from archlab.errors import ArchlabError
 
-from ._synthetic import SyntheticTask, Words
 from ._trees import WORDS, grow, lengths, values, write
 
 Several: TypeAlias = Annotated[int, Range(low=2, high=LARGEST)]
@@ -54,9 +54,9 @@ class ListOps(SyntheticTask):
             need = f"expressions of {self.max_length - 1} words (max_length - 1)"
             raise ArchlabError(f"listops: {need} do not fit in train.context {context}")
 
-    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Words, Words]:
+    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs [N, T] and digits [N]."""
-        made: list[tuple[Words, Words]] = []
+        made: list[tuple[Tokens, Tokens]] = []
         for _ in range(DRAWS):
             levels = grow(random, TREES, self.max_depth, self.max_args)
             sizes = lengths(levels)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from archlab.config.registry import register
-from archlab.data.splits import SPLITS, TooLong
+from archlab.data.splits import SPLITS, Overflow
 from archlab.errors import ArchlabError
 
 from ._padded import fitted, padded
@@ -37,7 +37,7 @@ class LongRangeRetrieval(RowTask):
     names = FILES
     num_fields = 5
 
-    def __init__(self, *, path: str, too_long: TooLong = "refuse") -> None:
+    def __init__(self, *, path: str, too_long: Overflow = "refuse") -> None:
         self.path, self.too_long = path, too_long
 
     def require_context(self, context: int) -> None:

@@ -13,7 +13,7 @@ from archlab.components.task._folders import FileTask
 from archlab.config.registry import register
 from archlab.data.class_folders import Labelled, by_hash, class_files, require_filled
 from archlab.data.formats import read_file
-from archlab.data.splits import TooLong
+from archlab.data.splits import Overflow
 
 from ._padded import fitted, padded
 from ._samples import Visit
@@ -34,7 +34,7 @@ class LongRangeText(FileTask):
     vocab_size = 256
     num_classes = 2
 
-    def __init__(self, *, path: str, too_long: TooLong = "refuse") -> None:
+    def __init__(self, *, path: str, too_long: Overflow = "refuse") -> None:
         self.path, self.too_long = path, too_long
 
     @property

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from archlab.components.task._synthetic import SyntheticTask, Tokens
 from archlab.config.domains import Count
 from archlab.config.registry import register
 from archlab.data.sampling import random_state
 from archlab.data.task import IGNORED
 from archlab.errors import ArchlabError
 
-from ._synthetic import SyntheticTask, Words
-
 
 @register("task", "memorisation")
-class Memorisation(SyntheticTask):
+class Memorization(SyntheticTask):
     """Learn by heart which value goes with which key, MAD's memorisation (arXiv:2403.17844, 3.1).
 
     Samples are keys, each followed by word vocab_size - 1, where the key's value is asked for and which no input says.
@@ -41,7 +40,7 @@ class Memorisation(SyntheticTask):
         if context % 2:
             raise ArchlabError(f"memorisation: train.context {context} is odd: a key and its question are two words")
 
-    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Words, Words]:
+    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs and targets [N, T]."""
         keys_NP = random.randint(0, self.num_keys, (count, context // 2), np.int64)
         inputs_NT, targets_NT = np.full((count, context), self.vocab_size - 1), np.full((count, context), IGNORED)

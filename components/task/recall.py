@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from archlab.components.task._synthetic import SyntheticTask, Tokens, distinct
 from archlab.config.domains import Count, Positive
 from archlab.config.registry import register
 from archlab.data.task import IGNORED
 from archlab.errors import ArchlabError
-
-from ._synthetic import SyntheticTask, Words, distinct
 
 
 @register("task", "recall")
@@ -46,7 +45,7 @@ class Recall(SyntheticTask):
             need = f"{self.num_pairs} pairs and their queries need {4 * self.num_pairs} words"
             raise ArchlabError(f"recall: {need}, more than train.context {context}")
 
-    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Words, Words]:
+    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs and targets [N, T]."""
         half, pairs = self.vocab_size // 2, self.num_pairs
         keys_NP = 1 + distinct(random, count, half - 1, pairs)
@@ -59,7 +58,7 @@ class Recall(SyntheticTask):
         np.put_along_axis(targets_NT, at_NP, values_NP, 1)
         return inputs_NT, targets_NT
 
-    def _places(self, random: np.random.RandomState, count: int, num_places: int) -> Words:
+    def _places(self, random: np.random.RandomState, count: int, num_places: int) -> Tokens:
         """Draw a place for each pair, one after the other without return: the first to come in a race of waits."""
         weight_S = np.arange(1, num_places + 1) ** (self.power_a - 1.0)
         waits_NS = random.standard_exponential((count, num_places)) / weight_S

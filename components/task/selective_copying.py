@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from archlab.components.task._synthetic import SyntheticTask, Tokens
 from archlab.config.domains import Count
 from archlab.config.registry import register
 from archlab.data.task import IGNORED
 from archlab.errors import ArchlabError
-
-from ._synthetic import SyntheticTask, Words
 
 
 @register("task", "selective_copying")
@@ -42,7 +41,7 @@ class SelectiveCopying(SyntheticTask):
             need = f"{self.num_words} words, the order to copy and their copies need {2 * self.num_words + 1}"
             raise ArchlabError(f"selective_copying: {need} inputs, more than train.context {context}")
 
-    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Words, Words]:
+    def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs and targets [N, T]."""
         words_NP = random.randint(0, self.vocab_size - 2, (count, self.num_words), np.int64)
         room = context - self.num_words - 1

@@ -18,7 +18,7 @@ from archlab.config.domains import Count
 from archlab.config.registry import register
 from archlab.data.audio import read_wave
 from archlab.data.class_folders import Labelled, class_files, require_filled
-from archlab.data.splits import SPLITS, TooLong
+from archlab.data.splits import SPLITS, Overflow
 from archlab.errors import ArchlabError
 
 from ._samples import Visit
@@ -38,7 +38,7 @@ class Speech(FileTask):
     """
 
     def __init__(
-        self, *, path: str, classes: list[str], sample_rate: Count = 16000, too_long: TooLong = "refuse"
+        self, *, path: str, classes: list[str], sample_rate: Count = 16000, too_long: Overflow = "refuse"
     ) -> None:
         if len(set(classes)) != len(classes) or len(classes) < 2:
             raise ValueError(f"classes {classes}: need two or more, none of them twice")

@@ -21,7 +21,7 @@ _SKIPPED = ("site-packages", "dist-packages", "__pycache__")
 
 
 @dataclass(frozen=True)
-class Library:
+class StdlibSource:
     """The *.py files of a library's folder, without what was installed into it."""
 
     path: str
@@ -52,7 +52,7 @@ class Stdlib(TextTask):
     """
 
     def __init__(self, *, eval_bytes: Count | None = 524288) -> None:
-        super().__init__(Library(sysconfig.get_path("stdlib")), eval_bytes)
+        super().__init__(StdlibSource(sysconfig.get_path("stdlib")), eval_bytes)
 
     def describe(self) -> dict[str, Any]:
         """Return the corpus as data, with the version of Python."""

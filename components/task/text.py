@@ -15,7 +15,7 @@ from ._text import TextTask
 
 
 @dataclass(frozen=True)
-class Folder:
+class TextFiles:
     """A file, or the files of a folder that match a pattern, hidden ones apart."""
 
     path: str
@@ -74,4 +74,4 @@ class Text(TextTask):
     ) -> None:
         if not path or not glob or ".." in PurePath(glob).parts or PurePath(glob).is_absolute():
             raise ValueError(f"path {path!r} and glob {glob!r}: need a path, and a pattern below it")
-        super().__init__(Folder(path, glob, field), eval_bytes, tokenizer, vocab_size)
+        super().__init__(TextFiles(path, glob, field), eval_bytes, tokenizer, vocab_size)

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from archlab.config import experiment
-from archlab.config.yaml_files import shipped
+from archlab.config.yaml_files import shipped_files
 from archlab.errors import ArchlabError
-from archlab.modeling.cost import estimate
+from archlab.modeling.cost import estimate_cost
 from archlab.searching.space import load_space
 
 ODD = [
@@ -81,7 +81,7 @@ def garble(text: str, rng: random.Random) -> bytes:
 
 
 def count(file: Path) -> None:
-    estimate(experiment.load(str(file)))
+    estimate_cost(experiment.load(str(file)))
 
 
 def outcome(file: Path, use: Callable[[Path], object] = count) -> str:
@@ -100,7 +100,7 @@ def outcome(file: Path, use: Callable[[Path], object] = count) -> str:
 def test_mutated_values(name: str, tmp_path: Path) -> None:
     rng, file, seen = random.Random(name), tmp_path / "mutant.yaml", set()
     for _ in range(60):
-        tree = yaml.safe_load(shipped()[name].read_text())
+        tree = yaml.safe_load(shipped_files()[name].read_text())
         try:
             file.write_text(yaml.dump(mutate(tree, rng)))
         except RecursionError:
@@ -113,7 +113,7 @@ def test_mutated_values(name: str, tmp_path: Path) -> None:
 def test_garbled_text(name: str, tmp_path: Path) -> None:
     rng, file, seen = random.Random(name), tmp_path / "mutant.yaml", set()
     for _ in range(60):
-        file.write_bytes(garble(shipped()[name].read_text(), rng))
+        file.write_bytes(garble(shipped_files()[name].read_text(), rng))
         seen.add(outcome(file))
     assert len(seen) > 15
 
@@ -121,7 +121,7 @@ def test_garbled_text(name: str, tmp_path: Path) -> None:
 def test_mutated_search_spaces(tmp_path: Path) -> None:
     rng, file, seen = random.Random("space"), tmp_path / "mutant.yaml", set()
     for _ in range(60):
-        tree = yaml.safe_load(shipped("search_spaces")["quickstart"].read_text())
+        tree = yaml.safe_load(shipped_files("search_spaces")["quickstart"].read_text())
         try:
             file.write_text(yaml.dump(mutate(tree, rng)))
         except RecursionError:
@@ -160,7 +160,7 @@ def test_mutated_search_spaces(tmp_path: Path) -> None:
 )
 def test_overrides(overrides: list[str], message: str) -> None:
     with pytest.raises(ArchlabError) as caught:
-        estimate(experiment.load("megalodon_tiny", overrides))
+        estimate_cost(experiment.load("megalodon_tiny", overrides))
     assert message in str(caught.value)
 
 

@@ -15,26 +15,26 @@ from archlab.cli.doctor import Finding
 
 
 def found(name: str) -> Finding:
-    return next(finding for finding in doctor.doctor() if finding.name == name)
+    return next(finding for finding in doctor.diagnose() if finding.name == name)
 
 
 @pytest.fixture(autouse=True)
 def slow_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "bfloat16_gain", lambda device: 0.5)
+    monkeypatch.setattr(doctor, "bfloat16_speedup", lambda device: 0.5)
 
 
 def test_every_dependency_is_named_with_its_version() -> None:
-    findings = {finding.name: finding for finding in doctor.doctor()}
+    findings = {finding.name: finding for finding in doctor.diagnose()}
     assert findings["torch"].value == torch.__version__
     assert {"optuna", "safetensors", "omegaconf", "rich"} <= findings.keys()
-    assert all(finding.verdict == "ok" or finding.advice for finding in findings.values())
+    assert all(finding.status == "ok" or finding.advice for finding in findings.values())
 
 
 def test_a_missing_dependency_is_a_problem_and_an_optional_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version", _missing("optuna", "transformers"))
-    assert found("optuna").verdict == "problem"
+    assert found("optuna").status == "problem"
     assert "pip install 'optuna>=" in found("optuna").advice
-    assert found("transformers").verdict == "note"
+    assert found("transformers").status == "note"
 
 
 def _missing(*absent: str) -> Callable[[str], str]:
@@ -49,8 +49,8 @@ def _missing(*absent: str) -> Callable[[str], str]:
 def test_what_the_machine_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "has_cpp_compiler", lambda: False)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**8))
-    monkeypatch.setattr(doctor, "available", lambda device: 10**9)
-    verdicts = {finding.name: finding.verdict for finding in doctor.doctor()}
+    monkeypatch.setattr(doctor, "available_memory", lambda device: 10**9)
+    verdicts = {finding.name: finding.status for finding in doctor.diagnose()}
     assert (verdicts["C++ compiler"], verdicts["disk"], verdicts["memory"]) == ("note", "problem", "note")
     assert found("bfloat16").advice == "precision: auto trains in float32 here"
 
@@ -58,13 +58,13 @@ def test_what_the_machine_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-    assert found("GPU").verdict == "problem"
+    assert found("GPU").status == "problem"
 
 
 def test_a_cache_that_cannot_be_made_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    assert found("compile cache").verdict == "problem"
+    assert found("compile cache").status == "problem"
 
 
 def test_the_table_shows_text_with_brackets() -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from archlab.cli import listing
 from archlab.config import registry
-from archlab.config.yaml_files import shipped
+from archlab.config.yaml_files import shipped_files
 
 
 def drawn(what: Any) -> str:
@@ -19,15 +19,15 @@ def drawn(what: Any) -> str:
 
 @pytest.mark.parametrize("folder", ["experiments", "search_spaces"])
 def test_every_file_has_a_line_that_says_what_it_is(folder: str) -> None:
-    lines = drawn(listing.files(folder, "archlab show NAME")).splitlines()
+    lines = drawn(listing.experiments_table(folder, "archlab show NAME")).splitlines()
     assert lines[0].strip() == f"{folder.replace('_', ' ')}: archlab show NAME"
     described = {line.split()[0]: line.split()[1:] for line in lines[1:]}
-    assert set(described) == set(shipped(folder))
+    assert set(described) == set(shipped_files(folder))
     assert all(described.values())
 
 
 def test_every_component_has_a_line() -> None:
-    text = drawn(listing.components(registry.components(), detailed=False))
+    text = drawn(listing.components_table(registry.components(), detailed=False))
     for component in registry.components():
         assert any(line.split()[:1] == [component.name] and component.summary in line for line in text.splitlines()), (
             component
@@ -35,13 +35,15 @@ def test_every_component_has_a_line() -> None:
 
 
 def test_the_details_of_a_kind() -> None:
-    text = drawn(listing.components([registry.find("ema", "cema"), registry.find("mixer", "megalodon")], detailed=True))
+    text = drawn(
+        listing.components_table([registry.find("ema", "cema"), registry.find("mixer", "megalodon")], detailed=True)
+    )
     assert "num_dims: a whole number at least 1 = 16   (a search tries 4, 8, 16, 32)" in text
     assert "ema: ema = cema" in text
 
 
 def test_every_knob_is_listed() -> None:
-    text = drawn(listing.components(registry.components(), detailed=True))
+    text = drawn(listing.components_table(registry.components(), detailed=True))
     for component in registry.components():
         for knob in component.knobs:
             assert f"{knob}: " in text

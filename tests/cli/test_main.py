@@ -13,7 +13,7 @@ from archlab import api
 from archlab.cli import main as cli
 from archlab.config import experiment as config
 from archlab.config import registry
-from archlab.config.yaml_files import shipped
+from archlab.config.yaml_files import shipped_files
 from archlab.training.trainer import train
 
 LISTED = ["list", "show", "train", "search", "export", "generate", "eval", "report", "doctor", "profile"]
@@ -141,7 +141,7 @@ def test_ctrl_c(run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "catalogue", interrupted)
+    monkeypatch.setattr(api, "list_components", interrupted)
     done = run("list", "norm")
     assert (done.status, done.err.strip()) == (130, "archlab: interrupted")
 
@@ -151,7 +151,7 @@ def test_what_the_machine_refuses_is_one_line(error: Exception, run, monkeypatch
     def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(api, "catalogue", refuse)
+    monkeypatch.setattr(api, "list_components", refuse)
     done = run("list", "norm")
     assert done.status == 2
     assert done.err.startswith(f"archlab: {type(error).__name__}: ")
@@ -161,7 +161,7 @@ def test_what_the_machine_refuses_is_one_line(error: Exception, run, monkeypatch
 def test_list(run) -> None:
     done = run("list")
     assert done.status == 0
-    assert all(name in done.out for name in [*shipped(), *shipped("search_spaces"), *registry.kinds()])
+    assert all(name in done.out for name in [*shipped_files(), *shipped_files("search_spaces"), *registry.kinds()])
     detailed = run("list", "ema")
     assert "num_dims: " in detailed.out
     assert "swiglu" not in detailed.out

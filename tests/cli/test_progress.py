@@ -8,7 +8,7 @@ from conftest import Tiny
 from rich.console import Console
 
 from archlab.cli import progress
-from archlab.cli.progress import Display
+from archlab.cli.progress import ProgressBar
 
 
 def record(step: int) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def record(step: int) -> dict[str, Any]:
 
 def shown(experiment: Any, *, is_terminal: bool = False, first: int = 0, name: str = "") -> str:
     output = io.StringIO()
-    with Display(Console(file=output, force_terminal=is_terminal, width=100)) as display:
+    with ProgressBar(Console(file=output, force_terminal=is_terminal, width=100)) as display:
         display.label = name
         display.on_start(experiment, first)
         for step in range(first + 1, experiment.train.steps + 1):

@@ -6,7 +6,7 @@ from streams import assert_same_gradients
 
 from archlab.config.registry import find
 from archlab.config.spec import parse
-from archlab.modeling.build import is_causal, on_meta
+from archlab.modeling.build import build_on_meta, is_causal
 
 TREE = {
     "type": "stack",
@@ -68,7 +68,7 @@ def test_dropout_falls_on_training_alone():
 
 
 def test_a_model_with_it_looks_ahead_and_says_so():
-    assert not is_causal(on_meta(parse(TREE, "backbone", "model")))
+    assert not is_causal(build_on_meta(parse(TREE, "backbone", "model")))
     layer, (q, k, v) = build(), inputs(5)
     before = layer(q, k, v)
     v = v.detach().clone()

@@ -6,7 +6,7 @@ from torch import nn
 from archlab.config.registry import find
 from archlab.config.spec import parse
 from archlab.modeling.build import build as build_spec
-from archlab.modeling.build import on_meta
+from archlab.modeling.build import build_on_meta
 from archlab.modeling.state import Recurrent
 
 VOCAB, DIM = 17, 8
@@ -201,7 +201,7 @@ def test_half_precision_parameters_stay_close_to_float32(name):
 
 @every_stack
 def test_a_model_without_memory_can_be_given_some(name):
-    model = on_meta(spec(name))
+    model = build_on_meta(spec(name))
     assert {p.device.type for p in model.parameters()} == {"meta"}
     model.to_empty(device="cpu")
     for tensor in [*model.parameters(), *model.buffers()]:
@@ -219,7 +219,7 @@ def test_a_model_without_memory_can_be_given_some(name):
 
 @every_stack
 def test_the_meta_device_gives_shapes(name):
-    model = on_meta(spec(name))
+    model = build_on_meta(spec(name))
     logits, state = model(tokens(13).to("meta"))
     assert logits.shape == (2, 13, VOCAB)
     assert shapes(state) == shapes(build(name).init_state(2))

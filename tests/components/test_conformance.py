@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from archlab.config.registry import find, kinds, names
 from archlab.config.spec import parse
-from archlab.testing import Check, Subject, checks, random_subject
-from archlab.testing.checks import gradients_are_exact, is_causal, state_is_fixed, streams
+from archlab.testing import Check, ComponentCase, checks, random_case
+from archlab.testing.checks import chunked_equals_whole, gradients_are_exact, is_causal, state_is_fixed
 from archlab.testing.component_case import loss_of
 
 WINDOW = {"window": "sliding", "window_size": 5}
@@ -55,7 +55,7 @@ PARTS = [(kind, name) for kind in kinds() if kind != "task" for name in names(ki
 
 
 def subject(kind: str, name: str) -> Subject:
-    return Subject(kind, name, SMALL.get((kind, name), {}), INPUTS.get((kind, name)))
+    return ComponentCase(kind, name, SMALL.get((kind, name), {}), INPUTS.get((kind, name)))
 
 
 def every_check() -> dict[str, Check]:
@@ -79,8 +79,8 @@ def test_every_component(check: Check) -> None:
 def test_whatever_the_knobs(part: tuple[str, str], chance: random.Random) -> None:
     kind, name = part
     fixed = SMALL.get(part, {}) if kind in ("backbone", "embedding") else {}
-    drawn = random_subject(Subject(kind, name, fixed, INPUTS.get(part)), chance)
-    for promise in (is_causal, streams, state_is_fixed, gradients_are_exact):
+    drawn = random_case(ComponentCase(kind, name, fixed, INPUTS.get(part)), chance)
+    for promise in (is_causal, chunked_equals_whole, state_is_fixed, gradients_are_exact):
         promise(drawn)
 
 
@@ -101,7 +101,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("layer", PAIRS.values(), ids=PAIRS)
 def test_every_mixer_learns_with_every_residual_and_norm(layer: dict[str, object]) -> None:
-    pair = Subject("layer", "block", layer)
+    pair = ComponentCase("layer", "block", layer)
     model = pair.build(torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     before = loss_of(model, pair.read())

@@ -5,8 +5,8 @@ from streams import assert_same_gradients, in_pieces
 from archlab.config.registry import find
 from archlab.config.spec import parse
 from archlab.modeling.build import build as build_spec
-from archlab.modeling.build import layers
-from archlab.modeling.compile import checkpoint_activations
+from archlab.modeling.build import iter_blocks
+from archlab.modeling.compile import apply_activation_checkpointing
 from archlab.modeling.state import Recurrent, max_context
 
 VOCAB, LOCAL, PATCH, HELD = 17, 8, 4, 20
@@ -132,9 +132,9 @@ def test_a_stream_is_as_long_as_the_patches_that_the_global_layers_hold():
 
 def test_checkpointing_reaches_the_layers_of_both_models():
     model, given = build(), text(13)
-    assert len(list(layers(model))) == 3
+    assert len(list(iter_blocks(model))) == 3
     before = torch.autograd.grad(model(given)[0].square().sum(), list(model.parameters()))
-    checkpoint_activations(model)
+    apply_activation_checkpointing(model)
     after = torch.autograd.grad(model(given)[0].square().sum(), list(model.parameters()))
     torch.testing.assert_close(after, before)
 

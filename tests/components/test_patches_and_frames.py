@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from archlab.config.registry import find
 from archlab.config.spec import parse
-from archlab.modeling.build import max_context, on_meta
+from archlab.modeling.build import build_on_meta, max_context
 
 
 def embedding(name, **knobs):
@@ -27,7 +27,7 @@ def model(name, window=20, **knobs):
         "layers": [{"mixer": {"type": "attention", "attention": {"type": "softmax", "window_size": window}}}],
         "head": {"type": "classifier", "num_outputs": 5},
     }
-    return on_meta(parse(tree, "backbone", "model"))
+    return build_on_meta(parse(tree, "backbone", "model"))
 
 
 @pytest.mark.parametrize("class_tokens", [0, 1, 2])

@@ -49,7 +49,7 @@ def test_images_are_the_pixels_scaled() -> None:
 def test_the_example_is_like_a_batch(inputs: str) -> None:
     task = Digits(inputs=inputs)
     given, _ = task.batch("train", 0, 3, 64, 0)
-    example = task.example(3, 64, "cpu")
+    example = task.example_inputs(3, 64, "cpu")
     assert (example.shape, example.dtype) == (given.shape, given.dtype)
 
 
@@ -86,7 +86,7 @@ def test_accuracy_is_measured() -> None:
     task = Digits()
     digits = torch.tensor([3, 4, -100, 5])
     logits = torch.eye(10)[[3, 4, 0, 6]]
-    (loss, asked), (right, _) = task.measure(logits, digits).values()
+    (loss, asked), (right, _) = task.compute_metrics(logits, digits).values()
     assert (int(right), int(asked)) == (2, 3)
     assert loss > 0
 

@@ -12,7 +12,7 @@ import torch
 from archlab.components.task.image_folder import ImageFolder
 from archlab.components.task.imagenet import MEAN, STD, ImageNet
 from archlab.config.registry import find
-from archlab.data.images import centred, random_crop
+from archlab.data.images import center_crop, random_crop
 from archlab.data.sampling import random_state
 from archlab.errors import ArchlabError
 
@@ -47,7 +47,7 @@ def test_they_are_known_to_yaml_and_read_nothing_at_first() -> None:
     assert find("task", "imagenet").cls is ImageNet
     nowhere = ImageNet(path="/nowhere")
     assert (nowhere.num_outputs, nowhere.vocab_size, nowhere.per_sample) == (1000, None, True)
-    assert nowhere.example(2, 50176, "meta").shape == (2, 3, 224, 224)
+    assert nowhere.example_inputs(2, 50176, "meta").shape == (2, 3, 224, 224)
     with pytest.raises(ArchlabError, match=r"^/nowhere/train: no such folder$"):
         nowhere.check(50176)
 
@@ -99,11 +99,11 @@ def test_images_are_the_middle_scaled(tmp_path: Path) -> None:
     images, classes = next(task(tmp_path, size=5).eval_batches("test", 2, 25))
     for image, label in zip(images, classes.tolist(), strict=True):
         pixels = np.asarray(Image.open(tmp_path / "test" / "ab"[label] / f"{label}.png"))
-        wide = centred(Image.fromarray(pixels), 5, 1.0)
+        wide = center_crop(Image.fromarray(pixels), 5, 1.0)
         torch.testing.assert_close(image, torch.from_numpy(wide.copy()).permute(2, 0, 1) / 127.5 - 1)
     square = Image.fromarray(pixels[:, :5])
-    assert np.array_equal(centred(square, 5, 1.0), pixels[:, :5])
-    assert np.array_equal(centred(square, 3, 0.6), pixels[1:4, 1:4])
+    assert np.array_equal(center_crop(square, 5, 1.0), pixels[:, :5])
+    assert np.array_equal(center_crop(square, 3, 0.6), pixels[1:4, 1:4])
 
 
 def test_pixels_are_words_in_scan_order(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_pixels_are_words_in_scan_order(tmp_path: Path) -> None:
     assert (pixels.shape, pixels.dtype, words.vocab_size) == ((5, PIXELS), torch.int64, 256)
     torch.testing.assert_close(images.flatten(1), pixels / 127.5 - 1)
     for found, given in ((grey, images), (words, pixels)):
-        assert (found.example(5, PIXELS, "cpu").shape, found.example(5, PIXELS, "cpu").dtype) == (
+        assert (found.example_inputs(5, PIXELS, "cpu").shape, found.example_inputs(5, PIXELS, "cpu").dtype) == (
             given.shape,
             given.dtype,
         )

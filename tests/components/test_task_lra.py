@@ -27,7 +27,7 @@ def promises(task, context):
     task.check(context)
     inputs, classes = task.batch("train", 1, 3, context, 5)
     assert torch.equal(task.batch("train", 1, 3, context, 5)[0], inputs)
-    example = task.example(3, context, "cpu")
+    example = task.example_inputs(3, context, "cpu")
     assert (example.shape, example.dtype) == (inputs.shape, inputs.dtype)
     assert 0 <= classes.min() <= classes.max() < task.num_outputs
     assert task.per_sample

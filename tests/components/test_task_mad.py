@@ -6,7 +6,7 @@ import torch
 from archlab.components.task.compression import Compression
 from archlab.components.task.fuzzy_recall import FuzzyRecall
 from archlab.components.task.in_context_recall import InContextRecall
-from archlab.components.task.memorisation import Memorisation
+from archlab.components.task.memorisation import Memorization
 from archlab.components.task.noisy_recall import NoisyRecall
 from archlab.components.task.selective_copying import SelectiveCopying
 from archlab.errors import ArchlabError
@@ -139,7 +139,7 @@ def test_all_places_of_words_are_equally_likely():
 
 
 def test_a_key_has_one_value_everywhere():
-    task, known = Memorisation(vocab_size=22, data_seed=5), {}
+    task, known = Memorization(vocab_size=22, data_seed=5), {}
     for split in ("train", "validation", "test"):
         for words, asked in samples(task, split, 16):
             assert words[1::2] == [21] * 8
@@ -148,7 +148,7 @@ def test_a_key_has_one_value_everywhere():
                 assert key < 10 <= value < 21
                 assert known.setdefault(key, value) == value
     assert len(known) == len(set(known.values())) == 10
-    other = Memorisation(vocab_size=22, data_seed=6)
+    other = Memorization(vocab_size=22, data_seed=6)
     assert any(asked[1::2] != [known[key] for key in words[::2]] for words, asked in samples(other, "train", 16))
 
 
@@ -167,7 +167,7 @@ def test_everything_compressed_is_asked_for(split):
         (NoisyRecall, {"vocab_size": 16}, "vocab_size 16 leaves 0 words for keys and values"),
         (FuzzyRecall, {"vocab_size": 6}, "vocab_size 6 has 2 and 3 words for key_words 3, value_words 3"),
         (SelectiveCopying, {"vocab_size": 2}, "vocab_size 2 leaves no word to copy"),
-        (Memorisation, {"vocab_size": 2}, "vocab_size 2 has no key"),
+        (Memorization, {"vocab_size": 2}, "vocab_size 2 has no key"),
         (Compression, {"vocab_size": 1}, "vocab_size 1 has no word"),
     ],
 )
@@ -183,7 +183,7 @@ def test_vocabularies_that_are_too_small_are_refused(task, knobs, message):
         (InContextRecall(multi_query=False), 7, "in_context_recall: train.context 7 is odd: one query needs whole"),
         (FuzzyRecall(), 10, "fuzzy_recall: two pairs need 11 inputs, more than train.context 10"),
         (SelectiveCopying(), 32, "16 words, the order to copy and their copies need 33 inputs, more than"),
-        (Memorisation(), 5, "memorisation: train.context 5 is odd"),
+        (Memorization(), 5, "memorisation: train.context 5 is odd"),
         (Compression(), 1, "a word and the one that asks need 2 inputs, not train.context 1"),
     ],
 )

@@ -103,8 +103,8 @@ def test_waves_are_followed_by_silence(tmp_path: Path) -> None:
     found = task(folder(tmp_path))
     waves, classes = found.batch("train", 2, 6, CONTEXT, 5)
     assert (waves.shape, waves.dtype, classes.shape) == ((6, CONTEXT), torch.float32, (6,))
-    assert found.example(6, CONTEXT, "cpu").shape == waves.shape
-    assert found.example(6, CONTEXT, "cpu").dtype == waves.dtype
+    assert found.example_inputs(6, CONTEXT, "cpu").shape == waves.shape
+    assert found.example_inputs(6, CONTEXT, "cpu").dtype == waves.dtype
     raw = {}
     for file in found.files["train"]:
         with wave.open(file.path) as opened:

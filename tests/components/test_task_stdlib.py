@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from archlab.components.task.stdlib import Library, Stdlib
+from archlab.components.task.stdlib import Stdlib, StdlibSource
 from archlab.config.registry import find
 from archlab.errors import ArchlabError
 
@@ -33,9 +33,9 @@ def test_installed_packages_and_caches_are_left_out(tmp_path: Path) -> None:
     for name in ("b.py", "a/c.py", "site-packages/x.py", "a/dist-packages/x.py", "__pycache__/x.py", "a/note.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    assert [name for name, _ in list(Library(str(tmp_path)).documents())] == ["a/c.py", "b.py"]
+    assert [name for name, _ in list(StdlibSource(str(tmp_path)).documents())] == ["a/c.py", "b.py"]
 
 
 def test_a_python_without_sources_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match=r"no \*\.py files; this Python comes without"):
-        list(Library(str(tmp_path)).documents())
+        list(StdlibSource(str(tmp_path)).documents())

@@ -48,7 +48,7 @@ def test_a_batch_depends_on_its_arguments_alone(name: str) -> None:
     assert torch.equal(again[1], targets)
     assert (inputs.dtype, targets.dtype, inputs.shape) == (torch.int64, torch.int64, (9, context))
     assert 0 <= inputs.min() <= inputs.max() < task.vocab_size
-    assert inputs.shape == task.example(9, context, "cpu").shape
+    assert inputs.shape == task.example_inputs(9, context, "cpu").shape
     for other in (task.batch("train", 7, 9, context, 4), make(name, data_seed=2).batch("train", 7, 9, context, 3)):
         assert not torch.equal(other[0], inputs)
 
@@ -107,7 +107,9 @@ def test_the_right_answers_are_measured_as_right(name: str) -> None:
     task = make(name)
     _, targets = next(task.eval_batches("test", 35, TASKS[name][0]))
     right = torch.nn.functional.one_hot(targets.clamp(min=0), task.num_outputs).float() * 50
-    measured = {metric: float(total) / int(count) for metric, (total, count) in task.measure(right, targets).items()}
+    measured = {
+        metric: float(total) / int(count) for metric, (total, count) in task.compute_metrics(right, targets).items()
+    }
     assert sorted(measured) == sorted(task.metrics)
     assert measured.pop("loss") < 1e-6
     assert set(measured.values()) == {1.0}
@@ -117,7 +119,7 @@ def test_a_sample_is_right_where_all_of_it_is() -> None:
     task = make("recall")
     targets = torch.tensor([[-100, 3, 4], [5, -100, 6], [-100, -100, -100]])
     answers = torch.tensor([[0, 3, 4], [5, 0, 7], [1, 1, 1]])
-    measured = task.measure(torch.nn.functional.one_hot(answers, 32).float(), targets)
+    measured = task.compute_metrics(torch.nn.functional.one_hot(answers, 32).float(), targets)
     assert {name: (int(total), int(count)) for name, (total, count) in measured.items() if name != "loss"} == {
         "accuracy": (3, 4),
         "sample_accuracy": (1, 2),

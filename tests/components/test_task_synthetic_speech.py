@@ -24,7 +24,7 @@ def test_it_is_known_to_yaml() -> None:
 def test_a_batch_depends_on_its_arguments_alone() -> None:
     waves, vowels = small().batch("train", 3, 5, 100, 7)
     assert (waves.shape, waves.dtype, vowels.shape) == ((5, 100), torch.float32, (5,))
-    assert small().example(5, 100, "cpu").shape == waves.shape
+    assert small().example_inputs(5, 100, "cpu").shape == waves.shape
     assert torch.equal(small().batch("train", 3, 5, 100, 7)[0], waves)
     assert not torch.equal(small().batch("train", 3, 5, 100, 8)[0], waves)
     assert not torch.equal(small(data_seed=2).batch("train", 3, 5, 100, 7)[0], waves)

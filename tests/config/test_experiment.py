@@ -16,12 +16,12 @@ from conftest import Tiny, Write
 from archlab.config import experiment as config
 from archlab.config.registry import names
 from archlab.config.spec import Spec
-from archlab.config.yaml_files import shipped
+from archlab.config.yaml_files import shipped_files
 from archlab.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "resolved"
 MIXER = "model.layers[0].mixer"
-every_experiment = pytest.mark.parametrize("name", list(shipped()))
+every_experiment = pytest.mark.parametrize("name", list(shipped_files()))
 PLUGIN = '''
 from torch import nn
 
@@ -58,7 +58,7 @@ def test_resolved_as_recorded(name: str) -> None:
 
 
 def test_no_golden_file_without_an_experiment() -> None:
-    assert {file.stem for file in GOLDEN.iterdir()} == set(shipped())
+    assert {file.stem for file in GOLDEN.iterdir()} == set(shipped_files())
 
 
 @every_experiment
@@ -72,7 +72,7 @@ def test_resolved_data_loads_back_to_itself(name: str, tmp_path: Path) -> None:
     assert again.name == name
 
 
-def _is_right_or_says_what_it_needs(raw: config.Raw, name: str) -> bool:
+def _is_right_or_says_what_it_needs(raw: config.UnresolvedExperiment, name: str) -> bool:
     try:
         raw.resolve()
     except ConfigError as error:
@@ -98,7 +98,7 @@ def test_every_part_may_be_swapped_for_its_neighbours(name: str) -> None:
     raw = config.read(name)
     for spec in _distinct_parts(raw.resolve().model):
         for other in names(spec.kind):
-            assert _is_right_or_says_what_it_needs(raw.with_values({spec.path: other}, "test"), other)
+            assert _is_right_or_says_what_it_needs(raw.override({spec.path: other}, "test"), other)
 
 
 @pytest.mark.parametrize(
@@ -294,8 +294,8 @@ def test_names_of_experiments() -> None:
 def test_a_raw_experiment_is_never_changed(tiny_file: Path) -> None:
     raw = config.read(tiny_file)
     before = raw.resolve().resolved
-    changed = raw.with_values({"model.layers[*].mixer.ema.num_dims": 5, "train.steps": 2}, "test")
-    assert changed.at("train.steps") == 2
-    assert raw.at("train.steps") == 12
+    changed = raw.override({"model.layers[*].mixer.ema.num_dims": 5, "train.steps": 2}, "test")
+    assert changed.get("train.steps") == 2
+    assert raw.get("train.steps") == 12
     assert raw.resolve().resolved == before
-    assert raw.at("nowhere.at[3].all") is None
+    assert raw.get("nowhere.at[3].all") is None

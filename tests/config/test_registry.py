@@ -13,7 +13,7 @@ from conftest import Write
 from archlab.config import registry
 from archlab.config.domains import Choice, choice
 from archlab.config.registry import Component, Slot, component_of, find, load_plugin, register, slot, slots
-from archlab.config.schema import check_value
+from archlab.config.schema import coerce
 from archlab.errors import ArchlabError, ConfigError
 
 SHIPPED = [component for component in registry.components() if component.cls.__module__.startswith("archlab.comp")]
@@ -64,7 +64,7 @@ def test_every_knob_has_a_type_and_a_default_that_fits(component: Component) -> 
         else:
             assert is_known(knob.type), knob
             if knob.default is not inspect.Parameter.empty:
-                assert check_value(knob.default, knob.type, knob.name) == knob.default
+                assert coerce(knob.default, knob.type, knob.name) == knob.default
 
 
 @every_component
@@ -86,7 +86,7 @@ def test_a_search_tries_what_a_knob_may_be(component: Component) -> None:
             if isinstance(knob.default, Slot):
                 assert (value if isinstance(value, str) else value["type"]) in registry.names(knob.default.kind)
             else:
-                check_value(value, knob.type, name)
+                coerce(value, knob.type, name)
 
 
 def test_components_of_a_kind_take_the_same_wiring() -> None:

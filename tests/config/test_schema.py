@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archlab.config.domains import Count, Fraction, NonNegative, Positive
-from archlab.config.schema import REQUIRED, check_names, check_value, describe, knobs_of, wiring_of
+from archlab.config.schema import REQUIRED, coerce, knobs_of, reject_unknown, type_name, wiring_of
 from archlab.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ class Part:
 
 def problem(value: Any, expected: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        check_value(value, expected, "a.b")
+        coerce(value, expected, "a.b")
     assert caught.value.path.startswith("a.b")
     return caught.value.problem
 
@@ -53,7 +53,7 @@ def test_a_signature_is_the_schema() -> None:
     ],
 )
 def test_values_that_fit(value: Any, expected: Any, result: Any) -> None:
-    checked = check_value(value, expected, "a.b")
+    checked = coerce(value, expected, "a.b")
     assert checked == result
     assert type(checked) is type(result)
 
@@ -92,7 +92,7 @@ def test_values_that_do_not(value: Any, expected: Any, message: str) -> None:
 
 def test_an_entry_of_a_list_is_named_by_its_place() -> None:
     with pytest.raises(ConfigError) as caught:
-        check_value([1, 0], list[Count], "a.b")
+        coerce([1, 0], list[Count], "a.b")
     assert str(caught.value) == "a.b[1]: 0 is not at least 1"
 
 
@@ -103,19 +103,19 @@ ANYTHING |= st.lists(ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=2)
 @given(value=ANYTHING, expected=st.sampled_from([Count, Positive, Count | None, str, bool, list[int], Literal["a", 1]]))
 def test_a_value_is_checked_once_for_all(value: Any, expected: Any) -> None:
     try:
-        checked = check_value(value, expected, "a.b")
+        checked = coerce(value, expected, "a.b")
     except ConfigError:
         return
-    assert check_value(checked, expected, "a.b") == checked
+    assert coerce(checked, expected, "a.b") == checked
 
 
 def test_names() -> None:
-    check_names({"size": 1}, ["size", "rate"], "a")
+    reject_unknown({"size": 1}, ["size", "rate"], "a")
     with pytest.raises(ConfigError, match=r"^a: unknown knob 'sise' of 'part'; did you mean 'size'\?$") as caught:
-        check_names({"sise": 1}, ["size", "rate"], "a", owner="part")
+        reject_unknown({"sise": 1}, ["size", "rate"], "a", owner="part")
     assert caught.value.key == "sise"
     with pytest.raises(ConfigError, match=r"^a: unknown key 7; known: rate, size$"):
-        check_names({7: 1}, ["size", "rate"], "a")
+        reject_unknown({7: 1}, ["size", "rate"], "a")
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_names() -> None:
     ],
 )
 def test_types_in_words(expected: Any, words: str) -> None:
-    assert describe(expected).startswith(words)
+    assert type_name(expected).startswith(words)

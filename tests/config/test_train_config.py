@@ -5,21 +5,21 @@ from typing import Any
 
 import pytest
 
-from archlab.config.schema import check_value
-from archlab.config.train_config import Train, parse_train, train_knobs
+from archlab.config.schema import coerce
+from archlab.config.train_config import TrainConfig, parse_train, train_knobs
 from archlab.errors import ConfigError
 
 
 def test_nothing_given_is_every_default() -> None:
-    assert parse_train({}) == Train()
+    assert parse_train({}) == TrainConfig()
 
 
 def test_every_setting_is_a_knob_and_its_default_is_valid() -> None:
     knobs = train_knobs()
-    assert list(knobs) == [field.name for field in fields(Train)]
+    assert list(knobs) == [field.name for field in fields(TrainConfig)]
     for name, knob in knobs.items():
-        assert check_value(knob.default, knob.type, name) == knob.default
-        assert type(knob.default) is type(getattr(Train(), name))
+        assert coerce(knob.default, knob.type, name) == knob.default
+        assert type(knob.default) is type(getattr(TrainConfig(), name))
 
 
 def test_plain_data_says_the_same() -> None:

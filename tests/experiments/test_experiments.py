@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from archlab.config import experiment as config
-from archlab.config.yaml_files import shipped
-from archlab.modeling.build import check, count_parameters
+from archlab.config.yaml_files import shipped_files
+from archlab.modeling.build import count_parameters, validate
 from archlab.training.trainer import train
 
-TINY = [name for name in shipped() if name.endswith("_tiny")]
+TINY = [name for name in shipped_files() if name.endswith("_tiny")]
 SHORT = [
     "train.steps=2",
     "train.warmup=1",
@@ -31,12 +31,12 @@ def test_a_small_one_trains(name: str, tmp_path: Path) -> None:
     assert result.metrics["val_loss"] > 0
 
 
-@pytest.mark.parametrize("name", sorted(set(shipped()) - set(TINY)))
+@pytest.mark.parametrize("name", sorted(set(shipped_files()) - set(TINY)))
 def test_a_large_one_runs_without_memory(name: str) -> None:
     experiment = config.load(name)
-    model = check(experiment)
+    model = validate(experiment)
     context = 64 if experiment.model.knobs.get("vocab_size") is not None else experiment.train.context
-    inputs = experiment.task.factory()().example(1, context, "meta")
+    inputs = experiment.task.factory()().example_inputs(1, context, "meta")
     with torch.no_grad():
         logits, _ = model(inputs)
     assert logits.is_meta
@@ -45,4 +45,4 @@ def test_a_large_one_runs_without_memory(name: str) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_small_one_is_small(name: str) -> None:
-    assert count_parameters(check(config.load(name))) < 1.6e6
+    assert count_parameters(validate(config.load(name))) < 1.6e6

@@ -3,7 +3,7 @@
 import pytest
 
 from archlab.config import experiment
-from archlab.modeling.build import count_parameters, on_meta
+from archlab.modeling.build import build_on_meta, count_parameters
 
 PUBLISHED = {
     "llama2_7b": 6_738_415_616,
@@ -23,4 +23,4 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items(), ids=PUBLISHED)
 def test_a_published_model_has_its_size(name: str, count: int) -> None:
-    assert count_parameters(on_meta(experiment.load(name).model)) == count
+    assert count_parameters(build_on_meta(experiment.load(name).model)) == count

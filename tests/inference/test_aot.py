@@ -8,8 +8,8 @@ from conftest import needs_compiler
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError
-from archlab.inference.aot import Ahead
-from archlab.inference.tracing import compute_what_is_known, traced
+from archlab.inference.aot import AOTModule
+from archlab.inference.tracing import fold_constants, trace
 
 
 class Turned(nn.Module):
@@ -32,8 +32,8 @@ class Turned(nn.Module):
 
 
 def program_of(module: nn.Module) -> torch.fx.GraphModule:
-    program = traced(module, (torch.randn(5), torch.zeros(1)))
-    compute_what_is_known(program)
+    program = trace(module, (torch.randn(5), torch.zeros(1)))
+    fold_constants(program)
     return program
 
 
@@ -67,8 +67,8 @@ def test_a_weight_in_another_type_is_read_as_it_is() -> None:
             return (x_D * self.weight.float()).sum(-1)
 
     module = Half(5, 7, dtype=torch.bfloat16)
-    program = traced(module, (torch.randn(5),))
-    compute_what_is_known(program)
+    program = trace(module, (torch.randn(5),))
+    fold_constants(program)
     assert [tensor.data_ptr() for tensor in program.buffers()] == [module.weight.data_ptr()]
 
 
@@ -83,7 +83,7 @@ def test_a_library_serves_other_weights_of_the_same_shapes(tmp_path: Path, monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for module in (Turned(), randomised(Turned())):  # first zeros and ones, which a compiler might take for always so
         seen_1, expected_1 = torch.zeros(1), torch.zeros(1)
-        ahead = Ahead(module, (torch.randn(5), seen_1))
+        ahead = AOTModule(module, (torch.randn(5), seen_1))
         for _ in range(3):
             x_D = torch.randn(5)
             for one, other in zip(ahead(x_D, seen_1), module(x_D, expected_1), strict=True):
@@ -96,7 +96,7 @@ def test_a_library_serves_other_weights_of_the_same_shapes(tmp_path: Path, monke
 @needs_compiler
 def test_weights_are_not_copied_into_a_library() -> None:
     module = nn.Linear(3, 2)
-    ahead, x_BD = Ahead(module, (torch.randn(4, 3),)), torch.randn(4, 3)
+    ahead, x_BD = AOTModule(module, (torch.randn(4, 3),)), torch.randn(4, 3)
     with torch.no_grad():
         module.weight.add_(1)
         torch.testing.assert_close(ahead(x_BD)[0], module(x_BD))
@@ -105,7 +105,7 @@ def test_weights_are_not_copied_into_a_library() -> None:
 def test_a_module_that_was_compiled_is_traced_as_it_is() -> None:
     module, x_BD = nn.Sequential(nn.Linear(3, 2)), torch.randn(4, 3)
     module[0].compile(fullgraph=True)
-    (y_BD,) = traced(module, (x_BD,))(x_BD)
+    (y_BD,) = trace(module, (x_BD,))(x_BD)
     torch.testing.assert_close(y_BD, x_BD @ module[0].weight.T + module[0].bias)
 
 
@@ -129,7 +129,7 @@ class Counts(nn.Module):
 )
 def test_what_cannot_be_compiled_ahead_says_why(module: nn.Module, reason: str) -> None:
     with pytest.raises(ArchlabError, match=f"runs as it is: .*{reason}"):
-        traced(module, (torch.ones(3),))
+        trace(module, (torch.ones(3),))
 
 
 def test_what_torch_writes_in_place_by_itself_is_functional() -> None:
@@ -142,8 +142,8 @@ def test_what_torch_writes_in_place_by_itself_is_functional() -> None:
             return x_D * nn.functional.rms_norm(self.weight, (3,))
 
     module = Normed()
-    program = traced(module, (torch.ones(3),))
-    compute_what_is_known(program)
+    program = trace(module, (torch.ones(3),))
+    fold_constants(program)
     for x_D in torch.randn(2, 3):
         torch.testing.assert_close(program(x_D), (module(x_D),))
     assert "mean" not in targets(program)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archlab.config.experiment import load
-from archlab.inference.decoder import Decoder, OneRow
+from archlab.inference.decoder import Decoder, SingleTokenMode
 from archlab.inference.generate import generate
 from archlab.modeling.build import build
 from archlab.modeling.state import State
@@ -80,7 +80,7 @@ def test_attention_of_one_query_is_pytorchs(kind: str, keys: int) -> None:
     }.get(kind)
     options = {"scale": 0.3, "is_causal": kind == "causal"}
     expected = functional.scaled_dot_product_attention(q, k, v, mask, **options)
-    with OneRow():
+    with SingleTokenMode():
         given = functional.scaled_dot_product_attention(q, k, v, mask, **options)
     torch.testing.assert_close(given, expected)
 
@@ -90,7 +90,7 @@ def test_attention_of_one_query_is_pytorchs(kind: str, keys: int) -> None:
 def test_a_product_of_one_row_is_pytorchs(shape: tuple[int, ...], bias: bool) -> None:
     linear, x = nn.Linear(5, 7, bias=bias, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
     expected = linear(x)
-    with OneRow():
+    with SingleTokenMode():
         torch.testing.assert_close(linear(x), expected)
 
 

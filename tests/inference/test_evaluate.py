@@ -85,9 +85,11 @@ def test_a_split_without_tokens_is_refused() -> None:
 
 def test_half_precision_is_the_models_and_not_the_measures(task: Text, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    model, measure = Bigram(torch.zeros(256, 256)), task.measure
+    model, measure = Bigram(torch.zeros(256, 256)), task.compute_metrics
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda *x: (seen.append(torch.is_autocast_enabled("cpu")), forward(*x))[1])
-    monkeypatch.setattr(task, "measure", lambda *x: (seen.append(torch.is_autocast_enabled("cpu")), measure(*x))[1])
+    monkeypatch.setattr(
+        task, "compute_metrics", lambda *x: (seen.append(torch.is_autocast_enabled("cpu")), measure(*x))[1]
+    )
     evaluate(model, task, "test", batch_size=2, context=9, max_tokens=18, precision="bfloat16")
     assert seen == [True, False]

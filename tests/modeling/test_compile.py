@@ -10,7 +10,12 @@ from torch._dynamo.utils import counters
 
 from archlab.modeling import compile as execution
 from archlab.modeling.build import build
-from archlab.modeling.compile import AUTO_COMPILE_FLOPS, checkpoint_activations, compile_model, compile_policy
+from archlab.modeling.compile import (
+    AUTO_COMPILE_FLOPS,
+    apply_activation_checkpointing,
+    compile_model,
+    resolve_compile_mode,
+)
 from archlab.ops.dtypes import without_autocast
 from archlab.runtime import toolchain
 
@@ -26,7 +31,7 @@ def gradients(model: nn.Module) -> list[Tensor]:
 def test_recomputing_changes_no_gradient_even_with_dropout(tiny: Tiny) -> None:
     spec = tiny().model
     plain, recomputed = build(spec), build(spec)
-    checkpoint_activations(recomputed)
+    apply_activation_checkpointing(recomputed)
     for one, other in zip(gradients(plain), gradients(recomputed), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -34,22 +39,22 @@ def test_recomputing_changes_no_gradient_even_with_dropout(tiny: Tiny) -> None:
 def test_recomputing_keeps_names(tiny: Tiny) -> None:
     model = build(tiny().model)
     names = list(model.state_dict())
-    checkpoint_activations(model)
+    apply_activation_checkpointing(model)
     assert list(model.state_dict()) == names
 
 
 @pytest.mark.parametrize("policy", ["off", "block", "model"])
 def test_a_policy_that_is_asked_for_is_taken(policy: str) -> None:
-    assert compile_policy(policy, CPU, 0) == policy
+    assert resolve_compile_mode(policy, CPU, 0) == policy
 
 
 def test_auto_compiles_what_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "has_cpp_compiler", lambda: True)
-    assert compile_policy("auto", CPU, AUTO_COMPILE_FLOPS / 2) == "off"
-    assert compile_policy("auto", CPU, AUTO_COMPILE_FLOPS) == "block"
-    assert compile_policy("auto", CUDA, 0) == "block"
+    assert resolve_compile_mode("auto", CPU, AUTO_COMPILE_FLOPS / 2) == "off"
+    assert resolve_compile_mode("auto", CPU, AUTO_COMPILE_FLOPS) == "block"
+    assert resolve_compile_mode("auto", CUDA, 0) == "block"
     monkeypatch.setattr(execution, "has_cpp_compiler", lambda: False)
-    assert compile_policy("auto", CPU, AUTO_COMPILE_FLOPS) == "off"
+    assert resolve_compile_mode("auto", CPU, AUTO_COMPILE_FLOPS) == "off"
 
 
 def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from archlab.config import experiment as config
 from archlab.errors import ConfigError
-from archlab.modeling.build import build, on_meta
-from archlab.modeling.cost import estimate
+from archlab.modeling.build import build, build_on_meta
+from archlab.modeling.cost import estimate_cost
 from archlab.ops import dispatch
 
 COUNTED = {
@@ -41,7 +41,7 @@ LINEAR: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", list(COUNTED))
 def test_published_sizes(name: str) -> None:
-    figures = estimate(config.load(name, SHORT))
+    figures = estimate_cost(config.load(name, SHORT))
     assert (figures["params"], figures["params_non_embedding"]) == COUNTED[name]
     assert figures["weight_bytes"] == 4 * COUNTED[name][0]
 
@@ -49,7 +49,7 @@ def test_published_sizes(name: str) -> None:
 @pytest.mark.parametrize("name", ["megalodon_tiny", "mega_tiny", "mega_chunk_tiny", "llama2_tiny"])
 def test_figures_are_those_of_the_model_when_it_is_built(name: str) -> None:
     experiment = config.load(name, SHORT)
-    model, figures = build(experiment.model), estimate(experiment)
+    model, figures = build(experiment.model), estimate_cost(experiment)
     state = model.init_state(1)
     _, after = model(torch.zeros(1, 200, dtype=torch.int64))
     assert figures["state_bytes"] == sum(t.numel() * t.element_size() for t in state.values())
@@ -61,31 +61,35 @@ def test_figures_are_those_of_the_model_when_it_is_built(name: str) -> None:
 
 def test_flops_counted_by_hand(write: Write) -> None:
     bare = write(LINEAR)
-    without = estimate(config.load(bare, ["model.layers[0].ffn=none"]))["flops_per_token"]
-    assert estimate(config.load(bare))["flops_per_token"] - without == 3 * 2 * (2 * 16 * 24)
-    shallow = estimate(config.load(bare, ["model.layers[0].ffn=none", "model.layers[0].repeat=1"]))["flops_per_token"]
+    without = estimate_cost(config.load(bare, ["model.layers[0].ffn=none"]))["flops_per_token"]
+    assert estimate_cost(config.load(bare))["flops_per_token"] - without == 3 * 2 * (2 * 16 * 24)
+    shallow = estimate_cost(config.load(bare, ["model.layers[0].ffn=none", "model.layers[0].repeat=1"]))[
+        "flops_per_token"
+    ]
     head = 2 * 16 * 256
     assert (without - head) == 3 * (shallow - head)
     assert shallow - head >= 2 * 4 * 16 * 16, "queries, keys, values and the output are matrices of 16 x 16"
 
 
 def test_full_attention_costs_more_per_token_the_longer_the_context() -> None:
-    costs = [estimate(config.load("mega_tiny", [f"train.context={c}"]))["flops_per_token"] for c in (128, 512)]
-    chunked = [estimate(config.load("mega_chunk_tiny", [f"train.context={c}"]))["flops_per_token"] for c in (128, 512)]
+    costs = [estimate_cost(config.load("mega_tiny", [f"train.context={c}"]))["flops_per_token"] for c in (128, 512)]
+    chunked = [
+        estimate_cost(config.load("mega_chunk_tiny", [f"train.context={c}"]))["flops_per_token"] for c in (128, 512)
+    ]
     assert costs[1] > costs[0]
     assert chunked[1] == pytest.approx(chunked[0], rel=0.01)
 
 
 def test_a_tied_matrix_is_counted_once(tiny: Tiny) -> None:
-    apart, tied = (estimate(tiny(f"model.head.tied={tied}")) for tied in ("false", "true"))
+    apart, tied = (estimate_cost(tiny(f"model.head.tied={tied}")) for tied in ("false", "true"))
     assert apart["params"] - tied["params"] == 256 * 32
     assert apart["params_non_embedding"] == tied["params_non_embedding"]
 
 
 def test_memory_is_that_of_a_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = tiny()
-    figures, model = estimate(experiment), build(experiment.model)
-    monkeypatch.setattr(dispatch, "_FASTER", {})  # what is estimated is the plain forms; faster ones keep less
+    figures, model = estimate_cost(experiment), build(experiment.model)
+    monkeypatch.setattr(dispatch, "_BACKENDS", {})  # what is estimated is the plain forms; faster ones keep less
     kept: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -105,7 +109,7 @@ def test_memory_is_that_of_a_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_makes_a_step_larger(tiny: Tiny) -> None:
-    figures, twice = estimate(tiny()), estimate(tiny("train.batch_size=4", "train.accumulate=3"))
+    figures, twice = estimate_cost(tiny()), estimate_cost(tiny("train.batch_size=4", "train.accumulate=3"))
     assert figures["tokens_per_step"] == 2 * 32
     assert twice["tokens_per_step"] == 4 * 3 * 32
     assert 1.5 * figures["activation_bytes"] < twice["activation_bytes"] <= 2 * figures["activation_bytes"]
@@ -114,15 +118,15 @@ def test_what_makes_a_step_larger(tiny: Tiny) -> None:
 
 def test_recomputed_activations_are_not_kept(tiny: Tiny) -> None:
     deep = "model.layers[0].repeat=8"
-    kept, recomputed = (estimate(tiny(deep, f"train.checkpoint_activations={c}")) for c in ("false", "true"))
+    kept, recomputed = (estimate_cost(tiny(deep, f"train.checkpoint_activations={c}")) for c in ("false", "true"))
     assert recomputed["activation_bytes"] < kept["activation_bytes"] / 3
     assert recomputed["params"] == kept["params"]
 
 
 def test_nothing_is_allocated() -> None:
     experiment = config.load("llama2_7b", ["train.context=4096"])
-    assert all(p.is_meta for p in on_meta(experiment.model).parameters())
-    assert estimate(experiment)["memory_per_device"] > 1e11
+    assert all(p.is_meta for p in build_on_meta(experiment.model).parameters())
+    assert estimate_cost(experiment)["memory_per_device"] > 1e11
 
 
 def test_sizes_beyond_counting_are_refused_in_one_line(tiny: Tiny) -> None:
@@ -130,12 +134,12 @@ def test_sizes_beyond_counting_are_refused_in_one_line(tiny: Tiny) -> None:
     with pytest.raises(
         ConfigError, match=r"train\.context: a step of 1000000000000 x 1000000000000 tokens cannot be counted: "
     ) as caught:
-        estimate(tiny(window, "train.batch_size=1000000000000", "train.context=1000000000000"))
+        estimate_cost(tiny(window, "train.batch_size=1000000000000", "train.context=1000000000000"))
     assert "\n" not in str(caught.value)
 
 
 def test_model_task_and_context_must_agree(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"model\.vocab_size: 64 is less than the 256 words of the task"):
-        estimate(tiny("model.vocab_size=64"))
+        estimate_cost(tiny("model.vocab_size=64"))
     with pytest.raises(ConfigError, match=r"train\.context: 600 exceeds the 512 tokens that full attention keeps"):
-        estimate(config.load("mega_tiny", ["train.context=600"]))
+        estimate_cost(config.load("mega_tiny", ["train.context=600"]))

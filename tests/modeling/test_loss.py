@@ -6,7 +6,7 @@ from archlab.inference.evaluate import evaluate
 from archlab.modeling import loss
 from archlab.modeling.build import build
 from archlab.modeling.compile import compile_model
-from archlab.modeling.cost import estimate
+from archlab.modeling.cost import estimate_cost
 from archlab.modeling.loss import mean_loss
 from archlab.ops import linear_cross_entropy
 
@@ -15,8 +15,8 @@ from archlab.ops import linear_cross_entropy
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few scores be too many."""
     for module in (loss, linear_cross_entropy):
-        monkeypatch.setattr(module, "PART", 1000)
-    monkeypatch.setattr(linear_cross_entropy, "FEWEST", 1)
+        monkeypatch.setattr(module, "MAX_CHUNK_LOGITS", 1000)
+    monkeypatch.setattr(linear_cross_entropy, "MIN_CHUNK_TOKENS", 1)
 
 
 def losses(experiment, policy="off"):
@@ -53,10 +53,10 @@ def test_no_part_of_an_evaluation_is_too_large(tiny: Tiny) -> None:
     experiment = tiny()
     model = build(experiment.model)
     inputs, targets = experiment.task.factory()().batch("train", 0, 2, 32, 0)
-    sizes = [part.numel() for part, _ in loss.scores(model, inputs, targets, by_step=True)]
+    sizes = [part.numel() for part, _ in loss.iter_logits(model, inputs, targets, metrics_are_per_token=True)]
     assert len(sizes) > 2
     assert max(sizes) <= 1000
-    by_sample = list(loss.scores(model, inputs, targets, by_step=False))
+    by_sample = list(loss.iter_logits(model, inputs, targets, metrics_are_per_token=False))
     assert [target.shape for _, target in by_sample] == [(1, 32), (1, 32)]
 
 
@@ -71,6 +71,6 @@ def test_a_model_compiled_whole_runs_compiled_in_parts(tiny: Tiny) -> None:
 
 def test_the_estimate_knows_that_scores_are_not_kept(tiny: Tiny, request: pytest.FixtureRequest) -> None:
     experiment = tiny()
-    whole = estimate(experiment)["activation_bytes"]
+    whole = estimate_cost(experiment)["activation_bytes"]
     request.getfixturevalue("in_parts")
-    assert estimate(experiment)["activation_bytes"] < whole
+    assert estimate_cost(experiment)["activation_bytes"] < whole

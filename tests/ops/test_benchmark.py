@@ -16,7 +16,7 @@ from archlab.ops.triton import OPERATIONS
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark_cases, "T", 64)
     monkeypatch.setattr(benchmark_cases, "D", 32)
-    monkeypatch.setattr(benchmark, "COPIED", 2**16)
+    monkeypatch.setattr(benchmark, "COPY_SIZE", 2**16)
 
 
 def test_every_operation_with_kernels_is_measured() -> None:
@@ -26,28 +26,28 @@ def test_every_operation_with_kernels_is_measured() -> None:
 @pytest.mark.parametrize("name", benchmark.CASES)
 def test_both_directions_are_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda call, fullgraph: call)
-    rows = list(benchmark.bench(name))
+    rows = list(benchmark.benchmark(name))
     assert [row.name for row in rows] == [f"{name}, forward", f"{name}, forward and back"]
-    assert all(min(row.eager_s, row.compiled_s, row.least_s) > 0 for row in rows)
-    assert all((row.seconds is None) == (row.gain is None) == (not row.body) for row in rows)
+    assert all(min(row.eager_s, row.compiled_s, row.roofline_s) > 0 for row in rows)
+    assert all((row.seconds is None) == (row.speedup is None) == (not row.backend) for row in rows)
     assert table(iter(rows)).row_count == 2
 
 
 def test_a_body_for_inference_alone_is_not_named_where_training_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda call, fullgraph: call)
-    monkeypatch.setitem(dispatch._FASTER, ("gated_linear", "cpu"), gated_linear_reference)
-    inference, training = benchmark.bench("gated_linear")
-    assert (inference.body, training.body) == ("C++", "")
+    monkeypatch.setitem(dispatch._BACKENDS, ("gated_linear", "cpu"), gated_linear_reference)
+    inference, training = benchmark.benchmark("gated_linear")
+    assert (inference.backend, training.backend) == ("C++", "")
 
 
 def test_a_name_that_is_none() -> None:
     with pytest.raises(ArchlabError, match="no operation 'diagonal_scn'; did you mean 'diagonal_scan'"):
-        next(benchmark.bench("diagonal_scn"))
+        next(benchmark.benchmark("diagonal_scn"))
 
 
 def test_plain_forms_are_run_where_bodies_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dispatch._FASTER, ("diagonal_scan", "cpu"), lambda *_: pytest.fail("the fast body ran"))
-    with dispatch.plain():
+    monkeypatch.setitem(dispatch._BACKENDS, ("diagonal_scan", "cpu"), lambda *_: pytest.fail("the fast body ran"))
+    with dispatch.reference_only():
         y, _ = diagonal_scan(torch.ones(1, 3, 2), Decay(-torch.ones(2, 1), None), torch.ones(2, 1, 1), None)
     assert y.shape == (1, 3, 2)
-    assert dispatch.faster("diagonal_scan", y) is not None
+    assert dispatch.find_backend("diagonal_scan", y) is not None

@@ -4,7 +4,7 @@ from streams import assert_same_gradients
 
 from archlab.ops.causal_attention import causal_attention, causal_attention_reference
 from archlab.ops.native import causal_attention as native
-from archlab.ops.native.library import missing
+from archlab.ops.native.library import unavailable_reason
 
 OPERATION = "causal_attention"
 
@@ -120,6 +120,6 @@ def test_compiles_without_a_break(body):
 
 def test_the_operation_is_declared_as_it_is():
     if not native.ready():
-        pytest.skip(f"C++ bodies cannot be had: {missing()}")
+        pytest.skip(f"C++ bodies cannot be had: {unavailable_reason()}")
     inputs = [x.detach().transpose(1, 2).contiguous().requires_grad_() for x in draw(1, 2, 50, 8, 12)]
     torch.library.opcheck(native._forward, (*inputs, 0.3))

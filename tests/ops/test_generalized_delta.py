@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from archlab.ops.generalized_delta import generalised_delta, generalised_delta_reference
+from archlab.ops.generalized_delta import generalized_delta, generalized_delta_reference
 
 B, H, K, V = 2, 3, 8, 5
 
@@ -38,13 +38,13 @@ def assert_same(ours, theirs, leaves):
 @pytest.mark.parametrize("fastest", [0.6, 30.0, 1e4])
 def test_blocks_agree_with_the_loop(num_tokens, fastest):
     leaves = inputs(num_tokens, fastest)
-    assert_same(generalised_delta(*leaves), generalised_delta_reference(*leaves), leaves)
+    assert_same(generalized_delta(*leaves), generalized_delta_reference(*leaves), leaves)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 5, 130])
 def test_goes_on_from_a_state(num_tokens):
     leaves, state = inputs(num_tokens), earlier_state()
-    ours, theirs = (body(*leaves, state) for body in (generalised_delta, generalised_delta_reference))
+    ours, theirs = (body(*leaves, state) for body in (generalized_delta, generalized_delta_reference))
     assert_same(ours, theirs, [*leaves, state])
 
 
@@ -52,14 +52,14 @@ def test_groups_of_blocks_agree_with_the_loop(monkeypatch):
     monkeypatch.setattr("archlab.ops._chunks.BLOCK", 2)
     monkeypatch.setattr("archlab.ops._chunk_scan.GROUP", 3)
     leaves, state = inputs(2 * 3 * 3 + 5, 0.6), earlier_state()
-    ours, theirs = (body(*leaves, state) for body in (generalised_delta, generalised_delta_reference))
+    ours, theirs = (body(*leaves, state) for body in (generalized_delta, generalized_delta_reference))
     assert_same(ours, theirs, [*leaves, state])
 
 
 def test_the_loop_is_the_definition():
     q, k, v, a, b, log_decay = (x.detach() for x in inputs(4))
     state = earlier_state().detach()
-    y, last = generalised_delta_reference(q, k, v, a, b, log_decay, state)
+    y, last = generalized_delta_reference(q, k, v, a, b, log_decay, state)
     S_VK = state[1, 2].T
     for t in range(4):
         decay, a_K, b_K, k_K, v_V, q_K = (x[1, t, 2] for x in (log_decay.exp(), a, b, k, v, q))
@@ -70,11 +70,11 @@ def test_the_loop_is_the_definition():
 
 def test_float32_is_close():
     leaves = [x.detach() for x in inputs(700, 0.6)]
-    expected = generalised_delta_reference(*leaves)
-    made = generalised_delta(*(x.float() for x in leaves))
+    expected = generalized_delta_reference(*leaves)
+    made = generalized_delta(*(x.float() for x in leaves))
     torch.testing.assert_close([x.double() for x in made], list(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_half_precision_keeps_the_state_in_float32():
-    y, state = generalised_delta(*(x.detach().bfloat16() for x in inputs(9)))
+    y, state = generalized_delta(*(x.detach().bfloat16() for x in inputs(9)))
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)

@@ -3,7 +3,7 @@ import torch
 from streams import assert_same_gradients
 
 from archlab.ops import linear_cross_entropy as module
-from archlab.ops.linear_cross_entropy import IGNORED, token_loss, token_loss_reference
+from archlab.ops.linear_cross_entropy import IGNORED, linear_cross_entropy, linear_cross_entropy_reference
 
 D, V = 5, 11
 
@@ -11,8 +11,8 @@ D, V = 5, 11
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Let a few tokens fill several parts, the last one not wholly."""
-    monkeypatch.setattr(module, "PART", 3 * V)
-    monkeypatch.setattr(module, "FEWEST", 1)
+    monkeypatch.setattr(module, "MAX_CHUNK_LOGITS", 3 * V)
+    monkeypatch.setattr(module, "MIN_CHUNK_TOKENS", 1)
 
 
 def draw(num_tokens, dtype=torch.float64):
@@ -26,34 +26,36 @@ def draw(num_tokens, dtype=torch.float64):
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 4, 20])
 def test_equals_the_loss_of_all_scores(num_tokens):
     x, weight, target = draw(num_tokens)
-    assert_same_gradients(token_loss(x, weight, target), token_loss_reference(x, weight, target), [x, weight])
+    assert_same_gradients(
+        linear_cross_entropy(x, weight, target), linear_cross_entropy_reference(x, weight, target), [x, weight]
+    )
 
 
 def test_a_scaled_loss_has_scaled_gradients():
     x, weight, target = draw(7)
-    ours, reference = 3 * token_loss(x, weight, target), 3 * token_loss_reference(x, weight, target)
+    ours, reference = 3 * linear_cross_entropy(x, weight, target), 3 * linear_cross_entropy_reference(x, weight, target)
     assert_same_gradients(ours, reference, [x, weight])
 
 
 def test_large_scores_stay_finite():
     x, weight, target = draw(7, torch.float32)
-    loss = token_loss(1e4 * x, weight, target)
-    torch.testing.assert_close(loss, token_loss_reference(1e4 * x, weight, target))
+    loss = linear_cross_entropy(1e4 * x, weight, target)
+    torch.testing.assert_close(loss, linear_cross_entropy_reference(1e4 * x, weight, target))
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, [x, weight]))
 
 
 def test_nothing_asked_is_no_number_as_elsewhere():
     x, weight, target = draw(4)
     target[:] = IGNORED
-    assert token_loss(x, weight, target).isnan()
-    assert token_loss_reference(x, weight, target).isnan()
+    assert linear_cross_entropy(x, weight, target).isnan()
+    assert linear_cross_entropy_reference(x, weight, target).isnan()
 
 
 def test_autocast_multiplies_in_its_type_and_adds_up_in_float32():
     x, weight, target = draw(40, torch.float32)
-    exact = token_loss(x, weight, target)
+    exact = linear_cross_entropy(x, weight, target)
     with torch.autocast("cpu", torch.bfloat16):
-        half, reference = token_loss(x, weight, target), token_loss_reference(x, weight, target)
+        half, reference = linear_cross_entropy(x, weight, target), linear_cross_entropy_reference(x, weight, target)
     assert half.dtype == torch.float32
     assert not torch.equal(half, exact)
     torch.testing.assert_close(half, reference, rtol=1e-6, atol=0)
@@ -64,9 +66,9 @@ def test_autocast_multiplies_in_its_type_and_adds_up_in_float32():
 
 def test_no_more_scores_are_held_than_a_part(monkeypatch):
     seen = []
-    plain = module.score_gradients
-    monkeypatch.setattr(module, "score_gradients", lambda scores, t: (seen.append(scores.shape), plain(scores, t))[1])
-    token_loss(*draw(8))
+    plain = module.logit_gradients
+    monkeypatch.setattr(module, "logit_gradients", lambda scores, t: (seen.append(scores.shape), plain(scores, t))[1])
+    linear_cross_entropy(*draw(8))
     assert seen == [(3, V), (3, V), (2, V)]
 
 
@@ -76,5 +78,5 @@ def test_is_a_lawful_operation():
 
 def test_compiles_without_a_break():
     x, weight, target = draw(7)
-    compiled = torch.compile(token_loss, fullgraph=True, backend="aot_eager")
-    assert_same_gradients(compiled(x, weight, target), token_loss(x, weight, target), [x, weight])
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    assert_same_gradients(compiled(x, weight, target), linear_cross_entropy(x, weight, target), [x, weight])

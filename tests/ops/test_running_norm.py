@@ -12,13 +12,13 @@ SIZES = [(1, 6, 2), (2, 6, 2), (7, 12, 3), (17, 5, 1), (37, 6, 6)]
 @pytest.fixture(autouse=True, params=["plain", "triton"])
 def body(request, monkeypatch):
     """Run every test with either body, in tiles of a few steps."""
-    monkeypatch.setattr(dispatch, "_FASTER", {})
+    monkeypatch.setattr(dispatch, "_BACKENDS", {})
     if request.param == "triton":
         pytest.importorskip("triton", reason="triton is not installed")
         from archlab.ops.triton import timestep_norm as form
 
         monkeypatch.setattr(form, "TILE", 16)
-        dispatch.install("timestep_norm", DEVICE, form.timestep_norm)
+        dispatch.register_backend("timestep_norm", DEVICE, form.timestep_norm)
 
 
 def draw(num_tokens, dim, groups, count, dtype=torch.float64, mean=5.0):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from archlab.ops import selective_scan as module
 from archlab.ops.native import selective_scan as native
-from archlab.ops.native.library import missing
+from archlab.ops.native.library import unavailable_reason
 from archlab.ops.selective_scan import BLOCK, selective_scan, selective_scan_reference
 
 OPERATION = "selective_scan"
@@ -146,6 +146,6 @@ def test_float32_is_close_and_halves_are_summed_in_it() -> None:
 
 def test_the_operation_is_declared_as_it_is() -> None:
     if not native.ready():
-        pytest.skip(f"C++ bodies cannot be had: {missing()}")
+        pytest.skip(f"C++ bodies cannot be had: {unavailable_reason()}")
     leaves = inputs(70, torch.float32, width=native.LANES)  # fewer leave places of what is kept as they were
     torch.library.opcheck(native._forward, leaves)

@@ -35,7 +35,7 @@ def draw(num_tokens, parts, dtype=torch.float64):
 
 
 def run(u, log_radius, angle, weight, state):
-    return triton_form.diagonal_scan(u, *Decay(log_radius, angle).near_and_rest(), weight, state)
+    return triton_form.diagonal_scan(u, *Decay(log_radius, angle).split_near_integer(), weight, state)
 
 
 def reference(u, log_radius, angle, weight, state):
@@ -94,7 +94,7 @@ def test_a_factor_next_to_one_is_kept(parts):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_is_a_lawful_operation(parts):
     u, log_radius, angle, weight, state = draw(5, parts)
-    near, rest = Decay(log_radius, angle).near_and_rest()
+    near, rest = Decay(log_radius, angle).split_near_integer()
     inputs = (u, near, rest.detach().requires_grad_(), weight, state)
     torch.library.opcheck(torch.ops.archlab.triton_diagonal_scan.default, inputs)
 

@@ -127,8 +127,8 @@ def test_torch_takes_the_operation_whole(decay):
 def test_what_is_not_trained_takes_it(bonus, monkeypatch):
     inputs, taken = list(drawn(20, 3, 5, "channel").values()), []
     exact = plain(*inputs, bonus_HK=bonus)
-    monkeypatch.setattr(dispatch, "_FASTER", {})
-    dispatch.install("gated_linear", DEVICE, lambda *given: (taken.append(1), gated_linear(*given))[1])
+    monkeypatch.setattr(dispatch, "_BACKENDS", {})
+    dispatch.register_backend("gated_linear", DEVICE, lambda *given: (taken.append(1), gated_linear(*given))[1])
     with torch.no_grad():
         torch.testing.assert_close(plain(*inputs, bonus_HK=bonus), exact, rtol=1e-10, atol=1e-10)
     assert taken == [1]

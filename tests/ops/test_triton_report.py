@@ -35,7 +35,7 @@ def test_kernels_fit_their_gpus_and_move_little_more_than_they_must(operation):
     done = python(READ, operation)
     assert done.returncode == 0, done.stderr
     for row in json.loads(done.stdout):
-        assert row["least_bytes"] <= row["bytes_moved"] <= LEAN * row["least_bytes"], row["name"]
+        assert row["min_bytes"] <= row["bytes_moved"] <= LEAN * row["min_bytes"], row["name"]
         assert set(row["resources"]) == {"sm_80", "sm_90", "sm_100", "gfx942"}
         for registers, spills, shared in row["resources"]["sm_90"]:
             assert (0 < registers <= 255, spills, shared < 160 * 1024) == (True, 0, True), row["name"]

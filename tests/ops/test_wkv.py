@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from archlab.ops.wkv import BLOCK, Sums, no_sums, wkv, wkv_reference
+from archlab.ops.wkv import BLOCK, WKVState, init_wkv_state, wkv, wkv_reference
 
 D = 5
 
@@ -19,7 +19,7 @@ def inputs(num_tokens, strength=1.0, dtype=torch.float64):
 def earlier_sums(dtype=torch.float64):
     generator = torch.Generator().manual_seed(3)
     num, den, peak = (torch.randn(2, D, generator=generator, dtype=dtype) for _ in range(3))
-    return Sums(num, den.square() + 0.1, peak)
+    return WKVState(num, den.square() + 0.1, peak)
 
 
 def as_written(k, v, log_decay, bonus):
@@ -83,6 +83,6 @@ def test_float32_is_close():
 
 def test_half_precision_keeps_sums_in_float32():
     k, v, log_decay, bonus = (x.detach().bfloat16() for x in inputs(9))
-    y, sums = wkv(k, v, log_decay, bonus, no_sums(k[:, 0]))
+    y, sums = wkv(k, v, log_decay, bonus, init_wkv_state(k[:, 0]))
     assert y.dtype == torch.bfloat16
     assert {x.dtype for x in sums} == {torch.float32}

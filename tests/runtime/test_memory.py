@@ -8,7 +8,7 @@ import torch
 
 from archlab.errors import ArchlabError
 from archlab.runtime import memory
-from archlab.runtime.memory import available, readable, require_memory
+from archlab.runtime.memory import available_memory, format_bytes, require_memory
 
 CPU = torch.device("cpu")
 
@@ -26,11 +26,11 @@ CPU = torch.device("cpu")
     ],
 )
 def test_sizes_in_words(size: float, words: str) -> None:
-    assert readable(size) == words
+    assert format_bytes(size) == words
 
 
 def test_there_is_some() -> None:
-    assert 10**6 < available(CPU) < 10**15
+    assert 10**6 < available_memory(CPU) < 10**15
 
 
 def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,11 +38,11 @@ def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None
         raise FileNotFoundError(file)
 
     monkeypatch.setattr(builtins, "open", refuse)
-    assert available(CPU) > 10**6
+    assert available_memory(CPU) > 10**6
 
 
 def test_too_much_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available", lambda device: 10**9)
+    monkeypatch.setattr(memory, "available_memory", lambda device: 10**9)
     require_memory(10**9, CPU)
     with pytest.raises(ArchlabError, match=r"needs about 2 GB, and cpu has 1 GB free; try a smaller train\.batch_size"):
         require_memory(2 * 10**9, CPU)

@@ -6,25 +6,27 @@ import pytest
 import torch
 
 from archlab.runtime import mixed_precision
-from archlab.runtime.mixed_precision import GAIN, SIZES, bfloat16_gain, resolve_precision
+from archlab.runtime.mixed_precision import MIN_SPEEDUP, SIZES, bfloat16_speedup, resolve_precision
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def measured_anew() -> Iterator[None]:
-    bfloat16_gain.cache_clear()
+    bfloat16_speedup.cache_clear()
     yield
-    bfloat16_gain.cache_clear()
+    bfloat16_speedup.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_what_is_asked_for_is_not_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(mixed_precision, "bfloat16_gain")
+    monkeypatch.delattr(mixed_precision, "bfloat16_speedup")
     assert resolve_precision(name, CPU) == name
 
 
-@pytest.mark.parametrize(("gain", "chosen"), [(0.5, "float32"), (GAIN - 0.01, "float32"), (GAIN, "bfloat16")])
+@pytest.mark.parametrize(
+    ("gain", "chosen"), [(0.5, "float32"), (MIN_SPEEDUP - 0.01, "float32"), (MIN_SPEEDUP, "bfloat16")]
+)
 def test_auto_takes_what_pays(gain: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {torch.float32: gain, torch.bfloat16: 1.0}
     monkeypatch.setattr(mixed_precision, "_seconds", lambda device_type, dtype, size: seconds[dtype])
@@ -43,6 +45,6 @@ def test_a_device_without_bfloat16_is_not_asked_for_a_large_product(monkeypatch:
 
 def test_a_device_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixed_precision, "SIZES", (16,))
-    first = bfloat16_gain("cpu")
+    first = bfloat16_speedup("cpu")
     assert first > 0
-    assert bfloat16_gain("cpu") == first
+    assert bfloat16_speedup("cpu") == first

@@ -11,7 +11,7 @@ import torch
 
 from archlab.errors import ConfigError
 from archlab.runtime import matmul_precision, process
-from archlab.runtime.matmul_precision import STOCK, Way, choose, ways
+from archlab.runtime.matmul_precision import DEFAULT, MatmulMode, fastest_exact_mode, measure_modes
 
 _FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _KERNEL = _FILE.read_text() if _FILE.is_file() else ""
@@ -29,7 +29,7 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's: it cannot be told")
 def test_freed_blocks_stay_with_the_process() -> None:
     code = (
-        "import ctypes, sys; from archlab.runtime.process import settle_process; settle_process();"
+        "import ctypes, sys; from archlab.runtime.process import configure_process; configure_process();"
         "c = ctypes.CDLL(None);"
         "c.malloc.restype = ctypes.c_void_p; c.free.argtypes = [ctypes.c_void_p];"
         "a = c.malloc(50_000_000); ctypes.memset(a, 1, 50_000_000); c.free(a);"
@@ -47,21 +47,21 @@ def _run(code: str, environment: dict[str, str]) -> str:
 
 
 def test_compiled_models_are_kept_for_the_user(cache_home: Path) -> None:
-    process.settle_process()
+    process.configure_process()
     assert os.environ[process.CACHE] == str(cache_home / "archlab" / "inductor")
 
 
 def test_what_a_user_has_set_is_theirs(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(process.CACHE, "/mine")
     monkeypatch.setenv(process.HUGE_PAGES, "0")
-    process.settle_process()
+    process.configure_process()
     assert (os.environ[process.CACHE], os.environ[process.HUGE_PAGES]) == ("/mine", "0")
 
 
 @pytest.mark.skipif("[madvise]" not in _KERNEL, reason="this kernel does not give large pages to those who ask, alone")
 def test_large_tensors_lie_in_large_pages() -> None:
     code = (
-        "from archlab.runtime.process import settle_process; settle_process();"
+        "from archlab.runtime.process import configure_process; configure_process();"
         "import torch; x = torch.ones(32 * 2**20);"
         "lines = open('/proc/self/smaps_rollup').read().splitlines();"
         "print(next(int(line.split()[1]) for line in lines if line.startswith('AnonHugePages')) > 100_000)"
@@ -72,9 +72,9 @@ def test_large_tensors_lie_in_large_pages() -> None:
 
 def test_nothing_is_set_where_tuning_is_off(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHLAB_TUNE", "off")
-    monkeypatch.setattr(process, "keeps_memory", lambda: pytest.fail("told the allocator"))
+    monkeypatch.setattr(process, "configure_malloc", lambda: pytest.fail("told the allocator"))
     monkeypatch.delenv(process.HUGE_PAGES, raising=False)
-    process.settle_process()
+    process.configure_process()
     assert process.CACHE not in os.environ
     assert process.HUGE_PAGES not in os.environ
 
@@ -83,38 +83,38 @@ def test_a_cache_that_cannot_be_made_is_left_out(
     cache_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache_home.write_text("")
-    process.settle_process()
-    assert process.cache_folder("inductor") is None
+    process.configure_process()
+    assert process.cache_dir("inductor") is None
     assert process.CACHE not in os.environ
 
 
 def test_a_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHLAB_TUNE", "of")
     with pytest.raises(ConfigError, match="'of' is neither on nor off"):
-        process.tuned()
+        process.tuning_enabled()
 
 
 @pytest.mark.parametrize(
     ("other", "taken"),
     [
-        (Way("bf16", 1e-7, 2e11), "bf16"),
-        (Way("bf16", 2e-3, 9e11), STOCK),  # it rounds
-        (Way("bf16", 1e-7, 1.05e11), STOCK),  # it gains nothing
+        (MatmulMode("bf16", 1e-7, 2e11), "bf16"),
+        (MatmulMode("bf16", 2e-3, 9e11), DEFAULT),  # it rounds
+        (MatmulMode("bf16", 1e-7, 1.05e11), DEFAULT),  # it gains nothing
     ],
 )
-def test_the_fastest_exact_product_is_taken(other: Way, taken: str) -> None:
-    assert choose((Way(STOCK, 1e-7, 1e11), other)) == taken
+def test_the_fastest_exact_product_is_taken(other: MatmulMode, taken: str) -> None:
+    assert fastest_exact_mode((MatmulMode(DEFAULT, 1e-7, 1e11), other)) == taken
 
 
 def test_measuring_leaves_the_setting_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.backends.mkldnn.matmul.fp32_precision
-    ways.cache_clear()
-    assert [way.name for way in ways()] == [STOCK, *matmul_precision.OFFERED]
-    assert ways()[0].error < matmul_precision.LARGEST_ERROR
+    measure_modes.cache_clear()
+    assert [way.name for way in measure_modes()] == [DEFAULT, *matmul_precision.CANDIDATES]
+    assert measure_modes()[0].error < matmul_precision.LARGEST_ERROR
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 def test_products_are_left_alone_where_tuning_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHLAB_TUNE", "off")
-    monkeypatch.setattr(matmul_precision, "ways", lambda: pytest.fail("measured"))
-    assert matmul_precision.settle_matrix_products.__wrapped__() == STOCK
+    monkeypatch.setattr(matmul_precision, "measure_modes", lambda: pytest.fail("measured"))
+    assert matmul_precision.select_matmul_precision.__wrapped__() == DEFAULT

@@ -19,9 +19,9 @@ from search_helpers import pretend, write_space
 import archlab.searching.run
 from archlab.config.experiment import Experiment, load
 from archlab.errors import ArchlabError, TrainingError
-from archlab.searching.run import reason_of, search
+from archlab.searching.run import failure_reason, search
 from archlab.searching.space import load_space
-from archlab.searching.study import MAX_ATTEMPTS, ended, is_interrupted, lock_file, open_study
+from archlab.searching.study import MAX_ATTEMPTS, finished_trials, is_interrupted, lock_file, open_study
 from archlab.storage.locks import is_free
 from archlab.storage.trained_model import load_trained
 
@@ -171,7 +171,7 @@ def test_hopeless_trials_are_given_up(tmp_path: Path, fake: Any) -> None:
     search(write_space(tmp_path, study={"pruner": pruner}), tmp_path / "s", trials=4)
     trials = trials_of(tmp_path / "s")
     assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
-    assert "given up at step 2 of 4" in trials[3].user_attrs["reason"]
+    assert "pruned at step 2 of 4" in trials[3].user_attrs["reason"]
     assert list(trials[0].intermediate_values) == [2, 4]
 
 
@@ -285,7 +285,7 @@ def test_a_killed_worker_s_trial_is_tried_again_and_a_living_one_s_is_left_alone
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert trials[0].user_attrs["reason"] == "interrupted"
     assert trials[2].params == trials[0].params
-    assert len(ended(open_study(load_space(folder / "search.yaml"), folder))) == 3
+    assert len(finished_trials(open_study(load_space(folder / "search.yaml"), folder))) == 3
 
 
 def test_a_trial_that_keeps_bringing_its_process_down_is_given_up(tmp_path: Path, fake: Any) -> None:
@@ -296,11 +296,11 @@ def test_a_trial_that_keeps_bringing_its_process_down_is_given_up(tmp_path: Path
     for _ in range(MAX_ATTEMPTS):
         trial = study.ask()  # a worker that is gone before it has locked anything
         assert trial.suggest_float("train.lr", 0.001, 0.1, log=True) == 0.05
-        archlab.searching.run.reap(study, folder)
+        archlab.searching.run.fail_stale_trials(study, folder)
     given_up = [trial for trial in trials_of(folder) if "its process ended" in trial.user_attrs.get("reason", "")]
     assert len(given_up) == 1
     assert not study.get_trials(states=(TrialState.WAITING,))
-    assert len(ended(study)) == 2
+    assert len(finished_trials(study)) == 2
 
 
 def test_two_workers_share_the_trials(tmp_path: Path, fake: Any) -> None:
@@ -339,8 +339,8 @@ def test_a_lock_is_held_for_as_long_as_a_trial_runs(tmp_path: Path, fake: Any) -
 
 
 def test_reasons_are_one_line() -> None:
-    assert reason_of(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried\nmore")).startswith(
+    assert failure_reason(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried\nmore")).startswith(
         "out of mem"
     )
-    assert reason_of(ValueError("")) == "ValueError"
+    assert failure_reason(ValueError("")) == "ValueError"
     assert optuna.__version__ >= "5"

@@ -5,17 +5,17 @@ import pytest
 import yaml
 from search_helpers import write_space
 
-from archlab.config.yaml_files import shipped
+from archlab.config.yaml_files import shipped_files
 from archlab.errors import ConfigError
 from archlab.searching.space import load_space
-from archlab.searching.study_config import NEEDS, PRUNERS, SAMPLERS
+from archlab.searching.study_config import PRUNERS, REQUIRES, SAMPLERS
 
 LR = {"low": 1e-3, "high": 1e-1, "log": True}
 EMA = "model.layers[*].mixer.ema"
 
 
 def test_shipped_spaces_load() -> None:
-    for name in shipped("search_spaces"):
+    for name in shipped_files("search_spaces"):
         assert load_space(name).vary
 
 
@@ -75,15 +75,15 @@ def test_overrides_change_the_space_or_its_base(tmp_path: Path) -> None:
     file = write_space(tmp_path, override={"train.steps": 6})
     overrides = ["train.context=12", "study.trials=7", "vary.train.lr=[0.1,0.2]", "vary.train.clip=[1.0,null]"]
     space = load_space(file, overrides)
-    assert (space.base.at("train.steps"), space.base.at("train.context")) == (6, 12)
+    assert (space.base.get("train.steps"), space.base.get("train.context")) == (6, 12)
     assert space.study.trials == 7
     assert list(space.vary) == ["train.lr", "train.clip"]
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_every_sampler_can_be_made(tmp_path: Path, sampler: str) -> None:
-    if sampler in NEEDS:
-        pytest.importorskip(NEEDS[sampler])
+    if sampler in REQUIRES:
+        pytest.importorskip(REQUIRES[sampler])
     file = write_space(tmp_path, study={"sampler": sampler})
     assert type(load_space(file).study.make_sampler(3)).__name__ == SAMPLERS[sampler]
 
@@ -110,6 +110,6 @@ def test_a_space_written_down_and_read_again_is_the_same(tmp_path: Path) -> None
 def test_an_excess_is_a_share_of_the_bound_and_strict_bounds_are_strict(tmp_path: Path) -> None:
     texts = ["params <= 100", "params < 100", "params >= 100", "params > 100"]
     bounds = load_space(write_space(tmp_path, constraints=texts)).constraints
-    assert [bound.excess({"params": 150}) > 0 for bound in bounds] == [True, True, False, False]
-    assert [bound.excess({"params": 100}) > 0 for bound in bounds] == [False, True, False, True]
-    assert bounds[0].excess({"params": 150}) == 0.5
+    assert [bound.violation({"params": 150}) > 0 for bound in bounds] == [True, True, False, False]
+    assert [bound.violation({"params": 100}) > 0 for bound in bounds] == [False, True, False, True]
+    assert bounds[0].violation({"params": 150}) == 0.5

@@ -60,7 +60,7 @@ def test_three_levels(tmp_path: Path) -> None:
 def test_a_bare_name_keeps_the_knobs_that_the_new_component_has_too(tmp_path: Path) -> None:
     space = space_of(tmp_path, {ATTENTION: ["laplace"]})
     _, values = ask(space, {})
-    attention = space.base.with_values(values, "trial").resolve().resolved["model"]["layers"][0]["mixer"]["attention"]
+    attention = space.base.override(values, "trial").resolve().resolved["model"]["layers"][0]["mixer"]["attention"]
     assert (attention["type"], attention["window"], attention["window_size"]) == ("laplace", "chunk", 8)
 
 
@@ -72,7 +72,7 @@ def test_every_layer_that_has_the_knob_gets_the_same_value(tmp_path: Path) -> No
     file = write_space(tmp_path, vary={EMA: ["s4d"]}, override={"model.layers": layers})
     space = load_space(file)
     _, values = ask(space, {})
-    model = space.base.with_values(values, "trial").resolve().resolved["model"]
+    model = space.base.override(values, "trial").resolve().resolved["model"]
     assert model["layers"][0]["mixer"]["ema"]["type"] == "s4d"
     assert "ema" not in model["layers"][1]["mixer"]
 

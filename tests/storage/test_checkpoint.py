@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from archlab.config.yaml_files import load_yaml
 from archlab.errors import ArchlabError
-from archlab.storage.checkpoint import latest, load_weights, publish, restore, save, verify
+from archlab.storage.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_model,
+    verify,
+)
 
 
 class Tied(nn.Module):
@@ -59,11 +66,11 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> l
 def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, fused: bool) -> None:
     model, optimizer = build(fused=fused)
     train(model, optimizer, range(5))
-    path = save(tmp_path, 5, model, optimizer, {"tokens": 30}, keep=1)
+    path = save_checkpoint(tmp_path, 5, model, optimizer, {"tokens": 30}, keep=1)
     after = train(model, optimizer, range(5, 10))
 
     again, its_optimizer = build(seed=99, fused=fused)
-    assert restore(path, again, its_optimizer) == {"tokens": 30, "step": 5}
+    assert load_checkpoint(path, again, its_optimizer) == {"tokens": 30, "step": 5}
     assert train(again, its_optimizer, range(5, 10)) == after
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     assert its_optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
@@ -75,8 +82,8 @@ def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, fused: bool) -> None
 def test_what_is_restored_no_longer_depends_on_the_files(tmp_path: Path) -> None:
     model, optimizer = build()
     train(model, optimizer, range(2))
-    path = save(tmp_path, 2, model, optimizer, {}, keep=1)
-    restore(path, model, optimizer)
+    path = save_checkpoint(tmp_path, 2, model, optimizer, {}, keep=1)
+    load_checkpoint(path, model, optimizer)
     expected = {k: v.clone() for k, v in optimizer.state[model.inner.weight].items()}
     (path / "optimizer.safetensors").write_bytes(b"\0" * (path / "optimizer.safetensors").stat().st_size)
     assert all(torch.equal(v, expected[k]) for k, v in optimizer.state[model.inner.weight].items())
@@ -85,9 +92,9 @@ def test_what_is_restored_no_longer_depends_on_the_files(tmp_path: Path) -> None
 def test_a_fused_optimizer_goes_on_from_one_that_was_not(tmp_path: Path) -> None:
     model, optimizer = build(fused=False)
     train(model, optimizer, range(2))
-    path = save(tmp_path, 2, model, optimizer, {}, keep=1)
+    path = save_checkpoint(tmp_path, 2, model, optimizer, {}, keep=1)
     model, optimizer = build(fused=True)
-    restore(path, model, optimizer)
+    load_checkpoint(path, model, optimizer)
     assert optimizer.param_groups[0]["fused"] is True
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
@@ -95,7 +102,7 @@ def test_a_fused_optimizer_goes_on_from_one_that_was_not(tmp_path: Path) -> None
 def test_the_files_hold_tied_weights_once_and_names(tmp_path: Path) -> None:
     model, optimizer = build()
     train(model, optimizer, range(1))
-    path = save(tmp_path, 100, model, optimizer, {}, keep=1)
+    path = save_checkpoint(tmp_path, 100, model, optimizer, {}, keep=1)
     assert path.name == "step_00000100"
     assert set(load_file(path / "model.safetensors")) == {
         "embedding.weight",
@@ -112,24 +119,24 @@ def test_the_files_hold_tied_weights_once_and_names(tmp_path: Path) -> None:
 
 def test_a_compiled_model_is_saved_under_its_own_names(tmp_path: Path) -> None:
     model, optimizer = build()
-    path = save(tmp_path, 1, torch.compile(model, backend="eager"), optimizer, {}, keep=1)
+    path = save_checkpoint(tmp_path, 1, torch.compile(model, backend="eager"), optimizer, {}, keep=1)
     load_weights(path, Tied())
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     model, optimizer = build()
     for step in (1, 2, 3, 4):
-        save(tmp_path, step, model, optimizer, {}, keep=2)
+        save_checkpoint(tmp_path, step, model, optimizer, {}, keep=2)
     assert sorted(os.listdir(tmp_path)) == ["step_00000003", "step_00000004"]
-    save(tmp_path, 2, model, optimizer, {}, keep=2)
+    save_checkpoint(tmp_path, 2, model, optimizer, {}, keep=2)
     assert os.listdir(tmp_path) == ["step_00000002"]
 
 
 def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
     model, optimizer = build()
-    save(tmp_path, 1, model, optimizer, {"note": "old"}, keep=1)
-    path = save(tmp_path, 1, model, optimizer, {"note": "new"}, keep=1)
-    assert restore(path, model, optimizer)["note"] == "new"
+    save_checkpoint(tmp_path, 1, model, optimizer, {"note": "old"}, keep=1)
+    path = save_checkpoint(tmp_path, 1, model, optimizer, {"note": "new"}, keep=1)
+    assert load_checkpoint(path, model, optimizer)["note"] == "new"
 
 
 def _truncate(file: Path) -> None:
@@ -151,10 +158,10 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: Callable[[Path], None], words: str
 ) -> None:
     model, optimizer = build()
-    save(tmp_path, 1, model, optimizer, {}, keep=3)
-    damage(save(tmp_path, 2, model, optimizer, {}, keep=3) / name)
+    save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=3)
+    damage(save_checkpoint(tmp_path, 2, model, optimizer, {}, keep=3) / name)
     with caplog.at_level(logging.WARNING):
-        assert latest(tmp_path) == tmp_path / "step_00000001"
+        assert latest_checkpoint(tmp_path) == tmp_path / "step_00000001"
     (message,) = caplog.messages
     assert "\n" not in message
     assert f"going on from step_00000001: step_00000002: {name}" in message
@@ -163,25 +170,25 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {"a": 1}}', '{"files": []}', None])
 def test_a_checkpoint_without_a_good_manifest_is_damaged(tmp_path: Path, manifest: str | None) -> None:
     model, optimizer = build()
-    file = save(tmp_path, 1, model, optimizer, {}, keep=1) / "manifest.json"
+    file = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1) / "manifest.json"
     file.unlink() if manifest is None else file.write_text(manifest)
     with pytest.raises(ArchlabError, match=r"no checkpoint is whole: step_00000001: .*manifest.json"):
-        latest(tmp_path)
+        latest_checkpoint(tmp_path)
 
 
 def test_latest_of_nothing_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "step_notes").mkdir()
-    assert latest(tmp_path) is None
-    assert latest(tmp_path / "absent") is None
+    assert latest_checkpoint(tmp_path) is None
+    assert latest_checkpoint(tmp_path / "absent") is None
     model, optimizer = build()
-    path = save(tmp_path, 123456789, model, optimizer, {}, keep=1)
-    assert latest(tmp_path) == path
+    path = save_checkpoint(tmp_path, 123456789, model, optimizer, {}, keep=1)
+    assert latest_checkpoint(tmp_path) == path
     assert not caplog.messages
 
 
 def test_weights_that_do_not_fit_are_named_and_nothing_changes(tmp_path: Path) -> None:
     model, optimizer = build()
-    path = save(tmp_path, 1, model, optimizer, {}, keep=1)
+    path = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1)
     other = Tied(dim=5)
     other.more, other.unused = nn.Linear(2, 2), None  # type: ignore[assignment]
     before = other.inner.bias.clone()
@@ -208,7 +215,7 @@ def test_an_unreadable_weights_file_is_named(tmp_path: Path, content: bytes | No
 
 def test_a_truncated_weights_file_is_named(tmp_path: Path) -> None:
     model, optimizer = build()
-    path = save(tmp_path, 1, model, optimizer, {}, keep=1)
+    path = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1)
     _truncate(path / "model.safetensors")
     with pytest.raises(ArchlabError, match=r"model\.safetensors: truncated, or not a safetensors file"):
         load_weights(path, model)
@@ -216,16 +223,16 @@ def test_a_truncated_weights_file_is_named(tmp_path: Path) -> None:
 
 def test_an_optimizer_with_other_groups_is_refused(tmp_path: Path) -> None:
     model, optimizer = build()
-    path = save(tmp_path, 1, model, optimizer, {}, keep=1)
+    path = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1)
     with pytest.raises(ArchlabError, match="other parameter groups"):
-        restore(path, model, torch.optim.AdamW(model.parameters()))
+        load_checkpoint(path, model, torch.optim.AdamW(model.parameters()))
 
 
 def test_a_published_folder_stands_alone(tmp_path: Path) -> None:
     model, _ = build()
     resolved = {"name": "tiny", "train": {"lr": 1e-5, "note": "1e-5", "on": None}, "model": {"layers": [{"a": 1}]}}
     for seed in (1, 2):
-        publish(tmp_path / "best", model, resolved, {"seed": seed})
+        save_model(tmp_path / "best", model, resolved, {"seed": seed})
     verify(tmp_path / "best")
     assert sorted(os.listdir(tmp_path / "best")) == [
         "experiment.yaml",
@@ -241,7 +248,7 @@ def test_a_published_folder_stands_alone(tmp_path: Path) -> None:
 
 
 def test_a_changed_published_folder_is_noticed(tmp_path: Path) -> None:
-    publish(tmp_path / "best", Tied(), {}, {})
+    save_model(tmp_path / "best", Tied(), {}, {})
     _flip(tmp_path / "best" / "provenance.json")
     with pytest.raises(ArchlabError, match=r"best: provenance\.json has changed$"):
         verify(tmp_path / "best")

@@ -11,7 +11,7 @@ import pytest
 
 from archlab.errors import ArchlabError
 from archlab.storage import files
-from archlab.storage.files import atomic_folder, prepare_folder, remove_folder, sha256_of, write_bytes, write_text
+from archlab.storage.files import atomic_dir, remove_dir_atomic, require_empty_dir, sha256_of, write_bytes, write_text
 
 
 def test_a_written_file_holds_the_data_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
 
 
 def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "deep" / "best") as partial:
+    with atomic_dir(tmp_path / "deep" / "best") as partial:
         (partial / "file").write_text("1")
         assert not (tmp_path / "deep" / "best").exists()
     assert os.listdir(tmp_path / "deep") == ["best"]
@@ -56,20 +56,20 @@ def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
 
 
 def test_a_folder_vanishes_when_the_block_fails(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), atomic_folder(tmp_path / "best") as partial:
+    with pytest.raises(IsADirectoryError), atomic_dir(tmp_path / "best") as partial:
         partial.write_text("1")
     assert os.listdir(tmp_path) == []
 
 
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "best").mkdir()
-    with pytest.raises(ArchlabError, match=r"best: already exists$"), atomic_folder(tmp_path / "best"):
+    with pytest.raises(ArchlabError, match=r"best: already exists$"), atomic_dir(tmp_path / "best"):
         pass
 
 
 def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
     (tmp_path / "best").write_text("mine")
-    with pytest.raises(ArchlabError, match="already exists"), atomic_folder(tmp_path / "best", replace=True):
+    with pytest.raises(ArchlabError, match="already exists"), atomic_dir(tmp_path / "best", replace=True):
         pass
     assert (tmp_path / "best").read_text() == "mine"
 
@@ -81,7 +81,7 @@ def test_replacing_leaves_only_the_new_folder(
     if not can_exchange:
         monkeypatch.setattr(files, "_exchange", lambda *_: False)
     for name in ("old", "new"):
-        with atomic_folder(tmp_path / "best", replace=True) as partial:
+        with atomic_dir(tmp_path / "best", replace=True) as partial:
             (partial / name).write_text(name)
     assert os.listdir(tmp_path) == ["best"]
     assert os.listdir(tmp_path / "best") == ["new"]
@@ -102,7 +102,7 @@ if moment != "filling":
         "swapped": (files.shutil, "rmtree", lambda path, **_: kill() if (target / "b").exists() else None),
         "without exchange, between": (Path, "rename", lambda old, new, real=Path.rename: (real(old, new), kill())),
     }[moment])
-with files.atomic_folder(target, replace=True) as partial:
+with files.atomic_dir(target, replace=True) as partial:
     (partial / "a").write_text("new")
     if moment == "filling":
         kill()
@@ -117,19 +117,19 @@ def test_a_kill_leaves_a_whole_folder_and_the_next_writer_cleans_up(
     tmp_path: Path, moment: str, left: dict[str, str]
 ) -> None:
     best = tmp_path / "best"
-    with atomic_folder(best) as partial:
+    with atomic_dir(best) as partial:
         (partial / "a").write_text("old")
     killed = subprocess.run([sys.executable, "-c", KILLED, moment, str(best)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(os.listdir(tmp_path)) == 2
-    with pytest.raises(ValueError, match="stop"), atomic_folder(best, replace=True):
+    with pytest.raises(ValueError, match="stop"), atomic_dir(best, replace=True):
         raise ValueError("stop")
     assert os.listdir(tmp_path) == ["best"]
     assert {file.name: file.read_text() for file in best.iterdir()} == left
 
 
 def test_a_folder_that_is_still_being_written_is_left_alone(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "one") as one, atomic_folder(tmp_path / "two") as two:
+    with atomic_dir(tmp_path / "one") as one, atomic_dir(tmp_path / "two") as two:
         (one / "file").write_text("1")
         (two / "file").write_text("2")
     assert sorted(os.listdir(tmp_path)) == ["one", "two"]
@@ -139,7 +139,7 @@ def test_removing_takes_the_name_away_first(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "old").mkdir()
     monkeypatch.setattr(shutil, "rmtree", _fail)
     with pytest.raises(OSError, match="disk"):
-        remove_folder(tmp_path / "old")
+        remove_dir_atomic(tmp_path / "old")
     assert not (tmp_path / "old").exists()
 
 
@@ -149,16 +149,16 @@ def test_sha256(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_refused_unless_forced(tmp_path: Path) -> None:
-    prepare_folder(tmp_path / "a" / "run", False, "the run")
-    prepare_folder(tmp_path / "a" / "run", False, "the run")
+    require_empty_dir(tmp_path / "a" / "run", False, "the run")
+    require_empty_dir(tmp_path / "a" / "run", False, "the run")
     (tmp_path / "a" / "run" / "file").write_text("")
     with pytest.raises(ArchlabError, match="run: is not empty; name another folder for the run"):
-        prepare_folder(tmp_path / "a" / "run", False, "the run")
-    prepare_folder(tmp_path / "a" / "run", True, "the run")
+        require_empty_dir(tmp_path / "a" / "run", False, "the run")
+    require_empty_dir(tmp_path / "a" / "run", True, "the run")
     assert (tmp_path / "a" / "run" / "file").exists()
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(ArchlabError, match="run: cannot hold the run: File exists"):
-        prepare_folder(tmp_path / "run", True, "the run")
+        require_empty_dir(tmp_path / "run", True, "the run")

@@ -11,14 +11,14 @@ from archlab.config import experiment as config
 from archlab.errors import ArchlabError
 from archlab.modeling.build import build
 from archlab.storage import checkpoint
-from archlab.storage.trained_model import load_trained, locate
+from archlab.storage.trained_model import find_checkpoint, load_trained
 
 
 @pytest.fixture
 def published(tiny: Tiny, tmp_path: Path) -> Path:
     """A run's folder with a model that was never trained."""
     experiment = tiny("model.head.tied=true")
-    checkpoint.publish(tmp_path / "run/final", build(experiment.model, seed=3), experiment.resolved, {})
+    checkpoint.save_model(tmp_path / "run/final", build(experiment.model, seed=3), experiment.resolved, {})
     (tmp_path / "run/experiment.yaml").write_text(experiment.to_yaml())
     return tmp_path / "run"
 
@@ -37,7 +37,7 @@ def test_a_model_comes_back(published: Path, tiny: Tiny) -> None:
 def test_what_is_not_saved_is_made_anew(name: str, tmp_path: Path) -> None:
     experiment = config.load(name)
     original, tokens = build(experiment.model, seed=3).eval(), torch.arange(40).view(2, 20)
-    checkpoint.publish(tmp_path / "model", original, experiment.resolved, {})
+    checkpoint.save_model(tmp_path / "model", original, experiment.resolved, {})
     _, model = load_trained(tmp_path / "model")
     with torch.no_grad():
         torch.testing.assert_close(model(tokens)[0], original(tokens)[0], rtol=0, atol=0)
@@ -65,24 +65,24 @@ def test_buffers_that_are_not_saved_have_their_values(tiny: Tiny, tiny_file: Pat
     (tmp_path / "fixed.py").write_text(PLUGIN)
     (tmp_path / "mine.yaml").write_text("base: tiny.yaml\nplugins: [fixed.py]\nmodel: {norm: fixed}\n")
     experiment = config.load(tmp_path / "mine.yaml")
-    checkpoint.publish(tmp_path / "model", build(experiment.model), experiment.resolved, {})
+    checkpoint.save_model(tmp_path / "model", build(experiment.model), experiment.resolved, {})
     _, model = load_trained(tmp_path / "model")
     torch.testing.assert_close(model.norm.scale, torch.linspace(0.5, 1.5, 32), rtol=0, atol=0)
 
 
 def test_a_search_holds_its_best(published: Path) -> None:
-    assert locate(published) == published / "final"
-    assert locate(published / "final") == published / "final"
+    assert find_checkpoint(published) == published / "final"
+    assert find_checkpoint(published / "final") == published / "final"
     (published / "final").rename(published / "best")
-    assert locate(published) == published / "best"
+    assert find_checkpoint(published) == published / "best"
 
 
 def test_where_there_is_no_model(published: Path, tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match="nowhere: is no folder"):
-        locate(tmp_path / "nowhere")
+        find_checkpoint(tmp_path / "nowhere")
     (published / "final/model.safetensors").unlink()
     with pytest.raises(ArchlabError, match="run: holds no trained model"):
-        locate(published)
+        find_checkpoint(published)
 
 
 def test_a_damaged_model_is_refused(published: Path) -> None:

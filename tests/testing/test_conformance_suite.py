@@ -12,8 +12,8 @@ from archlab.config.domains import Count, Fraction, Positive
 from archlab.config.registry import names, register
 from archlab.errors import ConfigError
 from archlab.modeling.state import Recurrent, State
-from archlab.testing import Failed, checks, random_subject
-from archlab.testing.component_case import Subject
+from archlab.testing import CheckFailed, checks, random_case
+from archlab.testing.component_case import ComponentCase
 
 
 class Last(Recurrent):
@@ -134,7 +134,7 @@ class DeadKnob(Last):
     [
         (Peeks, "is_causal", "the first outputs that inputs 0, 1, ... move are [0, 0, 0, 1"),
         (Deaf, "is_causal", "says causal = False, and does not look ahead"),
-        (Forgets, "streams", "outputs of calls of [1, 1"),
+        (Forgets, "chunked_equals_whole", "outputs of calls of [1, 1"),
         (Grows, "state_is_fixed", "the state changes from"),
         (Views, "state_is_fixed", "is a view of a larger one"),
         (Unused, "gradients_reach_everything", "unused.weight has no gradient"),
@@ -145,7 +145,7 @@ class DeadKnob(Last):
     ],
 )
 def test_a_broken_promise_is_found(cls: type, check: str, problem: str) -> None:
-    with pytest.raises(Failed, match=re.escape(problem)):
+    with pytest.raises(CheckFailed, match=re.escape(problem)):
         checked(cls, check)
 
 
@@ -162,7 +162,7 @@ def test_a_component_that_fits_no_model_is_refused() -> None:
 
 def test_random_knobs_give_models_and_differ() -> None:
     chance = random.Random(1)
-    drawn = [random_subject(Subject("mixer", "attention"), chance) for _ in range(8)]
+    drawn = [random_case(ComponentCase("mixer", "attention"), chance) for _ in range(8)]
     assert len({str(subject) for subject in drawn}) > 4
-    kept = [random_subject(Subject("ffn", name, {"bias": True}), chance) for name in names("ffn") if name == "mlp"]
+    kept = [random_case(ComponentCase("ffn", name, {"bias": True}), chance) for name in names("ffn") if name == "mlp"]
     assert all(subject.knobs["bias"] is True for subject in kept)

@@ -11,7 +11,7 @@ from conftest import TRAIN, Write
 from archlab import api
 from archlab.config import experiment
 from archlab.errors import ArchlabError, ConfigError
-from archlab.modeling.build import check
+from archlab.modeling.build import validate
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
@@ -107,7 +107,7 @@ def test_a_model_that_looks_ahead_may_not_predict_the_next_word(write: Write) ->
     layer = {"mixer": {"type": "attention", "attention": "bidirectional"}, "ffn": "mlp"}
     model = {"type": "stack", "vocab_size": 256, "dim": 16, "layers": [layer]}
     with pytest.raises(ConfigError, match="model: sees later tokens, which the task 'stdlib' has it predict"):
-        check(experiment.load(write({"model": model, "task": "stdlib"})))
+        validate(experiment.load(write({"model": model, "task": "stdlib"})))
 
 
 def test_losses_that_layers_add_are_learned_from(write: Write, tmp_path: Path, text: Path) -> None:

@@ -10,16 +10,16 @@ from torch import nn
 from torch.nn import functional
 
 from archlab import interop
-from archlab.config.train_config import Train
-from archlab.training.optimizer import lr_factor, make_optimizer
+from archlab.config.train_config import TrainConfig
+from archlab.training.optimizer import build_optimizer, lr_multiplier
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 A = json.loads((GOLDEN / "manifest.json").read_text())["variants"]["A"]
 
 
-def reference_settings() -> Train:
+def reference_settings() -> TrainConfig:
     of = A["train"]["optim"]
-    return Train(
+    return TrainConfig(
         steps=A["train"]["total_steps"],
         lr=of["lr"],
         warmup=of["warmup"],
@@ -39,13 +39,13 @@ def test_the_training_of_the_reference() -> None:
     weights = {name: t.double() for name, t in load_file(GOLDEN / "model_A.weights.safetensors").items()}
     model = interop.load("megalodon", A["config"], weights)
     tokens = load_file(GOLDEN / "model_A.golden.safetensors")[expected["tokens"]]
-    optimizer = make_optimizer(model, train)
+    optimizer = build_optimizer(model, train)
     for step in range(train.steps):
         loss = functional.cross_entropy(model(tokens)[0][:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), train.clip)
         for group in optimizer.param_groups:
-            group["lr"] = train.lr * lr_factor(step, train)
+            group["lr"] = train.lr * lr_multiplier(step, train)
             assert group["lr"] == pytest.approx(expected["lr"][step], rel=1e-12)
         assert loss.item() == pytest.approx(expected["loss_f64"][step], abs=1e-9)
         assert norm.item() == pytest.approx(expected["preclip_grad_norm"][step], abs=1e-9)
@@ -55,32 +55,34 @@ def test_the_training_of_the_reference() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_the_rate_rises_then_falls(schedule: str) -> None:
-    train = Train(steps=100, warmup=10, schedule=schedule, end_lr_ratio=0.1)
-    rates = [lr_factor(step, train) for step in range(101)]
+    train = TrainConfig(steps=100, warmup=10, schedule=schedule, end_lr_ratio=0.1)
+    rates = [lr_multiplier(step, train) for step in range(101)]
     assert rates[0] == pytest.approx(1e-4)
     assert rates[5] == pytest.approx(0.5, abs=1e-3)
     assert rates[10] == pytest.approx(1)
     assert rates[:11] == sorted(rates[:11])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(1 if schedule == "constant" else 0.1)
-    assert lr_factor(1000, train) == pytest.approx(rates[100])
+    assert lr_multiplier(1000, train) == pytest.approx(rates[100])
 
 
 def test_the_middle_of_a_schedule() -> None:
-    assert lr_factor(50, Train(steps=100, warmup=0, schedule="cosine", end_lr_ratio=0)) == pytest.approx(0.5)
-    assert lr_factor(25, Train(steps=100, warmup=0, schedule="linear", end_lr_ratio=0.2)) == pytest.approx(0.8)
-    assert lr_factor(0, Train(warmup=0)) == 1
-    assert lr_factor(7, Train(steps=5, warmup=10)) == pytest.approx(0.7, abs=1e-3)
+    assert lr_multiplier(50, TrainConfig(steps=100, warmup=0, schedule="cosine", end_lr_ratio=0)) == pytest.approx(0.5)
+    assert lr_multiplier(25, TrainConfig(steps=100, warmup=0, schedule="linear", end_lr_ratio=0.2)) == pytest.approx(
+        0.8
+    )
+    assert lr_multiplier(0, TrainConfig(warmup=0)) == 1
+    assert lr_multiplier(7, TrainConfig(steps=5, warmup=10)) == pytest.approx(0.7, abs=1e-3)
 
 
 def test_decay_falls_on_matrices_or_on_all() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
     model[0].bias.requires_grad_(False)
-    matrices = make_optimizer(model, Train(decay="matrices", weight_decay=0.3)).param_groups
+    matrices = build_optimizer(model, TrainConfig(decay="matrices", weight_decay=0.3)).param_groups
     assert [(len(g["params"]), g["weight_decay"]) for g in matrices] == [(1, 0.3), (2, 0.0)]
-    every = make_optimizer(model, Train(decay="all", weight_decay=0.3)).param_groups
+    every = build_optimizer(model, TrainConfig(decay="all", weight_decay=0.3)).param_groups
     assert [(len(g["params"]), g["weight_decay"]) for g in every] == [(3, 0.3)]
-    only_vectors = make_optimizer(nn.LayerNorm(2), Train(decay="matrices")).param_groups
+    only_vectors = build_optimizer(nn.LayerNorm(2), TrainConfig(decay="matrices")).param_groups
     assert [g["weight_decay"] for g in only_vectors] == [0.0]
 
 
@@ -89,6 +91,6 @@ def test_a_step_without_gradient_shows_the_decay() -> None:
     before = [p.detach().clone() for p in model.parameters()]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    make_optimizer(model, Train(lr=0.1, weight_decay=0.5, decay="matrices")).step()
+    build_optimizer(model, TrainConfig(lr=0.1, weight_decay=0.5, decay="matrices")).step()
     torch.testing.assert_close(model.weight.detach(), before[0] * (1 - 0.1 * 0.5))
     torch.testing.assert_close(model.bias.detach(), before[1], rtol=0, atol=0)

@@ -11,7 +11,7 @@ from torch.autograd import DeviceType
 from archlab.cli.profile_table import table
 from archlab.errors import ConfigError
 from archlab.training import profiler as module
-from archlab.training.profiler import ELSE, MEASURED, Part, Profile, kind_of, profile
+from archlab.training.profiler import MEASURED_STEPS, OTHER, Part, Profile, kind_of, profile
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from archlab.training.profiler import ELSE, MEASURED, Part, Profile, kind_of, pr
         ("triton_poi_fused_mul_0", "compiled loops"),
         ("aten::mul", "mul"),
         ("archlab::causal_attention_back", "causal_attention_back"),
-        ("archlab::_turns", "turns"),
+        ("archlab::_rotary_cos_sin", "rotary_cos_sin"),
         ("GeneratedBackwardFor_archlab_diagonal_scan_default", "diagonal_scan"),
         ("GeneratedBackwardFor_archlab_diagonal_scan_defaultBackward", None),
         ("autograd::engine::evaluate_function: MmBackward0", None),
@@ -38,7 +38,7 @@ def test_kinds(name: str, kind: str | None) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "THROWN_AWAY", 1)
+    monkeypatch.setattr(module, "WARMUP_PROFILES", 1)
 
 
 @pytest.mark.usefixtures("quick")
@@ -68,16 +68,16 @@ def test_parts_make_up_the_update_and_nothing_is_left_behind(
 def test_what_takes_little_is_told_as_one() -> None:
     events = [_event("aten::mm", 600_000, 3, 6e9), _event("aten::mul", 30_000), _event("aten::neg", 3)]
     events.append(_event("Optimizer.step", 100_000))
-    parts = module._summed(events, torch.device("cpu"), 0.3)
-    assert parts[0] == Part("matrix products", 0.6 / MEASURED, 3 / MEASURED, 6e9 / MEASURED)
-    assert [part.name for part in parts] == ["matrix products", "mul", ELSE]
-    assert parts[-1].seconds == pytest.approx(0.3 - 0.63 / MEASURED)
+    parts = module._aggregate(events, torch.device("cpu"), 0.3)
+    assert parts[0] == Part("matrix products", 0.6 / MEASURED_STEPS, 3 / MEASURED_STEPS, 6e9 / MEASURED_STEPS)
+    assert [part.name for part in parts] == ["matrix products", "mul", OTHER]
+    assert parts[-1].seconds == pytest.approx(0.3 - 0.63 / MEASURED_STEPS)
 
 
 def test_an_operation_that_autograd_wraps_is_one_call() -> None:
     events = [_event("archlab::scan", 1e5, 6), _event("GeneratedBackwardFor_archlab_scan_default", 2e5, 6)]
-    scan, _ = module._summed(events, torch.device("cpu"), 0.2)
-    assert scan == Part("scan", pytest.approx(0.3 / MEASURED), 6 / MEASURED)
+    scan, _ = module._aggregate(events, torch.device("cpu"), 0.2)
+    assert scan == Part("scan", pytest.approx(0.3 / MEASURED_STEPS), 6 / MEASURED_STEPS)
 
 
 def test_on_a_gpu_kernels_count_and_not_what_launches_them() -> None:
@@ -86,11 +86,11 @@ def test_on_a_gpu_kernels_count_and_not_what_launches_them() -> None:
         _event("sm90_gemm", 0, device_us=300_000),
         _event("my_kernel", 0, device_us=9e4),
     ]
-    parts = module._summed(events, torch.device("cuda"), 0.2)
+    parts = module._aggregate(events, torch.device("cuda"), 0.2)
     assert [(part.name, round(part.seconds, 4)) for part in parts] == [
         ("matrix products", 0.1),
         ("my_kernel", 0.03),
-        (ELSE, 0.07),
+        (OTHER, 0.07),
     ]
 
 
@@ -101,10 +101,10 @@ def _event(name: str, cpu_us: float, count: int = 1, flops: float = 0, device_us
 
 
 def test_the_table() -> None:
-    shown = table("some", Profile(4096, 0.5, (Part("matrix products", 0.4, 6, 8e9), Part(ELSE, 0.1))))
+    shown = table("some", Profile(4096, 0.5, (Part("matrix products", 0.4, 6, 8e9), Part(OTHER, 0.1))))
     assert shown.title == "some: 500 ms an update of 4,096 tokens, 8,192 tokens/s"
     columns = [list(column.cells) for column in shown.columns]
-    assert columns == [["matrix products", ELSE], ["400.0", "100.0"], ["80%", "20%"], ["6", ""], ["20", ""]]
+    assert columns == [["matrix products", OTHER], ["400.0", "100.0"], ["80%", "20%"], ["6", ""], ["20", ""]]
 
 
 def test_a_device_that_is_not_here(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

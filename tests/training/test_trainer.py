@@ -18,29 +18,29 @@ from safetensors.torch import load_file
 from archlab.config.experiment import Experiment, load
 from archlab.errors import ArchlabError, ConfigError, TrainingError
 from archlab.runtime import memory
-from archlab.runtime.signals import uninterrupted
+from archlab.runtime.signals import defer_keyboard_interrupt
 from archlab.storage import checkpoint
 from archlab.training import metrics
-from archlab.training.callbacks import Silent
+from archlab.training.callbacks import Callback
 from archlab.training.trainer import train
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from archlab.config.experiment import load
-from archlab.training.callbacks import Silent
+from archlab.training.callbacks import Callback
 from archlab.training.trainer import train
 
-class Killer(Silent):
+class Killer(Callback):
     def on_step(self, record):
         if record["step"] == int(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-train(load(sys.argv[1]), Path(sys.argv[2]), watch=Killer())
+train(load(sys.argv[1]), Path(sys.argv[2]), callback=Killer())
 """
 
 
-class Recorder(Silent):
+class Recorder(Callback):
     """Keeps what it sees, and calls `at` with each record of an update."""
 
     def __init__(self, at: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
@@ -92,7 +92,7 @@ def whole(tiny: Tiny, tmp_path: Path) -> Path:
 
 def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path) -> None:
     watch = Recorder()
-    result = train(tiny("train.tensorboard=true"), tmp_path / "run", watch=watch)
+    result = train(tiny("train.tensorboard=true"), tmp_path / "run", callback=watch)
     records = curve(result.folder)
     assert [r["step"] for r in records if "loss" in r] == list(range(1, 13))
     assert [r["step"] for r in records if "val_loss" in r] == [4, 8, 12]
@@ -159,13 +159,13 @@ def test_a_killed_run_goes_on_bit_for_bit(
     run, step = tmp_path / "run", random.Random(damaged).randint(7, 11)
     killed = subprocess.run([sys.executable, "-c", KILLED, tiny_file, run, str(step)], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    newest = checkpoint.latest(run / "checkpoints")
+    newest = checkpoint.latest_checkpoint(run / "checkpoints")
     assert newest is not None
     assert not (run / "final").exists()
     if damaged:
         (newest / "optimizer.safetensors").write_bytes(b"torn")
     watch = Recorder()
-    train(tiny(), run, resume=True, watch=watch)
+    train(tiny(), run, resume=True, callback=watch)
     last = (step - 1) // 3 * 3
     assert watch.starts == [last - 3 if damaged else last], f"killed at step {step}"
     assert ("damaged checkpoint passed over" in caplog.text) == damaged
@@ -179,10 +179,10 @@ def test_ctrl_c_keeps_what_was_done(step: int, tiny: Tiny, tmp_path: Path, whole
     run, rare = tmp_path / "run", ["train.checkpoint_every=0"]
     train(tiny(*rare), tmp_path / "rare")
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(*rare), run, watch=Recorder(interrupt_at(step)))
+        train(tiny(*rare), run, callback=Recorder(interrupt_at(step)))
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step_{step:08d}"]
     watch = Recorder()
-    train(tiny(*rare), run, resume=True, watch=watch)
+    train(tiny(*rare), run, resume=True, callback=watch)
     assert watch.starts == [step]
     assert curve(run) == curve(whole), "the evaluation that was due at that step is made up for"
     assert same_weights(run, tmp_path / "rare")
@@ -211,7 +211,7 @@ def test_held_back_until_the_end_of_a_block() -> None:
     reached = []
 
     def work() -> None:
-        with uninterrupted():
+        with defer_keyboard_interrupt():
             signal.raise_signal(signal.SIGINT)
             reached.append(True)
 
@@ -225,7 +225,7 @@ def test_a_handler_of_ones_own_stays() -> None:
     caught: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
     try:
-        with uninterrupted():
+        with defer_keyboard_interrupt():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -234,7 +234,7 @@ def test_a_handler_of_ones_own_stays() -> None:
 
 def test_a_finished_run_has_nothing_left_to_do(tiny: Tiny, whole: Path) -> None:
     before, watch = curve(whole), Recorder()
-    result = train(tiny(), whole, resume=True, watch=watch)
+    result = train(tiny(), whole, resume=True, callback=watch)
     assert watch.starts == [12]
     assert watch.steps == []
     assert curve(whole) == before
@@ -294,7 +294,7 @@ def test_a_forced_run_that_breaks_off_leaves_no_older_model(tiny: Tiny, whole: P
     with pytest.raises(TrainingError):
         train(tiny("train.lr=1e30", "train.clip=null"), whole, force=True)
     assert not (whole / "final").exists()
-    assert checkpoint.latest(whole / "checkpoints") is None
+    assert checkpoint.latest_checkpoint(whole / "checkpoints") is None
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tiny: Tiny, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_too_large_a_step_is_refused_before_anything_is_made(
 ) -> None:
     with pytest.raises(ArchlabError, match=r"a training step needs about .* try a smaller train\.batch_size"):
         train(tiny("train.batch_size=10000000"), tmp_path / "run")
-    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    monkeypatch.setattr(memory, "available_memory", lambda device: 1000)
     with pytest.raises(ArchlabError, match="and cpu has 1 kB free"):
         train(tiny(), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -39,7 +39,7 @@ BLOCK = {
 }
 
 
-def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     """Return our name for each of theirs."""
     found: dict[str, str | tuple[str, ...]] = {"model.embed_tokens.weight": "embedding.weight"}
     biased = {"self_attn": config.get("attention_bias", False), "mlp": config.get("mlp_bias", False)}
@@ -52,7 +52,7 @@ def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     return found | {"model.norm.weight": "norm.weight"} | head
 
 
-def described(
+def decoder_config(
     config: Mapping[str, Any],
     *,
     ffn: Mapping[str, Any],
@@ -108,7 +108,7 @@ def rope_base(config: Mapping[str, Any]) -> float:
     return float(ROPE["rope_theta"] if base is None else base)  # type: ignore[arg-type]
 
 
-def fields_of(model: Mapping[str, Any]) -> dict[str, Any]:
+def decoder_fields(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that a model's YAML data most resembles, those that all decoders share."""
     layer = model["layers"][0]
     mixer, attention = layer["mixer"], layer["mixer"].get("attention", {})

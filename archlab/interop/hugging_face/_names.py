@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def below(place: str, ours: str | tuple[str, ...]) -> str | tuple[str, ...]:
+def prefixed(place: str, ours: str | tuple[str, ...]) -> str | tuple[str, ...]:
     """Return one or several names at a place of the model."""
     return f"{place}.{ours}" if isinstance(ours, str) else tuple(f"{place}.{name}" for name in ours)
 

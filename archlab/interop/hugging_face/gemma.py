@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from archlab.interop.hugging_face import _decoder
-from archlab.interop.hugging_face._decoder import names
+from archlab.interop.hugging_face._decoder import key_map
 
-__all__ = ["ARCHITECTURE", "FIELDS", "FIXED", "config", "names", "plain"]
+__all__ = ["ARCHITECTURE", "FIELDS", "FIXED", "key_map", "to_archlab_config", "to_hf_config"]
 
 ARCHITECTURE = "GemmaForCausalLM"
 FIELDS: dict[str, Any] = _decoder.FIELDS | {
@@ -31,12 +31,12 @@ FIXED: dict[str, tuple[Any, ...]] = _decoder.FIXED | {
 }
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
-    return _decoder.described(config, ffn={"type": "geglu"}, zero_centered=True, scale=True)
+    return _decoder.decoder_config(config, ffn={"type": "geglu"}, zero_centered=True, scale=True)
 
 
-def config(model: Mapping[str, Any]) -> dict[str, Any]:
+def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a model's YAML data most resembles."""
     bias = model["layers"][0]["mixer"].get("bias", False)
-    return _decoder.fields_of(model) | {"attention_bias": bias, "hidden_act": "gelu_pytorch_tanh"}
+    return _decoder.decoder_fields(model) | {"attention_bias": bias, "hidden_act": "gelu_pytorch_tanh"}

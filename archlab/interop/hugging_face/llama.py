@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from archlab.interop.hugging_face import _decoder
-from archlab.interop.hugging_face._decoder import names
+from archlab.interop.hugging_face._decoder import key_map
 
-__all__ = ["ARCHITECTURE", "FIELDS", "FIXED", "config", "names", "plain"]
+__all__ = ["ARCHITECTURE", "FIELDS", "FIXED", "key_map", "to_archlab_config", "to_hf_config"]
 
 ARCHITECTURE = "LlamaForCausalLM"
 FIELDS: dict[str, Any] = _decoder.FIELDS | {"attention_bias": False, "mlp_bias": False}
 FIXED: dict[str, tuple[Any, ...]] = _decoder.FIXED | {"hidden_act": ("silu", "swish")}
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
-    return _decoder.described(config, ffn={"type": "swiglu"})
+    return _decoder.decoder_config(config, ffn={"type": "swiglu"})
 
 
-def config(model: Mapping[str, Any]) -> dict[str, Any]:
+def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a model's YAML data most resembles."""
     layer = model["layers"][0]
     biases = {"attention_bias": layer["mixer"].get("bias", False), "mlp_bias": layer["ffn"].get("bias", False)}
-    return _decoder.fields_of(model) | biases | {"hidden_act": "silu"}
+    return _decoder.decoder_fields(model) | biases | {"hidden_act": "silu"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from archlab.interop.hugging_face._names import below, num_layers
+from archlab.interop.hugging_face._names import num_layers, prefixed
 
 ARCHITECTURE = "MambaForCausalLM"
 FIELDS: dict[str, Any] = {
@@ -48,44 +48,46 @@ MIXER: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     """Return our name, or names, for each of theirs."""
     parts = dict(MIXER)
     if config["use_bias"]:
         parts |= {"in_proj.bias": ("value.bias", "gate.bias"), "out_proj.bias": "out.bias"}
-    return named(config, parts)
+    return mamba_key_map(config, parts)
 
 
-def named(config: Mapping[str, Any], parts: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+def mamba_key_map(
+    config: Mapping[str, Any], parts: Mapping[str, str | tuple[str, ...]]
+) -> dict[str, str | tuple[str, ...]]:
     """Return our names for theirs, given those of a layer's mixer."""
     parts = {**parts, **({"conv1d.bias": "conv.bias"} if config["use_conv_bias"] else {})}
     found: dict[str, str | tuple[str, ...]] = {"backbone.embeddings.weight": "embedding.weight"}
     for layer in range(config["num_hidden_layers"]):
         there = f"backbone.layers.{layer}"
         found[f"{there}.norm.weight"] = f"blocks.{layer}.norm.weight"
-        found |= {f"{there}.mixer.{theirs}": below(f"blocks.{layer}.mixer", ours) for theirs, ours in parts.items()}
+        found |= {f"{there}.mixer.{theirs}": prefixed(f"blocks.{layer}.mixer", ours) for theirs, ours in parts.items()}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
     return found | {"backbone.norm_f.weight": "norm.weight"} | head
 
 
-def to_ours(name: str, tensor: Tensor) -> Tensor:
+def from_hf(name: str, tensor: Tensor) -> Tensor:
     """Return a convolution's taps as [size, D]."""
     return tensor[:, 0].T if name.endswith("conv1d.weight") else tensor
 
 
-def to_theirs(name: str, tensor: Tensor) -> Tensor:
+def to_hf(name: str, tensor: Tensor) -> Tensor:
     """Return a convolution's taps as [D, 1, size]."""
     return tensor.T[:, None] if name.endswith("conv1d.weight") else tensor
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     rank = config["time_step_rank"]
     own = {"type": "mamba", "step_rank": -(-config["hidden_size"] // 16) if rank == "auto" else rank}
-    return described(config, own)
+    return mamba_config(config, own)
 
 
-def described(config: Mapping[str, Any], mixer: Mapping[str, Any]) -> dict[str, Any]:
+def mamba_config(config: Mapping[str, Any], mixer: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of a stack of mixers without feed-forward layers."""
     norm = {"type": "rms", "eps": config["layer_norm_epsilon"], "zero_centered": False}
     shared = {
@@ -114,13 +116,13 @@ def described(config: Mapping[str, Any], mixer: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def config(model: Mapping[str, Any]) -> dict[str, Any]:
+def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a model's YAML data most resembles."""
     rank = model["layers"][0]["mixer"].get("step_rank")
-    return fields_of(model) | {"time_step_rank": "auto" if rank is None else rank}
+    return mamba_fields(model) | {"time_step_rank": "auto" if rank is None else rank}
 
 
-def fields_of(model: Mapping[str, Any]) -> dict[str, Any]:
+def mamba_fields(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that both generations share."""
     layer = model["layers"][0]
     mixer = layer["mixer"]

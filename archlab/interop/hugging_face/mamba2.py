@@ -8,9 +8,19 @@ from typing import Any
 
 from archlab.errors import ArchlabError
 from archlab.interop.hugging_face import mamba
-from archlab.interop.hugging_face.mamba import to_ours, to_theirs
+from archlab.interop.hugging_face.mamba import from_hf, to_hf
 
-__all__ = ["ARCHITECTURE", "FIELDS", "FIXED", "IGNORED", "config", "names", "plain", "to_ours", "to_theirs"]
+__all__ = [
+    "ARCHITECTURE",
+    "FIELDS",
+    "FIXED",
+    "IGNORED",
+    "from_hf",
+    "key_map",
+    "to_archlab_config",
+    "to_hf",
+    "to_hf_config",
+]
 
 ARCHITECTURE = "Mamba2ForCausalLM"
 FIELDS: dict[str, Any] = mamba.FIELDS | {
@@ -37,16 +47,16 @@ MIXER: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     """Return our name, or names, for each of theirs."""
     parts = dict(MIXER)
     if config["use_bias"]:
         several = ("gate.bias", "value.bias", "taken.bias", "given.bias", "step.bias")
         parts |= {"in_proj.bias": several, "out_proj.bias": "out.bias"}
-    return mamba.named(config, parts)
+    return mamba.mamba_key_map(config, parts)
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes; raise ArchlabError for what it cannot have."""
     limit = config["time_step_limit"]
     if [_number(end) for end in limit] != [0.0, math.inf]:
@@ -54,7 +64,7 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["num_heads"] * config["head_dim"] != config["expand"] * config["hidden_size"]:
         raise ArchlabError(f"num_heads {config['num_heads']} of {config['head_dim']} do not fill expand * hidden_size")
     own = {"head_dim": config["head_dim"], "num_groups": config["n_groups"], "eps": config["layer_norm_epsilon"]}
-    return mamba.described(config, {"type": "mamba2"} | own)
+    return mamba.mamba_config(config, {"type": "mamba2"} | own)
 
 
 def _number(value: Any) -> float:
@@ -62,9 +72,9 @@ def _number(value: Any) -> float:
     return float(value["__float__"] if isinstance(value, Mapping) else value)
 
 
-def config(model: Mapping[str, Any]) -> dict[str, Any]:
+def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a model's YAML data most resembles."""
     mixer = model["layers"][0]["mixer"]
     heads = mixer["expand"] * model["dim"] // mixer["head_dim"]
     own = {"num_heads": heads, "head_dim": mixer["head_dim"], "n_groups": mixer["num_groups"]}
-    return mamba.fields_of(model) | own
+    return mamba.mamba_fields(model) | own

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from archlab.interop.hugging_face import _decoder
-from archlab.interop.hugging_face._decoder import names
+from archlab.interop.hugging_face._decoder import key_map
 
-__all__ = ["ARCHITECTURE", "FIELDS", "FIXED", "config", "names", "plain"]
+__all__ = ["ARCHITECTURE", "FIELDS", "FIXED", "key_map", "to_archlab_config", "to_hf_config"]
 
 ARCHITECTURE = "MistralForCausalLM"
 FIELDS: dict[str, Any] = _decoder.FIELDS | {
@@ -20,16 +20,16 @@ FIELDS: dict[str, Any] = _decoder.FIELDS | {
 FIXED: dict[str, tuple[Any, ...]] = _decoder.FIXED | {"hidden_act": ("silu", "swish")}
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     window = config["sliding_window"]
     sliding = None if window is None else {"window": "sliding", "window_size": window}
-    return _decoder.described(config, ffn={"type": "swiglu"}, attention=sliding)
+    return _decoder.decoder_config(config, ffn={"type": "swiglu"}, attention=sliding)
 
 
-def config(model: Mapping[str, Any]) -> dict[str, Any]:
+def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a model's YAML data most resembles."""
-    attention, fields = model["layers"][0]["mixer"]["attention"], _decoder.fields_of(model)
+    attention, fields = model["layers"][0]["mixer"]["attention"], _decoder.decoder_fields(model)
     if attention.get("window") != "sliding":
         return fields | {"sliding_window": None, "hidden_act": "silu"}
     longest = FIELDS["max_position_embeddings"]

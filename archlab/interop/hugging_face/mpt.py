@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archlab.errors import ArchlabError
-from archlab.interop.hugging_face._names import below, knob, num_layers
+from archlab.interop.hugging_face._names import knob, num_layers, prefixed
 
 ARCHITECTURE = "MptForCausalLM"
 ATTENTION: dict[str, tuple[Any, ...]] = {
@@ -66,18 +66,18 @@ BLOCK: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     """Return our name, or names, for each of theirs."""
     found: dict[str, str | tuple[str, ...]] = {"transformer.wte.weight": "embedding.weight"}
     for layer in range(config["n_layers"]):
         found |= {
-            f"transformer.blocks.{layer}.{theirs}": below(f"blocks.{layer}", ours) for theirs, ours in BLOCK.items()
+            f"transformer.blocks.{layer}.{theirs}": prefixed(f"blocks.{layer}", ours) for theirs, ours in BLOCK.items()
         }
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
     return found | {"transformer.norm_f.weight": "norm.weight"} | head
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes; raise ArchlabError for what it cannot have."""
     _check_attention(config["attn_config"] or {})
     return {
@@ -118,7 +118,7 @@ def _norm(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "layer", "eps": config["layer_norm_epsilon"], "bias": False, "zero_centered": False}
 
 
-def config(model: Mapping[str, Any]) -> dict[str, Any]:
+def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a model's YAML data most resembles."""
     layer = model["layers"][0]
     return {

@@ -22,12 +22,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from archlab.config.diff import difference
+from archlab.config.diff import first_difference
 from archlab.config.spec import Spec, parse
-from archlab.errors import ArchlabError, ConfigError, one_line, suggest
-from archlab.interop._tensors import fill, joined
+from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
+from archlab.interop._tensors import export_tensors, load_tensors
 from archlab.modeling.build import build
-from archlab.storage.files import atomic_folder, prepare_folder, write_text
+from archlab.storage.files import atomic_dir, require_empty_dir, write_text
 from archlab.storage.tensors import write_tensors
 
 MODEL_TYPES = ("deit", "gemma", "llama", "mamba", "mamba2", "mistral", "mpt", "rwkv", "vit")
@@ -54,7 +54,7 @@ def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> 
     model = _blank(_spec_of(system, config, folder), dtype or _dtype(files))
     wanted, tied = _wanted(model, system, config)
     try:
-        fill(wanted | tied, _read(files), getattr(system, "to_ours", None), optional=tied)
+        load_tensors(wanted | tied, _read(files), getattr(system, "to_ours", None), optional=tied)
     except ArchlabError as error:
         raise ArchlabError(f"{folder}: {error}") from error
     return model.eval()
@@ -79,11 +79,11 @@ def save_pretrained(
         raise ArchlabError(f"{folder}: this model was not built from a description, which its config.json is made of")
     model_type, config = _first_fit(spec) if model_type is None else (model_type, _config_of(spec, model_type, folder))
     system = _system(model_type, str(folder))
-    prepare_folder(folder, force, "the checkpoint")
+    require_empty_dir(folder, force, "the checkpoint")
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     facts = {"architectures": [system.ARCHITECTURE], "model_type": model_type, "dtype": dtype}
-    tensors = joined(_wanted(model, system, config)[0], getattr(system, "to_theirs", None))
-    with atomic_folder(folder, replace=True) as partial:
+    tensors = export_tensors(_wanted(model, system, config)[0], getattr(system, "to_theirs", None))
+    with atomic_dir(folder, replace=True) as partial:
         write_tensors(partial / "model.safetensors", tensors, metadata={"format": "pt"})
         write_text(partial / "config.json", json.dumps({**facts, **config}, indent=2) + "\n")
     return folder
@@ -91,7 +91,7 @@ def save_pretrained(
 
 def _system(model_type: Any, source: str) -> Any:
     if model_type not in MODEL_TYPES:
-        raise ArchlabError(f"{source}: no model_type {model_type!r}{suggest(model_type, MODEL_TYPES)}")
+        raise ArchlabError(f"{source}: no model_type {model_type!r}{did_you_mean(model_type, MODEL_TYPES)}")
     return importlib.import_module(f"{__package__}.{model_type}")
 
 
@@ -119,7 +119,7 @@ def _checked(given: Mapping[str, Any], system: Any, file: Path) -> dict[str, Any
             told = " or ".join(map(repr, system.FIXED[field]))
             raise ArchlabError(f"{file}: {field} {value!r}: not represented, only {told} is")
         if field not in known | ignored and value is not None:
-            raise ArchlabError(f"{file}: unknown field {field!r}, here {value!r}{suggest(field, known)}")
+            raise ArchlabError(f"{file}: unknown field {field!r}, here {value!r}{did_you_mean(field, known)}")
     return {field: given.get(field, default) for field, default in system.FIELDS.items()}
 
 
@@ -165,7 +165,7 @@ def _config_of(spec: Spec, model_type: str, folder: Path) -> dict[str, Any]:
         again = parse(system.plain(config), "backbone", "model").to_plain()
     except (ArchlabError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ArchlabError(f"the model is no {model_type}: {one_line(error)}") from error
-    where = difference(_compared(again), _compared(plain))
+    where = first_difference(_compared(again), _compared(plain))
     if where:
         raise ArchlabError(f"the model is no {model_type}: {where}")
     return config

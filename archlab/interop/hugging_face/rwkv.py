@@ -58,7 +58,7 @@ ENDS = {
 }
 
 
-def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     """Return our name for each of theirs."""
     found: dict[str, str | tuple[str, ...]] = {**ENDS}
     for layer in range(config["num_hidden_layers"]):
@@ -66,17 +66,17 @@ def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     return found if config["tie_word_embeddings"] else found | {"head.weight": "head.weight"}
 
 
-def to_ours(name: str, tensor: Tensor) -> Tensor:
+def from_hf(name: str, tensor: Tensor) -> Tensor:
     """Return what a channel shares with the past as a vector."""
     return tensor.flatten() if SHARES in name else tensor
 
 
-def to_theirs(name: str, tensor: Tensor) -> Tensor:
+def to_hf(name: str, tensor: Tensor) -> Tensor:
     """Return what a channel shares with the past as [1, 1, D]."""
     return tensor[None, None] if SHARES in name else tensor
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     return {
         "type": "stack",
@@ -116,7 +116,7 @@ def _norm(eps: float) -> dict[str, Any]:
     return {"type": "layer", "eps": eps, "zero_centered": False}
 
 
-def config(model: Mapping[str, Any]) -> dict[str, Any]:
+def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a model's YAML data most resembles."""
     layers = [layer for layer in model["layers"] for _ in range(layer.get("repeat", 1))]
     return {

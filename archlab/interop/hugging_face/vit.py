@@ -47,12 +47,12 @@ PARTS = {
 SPREAD = {"cls_token": 2, "distillation_token": 2, "position_embeddings": 1}
 
 
-def names(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     """Return our name for each of theirs."""
-    return named(config, "vit", CLASS_TOKENS)
+    return vit_key_map(config, "vit", CLASS_TOKENS)
 
 
-def named(config: Mapping[str, Any], model: str, class_tokens: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
+def vit_key_map(config: Mapping[str, Any], model: str, class_tokens: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
     """Return our name for each of the names below a model's own, whose class tokens have these."""
     tokens = {f"{model}.embeddings.{name}": f"embedding.class_tokens.{i}" for i, name in enumerate(class_tokens)}
     pairs = {f"{model}.embeddings.patch_embeddings.projection": "embedding"}
@@ -63,14 +63,14 @@ def named(config: Mapping[str, Any], model: str, class_tokens: Sequence[str]) ->
     return {**tokens, f"{model}.embeddings.position_embeddings": "position.weight", **both}
 
 
-def to_ours(name: str, tensor: Tensor) -> Tensor:
+def from_hf(name: str, tensor: Tensor) -> Tensor:
     """Return class tokens as vectors and positions as a matrix."""
     for _ in range(_spread(name)):
         tensor = tensor.squeeze(0)
     return tensor
 
 
-def to_theirs(name: str, tensor: Tensor) -> Tensor:
+def to_hf(name: str, tensor: Tensor) -> Tensor:
     """Return class tokens as [1, 1, D] and positions as [1, N, D]."""
     return tensor[(None,) * _spread(name)]
 
@@ -79,12 +79,12 @@ def _spread(name: str) -> int:
     return SPREAD.get(name.rpartition(".")[2], 0)
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
-    return described(config, len(CLASS_TOKENS))
+    return vit_config(config, len(CLASS_TOKENS))
 
 
-def described(config: Mapping[str, Any], class_tokens: int) -> dict[str, Any]:
+def vit_config(config: Mapping[str, Any], class_tokens: int) -> dict[str, Any]:
     """Return the YAML data of a transformer with so many class tokens; raise ArchlabError unless all is square."""
     image, patch = (_side(config, field) for field in ("image_size", "patch_size"))
     if image % patch:
@@ -132,7 +132,7 @@ def _norm(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "layer", "eps": config["layer_norm_eps"], "zero_centered": False}
 
 
-def config(model: Mapping[str, Any]) -> dict[str, Any]:
+def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a model's YAML data most resembles."""
     layer, patches = model["layers"][0], model["embedding"]
     num_patches = knob(model, "position", "max_length", 1) - patches.get("class_tokens", 0)

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from archlab.config import domains, registry
-from archlab.interop.standalone.source import Definition, External, Library, Module, Statement
-from archlab.interop.standalone.statements import Piece, definition_of, read_piece
+from archlab.interop.standalone.source import Definition, ExternalName, Library, Module, Statement
+from archlab.interop.standalone.statements import ExportedStatement, definition_of, read_statement
 
 # An alias has no name of its own to be found by, as a class has.
 _REPLACED = {
-    f"{registry.__name__}.Factory": External("collections.abc.Callable", "Callable"),
-    f"{domains.__name__}.Count": External("builtins.int", "int"),
-    f"{domains.__name__}.Index": External("builtins.int", "int"),
-    f"{domains.__name__}.Positive": External("builtins.float", "float"),
-    f"{domains.__name__}.NonNegative": External("builtins.float", "float"),
-    f"{domains.__name__}.Fraction": External("builtins.float", "float"),
+    f"{registry.__name__}.Factory": ExternalName("collections.abc.Callable", "Callable"),
+    f"{domains.__name__}.Count": ExternalName("builtins.int", "int"),
+    f"{domains.__name__}.Index": ExternalName("builtins.int", "int"),
+    f"{domains.__name__}.Positive": ExternalName("builtins.float", "float"),
+    f"{domains.__name__}.NonNegative": ExternalName("builtins.float", "float"),
+    f"{domains.__name__}.Fraction": ExternalName("builtins.float", "float"),
 }
 
 
@@ -32,26 +32,26 @@ class Bundle:
     def __init__(self, classes: Sequence[type], functions: Sequence[Callable[..., Any]] = ()) -> None:
         packages = {"archlab"} | {cls.__module__.partition(".")[0] for cls in classes}
         self.library = Library(packages, _REPLACED)
-        self._names: dict[Definition | External, str] = {}
+        self._names: dict[Definition | ExternalName, str] = {}
         self._taken = {*dir(builtins), *keyword.kwlist}
         self._built: set[Definition] = set()
-        self._gathered: dict[Statement, Piece] = {}
+        self._gathered: dict[Statement, ExportedStatement] = {}
         defined = [*map(definition_of, classes), *map(definition_of, functions)]
         for definition in defined:
             self._gather(definition)
         self.pieces = self._ordered()
         self._name_all(defined[len(classes) :])
 
-    def name(self, target: Definition | External) -> str:
+    def name(self, target: Definition | ExternalName) -> str:
         """Return what a thing is called in the bundle."""
         if target not in self._names:
             self._names[target] = self._free_name(target)
         return self._names[target]
 
-    def _free_name(self, target: Definition | External) -> str:
-        external = isinstance(target, External)
-        name = target.alias if isinstance(target, External) else target.name
-        module = target.dotted.rpartition(".")[0] if isinstance(target, External) else target.module
+    def _free_name(self, target: Definition | ExternalName) -> str:
+        external = isinstance(target, ExternalName)
+        name = target.alias if isinstance(target, ExternalName) else target.name
+        module = target.dotted.rpartition(".")[0] if isinstance(target, ExternalName) else target.module
         if external and module == "builtins":
             return name
         if name in self._taken:
@@ -71,10 +71,10 @@ class Bundle:
         for external in self.externals():
             self.name(external)
 
-    def externals(self) -> list[External]:
+    def externals(self) -> list[ExternalName]:
         """Return what the definitions use from outside."""
         uses = [use.target for piece in self.pieces for use in piece.uses]
-        return list(dict.fromkeys(target for target in uses if isinstance(target, External)))
+        return list(dict.fromkeys(target for target in uses if isinstance(target, ExternalName)))
 
     def submodules(self) -> set[str]:
         """Return the modules that are imported for the attributes they add, as `import torch.utils.data` does."""
@@ -82,7 +82,7 @@ class Bundle:
             (piece.statement.module, use.target.alias)
             for piece in self.pieces
             for use in piece.uses
-            if isinstance(use.target, External)
+            if isinstance(use.target, ExternalName)
         }
         return {name for module, alias in used for name in module.submodules.get(alias, ())}
 
@@ -99,14 +99,14 @@ class Bundle:
 
     def _include(self, statement: Statement) -> None:
         built = any(Definition(statement.module.name, name) in self._built for name in statement.names)
-        piece = self._gathered[statement] = read_piece(statement, self.library, keeps_defaults=built)
+        piece = self._gathered[statement] = read_statement(statement, self.library, keeps_defaults=built)
         for needed in piece.needs():
             self._gather(needed, built=True)
         for follower in statement.module.statements:
             if follower.follows in statement.names and follower not in self._gathered:
                 self._include(follower)
 
-    def _ordered(self) -> list[Piece]:
+    def _ordered(self) -> list[ExportedStatement]:
         """Return the pieces as their modules would run them, each after those that it needs to run."""
         modules = dict.fromkeys(module for s in self._gathered for module in self._imported_first(s.module, set()))
         done: dict[Statement, None] = {}

@@ -15,15 +15,15 @@ from archlab.interop.standalone import template
 from archlab.interop.standalone.build_expression import render_call
 from archlab.interop.standalone.bundle import Bundle
 from archlab.interop.standalone.rendering import packages_of, render_definitions, render_imports
-from archlab.interop.standalone.source import External
+from archlab.interop.standalone.source import ExternalName
 from archlab.interop.standalone.statements import definition_of
-from archlab.modeling.build import count_parameters, on_meta
+from archlab.modeling.build import build_on_meta, count_parameters
 from archlab.storage.checkpoint import verify
-from archlab.storage.files import atomic_folder, prepare_folder, write_text
-from archlab.storage.trained_model import locate
+from archlab.storage.files import atomic_dir, require_empty_dir, write_text
+from archlab.storage.trained_model import find_checkpoint
 
 _WEIGHTS, _CONFIG, _MODEL = "model.safetensors", "config.yaml", "model.py"
-_PARTIAL = External("functools.partial", "partial")
+_PARTIAL = ExternalName("functools.partial", "partial")
 _UNWRITTEN = 'raise NotImplementedError("the export writes this function")'
 _HEADER = '''"""{title}.
 
@@ -44,13 +44,13 @@ def export(checkpoint_folder: Path, out: Path, *, force: bool = False) -> Path:
     Returns `out`. Raises ArchlabError where the checkpoint is damaged, or where `out` is taken: forcing
     replaces an earlier export and nothing else.
     """
-    checkpoint = locate(checkpoint_folder)
+    checkpoint = find_checkpoint(checkpoint_folder)
     verify(checkpoint)
     experiment = load(checkpoint / "experiment.yaml")
     text = render_model(experiment)
     _refuse_others_files(out)
-    prepare_folder(out, force, "the export")
-    with atomic_folder(out, replace=True) as partial:
+    require_empty_dir(out, force, "the export")
+    with atomic_dir(out, replace=True) as partial:
         shutil.copyfile(checkpoint / _WEIGHTS, partial / _WEIGHTS)
         write_text(partial / _CONFIG, experiment.to_yaml())
         write_text(partial / _MODEL, text)
@@ -96,7 +96,7 @@ def _header(experiment: Experiment, bundle: Bundle) -> str:
     words = [experiment.name, one_line(experiment.description)] if experiment.description else [experiment.name]
     return _HEADER.format(
         title=": ".join(words).rstrip(".").replace("\\", "/").replace('"', "'"),
-        size=count_parameters(on_meta(experiment.model)),
+        size=count_parameters(build_on_meta(experiment.model)),
         packages=" and ".join(packages_of(bundle)),
         version=archlab.__version__,
     )

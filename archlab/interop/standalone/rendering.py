@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from archlab.interop.standalone.bundle import Bundle
-from archlab.interop.standalone.source import Definition, External, Statement
-from archlab.interop.standalone.statements import Piece
+from archlab.interop.standalone.source import Definition, ExternalName, Statement
+from archlab.interop.standalone.statements import ExportedStatement
 
 WIDTH = 120
 Edit: TypeAlias = tuple[int, int, str]
 _KEYWORD = re.compile(rb"(async\s+def|def|class)\s+")
 
 
-def render_imports(bundle: Bundle, also: Iterable[External]) -> str:
+def render_imports(bundle: Bundle, also: Iterable[ExternalName]) -> str:
     """Return the import statements for what a bundle uses and for what else is named, sorted."""
     externals = {*bundle.externals(), *also}
     plain = {f"import {name}" for name in bundle.submodules()}
@@ -85,7 +85,7 @@ def _is_definition(statement: Statement) -> bool:
     return isinstance(statement.node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
 
 
-def _text(piece: Piece, bundle: Bundle) -> str:
+def _text(piece: ExportedStatement, bundle: Bundle) -> str:
     begin, end = _lines_of(piece.statement)
     data = piece.statement.module.data[begin:end]
     edits = [*_dropped_registrations(piece), *_changed_slots(piece, bundle), *_renamed(piece, bundle)]
@@ -104,12 +104,12 @@ def _lines_of(statement: Statement) -> tuple[int, int]:
     return module.offset(line), module.offset(node.end_lineno + 1)
 
 
-def _dropped_registrations(piece: Piece) -> list[Edit]:
+def _dropped_registrations(piece: ExportedStatement) -> list[Edit]:
     module = piece.statement.module
     return [(module.offset(d.lineno), module.offset((d.end_lineno or d.lineno) + 1), "") for d in piece.registrations]
 
 
-def _changed_slots(piece: Piece, bundle: Bundle) -> list[Edit]:
+def _changed_slots(piece: ExportedStatement, bundle: Bundle) -> list[Edit]:
     edits: list[Edit] = []
     for node, default in piece.slots:
         begin, end = piece.statement.module.span(node)
@@ -119,7 +119,7 @@ def _changed_slots(piece: Piece, bundle: Bundle) -> list[Edit]:
     return edits
 
 
-def _renamed(piece: Piece, bundle: Bundle) -> list[Edit]:
+def _renamed(piece: ExportedStatement, bundle: Bundle) -> list[Edit]:
     module = piece.statement.module
     edits = [(*module.span(use.node), bundle.name(use.target)) for use in piece.uses]
     if _is_definition(piece.statement):

@@ -16,7 +16,7 @@ from archlab.interop.standalone.scopes import Reference, bound_names
 
 
 @dataclass(frozen=True)
-class External:
+class ExternalName:
     """What a package outside supplies: `from torch import nn` is External("torch.nn", "nn")."""
 
     dotted: str
@@ -32,7 +32,7 @@ class Definition:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedName:
     """A module, or something out of it, as an import statement names it."""
 
     module: str
@@ -82,7 +82,7 @@ class Module:
         self.name, self.file, self.data = name, file, file.read_bytes()
         self.tree = ast.parse(self.data, str(file))
         self.package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        self.imports: dict[str, Imported] = {}
+        self.imports: dict[str, ImportedName] = {}
         self.submodules: dict[str, set[str]] = {}
         self.statements = [Statement(self, node) for node in self._read(self.tree.body)]
         lines = self.data.splitlines(keepends=True)
@@ -104,7 +104,7 @@ class Module:
     def _import(self, node: ast.Import) -> None:
         for alias in node.names:
             root = alias.name.partition(".")[0]
-            self.imports[alias.asname or root] = Imported(alias.name if alias.asname else root)
+            self.imports[alias.asname or root] = ImportedName(alias.name if alias.asname else root)
             if not alias.asname and alias.name != root:
                 self.submodules.setdefault(root, set()).add(alias.name)
 
@@ -113,7 +113,7 @@ class Module:
         for alias in node.names:
             if alias.name == "*":
                 raise ArchlabError(f"{self.file}:{node.lineno}: an import of * cannot be exported; name what is used")
-            self.imports[alias.asname or alias.name] = Imported(module, alias.name)
+            self.imports[alias.asname or alias.name] = ImportedName(module, alias.name)
 
     def defining(self, name: str) -> list[Statement]:
         """Return the statements that bind a name."""
@@ -133,7 +133,7 @@ class Module:
 class Library:
     """The modules whose text is taken over, those of `packages`; every other one is imported."""
 
-    def __init__(self, packages: set[str], replaced: dict[str, External]) -> None:
+    def __init__(self, packages: set[str], replaced: dict[str, ExternalName]) -> None:
         self.packages, self.replaced = packages, replaced
         self.modules: dict[str, Module] = {}
 
@@ -150,7 +150,7 @@ class Library:
         """Whether a module's text is taken over."""
         return module.partition(".")[0] in self.packages
 
-    def find(self, module: str, name: str) -> External | Definition | Imported | None:
+    def find(self, module: str, name: str) -> ExternalName | Definition | ImportedName | None:
         """Return what a name of a module stands for, through all imports; None for a builtin."""
         dotted = f"{module}.{name}"
         if dotted in self.replaced:
@@ -160,23 +160,23 @@ class Library:
             return Definition(module, name)
         if name in source.imports:
             return self._follow(source.imports[name], name)
-        return Imported(dotted) if source.file.name == "__init__.py" and find_spec(dotted) else None
+        return ImportedName(dotted) if source.file.name == "__init__.py" and find_spec(dotted) else None
 
-    def _follow(self, imported: Imported, alias: str) -> External | Definition | Imported | None:
+    def _follow(self, imported: ImportedName, alias: str) -> ExternalName | Definition | ImportedName | None:
         if not self.owns(imported.module):
             dotted = imported.module if imported.name is None else f"{imported.module}.{imported.name}"
-            return External(dotted, alias)
+            return ExternalName(dotted, alias)
         return imported if imported.name is None else self.find(imported.module, imported.name)
 
-    def resolve(self, module: Module, reference: Reference) -> tuple[ast.expr, External | Definition] | None:
+    def resolve(self, module: Module, reference: Reference) -> tuple[ast.expr, ExternalName | Definition] | None:
         """Return the part of a dotted name that stands for one thing, and that thing; None for a builtin."""
         names = reference.names
         target = self.find(module.name, names[0])
         for depth, name in enumerate(names[1:], 1):
-            if not isinstance(target, Imported):
+            if not isinstance(target, ImportedName):
                 return None if target is None else (reference.nodes[depth - 1], target)
             target = self.find(target.module, name)
-        if isinstance(target, Imported):
+        if isinstance(target, ImportedName):
             raise ArchlabError(
                 f"{module.file}:{reference.nodes[0].lineno}: a module used as a value cannot be exported"
             )

@@ -11,7 +11,7 @@ from typing import Any
 from archlab.config.registry import Slot, find, register, slot, slots
 from archlab.errors import ArchlabError
 from archlab.interop.standalone.scopes import references
-from archlab.interop.standalone.source import Definition, External, Library, Module, Statement
+from archlab.interop.standalone.source import Definition, ExternalName, Library, Module, Statement
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Use:
     """A name in a statement, what it stands for, and whether running the statement asks for it."""
 
     node: ast.expr
-    target: Definition | External
+    target: Definition | ExternalName
     at_import: bool
 
 
 @dataclass(frozen=True)
-class Piece:
+class ExportedStatement:
     """A statement without its registrations; a slot's default is left out, or is the class that it stands for."""
 
     statement: Statement
@@ -44,14 +44,14 @@ class Piece:
         return definition.module == self.statement.module.name and definition.name in self.statement.names
 
 
-def read_piece(statement: Statement, library: Library, *, keeps_defaults: bool) -> Piece:
+def read_statement(statement: Statement, library: Library, *, keeps_defaults: bool) -> ExportedStatement:
     """Find out what a statement loses and needs; raise ArchlabError where that cannot be exported."""
     _refuse_inner_imports(statement, library)
     registrations = [d for d in statement.decorators if _calls(d, (register,), statement.module, library)]
     declared = [d for d in _keyword_defaults(statement.node) if _calls(d, (slot, slots), statement.module, library)]
     kept = [(slot, _default_class(slot) if keeps_defaults else None) for slot in declared]
     uses = _uses(statement.node, {*registrations, *declared}, statement.module, library)
-    return Piece(statement, registrations, kept, uses)
+    return ExportedStatement(statement, registrations, kept, uses)
 
 
 def _uses(node: ast.AST, dropped: set[ast.AST], module: Module, library: Library) -> list[Use]:

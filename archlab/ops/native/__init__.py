@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from archlab.ops.dispatch import install
+from archlab.ops.dispatch import register_backend
 
 from . import causal_attention, diagonal_scan, selective_scan
 
@@ -16,8 +16,8 @@ OPERATIONS = {
 
 
 @cache
-def install_native() -> None:
+def register_native_backends() -> None:
     """Build what is not built yet, and take it on CPUs; where it cannot be had the plain forms stay."""
     for name, module in OPERATIONS.items():
         if module.ready():
-            install(name, "cpu", getattr(module, name))
+            register_backend(name, "cpu", getattr(module, name))

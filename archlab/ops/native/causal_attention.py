@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .library import call, library
+from archlab.ops.native.library import call_kernel, library
 
 WIDEST = 32  # a multiple of the columns that any processor's tile has
 
@@ -70,7 +70,7 @@ def _empty_back(
 
 def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], scale: float) -> None:
     """Call with inputs that begin with q, k and v."""
-    call(_library(), name, inputs, outputs, (*inputs[0].shape, inputs[2].shape[3]), (scale,))
+    call_kernel(_library(), name, inputs, outputs, (*inputs[0].shape, inputs[2].shape[3]), (scale,))
 
 
 def _up(count: int) -> int:

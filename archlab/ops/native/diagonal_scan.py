@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .library import call, library
+from archlab.ops.native.library import call_kernel, library
 
 STEPS, STATES, WIDEST = 64, 4, 64  # steps a block, states computed together, bytes of any processor's vector
 _KINDS = {torch.float32: "float32", torch.float64: "float64"}
@@ -74,7 +74,7 @@ def _empty_back(
 
 def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], u: Tensor, rest: Tensor) -> None:
     kind = f"{_KINDS[u.dtype]}_{('real', 'complex')[rest.shape[-1] - 1]}"
-    call(_library(), f"{name}_{kind}", inputs, outputs, (*u.shape, rest.shape[1]))
+    call_kernel(_library(), f"{name}_{kind}", inputs, outputs, (*u.shape, rest.shape[1]))
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:

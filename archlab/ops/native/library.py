@@ -16,9 +16,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from archlab.runtime.build_cache import built_file
-from archlab.runtime.cpu_info import processor_features
-from archlab.runtime.process import is_on
+from archlab.runtime.build_cache import build_cache_path
+from archlab.runtime.cpu_info import cpu_flags
+from archlab.runtime.process import env_switch
 from archlab.runtime.toolchain import compiler
 
 SWITCH = "ARCHLAB_NATIVE"
@@ -31,12 +31,12 @@ _HERE = Path(__file__).parent
 @cache
 def library(name: str, **constants: int) -> ctypes.CDLL | None:
     """Return the library of `<name>.cpp`, built where it is not in the cache; None where it cannot be had."""
-    return built(_HERE / f"{name}.cpp", **constants)
+    return compile_library(_HERE / f"{name}.cpp", **constants)
 
 
-def built(source: Path, **constants: int) -> ctypes.CDLL | None:
+def compile_library(source: Path, **constants: int) -> ctypes.CDLL | None:
     """Return the library of a file that may include the bodies' headers; None where it cannot be had."""
-    if missing():
+    if unavailable_reason():
         return None
     try:
         return _build(source, tuple(f"-D{key}={n}" for key, n in constants.items()))
@@ -44,14 +44,14 @@ def built(source: Path, **constants: int) -> ctypes.CDLL | None:
         return None
 
 
-def missing() -> str:
+def unavailable_reason() -> str:
     """Return why C++ bodies cannot be had here, or nothing."""
-    if not is_on(SWITCH):
+    if not env_switch(SWITCH):
         return f"turned off by {SWITCH}=off"
     return "" if compiler() else "no C++ compiler (g++, clang++ or c++)"
 
 
-def call(
+def call_kernel(
     source: ctypes.CDLL | None,
     function: str,
     inputs: Iterable[Tensor],
@@ -68,10 +68,10 @@ def call(
 
 def _build(source: Path, constants: tuple[str, ...]) -> ctypes.CDLL | None:
     code = "".join(file.read_text(encoding="utf-8") for file in (source, *sorted(_HERE.glob("*.h"))))
-    for flags in _attempts():
+    for flags in _flag_sets():
         command = (str(compiler()), *FLAGS, *flags, *constants)
         changed = str(Path(command[0]).stat().st_mtime_ns)  # another compiler of the same name
-        file = built_file("native", source.stem, code, *command, changed)
+        file = build_cache_path("native", source.stem, code, *command, changed)
         if file.is_file() or _compile(source, command, file):
             try:
                 return ctypes.CDLL(str(file))
@@ -80,11 +80,11 @@ def _build(source: Path, constants: tuple[str, ...]) -> ctypes.CDLL | None:
     return None
 
 
-def _attempts() -> list[tuple[str, ...]]:
+def _flag_sets() -> list[tuple[str, ...]]:
     """Return the flags to try: all that this processor can do, threads or none."""
     native = ("-mcpu=native",) if platform.machine() in ("arm64", "aarch64") else ("-march=native",)
     # A compiler older than the processor takes it for a lesser one.
-    widest = WIDEST if processor_features() >= {"avx512f", "avx512vl", "avx512dq"} else ()
+    widest = WIDEST if cpu_flags() >= {"avx512f", "avx512vl", "avx512dq"} else ()
     return [(*native, *widest, "-fopenmp"), (*native, "-fopenmp"), ("-fopenmp",), ()]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .library import call, library
+from archlab.ops.native.library import call_kernel, library
 
 STEPS, WIDEST = 64, 64  # steps a block, bytes of any processor's vector
 LANES = WIDEST // 4
@@ -43,7 +43,7 @@ def _forward(
     x: Tensor, step: Tensor, rate: Tensor, taken: Tensor, given: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     out = _empty(x, step, rate, taken, given, state)
-    call(_library(), "selective_scan", (x, step, rate, taken, given, state), out, (*x.shape, rate.shape[1]))
+    call_kernel(_library(), "selective_scan", (x, step, rate, taken, given, state), out, (*x.shape, rate.shape[1]))
     return out
 
 
@@ -62,7 +62,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     out = _empty_back(dy, dlast, x, step, rate, taken, given, starts)
     inputs = (dy, dlast, x, step, rate, taken, given, starts)
-    call(_library(), "selective_scan_back", inputs, out, (*x.shape, rate.shape[1], _slices(x)))
+    call_kernel(_library(), "selective_scan_back", inputs, out, (*x.shape, rate.shape[1], _slices(x)))
     return out
 
 

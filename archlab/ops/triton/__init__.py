@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch.utils._triton import has_triton
 
-from archlab.ops.dispatch import install
+from archlab.ops.dispatch import register_backend
 
-OPERATIONS = ("diagonal_scan", "gated_linear", "score_gradients", "timestep_norm")
+OPERATIONS = ("diagonal_scan", "gated_linear", "logit_gradients", "timestep_norm")
 
 
 @cache
-def install_triton() -> None:
+def register_triton_backends() -> None:
     """Take them on CUDA devices (NVIDIA's, or AMD's under ROCm), where there is one."""
     if torch.cuda.is_available() and has_triton():
         for operation in OPERATIONS:
-            install(operation, "cuda", getattr(kernels_of(operation), operation))
+            register_backend(operation, "cuda", getattr(kernels_of(operation), operation))
 
 
 def kernels_of(operation: str) -> Any:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._diagonal_states import carried, empty, factors, jump, keep, keep_row, parts, stepped, times
+from archlab.ops.triton._diagonal_states import (
+    carried,
+    complex_mul,
+    empty,
+    factors,
+    jump,
+    parts,
+    stepped,
+    store_row,
+    store_state,
+)
 
 
 @triton.jit
@@ -38,7 +48,7 @@ def backward(
             weights = parts(weight, channels * N, inside, N, first, STATES, COMPLEX)
             none = empty(tl.zeros((ROWS, CHANNELS), u.dtype.element_ty), STATES)
             nones = (none, none)
-            g, a, s, _, _ = walked_back(
+            g, a, s, _, _ = scan_backward(
                 nones, nones, nones, nones, nones, nears, rests, weights, u, dy, du, early, channels, inside, 0, steps,
                 first, T, D, STATES, COMPLEX, False,
             )  # fmt: skip
@@ -46,14 +56,14 @@ def backward(
                 g, a, s, sums, held, apart, nears, rests, rows, inside, N, first, STATES, COMPLEX, LOG_STEPS
             )
             middle = final % steps + 1
-            g, a, s, by_weight, by_rest = walked_back(
+            g, a, s, by_weight, by_rest = scan_backward(
                 g, a, s, nones, nones, nears, rests, weights, u, dy, du, start, channels, inside, 0, middle,
                 first, T, D, STATES, COMPLEX, True,
             )  # fmt: skip
-            keep_row(sums, g, held, rows, final // steps, inside, N, first, STATES, COMPLEX)
-            keep_row(sums, a, held + apart, rows, final // steps, inside, N, first, STATES, COMPLEX)
-            keep_row(sums, s, held + 2 * apart, rows, final // steps, inside, N, first, STATES, COMPLEX)
-            g, a, s, by_weight, by_rest = walked_back(
+            store_row(sums, g, held, rows, final // steps, inside, N, first, STATES, COMPLEX)
+            store_row(sums, a, held + apart, rows, final // steps, inside, N, first, STATES, COMPLEX)
+            store_row(sums, s, held + 2 * apart, rows, final // steps, inside, N, first, STATES, COMPLEX)
+            g, a, s, by_weight, by_rest = scan_backward(
                 g, a, s, by_weight, by_rest, nears, rests, weights, u, dy, du, start, channels, inside, middle, steps,
                 first, T, D, STATES, COMPLEX, True,
             )  # fmt: skip
@@ -63,7 +73,7 @@ def backward(
 
 
 @triton.jit
-def walked_back(
+def scan_backward(
     g, a, s, by_weight, by_rest, nears, rests, weights, u, dy, du, start, channels, inside, begin, end, first, T, D,
     STATES: tl.constexpr, COMPLEX: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
@@ -134,7 +144,7 @@ def add_rows(pointer, x, start, inside, N, first, STATES: tl.constexpr, COMPLEX:
     before_re, before_im = parts(pointer, start, inside, N, first, STATES, COMPLEX)
     for n in tl.static_range(STATES):
         re, im = before_re[n] + tl.sum(x[0][n], 0)[None, :], before_im[n] + tl.sum(x[1][n], 0)[None, :]
-        keep(pointer, start + first + n, inside & (first + n < N), re, im, COMPLEX)
+        store_state(pointer, start + first + n, inside & (first + n < N), re, im, COMPLEX)
 
 
 @triton.jit
@@ -145,32 +155,34 @@ def row_starts_back(less, slope, g, a, s, COMPLEX: tl.constexpr):
         _, _, _, _, g_re, g_im, a_re, a_im, s_re, s_im = tl.associative_scan(
             (less[0] + none, less[1] + none, slope[0] + none, slope[1] + none, g[0], g[1], a[0], a[1], s[0], s[1]),
             0,
-            chained_back_complex,
+            compose_backward_complex,
         )
         return (g_re, g_im), (a_re, a_im), (s_re, s_im)
-    _, _, g_re, a_re, s_re = tl.associative_scan((less[0] + none, slope[0] + none, g[0], a[0], s[0]), 0, chained_back)
+    _, _, g_re, a_re, s_re = tl.associative_scan(
+        (less[0] + none, slope[0] + none, g[0], a[0], s[0]), 0, compose_backward
+    )
     return (g_re, g[1]), (a_re, a[1]), (s_re, s[1])
 
 
 @triton.jit
-def chained_back(p, c, g, a, s, q, d, h, b, t):
+def compose_backward(p, c, g, a, s, q, d, h, b, t):
     """Join like `chained_real`, for three sums of which s takes in a: their factors are 1 + p, 1 + p and c."""
     return p + q + p * q, c + d + c * q + d * p, h + g + q * g, b + a + q * a, t + s + q * s + d * a
 
 
 @triton.jit
-def chained_back_complex(
+def compose_backward_complex(
     p_re, p_im, c_re, c_im, g_re, g_im, a_re, a_im, s_re, s_im,
     q_re, q_im, d_re, d_im, h_re, h_im, b_re, b_im, t_re, t_im,
 ):  # fmt: skip
     """Do the same for complex numbers."""
-    pq_re, pq_im = times(p_re, p_im, q_re, q_im, True)
-    cq_re, cq_im = times(c_re, c_im, q_re, q_im, True)
-    dp_re, dp_im = times(d_re, d_im, p_re, p_im, True)
-    gq_re, gq_im = times(g_re, g_im, q_re, q_im, True)
-    aq_re, aq_im = times(a_re, a_im, q_re, q_im, True)
-    sq_re, sq_im = times(s_re, s_im, q_re, q_im, True)
-    ad_re, ad_im = times(a_re, a_im, d_re, d_im, True)
+    pq_re, pq_im = complex_mul(p_re, p_im, q_re, q_im, True)
+    cq_re, cq_im = complex_mul(c_re, c_im, q_re, q_im, True)
+    dp_re, dp_im = complex_mul(d_re, d_im, p_re, p_im, True)
+    gq_re, gq_im = complex_mul(g_re, g_im, q_re, q_im, True)
+    aq_re, aq_im = complex_mul(a_re, a_im, q_re, q_im, True)
+    sq_re, sq_im = complex_mul(s_re, s_im, q_re, q_im, True)
+    ad_re, ad_im = complex_mul(a_re, a_im, d_re, d_im, True)
     return (
         p_re + q_re + pq_re, p_im + q_im + pq_im, c_re + d_re + cq_re + dp_re, c_im + d_im + cq_im + dp_im,
         h_re + g_re + gq_re, h_im + g_im + gq_im, b_re + a_re + aq_re, b_im + a_im + aq_im,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._diagonal_states import carried, empty, factors, jump, keep_row, parts, stepped, times
+from archlab.ops.triton._diagonal_states import carried, complex_mul, empty, factors, jump, parts, stepped, store_row
 
 
 @triton.jit
@@ -33,7 +33,7 @@ def forward(
             weights = parts(weight, channels * N, inside, N, first, STATES, COMPLEX)
             none = empty(tl.zeros((ROWS, CHANNELS), u.dtype.element_ty), STATES)
             early = tl.where(rows > 0, start - steps, T)
-            added = walked(
+            added = scan_forward(
                 none, none, nears, rests_re, rests_im, u, y, weights, early, channels, inside, 0, steps, first, T, D,
                 STATES, COMPLEX, False,
             )  # fmt: skip
@@ -45,12 +45,12 @@ def forward(
                 re += (h_re,)
                 im += (h_im,)
             middle = final % steps + 1
-            re, im = walked(
+            re, im = scan_forward(
                 re, im, nears, rests_re, rests_im, u, y, weights, start, channels, inside, 0, middle, first, T, D,
                 STATES, COMPLEX, True,
             )  # fmt: skip
-            keep_row(last, (re, im), held, rows, final // steps, inside, N, first, STATES, COMPLEX)
-            walked(
+            store_row(last, (re, im), held, rows, final // steps, inside, N, first, STATES, COMPLEX)
+            scan_forward(
                 re, im, nears, rests_re, rests_im, u, y, weights, start, channels, inside, middle, steps, first, T, D,
                 STATES, COMPLEX, True,
             )  # fmt: skip
@@ -58,7 +58,7 @@ def forward(
 
 
 @triton.jit
-def walked(
+def scan_forward(
     re, im, nears, rests_re, rests_im, u, y, weights, start, channels, inside, begin, end, first, T, D,
     STATES: tl.constexpr, COMPLEX: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
@@ -73,7 +73,7 @@ def walked(
             h_re, h_im = stepped(re[n], im[n], nears[n], rests_re[n], rests_im[n], COMPLEX)
             h_re += u_RD
             if OUTPUTS:
-                y_RD += times(weights[0][n], weights[1][n], h_re, h_im, COMPLEX)[0]
+                y_RD += complex_mul(weights[0][n], weights[1][n], h_re, h_im, COMPLEX)[0]
             next_re += (h_re,)
             next_im += (h_im,)
         re, im = next_re, next_im
@@ -89,21 +89,21 @@ def row_starts(less_re, less_im, h_re, h_im, COMPLEX: tl.constexpr):
     less_re += tl.zeros_like(h_re)
     if COMPLEX:
         less_im += tl.zeros_like(h_re)
-        _, _, h_re, h_im = tl.associative_scan((less_re, less_im, h_re, h_im), 0, chained)
+        _, _, h_re, h_im = tl.associative_scan((less_re, less_im, h_re, h_im), 0, compose)
     else:
-        _, h_re = tl.associative_scan((less_re, h_re), 0, chained_real)
+        _, h_re = tl.associative_scan((less_re, h_re), 0, compose_real)
     return h_re, h_im
 
 
 @triton.jit
-def chained(p_re, p_im, h_re, h_im, q_re, q_im, g_re, g_im):
+def compose(p_re, p_im, h_re, h_im, q_re, q_im, g_re, g_im):
     """Join the rows before with a later one: factors 1 + p and 1 + q, states h and g."""
-    on_re, on_im = times(q_re, q_im, h_re, h_im, True)
-    both_re, both_im = times(p_re, p_im, q_re, q_im, True)
+    on_re, on_im = complex_mul(q_re, q_im, h_re, h_im, True)
+    both_re, both_im = complex_mul(p_re, p_im, q_re, q_im, True)
     return p_re + q_re + both_re, p_im + q_im + both_im, g_re + h_re + on_re, g_im + h_im + on_im
 
 
 @triton.jit
-def chained_real(p, h, q, g):
+def compose_real(p, h, q, g):
     """Do the same for real numbers."""
     return p + q + p * q, g + h + q * h

@@ -7,7 +7,7 @@ import triton.language as tl
 
 
 @triton.jit
-def times(a_re, a_im, b_re, b_im, COMPLEX: tl.constexpr):
+def complex_mul(a_re, a_im, b_re, b_im, COMPLEX: tl.constexpr):
     """Multiply; where numbers are real, the imaginary parts are carried along unread."""
     if COMPLEX:
         return a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re
@@ -17,7 +17,7 @@ def times(a_re, a_im, b_re, b_im, COMPLEX: tl.constexpr):
 @triton.jit
 def stepped(h_re, h_im, near, rest_re, rest_im, COMPLEX: tl.constexpr):
     """Return (near + rest) h: next to 1, the sum would have lost the digits that tell how slowly it forgets."""
-    moved_re, moved_im = times(rest_re, rest_im, h_re, h_im, COMPLEX)
+    moved_re, moved_im = complex_mul(rest_re, rest_im, h_re, h_im, COMPLEX)
     return moved_re + near * h_re, moved_im + near * h_im
 
 
@@ -25,20 +25,20 @@ def stepped(h_re, h_im, near, rest_re, rest_im, COMPLEX: tl.constexpr):
 def jump(near, rest_re, rest_im, LOG_STEPS: tl.constexpr, COMPLEX: tl.constexpr):
     """Return q^L - 1 and L q^(L - 1) for L = 2^LOG_STEPS, by squaring."""
     slope_re, slope_im = near + rest_re, rest_im
-    twice_re, twice_im = times(rest_re, rest_im, rest_re, rest_im, COMPLEX)
+    twice_re, twice_im = complex_mul(rest_re, rest_im, rest_re, rest_im, COMPLEX)
     less_re = twice_re + 2 * near * rest_re + (near * near - 1)
     less_im = twice_im + 2 * near * rest_im
     for _ in tl.static_range(LOG_STEPS - 1):
-        grown_re, grown_im = times(slope_re, slope_im, less_re, less_im, COMPLEX)
+        grown_re, grown_im = complex_mul(slope_re, slope_im, less_re, less_im, COMPLEX)
         slope_re, slope_im = slope_re + grown_re, slope_im + grown_im
-        twice_re, twice_im = times(less_re, less_im, less_re, less_im, COMPLEX)
+        twice_re, twice_im = complex_mul(less_re, less_im, less_re, less_im, COMPLEX)
         less_re, less_im = 2 * less_re + twice_re, 2 * less_im + twice_im
     length: tl.constexpr = 2**LOG_STEPS
     return less_re, less_im, length * slope_re, length * slope_im
 
 
 @triton.jit
-def numbers(pointer, at, inside, COMPLEX: tl.constexpr):
+def load_values(pointer, at, inside, COMPLEX: tl.constexpr):
     """Load numbers, zeros outside."""
     if COMPLEX:
         return tl.load(pointer + 2 * at, mask=inside, other=0.0), tl.load(pointer + 2 * at + 1, mask=inside, other=0.0)
@@ -47,7 +47,7 @@ def numbers(pointer, at, inside, COMPLEX: tl.constexpr):
 
 
 @triton.jit
-def keep(pointer, at, inside, re, im, COMPLEX: tl.constexpr):
+def store_state(pointer, at, inside, re, im, COMPLEX: tl.constexpr):
     """Store numbers."""
     if COMPLEX:
         tl.store(pointer + 2 * at, re, mask=inside)
@@ -68,7 +68,7 @@ def factors(near, rest, channels, inside, N, first, STATES: tl.constexpr, COMPLE
     nears, rests_re, rests_im = (), (), ()
     for n in tl.static_range(STATES):
         held = inside & (first + n < N)
-        rest_re, rest_im = numbers(rest, channels * N + first + n, held, COMPLEX)
+        rest_re, rest_im = load_values(rest, channels * N + first + n, held, COMPLEX)
         nears += (tl.load(near + channels * N + first + n, mask=held, other=0.0),)
         rests_re += (rest_re,)
         rests_im += (rest_im,)
@@ -80,7 +80,7 @@ def parts(pointer, start, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.co
     """Return the numbers of STATES states from `first`: tuples of [1, D]."""
     all_re, all_im = (), ()
     for n in tl.static_range(STATES):
-        re, im = numbers(pointer, start + first + n, inside & (first + n < N), COMPLEX)
+        re, im = load_values(pointer, start + first + n, inside & (first + n < N), COMPLEX)
         all_re += (re,)
         all_im += (im,)
     return all_re, all_im
@@ -109,8 +109,8 @@ def carried(
 
 
 @triton.jit
-def keep_row(pointer, x, start, rows, which, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.constexpr):
+def store_row(pointer, x, start, rows, which, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.constexpr):
     """Store one row for a later tile."""
     for n in tl.static_range(STATES):
         re, im = row(x[0][n], rows, which), row(x[1][n], rows, which)
-        keep(pointer, start + first + n, inside & (first + n < N), re, im, COMPLEX)
+        store_state(pointer, start + first + n, inside & (first + n < N), re, im, COMPLEX)

@@ -42,9 +42,9 @@ def forward(
         held, real = step < T, (step < T)[:, None] & inside
         at = start + step.to(tl.int64)[:, None] * D + channels[None, :]
         distance = tl.where(real, tl.load(x + at, mask=real, other=0.0).to(kind) - origin, 0.0)
-        by_step = (tl.sum(distance, 1) / K).to(tl.float64)
+        metrics_are_per_token = (tl.sum(distance, 1) / K).to(tl.float64)
         squares = (tl.sum(distance * distance, 1) / K).to(tl.float64)
-        firsts, seconds = tl.associative_scan((by_step, squares), 0, added)
+        firsts, seconds = tl.associative_scan((metrics_are_per_token, squares), 0, added)
         less = 1.0 / (seen + (step + 1).to(tl.float64))
         means = (first + firsts) * less
         spread = (second + seconds) * less - means * means
@@ -53,7 +53,7 @@ def forward(
         tl.store(y + at, out.to(y.dtype.element_ty), mask=real)
         tl.store(shift + cell * T + step, means, mask=held)
         tl.store(rate + cell * T + step, tl.where(spread < 0, -rates, rates), mask=held)
-        first, second = first + tl.sum(by_step, 0), second + tl.sum(squares, 0)
+        first, second = first + tl.sum(metrics_are_per_token, 0), second + tl.sum(squares, 0)
     final = first / (seen + T)
     tl.store(near + cell, origin)
     tl.store(last_mean + cell, origin.to(tl.float64) + final)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archlab.ops.triton.launch import Direction, Launch, num_bytes
+
 from ._diagonal_backward import backward
 from ._diagonal_forward import forward
-from .launch import Launch, Pass, num_bytes
 
 ROWS, CHANNELS, MOST_STEPS = 8, 32, 32  # rows of steps side by side, channels a program, steps a row
 PARTS, PARTS_BACK = 8, 4  # numbers of states taken together: as many as fit in the registers
@@ -115,12 +116,12 @@ def _launch(kernel: Any, tensors: dict[str, Tensor], parts: int, states: str, fl
         tensors | {"T": T, "D": D, "N": N},
         {"STATES": parts // P, "COMPLEX": P == 2} | sizes,
         num_warps=ROWS,
-        moves={states: 2},
+        traffic={states: 2},
         flops=flops * u_BTD.numel() * N,
     )
 
 
-def passes() -> tuple[Pass, ...]:
+def passes() -> tuple[Direction, ...]:
     """Return both directions of CEMA as in a layer of Megalodon 7B, on 4096 steps."""
     B, T, D, N, P = 1, 4096, 4096, 16, 2
     u, states, near, rest = (
@@ -131,6 +132,6 @@ def passes() -> tuple[Pass, ...]:
     back = _backward_launch(u, u, near, rest, rest, sums, u)
     once = num_bytes(near, rest, rest)
     return (
-        Pass("diagonal scan, forward", (there,), num_bytes(u, u, states, states) + once),
-        Pass("diagonal scan, backward", (back,), num_bytes(u, u, u, states, states) + 2 * once),
+        Direction("diagonal scan, forward", (there,), num_bytes(u, u, states, states) + once),
+        Direction("diagonal scan, backward", (back,), num_bytes(u, u, u, states, states) + 2 * once),
     )

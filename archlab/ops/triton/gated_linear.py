@@ -12,8 +12,9 @@ import torch
 import triton
 from torch import Tensor
 
+from archlab.ops.triton.launch import Direction, Launch, num_bytes
+
 from . import _gated_linear_kernels as kernels
-from .launch import Launch, Pass, num_bytes
 
 PRECISION = "ieee"  # of the forward pass's products: "tf32x3" and "tf32" are faster where there are tensor cores
 LEVELS = 4  # log2 of the steps a chunk
@@ -162,12 +163,12 @@ def _differentiate(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: None) -
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def passes() -> tuple[Pass, ...]:
+def passes() -> tuple[Direction, ...]:
     """Return both passes of gated linear attention, with a decay a channel, and of Mamba-2, with one a head."""
     return (*_passes("channel", 64), *_passes("head", 1))
 
 
-def _passes(decay: str, E: int) -> tuple[Pass, Pass]:
+def _passes(decay: str, E: int) -> tuple[Direction, Direction]:
     B, T, H, K, V = 4, 4096, 8, 64, 128
     q, k, v, dy, log_decay = (torch.empty(B, T, H, width, device="meta") for width in (K, K, V, V, E))
     state, dlast = (torch.empty(B, H, K, V, device="meta") for _ in range(2))
@@ -177,4 +178,6 @@ def _passes(decay: str, E: int) -> tuple[Pass, Pass]:
     back = _launch_back((dy, dlast, q, k, v, log_decay, out[2]), (dq, dk, dlog_decay, dy, dlast))
     least, least_back = num_bytes(q, k, v, log_decay, state, *out[:2]), num_bytes(q, k, v, dy, log_decay, dlast)
     least_back += num_bytes(q, k, v, log_decay, state)
-    return Pass(f"decay a {decay}, forward", (launch,), least), Pass(f"decay a {decay}, back", (back,), least_back)
+    return Direction(f"decay a {decay}, forward", (launch,), least), Direction(
+        f"decay a {decay}, back", (back,), least_back
+    )

@@ -13,7 +13,7 @@ from torch import Tensor
 class Launch:
     """One kernel, its grid, its arguments and its constants.
 
-    moves: how often a tensor moves between the memory and the chip, where this is not once.
+    traffic: how often a tensor moves between the memory and the chip, where this is not once.
     flops: arithmetic on numbers one by one, as told from that of matrix products; 0 where it is little.
     """
 
@@ -22,7 +22,7 @@ class Launch:
     arguments: Mapping[str, Tensor | int | float]
     constants: Mapping[str, Any]
     num_warps: int = 4
-    moves: Mapping[str, float] = field(default_factory=dict)
+    traffic: Mapping[str, float] = field(default_factory=dict)
     flops: float = 0.0
 
     def run(self) -> None:
@@ -32,16 +32,16 @@ class Launch:
     @property
     def bytes_moved(self) -> float:
         """Return what moves between the memory and the chip."""
-        return sum(x.nbytes * self.moves.get(name, 1) for name, x in self.arguments.items() if isinstance(x, Tensor))
+        return sum(x.nbytes * self.traffic.get(name, 1) for name, x in self.arguments.items() if isinstance(x, Tensor))
 
 
 @dataclass(frozen=True)
-class Pass:
+class Direction:
     """One direction of an operation at one size: its launches in order, and the least bytes that any kernel moves."""
 
     name: str
     launches: tuple[Launch, ...]
-    least_bytes: float
+    min_bytes: float
 
 
 def num_bytes(*tensors: Tensor) -> int:

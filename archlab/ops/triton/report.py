@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from archlab.errors import ArchlabError, suggest
+from archlab.errors import ArchlabError, did_you_mean
 from archlab.ops.triton import OPERATIONS, kernels_of
 
 # An H100 (SXM): bytes a second from its memory, and float32 operations a second outside its matrix units.
@@ -16,12 +16,12 @@ MEMORY, ARITHMETIC = 3.35e12, 67e12
 
 
 @dataclass(frozen=True)
-class Kernels:
+class KernelReport:
     """One direction of an operation: bytes, the seconds below which an H100 cannot stay, and what each target needs."""
 
     name: str
     bytes_moved: float
-    least_bytes: float
+    min_bytes: float
     memory_s: float
     arithmetic_s: float
     resources: dict[str, list[Any]]
@@ -32,23 +32,23 @@ class Kernels:
         return max(self.memory_s, self.arithmetic_s)
 
 
-def kernels(operation: str | None = None) -> Iterator[Kernels]:
+def compile_kernels(operation: str | None = None) -> Iterator[KernelReport]:
     """Compile the kernels of one operation, or of all; raise ArchlabError where that cannot be."""
     if operation is not None and operation not in OPERATIONS:
-        raise ArchlabError(f"no kernels of {operation!r}{suggest(operation, OPERATIONS)}")
+        raise ArchlabError(f"no kernels of {operation!r}{did_you_mean(operation, OPERATIONS)}")
     if find_spec("triton") is None:
         raise ArchlabError("kernels are compiled by triton, which is not installed: pip install triton")
     if os.environ.get("TRITON_INTERPRET"):
         raise ArchlabError("TRITON_INTERPRET is set, so nothing is compiled: unset it")
     for name in OPERATIONS if operation is None else (operation,):
         for one in kernels_of(name).passes():
-            yield _compiled(one)
+            yield _report(one)
 
 
-def _compiled(one: Any) -> Kernels:
-    from archlab.ops.triton.resources import TARGETS, resources
+def _report(one: Any) -> KernelReport:
+    from archlab.ops.triton.resources import TARGETS, kernel_resources
 
     moved = sum(launch.bytes_moved for launch in one.launches)
-    needs = {target: [resources(launch, target) for launch in one.launches] for target in TARGETS}
+    needs = {target: [kernel_resources(launch, target) for launch in one.launches] for target in TARGETS}
     arithmetic = sum(launch.flops for launch in one.launches) / ARITHMETIC
-    return Kernels(one.name, moved, one.least_bytes, moved / MEMORY, arithmetic, needs)
+    return KernelReport(one.name, moved, one.min_bytes, moved / MEMORY, arithmetic, needs)

@@ -34,7 +34,7 @@ class Resources(NamedTuple):
     shared: int
 
 
-def resources(launch: Launch, target: str) -> Resources:
+def kernel_resources(launch: Launch, target: str) -> Resources:
     """Compile a launch's kernel for a target of TARGETS, and read what it takes from what comes out."""
     compiled: Any = triton.compile(_source(launch), target=TARGETS[target], options={"num_warps": launch.num_warps})
     if "cubin" in compiled.asm:

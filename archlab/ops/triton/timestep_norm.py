@@ -16,9 +16,9 @@ import triton
 from torch import Tensor
 
 from archlab.ops.dtypes import at_least_float32
+from archlab.ops.triton.launch import Direction, Launch, num_bytes
 
 from ._timestep_norm import backward, forward
-from .launch import Launch, Pass, num_bytes
 
 TILE, NUMBERS = 4096, 512  # numbers of x a tile, and of them a warp
 STAGES = 3  # tiles in flight while one is worked on, and itself
@@ -132,7 +132,7 @@ def _launch(kernel: Any, names: list[str], tensors: tuple[Tensor, ...], constant
     return Launch(kernel, (G, B), arguments | {"T": T, "D": D}, constants, num_warps=warps)
 
 
-def passes() -> tuple[Pass, ...]:
+def passes() -> tuple[Direction, ...]:
     """Return both directions as in a layer of Megalodon 7B, on 4096 steps."""
     B, T, D, G = 1, 4096, 4096, 64
     x, scale = torch.empty(B, T, D, device="meta"), torch.empty(D, device="meta")
@@ -144,8 +144,8 @@ def passes() -> tuple[Pass, ...]:
     there, gradients = _forward_launch(inputs, out, 1e-5), _empty_back(*back)
     statistics = num_bytes(count, mean, mean)
     return (
-        Pass("timestep norm, forward", (there,), num_bytes(x, x, scale, scale, mean, mean) + statistics),
-        Pass(
+        Direction("timestep norm, forward", (there,), num_bytes(x, x, scale, scale, mean, mean) + statistics),
+        Direction(
             "timestep norm, backward",
             (_backward_launch(back, gradients),),
             num_bytes(x, x, x, scale, scale, scale, mean, mean, mean, mean) + statistics,

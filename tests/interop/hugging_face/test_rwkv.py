@@ -39,7 +39,9 @@ def their_model(**fields):
 
 
 def our_tree(**fields):
-    return rwkv.plain(rwkv.FIELDS | {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 5} | fields)
+    return rwkv.to_archlab_config(
+        rwkv.FIELDS | {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 5} | fields
+    )
 
 
 def prompt():
@@ -101,8 +103,8 @@ def test_the_shipped_experiment_is_theirs(tmp_path):
 @every_config
 def test_the_configuration_comes_back(fields):
     tree = parse(our_tree(**fields), "backbone", "model").to_plain()
-    back = rwkv.FIELDS | rwkv.config(tree)
-    assert parse(rwkv.plain(back), "backbone", "model").to_plain() == tree
+    back = rwkv.FIELDS | rwkv.to_hf_config(tree)
+    assert parse(rwkv.to_archlab_config(back), "backbone", "model").to_plain() == tree
 
 
 def test_a_larger_stream_scale_is_seen():

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from archlab.config import experiment as config
-from archlab.config.yaml_files import shipped
+from archlab.config.yaml_files import shipped_files
 from archlab.errors import ArchlabError
 from archlab.interop.standalone.export import export, render_model
 from archlab.modeling.build import build
 from archlab.ops import dispatch
-from archlab.storage.checkpoint import publish
+from archlab.storage.checkpoint import save_model
 
 PARTS = '''
 from __future__ import annotations
@@ -113,7 +113,7 @@ def published(folder: Path, yaml: str) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():  # so that nothing hides behind zeros
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
-    publish(folder / "final", model, experiment.resolved, {})
+    save_model(folder / "final", model, experiment.resolved, {})
     return folder
 
 
@@ -137,7 +137,7 @@ def test_scores_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.M
     run("-W", "error", tmp_path / "check.py", out, tmp_path / "tokens", tmp_path / "result")
     result = load_file(tmp_path / "result")
     model = load_trained(folder)[1]
-    monkeypatch.setattr(dispatch, "_FASTER", {})  # an export has the plain forms, which round in another order
+    monkeypatch.setattr(dispatch, "_BACKENDS", {})  # an export has the plain forms, which round in another order
     with torch.inference_mode():
         wanted, _ = model(tokens)
     torch.testing.assert_close(result["whole"], wanted, rtol=0, atol=1e-6)
@@ -166,7 +166,7 @@ def test_only_what_is_used_is_taken_over_as_it_was_written(tmp_path: Path) -> No
     assert "layers=[\n            partial(" in text
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", sorted(shipped_files()))
 def test_every_shipped_experiment_can_be_written(name: str, tmp_path: Path) -> None:
     text = render_model(config.load(name))
     compile(text, name, "exec")

@@ -7,7 +7,7 @@ from archlab.ops.linear_cross_entropy import IGNORED
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from archlab.ops.triton import score_gradients as triton_form
+from archlab.ops.triton import logit_gradients as triton_form
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -23,15 +23,15 @@ def draw(num_words, dtype=torch.float64):
 def test_agrees_with_the_plain_form(num_words, monkeypatch):
     monkeypatch.setattr(triton_form, "WIDEST", 16)
     scores, target = draw(num_words)
-    expected = linear_cross_entropy.score_gradients(scores, target)
-    torch.testing.assert_close(triton_form.score_gradients(scores.clone(), target), expected)
+    expected = linear_cross_entropy.logit_gradients(scores, target)
+    torch.testing.assert_close(triton_form.logit_gradients(scores.clone(), target), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rounds_as_its_numbers_do(dtype):
     scores, target = draw(50, dtype)
-    loss, gradient = triton_form.score_gradients(scores.clone(), target)
-    expected, exact = linear_cross_entropy.score_gradients(scores.double(), target)
+    loss, gradient = triton_form.logit_gradients(scores.clone(), target)
+    expected, exact = linear_cross_entropy.logit_gradients(scores.double(), target)
     assert (loss.dtype, gradient.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
     assert (gradient - exact).norm() < 2 * torch.finfo(dtype).eps * exact.norm()
@@ -42,8 +42,8 @@ def test_scores_of_no_chance_and_large_ones_stay_finite():
     scores[:, :20], target[:] = float("-inf"), 30
     scores[:, 25] = 3e4
     found, expected = (
-        triton_form.score_gradients(scores.clone(), target),
-        linear_cross_entropy.score_gradients(scores, target),
+        triton_form.logit_gradients(scores.clone(), target),
+        linear_cross_entropy.logit_gradients(scores, target),
     )
     torch.testing.assert_close(found, expected)
 
@@ -52,7 +52,7 @@ def test_the_loss_takes_it(monkeypatch):
     torch.manual_seed(0)
     x, weight = (torch.randn(n, 4, dtype=torch.float64, device=DEVICE, requires_grad=True) for n in (6, 50))
     _, target = draw(50)
-    monkeypatch.setattr(dispatch, "_FASTER", {})
-    dispatch.install("score_gradients", DEVICE, triton_form.score_gradients)
-    reference = linear_cross_entropy.token_loss_reference(x, weight, target)
-    assert_same_gradients(linear_cross_entropy.token_loss(x, weight, target), reference, [x, weight])
+    monkeypatch.setattr(dispatch, "_BACKENDS", {})
+    dispatch.register_backend("logit_gradients", DEVICE, triton_form.logit_gradients)
+    reference = linear_cross_entropy.linear_cross_entropy_reference(x, weight, target)
+    assert_same_gradients(linear_cross_entropy.linear_cross_entropy(x, weight, target), reference, [x, weight])
