@@ -1,20 +1,164 @@
 """archlab: declare, search, train and export sequence-model architectures.
 
-`archlab.api` holds a function for each verb of the command line, `archlab.interop` reads other
-implementations' models.
+The verbs, one function each:
+
+    experiment = archlab.load("megalodon_tiny", ["train.steps=100"])
+    run = archlab.train(experiment, out="runs/a", callbacks=[archlab.ProgressBar()])
+    print(archlab.evaluate(run.folder, split="validation").metrics)
+    model = archlab.load_model(run.folder)
+
+An experiment is a name that comes with archlab, the path of a YAML file, the same data as a mapping, or an
+`Experiment`. Errors that a user can correct are `ArchlabError`s whose message is one line.
+
+A plugin's author needs `register`, `slot`, `slots`, `Factory`, the types of knobs (`Count`, `Fraction`, ...), the
+domains of a search (`choice`, `interval`), `Recurrent`, `State` and `StateScope`; the operations are in
+`archlab.ops`, what reads data from disk is in `archlab.data`, models of other libraries are in `archlab.interop`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from archlab import interop
+    from archlab.api import (
+        check,
+        evaluate,
+        export,
+        generate,
+        import_checkpoint,
+        load,
+        load_model,
+        report,
+        search,
+        show,
+        train,
+    )
+    from archlab.cli.progress import ProgressBar
+    from archlab.cli.search_progress import SearchProgressBar
+    from archlab.config.domains import (
+        LARGEST,
+        Count,
+        Domain,
+        Fraction,
+        Index,
+        NonNegative,
+        Positive,
+        Range,
+        choice,
+        interval,
+    )
+    from archlab.config.experiment import Experiment
+    from archlab.config.registry import Factory, register, slot, slots
+    from archlab.config.spec import Spec
+    from archlab.config.train_config import TrainConfig
+    from archlab.data.task import Task
+    from archlab.errors import ArchlabError, ConfigError, TrainingError, did_you_mean, one_line
+    from archlab.inference.evaluate import EvalResult
+    from archlab.modeling.cost import Cost
+    from archlab.modeling.state import AUXILIARY_LOSS, Recurrent, State, StateScope, init_state, max_context
+    from archlab.searching.callbacks import SearchCallback
+    from archlab.searching.run import SearchResult
+    from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
+    from archlab.testing import CheckResult
+    from archlab.training.callbacks import Callback
+    from archlab.training.trainer import TrainResult
 
 __version__ = "0.1.0"
-_MODULES = ("api", "interop")
+
+# The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
+# subpackage bears a public function's name, whose place it would take as soon as it is imported.
+_MODULES = {
+    "archlab.api": "check evaluate export generate import_checkpoint load load_model report search show train",
+    "archlab.cli.progress": "ProgressBar",
+    "archlab.cli.search_progress": "SearchProgressBar",
+    "archlab.config.domains": "LARGEST Count Domain Fraction Index NonNegative Positive Range choice interval",
+    "archlab.config.experiment": "Experiment",
+    "archlab.config.registry": "Factory register slot slots",
+    "archlab.config.spec": "Spec",
+    "archlab.config.train_config": "TrainConfig",
+    "archlab.data.task": "Task",
+    "archlab.errors": "ArchlabError ConfigError TrainingError did_you_mean one_line",
+    "archlab.inference.evaluate": "EvalResult",
+    "archlab.modeling.cost": "Cost",
+    "archlab.modeling.state": "AUXILIARY_LOSS Recurrent State StateScope init_state max_context",
+    "archlab.searching.callbacks": "SearchCallback",
+    "archlab.searching.run": "SearchResult",
+    "archlab.searching.summary": "BaselineSummary SearchSummary TrialSummary",
+    "archlab.testing": "CheckResult",
+    "archlab.training.callbacks": "Callback",
+    "archlab.training.trainer": "TrainResult",
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+__all__ = [
+    "AUXILIARY_LOSS",
+    "LARGEST",
+    "ArchlabError",
+    "BaselineSummary",
+    "Callback",
+    "CheckResult",
+    "ConfigError",
+    "Cost",
+    "Count",
+    "Domain",
+    "EvalResult",
+    "Experiment",
+    "Factory",
+    "Fraction",
+    "Index",
+    "NonNegative",
+    "Positive",
+    "ProgressBar",
+    "Range",
+    "Recurrent",
+    "SearchCallback",
+    "SearchProgressBar",
+    "SearchResult",
+    "SearchSummary",
+    "Spec",
+    "State",
+    "StateScope",
+    "Task",
+    "TrainConfig",
+    "TrainResult",
+    "TrainingError",
+    "TrialSummary",
+    "check",
+    "choice",
+    "did_you_mean",
+    "evaluate",
+    "export",
+    "generate",
+    "import_checkpoint",
+    "init_state",
+    "interop",
+    "interval",
+    "load",
+    "load_model",
+    "max_context",
+    "one_line",
+    "register",
+    "report",
+    "search",
+    "show",
+    "slot",
+    "slots",
+    "train",
+]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a module on first use, so that `import archlab` does not wait for torch."""
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
+    if name == "interop":
+        return importlib.import_module("archlab.interop")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'archlab' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those that are not imported yet among them."""
+    return sorted({*globals(), *__all__})

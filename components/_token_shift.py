@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab.modeling.state import Recurrent, State
+from archlab import Recurrent, State
 
 
 class TokenShift(Recurrent):

@@ -2,16 +2,18 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import archlab
 from archlab.config.experiment import Experiment
 from archlab.modeling.build import build
+from archlab.searching.run import SearchResult
 from archlab.storage import checkpoint
-from archlab.training.callbacks import Callback
+from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.trainer import TrainResult
 
 LAYER = {
@@ -55,13 +57,18 @@ def write_space(folder: Path, **space: Any) -> Path:
     return file
 
 
+def search(file: Path, folder: Path, overrides: Sequence[str] = (), **options: Any) -> SearchResult:
+    """Search a space in a folder."""
+    return archlab.search(file, overrides, out=folder, **options)
+
+
 def pretend(
     loss: Callable[[Experiment], float] = lambda experiment: abs(math.log10(experiment.train.lr) + 2) + 1,
 ) -> Callable[..., TrainResult]:
     """Return a training that leaves what a real one leaves, with a validation loss of one's own choice."""
 
-    def train(experiment: Experiment, folder: Path, *, callback: Callback | None = None, **_: Any) -> TrainResult:
-        callback, value = callback or Callback(), loss(experiment)
+    def train(experiment: Experiment, folder: Path, *, callbacks: Sequence[Callback] = (), **_: Any) -> TrainResult:
+        callback, value = CallbackList(callbacks), loss(experiment)
         callback.on_start(experiment, 0)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
         for step in range(experiment.train.eval_every, experiment.train.steps + 1, experiment.train.eval_every):

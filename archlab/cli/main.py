@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from archlab import __version__, api
+from archlab.config import registry
 from archlab.errors import ArchlabError, did_you_mean, one_line
 from archlab.reporting.format import format_metrics
 from archlab.runtime.process import configure_process
@@ -92,7 +93,7 @@ def list_(what: str | None) -> None:
     if what is None:
         console.print(experiments_table("experiments", "archlab show NAME"))
         console.print(experiments_table("search_spaces", "archlab search NAME"))
-    console.print(components_table(api.list_components(what), detailed=what is not None))
+    console.print(components_table(registry.components(what), detailed=what is not None))
 
 
 @cli.command()
@@ -104,9 +105,7 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
     """Print an experiment's tree with shapes, and what it costs, without building it."""
     from rich.text import Text
 
-    from archlab.config import experiment as config
-
-    experiment = config.load(name, overrides)
+    experiment = api.load(name, overrides)
     if as_yaml:
         click.echo(experiment.to_yaml(), nl=False)
         return
@@ -135,9 +134,9 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 
     console = _console()
     with ProgressBar(console) as display:
-        result = api.train(name, overrides, out=out, resume=resume, force=force, callback=display)
+        result = api.train(name, overrides, out=out, resume=resume, force=force, callbacks=[display])
     console.print(f"validation {format_metrics(result.metrics, 'val_')}")
-    click.echo(f"model    {result.folder / 'final'}\nmetrics  {result.folder / 'metrics.jsonl'}")
+    click.echo(f"model    {result.model_dir}\nmetrics  {result.folder / 'metrics.jsonl'}")
     further = f'generate {result.folder} --prompt "def "' if "val_bpb" in result.metrics else f"report {result.folder}"
     click.echo(f"next     archlab {further}")
 
@@ -154,7 +153,7 @@ def search(name: str, overrides: tuple[str, ...], out: Path | None, trials: int 
 
     console = _console()
     with SearchProgressBar(console) as display:
-        outcome = api.search(name, overrides, out=out, trials=trials, force=force, callback=display)
+        outcome = api.search(name, overrides, out=out, trials=trials, force=force, callbacks=[display])
     api.report(outcome.folder)
     print_summary(console, outcome)
 
@@ -177,7 +176,7 @@ def export(folder: Path, out: Path, force: bool) -> None:
 @click.option("--top-k", type=int, help="Sample among the k likeliest tokens.")
 @click.option("--top-p", type=float, help="Sample among the likeliest tokens that reach this probability.")
 @click.option("--seed", default=0, show_default=True, type=int)
-@click.option("--compile/--no-compile", "compiled", default=None, help="Default: for 10,000 tokens or more.")
+@click.option("--compile/--no-compile", "compile", default=None, help="Default: for 10,000 tokens or more.")
 def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
     """Continue a text with a trained model: a checkpoint, a run or a search."""
     pieces = api.generate(folder, prompt, max_new_tokens=tokens, **sampling)
@@ -205,12 +204,12 @@ def import_(directory: Path, out: Path, force: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | None, as_json: bool) -> None:
     """Measure a trained model on a split of its task, or of another (task.path=..., train.context=...)."""
-    figures = api.evaluate(folder, overrides, split=split, max_tokens=tokens)
+    found = api.evaluate(folder, overrides, split=split, max_tokens=tokens)
     if as_json:
-        click.echo(json.dumps({"split": split, **figures}, indent=2))
+        click.echo(json.dumps({"split": split, **found.to_dict()}, indent=2))
         return
-    click.echo(f"{split}: {format_metrics(figures)}")
-    click.echo(f"{figures['tokens']:,} targets at {figures['tokens_per_s']:,.0f} a second")
+    click.echo(f"{split}: {format_metrics(found.metrics)}")
+    click.echo(f"{found.tokens:,} targets at {found.tokens_per_s:,.0f} a second")
 
 
 @cli.command()
@@ -229,22 +228,22 @@ def check(kind: str, name: str, knobs: tuple[str, ...], plugin: Path | None) -> 
     """Test a component, shipped or your own, in a small model: causality, state, gradients, knobs, export."""
     from rich.text import Text
 
-    console, broken = _console(), 0
-    for promise, problem in api.check(kind, name, knobs, plugin=plugin):
-        broken += problem is not None
-        word = ("broken  ", "bold red") if problem else ("kept    ", "green")
-        console.print(Text.assemble(word, (f"{promise}", "bold"), f"  {problem or promise.meaning}"), soft_wrap=True)
-    if broken:
-        raise ArchlabError(f"{kind} {name}: {broken} of its promises {'is' if broken == 1 else 'are'} broken")
+    console, failed = _console(), 0
+    for result in api.check(kind, name, knobs, plugin=plugin):
+        failed += not result.passed
+        word = ("passed  ", "green") if result.passed else ("failed  ", "bold red")
+        said = f"  {result.problem or result.description}"
+        console.print(Text.assemble(word, (result.name, "bold"), said), soft_wrap=True)
+    if failed:
+        raise ArchlabError(f"{kind} {name}: {failed} check{'s' * (failed > 1)} failed")
 
 
 @cli.command()
 def doctor() -> None:
     """Tell what this machine has, and what makes archlab slow or fail on it."""
-    from archlab.cli.doctor import diagnose as look
-    from archlab.cli.doctor import render
+    from archlab.cli.doctor import diagnose, render
 
-    _console().print(render(look()))
+    _console().print(render(diagnose()))
 
 
 @cli.command()
@@ -252,8 +251,9 @@ def doctor() -> None:
 def bench(operation: str | None) -> None:
     """Measure the operations of layers on this machine, beside their plain forms and what its memory allows."""
     from archlab.cli.tables import table
+    from archlab.ops.benchmark import benchmark
 
-    _console().print(table(api.bench(operation)))
+    _console().print(table(benchmark(operation)))
 
 
 @cli.command()
@@ -263,7 +263,11 @@ def profile(name: str, overrides: tuple[str, ...]) -> None:
     """Tell where the time of an update goes when an experiment is trained here; nothing is kept."""
     from archlab.cli.profile_table import table
 
-    _console().print(table(name, api.profile(name, overrides)))
+    experiment = api.load(name, overrides)
+
+    from archlab.training.profiler import profile as measure
+
+    _console().print(table(name, measure(experiment)))
 
 
 @cli.command()
@@ -271,5 +275,6 @@ def profile(name: str, overrides: tuple[str, ...]) -> None:
 def kernels(operation: str | None) -> None:
     """Compile the Triton kernels for GPUs that need not be here, and tell what they take of them."""
     from archlab.cli.kernel_table import table
+    from archlab.ops.triton.report import compile_kernels
 
-    _console().print(table(api.kernels(operation)))
+    _console().print(table(compile_kernels(operation)))

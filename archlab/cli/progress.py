@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,10 +20,14 @@ PLAIN_EVERY_S = 5.0
 
 
 class ProgressBar(Callback):
-    """Shows training as it goes: step, loss, tokens/s and time left, under a label that may change."""
+    """Show training as it runs: step, loss, tokens/s and time left; as a bar in terminals and notebooks, else as lines.
 
-    def __init__(self, console: Console) -> None:
-        self.console, self.label = console, ""
+    Pass it to `archlab.train(..., callbacks=[archlab.ProgressBar()])`.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console, self.label = console or Console(), ""
+        self.is_live = self.console.is_terminal or self.console.is_jupyter
         self.bar = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=None),
@@ -30,15 +35,15 @@ class ProgressBar(Callback):
             TextColumn("{task.fields[figures]}"),
             TextColumn("eta"),
             TimeRemainingColumn(),
-            console=console,
+            console=self.console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not self.is_live,
         )
         self.task: TaskID | None = None
         self.last_line, self.begin, self.first_step, self.steps = 0.0, 0.0, 0, 0
         self.val = ""
 
-    def __enter__(self) -> ProgressBar:
+    def __enter__(self) -> Self:
         self.bar.start()
         return self
 
@@ -52,7 +57,8 @@ class ProgressBar(Callback):
         self.console.print(line, highlight=False, soft_wrap=True)
 
     def on_start(self, experiment: Experiment, step: int) -> None:
-        """Begin a bar for one run."""
+        """Start a bar for one run."""
+        self.bar.start()  # does nothing where it was started before
         if self.task is not None:
             self.bar.remove_task(self.task)
         self.steps, self.first_step, self.begin = experiment.train.steps, step, time.monotonic()
@@ -61,17 +67,21 @@ class ProgressBar(Callback):
         if step:
             self.print(f"{escape(self.label or experiment.name)}: going on after step {step}")
 
-    def on_step(self, record: dict[str, Any]) -> None:
+    def on_step(self, record: Mapping[str, float]) -> None:
         """Move the bar, or print a line now and then where there is no terminal."""
         figures = f"loss {record['loss']:.4f}{self.val}  {record['tokens_per_s']:,.0f} tokens/s"
         if self.task is not None:
             self.bar.update(self.task, completed=record["step"], figures=figures)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self.last_line >= PLAIN_EVERY_S or record["step"] == self.steps):
+        if not self.is_live and (now - self.last_line >= PLAIN_EVERY_S or record["step"] == self.steps):
             self.last_line = now
             left = (now - self.begin) / (record["step"] - self.first_step) * (self.steps - record["step"])
-            self.print(f"{self.label or 'step'} {record['step']}/{self.steps}  {figures}  eta {left:.0f} s")
+            self.print(f"{self.label or 'step'} {record['step']:.0f}/{self.steps}  {figures}  eta {left:.0f} s")
 
-    def on_eval(self, record: dict[str, Any]) -> None:
+    def on_eval(self, record: Mapping[str, float]) -> None:
         """Keep the validation loss in sight."""
         self.val = f"  {format_validation(record)}"
+
+    def on_end(self) -> None:
+        """Take the bar away; a search starts another for its next run."""
+        self.bar.stop()

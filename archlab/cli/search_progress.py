@@ -17,13 +17,14 @@ from archlab.reporting.format import format_metrics, format_validation
 from archlab.searching.callbacks import SearchCallback
 from archlab.searching.run import SearchResult
 from archlab.searching.space import Space
+from archlab.searching.summary import SearchSummary, TrialSummary
 from archlab.training.callbacks import Callback
 
 
 class SearchProgressBar(ProgressBar, SearchCallback):
     """Shows each run of a search, and keeps a line of how it ended."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
         self.done, self.total = 0, 0
         self.short: dict[str, str] = {}
@@ -54,10 +55,11 @@ def print_summary(console: Console, outcome: SearchResult) -> None:
     """Print the table of trials, the best of them, where everything lies, and what to do next."""
     data = read_search(outcome.folder)
     console.print(_trials(data))
-    if outcome.winner is None:
+    best = outcome.summary.best_trial
+    if best is None:
         console.print("no trial was trained to its end; the reasons are in the table")
         return
-    console.print(_headline(outcome), highlight=False, soft_wrap=True)
+    console.print(_headline(outcome.summary, best), highlight=False, soft_wrap=True)
     console.print(_places(outcome), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -69,7 +71,7 @@ def _trials(data: SearchData) -> Table:
     metric = "val_bpb" if "val_bpb" in data.baseline.metrics else data.space.objective
     table.add_column("bits/byte" if metric == "val_bpb" else metric, justify="right")
     for run in [data.baseline, *data.trials]:
-        best = run.name == str(data.winner)
+        best = run.name == str(data.best_trial)
         table.add_row(*_row(run, short, metric), style="bold green" if best else "")
     return table
 
@@ -80,13 +82,11 @@ def _row(run: Run, short: Mapping[str, str], metric: str) -> list[str]:
     return [run.name, run.state, *shown, reached]
 
 
-def _headline(outcome: SearchResult) -> str:
-    summary = outcome.summary
-    reached = format_metrics(summary["winner"]["validation"])
-    lines = [f"[bold]best: trial {outcome.winner}[/], {reached} on the whole validation split"]
-    if "validation" in summary["baseline"]:
-        lines.append(f"baseline at the same budget: {format_metrics(summary['baseline']['validation'])}")
-    sizes = ", ".join(f"{name} {bits:.3f}" for name, bits in summary["compressors"].items())
+def _headline(summary: SearchSummary, best: TrialSummary) -> str:
+    lines = [f"[bold]best: trial {best.trial}[/], {format_metrics(best.validation)} on the whole validation split"]
+    if summary.baseline.validation:
+        lines.append(f"baseline at the same budget: {format_metrics(summary.baseline.validation)}")
+    sizes = ", ".join(f"{name} {bits:.3f}" for name, bits in summary.compressors.items())
     if sizes:
         lines.append(f"whole-file compressors at their best setting, on the same text: {sizes}")
     return "\n".join(lines)

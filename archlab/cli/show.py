@@ -20,7 +20,7 @@ from archlab.runtime.memory import format_bytes
 
 def cost_summary(experiment: Experiment) -> dict[str, Any]:
     """Return the experiment's name and costs, as `archlab show --json` prints them."""
-    return {"name": experiment.name, **estimate_cost(experiment)}
+    return {"name": experiment.name, **estimate_cost(experiment).to_dict()}
 
 
 def model_tree(experiment: Experiment) -> Tree:

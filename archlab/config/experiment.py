@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from omegaconf import OmegaConf
@@ -16,12 +17,16 @@ from archlab.config.registry import Slot, find, load_plugin, names
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.config.spec import REPEAT, Spec, knob_at, parse
 from archlab.config.train_config import TrainConfig, parse_train, train_knobs
-from archlab.config.yaml_files import find_yaml, load_yaml
+from archlab.config.yaml_files import find_yaml, load_yaml, require_text_keys
 from archlab.errors import ConfigError, one_line
 
 SECTIONS = ("name", "description", "model", "task", "train")
 KEYS = ("base", "plugins", "override", *SECTIONS)
 _NOWHERE = object()
+_GIVEN = "experiment"  # what errors and the default name call an experiment that is given as data
+
+Yaml: TypeAlias = "bool | int | float | str | Sequence[Yaml] | Mapping[str, Yaml] | None"
+Source: TypeAlias = "str | PathLike[str] | Mapping[str, Yaml]"
 KINDS = {"model": "backbone", "task": "task"}
 
 
@@ -152,22 +157,34 @@ def _reaches(tree: dict[str, Any], path: str) -> bool:
         return False
 
 
-def read(name: str | Path, overrides: Sequence[str] = (), folder: Path = Path()) -> UnresolvedExperiment:
-    """Read an experiment by its name, or its file as seen from a folder, with `path=value` overrides laid on it."""
-    raw = _read_file(_locate(str(name), folder), ())
+def read(source: Source, overrides: Sequence[str] = (), folder: Path = Path()) -> UnresolvedExperiment:
+    """Read an experiment by its name, its file as seen from a folder, or its data; apply `path=value` overrides."""
+    if isinstance(source, Mapping):
+        raw = _extend(copy_data(source, _GIVEN), folder / _GIVEN, ())
+    else:
+        raw = _read_file(find_yaml(str(source), folder, "experiments"), ())
     for override in overrides:
         path, value = parse_override(override)
         raw = raw.override({path: value}, "command line")
     return raw
 
 
-def load(name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def load(source: Source, overrides: Sequence[str] = ()) -> Experiment:
     """Read, resolve and check an experiment."""
-    return read(name, overrides).resolve()
+    return read(source, overrides).resolve()
 
 
-def _locate(name: str, folder: Path) -> Path:
-    return find_yaml(name, folder, "experiments")
+def copy_data(data: Mapping[str, Yaml], name: str) -> dict[str, Any]:
+    """Return data given in Python as YAML would give it, so that nothing of the caller's is changed.
+
+    Raises ConfigError for what YAML cannot hold.
+    """
+    try:
+        plain = yaml.safe_load(yaml.safe_dump(dict(data), sort_keys=False))
+    except yaml.YAMLError as error:
+        raise ConfigError("", f"cannot be written as YAML: {one_line(error)}", name) from None
+    require_text_keys(plain, "", Path(name))
+    return plain
 
 
 def _read_file(file: Path, below: tuple[Path, ...]) -> UnresolvedExperiment:
@@ -184,7 +201,7 @@ def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> Unreso
     reject_unknown(tree, KEYS, "")
     plugins = coerce(_unless_empty(tree.pop("plugins", None), []), list[str], "plugins")
     base, override = tree.pop("base", None), _unless_empty(tree.pop("override", None), {})
-    below = _read_file(_locate(coerce(base, str, "base"), file.parent), chain) if base is not None else None
+    below = None if base is None else _read_base(coerce(base, str, "base"), file.parent, chain)
     for plugin in plugins:
         load_plugin(plugin, file.parent)
     tree = {"name": file.stem} | tree
@@ -195,6 +212,10 @@ def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> Unreso
         (*(below.plugins if below else ()), *(_absolute(p, file) for p in plugins)),
     )
     return raw.override(_override(override), str(file))
+
+
+def _read_base(name: str, folder: Path, chain: tuple[Path, ...]) -> UnresolvedExperiment:
+    return _read_file(find_yaml(name, folder, "experiments"), chain)
 
 
 def _override(override: Any) -> dict[str, Any]:

@@ -147,9 +147,11 @@ def component_of(cls: type) -> Component | None:
     return next((component for component in _registered.values() if component.cls is cls), None)
 
 
-def components() -> list[Component]:
-    """Import and return every component, by kind and name."""
-    return [find(kind, name) for kind in kinds() for name in names(kind)]
+def components(kind: str | None = None) -> list[Component]:
+    """Import and return the components of a kind, or all; raise ConfigError if there is no such kind."""
+    if kind is not None and kind not in kinds():
+        raise ConfigError("", f"no kind {kind!r}{did_you_mean(kind, kinds())}")
+    return [find(each, name) for each in (kinds() if kind is None else [kind]) for name in names(each)]
 
 
 def load_plugin(plugin: str, folder: Path, path: str = "plugins") -> None:

@@ -50,13 +50,14 @@ def load_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError("", f"cannot be read: {one_line(error)}", str(file)) from None
     if not isinstance(config, DictConfig) or not isinstance(tree, dict):
         raise ConfigError("", "is not a mapping", str(file))
-    _require_text_keys(tree, "", file)
+    require_text_keys(tree, "", file)
     return tree  # type: ignore[return-value]
 
 
-def _require_text_keys(tree: Any, path: str, file: Path) -> None:
+def require_text_keys(tree: Any, path: str, file: Path) -> None:
+    """Raise ConfigError for the first key of a mapping that is not a string, which YAML allows."""
     entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in entries:
         if isinstance(tree, dict) and not isinstance(key, str):
             raise ConfigError(path, f"the key {key!r} is not a text", str(file))
-        _require_text_keys(value, f"{path}[{key}]" if isinstance(tree, list) else f"{path}.{key}".lstrip("."), file)
+        require_text_keys(value, f"{path}[{key}]" if isinstance(tree, list) else f"{path}.{key}".lstrip("."), file)

@@ -5,7 +5,7 @@ Letters: B batch, T time (context), V outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -74,6 +74,10 @@ class Task:
     def bytes_per_token(self, split: str) -> float:
         """Return how many bytes of a split one target stands for, where bits per byte are measured."""
         raise NotImplementedError
+
+    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Yield the text that each token adds; raise ArchlabError where the task has none."""
+        raise ArchlabError("this task has no text to decode; it was learned from numbers or made-up tokens")
 
     def encode(self, text: str) -> list[int]:
         """Return the words of a text; raise ArchlabError where the task has none."""

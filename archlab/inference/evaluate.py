@@ -1,4 +1,4 @@
-"""How well a model predicts a split.
+"""Evaluation: a model's metrics on a split of a task.
 
 B batch, T time, V outputs.
 """
@@ -8,17 +8,46 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from archlab.config.train_config import TrainConfig
 from archlab.errors import ArchlabError, did_you_mean
 from archlab.modeling.build import device_of, eval_mode
 from archlab.modeling.loss import iter_logits
 from archlab.ops.dtypes import without_autocast
 
 _AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Metrics of a model on a split: loss in nats per target, bpb in bits per byte, and the speed of measuring them."""
+
+    split: str
+    metrics: dict[str, float]
+    tokens: int
+    tokens_per_s: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return metrics, tokens and speed in one mapping, as summary.json and `archlab eval --json` have them."""
+        return {**self.metrics, "tokens": self.tokens, "tokens_per_s": self.tokens_per_s}
+
+
+class EvalOptions(TypedDict):
+    """The options of `evaluate` that an experiment's `train:` section sets."""
+
+    batch_size: int
+    context: int
+    precision: str
+
+
+def eval_options(train: TrainConfig) -> EvalOptions:
+    """Return the options by which training itself evaluates."""
+    return {"batch_size": train.batch_size, "context": train.context, "precision": train.precision}
 
 
 def evaluate(
@@ -30,10 +59,10 @@ def evaluate(
     context: int,
     max_tokens: int | None = None,
     precision: str = "float32",
-) -> dict[str, float]:
-    """Return the task's metrics (loss in nats per target, bpb in bits per byte), and tokens: the number of targets.
+) -> EvalResult:
+    """Evaluate a model on a split, every sample from the initial state.
 
-    Every sample is read from the beginning of time. Raises ArchlabError for a split without a target.
+    `max_tokens` bounds the inputs that are read. Raises ArchlabError for a split without a target.
     """
     if precision not in _AUTOCAST:
         raise ArchlabError(f"precision: no precision {precision!r}{did_you_mean(precision, _AUTOCAST)}")
@@ -48,10 +77,10 @@ def evaluate(
                     counts[name] += int(count)
     if not counts["loss"]:
         raise ArchlabError(f"the {split} split has no token to predict")
-    found = {name: sums[name] / max(counts[name], 1) for name in sums}
+    metrics = {name: sums[name] / max(counts[name], 1) for name in sums}
     if "bpb" in task.metrics:
-        found["bpb"] = found["loss"] / math.log(2) / task.bytes_per_token(split)
-    return found | {"tokens": counts["loss"], "tokens_per_s": counts["loss"] / (time.perf_counter() - begin)}
+        metrics["bpb"] = metrics["loss"] / math.log(2) / task.bytes_per_token(split)
+    return EvalResult(split, metrics, counts["loss"], counts["loss"] / (time.perf_counter() - begin))
 
 
 def _evaluate_batch(model: nn.Module, task: Any, inputs: Tensor, targets: Tensor, precision: str) -> list[Any]:

@@ -67,7 +67,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
-    compiled: bool | None = None,
+    compile: bool | None = None,
 ) -> Iterator[int]:
     """Read the prompt in one call, then yield new tokens, each from one call on the token before it.
 
@@ -78,7 +78,7 @@ def generate(
         raise ArchlabError("the prompt is empty: the model needs at least one token to go on from")
     if max_new_tokens < 0:
         raise ArchlabError(f"max_new_tokens {max_new_tokens} is below 0")
-    compiled = max_new_tokens >= COMPILE_MIN_TOKENS and has_cpp_compiler() if compiled is None else compiled
+    compiled = max_new_tokens >= COMPILE_MIN_TOKENS and has_cpp_compiler() if compile is None else compile
     return _generate(model, list(tokens), max_new_tokens, Sampler(temperature, top_k, top_p, seed), compiled)
 
 

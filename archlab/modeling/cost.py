@@ -43,11 +43,11 @@ class Cost:
         return asdict(self)
 
 
-def estimate_cost(experiment: Experiment, model: nn.Module | None = None) -> dict[str, int]:
-    """Return the costs of an experiment by name, allocating none of its memory."""
+def estimate_cost(experiment: Experiment, model: nn.Module | None = None) -> Cost:
+    """Return the costs of an experiment, allocating none of its memory."""
     model = model if model is not None else validate(experiment)
     try:
-        return _estimate(experiment, model).to_dict()
+        return _estimate(experiment, model)
     except (RuntimeError, ValueError) as error:
         train = experiment.train
         what = f"a step of {train.batch_size} x {train.context} tokens cannot be counted: {one_line(error)}"

@@ -17,6 +17,7 @@ from archlab.config import paths
 from archlab.errors import ArchlabError, one_line
 from archlab.searching.space import Space, load_space
 from archlab.searching.study import INTERRUPTED, is_interrupted, open_study, trial_dir
+from archlab.searching.summary import SearchSummary, read_summary
 from archlab.training import metrics
 from archlab.training.run_dir import last_metrics
 
@@ -38,7 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class SearchData:
-    """A search folder's content; `summary` is empty until the search has ended."""
+    """A search folder's content; `summary` is None until the search has ended."""
 
     name: str
     folder: Path
@@ -46,12 +47,12 @@ class SearchData:
     study: optuna.Study = field(repr=False)
     baseline: Run
     trials: Sequence[Run]
-    summary: Mapping[str, Any]
+    summary: SearchSummary | None
 
     @property
-    def winner(self) -> int | None:
+    def best_trial(self) -> int | None:
         """The number of the best trial, once the search has ended."""
-        return (self.summary.get("winner") or {}).get("trial")
+        return self.summary.best_trial.trial if self.summary and self.summary.best_trial else None
 
     @property
     def complete(self) -> list[Run]:
@@ -63,9 +64,9 @@ def read_search(folder: Path) -> SearchData:
     """Read a search folder; raise ArchlabError where it cannot be read."""
     space = load_space(folder / "search.yaml")
     study = open_study(space, folder)
-    summary = _read_json(folder / "summary.json")
+    summary = read_summary(folder)
     return SearchData(
-        name=summary.get("search") or folder.resolve().name,
+        name=summary.search if summary else folder.resolve().name,
         folder=folder,
         space=space,
         study=study,

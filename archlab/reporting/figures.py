@@ -27,7 +27,7 @@ def bars(values: Mapping[str, float], colors: Sequence[str], title: str, *, digi
 
 
 def learning_curves(data: SearchData) -> go.Figure:
-    """Return every trial's validation loss by step, the winner and the baseline set off."""
+    """Return every trial's validation loss by step, the best and the baseline set off."""
     lines = [_curve(trial, data) for trial in data.trials if trial.curve]
     if data.baseline.curve:
         lines.append(_line(data.baseline, "baseline", color=BASE, width=2.5, dash="dash"))
@@ -37,7 +37,7 @@ def learning_curves(data: SearchData) -> go.Figure:
 
 
 def _curve(trial: Run, data: SearchData) -> go.Scatter:
-    if trial.name == str(data.winner):
+    if trial.name == str(data.best_trial):
         return _line(trial, f"trial {trial.name}, the best", color=ACCENT, width=3.5)
     color = QUIET if trial.state != "complete" else OTHER
     return _line(trial, f"trial {trial.name}", color=color, width=1.3)
@@ -84,7 +84,7 @@ def _axis(label: str, values: Sequence[Any]) -> dict[str, Any]:
 def pareto(data: SearchData) -> go.Figure:
     """Return the complete trials by their first two objectives, the Pareto set joined."""
     x, y = list(data.space.objectives)[:2]
-    front = {str(number) for number in data.summary.get("pareto", [])}
+    front = {str(number) for number in (data.summary.pareto if data.summary else [])}
     best = sorted((run for run in data.complete if run.name in front), key=lambda run: run.metrics[x])
     rest = [run for run in data.complete if run.name not in front]
     marks = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 _BOOKKEEPING = ("step", "tokens", "tokens_per_s")
 
@@ -23,3 +24,9 @@ def format_validation(found: Mapping[str, float]) -> str:
     units = {"bpb": "{:.3f} bits/byte"}
     rest = [units.get(name, f"{name} {{:.3f}}").format(value) for name, value in beside.items() if name != "loss"]
     return f"val {beside['loss']:.4f}" + (f" ({', '.join(rest)})" if rest else "")
+
+
+def describe_corpus(corpus: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a table says of the data that a model was trained on: its source, sizes and checksum."""
+    sizes = ", ".join(f"{split} {size:,}" for split, size in corpus.get("bytes", {}).items())
+    return {"corpus": corpus.get("source"), "bytes used": sizes, "SHA-256 of the corpus": corpus.get("sha256")}

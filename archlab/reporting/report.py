@@ -20,9 +20,10 @@ from archlab.reporting.figures import (
     parallel_coordinates,
     pareto,
 )
-from archlab.reporting.format import format_metrics
+from archlab.reporting.format import describe_corpus, format_metrics
 from archlab.reporting.html import State, code, facts, figure, page, section, table
 from archlab.reporting.run_page import run_page
+from archlab.searching.summary import SearchSummary
 from archlab.storage.files import write_text
 
 COMPRESSORS = ("xz", "bz2", "zlib")
@@ -52,9 +53,9 @@ def _search_page(data: SearchData) -> str:
 
 
 def _sections(data: SearchData) -> Iterator[str]:
-    if reached := _bits(data):
+    if data.summary and (reached := _bits(data)):
         chart = figure(_bits_figure(reached), "bits")
-        yield section("Bits per byte of the validation text", chart, note=_about_bits(data))
+        yield section("Bits per byte of the validation text", chart, note=_about_bits(data.summary))
     yield section("Trials", _trials(data))
     if data.baseline.curve or any(trial.curve for trial in data.trials):
         yield section("Learning curves", figure(learning_curves(data), "curves"))
@@ -62,7 +63,7 @@ def _sections(data: SearchData) -> Iterator[str]:
     yield _importances(data)
     if len(data.space.objectives) > 1 and len(data.complete) > 1:
         yield section("Trade-off", figure(pareto(data), "pareto"))
-    yield section("The winner", *_winner(data))
+    yield section("The best trial", *_best_trial(data))
     yield section("Run it again", code("\n".join(_commands(data))))
     yield section("Where this was measured", facts(_circumstances(data)))
 
@@ -81,41 +82,39 @@ def _objectives(data: SearchData) -> str:
 
 def _headline(data: SearchData) -> str:
     reached = _bits(data)
-    best, base = reached.get("best trial"), reached.get("base experiment")
-    winner = data.summary.get("winner") or {}
-    if best is None and winner:
-        return f"The best trial, number {data.winner}: {format_metrics(winner['validation'])} on the validation split."
+    best, base = reached.get("best trial"), reached.get("baseline")
+    found = data.summary.best_trial if data.summary else None
+    if best is None and found:
+        return f"The best trial, number {found.trial}: {format_metrics(found.validation)} on the validation split."
     if best is None:
         return "No trial has been completed." if data.summary else "The search has not ended: this is its state so far."
-    against = f", against {base:.3f} for the base experiment at the same budget" if base is not None else ""
+    against = f", against {base:.3f} for the baseline at the same budget" if base is not None else ""
     others = [f"{reached[name]:.3f} for {name}" for name in COMPRESSORS if name in reached]
     also = f"; compressors: {', '.join(others)}" if others else ""
-    return f"The best trial, number {data.winner}, needs {best:.3f} bits per byte{against}{also}."
+    return f"The best trial, number {data.best_trial}, needs {best:.3f} bits per byte{against}{also}."
 
 
 def _bits(data: SearchData) -> dict[str, float]:
     """Return bits per byte of the validation split by who reached them."""
-    models = {"best trial": data.summary.get("winner"), "base experiment": data.summary.get("baseline")}
-    reached = {name: found["validation"]["bpb"] for name, found in models.items() if found and _has_bits(found)}
-    packed = data.summary.get("compressors", {})
+    if data.summary is None:
+        return {}
+    models = {"best trial": data.summary.best_trial, "baseline": data.summary.baseline}
+    reached = {name: found.validation["bpb"] for name, found in models.items() if found and "bpb" in found.validation}
+    packed = data.summary.compressors
     return reached | {name: packed[name] for name in COMPRESSORS if name in packed}
 
 
-def _has_bits(found: Mapping[str, Any]) -> bool:
-    return "bpb" in found.get("validation", {})
-
-
 def _bits_figure(reached: Mapping[str, float]) -> Any:
-    colors = {"best trial": ACCENT, "base experiment": BASE}
+    colors = {"best trial": ACCENT, "baseline": BASE}
     return bars(reached, [colors.get(name, QUIET) for name in reached], "bits per byte, fewer is better")
 
 
-def _about_bits(data: SearchData) -> str:
+def _about_bits(summary: SearchSummary) -> str:
     return (
-        f"All on the same {data.summary['validation_bytes']:,} bytes of validation text. Each model was trained on "
-        f"{data.summary['tokens_per_trial']:,} tokens of other text from the same corpus; its weights are not counted. "
+        f"All on the same {summary.validation_bytes:,} bytes of validation text. Each model was trained on "
+        f"{summary.tokens_per_trial:,} tokens of other text from the same corpus; its weights are not counted. "
         "The compressors pack the validation text as one whole file at their strongest settings and know nothing else. "
-        "The winner was picked by this same split, which flatters it a little."
+        "The best trial was picked by this same split, which flatters it a little."
     )
 
 
@@ -130,7 +129,7 @@ def _trials(data: SearchData) -> str:
 
 
 def _row(run: Run, data: SearchData, columns: list[str]) -> tuple[str, list[Any]]:
-    best = run.name == str(data.winner)
+    best = run.name == str(data.best_trial)
     chosen = [brief(run.values[path]) if path in run.values else "" for path in data.space.vary]
     measured = [run.metrics.get(name) for name in columns]
     return "best" if best else run.name, [run.name, State(run.state), *chosen, *measured, run.reason]
@@ -156,11 +155,12 @@ def _importances(data: SearchData) -> str:
     return section(title, figure(chart, "importances"), note=note)
 
 
-def _winner(data: SearchData) -> list[str]:
+def _best_trial(data: SearchData) -> list[str]:
     file = data.folder / "best" / "experiment.yaml"
     if not file.is_file():
         return ["<p>There is none yet.</p>"]
-    chosen = (data.summary.get("winner") or {}).get("values", {})
+    best = data.summary.best_trial if data.summary else None
+    chosen = best.values if best else {}
     return [
         facts({path: brief(value) for path, value in chosen.items()}),
         code(file.read_text(), folded="The whole experiment"),
@@ -172,14 +172,13 @@ def _commands(data: SearchData) -> list[str]:
     return [
         "# the same search from the beginning, in another folder",
         f"archlab search {shlex.quote(str(data.folder / 'search.yaml'))} --out {again}",
-        "# the winner alone",
+        "# the best trial alone",
         f"archlab train {shlex.quote(str(data.folder / 'best' / 'experiment.yaml'))} --out {again}-best",
     ]
 
 
 def _circumstances(data: SearchData) -> dict[str, Any]:
     summary = data.summary
-    corpus = summary.get("corpus", {})
-    sizes = ", ".join(f"{split} {size:,}" for split, size in corpus.get("bytes", {}).items())
-    told = {"corpus": corpus.get("source"), "bytes used": sizes, "SHA-256 of the corpus": corpus.get("sha256")}
-    return {**told, **summary.get("machine", {}), **summary.get("versions", {})}
+    if summary is None:
+        return {}
+    return {**describe_corpus(summary.corpus), **summary.machine, **summary.versions}

@@ -11,7 +11,7 @@ from archlab.config.experiment import load
 from archlab.modeling.cost import estimate_cost
 from archlab.reporting.data import curve_of
 from archlab.reporting.figures import run_curves
-from archlab.reporting.format import format_metrics
+from archlab.reporting.format import describe_corpus, format_metrics
 from archlab.reporting.html import code, facts, figure, page, section
 from archlab.training.run_dir import last_metrics
 
@@ -23,7 +23,7 @@ def run_page(folder: Path) -> str:
     parts = [
         section("Learning curves", figure(curves, "curves")),
         section("Last measurements", facts(last)),
-        section("What the model costs", facts(estimate_cost(experiment))),
+        section("What the model costs", facts(estimate_cost(experiment).to_dict())),
         section("The experiment", code((folder / "experiment.yaml").read_text(), folded="All settings")),
         section("Where this was measured", facts(_origin(folder))),
     ]
@@ -42,7 +42,4 @@ def _origin(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {"state": "not finished"}
     origin = json.loads(file.read_text())
-    corpus = origin.get("data", {})
-    sizes = ", ".join(f"{split} {size:,}" for split, size in corpus.get("bytes", {}).items())
-    told = {"corpus": corpus.get("source"), "bytes used": sizes, "SHA-256 of the corpus": corpus.get("sha256")}
-    return {**told, **origin.get("versions", {})}
+    return {**describe_corpus(origin.get("data", {})), **origin.get("versions", {})}

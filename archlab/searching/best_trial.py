@@ -12,12 +12,12 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from archlab.inference.compression_baseline import compressed_bpb
-from archlab.inference.evaluate import evaluate
+from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.environment import hardware_info, versions
 from archlab.searching.space import Space
 from archlab.searching.study import delete_weights, finished_trials, trial_dir
+from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
 from archlab.storage import checkpoint
-from archlab.storage.files import write_text
 from archlab.storage.locks import lock
 from archlab.storage.trained_model import load_trained
 
@@ -34,16 +34,15 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 def publish_best(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
     """Publish the best trial as best/, then remove the weights of the others; do nothing that is done already."""
     with lock(folder / ".best.lock", wait=True):
-        done = finished_trials(
-            study
-        )  # before the winner is picked, so that no better one that ends meanwhile is among these
-        winner = best_trial(study)
-        if winner is not None and _published(folder) != winner.number:
-            _publish(winner, space, folder)
+        # Read before the best is picked: a better trial that ends meanwhile must not lose its weights below.
+        done = finished_trials(study)
+        best = best_trial(study)
+        if best is not None and _published(folder) != best.number:
+            _publish(best, space, folder)
         for trial in done:
-            if winner is None or trial.number != winner.number:
+            if best is None or trial.number != best.number:
                 delete_weights(trial_dir(folder, trial.number))
-    return winner
+    return best
 
 
 def _published(folder: Path) -> int | None:
@@ -51,10 +50,10 @@ def _published(folder: Path) -> int | None:
     return json.loads(file.read_text())["trial"] if file.is_file() else None
 
 
-def _publish(winner: FrozenTrial, space: Space, folder: Path) -> None:
-    trained = trial_dir(folder, winner.number) / "final"
+def _publish(best: FrozenTrial, space: Space, folder: Path) -> None:
+    trained = trial_dir(folder, best.number) / "final"
     experiment, model = load_trained(trained)
-    facts = {"search": space.name, "trial": winner.number, **_facts(winner)}
+    facts = {"search": space.name, "trial": best.number, **_facts(best)}
     origin = json.loads((trained / "provenance.json").read_text())
     checkpoint.save_model(folder / "best", model, experiment.resolved, {**origin, **facts})
 
@@ -63,35 +62,34 @@ def _facts(trial: FrozenTrial) -> dict[str, Any]:
     return {key: trial.user_attrs.get(key, {}) for key in ("values", "metrics")}
 
 
-def summarize(study: optuna.Study, space: Space, folder: Path, baseline: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure the winner and the base on the whole validation split, and write summary.json."""
-    winner, base = best_trial(study), space.base.resolve()
+def summarize(study: optuna.Study, space: Space, folder: Path, baseline: Mapping[str, Any]) -> SearchSummary:
+    """Evaluate the best trial and the baseline on the whole validation split, and write summary.json."""
+    best, base = best_trial(study), space.base.resolve()
     task = base.task.factory()()
     text = task.text("validation") if hasattr(task, "text") else b""
     train = base.train
-    summary = {
-        "search": space.name,
-        "objectives": dict(space.objectives),
-        "trials": dict(Counter(trial.state.name.lower() for trial in finished_trials(study))),
-        "winner": {"trial": winner.number, **_facts(winner), **_validated(folder / "best")} if winner else None,
-        "baseline": {**baseline, **_validated(folder / "baseline")},
-        "pareto": [trial.number for trial in study.best_trials] if len(space.objectives) > 1 else [],
-        "compressors": compressed_bpb(text) if text else {},
-        "validation_bytes": len(text),
-        "tokens_per_trial": train.steps * train.batch_size * train.accumulate * train.context,
-        "corpus": task.describe(),
-        "machine": hardware_info(),
-        "versions": versions(),
-    }
-    write_text(folder / "summary.json", json.dumps(summary, indent=2))
+    summary = SearchSummary(
+        search=space.name,
+        objectives=dict(space.objectives),
+        trials=dict(Counter(trial.state.name.lower() for trial in finished_trials(study))),
+        best_trial=TrialSummary(best.number, **_facts(best), validation=_validated(folder / "best")) if best else None,
+        baseline=BaselineSummary(**baseline, validation=_validated(folder / "baseline")),
+        pareto=[trial.number for trial in study.best_trials] if len(space.objectives) > 1 else [],
+        compressors=compressed_bpb(text) if text else {},
+        validation_bytes=len(text),
+        tokens_per_trial=train.steps * train.batch_size * train.accumulate * train.context,
+        corpus=task.describe(),
+        machine=hardware_info(),
+        versions=versions(),
+    )
+    summary.write(folder)
     return summary
 
 
-def _validated(folder: Path) -> dict[str, dict[str, float]]:
+def _validated(folder: Path) -> dict[str, float]:
     """Return how well a trained model predicts the whole validation split; nothing where there is no model."""
     if not (folder / "model.safetensors").is_file() and not (folder / "final").is_dir():
         return {}
     experiment, model = load_trained(folder)
     train, task = experiment.train, experiment.task.factory()()
-    options: dict[str, Any] = {"batch_size": train.batch_size, "context": train.context, "precision": train.precision}
-    return {"validation": evaluate(model.to(train.device), task, "validation", **options)}
+    return evaluate(model.to(train.device), task, "validation", **eval_options(train)).to_dict()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -10,7 +10,7 @@ from optuna.trial import Trial
 
 from archlab.config.experiment import Experiment
 from archlab.searching.space import Space
-from archlab.training.callbacks import Callback
+from archlab.training.callbacks import Callback, CallbackList
 
 
 class SearchCallback:
@@ -27,6 +27,27 @@ class SearchCallback:
         """The baseline or a trial has ended as complete, pruned or failed."""
 
 
+class SearchCallbackList(SearchCallback):
+    """Call every hook of several callbacks, in their order."""
+
+    def __init__(self, callbacks: Sequence[SearchCallback]) -> None:
+        self.callbacks = tuple(callbacks)
+
+    def on_search(self, space: Space, done: int, total: int) -> None:
+        """Forward to each."""
+        for callback in self.callbacks:
+            callback.on_search(space, done, total)
+
+    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+        """Forward to each, and return all their callbacks of the training run."""
+        return CallbackList([callback.on_run(label, values) for callback in self.callbacks])
+
+    def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
+        """Forward to each."""
+        for callback in self.callbacks:
+            callback.on_result(label, state, reason, metrics)
+
+
 class PruningCallback(Callback):
     """Report a trial's evaluations to Optuna's pruner, end the trial when it says so, and forward every hook."""
 
@@ -37,14 +58,18 @@ class PruningCallback(Callback):
         """Forward."""
         self.callback.on_start(experiment, step)
 
-    def on_step(self, record: dict[str, Any]) -> None:
+    def on_step(self, record: Mapping[str, float]) -> None:
         """Forward."""
         self.callback.on_step(record)
 
-    def on_eval(self, record: dict[str, Any]) -> None:
+    def on_eval(self, record: Mapping[str, float]) -> None:
         """Forward, report the metric, and raise optuna.TrialPruned where the pruner says so before the last step."""
         self.callback.on_eval(record)
         step, value = int(record["step"]), float(record[self.metric])
         self.trial.report(value, step)
         if step < self.steps and self.trial.should_prune():
             raise optuna.TrialPruned(f"pruned at step {step} of {self.steps}, with {self.metric} {value:.4g}")
+
+    def on_end(self) -> None:
+        """Forward."""
+        self.callback.on_end()

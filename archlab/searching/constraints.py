@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +13,7 @@ from archlab.config import experiment as config
 from archlab.config import paths
 from archlab.config.schema import reject_unknown
 from archlab.errors import ConfigError, did_you_mean
+from archlab.modeling.cost import estimate_cost
 
 Costs: TypeAlias = Mapping[str, float]
 _FORM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
@@ -42,17 +43,12 @@ class Constraint:
             missed = math.ulp(self.bound)
         return missed / (abs(self.bound) or 1.0)
 
-    def costs(
-        self,
-        own: Mapping[str, float],
-        values: Mapping[str, Any],
-        estimate: Callable[[config.Experiment], Mapping[str, float]],
-    ) -> Mapping[str, float]:
+    def costs(self, own: Costs, values: Mapping[str, Any]) -> Costs:
         """Return the costs that this constraint is about: a trial's own, or those of its choices at another size."""
         if self.at is None:
             return own
         chosen = {path: value for path, value in values.items() if paths.split(path)[0] == _MODEL}
-        return estimate(self.at.override(chosen, f"trial at {self.at.name}").resolve())
+        return estimate_cost(self.at.override(chosen, f"trial at {self.at.name}").resolve()).to_dict()
 
 
 def parse_constraints(given: Any, costs: Sequence[str], folder: Path) -> tuple[Constraint, ...]:

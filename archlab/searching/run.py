@@ -22,10 +22,10 @@ from archlab.config.experiment import Experiment
 from archlab.errors import ArchlabError, ConfigError, TrainingError, one_line
 from archlab.modeling.cost import estimate_cost
 from archlab.searching.best_trial import publish_best, summarize
-from archlab.searching.callbacks import PruningCallback, SearchCallback
+from archlab.searching.callbacks import PruningCallback, SearchCallback, SearchCallbackList
 from archlab.searching.objectives import decode_us_per_token, tokens_per_s
 from archlab.searching.search_dir import open_search
-from archlab.searching.space import Space, load_space
+from archlab.searching.space import Space
 from archlab.searching.study import (
     count_claimed,
     fail_stale_trials,
@@ -39,6 +39,7 @@ from archlab.searching.study import (
     trial_dir,
 )
 from archlab.searching.suggest import suggest
+from archlab.searching.summary import SearchSummary
 from archlab.storage.files import write_text
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback
@@ -47,11 +48,16 @@ from archlab.training.trainer import train
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Where a search lies, its best trial's number if any is complete, and the content of its summary.json."""
+    """The directory of a search, the number of its best trial if any is complete, and its summary."""
 
     folder: Path
-    winner: int | None
-    summary: Mapping[str, Any] = field(repr=False)
+    best_trial: int | None
+    summary: SearchSummary = field(repr=False)
+
+    @property
+    def model_dir(self) -> Path:
+        """The directory of the best trial's model, for `archlab.load_model`."""
+        return self.folder / "best"
 
 
 class InfeasibleTrial(ArchlabError):
@@ -59,22 +65,20 @@ class InfeasibleTrial(ArchlabError):
 
 
 def search(
-    name: str | Path,
+    space: Space,
     folder: Path,
     *,
-    overrides: Sequence[str] = (),
     trials: int | None = None,
-    callback: SearchCallback | None = None,
+    callbacks: Sequence[SearchCallback] = (),
     force: bool = False,
 ) -> SearchResult:
-    """Search a space in a folder, or go on with the search that the folder holds; `force` begins anew.
+    """Search a space in a directory, or resume the search that the directory holds; `force` starts over.
 
-    Raises ArchlabError where the folder holds another search, naming the first difference.
+    Raises ArchlabError where the directory holds another search, naming the first difference.
     """
-    space = load_space(name, overrides)
     total = trials if trials is not None else space.study.trials
     with open_search(space, folder, force):
-        return SearchWorker(space, folder, total, callback or SearchCallback()).run()
+        return SearchWorker(space, folder, total, SearchCallbackList(callbacks)).run()
 
 
 class SearchWorker:
@@ -93,9 +97,9 @@ class SearchWorker:
         while self._one_trial():
             publish_best(self.study, self.space, self.folder)
         baseline = self._baseline(wait=True)
-        winner = publish_best(self.study, self.space, self.folder)
+        best = publish_best(self.study, self.space, self.folder)
         summary = summarize(self.study, self.space, self.folder, baseline)
-        return SearchResult(self.folder, winner.number if winner else None, summary)
+        return SearchResult(self.folder, best.number if best else None, summary)
 
     def _baseline(self, *, wait: bool) -> dict[str, Any]:
         """Train the base itself once; a worker that need not wait leaves it to the one that is at it."""
@@ -110,7 +114,7 @@ class SearchWorker:
         callback = self.callback.on_run("baseline", {})
         experiment = self.space.base.resolve()
         try:
-            metrics = dict(estimate_cost(experiment)) | self._train(experiment, run, callback, resume=True)
+            metrics = estimate_cost(experiment).to_dict() | self._train(experiment, run, callback, resume=True)
         except TrainingError as error:
             self.callback.on_result("baseline", "failed", str(error), {})
             return {"metrics": {}, "reason": str(error)}
@@ -160,7 +164,7 @@ class SearchWorker:
         set_trial_attrs(self.study, trial, {"values": values})
         callback = self.callback.on_run(f"trial {trial.number}", values)
         experiment = self.space.base.override(values, f"trial {trial.number}").resolve()
-        costs = dict(estimate_cost(experiment))
+        costs = estimate_cost(experiment).to_dict()
         set_trial_attrs(self.study, trial, {"costs": costs})
         self._require_feasible(trial, costs, values)
         judge = (
@@ -173,7 +177,7 @@ class SearchWorker:
     def _require_feasible(self, trial: Trial, costs: Mapping[str, float], values: Mapping[str, Any]) -> None:
         broken = []
         for constraint in self.space.constraints:
-            there = constraint.costs(costs, values, estimate_cost)
+            there = constraint.costs(costs, values)
             violation = constraint.violation(there)
             trial.set_constraint(constraint.name, violation)
             if violation > 0:
@@ -183,7 +187,7 @@ class SearchWorker:
 
     def _train(self, experiment: Experiment, run: Path, callback: Callback, resume: bool = False) -> dict[str, float]:
         with _fresh_compiler():
-            metrics = dict(train(experiment, run, callback=callback, resume=resume, force=True).metrics)
+            metrics = dict(train(experiment, run, callbacks=[callback], resume=resume, force=True).metrics)
             speed = tokens_per_s(run)
             if "decode_us_per_token" in self.space.objectives:
                 metrics["decode_us_per_token"] = decode_us_per_token(run)

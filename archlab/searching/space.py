@@ -17,6 +17,7 @@ from archlab.searching.constraints import Constraint, parse_constraints
 from archlab.searching.parameters import validate_space
 from archlab.searching.study_config import StudyConfig, parse_study
 
+_GIVEN = "search"  # what errors and the default directory call a space that is given as data
 KEYS = ("base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
 LEARNED = "val_"
 COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "memory_per_device")
@@ -56,13 +57,12 @@ class Space:
         return {**plugins, **self.base.tree}
 
 
-def load_space(name: str | Path, overrides: Sequence[str] = ()) -> Space:
-    """Read and check a search space by its name or file; raise ConfigError naming file and path.
+def load_space(space: config.Source, overrides: Sequence[str] = ()) -> Space:
+    """Read and check a search space by its name, its file, or its data; raise ConfigError naming file and path.
 
     An override whose path begins with vary, objectives, constraints or study changes the space, any other the base.
     """
-    file = yaml_files.find_yaml(str(name), Path(), "search_spaces")
-    tree = yaml_files.load_yaml(file)
+    file, tree = _read(space)
     parsed = [config.parse_override(override) for override in overrides]
     for path, value in parsed:
         if paths.split(path)[0] in KEYS:
@@ -72,6 +72,13 @@ def load_space(name: str | Path, overrides: Sequence[str] = ()) -> Space:
         return _parse(tree, file, base_values)
     except ConfigError as error:
         raise ConfigError(error.path, error.problem, error.source or str(file)) from None
+
+
+def _read(space: config.Source) -> tuple[Path, dict[str, Any]]:
+    if isinstance(space, Mapping):
+        return Path(_GIVEN), config.copy_data(space, _GIVEN)
+    file = yaml_files.find_yaml(str(space), Path(), "search_spaces")
+    return file, yaml_files.load_yaml(file)
 
 
 def _overridden(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -122,10 +129,10 @@ def _moved(entry: Any, folder: Path) -> Any:
 
 
 def _base(tree: Mapping[str, Any], file: Path) -> config.UnresolvedExperiment:
-    name = tree.get("base")
-    if not isinstance(name, str):
+    base = tree.get("base")
+    if not isinstance(base, str | Mapping):
         raise ConfigError("base", "is missing: name the experiment to search around")
-    return config.read(name, folder=file.parent).override(_mapping(tree, "override"), str(file))
+    return config.read(base, folder=file.parent).override(_mapping(tree, "override"), str(file))
 
 
 def _vary(tree: Mapping[str, Any]) -> dict[str, Domain | None]:

@@ -18,37 +18,47 @@ from archlab.testing.component_case import CheckFailed, ComponentCase
 from archlab.testing.export import survives_export
 from archlab.testing.variation import no_knob_is_dead, random_case
 
-__all__ = ["Check", "CheckFailed", "ComponentCase", "checks", "random_case"]
+__all__ = ["Check", "CheckFailed", "CheckResult", "ComponentCase", "checks", "random_case"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise of one component; a call raises Failed where it is not kept."""
+    """One check of one component; a call raises CheckFailed where it does not hold."""
 
-    promise: Callable[[ComponentCase], None]
-    subject: ComponentCase
+    function: Callable[[ComponentCase], None]
+    case: ComponentCase
 
     def __call__(self) -> None:
-        """Run it."""
-        self.promise(self.subject)
+        """Run the check."""
+        self.function(self.case)
 
-    def problem(self) -> str | None:
-        """Run it; return what is wrong in one line, or None."""
+    def result(self) -> CheckResult:
+        """Run the check; an exception of any kind is a failure."""
+        problem = None
         try:
             self()
         except CheckFailed as error:
-            return one_line(error)
+            problem = one_line(error)
         except Exception as error:
-            return f"{type(error).__name__}: {one_line(error)}"
-        return None
+            problem = f"{type(error).__name__}: {one_line(error)}"
+        return CheckResult(str(self), one_line(self.function.__doc__ or ""), problem)
 
     def __str__(self) -> str:
-        return self.promise.__name__
+        return self.function.__name__
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of one check: its name, what it checks, and what is wrong, or None."""
+
+    name: str
+    description: str
+    problem: str | None
 
     @property
-    def meaning(self) -> str:
-        """What is promised, as a sentence."""
-        return one_line(self.promise.__doc__ or "")
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.problem is None
 
 
 def checks(kind: str, name: str, inputs: Tensor | None = None, **knobs: Any) -> list[Check]:
@@ -57,6 +67,6 @@ def checks(kind: str, name: str, inputs: Tensor | None = None, **knobs: Any) -> 
     `inputs` are what the model reads where that is not words. Import the component's file before, or name it
     in `plugins:`. Raises ConfigError where the component is unknown or the knobs give no model.
     """
-    subject = ComponentCase(kind, name, knobs, inputs)
-    subject.spec()
-    return [Check(promise, subject) for promise in (*default_checks(), no_knob_is_dead, survives_export)]
+    case = ComponentCase(kind, name, knobs, inputs)
+    case.spec()
+    return [Check(function, case) for function in (*default_checks(), no_knob_is_dead, survives_export)]

@@ -33,13 +33,13 @@ def resolve_auto(experiment: Experiment, previous: Mapping[str, str] | None = No
     costs = estimate_cost(experiment, model)
     train = replace(experiment.train, **dict[str, Any](previous or {}))
     device = _device(train.device)
-    flops = 3.0 * costs["flops_per_token"] * costs["tokens_per_step"] * train.steps
+    flops = 3.0 * costs.flops_per_token * costs.tokens_per_step * train.steps
     decided: dict[str, Any] = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),
         "compile": resolve_compile_mode(train.compile, device, flops),
     }
-    require_memory(costs["memory_per_device"], device)
+    require_memory(costs.memory_per_device, device)
     return replace(experiment, train=replace(train, **decided))
 
 

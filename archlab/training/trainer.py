@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 from archlab.config.experiment import Experiment, load
 from archlab.config.train_config import TrainConfig
 from archlab.errors import TrainingError
-from archlab.inference.evaluate import evaluate
+from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.environment import versions
 from archlab.runtime.signals import defer_keyboard_interrupt
 from archlab.storage import checkpoint
-from archlab.training.callbacks import Callback
+from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.metrics import MetricsLog
 from archlab.training.metrics import read as read_metrics
 from archlab.training.run_dir import last_metrics, open_run
@@ -23,23 +24,33 @@ from archlab.training.step import TrainStep, resolve_auto
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a finished run lies, and its last metrics."""
+    """The directory of a finished run, and the last value of each of its metrics."""
 
     folder: Path
     metrics: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def model_dir(self) -> Path:
+        """The directory of the trained model, for `archlab.load_model`."""
+        return self.folder / "final"
+
 
 def train(
-    experiment: Experiment, folder: Path, *, resume: bool = False, force: bool = False, callback: Callback | None = None
+    experiment: Experiment,
+    folder: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
-    """Train an experiment in a folder; `resume` goes on exactly where the last whole checkpoint ended.
+    """Train an experiment in a directory; `resume` continues exactly where the last whole checkpoint ended.
 
     Raises ArchlabError where the folder holds another run, where the model does not fit in memory, or where
     the loss is no longer a number.
     """
     experiment = resolve_auto(experiment, _resolved_settings(folder, experiment.train) if resume else None)
     open_run(experiment, folder, resume, force)
-    return Trainer(experiment, folder, resume, callback or Callback()).run()
+    return Trainer(experiment, folder, resume, CallbackList(callbacks)).run()
 
 
 def _resolved_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
@@ -69,12 +80,14 @@ class Trainer:
         """Train to the last step and save the model; Ctrl-C saves a checkpoint first."""
         self.callback.on_start(self.experiment, self.step)
         resume_step = self.step if self.resumed else None
-        with MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=resume_step) as log:
-            try:
+        try:
+            with MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=resume_step) as log:
                 self._train_loop(log)
-            except KeyboardInterrupt:
-                self._save()
-                raise
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        finally:
+            self.callback.on_end()
         checkpoint.save_model(self.folder / "final", self.model, self.experiment.resolved, self._provenance())
         return TrainResult(self.folder, last_metrics(self.folder))
 
@@ -97,8 +110,8 @@ class Trainer:
         t = self.train
         if not _due(self.step, t.eval_every, t.steps):
             return
-        options: dict[str, Any] = {"batch_size": t.batch_size, "context": t.context, "precision": t.precision}
-        measured = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **options)
+        found = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **eval_options(t))
+        measured = found.metrics
         if not math.isfinite(measured["loss"]):
             raise TrainingError(f"step {self.step}: the validation loss is {measured['loss']}; try a smaller train.lr")
         record = {"step": self.step, **{f"val_{name}": measured[name] for name in self.task.metrics}}

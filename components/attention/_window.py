@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab import Count, Recurrent, State
 from archlab.components.position._base import Position
-from archlab.config.domains import Count
-from archlab.modeling.state import Recurrent, State
 
 Window: TypeAlias = Literal["full", "chunk", "sliding"]
 

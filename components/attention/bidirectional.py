@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Fraction, register
 from archlab.components.position._base import Position
-from archlab.config.domains import Fraction
-from archlab.config.registry import register
 
 
 @register("attention", "bidirectional")

@@ -7,11 +7,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from archlab import AUXILIARY_LOSS, Count, Index, Recurrent, State, register
 from archlab.components.attention._compression import Compression, KVCache, attend, reconstruction_loss
 from archlab.components.position._base import Position
-from archlab.config.domains import Count, Index
-from archlab.config.registry import register
-from archlab.modeling.state import AUXILIARY_LOSS, Recurrent, State
 from archlab.ops.dtypes import at_least_float32
 
 from ._window import _blocks

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Count, Recurrent, State, StateScope, register
 from archlab.components._per_sample import where
 from archlab.components.position._base import Position
-from archlab.config.domains import Count
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32, without_autocast
 
 from .softmax import SoftmaxAttention

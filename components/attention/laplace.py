@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from archlab.config.registry import register
+from archlab import register
 
 from ._pointwise import PointwiseAttention
 

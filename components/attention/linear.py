@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab import Positive, Recurrent, State, register
 from archlab.components.position._base import Position
-from archlab.config.domains import Positive
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State
 from archlab.ops.dtypes import at_least_float32, without_autocast
 from archlab.ops.gated_linear import gated_linear
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.config.registry import register
+from archlab import register
 
 from ._pointwise import PointwiseAttention
 

@@ -5,10 +5,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab import Count, Fraction, register
 from archlab.components.attention._window import Window, WindowedAttention
 from archlab.components.position._base import Position
-from archlab.config.domains import Count, Fraction
-from archlab.config.registry import register
 from archlab.ops.causal_attention import causal_attention
 
 

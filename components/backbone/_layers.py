@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from archlab.config.registry import Factory
-from archlab.modeling.state import Recurrent, State, StateScope
+from archlab import Factory, Recurrent, State, StateScope
 
 
 class LayerStack(Recurrent):

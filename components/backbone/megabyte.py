@@ -7,12 +7,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from archlab import (
+    AUXILIARY_LOSS,
+    Count,
+    Factory,
+    Recurrent,
+    State,
+    StateScope,
+    choice,
+    init_state,
+    max_context,
+    register,
+    slot,
+    slots,
+)
 from archlab.components._init import Init, linear
 from archlab.components._per_sample import where, windows
 from archlab.components.backbone._layers import LayerStack
-from archlab.config.domains import Count, choice
-from archlab.config.registry import Factory, register, slot, slots
-from archlab.modeling.state import AUXILIARY_LOSS, Recurrent, State, StateScope, init_state, max_context
 
 
 @register("backbone", "megabyte", search={"patch_size": choice(4, 8, 16)})

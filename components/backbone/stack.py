@@ -3,9 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.config.domains import Count
-from archlab.config.registry import Factory, register, slot, slots
-from archlab.modeling.state import Recurrent, State, StateScope, max_context
+from archlab import Count, Factory, Recurrent, State, StateScope, max_context, register, slot, slots
 
 
 @register("backbone", "stack")

@@ -5,10 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from archlab import Count, Recurrent, State, choice, register
 from archlab.components._init import truncated_normal_
-from archlab.config.domains import Count, choice
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
 

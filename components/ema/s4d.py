@@ -7,10 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from archlab import Count, Positive, Recurrent, State, choice, register
 from archlab.components._steps import require_order
-from archlab.config.domains import Count, Positive, choice
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State
 from archlab.ops.diagonal_scan import Decay, complex_mul, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
 

@@ -3,9 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.config.domains import Count, choice
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State
+from archlab import Count, Recurrent, State, choice, register
 
 
 @register("ema", "short_conv", search={"kernel_size": choice(2, 3, 4, 8)})

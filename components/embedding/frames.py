@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from archlab import Count, Fraction, choice, interval, register
 from archlab.components._init import Init, linear
-from archlab.config.domains import Count, Fraction, choice, interval
-from archlab.config.registry import register
 
 
 @register("embedding", "frames", search={"frame_size": choice(1, 4, 16), "dropout": interval(0.0, 0.3)})

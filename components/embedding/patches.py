@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.config.domains import Count, Fraction, Index, choice, interval
-from archlab.config.registry import register
+from archlab import Count, Fraction, Index, choice, interval, register
 
 
 @register("embedding", "patches", search={"patch_size": choice(2, 4, 8, 16), "dropout": interval(0.0, 0.3)})

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Fraction, interval, register
 from archlab.components._init import TokenInit, init_tokens_
-from archlab.config.domains import Fraction, interval
-from archlab.config.registry import register
 
 
 @register("embedding", "tokens", search={"dropout": interval(0.0, 0.3)})

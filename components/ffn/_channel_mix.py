@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Domain, Recurrent, State, StateScope, choice
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, channel_fraction
-from archlab.config.domains import Domain, choice
-from archlab.modeling.state import Recurrent, State, StateScope
 
 SEARCH: dict[str, Domain] = {"hidden_dim": choice(128, 256, 512, 1024)}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from archlab import Domain, choice, interval
 from archlab.components._init import Init, linear
-from archlab.config.domains import Domain, choice, interval
 
 SEARCH: dict[str, Domain] = {"hidden_dim": choice(128, 256, 512, 1024), "dropout": interval(0.0, 0.3)}
 

@@ -6,9 +6,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Count, Fraction, choice, interval, register
 from archlab.components._init import Init, linear
-from archlab.config.domains import Count, Fraction, choice, interval
-from archlab.config.registry import register
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.config.registry import register
+from archlab import register
 
 
 @register("ffn", "none")

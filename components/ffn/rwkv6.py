@@ -1,8 +1,7 @@
 from __future__ import annotations
 
+from archlab import Count, register
 from archlab.components._init import Init
-from archlab.config.domains import Count
-from archlab.config.registry import register
 
 from ._channel_mix import SEARCH, ChannelMix
 

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import torch
 
+from archlab import Count, register
 from archlab.components._init import Init
 from archlab.components._token_shift import channel_fraction
-from archlab.config.domains import Count
-from archlab.config.registry import register
 
 from ._channel_mix import SEARCH, ChannelMix
 

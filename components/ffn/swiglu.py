@@ -3,9 +3,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab import Count, Fraction, register
 from archlab.components._init import Init
-from archlab.config.domains import Count, Fraction
-from archlab.config.registry import register
 
 from ._gated import SEARCH, GatedMLP
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Count, choice, register
 from archlab.components._init import TokenInit, init_tokens_
-from archlab.config.domains import Count, choice
-from archlab.config.registry import register
 from archlab.ops.dtypes import at_least_float32
 
 

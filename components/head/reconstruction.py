@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Positive, register
 from archlab.components._init import Init, TokenInit, init_tokens_, linear
-from archlab.config.domains import Positive
-from archlab.config.registry import register
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.rotary import rotary_angles
 

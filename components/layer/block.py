@@ -4,9 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from archlab.config.domains import Fraction
-from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, StateScope
+from archlab import Factory, Fraction, Recurrent, State, StateScope, register, slot
 
 
 @register("layer", "block")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from archlab import Factory, Recurrent, State, StateScope
 from archlab.components._init import Init, linear
 from archlab.components.mixer._heads import ConvProjection, GatedOutput, head_width, heads, l2_normalize
 from archlab.components.norm.rms import RMSNorm
-from archlab.config.registry import Factory
-from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.delta_rule import delta_rule
 from archlab.ops.dtypes import at_least_float32
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Factory, Recurrent, State, StateScope
 from archlab.components._init import Init, InitLinear, linear
-from archlab.config.registry import Factory
-from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
 
 

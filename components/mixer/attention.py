@@ -2,10 +2,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from archlab import Count, Factory, Recurrent, State, StateScope, choice, register, slot
 from archlab.components._init import Init, linear
-from archlab.config.domains import Count, choice
-from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, StateScope
 
 
 @register("mixer", "attention", search={"num_heads": choice(1, 2, 4, 8)})

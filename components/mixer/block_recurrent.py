@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab import Count, Factory, Recurrent, State, StateScope, choice, register, slot
 from archlab.components._init import Init, linear
-from archlab.config.domains import Count, choice
-from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, StateScope
 
 from ._block_states import BlockStates, Gate, Projections, attend
 

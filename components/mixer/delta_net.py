@@ -1,8 +1,7 @@
 from __future__ import annotations
 
+from archlab import Count, Factory, Positive, choice, register, slot
 from archlab.components._init import Init
-from archlab.config.domains import Count, Positive, choice
-from archlab.config.registry import Factory, register, slot
 
 from ._delta import DeltaRule
 

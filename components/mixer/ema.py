@@ -3,10 +3,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Factory, Fraction, Recurrent, State, StateScope, interval, register, slot
 from archlab.components._init import Init, linear
-from archlab.config.domains import Fraction, interval
-from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, StateScope
 
 
 @register("mixer", "ema", search={"dropout": interval(0.0, 0.3)})

@@ -3,10 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from archlab import Count, Factory, Positive, choice, register, slot
 from archlab.components._init import Init, linear
 from archlab.components._steps import init_dt_bias_, softplus
-from archlab.config.domains import Count, Positive, choice
-from archlab.config.registry import Factory, register, slot
 from archlab.ops.dtypes import at_least_float32
 
 from ._delta import DeltaRule

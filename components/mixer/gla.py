@@ -3,12 +3,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Count, Positive, Recurrent, State, choice, register
 from archlab.components._init import Init, linear
 from archlab.components.mixer._heads import GatedOutput, head_width, heads
 from archlab.components.norm.rms import RMSNorm
-from archlab.config.domains import Count, Positive, choice
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
 

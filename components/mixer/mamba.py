@@ -4,12 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Count, Positive, Recurrent, State, StateScope, choice, register
 from archlab.components._init import Init, linear
 from archlab.components._steps import init_dt_bias_, require_order, softplus
 from archlab.components.ema.short_conv import ShortConvolution
-from archlab.config.domains import Count, Positive, choice
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.selective_scan import selective_scan
 

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Count, Factory, Fraction, Recurrent, State, StateScope, choice, interval, register, slot
 from archlab.components._init import Init, linear
-from archlab.config.domains import Count, Fraction, choice, interval
-from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, StateScope
 
 
 @register(

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Count, Factory, Fraction, Positive, Recurrent, State, StateScope, choice, register, slot
 from archlab.components._init import Init, linear
-from archlab.config.domains import Count, Fraction, Positive, choice
-from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
 
 

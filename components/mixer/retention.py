@@ -3,13 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from archlab import Count, Factory, Positive, Recurrent, State, choice, register, slot
 from archlab.components._init import Init, linear
 from archlab.components.mixer._heads import GatedOutput, head_width, heads
 from archlab.components.norm.group import GroupNorm
 from archlab.components.position._base import Position
-from archlab.config.domains import Count, Positive, choice
-from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
 

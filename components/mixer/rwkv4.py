@@ -5,11 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from archlab import Count, Recurrent, State, StateScope, choice, register
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, channel_fraction
-from archlab.config.domains import Count, choice
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.wkv import WKVState, init_wkv_state, wkv
 

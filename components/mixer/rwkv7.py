@@ -6,12 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab import Count, Positive, Recurrent, State, StateScope, choice, register
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, channel_fraction
 from archlab.components.norm.group import GroupNorm
-from archlab.config.domains import Count, Positive, choice
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State, StateScope
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.generalized_delta import generalized_delta
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.config.domains import Count, Positive, choice
-from archlab.config.registry import register
+from archlab import Count, Positive, choice, register
 
 from ._affine import Affine
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab.config.domains import Positive
-from archlab.config.registry import register
+from archlab import Positive, register
 
 from ._affine import Affine
 

@@ -3,9 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.config.domains import Count, Positive, choice
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State
+from archlab import Count, Positive, Recurrent, State, choice, register
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.timestep_norm import timestep_norm
 

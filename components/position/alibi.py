@@ -3,8 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab.config.domains import Positive
-from archlab.config.registry import register
+from archlab import Positive, register
 
 from ._base import Position
 

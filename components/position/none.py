@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from archlab.config.registry import register
+from archlab import register
 
 from ._base import Position
 

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.config.domains import Count, choice
-from archlab.config.registry import register
+from archlab import Count, choice, register
 
 from ._base import Position
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab.config.domains import Positive, choice
-from archlab.config.registry import register
+from archlab import Positive, choice, register
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.rotary import rotary_cos_sin
 

@@ -4,9 +4,8 @@ import math
 
 from torch import Tensor
 
+from archlab import Fraction, choice, register
 from archlab.components._init import Init, linear
-from archlab.config.domains import Fraction, choice
-from archlab.config.registry import register
 
 from ._base import Branch, Residual
 

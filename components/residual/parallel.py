@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from archlab.config.registry import register
+from archlab import register
 
 from ._base import Branch, Residual
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab.config.domains import choice
-from archlab.config.registry import register
+from archlab import choice, register
 
 from ._base import Branch, Residual
 

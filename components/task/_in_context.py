@@ -11,9 +11,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from archlab import ArchlabError
 from archlab.components.task._synthetic import SyntheticTask, Tokens
 from archlab.data.task import IGNORED
-from archlab.errors import ArchlabError
 
 Learn: TypeAlias = Literal["every_word", "answers"]
 

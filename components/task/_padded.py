@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab import ArchlabError
 from archlab.data.splits import Overflow
-from archlab.errors import ArchlabError
 
 
 def padded(texts: Sequence[NDArray[Any]], context: int) -> Tensor:

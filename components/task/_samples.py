@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from archlab import ArchlabError, did_you_mean
 from archlab.data.sampling import order
 from archlab.data.splits import SPLITS
 from archlab.data.task import IGNORED, Task
-from archlab.errors import ArchlabError, did_you_mean
 
 Visit: TypeAlias = tuple[int, int]
 

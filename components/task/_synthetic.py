@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab import ArchlabError
 from archlab.components.task._samples import SampleTask, Visit
 from archlab.data.sampling import random_state
 from archlab.data.splits import SPLITS
 from archlab.data.task import IGNORED
-from archlab.errors import ArchlabError
 from archlab.ops.dtypes import at_least_float32
 
 Tokens: TypeAlias = NDArray[np.int64]

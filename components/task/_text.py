@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab import ArchlabError, did_you_mean
 from archlab.data.corpus import Corpus, Source, read
 from archlab.data.sampling import random_state
 from archlab.data.splits import SPLITS
 from archlab.data.task import IGNORED
 from archlab.data.tokenizers import Tokenizer, WordTokenizer
-from archlab.errors import ArchlabError, did_you_mean
 
 from ._tokenized import TokenizedTask
 

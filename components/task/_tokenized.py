@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from archlab.data.task import Task
 from archlab.data.tokenizers import ByteTokenizer, Decoder, HuggingFaceTokenizer, Tokenizer
@@ -29,5 +29,12 @@ class TokenizedTask(Task):
         return self.tokenizer.decode(tokens)
 
     def decoder(self) -> Decoder:
-        """Return a decoder for words that arrive one at a time."""
+        """Return a decoder for tokens that arrive one at a time."""
         return self.tokenizer.decoder()
+
+    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Yield the text that each token adds, and what is left at the end."""
+        decoder = self.decoder()
+        for token in tokens:
+            yield decoder(token)
+        yield decoder.finish()

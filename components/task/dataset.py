@@ -6,11 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from archlab.config.domains import Count
-from archlab.config.registry import register
+from archlab import ArchlabError, Count, did_you_mean, one_line, register
 from archlab.data.corpus import NAMES
 from archlab.data.formats import Document
-from archlab.errors import ArchlabError, did_you_mean, one_line
 
 from ._text import TextTask
 

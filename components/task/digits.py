@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab import ArchlabError, register
 from archlab.components.task._samples import SampleTask, Visit
-from archlab.config.registry import register
 from archlab.data.sampling import order
-from archlab.errors import ArchlabError
 
 SIDE, GREYS = 8, 17
 SIZES = {"train": 1197, "validation": 300, "test": 300}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from archlab import ArchlabError, Count, register
 from archlab.components.task._synthetic import Tokens, distinct
-from archlab.config.domains import Count
-from archlab.config.registry import register
-from archlab.errors import ArchlabError
 
 from ._in_context import InContextTask, Learn, first_places
 

@@ -14,14 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab import ArchlabError, Count, Range, register
 from archlab.components.task._folders import FileTask
 from archlab.components.task._samples import Visit
-from archlab.config.domains import Count, Range
-from archlab.config.registry import register
 from archlab.data.class_folders import Labelled, by_hash, class_files, class_names, require_filled
 from archlab.data.images import SUFFIXES, center_crop, random_crop, read_image, require_pixels
 from archlab.data.sampling import random_state
-from archlab.errors import ArchlabError
 
 SHARE = 0.05
 Crop: TypeAlias = Annotated[float, Range(low=0, above=True, high=1)]

@@ -3,8 +3,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from archlab.config.domains import Count
-from archlab.config.registry import register
+from archlab import Count, register
 from archlab.data.class_folders import Labelled
 
 from .image_folder import Augment, Crop, ImageFolder, split_folders

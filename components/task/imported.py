@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from archlab.config.domains import Count
-from archlab.config.registry import register
-from archlab.errors import ArchlabError
+from archlab import ArchlabError, Count, register
 
 from ._tokenized import TokenizedTask
 

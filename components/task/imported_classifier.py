@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from archlab.config.domains import Count
-from archlab.config.registry import register
+from archlab import Count, register
 from archlab.data.task import Task
 
 from .imported import without_data

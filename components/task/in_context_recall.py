@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from archlab.config.domains import Count
-from archlab.config.registry import register
+from archlab import Count, register
 
 from ._in_context import Learn, PairsTask
 

@@ -6,10 +6,8 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 
+from archlab import LARGEST, ArchlabError, Count, Range, register
 from archlab.components.task._synthetic import SyntheticTask, Tokens
-from archlab.config.domains import LARGEST, Count, Range
-from archlab.config.registry import register
-from archlab.errors import ArchlabError
 
 from ._trees import WORDS, grow, lengths, values, write
 

@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archlab.config.registry import register
+from archlab import ArchlabError, register
 from archlab.data.formats import read_file
 from archlab.data.images import GREYS, Inputs, greys
 from archlab.data.splits import SPLITS
-from archlab.errors import ArchlabError
 
 from ._samples import SampleTask, Visit
 

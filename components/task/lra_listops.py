@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archlab.config.registry import register
-from archlab.errors import ArchlabError
+from archlab import ArchlabError, register
 
 from ._padded import padded
 from ._rows import RowTask

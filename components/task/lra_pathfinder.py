@@ -12,13 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab import ArchlabError, Count, register
 from archlab.components.task._folders import FileTask
-from archlab.config.domains import Count
-from archlab.config.registry import register
 from archlab.data.class_folders import Labelled, by_hash, require_filled
 from archlab.data.formats import read_file
 from archlab.data.images import GREYS, Inputs, greys, read_image, require_pixels
-from archlab.errors import ArchlabError
 
 from ._samples import Visit
 

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archlab.config.registry import register
+from archlab import ArchlabError, register
 from archlab.data.splits import SPLITS, Overflow
-from archlab.errors import ArchlabError
 
 from ._padded import fitted, padded
 from ._rows import RowTask

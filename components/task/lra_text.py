@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from archlab import register
 from archlab.components.task._folders import FileTask
-from archlab.config.registry import register
 from archlab.data.class_folders import Labelled, by_hash, class_files, require_filled
 from archlab.data.formats import read_file
 from archlab.data.splits import Overflow

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from archlab import ArchlabError, Count, register
 from archlab.components.task._synthetic import SyntheticTask, Tokens
-from archlab.config.domains import Count
-from archlab.config.registry import register
 from archlab.data.sampling import random_state
 from archlab.data.task import IGNORED
-from archlab.errors import ArchlabError
 
 
 @register("task", "memorisation")

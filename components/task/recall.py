@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from archlab import ArchlabError, Count, Positive, register
 from archlab.components.task._synthetic import SyntheticTask, Tokens, distinct
-from archlab.config.domains import Count, Positive
-from archlab.config.registry import register
 from archlab.data.task import IGNORED
-from archlab.errors import ArchlabError
 
 
 @register("task", "recall")

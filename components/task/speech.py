@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from archlab import ArchlabError, Count, register
 from archlab.components.task._folders import FileTask
-from archlab.config.domains import Count
-from archlab.config.registry import register
 from archlab.data.audio import read_wave
 from archlab.data.class_folders import Labelled, class_files, require_filled
 from archlab.data.splits import SPLITS, Overflow
-from archlab.errors import ArchlabError
 
 from ._samples import Visit
 

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archlab.config.domains import Count
-from archlab.config.registry import register
+from archlab import ArchlabError, Count, register
 from archlab.data.formats import Document, read_file
-from archlab.errors import ArchlabError
 
 from ._text import TextTask
 

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archlab import Count, NonNegative, register
 from archlab.components.task._samples import SampleTask, Visit
-from archlab.config.domains import Count, NonNegative
-from archlab.config.registry import register
 from archlab.data.sampling import random_state
 from archlab.data.splits import SPLITS
 

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from archlab.config.domains import Count
-from archlab.config.registry import register
+from archlab import ArchlabError, Count, register
 from archlab.data.formats import Document, documents_of
-from archlab.errors import ArchlabError
 
 from ._text import TextTask
 

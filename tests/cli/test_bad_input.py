@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from archlab import ArchlabError
 from archlab.config import experiment
 from archlab.config.yaml_files import shipped_files
-from archlab.errors import ArchlabError
 from archlab.modeling.cost import estimate_cost
 from archlab.searching.space import load_space
 

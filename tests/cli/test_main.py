@@ -141,7 +141,7 @@ def test_ctrl_c(run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "list_components", interrupted)
+    monkeypatch.setattr(registry, "components", interrupted)
     done = run("list", "norm")
     assert (done.status, done.err.strip()) == (130, "archlab: interrupted")
 
@@ -151,7 +151,7 @@ def test_what_the_machine_refuses_is_one_line(error: Exception, run, monkeypatch
     def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(api, "list_components", refuse)
+    monkeypatch.setattr(registry, "components", refuse)
     done = run("list", "norm")
     assert done.status == 2
     assert done.err.startswith(f"archlab: {type(error).__name__}: ")
@@ -179,7 +179,7 @@ def test_show_as_json(run) -> None:
     assert next(iter(figures)) == "name"
     assert {"name", "params", "params_non_embedding", "flops_per_token", "state_bytes"} <= set(figures)
     assert (figures["name"], figures["params"]) == ("megalodon_tiny", 1_072_640)
-    assert figures == api.show("megalodon_tiny")
+    assert figures == {"name": "megalodon_tiny", **api.show("megalodon_tiny").to_dict()}
 
 
 def test_show_as_yaml(run, tmp_path: Path) -> None:
@@ -257,12 +257,12 @@ def test_profile(run, tiny_file: Path) -> None:
 def test_check(run, tmp_path: Path) -> None:
     done = run("check", "norm", "rms", "eps=0.001")
     assert done.status == 0, done.err
-    assert done.out.count("kept    ") == 11
+    assert done.out.count("passed  ") == 11
     source = tmp_path / "peeks.py"
     source.write_text(PEEKS)
     done = run("check", "ffn", "peeks", "--plugin", str(source))
     assert done.status == 2
-    assert "broken  is_causal  the first outputs that inputs 0, 1, ... move are" in done.out
+    assert "failed  is_causal  the first outputs that inputs 0, 1, ... move are" in done.out
     assert done.err.startswith("archlab: ffn peeks: ")
     done = run("check", "norm", "rmss")
     assert (done.status, "did you mean 'rms'?" in done.err) == (2, True)
@@ -271,7 +271,7 @@ def test_check(run, tmp_path: Path) -> None:
 PEEKS = '''
 from torch import Tensor, nn
 
-from archlab.config.registry import register
+from archlab import register
 
 
 @register("ffn", "peeks")

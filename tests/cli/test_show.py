@@ -20,7 +20,7 @@ def drawn(what: Any) -> str:
 def test_a_tree_names_parts_counts_and_shapes(tiny: Tiny) -> None:
     text = drawn(show.model_tree(tiny()))
     lines = text.splitlines()
-    assert lines[0].split() == ["model", "stack", f"{estimate_cost(tiny())['params']:,}", "1x32x256"]
+    assert lines[0].split() == ["model", "stack", f"{estimate_cost(tiny()).params:,}", "1x32x256"]
     assert "embedding tokens  8,192  1x32x32" in text
     assert "head language_model  8,192  1x32x256" in text
     assert "blocks[0] block" in text
@@ -42,12 +42,12 @@ def test_layers_that_differ_are_drawn_apart() -> None:
 def test_parameters_of_a_tree_add_up(tiny: Tiny) -> None:
     top = [line.split() for line in drawn(show.model_tree(tiny())).splitlines() if line[:3] in ("├──", "└──")]
     assert [words[2] for words in top] == ["tokens", "none", "none", "block", "rms", "language_model"]
-    assert sum(int(words[3].replace(",", "")) for words in top if words[2] != "none") == estimate_cost(tiny())["params"]
+    assert sum(int(words[3].replace(",", "")) for words in top if words[2] != "none") == estimate_cost(tiny()).params
 
 
 def test_costs_have_the_name(tiny: Tiny) -> None:
     figures = show.cost_summary(tiny())
-    assert figures == {"name": "tiny", **estimate_cost(tiny())}
+    assert figures == {"name": "tiny", **estimate_cost(tiny()).to_dict()}
 
 
 def test_the_table_of_costs(tiny: Tiny) -> None:

@@ -3,11 +3,11 @@ import torch
 from streams import in_pieces
 from torch import nn
 
+from archlab import Recurrent
 from archlab.config.registry import find
 from archlab.config.spec import parse
 from archlab.modeling.build import build as build_spec
 from archlab.modeling.build import build_on_meta
-from archlab.modeling.state import Recurrent
 
 VOCAB, DIM = 17, 8
 MEGALODON = {

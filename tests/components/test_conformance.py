@@ -54,7 +54,7 @@ INPUTS = {("embedding", "patches"): IMAGES, ("embedding", "frames"): WAVES}
 PARTS = [(kind, name) for kind in kinds() if kind != "task" for name in names(kind)]
 
 
-def subject(kind: str, name: str) -> Subject:
+def subject(kind: str, name: str) -> ComponentCase:
     return ComponentCase(kind, name, SMALL.get((kind, name), {}), INPUTS.get((kind, name)))
 
 

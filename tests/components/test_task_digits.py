@@ -5,10 +5,10 @@ import importlib
 import pytest
 import torch
 
+from archlab import ArchlabError
 from archlab.components.task import digits
 from archlab.components.task.digits import Digits
 from archlab.config.registry import find
-from archlab.errors import ArchlabError
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 SPLITS = ("train", "validation", "test")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from archlab import ArchlabError
 from archlab.components.task.image_folder import ImageFolder
 from archlab.components.task.imagenet import MEAN, STD, ImageNet
 from archlab.config.registry import find
 from archlab.data.images import center_crop, random_crop
 from archlab.data.sampling import random_state
-from archlab.errors import ArchlabError
 
 Image = pytest.importorskip("PIL.Image", reason="images are read by Pillow")
 SPLITS = ("train", "validation", "test")

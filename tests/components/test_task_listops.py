@@ -5,9 +5,9 @@ import statistics
 import numpy as np
 import pytest
 
+from archlab import ArchlabError
 from archlab.components.task._trees import WORDS, grow, lengths, values
 from archlab.components.task.listops import ListOps
-from archlab.errors import ArchlabError
 
 SHORT = {"max_depth": 5, "max_args": 4, "min_length": 3, "max_length": 60, "eval_size": 50}
 CALCULATE = {

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from archlab import ArchlabError
 from archlab.components.task.lra_image import LongRangeImage
 from archlab.components.task.lra_listops import LongRangeListOps
 from archlab.components.task.lra_pathfinder import LongRangePathfinder
 from archlab.components.task.lra_retrieval import LongRangeRetrieval
 from archlab.components.task.lra_text import LongRangeText
 from archlab.data import rows
-from archlab.errors import ArchlabError
 
 SPLITS = ("train", "validation", "test")
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from archlab import ArchlabError
 from archlab.components.task.compression import Compression
 from archlab.components.task.fuzzy_recall import FuzzyRecall
 from archlab.components.task.in_context_recall import InContextRecall
 from archlab.components.task.memorisation import Memorization
 from archlab.components.task.noisy_recall import NoisyRecall
 from archlab.components.task.selective_copying import SelectiveCopying
-from archlab.errors import ArchlabError
 
 SPLITS = pytest.mark.parametrize("split", ["train", "validation", "test"])
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from archlab import ArchlabError
 from archlab.components.task.recall import Recall
 from archlab.config.registry import find
-from archlab.errors import ArchlabError
 
 
 def small(**knobs) -> Recall:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from archlab import ArchlabError
 from archlab.components.task.speech import Speech
 from archlab.config.registry import find
-from archlab.errors import ArchlabError
 
 SPLITS = ("train", "validation", "test")
 CONTEXT = 50

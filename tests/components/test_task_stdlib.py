@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from archlab import ArchlabError
 from archlab.components.task.stdlib import Stdlib, StdlibSource
 from archlab.config.registry import find
-from archlab.errors import ArchlabError
 
 
 def test_it_is_known_to_yaml_and_needs_no_knob() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from archlab import ArchlabError
 from archlab.components.task._synthetic import SyntheticTask
 from archlab.components.task.listops import ListOps
 from archlab.config.registry import find
-from archlab.errors import ArchlabError
 
 SPLITS = ("train", "validation", "test")
 SIZES = {"eval_size": 35}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from archlab import ArchlabError
 from archlab.components.task.text import Text
 from archlab.config.registry import find
-from archlab.errors import ArchlabError
 
 
 def many_files(folder: Path, number: int = 200) -> Text:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from archlab import ConfigError
 from archlab.config.domains import Choice, Interval, Range, choice, interval, parse_domain
-from archlab.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from conftest import Tiny, Write
 
+from archlab import ConfigError
 from archlab.config import experiment as config
 from archlab.config.registry import names
 from archlab.config.spec import Spec
 from archlab.config.yaml_files import shipped_files
-from archlab.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "resolved"
 MIXER = "model.layers[0].mixer"
@@ -25,7 +25,7 @@ every_experiment = pytest.mark.parametrize("name", list(shipped_files()))
 PLUGIN = '''
 from torch import nn
 
-from archlab.config.registry import register
+from archlab import register
 
 
 @register("norm", "halving")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archlab import ConfigError
 from archlab.config import paths
-from archlab.errors import ConfigError
 
 TREE: dict[str, Any] = {"model": {"dim": 4, "layers": [{"mixer": "mega"}, {"mixer": {"type": "mega", "ema": "cema"}}]}}
 

@@ -10,16 +10,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from conftest import Write
 
+from archlab import ArchlabError, ConfigError
 from archlab.config import registry
 from archlab.config.domains import Choice, choice
 from archlab.config.registry import Component, Slot, component_of, find, load_plugin, register, slot, slots
 from archlab.config.schema import coerce
-from archlab.errors import ArchlabError, ConfigError
 
 SHIPPED = [component for component in registry.components() if component.cls.__module__.startswith("archlab.comp")]
 every_component = pytest.mark.parametrize("component", SHIPPED, ids=lambda c: f"{c.kind}-{c.name}")
 PLUGIN = """
-from archlab.config.registry import register
+from archlab import register
 
 
 @register("norm", "{name}")

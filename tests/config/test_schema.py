@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archlab.config.domains import Count, Fraction, NonNegative, Positive
+from archlab import ConfigError, Count, Fraction, NonNegative, Positive
 from archlab.config.schema import REQUIRED, coerce, knobs_of, reject_unknown, type_name, wiring_of
-from archlab.errors import ConfigError
 
 
 class Part:

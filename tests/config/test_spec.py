@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from torch import nn
 
+from archlab import ConfigError
 from archlab.config.registry import Slot
 from archlab.config.spec import Spec, knob_at, parse
-from archlab.errors import ConfigError
 
 LAYER: dict[str, Any] = {"mixer": {"type": "mega", "shared_dim": 8, "value_dim": 16}, "ffn": "none"}
 MODEL: dict[str, Any] = {"type": "stack", "vocab_size": 11, "dim": 8, "layers": [LAYER, {"repeat": 3, **LAYER}]}

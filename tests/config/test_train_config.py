@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from archlab import ConfigError
 from archlab.config.schema import coerce
 from archlab.config.train_config import TrainConfig, parse_train, train_knobs
-from archlab.errors import ConfigError
 
 
 def test_nothing_given_is_every_default() -> None:

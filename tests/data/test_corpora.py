@@ -9,10 +9,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from archlab import ArchlabError
 from archlab.components.task.dataset import Dataset
 from archlab.components.task.text import Text
 from archlab.data.corpus import named_split
-from archlab.errors import ArchlabError
 
 SPLITS = ("train", "validation", "test")
 SENTENCES = [f"the {n} grüne Ente schwimmt {n * n} mal €" for n in range(300)]

@@ -7,7 +7,7 @@ import torch
 from conftest import needs_compiler
 from torch import Tensor, nn
 
-from archlab.errors import ArchlabError
+from archlab import ArchlabError
 from archlab.inference.aot import AOTModule
 from archlab.inference.tracing import fold_constants, trace
 

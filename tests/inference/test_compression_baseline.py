@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from archlab.errors import ArchlabError
+from archlab import ArchlabError
 from archlab.inference.compression_baseline import compressed_bpb
 
 

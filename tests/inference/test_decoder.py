@@ -6,11 +6,11 @@ from conftest import needs_compiler
 from torch import Tensor, nn
 from torch.nn import functional
 
+from archlab import State
 from archlab.config.experiment import load
 from archlab.inference.decoder import Decoder, SingleTokenMode
 from archlab.inference.generate import generate
 from archlab.modeling.build import build
-from archlab.modeling.state import State
 
 SMALL = ("model.dim=24", "model.layers[0].repeat=1", "model.vocab_size=40")
 WINDOW = 5

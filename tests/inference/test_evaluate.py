@@ -9,8 +9,8 @@ import torch
 from fake_model import Bigram
 from torch import Tensor
 
+from archlab import ArchlabError
 from archlab.components.task.text import Text
-from archlab.errors import ArchlabError
 from archlab.inference.evaluate import evaluate
 
 
@@ -29,15 +29,15 @@ def test_the_loss_is_exact_however_the_split_is_cut(
     found = evaluate(model, task, "validation", batch_size=batch_size, context=context, max_tokens=max_tokens)
     text = torch.tensor(list(task.text("validation")))
     expected = -model.table.detach().double().log_softmax(-1)[text[:-1], text[1:]][:max_tokens]
-    assert found["tokens"] == len(expected) == (max_tokens or task.length("validation") - 1)
-    assert found["loss"] == pytest.approx(expected.mean().item(), rel=1e-6)
-    assert found["bpb"] == pytest.approx(found["loss"] / math.log(2))
-    assert found["tokens_per_s"] > 0
+    assert found.tokens == len(expected) == (max_tokens or task.length("validation") - 1)
+    assert found.metrics["loss"] == pytest.approx(expected.mean().item(), rel=1e-6)
+    assert found.metrics["bpb"] == pytest.approx(found.metrics["loss"] / math.log(2))
+    assert found.tokens_per_s > 0
 
 
 def test_a_uniform_model_needs_eight_bits(task: Text) -> None:
     found = evaluate(Bigram(torch.zeros(256, 256)), task, "test", batch_size=2, context=9)
-    assert found["bpb"] == pytest.approx(8)
+    assert found.metrics["bpb"] == pytest.approx(8)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -60,7 +60,9 @@ class Halved(Bigram):
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_precision_is_that_of_the_products(task: Text, precision: str, dtype: torch.dtype) -> None:
     model = Halved(torch.zeros(256, 256))
-    assert evaluate(model, task, "test", batch_size=2, context=9, precision=precision)["bpb"] == pytest.approx(8)
+    assert evaluate(model, task, "test", batch_size=2, context=9, precision=precision).metrics["bpb"] == pytest.approx(
+        8
+    )
     assert model.product.dtype is dtype
 
 

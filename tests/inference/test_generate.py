@@ -9,7 +9,7 @@ import pytest
 import torch
 from fake_model import Bigram
 
-from archlab.errors import ArchlabError
+from archlab import ArchlabError
 from archlab.inference.generate import Sampler, generate
 
 CYCLE = torch.full((5, 5), -20.0) + 40 * torch.eye(5).roll(1, 1)

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from archlab import interop
-from archlab.errors import ArchlabError
+from archlab import ArchlabError, interop
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 VARIANTS = json.loads((GOLDEN / "manifest.json").read_text())["variants"]

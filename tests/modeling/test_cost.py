@@ -7,8 +7,8 @@ import torch
 from conftest import Tiny, Write
 from torch.nn import functional
 
+from archlab import ConfigError
 from archlab.config import experiment as config
-from archlab.errors import ConfigError
 from archlab.modeling.build import build, build_on_meta
 from archlab.modeling.cost import estimate_cost
 from archlab.ops import dispatch
@@ -42,8 +42,8 @@ LINEAR: dict[str, Any] = {
 @pytest.mark.parametrize("name", list(COUNTED))
 def test_published_sizes(name: str) -> None:
     figures = estimate_cost(config.load(name, SHORT))
-    assert (figures["params"], figures["params_non_embedding"]) == COUNTED[name]
-    assert figures["weight_bytes"] == 4 * COUNTED[name][0]
+    assert (figures.params, figures.params_non_embedding) == COUNTED[name]
+    assert figures.weight_bytes == 4 * COUNTED[name][0]
 
 
 @pytest.mark.parametrize("name", ["megalodon_tiny", "mega_tiny", "mega_chunk_tiny", "llama2_tiny"])
@@ -52,29 +52,27 @@ def test_figures_are_those_of_the_model_when_it_is_built(name: str) -> None:
     model, figures = build(experiment.model), estimate_cost(experiment)
     state = model.init_state(1)
     _, after = model(torch.zeros(1, 200, dtype=torch.int64))
-    assert figures["state_bytes"] == sum(t.numel() * t.element_size() for t in state.values())
-    assert figures["state_bytes"] == sum(t.numel() * t.element_size() for t in after.values())
-    assert figures["params"] == sum(p.numel() for p in model.parameters())
+    assert figures.state_bytes == sum(t.numel() * t.element_size() for t in state.values())
+    assert figures.state_bytes == sum(t.numel() * t.element_size() for t in after.values())
+    assert figures.params == sum(p.numel() for p in model.parameters())
     ends = model.embedding.weight.numel() + model.head.weight.numel()
-    assert figures["params_non_embedding"] == figures["params"] - ends
+    assert figures.params_non_embedding == figures.params - ends
 
 
 def test_flops_counted_by_hand(write: Write) -> None:
     bare = write(LINEAR)
-    without = estimate_cost(config.load(bare, ["model.layers[0].ffn=none"]))["flops_per_token"]
-    assert estimate_cost(config.load(bare))["flops_per_token"] - without == 3 * 2 * (2 * 16 * 24)
-    shallow = estimate_cost(config.load(bare, ["model.layers[0].ffn=none", "model.layers[0].repeat=1"]))[
-        "flops_per_token"
-    ]
+    without = estimate_cost(config.load(bare, ["model.layers[0].ffn=none"])).flops_per_token
+    assert estimate_cost(config.load(bare)).flops_per_token - without == 3 * 2 * (2 * 16 * 24)
+    shallow = estimate_cost(config.load(bare, ["model.layers[0].ffn=none", "model.layers[0].repeat=1"])).flops_per_token
     head = 2 * 16 * 256
     assert (without - head) == 3 * (shallow - head)
     assert shallow - head >= 2 * 4 * 16 * 16, "queries, keys, values and the output are matrices of 16 x 16"
 
 
 def test_full_attention_costs_more_per_token_the_longer_the_context() -> None:
-    costs = [estimate_cost(config.load("mega_tiny", [f"train.context={c}"]))["flops_per_token"] for c in (128, 512)]
+    costs = [estimate_cost(config.load("mega_tiny", [f"train.context={c}"])).flops_per_token for c in (128, 512)]
     chunked = [
-        estimate_cost(config.load("mega_chunk_tiny", [f"train.context={c}"]))["flops_per_token"] for c in (128, 512)
+        estimate_cost(config.load("mega_chunk_tiny", [f"train.context={c}"])).flops_per_token for c in (128, 512)
     ]
     assert costs[1] > costs[0]
     assert chunked[1] == pytest.approx(chunked[0], rel=0.01)
@@ -82,8 +80,8 @@ def test_full_attention_costs_more_per_token_the_longer_the_context() -> None:
 
 def test_a_tied_matrix_is_counted_once(tiny: Tiny) -> None:
     apart, tied = (estimate_cost(tiny(f"model.head.tied={tied}")) for tied in ("false", "true"))
-    assert apart["params"] - tied["params"] == 256 * 32
-    assert apart["params_non_embedding"] == tied["params_non_embedding"]
+    assert apart.params - tied.params == 256 * 32
+    assert apart.params_non_embedding == tied.params_non_embedding
 
 
 def test_memory_is_that_of_a_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,29 +102,29 @@ def test_memory_is_that_of_a_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -
     tokens = torch.zeros(2, 32, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         functional.cross_entropy(model(tokens)[0].flatten(0, 1), tokens.flatten())
-    assert figures["activation_bytes"] == pytest.approx(sum(kept.values()), rel=0.15)
-    assert figures["memory_per_device"] == 4 * figures["weight_bytes"] + figures["activation_bytes"]
+    assert figures.activation_bytes == pytest.approx(sum(kept.values()), rel=0.15)
+    assert figures.memory_per_device == 4 * figures.weight_bytes + figures.activation_bytes
 
 
 def test_what_makes_a_step_larger(tiny: Tiny) -> None:
     figures, twice = estimate_cost(tiny()), estimate_cost(tiny("train.batch_size=4", "train.accumulate=3"))
-    assert figures["tokens_per_step"] == 2 * 32
-    assert twice["tokens_per_step"] == 4 * 3 * 32
-    assert 1.5 * figures["activation_bytes"] < twice["activation_bytes"] <= 2 * figures["activation_bytes"]
-    assert twice["flops_per_token"] == figures["flops_per_token"]
+    assert figures.tokens_per_step == 2 * 32
+    assert twice.tokens_per_step == 4 * 3 * 32
+    assert 1.5 * figures.activation_bytes < twice.activation_bytes <= 2 * figures.activation_bytes
+    assert twice.flops_per_token == figures.flops_per_token
 
 
 def test_recomputed_activations_are_not_kept(tiny: Tiny) -> None:
     deep = "model.layers[0].repeat=8"
     kept, recomputed = (estimate_cost(tiny(deep, f"train.checkpoint_activations={c}")) for c in ("false", "true"))
-    assert recomputed["activation_bytes"] < kept["activation_bytes"] / 3
-    assert recomputed["params"] == kept["params"]
+    assert recomputed.activation_bytes < kept.activation_bytes / 3
+    assert recomputed.params == kept.params
 
 
 def test_nothing_is_allocated() -> None:
     experiment = config.load("llama2_7b", ["train.context=4096"])
     assert all(p.is_meta for p in build_on_meta(experiment.model).parameters())
-    assert estimate_cost(experiment)["memory_per_device"] > 1e11
+    assert estimate_cost(experiment).memory_per_device > 1e11
 
 
 def test_sizes_beyond_counting_are_refused_in_one_line(tiny: Tiny) -> None:

@@ -43,8 +43,8 @@ def test_what_is_measured_is_the_same_whole_or_in_parts(tiny: Tiny, request: pyt
     whole = evaluate(model, task, "validation", batch_size=2, context=32)
     request.getfixturevalue("in_parts")
     parts = evaluate(model, task, "validation", batch_size=2, context=32)
-    assert {k: v for k, v in parts.items() if k != "tokens_per_s"} == pytest.approx(
-        {k: v for k, v in whole.items() if k != "tokens_per_s"}, rel=1e-5
+    assert {k: v for k, v in parts.metrics.items() if k != "tokens_per_s"} == pytest.approx(
+        {k: v for k, v in whole.metrics.items() if k != "tokens_per_s"}, rel=1e-5
     )
 
 
@@ -71,6 +71,6 @@ def test_a_model_compiled_whole_runs_compiled_in_parts(tiny: Tiny) -> None:
 
 def test_the_estimate_knows_that_scores_are_not_kept(tiny: Tiny, request: pytest.FixtureRequest) -> None:
     experiment = tiny()
-    whole = estimate_cost(experiment)["activation_bytes"]
+    whole = estimate_cost(experiment).activation_bytes
     request.getfixturevalue("in_parts")
-    assert estimate_cost(experiment)["activation_bytes"] < whole
+    assert estimate_cost(experiment).activation_bytes < whole

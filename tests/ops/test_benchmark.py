@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from archlab import ArchlabError
 from archlab.cli.tables import table
-from archlab.errors import ArchlabError
 from archlab.ops import benchmark, benchmark_cases, dispatch
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.gated_linear import gated_linear_reference

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_helpers import TRAIN, pretend, write_space
+from search_helpers import TRAIN, pretend, search, write_space
 
 import archlab.searching.run
+from archlab import ArchlabError
 from archlab.config.experiment import Experiment, load
-from archlab.errors import ArchlabError
 from archlab.reporting.data import importances, read_search, short_names
 from archlab.reporting.figures import brief, parallel_coordinates
 from archlab.reporting.html import table
 from archlab.reporting.report import report
-from archlab.searching.run import search
 from archlab.training.trainer import train
 
 EMA = "model.layers[*].mixer.ema"
@@ -67,17 +66,17 @@ def test_a_search_s_report_says_all_that_was_promised(tmp_path: Path, fake: Any)
     outcome = search(file, tmp_path / "s", trials=6)
     page, reader = read(report(tmp_path / "s"))
     text = " ".join(reader.text)
-    best = outcome.summary["winner"]["validation"]["bpb"]
-    assert f"The best trial, number {outcome.winner}, needs {best:.3f} bits per byte" in text
-    assert f"{outcome.summary['baseline']['validation']['bpb']:.3f} for the base experiment" in text
-    for name, bits in outcome.summary["compressors"].items():
+    best = outcome.summary.best_trial.validation["bpb"]
+    assert f"The best trial, number {outcome.best_trial}, needs {best:.3f} bits per byte" in text
+    assert f"{outcome.summary.baseline.validation['bpb']:.3f} for the baseline" in text
+    for name, bits in outcome.summary.compressors.items():
         assert f"{bits:.3f} for {'xz (lzma)' if name == 'lzma' else name}" in text
     assert "one whole file at their strongest settings" in text
-    assert f"{outcome.summary['validation_bytes']:,} bytes of validation text" in text
+    assert f"{outcome.summary.validation_bytes:,} bytes of validation text" in text
     tokens = TRAIN["steps"] * TRAIN["batch_size"] * TRAIN["context"]
     assert f"trained on {tokens:,} tokens" in text
-    assert outcome.summary["corpus"]["sha256"] in text
-    assert outcome.summary["versions"]["torch"] in text
+    assert outcome.summary.corpus["sha256"] in text
+    assert outcome.summary.versions["torch"] in text
     assert f"archlab search {tmp_path / 's' / 'search.yaml'} --out" in text
     assert "window: chunk" in text
     rows = read_search(tmp_path / "s")

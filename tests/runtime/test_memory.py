@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from archlab.errors import ArchlabError
+from archlab import ArchlabError
 from archlab.runtime import memory
 from archlab.runtime.memory import available_memory, format_bytes, require_memory
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from archlab.errors import ConfigError
+from archlab import ConfigError
 from archlab.runtime import matmul_precision, process
 from archlab.runtime.matmul_precision import DEFAULT, MatmulMode, fastest_exact_mode, measure_modes
 

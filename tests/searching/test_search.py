@@ -8,20 +8,22 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from search_helpers import pretend, write_space
+from search_helpers import pretend, search, write_space
 
 import archlab.searching.run
+from archlab import ArchlabError, TrainingError
 from archlab.config.experiment import Experiment, load
-from archlab.errors import ArchlabError, TrainingError
-from archlab.searching.run import failure_reason, search
+from archlab.searching.run import failure_reason
 from archlab.searching.space import load_space
 from archlab.searching.study import MAX_ATTEMPTS, finished_trials, is_interrupted, lock_file, open_study
+from archlab.searching.summary import BaselineSummary
 from archlab.storage.locks import is_free
 from archlab.storage.trained_model import load_trained
 
@@ -49,16 +51,16 @@ def test_a_real_search_from_beginning_to_end(tmp_path: Path) -> None:
     trials = trials_of(tmp_path / "s")
     losses = [trial.value for trial in trials]
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
-    assert losses[outcome.winner] == min(losses)
+    assert losses[outcome.best_trial] == min(losses)
     experiment, _ = load_trained(tmp_path / "s")
-    assert experiment.train.lr == trials[outcome.winner].user_attrs["values"]["train.lr"]
+    assert experiment.train.lr == trials[outcome.best_trial].user_attrs["values"]["train.lr"]
     again = load(tmp_path / "s" / "trials" / "0001" / "experiment.yaml")
     assert again.model.to_plain()["layers"][0]["mixer"]["ema"]["type"] == trials[1].user_attrs["values"][EMA]
     kept = {path.parent.parent.name for path in (tmp_path / "s" / "trials").glob("*/final/model.safetensors")}
-    assert kept == {f"{outcome.winner:04d}"}
+    assert kept == {f"{outcome.best_trial:04d}"}
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
-    assert summary == outcome.summary
-    assert summary["winner"]["validation"]["tokens"] == summary["validation_bytes"] - 1
+    assert summary == asdict(outcome.summary)
+    assert summary["best_trial"]["validation"]["tokens"] == summary["validation_bytes"] - 1
     assert summary["baseline"]["validation"]["bpb"] > 0
     assert set(summary["compressors"]) == {"zlib", "bz2", "xz"}
 
@@ -123,8 +125,8 @@ def test_failures_are_recorded_and_the_search_goes_on(tmp_path: Path, fake: Any)
     assert [trial.state.name for trial in trials] == ["FAIL"] * 3 + ["COMPLETE"] * 2
     reasons = [trial.user_attrs["reason"] for trial in trials]
     assert reasons == ["step 3: the loss is nan", "out of memory: no room", "RuntimeError: a", "", ""]
-    assert outcome.winner == 3
-    assert outcome.summary["trials"] == {"fail": 3, "complete": 2}
+    assert outcome.best_trial == 3
+    assert outcome.summary.trials == {"fail": 3, "complete": 2}
 
 
 def test_a_combination_that_cannot_be_built_is_a_failed_trial(tmp_path: Path, fake: Any) -> None:
@@ -139,9 +141,9 @@ def test_a_combination_that_cannot_be_built_is_a_failed_trial(tmp_path: Path, fa
 def test_a_nan_that_training_lets_through_is_a_failure(tmp_path: Path, fake: Any) -> None:
     fake(loss=lambda experiment: 1.0 if experiment.train.lr == 0.01 else float("nan"))
     outcome = search(write_space(tmp_path, study=NO_PRUNING), tmp_path / "s", trials=1)
-    assert outcome.winner is None
+    assert outcome.best_trial is None
     assert trials_of(tmp_path / "s")[0].user_attrs["reason"] == "val_loss is nan"
-    assert outcome.summary["winner"] is None
+    assert outcome.summary.best_trial is None
 
 
 def test_a_trial_that_breaks_a_constraint_never_trains_and_the_sampler_is_told(tmp_path: Path, fake: Any) -> None:
@@ -161,7 +163,7 @@ def test_a_trial_that_breaks_a_constraint_never_trains_and_the_sampler_is_told(t
     assert kept.constraints == {k: v for k, v in kept.constraints.items() if v <= 0}
     assert len(kept.constraints) == 2
     assert not (tmp_path / "s" / "trials" / f"{broken.number:04d}" / "metrics.jsonl").exists()
-    assert outcome.winner == kept.number
+    assert outcome.best_trial == kept.number
 
 
 def test_hopeless_trials_are_given_up(tmp_path: Path, fake: Any) -> None:
@@ -181,8 +183,8 @@ def test_several_objectives(tmp_path: Path, fake: Any) -> None:
     fake(loss=lambda experiment: 1.0 if "cema" in experiment.to_yaml() else 2.0)
     outcome = search(file, tmp_path / "s", trials=8)
     chosen = {trial.number: trial.user_attrs["values"][EMA] for trial in trials_of(tmp_path / "s")}
-    assert chosen[outcome.winner] == "cema"
-    assert {chosen[number] for number in outcome.summary["pareto"]} == {"cema", "none"}
+    assert chosen[outcome.best_trial] == "cema"
+    assert {chosen[number] for number in outcome.summary.pareto} == {"cema", "none"}
 
 
 def test_decoding_is_timed_only_when_asked_for(tmp_path: Path, fake: Any) -> None:
@@ -221,7 +223,7 @@ def test_a_failing_baseline_does_not_stop_the_search_but_a_mistake_does(tmp_path
 
     fake(loss=loss)
     outcome = search(write_space(tmp_path), tmp_path / "s", trials=1)
-    assert outcome.summary["baseline"] == {"metrics": {}, "reason": "the loss is nan"}
+    assert outcome.summary.baseline == BaselineSummary(reason="the loss is nan")
     file = write_space(tmp_path, override={"task.path": str(tmp_path / "nowhere")})
     with pytest.raises(ArchlabError, match="nowhere"):
         search(file, tmp_path / "t", trials=1)
@@ -233,8 +235,8 @@ def test_the_best_is_published_again_after_a_stop_in_between(tmp_path: Path, fak
     provenance = tmp_path / "s" / "best" / "provenance.json"
     stale = json.loads(provenance.read_text()) | {"trial": 99}
     provenance.write_text(json.dumps(stale))
-    assert search(file, tmp_path / "s", trials=3).winner == first.winner
-    assert json.loads(provenance.read_text())["trial"] == first.winner
+    assert search(file, tmp_path / "s", trials=3).best_trial == first.best_trial
+    assert json.loads(provenance.read_text())["trial"] == first.best_trial
     load_trained(tmp_path / "s")
 
 
@@ -243,7 +245,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import archlab.searching.run
-from search_helpers import pretend
+from search_helpers import pretend, search
 
 done = pretend()
 
@@ -254,7 +256,7 @@ def slow(experiment, folder, **options):
     return done(experiment, folder, **options)
 
 archlab.searching.run.train = slow
-archlab.searching.run.search({file!r}, Path({folder!r}), trials={trials})
+search({file!r}, Path({folder!r}), trials={trials})
 """
 
 

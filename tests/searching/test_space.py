@@ -5,8 +5,8 @@ import pytest
 import yaml
 from search_helpers import write_space
 
+from archlab import ConfigError
 from archlab.config.yaml_files import shipped_files
-from archlab.errors import ConfigError
 from archlab.searching.space import load_space
 from archlab.searching.study_config import PRUNERS, REQUIRES, SAMPLERS
 

@@ -5,7 +5,7 @@ import optuna
 import pytest
 from search_helpers import write_space
 
-from archlab.errors import ConfigError
+from archlab import ConfigError
 from archlab.searching.space import Space, load_space
 from archlab.searching.suggest import suggest
 

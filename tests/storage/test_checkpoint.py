@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from archlab import ArchlabError
 from archlab.config.yaml_files import load_yaml
-from archlab.errors import ArchlabError
 from archlab.storage.checkpoint import (
     latest_checkpoint,
     load_checkpoint,

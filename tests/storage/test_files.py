@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from archlab.errors import ArchlabError
+from archlab import ArchlabError
 from archlab.storage import files
 from archlab.storage.files import atomic_dir, remove_dir_atomic, require_empty_dir, sha256_of, write_bytes, write_text
 

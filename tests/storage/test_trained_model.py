@@ -7,8 +7,8 @@ import torch
 from conftest import Tiny
 from safetensors.torch import load_file
 
+from archlab import ArchlabError
 from archlab.config import experiment as config
-from archlab.errors import ArchlabError
 from archlab.modeling.build import build
 from archlab.storage import checkpoint
 from archlab.storage.trained_model import find_checkpoint, load_trained
@@ -46,7 +46,7 @@ def test_what_is_not_saved_is_made_anew(name: str, tmp_path: Path) -> None:
 PLUGIN = """
 import torch
 from torch import nn
-from archlab.config.registry import register
+from archlab import register
 
 @register("norm", "fixed")
 class Fixed(nn.Module):

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.config.domains import Count, Fraction, Positive
+from archlab import ConfigError, Count, Fraction, Positive, Recurrent, State
 from archlab.config.registry import names, register
-from archlab.errors import ConfigError
-from archlab.modeling.state import Recurrent, State
 from archlab.testing import CheckFailed, checks, random_case
 from archlab.testing.component_case import ComponentCase
 
@@ -56,7 +54,7 @@ def test_a_good_component_keeps_every_promise(gain: float) -> None:
 def test_each_check_says_what_it_promises() -> None:
     register("mixer", "under_test")(Last)
     for check in checks("mixer", "under_test"):
-        assert len(check.meaning.split()) > 3
+        assert len(check.result().description.split()) > 3
 
 
 class Peeks(Last):

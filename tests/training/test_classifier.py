@@ -8,9 +8,8 @@ import torch
 import yaml
 from conftest import TRAIN, Write
 
-from archlab import api
+from archlab import ArchlabError, ConfigError, api
 from archlab.config import experiment
-from archlab.errors import ArchlabError, ConfigError
 from archlab.modeling.build import validate
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
@@ -49,8 +48,8 @@ def test_a_classifier_is_trained_measured_reported_and_exported(digits: Path, tm
     assert {"val_loss", "val_accuracy"} <= set(result.metrics)
     assert "val_bpb" not in result.metrics
     found = api.evaluate(tmp_path / "run")
-    assert 0 <= found["accuracy"] <= 1
-    assert found["tokens"] == 300
+    assert 0 <= found.metrics["accuracy"] <= 1
+    assert found.tokens == 300
     assert "accuracy" in api.report(tmp_path / "run").read_text()
     module = (api.export(tmp_path / "run", tmp_path / "out") / "model.py").read_text()
     assert "def generate" not in module
@@ -68,7 +67,7 @@ def test_a_search_may_maximize_what_the_task_measures(digits: Path, tmp_path: Pa
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     outcome = api.search(str(tmp_path / "space.yaml"), out=tmp_path / "search")
     summary = json.loads((tmp_path / "search" / "summary.json").read_text())
-    assert summary["winner"]["validation"]["accuracy"] >= 0
+    assert summary["best_trial"]["validation"]["accuracy"] >= 0
     page = api.report(outcome.folder).read_text()
     assert "val accuracy" in page
     assert "bits per byte" not in page
@@ -131,8 +130,8 @@ ADDS = '''
 import torch
 from torch import Tensor, nn
 
-from archlab.config.registry import register
-from archlab.modeling.state import Recurrent, State
+from archlab import register
+from archlab import Recurrent, State
 
 
 @register("mixer", "adds")

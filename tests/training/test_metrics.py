@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from archlab.errors import ArchlabError
+from archlab import ArchlabError
 from archlab.training.metrics import MetricsLog, read
 
 

@@ -8,8 +8,8 @@ import torch
 from conftest import Tiny
 from torch.autograd import DeviceType
 
+from archlab import ConfigError
 from archlab.cli.profile_table import table
-from archlab.errors import ConfigError
 from archlab.training import profiler as module
 from archlab.training.profiler import MEASURED_STEPS, OTHER, Part, Profile, kind_of, profile
 

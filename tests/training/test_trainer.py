@@ -15,8 +15,8 @@ import torch
 from conftest import Tiny
 from safetensors.torch import load_file
 
+from archlab import ArchlabError, ConfigError, TrainingError
 from archlab.config.experiment import Experiment, load
-from archlab.errors import ArchlabError, ConfigError, TrainingError
 from archlab.runtime import memory
 from archlab.runtime.signals import defer_keyboard_interrupt
 from archlab.storage import checkpoint
@@ -36,7 +36,7 @@ class Killer(Callback):
         if record["step"] == int(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-train(load(sys.argv[1]), Path(sys.argv[2]), callback=Killer())
+train(load(sys.argv[1]), Path(sys.argv[2]), callbacks=[Killer()])
 """
 
 
@@ -92,7 +92,7 @@ def whole(tiny: Tiny, tmp_path: Path) -> Path:
 
 def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path) -> None:
     watch = Recorder()
-    result = train(tiny("train.tensorboard=true"), tmp_path / "run", callback=watch)
+    result = train(tiny("train.tensorboard=true"), tmp_path / "run", callbacks=[watch])
     records = curve(result.folder)
     assert [r["step"] for r in records if "loss" in r] == list(range(1, 13))
     assert [r["step"] for r in records if "val_loss" in r] == [4, 8, 12]
@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     if damaged:
         (newest / "optimizer.safetensors").write_bytes(b"torn")
     watch = Recorder()
-    train(tiny(), run, resume=True, callback=watch)
+    train(tiny(), run, resume=True, callbacks=[watch])
     last = (step - 1) // 3 * 3
     assert watch.starts == [last - 3 if damaged else last], f"killed at step {step}"
     assert ("damaged checkpoint passed over" in caplog.text) == damaged
@@ -179,10 +179,10 @@ def test_ctrl_c_keeps_what_was_done(step: int, tiny: Tiny, tmp_path: Path, whole
     run, rare = tmp_path / "run", ["train.checkpoint_every=0"]
     train(tiny(*rare), tmp_path / "rare")
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(*rare), run, callback=Recorder(interrupt_at(step)))
+        train(tiny(*rare), run, callbacks=[Recorder(interrupt_at(step))])
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step_{step:08d}"]
     watch = Recorder()
-    train(tiny(*rare), run, resume=True, callback=watch)
+    train(tiny(*rare), run, resume=True, callbacks=[watch])
     assert watch.starts == [step]
     assert curve(run) == curve(whole), "the evaluation that was due at that step is made up for"
     assert same_weights(run, tmp_path / "rare")
@@ -234,7 +234,7 @@ def test_a_handler_of_ones_own_stays() -> None:
 
 def test_a_finished_run_has_nothing_left_to_do(tiny: Tiny, whole: Path) -> None:
     before, watch = curve(whole), Recorder()
-    result = train(tiny(), whole, resume=True, callback=watch)
+    result = train(tiny(), whole, resume=True, callbacks=[watch])
     assert watch.starts == [12]
     assert watch.steps == []
     assert curve(whole) == before

@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from archlab import api
+from archlab import ArchlabError, api
 from archlab.config.spec import parse
-from archlab.errors import ArchlabError
 from archlab.interop import import_checkpoint, load_pretrained, save_pretrained
 from archlab.modeling.build import build
 from archlab.storage.trained_model import load_trained
@@ -156,7 +155,7 @@ def test_an_imported_checkpoint_is_one_of_ours(folder: Path, tmp_path: Path, tex
     with pytest.raises(ArchlabError, match="an imported model has no data of its own"):
         api.evaluate(out)
     found = api.evaluate(out, [f"task={{type: text, path: {text}}}", "train.context=16"], max_tokens=64)
-    assert found["tokens"] == 64
+    assert found.tokens == 64
     with pytest.raises(ArchlabError, match=r"model\.dim: cannot be changed: the model is trained"):
         api.evaluate(out, ["model.dim=4"])
     with pytest.raises(ArchlabError, match="is not empty"):

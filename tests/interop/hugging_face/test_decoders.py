@@ -6,7 +6,7 @@ import pytest
 import torch
 from hugging_face_helpers import assert_same_both_ways, assert_same_decoding, random_model, transformers, words
 
-from archlab.errors import ArchlabError
+from archlab import ArchlabError
 from archlab.interop import load_pretrained, save_pretrained
 
 SIZES = {

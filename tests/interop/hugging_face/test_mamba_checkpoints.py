@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hugging_face_helpers import assert_same_both_ways, assert_same_decoding, random_model, transformers, words
 
-from archlab.errors import ArchlabError
+from archlab import ArchlabError
 from archlab.interop import load_pretrained
 
 SIZES = {"vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 2, "eos_token_id": None}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hugging_face_helpers import moved, transformers
 
+from archlab import ArchlabError
 from archlab.config.spec import parse
-from archlab.errors import ArchlabError
 from archlab.interop import describe_pretrained, load_pretrained, save_pretrained
 from archlab.modeling.build import build
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from archlab.errors import ArchlabError
+from archlab import ArchlabError
 from archlab.interop.standalone.bundle import Bundle
 from archlab.interop.standalone.rendering import packages_of, render_definitions, render_imports
 

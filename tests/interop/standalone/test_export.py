@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from archlab import ArchlabError
 from archlab.config import experiment as config
 from archlab.config.yaml_files import shipped_files
-from archlab.errors import ArchlabError
 from archlab.interop.standalone.export import export, render_model
 from archlab.modeling.build import build
 from archlab.ops import dispatch
@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from archlab.config import registry
 from archlab.components.attention._window import _blocks as cut
 from archlab.components.mixer.attention import MultiHeadAttention
-from archlab.config.domains import Positive
-from archlab.config.registry import Factory, register, slot
-from archlab.modeling.state import Recurrent, State, Stream
+from archlab import Positive
+from archlab import Factory, register, slot
+from archlab import Recurrent, State, StateScope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ class Both(Recurrent):
         self.inner, self.norm, self.gain = MultiHeadAttention(dim, num_heads=2), norm(dim), gain
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        stream = Stream(state)
+        stream = StateScope(state)
         y = stream("inner", self.inner, self.norm(x))
         joined = torch.cat(list(halves(_blocks(y))), -1)
         return F.silu(joined) * self.gain, stream.state
@@ -188,7 +188,7 @@ def test_an_earlier_export_is_replaced_only_by_force(tmp_path: Path) -> None:
 
 def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
     published(tmp_path, "base: llama2_tiny")
-    inside = "        from archlab.modeling.state import Stream\n        stream"
+    inside = "        from archlab import StateScope\n        stream"
     inner = PARTS.replace("        stream", inside, 1).replace('"both"', '"inner"')
     (tmp_path / "inner.py").write_text(inner)
     (tmp_path / "it.yaml").write_text("base: llama2_tiny\nplugins: [inner.py]\nmodel: {layers: [{mixer: inner}]}")

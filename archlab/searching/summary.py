@@ -1,0 +1,86 @@
+"""The result of a search as data: summary.json, written at the end of a search and read by its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from archlab.errors import ArchlabError, one_line
+from archlab.storage.files import write_text
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+_NAME = "summary.json"
+_FORMER = {"winner": "best_trial"}  # the key of searches that ended before it had this name
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """The best trial: its number, the values of what the search varies, and its metrics.
+
+    `metrics` are those of training, `validation` those on the whole validation split.
+    """
+
+    trial: int
+    values: dict[str, Json]
+    metrics: dict[str, float]
+    validation: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BaselineSummary:
+    """The base experiment, trained unchanged: its metrics, and the reason where it could not be trained."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    validation: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchSummary:
+    """What a search found: the best trial beside the baseline and general compressors, and where it was measured.
+
+    `trials` counts trials by state, `pareto` numbers the trials of the Pareto front where there are several
+    objectives, `compressors` are bits per byte of whole-file compressors on the validation text.
+    """
+
+    search: str
+    objectives: dict[str, str]
+    trials: dict[str, int]
+    best_trial: TrialSummary | None
+    baseline: BaselineSummary
+    pareto: list[int]
+    compressors: dict[str, float]
+    validation_bytes: int
+    tokens_per_trial: int
+    corpus: dict[str, Json]
+    machine: dict[str, str | int]
+    versions: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Write summary.json into a search's directory."""
+        write_text(folder / _NAME, json.dumps(asdict(self), indent=2))
+
+
+def read_summary(folder: Path) -> SearchSummary | None:
+    """Return the summary in a search's directory, or None until the search has ended.
+
+    Raises ArchlabError for a file that is not a summary.
+    """
+    file = folder / _NAME
+    if not file.is_file():
+        return None
+    try:
+        return _parse(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArchlabError(f"{file}: is not the summary of a search: {one_line(error)}") from error
+
+
+def _parse(data: Mapping[str, Any]) -> SearchSummary:
+    data = {_FORMER.get(key, key): value for key, value in data.items()}
+    known = {key.name: data[key.name] for key in fields(SearchSummary)}
+    best = known.pop("best_trial")
+    baseline = BaselineSummary(**known.pop("baseline"))
+    return SearchSummary(**known, best_trial=TrialSummary(**best) if best else None, baseline=baseline)
