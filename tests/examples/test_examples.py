@@ -1,0 +1,41 @@
+"""Each example runs as it stands, in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_component_of_ones_own_is_trained_and_its_export_read_without_archlab(tmp_path: Path) -> None:
+    assert "validation loss" in run("own_component.py", tmp_path)
+    script = str(EXAMPLES / "read_export.py")
+    code = f"import sys, runpy; sys.modules['archlab'] = None; runpy.run_path({script!r}, run_name='__main__')"
+    command = [sys.executable, "-c", code, str(tmp_path / "export")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout[:2]) == (0, "b'"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("train_from_python.py", "did you mean 'cema'?"),
+        ("search_two_objectives.py", "Pareto front: trials ["),
+    ],
+)
+def test_an_example_runs(name: str, said: str, tmp_path: Path) -> None:
+    assert said in run(name, tmp_path / "out")
+
+
+def test_every_example_is_listed() -> None:
+    listed = (EXAMPLES / "README.md").read_text()
+    assert [file.name for file in EXAMPLES.glob("*.py") if f"[{file.name}]" not in listed] == []
