@@ -49,7 +49,7 @@ def test_goes_on_from_a_state(num_tokens):
 
 
 def test_groups_of_blocks_agree_with_the_loop(monkeypatch):
-    monkeypatch.setattr("archlab.ops._chunks.BLOCK", 2)
+    monkeypatch.setattr("archlab.ops._chunks.CHUNK", 2)
     monkeypatch.setattr("archlab.ops._chunk_scan.GROUP", 3)
     leaves, state = inputs(2 * 3 * 3 + 5, 0.6), earlier_state()
     ours, theirs = (body(*leaves, state) for body in (generalized_delta, generalized_delta_reference))
