@@ -36,7 +36,7 @@ def init_wkv_state(like_BD: Tensor) -> WKVState:
 
 
 def wkv(
-    k_BTD: Tensor, v_BTD: Tensor, log_decay_D: Tensor, bonus_D: Tensor, sums: WKVState | None = None
+    k_BTD: Tensor, v_BTD: Tensor, log_decay_D: Tensor, bonus_D: Tensor, state: WKVState | None = None
 ) -> tuple[Tensor, WKVState]:
     """Return the averages of RWKV-4 [B, T, D] and the last state, eq. 16 of arXiv:2305.13048.
 
@@ -45,32 +45,32 @@ def wkv(
     """
     with without_autocast(k_BTD):
         k, v, log_decay = (at_least_float32(x) for x in (k_BTD, v_BTD, log_decay_D))
-        first, T = sums or init_wkv_state(k[:, 0]), k.shape[1]
+        initial, T = state or init_wkv_state(k[:, 0]), k.shape[1]
         C = min(CHUNK, T)
         # All chunks are scanned in parallel from empty states, then the states before the chunks; a step's state joins
         # both. Joining is associative, which makes this exact.
         k_BMCD, v_BMCD = (F.pad(x, (0, 0, 0, -T % C)).unflatten(1, (-1, C)) for x in (k, v))
         from_empty = _scan_within(k_BMCD, v_BMCD, log_decay)
-        starts = _chunk_starts(WKVState(*(x[:, :-1, -1] for x in from_empty)), C * log_decay, first)
+        starts = _chunk_starts(WKVState(*(x[:, :-1, -1] for x in from_empty)), C * log_decay, initial)
         gaps_CD = torch.arange(1, C + 1, device=k.device)[:, None] * log_decay
         after = _join(WKVState(*(x[:, :, None] for x in starts)), gaps_CD, from_empty)
         after = WKVState(*(x.flatten(1, 2)[:, :T] for x in after))
-        before = WKVState(*(torch.cat((x[:, None], y[:, :-1]), 1) for x, y in zip(first, after, strict=True)))
+        before = WKVState(*(torch.cat((x[:, None], y[:, :-1]), 1) for x, y in zip(initial, after, strict=True)))
         seen = _join(before, torch.zeros_like(log_decay), _one(k + at_least_float32(bonus_D), v))
         return (seen.num / seen.den).to(v_BTD.dtype), WKVState(*(x[:, -1].clone() for x in after))
 
 
 def wkv_reference(
-    k_BTD: Tensor, v_BTD: Tensor, log_decay_D: Tensor, bonus_D: Tensor, sums: WKVState | None = None
+    k_BTD: Tensor, v_BTD: Tensor, log_decay_D: Tensor, bonus_D: Tensor, state: WKVState | None = None
 ) -> tuple[Tensor, WKVState]:
     """Compute the same step by step: the definition, for tests."""
     k, v, log_decay, bonus = (at_least_float32(x) for x in (k_BTD, v_BTD, log_decay_D, bonus_D))
-    sums, outputs = sums or init_wkv_state(k[:, 0]), []
+    state, outputs = state or init_wkv_state(k[:, 0]), []
     for k_BD, v_BD in zip(k.unbind(1), v.unbind(1), strict=True):
-        seen = _join(sums, torch.zeros_like(log_decay), _one(k_BD + bonus, v_BD))
+        seen = _join(state, torch.zeros_like(log_decay), _one(k_BD + bonus, v_BD))
         outputs.append(seen.num / seen.den)
-        sums = _join(sums, log_decay, _one(k_BD, v_BD))
-    return torch.stack(outputs, 1).to(v_BTD.dtype), sums
+        state = _join(state, log_decay, _one(k_BD, v_BD))
+    return torch.stack(outputs, 1).to(v_BTD.dtype), state
 
 
 def _one(k: Tensor, v: Tensor) -> WKVState:
@@ -95,9 +95,9 @@ def _scan_within(k_BMCD: Tensor, v_BMCD: Tensor, log_decay_D: Tensor) -> WKVStat
     return WKVState(*(torch.stack(x, 2) for x in zip(*steps, strict=True)))
 
 
-def _chunk_starts(ends: WKVState, gap_D: Tensor, first: WKVState) -> WKVState:
+def _chunk_starts(ends: WKVState, gap_D: Tensor, initial: WKVState) -> WKVState:
     """Return the state before each chunk [B, M, D] by a parallel prefix sum (Hillis and Steele) in log2(M) steps."""
-    starts = WKVState(*(torch.cat((x[:, None], y), 1) for x, y in zip(first, ends, strict=True)))
+    starts = WKVState(*(torch.cat((x[:, None], y), 1) for x, y in zip(initial, ends, strict=True)))
     reach = 1
     while reach < starts.num.shape[1]:
         joined = _join(
