@@ -104,6 +104,6 @@ def body(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(dispatch, "_BACKENDS", {})
     if request.param == "native":
         operation = request.module.OPERATION
-        if not OPERATIONS[operation].ready():
-            pytest.skip(f"C++ bodies cannot be had: {unavailable_reason()}")
+        if not OPERATIONS[operation].is_available():
+            pytest.skip(f"no C++ backends: {unavailable_reason()}")
         dispatch.register_backend(operation, "cpu", getattr(OPERATIONS[operation], operation))
