@@ -20,7 +20,7 @@ def small(monkeypatch):
     """Let a few steps and channels fill several tiles, rows and programs."""
     monkeypatch.setattr(triton_form, "ROWS", 2)
     monkeypatch.setattr(triton_form, "CHANNELS", 2)
-    monkeypatch.setattr(triton_form, "MOST_STEPS", 8)
+    monkeypatch.setattr(triton_form, "MAX_STEPS", 8)
 
 
 def draw(num_tokens, parts, dtype=torch.float64):

@@ -58,7 +58,7 @@ def test_either_output_has_gradients_alone(only):
 
 @pytest.mark.parametrize("decay", DECAYS)
 def test_programs_that_share_a_head_add_up(decay, monkeypatch):
-    monkeypatch.setattr(module, "LARGEST", 16)
+    monkeypatch.setattr(module, "MAX_STATE", 16)
     inputs = drawn(40, 4, 10, decay)
     ours, theirs = gated_linear(*inputs.values()), plain(*inputs.values())
     torch.testing.assert_close(gradients(ours, inputs), gradients(theirs, inputs), rtol=1e-9, atol=1e-10)

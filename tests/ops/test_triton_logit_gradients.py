@@ -21,7 +21,7 @@ def draw(num_words, dtype=torch.float64):
 
 @pytest.mark.parametrize("num_words", [1, 2, 16, 17, 50])
 def test_agrees_with_the_plain_form(num_words, monkeypatch):
-    monkeypatch.setattr(triton_form, "WIDEST", 16)
+    monkeypatch.setattr(triton_form, "MAX_WIDTH", 16)
     scores, target = draw(num_words)
     expected = linear_cross_entropy.logit_gradients(scores, target)
     torch.testing.assert_close(triton_form.logit_gradients(scores.clone(), target), expected)

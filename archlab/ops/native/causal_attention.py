@@ -30,7 +30,7 @@ def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: floa
 
     The backward pass saves inputs, output and one number per query, and recomputes the weights.
     """
-    # Heads behind time, as projections lay them out: the library then reads their outputs without a copy.
+    # [B, T, H, width] is the order in which projections write: these transposes are then contiguous, and free.
     y_BTHV, _ = _forward(*(x.transpose(1, 2) for x in (q_BHTK, k_BHTK, v_BHTV)), scale)
     return y_BTHV.transpose(1, 2)
 
