@@ -100,9 +100,9 @@ def plugins_of_one_test() -> Iterator[None]:
         del sys.modules[name]
 
 
-@pytest.fixture(params=["plain", "native"])
-def body(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a test with either body of the operation that its module names, and with no other's faster body."""
+@pytest.fixture(params=["pytorch", "native"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test without backends, and with the C++ backend of the operation that its module names."""
     monkeypatch.setattr(dispatch, "_BACKENDS", {})
     if request.param == "native":
         operation = request.module.OPERATION

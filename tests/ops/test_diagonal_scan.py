@@ -9,7 +9,7 @@ from streams import assert_same_gradients
 from archlab.ops.diagonal_scan import CHUNK, Decay, diagonal_scan, diagonal_scan_reference
 
 OPERATION = "diagonal_scan"
-pytestmark = pytest.mark.usefixtures("body")
+pytestmark = pytest.mark.usefixtures("backend")
 
 B, D, N = 2, 3, 5
 LENGTHS = [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 130, 200]
@@ -151,7 +151,7 @@ def test_half_precision_and_autocast_leave_the_recurrence_in_float32(num_tokens)
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("num_tokens", [1, 130])
-def test_compiles_without_a_break(num_tokens, parts):
+def test_compiles_without_a_graph_break(num_tokens, parts):
     inputs = draw(num_tokens, parts, True)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     leaves = [leaf for leaf in inputs if leaf is not None]

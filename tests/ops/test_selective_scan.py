@@ -1,4 +1,4 @@
-"""The scan in blocks agrees with the loop over steps, values and gradients, whatever the steps."""
+"""The chunked scan agrees with the loop over steps in values and gradients, for dt of any size."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from archlab.ops.native.library import unavailable_reason
 from archlab.ops.selective_scan import CHUNK, selective_scan, selective_scan_reference
 
 OPERATION = "selective_scan"
-pytestmark = pytest.mark.usefixtures("body")
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def inputs(
@@ -40,13 +40,13 @@ def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], l
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 15, 16, 17, 33, 300])
 @pytest.mark.parametrize("largest_dt", [0.01, 2.0, 50.0])
-def test_blocks_and_loop_agree(num_tokens: int, largest_dt: float) -> None:
+def test_chunks_agree_with_the_loop(num_tokens: int, largest_dt: float) -> None:
     leaves = inputs(num_tokens, largest_dt=largest_dt)
     assert_same(selective_scan(*leaves), selective_scan_reference(*leaves), leaves)
 
 
 @pytest.mark.parametrize("num_tokens", [3 * CHUNK + 1, 9 * CHUNK, 40 * CHUNK + 3])
-def test_long_texts_are_joined_group_by_group(num_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_sequences_are_scanned_by_groups(num_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GROUP", 3)
     leaves = inputs(num_tokens, largest_dt=0.1)
     assert_same(selective_scan(*leaves), selective_scan_reference(*leaves), leaves)
@@ -56,13 +56,13 @@ def test_long_texts_are_joined_group_by_group(num_tokens: int, monkeypatch: pyte
 def test_gradients_of_outputs_or_of_the_last_state_alone(used: int) -> None:
     leaves = inputs(35)
     gradients = [
-        torch.autograd.grad(body(*leaves)[used].square().sum(), leaves, materialize_grads=True)
-        for body in (selective_scan, selective_scan_reference)
+        torch.autograd.grad(run(*leaves)[used].square().sum(), leaves, materialize_grads=True)
+        for run in (selective_scan, selective_scan_reference)
     ]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-9)
 
 
-def test_less_is_kept_than_every_state() -> None:
+def test_fewer_states_are_saved_than_steps() -> None:
     kept: dict[int, int] = {}
     leaves = inputs(10 * CHUNK, width=32, num_states=16)
 
@@ -75,7 +75,7 @@ def test_less_is_kept_than_every_state() -> None:
     assert sum(kept.values()) < 2 * 10 * CHUNK * 32 * 16 / 2
 
 
-def test_compiles_without_a_break() -> None:
+def test_compiles_without_a_graph_break() -> None:
     torch._dynamo.reset()
     leaves = inputs(35)
     compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
@@ -88,7 +88,7 @@ def test_costs_can_be_counted_on_the_meta_device(num_tokens: int) -> None:
     assert (y.shape, state.shape) == ((2, num_tokens, 3), (2, 3, 4))
 
 
-def test_a_state_goes_on() -> None:
+def test_continues_from_a_state() -> None:
     x, dt, A, in_, out, _ = inputs(41)
     whole, last = selective_scan(x, dt, A, in_, out)
     early, middle = selective_scan(x[:, :18], dt[:, :18], A, in_[:, :18], out[:, :18])
@@ -119,7 +119,7 @@ def test_float32_agrees_with_the_definition_in_float64(
     assert all(relative(*pair) < 2e-5 for pair in zip(gradients[1], gradients[0], strict=True))
 
 
-def test_what_is_not_finite_is_not_hidden() -> None:
+def test_nan_and_infinity_propagate() -> None:
     x, dt, *rest = inputs(200, torch.float32)
     for spoilt in (x, dt):
         bad = torch.where((torch.arange(200) == 100)[:, None], float("nan"), spoilt)
@@ -129,14 +129,14 @@ def test_what_is_not_finite_is_not_hidden() -> None:
         assert last.isnan().all()
 
 
-def test_float32_compiles_without_a_break() -> None:
+def test_float32_compiles_without_a_graph_break() -> None:
     torch._dynamo.reset()
     leaves = inputs(35, torch.float32)
     compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*leaves), selective_scan(*leaves))
 
 
-def test_float32_is_close_and_halves_are_summed_in_it() -> None:
+def test_float32_is_close_and_half_precision_is_summed_in_it() -> None:
     exact, _ = selective_scan_reference(*inputs(300))
     close, _ = selective_scan(*inputs(300, torch.float32))
     torch.testing.assert_close(close.double(), exact, rtol=1e-4, atol=1e-4)
@@ -144,8 +144,8 @@ def test_float32_is_close_and_halves_are_summed_in_it() -> None:
     assert (halved.dtype, state.dtype) == (torch.bfloat16, torch.float32)
 
 
-def test_the_operation_is_declared_as_it_is() -> None:
+def test_custom_op_is_registered_correctly() -> None:
     if not native.is_available():
         pytest.skip(f"no C++ backends: {unavailable_reason()}")
-    leaves = inputs(70, torch.float32, width=native.LANES)  # fewer leave places of what is kept as they were
+    leaves = inputs(70, torch.float32, width=native.LANES)  # with fewer, some of the saved memory is never written
     torch.library.opcheck(native._forward, leaves)

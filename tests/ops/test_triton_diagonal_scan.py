@@ -99,14 +99,14 @@ def test_a_factor_next_to_one_is_kept(parts, monkeypatch):
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_is_a_lawful_operation(parts):
+def test_custom_op_is_registered_correctly(parts):
     u, log_radius, angle, weight, state = draw((1, 3, 1), parts)
     near, rest = Decay(log_radius, angle).split_near_integer()
     inputs = (u, near, rest.detach().requires_grad_(), weight, state)
     torch.library.opcheck(torch.ops.archlab.triton_diagonal_scan.default, inputs)
 
 
-def test_compiles_without_a_break():
+def test_compiles_without_a_graph_break():
     inputs = draw((1, 3, 1), 2)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     leaves = [leaf for leaf in inputs if leaf is not None]

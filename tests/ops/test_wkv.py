@@ -1,4 +1,4 @@
-"""The averages of RWKV-4 in blocks, beside the loop over time and beside the sums as they are written."""
+"""The chunked WKV operator of RWKV-4 agrees with the loop over time and with the equation of the paper."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ D = 5
 
 
 def inputs(num_tokens, strength=1.0, dtype=torch.float64):
-    """Return keys, values, the log of a decay, and a bonus, drawn anew alike each time."""
+    """Return keys, values, the log of a decay, and a bonus, the same ones at each call."""
     generator = torch.Generator().manual_seed(num_tokens)
     k, v = (torch.randn(2, num_tokens, D, generator=generator, dtype=dtype) for _ in range(2))
     log_decay, bonus = (torch.randn(D, generator=generator, dtype=dtype) for _ in range(2))
@@ -42,15 +42,15 @@ def assert_same(ours, theirs, leaves):
 
 @pytest.mark.parametrize("num_tokens", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 7 * CHUNK + 3])
 @pytest.mark.parametrize("sums", [None, earlier_sums()], ids=["fresh", "continued"])
-def test_blocks_agree_with_the_loop(num_tokens, sums):
+def test_chunks_agree_with_the_loop(num_tokens, sums):
     leaves = inputs(num_tokens)
     assert_same(wkv(*leaves, sums), wkv_reference(*leaves, sums), leaves)
 
 
-@pytest.mark.parametrize("body", [wkv, wkv_reference])
-def test_agrees_with_the_sums_as_they_are_written(body):
+@pytest.mark.parametrize("run", [wkv, wkv_reference])
+def test_agrees_with_equation_16(run):
     leaves = inputs(2 * CHUNK + 3)
-    y, expected = body(*leaves)[0], as_written(*leaves)
+    y, expected = run(*leaves)[0], as_written(*leaves)
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
     weights = torch.randn_like(y)
     gradients = [torch.autograd.grad((out * weights).sum(), leaves) for out in (y, expected)]

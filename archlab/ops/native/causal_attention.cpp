@@ -220,7 +220,7 @@ struct Attention {
     }
     // Compute the gradients of one block of keys and values from all queries that see it, and add to those of queries.
     void backward_keys(int64_t unit, int64_t first, int64_t count, const float* dy, const float* q, const float* k,
-                      const float* v, const float* log_sums, BackwardBuffers& buffers) const {
+                       const float* v, const float* log_sums, BackwardBuffers& buffers) const {
         const int64_t R = rows();
         const Panels transposed_k = pack_transposed(at(k, unit, first, K), H * K, count, K, buffers.transposed_k);
         const Panels transposed_v = pack_transposed(at(v, unit, first, V), H * V, count, V, buffers.transposed_v);
