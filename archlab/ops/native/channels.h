@@ -1,6 +1,6 @@
 // Recurrences that are independent per channel: a lane of a vector is a channel, and time is split into chunks.
 //
-// A group is LANES neighbouring channels, one vector. A chunk is STEPS steps, a constant of the build that the caller
+// A group is LANES neighboring channels, one vector. A chunk is STEPS steps, a constant of the build that the caller
 // sets (library.py), as it also allocates what is saved per chunk.
 
 #pragma once

@@ -58,14 +58,14 @@ def call_kernel(
     inputs: Iterable[Tensor],
     outputs: Iterable[Tensor],
     sizes: Iterable[int],
-    numbers: Iterable[float] = (),
+    scalars: Iterable[float] = (),
 ) -> None:
-    """Call a function of an available library with pointers to contiguous tensors, then sizes, then numbers."""
+    """Call a function of an available library with pointers to contiguous tensors, then sizes, then scalars."""
     assert library is not None
     tensors = [*(x.contiguous() for x in inputs), *outputs]  # a contiguous copy must live as long as the call
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
     # ctypes releases the GIL during the call.
-    getattr(library, function)(*pointers, *map(ctypes.c_int64, sizes), *map(ctypes.c_double, numbers))
+    getattr(library, function)(*pointers, *map(ctypes.c_int64, sizes), *map(ctypes.c_double, scalars))
 
 
 def _build(source: Path, constants: tuple[str, ...]) -> ctypes.CDLL | None:

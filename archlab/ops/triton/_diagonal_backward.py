@@ -53,7 +53,7 @@ def backward(
     for tile in range(0, T, ROWS * steps):
         final = tl.minimum(T - tile, ROWS * steps) - 1
         start = tile + rows * steps
-        early = tl.where(rows > 0, start - steps, T)
+        early = tl.where(rows > 0, start - steps, T)  # the chunk before each row's, none for row 0
         for first in range(0, N, STATES):
             nears, rests_re, rests_im = load_factors(near, rest, channels, inside, N, first, STATES, COMPLEX)
             rests = (rests_re, rests_im)
@@ -67,7 +67,7 @@ def backward(
             g, a, s = row_starts_of_sums(
                 g, a, s, sums, state_at, stride, nears, rests, rows, inside, N, first, STATES, COMPLEX, LOG_STEPS
             )
-            middle = final % steps + 1
+            middle = final % steps + 1  # the sums of the tile's last step are stored there, as in the forward kernel
             g, a, s, by_weight, by_rest = scan_backward(
                 g, a, s, nones, nones, nears, rests, weights, u, dy, du, start, channels, inside, 0, middle,
                 first, T, D, STATES, COMPLEX, True,

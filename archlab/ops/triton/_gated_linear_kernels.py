@@ -237,8 +237,8 @@ def backward(
     G_t together; no loop has both. But rowsum(S_t * G_t), the states replaced by the recurrence of either, is both
         r_t + k_t dk_t  and  q_t dq_t + r_{t+1},
     so r_t = r_{t+1} + q_t dq_t - k_t dk_t. It begins at each segment's end with the exact r_{t+1} =
-    rowsum(S_t * diag(a_{t+1}) G_{t+1}), so that rounding errors add up over a segment only. Where a_t is 0, r_t is 0
-    exactly, and the sum restarts from there.
+    rowsum(S_t * diag(a_{t+1}) G_{t+1}), so that rounding errors accumulate over one segment only. Where a_t is 0, r_t
+    is 0 exactly, and the sum restarts from there.
 
     dq, dk and the log decay's gradient sum over the columns of V: each slab writes its own sums, which the caller adds.
     """
@@ -248,6 +248,7 @@ def backward(
     head = tl.program_id(1).to(tl.int64)
     first = head // num_heads * num_steps * num_heads + head % num_heads
     stride = tl.cast(num_heads, tl.int64)
+    # The first row of this slab's own partial sums [slabs, B, T, H, ...].
     first_sum = tl.program_id(0).to(tl.int64) * num_steps * tl.num_programs(1)
     d_KV = _read(dlast_ptr, head * width_k + column_K, live_K, column_V, width_v)
     num_segments = tl.cdiv(num_steps, SEGMENT)
