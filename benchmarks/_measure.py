@@ -1,11 +1,10 @@
-"""Ratios of speeds, each taken in one run: the two sides take turns, so that what slows the machine slows both."""
+"""Ratios of speeds from interleaved runs: load from other processes then slows both sides alike."""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,23 +14,27 @@ from multiprocessing.connection import Connection
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from archlab.runtime.timing import time_call
+
 Step = Callable[[], Any]
-LENT = "the same, with archlab's allocator lent to it"
-ENVIRONMENT = dict(os.environ)  # as it is before archlab has set anything
+CPU = torch.device("cpu")
+SHARED_ALLOCATOR = "the same, sharing archlab's allocator"
+ENVIRONMENT = dict(os.environ)  # before archlab has configured this process, which it does when models are imported
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: what is measured, the number of each side, and the ratio that it must reach."""
+    """One comparison: what is measured, the result of each side, and the target of their ratio."""
 
     what: str
     ours: float
     theirs: float
     unit: str
-    wanted: str = ""
+    target: str = ""
 
     @property
     def ratio(self) -> float:
@@ -40,25 +43,24 @@ class Row:
 
 
 def best_seconds(*steps: Step, rounds: int) -> list[float]:
-    """Return each step's shortest time over some rounds in which they take turns, after one each to warm up."""
+    """Return each step's shortest time over some interleaved rounds, after one call each to warm up."""
     best = [float("inf")] * len(steps)
     for step in steps:
         step()
     for _ in range(rounds):
         for index, step in enumerate(steps):
-            gc.collect()
-            begin = time.perf_counter()
-            step()
-            best[index] = min(best[index], time.perf_counter() - begin)
+            gc.collect()  # not while a step is timed
+            best[index] = min(best[index], time_call(step, CPU))
     return best
 
 
 @contextmanager
-def apart(make: Callable[..., Step], *args: Any, tune: str = "off") -> Iterator[Step]:
-    """Give the step that `make` returns, in a process of its own: a peer as its users have it.
+def in_subprocess(make: Callable[..., Step], *args: Any, tune: str = "off") -> Iterator[Step]:
+    """Yield the step that `make` returns, run in a process of its own: a peer as its users have it.
 
-    What archlab sets for a process (its allocator, large pages) is lent to it with `tune="on"`.
+    With `tune="on"` the process shares what archlab configures for its own (allocator, large pages).
     """
+    # Spawned, as a forked process would inherit the allocator and the threads of this one.
     context = get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, make, args), daemon=True)
@@ -77,19 +79,19 @@ def apart(make: Callable[..., Step], *args: Any, tune: str = "off") -> Iterator[
         process.join()
 
 
-def _serve(asked: Connection, make: Callable[..., Step], args: tuple[Any, ...]) -> None:
-    """Run the step whenever it is asked for, until nobody asks."""
+def _serve(connection: Connection, make: Callable[..., Step], args: tuple[Any, ...]) -> None:
+    """Run the step at every request, until the connection is closed."""
     step = make(*args)
     try:
         while True:
-            asked.recv()
-            asked.send(step())
+            connection.recv()
+            connection.send(step())
     except EOFError:
         return
 
 
 def require(*packages: str) -> None:
-    """End with one line where a peer is not installed."""
+    """Exit with one line where a peer is not installed."""
     missing = [name for name in packages if find_spec(name.replace("-", "_")) is None]
     if missing:
         print(f"this comparison needs: pip install {' '.join(missing)}", file=sys.stderr)
@@ -97,8 +99,8 @@ def require(*packages: str) -> None:
 
 
 def show(title: str, rows: list[Row]) -> None:
-    """Print the ratios."""
-    table = Table("what", "ours", "other", "unit", "ratio", "wanted", title=title, box=None, title_justify="left")
+    """Print a table of comparisons."""
+    table = Table("what", "ours", "other", "unit", "ratio", "target", title=title, box=None, title_justify="left")
     for row in rows:
-        table.add_row(row.what, f"{row.ours:,.0f}", f"{row.theirs:,.0f}", row.unit, f"{row.ratio:.2f}", row.wanted)
+        table.add_row(row.what, f"{row.ours:,.0f}", f"{row.theirs:,.0f}", row.unit, f"{row.ratio:.2f}", row.target)
     Console(width=110).print(table)

@@ -1,4 +1,4 @@
-"""The models that are compared, and one update of each: forward, loss, backward, clipping, AdamW."""
+"""The models of the benchmarks, and one training step of each: forward, loss, backward, clipping, AdamW."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from archlab.modeling.build import build
 from archlab.modeling.compile import compile_model
 from archlab.runtime.process import configure_process
 
-configure_process()
+configure_process()  # before torch allocates: models are imported after _measure has saved the environment
 
-WORDS, DIM, LAYERS = 256, 256, 4
+VOCAB_SIZE, DIM, LAYERS = 256, 256, 4
 SMALL = (f"model.dim={DIM}", f"model.layers[0].repeat={LAYERS}")
 HEADS, SHARED, VALUE, HIDDEN, CHUNK, STATES, GROUPS = 2, 128, 512, 512, 256, 16, 16
 MEGALODON = (
@@ -46,20 +46,20 @@ def ours(name: str, overrides: tuple[str, ...], compiled: str = "block") -> nn.M
 
 
 def tokens(context: int, batch_size: int) -> torch.Tensor:
-    """Return random words, one more than the context."""
+    """Return random tokens, one more than the context."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(WORDS, (batch_size, context + 1), generator=generator)
+    return torch.randint(VOCAB_SIZE, (batch_size, context + 1), generator=generator)
 
 
-def update(model: nn.Module, words: torch.Tensor, *, precision: str = "float32") -> Callable[[], float]:
-    """Return one update of a model, ours or of transformers, as a function; it returns the loss."""
+def training_step(model: nn.Module, token_ids: torch.Tensor, *, precision: str = "float32") -> Callable[[], float]:
+    """Return a function that runs one training step of a model, ours or transformers', and returns the loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    half = precision == "bfloat16"
+    bfloat16 = precision == "bfloat16"
 
     def step() -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            logits = _logits(model(words[:, :-1]))
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), words[:, 1:].flatten())
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits = _logits(model(token_ids[:, :-1]))
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), token_ids[:, 1:].flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -1,4 +1,4 @@
-"""One update of a Megalodon of 3.7 M parameters, against megalodon-jax and against its own matrix products.
+"""A training step of a Megalodon of 3.7 M parameters, against megalodon-jax and against its own matrix products.
 
 python benchmarks/megalodon_step.py [CONTEXTxBATCH ...]
 """
@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from _measure import LENT, Row, Step, apart, best_seconds, require, show
+from _measure import SHARED_ALLOCATOR, Row, Step, best_seconds, in_subprocess, require, show
 from _models import (
     CHUNK,
     DIM,
@@ -23,26 +23,26 @@ from _models import (
     SHARED,
     STATES,
     VALUE,
-    WORDS,
+    VOCAB_SIZE,
     ours,
     tokens,
-    update,
+    training_step,
 )
 
 from archlab.runtime.matmul_precision import DEFAULT, select_matmul_precision, use_mode
 from archlab.runtime.mixed_precision import bfloat16_speedup
 
-# What is wanted of the ratio to the peer: with the products that archlab takes, and with torch's stock ones.
+# Targets of the ratio to the peer: with the matmul mode that archlab selects, and with torch's default.
 SIZES = {"1024x4": ("3.2", "1.6"), "4096x1": ("9", "4.7"), "16384x1": ("12", "6.1")}
 ROUNDS = 5
-# Inputs and outputs of a layer's matrices; each is multiplied once forward and twice backward.
+# Inputs and outputs of a layer's matrices; each has one product forward and two backward.
 MATRICES = [(DIM, VALUE), (DIM, SHARED), (DIM, VALUE), (DIM, DIM), (VALUE, DIM)] + [(DIM, HIDDEN)] * 2 + [(HIDDEN, DIM)]
 
 
 def products(num_tokens: int) -> Step:
-    """Return an update's matrix products by themselves, one after the other, as a function."""
+    """Return a function that computes the matrix products of a training step, and nothing else."""
     pairs = [pair for shape in MATRICES for pair in _matrix(num_tokens, *shape)] + _attention(num_tokens)
-    ends = _matrix(num_tokens, DIM, WORDS)
+    ends = _matrix(num_tokens, DIM, VOCAB_SIZE)
 
     def step() -> None:
         for a, b in pairs * LAYERS + ends:
@@ -52,13 +52,13 @@ def products(num_tokens: int) -> Step:
 
 
 def _matrix(num_tokens: int, wide: int, out: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return what one matrix is multiplied by, forward and backward."""
+    """Return the factors of one matrix's products, forward and backward."""
     x, w, dy = torch.randn(num_tokens, wide), torch.randn(out, wide), torch.randn(num_tokens, out)
     return [(x, w.T), (dy, w), (dy.T, x)]
 
 
 def _attention(num_tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return one layer's scores and sums of values, and as much twice for the gradients; half of a chunk is seen."""
+    """Return the factors of one layer's attention, and twice as many for its gradients; a query sees half a chunk."""
     chunks = num_tokens // CHUNK * HEADS
     q, v = torch.randn(chunks, CHUNK, SHARED // HEADS), torch.randn(chunks, CHUNK, VALUE // HEADS)
     keys, weights = q[:, : CHUNK // 2], torch.randn(chunks, CHUNK, CHUNK // 2)
@@ -71,7 +71,7 @@ def jax_model() -> tuple[Any, Any]:
     from megalodon_jax import MegalodonConfig, MegalodonForCausalLM
 
     config = MegalodonConfig(
-        vocab_size=WORDS,
+        vocab_size=VOCAB_SIZE,
         model_dim=DIM,
         num_layers=LAYERS,
         num_heads=HEADS,
@@ -86,8 +86,8 @@ def jax_model() -> tuple[Any, Any]:
     return MegalodonForCausalLM(config, key=jax.random.PRNGKey(0)), config
 
 
-def jax_update(context: int, batch_size: int) -> Step:
-    """Return megalodon-jax's update of the same model, compiled."""
+def jax_step(context: int, batch_size: int) -> Step:
+    """Return megalodon-jax's training step of the same model, compiled."""
     import equinox as eqx
     import jax
     import optax
@@ -103,50 +103,50 @@ def jax_update(context: int, batch_size: int) -> Step:
         changes, state = optimizer.update(gradients, state, eqx.filter(model, eqx.is_inexact_array))
         return eqx.apply_updates(model, changes), state, loss
 
-    kept = [model, state]
+    latest = [model, state]
 
     def run() -> float:
-        kept[0], kept[1], loss = step(*kept)
+        latest[0], latest[1], loss = step(*latest)
         return float(loss)
 
     return run
 
 
 def our_steps(context: int, batch_size: int) -> dict[str, Step]:
-    """Return what is measured of ours: the update, its products, and it in other ways that this machine has."""
-    words = tokens(context, batch_size)
-    single = update(ours("megalodon_tiny", MEGALODON), words)
-    steps: dict[str, Step] = {"ours": single, "bare": products(context * batch_size)}
+    """Return our steps: the training step, its matrix products, and the step in other matmul modes and precisions."""
+    token_ids = tokens(context, batch_size)
+    single = training_step(ours("megalodon_tiny", MEGALODON), token_ids)
+    steps: dict[str, Step] = {"ours": single, "products": products(context * batch_size)}
     if select_matmul_precision() != DEFAULT:
-        steps["stock"] = in_stock_way(single)
+        steps["default"] = with_default_matmul(single)
     if bfloat16_speedup("cpu") > 1:
-        steps["half"] = update(ours("megalodon_tiny", MEGALODON), words, precision="bfloat16")
+        steps["bfloat16"] = training_step(ours("megalodon_tiny", MEGALODON), token_ids, precision="bfloat16")
     return steps
 
 
 def compare(size: str) -> list[Row]:
-    """Measure one size, the peer in a process of its own: what the machine makes fast, and what torch does unasked."""
+    """Compare at one size, the peer in processes of its own, with the fastest settings and with torch's defaults."""
     context, batch_size = map(int, size.split("x"))
     with ExitStack() as processes:
         steps = our_steps(context, batch_size)
-        for name, tune in (("jax", "off"), ("lent", "on")):
-            steps[name] = processes.enter_context(apart(jax_update, context, batch_size, tune=tune))
+        for name, tune in (("jax", "off"), ("shared_allocator", "on")):
+            steps[name] = processes.enter_context(in_subprocess(jax_step, context, batch_size, tune=tune))
         best = best_seconds(*steps.values(), rounds=ROUNDS)
     speeds = {name: context * batch_size / seconds for name, seconds in zip(steps, best, strict=True)}
-    wanted, of_stock = SIZES.get(size, ("", ""))
-    asked = {
-        ("ours", "jax"): ("float32, against megalodon-jax", wanted if "stock" in steps else of_stock),
-        ("ours", "lent"): (LENT, ""),
-        ("stock", "jax"): ("the same with torch's stock products", of_stock),
-        ("half", "ours"): ("bfloat16, against float32", "1.35"),
-        ("ours", "bare"): ("float32, against its matrix products", "0.68"),
+    target, default_target = SIZES.get(size, ("", ""))
+    comparisons = {
+        ("ours", "jax"): ("float32, against megalodon-jax", target if "default" in steps else default_target),
+        ("ours", "shared_allocator"): (SHARED_ALLOCATOR, ""),
+        ("default", "jax"): ("the same with torch's default matmul", default_target),
+        ("bfloat16", "ours"): ("bfloat16, against float32", "1.35"),
+        ("ours", "products"): ("float32, against its matrix products", "0.68"),
     }
-    found = {pair: row for pair, row in asked.items() if pair[0] in speeds}
-    return [Row(what, speeds[a], speeds[b], "tokens/s", least) for (a, b), (what, least) in found.items()]
+    measured = {pair: row for pair, row in comparisons.items() if pair[0] in speeds}
+    return [Row(what, speeds[a], speeds[b], "tokens/s", goal) for (a, b), (what, goal) in measured.items()]
 
 
-def in_stock_way(step: Callable[[], float]) -> Callable[[], float]:
-    """Return the step with torch's stock products."""
+def with_default_matmul(step: Callable[[], float]) -> Callable[[], float]:
+    """Return the step with torch's default matmul mode."""
 
     def run() -> float:
         with use_mode(DEFAULT):
@@ -156,14 +156,14 @@ def in_stock_way(step: Callable[[], float]) -> Callable[[], float]:
 
 
 def main() -> None:
-    """Measure the sizes that were asked for, or all."""
+    """Compare at the sizes that the command line names, or all."""
     require("megalodon-jax", "optax")
     for size in sys.argv[1:] or SIZES:
-        show(f"Megalodon, one update, {size}", compare(size))
+        show(f"Megalodon, a training step, {size}", compare(size))
     if select_matmul_precision() == DEFAULT:
-        print("torch's stock products are the fastest exact ones here")
+        print("torch's default matmul mode is the fastest exact one here")
     if bfloat16_speedup("cpu") <= 1:
-        print(f"bfloat16 products are {bfloat16_speedup('cpu'):.2g} times as fast as float32: bfloat16 is not measured")
+        print(f"bfloat16 is not measured: its products have {bfloat16_speedup('cpu'):.2g} times the speed of float32's")
 
 
 if __name__ == "__main__":

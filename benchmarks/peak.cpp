@@ -1,11 +1,11 @@
-// Multiply-adds that wait for nothing and read no memory: what a processor's cores can do at most.
+// Independent multiply-adds in registers, without memory: the peak FLOPs of a processor's cores.
 
 #include "simd.h"
 
 using Floats = Simd<float>;
-constexpr int SUMS = 12;  // as many as hide how long one takes, and as registers hold
+constexpr int SUMS = 12;  // independent, to hide the latency of a multiply-add (4 cycles, 2 a cycle), and few enough for registers
 
-// Returns the FLOPs done; what is added to `all` keeps the compiler from leaving them out.
+// Returns the number of FLOPs; the sums are added to `all`, so that the compiler cannot remove them.
 extern "C" double peak(long steps, float factor, float* all) {
     double threads = 0;
 #pragma omp parallel reduction(+ : threads)

@@ -1,4 +1,4 @@
-"""Time from `archlab train` to the end of the first update: eager, compiled with a warm cache, and with an empty one.
+"""Time from `archlab train` to the end of the first training step: eager, and compiled with a warm or an empty cache.
 
 python benchmarks/startup.py [EXPERIMENT]
 """
@@ -20,10 +20,10 @@ QUIET = ("train.log_every=1", "train.eval_every=0", "train.steps=100000", "train
 
 
 def seconds(experiment: str, policy: str, cache: Path) -> float:
-    """Return the seconds until a run's first record is written; the run ends there."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Return the seconds until a run writes its first record; the run is then killed."""
+    with tempfile.TemporaryDirectory() as directory:
         command = [COMMAND, "train", experiment, *QUIET, f"train.compile={policy}"]
-        records, begin = Path(folder) / "run" / "metrics.jsonl", time.perf_counter()
+        records, begin = Path(directory) / "run" / "metrics.jsonl", time.perf_counter()
         run = subprocess.Popen(
             [*command, "--out", str(records.parent)],
             env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache)},
@@ -40,17 +40,17 @@ def seconds(experiment: str, policy: str, cache: Path) -> float:
 
 
 def main() -> None:
-    """Measure one experiment, the tiny Megalodon unless another is named."""
+    """Measure an experiment, by default the tiny Megalodon."""
     experiment = sys.argv[1] if len(sys.argv) > 1 else "megalodon_tiny"
-    with tempfile.TemporaryDirectory() as folder:
-        cold = seconds(experiment, "block", Path(folder))
-        pairs = [[seconds(experiment, policy, Path(folder)) for policy in ("block", "off")] for _ in range(ROUNDS)]
+    with tempfile.TemporaryDirectory() as directory:
+        cold = seconds(experiment, "block", Path(directory))
+        pairs = [[seconds(experiment, policy, Path(directory)) for policy in ("block", "off")] for _ in range(ROUNDS)]
     warm, eager = (min(side) for side in zip(*pairs, strict=True))
     rows = [
         Row("warm compile cache over eager", 1000 * warm, 1000 * eager, "ms", "at most 2"),
         Row("empty compile cache over eager", 1000 * cold, 1000 * eager, "ms", ""),
     ]
-    show(f"From `archlab train {experiment}` to the first update", rows)
+    show(f"From `archlab train {experiment}` to the first training step", rows)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 import yaml
+from triton_interpreter import patch_language_once_per_launch
 
 from archlab.config import experiment as config
 from archlab.config import registry
@@ -22,6 +23,7 @@ from archlab.runtime.toolchain import has_cpp_compiler
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before kernels are defined: they then run on the CPU, number by number
+    patch_language_once_per_launch()
 
 Write: TypeAlias = Callable[..., Path]
 Tiny: TypeAlias = Callable[..., Experiment]
@@ -98,12 +100,12 @@ def plugins_of_one_test() -> Iterator[None]:
         del sys.modules[name]
 
 
-@pytest.fixture(params=["plain", "native"])
-def body(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a test with either body of the operation that its module names, and with no other's faster body."""
+@pytest.fixture(params=["pytorch", "native"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test without backends, and with the C++ backend of the operation that its module names."""
     monkeypatch.setattr(dispatch, "_BACKENDS", {})
     if request.param == "native":
         operation = request.module.OPERATION
-        if not OPERATIONS[operation].ready():
-            pytest.skip(f"C++ bodies cannot be had: {unavailable_reason()}")
+        if not OPERATIONS[operation].is_available():
+            pytest.skip(f"no C++ backends: {unavailable_reason()}")
         dispatch.register_backend(operation, "cpu", getattr(OPERATIONS[operation], operation))

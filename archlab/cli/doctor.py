@@ -112,7 +112,7 @@ def _native() -> Iterator[Finding]:
         yield Finding(
             "C++ kernels", problem, "note", "recurrences run in PyTorch, some ten times as slowly; attention too"
         )
-    elif all(module.ready() for module in OPERATIONS.values()):
+    elif all(module.is_available() for module in OPERATIONS.values()):
         yield Finding("C++ kernels", "built and kept")
     else:
         advice = "recurrences and attention run in PyTorch; does the compiler build a shared library?"

@@ -1,1 +1,1 @@
-"""Operations that components share: one public function each, a readable reference beside it."""
+"""Operations that components share: one public function per module, with a readable reference next to it."""

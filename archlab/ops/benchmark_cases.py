@@ -1,7 +1,7 @@
-"""The operations that are measured, each with inputs of one size.
+"""The operations of the benchmark, each with inputs of one size.
 
 Letters in suffixes: B batch, T time, D channels, N states a channel, G groups, H heads, K width of a key, V width of a
-value or words.
+value or vocabulary.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def _diagonal_scan(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]
         return diagonal_scan(u_BTD, Decay(log_radius_DN, angle_DN), weight_DNP, None)[0]
 
     shapes = ((B, T, D), (D, 16), (D, 16), (D, 16, 2))
-    u_BTD, radius_DN, angle_DN, weight_DNP = (torch.rand(shape, device=device) for shape in shapes)
-    return call, (u_BTD, -radius_DN, angle_DN, weight_DNP)
+    u_BTD, log_radius_DN, angle_DN, weight_DNP = (torch.rand(shape, device=device) for shape in shapes)
+    return call, (u_BTD, -log_radius_DN, angle_DN, weight_DNP)
 
 
 def _selective_scan(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
-    def call(x_BTD: Tensor, step_BTD: Tensor, rate_DN: Tensor, in_BTN: Tensor, out_BTN: Tensor) -> Tensor:
-        return selective_scan(x_BTD, step_BTD, rate_DN, in_BTN, out_BTN)[0]
+    def call(x_BTD: Tensor, dt_BTD: Tensor, A_DN: Tensor, in_BTN: Tensor, out_BTN: Tensor) -> Tensor:
+        return selective_scan(x_BTD, dt_BTD, A_DN, in_BTN, out_BTN)[0]
 
     shapes = ((B, T, D), (B, T, D), (D, 16), (B, T, 16), (B, T, 16))
-    x_BTD, step_BTD, rate_DN, in_BTN, out_BTN = (torch.rand(shape, device=device) for shape in shapes)
-    return call, (x_BTD, step_BTD, -rate_DN, in_BTN, out_BTN)
+    x_BTD, dt_BTD, A_DN, in_BTN, out_BTN = (torch.rand(shape, device=device) for shape in shapes)
+    return call, (x_BTD, dt_BTD, -A_DN, in_BTN, out_BTN)
 
 
 def _timestep_norm(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
@@ -73,9 +73,9 @@ def _gated_linear(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
 
 
 def _logit_gradients(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
-    words, num_tokens = 32_000, B * T // 8
-    x_ND, weight_VD = torch.randn(num_tokens, D, device=device), torch.randn(words, D, device=device)
-    return linear_cross_entropy, (x_ND, weight_VD, torch.randint(words, (num_tokens,), device=device))
+    vocab_size, num_tokens = 32_000, B * T // 8
+    x_ND, weight_VD = torch.randn(num_tokens, D, device=device), torch.randn(vocab_size, D, device=device)
+    return linear_cross_entropy, (x_ND, weight_VD, torch.randint(vocab_size, (num_tokens,), device=device))
 
 
 CASES: dict[str, Callable[[torch.device], tuple[Operation, tuple[Tensor, ...]]]] = {

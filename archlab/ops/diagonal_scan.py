@@ -1,7 +1,7 @@
 """Diagonal linear recurrences: h_t = q h_{t-1} + u_t, y_t = Re(sum over n of w_n h_{t,n}), per channel.
 
 Letters in suffixes: B batch, T time, D channels, N states a channel, P parts of a number (1 real, or 2 for
-real and imaginary), M blocks, C steps a block, S = N * P.
+real and imaginary), M chunks, C steps a chunk, S = N * P.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import without_autocast
 
-BLOCK = 64
+CHUNK = 64  # steps of a chunk, whose Toeplitz matrix is [CHUNK, CHUNK] per channel
 
 
 class Decay(NamedTuple):
@@ -25,19 +25,22 @@ class Decay(NamedTuple):
     angle_DN: Tensor | None
 
     def factor(self) -> Tensor:
-        """Return q [D, N, P] in float64: next to 1, float32 has lost the digits that tell how slowly it forgets."""
+        """Return q [D, N, P] in float64."""
+        # Near 1, float32 rounds q to multiples of 6e-8: a decay of 1e-6 a step would be off by several percent.
         decay = Decay(self.log_radius_DN.double(), None if self.angle_DN is None else self.angle_DN.double())
         return decay.powers(torch.ones(1, device=self.log_radius_DN.device, dtype=torch.float64))[:, 0]
 
     def split_near_integer(self) -> tuple[Tensor, Tensor]:
-        """Return q as the whole number next to its real part, -1, 0 or 1 [D, N], and what is left of it [D, N, P]."""
+        """Return q as a sum: the integer nearest to its real part, -1, 0 or 1 [D, N], and the remainder [D, N, P]."""
+        # The sum is exact, and each term keeps all its digits in float32 where q itself would not: for q near 1 the
+        # remainder is q - 1. The integer is a constant, so gradients by q are those by the remainder.
         q_DNP, dtype = self.factor(), self.log_radius_DN.dtype
         near_DN = q_DNP[..., 0].detach().round()
         rest_DNP = torch.cat((q_DNP[..., :1] - near_DN[..., None], q_DNP[..., 1:]), dim=-1)
         return near_DN.to(dtype), rest_DNP.to(dtype)
 
     def powers(self, exponents_J: Tensor) -> Tensor:
-        """Return q to each of these exponents, [D, J, N, P]."""
+        """Return q to the power of each exponent, [D, J, N, P]."""
         j = exponents_J[None, :, None]
         radius = torch.exp(self.log_radius_DN[:, None] * j)
         if self.angle_DN is None:
@@ -47,7 +50,7 @@ class Decay(NamedTuple):
 
 
 def complex_mul(a: Tensor, b: Tensor) -> Tensor:
-    """Multiply numbers held as parts in the last dimension: plain for one part, complex for two."""
+    """Multiply numbers whose parts are the last dimension: real ones of one part, complex ones of two."""
     if a.shape[-1] == 1:
         return a * b
     (a_re, a_im), (b_re, b_im) = a.unbind(-1), b.unbind(-1)
@@ -55,31 +58,31 @@ def complex_mul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def conjugate(a: Tensor) -> Tensor:
-    """Flip the imaginary part: Re(a h) is the plain dot product of the conjugate of a with h."""
+    """Negate the imaginary part: the dot product of the parts of this and of h is the real part of a h."""
     return a if a.shape[-1] == 1 else torch.stack((a[..., 0], -a[..., 1]), dim=-1)
 
 
 def diagonal_scan(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
     """Run the recurrence over all of T at a cost linear in T; return y [B, T, D] and the last h [B, D, N, P].
 
-    A faster body for the device is taken where one is installed. The plain one cuts time into blocks: inside one, a
-    Toeplitz matrix; between them, the states. All of it is matrix products, in the precision of `decay`,
-    whatever autocast says.
+    Computed in the dtype of `weight`, also under autocast, by the device's backend where there is one. The PyTorch
+    implementation splits time into chunks: matrix products with a Toeplitz matrix inside a chunk, and a parallel
+    prefix sum of states between chunks.
     """
     with without_autocast(u_BTD):
         u_BTD = u_BTD.to(weight_DNP.dtype)
         if u_BTD.shape[1] == 1:
             return _one_step(u_BTD, decay, weight_DNP, state_BDNP)
-        body = find_backend("diagonal_scan", u_BTD)
-        if body is not None:
-            return body(u_BTD, *decay.split_near_integer(), weight_DNP, state_BDNP)
-        return _in_blocks(u_BTD, decay, weight_DNP, state_BDNP)
+        backend = find_backend("diagonal_scan", u_BTD)
+        if backend is not None:
+            return backend(u_BTD, *decay.split_near_integer(), weight_DNP, state_BDNP)
+        return _chunked(u_BTD, decay, weight_DNP, state_BDNP)
 
 
 def diagonal_scan_reference(
     u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Do the same one step after the other: the definition, for tests."""
+    """Compute the same step by step: the definition, for tests."""
     outputs = []
     for t in range(u_BTD.shape[1]):
         y_B1D, state_BDNP = _one_step(u_BTD[:, t : t + 1], decay, weight_DNP, state_BDNP)
@@ -89,6 +92,8 @@ def diagonal_scan_reference(
 
 
 def _one_step(u_B1D: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
+    # Small terms are added to each other first, so that near * h, the large one, is rounded once. Parts are computed
+    # by themselves: a compiler then vectorizes each over states, which it does not do for interleaved parts.
     u_BD1, near_DN, rest_DNP = u_B1D.transpose(1, 2), *decay.split_near_integer()
     if state_BDNP is None:
         state_BDNP = u_BD1.new_zeros(u_BD1.shape[0], *weight_DNP.shape)
@@ -102,10 +107,14 @@ def _one_step(u_B1D: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tenso
     return read_BDN.sum(-1)[:, None], torch.stack((real, imaginary), dim=-1)
 
 
-def _in_blocks(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
+def _chunked(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None) -> tuple[Tensor, Tensor]:
     B, T, D = u_BTD.shape
     N, P = weight_DNP.shape[1:]
-    C = min(BLOCK, T)
+    # With S the state before a chunk and j = 0, ..., C - 1 its steps,
+    #     y_j = Re(w q^(j + 1) S) + sum over i <= j of Re(w q^(j - i)) u_i,
+    # summed over n. The first term is a product of `starts` with `reads`, the second one with a Toeplitz matrix of the
+    # kernel Re(w q^j). A chunk adds the sum over i of q^(C - 1 - i) u_i to q^C S: a product of u with `writes`.
+    C = min(CHUNK, T)
     M = -(-T // C)
     powers_DJNP = decay.powers(torch.arange(C + 1, device=u_BTD.device, dtype=weight_DNP.dtype))
     reads_DJS = conjugate(complex_mul(weight_DNP[:, None].expand_as(powers_DJNP), powers_DJNP)).flatten(2)
@@ -114,10 +123,11 @@ def _in_blocks(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tens
 
     writes_DCS = powers_DJNP[:, :C].flip(1).flatten(2)
     injected = torch.bmm(u_DRC, writes_DCS).view(D, B, M, N, P)
-    starts = _block_starts(injected, decay, C, state_BDNP)
+    starts = _chunk_starts(injected, decay, C, state_BDNP)
     y_DRC = torch.bmm(u_DRC, _toeplitz(reads_DJS[:, :C].view(D, C, N, P)[..., 0].sum(-1)))
     y_DRC = torch.baddbmm(y_DRC, starts.reshape(D, B * M, N * P), reads_DJS[:, 1:].transpose(1, 2))
 
+    # The last chunk is padded with zeros, which would decay the state further: only its first `last` steps count.
     last = T - (M - 1) * C
     carried = complex_mul(powers_DJNP[:, last][:, None].expand(D, B, N, P), starts[:, :, -1])
     final = carried + torch.matmul(u_DBMC[:, :, -1, :last], writes_DCS[:, C - last :]).view(D, B, N, P)
@@ -133,18 +143,19 @@ def _toeplitz(kernel_DC: Tensor) -> Tensor:
     return torch.where(lag >= 0, kernel_DC[:, lag.clamp(min=0)], 0.0)
 
 
-def _block_starts(injected: Tensor, decay: Decay, C: int, state_BDNP: Tensor | None) -> Tensor:
-    """Return the state before each block, [D, B, M, N, P], by a prefix sum in log2(M) steps."""
+def _chunk_starts(injected: Tensor, decay: Decay, C: int, state_BDNP: Tensor | None) -> Tensor:
+    """Return the state before each chunk, [D, B, M, N, P], by a parallel prefix sum in log2(M) steps."""
     D, _, M, N, P = injected.shape
     first = torch.zeros_like(injected[:, :, :1])
     if state_BDNP is not None:
         first = state_BDNP.transpose(0, 1)[:, :, None].to(injected.dtype)
     ends = torch.cat((first, injected[:, :, :-1]), dim=2)
+    # Hillis and Steele: after each round, an entry sums twice as many earlier chunks, each decayed by q^C per chunk.
     reach = 1
     while reach < M:
         factor = decay.powers(torch.full((1,), float(C * reach), device=injected.device, dtype=injected.dtype))
         earlier = ends[:, :, :-reach]
-        moved = complex_mul(factor.view(D, 1, 1, N, P).expand_as(earlier), earlier)
-        ends = torch.cat((ends[:, :, :reach], ends[:, :, reach:] + moved), dim=2)
+        decayed = complex_mul(factor.view(D, 1, 1, N, P).expand_as(earlier), earlier)
+        ends = torch.cat((ends[:, :, :reach], ends[:, :, reach:] + decayed), dim=2)
         reach *= 2
     return ends

@@ -1,6 +1,7 @@
-"""Faster bodies of operations, by device: what is installed here is taken in place of plain PyTorch.
+"""Backends of operations by device type: a registered one replaces an operation's PyTorch implementation.
 
-An exported model has none, and runs the plain forms.
+Operations ask for their backend at every call and never import one, so that an exported model, which has none, runs
+the PyTorch implementations.
 """
 
 from __future__ import annotations
@@ -14,41 +15,41 @@ from torch import Tensor
 _BACKENDS: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
-def register_backend(operation: str, device_type: str, body: Callable[..., Any]) -> None:
-    """Take this body for an operation on tensors of a device."""
-    _BACKENDS[operation, device_type] = body
+def register_backend(operation: str, device_type: str, backend: Callable[..., Any]) -> None:
+    """Register a backend of an operation for tensors on a type of device, in place of an earlier one."""
+    _BACKENDS[operation, device_type] = backend
 
 
 def find_backend(operation: str, x: Tensor) -> Callable[..., Any] | None:
-    """Return the body installed for the device of this tensor."""
+    """Return the backend registered for the device of this tensor."""
     return _BACKENDS.get((operation, x.device.type))
 
 
 def uses_backend(operation: str, x: Tensor, call: Callable[[], object]) -> bool:
-    """Run something, and tell whether it took the operation's faster body, which may not serve every use."""
-    body = find_backend(operation, x)
-    if body is None:
+    """Run a function, and return whether it called the operation's backend, which need not support every input."""
+    backend = find_backend(operation, x)
+    if backend is None:
         return False
-    uses: list[None] = []
+    calls: list[None] = []
 
-    def noted(*inputs: Any, **options: Any) -> Any:
-        uses.append(None)
-        return body(*inputs, **options)
+    def recording(*inputs: Any, **options: Any) -> Any:
+        calls.append(None)
+        return backend(*inputs, **options)
 
-    register_backend(operation, x.device.type, noted)
+    register_backend(operation, x.device.type, recording)
     try:
         call()
     finally:
-        register_backend(operation, x.device.type, body)
-    return bool(uses)
+        register_backend(operation, x.device.type, backend)
+    return bool(calls)
 
 
 @contextmanager
 def reference_only() -> Iterator[None]:
-    """Run the plain forms for a while."""
-    installed = dict(_BACKENDS)
+    """Temporarily disable all backends, so that the PyTorch implementations run."""
+    registered = dict(_BACKENDS)
     _BACKENDS.clear()
     try:
         yield
     finally:
-        _BACKENDS.update(installed)
+        _BACKENDS.update(registered)

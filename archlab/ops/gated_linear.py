@@ -1,7 +1,7 @@
-"""Linear recurrences whose state is a matrix with a decay per row.
+"""Gated linear attention: a linear recurrence whose state is a matrix with a decay per row.
 
-Letters in suffixes: B batch, T time, H heads, K width of a key, V width of a value, E either K or 1, M blocks,
-C steps a block, W numbers of a state that decay as one.
+Letters in suffixes: B batch, T time, H heads, K width of a key, V width of a value, E either K or 1, M chunks,
+C steps a chunk, W elements of a state that share a decay.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from archlab.ops._chunks import chunk_size, decay_matrix, decayed_scores, split_
 from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import at_least_float32, without_autocast
 
-GROUP = 16
+GROUP = 16  # chunks whose states are one product with a matrix [GROUP + 1, GROUP] of decays
 
 
 def gated_linear(
@@ -28,9 +28,10 @@ def gated_linear(
 ) -> tuple[Tensor, Tensor]:
     """Run S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_tᵀ; return y_t = q_t S_t [B, T, H, V] and the last S.
 
-    log_decay, at most 0, is [B, T, H, K], [B, T, H, 1] for one decay a head, or None for no decay. With a bonus the
-    present is weighed by it and not by the decay: y_t = q_t (S_{t-1} + diag(bonus) k_t v_tᵀ). S is [B, H, K, V] in
-    at least float32; y has v's dtype. Only sums of decays between two steps are exponentiated, so none is too strong.
+    log_decay, at most 0, is [B, T, H, K], [B, T, H, 1] for one decay a head, or None for no decay. With a bonus, as in
+    RWKV-6, the current step is weighted by it: y_t = q_t (S_{t-1} + diag(bonus) k_t v_tᵀ). S is [B, H, K, V] in at
+    least float32; y has v's dtype. Decays of any strength are exact: only sums of log decays between two steps are
+    exponentiated.
     """
     with without_autocast(q_BTHK):
         q, k, v = (at_least_float32(x) for x in (q_BTHK, k_BTHK, v_BTHV))
@@ -54,7 +55,7 @@ def gated_linear_reference(
     *,
     bonus_HK: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Do the same one step after the other: the definition, for tests."""
+    """Compute the same step by step: the definition, and the form for a single step."""
     q, k, v = (at_least_float32(x) for x in (q_BTHK, k_BTHK, v_BTHV))
     state = v.new_zeros(*k[:, 0].shape, v.shape[-1]) if state_BHKV is None else at_least_float32(state_BHKV)
     outputs = []
@@ -70,74 +71,83 @@ def gated_linear_reference(
 def _with_bonus(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor, bonus_HK: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Read the states one step late: those of inputs and decays that come one step later."""
-    late_k, late_v = _late(k), _late(v)
-    late_decay = None if log_decay is None else _late(log_decay)
-    y_BTHV, before = _scan(q, late_k, late_v, late_decay, state)
-    present = (q * bonus_HK * k).sum(-1, keepdim=True) * v
+    """Scan keys, values and decays moved one step later, and add the current step, weighted by the bonus."""
+    # The moved sequence has S_{t-1} as its state at t. Its last state lacks the last step, which is added by itself.
+    moved_k, moved_v = _move_later(k), _move_later(v)
+    moved_decay = None if log_decay is None else _move_later(log_decay)
+    y_BTHV, before = _scan(q, moved_k, moved_v, moved_decay, state)
+    current = (q * bonus_HK * k).sum(-1, keepdim=True) * v
     _, last = gated_linear_reference(
         q[:, -1:], k[:, -1:], v[:, -1:], None if log_decay is None else log_decay[:, -1:], before
     )
-    return y_BTHV + present, last
+    return y_BTHV + current, last
 
 
-def _late(x_BTHK: Tensor) -> Tensor:
+def _move_later(x_BTHK: Tensor) -> Tensor:
+    """Move one step later: a first step of zeros, whose log decay 0 keeps the state, and no last one."""
     return F.pad(x_BTHK[:, :-1], (0, 0, 0, 0, 1, 0))
 
 
 def _scan(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-    body = find_backend("gated_linear", q)
-    # A faster body goes back step by step, in few programs, so training keeps to the products of blocks.
-    if body is None or torch.is_grad_enabled():
-        return _inblocks(q, k, v, log_decay, state)
-    y_BTHV, last = body(q, k, v, log_decay, state)
+    backend = find_backend("gated_linear", q)
+    # The backend's backward pass goes step by step in few programs, so training keeps to the chunks' matrix products.
+    if backend is None or torch.is_grad_enabled():
+        return _chunked(q, k, v, log_decay, state)
+    y_BTHV, last = backend(q, k, v, log_decay, state)
     return y_BTHV, last
 
 
-def _inblocks(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+def _chunked(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    # As gated linear attention (arXiv:2312.06635, section 4). With S the state before a chunk, D(t, s) the decay after
+    # s up to t, and D(t) that of all its steps up to t:
+    #     y_t = q_t D(t) S + sum over s <= t of (q_t D(t, s) k_s) v_s,
+    # and the chunk adds the sum over s of D(C, s) k_s v_sᵀ to D(C) S.
     T = q.shape[1]
     size = chunk_size(T)
     q, k, v = (split_chunks(x, size) for x in (q, k, v))
     if log_decay is None:
-        starts, last = _sums(k.mT @ v, state)
+        starts, last = _prefix_sums(k.mT @ v, state)
         y_BHMCV = (q @ k.mT).tril() @ v + q @ starts
     else:
         log_decay = split_chunks(log_decay, size)
         seen = log_decay.cumsum(-2)
-        starts, last = _carry((k * suffix_sum(log_decay).exp()).mT @ v, seen[..., -1, :], state)
+        starts, last = _scan_states((k * suffix_sum(log_decay).exp()).mT @ v, seen[..., -1, :], state)
         y_BHMCV = decayed_scores(q, k, log_decay) @ v + (q * seen.exp()) @ starts
     return y_BHMCV.flatten(2, 3)[:, :, :T].transpose(1, 2), last
 
 
-def _sums(added_BHMKV: Tensor, state_BHKV: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the state before each block, and the last, where nothing decays."""
+def _prefix_sums(added_BHMKV: Tensor, state_BHKV: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the state before each chunk, and the last, without decay."""
     ends = torch.cat((state_BHKV[:, :, None], added_BHMKV), 2).cumsum(2)
     return ends[:, :, :-1], ends[:, :, -1].clone()
 
 
-def _carry(added_BHMKV: Tensor, log_decay_BHME: Tensor, state_BHKV: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the state before each block, and the last."""
+def _scan_states(added_BHMKV: Tensor, log_decay_BHME: Tensor, state_BHKV: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the state before each chunk, and the last."""
     B, H, M, K, V = added_BHMKV.shape
     E = log_decay_BHME.shape[-1]
     added_BHEMW = added_BHMKV.reshape(B, H, M, E, -1).transpose(2, 3)
-    starts_BHEMW, last = _carry_rows(added_BHEMW, log_decay_BHME.mT, state_BHKV.reshape(B, H, E, -1))
+    starts_BHEMW, last = _scan_rows(added_BHEMW, log_decay_BHME.mT, state_BHKV.reshape(B, H, E, -1))
     return starts_BHEMW.transpose(2, 3).reshape(B, H, M, K, V), last.reshape(B, H, K, V)
 
 
-def _carry_rows(added_BHEMW: Tensor, log_decay_BHEM: Tensor, state_BHEW: Tensor) -> tuple[Tensor, Tensor]:
-    """Do the same for rows of W numbers that decay as one: products in groups of blocks, and itself between groups."""
+def _scan_rows(added_BHEMW: Tensor, log_decay_BHEM: Tensor, state_BHEW: Tensor) -> tuple[Tensor, Tensor]:
+    """Scan rows of W elements that share a decay: one product per group of chunks, and recursively between groups."""
+    # The state before chunk t of a group is the sum over its chunks s < t of D(t-1, s) added_s, plus D(t-1, 0) times
+    # the state before the group, where D(t, s) are the decays of the chunks after s up to t. A leading zero in
+    # `shifted` moves the decays one chunk later, so that a row t of its decay matrix ends at chunk t - 1.
     M = added_BHEMW.shape[3]
     size = min(M, GROUP)
     added = F.pad(added_BHEMW, (0, 0, 0, -M % size)).unflatten(3, (-1, size))
     log_decay = F.pad(log_decay_BHEM, (0, -M % size)).unflatten(3, (-1, size))
     shifted = F.pad(log_decay, (1, 0))
-    alone = decay_matrix(shifted)[..., 1:] @ added
-    reach = shifted.cumsum(-1).exp()[..., None]
-    ends, factors = alone[..., -1, :], log_decay.sum(-1)
+    from_zero = decay_matrix(shifted)[..., 1:] @ added
+    kept = shifted.cumsum(-1).exp()[..., None]
+    ends, group_log_decay = from_zero[..., -1, :], log_decay.sum(-1)
     if size < M:
-        first, last = _carry_rows(ends, factors, state_BHEW)
+        group_starts, last = _scan_rows(ends, group_log_decay, state_BHEW)
     else:
-        first = state_BHEW[..., None, :]
-        last = (ends + factors.exp()[..., None] * first)[..., 0, :]
-    starts = alone[..., :-1, :] + reach[..., :-1, :] * first[..., None, :]
+        group_starts = state_BHEW[..., None, :]
+        last = (ends + group_log_decay.exp()[..., None] * group_starts)[..., 0, :]
+    starts = from_zero[..., :-1, :] + kept[..., :-1, :] * group_starts[..., None, :]
     return starts.flatten(3, 4)[:, :, :, :M], last

@@ -1,4 +1,4 @@
-"""Group normalisation by the statistics of all steps so far, Megalodon section 3.2 (arXiv:2404.08801).
+"""Group normalization by the statistics of all steps so far, Megalodon section 3.2 (arXiv:2404.08801).
 
 Letters in suffixes: B batch, T time, D channels, G groups, K channels a group.
 """
@@ -21,23 +21,25 @@ def timestep_norm(
     var_BG: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise each step by the mean and variance of its group over the `count` steps carried and all up to itself.
+    """Normalize each step by the mean and variance of its group over the `count` steps carried and all up to itself.
 
-    Return y [B, T, D] in x's dtype, and the last mean and variance [B, G] in float64. `scale` multiplies what is
-    normalised; a mean and variance carried from no step have no weight. A faster body for the device is taken where
-    one is installed.
+    Return y [B, T, D] in x's dtype, and the last mean and variance [B, G] in float64. Normalized steps are scaled by
+    `scale` and shifted by `bias`. Where `count` is 0 the carried mean and variance are ignored. The device's backend
+    computes it where there is one.
     """
-    body = find_backend("timestep_norm", x_BTD)
-    if body is not None:
-        y_BTD, mean_BG, var_BG = body(x_BTD, scale_D, bias_D, count_B, mean_BG, var_BG, eps)
+    backend = find_backend("timestep_norm", x_BTD)
+    if backend is not None:
+        y_BTD, mean_BG, var_BG = backend(x_BTD, scale_D, bias_D, count_B, mean_BG, var_BG, eps)
         return y_BTD, mean_BG, var_BG
     x_BTGK = at_least_float32(x_BTD).unflatten(-1, (mean_BG.shape[1], -1))
-    near_BG = _point_near_the_mean(x_BTGK, count_B, mean_BG)
+    # Moments are taken of distances from a fixed point near the mean. E[x²] - E[x]² cancels where the mean is much
+    # larger than the deviation, while E[d²] - E[d]² of such distances d does not: E[d] is as small as they are.
+    near_BG = _reference_point(x_BTGK, count_B, mean_BG)
     distance_BTGK = x_BTGK - near_BG[:, None, :, None]
     shift_BTG, var_BTG = _running_moments(distance_BTGK, near_BG, count_B, mean_BG, var_BG)
     rate_BTG = torch.rsqrt(var_BTG + eps).to(x_BTGK.dtype)
-    centred_BTGK = distance_BTGK - shift_BTG[..., None].to(x_BTGK.dtype)
-    y_BTD = (centred_BTGK * rate_BTG[..., None]).flatten(-2)
+    centered_BTGK = distance_BTGK - shift_BTG[..., None].to(x_BTGK.dtype)
+    y_BTD = (centered_BTGK * rate_BTG[..., None]).flatten(-2)
     y_BTD = y_BTD * at_least_float32(scale_D) + at_least_float32(bias_D)
     return y_BTD.to(x_BTD.dtype), near_BG.double() + shift_BTG[:, -1], var_BTG[:, -1].clone()
 
@@ -51,7 +53,7 @@ def timestep_norm_reference(
     var_BG: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do the same one step after the other in float64, each merged into the moments: the definition, for tests."""
+    """Compute the same step by step in float64, merging each into the moments (Welford): the definition, for tests."""
     seen_B1, mean_BG, var_BG, outputs = count_B.double()[:, None], mean_BG.double(), var_BG.double(), []
     for x_BD in x_BTD.double().unbind(1):
         x_BGK = x_BD.unflatten(-1, (mean_BG.shape[1], -1))
@@ -65,8 +67,9 @@ def timestep_norm_reference(
     return torch.stack(outputs, 1).to(x_BTD.dtype), mean_BG, var_BG
 
 
-def _point_near_the_mean(x_BTGK: Tensor, count_B: Tensor, mean_BG: Tensor) -> Tensor:
-    """Return the carried mean of each group, that of the first step where none is carried; [B, G], without gradient."""
+def _reference_point(x_BTGK: Tensor, count_B: Tensor, mean_BG: Tensor) -> Tensor:
+    """Return each group's carried mean, or the first step's mean where none is carried, as a constant [B, G]."""
+    # The outputs do not depend on this point, so its gradient is zero, and it is detached.
     carried_B1 = count_B[:, None] > 0
     return torch.where(carried_B1, mean_BG.to(x_BTGK.dtype), x_BTGK[:, 0].mean(-1)).detach()
 
@@ -74,21 +77,18 @@ def _point_near_the_mean(x_BTGK: Tensor, count_B: Tensor, mean_BG: Tensor) -> Te
 def _running_moments(
     distance_BTGK: Tensor, near_BG: Tensor, count_B: Tensor, mean_BG: Tensor, var_BG: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return each group's mean, seen from `near`, and its population variance over all steps so far, both [B, T, G].
-
-    The sums are of distances from that fixed point and are merged once with the carried statistics, so that
-    they stay exact where the mean is far larger than the deviation.
-    """
+    """Return each group's mean relative to `near` and its population variance over all steps so far, both [B, T, G]."""
     seen_B1 = count_B[:, None]
-    # Next to zero, but the way back to the carried mean for gradients.
+    # The carried mean relative to `near`: about zero (`near` is that mean, rounded), but its gradient is needed.
     off_BG = torch.where(seen_B1 > 0, mean_BG.double() - near_BG, 0.0)
     steps_BT1 = (seen_B1 + torch.arange(1, distance_BTGK.shape[1] + 1, device=near_BG.device)).double()[..., None]
+    # Sums carried from earlier steps: of d, and of d², whose mean is var + off².
     carried = (seen_B1 * off_BG, seen_B1 * (var_BG.double() + off_BG**2))
-    first = (_sums_over_time(distance_BTGK.mean(-1)) + carried[0][:, None]) / steps_BT1
-    second = (_sums_over_time(distance_BTGK.square().mean(-1)) + carried[1][:, None]) / steps_BT1
-    return first, (second - first.square()).clamp(min=0)
+    first = (_prefix_sum(distance_BTGK.mean(-1)) + carried[0][:, None]) / steps_BT1
+    second = (_prefix_sum(distance_BTGK.square().mean(-1)) + carried[1][:, None]) / steps_BT1
+    return first, (second - first.square()).clamp(min=0)  # rounding may leave it just below zero
 
 
-def _sums_over_time(x_BTG: Tensor) -> Tensor:
-    """Return the sums of all steps so far, in float64: of a single one itself, which a compiler joins to the rest."""
+def _prefix_sum(x_BTG: Tensor) -> Tensor:
+    """Return the sum of all steps so far, in float64; of a single step without a scan, so that a compiler fuses it."""
     return x_BTG.double() if x_BTG.shape[1] == 1 else x_BTG.double().cumsum(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from archlab.runtime.process import tuning_enabled
+from archlab.runtime.timing import best_time
 
 DEFAULT = "none"
 # On processors where torch's own way is slow, "bf16" sends products to oneDNN, which need not round for it.
@@ -64,15 +64,8 @@ def _measure(name: str, a: torch.Tensor, b: torch.Tensor, exact: torch.Tensor) -
 
 
 def time_matmul(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return how long a product takes on the matrices' device, the best of a few rounds."""
-    return min(_timed(a, b) for _ in range(ROUNDS))
-
-
-def _timed(a: torch.Tensor, b: torch.Tensor) -> float:
-    begin = time.perf_counter()
-    product = a @ b
-    product[0, 0].item()
-    return time.perf_counter() - begin
+    """Return the seconds of a product on the matrices' device, the best of a few rounds."""
+    return best_time(lambda: a @ b, a.device, ROUNDS)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from archlab.errors import ArchlabError
 from archlab.modeling.build import device_of, eval_mode, is_causal
 from archlab.modeling.state import max_context
+from archlab.runtime.timing import time_call
 from archlab.storage.trained_model import load_trained
 from archlab.training import metrics
 
@@ -25,13 +25,13 @@ def decode_us_per_token(run: Path, tokens: int = 64) -> float:
     model = model.to(experiment.train.device)
     token_11 = torch.zeros(1, 1, dtype=torch.int64, device=device_of(model))
     state: Any = model.init_state(1)  # type: ignore[operator]
-    times = []
+
+    def step() -> None:
+        nonlocal state
+        _, state = model(token_11, state)
+
     with eval_mode(model), torch.inference_mode():
-        for _ in range(2 * tokens):
-            begin = time.perf_counter()
-            logits, state = model(token_11, state)
-            logits.sum().item()  # waits for the device
-            times.append(time.perf_counter() - begin)
+        times = [time_call(step, token_11.device) for _ in range(2 * tokens)]
     return statistics.median(times[tokens:]) * 1e6
 
 

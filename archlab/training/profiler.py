@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from archlab.config.experiment import Experiment
+from archlab.runtime.timing import time_call
 from archlab.training.step import TrainStep, resolve_auto
 
 # The first updates compile. Then memory is new for a while, all the more so as the profiler asks for its own among
@@ -77,12 +77,12 @@ def kind_of(name: str) -> str | None:
 
 def _time_steps(update: TrainStep) -> float:
     """Return the seconds of one update, the mean of those that are measured."""
-    begin = time.perf_counter()
-    for _ in range(MEASURED_STEPS):
-        update()
-    if update.device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - begin) / MEASURED_STEPS
+
+    def run() -> None:
+        for _ in range(MEASURED_STEPS):
+            update()
+
+    return time_call(run, update.device) / MEASURED_STEPS
 
 
 def _events(update: TrainStep) -> Iterable[Any]:

@@ -1,4 +1,4 @@
-"""Operations are measured beside their plain forms, and a name that is none is one line."""
+"""Operations are measured with and without backends, and an unknown name is one line."""
 
 import pytest
 import torch
@@ -33,20 +33,20 @@ def test_both_directions_are_measured(name: str, monkeypatch: pytest.MonkeyPatch
     assert table(iter(rows)).row_count == 2
 
 
-def test_a_body_for_inference_alone_is_not_named_where_training_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_for_inference_only_is_not_named_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda call, fullgraph: call)
     monkeypatch.setitem(dispatch._BACKENDS, ("gated_linear", "cpu"), gated_linear_reference)
     inference, training = benchmark.benchmark("gated_linear")
     assert (inference.backend, training.backend) == ("C++", "")
 
 
-def test_a_name_that_is_none() -> None:
+def test_an_unknown_name_is_one_line() -> None:
     with pytest.raises(ArchlabError, match="no operation 'diagonal_scn'; did you mean 'diagonal_scan'"):
         next(benchmark.benchmark("diagonal_scn"))
 
 
-def test_plain_forms_are_run_where_bodies_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dispatch._BACKENDS, ("diagonal_scan", "cpu"), lambda *_: pytest.fail("the fast body ran"))
+def test_the_pytorch_implementation_runs_where_a_backend_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dispatch._BACKENDS, ("diagonal_scan", "cpu"), lambda *_: pytest.fail("the backend ran"))
     with dispatch.reference_only():
         y, _ = diagonal_scan(torch.ones(1, 3, 2), Decay(-torch.ones(2, 1), None), torch.ones(2, 1, 1), None)
     assert y.shape == (1, 3, 2)

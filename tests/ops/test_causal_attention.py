@@ -8,7 +8,7 @@ from archlab.ops.native.library import unavailable_reason
 
 OPERATION = "causal_attention"
 
-# B, H, T, K, V: odd sizes, one step, the ends of blocks of queries and of keys, and both heights of a block.
+# B, H, T, K, V: odd sizes, one step, the edges of blocks of queries and of keys, and both sizes of a block.
 SHAPES = [
     (1, 1, 1, 1, 1),
     (2, 3, 37, 5, 11),
@@ -23,7 +23,7 @@ SHAPES = [
 
 
 def draw(B, H, T, K, V, dtype=torch.float32):
-    """Return q, k and v as layers make them, heads behind time in memory."""
+    """Return q, k and v as layers make them, heads after time in memory."""
     torch.manual_seed(T)
     sizes = ((B, T, H, K), (B, T, H, K), (B, T, H, V))
     return [torch.randn(size, dtype=dtype).transpose(1, 2).requires_grad_() for size in sizes]
@@ -40,7 +40,7 @@ def assert_close(ours, exact):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_float32_agrees_with_the_definition_in_float64(shape, body):
+def test_float32_agrees_with_the_definition_in_float64(shape, backend):
     inputs = draw(*shape)
     exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
     ours = causal_attention(*inputs, 0.3)
@@ -52,13 +52,13 @@ def test_float32_agrees_with_the_definition_in_float64(shape, body):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_float64_is_exact(shape, body):
+def test_float64_is_exact(shape, backend):
     inputs = draw(*shape, torch.float64)
     ours, expected = causal_attention(*inputs, 0.3), causal_attention_reference(*inputs, 0.3)
     assert_same_gradients(ours, expected, inputs)
 
 
-def test_scores_far_apart(body):
+def test_scores_far_apart(backend):
     inputs = draw(1, 2, 300, 16, 16)
     ours = causal_attention(*inputs, 50.0)
     exact = causal_attention_reference(*(x.double() for x in inputs), 50.0)
@@ -66,7 +66,7 @@ def test_scores_far_apart(body):
     assert all(g.isfinite().all() for g in gradients(ours, inputs))
 
 
-def test_no_later_step_moves_an_earlier_one(body):
+def test_no_later_step_moves_an_earlier_one(backend):
     q, k, v = draw(1, 1, 700, 8, 8)
     before = causal_attention(q, k, v, 0.3)
     for t in (1, 48, 96, 191, 192, 600):
@@ -78,7 +78,7 @@ def test_no_later_step_moves_an_earlier_one(body):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_what_is_not_finite_is_not_hidden(which, bad, body):
+def test_nan_and_infinity_propagate(which, bad, backend):
     inputs = draw(1, 1, 300, 8, 8)
     inputs[which] = torch.where((torch.arange(300) == 200)[:, None], bad, inputs[which])
     y = causal_attention(*inputs, 0.3)
@@ -86,7 +86,7 @@ def test_what_is_not_finite_is_not_hidden(which, bad, body):
 
 
 @pytest.mark.parametrize("T", [70, 600])
-def test_what_is_not_finite_stays_in_its_sample(T, body):
+def test_nan_stays_in_its_sample(T, backend):
     clean = draw(9, 1, T, 8, 8)
     spoilt = [torch.where((torch.arange(9) == 3)[:, None, None, None], float("nan"), x) for x in clean]
     ours, expected = causal_attention(*spoilt, 0.3), causal_attention(*clean, 0.3)
@@ -96,13 +96,13 @@ def test_what_is_not_finite_stays_in_its_sample(T, body):
         assert torch.equal(found[others], right[others])
 
 
-def test_autocast_multiplies_in_its_own_precision(body):
+def test_autocast_multiplies_in_its_own_precision(backend):
     inputs = draw(1, 2, 70, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
         assert causal_attention(*inputs, 0.3).dtype == torch.bfloat16
 
 
-def test_shared_keys(body):
+def test_shared_keys(backend):
     q, k, v = draw(1, 4, 100, 8, 8)
     shared = [x[:, :2].repeat_interleave(2, 1) for x in (k, v)]
     assert_close(
@@ -110,7 +110,7 @@ def test_shared_keys(body):
     )
 
 
-def test_compiles_without_a_break(body):
+def test_compiles_without_a_graph_break(backend):
     inputs = draw(1, 2, 130, 16, 8)
     compiled = torch.compile(causal_attention, fullgraph=True, backend="aot_eager")
     ours, expected = compiled(*inputs, 0.3), causal_attention(*inputs, 0.3)
@@ -118,8 +118,8 @@ def test_compiles_without_a_break(body):
     torch.testing.assert_close(gradients(ours, inputs), gradients(expected, inputs))
 
 
-def test_the_operation_is_declared_as_it_is():
-    if not native.ready():
-        pytest.skip(f"C++ bodies cannot be had: {unavailable_reason()}")
+def test_custom_op_is_registered_correctly():
+    if not native.is_available():
+        pytest.skip(f"no C++ backends: {unavailable_reason()}")
     inputs = [x.detach().transpose(1, 2).contiguous().requires_grad_() for x in draw(1, 2, 50, 8, 12)]
     torch.library.opcheck(native._forward, (*inputs, 0.3))

@@ -54,7 +54,7 @@ def test_agrees_with_a_loop(num_tokens, strongest):
 
 
 @pytest.mark.parametrize("num_tokens", [64 * 4, 64 * 6 + 3])
-def test_groups_of_blocks_agree_with_a_loop(num_tokens, monkeypatch):
+def test_groups_of_chunks_agree_with_a_loop(num_tokens, monkeypatch):
     monkeypatch.setattr(_chunk_scan, "GROUP", 2)
     inputs = drawn(num_tokens, 0.1)
     assert_same(delta_rule(*inputs), loop(*inputs), inputs)
@@ -76,7 +76,7 @@ def test_a_key_that_returns_finds_its_last_value():
 
 
 @pytest.mark.parametrize("strongest", [None, 5.0])
-def test_the_state_carries_on(strongest):
+def test_continues_from_a_state(strongest):
     *timed, state = drawn(75, strongest)
     whole, last = delta_rule(*timed, state)
     outputs = []

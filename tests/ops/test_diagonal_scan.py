@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import assert_same_gradients
 
-from archlab.ops.diagonal_scan import BLOCK, Decay, diagonal_scan, diagonal_scan_reference
+from archlab.ops.diagonal_scan import CHUNK, Decay, diagonal_scan, diagonal_scan_reference
 
 OPERATION = "diagonal_scan"
-pytestmark = pytest.mark.usefixtures("body")
+pytestmark = pytest.mark.usefixtures("backend")
 
 B, D, N = 2, 3, 5
-LENGTHS = [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 130, 200]
+LENGTHS = [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 130, 200]
 
 
 def draw(num_tokens, parts, carried, dtype=torch.float64):
@@ -61,10 +61,10 @@ def test_agrees_with_a_plain_loop(num_tokens, parts, carried, form):
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(
-    num_tokens=st.integers(1, 3 * BLOCK),
+    num_tokens=st.integers(1, 3 * CHUNK),
     parts=st.sampled_from([1, 2]),
     carried=st.booleans(),
-    cuts=st.lists(st.integers(1, 2 * BLOCK), max_size=6),
+    cuts=st.lists(st.integers(1, 2 * CHUNK), max_size=6),
 )
 def test_calls_cut_in_time_equal_one_call(num_tokens, parts, carried, cuts):
     u, log_radius, angle, weight, state = draw(num_tokens, parts, carried)
@@ -91,9 +91,9 @@ def test_gradients_flow_through_the_carried_state(parts):
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_no_input_moves_an_earlier_output(parts):
-    u, *rest = draw(2 * BLOCK + 5, parts, True)
+    u, *rest = draw(2 * CHUNK + 5, parts, True)
     before = run(diagonal_scan, u, *rest)[0]
-    for t in (1, BLOCK - 1, BLOCK, 2 * BLOCK + 4):
+    for t in (1, CHUNK - 1, CHUNK, 2 * CHUNK + 4):
         after = run(diagonal_scan, u + 9 * (torch.arange(u.shape[1]) == t).double()[None, :, None], *rest)[0]
         assert torch.equal(after[:, :t], before[:, :t])
         assert not torch.isclose(after[:, t], before[:, t]).any()
@@ -151,7 +151,7 @@ def test_half_precision_and_autocast_leave_the_recurrence_in_float32(num_tokens)
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("num_tokens", [1, 130])
-def test_compiles_without_a_break(num_tokens, parts):
+def test_compiles_without_a_graph_break(num_tokens, parts):
     inputs = draw(num_tokens, parts, True)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     leaves = [leaf for leaf in inputs if leaf is not None]

@@ -53,7 +53,7 @@ def test_agrees_with_a_loop(num_tokens, strongest, width, bonus):
 
 
 @pytest.mark.parametrize("width", [None, 1, K])
-def test_groups_of_blocks_agree_with_a_loop(width):
+def test_groups_of_chunks_agree_with_a_loop(width):
     inputs = drawn(64 * 17 + 3, width, 0.1, bonus=False)
     leaves = [x for x in inputs.values() if x is not None]
     assert_same(gated_linear(**inputs), loop(**inputs), leaves, rtol=1e-9, atol=1e-9)
@@ -81,7 +81,7 @@ def test_a_state_can_be_wiped(width):
 
 @pytest.mark.parametrize("bonus", [False, True])
 @pytest.mark.parametrize("width", [None, 1, K])
-def test_the_state_carries_on(width, bonus):
+def test_continues_from_a_state(width, bonus):
     inputs = drawn(75, width, 5.0, bonus)
     whole, last = gated_linear(**inputs)
     state, outputs = inputs["state_BHKV"], []

@@ -1,4 +1,4 @@
-"""The recurrence of RWKV-7 in blocks, beside the loop over time."""
+"""The chunked recurrence of RWKV-7 agrees with the loop over time."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ B, H, K, V = 2, 3, 8, 5
 
 
 def inputs(num_tokens, fastest=3.0):
-    """Return q, k, v, a, b and log decays down to -fastest, as RWKV-7 makes them, drawn anew alike each time."""
+    """Return q, k, v, a, b and log decays down to -fastest, as RWKV-7 makes them, the same ones at each call."""
     generator = torch.Generator().manual_seed(num_tokens)
 
     def draw(width):
@@ -36,23 +36,23 @@ def assert_same(ours, theirs, leaves):
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 7, 63, 64, 65, 150])
 @pytest.mark.parametrize("fastest", [0.6, 30.0, 1e4])
-def test_blocks_agree_with_the_loop(num_tokens, fastest):
+def test_chunks_agree_with_the_loop(num_tokens, fastest):
     leaves = inputs(num_tokens, fastest)
     assert_same(generalized_delta(*leaves), generalized_delta_reference(*leaves), leaves)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 5, 130])
-def test_goes_on_from_a_state(num_tokens):
+def test_continues_from_a_state(num_tokens):
     leaves, state = inputs(num_tokens), earlier_state()
-    ours, theirs = (body(*leaves, state) for body in (generalized_delta, generalized_delta_reference))
+    ours, theirs = (run(*leaves, state) for run in (generalized_delta, generalized_delta_reference))
     assert_same(ours, theirs, [*leaves, state])
 
 
-def test_groups_of_blocks_agree_with_the_loop(monkeypatch):
-    monkeypatch.setattr("archlab.ops._chunks.BLOCK", 2)
+def test_groups_of_chunks_agree_with_the_loop(monkeypatch):
+    monkeypatch.setattr("archlab.ops._chunks.CHUNK", 2)
     monkeypatch.setattr("archlab.ops._chunk_scan.GROUP", 3)
     leaves, state = inputs(2 * 3 * 3 + 5, 0.6), earlier_state()
-    ours, theirs = (body(*leaves, state) for body in (generalized_delta, generalized_delta_reference))
+    ours, theirs = (run(*leaves, state) for run in (generalized_delta, generalized_delta_reference))
     assert_same(ours, theirs, [*leaves, state])
 
 

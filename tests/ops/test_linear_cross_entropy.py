@@ -10,7 +10,7 @@ D, V = 5, 11
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """Let a few tokens fill several parts, the last one not wholly."""
+    """Let a few tokens fill several chunks, the last one in part."""
     monkeypatch.setattr(module, "MAX_CHUNK_LOGITS", 3 * V)
     monkeypatch.setattr(module, "MIN_CHUNK_TOKENS", 1)
 
@@ -72,11 +72,11 @@ def test_no_more_scores_are_held_than_a_part(monkeypatch):
     assert seen == [(3, V), (3, V), (2, V)]
 
 
-def test_is_a_lawful_operation():
-    torch.library.opcheck(torch.ops.archlab.token_loss.default, draw(5))
+def test_custom_op_is_registered_correctly():
+    torch.library.opcheck(torch.ops.archlab.linear_cross_entropy.default, draw(5))
 
 
-def test_compiles_without_a_break():
+def test_compiles_without_a_graph_break():
     x, weight, target = draw(7)
     compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
     assert_same_gradients(compiled(x, weight, target), linear_cross_entropy(x, weight, target), [x, weight])

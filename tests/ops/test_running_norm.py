@@ -9,9 +9,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = [(1, 6, 2), (2, 6, 2), (7, 12, 3), (17, 5, 1), (37, 6, 6)]
 
 
-@pytest.fixture(autouse=True, params=["plain", "triton"])
-def body(request, monkeypatch):
-    """Run every test with either body, in tiles of a few steps."""
+@pytest.fixture(autouse=True, params=["pytorch", "triton"])
+def backend(request, monkeypatch):
+    """Run every test with PyTorch and with the backend, in tiles of a few steps."""
     monkeypatch.setattr(dispatch, "_BACKENDS", {})
     if request.param == "triton":
         pytest.importorskip("triton", reason="triton is not installed")
@@ -66,7 +66,7 @@ def test_float32_stays_exact_far_from_zero_and_late():
         torch.testing.assert_close(ours.double(), expected, rtol=2e-6, atol=2e-4)
 
 
-def test_half_precision_is_normalised_in_float32():
+def test_half_precision_is_normalized_in_float32():
     x, *rest = draw(17, 6, 2, 0, torch.float32)
     half = x.detach().bfloat16()
     y, *_ = run(timestep_norm, half, *rest)
@@ -82,14 +82,14 @@ def test_a_constant_stream_has_finite_gradients():
     assert torch.autograd.grad(y.square().sum(), flat)[0].isfinite().all()
 
 
-def test_compiles_without_a_break():
+def test_compiles_without_a_graph_break():
     inputs = draw(17, 6, 2, 9)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     leaves = [a for a in inputs if a.requires_grad]
     assert_same_gradients(together(compiled(timestep_norm, *inputs)), together(run(timestep_norm, *inputs)), leaves)
 
 
-def test_the_kernel_is_a_lawful_operation():
+def test_custom_op_is_registered_correctly():
     pytest.importorskip("triton", reason="triton is not installed")
     from archlab.ops.triton import timestep_norm as form
 

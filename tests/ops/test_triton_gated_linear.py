@@ -31,7 +31,7 @@ def drawn(num_tokens, K, V, decay, strongest=50.0, dtype=torch.float64):
 
 
 def gradients(outputs, inputs):
-    """Return the gradients of the sum of the outputs, each weighed by the same random numbers."""
+    """Return the gradients of the sum of the outputs, each weighted by the same random numbers."""
     torch.manual_seed(1)
     total = sum((x * torch.randn(x.shape, dtype=torch.float64, device=DEVICE)).sum() for x in outputs)
     return torch.autograd.grad(total, [x for x in inputs.values() if x is not None])
@@ -39,7 +39,7 @@ def gradients(outputs, inputs):
 
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("size", SIZES)
-def test_agrees_with_the_plain_form(size, decay):
+def test_agrees_with_the_pytorch_implementation(size, decay):
     inputs = drawn(*size, decay)
     ours, theirs = gated_linear(*inputs.values()), plain(*inputs.values())
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
@@ -58,7 +58,7 @@ def test_either_output_has_gradients_alone(only):
 
 @pytest.mark.parametrize("decay", DECAYS)
 def test_programs_that_share_a_head_add_up(decay, monkeypatch):
-    monkeypatch.setattr(module, "LARGEST", 16)
+    monkeypatch.setattr(module, "MAX_STATE", 16)
     inputs = drawn(40, 4, 10, decay)
     ours, theirs = gated_linear(*inputs.values()), plain(*inputs.values())
     torch.testing.assert_close(gradients(ours, inputs), gradients(theirs, inputs), rtol=1e-9, atol=1e-10)
@@ -114,7 +114,7 @@ def test_the_decay_gradient_stays_exact_over_many_segments(decay):
 
 
 @pytest.mark.parametrize("decay", DECAYS)
-def test_torch_takes_the_operation_whole(decay):
+def test_custom_op_compiles_without_a_graph_break(decay):
     inputs = drawn(20, 3, 5, decay)
     torch.library.opcheck(torch.ops.archlab.triton_gated_linear.default, tuple(inputs.values()))
     compiled = torch.compile(gated_linear, fullgraph=True, backend="aot_eager")
@@ -124,7 +124,7 @@ def test_torch_takes_the_operation_whole(decay):
 
 
 @pytest.mark.parametrize("bonus", [None, torch.full((H, 3), 0.3, dtype=torch.float64, device=DEVICE)])
-def test_what_is_not_trained_takes_it(bonus, monkeypatch):
+def test_inference_uses_the_backend(bonus, monkeypatch):
     inputs, taken = list(drawn(20, 3, 5, "channel").values()), []
     exact = plain(*inputs, bonus_HK=bonus)
     monkeypatch.setattr(dispatch, "_BACKENDS", {})

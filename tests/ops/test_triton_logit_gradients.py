@@ -20,8 +20,8 @@ def draw(num_words, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("num_words", [1, 2, 16, 17, 50])
-def test_agrees_with_the_plain_form(num_words, monkeypatch):
-    monkeypatch.setattr(triton_form, "WIDEST", 16)
+def test_agrees_with_the_pytorch_implementation(num_words, monkeypatch):
+    monkeypatch.setattr(triton_form, "MAX_WIDTH", 16)
     scores, target = draw(num_words)
     expected = linear_cross_entropy.logit_gradients(scores, target)
     torch.testing.assert_close(triton_form.logit_gradients(scores.clone(), target), expected)
@@ -48,7 +48,7 @@ def test_scores_of_no_chance_and_large_ones_stay_finite():
     torch.testing.assert_close(found, expected)
 
 
-def test_the_loss_takes_it(monkeypatch):
+def test_the_loss_uses_the_backend(monkeypatch):
     torch.manual_seed(0)
     x, weight = (torch.randn(n, 4, dtype=torch.float64, device=DEVICE, requires_grad=True) for n in (6, 50))
     _, target = draw(50)

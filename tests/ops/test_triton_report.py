@@ -13,21 +13,21 @@ LEAN = 1.25
 READ = """
 import json, sys
 from dataclasses import asdict
-from archlab.kernels import kernels
-print(json.dumps([asdict(row) for row in kernels(sys.argv[1])]))
+from archlab.ops.triton.report import compile_kernels
+print(json.dumps([asdict(row) for row in compile_kernels(sys.argv[1])]))
 """
 
 
-def python(code, *words, interpret=""):
+def python(code, *arguments, interpret=""):
     """Run Python in a process of its own, where kernels are compiled, or interpreted."""
     environment = os.environ | {"TRITON_INTERPRET": interpret}
     return subprocess.run(
-        [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
     )
 
 
-def archlab(*words, **settings):
-    return python("from archlab.cli.main import main; main()", *words, **settings)
+def archlab(*arguments, **settings):
+    return python("from archlab.cli.main import main; main()", *arguments, **settings)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -1,15 +1,15 @@
-"""The averages of RWKV-4 in blocks, beside the loop over time and beside the sums as they are written."""
+"""The chunked WKV operator of RWKV-4 agrees with the loop over time and with the equation of the paper."""
 
 import pytest
 import torch
 
-from archlab.ops.wkv import BLOCK, WKVState, init_wkv_state, wkv, wkv_reference
+from archlab.ops.wkv import CHUNK, WKVState, init_wkv_state, wkv, wkv_reference
 
 D = 5
 
 
 def inputs(num_tokens, strength=1.0, dtype=torch.float64):
-    """Return keys, values, the log of a decay, and a bonus, drawn anew alike each time."""
+    """Return keys, values, the log of a decay, and a bonus, the same ones at each call."""
     generator = torch.Generator().manual_seed(num_tokens)
     k, v = (torch.randn(2, num_tokens, D, generator=generator, dtype=dtype) for _ in range(2))
     log_decay, bonus = (torch.randn(D, generator=generator, dtype=dtype) for _ in range(2))
@@ -40,17 +40,17 @@ def assert_same(ours, theirs, leaves):
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("num_tokens", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 7 * BLOCK + 3])
+@pytest.mark.parametrize("num_tokens", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 7 * CHUNK + 3])
 @pytest.mark.parametrize("sums", [None, earlier_sums()], ids=["fresh", "continued"])
-def test_blocks_agree_with_the_loop(num_tokens, sums):
+def test_chunks_agree_with_the_loop(num_tokens, sums):
     leaves = inputs(num_tokens)
     assert_same(wkv(*leaves, sums), wkv_reference(*leaves, sums), leaves)
 
 
-@pytest.mark.parametrize("body", [wkv, wkv_reference])
-def test_agrees_with_the_sums_as_they_are_written(body):
-    leaves = inputs(2 * BLOCK + 3)
-    y, expected = body(*leaves)[0], as_written(*leaves)
+@pytest.mark.parametrize("run", [wkv, wkv_reference])
+def test_agrees_with_equation_16(run):
+    leaves = inputs(2 * CHUNK + 3)
+    y, expected = run(*leaves)[0], as_written(*leaves)
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
     weights = torch.randn_like(y)
     gradients = [torch.autograd.grad((out * weights).sum(), leaves) for out in (y, expected)]
@@ -58,7 +58,7 @@ def test_agrees_with_the_sums_as_they_are_written(body):
 
 
 def test_gradients_flow_through_the_sums_between_two_calls():
-    leaves, cut = inputs(2 * BLOCK + 5), BLOCK + 2
+    leaves, cut = inputs(2 * CHUNK + 5), CHUNK + 2
     k, v, *rest = leaves
     first, sums = wkv(k[:, :cut], v[:, :cut], *rest)
     second, last = wkv(k[:, cut:], v[:, cut:], *rest, sums)
@@ -67,7 +67,7 @@ def test_gradients_flow_through_the_sums_between_two_calls():
 
 @pytest.mark.parametrize("strength", [30.0, 3e3])
 def test_keys_and_decays_of_any_size_stay_finite_in_float32(strength):
-    k, v, _, bonus = (x.detach() for x in inputs(5 * BLOCK))
+    k, v, _, bonus = (x.detach() for x in inputs(5 * CHUNK))
     given = (strength * k, v, -torch.logspace(-6, 6, D, dtype=k.dtype), bonus)
     leaves = [x.float().requires_grad_() for x in given]
     y, _ = wkv(*leaves)

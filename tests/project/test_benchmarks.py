@@ -23,10 +23,10 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_update_learns_the_words_it_repeats(precision: str) -> None:
-    from _models import MEGALODON, ours, tokens, update
+def test_a_training_step_learns_the_tokens_that_it_repeats(precision: str) -> None:
+    from _models import MEGALODON, ours, tokens, training_step
 
-    step = update(ours("megalodon_tiny", MEGALODON, "off"), tokens(64, 1), precision=precision)
+    step = training_step(ours("megalodon_tiny", MEGALODON, "off"), tokens(64, 1), precision=precision)
     losses = [step() for _ in range(30)]
     assert losses[-1] < losses[0] - 0.1
 
@@ -48,7 +48,7 @@ def test_the_peers_are_of_like_size(name: str) -> None:
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
 
 
-def test_steps_take_turns_and_the_best_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_interleaved_and_the_best_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     from _measure import Row, best_seconds
 
     clock, order = [0.0], []
@@ -73,11 +73,11 @@ def settings_elsewhere() -> Callable[[], tuple[str | None, str | None]]:
 
 
 def test_a_peer_has_an_environment_that_archlab_has_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
-    from _measure import ENVIRONMENT, apart
+    from _measure import ENVIRONMENT, in_subprocess
 
     monkeypatch.delitem(ENVIRONMENT, "THP_MEM_ALLOC_ENABLE", raising=False)
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "of this process")
-    with apart(settings_elsewhere) as step:
+    with in_subprocess(settings_elsewhere) as step:
         assert step() == step() == (None, "off")
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "of this process"
 
@@ -90,14 +90,14 @@ def test_a_missing_peer_is_one_line() -> None:
     assert "pip install" in done.stderr
 
 
-def test_products_are_those_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    from _models import MEGALODON, ours, tokens, update
+def test_products_are_those_of_a_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _models import MEGALODON, ours, tokens, training_step
     from megalodon_step import products
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as alone:
         products(512)()
-    step = update(ours("megalodon_tiny", MEGALODON, "off"), tokens(512, 1))
+    step = training_step(ours("megalodon_tiny", MEGALODON, "off"), tokens(512, 1))
     monkeypatch.delitem(dispatch._BACKENDS, ("causal_attention", "cpu"), raising=False)  # what is C++ is not counted
     with FlopCounterMode(display=False) as whole:
         step()

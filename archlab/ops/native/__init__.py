@@ -1,4 +1,4 @@
-"""Bodies in C++ for operations that neither PyTorch nor its compiler makes fast on a CPU."""
+"""C++ backends, for operations that neither PyTorch nor its compiler makes fast on a CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPERATIONS = {
 
 @cache
 def register_native_backends() -> None:
-    """Build what is not built yet, and take it on CPUs; where it cannot be had the plain forms stay."""
+    """Register the C++ backends for CPUs, building those not in the cache; a failed build leaves PyTorch's in use."""
     for name, module in OPERATIONS.items():
-        if module.ready():
+        if module.is_available():
             register_backend(name, "cpu", getattr(module, name))

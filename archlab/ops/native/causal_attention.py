@@ -1,4 +1,4 @@
-"""The C++ body of causal attention in float32, as an operation that torch.compile takes whole.
+"""The C++ backend of causal attention in float32, a custom operation.
 
 Letters in suffixes: B batch, T time, H heads, K width of a key, V width of a value.
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from archlab.ops.native.library import call_kernel, library
 
-WIDEST = 32  # a multiple of the columns that any processor's tile has
+MAX_PANEL = 32  # columns of a packed panel with the widest vectors, a multiple of those with others
 
 
-def ready() -> bool:
-    """Tell whether this machine has the body, building it at the first time."""
+def is_available() -> bool:
+    """Return whether the library can be used here; the first call builds it."""
     return _library() is not None
 
 
@@ -28,18 +28,22 @@ def _library() -> ctypes.CDLL | None:
 def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: float) -> Tensor:
     """Return softmax(scale q kᵀ) v over the keys up to each query's own, [B, H, T, V]; all float32.
 
-    The backward pass keeps one number a query beside inputs and output, and computes the weights again.
+    The backward pass saves inputs, output and one number per query, and recomputes the weights.
     """
+    # [B, T, H, width] is the order in which projections write: these transposes are then contiguous, and free.
     y_BTHV, _ = _forward(*(x.transpose(1, 2) for x in (q_BHTK, k_BHTK, v_BHTV)), scale)
     return y_BTHV.transpose(1, 2)
 
 
+# Opaque to torch.compile and autograd, neither of which looks into a C function. register_fake gives the outputs'
+# shapes for tracing, register_autograd the backward, which is opaque itself.
 @torch.library.custom_op("archlab::causal_attention", mutates_args=())
 def _forward(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     y_BTHV, log_sums_BHT = _empty(q_BTHK, k_BTHK, v_BTHV, scale)
+    # Buffers for packed keys and values. Allocated by torch, they come from its cache at every call but the first.
     B, T, H, V = v_BTHV.shape
-    keys = q_BTHK.new_empty(B, H, _up(T), q_BTHK.shape[3])
-    values = q_BTHK.new_empty(B, H, T, _up(V))
+    keys = q_BTHK.new_empty(B, H, _round_up(T), q_BTHK.shape[3])
+    values = q_BTHK.new_empty(B, H, T, _round_up(V))
     _call("causal_attention", (q_BTHK, k_BTHK, v_BTHV), (y_BTHV, log_sums_BHT, keys, values), scale)
     return y_BTHV, log_sums_BHT
 
@@ -55,8 +59,8 @@ def _backward(
     dy_BTHV: Tensor, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHV: Tensor, y_BTHV: Tensor, log_sums_BHT: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     out = _empty_back(dy_BTHV, q_BTHK, k_BTHK, v_BTHV, y_BTHV, log_sums_BHT, scale)
-    given = (q_BTHK, k_BTHK, v_BTHV, dy_BTHV, y_BTHV, log_sums_BHT)
-    _call("causal_attention_back", given, out, scale)
+    inputs = (q_BTHK, k_BTHK, v_BTHV, dy_BTHV, y_BTHV, log_sums_BHT)
+    _call("causal_attention_back", inputs, out, scale)
     return out
 
 
@@ -69,15 +73,15 @@ def _empty_back(
 
 
 def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], scale: float) -> None:
-    """Call with inputs that begin with q, k and v."""
+    """Call a function of the library; the inputs begin with q, k and v."""
     call_kernel(_library(), name, inputs, outputs, (*inputs[0].shape, inputs[2].shape[3]), (scale,))
 
 
-def _up(count: int) -> int:
-    return -(-count // WIDEST) * WIDEST
+def _round_up(count: int) -> int:
+    return -(-count // MAX_PANEL) * MAX_PANEL
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *qkv, ctx.scale = inputs
     ctx.save_for_backward(*qkv, *output)
 
@@ -86,4 +90,4 @@ def _differentiate(ctx: Any, dy_BTHV: Tensor, _: Tensor) -> tuple[Tensor | None,
     return (*_backward(dy_BTHV, *ctx.saved_tensors, ctx.scale), None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=_setup_context)

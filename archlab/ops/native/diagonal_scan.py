@@ -1,4 +1,4 @@
-"""The C++ body of the diagonal scan, as an operation that torch.compile takes whole.
+"""The C++ backend of the diagonal scan in float32 and float64, a custom operation.
 
 Letters in suffixes: B batch, T time, D channels, N states a channel, P parts of a number.
 """
@@ -13,17 +13,19 @@ from torch import Tensor
 
 from archlab.ops.native.library import call_kernel, library
 
-STEPS, STATES, WIDEST = 64, 4, 64  # steps a block, states computed together, bytes of any processor's vector
+# Steps of a chunk, states that are computed together, and bytes of the widest vector (AVX-512): with them the saved
+# states are allocated here, and the library is built.
+STEPS, STATES, MAX_VECTOR_BYTES = 64, 4, 64
 _KINDS = {torch.float32: "float32", torch.float64: "float64"}
 
 
-def ready() -> bool:
-    """Tell whether this machine has the body, building it at the first time."""
+def is_available() -> bool:
+    """Return whether the library can be used here; the first call builds it."""
     return _library() is not None
 
 
 def _library() -> ctypes.CDLL | None:
-    return library("diagonal_scan", STEPS=STEPS, STATES=STATES, WIDEST=WIDEST)
+    return library("diagonal_scan", STEPS=STEPS, STATES=STATES, MAX_VECTOR_BYTES=MAX_VECTOR_BYTES)
 
 
 def diagonal_scan(
@@ -31,14 +33,16 @@ def diagonal_scan(
 ) -> tuple[Tensor, Tensor]:
     """Run h_t = (near + rest) h_{t-1} + u_t; return y_t = Re(sum over n of w_n h_{t,n}) [B, T, D] and the last h.
 
-    All of one dtype, float32 or float64; `near` has no gradient. The backward pass keeps one state in 64 and computes
-    the others again.
+    All of one dtype, float32 or float64; `near` has no gradient. The backward pass saves one state in 64 and
+    recomputes the others.
     """
     state = u_BTD.new_zeros(u_BTD.shape[0], *rest_DNP.shape) if state_BDNP is None else state_BDNP
     y_BTD, last_BDNP, _ = _forward(u_BTD, near_DN, rest_DNP, weight_DNP, state)
     return y_BTD, last_BDNP
 
 
+# Opaque to torch.compile and autograd, neither of which looks into a C function. register_fake gives the outputs'
+# shapes for tracing, register_autograd the backward, which is opaque itself.
 @torch.library.custom_op("archlab::diagonal_scan", mutates_args=())
 def _forward(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     out = _empty(u, near, rest, weight, state)
@@ -49,7 +53,7 @@ def _forward(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tenso
 @_forward.register_fake
 def _empty(u: Tensor, near: Tensor, rest: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     (B, T, D), (N, P) = u.shape, rest.shape[1:]
-    lanes = WIDEST // u.element_size()
+    lanes = MAX_VECTOR_BYTES // u.element_size()
     shape = (B, -(-D // lanes), -(-T // STEPS), -(-N // STATES) * STATES, P, lanes)
     return u.new_empty(B, T, D), u.new_empty(B, D, N, P), u.new_empty(shape)
 
@@ -77,13 +81,14 @@ def _call(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], u:
     call_kernel(_library(), f"{name}_{kind}", inputs, outputs, (*u.shape, rest.shape[1]))
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:4], output[2])
 
 
 def _differentiate(ctx: Any, dy: Tensor, dlast: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    # Threads compute a sample each, and so a gradient of the parameters each.
     du, drest, dweight, dstate = _backward(dy, dlast, *ctx.saved_tensors)
     return du, None, drest.sum(0), dweight.sum(0), dstate
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=_setup_context)

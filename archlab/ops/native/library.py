@@ -1,6 +1,7 @@
-"""C++ bodies: built once by the machine's own compiler, kept in the user's cache, called through plain C functions.
+"""C++ libraries of the native backends: compiled on first use, cached per user, called through ctypes.
 
-No header of torch is included, so that a build takes a second or two and fits every version of torch.
+No header of torch is included: a build takes seconds instead of a minute, and does not depend on torch's version. No
+binary is distributed, as only the user's compiler knows the user's processor.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from archlab.runtime.toolchain import compiler
 
 SWITCH = "ARCHLAB_NATIVE"
 FLAGS = ("-O3", "-std=gnu++17", "-shared", "-fPIC")
-WIDEST = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma")
-SECONDS = 120
+AVX512_FLAGS = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma")
+BUILD_TIMEOUT_S = 120  # a build takes seconds; a compiler that hangs must not keep a run from starting
 _HERE = Path(__file__).parent
 
 
 @cache
 def library(name: str, **constants: int) -> ctypes.CDLL | None:
-    """Return the library of `<name>.cpp`, built where it is not in the cache; None where it cannot be had."""
+    """Return the library of `<name>.cpp`, built unless it is cached; None if it cannot be built."""
     return compile_library(_HERE / f"{name}.cpp", **constants)
 
 
 def compile_library(source: Path, **constants: int) -> ctypes.CDLL | None:
-    """Return the library of a file that may include the bodies' headers; None where it cannot be had."""
+    """Return the library of a file that may include this directory's headers; None if it cannot be built."""
     if unavailable_reason():
         return None
     try:
@@ -45,55 +46,56 @@ def compile_library(source: Path, **constants: int) -> ctypes.CDLL | None:
 
 
 def unavailable_reason() -> str:
-    """Return why C++ bodies cannot be had here, or nothing."""
+    """Return why C++ backends are unavailable here, or an empty string."""
     if not env_switch(SWITCH):
         return f"turned off by {SWITCH}=off"
     return "" if compiler() else "no C++ compiler (g++, clang++ or c++)"
 
 
 def call_kernel(
-    source: ctypes.CDLL | None,
+    library: ctypes.CDLL | None,
     function: str,
     inputs: Iterable[Tensor],
     outputs: Iterable[Tensor],
     sizes: Iterable[int],
-    numbers: Iterable[float] = (),
+    scalars: Iterable[float] = (),
 ) -> None:
-    """Call a function of a library that is there: with pointers to contiguous tensors, then sizes, then numbers."""
-    assert source is not None
+    """Call a function of an available library with pointers to contiguous tensors, then sizes, then scalars."""
+    assert library is not None
     tensors = [*(x.contiguous() for x in inputs), *outputs]  # a contiguous copy must live as long as the call
     pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
-    getattr(source, function)(*pointers, *map(ctypes.c_int64, sizes), *map(ctypes.c_double, numbers))
+    # ctypes releases the GIL during the call.
+    getattr(library, function)(*pointers, *map(ctypes.c_int64, sizes), *map(ctypes.c_double, scalars))
 
 
 def _build(source: Path, constants: tuple[str, ...]) -> ctypes.CDLL | None:
     code = "".join(file.read_text(encoding="utf-8") for file in (source, *sorted(_HERE.glob("*.h"))))
     for flags in _flag_sets():
         command = (str(compiler()), *FLAGS, *flags, *constants)
-        changed = str(Path(command[0]).stat().st_mtime_ns)  # another compiler of the same name
+        changed = str(Path(command[0]).stat().st_mtime_ns)  # detects an upgraded compiler of the same path
         file = build_cache_path("native", source.stem, code, *command, changed)
         if file.is_file() or _compile(source, command, file):
             try:
                 return ctypes.CDLL(str(file))
-            except OSError:
+            except OSError:  # built on another system that shares this cache, or damaged: build with fewer flags
                 file.unlink(missing_ok=True)
     return None
 
 
 def _flag_sets() -> list[tuple[str, ...]]:
-    """Return the flags to try: all that this processor can do, threads or none."""
+    """Return sets of flags to try in order: from all features of this processor to none, with OpenMP or without."""
     native = ("-mcpu=native",) if platform.machine() in ("arm64", "aarch64") else ("-march=native",)
-    # A compiler older than the processor takes it for a lesser one.
-    widest = WIDEST if cpu_flags() >= {"avx512f", "avx512vl", "avx512dq"} else ()
-    return [(*native, *widest, "-fopenmp"), (*native, "-fopenmp"), ("-fopenmp",), ()]
+    # -march=native of a compiler older than the processor may select an older processor, without AVX-512.
+    avx512 = AVX512_FLAGS if cpu_flags() >= {"avx512f", "avx512vl", "avx512dq"} else ()
+    return [(*native, *avx512, "-fopenmp"), (*native, "-fopenmp"), ("-fopenmp",), ()]
 
 
 def _compile(source: Path, command: tuple[str, ...], file: Path) -> bool:
-    """Build beside the place and move there, so that another process never loads half a file."""
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        partial = Path(folder) / file.name
-        whole = [*command, f"-I{_HERE}", str(source), "-o", str(partial)]
-        done = subprocess.run(whole, capture_output=True, check=False, timeout=SECONDS)
+    """Compile to a temporary file and rename it, so that another process never loads an incomplete library."""
+    with tempfile.TemporaryDirectory(dir=file.parent) as directory:  # of the same file system, for the rename
+        partial = Path(directory) / file.name
+        arguments = [*command, f"-I{_HERE}", str(source), "-o", str(partial)]
+        done = subprocess.run(arguments, capture_output=True, check=False, timeout=BUILD_TIMEOUT_S)
         if done.returncode == 0:
             os.replace(partial, file)
         return done.returncode == 0

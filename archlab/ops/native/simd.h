@@ -1,4 +1,4 @@
-// What the bodies share: the width of a vector of this processor, and numbers that are too small.
+// Vectors of the processor's width, and a guard that flushes denormals to zero.
 
 #pragma once
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include <xmmintrin.h>
 #endif
 
-// A vector that is wider than the processor's is kept in memory instead of registers.
+// Bytes of a vector. GCC accepts wider vectors than the processor has, but keeps them in memory instead of registers.
 #if defined(__AVX512F__)
 constexpr int LINE = 64;
 #elif defined(__AVX__)
@@ -21,6 +21,7 @@ template <typename F> struct Simd {
     static constexpr int LANES = LINE / sizeof(F);
 };
 
+// Through memcpy, as a tensor's elements need not be aligned to a vector; it compiles to one unaligned instruction.
 inline Simd<float>::Vec load(const float* from) {
     Simd<float>::Vec x;
     std::memcpy(&x, from, LINE);
@@ -42,11 +43,13 @@ inline float dot(const float* a, const float* b, int64_t count) {
     return sum(total) + rest;
 }
 
-// Numbers too small for the normal form cost a hundred times as much as others: they are taken as zero meanwhile.
+// Arithmetic on denormals is about a hundred times as slow as on other numbers, and decayed states become denormal
+// before they become zero. While a guard lives, its thread treats them as zero. The control register is per thread, so
+// each thread of a parallel region has a guard of its own.
 struct FlushDenormals {
 #if defined(__SSE__)
     unsigned before = _mm_getcsr();
-    FlushDenormals() { _mm_setcsr(before | 0x8040); }
+    FlushDenormals() { _mm_setcsr(before | 0x8040); }  // bit 15: results (FTZ), bit 6: inputs (DAZ)
     ~FlushDenormals() { _mm_setcsr(before); }
 #endif
 };

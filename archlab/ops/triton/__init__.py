@@ -1,4 +1,4 @@
-"""Bodies in Triton, for operations that a compiler does not make fast on a GPU."""
+"""Triton backends, for operations that torch.compile does not make fast on a GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch.utils._triton import has_triton
+from torch.utils._triton import has_triton  # private; torch 2.13 has no public check of a usable Triton
 
 from archlab.ops.dispatch import register_backend
 
@@ -16,12 +16,12 @@ OPERATIONS = ("diagonal_scan", "gated_linear", "logit_gradients", "timestep_norm
 
 @cache
 def register_triton_backends() -> None:
-    """Take them on CUDA devices (NVIDIA's, or AMD's under ROCm), where there is one."""
+    """Register the Triton backends for CUDA devices (NVIDIA's, or AMD's under ROCm), if there is one."""
     if torch.cuda.is_available() and has_triton():
         for operation in OPERATIONS:
             register_backend(operation, "cuda", getattr(kernels_of(operation), operation))
 
 
 def kernels_of(operation: str) -> Any:
-    """Return the module of an operation's kernels; needs triton."""
+    """Import and return the module of an operation's kernels; requires triton."""
     return import_module(f"{__name__}.{operation}")

@@ -1,4 +1,8 @@
-"""The backward kernel of the diagonal scan: the forward one's walks, from the last step to the first."""
+"""The backward kernel of the diagonal scan: the forward kernel's passes, from the last step to the first.
+
+The tiles, rows and passes are those of _diagonal_forward, in reversed time: step j is step T - 1 - j of the inputs. No
+state of the forward pass is read, as all gradients are sums over u and sums of dy from the last step on.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,15 @@ import triton
 import triton.language as tl
 
 from archlab.ops.triton._diagonal_states import (
-    carried,
+    add_carried,
     complex_mul,
-    empty,
-    factors,
-    jump,
-    parts,
-    stepped,
+    factor_power,
+    load_factors,
+    load_states,
+    multiply_factor,
     store_row,
     store_state,
+    zero_states,
 )
 
 
@@ -23,12 +27,20 @@ def backward(
     u, dy, near, rest, weight, sums, du, T, D, N,
     STATES: tl.constexpr, COMPLEX: tl.constexpr, ROWS: tl.constexpr, LOG_STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Compute du [B, T, D] and five sums [5, B, D, N, P], in one walk from the last step to the first.
+    """Compute du [B, T, D] and five sums [5, B, D, N, P], in one pass backward in time.
 
-    With q the factor, a is what later steps ask of a state, and b = a + weight dy all that is asked of it: du is its
-    real part, and a = q b is asked of the state before. Next to it go g, the same without weight, so that the gradient
-    by weight sums u (g + dy), and s, the derivative of a by q, so that the gradient by q sums u s; s = q s + b.
-    No state of the forward walk is needed. `sums` holds g, a and s before the first step, and these two.
+    Gradients are computed as conjugates, which makes all products plain complex ones. Let q be the factor, w the weight
+    and h_0 the initial state, so that h_t = q^t h_0 + sum over r <= t of q^(t-r) u_r and y_t = Re(w h_t). With
+        b_t = w dy_t + a_t,   a_t = q b_{t+1},    conjugates of the gradient of h_t, all of it and that by later steps;
+        e_t = dy_t + g_t,     g_t = q e_{t+1},    the same without the weight;
+        s_t = q s_{t+1} + b_{t+1},                the derivative of a_t by q,
+    inserting h_t and exchanging sums gives
+        du_t = sum over states of Re(b_t),                conj(dh_0) = a_0,
+        conj(dw) = sum over t of dy_t h_t = sum over t of u_t e_t + h_0 g_0,
+        conj(dq) = sum over t of b_t h_{t-1} = sum over t of u_t s_t + h_0 s_0.
+    a begins with the conjugate of the last state's gradient, the others with zeros. `sums` carries g, a and s from tile
+    to tile, and so ends with those of t = 0, and adds up the sums over t of u_t e_t and of u_t s_t; the terms with h_0
+    and the conjugates are left to the caller.
     """
     steps: tl.constexpr = 2**LOG_STEPS
     channels, rows = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, :], tl.arange(0, ROWS)[:, None]
@@ -36,39 +48,40 @@ def backward(
     u += sample * T * D
     dy += sample * T * D
     du += sample * T * D
-    held = (sample * D + channels) * N
-    apart = tl.num_programs(1).to(tl.int64) * D * N
+    state_at = (sample * D + channels) * N
+    stride = tl.num_programs(1).to(tl.int64) * D * N
     for tile in range(0, T, ROWS * steps):
         final = tl.minimum(T - tile, ROWS * steps) - 1
         start = tile + rows * steps
-        early = tl.where(rows > 0, start - steps, T)
+        early = tl.where(rows > 0, start - steps, T)  # the chunk before each row's, none for row 0
         for first in range(0, N, STATES):
-            nears, rests_re, rests_im = factors(near, rest, channels, inside, N, first, STATES, COMPLEX)
+            nears, rests_re, rests_im = load_factors(near, rest, channels, inside, N, first, STATES, COMPLEX)
             rests = (rests_re, rests_im)
-            weights = parts(weight, channels * N, inside, N, first, STATES, COMPLEX)
-            none = empty(tl.zeros((ROWS, CHANNELS), u.dtype.element_ty), STATES)
+            weights = load_states(weight, channels * N, inside, N, first, STATES, COMPLEX)
+            none = zero_states(tl.zeros((ROWS, CHANNELS), u.dtype.element_ty), STATES)
             nones = (none, none)
             g, a, s, _, _ = scan_backward(
                 nones, nones, nones, nones, nones, nears, rests, weights, u, dy, du, early, channels, inside, 0, steps,
                 first, T, D, STATES, COMPLEX, False,
             )  # fmt: skip
-            g, a, s = starts_back(
-                g, a, s, sums, held, apart, nears, rests, rows, inside, N, first, STATES, COMPLEX, LOG_STEPS
+            g, a, s = row_starts_of_sums(
+                g, a, s, sums, state_at, stride, nears, rests, rows, inside, N, first, STATES, COMPLEX, LOG_STEPS
             )
-            middle = final % steps + 1
+            middle = final % steps + 1  # the sums of the tile's last step are stored there, as in the forward kernel
             g, a, s, by_weight, by_rest = scan_backward(
                 g, a, s, nones, nones, nears, rests, weights, u, dy, du, start, channels, inside, 0, middle,
                 first, T, D, STATES, COMPLEX, True,
             )  # fmt: skip
-            store_row(sums, g, held, rows, final // steps, inside, N, first, STATES, COMPLEX)
-            store_row(sums, a, held + apart, rows, final // steps, inside, N, first, STATES, COMPLEX)
-            store_row(sums, s, held + 2 * apart, rows, final // steps, inside, N, first, STATES, COMPLEX)
+            store_row(sums, g, state_at, rows, final // steps, inside, N, first, STATES, COMPLEX)
+            store_row(sums, a, state_at + stride, rows, final // steps, inside, N, first, STATES, COMPLEX)
+            store_row(sums, s, state_at + 2 * stride, rows, final // steps, inside, N, first, STATES, COMPLEX)
             g, a, s, by_weight, by_rest = scan_backward(
                 g, a, s, by_weight, by_rest, nears, rests, weights, u, dy, du, start, channels, inside, middle, steps,
                 first, T, D, STATES, COMPLEX, True,
             )  # fmt: skip
-            add_rows(sums, by_weight, held + 3 * apart, inside, N, first, STATES, COMPLEX)
-            add_rows(sums, by_rest, held + 4 * apart, inside, N, first, STATES, COMPLEX)
+            add_rows(sums, by_weight, state_at + 3 * stride, inside, N, first, STATES, COMPLEX)
+            add_rows(sums, by_rest, state_at + 4 * stride, inside, N, first, STATES, COMPLEX)
+        # The next tile reads `sums` by other threads than have written it.
         tl.debug_barrier()
 
 
@@ -77,25 +90,26 @@ def scan_backward(
     g, a, s, by_weight, by_rest, nears, rests, weights, u, dy, du, start, channels, inside, begin, end, first, T, D,
     STATES: tl.constexpr, COMPLEX: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """Take the steps from `begin` to `end` of each row, the last of time first; give du and sums, where asked for."""
+    """Run the steps from `begin` to `end` of each row, backward in time; with OUTPUTS, add to du and to both sums."""
     for step in range(begin, end):
         at = (T - 1 - (start + step)).to(tl.int64)
-        held = (at >= 0) & (at < T) & inside
-        dy_RD = tl.load(dy + at * D + channels, mask=held, other=0.0)
-        u_RD = tl.load(u + at * D + channels, mask=held & OUTPUTS, other=0.0)
-        du_RD = tl.load(du + at * D + channels, mask=held & OUTPUTS & (first > 0), other=0.0)
+        valid = (at >= 0) & (at < T) & inside
+        dy_RD = tl.load(dy + at * D + channels, mask=valid, other=0.0)
+        u_RD = tl.load(u + at * D + channels, mask=valid & OUTPUTS, other=0.0)
+        du_RD = tl.load(du + at * D + channels, mask=valid & OUTPUTS & (first > 0), other=0.0)
         g_re, g_im, a_re, a_im, s_re, s_im = (), (), (), (), (), ()
         weight_re, weight_im, rest_re, rest_im = (), (), (), ()
         for n in tl.static_range(STATES):
+            # Of this step: z = s_t, x = e_t, y = b_t. The next g, a and s are those of the step before it in time.
             z_re, z_im = s[0][n], s[1][n]
             x_re, x_im = g[0][n] + dy_RD, g[1][n]
             y_re, y_im = a[0][n] + weights[0][n] * dy_RD, a[1][n] + weights[1][n] * dy_RD
             du_RD += y_re
-            next_re, next_im = stepped(x_re, x_im, nears[n], rests[0][n], rests[1][n], COMPLEX)
+            next_re, next_im = multiply_factor(x_re, x_im, nears[n], rests[0][n], rests[1][n], COMPLEX)
             g_re, g_im = g_re + (next_re,), g_im + (next_im,)
-            next_re, next_im = stepped(y_re, y_im, nears[n], rests[0][n], rests[1][n], COMPLEX)
+            next_re, next_im = multiply_factor(y_re, y_im, nears[n], rests[0][n], rests[1][n], COMPLEX)
             a_re, a_im = a_re + (next_re,), a_im + (next_im,)
-            next_re, next_im = stepped(z_re, z_im, nears[n], rests[0][n], rests[1][n], COMPLEX)
+            next_re, next_im = multiply_factor(z_re, z_im, nears[n], rests[0][n], rests[1][n], COMPLEX)
             s_re, s_im = s_re + (next_re + y_re,), s_im + (next_im + y_im,)
             weight_re += (by_weight[0][n] + u_RD * x_re,)
             weight_im += (by_weight[1][n] + u_RD * x_im,)
@@ -108,23 +122,23 @@ def scan_backward(
             (weight_re, weight_im),
             (rest_re, rest_im),
         )
-        tl.store(du + at * D + channels, du_RD, mask=held & OUTPUTS)
+        tl.store(du + at * D + channels, du_RD, mask=valid & OUTPUTS)
     return g, a, s, by_weight, by_rest
 
 
 @triton.jit
-def starts_back(
-    g, a, s, sums, held, apart, nears, rests, rows, inside, N, first,
+def row_starts_of_sums(
+    g, a, s, sums, state_at, stride, nears, rests, rows, inside, N, first,
     STATES: tl.constexpr, COMPLEX: tl.constexpr, LOG_STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Return the three sums before each row."""
-    g_re, g_im = carried(sums, g, held, rows, inside, N, first, STATES, COMPLEX)
-    a_re, a_im = carried(sums, a, held + apart, rows, inside, N, first, STATES, COMPLEX)
-    s_re, s_im = carried(sums, s, held + 2 * apart, rows, inside, N, first, STATES, COMPLEX)
+    """Return g, a and s before each row, for all states."""
+    g_re, g_im = add_carried(sums, g, state_at, rows, inside, N, first, STATES, COMPLEX)
+    a_re, a_im = add_carried(sums, a, state_at + stride, rows, inside, N, first, STATES, COMPLEX)
+    s_re, s_im = add_carried(sums, s, state_at + 2 * stride, rows, inside, N, first, STATES, COMPLEX)
     gs_re, gs_im, as_re, as_im, ss_re, ss_im = (), (), (), (), (), ()
     for n in tl.static_range(STATES):
-        less_re, less_im, slope_re, slope_im = jump(nears[n], rests[0][n], rests[1][n], LOG_STEPS, COMPLEX)
-        x, y, z = row_starts_back(
+        less_re, less_im, slope_re, slope_im = factor_power(nears[n], rests[0][n], rests[1][n], LOG_STEPS, COMPLEX)
+        x, y, z = row_starts(
             (less_re, less_im),
             (slope_re, slope_im),
             (g_re[n], g_im[n]),
@@ -140,16 +154,16 @@ def starts_back(
 
 @triton.jit
 def add_rows(pointer, x, start, inside, N, first, STATES: tl.constexpr, COMPLEX: tl.constexpr):
-    """Add the sum of all rows to what earlier tiles stored."""
-    before_re, before_im = parts(pointer, start, inside, N, first, STATES, COMPLEX)
+    """Add the sum over rows to the sums that earlier tiles have stored."""
+    before_re, before_im = load_states(pointer, start, inside, N, first, STATES, COMPLEX)
     for n in tl.static_range(STATES):
         re, im = before_re[n] + tl.sum(x[0][n], 0)[None, :], before_im[n] + tl.sum(x[1][n], 0)[None, :]
         store_state(pointer, start + first + n, inside & (first + n < N), re, im, COMPLEX)
 
 
 @triton.jit
-def row_starts_back(less, slope, g, a, s, COMPLEX: tl.constexpr):
-    """Return the three sums before each row, pairs of parts, from what the rows before it add."""
+def row_starts(less, slope, g, a, s, COMPLEX: tl.constexpr):
+    """Return g, a and s of one state before each row, from those at the ends of the rows before it."""
     none = tl.zeros_like(g[0])
     if COMPLEX:
         _, _, _, _, g_re, g_im, a_re, a_im, s_re, s_im = tl.associative_scan(
@@ -166,7 +180,12 @@ def row_starts_back(less, slope, g, a, s, COMPLEX: tl.constexpr):
 
 @triton.jit
 def compose_backward(p, c, g, a, s, q, d, h, b, t):
-    """Join like `chained_real`, for three sums of which s takes in a: their factors are 1 + p, 1 + p and c."""
+    """Compose the maps of (g, a, s) over the chunks before and over a later one, real numbers.
+
+    Over L steps g and a are multiplied by the factor to the power of L, 1 + p. As s is the derivative of a by the
+    factor, it is multiplied by 1 + p and adds a times c, the derivative of 1 + p. The later chunk has q, d, h, b and t
+    in place of p, c, g, a and s. The composed power (1 + p)(1 + q) has the derivative c (1 + q) + d (1 + p).
+    """
     return p + q + p * q, c + d + c * q + d * p, h + g + q * g, b + a + q * a, t + s + q * s + d * a
 
 
@@ -175,7 +194,7 @@ def compose_backward_complex(
     p_re, p_im, c_re, c_im, g_re, g_im, a_re, a_im, s_re, s_im,
     q_re, q_im, d_re, d_im, h_re, h_im, b_re, b_im, t_re, t_im,
 ):  # fmt: skip
-    """Do the same for complex numbers."""
+    """Compose the same maps of complex numbers."""
     pq_re, pq_im = complex_mul(p_re, p_im, q_re, q_im, True)
     cq_re, cq_im = complex_mul(c_re, c_im, q_re, q_im, True)
     dp_re, dp_im = complex_mul(d_re, d_im, p_re, p_im, True)

@@ -1,8 +1,18 @@
-"""Triton kernels of the linear recurrence whose state is a matrix with a decay per row, forward and backward.
+"""Triton kernels of gated linear attention, forward and backward.
+
+Both kernels have a program per head of a sample and slab of V columns of its values, as columns of the state do not
+depend on each other. The program keeps its [K, V] part of the state in registers and processes all of time. Programs of
+one head read the same q, k and log decays, and each its own columns of v, y and the state.
+
+The forward pass goes chunk by chunk with matrix products; its state is a tuple of pieces of K rows, so that the
+operands of one product fit in registers. Exponents are sums of the log decays between two steps and never differences
+of prefix sums, which would cancel, nor is a decay a quotient of exponentials, which would overflow.
+
+q, k, v and y are [B, T, H, width]: step t of head h of sample b is row (b T + t) H + h, so a head's steps are H rows
+apart. Steps beyond the last and columns beyond the width are masked, as zeros with log decay 0, which change no state.
 
 Letters in suffixes: C steps a chunk, K width of a key or of a piece of it, V width of a slab of a value, E either K or
-1. The forward pass works in chunks; a state in its registers is a tuple of pieces of K. Exponents are sums of the log
-decays of neighbouring steps and never differences of such sums, so that they neither cancel nor overflow.
+1.
 """
 
 from __future__ import annotations
@@ -13,6 +23,7 @@ import triton.language as tl
 
 @triton.jit
 def _read(ptr, row_C, live_C, column_W, width):
+    """Load rows of a matrix [rows, width], zeros outside of it."""
     live_CW = live_C[:, None] & (column_W < width)[None, :]
     return tl.load(ptr + row_C[:, None] * width + column_W[None, :], mask=live_CW, other=0.0)
 
@@ -25,6 +36,7 @@ def _write(ptr, row_C, live_C, column_W, width, x_CW):
 
 @triton.jit
 def _read_decay(ptr, row_C, live_C, column_K, width_k, PER_CHANNEL: tl.constexpr, LEAST: tl.constexpr, C: tl.constexpr):
+    """Load log decays [C, K], [C, 1] for one a head, or zeros; at least LEAST, which replaces -inf."""
     if ptr is None:
         x_CE = tl.zeros([C, 1], tl.float32)
     elif PER_CHANNEL:
@@ -36,7 +48,7 @@ def _read_decay(ptr, row_C, live_C, column_K, width_k, PER_CHANNEL: tl.constexpr
 
 @triton.jit
 def _read_state(ptr, row, column_V, width_k, width_v, K: tl.constexpr, PIECES: tl.constexpr):
-    """Return the pieces of the state whose first row is `row`."""
+    """Load the state whose first row is `row` as a tuple of pieces."""
     pieces = ()
     for piece in tl.static_range(PIECES):
         at_K = piece * K + tl.arange(0, K)
@@ -53,16 +65,18 @@ def _write_state(ptr, row, column_V, width_k, width_v, K: tl.constexpr, PIECES: 
 
 @triton.jit
 def _swap(x_CE, step_C, level):
-    """Exchange the values of steps whose numbers differ in one bit."""
+    """Exchange the values of steps whose indices differ in bit `level` alone."""
     index_CE = tl.broadcast_to((step_C ^ (1 << level))[:, None], x_CE.shape)
     return tl.gather(x_CE, index_CE, 0)
 
 
 @triton.jit
-def _sums(log_decay_CE, step_C, LEVELS: tl.constexpr):
-    """Sum log decays in stretches of 1, 2, 4, ... steps: what lies between a step and the middle of two stretches.
+def _decay_sums(log_decay_CE, step_C, LEVELS: tl.constexpr):
+    """Sum log decays in stretches of 1, 2, 4, ... steps of a chunk, doubling their length LEVELS times.
 
-    Return this for every length, and for the whole chunk: up to each step, after each step, and all.
+    Return, for each length, the sum between a step and the border of its stretch and the neighbor that it is merged
+    with (up to a step of the late one, after a step of the early one); and for the whole chunk the sums up to each
+    step, after each step, and of all.
     """
     upto = log_decay_CE
     total = log_decay_CE
@@ -80,20 +94,23 @@ def _sums(log_decay_CE, step_C, LEVELS: tl.constexpr):
 
 @triton.jit
 def _across(t, s, level):
-    """Tell which t and s lie in the late and the early one of two neighbouring stretches."""
+    """Return whether t is in the late and s in the early one of two stretches of 2^level steps that are merged."""
     return (t >> level == (s >> level) + 1) & ((t >> level) % 2 == 1)
 
 
 @triton.jit
-def _between(t, s, log_decay_C1):
+def _decay_matrix(t, s, log_decay_C1):
     """Return exp(sum of the decays after s up to t), and zeros for s > t."""
     return tl.where(t >= s, tl.exp(tl.cumsum(tl.where(t > s, log_decay_C1, 0.0), 0)), 0.0)
 
 
 @triton.jit
 def _scores(q_CK, k_CK, reaches, t, s, LEVELS: tl.constexpr, PER_CHANNEL: tl.constexpr, PRECISION: tl.constexpr):
-    """Return a piece's part of the scores, before the decay where it is one a head."""
+    """Return a piece's part of the scores q_t D(t, s) k_s; with one decay a head it is multiplied in by the caller."""
     if PER_CHANNEL:
+        # A decay per channel from s to t is the product of those from s to a border between them, and from there to t.
+        # Each pair s < t has exactly one level at which it is in two stretches that are merged, so that a product per
+        # level covers all pairs; s = t has no decay. Factors are at most 1.
         scores_CC = tl.where(t == s, tl.sum(q_CK * k_CK, 1, keep_dims=True), 0.0)
         for level in tl.static_range(LEVELS):
             factor_CK = tl.exp(reaches[level])
@@ -105,7 +122,7 @@ def _scores(q_CK, k_CK, reaches, t, s, LEVELS: tl.constexpr, PER_CHANNEL: tl.con
 
 
 @triton.jit
-def _kept(total_CE, step_C):
+def _chunk_decay(total_CE, step_C):
     """Return the decay of a whole chunk as a column, from a sum that is the same at every step."""
     return tl.trans(tl.exp(tl.sum(tl.where(step_C[:, None] == 0, total_CE, 0.0), 0, keep_dims=True)))
 
@@ -133,12 +150,17 @@ def forward(
     LEAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Walk over the chunks of one sample's head and slab of V with the state in registers, one state a segment kept."""
+    """Compute y and the last state chunk by chunk, and save the state before every SEGMENT chunks.
+
+    With S the state before a chunk, D(t, s) the decay after s up to t, and D(t) that of all steps up to t,
+        y_t = q_t D(t) S + sum over s <= t of (q_t D(t, s) k_s) v_s,
+    and the state after the chunk is D(C) S + sum over s of D(C, s) k_s v_s^T.
+    """
     C: tl.constexpr = 1 << LEVELS
     step_C = tl.arange(0, C)
     t, s = step_C[:, None], step_C[None, :]
     column_V = tl.program_id(0) * V + tl.arange(0, V)
-    head = tl.program_id(1).to(tl.int64)
+    head = tl.program_id(1).to(tl.int64)  # of all samples' heads; 64 bits, as offsets may exceed 32
     first = head // num_heads * num_steps * num_heads + head % num_heads
     state = _read_state(state_ptr, head * width_k, column_V, width_k, width_v, K, PIECES)
     num_chunks = tl.cdiv(num_steps, C)
@@ -152,26 +174,26 @@ def forward(
         v_CV = _read(v_ptr, row_C, live_C, column_V, width_v)
         y_CV = tl.zeros_like(v_CV)
         scores_CC = tl.zeros([C, C], v_CV.dtype)
-        if not PER_CHANNEL:
+        if not PER_CHANNEL:  # one decay a head serves all pieces
             log_decay_CE = _read_decay(log_decay_ptr, row_C, live_C, step_C, width_k, PER_CHANNEL, LEAST, C)
-            reaches, upto_CE, after_CE, total_CE = _sums(log_decay_CE, step_C, LEVELS)
-        ended = ()
+            reaches, upto_CE, after_CE, total_CE = _decay_sums(log_decay_CE, step_C, LEVELS)
+        next_state = ()
         for piece in tl.static_range(PIECES):
             column_K = piece * K + tl.arange(0, K)
             q_CK = _read(q_ptr, row_C, live_C, column_K, width_k)
             k_CK = _read(k_ptr, row_C, live_C, column_K, width_k)
             if PER_CHANNEL:
                 log_decay_CE = _read_decay(log_decay_ptr, row_C, live_C, column_K, width_k, PER_CHANNEL, LEAST, C)
-                reaches, upto_CE, after_CE, total_CE = _sums(log_decay_CE, step_C, LEVELS)
+                reaches, upto_CE, after_CE, total_CE = _decay_sums(log_decay_CE, step_C, LEVELS)
             scores_CC += _scores(q_CK, k_CK, reaches, t, s, LEVELS, PER_CHANNEL, PRECISION)
             y_CV += tl.dot(q_CK * tl.exp(upto_CE), state[piece], input_precision=PRECISION)
             added_KV = tl.dot(tl.trans(k_CK * tl.exp(after_CE)), v_CV, input_precision=PRECISION)
-            ended = ended + (state[piece] * _kept(total_CE, step_C) + added_KV,)
+            next_state = next_state + (state[piece] * _chunk_decay(total_CE, step_C) + added_KV,)
         if not PER_CHANNEL:
-            scores_CC *= _between(t, s, log_decay_CE)
+            scores_CC *= _decay_matrix(t, s, log_decay_CE)
         y_CV += tl.dot(scores_CC, v_CV, input_precision=PRECISION)
         _write(y_ptr, row_C, live_C, column_V, width_v, y_CV)
-        state = ended
+        state = next_state
     _write_state(last_ptr, head * width_k, column_V, width_k, width_v, K, PIECES, state)
 
 
@@ -205,10 +227,20 @@ def backward(
     STAGES: tl.constexpr,
     PER_CHANNEL: tl.constexpr,
 ):
-    """Walk back over the segments, in each step by step to the end with the state, and back with its gradient.
+    """Compute all gradients, segment by segment from the last to the first, step by step inside a segment.
 
-    The log decay's gradient adds up q dq - k dk over the steps still to come in its segment, and to that what passes
-    the segment's end. Programs that share a head's V write sums of their own for q, k and the log decay.
+    The first loop of a segment recomputes its states S_t from the saved one and gives dq; the second goes backward with
+    the gradient G_t of S_t. From S_t = diag(a_t) S_{t-1} + k_t v_t^T and y_t = S_t^T q_t, with a_t = exp(log_decay_t):
+        G_t = q_t dy_t^T + diag(a_{t+1}) G_{t+1},
+        dq_t = S_t dy_t,  dk_t = G_t v_t,  dv_t = G_t^T k_t.
+    The gradient of log_decay_t, one number per row, is r_t = rowsum(diag(a_t) S_{t-1} * G_t), which needs S_{t-1} and
+    G_t together; no loop has both. But rowsum(S_t * G_t), the states replaced by the recurrence of either, is both
+        r_t + k_t dk_t  and  q_t dq_t + r_{t+1},
+    so r_t = r_{t+1} + q_t dq_t - k_t dk_t. It begins at each segment's end with the exact r_{t+1} =
+    rowsum(S_t * diag(a_{t+1}) G_{t+1}), so that rounding errors accumulate over one segment only. Where a_t is 0, r_t
+    is 0 exactly, and the sum restarts from there.
+
+    dq, dk and the log decay's gradient sum over the columns of V: each slab writes its own sums, which the caller adds.
     """
     column_K = tl.arange(0, K)
     column_V = tl.program_id(0) * V + tl.arange(0, V)
@@ -216,11 +248,12 @@ def backward(
     head = tl.program_id(1).to(tl.int64)
     first = head // num_heads * num_steps * num_heads + head % num_heads
     stride = tl.cast(num_heads, tl.int64)
+    # The first row of this slab's own partial sums [slabs, B, T, H, ...].
     first_sum = tl.program_id(0).to(tl.int64) * num_steps * tl.num_programs(1)
     d_KV = _read(dlast_ptr, head * width_k + column_K, live_K, column_V, width_v)
     num_segments = tl.cdiv(num_steps, SEGMENT)
-    for turn in tl.range(num_segments, num_stages=1):
-        segment = num_segments - 1 - turn
+    for index in tl.range(num_segments, num_stages=1):
+        segment = num_segments - 1 - index
         begin = segment * SEGMENT
         end = tl.minimum(begin + SEGMENT, num_steps)
         row_K = (head * num_segments + segment) * width_k + column_K
@@ -235,8 +268,9 @@ def backward(
             state_KV += k_K[:, None] * v_V[None, :]
             dq_K = tl.sum(state_KV * dy_V[None, :], 1)
             tl.store(dq_ptr + (first_sum + row) * width_k + column_K, dq_K, mask=live_K)
+        # The loop below loads dq, which other threads of this program have stored.
         tl.debug_barrier()
-        passing_K = tl.sum(state_KV * d_KV, 1)
+        dlog_K = tl.sum(state_KV * d_KV, 1)  # d_KV is multiplied by the decay of the step after this segment
         for back in tl.range(0, end - begin, num_stages=STAGES):
             row = first + (end - 1 - back) * stride
             q_K = tl.load(q_ptr + row * width_k + column_K, mask=live_K, other=0.0)
@@ -250,10 +284,10 @@ def backward(
             if log_decay_ptr is not None:
                 decay_K = _decay(log_decay_ptr, row, column_K, live_K, width_k, PER_CHANNEL)
                 dq_K = tl.load(dq_ptr + (first_sum + row) * width_k + column_K, mask=live_K, other=0.0)
-                passing_K = tl.where(decay_K == 0, 0.0, passing_K + (q_K * dq_K - k_K * dk_K))
+                dlog_K = tl.where(decay_K == 0, 0.0, dlog_K + (q_K * dq_K - k_K * dk_K))
                 if PER_CHANNEL:
-                    tl.store(dlog_decay_ptr + (first_sum + row) * width_k + column_K, passing_K, mask=live_K)
+                    tl.store(dlog_decay_ptr + (first_sum + row) * width_k + column_K, dlog_K, mask=live_K)
                 else:
-                    tl.store(dlog_decay_ptr + first_sum + row, tl.sum(passing_K, 0))
+                    tl.store(dlog_decay_ptr + first_sum + row, tl.sum(dlog_K, 0))
                 d_KV *= decay_K[:, None]
     _write(dstate_ptr, head * width_k + column_K, live_K, column_V, width_v, d_KV)

@@ -1,4 +1,8 @@
-"""The kernel of the loss of tokens: a program reads one token's scores twice, then from the cache."""
+"""The kernel of the cross-entropy's gradients: a program per token, which reads its logits twice.
+
+A program passes over the V logits of its token in tiles of WIDTH. The first pass reads memory, the second mostly the
+cache, and overwrites them by their gradients, so that no second [R, V] tensor exists.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,32 @@ import triton.language as tl
 
 
 @triton.jit
-def gradients(scores, target, losses, V, WIDTH: tl.constexpr):
-    """Put softmax(scores) less the target's one in the place of scores [R, V], and -log softmax[target] in losses [R].
+def gradients(logits, target, losses, V, WIDTH: tl.constexpr):
+    """Overwrite logits [R, V] by softmax(logits) - onehot(target), and write -log softmax[target] to losses [R].
 
-    A target below 0 is none: zeros.
+    A negative target is ignored: its gradients and loss are zeros.
     """
-    token = tl.program_id(0).to(tl.int64)
-    scores += token * V
-    wanted, words = tl.load(target + token), tl.arange(0, WIDTH)
-    number = losses.dtype.element_ty
-    high, total = tl.full((WIDTH,), -1e38, number), tl.zeros((WIDTH,), number)
+    token = tl.program_id(0).to(tl.int64)  # token * V may exceed 32 bits
+    logits += token * V
+    label, columns = tl.load(target + token), tl.arange(0, WIDTH)
+    dtype = losses.dtype.element_ty
+    # An online softmax in each of WIDTH lanes: the largest logit so far, and the sum of exponentials relative to it.
+    # -1e38 in place of -inf, as the difference of two infinities would be NaN.
+    highest, total = tl.full((WIDTH,), -1e38, dtype), tl.zeros((WIDTH,), dtype)
     for first in range(0, V, WIDTH):
-        x = tl.load(scores + first + words, mask=first + words < V, other=float("-inf")).to(number)
-        higher = tl.maximum(high, x)
-        total = total * tl.exp(high - higher) + tl.exp(x - higher)
-        high = higher
-    most = tl.max(high, 0)
-    log_total = most + tl.log(tl.sum(total * tl.exp(high - most), 0))
-    asked = wanted >= 0
-    said = tl.load(scores + tl.maximum(wanted, 0)).to(number)
-    tl.store(losses + token, tl.where(asked, log_total - said, 0.0))
+        x = tl.load(logits + first + columns, mask=first + columns < V, other=float("-inf")).to(dtype)
+        new_highest = tl.maximum(highest, x)
+        total = total * tl.exp(highest - new_highest) + tl.exp(x - new_highest)
+        highest = new_highest
+    peak = tl.max(highest, 0)
+    log_total = peak + tl.log(tl.sum(total * tl.exp(highest - peak), 0))
+    counted = label >= 0
+    target_logit = tl.load(logits + tl.maximum(label, 0)).to(dtype)
+    tl.store(losses + token, tl.where(counted, log_total - target_logit, 0.0))
+    # All threads have read the target's logit before one of them overwrites it.
     tl.debug_barrier()
     for first in range(0, V, WIDTH):
-        x = tl.load(scores + first + words, mask=first + words < V, other=float("-inf")).to(number)
-        gradient = tl.exp(x - log_total) - tl.where(first + words == wanted, 1.0, 0.0)
-        gradient = tl.where(asked, gradient, 0.0)
-        tl.store(scores + first + words, gradient.to(scores.dtype.element_ty), mask=first + words < V)
+        x = tl.load(logits + first + columns, mask=first + columns < V, other=float("-inf")).to(dtype)
+        gradient = tl.exp(x - log_total) - tl.where(first + columns == label, 1.0, 0.0)
+        gradient = tl.where(counted, gradient, 0.0)
+        tl.store(logits + first + columns, gradient.to(logits.dtype.element_ty), mask=first + columns < V)

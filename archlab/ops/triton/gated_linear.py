@@ -1,4 +1,4 @@
-"""Triton's body of the linear recurrence whose state is a matrix with a decay per row.
+"""The Triton backend of gated linear attention.
 
 Letters in suffixes: B batch, T time, H heads, K width of a key, V width of a value, E either K or 1.
 """
@@ -16,13 +16,14 @@ from archlab.ops.triton.launch import Direction, Launch, num_bytes
 
 from . import _gated_linear_kernels as kernels
 
-PRECISION = "ieee"  # of the forward pass's products: "tf32x3" and "tf32" are faster where there are tensor cores
-LEVELS = 4  # log2 of the steps a chunk
-PIECE, PIECE_PER_CHANNEL = 32, 128  # widest piece of K in the forward pass
-SLAB, SLAB_IEEE = 32, 16  # widest slab of V in the forward pass
-STAGES = 3  # steps that are loaded ahead in the backward pass
-LARGEST = 16384  # numbers of a state that a program of the backward pass holds
-LEAST = -1000.0  # log decay that wipes a state in every precision
+# With these sizes the kernels compile for an H100 without spilling registers (`archlab kernels`).
+PRECISION = "ieee"  # of the forward pass's products; "tf32x3" and "tf32" are faster, and less exact, on tensor cores
+LEVELS = 4  # log2 of the steps of a chunk; 16 is the least depth of a product in Triton
+MAX_PIECE, MAX_PIECE_PER_CHANNEL = 32, 128  # rows of the state in one product of the forward pass
+MAX_SLAB, MAX_SLAB_IEEE = 32, 16  # columns of V of a program of the forward pass
+STAGES = 3  # of software pipelining in the backward pass: two steps are loaded while one is computed
+MAX_STATE = 16384  # elements of the state in a program of the backward pass: 64 per thread of 8 warps
+LEAST = -1000.0  # stands in for -inf: its exponential is 0 in float32 and float64
 
 
 def gated_linear(
@@ -30,14 +31,16 @@ def gated_linear(
 ) -> tuple[Tensor, Tensor]:
     """Run S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_tᵀ; return y_t = q_t S_t [B, T, H, V] and the last S.
 
-    The chunks are those of gated linear attention (Yang et al. 2024); all is of one dtype, float32 or float64. The
-    backward pass keeps one state a segment of chunks and computes the others again. The gradient of the log decay is
-    a sum of differences: it is as exact as the largest of them, so not relative to itself where all states vanish.
+    Chunked as in gated linear attention (arXiv:2312.06635); all tensors are of one dtype, float32 or float64. The
+    backward pass saves one state per segment of chunks and recomputes the others. The gradient of the log decay is a
+    sum of differences: its error is relative to the largest of them, not to itself.
     """
     y_BTHV, last_BHKV, _ = _forward(q_BTHK, k_BTHK, v_BTHV, log_decay_BTHE, state_BHKV)
     return y_BTHV, last_BHKV
 
 
+# Custom operations, as torch.compile and autograd cannot look into the launch of a kernel with computed sizes: the fake
+# gives shapes for tracing, the registered backward calls a kernel of its own.
 @torch.library.custom_op("archlab::triton_gated_linear", mutates_args=())
 def _forward(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     inputs = _contiguous(q, k, v, log_decay, state)
@@ -59,7 +62,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs = _contiguous(dy, dlast, q, k, v, log_decay, starts)
     dv, dstate = torch.empty_like(inputs[4]), torch.empty_like(inputs[1])
-    sums = _empty_sums(*inputs[2:6])
+    sums = _empty_partial_sums(*inputs[2:6])
     _launch_back(inputs, (*sums, dv, dstate)).run()
     dq, dk, dlog_decay = (x[0] if x.shape[0] == 1 else x.sum(0) for x in sums)
     return dq, dk, dv, dlog_decay, dstate
@@ -75,11 +78,11 @@ def _empty_back(
     return dq, dk, dv, dlog_decay, dstate
 
 
-def _empty_sums(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the programs that share a head's V add to the gradients of q, k and the log decay."""
-    programs = triton.cdiv(v.shape[-1], _slab(q.shape[-1], v.shape[-1]))
+def _empty_partial_sums(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return memory for the gradients of q, k and the log decay by each slab of V, which the caller adds up."""
+    slabs = triton.cdiv(v.shape[-1], _slab(q.shape[-1], v.shape[-1]))
     decay_shape = (0,) if log_decay is None else log_decay.shape
-    return q.new_empty(programs, *q.shape), q.new_empty(programs, *k.shape), q.new_empty(programs, *decay_shape)
+    return q.new_empty(slabs, *q.shape), q.new_empty(slabs, *k.shape), q.new_empty(slabs, *decay_shape)
 
 
 def _launch(inputs: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> Launch:
@@ -87,13 +90,15 @@ def _launch(inputs: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> Launch:
     y, last, starts = out
     K, V = state.shape[-2:]
     tensors = {"q": q, "k": k, "v": v, "log_decay": log_decay, "state": state, "y": y, "last": last, "starts": starts}
-    piece = _tile(K, PIECE_PER_CHANNEL if _per_channel(log_decay) else PIECE)
-    slab = _tile(V, SLAB_IEEE if PRECISION == "ieee" else SLAB)
+    piece = _tile(K, MAX_PIECE_PER_CHANNEL if _per_channel(log_decay) else MAX_PIECE)
+    slab = _tile(V, MAX_SLAB_IEEE if PRECISION == "ieee" else MAX_SLAB)
     sizes = {"K": piece, "V": slab, "PIECES": triton.cdiv(K, piece), "LEVELS": LEVELS, "SEGMENT": _segment(K, V)}
     chunk, constants = 1 << LEVELS, sizes | {"LEAST": LEAST, "PRECISION": PRECISION}
-    scored = chunk * K * (LEVELS if _per_channel(log_decay) else 1)
-    each = 2 * (scored + 2 * K * V + chunk * V) if PRECISION == "ieee" else 0
-    return _made(kernels.forward, tensors, constants, flops=each * q[..., 0].numel())
+    # Multiply-adds per step of the scores, of two products with the state, and of scores times values. Only IEEE
+    # products are counted, as others run on tensor cores.
+    score_macs = chunk * K * (LEVELS if _per_channel(log_decay) else 1)
+    step_flops = 2 * (score_macs + 2 * K * V + chunk * V) if PRECISION == "ieee" else 0
+    return _over_slabs(kernels.forward, tensors, constants, flops=step_flops * q[..., 0].numel())
 
 
 def _launch_back(inputs: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> Launch:
@@ -104,11 +109,11 @@ def _launch_back(inputs: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> Launch:
     tensors |= {"dq": dq, "dk": dk, "dv": dv, "dstate": dstate}
     tensors["dlog_decay"] = None if log_decay is None else dlog_decay
     sizes = {"K": triton.next_power_of_2(K), "V": _slab(K, V), "SEGMENT": _segment(K, V) << LEVELS, "STAGES": STAGES}
-    return _made(kernels.backward, tensors, sizes, flops=14 * K * V * q[..., 0].numel())
+    return _over_slabs(kernels.backward, tensors, sizes, flops=14 * K * V * q[..., 0].numel())
 
 
-def _made(kernel: Any, tensors: Mapping[str, Tensor | None], constants: dict[str, Any], flops: float) -> Launch:
-    """Return a launch over slabs of V and heads, where an absent tensor is a constant."""
+def _over_slabs(kernel: Any, tensors: Mapping[str, Tensor | None], constants: dict[str, Any], flops: float) -> Launch:
+    """Return a launch over slabs of V and heads; an absent tensor becomes the constant None."""
     q, v, log_decay = tensors["q"], tensors["v"], tensors["log_decay"]
     assert q is not None
     assert v is not None
@@ -133,21 +138,23 @@ def _per_channel(log_decay: Tensor | None) -> bool:
     return log_decay is not None and log_decay.shape[-1] > 1
 
 
-def _tile(width: int, widest: int) -> int:
-    return min(widest, max(16, triton.next_power_of_2(width)))
+def _tile(width: int, largest: int) -> int:
+    """Return the power of two that holds a width, at least 16 for a product in Triton and at most `largest`."""
+    return min(largest, max(16, triton.next_power_of_2(width)))
 
 
 def _slab(K: int, V: int) -> int:
-    """Return the columns of V whose states one program of the backward pass holds."""
-    return min(triton.next_power_of_2(V), max(1, LARGEST // triton.next_power_of_2(K)))
+    """Return the columns of V of a program of the backward pass."""
+    return min(triton.next_power_of_2(V), max(1, MAX_STATE // triton.next_power_of_2(K)))
 
 
 def _segment(K: int, V: int) -> int:
-    """Return the chunks a segment: a kept state is at most an eighth of the q, k, v and y of its steps."""
+    """Return the chunks of a segment, whose saved state is then at most an eighth of its steps' q, k, v and y."""
     return triton.next_power_of_2(triton.cdiv(4 * K * V, (K + V) << LEVELS))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    # Saved states have no gradient, and as large zeros for them would be wasted.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:4], output[2])
 
@@ -160,20 +167,20 @@ def _differentiate(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _: None) -
     return dq, dk, dv, None if log_decay is None else dlog_decay, dstate
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-def passes() -> tuple[Direction, ...]:
-    """Return both passes of gated linear attention, with a decay a channel, and of Mamba-2, with one a head."""
-    return (*_passes("channel", 64), *_passes("head", 1))
+def directions() -> tuple[Direction, ...]:
+    """Return both directions at the sizes of gated linear attention, a decay a channel, and of Mamba-2, one a head."""
+    return (*_directions("channel", 64), *_directions("head", 1))
 
 
-def _passes(decay: str, E: int) -> tuple[Direction, Direction]:
+def _directions(decay: str, E: int) -> tuple[Direction, Direction]:
     B, T, H, K, V = 4, 4096, 8, 64, 128
     q, k, v, dy, log_decay = (torch.empty(B, T, H, width, device="meta") for width in (K, K, V, V, E))
     state, dlast = (torch.empty(B, H, K, V, device="meta") for _ in range(2))
     out = _empty(q, k, v, log_decay, state)
-    dq, dk, dlog_decay = _empty_sums(q, k, v, log_decay)
+    dq, dk, dlog_decay = _empty_partial_sums(q, k, v, log_decay)
     launch = _launch((q, k, v, log_decay, state), out)
     back = _launch_back((dy, dlast, q, k, v, log_decay, out[2]), (dq, dk, dlog_decay, dy, dlast))
     least, least_back = num_bytes(q, k, v, log_decay, state, *out[:2]), num_bytes(q, k, v, dy, log_decay, dlast)

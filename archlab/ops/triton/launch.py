@@ -1,4 +1,4 @@
-"""Kernels with what they are called on: to be run, or to be compiled ahead of time for a GPU that is not there."""
+"""Kernel launches as data: to be run, or to be compiled ahead of time for a GPU that is not present."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 class Launch:
     """One kernel, its grid, its arguments and its constants.
 
-    traffic: how often a tensor moves between the memory and the chip, where this is not once.
-    flops: arithmetic on numbers one by one, as told from that of matrix products; 0 where it is little.
+    traffic: how many times a tensor is transferred between memory and chip, where this is not once.
+    flops: floating-point operations outside matrix products; 0 where they are negligible.
     """
 
     kernel: Any
@@ -26,18 +26,18 @@ class Launch:
     flops: float = 0.0
 
     def run(self) -> None:
-        """Run the kernel where its tensors lie."""
+        """Run the kernel on the device of its tensors."""
         self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.num_warps)
 
     @property
     def bytes_moved(self) -> float:
-        """Return what moves between the memory and the chip."""
+        """Return the bytes transferred between memory and chip."""
         return sum(x.nbytes * self.traffic.get(name, 1) for name, x in self.arguments.items() if isinstance(x, Tensor))
 
 
 @dataclass(frozen=True)
 class Direction:
-    """One direction of an operation at one size: its launches in order, and the least bytes that any kernel moves."""
+    """One direction of an operation at one size: its launches in order, and the fewest bytes that it must transfer."""
 
     name: str
     launches: tuple[Launch, ...]
@@ -45,5 +45,5 @@ class Direction:
 
 
 def num_bytes(*tensors: Tensor) -> int:
-    """Return the bytes of tensors together."""
+    """Return the total bytes of tensors."""
     return sum(x.nbytes for x in tensors)

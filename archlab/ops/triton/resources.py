@@ -1,4 +1,4 @@
-"""Compiling kernels for GPUs that need not be there, and what each then takes of one."""
+"""Compile kernels ahead of time for GPUs that need not be present, and read the resources that they use."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from triton.compiler import ASTSource
 
 from archlab.ops.triton.launch import Launch
 
+# A100, H100, B200 and MI300X; the last number is the threads of a warp.
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -23,11 +24,12 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 _TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float64: "fp64", torch.int64: "i64"}
+# What a launch finds out about its arguments and specializes for: pointers and integers divisible by 16.
 _ALIGNED = [["tt.divisibility", 16]]
 
 
 class Resources(NamedTuple):
-    """What one program of a kernel takes: registers a thread, bytes or registers spilled, shared memory in bytes."""
+    """Resources of one program of a kernel: registers a thread, spilled bytes or registers, shared memory in bytes."""
 
     registers: int
     spills: int
@@ -35,7 +37,8 @@ class Resources(NamedTuple):
 
 
 def kernel_resources(launch: Launch, target: str) -> Resources:
-    """Compile a launch's kernel for a target of TARGETS, and read what it takes from what comes out."""
+    """Compile a launch's kernel for one of TARGETS, and read its resources from the binary or the assembly."""
+    # GPUTarget and ASTSource are what triton.compile takes (triton 3); a GPU's driver would not be asked for a target.
     compiled: Any = triton.compile(_source(launch), target=TARGETS[target], options={"num_warps": launch.num_warps})
     if "cubin" in compiled.asm:
         registers, spills = _of_cubin(compiled.asm["cubin"])
@@ -45,6 +48,7 @@ def kernel_resources(launch: Launch, target: str) -> Resources:
 
 
 def _source(launch: Launch) -> ASTSource:
+    """Return the kernel with the types and constants that a launch with these arguments would compile it for."""
     names = launch.kernel.arg_names
     types = {name: _type(value) for name, value in launch.arguments.items()}
     types |= dict.fromkeys(launch.constants, "constexpr")
@@ -55,7 +59,7 @@ def _source(launch: Launch) -> ASTSource:
 
 
 def _type(value: Tensor | float) -> str:
-    """Return the type as a launch has it, where an integer that is 1 is a constant."""
+    """Return the type of an argument as Triton has it at a launch, where the integer 1 becomes a constant."""
     if isinstance(value, Tensor):
         return f"*{_TYPES[value.dtype]}"
     if isinstance(value, int) and value == 1:
@@ -68,18 +72,18 @@ def _is_aligned(value: Tensor | float) -> bool:
 
 
 def _of_cubin(cubin: bytes) -> tuple[int, int]:
-    """Return the registers a thread, and the bytes of its stack and local memory, where spills go."""
+    """Return the registers per thread, and the bytes of its stack and local memory, to which registers are spilled."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "kernel.cubin"
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "kernel.cubin"
         file.write_bytes(cubin)
         command = [str(tool), "--dump-resource-usage", str(file)]
         text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    found = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-    return found["REG"], found["STACK"] + found["LOCAL"]
+    usage = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+    return usage["REG"], usage["STACK"] + usage["LOCAL"]
 
 
 def _of_assembly(assembly: str) -> tuple[int, int]:
-    """Return the vector registers a thread, and how many registers of either kind were spilled."""
-    found = {name: int(number) for name, number in re.findall(r"\.([sv]gpr(?:_spill)?_count):\s+(\d+)", assembly)}
-    return found["vgpr_count"], found["vgpr_spill_count"] + found["sgpr_spill_count"]
+    """Return the vector registers per thread, and the number of vector and scalar registers spilled."""
+    usage = {name: int(number) for name, number in re.findall(r"\.([sv]gpr(?:_spill)?_count):\s+(\d+)", assembly)}
+    return usage["vgpr_count"], usage["vgpr_spill_count"] + usage["sgpr_spill_count"]

@@ -1,8 +1,8 @@
-"""Triton's body of the normalisation by the statistics of all steps so far, Megalodon section 3.2 (arXiv:2404.08801).
+"""The Triton backend of TimestepNorm, Megalodon section 3.2 (arXiv:2404.08801).
 
-A program walks over all of time for one group of one sample, so x is read once and y written once. B * G programs of
-few warps fill a GPU; with fewer than its processors, what one processor reads a second sets the pace. Groups of fewer
-than 8 channels share the sectors of memory with their neighbours.
+A program processes all of time for one group of one sample, so x is read once and y written once. B * G programs of
+few warps fill a GPU; with fewer programs than multiprocessors, the bandwidth of one multiprocessor is the limit. Groups
+of fewer than 8 channels waste bandwidth, as their rows are shorter than a 32-byte sector of memory.
 
 Letters in suffixes: B batch, T time, D channels, G groups.
 """
@@ -20,8 +20,8 @@ from archlab.ops.triton.launch import Direction, Launch, num_bytes
 
 from ._timestep_norm import backward, forward
 
-TILE, NUMBERS = 4096, 512  # numbers of x a tile, and of them a warp
-STAGES = 3  # tiles in flight while one is worked on, and itself
+TILE, ELEMENTS_PER_WARP = 4096, 512  # elements of x in a tile, and 16 of them per thread, which registers hold
+STAGES = 3  # of software pipelining: two tiles are loaded while one is computed
 
 
 def timestep_norm(
@@ -35,14 +35,16 @@ def timestep_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y [B, T, D] in x's dtype, and the last mean and variance [B, G] in float64.
 
-    The backward pass keeps x, the mean and the rate of each step and group.
+    The backward pass saves x, and the mean and the inverse deviation of each step and group.
     """
-    kind = at_least_float32(x_BTD[:0]).dtype
+    dtype = at_least_float32(x_BTD[:0]).dtype
     statistics = count_B, mean_BG.double(), var_BG.double()
-    y_BTD, last_mean_BG, last_var_BG, *_ = _forward(x_BTD, scale_D.to(kind), bias_D.to(kind), *statistics, eps)
+    y_BTD, last_mean_BG, last_var_BG, *_ = _forward(x_BTD, scale_D.to(dtype), bias_D.to(dtype), *statistics, eps)
     return y_BTD, last_mean_BG, last_var_BG
 
 
+# Custom operations, as torch.compile and autograd cannot look into the launch of a kernel with computed sizes: the fake
+# gives shapes for tracing, the registered backward calls a kernel of its own.
 @torch.library.custom_op("archlab::triton_timestep_norm", mutates_args=())
 def _forward(
     x: Tensor, scale: Tensor, bias: Tensor, count: Tensor, mean: Tensor, var: Tensor, eps: float
@@ -98,7 +100,7 @@ def _empty_back(
     return x.new_empty(x.shape), by_scale, by_bias, mean.new_empty(mean.shape), mean.new_empty(mean.shape)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, scale, _, count, mean, *_ = inputs
     ctx.save_for_backward(x, scale, count, mean, *output[3:])
 
@@ -108,7 +110,7 @@ def _differentiate(ctx: Any, dy: Tensor, dmean: Tensor, dvar: Tensor, *_: Tensor
     return dx, by_scale.sum(0), by_bias.sum(0), None, dmean, dvar, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
 def _forward_launch(inputs: tuple[Tensor, ...], out: tuple[Tensor, ...], eps: float) -> Launch:
@@ -117,8 +119,8 @@ def _forward_launch(inputs: tuple[Tensor, ...], out: tuple[Tensor, ...], eps: fl
 
 
 def _backward_launch(inputs: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> Launch:
-    given = ["dy", "dlast_mean", "dlast_var", "x", "scale", "count", "mean", "near", "shift", "rate"]
-    names = [*given, "dx", "dscale", "dbias", "dmean", "dvar"]
+    names = ["dy", "dlast_mean", "dlast_var", "x", "scale", "count", "mean", "near", "shift", "rate"]
+    names += ["dx", "dscale", "dbias", "dmean", "dvar"]
     return _launch(backward, names, (*inputs, *out), {})
 
 
@@ -127,13 +129,13 @@ def _launch(kernel: Any, names: list[str], tensors: tuple[Tensor, ...], constant
     (B, T, D), G = arguments["x"].shape, arguments["mean"].shape[1]
     channels = triton.next_power_of_2(D // G)
     steps = min(max(TILE // channels, 1), triton.next_power_of_2(T))
-    warps = min(max(steps * channels // NUMBERS, 1), 8)
+    warps = min(max(steps * channels // ELEMENTS_PER_WARP, 1), 8)
     constants |= {"K": D // G, "CHANNELS": channels, "STEPS": steps, "STAGES": STAGES}
     return Launch(kernel, (G, B), arguments | {"T": T, "D": D}, constants, num_warps=warps)
 
 
-def passes() -> tuple[Direction, ...]:
-    """Return both directions as in a layer of Megalodon 7B, on 4096 steps."""
+def directions() -> tuple[Direction, ...]:
+    """Return both directions at the sizes of a layer of Megalodon 7B, on 4096 steps."""
     B, T, D, G = 1, 4096, 4096, 64
     x, scale = torch.empty(B, T, D, device="meta"), torch.empty(D, device="meta")
     count = torch.empty(B, dtype=torch.int64, device="meta")
@@ -141,10 +143,10 @@ def passes() -> tuple[Direction, ...]:
     inputs = (x, scale, scale, count, mean, mean)
     out = _empty(*inputs, 1e-5)
     back = (x, mean, mean, x, scale, count, mean, *out[3:])
-    there, gradients = _forward_launch(inputs, out, 1e-5), _empty_back(*back)
+    forward_launch, gradients = _forward_launch(inputs, out, 1e-5), _empty_back(*back)
     statistics = num_bytes(count, mean, mean)
     return (
-        Direction("timestep norm, forward", (there,), num_bytes(x, x, scale, scale, mean, mean) + statistics),
+        Direction("timestep norm, forward", (forward_launch,), num_bytes(x, x, scale, scale, mean, mean) + statistics),
         Direction(
             "timestep norm, backward",
             (_backward_launch(back, gradients),),
