@@ -10,9 +10,9 @@ from archlab.data.sampling import random_state
 from archlab.data.task import IGNORED
 
 
-@register("task", "memorisation")
+@register("task", "memorization")
 class Memorization(SyntheticTask):
-    """Learn by heart which value goes with which key, MAD's memorisation (arXiv:2403.17844, 3.1).
+    """Learn by heart which value goes with which key, MAD's memorization (arXiv:2403.17844, 3.1).
 
     Samples are keys, each followed by word vocab_size - 1, where the key's value is asked for and which no input says.
     The first half of the other words are keys; each has a value of its own in the second, the same in every sample.
@@ -36,7 +36,7 @@ class Memorization(SyntheticTask):
     def require_context(self, context: int) -> None:
         """Raise ArchlabError unless the context is whole pairs."""
         if context % 2:
-            raise ArchlabError(f"memorisation: train.context {context} is odd: a key and its question are two words")
+            raise ArchlabError(f"memorization: train.context {context} is odd: a key and its question are two words")
 
     def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs and targets [N, T]."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from archlab import Count, register
 from archlab.data.task import Task
 
-from .imported import without_data
+from .no_data import without_data
 
 
-@register("task", "imported_classifier")
-class ImportedClassifier(Task):
+@register("task", "no_data_classifier")
+class NoDataClassifier(Task):
     """Classes, and no samples of its own: what a classifier of another library brings along.
 
     Raises ArchlabError where data are asked for.

@@ -14,8 +14,8 @@ def without_data(*_: Any, **__: Any) -> NoReturn:
     raise ArchlabError("an imported model has no data of its own: name some, as in 'task={type: text, path: FOLDER}'")
 
 
-@register("task", "imported")
-class Imported(TokenizedTask):
+@register("task", "no_data")
+class NoData(TokenizedTask):
     """Words to go on with, and no text of its own: what a checkpoint of another library brings along.
 
     `tokenizer` is bytes or a tokenizer.json. Raises ArchlabError where data are asked for.
