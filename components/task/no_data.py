@@ -1,4 +1,4 @@
-"""What a model was made for that came without its data."""
+"""The task of a language model that was imported without its data."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from archlab import ArchlabError, Count, register
 from ._tokenized import TokenizedTask
 
 
-def without_data(*_: Any, **__: Any) -> NoReturn:
-    """Raise ArchlabError, whatever was asked."""
+def refuse_data(*_: Any, **__: Any) -> NoReturn:
+    """Raise ArchlabError for every request of data."""
     raise ArchlabError("an imported model has no data of its own: name some, as in 'task={type: text, path: FOLDER}'")
 
 
 @register("task", "no_data")
 class NoData(TokenizedTask):
-    """Words to go on with, and no text of its own: what a checkpoint of another library brings along.
+    """A tokenizer without a text: the task of a language model that was imported from another library.
 
-    `tokenizer` is bytes or a tokenizer.json. Raises ArchlabError where data are asked for.
+    Raises ArchlabError if data are requested, as training and evaluation do.
+
+    Args:
+        vocab_size: Number of tokens of the model's vocabulary, which may exceed the tokenizer's.
+        tokenizer: `bytes`, or the path of a tokenizer.json.
     """
 
-    check = without_data
-    batch = without_data
-    eval_batches = without_data
+    check = refuse_data
+    batch = refuse_data
+    eval_batches = refuse_data
 
     def __init__(self, *, vocab_size: Count, tokenizer: str = "bytes") -> None:
         self.vocab_size, self.tokenizer_name = vocab_size, tokenizer

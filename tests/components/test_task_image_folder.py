@@ -235,7 +235,7 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "one" / "c").mkdir()
     refused(tmp_path / "one", "c: holds no file of class 'c'", num_classes=3)
     (tmp_path / "one" / "c" / "notes.txt").write_text("x")
-    refused(tmp_path / "one", r"c/notes\.txt: is none of \.png, \.jpg", num_classes=3)
+    refused(tmp_path / "one", r"c/notes\.txt: is not a \.png, \.jpg", num_classes=3)
     refused(folder(tmp_path / "few", 2), "few: the validation split is empty: there are too few files")
     folder(tmp_path / "rare", 200, "ab")
     draw(tmp_path / "rare" / "c" / "13.png")
@@ -249,9 +249,9 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
 
 def _is_held_out(name: str) -> bool:
-    from archlab.data.class_folders import Labelled, by_hash
+    from archlab.data.class_folders import LabeledFile, split_by_hash
 
-    return not by_hash([Labelled("", name, 0)], {"validation": 0.05, "test": 0.05})["train"]
+    return not split_by_hash([LabeledFile("", name, 0)], {"validation": 0.05, "test": 0.05})["train"]
 
 
 def test_splits_that_disagree_are_named(tmp_path: Path) -> None:

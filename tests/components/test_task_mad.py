@@ -163,12 +163,12 @@ def test_everything_compressed_is_asked_for(split):
 @pytest.mark.parametrize(
     ("task", "knobs", "message"),
     [
-        (InContextRecall, {"vocab_size": 1}, "vocab_size 1 leaves 1 words for keys and values, which need 2"),
-        (NoisyRecall, {"vocab_size": 16}, "vocab_size 16 leaves 0 words for keys and values"),
-        (FuzzyRecall, {"vocab_size": 6}, "vocab_size 6 has 2 and 3 words for key_tokens 3, value_tokens 3"),
-        (SelectiveCopying, {"vocab_size": 2}, "vocab_size 2 leaves no word to copy"),
+        (InContextRecall, {"vocab_size": 1}, "vocab_size 1 leaves 1 tokens for keys and values, which need 2"),
+        (NoisyRecall, {"vocab_size": 16}, "vocab_size 16 leaves 0 tokens for keys and values"),
+        (FuzzyRecall, {"vocab_size": 6}, "vocab_size 6 has 2 and 3 tokens for key_tokens 3, value_tokens 3"),
+        (SelectiveCopying, {"vocab_size": 2}, "vocab_size 2 leaves no token to copy"),
         (Memorization, {"vocab_size": 2}, "vocab_size 2 has no key"),
-        (Compression, {"vocab_size": 1}, "vocab_size 1 has no word"),
+        (Compression, {"vocab_size": 1}, "vocab_size 1 has no token"),
     ],
 )
 def test_vocabularies_that_are_too_small_are_refused(task, knobs, message):
@@ -182,9 +182,9 @@ def test_vocabularies_that_are_too_small_are_refused(task, knobs, message):
         (InContextRecall(), 2, "in_context_recall: two pairs need 3 inputs, not train.context 2"),
         (InContextRecall(multi_query=False), 7, "in_context_recall: train.context 7 is odd: one query needs whole"),
         (FuzzyRecall(), 10, "fuzzy_recall: two pairs need 11 inputs, more than train.context 10"),
-        (SelectiveCopying(), 32, "16 words, the order to copy and their copies need 33 inputs, more than"),
+        (SelectiveCopying(), 32, "16 tokens, the copy token and their copies need 33 inputs, more than"),
         (Memorization(), 5, "memorization: train.context 5 is odd"),
-        (Compression(), 1, "a word and the one that asks need 2 inputs, not train.context 1"),
+        (Compression(), 1, "a token and the query token need 2 inputs, not train.context 1"),
     ],
 )
 def test_contexts_that_are_too_short_are_refused(task, context, message):

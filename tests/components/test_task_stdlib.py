@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from archlab import ArchlabError
-from archlab.components.task.stdlib import Stdlib, StdlibSource
+from archlab.components.task.stdlib import Stdlib
 from archlab.config.registry import find
+from archlab.data.text_sources import StdlibSource
 
 
 def test_it_is_known_to_yaml_and_needs_no_knob() -> None:

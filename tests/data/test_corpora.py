@@ -12,7 +12,7 @@ import pytest
 from archlab import ArchlabError
 from archlab.components.task.dataset import Dataset
 from archlab.components.task.text import Text
-from archlab.data.corpus import named_split
+from archlab.data.corpus import find_split_name
 
 SPLITS = ("train", "validation", "test")
 SENTENCES = [f"the {n} grüne Ente schwimmt {n * n} mal €" for n in range(300)]
@@ -83,11 +83,11 @@ def test_another_field_can_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (b'{"text": "cut of', r"a\.jsonl:3: is no JSON: .*; the file is cut off"),
-        (b"[1]\n", r"a\.jsonl:3: is no JSON object but list"),
-        (b'{"text": 3}\n', r"a\.jsonl:3: the field 'text' is no text but int"),
+        (b'{"text": "cut of', r"a\.jsonl:3: is not JSON: .*; the file is truncated"),
+        (b"[1]\n", r"a\.jsonl:3: is not a JSON object but list"),
+        (b'{"text": 3}\n', r"a\.jsonl:3: the field 'text' is not a string but int"),
         ('{"text": "gr\u00fcn"}\n'.encode("latin-1"), r"a\.jsonl:3: is not UTF-8: byte 0xFC at 12"),
-        (b'oh {"text": "a"}\n{"text": "b"}\n', r"a\.jsonl:3: is no JSON: .*; a line holds one object"),
+        (b'oh {"text": "a"}\n{"text": "b"}\n', r"a\.jsonl:3: is not JSON: .*; a line holds one object"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, problem: str) -> None:
@@ -103,14 +103,14 @@ def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
     packed = tmp_path / "b" / "b.txt.gz"
     packed.parent.mkdir()
     packed.write_bytes(gzip.compress(b"text" * 1000)[:-9])
-    with pytest.raises(ArchlabError, match=r"a\.parquet: is cut off or no Parquet file"):
+    with pytest.raises(ArchlabError, match=r"a\.parquet: is truncated or not a Parquet file"):
         Text(path=str(table)).check()
-    with pytest.raises(ArchlabError, match=r"b\.txt\.gz: is cut off or damaged"):
+    with pytest.raises(ArchlabError, match=r"b\.txt\.gz: is truncated or damaged"):
         Text(path=str(packed)).check()
 
 
 def test_a_column_must_hold_text(tmp_path: Path) -> None:
-    with pytest.raises(ArchlabError, match=r"a\.parquet, row 1: the field 'text' is no text but NoneType"):
+    with pytest.raises(ArchlabError, match=r"a\.parquet, row 1: the field 'text' is not a string but NoneType"):
         Text(path=str(parquet(tmp_path / "a.parquet", ["a", None]))).check()
 
 
@@ -139,7 +139,7 @@ def test_parts_that_are_named_are_taken_as_such(tmp_path: Path) -> None:
     ],
 )
 def test_what_counts_as_the_name_of_a_part(name: str, split: str | None) -> None:
-    assert named_split(name) == split
+    assert find_split_name(name) == split
 
 
 def test_a_tokenizer_file_makes_the_words(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_tokenizer_file_makes_the_words(tmp_path: Path) -> None:
     everything = task.decode(task._tokens("validation").tolist())
     assert everything == "".join(f"{part}<|endoftext|>" for part in task.text("validation").decode().split("\0"))
     assert task.bytes_per_token("validation") == len(task.text("validation")) / task.length("validation")
-    assert task.describe()["words"]["validation"] == task.length("validation")
+    assert task.describe()["tokens"]["validation"] == task.length("validation")
 
 
 def test_words_come_out_one_at_a_time(tmp_path: Path) -> None:
@@ -174,9 +174,9 @@ def test_the_most_frequent_words_are_known(tmp_path: Path) -> None:
     assert task._tokens("validation").tolist() == [1, 0, 2, 3, 2]
     assert task.encode("b a zebra") == [3, 1, 0]
     assert task.bytes_per_token("validation") == 5 / 5
-    with pytest.raises(ValueError, match="words need a number, others none"):
+    with pytest.raises(ValueError, match="words need a vocab_size, others none"):
         Text(path="x", tokenizer="words")
-    with pytest.raises(ValueError, match="words need a number, others none"):
+    with pytest.raises(ValueError, match="words need a vocab_size, others none"):
         Text(path="x", vocab_size=4)
 
 
@@ -201,7 +201,7 @@ def test_a_tokenizer_file_that_cannot_be_used_is_named(tmp_path: Path, content: 
     file = tmp_path / "words.json"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ArchlabError, match=r"words\.json: (no such tokenizer file|is no tokenizer\.json)"):
+    with pytest.raises(ArchlabError, match=r"words\.json: (no such tokenizer file|is not a tokenizer\.json)"):
         _ = Text(path="x", tokenizer=str(file)).vocab_size
 
 
@@ -238,7 +238,7 @@ def test_a_data_set_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPat
     ):
         Dataset(name="far/away", config="x").check(8)
     published(monkeypatch, {"train": Rows()})
-    with pytest.raises(ArchlabError, match="near: has no validation part, only train"):
+    with pytest.raises(ArchlabError, match="near: has no validation split, only train"):
         Dataset(name="near").check(8)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ArchlabError, match="near: needs the datasets library: pip install datasets"):
