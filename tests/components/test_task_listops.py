@@ -2,12 +2,11 @@
 
 import statistics
 
-import numpy as np
 import pytest
 
 from archlab import ArchlabError
 from archlab.components.task.listops import ListOps
-from archlab.data.listops import VOCABULARY, count_tokens, evaluate_trees, grow_trees
+from archlab.data.listops import VOCABULARY
 
 SHORT = {"max_depth": 5, "max_args": 4, "min_length": 3, "max_length": 60, "eval_size": 50}
 CALCULATE = {
@@ -76,25 +75,6 @@ def test_every_operator_depth_and_digit_occurs():
     assert {deepest for _, deepest, _ in found} == {2, 3, 4, 5}
     assert {count for *_, counts in found for count in counts} == {2, 3, 4}
     assert set(digits.tolist()) == set(range(10))
-
-
-def test_trees_grow_as_long_range_arena_grows_them():
-    levels = grow_trees(np.random.RandomState(0), 40000, 10, 10)
-    for level in levels[:-1]:
-        assert abs(level.is_operator.mean() - 0.25) < 0.01
-        for kind in (level.choice[~level.is_operator], level.choice[level.is_operator]):
-            shares = np.bincount(kind) / len(kind)
-            np.testing.assert_allclose(shares, 1 / len(shares), atol=0.015)
-        counts = np.bincount(level.num_args[level.is_operator], minlength=11)[2:]
-        np.testing.assert_allclose(counts / counts.sum(), 1 / 9, atol=0.02)
-    assert not levels[-1].is_operator.any()
-    assert abs((count_tokens(levels)[0] == 1).mean() - 0.75) < 0.01
-
-
-def test_a_tree_of_one_leaf_is_its_digit():
-    levels = grow_trees(np.random.RandomState(0), 50, 1, 10)
-    assert (evaluate_trees(levels) == levels[0].choice).all()
-    assert (count_tokens(levels)[0] == 1).all()
 
 
 def test_what_cannot_be_used_is_named():

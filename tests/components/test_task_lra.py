@@ -12,7 +12,6 @@ from archlab.components.task.lra_listops import LongRangeListOps
 from archlab.components.task.lra_pathfinder import LongRangePathfinder
 from archlab.components.task.lra_retrieval import LongRangeRetrieval
 from archlab.components.task.lra_text import LongRangeText
-from archlab.data import rows
 
 SPLITS = ("train", "validation", "test")
 
@@ -115,16 +114,6 @@ def test_expressions_that_cannot_be_used_are_named(tmp_path, row, message):
 def test_a_missing_file_of_expressions_is_named(tmp_path):
     with pytest.raises(ArchlabError, match=r"basic_train\.tsv: cannot be read: No such file"):
         LongRangeListOps(path=str(tmp_path)).check(9)
-
-
-def test_rows_are_found_across_the_chunks_of_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "CHUNK", 7)
-    lines = [f"{'x' * (number % 5)}\t{number}" for number in range(50)]
-    (tmp_path / "table.tsv").write_text("\n".join(lines))
-    table = rows.Rows(str(tmp_path / "table.tsv"), 2, 1)
-    assert len(table) == 49
-    assert [table[number] for number in range(49)] == [line.encode().split(b"\t") for line in lines[1:]]
-    assert table.locate(0).endswith("table.tsv:2")
 
 
 @pytest.fixture
