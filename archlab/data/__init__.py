@@ -1,1 +1,1 @@
-"""From files on disk to tensors: tokenizers, formats, corpora, splits, and the Task contract."""
+"""Tokenizers, file formats, corpora, images, audio and splits, read from disk into tensors, and the Task contract."""

@@ -1,6 +1,6 @@
 """Image files as arrays of one size.
 
-H height, W width, C channels.
+B batch, T pixels, H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -19,70 +19,71 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-LEAST_AREA, WIDEST = 0.08, 4 / 3
+GRAY_LEVELS = 256
+MIN_AREA, MAX_ASPECT = 0.08, 4 / 3  # of Inception's crops, arXiv:1409.4842, section 6
+MAX_DRAWS = 10  # of a crop that fits, as torchvision's RandomResizedCrop draws
+
+PixelInputs: TypeAlias = Literal["words", "numbers"]
 
 
 def require_pixels(context: int, side: int, path: str) -> None:
-    """Raise ArchlabError unless the context is the pixels of a square image."""
+    """Raise ArchlabError unless the context is the number of pixels of a square image."""
     if context != side**2:
         pixels = f"{side} x {side} = {side**2} pixels"
         raise ArchlabError(f"{path}: an image has {pixels}, which train.context {context} has to be")
 
 
 def read_image(path: str, mode: Literal["L", "RGB"]) -> Image:
-    """Return an image in grey or in colour; raise ArchlabError naming a file that is damaged or has wider pixels."""
+    """Read an image as gray (L) or RGB; raise ArchlabError naming a file that is damaged or has wider pixels."""
     try:
         from PIL import Image
     except ImportError:
         raise ArchlabError(f"{path}: images are read by Pillow, which is missing: pip install pillow") from None
     try:
         with Image.open(path) as image:
-            given = image.mode
+            source_mode = image.mode
             image.load()
-            if given[0] not in "IF":
+            # Pillow clips the 16- and 32-bit modes (I, I;16, F) to 8 bits without a warning.
+            if source_mode[0] not in "IF":
                 return image.convert(mode)
+    # Pillow's plugins raise errors of many types for damaged files, SyntaxError and struct.error among them.
     except Exception as error:
         raise ArchlabError(f"{path}: cannot be read as an image: {one_line(error)}") from error
-    raise ArchlabError(f"{path}: has pixels of more than 8 bits (mode {given}), which are not supported")
+    raise ArchlabError(f"{path}: has pixels of more than 8 bits (mode {source_mode}), which are not supported")
 
 
 def center_crop(image: Image, size: int, crop: float) -> NDArray[np.uint8]:
-    """Return the middle [H, W, C] of an image whose shorter side was made size / crop long, bicubically."""
+    """Return the center [H, W, C] of an image resized so that the shorter side is size / crop, bicubically."""
     side = min(image.size) * crop
     left, top = (image.width - side) / 2, (image.height - side) / 2
-    return _resized(image, size, (left, top, left + side, top + side))
+    return _resize(image, size, (left, top, left + side, top + side))
 
 
 def random_crop(image: Image, size: int, random: np.random.RandomState) -> NDArray[np.uint8]:
-    """Return a random part of an image, made square [H, W, C], as Inception was trained (arXiv:1409.4842).
+    """Return a random crop of an image, resized to a square [H, W, C] (Inception, arXiv:1409.4842).
 
-    It has 0.08 to 1 of the area and sides of 3:4 to 4:3; where ten draws do not fit, the middle.
+    The crop has 0.08 to 1 of the area and an aspect ratio of 3:4 to 4:3; if ten draws do not fit, it is the center.
     """
-    for _ in range(10):
-        area = image.width * image.height * random.uniform(LEAST_AREA, 1)
-        ratio = math.exp(random.uniform(-math.log(WIDEST), math.log(WIDEST)))
+    for _ in range(MAX_DRAWS):
+        area = image.width * image.height * random.uniform(MIN_AREA, 1)
+        # Uniform in the logarithm, so that a ratio and its inverse are equally likely.
+        ratio = math.exp(random.uniform(-math.log(MAX_ASPECT), math.log(MAX_ASPECT)))
         width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < width <= image.width and 0 < height <= image.height:
             left, top = random.randint(image.width - width + 1), random.randint(image.height - height + 1)
-            return _resized(image, size, (left, top, left + width, top + height))
+            return _resize(image, size, (left, top, left + width, top + height))
     return center_crop(image, size, 1.0)
 
 
-def _resized(image: Image, size: int, box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
+def _resize(image: Image, size: int, box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
     from PIL.Image import Resampling
 
     pixels = np.asarray(image.resize((size, size), Resampling.BICUBIC, box=box))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-Inputs: TypeAlias = Literal["words", "numbers"]
-
-
-GREYS = 256
-
-
-def greys(pixels_BT: NDArray[np.uint8], inputs: Inputs) -> Tensor:
-    """Return pixels as words [B, T] of 256 greys, or as numbers [B, T] from -1 to 1."""
+def encode_gray(pixels_BT: NDArray[np.uint8], inputs: PixelInputs) -> Tensor:
+    """Return gray pixels as tokens [B, T] below 256 (`words`), or as values [B, T] in [-1, 1] (`numbers`)."""
     if inputs == "words":
         return torch.from_numpy(pixels_BT.astype(np.int64))
     return torch.from_numpy(pixels_BT.astype(np.float32)) / 127.5 - 1

@@ -1,12 +1,13 @@
-"""What a task is: inputs, targets, and what is measured on a model's answers.
+"""The contract of a task: inputs, targets, and the metrics of a model's answers.
 
 Letters: B batch, T time (context), V outputs.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,68 +18,76 @@ from archlab.ops.dtypes import at_least_float32
 from archlab.ops.linear_cross_entropy import IGNORED
 
 
-class Task:
-    """Something to learn: a model reads `inputs` and scores `num_outputs` answers, at every step or once a sample.
+class Task(Protocol):
+    """Everything that archlab asks of a task; derive from it to inherit the defaults.
 
-    Inputs are words, [B, T] int64 below `vocab_size`, or numbers [B, ...] where vocab_size is None. Targets are
-    [B, T] int64, IGNORED where nothing is asked, or [B] where `per_sample`. `context` is how many inputs a sample
-    holds: words, pixels, or samples of a wave. `predicts_next` says that the answers stand in later inputs, so that a
-    model must not look ahead, `metrics_are_per_token` that metrics of some steps can be added to those of others.
-    `metrics` are the names of the metrics; `bpb` is computed from `bytes_per_token`.
+    A model reads inputs and returns logits of `num_outputs` answers, at every step or once per sample.
+
+    Attributes:
+        vocab_size: Number of tokens of inputs [B, T] int64; None if inputs are real values [B, ...].
+        per_sample: Whether targets are [B], one per sample, rather than [B, T] with IGNORED where none is asked for.
+        predicts_next: Whether targets are later inputs, so that a model must be causal.
+        metrics_are_per_token: Whether the metrics of a part of the steps can be summed with those of the others.
+        metrics: Names of the metrics; `bpb` is computed from the loss and `bytes_per_token`.
     """
 
+    # The framework reads predicts_next and metrics from the class, before a task is constructed.
     vocab_size: int | None = None
-    per_sample = False
-    predicts_next = False
-    metrics_are_per_token = True
+    per_sample: bool = False
+    predicts_next: bool = False
+    metrics_are_per_token: bool = True
     metrics: Sequence[str] = ("loss", "accuracy")
 
     @property
     def num_outputs(self) -> int:
-        """How many answers there are to choose from: the words, unless said otherwise."""
+        """The number of possible answers; by default the vocabulary's size."""
         assert self.vocab_size is not None
         return self.vocab_size
 
     def check(self, context: int) -> None:
-        """Raise ArchlabError unless every split can be read and gives samples of this context."""
+        """Raise ArchlabError unless every split can be read and has samples of this context, in inputs."""
 
     def describe(self) -> dict[str, Any]:
-        """Return where the data came from as data: source, sizes, checksums."""
+        """Return the data's provenance as plain data: source, sizes, checksums."""
         return {}
 
+    @abstractmethod
     def batch(self, split: str, step: int, batch_size: int, context: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a step: a function of the arguments and nothing else."""
-        raise NotImplementedError
+        """Return inputs and targets of a step: a function of the arguments alone, so that a run can be resumed."""
 
+    @abstractmethod
     def eval_batches(
         self, split: str, batch_size: int, context: int, max_tokens: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets that cover a split once, in order, or its first `max_tokens` inputs."""
-        raise NotImplementedError
 
     def example_inputs(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
-        """Return inputs of the right shape and type with nothing in them, to count costs by."""
+        """Return zeros of the inputs' shape and type, for counting costs."""
         dtype = torch.float32 if self.vocab_size is None else torch.int64
         return torch.zeros(batch_size, context, dtype=dtype, device=device)
 
     def compute_metrics(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the sum of each metric over what was asked, and the number of terms; loss in nats."""
-        scores, wanted = at_least_float32(logits).flatten(0, -2), targets.flatten()
-        asked = wanted != IGNORED
-        summed = F.cross_entropy(scores, wanted, ignore_index=IGNORED, reduction="sum")
-        found = {"loss": (summed, asked.sum())}
+        """Return for each metric the sum over the targets that are asked for and their number; the loss is in nats."""
+        logits_NV, targets_N = at_least_float32(logits).flatten(0, -2), targets.flatten()
+        asked_N = targets_N != IGNORED
+        loss = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORED, reduction="sum")
+        metrics = {"loss": (loss, asked_N.sum())}
         if "accuracy" in self.metrics:
-            found["accuracy"] = (((scores.argmax(-1) == wanted) & asked).sum(), asked.sum())
-        return found
+            metrics["accuracy"] = (((logits_NV.argmax(-1) == targets_N) & asked_N).sum(), asked_N.sum())
+        return metrics
+
+    def text(self, split: str) -> bytes:
+        """Return a split's text, for comparison with compressors; empty if the task has none."""
+        return b""
 
     def bytes_per_token(self, split: str) -> float:
-        """Return how many bytes of a split one target stands for, where bits per byte are measured."""
-        raise NotImplementedError
-
-    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Yield the text that each token adds; raise ArchlabError where the task has none."""
-        raise ArchlabError("this task has no text to decode; it was learned from numbers or made-up tokens")
+        """Return the mean number of bytes of a split per target; asked for only if `bpb` is a metric."""
+        raise ArchlabError("this task has no text to measure bits per byte of")
 
     def encode(self, text: str) -> list[int]:
-        """Return the words of a text; raise ArchlabError where the task has none."""
-        raise ArchlabError("this task has no text to go on with; it was learned from numbers or made-up words")
+        """Return the tokens of a text; raise ArchlabError if the task has no text."""
+        raise ArchlabError("this task has no text to continue; its inputs are numbers or synthetic tokens")
+
+    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Yield the text that each token adds; raise ArchlabError if the task has no text."""
+        raise ArchlabError("this task has no text to decode; its inputs are numbers or synthetic tokens")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.config.train_config import TrainConfig
+from archlab.data.task import Task
 from archlab.errors import ArchlabError, did_you_mean
 from archlab.modeling.build import device_of, eval_mode
 from archlab.modeling.loss import iter_logits
@@ -52,7 +53,7 @@ def eval_options(train: TrainConfig) -> EvalOptions:
 
 def evaluate(
     model: nn.Module,
-    task: Any,
+    task: Task,
     split: str,
     *,
     batch_size: int,
@@ -83,7 +84,7 @@ def evaluate(
     return EvalResult(split, metrics, counts["loss"], counts["loss"] / (time.perf_counter() - begin))
 
 
-def _evaluate_batch(model: nn.Module, task: Any, inputs: Tensor, targets: Tensor, precision: str) -> list[Any]:
+def _evaluate_batch(model: nn.Module, task: Task, inputs: Tensor, targets: Tensor, precision: str) -> list[Any]:
     device, dtype, measured = device_of(model), _AUTOCAST[precision], []
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         for logits, wanted in iter_logits(

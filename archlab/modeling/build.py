@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.config.spec import Spec
+from archlab.data.task import Task
 from archlab.errors import ConfigError
 from archlab.modeling.state import max_context
 from archlab.ops.native import register_native_backends
@@ -52,7 +52,8 @@ def validate(experiment: Experiment) -> nn.Module:
 
 
 def _validated(experiment: Experiment) -> nn.Module:
-    model, task, context = build_on_meta(experiment.model), experiment.task.factory()(), experiment.train.context
+    model, context = build_on_meta(experiment.model), experiment.train.context
+    task: Task = experiment.task.factory()()
     _check_task(experiment, model, task)
     limit = max_context(model)
     if limit is not None and context > limit:
@@ -62,7 +63,7 @@ def _validated(experiment: Experiment) -> nn.Module:
     return model
 
 
-def _check_task(experiment: Experiment, model: nn.Module, task: Any) -> None:
+def _check_task(experiment: Experiment, model: nn.Module, task: Task) -> None:
     """Raise ConfigError where the model cannot read the task's inputs, or give the answers that it asks for."""
     words, outputs = experiment.model.knobs.get("vocab_size"), getattr(model, "num_outputs", None)
     if task.vocab_size is not None and words is not None and words < task.vocab_size:

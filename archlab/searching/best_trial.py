@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from archlab.data.task import Task
 from archlab.inference.compression_baseline import compressed_bpb
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.environment import hardware_info, versions
@@ -65,8 +66,8 @@ def _facts(trial: FrozenTrial) -> dict[str, Any]:
 def summarize(study: optuna.Study, space: Space, folder: Path, baseline: Mapping[str, Any]) -> SearchSummary:
     """Evaluate the best trial and the baseline on the whole validation split, and write summary.json."""
     best, base = best_trial(study), space.base.resolve()
-    task = base.task.factory()()
-    text = task.text("validation") if hasattr(task, "text") else b""
+    task: Task = base.task.factory()()
+    text = task.text("validation")
     train = base.train
     summary = SearchSummary(
         search=space.name,

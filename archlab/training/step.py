@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from archlab.config.experiment import Experiment
+from archlab.data.task import Task
 from archlab.errors import ConfigError, TrainingError
 from archlab.modeling.build import build, validate
 from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
@@ -29,7 +30,8 @@ def resolve_auto(experiment: Experiment, previous: Mapping[str, str] | None = No
     Raises ArchlabError for a device that is not here, a task without its data, a model that does not fit in memory.
     """
     model = validate(experiment)
-    experiment.task.factory()().check(experiment.train.context)
+    task: Task = experiment.task.factory()()
+    task.check(experiment.train.context)
     costs = estimate_cost(experiment, model)
     train = replace(experiment.train, **dict[str, Any](previous or {}))
     device = _device(train.device)
@@ -55,7 +57,7 @@ class TrainStep:
     def __init__(self, experiment: Experiment) -> None:
         self.train, self.step = experiment.train, 0
         self.device = torch.device(self.train.device)
-        self.task = experiment.task.factory()()
+        self.task: Task = experiment.task.factory()()
         torch.manual_seed(self.train.seed)
         self.model = build(experiment.model, "cpu", self.train.seed).to(self.device)
         self.optimizer = build_optimizer(self.model, self.train)

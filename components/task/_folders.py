@@ -1,21 +1,21 @@
-"""Files sorted into folders, one for each class."""
+"""Classification of files: one sample per file."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from archlab.data.class_folders import Labelled, sha256
+from archlab.data.class_folders import LabeledFile, hash_names
 
 from ._samples import SampleTask
 
 
 class FileTask(SampleTask):
-    """Name the class of a file; `files` of each split are listed when first asked for."""
+    """Predict the class of a file; the files of each split are listed on first use."""
 
     path: str
 
     @property
-    def files(self) -> dict[str, list[Labelled]]:
+    def files(self) -> dict[str, list[LabeledFile]]:
         """The files of each split."""
         raise NotImplementedError
 
@@ -24,5 +24,5 @@ class FileTask(SampleTask):
         return len(self.files[split])
 
     def describe(self) -> dict[str, Any]:
-        """Return the files as data: how many each split has, and the SHA-256 of their names."""
-        return {"source": self.path, **super().describe(), "sha256": sha256(self.files)}
+        """Return the files as data: the number of each split, and the SHA-256 of their names."""
+        return {"source": self.path, **super().describe(), "sha256": hash_names(self.files)}

@@ -1,17 +1,17 @@
-"""Files of tab-separated rows, read row by row."""
+"""Classification of the rows of tab-separated files: one sample per row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from archlab.data.rows import Rows, _rows_of
+from archlab.data.rows import Rows, open_rows
 
 from ._samples import SampleTask
 
 
 class RowTask(SampleTask):
-    """Name the class of a row; a folder, `path`, holds a file of rows for each split."""
+    """Predict the class of a row; `path` is a folder with one file of rows per split, indexed on first use."""
 
     path: str
     names: Mapping[str, str]
@@ -19,18 +19,18 @@ class RowTask(SampleTask):
     header = 0
 
     def rows(self, split: str) -> Rows:
-        """Return the rows of a split, found when first asked for."""
-        return _rows_of(self.path, self.names[split], self.num_fields, self.header)
+        """Return the rows of a split."""
+        return open_rows(self.path, self.names[split], self.num_fields, self.header)
 
-    def named_rows(self, split: str, numbers: Sequence[int]) -> list[tuple[str, list[bytes]]]:
-        """Return file and line of some rows, and their fields."""
+    def read_rows(self, split: str, indices: Sequence[int]) -> list[tuple[str, list[bytes]]]:
+        """Return the location, as file:line, and the fields of some rows."""
         rows = self.rows(split)
-        return [(rows.name(number), rows[number]) for number in numbers]
+        return [(rows.locate(index), rows[index]) for index in indices]
 
     def size(self, split: str) -> int:
         """Return the number of rows of a split."""
         return len(self.rows(split))
 
     def describe(self) -> dict[str, Any]:
-        """Return how many rows each split has."""
+        """Return the number of rows of each split."""
         return {"source": self.path, **super().describe()}

@@ -1,4 +1,4 @@
-"""Tasks whose samples are made on the spot, as many as one likes.
+"""Synthetic tasks: samples of tokens, generated on demand.
 
 N samples, T time (context), B batch.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,127 +16,101 @@ from torch import Tensor
 
 from archlab import ArchlabError
 from archlab.components.task._samples import SampleTask, Visit
-from archlab.data.sampling import random_state
-from archlab.data.splits import SPLITS
+from archlab.data.sampling import block_order, random_state
+from archlab.data.splits import SPLITS, split_by_tokens
 from archlab.data.task import IGNORED
 from archlab.ops.dtypes import at_least_float32
 
 Tokens: TypeAlias = NDArray[np.int64]
-BLOCK = 16  # samples that are made together
-DRAWS = 200  # after which a split counts as empty
-MIXERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of SplitMix64
+BLOCK = 16  # samples that are generated together: numpy's overhead is per block
+MAX_DRAWS = 200  # after which a split counts as empty
 
 
 class SyntheticTask(SampleTask):
-    """Samples of words, made in blocks from the numbers of seed, split and block.
+    """Samples of tokens, generated in blocks from the data seed, the split and the block's index.
 
-    Which split a sample belongs to is said by a hash of its inputs, so that none is ever in two: an eighth of what can
-    be made is validation, an eighth test. Without `train_size` training never sees a sample twice (but for chance);
-    with it, an epoch visits the blocks in an order of its own. Unless `per_sample`, targets are [B, T], and
-    sample_accuracy is the share of samples that are right throughout.
+    A hash of its inputs assigns each sample to a split, so that no sample is in two: 1/8 of all possible samples are
+    validation, 1/8 test. Without `train_size` every training step draws new samples; with it, an epoch visits the
+    blocks in an order that depends on the epoch. Unless `per_sample`, targets are [B, T], and sample_accuracy is the
+    fraction of samples whose every target is predicted.
     """
 
     vocab_size: int
     per_sample = False
-    metrics_are_per_token = False
+    metrics_are_per_token = False  # sample_accuracy needs all targets of a sample at once
     metrics: Sequence[str] = ("loss", "accuracy", "sample_accuracy")
 
     def __init__(self, vocab_size: int, train_size: int | None, eval_size: int, data_seed: int) -> None:
         self.vocab_size = self.num_classes = vocab_size
         self.train_size, self.eval_size, self.data_seed = train_size, eval_size, data_seed
-        self._kept: dict[tuple[str, int, int], tuple[Tokens, Tokens]] = {}
+        self._eval_blocks: dict[tuple[str, int, int], tuple[Tokens, Tokens]] = {}
 
     @abstractmethod
     def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
-        """Return inputs [N, T] and targets, [N, T] or [N], of so many samples."""
+        """Return inputs [N, T] and targets, [N, T] or [N], of `count` samples."""
 
     def size(self, split: str) -> int:
-        """Return the number of samples of a split; of an endless one, how many are measured."""
+        """Return the number of samples of a split; for an endless train split, that of the samples evaluated."""
         return self.train_size or self.eval_size if split == "train" else self.eval_size
 
     def describe(self) -> dict[str, Any]:
-        """Return how many samples there are."""
+        """Return the number of samples of each split."""
         sizes = super().describe()["samples"] | {"train": self.train_size or "endless"}
         return {"source": "made from the seed", "data_seed": self.data_seed, "samples": sizes}
 
     def batch(self, split: str, step: int, batch_size: int, context: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a step: a function of the arguments and nothing else."""
+        """Return inputs and targets of a step: a function of the arguments alone."""
         self._require(split, context)
         visits = step * batch_size + np.arange(batch_size)
         if split == "train" and self.train_size is None:
-            return self._gathered(split, visits, context, seed)
+            return self._gather(split, visits, context, seed)
         size = self.size(split)
-        numbers = np.array([_order(size, seed, int(visit) // size)[visit % size] for visit in visits])
-        return self._gathered(split, numbers, context, None)
+        indices = np.array([block_order(size, BLOCK, seed, int(visit) // size)[visit % size] for visit in visits])
+        return self._gather(split, indices, context, None)
 
     def samples(
-        self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
+        self, split: str, indices: Sequence[int], context: int, visits: Sequence[Visit] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return inputs [B, T] and targets."""
-        return self._gathered(split, np.array(numbers), context, None)
+        return self._gather(split, np.array(indices), context, None)
 
     def compute_metrics(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the sum of each metric over what was asked, and the number of terms; loss in nats."""
-        found = super().compute_metrics(logits, targets)
+        """Return for each metric the sum over the targets that are asked for and their number; the loss is in nats."""
+        metrics = super().compute_metrics(logits, targets)
         if "sample_accuracy" in self.metrics:
             asked = targets != IGNORED
             wrong_B = ((at_least_float32(logits).argmax(-1) != targets) & asked).any(-1)
-            found["sample_accuracy"] = ((asked.any(-1) & ~wrong_B).sum(), asked.any(-1).sum())
-        return found
+            metrics["sample_accuracy"] = ((asked.any(-1) & ~wrong_B).sum(), asked.any(-1).sum())
+        return metrics
 
-    def _gathered(self, split: str, numbers: Tokens, context: int, seed: int | None) -> tuple[Tensor, Tensor]:
-        blocks = {number: self._block(split, int(number), context, seed) for number in np.unique(numbers // BLOCK)}
-        rows = [[part[number % BLOCK] for part in blocks[number // BLOCK]] for number in numbers]
+    def _gather(self, split: str, indices: Tokens, context: int, seed: int | None) -> tuple[Tensor, Tensor]:
+        blocks = {block: self._block(split, int(block), context, seed) for block in np.unique(indices // BLOCK)}
+        rows = [[part[index % BLOCK] for part in blocks[index // BLOCK]] for index in indices]
         inputs, targets = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         return inputs, targets
 
-    def _block(self, split: str, number: int, context: int, seed: int | None) -> tuple[Tokens, Tokens]:
-        """Return a block of samples; those that are measured are kept."""
-        if (split, number, context) in self._kept:
-            return self._kept[split, number, context]
+    def _block(self, split: str, block: int, context: int, seed: int | None) -> tuple[Tokens, Tokens]:
+        """Return a block of samples; those of evaluation, which is repeated, are kept in memory."""
+        if (split, block, context) in self._eval_blocks:
+            return self._eval_blocks[split, block, context]
+        # Endless training draws from streams of the run's own seed, finite splits all from stream 0.
         stream = 0 if seed is None else seed + 1
-        random = random_state(self.data_seed, SPLITS.index(split), number, stream)
-        found = self._drawn(random, context, split)
+        random = random_state(self.data_seed, SPLITS.index(split), block, stream)
+        samples = self._draw_block(random, context, split)
         if split != "train":
-            self._kept[split, number, context] = found
-        return found
+            self._eval_blocks[split, block, context] = samples
+        return samples
 
-    def _drawn(self, random: np.random.RandomState, context: int, split: str) -> tuple[Tokens, Tokens]:
-        """Draw until as many samples as a block holds belong to the split."""
+    def _draw_block(self, random: np.random.RandomState, context: int, split: str) -> tuple[Tokens, Tokens]:
+        """Draw samples until those of the split fill a block (rejection sampling)."""
         drawn: list[tuple[Tokens, Tokens]] = []
+        # 6/8 of the samples are train, 1/8 each validation and test: a draw holds about a block of either.
         count = 2 * BLOCK if split == "train" else 8 * BLOCK
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             inputs, targets = self.make(random, count, context, split)
-            mine = _splits(inputs) == SPLITS.index(split)
-            drawn.append((inputs[mine], targets[mine]))
+            in_split = split_by_tokens(inputs) == SPLITS.index(split)
+            drawn.append((inputs[in_split], targets[in_split]))
             if sum(len(part) for part, _ in drawn) >= BLOCK:
-                joined, asked = (np.concatenate(part)[:BLOCK] for part in zip(*drawn, strict=True))
-                return joined, asked
+                inputs, targets = (np.concatenate(part)[:BLOCK] for part in zip(*drawn, strict=True))
+                return inputs, targets
         raise ArchlabError(f"{type(self).__name__}: too few different samples for a {split} split of their own")
-
-
-def _splits(inputs_NT: Tokens) -> NDArray[np.int64]:
-    """Return the number of each sample's split; words 0 in front, which are padding, make no difference."""
-    factors_T = random_state(0).randint(0, 2**63, (inputs_NT.shape[1],), dtype=np.uint64)[::-1] | np.uint64(1)
-    hash_N = (inputs_NT.astype(np.uint64) * factors_T).sum(1)
-    for factor in MIXERS:
-        hash_N = (hash_N ^ (hash_N >> np.uint64(31))) * np.uint64(factor)
-    return np.array([1, 2, 0, 0, 0, 0, 0, 0])[(hash_N >> np.uint64(61)).astype(np.int64)]
-
-
-@lru_cache(maxsize=4)
-def _order(size: int, seed: int, epoch: int) -> Tokens:
-    """Return the numbers below `size`, whose blocks are in the order of an epoch."""
-    blocks = random_state(seed, epoch).permutation(-(-size // BLOCK))
-    numbers = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
-    return numbers[numbers < size]
-
-
-def distinct(random: np.random.RandomState, rows: int, below: int, count: int) -> Tokens:
-    """Return rows of `count` different numbers below `below`, all equally likely in every order."""
-    numbers, at = np.tile(np.arange(below), (rows, 1)), np.arange(rows)
-    steps = (random.random_sample((rows, count)) * (below - np.arange(count))).astype(np.int64)
-    for place in range(count):
-        other = place + steps[:, place]
-        numbers[at, other], numbers[at, place] = numbers[at, place].copy(), numbers[at, other].copy()
-    return numbers[:, :count]

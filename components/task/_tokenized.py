@@ -1,15 +1,15 @@
-"""Tasks whose words come from text and go back to it."""
+"""Tasks whose tokens are those of text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from archlab.data.task import Task
-from archlab.data.tokenizers import ByteTokenizer, Decoder, HuggingFaceTokenizer, Tokenizer
+from archlab.data.tokenizers import Decoder, Tokenizer, load_tokenizer
 
 
 class TokenizedTask(Task):
-    """Predict the next word of what a tokenizer makes of text: `bytes`, or the words of a tokenizer.json."""
+    """Next-token prediction of text by a tokenizer: `bytes`, or the path of a tokenizer.json."""
 
     predicts_next = True
     metrics = ("loss", "bpb")
@@ -17,15 +17,15 @@ class TokenizedTask(Task):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What turns text into words, read when first asked for."""
-        return ByteTokenizer() if self.tokenizer_name == "bytes" else HuggingFaceTokenizer(self.tokenizer_name)
+        """The tokenizer, read on first use."""
+        return load_tokenizer(self.tokenizer_name)
 
     def encode(self, text: str) -> list[int]:
-        """Return the words of a text."""
+        """Return the tokens of a text."""
         return self.tokenizer.encode(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of words."""
+        """Return the text of tokens."""
         return self.tokenizer.decode(tokens)
 
     def decoder(self) -> Decoder:
@@ -33,7 +33,7 @@ class TokenizedTask(Task):
         return self.tokenizer.decoder()
 
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Yield the text that each token adds, and what is left at the end."""
+        """Yield the text that each token adds, and the text that is buffered at the end."""
         decoder = self.decoder()
         for token in tokens:
             yield decoder(token)

@@ -11,12 +11,19 @@ from archlab.data.task import IGNORED
 
 @register("task", "compression")
 class Compression(SyntheticTask):
-    """Say every word of a sample again, from what its last position knows, MAD's compression (arXiv:2403.17844, 3.1).
+    """Reconstruct every token of a sample from its last position, MAD's compression (arXiv:2403.17844, 3.1).
 
-    Random words end with word vocab_size - 1, which asks for all of them. It is a test of memory where the model's
-    head is `reconstruction`, which sees the last position alone; other heads can copy each word from where it stands.
-    Raises ValueError for a vocabulary without a word to say again.
-    Deviations: the last word itself, always the same, is not asked for.
+    Random tokens are followed by the query token, vocab_size - 1. The task tests compression only with the head
+    `reconstruction`, which reads the last position alone; other heads can copy each token from its own position.
+    Raises ValueError for a vocabulary of the query token alone.
+
+    Deviations: the query token, which is always the same, is not a target.
+
+    Args:
+        vocab_size: Number of tokens, the query token included.
+        train_size: Number of training samples; null draws new samples at every step.
+        eval_size: Number of validation samples, and of test samples.
+        data_seed: Seed of the samples, independent of the run's seed.
     """
 
     def __init__(
@@ -29,12 +36,12 @@ class Compression(SyntheticTask):
     ) -> None:
         super().__init__(vocab_size, train_size, eval_size, data_seed)
         if vocab_size < 2:
-            raise ValueError(f"vocab_size {vocab_size} has no word beside the one that asks")
+            raise ValueError(f"vocab_size {vocab_size} has no token besides the query token")
 
     def require_context(self, context: int) -> None:
-        """Raise ArchlabError unless there is a word to say again."""
+        """Raise ArchlabError unless the context holds a token and the query token."""
         if context < 2:
-            raise ArchlabError(f"compression: a word and the one that asks need 2 inputs, not train.context {context}")
+            raise ArchlabError(f"compression: a token and the query token need 2 inputs, not train.context {context}")
 
     def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs and targets [N, T]."""

@@ -15,52 +15,54 @@ from torch import Tensor
 
 from archlab import ArchlabError, register
 from archlab.components.task._samples import SampleTask, Visit
-from archlab.data.sampling import order
+from archlab.data.sampling import epoch_order
 
-SIDE, GREYS = 8, 17
+SIDE, GRAY_LEVELS = 8, 17
 SIZES = {"train": 1197, "validation": 300, "test": 300}
 
 
 @register("task", "digits")
 class Digits(SampleTask):
-    """Tell handwritten digits apart: 1797 images of 8 x 8 pixels in 17 greys, which come with scikit-learn.
+    """Classify handwritten digits: 1797 images of 8 x 8 pixels in 17 gray levels, which come with scikit-learn.
 
-    Inputs are images [B, 1, 8, 8] from -1 to 1, or, as `pixels`, the greys in scan order as words [B, 64].
+    Args:
+        inputs: `image` for images [B, 1, 8, 8] in [-1, 1], `pixels` for gray levels in scan order as tokens [B, 64].
     """
 
     num_classes = 10
 
     def __init__(self, *, inputs: Literal["image", "pixels"] = "image") -> None:
-        self.vocab_size = GREYS if inputs == "pixels" else None
+        self.vocab_size = GRAY_LEVELS if inputs == "pixels" else None
 
     def size(self, split: str) -> int:
         """Return the number of images of a split."""
         return SIZES[split]
 
     def require_context(self, context: int) -> None:
-        """Raise ArchlabError unless the context is the pixels of an image."""
+        """Raise ArchlabError unless the context is the number of pixels of an image."""
         if context != SIDE * SIDE:
             raise ArchlabError(f"digits: an image has {SIDE * SIDE} pixels, which train.context {context} has to be")
 
     def describe(self) -> dict[str, Any]:
-        """Return the images as data: how many each split has, and the SHA-256 of all."""
+        """Return the images as data: the number of each split, and the SHA-256 of all."""
         images, classes = _load()
         sha256 = hashlib.sha256(images.tobytes() + classes.tobytes()).hexdigest()
         return {"source": "scikit-learn's digits", "samples": SIZES, "sha256": sha256}
 
     def samples(
-        self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
+        self, split: str, indices: Sequence[int], context: int, visits: Sequence[Visit] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return images, or their pixels, and digits [B]."""
         images, classes = _load()
-        first = list(SIZES).index(split)
-        places = order(len(images), 0, 0)[sum(list(SIZES.values())[:first]) :][list(numbers)]
-        pixels = torch.from_numpy(images[places].astype(np.int64))
-        inputs = pixels if self.vocab_size else pixels.view(-1, 1, SIDE, SIDE).float() / (GREYS // 2) - 1
-        return inputs, torch.from_numpy(classes[places].astype(np.int64))
+        start = sum(list(SIZES.values())[: list(SIZES).index(split)])
+        # Neighbors in the file resemble each other: splits are cut from a fixed shuffle.
+        rows = epoch_order(len(images), 0, 0)[start:][list(indices)]
+        pixels = torch.from_numpy(images[rows].astype(np.int64))
+        inputs = pixels if self.vocab_size else pixels.view(-1, 1, SIDE, SIDE).float() / (GRAY_LEVELS // 2) - 1
+        return inputs, torch.from_numpy(classes[rows].astype(np.int64))
 
     def example_inputs(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
-        """Return inputs of the right shape and type with nothing in them."""
+        """Return zeros of the inputs' shape and type."""
         if self.vocab_size:
             return super().example_inputs(batch_size, context, device)
         return torch.zeros(batch_size, 1, SIDE, SIDE, device=device)

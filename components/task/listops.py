@@ -8,21 +8,30 @@ import numpy as np
 
 from archlab import LARGEST, ArchlabError, Count, Range, register
 from archlab.components.task._synthetic import SyntheticTask, Tokens
-
-from ._trees import WORDS, grow, lengths, values, write
+from archlab.data.listops import VOCABULARY, count_tokens, encode_trees, evaluate_trees, grow_trees
 
 Several: TypeAlias = Annotated[int, Range(low=2, high=LARGEST)]
-TREES, DRAWS = 256, 2000
+TREES = 256  # grown at a time
+MAX_DRAWS = 2000  # after which settings count as impossible
 
 
 @register("task", "listops")
 class ListOps(SyntheticTask):
-    """Say what an expression in lists comes to, one digit: ListOps (arXiv:1804.06028) of the Long Range Arena.
+    """Evaluate a nested expression to a digit: ListOps (arXiv:1804.06028) of the Long Range Arena (arXiv:2011.04006).
 
-    Expressions are made by that arena's grammar (arXiv:2011.04006). Such ones as [MAX 4 3 [MIN 2 3 ] 1 0 ] are of MIN,
-    MAX, MED (the median, rounded down) and SM (the sum modulo 10). They have more than `min_length` and fewer than
-    `max_length` words, and stand at the end of a sample, behind words 0. Raises ValueError where no length is left.
-    Deviations: endless unless `train_size` says otherwise (there 96000); expressions are told apart by a hash.
+    Expressions such as [MAX 4 3 [MIN 2 3 ] 1 0 ] are of MIN, MAX, MED (the median, rounded down) and SM (the sum
+    modulo 10). A sample is padded with tokens 0 on the left. Raises ValueError if no length lies between the limits.
+
+    Deviations: training samples are endless unless `train_size` is set (96000 there); a hash splits the expressions.
+
+    Args:
+        max_depth: Maximum depth of the trees, leaves included.
+        max_args: Maximum number of arguments of an operator; the minimum is 2.
+        min_length: Number of tokens that every expression exceeds.
+        max_length: Number of tokens that every expression stays below.
+        train_size: Number of training samples; null draws new samples at every step.
+        eval_size: Number of validation samples, and of test samples.
+        data_seed: Seed of the samples, independent of the run's seed.
     """
 
     per_sample = True
@@ -39,7 +48,7 @@ class ListOps(SyntheticTask):
         eval_size: Count = 2000,
         data_seed: Count = 1,
     ) -> None:
-        super().__init__(len(WORDS), train_size, eval_size, data_seed)
+        super().__init__(len(VOCABULARY), train_size, eval_size, data_seed)
         self.num_classes = 10
         if max_length < min_length + 2:
             raise ValueError(f"no length is more than min_length {min_length} and less than max_length {max_length}")
@@ -49,19 +58,19 @@ class ListOps(SyntheticTask):
     def require_context(self, context: int) -> None:
         """Raise ArchlabError unless the longest expressions fit."""
         if context < self.max_length - 1:
-            need = f"expressions of {self.max_length - 1} words (max_length - 1)"
+            need = f"expressions of {self.max_length - 1} tokens (max_length - 1)"
             raise ArchlabError(f"listops: {need} do not fit in train.context {context}")
 
     def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs [N, T] and digits [N]."""
         made: list[tuple[Tokens, Tokens]] = []
-        for _ in range(DRAWS):
-            levels = grow(random, TREES, self.max_depth, self.max_args)
-            sizes = lengths(levels)
+        for _ in range(MAX_DRAWS):
+            levels = grow_trees(random, TREES, self.max_depth, self.max_args)
+            sizes = count_tokens(levels)
             kept_R = (sizes[0] > self.min_length) & (sizes[0] < self.max_length)
-            made.append((write(levels, sizes, kept_R, context), values(levels)[kept_R]))
+            made.append((encode_trees(levels, sizes, kept_R, context), evaluate_trees(levels)[kept_R]))
             if sum(len(digits) for _, digits in made) >= count:
                 inputs, digits = (np.concatenate(part)[:count] for part in zip(*made, strict=True))
                 return inputs, digits
-        reach = f"{self.min_length} to {self.max_length} words, max_depth {self.max_depth}, max_args {self.max_args}"
-        raise ArchlabError(f"listops: next to no expressions are of {reach}")
+        limits = f"{self.min_length} to {self.max_length} tokens, max_depth {self.max_depth}, max_args {self.max_args}"
+        raise ArchlabError(f"listops: almost no expressions have {limits}")

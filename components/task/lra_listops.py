@@ -10,26 +10,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from archlab import ArchlabError, register
+from archlab.data.listops import VOCABULARY
+from archlab.data.padding import left_pad
 
-from ._padded import padded
 from ._rows import RowTask
 from ._samples import Visit
-from ._trees import WORDS
 
 FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
-NUMBERS = {word.encode(): number for number, word in enumerate(WORDS) if word}
+TOKEN_IDS = {token.encode(): index for index, token in enumerate(VOCABULARY) if token}
 
 
 @register("task", "lra_listops")
 class LongRangeListOps(RowTask):
-    """Say what an expression in lists comes to, from the files that Long Range Arena published (arXiv:2011.04006).
+    """Evaluate a nested expression to a digit, from the files that Long Range Arena published (arXiv:2011.04006).
 
-    `path` is a folder with basic_train.tsv, basic_val.tsv and basic_test.tsv: a row of titles, then expressions and
-    digits. Words are those of the task listops; the brackets that only show how an expression is read are left out.
-    An expression stands at the end of a sample, behind words 0; one longer than train.context is refused by name.
+    Tokens are those of the task listops; the parentheses, which only show the parse, are left out. A sample is padded
+    with tokens 0 on the left; an expression longer than train.context is refused by file and line.
+
+    Args:
+        path: Folder with basic_train.tsv, basic_val.tsv and basic_test.tsv, rows of an expression and a digit.
     """
 
-    vocab_size = len(WORDS)
+    vocab_size = len(VOCABULARY)
     num_classes = 10
     names = FILES
     num_fields = 2
@@ -39,25 +41,25 @@ class LongRangeListOps(RowTask):
         self.path = path
 
     def samples(
-        self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
+        self, split: str, indices: Sequence[int], context: int, visits: Sequence[Visit] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return words [B, T] and digits [B]."""
-        read = self.named_rows(split, numbers)
-        words = [_expression(name, fields[0], context) for name, fields in read]
-        return padded(words, context), torch.tensor([_digit(name, fields[1]) for name, fields in read])
+        """Return tokens [B, T] and digits [B]."""
+        rows = self.read_rows(split, indices)
+        tokens = [_encode(location, fields[0], context) for location, fields in rows]
+        return left_pad(tokens, context), torch.tensor([_parse_digit(location, fields[1]) for location, fields in rows])
 
 
-def _expression(name: str, source: bytes, context: int) -> NDArray[np.uint8]:
-    words = [word for word in source.split() if word not in (b"(", b")")]
-    if len(words) > context:
-        raise ArchlabError(f"{name}: has {len(words)} words, more than train.context {context}")
-    for word in words:
-        if word not in NUMBERS:
-            raise ArchlabError(f"{name}: {word.decode(errors='replace')!r} is no word of ListOps")
-    return np.array([NUMBERS[word] for word in words], np.uint8)
+def _encode(location: str, expression: bytes, context: int) -> NDArray[np.uint8]:
+    tokens = [token for token in expression.split() if token not in (b"(", b")")]
+    if len(tokens) > context:
+        raise ArchlabError(f"{location}: has {len(tokens)} tokens, more than train.context {context}")
+    for token in tokens:
+        if token not in TOKEN_IDS:
+            raise ArchlabError(f"{location}: {token.decode(errors='replace')!r} is not a token of ListOps")
+    return np.array([TOKEN_IDS[token] for token in tokens], np.uint8)
 
 
-def _digit(name: str, target: bytes) -> int:
+def _parse_digit(location: str, target: bytes) -> int:
     if len(target) != 1 or not target.isdigit():
-        raise ArchlabError(f"{name}: {target.decode(errors='replace')!r} is no digit")
+        raise ArchlabError(f"{location}: {target.decode(errors='replace')!r} is not a digit")
     return int(target)

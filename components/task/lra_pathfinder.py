@@ -14,48 +14,51 @@ from torch import Tensor
 
 from archlab import ArchlabError, Count, register
 from archlab.components.task._folders import FileTask
-from archlab.data.class_folders import Labelled, by_hash, require_filled
+from archlab.data.class_folders import LabeledFile, require_complete, split_by_hash
 from archlab.data.formats import read_file
-from archlab.data.images import GREYS, Inputs, greys, read_image, require_pixels
+from archlab.data.images import GRAY_LEVELS, PixelInputs, encode_gray, read_image, require_pixels
 
 from ._samples import Visit
 
-SHARES = {"validation": 0.1, "test": 0.1}
+HELD_OUT_FRACTIONS = {"validation": 0.1, "test": 0.1}
 CLASSES = ("apart", "connected")
 
 
 @register("task", "lra_pathfinder")
 class LongRangePathfinder(FileTask):
-    """Tell whether a path joins two points by an image's pixels, Long Range Arena's Pathfinder (arXiv:2011.04006).
+    """Classify by an image's pixels whether a path joins two points, Long Range Arena's Pathfinder (arXiv:2011.04006).
 
-    `path` is a folder such as pathfinder32/curv_contour_length_14, with images below imgs/ and lines of text in
-    metadata/: folder, file, number and class of an image. Images are `size` pixels high and wide (128: Path-X), and
-    train.context is all of them. A tenth each, by their names' hash, is validation and test. Inputs are words [B, T]
-    below 256, or numbers [B, T] from -1 to 1. Files of no bytes, of which the published set has one, are passed over.
+    train.context must be the number of pixels. 1 in 10 images each is validation and test, by the SHA-256 of their
+    names. Empty files, of which the published set has one, are skipped.
+
+    Args:
+        path: Folder such as pathfinder32/curv_contour_length_14, with images in imgs/ and lists of them in metadata/.
+        size: Height and width of the images in pixels: 32 for Pathfinder, 128 for Path-X.
+        inputs: `words` for gray levels as tokens [B, T] below 256, `numbers` for values [B, T] in [-1, 1].
     """
 
     num_classes = 2
 
-    def __init__(self, *, path: str, size: Count = 32, inputs: Inputs = "words") -> None:
-        self.inputs, self.vocab_size = inputs, GREYS if inputs == "words" else None
+    def __init__(self, *, path: str, size: Count = 32, inputs: PixelInputs = "words") -> None:
+        self.inputs, self.vocab_size = inputs, GRAY_LEVELS if inputs == "words" else None
         self.path, self.side = path, size
 
     @property
-    def files(self) -> dict[str, list[Labelled]]:
-        """The images of each split, listed when first asked for."""
-        return _listed(self.path)
+    def files(self) -> dict[str, list[LabeledFile]]:
+        """The images of each split, listed on first use."""
+        return _list_images(self.path)
 
     def require_context(self, context: int) -> None:
-        """Raise ArchlabError unless the context is the pixels of an image."""
+        """Raise ArchlabError unless the context is the number of pixels of an image."""
         require_pixels(context, self.side, self.path)
 
     def samples(
-        self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
+        self, split: str, indices: Sequence[int], context: int, visits: Sequence[Visit] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return pixels [B, T] and classes [B], 1 where the points are joined."""
-        files = [self.files[split][number] for number in numbers]
+        """Return pixels [B, T] and classes [B], 1 if the points are joined."""
+        files = [self.files[split][index] for index in indices]
         pixels_BT = np.stack([self._read(file.path) for file in files])
-        return greys(pixels_BT, self.inputs), torch.tensor([file.label for file in files])
+        return encode_gray(pixels_BT, self.inputs), torch.tensor([file.label for file in files])
 
     def _read(self, path: str) -> NDArray[np.uint8]:
         image = read_image(path, "L")
@@ -65,19 +68,19 @@ class LongRangePathfinder(FileTask):
 
 
 @cache
-def _listed(path: str) -> dict[str, list[Labelled]]:
+def _list_images(path: str) -> dict[str, list[LabeledFile]]:
     root = Path(path).expanduser()
     lists = sorted((root / "metadata").glob("*.npy"))
     if not lists:
         raise ArchlabError(f"{root / 'metadata'}: holds no *.npy lists of images")
-    parts = by_hash([file for list_ in lists for file in _images(root, list_)], SHARES)
-    require_filled(root, parts, CLASSES)
-    return parts
+    splits = split_by_hash([file for list_ in lists for file in _read_list(root, list_)], HELD_OUT_FRACTIONS)
+    require_complete(root, splits, CLASSES)
+    return splits
 
 
-def _images(root: Path, list_: Path) -> list[Labelled]:
-    """Return the images of a list; it is text, whatever its name ends in."""
-    found = []
+def _read_list(root: Path, list_: Path) -> list[LabeledFile]:
+    """Return the images of a list, a text file in spite of its suffix .npy."""
+    files = []
     for number, line in enumerate(read_file(list_).decode(errors="replace").splitlines(), 1):
         fields = line.split()
         if len(fields) < 4 or fields[3] not in ("0", "1"):
@@ -86,5 +89,5 @@ def _images(root: Path, list_: Path) -> list[Labelled]:
         if not file.is_file():
             raise ArchlabError(f"{list_}:{number}: there is no file {file}")
         if os.stat(file).st_size:
-            found.append(Labelled(str(file), f"{fields[0]}/{fields[1]}", int(fields[3])))
-    return found
+            files.append(LabeledFile(str(file), f"{fields[0]}/{fields[1]}", int(fields[3])))
+    return files

@@ -11,24 +11,28 @@ from torch import Tensor
 
 from archlab import register
 from archlab.components.task._folders import FileTask
-from archlab.data.class_folders import Labelled, by_hash, class_files, require_filled
+from archlab.data.class_folders import LabeledFile, list_files, require_complete, split_by_hash
 from archlab.data.formats import read_file
+from archlab.data.padding import encode_bytes, left_pad
 from archlab.data.splits import Overflow
 
-from ._padded import fitted, padded
 from ._samples import Visit
 
 CLASSES = ("neg", "pos")
-SHARE = 0.1
+VALIDATION_FRACTION = 0.1
 
 
 @register("task", "lra_text")
 class LongRangeText(FileTask):
-    """Tell good reviews of films from bad by their bytes, Long Range Arena's text classification (arXiv:2011.04006).
+    """Classify the sentiment of film reviews by their bytes, Long Range Arena's text classification (arXiv:2011.04006).
 
-    `path` is the folder aclImdb of the Large Movie Review Dataset, with train/pos, train/neg, test/pos and test/neg.
-    A review stands at the end of a sample, behind bytes 0; longer ones are refused or cut behind `train.context` bytes.
-    Deviations: a tenth of the train reviews, by their names' hash, is validation; in the paper's code it is the test.
+    A review is padded with bytes 0 on the left.
+
+    Deviations: 1 in 10 train reviews is validation, by the SHA-256 of their names; in the paper's code it is the test.
+
+    Args:
+        path: Folder aclImdb of the Large Movie Review Dataset, with train/pos, train/neg, test/pos and test/neg.
+        too_long: `refuse` raises an error for a review longer than train.context, `cut` truncates it.
     """
 
     vocab_size = 256
@@ -38,23 +42,23 @@ class LongRangeText(FileTask):
         self.path, self.too_long = path, too_long
 
     @property
-    def files(self) -> dict[str, list[Labelled]]:
-        """The files of each split, listed when first asked for."""
-        return _listed(self.path)
+    def files(self) -> dict[str, list[LabeledFile]]:
+        """The files of each split, listed on first use."""
+        return _list_reviews(self.path)
 
     def samples(
-        self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
+        self, split: str, indices: Sequence[int], context: int, visits: Sequence[Visit] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return bytes [B, T] and classes [B], 1 for a good review."""
-        files = [self.files[split][number] for number in numbers]
-        texts = [fitted(read_file(Path(file.path)), context, self.too_long, file.path) for file in files]
-        return padded(texts, context), torch.tensor([file.label for file in files])
+        """Return bytes [B, T] and classes [B], 1 for a positive review."""
+        files = [self.files[split][index] for index in indices]
+        texts = [encode_bytes(read_file(Path(file.path)), context, self.too_long, file.path) for file in files]
+        return left_pad(texts, context), torch.tensor([file.label for file in files])
 
 
 @cache
-def _listed(path: str) -> dict[str, list[Labelled]]:
+def _list_reviews(path: str) -> dict[str, list[LabeledFile]]:
     root = Path(path).expanduser()
-    parts = by_hash(class_files(root / "train", CLASSES, [".txt"]), {"validation": SHARE})
-    parts["test"] = class_files(root / "test", CLASSES, [".txt"])
-    require_filled(root, parts, CLASSES)
-    return parts
+    splits = split_by_hash(list_files(root / "train", CLASSES, [".txt"]), {"validation": VALIDATION_FRACTION})
+    splits["test"] = list_files(root / "test", CLASSES, [".txt"])
+    require_complete(root, splits, CLASSES)
+    return splits

@@ -7,11 +7,20 @@ from ._in_context import Learn, PairsTask
 
 @register("task", "noisy_recall")
 class NoisyRecall(PairsTask):
-    """In-context recall among pairs that are noise, MAD's noisy in-context recall (arXiv:2403.17844, 3.1).
+    """Recall values among pairs that are noise, MAD's noisy in-context recall (arXiv:2403.17844, 3.1).
 
-    A share `noise` of the pairs is two words of a vocabulary of its own, the last `noise_vocab_size`; the others are as
-    in the task in_context_recall, and so are the knobs.
-    Raises ValueError for a vocabulary without a key or a value.
+    Pairs that are noise are two tokens of a vocabulary of their own, the last tokens before the query token; the other
+    pairs are those of the task in_context_recall. Raises ValueError for a vocabulary without a key or a value.
+
+    Args:
+        vocab_size: Number of tokens: keys, values, noise, and the query token, vocab_size - 1, unless `multi_query`.
+        noise_vocab_size: Number of tokens of the noise.
+        noise: Fraction of the pairs that are noise.
+        multi_query: Whether the value of every repeated key is a target; otherwise only that of the last pair.
+        learn: Targets of training: `every_word` for every next token, as in MAD, or `answers` for the values alone.
+        train_size: Number of training samples; null draws new samples at every step.
+        eval_size: Number of validation samples, and of test samples.
+        data_seed: Seed of the samples, independent of the run's seed.
     """
 
     def __init__(

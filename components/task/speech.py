@@ -1,4 +1,4 @@
-"""B batch, T samples."""
+"""B batch, T samples of a waveform."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ from torch import Tensor
 
 from archlab import ArchlabError, Count, register
 from archlab.components.task._folders import FileTask
-from archlab.data.audio import read_wave
-from archlab.data.class_folders import Labelled, class_files, require_filled
+from archlab.data.audio import read_wav
+from archlab.data.class_folders import LabeledFile, list_files, require_complete
 from archlab.data.splits import SPLITS, Overflow
 
 from ._samples import Visit
 
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
-SHARE = 10.0  # percent, each for validation and for test
+# The constants of which_set(), by which the data set's authors made the lists.
+HELD_OUT_PERCENT = 10.0  # for validation and for test each
 BUCKETS = 2**27
 
 
 @register("task", "speech")
 class Speech(FileTask):
-    """Tell spoken words apart by their waves, a folder of WAV files for each, as Speech Commands (arXiv:1804.03209).
+    """Classify spoken words by their waveforms, WAV files in one folder per word (Speech Commands, arXiv:1804.03209).
 
-    Inputs are waves [B, T] from -1 to 1. Files are 16-bit, of one channel, `sample_rate` samples a second; shorter
-    ones are followed by silence, and longer ones refused or cut. validation_list.txt and testing_list.txt say what is
-    held out; without them a tenth of the speakers each, by the hash that the data set's authors use.
+    Inputs are waveforms [B, T] in [-1, 1), padded at the end with zeros. validation_list.txt and testing_list.txt name
+    the files that are held out; without them 1 in 10 speakers each is, by the hash that the data set's authors use.
+
+    Args:
+        path: Folder with one folder of WAV files, 16-bit and mono, per word.
+        classes: Names of the folders that are the classes, in order; the others are ignored.
+        sample_rate: Sample rate in Hz that all files must have.
+        too_long: `refuse` raises an error for a file with more samples than train.context, `cut` truncates it.
     """
 
     def __init__(
@@ -44,45 +50,46 @@ class Speech(FileTask):
         self.sample_rate, self.too_long = sample_rate, too_long
 
     @property
-    def files(self) -> dict[str, list[Labelled]]:
-        """The files of each split, listed when first asked for."""
-        return _listed(self.path, self.classes)
+    def files(self) -> dict[str, list[LabeledFile]]:
+        """The files of each split, listed on first use."""
+        return _list_recordings(self.path, self.classes)
 
     def describe(self) -> dict[str, Any]:
-        """Return the files as data, and what the classes are."""
+        """Return the files as data, with the names of the classes."""
         return {**super().describe(), "classes": list(self.classes)}
 
     def samples(
-        self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
+        self, split: str, indices: Sequence[int], context: int, visits: Sequence[Visit] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return waves [B, T] and classes [B]."""
-        files = [self.files[split][number] for number in numbers]
-        waves = [read_wave(file.path, self.sample_rate, context, self.too_long) for file in files]
+        """Return waveforms [B, T] and classes [B]."""
+        files = [self.files[split][index] for index in indices]
+        waves = [read_wav(file.path, self.sample_rate, context, self.too_long) for file in files]
         return torch.from_numpy(np.stack(waves)), torch.tensor([file.label for file in files])
 
 
 @cache
-def _listed(path: str, classes: tuple[str, ...]) -> dict[str, list[Labelled]]:
+def _list_recordings(path: str, classes: tuple[str, ...]) -> dict[str, list[LabeledFile]]:
     root = Path(path).expanduser()
     if not root.is_dir():
         raise ArchlabError(f"{path}: no such folder")
-    files = class_files(root, classes, [".wav"])
-    split_of = _read_lists(root, files, classes) or {file.name: _hashed(file.name) for file in files}
-    parts: dict[str, list[Labelled]] = {split: [] for split in SPLITS}
+    files = list_files(root, classes, [".wav"])
+    split_of = _read_lists(root, files, classes) or {file.name: _split_by_speaker(file.name) for file in files}
+    splits: dict[str, list[LabeledFile]] = {split: [] for split in SPLITS}
     for file in files:
-        parts[split_of.get(file.name, "train")].append(file)
-    require_filled(root, parts, classes)
-    return parts
+        splits[split_of.get(file.name, "train")].append(file)
+    require_complete(root, splits, classes)
+    return splits
 
 
-def _read_lists(root: Path, files: Sequence[Labelled], classes: Sequence[str]) -> dict[str, str]:
-    """Return the split of the files that lists hold out, or nothing where there are no lists."""
+def _read_lists(root: Path, files: Sequence[LabeledFile], classes: Sequence[str]) -> dict[str, str]:
+    """Return the split of the files that the lists hold out; empty if there are no lists."""
     held_out: dict[str, str] = {}
     if not any((root / name).exists() for name in LISTS.values()):
         return held_out
     known = {file.name for file in files}
     for split, name in LISTS.items():
-        for line in _lines(root / name):
+        for line in _read_lines(root / name):
+            # The published lists name files of all words, also of those that are not among the classes.
             if line.partition("/")[0] in classes and line not in known:
                 raise ArchlabError(f"{root / name}: lists {line!r}, which is no file")
             if line in held_out:
@@ -91,15 +98,16 @@ def _read_lists(root: Path, files: Sequence[Labelled], classes: Sequence[str]) -
     return held_out
 
 
-def _lines(file: Path) -> list[str]:
+def _read_lines(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8").split()
     except (OSError, ValueError) as error:
         raise ArchlabError(f"{file}: cannot be read: {error}") from error
 
 
-def _hashed(name: str) -> str:
-    """Return the split of a file by its speaker, whose name stands before _nohash_."""
+def _split_by_speaker(name: str) -> str:
+    """Return the split of a file by its speaker, the part of its name before _nohash_."""
     speaker = re.sub(r"_nohash_.*$", "", name.partition("/")[2])
     percent = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % BUCKETS * (100 / (BUCKETS - 1))
-    return "validation" if percent < SHARE else "test" if percent < 2 * SHARE else "train"
+    held_out = "validation" if percent < HELD_OUT_PERCENT else "test"
+    return held_out if percent < 2 * HELD_OUT_PERCENT else "train"

@@ -1,4 +1,4 @@
-"""B batch, T samples, K harmonics, F formants."""
+"""B batch, T samples of a waveform, K harmonics, F formants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from archlab.components.task._samples import SampleTask, Visit
 from archlab.data.sampling import random_state
 from archlab.data.splits import SPLITS
 
-# The mean formants of ten vowels of 33 men, in hertz: Peterson and Barney, 1952, table II.
+# Mean formants of ten vowels of 33 men in Hz: Peterson and Barney, 1952, table II.
 FORMANTS = np.array(
     [
         [270, 2290, 3010],
@@ -30,17 +30,24 @@ FORMANTS = np.array(
         [490, 1350, 1690],
     ]
 )
-WIDTHS = np.array([80, 100, 150])
-HIGHEST = 3600.0
+WIDTHS = np.array([80, 100, 150])  # of the formants' resonances, in Hz
+MAX_FREQUENCY = 3600.0  # of the harmonics, in Hz: above the highest formant of the smallest speaker
 
 
 @register("task", "synthetic_speech")
 class SyntheticSpeech(SampleTask):
-    """Tell ten vowels apart by their waves: harmonics of a voice, shaped by formants, with white noise over them.
+    """Classify ten synthetic vowels by their waveforms: harmonics of a voice, shaped by formants, plus white noise.
 
-    Inputs are waves [B, T] from -1 to 1, in steps of 16 bits, made on the spot: sample number, split and `data_seed`
-    say all. Each has its own pitch, size of the speaker, loudness and phases; `noise` is relative to the voice.
-    Raises ValueError where `sample_rate` cannot hold the formants.
+    Inputs are waveforms [B, T] in [-1, 1], quantized to 16 bits, generated on demand: a function of the sample's index,
+    the split and `data_seed`. Pitch, speaker size, loudness and phases are random.
+    Raises ValueError if half of `sample_rate` is below the formants.
+
+    Args:
+        train_size: Number of training samples.
+        eval_size: Number of validation samples, and of test samples.
+        sample_rate: Sample rate in Hz.
+        noise: Standard deviation of the noise relative to that of the voice; 0 is none.
+        data_seed: Seed of the samples, independent of the run's seed.
     """
 
     num_classes = len(FORMANTS)
@@ -54,39 +61,40 @@ class SyntheticSpeech(SampleTask):
         noise: NonNegative = 0.1,
         data_seed: Count = 1,
     ) -> None:
-        if sample_rate < 2 * HIGHEST:
-            raise ValueError(f"sample_rate {sample_rate} is less than {2 * HIGHEST:g}: the formants do not fit")
+        if sample_rate < 2 * MAX_FREQUENCY:
+            raise ValueError(f"sample_rate {sample_rate} is less than {2 * MAX_FREQUENCY:g}: the formants do not fit")
         self.train_size, self.eval_size, self.sample_rate = train_size, eval_size, sample_rate
         self.noise, self.data_seed = noise, data_seed
 
     def size(self, split: str) -> int:
-        """Return the number of waves of a split."""
+        """Return the number of samples of a split."""
         return self.train_size if split == "train" else self.eval_size
 
     def describe(self) -> dict[str, Any]:
-        """Return how many waves there are."""
+        """Return the number of samples of each split."""
         return {"source": "made from the seed", **super().describe()}
 
     def samples(
-        self, split: str, numbers: Sequence[int], context: int, visits: Sequence[Visit] | None = None
+        self, split: str, indices: Sequence[int], context: int, visits: Sequence[Visit] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return waves [B, T] and vowels [B]."""
-        waves = [self._wave(split, number, context) for number in numbers]
-        return torch.from_numpy(np.stack(waves)), torch.tensor(numbers) % self.num_classes
+        """Return waveforms [B, T] and vowels [B]."""
+        waves = [self._synthesize(split, index, context) for index in indices]
+        return torch.from_numpy(np.stack(waves)), torch.tensor(indices) % self.num_classes
 
-    def _wave(self, split: str, number: int, length: int) -> NDArray[np.float32]:
-        random = random_state(self.data_seed, SPLITS.index(split), number)
+    def _synthesize(self, split: str, index: int, length: int) -> NDArray[np.float32]:
+        random = random_state(self.data_seed, SPLITS.index(split), index)
         pitch, speaker, loudness = random.uniform(90, 250), random.uniform(0.9, 1.15), random.uniform(0.05, 0.15)
-        formants = FORMANTS[number % self.num_classes] * speaker * random.uniform(0.97, 1.03, 3)
-        harmonics_K = pitch * np.arange(1, int(HIGHEST / pitch) + 1)
+        # The speaker's size moves all formants, and each varies by itself.
+        formants = FORMANTS[index % self.num_classes] * speaker * random.uniform(0.97, 1.03, 3)
+        harmonics_K = pitch * np.arange(1, int(MAX_FREQUENCY / pitch) + 1)
         phases_K = random.uniform(0, 2 * np.pi, len(harmonics_K))
         angles_TK = 2 * np.pi * harmonics_K * np.arange(length)[:, None] / self.sample_rate + phases_K
-        voice_T = np.sin(angles_TK) @ _amplitudes(harmonics_K, formants)
+        voice_T = np.sin(angles_TK) @ _harmonic_amplitudes(harmonics_K, formants)
         noisy_T = voice_T / np.sqrt(np.mean(voice_T**2)) + self.noise * random.standard_normal(length)
         return (np.clip(np.rint(loudness * noisy_T * 2**15), -(2**15), 2**15 - 1) / 2**15).astype(np.float32)
 
 
-def _amplitudes(harmonics_K: NDArray[Any], formants_F: NDArray[Any]) -> NDArray[Any]:
-    """Return how loud each harmonic is: resonances at the formants, on a voice that falls with the frequency."""
+def _harmonic_amplitudes(harmonics_K: NDArray[Any], formants_F: NDArray[Any]) -> NDArray[Any]:
+    """Return the amplitude of each harmonic: resonances at the formants, on a source that falls with frequency."""
     distance_KF = (harmonics_K[:, None] - formants_F) / WIDTHS
     return (1 / (1 + distance_KF**2)).sum(1) / np.sqrt(harmonics_K)

@@ -2,12 +2,11 @@
 
 import statistics
 
-import numpy as np
 import pytest
 
 from archlab import ArchlabError
-from archlab.components.task._trees import WORDS, grow, lengths, values
 from archlab.components.task.listops import ListOps
+from archlab.data.listops import VOCABULARY
 
 SHORT = {"max_depth": 5, "max_args": 4, "min_length": 3, "max_length": 60, "eval_size": 50}
 CALCULATE = {
@@ -19,7 +18,7 @@ CALCULATE = {
 
 
 def text(row):
-    return [WORDS[word] for word in row if word]
+    return [VOCABULARY[word] for word in row if word]
 
 
 def calculated(words):
@@ -72,29 +71,10 @@ def test_the_calculator_agrees_with_the_papers(words, value):
 def test_every_operator_depth_and_digit_occurs():
     inputs, digits = ListOps(**SHORT).batch("train", 0, 600, 59, 0)
     found = [calculated(text(row)) for row in inputs.tolist()]
-    assert set(inputs.unique().tolist()) == set(range(len(WORDS)))
+    assert set(inputs.unique().tolist()) == set(range(len(VOCABULARY)))
     assert {deepest for _, deepest, _ in found} == {2, 3, 4, 5}
     assert {count for *_, counts in found for count in counts} == {2, 3, 4}
     assert set(digits.tolist()) == set(range(10))
-
-
-def test_trees_grow_as_long_range_arena_grows_them():
-    levels = grow(np.random.RandomState(0), 40000, 10, 10)
-    for level in levels[:-1]:
-        assert abs(level.is_operator.mean() - 0.25) < 0.01
-        for kind in (level.choice[~level.is_operator], level.choice[level.is_operator]):
-            shares = np.bincount(kind) / len(kind)
-            np.testing.assert_allclose(shares, 1 / len(shares), atol=0.015)
-        counts = np.bincount(level.num_args[level.is_operator], minlength=11)[2:]
-        np.testing.assert_allclose(counts / counts.sum(), 1 / 9, atol=0.02)
-    assert not levels[-1].is_operator.any()
-    assert abs((lengths(levels)[0] == 1).mean() - 0.75) < 0.01
-
-
-def test_a_tree_of_one_leaf_is_its_digit():
-    levels = grow(np.random.RandomState(0), 50, 1, 10)
-    assert (values(levels) == levels[0].choice).all()
-    assert (lengths(levels)[0] == 1).all()
 
 
 def test_what_cannot_be_used_is_named():
@@ -102,8 +82,8 @@ def test_what_cannot_be_used_is_named():
     with pytest.raises(ValueError, match="no length is more than min_length 5 and less than max_length 6"):
         ListOps(min_length=5, max_length=6)
     with pytest.raises(
-        ArchlabError, match=r"expressions of 1999 words \(max_length - 1\) do not fit in train.context 1"
+        ArchlabError, match=r"expressions of 1999 tokens \(max_length - 1\) do not fit in train.context 1"
     ):
         ListOps().check(1998)
-    with pytest.raises(ArchlabError, match="next to no expressions are of 500 to 2000 words, max_depth 2, max_args 10"):
+    with pytest.raises(ArchlabError, match="almost no expressions have 500 to 2000 tokens, max_depth 2, max_args 10"):
         ListOps(max_depth=2).check(2000)

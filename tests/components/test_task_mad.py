@@ -7,7 +7,7 @@ from archlab import ArchlabError
 from archlab.components.task.compression import Compression
 from archlab.components.task.fuzzy_recall import FuzzyRecall
 from archlab.components.task.in_context_recall import InContextRecall
-from archlab.components.task.memorisation import Memorization
+from archlab.components.task.memorization import Memorization
 from archlab.components.task.noisy_recall import NoisyRecall
 from archlab.components.task.selective_copying import SelectiveCopying
 
@@ -78,7 +78,7 @@ def test_the_share_of_noise_is_the_one_said():
 @SPLITS
 @pytest.mark.parametrize("multi_query", [True, False])
 def test_fuzzy_keys_and_values_are_runs_of_different_words(split, multi_query):
-    task = FuzzyRecall(vocab_size=12, key_words=3, value_words=2, multi_query=multi_query, learn="answers")
+    task = FuzzyRecall(vocab_size=12, key_tokens=3, value_tokens=2, multi_query=multi_query, learn="answers")
     padding, half = (11, 5) if multi_query else (10, 5)
     repeats = 0
     for words, asked in samples(task, split, 41):
@@ -123,7 +123,7 @@ def parsed(text, wanted, half, padding):
 
 @SPLITS
 def test_copies_are_the_words_in_order(split):
-    task = SelectiveCopying(vocab_size=9, num_words=5)
+    task = SelectiveCopying(vocab_size=9, num_tokens=5)
     for words, asked in samples(task, split, 30):
         assert words[24:] == [8] + [7] * 5
         content = [word for word in words[:24] if word != 7]
@@ -133,7 +133,7 @@ def test_copies_are_the_words_in_order(split):
 
 
 def test_all_places_of_words_are_equally_likely():
-    inputs, _ = SelectiveCopying(num_words=4, train_size=None).batch("train", 0, 3000, 20, 0)
+    inputs, _ = SelectiveCopying(num_tokens=4, train_size=None).batch("train", 0, 3000, 20, 0)
     share = (inputs[:, :15] < 14).float().mean(0)
     torch.testing.assert_close(share, torch.full((15,), 4 / 15), atol=0.03, rtol=0)
 
@@ -163,12 +163,12 @@ def test_everything_compressed_is_asked_for(split):
 @pytest.mark.parametrize(
     ("task", "knobs", "message"),
     [
-        (InContextRecall, {"vocab_size": 1}, "vocab_size 1 leaves 1 words for keys and values, which need 2"),
-        (NoisyRecall, {"vocab_size": 16}, "vocab_size 16 leaves 0 words for keys and values"),
-        (FuzzyRecall, {"vocab_size": 6}, "vocab_size 6 has 2 and 3 words for key_words 3, value_words 3"),
-        (SelectiveCopying, {"vocab_size": 2}, "vocab_size 2 leaves no word to copy"),
+        (InContextRecall, {"vocab_size": 1}, "vocab_size 1 leaves 1 tokens for keys and values, which need 2"),
+        (NoisyRecall, {"vocab_size": 16}, "vocab_size 16 leaves 0 tokens for keys and values"),
+        (FuzzyRecall, {"vocab_size": 6}, "vocab_size 6 has 2 and 3 tokens for key_tokens 3, value_tokens 3"),
+        (SelectiveCopying, {"vocab_size": 2}, "vocab_size 2 leaves no token to copy"),
         (Memorization, {"vocab_size": 2}, "vocab_size 2 has no key"),
-        (Compression, {"vocab_size": 1}, "vocab_size 1 has no word"),
+        (Compression, {"vocab_size": 1}, "vocab_size 1 has no token"),
     ],
 )
 def test_vocabularies_that_are_too_small_are_refused(task, knobs, message):
@@ -182,9 +182,9 @@ def test_vocabularies_that_are_too_small_are_refused(task, knobs, message):
         (InContextRecall(), 2, "in_context_recall: two pairs need 3 inputs, not train.context 2"),
         (InContextRecall(multi_query=False), 7, "in_context_recall: train.context 7 is odd: one query needs whole"),
         (FuzzyRecall(), 10, "fuzzy_recall: two pairs need 11 inputs, more than train.context 10"),
-        (SelectiveCopying(), 32, "16 words, the order to copy and their copies need 33 inputs, more than"),
-        (Memorization(), 5, "memorisation: train.context 5 is odd"),
-        (Compression(), 1, "a word and the one that asks need 2 inputs, not train.context 1"),
+        (SelectiveCopying(), 32, "16 tokens, the copy token and their copies need 33 inputs, more than"),
+        (Memorization(), 5, "memorization: train.context 5 is odd"),
+        (Compression(), 1, "a token and the query token need 2 inputs, not train.context 1"),
     ],
 )
 def test_contexts_that_are_too_short_are_refused(task, context, message):

@@ -50,7 +50,7 @@ def test_between_the_queries_are_random_words_or_none() -> None:
 
 @pytest.mark.parametrize("power", [0.01, 0.5, 1.0])
 def test_queries_are_spread_by_the_power(power: float) -> None:
-    places = small(power_a=power)._places(np.random.RandomState(0), 4000, 12)
+    places = small(power_a=power)._sample_positions(np.random.RandomState(0), 4000, 12)
     assert all(len(set(row)) == 4 for row in places.tolist())
     weight = np.arange(1, 13) ** (power - 1)
     drawn = [np.random.RandomState(seed).choice(12, 4, replace=False, p=weight / weight.sum()) for seed in range(4000)]
@@ -84,7 +84,7 @@ EVALUATED = [[3, 11, 2, 8, 3, 9, 2, 7]]
 def test_what_cannot_be_used_is_named() -> None:
     with pytest.raises(ValueError, match=r"vocab_size 16 has 7 keys for num_pairs 8"):
         Recall(vocab_size=16, num_pairs=8)
-    with pytest.raises(ArchlabError, match=r"8 pairs and their queries need 32 words, more than train\.context 31"):
+    with pytest.raises(ArchlabError, match=r"8 pairs and their queries need 32 tokens, more than train\.context 31"):
         Recall().check(31)
     with pytest.raises(ArchlabError, match=r"no split 'valid'; did you mean 'validation'\?"):
         small().batch("valid", 0, 1, 64, 0)

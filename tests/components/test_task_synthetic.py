@@ -19,9 +19,9 @@ TASKS: dict[str, tuple[int, dict[str, Any], int, dict[str, Any]]] = {
     "recall": (32, {"vocab_size": 32, "num_pairs": 4}, 4, {"vocab_size": 8, "num_pairs": 1}),
     "in_context_recall": (33, {}, 4, {"vocab_size": 8}),
     "noisy_recall": (32, {}, 4, {"vocab_size": 16, "noise_vocab_size": 3}),
-    "fuzzy_recall": (40, {}, 7, {"vocab_size": 7, "key_words": 2, "value_words": 2}),
-    "selective_copying": (33, {"num_words": 4}, 6, {"vocab_size": 6, "num_words": 2}),
-    "memorisation": (16, {}, 4, {"vocab_size": 9}),
+    "fuzzy_recall": (40, {}, 7, {"vocab_size": 7, "key_tokens": 2, "value_tokens": 2}),
+    "selective_copying": (33, {"num_tokens": 4}, 6, {"vocab_size": 6, "num_tokens": 2}),
+    "memorization": (16, {}, 4, {"vocab_size": 9}),
     "compression": (16, {}, 4, {"vocab_size": 5}),
     "listops": (24, SHORT_LISTS, 6, {"max_depth": 2, "max_args": 3, "min_length": 2, "max_length": 6}),
 }

@@ -70,7 +70,7 @@ def test_a_longer_context_goes_on_with_the_same_sound() -> None:
 def test_the_voice_is_loud_at_its_formants() -> None:
     task = small(noise=0.0, train_size=200)
     for number in range(10):
-        waves = np.stack([task._wave("train", number + 10 * speaker, 4000) for speaker in range(20)])
+        waves = np.stack([task._synthesize("train", number + 10 * speaker, 4000) for speaker in range(20)])
         power = (np.abs(np.fft.rfft(waves, axis=1)) ** 2).mean(0)
         near = np.abs(np.fft.rfftfreq(4000, 1 / 8000)[:, None] - FORMANTS[number] * 1.02).min(1) < 200
         assert power[near].sum() > 0.5 * power.sum()

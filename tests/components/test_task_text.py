@@ -115,12 +115,6 @@ def _refuse(path: Path) -> bytes:
     raise PermissionError(13, "Permission denied", str(path))
 
 
-def test_a_fifo_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ArchlabError, match="pipe: cannot be read"):
-        Text(path=str(tmp_path / "pipe")).check()
-
-
 def test_a_split_shorter_than_the_context_is_refused(tmp_path: Path) -> None:
     task = one_file(tmp_path, 1000)
     task.check(49)
@@ -206,11 +200,3 @@ def test_text_goes_to_tokens_and_back() -> None:
     assert task.decode(task.encode("grüße")) == "grüße"
     assert task.decode([65, 195, 300, 66]) == "A��B"
     assert task.encode(os.fsdecode(b"\xff")) == [255]
-
-
-def test_a_character_appears_with_its_last_byte() -> None:
-    task = Text(path="x")
-    decoder = task.decoder()
-    assert [decoder(token) for token in task.encode("aß€")] == ["a", "", "ß", "", "", "€"]
-    assert decoder(195) == ""
-    assert decoder.finish() == "�"

@@ -44,6 +44,6 @@ def _experiment(directory: Path, model: Spec) -> Experiment:
 
 def _task(directory: Path, vocab_size: int | None, knobs: Any) -> dict[str, Any]:
     if vocab_size is None:
-        return {"type": "imported_classifier", "num_outputs": knobs["head"].knobs["num_outputs"]}
+        return {"type": "no_data_classifier", "num_outputs": knobs["head"].knobs["num_outputs"]}
     words = {"tokenizer": TOKENIZER} if (directory / TOKENIZER).is_file() else {}
-    return {"type": "imported", "vocab_size": vocab_size, **words}
+    return {"type": "no_data", "vocab_size": vocab_size, **words}

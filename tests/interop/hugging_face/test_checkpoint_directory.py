@@ -150,7 +150,7 @@ def test_an_imported_checkpoint_is_one_of_ours(folder: Path, tmp_path: Path, tex
     words = torch.arange(9)[None]
     with torch.no_grad():
         torch.testing.assert_close(model(words)[0], load_pretrained(folder)(words)[0], rtol=0, atol=0)
-    assert experiment.task.name == "imported"
+    assert experiment.task.name == "no_data"
     assert len("".join(api.generate(out, "abc", max_new_tokens=5, temperature=0.0))) > 0
     with pytest.raises(ArchlabError, match="an imported model has no data of its own"):
         api.evaluate(out)

@@ -10,13 +10,19 @@ from archlab.data.sampling import random_state
 from archlab.data.task import IGNORED
 
 
-@register("task", "memorisation")
+@register("task", "memorization")
 class Memorization(SyntheticTask):
-    """Learn by heart which value goes with which key, MAD's memorisation (arXiv:2403.17844, 3.1).
+    """Memorize a fixed mapping from keys to values, MAD's memorization (arXiv:2403.17844, 3.1).
 
-    Samples are keys, each followed by word vocab_size - 1, where the key's value is asked for and which no input says.
-    The first half of the other words are keys; each has a value of its own in the second, the same in every sample.
-    Raises ValueError for a vocabulary without a key.
+    A sample is a sequence of keys, each followed by the query token, vocab_size - 1, whose target is the key's value;
+    values are never inputs, so that only the weights can hold them. The first half of the other tokens are keys; each
+    has its own value in the second half, the same in every sample. Raises ValueError for a vocabulary without a key.
+
+    Args:
+        vocab_size: Number of tokens: keys, values and the query token.
+        train_size: Number of training samples; null draws new samples at every step.
+        eval_size: Number of validation samples, and of test samples.
+        data_seed: Seed of the samples and of the mapping, independent of the run's seed.
     """
 
     def __init__(
@@ -29,14 +35,15 @@ class Memorization(SyntheticTask):
     ) -> None:
         super().__init__(vocab_size, train_size, eval_size, data_seed)
         if vocab_size < 3:
-            raise ValueError(f"vocab_size {vocab_size} has no key beside a value and the word that asks for it")
+            raise ValueError(f"vocab_size {vocab_size} has no key besides a value and the query token")
         self.num_keys = (vocab_size - 1) // 2
+        # Stream 3 is none of the samples': those begin with the index of a split, 0 to 2.
         self.values = self.num_keys + random_state(data_seed, 3).permutation(vocab_size - 1 - self.num_keys)
 
     def require_context(self, context: int) -> None:
-        """Raise ArchlabError unless the context is whole pairs."""
+        """Raise ArchlabError unless the context is even."""
         if context % 2:
-            raise ArchlabError(f"memorisation: train.context {context} is odd: a key and its question are two words")
+            raise ArchlabError(f"memorization: train.context {context} is odd: a key and its query are two tokens")
 
     def make(self, random: np.random.RandomState, count: int, context: int, split: str) -> tuple[Tokens, Tokens]:
         """Return inputs and targets [N, T]."""

@@ -1,0 +1,85 @@
+"""Sources find their documents: files, a library's Python sources, the splits of a published data set."""
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from data_helpers import SENTENCES
+
+from archlab import ArchlabError
+from archlab.data.text_sources import HubDataset, StdlibSource, TextFiles
+
+
+def names(source: TextFiles | StdlibSource | HubDataset) -> list[str]:
+    return [name for name, _ in source.documents()]
+
+
+def test_hidden_files_and_those_of_other_patterns_are_left_out(tmp_path: Path) -> None:
+    for name in (".git/object.txt", ".hidden.txt", "skip.bin", "b.txt", "a/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert names(TextFiles(str(tmp_path), "**/*.txt", "text")) == ["a/c.txt", "b.txt"]
+    assert names(TextFiles(str(tmp_path / "b.txt"), "**/*", "text")) == ["b.txt"]
+    with pytest.raises(ArchlabError, match=r"no file matches '\*\.md'"):
+        names(TextFiles(str(tmp_path), "*.md", "text"))
+
+
+def test_a_fifo_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArchlabError, match="pipe: cannot be read"):
+        names(TextFiles(str(tmp_path), "**/*", "text"))
+
+
+def test_installed_packages_and_caches_are_left_out(tmp_path: Path) -> None:
+    for name in ("b.py", "a/c.py", "site-packages/x.py", "a/dist-packages/x.py", "__pycache__/x.py", "a/note.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert names(StdlibSource(str(tmp_path))) == ["a/c.py", "b.py"]
+
+
+def test_a_python_without_sources_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ArchlabError, match=r"no \*\.py files; this Python comes without"):
+        names(StdlibSource(str(tmp_path)))
+
+
+class Rows(list[dict[str, str]]):
+    column_names = ("text", "title")
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, parts: dict[str, Rows] | Exception) -> None:
+    def load_dataset(name: str, config: str | None) -> dict[str, Rows]:
+        if isinstance(parts, Exception):
+            raise parts
+        return parts
+
+    module = ModuleType("datasets")
+    module.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_a_published_data_set_keeps_its_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"train": SENTENCES[:200], "valid": ["", *SENTENCES[200:250]], "test": SENTENCES[250:]}
+    publish(monkeypatch, {name: Rows({"text": text, "title": ""} for text in part) for name, part in parts.items()})
+    source = HubDataset("some/set", "raw", "text")
+    assert str(source) == "some/set (raw)"
+    found = list(source.documents())
+    assert [text.decode() for name, text in found if name.startswith("validation/")] == parts["valid"]
+    assert len(found) == 301
+    with pytest.raises(ArchlabError, match=r"some/set: no column 'txt'; did you mean 'text'\?"):
+        names(HubDataset("some/set", None, "txt"))
+
+
+def test_a_data_set_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(monkeypatch, ConnectionError("no route to host"))
+    with pytest.raises(
+        ArchlabError, match=r"^far/away \(x\): cannot be loaded; .* online or in its cache: no route to host$"
+    ):
+        names(HubDataset("far/away", "x", "text"))
+    publish(monkeypatch, {"train": Rows()})
+    with pytest.raises(ArchlabError, match="near: has no validation split, only train"):
+        names(HubDataset("near", None, "text"))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ArchlabError, match="near: needs the datasets library: pip install datasets"):
+        names(HubDataset("near", None, "text"))

@@ -1,0 +1,76 @@
+"""Tokenizers encode text and decode it, whole or one token at a time."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_helpers import write_tokenizer
+
+from archlab import ArchlabError
+from archlab.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, WordTokenizer, load_tokenizer
+
+
+def test_bytes_are_tokens() -> None:
+    tokenizer = load_tokenizer("bytes")
+    assert tokenizer.vocab_size == 256
+    assert tokenizer.encode("grüße") == [103, 114, 195, 188, 195, 159, 101]
+    assert tokenizer.decode(tokenizer.encode("grüße")) == "grüße"
+    assert tokenizer.decode([65, 195, 300, 66]) == "A\ufffd\ufffdB"
+    assert tokenizer.encode(os.fsdecode(b"\xff")) == [255]
+
+
+def test_a_character_is_emitted_with_its_last_byte() -> None:
+    decoder = ByteTokenizer().decoder()
+    assert [decoder(token) for token in "aß€".encode()] == ["a", "", "ß", "", "", "€"]
+    assert decoder(195) == ""
+    assert decoder.finish() == "\ufffd"
+
+
+def test_documents_end_with_the_end_of_text_token(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(write_tokenizer(tmp_path / "tokenizer.json")))
+    assert tokenizer.vocab_size == 400
+    assert tokenizer.decode(tokenizer.encode("grüne Ente €")) == "grüne Ente €"
+    tokens = tokenizer.encode_corpus("grüne Ente\0mal".encode())
+    assert tokenizer.decode(tokens.tolist()) == "grüne Ente<|endoftext|>mal<|endoftext|>"
+
+
+def test_tokens_are_decoded_one_at_a_time(tmp_path: Path) -> None:
+    tokenizer = HuggingFaceTokenizer(str(write_tokenizer(tmp_path / "tokenizer.json")))
+    decoder = tokenizer.decoder()
+    pieces = [decoder(token) for token in tokenizer.encode("Ente € 💡 mal")]
+    assert "".join(pieces) + decoder.finish() == "Ente € 💡 mal"
+    assert "" in pieces
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_the_most_frequent_words_are_known() -> None:
+    tokenizer = WordTokenizer(b"a a b\nc b a", 4)
+    assert tokenizer.vocab_size == 4
+    assert tokenizer.decode(range(4)) == "<unk> a \nb "
+    assert tokenizer.encode_corpus(b"a d\nb").tolist() == [1, 0, 2, 3, 2]
+    assert tokenizer.encode("b a zebra") == [3, 1, 0]
+
+
+def test_more_words_than_two_bytes_can_count_are_kept() -> None:
+    text = " ".join(map(str, range(70_000))).encode()
+    tokens = WordTokenizer(text, 70_002).encode_corpus(text)
+    assert tokens.dtype == np.uint32
+    assert len(set(tokens.tolist())) == 70_001
+
+
+@pytest.mark.parametrize("content", [None, "{}", "not json", b"\xff\xfe"])
+def test_a_tokenizer_file_that_cannot_be_used_is_named(tmp_path: Path, content: str | bytes | None) -> None:
+    pytest.importorskip("tokenizers", reason="tokenizer files need tokenizers")
+    file = tmp_path / "words.json"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ArchlabError, match=r"words\.json: (no such tokenizer file|is not a tokenizer\.json)"):
+        load_tokenizer(str(file))
+
+
+def test_a_missing_tokenizers_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ArchlabError, match=r"t\.json: needs the tokenizers library: pip install tokenizers"):
+        load_tokenizer("t.json")
