@@ -1,4 +1,4 @@
-"""The token before each one."""
+"""Token shift: the input of the previous token."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from archlab import Recurrent, State
 
 
 class TokenShift(Recurrent):
-    """Every input one step late, zeros before the first, RWKV section 3.1 (arXiv:2305.13048).
+    """Delay by one token, with zeros before the first, RWKV section 3.1 (arXiv:2305.13048).
 
     x: [B, T, D] -> [B, T, D].  State: last [B, D], the latest input.
     """
 
-    _like: Tensor
+    _device_anchor: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.register_buffer("_like", torch.zeros(()), persistent=False)
+        # A module without parameters has no other tensor that .to(device, dtype) moves: init_state allocates like it.
+        self.register_buffer("_device_anchor", torch.zeros(()), persistent=False)
 
     def init_state(self, batch_size: int) -> State:
         """Return zeros before the first token."""
-        return {"last": self._like.new_zeros(batch_size, self.dim)}
+        return {"last": self._device_anchor.new_zeros(batch_size, self.dim)}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return the input before each one."""
+        """Return the previous input of each token."""
         last = (state or self.init_state(x_BTD.shape[0]))["last"]
         past_BTD = torch.cat((last[:, None].to(x_BTD.dtype), x_BTD[:, :-1]), dim=1)
         return past_BTD, {"last": x_BTD[:, -1].to(last.dtype, copy=True)}
 
 
 def channel_fraction(parameter: Tensor) -> Tensor:
-    """Return i / D for the i-th of D channels, what the shares of the past and the decays of RWKV begin with."""
+    """Return i / D for channel i of D, from which RWKV initializes its token-shift mixes and decays."""
     D = parameter.shape[-1]
     return torch.arange(D, dtype=parameter.dtype, device=parameter.device) / D

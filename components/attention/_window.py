@@ -1,7 +1,7 @@
-"""What attention functions share: how far back a query sees, and the keys that are kept between calls.
+"""Windowed attention: which keys a query sees, and the ring buffer of keys and values between calls.
 
-Letters in suffixes: B batch (R where blocks have joined it), T time, H heads, G key heads, Q queries,
-S keys, K width of a key, V width of a value, W window.
+Letters in suffixes: B batch, R batch and blocks, M blocks, T time, H heads, G key heads, Q queries, S keys,
+K width of a key, V width of a value, C block size, W window.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab import Count, Recurrent, State
+from archlab.components.attention._shape import AttentionShape
 from archlab.components.position._base import Position
 
 Window: TypeAlias = Literal["full", "chunk", "sliding"]
@@ -21,35 +22,30 @@ Window: TypeAlias = Literal["full", "chunk", "sliding"]
 class WindowedAttention(Recurrent):
     """Attention whose weights are a function of the scores of the keys in a causal window.
 
-    q: [B, T, H, K], k: [B, T, G, K], v: [B, T, G, V] -> [B, T, H, V].  State: position [B] and the last
-    `window_size` keys (already rotated) and values, those of position p at place p mod `window_size`. `full` sees
-    all, and refuses a stream of more than `window_size` tokens; `sliding` sees the last `window_size`, itself among
-    them; `chunk` sees its own block of them.
+    q: [B, T, H, K], k: [B, T, G, K], v: [B, T, G, V] -> [B, T, H, V].  State: position [B], and a ring buffer of the
+    last `window_size` keys (already rotated) and values, with position p in slot p mod `window_size`.
+    Raises ValueError where full attention is called on more than `window_size` tokens.
+
+    Args:
+        window: Keys that a query sees: `full`, every earlier token of a stream of at most `window_size` tokens;
+            `sliding`, the last `window_size` tokens including its own; `chunk`, its own block of `window_size` tokens.
+        window_size: Length of the window in tokens, which is also the number of keys and values in the state.
     """
 
-    _like: Tensor
+    _device_anchor: Tensor
 
     def __init__(
-        self,
-        num_heads: int,
-        num_kv_heads: int,
-        key_dim: int,
-        value_dim: int,
-        scale: float,
-        position: Position,
-        *,
-        window: Window = "full",
-        window_size: Count = 2048,
+        self, shape: AttentionShape, position: Position, *, window: Window = "full", window_size: Count = 2048
     ) -> None:
         super().__init__()
-        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self.key_dim, self.value_dim, self.scale = key_dim, value_dim, scale
-        self.window, self.window_size, self.position = window, window_size, position
-        self.register_buffer("_like", torch.zeros(()), persistent=False)
+        self.shape, self.position = shape, position
+        self.window, self.window_size = window, window_size
+        # A module without parameters has no other tensor that .to(device, dtype) moves: init_state allocates like it.
+        self.register_buffer("_device_anchor", torch.zeros(()), persistent=False)
 
     @property
     def max_context(self) -> int | None:
-        """The most tokens that one stream may hold, or None where there is no limit."""
+        """The maximum number of tokens of a stream, or None for no limit."""
         return self.window_size if self.window == "full" else None
 
     def attend(self, q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
@@ -57,137 +53,154 @@ class WindowedAttention(Recurrent):
         raise NotImplementedError
 
     def attend_causal(self, q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, bias: Tensor | None) -> Tensor:
-        """Return [B, H, Q, V] where query and key i are one token, and each sees those up to itself."""
+        """Return [B, H, Q, V] under the causal mask, where query i and key i belong to the same token."""
         steps = torch.arange(q_BHQK.shape[2], device=q_BHQK.device)
         return self.attend(q_BHQK, k_BHSK, v_BHSV, (steps[:, None] >= steps)[None, None], bias)
 
     def init_state(self, batch_size: int) -> State:
-        """Return a stream with no token in it."""
-        kept = (batch_size, self.window_size, self.num_kv_heads)
+        """Return an empty ring buffer at position 0."""
+        slots = (batch_size, self.window_size, self.shape.num_kv_heads)
         return {
-            "position": torch.zeros(batch_size, dtype=torch.int64, device=self._like.device),
-            "keys": self._like.new_zeros(*kept, self.key_dim),
-            "values": self._like.new_zeros(*kept, self.value_dim),
+            "position": torch.zeros(batch_size, dtype=torch.int64, device=self._device_anchor.device),
+            "keys": self._device_anchor.new_zeros(*slots, self.shape.key_dim),
+            "values": self._device_anchor.new_zeros(*slots, self.shape.value_dim),
         }
 
     def forward(
         self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State | None = None
     ) -> tuple[Tensor, State]:
-        """Attend within the window, and keep what later queries may see."""
+        """Attend within the window, and store the new keys and values in the ring buffer."""
         B, T = q_BTHK.shape[:2]
-        if self.window == "full" and self.window_size < T:
-            raise ValueError(f"{T} tokens are more than the window_size {self.window_size} of full attention")
-        if self.window == "full" and state:
-            fits = (state["position"] <= self.window_size - T).all()
-            torch._assert_async(fits, f"the stream exceeds the window_size {self.window_size} of full attention")
-        begin_B1 = state["position"][:, None] if state else torch.zeros(1, 1, dtype=torch.int64, device=q_BTHK.device)
-        position_BT = begin_B1 + torch.arange(T, device=q_BTHK.device)
+        self._check_context(T, state)
+        # Without a state all samples start at 0, and one row of positions serves the whole batch.
+        start_B1 = state["position"][:, None] if state else torch.zeros(1, 1, dtype=torch.int64, device=q_BTHK.device)
+        position_BT = start_B1 + torch.arange(T, device=q_BTHK.device)
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
         q_BTHK, k_BTGK = self.position.rotate(q_BTHK, place_BT), self.position.rotate(k_BTGK, place_BT)
-        ring_k, ring_v = (state["keys"], state["values"]) if state else (None, None)
-        kept_k, kept_v = self._kept(ring_k, k_BTGK, position_BT), self._kept(ring_v, v_BTGV, position_BT)
+        old_k, old_v = (state["keys"], state["values"]) if state else (None, None)
+        ring_k, ring_v = (self._update_ring(old_k, k_BTGK, position_BT), self._update_ring(old_v, v_BTGV, position_BT))
         if state and T == 1:
-            y_BTHV = self._one_step(q_BTHK, kept_k, kept_v, position_BT)
+            y_BTHV = self._decode(q_BTHK, ring_k, ring_v, position_BT)
         elif state and self.window == "chunk" and self.window_size <= T:
-            y_BTHV = self._from_middle(q_BTHK, k_BTGK, v_BTGV, state, position_BT)
+            y_BTHV = self._prefill_mid_chunk(q_BTHK, k_BTGK, v_BTGV, state, position_BT)
         elif state or (self.window == "sliding" and self.window_size < T):
-            keys, values = self._in_order(ring_k, k_BTGK, begin_B1), self._in_order(ring_v, v_BTGV, begin_B1)
-            y_BTHV = self._streamed(q_BTHK, keys, values, position_BT)
+            keys, values = self._unroll_ring(old_k, k_BTGK, start_B1), self._unroll_ring(old_v, v_BTGV, start_B1)
+            y_BTHV = self._extend(q_BTHK, keys, values, position_BT)
         else:
-            y_BTHV = self._from_start(q_BTHK, k_BTGK, v_BTGV)
-        return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1, "keys": kept_k, "values": kept_v}
+            y_BTHV = self._prefill(q_BTHK, k_BTGK, v_BTGV)
+        return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1, "keys": ring_k, "values": ring_v}
 
-    def _kept(self, ring_BWGK: Tensor | None, new_BTGK: Tensor, position_BT: Tensor) -> Tensor:
-        """Return the last `window_size` keys, that of position p at place p mod `window_size`."""
+    def _check_context(self, num_tokens: int, state: State | None) -> None:
+        """Raise where full attention would overwrite a key that later queries see."""
+        if self.window != "full":
+            return
+        if self.window_size < num_tokens:
+            raise ValueError(f"{num_tokens} tokens are more than the window_size {self.window_size} of full attention")
+        if state:
+            fits = (state["position"] <= self.window_size - num_tokens).all()
+            # Private as of torch 2.13, but the only assertion on a tensor's value that neither waits for the device
+            # nor breaks the graph under torch.compile.
+            torch._assert_async(fits, f"the stream exceeds the window_size {self.window_size} of full attention")
+
+    def _update_ring(self, ring_BWGK: Tensor | None, new_BTGK: Tensor, position_BT: Tensor) -> Tensor:
+        """Return the ring buffer after the new tokens, with position p in slot p mod W."""
         W, T = self.window_size, new_BTGK.shape[1]
         if ring_BWGK is not None:
+            # Only the last W tokens: an index must not occur twice, since index_put does not order its writes.
             samples_B1 = torch.arange(new_BTGK.shape[0], device=new_BTGK.device)[:, None]
-            places = (samples_B1, position_BT[:, -W:] % W)
-            return ring_BWGK.to(new_BTGK.dtype).index_put(places, new_BTGK[:, -W:])
+            slots = (samples_B1, position_BT[:, -W:] % W)
+            return ring_BWGK.to(new_BTGK.dtype).index_put(slots, new_BTGK[:, -W:])
         if T <= W:
             return F.pad(new_BTGK, (0, 0, 0, 0, 0, W - T))
         return new_BTGK[:, -W:].roll(T % W, dims=1)
 
-    def _in_order(self, ring_BWGK: Tensor | None, new_BTGK: Tensor, begin_B1: Tensor) -> Tensor:
-        """Return the new keys behind the `window_size - 1` that the first of the new queries may see."""
+    def _unroll_ring(self, ring_BWGK: Tensor | None, new_BTGK: Tensor, start_B1: Tensor) -> Tensor:
+        """Return [B, W - 1 + T, G, K] in time order: the keys that the first new query may see, then the new keys."""
         W = self.window_size
         if ring_BWGK is None:
             return F.pad(new_BTGK, (0, 0, 0, 0, W - 1, 0))
         samples_B1 = torch.arange(new_BTGK.shape[0], device=new_BTGK.device)[:, None]
-        earlier = ring_BWGK[samples_B1, (begin_B1 + torch.arange(1, W, device=new_BTGK.device)) % W]
+        earlier = ring_BWGK[samples_B1, (start_B1 + torch.arange(1, W, device=new_BTGK.device)) % W]
         return torch.cat((earlier.to(new_BTGK.dtype), new_BTGK), dim=1)
 
-    def _one_step(self, q_B1HK: Tensor, keys_BWGK: Tensor, values_BWGV: Tensor, position_B1: Tensor) -> Tensor:
-        """Attend over the kept keys where they lie, the query's own among them."""
-        ago_BW = (position_B1 - torch.arange(self.window_size, device=q_B1HK.device)) % self.window_size
-        key_BW = position_B1 - ago_BW
-        mask = self._visible(position_B1[:, :, None], key_BW[:, None])[:, None]
-        q_BH1K, k_BHWK, v_BHWV = (self._heads(x) for x in (q_B1HK, keys_BWGK, values_BWGV))
+    def _decode(self, q_B1HK: Tensor, keys_BWGK: Tensor, values_BWGV: Tensor, position_B1: Tensor) -> Tensor:
+        """Attend from a single token to the ring buffer in slot order, which softmax does not depend on."""
+        age_BW = (position_B1 - torch.arange(self.window_size, device=q_B1HK.device)) % self.window_size
+        key_BW = position_B1 - age_BW
+        mask = self._mask(position_B1[:, :, None], key_BW[:, None])[:, None]
+        q_BH1K, k_BHWK, v_BHWV = (self._repeat_kv(x) for x in (q_B1HK, keys_BWGK, values_BWGV))
         y_BH1V = self.attend(q_BH1K, k_BHWK, v_BHWV, mask, self.position.bias(position_B1, key_BW))
         return y_BH1V.transpose(1, 2)
 
-    def _from_start(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> Tensor:
-        """Attend from the first token on, each block by itself."""
+    def _prefill(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> Tensor:
+        """Attend from position 0, with the blocks of a chunked window joined to the batch."""
         B, T = q_BTHK.shape[:2]
         C = min(T, self.window_size)
-        q_RHCK, k_RHCK, v_RHCV = (self._heads(_blocks(x, C)) for x in (q_BTHK, k_BTGK, v_BTGV))
+        q_RHCK, k_RHCK, v_RHCV = (self._repeat_kv(_split_blocks(x, C)) for x in (q_BTHK, k_BTGK, v_BTGV))
         steps_1C = torch.arange(C, device=q_BTHK.device)[None]
         y_RHCV = self.attend_causal(q_RHCK, k_RHCK, v_RHCV, self.position.bias(steps_1C, steps_1C))
         return y_RHCV.transpose(1, 2).reshape(B, -1, *y_RHCV.shape[1::2])[:, :T]
 
-    def _from_middle(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State, position_BT: Tensor) -> Tensor:
-        """Attend as from the start, the new steps laid behind those of their chunk, which are first in the ring."""
+    def _prefill_mid_chunk(
+        self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State, position_BT: Tensor
+    ) -> Tensor:
+        """Prefill from inside a chunk: lay out the tokens of the ring and the new ones from the chunk's start on.
+
+        In a chunked window the first slots of the ring buffer are the current chunk in time order. The others are left
+        over from the chunk before; the new tokens, at least a window of them, overwrite those.
+        """
         W, (B, T) = self.window_size, q_BTHK.shape[:2]
         places = (torch.arange(B, device=q_BTHK.device)[:, None], position_BT - position_BT[:, :1] // W * W)
-        after = (T + W - 2) // W * W  # so many places, wherever in a chunk the steps begin
+        after = (T + W - 2) // W * W  # room for T tokens from the last slot of a chunk on: no shape depends on data
 
-        def laid(first_BWHK: Tensor, new_BTHK: Tensor) -> Tensor:
+        def place(first_BWHK: Tensor, new_BTHK: Tensor) -> Tensor:
             room = F.pad(first_BWHK.to(new_BTHK.dtype), (0, 0, 0, 0, 0, after))
             return room.index_put(places, new_BTHK)
 
-        nobody = q_BTHK.new_zeros(B, W, *q_BTHK.shape[2:])
-        keys, values = laid(state["keys"], k_BTGK), laid(state["values"], v_BTGV)
-        return self._from_start(laid(nobody, q_BTHK), keys, values)[places]
+        no_queries = q_BTHK.new_zeros(B, W, *q_BTHK.shape[2:])
+        keys, values = place(state["keys"], k_BTGK), place(state["values"], v_BTGV)
+        return self._prefill(place(no_queries, q_BTHK), keys, values)[places]
 
-    def _streamed(self, q_BTHK: Tensor, keys: Tensor, values: Tensor, position_BT: Tensor) -> Tensor:
-        """Attend over the kept and the new keys: blocks of queries, each beside the window before it."""
+    def _extend(self, q_BTHK: Tensor, keys: Tensor, values: Tensor, position_BT: Tensor) -> Tensor:
+        """Attend from the new tokens to the earlier and new keys, in blocks of queries beside their windows."""
         B, T = q_BTHK.shape[:2]
         before, C = self.window_size - 1, min(T, self.window_size)
-        count = -(-T // C)
-        spare = count * C - T
-        q_RHCK = self._heads(_blocks(q_BTHK, C))
-        k_RHSK, v_RHSV = (self._heads(_overlapping(x, C, before, spare)) for x in (keys, values))
-        begin_BM1 = (position_BT[:, :1] + torch.arange(count, device=q_BTHK.device) * C)[..., None]
-        query_RC = (begin_BM1 + torch.arange(C, device=q_BTHK.device)).flatten(0, 1)
-        key_RS = (begin_BM1 - before + torch.arange(before + C, device=q_BTHK.device)).flatten(0, 1)
-        mask = self._visible(query_RC[:, :, None], key_RS[:, None, :])[:, None]
+        num_blocks = -(-T // C)
+        padding = num_blocks * C - T
+        q_RHCK = self._repeat_kv(_split_blocks(q_BTHK, C))
+        k_RHSK, v_RHSV = (self._repeat_kv(_split_overlapping(x, C, before, padding)) for x in (keys, values))
+        start_BM1 = (position_BT[:, :1] + torch.arange(num_blocks, device=q_BTHK.device) * C)[..., None]
+        query_RC = (start_BM1 + torch.arange(C, device=q_BTHK.device)).flatten(0, 1)
+        key_RS = (start_BM1 - before + torch.arange(before + C, device=q_BTHK.device)).flatten(0, 1)
+        mask = self._mask(query_RC[:, :, None], key_RS[:, None, :])[:, None]
         bias = self.position.bias(query_RC, key_RS)
-        if query_RC.shape[0] != q_RHCK.shape[0]:  # one stream's positions serve the whole batch
+        if query_RC.shape[0] != q_RHCK.shape[0]:  # one row of positions serves the whole batch
             mask = mask.repeat(B, 1, 1, 1)
             bias = bias if bias is None else bias.repeat(B, 1, 1, 1)
         y_RHCV = self.attend(q_RHCK, k_RHSK, v_RHSV, mask, bias)
         return y_RHCV.transpose(1, 2).reshape(B, -1, *y_RHCV.shape[1::2])[:, :T]
 
-    def _visible(self, query: Tensor, key: Tensor) -> Tensor:
-        seen = (key >= 0) & (key <= query)
+    def _mask(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return True where the query at a position sees the key at a position; negative positions are padding."""
+        causal = (key >= 0) & (key <= query)
         if self.window == "chunk":
-            return seen & (key >= query - query % self.window_size)
-        return seen & (key > query - self.window_size)
+            return causal & (key >= query - query % self.window_size)
+        return causal & (key > query - self.window_size)
 
-    def _heads(self, x_RSGK: Tensor) -> Tensor:
-        """Return [R, H, S, K], each key head repeated for the queries that share it."""
+    def _repeat_kv(self, x_RSGK: Tensor) -> Tensor:
+        """Return [R, H, S, K], each key head repeated for the query heads that share it."""
         x_RGSK = x_RSGK.transpose(1, 2)
-        shared = self.num_heads // x_RGSK.shape[1]
-        return x_RGSK if shared == 1 else x_RGSK.repeat_interleave(shared, dim=1)
+        group_size = self.shape.num_heads // x_RGSK.shape[1]
+        return x_RGSK if group_size == 1 else x_RGSK.repeat_interleave(group_size, dim=1)
 
 
-def _blocks(x_BTGK: Tensor, size: int) -> Tensor:
-    """Cut time into blocks that join the batch, the last one padded."""
+def _split_blocks(x_BTGK: Tensor, size: int) -> Tensor:
+    """Split time into blocks joined to the batch, the last one padded with zeros."""
     x = F.pad(x_BTGK, (0, 0, 0, 0, 0, -x_BTGK.shape[1] % size))
     return x.reshape(-1, size, *x.shape[2:])
 
 
-def _overlapping(x_BTGK: Tensor, size: int, before: int, spare: int) -> Tensor:
-    """Cut time into blocks of `size` steps, each with the `before` steps ahead of it, joined to the batch."""
-    x = F.pad(x_BTGK, (0, 0, 0, 0, 0, spare)).unfold(1, before + size, size)
+def _split_overlapping(x_BTGK: Tensor, size: int, before: int, padding: int) -> Tensor:
+    """Split time into blocks of `size` steps joined to the batch, each preceded by the `before` steps ahead of it."""
+    x = F.pad(x_BTGK, (0, 0, 0, 0, 0, padding)).unfold(1, before + size, size)
     return x.movedim(-1, 2).flatten(0, 1)

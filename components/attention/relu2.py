@@ -10,9 +10,9 @@ from ._pointwise import PointwiseAttention
 
 @register("attention", "relu2")
 class SquaredReluAttention(PointwiseAttention):
-    """Attention weighed by relu squared of the scores (arXiv:2109.08668), as in Mega (arXiv:2209.10655).
+    """Attention with relu squared of the scores as weights (arXiv:2109.08668), as in Mega (arXiv:2209.10655).
 
-    q: [B, T, H, K], k: [B, T, G, K], v: [B, T, G, V] -> [B, T, H, V].
+    q: [B, T, H, K], k: [B, T, G, K], v: [B, T, G, V] -> [B, T, H, V].  State and knobs: those of WindowedAttention.
     """
 
     def weigh(self, scores: Tensor) -> Tensor:

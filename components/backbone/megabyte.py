@@ -1,5 +1,5 @@
 """Letters in suffixes: B batch, T bytes of a call, S kept and new bytes, N patches, P bytes of a patch, D global width,
-E global width of a byte, L local width, V scores.
+E global width of a byte, L local width, V logits.
 """
 
 from __future__ import annotations
@@ -22,23 +22,37 @@ from archlab import (
     slots,
 )
 from archlab.components._init import Init, linear
-from archlab.components._per_sample import where, windows
-from archlab.components.backbone._layers import LayerStack
+from archlab.components._per_sample import gather_windows, select_samples
+from archlab.components.backbone._layer_stack import LayerStack
 
 
 @register("backbone", "megabyte", search={"patch_size": choice(4, 8, 16)})
 class Megabyte(Recurrent):
-    """A global model reads patches of bytes, and a local one predicts each patch byte by byte (arXiv:2305.07185).
+    """A global model of patches of bytes, and a local model of the bytes of each patch, MEGABYTE (arXiv:2305.07185).
 
-    bytes: [B, T] int64 -> logits [B, T, V].  State: position [B], the last `patch_size` bytes, what the global model
-    said last [B, D], and the global layers' own, which see one step a patch. A patch is P bytes embedded E = D / P wide
-    beside each other. What the global layers say after it is cut into P pieces, one for each byte of the next patch,
-    and joins their local embeddings. The local layers begin anew with every patch, so that they carry no state.
-    Raises ValueError where patch_size does not divide dim, where the local layers see less than a patch or have an
-    auxiliary loss, or where a layer looks ahead.
-    Deviations: patches are cut in what is read rather than in what is predicted, one byte later: the local layers see
-    that byte in place of the paper's padding. The pieces before the first patch are learned themselves, not put out
-    by the global model from a learned input.
+    bytes: [B, T] int64 -> logits [B, T, V].  State: position [B], the last `patch_size` bytes, the last output of the
+    global model [B, D], and the global layers' own, which make one step per patch. A patch is the concatenation of P
+    bytes embedded E = D / P wide. The output of the global layers is split into P pieces, one for each byte of the
+    next patch, which are projected and added to the local embeddings. The local layers start from their initial state
+    in every patch, so they are not part of the state.
+    Raises ValueError where patch_size does not divide dim, where the context of the local layers is shorter than a
+    patch, where they have an auxiliary loss, or where a layer is not causal.
+    Deviations: patches are cut in the inputs rather than in the targets, one byte later: the local layers read
+    that byte in place of the paper's padding. The pieces before the first patch are learned directly, instead of an
+    output of the global model for a learned input.
+
+    Args:
+        vocab_size: Number of different bytes.
+        dim: Number of features D of the global layers.
+        local_dim: Number of features L of the local layers.
+        patch_size: Number of bytes P of a patch.
+        embedding: Embedding of the bytes, used once for the global and once for the local model.
+        position: Position encoding added to the global embeddings of the bytes.
+        layers: Global layers, from the first to the last.
+        local_layers: Local layers, from the first to the last.
+        norm: Norm after the global layers, and after the local layers.
+        head: Head that maps features to logits.
+        init: Distribution of the weights of the projection from global to local features.
     """
 
     def __init__(
@@ -61,9 +75,9 @@ class Megabyte(Recurrent):
             raise ValueError(f"dim {dim} is not divisible by patch_size {patch_size}")
         self.patch_size, byte_dim = patch_size, dim // patch_size
         self.global_embedding, self.embedding = embedding(vocab_size, byte_dim), embedding(vocab_size, local_dim)
-        self.position = position(1, byte_dim).placed("embedding")
+        self.position = position(1, byte_dim).require_place("embedding")
         self.global_layers, self.local_layers = LayerStack(dim, layers, norm), LayerStack(local_dim, local_layers, norm)
-        _require_fit(self.global_layers, self.local_layers, patch_size)
+        _check_layers(self.global_layers, self.local_layers, patch_size)
         self.down = linear(byte_dim, local_dim, bias=False, init=init)
         self.first = nn.Parameter(torch.empty(dim))
         self.head = head(local_dim, vocab_size, self.embedding)
@@ -71,7 +85,7 @@ class Megabyte(Recurrent):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw what stands before the first patch like an output of the global model's norm."""
+        """Draw the pieces before the first patch with the unit variance of the global norm's outputs."""
         nn.init.normal_(self.first)
 
     @property
@@ -81,66 +95,77 @@ class Megabyte(Recurrent):
 
     @property
     def max_context(self) -> int | None:
-        """The most bytes that one stream may hold, or None where there is no limit."""
+        """The maximum number of bytes of a stream, or None for no limit."""
         limit = max_context(self.global_layers)
         return limit and limit * self.patch_size
 
     def init_state(self, batch_size: int) -> State:
-        """Return a stream with no byte in it."""
+        """Return the state before the first byte."""
         position_B = torch.zeros(batch_size, dtype=torch.int64, device=self.first.device)
         bytes_BP = position_B.new_zeros(batch_size, self.patch_size)
-        own = {"position": position_B, "bytes": bytes_BP, "said": self.first.expand(batch_size, -1).clone()}
+        last_BD = self.first.expand(batch_size, -1).clone()
+        own = {"position": position_B, "bytes": bytes_BP, "global_output": last_BD}
         return own | {f"global_layers.{key}": x for key, x in init_state(self.global_layers, batch_size).items()}
 
     def forward(self, bytes_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return a score for every next byte, and the state after the last."""
-        (B, T), P = bytes_BT.shape, self.patch_size
-        given = state or self.init_state(B)
-        phase_B = given["position"] % P
-        reach = T if state is None else T + P - 1  # the most steps from the first patch's begin to the last byte
-        bytes_BS = torch.cat((given["bytes"], bytes_BT), dim=1)
-        patches_BT = windows(bytes_BS, P - phase_B[:, None], -(-reach // P) * P)
-        x_BND = self._embed(patches_BT, given["position"] - phase_B)
-        said, below = self._global(x_BND[:, : reach // P], T, phase_B, state, given)
-        said_BND = torch.cat((given["said"][:, None], *said), dim=1)
-        y_BTL = windows(self._local(patches_BT, said_BND), phase_B[:, None], T)
-        own = {"position": given["position"] + T, "bytes": bytes_BS[:, -P:].clone()}
-        return self.head(y_BTL), below | own | {"said": windows(said_BND, (phase_B[:, None] + T) // P, 1)[:, 0]}
+        """Return logits for the next byte at every position, and the state after the last."""
+        y_BTL, state = self.features(bytes_BT, state)
+        return self.head(y_BTL), state
 
-    def _embed(self, bytes_BT: Tensor, begin_B: Tensor) -> Tensor:
-        """Return whole patches as the global layers read them."""
-        steps_BT = begin_B[:, None] + torch.arange(bytes_BT.shape[1], device=begin_B.device)
+    def features(self, bytes_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Return the input of the head [B, T, L], and the state after the last byte.
+
+        A call starts inside a patch, at a different byte in each sample: the bytes of that patch so far are read
+        again, so that the local layers start at its first byte.
+        """
+        (B, T), P = bytes_BT.shape, self.patch_size
+        old = state or self.init_state(B)
+        phase_B = old["position"] % P
+        span = T if state is None else T + P - 1  # at most so many bytes from the first patch's start to the last byte
+        bytes_BS = torch.cat((old["bytes"], bytes_BT), dim=1)
+        patches_BT = gather_windows(bytes_BS, P - phase_B[:, None], -(-span // P) * P)
+        x_BND = self._embed(patches_BT, old["position"] - phase_B)
+        outputs, global_state = self._run_global(x_BND[:, : span // P], T, phase_B, state, old)
+        outputs_BND = torch.cat((old["global_output"][:, None], *outputs), dim=1)
+        y_BTL = gather_windows(self._run_local(patches_BT, outputs_BND), phase_B[:, None], T)
+        last_BD = gather_windows(outputs_BND, (phase_B[:, None] + T) // P, 1)[:, 0]
+        own = {"position": old["position"] + T, "bytes": bytes_BS[:, -P:].clone(), "global_output": last_BD}
+        return y_BTL, global_state | own
+
+    def _embed(self, bytes_BT: Tensor, start_B: Tensor) -> Tensor:
+        """Return whole patches, embedded for the global layers."""
+        steps_BT = start_B[:, None] + torch.arange(bytes_BT.shape[1], device=start_B.device)
         x_BTE = self.position.embed(self.global_embedding(bytes_BT), steps_BT)
         return x_BTE.unflatten(1, (-1, self.patch_size)).flatten(2)
 
-    def _global(
-        self, x_BND: Tensor, num_bytes: int, phase_B: Tensor, state: State | None, given: State
+    def _run_global(
+        self, x_BND: Tensor, num_bytes: int, phase_B: Tensor, state: State | None, old: State
     ) -> tuple[list[Tensor], State]:
-        """Return what is said after each patch, and the state after the last that is whole.
+        """Return the global layers' outputs after each patch, and their state after the last complete patch.
 
-        The last of them may be whole in some samples and not in others: it is read by all, and kept by some.
+        The last patch may be complete in some samples only: all run it, and those keep the new state.
         """
-        sure, stream, said = num_bytes // self.patch_size, StateScope(state), []
-        if sure:
-            said.append(stream("global_layers", self.global_layers, x_BND[:, :sure]))
-            given = stream.state
-        if x_BND.shape[1] > sure:
-            stream = StateScope(given)
-            said.append(stream("global_layers", self.global_layers, x_BND[:, sure:]))
-            whole_B = phase_B + num_bytes >= x_BND.shape[1] * self.patch_size
-            given = {key: where(whole_B, after, given[key]) for key, after in stream.state.items()}
-        return said, given
+        num_complete, scope, outputs = num_bytes // self.patch_size, StateScope(state), []
+        if num_complete:
+            outputs.append(scope("global_layers", self.global_layers, x_BND[:, :num_complete]))
+            old = scope.state
+        if x_BND.shape[1] > num_complete:
+            scope = StateScope(old)
+            outputs.append(scope("global_layers", self.global_layers, x_BND[:, num_complete:]))
+            is_complete_B = phase_B + num_bytes >= x_BND.shape[1] * self.patch_size
+            old = {key: select_samples(is_complete_B, new, old[key]) for key, new in scope.state.items()}
+        return outputs, old
 
-    def _local(self, bytes_BT: Tensor, said_BND: Tensor) -> Tensor:
-        """Run every patch through the local layers, with what was said before it."""
+    def _run_local(self, bytes_BT: Tensor, outputs_BND: Tensor) -> Tensor:
+        """Run every patch through the local layers, with the global output before it."""
         B, N = bytes_BT.shape[0], bytes_BT.shape[1] // self.patch_size
-        pieces_BTE = said_BND[:, :N].unflatten(-1, (self.patch_size, -1)).flatten(1, 2)
+        pieces_BTE = outputs_BND[:, :N].unflatten(-1, (self.patch_size, -1)).flatten(1, 2)
         x_BTL = self.embedding(bytes_BT) + self.down(pieces_BTE)
         y, _ = self.local_layers(x_BTL.unflatten(1, (N, -1)).flatten(0, 1))
         return y.unflatten(0, (B, N)).flatten(1, 2)
 
 
-def _require_fit(global_layers: LayerStack, local_layers: LayerStack, patch_size: int) -> None:
+def _check_layers(global_layers: LayerStack, local_layers: LayerStack, patch_size: int) -> None:
     limit = max_context(local_layers)
     if limit is not None and limit < patch_size:
         raise ValueError(f"local layers see {limit} bytes (window_size), not the patch_size {patch_size}")

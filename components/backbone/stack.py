@@ -8,9 +8,20 @@ from archlab import Count, Factory, Recurrent, State, StateScope, max_context, r
 
 @register("backbone", "stack")
 class Stack(Recurrent):
-    """Layers one after the other, between an embedding and a head.
+    """A sequence of layers between an embedding and a head.
 
-    tokens: [B, T] int64 -> logits [B, T, V]; what embedding and head take and give instead, where they are others.
+    tokens: [B, T] int64 -> logits [B, T, V], or the inputs of another embedding and the outputs of another head.
+    State: position [B], and that of the layers and norms.
+
+    Args:
+        vocab_size: Number of different tokens; null for inputs other than tokens.
+        dim: Number of features D of the layers.
+        embedding: Embedding of the inputs.
+        position: Position encoding added to the embedded inputs.
+        embedding_norm: Norm before the first layer.
+        layers: Layers, from the first to the last.
+        norm: Norm before the head.
+        head: Head that maps features to logits.
     """
 
     def __init__(
@@ -28,7 +39,7 @@ class Stack(Recurrent):
         super().__init__()
         self.vocab_size, self.dim = vocab_size, dim
         self.embedding = embedding(vocab_size, dim)
-        self.position = position(1, dim).placed("embedding")
+        self.position = position(1, dim).require_place("embedding")
         self.embedding_norm = embedding_norm(dim)
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
         self.norm = norm(dim)
@@ -37,28 +48,31 @@ class Stack(Recurrent):
 
     @property
     def max_context(self) -> int | None:
-        """The most inputs of a stream: those that fill the positions that the layers hold."""
+        """The maximum number of inputs of a stream, or None for no limit.
+
+        An embedding of several inputs per position declares the conversion as `inputs_within`.
+        """
         positions, inputs_within = max_context(self.blocks), getattr(self.embedding, "inputs_within", None)
         return positions if positions is None or inputs_within is None else inputs_within(positions)
 
     def init_state(self, batch_size: int) -> State:
-        """Return a stream with no token in it."""
+        """Return the state before the first token."""
         device = next(self.parameters()).device
         return {"position": torch.zeros(batch_size, dtype=torch.int64, device=device)} | super().init_state(batch_size)
 
     def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return a score for every next token, and the state after the last."""
+        """Return logits for the next token at every position, and the state after the last."""
         x_BTD, state = self.features(tokens_BT, state)
         return self.head(x_BTD), state
 
     def features(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return what the head reads [B, T, D], and the state after the last token."""
-        stream, x_BTD = StateScope(state), self.embedding(tokens_BT)
+        """Return the input of the head [B, T, D], and the state after the last token."""
+        scope, x_BTD = StateScope(state), self.embedding(tokens_BT)
         B, T = x_BTD.shape[:2]
-        begin_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=x_BTD.device)
-        x_BTD = self.position.embed(x_BTD, begin_B[:, None] + torch.arange(T, device=x_BTD.device))
-        x_BTD = stream("embedding_norm", self.embedding_norm, x_BTD)
+        start_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=x_BTD.device)
+        x_BTD = self.position.embed(x_BTD, start_B[:, None] + torch.arange(T, device=x_BTD.device))
+        x_BTD = scope("embedding_norm", self.embedding_norm, x_BTD)
         for index, block in enumerate(self.blocks):
-            x_BTD = stream(f"blocks.{index}", block, x_BTD)
-        x_BTD = stream("norm", self.norm, x_BTD)
-        return x_BTD, stream.state | {"position": begin_B + T}
+            x_BTD = scope(f"blocks.{index}", block, x_BTD)
+        x_BTD = scope("norm", self.norm, x_BTD)
+        return x_BTD, scope.state | {"position": start_B + T}

@@ -17,8 +17,11 @@ class ComplexEMA(Recurrent):
 
     x: [B, T, D] -> [B, T, D].  State: h [B, D, N, 2], real and imaginary.
 
-    Deviations: as in the authors' code, the input is not rotated and a skip `omega * x` is added; the state
-    is kept before its multiplication by p, which moves into the output's weight.
+    Deviations: as in the authors' code, the input is not rotated and a skip connection `omega * x` is added; the state
+    is not multiplied by p, which is a factor of the output's weight instead.
+
+    Args:
+        num_dims: Number N of moving averages per channel.
     """
 
     def __init__(self, dim: int, *, num_dims: Count = 16) -> None:
@@ -31,7 +34,7 @@ class ComplexEMA(Recurrent):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the moving averages; base angles spread over the channels in a random order."""
+        """Draw the parameters; base angles are spread over the channels in a random order."""
         dim = self.theta.shape[0]
         nn.init.normal_(self.alpha, std=0.2)
         nn.init.normal_(self.delta, std=0.2)
@@ -54,10 +57,12 @@ class ComplexEMA(Recurrent):
         return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.omega[:, 0])).to(x_BTD.dtype), {"h": h}
 
     def _coefficients(self) -> tuple[Decay, Tensor]:
+        """Return the decay (1 - p d) exp(i angle) and the output's weight p gamma / sqrt(N)."""
         alpha, delta = at_least_float32(self.alpha), at_least_float32(self.delta)
         p_DN1 = torch.sigmoid(alpha)
         num_dims = p_DN1.shape[1]
         order_N = torch.arange(1, num_dims + 1, device=alpha.device, dtype=alpha.dtype)
         angle_DN = torch.sigmoid(at_least_float32(self.theta))[..., 0] * order_N * (2 * math.pi / num_dims)
+        # Below 1, since the decay's logarithm is -inf where both sigmoids round to 1.
         shrink = (p_DN1 * torch.sigmoid(delta))[..., 0].clamp(max=1 - 1e-7)
         return Decay(torch.log1p(-shrink), angle_DN), p_DN1 * at_least_float32(self.gamma) * num_dims**-0.5

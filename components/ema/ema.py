@@ -15,7 +15,10 @@ class DampedEMA(Recurrent):
 
     x: [B, T, D] -> [B, T, D].  State: h [B, D, N, 1].
 
-    Deviations: as in the authors' code, a skip `omega * x` is added.
+    Deviations: as in the authors' code, a skip connection `omega * x` is added.
+
+    Args:
+        num_dims: Number N of moving averages per channel.
     """
 
     def __init__(self, dim: int, *, num_dims: Count = 16) -> None:
@@ -28,7 +31,7 @@ class DampedEMA(Recurrent):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the averages; the expansion begins with alternating signs, as in the authors' code."""
+        """Draw the parameters; the expansion beta alternates in sign, as in the authors' code."""
         for parameter in (self.alpha, self.delta):
             nn.init.normal_(parameter, std=0.2)
         nn.init.normal_(self.eta)
@@ -43,8 +46,9 @@ class DampedEMA(Recurrent):
         return {"h": at_least_float32(self.eta).new_zeros(batch_size, *self.eta.shape, 1)}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Average the past of every channel."""
+        """Average the past of every channel by h_t = (1 - p d) h_{t-1} + p beta x_t, y_t = eta h_t / sqrt(N)."""
         p_DN = torch.sigmoid(at_least_float32(self.alpha))
+        # Below 1, since the decay's logarithm is -inf where both sigmoids round to 1.
         shrink = (p_DN * torch.sigmoid(at_least_float32(self.delta))).clamp(max=1 - 1e-7)
         weight_DN = p_DN * at_least_float32(self.beta) * at_least_float32(self.eta) * p_DN.shape[1] ** -0.5
         decay = Decay(torch.log1p(-shrink), None)

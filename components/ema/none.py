@@ -7,7 +7,7 @@ from archlab import register
 
 @register("ema", "none")
 class NoEMA(nn.Module):
-    """No moving average: x as it is.
+    """No moving average: the identity.
 
     x: [B, T, D] -> [B, T, D].
     """

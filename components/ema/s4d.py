@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab import Count, Positive, Recurrent, State, choice, register
-from archlab.components._steps import require_order
+from archlab.components._dt import check_dt_range
 from archlab.ops.diagonal_scan import Decay, complex_mul, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
 
@@ -21,11 +21,18 @@ Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
     search={"num_dims": choice(4, 8, 16, 32), "spectrum": choice("linear", "inverse", "legendre")},
 )
 class DiagonalStateSpace(Recurrent):
-    """Diagonal state space with zero-order hold, S4D (arXiv:2206.11893).
+    """Diagonal state space model with zero-order hold, S4D (arXiv:2206.11893).
 
-    x: [B, T, D] -> [B, T, D].  State: h [B, D, N, 2], real and imaginary; each stands for itself and its conjugate,
-    so that the paper's N is 2 num_dims. Rates begin at 1/2; frequencies as in S4D-Lin, S4D-Inv or S4D-LegS, the last
-    those of HiPPO's matrix. Steps begin spread evenly in the logarithm between `min_step` and `max_step`.
+    x: [B, T, D] -> [B, T, D].  State: h [B, D, num_dims, 2], real and imaginary; each stands for itself and its
+    conjugate, so that the paper's N is 2 num_dims.  The real part of A is initially -1/2, and dt is log-uniform.
+    Raises ValueError where dt_min is above dt_max.
+
+    Args:
+        num_dims: Number of complex states per channel, half of the paper's N.
+        dt_min: Smallest time step dt at initialization.
+        dt_max: Largest time step dt at initialization.
+        spectrum: Initial imaginary part of A: `linear` as in S4D-Lin, `inverse` as in S4D-Inv, `legendre` as in
+            S4D-LegS, the eigenvalues of HiPPO's matrix.
     """
 
     def __init__(
@@ -33,13 +40,13 @@ class DiagonalStateSpace(Recurrent):
         dim: int,
         *,
         num_dims: Count = 16,
-        min_step: Positive = 1e-3,
-        max_step: Positive = 0.1,
+        dt_min: Positive = 1e-3,
+        dt_max: Positive = 0.1,
         spectrum: Spectrum = "linear",
     ) -> None:
         super().__init__()
-        require_order(min_step, max_step)
-        self.min_step, self.max_step, self.spectrum = min_step, max_step, spectrum
+        check_dt_range(dt_min, dt_max)
+        self.dt_min, self.dt_max, self.spectrum = dt_min, dt_max, spectrum
         self.log_step = nn.Parameter(torch.empty(dim))
         self.log_rate = nn.Parameter(torch.empty(dim, num_dims))
         self.frequency = nn.Parameter(torch.empty(dim, num_dims))
@@ -48,9 +55,9 @@ class DiagonalStateSpace(Recurrent):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set A, and draw steps and outputs."""
+        """Set A, and draw dt and C."""
         frequency = torch.from_numpy(_frequencies(self.frequency.shape[1], self.spectrum)).to(self.frequency)
-        nn.init.uniform_(self.log_step, math.log(self.min_step), math.log(self.max_step))
+        nn.init.uniform_(self.log_step, math.log(self.dt_min), math.log(self.dt_max))
         nn.init.constant_(self.log_rate, math.log(0.5))
         nn.init.normal_(self.read, std=0.5**0.5)
         nn.init.ones_(self.skip)
@@ -62,17 +69,21 @@ class DiagonalStateSpace(Recurrent):
         return {"h": at_least_float32(self.read).new_zeros(batch_size, *self.read.shape)}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Filter every channel by its own state space."""
-        decay, weight_DN2 = self._discretised()
+        """Filter every channel by its own state space model."""
+        decay, weight_DN2 = self._discretize()
         y_BTD, h = diagonal_scan(x_BTD, decay, weight_DN2, state["h"] if state else None)
         return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.skip)).to(x_BTD.dtype), {"h": h}
 
-    def _discretised(self) -> tuple[Decay, Tensor]:
-        """Return exp(step A), and the weight 2 C (exp(step A) - 1) / A."""
-        step_D1 = torch.exp(at_least_float32(self.log_step))[:, None]
+    def _discretize(self) -> tuple[Decay, Tensor]:
+        """Return the decay exp(dt A) and the output's weight 2 C (exp(dt A) - 1) / A, B being 1.
+
+        The factor 2 adds the conjugate state. With dt A = r + i a, exp(dt A) - 1 loses its digits for a small dt; its
+        real part e^r cos a - 1 is computed as expm1(r) cos a - 2 sin²(a / 2), as cos a - 1 = -2 sin²(a / 2).
+        """
+        dt_D1 = torch.exp(at_least_float32(self.log_step))[:, None]
         rate, frequency = torch.exp(at_least_float32(self.log_rate)), at_least_float32(self.frequency)
-        decay = Decay(-step_D1 * rate, step_D1 * frequency)
-        growth, angle = torch.expm1(decay.log_radius_DN), step_D1 * frequency
+        decay = Decay(-dt_D1 * rate, dt_D1 * frequency)
+        growth, angle = torch.expm1(decay.log_radius_DN), dt_D1 * frequency
         shifted = torch.stack((growth * angle.cos() - 2 * (angle / 2).sin() ** 2, (growth + 1) * angle.sin()), dim=-1)
         inverse = torch.stack((-rate, -frequency), dim=-1) / (rate**2 + frequency**2)[..., None]
         return decay, 2 * complex_mul(at_least_float32(self.read), complex_mul(shifted, inverse))
@@ -85,6 +96,7 @@ def _frequencies(num_dims: int, spectrum: Spectrum) -> np.ndarray:
         return np.pi * n
     if spectrum == "inverse":
         return N / np.pi * (N / (2 * n + 1) - 1)
+    # HiPPO-LegS minus its rank-1 part is -1/2 plus a skew-symmetric matrix, whose eigenvalues are imaginary.
     root = np.sqrt(2 * np.arange(N) + 1.0)
     skew = np.triu(np.outer(root, root) / 2, 1)
     return np.linalg.eigvalsh(1j * (skew - skew.T))[num_dims:]

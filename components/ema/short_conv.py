@@ -8,9 +8,13 @@ from archlab import Count, Recurrent, State, choice, register
 
 @register("ema", "short_conv", search={"kernel_size": choice(2, 3, 4, 8)})
 class ShortConvolution(Recurrent):
-    """A causal convolution of each channel with its own few taps, the last one on the present (arXiv:2212.14052).
+    """A short causal depthwise convolution, the last tap on the current token (arXiv:2212.14052).
 
     x: [B, T, D] -> [B, T, D].  State: past [B, kernel_size - 1, D], the latest inputs.
+
+    Args:
+        kernel_size: Length of the convolution in tokens.
+        bias: Whether a learned bias is added.
     """
 
     bias: nn.Parameter | None
@@ -22,7 +26,7 @@ class ShortConvolution(Recurrent):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw taps and bias from U(±1/sqrt(kernel_size))."""
+        """Draw taps and bias from U(±1/sqrt(kernel_size)), the default of nn.Conv1d."""
         bound = len(self.weight) ** -0.5
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
@@ -32,11 +36,12 @@ class ShortConvolution(Recurrent):
         return {"past": self.weight.new_zeros(batch_size, len(self.weight) - 1, self.weight.shape[1])}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Weigh each input and the few before it."""
+        """Convolve each channel with its taps."""
         num_tokens = x_BTD.shape[1]
         past = (state or self.init_state(x_BTD.shape[0]))["past"]
         padded = torch.cat((past.to(x_BTD.dtype), x_BTD), dim=1)
         taps = [tap * padded[:, j : j + num_tokens] for j, tap in enumerate(self.weight.to(x_BTD.dtype))]
+        # A sum of a few shifted products, which torch.compile fuses; conv1d needs a transposed input, [B, D, T].
         y_BTD = torch.stack(taps).sum(0)
         y_BTD = y_BTD if self.bias is None else y_BTD + self.bias.to(y_BTD.dtype)
         return y_BTD, {"past": padded[:, num_tokens:].to(past.dtype).clone(memory_format=torch.contiguous_format)}

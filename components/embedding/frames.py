@@ -10,10 +10,16 @@ from archlab.components._init import Init, linear
 
 @register("embedding", "frames", search={"frame_size": choice(1, 4, 16), "dropout": interval(0.0, 0.3)})
 class FrameEmbedding(nn.Module):
-    """A linear function of every `frame_size` numbers in a row, such as samples of a wave.
+    """A linear projection of every frame of `frame_size` samples of a waveform.
 
-    wave: [B, T] float, or [B, T, C] where there are several channels -> [B, F, D].
-    Raises ValueError for waves that are no whole number of frames.
+    wave: [B, T] float, or [B, T, C] with several channels -> [B, F, D].
+    Raises ValueError for waveforms that are no whole number of frames.
+
+    Args:
+        frame_size: Number of samples of a frame.
+        num_channels: Number of channels of the waveform.
+        dropout: Probability of zeroing an embedded feature in training.
+        init: Distribution of the projection's weights.
     """
 
     def __init__(
@@ -32,11 +38,11 @@ class FrameEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def inputs_within(self, num_positions: int) -> int:
-        """Return how many samples a wave may have to fill so many positions."""
+        """Return the maximum number of samples of a waveform for a number of positions."""
         return num_positions * self.frame_size
 
     def forward(self, wave_BT: Tensor) -> Tensor:
-        """Cut the waves up and embed the pieces."""
+        """Split the waveforms into frames and project them."""
         if wave_BT.shape[1] % self.frame_size:
             raise ValueError(f"waves of {wave_BT.shape[1]} samples are not whole frames of {self.frame_size}")
         return self.dropout(self.projection(wave_BT.unflatten(1, (-1, self.frame_size)).flatten(2)))

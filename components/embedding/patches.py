@@ -11,10 +11,16 @@ from archlab import Count, Fraction, Index, choice, interval, register
 
 @register("embedding", "patches", search={"patch_size": choice(2, 4, 8, 16), "dropout": interval(0.0, 0.3)})
 class PatchEmbedding(nn.Module):
-    """A linear function of every square of an image, in scan order, behind learned class tokens (arXiv:2010.11929).
+    """A linear projection of every patch of an image, in raster order, after learned class tokens (arXiv:2010.11929).
 
-    images: [B, C, H, W] float -> [B, class_tokens + N, D].  A second class token is DeiT's for distillation
-    (arXiv:2012.12877).  Raises ValueError for images that are no whole number of patches.
+    images: [B, C, H, W] float -> [B, class_tokens + N, D].
+    Raises ValueError for images that are no whole number of patches.
+
+    Args:
+        patch_size: Side of a patch in pixels.
+        num_channels: Number of channels of the images.
+        class_tokens: Number of class tokens; a second one is DeiT's distillation token (arXiv:2012.12877).
+        dropout: Probability of zeroing an embedded feature in training.
     """
 
     def __init__(
@@ -36,18 +42,18 @@ class PatchEmbedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw N(0, 1/(3 C P²)) weights and class tokens near zero, and clear the bias."""
+        """Draw weights from N(0, 1/(3 C P²)) and class tokens from N(0, 0.02²), and zero the bias."""
         nn.init.normal_(self.weight, std=(3 * self.weight[0].numel()) ** -0.5)
         nn.init.zeros_(self.bias)
         for token_D in self.class_tokens:
             nn.init.normal_(token_D, std=0.02)
 
     def inputs_within(self, num_positions: int) -> int:
-        """Return how many pixels an image may have to fill so many positions."""
+        """Return the maximum number of pixels of an image for a number of positions."""
         return max(0, num_positions - len(self.class_tokens)) * self.patch_size**2
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Cut the images up and embed the pieces."""
+        """Split the images into patches and project them."""
         height, width = images_BCHW.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"images of {height} x {width} pixels are not whole patches of {self.patch_size}")

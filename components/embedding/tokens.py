@@ -10,10 +10,15 @@ from archlab.components._init import TokenInit, init_tokens_
 
 @register("embedding", "tokens", search={"dropout": interval(0.0, 0.3)})
 class TokenEmbedding(nn.Module):
-    """A learned vector per token, times sqrt(D) if `scale`.
+    """A learned vector per token.
 
     tokens: [B, T] int64 -> [B, T, D].
     Raises ValueError where the model has no vocab_size.
+
+    Args:
+        scale: Whether the vectors are multiplied by sqrt(D) (arXiv:1706.03762).
+        init: Distribution of the vectors: N(0, 1/D) `truncated` at three deviations, or `normal`, N(0, 0.02²).
+        dropout: Probability of zeroing an embedded feature in training.
     """
 
     def __init__(
@@ -27,7 +32,7 @@ class TokenEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if vocab_size is None:
-            raise ValueError("words need a vocab_size: the number of words there are")
+            raise ValueError("tokens need a vocab_size, the number of different tokens")
         self.factor, self.init = dim**0.5 if scale else 1.0, init
         self.weight = nn.Parameter(torch.empty(vocab_size, dim))
         self.dropout = nn.Dropout(dropout)
@@ -38,5 +43,5 @@ class TokenEmbedding(nn.Module):
         init_tokens_(self.weight, self.init)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Look the vectors up."""
+        """Look up the vector of each token."""
         return self.dropout(F.embedding(tokens_BT, self.weight) * self.factor)

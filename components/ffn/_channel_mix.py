@@ -1,4 +1,4 @@
-"""What the channel mixes of RWKV share."""
+"""The channel mix of RWKV, which its versions specialize."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEARCH: dict[str, Domain] = {"hidden_dim": choice(128, 256, 512, 1024)}
 
 
 class ChannelMix(Recurrent):
-    """out(relu(key x)²), gated by sigmoid(receptance x) if `gated`, of each x mixed with the one before it.
+    """out(relu(key x)²), gated by sigmoid(receptance x) if `gated`, of each x interpolated with the previous one.
 
     x: [B, T, D] -> [B, T, D].  State: last [B, D].
     """
@@ -31,21 +31,21 @@ class ChannelMix(Recurrent):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Begin with channels that see ever less of the past."""
+        """Spread the channels from the previous to the current token."""
         for mix in (self.key_mix, self.receptance_mix):
             if mix is not None:
                 mix.copy_(self.past_share(1 - channel_fraction(mix).sqrt()))
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Mix with the past, widen, square what is positive, narrow."""
-        stream = StateScope(state)
-        step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
-        y_BTD = self.out(F.relu(self.key(x_BTD + step_BTD * self.past_share(self.key_mix))).square())
+        """Interpolate with the previous token, project up, square the positive part, project down."""
+        scope = StateScope(state)
+        diff_BTD = scope("shift", self.shift, x_BTD) - x_BTD
+        y_BTD = self.out(F.relu(self.key(x_BTD + diff_BTD * self.past_share(self.key_mix))).square())
         if self.receptance is not None and self.receptance_mix is not None:
-            mixed = x_BTD + step_BTD * self.past_share(self.receptance_mix)
+            mixed = x_BTD + diff_BTD * self.past_share(self.receptance_mix)
             y_BTD = torch.sigmoid(self.receptance(mixed)) * y_BTD
-        return y_BTD, stream.state
+        return y_BTD, scope.state
 
     def past_share(self, mix_D: Tensor) -> Tensor:
-        """Return how much of a channel is the token before."""
+        """Return the share of the previous token in each channel."""
         return mix_D

@@ -1,4 +1,4 @@
-"""What the gated feed-forward layers share."""
+"""The gated feed-forward layer (arXiv:2002.05202), which its activations specialize."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ SEARCH: dict[str, Domain] = {"hidden_dim": choice(128, 256, 512, 1024), "dropout
 
 
 class GatedMLP(nn.Module):
-    """down(activate(gate x) * up x), 8/3 D wide, rounded up to a multiple of 8, unless said otherwise.
+    """down(activate(gate x) * up x), with 8/3 D hidden features, rounded up to a multiple of 8, by default.
 
-    x: [..., D] -> [..., D].  Dropout falls on the hidden features.
+    x: [..., D] -> [..., D].
     """
 
     def __init__(self, dim: int, *, hidden_dim: int | None, bias: bool, dropout: float, init: Init) -> None:
         super().__init__()
-        hidden_dim = hidden_dim or 8 * -(-dim // 3)
+        hidden_dim = hidden_dim or 8 * -(-dim // 3)  # three matrices have the parameters of an MLP's two at 4 D
         self.gate = linear(dim, hidden_dim, bias=bias, init=init)
         self.up = linear(dim, hidden_dim, bias=bias, init=init)
         self.down = linear(hidden_dim, dim, bias=bias, init=init)
         self.dropout = nn.Dropout(dropout)
 
     def activate(self, gate: Tensor) -> Tensor:
-        """Return what the hidden features are multiplied by."""
+        """Return the factor of the hidden features."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Widen twice, gate one by the other, narrow."""
+        """Project up twice, gate one by the other, project down."""
         return self.down(self.dropout(self.activate(self.gate(x)) * self.up(x)))

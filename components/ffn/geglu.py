@@ -13,7 +13,14 @@ from ._gated import SEARCH, GatedMLP
 class GeGLU(GatedMLP):
     """A linear layer gated by gelu of another, down(gelu(gate x) * up x) (arXiv:2002.05202).
 
-    x: [..., D] -> [..., D].  `approximate` takes gelu's tanh form (arXiv:1606.08415).
+    x: [..., D] -> [..., D].
+
+    Args:
+        hidden_dim: Number of hidden features; null for 8/3 D, rounded up to a multiple of 8.
+        approximate: Whether gelu is computed by its tanh approximation (arXiv:1606.08415).
+        bias: Whether the projections have a bias.
+        dropout: Probability of zeroing a hidden feature in training.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(
@@ -27,8 +34,8 @@ class GeGLU(GatedMLP):
         init: Init = "he",
     ) -> None:
         super().__init__(dim, hidden_dim=hidden_dim, bias=bias, dropout=dropout, init=init)
-        self.form = "tanh" if approximate else "none"
+        self.approximate = "tanh" if approximate else "none"
 
     def activate(self, gate: Tensor) -> Tensor:
         """Return gelu(gate)."""
-        return F.gelu(gate, approximate=self.form)
+        return F.gelu(gate, approximate=self.approximate)

@@ -27,9 +27,16 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     },
 )
 class MLP(nn.Module):
-    """Two linear layers with an activation between them, 4 D wide unless said otherwise (arXiv:1706.03762).
+    """Two linear layers with an activation between them (arXiv:1706.03762).
 
-    x: [..., D] -> [..., D].  Dropout falls on the hidden features; relu2 is relu squared (arXiv:2109.08668).
+    x: [..., D] -> [..., D].
+
+    Args:
+        hidden_dim: Number of hidden features; null for 4 D.
+        activation: Function of the hidden features; relu2 is relu squared (arXiv:2109.08668).
+        bias: Whether the linear layers have a bias.
+        dropout: Probability of zeroing a hidden feature in training.
+        init: Distribution of the linear layers' weights.
     """
 
     def __init__(
@@ -50,5 +57,5 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Widen, activate, narrow."""
+        """Project up, activate, project down."""
         return self.down(self.dropout(self.activation(self.up(x))))

@@ -13,7 +13,7 @@ class NoFeedForward(nn.Module):
     x: [..., D] -> zeros [..., D].
     """
 
-    adds_nothing = True
+    adds_nothing = True  # refused by a residual whose mixer reaches the output through the ffn alone
 
     def __init__(self, dim: int) -> None:
         super().__init__()

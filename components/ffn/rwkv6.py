@@ -10,9 +10,14 @@ from ._channel_mix import SEARCH, ChannelMix
 class RWKV6ChannelMix(ChannelMix):
     """The channel mix of RWKV-6, sigmoid(receptance x) * out(relu(key x)²) (arXiv:2404.05892).
 
-    x: [B, T, D] -> [B, T, D].  State: last [B, D].  3.5 D wide, rounded down to a multiple of 32, unless said
-    otherwise; each x is mixed with the one before it, the mix being the share of the past.
-    Deviations: the mixes begin as in the middle layer of the authors' code in all layers, the matrices as `init` says.
+    x: [B, T, D] -> [B, T, D].  State: last [B, D].  Each x is interpolated with the previous one by a mix, the
+    share of the previous token.
+    Deviations: the mixes are initialized in all layers as in the middle layer of the authors' code, and the matrices
+    by `init`.
+
+    Args:
+        hidden_dim: Number of hidden features; null for 3.5 D, rounded down to a multiple of 32.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(self, dim: int, *, hidden_dim: Count | None = None, init: Init = "he") -> None:

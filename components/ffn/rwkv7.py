@@ -13,9 +13,14 @@ from ._channel_mix import SEARCH, ChannelMix
 class RWKV7ChannelMix(ChannelMix):
     """The channel mix of RWKV-7, out(relu(key x)²) without a gate (arXiv:2503.14456).
 
-    x: [B, T, D] -> [B, T, D].  State: last [B, D].  4 D wide unless said otherwise; each x is mixed with the one
-    before it, the mix being the share of the past.
-    Deviations: the mixes begin as in the middle layer of the authors' code in all layers, the matrices as `init` says.
+    x: [B, T, D] -> [B, T, D].  State: last [B, D].  Each x is interpolated with the previous one by a mix, the
+    share of the previous token.
+    Deviations: the mixes are initialized in all layers as in the middle layer of the authors' code, and the matrices
+    by `init`.
+
+    Args:
+        hidden_dim: Number of hidden features; null for 4 D.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(self, dim: int, *, hidden_dim: Count | None = None, init: Init = "he") -> None:
@@ -23,5 +28,5 @@ class RWKV7ChannelMix(ChannelMix):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Begin with channels that see ever less of the past."""
+        """Spread the channels from the previous to the current token, most of them close to the current one."""
         self.key_mix.copy_(1 - channel_fraction(self.key_mix) ** 0.0625)

@@ -14,6 +14,12 @@ class SwiGLU(GatedMLP):
     """A linear layer gated by silu of another, down(silu(gate x) * up x) (arXiv:2002.05202).
 
     x: [..., D] -> [..., D].
+
+    Args:
+        hidden_dim: Number of hidden features; null for 8/3 D, rounded up to a multiple of 8.
+        bias: Whether the projections have a bias.
+        dropout: Probability of zeroing a hidden feature in training.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(

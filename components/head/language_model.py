@@ -13,10 +13,15 @@ from archlab.ops.dtypes import at_least_float32
 
 @register("head", "language_model", search={"tied": choice(False, True)})
 class LanguageModelHead(nn.Module):
-    """One score per token of the vocabulary, by a matrix of its own or, if `tied`, the embedding's (arXiv:1608.05859).
+    """Logits of every token of the vocabulary, from a weight of its own or the embedding's (arXiv:1608.05859).
 
     x: [B, T, D] -> [B, T, V] in at least float32.
-    Raises ValueError where a tied head is given num_outputs other than the vocabulary's size.
+    Raises ValueError where a tied head has num_outputs other than the vocabulary's size.
+
+    Args:
+        tied: Whether the weight is that of the embedding.
+        num_outputs: Number of logits; null for vocab_size.
+        init: Distribution of the weight: N(0, 1/D) `truncated` at three deviations, or `normal`, N(0, 0.02²).
     """
 
     per_sample = False
@@ -39,22 +44,22 @@ class LanguageModelHead(nn.Module):
         if tied and num_outputs != vocab_size:
             raise ValueError(f"a tied head has vocab_size {vocab_size} outputs, not num_outputs {num_outputs}")
         self.init, self.num_outputs = init, num_outputs
-        self._tied = (embedding,) if tied else ()  # a tuple, so that the matrix has one owner and one name
+        self._tied = (embedding,) if tied else ()  # a tuple hides the embedding, whose weight must have one name
         self.register_parameter("weight", None if tied else nn.Parameter(torch.empty(num_outputs, dim)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the matrix, unless the embedding owns it."""
+        """Draw the weight, unless the embedding owns it."""
         if self.weight is not None:
             init_tokens_(self.weight, self.init)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """Compare every x with the vector of every token."""
+        """Project every x to the vocabulary."""
         return at_least_float32(F.linear(x_BTD, self.matrix))
 
     @property
     def matrix(self) -> Tensor:
-        """The vectors of all tokens [V, D]."""
+        """The output weight [V, D], from which a loss may compute its logits in chunks."""
         owner: Any = self._tied[0] if self._tied else self
         matrix: Tensor = owner.weight
         return matrix

@@ -12,14 +12,22 @@ from archlab.ops.rotary import rotary_angles
 
 @register("head", "reconstruction")
 class ReconstructionHead(nn.Module):
-    """One score per word for every position, from what the last position knows (MAD, arXiv:2403.17844, 3.1).
+    """Logits of the token at every position from the last position alone (MAD, arXiv:2403.17844, section 3.1).
 
     x: [B, T, D] -> [B, T, V] in at least float32: an MLP of two layers reads x_T plus the sines and cosines of a
-    position t.  A sample is one call.  Raises ValueError where D is odd, or where the model has no vocab_size.
+    position t.  A sample is one call.
+    Raises ValueError where D is odd, or where the model has no vocab_size.
+
+    Args:
+        base: Base of the geometric series of frequencies of the sines and cosines.
+        init: Distribution of the MLP's weights.
+        token_init: Distribution of the output weight: N(0, 1/D) `truncated` at three deviations, or `normal`,
+            N(0, 0.02²).
     """
 
     per_sample = False
-    causal = False
+    causal = False  # every output depends on the last input
+    matrix = None  # the logits have a bias: their loss is not computed in chunks
 
     def __init__(
         self,
@@ -33,7 +41,7 @@ class ReconstructionHead(nn.Module):
     ) -> None:
         super().__init__()
         if vocab_size is None:
-            raise ValueError("words need a vocab_size: the number of words there are")
+            raise ValueError("tokens need a vocab_size, the number of different tokens")
         if dim % 2:
             raise ValueError(f"dim {dim} is odd: sinusoidal positions fill pairs of features")
         self.num_outputs, self.base, self.token_init = vocab_size, base, token_init
@@ -44,15 +52,15 @@ class ReconstructionHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the matrix of words and clear its bias."""
+        """Draw the output weight and zero its bias."""
         init_tokens_(self.weight, self.token_init)
         nn.init.zeros_(self.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """Read each position out of the last."""
+        """Decode the token at each position from the last position."""
         B, T, D = x_BTD.shape
         angle = rotary_angles(torch.arange(T, device=x_BTD.device).expand(B, T), D // 2, self.base)
         x_BTD = x_BTD[:, -1:] + torch.cat((angle.sin(), angle.cos()), -1).to(x_BTD.dtype)
-        for norm, layer in zip(self.norms, self.layers, strict=False):
+        for norm, layer in zip(self.norms, self.layers, strict=False):  # the third norm precedes the output weight
             x_BTD = F.gelu(layer(norm(x_BTD)))
         return at_least_float32(F.linear(self.norms[-1](x_BTD), self.weight, self.bias))

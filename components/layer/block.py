@@ -9,9 +9,18 @@ from archlab import Factory, Fraction, Recurrent, State, StateScope, register, s
 
 @register("layer", "block")
 class Block(Recurrent):
-    """A sequence mixer and a channel mixer, each behind a norm, joined by a residual scheme.
+    """A sequence mixer and a feed-forward layer, each after a norm, combined by a residual scheme.
 
     x: [B, T, D] -> [B, T, D].
+    Raises ValueError for a residual that needs an ffn, together with ffn `none`.
+
+    Args:
+        residual: Scheme that combines the input and both branches.
+        norm: Norm before the mixer, or after it where the residual is post-norm.
+        mixer: Sequence mixer.
+        ffn_norm: Norm before the feed-forward layer, or after it where the residual is post-norm.
+        ffn: Feed-forward layer.
+        dropout: Probability of zeroing an output of the mixer or the feed-forward layer in training.
     """
 
     def __init__(
@@ -35,30 +44,33 @@ class Block(Recurrent):
             raise ValueError("this residual needs an ffn: without one the mixer would not reach the output")
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Run both branches as the residual scheme says."""
-        stream = StateScope(state)
-        mixer = BlockBranch(stream, self, "norm", "mixer")
-        ffn = BlockBranch(stream, self, "ffn_norm", "ffn")
-        return self.residual(x_BTD, mixer, ffn), stream.state
+        """Run both branches by the residual scheme."""
+        scope = StateScope(state)
+        mixer = BlockBranch(scope, self, "norm", "mixer")
+        ffn = BlockBranch(scope, self, "ffn_norm", "ffn")
+        return self.residual(x_BTD, mixer, ffn), scope.state
 
 
 class BlockBranch:
-    """One branch of a block as a residual scheme sees it: a norm, a body, and the one after the other."""
+    """A `Branch` of a block: a norm and a body whose state the scope carries.
 
-    def __init__(self, stream: StateScope, block: Any, norm: str, body: str) -> None:
-        self.stream, self.block, self.names = stream, block, (norm, body)
+    The names of norm and body are also the prefixes of their entries in the block's state.
+    """
+
+    def __init__(self, scope: StateScope, block: Any, norm: str, body: str) -> None:
+        self.scope, self.block, self.names = scope, block, (norm, body)
 
     def norm(self, x_BTD: Tensor) -> Tensor:
-        """Normalise."""
-        return self._part(self.names[0], x_BTD)
+        """Normalize."""
+        return self._call(self.names[0], x_BTD)
 
     def body(self, x_BTD: Tensor) -> Tensor:
-        """Mix what was normalised."""
-        return self.block.dropout(self._part(self.names[1], x_BTD))
+        """Apply the mixer or ffn, then dropout."""
+        return self.block.dropout(self._call(self.names[1], x_BTD))
 
     def __call__(self, x_BTD: Tensor) -> Tensor:
-        """Normalise and mix."""
+        """Normalize, then apply the body."""
         return self.body(self.norm(x_BTD))
 
-    def _part(self, name: str, x_BTD: Tensor) -> Tensor:
-        return self.stream(name, getattr(self.block, name), x_BTD)
+    def _call(self, name: str, x_BTD: Tensor) -> Tensor:
+        return self.scope(name, getattr(self.block, name), x_BTD)

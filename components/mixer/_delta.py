@@ -1,4 +1,4 @@
-"""What the mixers by the delta rule share."""
+"""The mixer by the delta rule, which DeltaNet and Gated DeltaNet specialize."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from archlab.ops.dtypes import at_least_float32
 
 
 class DeltaRule(Recurrent):
-    """A matrix per head that moves, by a learned fraction, from the value it holds for a key to the new one.
+    """A matrix per head whose value for a key is corrected by a fraction beta of its error, the delta rule.
 
-    x: [B, T, D] -> [B, T, D].  State: the averages', and sums [B, H, K, V] in at least float32.
+    x: [B, T, D] -> [B, T, D].  State: that of the convolutions, and sums [B, H, K, V] in at least float32.
     """
 
     def __init__(
@@ -33,7 +33,8 @@ class DeltaRule(Recurrent):
         init: Init,
     ) -> None:
         super().__init__()
-        self.num_heads, self.largest = num_heads, 2.0 if negative_eigenvalues else 1.0
+        # I - beta k^T k has the eigenvalue 1 - beta along k, for beta = 2 sigmoid(.) between -1 and 1.
+        self.num_heads, self.max_beta = num_heads, 2.0 if negative_eigenvalues else 1.0
         self.head_dims = (head_width("key_dim", key_dim, num_heads), head_width("value_dim", value_dim, num_heads))
         self.query = ConvProjection(dim, key_dim, ema=ema, init=init)
         self.key = ConvProjection(dim, key_dim, ema=ema, init=init)
@@ -43,7 +44,7 @@ class DeltaRule(Recurrent):
         self.mixed = GatedOutput(dim, value_dim, norm=norm, joined=False, gated=gate, init=init)
 
     def log_decay(self, x_BTD: Tensor) -> Tensor | None:
-        """Return the logarithm of what is kept of the matrix at each step [B, T, H], or None where it is all."""
+        """Return the logarithm of the decay of the matrix at each step [B, T, H], or None for no decay."""
         return None
 
     def init_state(self, batch_size: int) -> State:
@@ -52,13 +53,13 @@ class DeltaRule(Recurrent):
         return super().init_state(batch_size) | {"sums": sums}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Look up each query after the value of the key beside it is set right."""
-        stream = StateScope(state)
+        """Correct the matrix by each key and value, then read it with the query."""
+        scope = StateScope(state)
         q, k, v = (
-            heads(stream(name, part, x_BTD), self.num_heads)
+            heads(scope(name, part, x_BTD), self.num_heads)
             for name, part in (("query", self.query), ("key", self.key), ("value", self.value))
         )
-        beta_BTH = torch.sigmoid(at_least_float32(self.fraction(x_BTD))) * self.largest
+        beta_BTH = torch.sigmoid(at_least_float32(self.fraction(x_BTD))) * self.max_beta
         scaled, sums = l2_normalize(q) * self.head_dims[0] ** -0.5, state["sums"] if state else None
         y_BTHV, sums = delta_rule(scaled, l2_normalize(k), v, beta_BTH, self.log_decay(x_BTD), sums)
-        return self.mixed(y_BTHV, x_BTD), stream.state | {"sums": sums}
+        return self.mixed(y_BTHV, x_BTD), scope.state | {"sums": sums}

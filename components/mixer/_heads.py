@@ -1,4 +1,4 @@
-"""What mixers with a matrix per head share: widths, inputs that see a few steps back, and what leaves the heads."""
+"""Parts of mixers with a matrix per head: head widths, projections with a convolution, and the gated output."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from archlab.ops.dtypes import at_least_float32
 
 
 def head_width(name: str, width: int, num_heads: int) -> int:
-    """Return the width of one head; raise ValueError where the heads do not share it evenly."""
+    """Return the width of one head; raise ValueError where num_heads does not divide the width."""
     if width % num_heads:
         raise ValueError(f"{name} {width} is not divisible by num_heads {num_heads}")
     return width // num_heads
 
 
 def heads(x_BTD: Tensor, num_heads: int) -> Tensor:
-    """Return the channels by head, [B, T, H, D / H]."""
+    """Split the channels into heads, [B, T, H, D / H]."""
     return x_BTD.unflatten(-1, (num_heads, -1))
 
 
 def l2_normalize(x_BTHK: Tensor) -> Tensor:
     """Return vectors of length one, in at least float32."""
     x = at_least_float32(x_BTHK)
+    # eps inside the root, unlike F.normalize: the gradient of a zero vector is finite, as in the authors' kernels.
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
 class ConvProjection(Recurrent):
-    """silu(ema(W x)).
+    """Projection, short convolution or moving average, and activation: silu(ema(W x)).
 
     x: [B, T, D] -> [B, T, num_outputs].
     """
@@ -41,15 +42,15 @@ class ConvProjection(Recurrent):
         self.ema = ema(num_outputs)
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Map, average, activate."""
-        stream = StateScope(state)
-        return F.silu(stream("ema", self.ema, self.map(x_BTD))), stream.state
+        """Project, convolve, activate."""
+        scope = StateScope(state)
+        return F.silu(scope("ema", self.ema, self.map(x_BTD))), scope.state
 
 
 class GatedOutput(nn.Module):
-    """out(norm(y) * silu(gate(x))), or without the gate.
+    """Output projection of the normalized heads with an optional gate: out(norm(y) * silu(gate(x))).
 
-    y: [B, T, H, V] and x: [B, T, D] -> [B, T, D].  The norm is given each head, or all of them if `joined`.
+    y: [B, T, H, V] and x: [B, T, D] -> [B, T, D].  The norm applies to each head, or to all channels if `joined`.
     """
 
     gate: InitLinear | None
@@ -61,6 +62,6 @@ class GatedOutput(nn.Module):
         self.out = linear(value_dim, dim, bias=False, init=init)
 
     def forward(self, y_BTHV: Tensor, x_BTD: Tensor) -> Tensor:
-        """Normalise, gate, mix."""
+        """Normalize, gate, project."""
         y = self.norm(y_BTHV.flatten(-2)) if self.joined else self.norm(y_BTHV).flatten(-2)
         return self.out(y if self.gate is None else y * F.silu(self.gate(x_BTD)))

@@ -1,4 +1,4 @@
-"""Functions of a token that a matrix of small rank makes."""
+"""Low-rank functions of a token, as in LoRA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class LowRank(nn.Module):
-    """up(activation(down x)), plus a bias if there is one: a change learned from none at first.
+    """Low-rank projection with an optional bias, up(activation(down x)), initialized to a constant.
 
     x: [..., D] -> [..., num_outputs].
     """
@@ -23,12 +23,12 @@ class LowRank(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin without a change, the bias for its owner to set."""
+        """Zero the down-projection, so that the output is the same for all tokens; the owner may set its bias."""
         nn.init.zeros_(self.down.weight)
         nn.init.uniform_(self.up.weight, -0.01, 0.01)
         if self.up.bias is not None:
             nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Narrow, activate, widen."""
+        """Project down, activate, project up."""
         return self.up(self.activation(self.down(x)))

@@ -4,14 +4,24 @@ from torch import Tensor
 
 from archlab import Count, Factory, Recurrent, State, StateScope, choice, register, slot
 from archlab.components._init import Init, linear
+from archlab.components.attention._shape import AttentionShape
 
 
 @register("mixer", "attention", search={"num_heads": choice(1, 2, 4, 8)})
 class MultiHeadAttention(Recurrent):
-    """Attention by several heads (arXiv:1706.03762), which may share keys and values in groups (arXiv:2305.13245).
+    """Multi-head attention (arXiv:1706.03762), with keys and values shared by groups of heads (arXiv:2305.13245).
 
-    x: [B, T, D] -> [B, T, D].  Unless said otherwise a head is D / num_heads wide and has keys of its own.
+    x: [B, T, D] -> [B, T, D].  Scores are divided by sqrt(head_dim).
     Raises ValueError where num_heads does not divide D, or num_kv_heads does not divide num_heads.
+
+    Args:
+        num_heads: Number of query heads.
+        num_kv_heads: Number of key and value heads; null for one per query head.
+        head_dim: Width of a head; null for D / num_heads.
+        bias: Whether the projections have a bias.
+        init: Distribution of the projections' weights.
+        attention: Attention function of the heads.
+        position: Positions that rotate queries and keys, or add a bias to the scores.
     """
 
     def __init__(
@@ -37,13 +47,12 @@ class MultiHeadAttention(Recurrent):
         self.key = linear(dim, num_kv_heads * self.head_dim, bias=bias, init=init)
         self.value = linear(dim, num_kv_heads * self.head_dim, bias=bias, init=init)
         self.out = linear(num_heads * self.head_dim, dim, bias=bias, init=init)
-        placed = position(num_heads, self.head_dim).placed("attention")
-        widths = (num_heads, num_kv_heads, self.head_dim, self.head_dim)
-        self.attention = attention(*widths, self.head_dim**-0.5, placed)
+        shape = AttentionShape(num_heads, num_kv_heads, self.head_dim, self.head_dim, scale=self.head_dim**-0.5)
+        self.attention = attention(shape, position(num_heads, self.head_dim).require_place("attention"))
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Attend with every head, and mix what they found."""
-        stream = StateScope(state)
+        """Attend with every head, and project the concatenated outputs."""
+        scope = StateScope(state)
         qkv = (part(x_BTD).unflatten(-1, (-1, self.head_dim)) for part in (self.query, self.key, self.value))
-        y_BTHV = stream("attention", self.attention, *qkv)
-        return self.out(y_BTHV.flatten(-2)), stream.state
+        y_BTHV = scope("attention", self.attention, *qkv)
+        return self.out(y_BTHV.flatten(-2)), scope.state

@@ -1,5 +1,5 @@
 """Letters in suffixes: B batch, T time, D width, H heads, K width of a head, N states, C steps of a piece of at most
-one block, S a block of kept steps and a piece, G both attentions of all heads.
+one block, S a block of earlier steps and a piece, G both attentions of all heads.
 """
 
 from __future__ import annotations
@@ -10,21 +10,33 @@ from torch.nn import functional as F
 
 from archlab import Count, Factory, Recurrent, State, StateScope, choice, register, slot
 from archlab.components._init import Init, linear
+from archlab.components.attention._shape import AttentionShape
 
 from ._block_states import BlockStates, Gate, Projections, attend
 
 
 @register("mixer", "block_recurrent", search={"num_heads": choice(1, 2, 4, 8), "gate": choice("fixed", "lstm")})
 class BlockRecurrentAttention(Recurrent):
-    """Attention to earlier tokens and to states that every block of tokens renews (arXiv:2203.07852).
+    """Attention to earlier tokens and to state vectors that are updated once per block (arXiv:2203.07852).
 
     x: [B, T, D] -> [B, T, D].  State: the attention's own; position [B], the keys and values of the last `block_size`
-    tokens, and states [B, N, D] in at least float32.  Tokens attend to each other through `attention` (the paper's:
-    sliding, its window_size the block_size) and to the states that the blocks before theirs have left. At the end of
-    a block its tokens and the states themselves are attended to by the states, and gated into them.
+    tokens, and states [B, N, D] in at least float32.  Tokens attend to each other through `attention` (in the paper
+    sliding, with block_size as its window_size) and to the states after the blocks before theirs. At the end of
+    a block the states attend to its tokens and to themselves, and the result is gated into them.
     Raises ValueError where num_heads does not divide D, or where the states' norm is one over time.
-    Deviations: of the paper's forms only the one without an ffn for the states ("skip"); states attend to the finished
-    block, where the authors' code adds the one before; keys and queries are not normalised.
+    Deviations: of the paper's variants only the one without an ffn for the states ("skip"); states attend to the
+    finished block, where the authors' code adds the one before; keys and queries are not normalized.
+
+    Args:
+        num_heads: Number of heads.
+        head_dim: Width of a head; null for D / num_heads.
+        block_size: Number of tokens after which the states are updated.
+        num_states: Number of state vectors.
+        gate: How the states are updated: `fixed`, by a learned share per channel; `lstm`, by an LSTM's gates.
+        init: Distribution of the projections' weights.
+        norm: Norm of the states before their projections.
+        attention: Attention function among tokens.
+        position: Positions that rotate queries and keys, or add a bias to the scores, among tokens.
     """
 
     def __init__(
@@ -45,75 +57,79 @@ class BlockRecurrentAttention(Recurrent):
         if head_dim is None and dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
         head_dim = head_dim or dim // num_heads
-        self.block_size, self.kept = block_size, (block_size, num_heads, head_dim)
+        self.block_size, self.block_shape = block_size, (block_size, num_heads, head_dim)
         self.project = Projections(dim, num_heads, head_dim, init)
         self.out = linear(2 * num_heads * head_dim, dim, bias=False, init=init)
         state_norm = norm(dim)
         if isinstance(state_norm, Recurrent):
             raise ValueError(f"{type(state_norm).__name__} works over time: states need a norm of each vector")
         self.states = BlockStates(dim, num_states, num_heads, head_dim, state_norm, gate, init)
-        placed = position(num_heads, head_dim).placed("attention")
-        self.attention = attention(num_heads, num_heads, head_dim, head_dim, head_dim**-0.5, placed)
+        shape = AttentionShape(num_heads, num_heads, head_dim, head_dim, scale=head_dim**-0.5)
+        self.attention = attention(shape, position(num_heads, head_dim).require_place("attention"))
 
     def init_state(self, batch_size: int) -> State:
-        """Return the learned states, and no token."""
-        states_BND = self.states.before(batch_size)
-        keys = self.project.key.weight.new_zeros(batch_size, *self.kept)
+        """Return the learned states and an empty block."""
+        states_BND = self.states.initial(batch_size)
+        keys = self.project.key.weight.new_zeros(batch_size, *self.block_shape)
         position = torch.zeros(batch_size, dtype=torch.int64, device=keys.device)
         own = {"position": position, "keys": keys, "values": torch.zeros_like(keys), "states": states_BND}
         return super().init_state(batch_size) | own
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Attend to tokens and states, and let the blocks that end renew the states."""
-        stream = StateScope(state)
+        """Attend to tokens and states, and update the states at the end of each block."""
+        scope = StateScope(state)
         (own_BTHK, cross_BTHK), (k_BTHK, v_BTHK) = self.project.queries(x_BTD), self.project.memory(x_BTD)
-        y_BTHK = stream("attention", self.attention, own_BTHK, k_BTHK, v_BTHK)
+        y_BTHK = scope("attention", self.attention, own_BTHK, k_BTHK, v_BTHK)
         if state is None:
-            read_BTHK, own = self._from_start(cross_BTHK, k_BTHK, v_BTHK)
+            read_BTHK, own = self._prefill(cross_BTHK, k_BTHK, v_BTHK)
         else:
-            read_BTHK, own = self._streamed(cross_BTHK, k_BTHK, v_BTHK, state)
+            read_BTHK, own = self._extend(cross_BTHK, k_BTHK, v_BTHK, state)
         joined_BTG = torch.cat((y_BTHK, read_BTHK), dim=-2).flatten(-2)
-        return self.out(joined_BTG), stream.state | own
+        return self.out(joined_BTG), scope.state | own
 
-    def _from_start(self, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor) -> tuple[Tensor, State]:
-        """Read the states block by block, from the first token on."""
+    def _prefill(self, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor) -> tuple[Tensor, State]:
+        """Attend to the states from position 0, block by block."""
         (B, T), W = q_BTHK.shape[:2], self.block_size
-        states_BND, read = self.states.before(B), []
+        states_BND, outputs = self.states.initial(B), []
         for q, k, v in zip(*(x.split(W, dim=1) for x in (q_BTHK, k_BTHK, v_BTHK)), strict=True):
-            seen = self.states.seen(states_BND)
-            read.append(attend(q, seen.keys_BNHK, seen.values_BNHK))
+            projected = self.states.project_states(states_BND)
+            outputs.append(attend(q, projected.keys_BNHK, projected.values_BNHK))
             if q.shape[1] == W:
-                states_BND = self.states.renewed(states_BND, seen, k, v, None)
+                states_BND = self.states.update(states_BND, projected, k, v, None)
         keys, values = (F.pad(x[:, -W:], (0, 0, 0, 0, max(W - T, 0), 0)).contiguous() for x in (k_BTHK, v_BTHK))
         position_B = torch.full((B,), T, dtype=torch.int64, device=q_BTHK.device)
-        return torch.cat(read, dim=1), {"position": position_B, "keys": keys, "values": values, "states": states_BND}
+        return torch.cat(outputs, dim=1), {"position": position_B, "keys": keys, "values": values, "states": states_BND}
 
-    def _streamed(self, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read the states in pieces, each of which may hold one end of a block, wherever the stream's samples are."""
-        W, read = self.block_size, []
+    def _extend(self, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, state: State) -> tuple[Tensor, State]:
+        """Attend to the states in pieces of at most a block, each of which may cross one boundary between blocks."""
+        W, outputs = self.block_size, []
         keys, values = state["keys"].to(k_BTHK.dtype), state["values"].to(v_BTHK.dtype)
         states_BND, phase_B = state["states"], state["position"] % W
         for q, k, v in zip(*(x.split(W, dim=1) for x in (q_BTHK, k_BTHK, v_BTHK)), strict=True):
             keys, values = torch.cat((keys, k), dim=1), torch.cat((values, v), dim=1)
-            y_BCHK, states_BND = self._piece(q, keys, values, states_BND, phase_B)
+            y_BCHK, states_BND = self._cross_boundary(q, keys, values, states_BND, phase_B)
+            # Copies of the last block, which do not keep the longer tensors alive in the state.
             keys, values, phase_B = keys[:, -W:].clone(), values[:, -W:].clone(), (phase_B + q.shape[1]) % W
-            read.append(y_BCHK)
+            outputs.append(y_BCHK)
         position_B = state["position"] + q_BTHK.shape[1]
-        return torch.cat(read, dim=1), {"position": position_B, "keys": keys, "values": values, "states": states_BND}
+        return torch.cat(outputs, dim=1), {"position": position_B, "keys": keys, "values": values, "states": states_BND}
 
-    def _piece(
+    def _cross_boundary(
         self, q_BCHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor, states_BND: Tensor, phase_B: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return what the queries read, and the states after them; `phase` steps of their block came before."""
+        """Return the outputs of a piece, and the states after it; `phase` steps of its block came before.
+
+        The boundary is at a different step in each sample: masks select the steps of the block that ends.
+        """
         C, W = q_BCHK.shape[1], self.block_size
-        seen = self.states.seen(states_BND)
-        y_BCHK = attend(q_BCHK, seen.keys_BNHK, seen.values_BNHK)
+        projected = self.states.project_states(states_BND)
+        y_BCHK = attend(q_BCHK, projected.keys_BNHK, projected.values_BNHK)
         place_BS = torch.arange(W + C, device=phase_B.device) - (W - phase_B)[:, None]
         in_block = ((place_BS >= 0) & (place_BS < W))[:, None, None]
-        renewed_BND = self.states.renewed(states_BND, seen, k_BSHK, v_BSHK, in_block)
-        after_BND = torch.where((phase_B + C >= W)[:, None, None], renewed_BND, states_BND)
-        if C > 1:  # the first query of a piece never comes after the end of a block
-            later = self.states.seen(after_BND)
+        updated_BND = self.states.update(states_BND, projected, k_BSHK, v_BSHK, in_block)
+        after_BND = torch.where((phase_B + C >= W)[:, None, None], updated_BND, states_BND)
+        if C > 1:  # a piece of one step crosses no boundary
+            later = self.states.project_states(after_BND)
             y_later_BCHK = attend(q_BCHK, later.keys_BNHK, later.values_BNHK)
             y_BCHK = torch.where((place_BS[:, W:] >= W)[..., None, None], y_later_BCHK, y_BCHK)
         return y_BCHK, after_BND

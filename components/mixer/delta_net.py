@@ -12,13 +12,23 @@ from ._delta import DeltaRule
     search={"num_heads": choice(1, 2, 4, 8), "gate": choice(False, True), "negative_eigenvalues": choice(False, True)},
 )
 class DeltaNet(DeltaRule):
-    """Linear attention that replaces the value of a key and does not add to it, DeltaNet (arXiv:2406.06484).
+    """Linear attention that replaces the value of a key instead of adding to it, DeltaNet (arXiv:2406.06484).
 
-    x: [B, T, D] -> [B, T, D].  State: the averages', and sums [B, H, K, V] in at least float32.  All heads together
-    have keys key_dim wide and values value_dim wide (D each unless said otherwise), each seen through an average.
-    With `negative_eigenvalues` a correction is up to twice the error (arXiv:2411.12537); with `gate` the output is
-    gated as in GLA. Raises ValueError where num_heads does not divide one of the widths.
+    x: [B, T, D] -> [B, T, D].  State: that of the convolutions, and sums [B, H, K, V] in at least float32.
+    S_t = S_{t-1} - beta k^T (k S_{t-1} - v) with keys of length 1.
+    Raises ValueError where num_heads does not divide one of the widths.
     Deviations: as in the authors' code, queries are divided by sqrt(K).
+
+    Args:
+        num_heads: Number of heads.
+        key_dim: Width of queries and keys over all heads; null for D.
+        value_dim: Width of values over all heads; null for D.
+        ema: Moving average or short convolution after each of the three projections.
+        gate: Whether the output is gated, as in GLA.
+        negative_eigenvalues: Whether beta ranges to 2 instead of 1, so that a correction may be up to twice the error
+            (arXiv:2411.12537).
+        eps: Constant added to the mean square in the output norm.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(

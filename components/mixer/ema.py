@@ -9,9 +9,14 @@ from archlab.components._init import Init, linear
 
 @register("mixer", "ema", search={"dropout": interval(0.0, 0.3)})
 class EMAMixer(Recurrent):
-    """A recurrence in every channel, then a gated linear unit over the channels, S4 section 3.4 (arXiv:2111.00396).
+    """A linear recurrence per channel, then a gated linear unit over the channels, S4 section 3.4 (arXiv:2111.00396).
 
-    x: [B, T, D] -> [B, T, D], a * sigmoid(b) with (a, b) = W gelu(ema(x)) + bias.  Dropout falls on the activations.
+    x: [B, T, D] -> [B, T, D], a * sigmoid(b) with (a, b) = W gelu(ema(x)) + bias.
+
+    Args:
+        ema: Linear recurrence or convolution of each channel.
+        dropout: Probability of zeroing an activation in training.
+        init: Distribution of the output projection's weights.
     """
 
     def __init__(
@@ -22,7 +27,7 @@ class EMAMixer(Recurrent):
         self.out = linear(dim, 2 * dim, bias=True, init=init)
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Filter, activate, mix."""
-        stream = StateScope(state)
-        h_BTD = self.dropout(F.gelu(stream("ema", self.ema, x_BTD)))
-        return F.glu(self.out(h_BTD), -1), stream.state
+        """Filter, activate, project and gate."""
+        scope = StateScope(state)
+        h_BTD = self.dropout(F.gelu(scope("ema", self.ema, x_BTD)))
+        return F.glu(self.out(h_BTD), -1), scope.state

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from archlab import Count, Factory, Positive, choice, register, slot
+from archlab.components._dt import init_dt_bias_, softplus
 from archlab.components._init import Init, linear
-from archlab.components._steps import init_dt_bias_, softplus
 from archlab.ops.dtypes import at_least_float32
 
 from ._delta import DeltaRule
@@ -15,13 +15,22 @@ from ._delta import DeltaRule
     "mixer", "gated_delta_net", search={"num_heads": choice(1, 2, 4, 8), "negative_eigenvalues": choice(False, True)}
 )
 class GatedDeltaNet(DeltaRule):
-    """The delta rule on a matrix that fades as the tokens say, Gated DeltaNet (arXiv:2412.06464).
+    """The delta rule on a matrix with a data-dependent decay, Gated DeltaNet (arXiv:2412.06464).
 
-    x: [B, T, D] -> [B, T, D].  State: the averages', and sums [B, H, K, V] in at least float32.  All heads together
-    have keys key_dim wide (3/4 D unless said otherwise) and values value_dim wide (3/2 D), each seen through an
-    average. The decay is Mamba-2's, exp(-rate * softplus(W x + bias)). With `negative_eigenvalues` a correction is up
-    to twice the error (arXiv:2411.12537). Raises ValueError where num_heads does not divide one of the widths.
+    x: [B, T, D] -> [B, T, D].  State: that of the convolutions, and sums [B, H, K, V] in at least float32.
+    S_t = a S_{t-1} - beta k^T (k a S_{t-1} - v) (eq. 10), with Mamba-2's decay a = exp(-rate * softplus(W x + bias)).
+    Raises ValueError where num_heads does not divide one of the widths.
     Deviations: as in the authors' code, queries are divided by sqrt(K).
+
+    Args:
+        num_heads: Number of heads.
+        key_dim: Width of queries and keys over all heads; null for 3/4 D.
+        value_dim: Width of values over all heads; null for 3/2 D.
+        ema: Moving average or short convolution after each of the three projections.
+        negative_eigenvalues: Whether beta ranges to 2 instead of 1, so that a correction may be up to twice the error
+            (arXiv:2411.12537).
+        eps: Constant added to the mean square in the output norm.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(
@@ -53,10 +62,10 @@ class GatedDeltaNet(DeltaRule):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw rates evenly up to 16, and steps evenly in the logarithm between 0.001 and 0.1."""
+        """Draw rates from U(0, 16), at least 0.001, and time steps log-uniformly from 0.001 to 0.1, as in Mamba-2."""
         self.log_rate.uniform_(0, 16).clamp_(min=1e-3).log_()
         init_dt_bias_(self.step.bias, 1e-3, 0.1)
 
     def log_decay(self, x_BTD: Tensor) -> Tensor:
-        """Return minus the rate times softplus of the step."""
+        """Return -rate * dt with dt = softplus(W x + bias)."""
         return -at_least_float32(self.log_rate).exp() * softplus(at_least_float32(self.step(x_BTD)))

@@ -13,12 +13,21 @@ from archlab.ops.gated_linear import gated_linear
 
 @register("mixer", "gla", search={"num_heads": choice(1, 2, 4, 8), "temperature": choice(4.0, 8.0, 16.0, 32.0)})
 class GatedLinearAttention(Recurrent):
-    """Linear attention whose sums fade channel by channel as the tokens say, GLA section 4.4 (arXiv:2312.06635).
+    """Linear attention with a data-dependent decay per key channel, GLA section 4.4 (arXiv:2312.06635).
 
-    x: [B, T, D] -> [B, T, D].  State: sums [B, H, K, V] in at least float32.  All heads together have keys key_dim
-    wide (D / 2 unless said otherwise) and values value_dim wide (D). The decay is sigmoid(logits)^(1 / temperature),
-    its logits a matrix of rank `rank`. Raises ValueError where num_heads does not divide one of the widths.
-    Deviations: as in the authors' code, queries are divided by sqrt(K), and heads normalised by their root mean square.
+    x: [B, T, D] -> [B, T, D].  State: sums [B, H, K, V] in at least float32.  S_t = diag(a) S_{t-1} + k^T v, with
+    a = sigmoid(W x + b)^(1 / temperature).
+    Raises ValueError where num_heads does not divide one of the widths.
+    Deviations: as in the authors' code, queries are divided by sqrt(K), and heads normalized by their root mean square.
+
+    Args:
+        num_heads: Number of heads.
+        key_dim: Width of queries and keys over all heads; null for D / 2.
+        value_dim: Width of values over all heads; null for D.
+        rank: Rank of the matrix W of the decay.
+        temperature: Root taken of the sigmoid; the larger, the slower the decay.
+        eps: Constant added to the mean square in the output norm.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(
@@ -52,7 +61,7 @@ class GatedLinearAttention(Recurrent):
         return {"sums": sums}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Read with each query the sums of keys and values, faded since."""
+        """Read the decayed sums of keys and values with each query."""
         q, k, v = (heads(part(x_BTD), self.num_heads) for part in (self.query, self.key, self.value))
         log_decay = F.logsigmoid(at_least_float32(self.decay(x_BTD))) / self.temperature
         scaled = q * self.head_dims[0] ** -0.5

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab import Count, Positive, Recurrent, State, StateScope, choice, register
+from archlab.components._dt import check_dt_range, init_dt_bias_, softplus
 from archlab.components._init import Init, linear
-from archlab.components._steps import init_dt_bias_, require_order, softplus
 from archlab.components.ema.short_conv import ShortConvolution
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.selective_scan import selective_scan
@@ -14,11 +14,23 @@ from archlab.ops.selective_scan import selective_scan
 
 @register("mixer", "mamba", search={"state_dim": choice(8, 16, 32), "expand": choice(1, 2)})
 class Mamba(Recurrent):
-    """A selective state space between a short convolution and a gate, Mamba (arXiv:2312.00752).
+    """Selective state space model between a short convolution and a gate, Mamba (arXiv:2312.00752).
 
     x: [B, T, D] -> [B, T, D].  State: the convolution's past, and states [B, expand * D, state_dim] in at least
-    float32.  Steps are softplus of a map of rank step_rank (D / 16 unless said otherwise), and begin between min_step
-    and max_step.  Raises ValueError where min_step is above max_step.
+    float32.  Projections and parameters are named as in the paper and its code; `in_proj` there is x_proj and z_proj,
+    `x_proj` there is dt_down, B_proj and C_proj.
+    Raises ValueError where dt_min is above dt_max.
+
+    Args:
+        state_dim: Size N of the state of each channel.
+        expand: Number of inner channels per channel of the model.
+        conv_size: Length of the short convolution in tokens.
+        conv_bias: Whether the short convolution has a bias.
+        dt_rank: Rank of the projection to dt; null for D / 16, rounded up.
+        dt_min: Smallest time step dt at initialization.
+        dt_max: Largest time step dt at initialization.
+        bias: Whether the input and output projections have a bias.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(
@@ -29,48 +41,49 @@ class Mamba(Recurrent):
         expand: Count = 2,
         conv_size: Count = 4,
         conv_bias: bool = True,
-        step_rank: Count | None = None,
-        min_step: Positive = 0.001,
-        max_step: Positive = 0.1,
+        dt_rank: Count | None = None,
+        dt_min: Positive = 0.001,
+        dt_max: Positive = 0.1,
         bias: bool = False,
         init: Init = "normal",
     ) -> None:
         super().__init__()
-        require_order(min_step, max_step)
-        width, step_rank = expand * dim, step_rank or -(-dim // 16)
-        self.begin = (min_step, max_step)
-        self.value = linear(dim, width, bias=bias, init=init)
-        self.gate = linear(dim, width, bias=bias, init=init)
+        check_dt_range(dt_min, dt_max)
+        width, dt_rank = expand * dim, dt_rank or -(-dim // 16)
+        self.dt_range = (dt_min, dt_max)
+        self.x_proj = linear(dim, width, bias=bias, init=init)
+        self.z_proj = linear(dim, width, bias=bias, init=init)
         self.conv = ShortConvolution(width, kernel_size=conv_size, bias=conv_bias)
-        self.step_down = linear(width, step_rank, bias=False, init=init)
-        self.step = linear(step_rank, width, bias=True, init=init)
-        self.taken = linear(width, state_dim, bias=False, init=init)
-        self.given = linear(width, state_dim, bias=False, init=init)
-        self.log_rate = nn.Parameter(torch.empty(width, state_dim))
-        self.skip = nn.Parameter(torch.empty(width))
-        self.out = linear(width, dim, bias=bias, init=init)
+        self.dt_down = linear(width, dt_rank, bias=False, init=init)
+        self.dt_proj = linear(dt_rank, width, bias=True, init=init)
+        self.B_proj = linear(width, state_dim, bias=False, init=init)
+        self.C_proj = linear(width, state_dim, bias=False, init=init)
+        self.A_log = nn.Parameter(torch.empty(width, state_dim))
+        self.D = nn.Parameter(torch.empty(width))
+        self.out_proj = linear(width, dim, bias=bias, init=init)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Begin with rates 1 to N, small steps, and inputs that pass."""
-        places = torch.arange(1, self.log_rate.shape[1] + 1, dtype=self.log_rate.dtype, device=self.log_rate.device)
-        self.log_rate.copy_(places.log().expand_as(self.log_rate))
-        nn.init.uniform_(self.step.weight, -(self.step.in_features**-0.5), self.step.in_features**-0.5)
-        init_dt_bias_(self.step.bias, *self.begin)
-        nn.init.ones_(self.skip)
+        """Initialize A = -(1, ..., N) (S4D-Real, section 3.6), log-uniform dt, and D = 1."""
+        order_N = torch.arange(1, self.A_log.shape[1] + 1, dtype=self.A_log.dtype, device=self.A_log.device)
+        self.A_log.copy_(order_N.log().expand_as(self.A_log))
+        bound = self.dt_proj.in_features**-0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        init_dt_bias_(self.dt_proj.bias, *self.dt_range)
+        nn.init.ones_(self.D)
 
     def init_state(self, batch_size: int) -> State:
-        """Return empty states."""
-        empty = at_least_float32(self.log_rate).new_zeros(batch_size, *self.log_rate.shape)
-        return super().init_state(batch_size) | {"states": empty}
+        """Return zero states."""
+        states = at_least_float32(self.A_log).new_zeros(batch_size, *self.A_log.shape)
+        return super().init_state(batch_size) | {"states": states}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Convolve, scan, gate."""
-        stream = StateScope(state)
-        v = F.silu(stream("conv", self.conv, self.value(x_BTD)))
-        step = softplus(at_least_float32(self.step(self.step_down(v))))
-        rate = -at_least_float32(self.log_rate).exp()
-        y, states = selective_scan(v, step, rate, self.taken(v), self.given(v), state["states"] if state else None)
-        gated = (y + self.skip.to(v.dtype) * v) * F.silu(self.gate(x_BTD))
-        return self.out(gated), stream.state | {"states": states}
+        """Convolve, scan (algorithm 2 of the paper) and gate."""
+        scope = StateScope(state)
+        x = F.silu(scope("conv", self.conv, self.x_proj(x_BTD)))
+        dt = softplus(at_least_float32(self.dt_proj(self.dt_down(x))))
+        A = -at_least_float32(self.A_log).exp()
+        y, states = selective_scan(x, dt, A, self.B_proj(x), self.C_proj(x), state["states"] if state else None)
+        gated = (y + self.D.to(x.dtype) * x) * F.silu(self.z_proj(x_BTD))
+        return self.out_proj(gated), scope.state | {"states": states}

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from archlab import Count, Factory, Fraction, Recurrent, State, StateScope, choice, interval, register, slot
 from archlab.components._init import Init, linear
+from archlab.components.attention._shape import AttentionShape
 
 
 @register(
@@ -21,11 +22,21 @@ from archlab.components._init import Init, linear
 class Mega(Recurrent):
     """Gated attention whose queries and keys see a moving average, Mega eq. 7 to 15 (arXiv:2209.10655).
 
-    x: [B, T, D] -> [B, T, D].  All heads together have queries shared_dim wide (D / 4 unless said otherwise) and
-    values value_dim wide (2 D).  Returns update * (h - x): with x added, the paper's update * h + (1 - update) * x.
-    Raises ValueError where num_heads divides one of the widths not.
+    x: [B, T, D] -> [B, T, D].  Returns update * (h - x), to which the residual adds x: the paper's
+    update * h + (1 - update) * x (eq. 15).
+    Raises ValueError where num_heads does not divide one of the widths.
     Deviations: the x that h replaces is the mixer's own input, so the sum is the paper's where that is not
-    normalised (residual post_norm); behind a norm, the block's input plus update * (h - norm(input)).
+    normalized (residual post_norm); behind a norm, the block's input plus update * (h - norm(input)).
+
+    Args:
+        num_heads: Number of heads; the paper has one.
+        shared_dim: Width of queries and keys over all heads; null for D / 4.
+        value_dim: Width of values over all heads; null for 2 D.
+        ema: Moving average of the input.
+        attention: Attention function.
+        position: Positions that rotate queries and keys, or add a bias to the scores.
+        dropout: Probability of zeroing a channel of the moving average, or of h, in training.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(
@@ -56,26 +67,26 @@ class Mega(Recurrent):
         self.out = linear(value_dim, dim, bias=False, init=init)
         self.gamma = nn.Parameter(torch.empty(2, shared_dim))
         self.beta = nn.Parameter(torch.empty(2, shared_dim))
-        widths = (num_heads, num_heads, head_dim, value_dim // num_heads)
-        placed = position(num_heads, head_dim).placed("attention")
-        self.attention = attention(*widths, head_dim**-0.5, placed)
+        shape = AttentionShape(num_heads, num_heads, head_dim, value_dim // num_heads, scale=head_dim**-0.5)
+        self.attention = attention(shape, position(num_heads, head_dim).require_place("attention"))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin with queries and keys near zero."""
+        """Initialize queries and keys near zero."""
         nn.init.normal_(self.gamma, std=0.02)
         nn.init.zeros_(self.beta)
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Return the gated step from x towards what was attended to."""
-        stream = StateScope(state)
-        averaged = self.dropout(stream("ema", self.ema, x_BTD))
+        """Return the gated difference between the attention output and x."""
+        scope = StateScope(state)
+        # Values are projected from x itself, everything else from its moving average (eq. 10 to 14).
+        averaged = self.dropout(scope("ema", self.ema, x_BTD))
         z_BTZ = F.silu(self.shared(averaged))
         q_BTHK, k_BTHK = (self._heads(z_BTZ * gamma + beta) for gamma, beta in zip(self.gamma, self.beta, strict=True))
-        y_BTHV = stream("attention", self.attention, q_BTHK, k_BTHK, self._heads(F.silu(self.value(x_BTD))))
+        y_BTHV = scope("attention", self.attention, q_BTHK, k_BTHK, self._heads(F.silu(self.value(x_BTD))))
         gated = y_BTHV.flatten(-2) * F.silu(self.reset(averaged))
         h_BTD = self.dropout(F.silu(self.hidden(averaged) + self.out(gated)))
-        return torch.sigmoid(self.update(averaged)) * (h_BTD - x_BTD), stream.state
+        return torch.sigmoid(self.update(averaged)) * (h_BTD - x_BTD), scope.state
 
     def _heads(self, x_BTZ: Tensor) -> Tensor:
         return x_BTZ.unflatten(-1, (self.num_heads, -1))

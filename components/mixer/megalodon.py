@@ -6,15 +6,28 @@ from torch.nn import functional as F
 
 from archlab import Count, Factory, Fraction, Positive, Recurrent, State, StateScope, choice, register, slot
 from archlab.components._init import Init, linear
+from archlab.components.attention._shape import AttentionShape
 from archlab.ops.dtypes import at_least_float32
 
 
 @register("mixer", "megalodon", search={"num_heads": choice(1, 2, 4)})
 class MegalodonAttention(Recurrent):
-    """Attention over moving averages with normalised keys and gated values, Megalodon (arXiv:2404.08801).
+    """Attention with normalized keys from moving averages, and gated values, Megalodon section 3.3 (arXiv:2404.08801).
 
-    x, already normalised: [B, T, D] -> [B, T, D], without the residual. The keys and queries are `shared_dim`
-    wide, the values `value_dim`, over all heads together.
+    x, already normalized: [B, T, D] -> [B, T, D], without the residual.
+    Raises ValueError where num_heads does not divide one of the widths.
+
+    Args:
+        num_heads: Number of heads.
+        shared_dim: Width of queries and keys over all heads.
+        value_dim: Width of values over all heads.
+        ema: Moving average of the input.
+        norm: Norm of the moving average.
+        attention: Attention function, to which queries and keys arrive scaled.
+        position: Positions that rotate queries and keys, or add a bias to the scores.
+        eps: Constant added to the mean square of queries and keys.
+        dropout: Probability of zeroing a channel of the moving average, or of the gated output, in training.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(
@@ -46,28 +59,30 @@ class MegalodonAttention(Recurrent):
         self.out = linear(value_dim, dim, bias=False, init=init)
         self.gamma = nn.Parameter(torch.empty(2, shared_dim))
         self.beta = nn.Parameter(torch.empty(2, shared_dim))
-        widths = (num_heads, num_heads, self.head_dim, value_dim // num_heads)
-        self.attention = attention(*widths, 1.0, position(num_heads, self.head_dim).placed("attention"))
+        # The scale of the scores is 1, since the normalized queries and keys are scaled themselves.
+        shape = AttentionShape(num_heads, num_heads, self.head_dim, value_dim // num_heads, scale=1.0)
+        self.attention = attention(shape, position(num_heads, self.head_dim).require_place("attention"))
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin with queries equal to keys."""
+        """Initialize queries equal to keys."""
         nn.init.zeros_(self.gamma)
         nn.init.zeros_(self.beta)
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Look up values of x by keys made of its moving averages."""
-        stream = StateScope(state)
-        averaged = stream("norm", self.norm, stream("ema", self.ema, x_BTD))
+        """Attend from moving averages to moving averages, with values of x, and gate the output."""
+        scope = StateScope(state)
+        averaged = scope("norm", self.norm, scope("ema", self.ema, x_BTD))
         m_BTD = self.dropout(averaged)
         q_BTHK, k_BTHK = self._queries_and_keys(m_BTD)
         v_BTHV = F.silu(self.value(x_BTD)).unflatten(-1, (self.num_heads, -1))
-        y_BTHV = stream("attention", self.attention, q_BTHK, k_BTHK, v_BTHV)
+        y_BTHV = scope("attention", self.attention, q_BTHK, k_BTHK, v_BTHV)
         gated = self.dropout(y_BTHV.flatten(-2) * F.silu(self.reset(m_BTD)))
-        return self.hidden(m_BTD) + self.out(gated), stream.state
+        return self.hidden(m_BTD) + self.out(gated), scope.state
 
     def _queries_and_keys(self, m_BTD: Tensor) -> tuple[Tensor, ...]:
+        """Return kappa * z / rms(z) + mu of both, with one z, kappa = (1 + gamma) / sqrt(K) and mu = beta."""
         z_BTHK = at_least_float32(self.shared(m_BTD)).unflatten(-1, (self.num_heads, self.head_dim))
         z_BTHK = z_BTHK * torch.rsqrt(z_BTHK.square().mean(-1, keepdim=True) + self.eps)
         scale = (1 + at_least_float32(self.gamma)) * self.head_dim**-0.5

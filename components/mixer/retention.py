@@ -14,13 +14,21 @@ from archlab.ops.gated_linear import gated_linear
 
 @register("mixer", "retention", search={"num_heads": choice(1, 2, 4, 8)})
 class MultiScaleRetention(Recurrent):
-    """Linear attention whose heads forget at fixed rates, head h by 1 - 2^(-5 - h) a step, RetNet (arXiv:2307.08621).
+    """Linear attention with a fixed decay per head, 1 - 2^(-5 - h) for head h, RetNet (arXiv:2307.08621).
 
-    x: [B, T, D] -> [B, T, D].  State: position [B], and sums [B, H, K, V] in at least float32.  All heads together
-    have keys key_dim wide (D unless said otherwise) and values value_dim wide (2 D). Raises ValueError where num_heads
-    does not divide one of the widths, and for a position that adds to scores, of which there are none here.
-    Deviations: the weights of a step are not divided by their sum, as in the paper's recurrent form; the norm after
-    it makes up for that.
+    x: [B, T, D] -> [B, T, D].  State: position [B], and sums [B, H, K, V] in at least float32.
+    Raises ValueError where num_heads does not divide one of the widths, and for a position that is a bias of attention
+    scores, which retention does not compute.
+    Deviations: the weights of a step are not divided by their sum, as in the paper's recurrent form; the output norm
+    is invariant to that scale.
+
+    Args:
+        num_heads: Number of heads.
+        key_dim: Width of queries and keys over all heads; null for D.
+        value_dim: Width of values over all heads; null for 2 D.
+        position: Positions that rotate queries and keys.
+        eps: Constant added to the variance in the output norm.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(
@@ -38,7 +46,7 @@ class MultiScaleRetention(Recurrent):
         key_dim, value_dim = key_dim or dim, value_dim or 2 * dim
         self.head_dims = (head_width("key_dim", key_dim, num_heads), head_width("value_dim", value_dim, num_heads))
         self.num_heads = num_heads
-        self.position = position(num_heads, self.head_dims[0]).placed("attention")
+        self.position = position(num_heads, self.head_dims[0]).require_place("attention")
         if type(self.position).bias is not Position.bias:
             raise ValueError(f"retention has no scores for {type(self.position).__name__} to add to")
         self.query = linear(dim, key_dim, bias=False, init=init)
@@ -53,7 +61,7 @@ class MultiScaleRetention(Recurrent):
         return {"position": torch.zeros(batch_size, dtype=torch.int64, device=sums.device), "sums": sums}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Read with each query the sums of keys and values, faded since."""
+        """Read the decayed sums of keys and values with each query."""
         B, T = x_BTD.shape[:2]
         state = state or self.init_state(B)
         position_BT = state["position"][:, None] + torch.arange(T, device=x_BTD.device)
@@ -64,5 +72,6 @@ class MultiScaleRetention(Recurrent):
         return self.mixed(y_BTHV, x_BTD), {"position": state["position"] + T, "sums": sums}
 
     def _log_decay(self, like: Tensor) -> Tensor:
+        """Return log(1 - 2^(-5 - h)) of each head h, by log1p since the last heads' decays round to 1 in float32."""
         head = torch.arange(self.num_heads, dtype=like.dtype, device=like.device)
         return torch.log1p(-torch.exp2(-5 - head))

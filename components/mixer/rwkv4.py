@@ -14,13 +14,17 @@ from archlab.ops.wkv import WKVState, init_wkv_state, wkv
 
 @register("mixer", "rwkv4", search={"hidden_dim": choice(128, 256, 512)})
 class RWKV4TimeMix(Recurrent):
-    """The time mix of RWKV-4, averages of values behind a gate, eq. 11 to 13, 16 and 17 (arXiv:2305.13048).
+    """The time mix of RWKV-4, gated weighted averages of values, eq. 11 to 13, 16 and 17 (arXiv:2305.13048).
 
     x: [B, T, D] -> [B, T, D].  State: last [B, D], and num, den and peak [B, hidden_dim] in at least float32.
-    hidden_dim is D unless said otherwise; each x is mixed with the one before it, the mix being the share of the
-    present; the decay holds log w.
-    Deviations: decays and mixes begin as in the middle layer of the authors' code in all layers, the matrices as
-    `init` says (there, receptance, key and out begin as zeros).
+    Each x is interpolated with the previous one by a mix, the share of the current token; the decay is stored as
+    log w.
+    Deviations: decays and mixes are initialized in all layers as in the middle layer of the authors' code, and the
+    matrices by `init` (there, receptance, key and out are zero).
+
+    Args:
+        hidden_dim: Number of channels of receptance, key and value; null for D.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(self, dim: int, *, hidden_dim: Count | None = None, init: Init = "he") -> None:
@@ -40,7 +44,7 @@ class RWKV4TimeMix(Recurrent):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Begin with channels that see ever more of the present, and ever less of what is long past."""
+        """Spread the channels from the previous to the current token, and from slow to fast decay."""
         self.receptance_mix.copy_(channel_fraction(self.receptance_mix) ** 0.25)
         self.key_mix.copy_(channel_fraction(self.key_mix).sqrt())
         self.value_mix.copy_(channel_fraction(self.value_mix).sqrt() + 0.15)
@@ -49,16 +53,16 @@ class RWKV4TimeMix(Recurrent):
         self.bonus.copy_(0.5 * zigzag + math.log(0.3))
 
     def init_state(self, batch_size: int) -> State:
-        """Return empty sums."""
+        """Return zero sums, with the running maximum of the exponents at minus infinity."""
         sums = init_wkv_state(self.decay.new_zeros(batch_size, len(self.decay)))
         return super().init_state(batch_size) | sums._asdict()
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Average values of the past by their keys."""
-        stream = StateScope(state)
-        step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
+        """Average earlier values with weights from their keys and ages."""
+        scope = StateScope(state)
+        diff_BTD = scope("shift", self.shift, x_BTD) - x_BTD
         r, k, v = (
-            part(x_BTD + step_BTD * (1 - mix))
+            part(x_BTD + diff_BTD * (1 - mix))
             for part, mix in (
                 (self.receptance, self.receptance_mix),
                 (self.key, self.key_mix),
@@ -67,4 +71,4 @@ class RWKV4TimeMix(Recurrent):
         )
         sums = WKVState(*(state[name] for name in WKVState._fields)) if state else None
         y_BTD, sums = wkv(k, v, -at_least_float32(self.decay).exp(), self.bonus, sums)
-        return self.out(torch.sigmoid(r) * y_BTD), stream.state | sums._asdict()
+        return self.out(torch.sigmoid(r) * y_BTD), scope.state | sums._asdict()

@@ -17,13 +17,20 @@ from ._low_rank import LowRank
 
 @register("mixer", "rwkv6", search={"head_dim": choice(16, 32, 64)})
 class RWKV6TimeMix(Recurrent):
-    """The time mix of RWKV-6 (Finch), a matrix per head that fades as the tokens say (arXiv:2404.05892).
+    """The time mix of RWKV-6 (Finch), a matrix per head with a data-dependent decay (arXiv:2404.05892).
 
     x: [B, T, D] -> [B, T, D].  State: last [B, D], and sums [B, D / head_dim, head_dim, head_dim] in at least float32.
-    How much of the token before is mixed into each x, and the decay, are functions of the token, by matrices of rank
-    mix_rank and decay_rank.  Raises ValueError where head_dim does not divide D.
-    Deviations: decays, bonuses and mixes begin as in the middle layer of the authors' code in all layers, the
-    matrices as `init` says.
+    The token-shift mixes and the decay are low-rank functions of the token.
+    Raises ValueError where head_dim does not divide D.
+    Deviations: decays, bonuses and mixes are initialized in all layers as in the middle layer of the authors' code,
+    and the matrices by `init`.
+
+    Args:
+        head_dim: Width of a head; there are D / head_dim heads.
+        mix_rank: Rank of the functions that compute the token-shift mixes.
+        decay_rank: Rank of the function that computes the decay.
+        eps: Constant added to the variance in the output norm.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(
@@ -55,7 +62,7 @@ class RWKV6TimeMix(Recurrent):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Begin with channels that see ever less of the past, and ever less of what is long past."""
+        """Spread the channels from the previous to the current token, and from slow to fast decay."""
         present = channel_fraction(self.mix)
         self.mix.copy_(1 - present.sqrt())
         shares = (present**0.25, present.sqrt(), present.sqrt() + 0.15, present**0.25, present.sqrt())
@@ -66,17 +73,17 @@ class RWKV6TimeMix(Recurrent):
         self.bonus.copy_((0.5 * (1 - present) + 0.1 * zigzag).view_as(self.bonus))
 
     def init_state(self, batch_size: int) -> State:
-        """Return empty sums."""
+        """Return zero sums."""
         sums = at_least_float32(self.bonus).new_zeros(batch_size, *self.bonus.shape, self.head_dim)
         return super().init_state(batch_size) | {"sums": sums}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Read with each receptance what keys and values wrote."""
-        stream = StateScope(state)
-        step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
-        mixed = x_BTD + step_BTD * self.mix
-        for_r, for_k, for_v, for_g, for_w = (x_BTD + step_BTD * part(mixed) for part in self.mixes)
+        """Read the decayed sums of keys and values with each receptance."""
+        scope = StateScope(state)
+        diff_BTD = scope("shift", self.shift, x_BTD) - x_BTD
+        mixed = x_BTD + diff_BTD * self.mix
+        for_r, for_k, for_v, for_g, for_w = (x_BTD + diff_BTD * part(mixed) for part in self.mixes)
         r, k, v = (heads(x, self.num_heads) for x in (self.receptance(for_r), self.key(for_k), self.value(for_v)))
         log_decay = heads(-at_least_float32(self.decay(for_w)).exp(), self.num_heads)
         y_BTHV, sums = gated_linear(r, k, v, log_decay, state["sums"] if state else None, bonus_HK=self.bonus)
-        return self.out(self.norm(y_BTHV.flatten(-2)) * F.silu(self.gate(for_g))), stream.state | {"sums": sums}
+        return self.out(self.norm(y_BTHV.flatten(-2)) * F.silu(self.gate(for_g))), scope.state | {"sums": sums}

@@ -16,19 +16,28 @@ from archlab.ops.generalized_delta import generalized_delta
 from ._heads import heads
 from ._low_rank import LowRank
 
-FASTEST = -math.exp(-0.5)
+MIN_LOG_DECAY = -math.exp(-0.5)  # as in the paper: decays lie between exp(-exp(-0.5)) = 0.545 and 1
 
 
 @register("mixer", "rwkv7", search={"head_dim": choice(16, 32, 64)})
 class RWKV7TimeMix(Recurrent):
-    """The time mix of RWKV-7 (Goose), a matrix per head that is corrected key by key (arXiv:2503.14456).
+    """The time mix of RWKV-7 (Goose), a matrix per head under a generalized delta rule (arXiv:2503.14456).
 
     x: [B, T, D] -> [B, T, D].  State: last [B, D], and sums [B, D / head_dim, head_dim, head_dim] in at least float32.
-    The decay, the rate of correction and the gate are functions of the token, by matrices of rank decay_rank and
-    rate_rank (1.8 sqrt(D) unless said otherwise) and gate_rank (0.6 D^0.8), all rounded to multiples of 32 as in the
-    authors' code.  Raises ValueError where head_dim does not divide D.
-    Deviations: the values of the first layer are not mixed into those of later ones, which a layer does not see; what
-    depends on the layer begins as in the middle one of the authors' code in all, the matrices as `init` says.
+    The decay, the in-context learning rate and the gate are low-rank functions of the token.
+    Raises ValueError where head_dim does not divide D.
+    Deviations: the values of the first layer are not mixed into those of later ones, since a layer has no access to
+    them; parameters that depend on the layer are initialized in all layers as in the middle layer of the authors'
+    code, and the matrices by `init`.
+
+    Args:
+        head_dim: Width of a head; there are D / head_dim heads.
+        decay_rank: Rank of the function that computes the decay; null for 1.8 sqrt(D), rounded to a multiple of 32.
+        rate_rank: Rank of the function that computes the in-context learning rate; null for 1.8 sqrt(D), rounded to a
+            multiple of 32.
+        gate_rank: Rank of the function that computes the gate; null for 0.6 D^0.8, rounded to a multiple of 32.
+        eps: Constant added to the variance in the output norm.
+        init: Distribution of the projections' weights.
     """
 
     def __init__(
@@ -64,7 +73,7 @@ class RWKV7TimeMix(Recurrent):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Begin with channels that see ever less of the past, and ever less of what is long past."""
+        """Spread the channels from the previous to the current token, and from slow to fast decay."""
         present, N = channel_fraction(self.removal), self.head_dim
         powers = torch.tensor((0.1, 0.35, 0.35, 0.1, 0.45, 0.45), device=present.device)
         self.mixes.copy_(1 - present ** powers[:, None])
@@ -77,25 +86,26 @@ class RWKV7TimeMix(Recurrent):
         nn.init.constant_(self.bonus, -0.04)
 
     def init_state(self, batch_size: int) -> State:
-        """Return empty sums."""
+        """Return zero sums."""
         sums = at_least_float32(self.bonus).new_zeros(batch_size, *self.bonus.shape, self.head_dim)
         return super().init_state(batch_size) | {"sums": sums}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Read with each receptance what keys and values wrote, and what later keys corrected."""
-        stream = StateScope(state)
-        step_BTD = stream("shift", self.shift, x_BTD) - x_BTD
-        for_r, for_k, for_v, for_g, for_w, for_a = (x_BTD + step_BTD * mix for mix in self.mixes)
+        """Correct the sums by each key and value, then read them with the receptance."""
+        scope = StateScope(state)
+        diff_BTD = scope("shift", self.shift, x_BTD) - x_BTD
+        for_r, for_k, for_v, for_g, for_w, for_a = (x_BTD + diff_BTD * mix for mix in self.mixes)
         r, k, v = (heads(x, self.num_heads) for x in (self.receptance(for_r), self.key(for_k), self.value(for_v)))
         rate = heads(torch.sigmoid(self.rate(for_a)), self.num_heads)
         removed = F.normalize(at_least_float32(k * heads(self.removal, self.num_heads)), dim=-1)
         k = k * (1 + (rate - 1) * heads(self.replacement, self.num_heads))
-        log_decay = heads(FASTEST * torch.sigmoid(at_least_float32(self.decay(for_w))), self.num_heads)
+        log_decay = heads(MIN_LOG_DECAY * torch.sigmoid(at_least_float32(self.decay(for_w))), self.num_heads)
         sums = state["sums"] if state else None
         y_BTHV, sums = generalized_delta(r, k, v, -removed, removed * rate, log_decay, sums)
         y_BTD = self.norm(y_BTHV.flatten(-2)) + ((r * k * self.bonus).sum(-1, keepdim=True) * v).flatten(-2)
-        return self.out(y_BTD * self.gate(for_g)), stream.state | {"sums": sums}
+        return self.out(y_BTD * self.gate(for_g)), scope.state | {"sums": sums}
 
 
 def _rank(width: float) -> int:
+    """Round to a positive multiple of 32, as in the authors' code."""
     return max(32, round(width / 32) * 32)

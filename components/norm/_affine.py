@@ -1,4 +1,4 @@
-"""What the norms with a learned scale and shift share."""
+"""A norm with a learned scale and shift."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Affine(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin with a scale of one and no shift."""
+        """Initialize the scale to one and the shift to zero."""
         if self.weight is not None:
             nn.init.constant_(self.weight, 0.0 if self.zero_centered else 1.0)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def normalise(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Return x normalised, scaled and shifted, all in x's dtype."""
+    def normalize(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """Return x normalized, scaled and shifted, all in x's dtype."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise over the last axis."""
+        """Normalize over the last axis."""
         wide = at_least_float32(x)
         scale = None if self.weight is None else self.weight.to(wide.dtype) + float(self.zero_centered)
         shift = None if self.bias is None else self.bias.to(wide.dtype)
-        return self.normalise(wide, scale, shift).to(x.dtype)
+        return self.normalize(wide, scale, shift).to(x.dtype)

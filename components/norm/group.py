@@ -10,10 +10,17 @@ from ._affine import Affine
 
 @register("norm", "group", search={"num_groups": choice(1, 2, 4, 8, 16)})
 class GroupNorm(Affine):
-    """Group normalisation over contiguous groups of channels (arXiv:1803.08494).
+    """Group normalization over contiguous groups of channels (arXiv:1803.08494).
 
     x: [..., D] -> [..., D].  Raises ValueError where num_groups does not divide D.
-    Deviations: the statistics are those of one timestep, so that no step sees a later one.
+    Deviations: the statistics are those of one timestep, so that no step depends on a later one.
+
+    Args:
+        num_groups: Number of groups of contiguous channels, each normalized by its own statistics.
+        eps: Constant added to the variance.
+        affine: Whether the output has a learned scale and shift.
+        zero_centered: Whether the scale is 1 + weight, so that weight decay pulls it to 1, instead of the weight.
+        bias: Whether an affine norm has a shift.
     """
 
     def __init__(
@@ -31,8 +38,8 @@ class GroupNorm(Affine):
         super().__init__(dim, eps=eps, affine=affine, zero_centered=zero_centered, bias=bias)
         self.num_groups = num_groups
 
-    def normalise(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Return each group by its own mean and biased variance, scaled and shifted."""
+    def normalize(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """Normalize each group by its own mean and biased variance, then scale and shift."""
         groups = x.unflatten(-1, (self.num_groups, -1))
         y = F.layer_norm(groups, groups.shape[-1:], eps=self.eps).flatten(-2)
         y = y if scale is None else y * scale

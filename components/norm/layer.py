@@ -10,9 +10,15 @@ from ._affine import Affine
 
 @register("norm", "layer")
 class LayerNorm(Affine):
-    """Layer normalisation, by the mean and biased variance of each vector (arXiv:1607.06450).
+    """Layer normalization, by the mean and biased variance of each vector (arXiv:1607.06450).
 
     x: [..., D] -> [..., D].
+
+    Args:
+        eps: Constant added to the variance.
+        affine: Whether the output has a learned scale and shift.
+        zero_centered: Whether the scale is 1 + weight, so that weight decay pulls it to 1, instead of the weight.
+        bias: Whether an affine norm has a shift.
     """
 
     def __init__(
@@ -20,6 +26,6 @@ class LayerNorm(Affine):
     ) -> None:
         super().__init__(dim, eps=eps, affine=affine, zero_centered=zero_centered, bias=bias)
 
-    def normalise(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    def normalize(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         """Return (x - mean) / sqrt(variance + eps), scaled and shifted."""
         return F.layer_norm(x, (self.dim,), scale, shift, self.eps)

@@ -7,7 +7,7 @@ from archlab import register
 
 @register("norm", "none")
 class NoNorm(nn.Module):
-    """No normalisation: x as it is.
+    """No normalization: the identity.
 
     x: [..., D] -> [..., D].
     """

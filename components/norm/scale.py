@@ -9,9 +9,12 @@ from archlab.ops.dtypes import at_least_float32
 
 @register("norm", "scale")
 class ScaleNorm(nn.Module):
-    """Every vector brought to the same learned length, g x / |x|, g beginning at sqrt(D) (arXiv:1910.05895).
+    """Scale normalization of every vector to one learned length g, g x / |x|, initially sqrt(D) (arXiv:1910.05895).
 
-    x: [..., D] -> [..., D].  Vectors shorter than eps count as being of length eps.
+    x: [..., D] -> [..., D].
+
+    Args:
+        eps: Smallest length that a vector is divided by.
     """
 
     def __init__(self, dim: int, *, eps: Positive = 1e-5) -> None:
@@ -21,11 +24,11 @@ class ScaleNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin with the length of a vector of unit variance."""
+        """Initialize to the length of a vector of unit variance."""
         nn.init.constant_(self.length, self.dim**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Bring every vector to the learned length."""
+        """Scale every vector to the learned length."""
         wide = at_least_float32(x)
         inverse = wide.norm(dim=-1, keepdim=True).clamp_min(self.eps).reciprocal()
         return (wide * (self.length.to(wide.dtype) * inverse)).to(x.dtype)

@@ -10,10 +10,15 @@ from archlab.ops.timestep_norm import timestep_norm
 
 @register("norm", "timestep", search={"num_groups": choice(1, 4, 16, 32)})
 class TimestepNorm(Recurrent):
-    """Group normalisation by the statistics of all steps so far, Megalodon section 3.2 (arXiv:2404.08801).
+    """Group normalization by the statistics of all steps so far, Megalodon section 3.2 (arXiv:2404.08801).
 
     x: [B, T, D] -> [B, T, D].  State: count [B] steps, mean and var [B, G] in float64, so that single
     late steps still move them. The scale is 1 + weight.
+    Raises ValueError where num_groups does not divide D.
+
+    Args:
+        num_groups: Number of groups of contiguous channels, each normalized by its own statistics.
+        eps: Constant added to the variance.
     """
 
     def __init__(self, dim: int, *, num_groups: Count = 32, eps: Positive = 1e-5) -> None:
@@ -26,18 +31,18 @@ class TimestepNorm(Recurrent):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin as the plain normalisation."""
+        """Initialize the scale to one and the shift to zero."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
     def init_state(self, batch_size: int) -> State:
-        """Return zero steps seen; the first step's statistics then replace mean 0 and variance 1."""
+        """Return a count of 0, with which the first step's statistics replace mean 0 and variance 1."""
         mean = self.weight.new_zeros(batch_size, self.num_groups, dtype=torch.float64)
         count = torch.zeros(batch_size, dtype=torch.int64, device=mean.device)
         return {"count": count, "mean": mean, "var": torch.ones_like(mean)}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Normalise each step by the mean and variance of its group up to and including itself."""
+        """Normalize each step by the mean and variance of its group up to and including itself."""
         state = state or self.init_state(x_BTD.shape[0])
         scale_D, bias_D = 1 + at_least_float32(self.weight), at_least_float32(self.bias)
         carried = state["count"], state["mean"], state["var"]

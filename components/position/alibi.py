@@ -10,9 +10,12 @@ from ._base import Position
 
 @register("position", "alibi")
 class ALiBi(Position):
-    """Scores lowered in proportion to the distance, each head by its own slope (arXiv:2108.12409).
+    """A penalty on scores in proportion to the distance, with a fixed slope per head (arXiv:2108.12409).
 
-    bias: [B, Q], [B, S] -> [B, H, Q, S] float32.  The steepest slopes are 2^(-max_bias / H), 2^(-2 max_bias / H), ...
+    bias: [B, Q], [B, S] -> [B, H, Q, S] float32.  The slopes are 2^(-max_bias / H), 2^(-2 max_bias / H), ...
+
+    Args:
+        max_bias: Exponent of the smallest slope, 2^-max_bias.
     """
 
     def __init__(self, num_heads: int, head_dim: int, *, max_bias: Positive = 8.0) -> None:
@@ -26,7 +29,11 @@ class ALiBi(Position):
 
 
 def _slopes(num_heads: int, max_bias: float, device: torch.device) -> Tensor:
-    """Slopes for the next power of two heads; where there are fewer heads, every second slope comes first."""
+    """Return a slope per head, computed in float64.
+
+    Where the number of heads is no power of two, the first heads have the slopes of the power below it, and the others
+    every second slope of the power above it, as in the authors' code.
+    """
     half = 1 << (num_heads - 1).bit_length() >> 1
     head = torch.arange(num_heads, dtype=torch.float64, device=device)
     step = head + 1 if num_heads == max(1, 2 * half) else torch.where(head < half, 2 * head + 2, 2 * (head - half) + 1)

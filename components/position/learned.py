@@ -14,7 +14,10 @@ class LearnedPosition(Position):
     """A learned vector per position added to the embedding (arXiv:1705.03122).
 
     x: [B, T, D] -> [B, T, D].
-    Deviations: positions from max_length - 1 on share one vector, so that the context has no end.
+    Deviations: positions from max_length - 1 on share one vector, so that the context is unlimited.
+
+    Args:
+        max_length: Number of vectors.
     """
 
     place = "embedding"
@@ -25,7 +28,7 @@ class LearnedPosition(Position):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin near zero."""
+        """Draw from N(0, 0.02²)."""
         nn.init.normal_(self.weight, std=0.02)
 
     def embed(self, x_BTD: Tensor, position_BT: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from ._base import Position
 
 @register("position", "none")
 class NoPosition(Position):
-    """No positions: order is seen through masks and recurrences alone."""
+    """No position encoding: masks and recurrences alone convey the order."""
 
     place = "any"
 

@@ -11,9 +11,12 @@ from ._base import Position
 
 @register("position", "sinusoidal")
 class SinusoidalPosition(Position):
-    """Sines and cosines of the position added to the embedding, in turn along D (arXiv:1706.03762).
+    """Sines and cosines of the position added to the embedding, interleaved along D (arXiv:1706.03762).
 
     x: [B, T, D] -> [B, T, D].  Raises ValueError where D is odd.
+
+    Args:
+        base: Base of the geometric series of frequencies.
     """
 
     place = "embedding"
@@ -26,6 +29,6 @@ class SinusoidalPosition(Position):
         self.num_pairs, self.base = dim // 2, base
 
     def embed(self, x_BTD: Tensor, position_BT: Tensor) -> Tensor:
-        """Return x plus the waves at its positions."""
+        """Return x plus the sines and cosines of its positions."""
         angle = rotary_angles(position_BT, self.num_pairs, self.base)
         return x_BTD + torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).to(x_BTD.dtype)

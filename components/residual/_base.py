@@ -1,4 +1,4 @@
-"""How a block adds up its two branches."""
+"""Residual schemes: how a block combines its input and its two branches."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor, nn
 class Branch(Protocol):
     """One branch of a block, the mixer's or the ffn's: `branch(h)` is `branch.body(branch.norm(h))`.
 
-    A residual calls `branch(h)`, or the body and the norm apart, each exactly once: the body carries the state of
-    the sequence.
+    A residual calls `branch(h)`, or the body and the norm separately, each exactly once: a second call would advance
+    the state of the sequence twice.
     """
 
     def norm(self, h: Tensor) -> Tensor:
-        """Return h normalised."""
+        """Return h normalized."""
 
     def body(self, h: Tensor) -> Tensor:
         """Return the layer's own output."""
 
     def __call__(self, h: Tensor) -> Tensor:
-        """Return the layer's output for h normalised."""
+        """Return the layer's output for the normalized h."""
 
 
 class Residual(nn.Module):
-    """A way to add up: built with (dim, layer_index), called with the block's input and its two branches.
+    """A residual scheme: constructed with (dim, layer_index), called with the block's input and its two branches.
 
-    x: [B, T, D] -> [B, T, D].  `needs_ffn` says that the mixer reaches the output through the ffn alone.
+    x: [B, T, D] -> [B, T, D].  `needs_ffn` declares that the mixer reaches the output through the ffn alone.
     """
 
     needs_ffn = False

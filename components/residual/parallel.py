@@ -9,7 +9,7 @@ from ._base import Branch, Residual
 
 @register("residual", "parallel")
 class Parallel(Residual):
-    """Both branches see the block's input, x + mixer(x) + ffn(x), as in PaLM (arXiv:2204.02311).
+    """Parallel branches of the block's input, x + mixer(x) + ffn(x), as in PaLM (arXiv:2204.02311).
 
     x: [B, T, D] -> [B, T, D].
     """

@@ -9,12 +9,12 @@ from ._base import Branch, Residual
 
 @register("residual", "post_norm")
 class PostNorm(Residual):
-    """Each sum is normalised, y = norm(x + mixer(x)), then norm(y + ffn(y)) (arXiv:1706.03762).
+    """Post-norm residual, y = norm(x + mixer(x)), then norm(y + ffn(y)) (arXiv:1706.03762).
 
     x: [B, T, D] -> [B, T, D].
     """
 
     def forward(self, x: Tensor, mixer: Branch, ffn: Branch) -> Tensor:
-        """Add and normalise, branch by branch."""
+        """Add and normalize, branch by branch."""
         y = mixer.norm(x + mixer.body(x))
         return ffn.norm(y + ffn.body(y))

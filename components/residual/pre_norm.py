@@ -9,7 +9,7 @@ from ._base import Branch, Residual
 
 @register("residual", "pre_norm")
 class PreNorm(Residual):
-    """Each branch sees its input normalised and is added to it, y = x + mixer(x), then y + ffn(y) (arXiv:2002.04745).
+    """Pre-norm residual of branches with a normalized input, y = x + mixer(x), then y + ffn(y) (arXiv:2002.04745).
 
     x: [B, T, D] -> [B, T, D].
     """

@@ -10,9 +10,12 @@ from ._base import Branch, Residual
 
 @register("residual", "two_hop", search={"rescale": choice(False, True)})
 class TwoHop(Residual):
-    """The ffn sees y = x + mixer(x) but is added to x, the block's own input (Megalodon, arXiv:2404.08801).
+    """Two-hop residual, x + ffn(x + mixer(x)) for the block's input x, Megalodon section 3.4 (arXiv:2404.08801).
 
-    x: [B, T, D] -> [B, T, D].  `rescale` multiplies the ffn by a learned vector that begins at 0.1 * 0.5^layer_index.
+    x: [B, T, D] -> [B, T, D].
+
+    Args:
+        rescale: Whether the ffn is multiplied by a learned vector, initially 0.1 * 0.5^layer_index.
     """
 
     needs_ffn = True
@@ -20,14 +23,14 @@ class TwoHop(Residual):
 
     def __init__(self, dim: int, layer_index: int, *, rescale: bool = False) -> None:
         super().__init__(dim, layer_index)
-        self.start = 0.1 * 0.5**layer_index
+        self.initial_scale = 0.1 * 0.5**layer_index
         self.register_parameter("scale", nn.Parameter(torch.empty(dim)) if rescale else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Begin small, and smaller in deeper layers."""
+        """Initialize the scale, smaller in deeper layers."""
         if self.scale is not None:
-            nn.init.constant_(self.scale, self.start)
+            nn.init.constant_(self.scale, self.initial_scale)
 
     def forward(self, x: Tensor, mixer: Branch, ffn: Branch) -> Tensor:
         """Add the ffn to the block's input."""

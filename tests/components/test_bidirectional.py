@@ -4,6 +4,7 @@ import pytest
 import torch
 from streams import assert_same_gradients
 
+from archlab.components.attention._shape import AttentionShape
 from archlab.config.registry import find
 from archlab.config.spec import parse
 from archlab.modeling.build import build_on_meta, is_causal
@@ -19,7 +20,11 @@ TREE = {
 def build(position="none", num_heads=4, num_kv_heads=2, **knobs):
     torch.manual_seed(0)
     placed = find("position", position).cls(num_heads, 6).double()
-    return find("attention", "bidirectional").cls(num_heads, num_kv_heads, 6, 5, 0.3, placed, **knobs).double()
+    return (
+        find("attention", "bidirectional")
+        .cls(AttentionShape(num_heads, num_kv_heads, 6, 5, 0.3), placed, **knobs)
+        .double()
+    )
 
 
 def inputs(num_tokens, num_heads=4, num_kv_heads=2):

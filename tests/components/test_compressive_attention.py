@@ -2,6 +2,7 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 
+from archlab.components.attention._shape import AttentionShape
 from archlab.config.registry import find
 from archlab.modeling.state import auxiliary_loss
 
@@ -15,7 +16,8 @@ def build(size=SIZES[0], position="rope", num_heads=4, num_kv_heads=2):
     torch.manual_seed(0)
     placed = find("position", position).cls(num_heads, K)
     named = dict(zip(("window_size", "memory_size", "compressed_size", "compression_rate"), size, strict=True))
-    layer = find("attention", "compressive").cls(num_heads, num_kv_heads, K, V, SCALE, placed, **named).double()
+    shape = AttentionShape(num_heads, num_kv_heads, K, V, SCALE)
+    layer = find("attention", "compressive").cls(shape, placed, **named).double()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     return layer

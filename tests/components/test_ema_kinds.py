@@ -123,8 +123,8 @@ def test_s4d_is_the_differential_equation_with_the_input_held():
 @pytest.mark.parametrize("step", [1e-6, 1e-3])
 def test_s4d_holds_short_steps_exactly_in_float32(step):
     torch.manual_seed(0)
-    layer = find("ema", "s4d").cls(8, num_dims=4, min_step=step, max_step=step)
-    weight = layer._discretised()[1]
+    layer = find("ema", "s4d").cls(8, num_dims=4, dt_min=step, dt_max=step)
+    weight = layer._discretize()[1]
     exact = 2 * torch.view_as_complex(layer.double().read) * held(layer)[1]
     assert ((torch.view_as_complex(weight.double()) - exact).abs() < 1e-6 * exact.abs()).all()
 
@@ -185,7 +185,7 @@ def test_ema_begins_with_an_expansion_of_alternating_signs():
 
 def test_s4d_begins_with_steps_between_its_ends():
     torch.manual_seed(0)
-    layer = find("ema", "s4d").cls(500, num_dims=3, min_step=0.01, max_step=0.2)
+    layer = find("ema", "s4d").cls(500, num_dims=3, dt_min=0.01, dt_max=0.2)
     step = layer.log_step.exp()
     assert step.min() >= 0.01 * (1 - 1e-6)
     assert step.max() <= 0.2 * (1 + 1e-6)
@@ -213,8 +213,8 @@ def test_s4d_may_begin_with_an_inverse_law_near_the_highest_frequencies_of_hippo
 
 
 def test_s4d_refuses_steps_in_the_wrong_order():
-    with pytest.raises(ValueError, match=r"min_step 0.2 is above max_step 0.1"):
-        find("ema", "s4d").cls(4, min_step=0.2)
+    with pytest.raises(ValueError, match=r"dt_min 0.2 is above dt_max 0.1"):
+        find("ema", "s4d").cls(4, dt_min=0.2)
 
 
 def test_no_ema_is_the_identity():

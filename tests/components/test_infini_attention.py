@@ -2,6 +2,7 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 
+from archlab.components.attention._shape import AttentionShape
 from archlab.config.registry import find
 
 K, V, SEGMENT = 6, 5, 4
@@ -12,7 +13,8 @@ def build(update="delta", position="rope", num_heads=4, num_kv_heads=2, segment_
     torch.manual_seed(0)
     placed = find("position", position).cls(num_heads, K)
     infini = find("attention", "infini").cls
-    layer = infini(num_heads, num_kv_heads, K, V, 0.4, placed, segment_size=segment_size, update=update).double()
+    shape = AttentionShape(num_heads, num_kv_heads, K, V, 0.4)
+    layer = infini(shape, placed, segment_size=segment_size, update=update).double()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     return layer

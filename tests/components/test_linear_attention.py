@@ -2,13 +2,14 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 
+from archlab.components.attention._shape import AttentionShape
 from archlab.config.registry import find
 
 
 def build(position="none", num_heads=4, num_kv_heads=2, **knobs):
     torch.manual_seed(0)
     placed = find("position", position).cls(num_heads, 6)
-    return find("attention", "linear").cls(num_heads, num_kv_heads, 6, 5, 1.0, placed, **knobs).double()
+    return find("attention", "linear").cls(AttentionShape(num_heads, num_kv_heads, 6, 5, 1.0), placed, **knobs).double()
 
 
 def inputs(num_tokens, num_heads=4, num_kv_heads=2):

@@ -34,40 +34,40 @@ def convolved(conv: torch.nn.Module, x_BTD: Tensor) -> Tensor:
 
 
 def mamba_by_hand(m: Mamba, x_BTD: Tensor) -> Tensor:
-    v, outputs = convolved(m.conv, m.value(x_BTD)), []
-    h = v.new_zeros(B, v.shape[-1], m.log_rate.shape[1])
+    v, outputs = convolved(m.conv, m.x_proj(x_BTD)), []
+    h = v.new_zeros(B, v.shape[-1], m.A_log.shape[1])
     for t in range(T):
-        step = torch.log1p(torch.exp(m.step(m.step_down(v[:, t]))))
-        decay = torch.exp(-step[..., None] * m.log_rate.exp())
-        h = decay * h + step[..., None] * m.taken(v[:, t])[:, None] * v[:, t, :, None]
-        outputs.append((h @ m.given(v[:, t])[..., None])[..., 0] + m.skip * v[:, t])
-    return m.out(torch.stack(outputs, 1) * F.silu(m.gate(x_BTD)))
+        step = torch.log1p(torch.exp(m.dt_proj(m.dt_down(v[:, t]))))
+        decay = torch.exp(-step[..., None] * m.A_log.exp())
+        h = decay * h + step[..., None] * m.B_proj(v[:, t])[:, None] * v[:, t, :, None]
+        outputs.append((h @ m.C_proj(v[:, t])[..., None])[..., 0] + m.D * v[:, t])
+    return m.out_proj(torch.stack(outputs, 1) * F.silu(m.z_proj(x_BTD)))
 
 
 def mamba2_by_hand(m: Mamba2, x_BTD: Tensor) -> Tensor:
-    joined = convolved(m.conv, torch.cat((m.value(x_BTD), m.taken(x_BTD), m.given(x_BTD)), -1))
+    joined = convolved(m.conv, torch.cat((m.x_proj(x_BTD), m.B_proj(x_BTD), m.C_proj(x_BTD)), -1))
     v, taken, given = joined.split(m.widths, -1)
     state_dim, head_dim = m.head_dims
     outputs, h = [], v.new_zeros(B, m.num_heads, state_dim, head_dim)
     for t in range(T):
-        step = torch.log1p(torch.exp(m.step(x_BTD[:, t]) + m.step_bias))
+        step = torch.log1p(torch.exp(m.dt_proj(x_BTD[:, t]) + m.dt_bias))
         heads = []
         for head in range(m.num_heads):
-            group = slice(head // m.shared * state_dim, (head // m.shared + 1) * state_dim)
+            group = slice(head // m.group_size * state_dim, (head // m.group_size + 1) * state_dim)
             value = v[:, t, head * head_dim : (head + 1) * head_dim]
-            kept = torch.exp(-step[:, head] * m.log_rate[head].exp())[:, None, None] * h[:, head]
+            kept = torch.exp(-step[:, head] * m.A_log[head].exp())[:, None, None] * h[:, head]
             new = kept + step[:, head, None, None] * taken[:, t, group, None] * value[:, None]
-            heads.append((new, (given[:, t, None, group] @ new)[:, 0] + m.skip[head] * value))
+            heads.append((new, (given[:, t, None, group] @ new)[:, 0] + m.D[head] * value))
         h = torch.stack([new for new, _ in heads], 1)
         outputs.append(torch.cat([y for _, y in heads], -1))
-    gated = torch.stack(outputs, 1) * F.silu(m.gate(x_BTD))
+    gated = torch.stack(outputs, 1) * F.silu(m.z_proj(x_BTD))
     groups = gated.unflatten(-1, (m.num_groups, -1))
     scaled = groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + 1e-5)
-    return m.out(scaled.flatten(-2) * m.scale)
+    return m.out_proj(scaled.flatten(-2) * m.scale)
 
 
 CASES = {
-    "mamba": (Mamba, {"state_dim": 5, "step_rank": 3}, mamba_by_hand),
+    "mamba": (Mamba, {"state_dim": 5, "dt_rank": 3}, mamba_by_hand),
     "mamba-one-tap": (
         Mamba,
         {"state_dim": 1, "expand": 1, "conv_size": 1, "conv_bias": False, "bias": True},
@@ -87,15 +87,15 @@ def test_it_is_the_recurrence_of_the_paper(cls, knobs, by_hand) -> None:
 
 
 def test_steps_begin_between_their_ends() -> None:
-    for bias in (Mamba(64, min_step=0.01, max_step=0.02).step.bias, Mamba2(64, min_step=0.01, max_step=0.02).step_bias):
+    for bias in (Mamba(64, dt_min=0.01, dt_max=0.02).dt_proj.bias, Mamba2(64, dt_min=0.01, dt_max=0.02).dt_bias):
         assert ((F.softplus(bias) > 0.0099) & (F.softplus(bias) < 0.0201)).all()
-    torch.testing.assert_close(Mamba(8, state_dim=3).log_rate.exp()[5], torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(Mamba(8, state_dim=3).A_log.exp()[5], torch.tensor([1.0, 2.0, 3.0]))
 
 
 @pytest.mark.parametrize(
     ("cls", "knobs", "problem"),
     [
-        (Mamba, {"min_step": 0.2}, r"min_step 0\.2 is above max_step 0\.1"),
+        (Mamba, {"dt_min": 0.2}, r"dt_min 0\.2 is above dt_max 0\.1"),
         (Mamba2, {"head_dim": 5}, r"expand \* dim 24 is not divisible by head_dim 5"),
         (Mamba2, {"head_dim": 4, "num_groups": 4}, "the number of heads 6 is not divisible by"),
     ],

@@ -4,6 +4,7 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 
+from archlab.components.attention._shape import AttentionShape
 from archlab.config.registry import find
 
 NUM_TOKENS = 11
@@ -20,7 +21,7 @@ def build(name, position, window, window_size):
     torch.manual_seed(0)
     placed = find("position", position).cls(4, 6)
     cls = find("attention", name).cls
-    return cls(4, 2, 6, 5, 0.1, placed, window=window, window_size=window_size).double()
+    return cls(AttentionShape(4, 2, 6, 5, 0.1), placed, window=window, window_size=window_size).double()
 
 
 def inputs():

@@ -45,7 +45,7 @@ def test_a_model_with_it_looks_ahead():
 
 
 def test_what_cannot_be_used_is_refused():
-    with pytest.raises(ValueError, match="words need a vocab_size"):
+    with pytest.raises(ValueError, match="tokens need a vocab_size"):
         head(vocab_size=None)
     with pytest.raises(ValueError, match="dim 7 is odd"):
         head(dim=7)

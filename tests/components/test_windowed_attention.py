@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import assert_one_stream, assert_same_gradients, in_pieces
 
+from archlab.components.attention._shape import AttentionShape
 from archlab.config.registry import find
 
 HEADS, K, V, SCALE = 4, 6, 5, 0.7
@@ -20,7 +22,8 @@ def build(window, window_size, position="none", num_kv_heads=2, **knobs):
     torch.manual_seed(0)
     placed = find("position", position).cls(HEADS, K, **POSITIONS[position])
     cls = find("attention", "softmax").cls
-    layer = cls(HEADS, num_kv_heads, K, V, SCALE, placed, window=window, window_size=window_size, **knobs).double()
+    shape = AttentionShape(HEADS, num_kv_heads, K, V, SCALE)
+    layer = cls(shape, placed, window=window, window_size=window_size, **knobs).double()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     return layer
@@ -214,6 +217,6 @@ def test_dropout_only_in_training():
 
 def test_a_scale_of_its_own():
     layer, (q, k, v) = build("full", 8), inputs(5)
-    scale, layer.scale = layer.scale, layer.scale / 2
+    assert math.isclose(layer.shape.scale, SCALE)
+    layer.shape = replace(layer.shape, scale=SCALE / 2)
     torch.testing.assert_close(layer(q * 2, k, v)[0], build("full", 8)(q, k, v)[0])
-    assert math.isclose(scale, SCALE)

@@ -90,7 +90,7 @@ def test_what_is_missing() -> None:
     assert problem({"type": "stack", "vocab_size": 8, "layers": [LAYER]}) == (
         "model: 'stack' needs 'dim': a whole number at least 1"
     )
-    with pytest.raises(ConfigError, match=r"^model\.embedding: tokens: words need a vocab_size: the number of words"):
+    with pytest.raises(ConfigError, match=r"^model\.embedding: tokens: tokens need a vocab_size, the number of"):
         parse({"type": "stack", "dim": 8, "layers": [LAYER]}, "backbone", "model").factory()()
     assert problem({"dim": 8}).startswith("model: a backbone needs a type: one of")
 

@@ -92,7 +92,7 @@ def test_pixels_in_a_row_are_words_to_a_sequence_model(write: Write, tmp_path: P
         (["model.head.num_outputs=9"], "model.head: 9 outputs are less than the 10 of the task"),
         (["train.context=60"], "60"),
         (["task=stdlib"], "model.head: does not fit the task 'stdlib', which asks for an answer at every step"),
-        (["model.embedding=tokens"], "words need a vocab_size"),
+        (["model.embedding=tokens"], "tokens need a vocab_size"),
     ],
 )
 def test_a_model_that_does_not_fit_its_task_is_refused(

@@ -37,14 +37,14 @@ IGNORED = (
     "use_mambapy",
 )
 MIXER: dict[str, str | tuple[str, ...]] = {
-    "A_log": "log_rate",
-    "D": "skip",
-    "in_proj.weight": ("value.weight", "gate.weight"),
+    "A_log": "A_log",
+    "D": "D",
+    "in_proj.weight": ("x_proj.weight", "z_proj.weight"),
     "conv1d.weight": "conv.weight",
-    "x_proj.weight": ("step_down.weight", "taken.weight", "given.weight"),
-    "dt_proj.weight": "step.weight",
-    "dt_proj.bias": "step.bias",
-    "out_proj.weight": "out.weight",
+    "x_proj.weight": ("dt_down.weight", "B_proj.weight", "C_proj.weight"),
+    "dt_proj.weight": "dt_proj.weight",
+    "dt_proj.bias": "dt_proj.bias",
+    "out_proj.weight": "out_proj.weight",
 }
 
 
@@ -52,7 +52,7 @@ def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     """Return our name, or names, for each of theirs."""
     parts = dict(MIXER)
     if config["use_bias"]:
-        parts |= {"in_proj.bias": ("value.bias", "gate.bias"), "out_proj.bias": "out.bias"}
+        parts |= {"in_proj.bias": ("x_proj.bias", "z_proj.bias"), "out_proj.bias": "out_proj.bias"}
     return mamba_key_map(config, parts)
 
 
@@ -83,7 +83,7 @@ def to_hf(name: str, tensor: Tensor) -> Tensor:
 def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     rank = config["time_step_rank"]
-    own = {"type": "mamba", "step_rank": -(-config["hidden_size"] // 16) if rank == "auto" else rank}
+    own = {"type": "mamba", "dt_rank": -(-config["hidden_size"] // 16) if rank == "auto" else rank}
     return mamba_config(config, own)
 
 
@@ -118,7 +118,7 @@ def mamba_config(config: Mapping[str, Any], mixer: Mapping[str, Any]) -> dict[st
 
 def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that a model's YAML data most resembles."""
-    rank = model["layers"][0]["mixer"].get("step_rank")
+    rank = model["layers"][0]["mixer"].get("dt_rank")
     return mamba_fields(model) | {"time_step_rank": "auto" if rank is None else rank}
 
 

@@ -37,13 +37,13 @@ FIELDS: dict[str, Any] = mamba.FIELDS | {
 FIXED = mamba.FIXED
 IGNORED = (*mamba.IGNORED, "chunk_size")
 MIXER: dict[str, str | tuple[str, ...]] = {
-    "A_log": "log_rate",
-    "D": "skip",
-    "dt_bias": "step_bias",
-    "in_proj.weight": ("gate.weight", "value.weight", "taken.weight", "given.weight", "step.weight"),
+    "A_log": "A_log",
+    "D": "D",
+    "dt_bias": "dt_bias",
+    "in_proj.weight": ("z_proj.weight", "x_proj.weight", "B_proj.weight", "C_proj.weight", "dt_proj.weight"),
     "conv1d.weight": "conv.weight",
     "norm.weight": "scale",
-    "out_proj.weight": "out.weight",
+    "out_proj.weight": "out_proj.weight",
 }
 
 
@@ -51,8 +51,8 @@ def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
     """Return our name, or names, for each of theirs."""
     parts = dict(MIXER)
     if config["use_bias"]:
-        several = ("gate.bias", "value.bias", "taken.bias", "given.bias", "step.bias")
-        parts |= {"in_proj.bias": several, "out_proj.bias": "out.bias"}
+        several = ("z_proj.bias", "x_proj.bias", "B_proj.bias", "C_proj.bias", "dt_proj.bias")
+        parts |= {"in_proj.bias": several, "out_proj.bias": "out_proj.bias"}
     return mamba.mamba_key_map(config, parts)
 
 

@@ -6,7 +6,7 @@ from archlab import Factory, Recurrent, State, StateScope
 
 
 class LayerStack(Recurrent):
-    """Layers one after the other and a norm behind them, without ends.
+    """A sequence of layers and a final norm, without embedding and head.
 
     x: [B, T, D] -> [B, T, D].
     """
@@ -17,8 +17,8 @@ class LayerStack(Recurrent):
         self.norm = norm(dim)
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Run through all of them."""
-        stream = StateScope(state)
+        """Run through the layers and the norm."""
+        scope = StateScope(state)
         for index, block in enumerate(self.blocks):
-            x_BTD = stream(f"blocks.{index}", block, x_BTD)
-        return stream("norm", self.norm, x_BTD), stream.state
+            x_BTD = scope(f"blocks.{index}", block, x_BTD)
+        return scope("norm", self.norm, x_BTD), scope.state

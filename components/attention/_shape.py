@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Sizes that a mixer fixes for its attention function, and the scale of the scores.
+
+    Queries are [B, T, num_heads, key_dim], keys [B, T, num_kv_heads, key_dim], values [B, T, num_kv_heads, value_dim].
+    num_kv_heads divides num_heads. Scores are scale * q k^T.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+    scale: float
+
+    @property
+    def group_size(self) -> int:
+        """The number of query heads that share a key head, as in grouped-query attention (arXiv:2305.13245)."""
+        return self.num_heads // self.num_kv_heads
