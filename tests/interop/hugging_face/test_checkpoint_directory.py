@@ -1,4 +1,4 @@
-"""What stands in a checkpoint directory is taken as it is, or refused by name."""
+"""Checkpoint directories are read completely, or refused by the name of the file, field or tensor."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from archlab import ArchlabError, api
 from archlab.config.spec import parse
-from archlab.interop import import_checkpoint, load_pretrained, save_pretrained
+from archlab.interop import describe_pretrained, import_checkpoint, load_pretrained, save_pretrained
 from archlab.modeling.build import build
 from archlab.storage.trained_model import load_trained
 
@@ -33,8 +33,6 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "llama"
     place.mkdir()
     (place / "config.json").write_text(json.dumps(CONFIG))
-    from archlab.interop import describe_pretrained
-
     save_pretrained(build(describe_pretrained(place)), tmp_path / "again", "llama")
     (tmp_path / "again" / "model.safetensors").rename(place / "model.safetensors")
     return place
@@ -124,7 +122,7 @@ def test_a_folder_is_not_overwritten_unasked(folder: Path, tmp_path: Path) -> No
     (tmp_path / "taken" / "mine").write_text("")
     with pytest.raises(ArchlabError, match="is not empty"):
         save_pretrained(model, tmp_path / "taken", "llama")
-    with pytest.raises(ArchlabError, match="was not built from a description"):
+    with pytest.raises(ArchlabError, match="was not built from a spec"):
         save_pretrained(torch.nn.Linear(2, 2), tmp_path / "new", "llama")
     with pytest.raises(ArchlabError, match="the model is no mpt: "):
         save_pretrained(model, tmp_path / "new", "mpt")

@@ -6,7 +6,7 @@ import torch
 from archlab.config import experiment
 from archlab.config.spec import parse
 from archlab.interop import load_pretrained, save_pretrained
-from archlab.interop.hugging_face import rwkv
+from archlab.interop.hugging_face.formats import rwkv
 from archlab.modeling.build import build
 
 transformers = pytest.importorskip("transformers", reason="compares with the transformers library")
