@@ -37,7 +37,7 @@ class CheckpointFormat:
     - `fields`: the fields of config.json that are read, with transformers' defaults.
     - `to_archlab_config(fields)`: the YAML data of the model.
     - `to_hf_config(model)`: the fields closest to a model's YAML data; the caller verifies that they describe it.
-    - `key_map(fields)`: archlab's parameter for each of their tensors; several where theirs concatenates them on axis 0.
+    - `key_map(fields)`: archlab's parameter for each of their tensors; several if theirs concatenates them on axis 0.
     - `fixed`: fields that are supported at some values only, the first being the default.
     - `ignored`: fields that do not affect the function.
     - `from_hf(name, tensor)`, `to_hf(name, tensor)`: a tensor's layout; the same in both libraries if None.
@@ -64,7 +64,7 @@ def format_names(package: str) -> list[str]:
 
 
 def find_format(package: str, name: object, expected: type[Format], *, noun: str, source: str = "") -> Format:
-    """Return `FORMAT` of a package's file; raise ArchlabError naming `noun` and `source` where there is no such file."""
+    """Return `FORMAT` of a package's file; raise ArchlabError naming `noun` and `source` if there is none."""
     known = format_names(package)
     if not isinstance(name, str) or name not in known:
         where = f"{source}: " if source else ""
