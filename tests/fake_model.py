@@ -1,13 +1,13 @@
-"""A model so small that its every output is known by hand."""
+"""A model whose outputs can be computed by hand."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Bigram(nn.Module):
-    """Predicts from the last token alone, and counts in its state what it has read.
+    """A bigram model; its state counts the tokens that it has read.
 
-    tokens: [B, T] -> logits [B, T, V]; row `t` of `table` holds the logits after token t.
+    tokens: [B, T] -> logits [B, T, V]; row `t` of `table` are the logits after token t.
     """
 
     def __init__(self, table: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A base that trains in a moment, spaces around it, and a training that only pretends."""
+"""A base experiment that trains within seconds, search spaces around it, and a fake training."""
 
 import json
 import math
@@ -43,7 +43,7 @@ TRAIN = {
 
 
 def write_space(folder: Path, **space: Any) -> Path:
-    """Write a text, an experiment of one small layer and a space around it; return the space's file."""
+    """Write a text, an experiment with one small layer, and a search space around it; return the space's file."""
     (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
     base = {
         "model": {"type": "stack", "vocab_size": 256, "dim": 16, "layers": [LAYER]},
@@ -58,14 +58,14 @@ def write_space(folder: Path, **space: Any) -> Path:
 
 
 def search(file: Path, folder: Path, overrides: Sequence[str] = (), **options: Any) -> SearchResult:
-    """Search a space in a folder."""
+    """Search a space in a directory."""
     return archlab.search(file, overrides, out=folder, **options)
 
 
 def pretend(
     loss: Callable[[Experiment], float] = lambda experiment: abs(math.log10(experiment.train.lr) + 2) + 1,
 ) -> Callable[..., TrainResult]:
-    """Return a training that leaves what a real one leaves, with a validation loss of one's own choice."""
+    """Return a fake training that writes the files of a real one, with a given validation loss."""
 
     def train(experiment: Experiment, folder: Path, *, callbacks: Sequence[Callback] = (), **_: Any) -> TrainResult:
         callback, value = CallbackList(callbacks), loss(experiment)

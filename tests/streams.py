@@ -1,11 +1,11 @@
-"""Calls that are cut in time, to be compared with one call."""
+"""Comparisons of one call on a sequence with calls on its chunks."""
 
 import torch
 from torch import Tensor
 
 
 def in_pieces(layer, inputs: tuple[Tensor, ...], sizes: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Feed [B, T, ...] inputs in pieces of these sizes, from the layer's own first state on."""
+    """Run a layer on chunks of [B, T, ...] inputs with these sizes, from its initial state."""
     state, outputs = layer.init_state(inputs[0].shape[0]), []
     for pieces in zip(*(x.split(sizes, dim=1) for x in inputs), strict=True):
         y, state = layer(*pieces, state)
@@ -14,7 +14,7 @@ def in_pieces(layer, inputs: tuple[Tensor, ...], sizes: list[int]) -> tuple[Tens
 
 
 def assert_one_stream(layer, *inputs: Tensor) -> None:
-    """One call, calls of several sizes and calls of one token give the same outputs and the same state."""
+    """One call, calls of several sizes and calls of one token give the same outputs and the same final state."""
     num_tokens = inputs[0].shape[1]
     whole, last = layer(*inputs)
     for sizes in ([num_tokens], [1] * num_tokens, [3, num_tokens - 4, 1]):
@@ -26,7 +26,7 @@ def assert_one_stream(layer, *inputs: Tensor) -> None:
 
 
 def assert_same_gradients(y: Tensor, expected: Tensor, leaves: list[Tensor]) -> None:
-    """Two computations of the same thing have the same values and the same gradients in every leaf."""
+    """Two implementations of an op have the same values, and the same gradients in every leaf."""
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
     weight = torch.randn_like(expected)
     ours = torch.autograd.grad((y * weight).sum(), leaves)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import pkgutil
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from archlab.config.domains import Domain
+from archlab.config.import_file import import_file
 from archlab.config.schema import Knob, knobs_of, wiring_of
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
 
@@ -176,15 +176,9 @@ def _load_file(file: Path) -> None:
         return
     if not file.is_file():
         raise FileNotFoundError(file)
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        import_file(file, name)
     except BaseException:
-        del sys.modules[name]
         for key in [key for key, component in _registered.items() if component.cls.__module__ == name]:
             del _registered[key]
         raise

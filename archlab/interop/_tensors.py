@@ -1,4 +1,4 @@
-"""Tensors of another implementation, by its names, into and out of a model."""
+"""Tensors under another implementation's names, loaded into a model and exported from one."""
 
 from __future__ import annotations
 
@@ -11,42 +11,45 @@ from torch import Tensor, nn
 from archlab.errors import ArchlabError, did_you_mean
 
 Layout: TypeAlias = Callable[[str, Tensor], Tensor]
-Named: TypeAlias = Mapping[str, Sequence[nn.Parameter]]
+ParametersByName: TypeAlias = Mapping[str, Sequence[nn.Parameter]]
 
 
 def load_tensors(
-    wanted: Named, given: Iterable[tuple[str, Tensor]], to_ours: Layout | None, optional: Collection[str] = ()
+    parameters: ParametersByName,
+    tensors: Iterable[tuple[str, Tensor]],
+    layout: Layout | None = None,
+    optional: Collection[str] = (),
 ) -> None:
-    """Give parameters the values of tensors; `wanted` are ours for each of their names, joined in theirs along axis 0.
+    """Copy tensors into the parameters of their names, several of which one tensor concatenates on axis 0.
 
     Raises ArchlabError for a tensor that is unknown, missing unless `optional`, or of another shape.
     """
     seen = set()
-    for name, tensor in given:
-        if name not in wanted:
-            raise ArchlabError(f"unknown tensor {name!r}{did_you_mean(name, wanted)}")
+    for name, tensor in tensors:
+        if name not in parameters:
+            raise ArchlabError(f"unknown tensor {name!r}{did_you_mean(name, parameters)}")
         seen.add(name)
-        _copy(name, to_ours(name, tensor) if to_ours else tensor, wanted[name])
-    for name in wanted:
+        _copy(name, layout(name, tensor) if layout else tensor, parameters[name])
+    for name in parameters:
         if name not in seen and name not in optional:
             raise ArchlabError(f"tensor {name!r} is missing")
 
 
-def _copy(name: str, tensor: Tensor, ours: Sequence[nn.Parameter]) -> None:
-    first, sizes = ours[0], [len(parameter) if parameter.dim() else 1 for parameter in ours]
+def _copy(name: str, tensor: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    first, sizes = parameters[0], [len(parameter) if parameter.dim() else 1 for parameter in parameters]
     expected = (sum(sizes), *first.shape[1:]) if first.dim() else ()
     if tuple(tensor.shape) != expected:
         raise ArchlabError(f"{name}: shape {tuple(tensor.shape)} is not {tuple(expected)}")
     with torch.no_grad():
-        for parameter, piece in zip(ours, tensor.split(sizes) if first.dim() else [tensor], strict=True):
+        for parameter, piece in zip(parameters, tensor.split(sizes) if first.dim() else [tensor], strict=True):
             parameter.copy_(piece)
 
 
-def export_tensors(wanted: Named, to_theirs: Layout | None) -> dict[str, Tensor]:
+def export_tensors(parameters: ParametersByName, layout: Layout | None = None) -> dict[str, Tensor]:
     """Return parameters under the other implementation's names, in its layout."""
-    found = {name: _join([parameter.detach() for parameter in ours]) for name, ours in wanted.items()}
-    return {name: to_theirs(name, tensor) if to_theirs else tensor for name, tensor in found.items()}
+    tensors = {name: _concatenate([p.detach() for p in several]) for name, several in parameters.items()}
+    return {name: layout(name, tensor) if layout else tensor for name, tensor in tensors.items()}
 
 
-def _join(tensors: list[Tensor]) -> Tensor:
+def _concatenate(tensors: list[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -1,8 +1,7 @@
-"""What a report shows of a search, read from its folder."""
+"""The data of a search's report, read from the search's directory."""
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,20 +13,28 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from archlab.config import paths
-from archlab.errors import ArchlabError, one_line
+from archlab.errors import one_line
+from archlab.searching.baseline import read_baseline
 from archlab.searching.space import Space, load_space
 from archlab.searching.study import INTERRUPTED, is_interrupted, open_study, trial_dir
 from archlab.searching.summary import SearchSummary, read_summary
+from archlab.searching.trial_attrs import trial_attrs
 from archlab.training import metrics
 from archlab.training.run_dir import last_metrics
 
-ENOUGH_FOR_IMPORTANCE = 4
-_WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
+MIN_TRIALS_FOR_IMPORTANCE = 4
+_STATES = {
+    "COMPLETE": "complete",
+    "PRUNED": "pruned",
+    "FAIL": "failed",
+    "RUNNING": "running",
+    "WAITING": "waiting",
+}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trial, or the baseline, with its evaluations by step."""
+    """A trial or the baseline, with its validation loss by step."""
 
     name: str
     state: str
@@ -39,7 +46,7 @@ class Run:
 
 @dataclass(frozen=True)
 class SearchData:
-    """A search folder's content; `summary` is None until the search has ended."""
+    """The content of a search's directory; `summary` is None until the search has ended."""
 
     name: str
     folder: Path
@@ -56,12 +63,12 @@ class SearchData:
 
     @property
     def complete(self) -> list[Run]:
-        """The trials that were trained to their end."""
+        """The completed trials."""
         return [trial for trial in self.trials if trial.state == "complete"]
 
 
 def read_search(folder: Path) -> SearchData:
-    """Read a search folder; raise ArchlabError where it cannot be read."""
+    """Read a search's directory; raise ArchlabError for a file that cannot be read."""
     space = load_space(folder / "search.yaml")
     study = open_study(space, folder)
     summary = read_summary(folder)
@@ -77,71 +84,66 @@ def read_search(folder: Path) -> SearchData:
 
 
 def _baseline(space: Space, run: Path) -> Run:
-    result = _read_json(run / "result.json")
-    state = "running" if not result else "failed" if result.get("reason") else "complete"
-    return Run("baseline", state, _values(space), result.get("metrics", {}), curve_of(run), result.get("reason", ""))
+    result, values, curve = read_baseline(run), _base_values(space), curve_of(run)
+    if result is None:
+        return Run("baseline", "running", values, curve=curve)
+    return Run("baseline", "failed" if result.reason else "complete", values, result.metrics, curve, result.reason)
 
 
-def _values(space: Space) -> dict[str, Any]:
-    """Return what the base has where the space varies, components by their names."""
+def _base_values(space: Space) -> dict[str, Any]:
+    """Return the base experiment's values of the varied knobs, components by their names."""
     base = space.base.resolve().resolved
-    found = {path: paths.get(base, space.base.expand(path)[0]) for path in space.vary}
-    return {path: _name_of(value) for path, value in found.items() if value is not None}
+    values = {path: paths.get(base, space.base.expand(path)[0]) for path in space.vary}
+    return {path: _component_name(value) for path, value in values.items() if value is not None}
 
 
-def _name_of(value: Any) -> Any:
-    """Return a component's name where the value is one."""
+def _component_name(value: Any) -> Any:
+    """Return the name of a component, or any other value itself."""
     return value.get("type", value) if isinstance(value, Mapping) else value
 
 
 def _trial(trial: FrozenTrial, folder: Path) -> Run:
-    noted, run = trial.user_attrs, trial_dir(folder, trial.number)
-    measured = {**noted.get("costs", {}), **last_metrics(run), **noted.get("metrics", {})}
-    state = INTERRUPTED if is_interrupted(trial) else _WORDS[trial.state.name]
-    return Run(f"{trial.number}", state, noted.get("values", {}), measured, curve_of(run), noted.get("reason", ""))
+    attrs, run = trial_attrs(trial), trial_dir(folder, trial.number)
+    # A running trial has no metrics in the study yet, and a pruned one never will: the run's log has the last ones.
+    metrics = {**attrs.get("costs", {}), **last_metrics(run), **attrs.get("metrics", {})}
+    state = INTERRUPTED if is_interrupted(trial) else _STATES[trial.state.name]
+    return Run(f"{trial.number}", state, attrs.get("values", {}), metrics, curve_of(run), attrs.get("reason", ""))
 
 
 def curve_of(run: Path, metric: str = "val_loss") -> list[tuple[int, float]]:
-    """Return a metric by step, where it was measured."""
+    """Return a metric of a run by step."""
     records = metrics.read(run)
     return [(int(record["step"]), record[metric]) for record in records if record.get(metric) is not None]
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
-
-
 def short_names(vary: Sequence[str]) -> dict[str, str]:
-    """Return for each path its shortest ending that no other path has."""
+    """Return the shortest suffix of each path that no other path has."""
     parts = {path: paths.split(path) for path in vary}
     depth = max(map(len, parts.values()), default=1)
     shortest = {}
     for path in vary:
-        endings = (end for size in range(1, depth + 1) if not (end := paths.join(parts[path][-size:])).startswith("["))
-        alone = (end for end in endings if sum(other == path or other.endswith(f".{end}") for other in vary) == 1)
-        shortest[path] = next(alone, path)
+        suffixes = (end for size in range(1, depth + 1) if not (end := paths.join(parts[path][-size:])).startswith("["))
+        unique = (end for end in suffixes if sum(other == path or other.endswith(f".{end}") for other in vary) == 1)
+        shortest[path] = next(unique, path)
     return shortest
 
 
 def importances(data: SearchData) -> tuple[dict[str, float], str]:
-    """Return how much each knob mattered to the first objective (PED-ANOVA), or nothing and the reason."""
-    if len(data.complete) < ENOUGH_FOR_IMPORTANCE:
-        need = f"{ENOUGH_FOR_IMPORTANCE} complete trials are needed, and there are {len(data.complete)}"
+    """Return the PED-ANOVA importance of each knob for the first objective, or an empty mapping and the reason."""
+    if len(data.complete) < MIN_TRIALS_FOR_IMPORTANCE:
+        need = f"{MIN_TRIALS_FOR_IMPORTANCE} complete trials are needed, and there are {len(data.complete)}"
         return {}, f"Importances cannot be computed: {need}."
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna warns of every target, also of one whose sign is right
-            found = optuna.importance.get_param_importances(data.study, target=_cost(data))
+            warnings.simplefilter("ignore")  # Optuna warns of any custom target, whatever its sign
+            shares = optuna.importance.get_param_importances(data.study, target=_loss_of(data))
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         return {}, f"Importances cannot be computed: {one_line(error)}"
-    usable = {name: share for name, share in found.items() if math.isfinite(share)}
+    usable = {name: share for name, share in shares.items() if math.isfinite(share)}
     return usable, "" if usable else "Importances cannot be computed: the trials differ too little."
 
 
-def _cost(data: SearchData) -> Callable[[FrozenTrial], float]:
-    """Return what PED-ANOVA takes, a figure that is better the smaller it is."""
+def _loss_of(data: SearchData) -> Callable[[FrozenTrial], float]:
+    """Return the target of PED-ANOVA, which expects lower values to be better."""
     sign = -1.0 if data.space.objectives[data.space.objective] == "maximize" else 1.0
     return lambda trial: sign * trial.values[0] if trial.values else math.nan

@@ -1,4 +1,4 @@
-"""The figures of a report, as plotly figures."""
+"""The plotly figures of a report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MISSING = "–"
 
 
 def bars(values: Mapping[str, float], colors: Sequence[str], title: str, *, digits: int = 3) -> go.Figure:
-    """Return horizontal bars, the first on top."""
+    """Return a horizontal bar chart, the first bar on top."""
     names = [escape(name) for name in values]
     texts = [f"{value:.{digits}f}" for value in values.values()]
     bar = go.Bar(x=list(values.values()), y=names, orientation="h", marker_color=list(colors), text=texts)
@@ -27,7 +27,7 @@ def bars(values: Mapping[str, float], colors: Sequence[str], title: str, *, digi
 
 
 def learning_curves(data: SearchData) -> go.Figure:
-    """Return every trial's validation loss by step, the best and the baseline set off."""
+    """Return every trial's validation loss by step, the best trial and the baseline highlighted."""
     lines = [_curve(trial, data) for trial in data.trials if trial.curve]
     if data.baseline.curve:
         lines.append(_line(data.baseline, "baseline", color=BASE, width=2.5, dash="dash"))
@@ -38,7 +38,7 @@ def learning_curves(data: SearchData) -> go.Figure:
 
 def _curve(trial: Run, data: SearchData) -> go.Scatter:
     if trial.name == str(data.best_trial):
-        return _line(trial, f"trial {trial.name}, the best", color=ACCENT, width=3.5)
+        return _line(trial, f"trial {trial.name} (best)", color=ACCENT, width=3.5)
     color = QUIET if trial.state != "complete" else OTHER
     return _line(trial, f"trial {trial.name}", color=color, width=1.3)
 
@@ -46,7 +46,7 @@ def _curve(trial: Run, data: SearchData) -> go.Scatter:
 def _line(run: Run, name: str, *, color: str, width: float, dash: str = "solid") -> go.Scatter:
     steps, losses = zip(*run.curve, strict=True)
     short = short_names(list(run.values))
-    chosen = "<br>".join(escape(f"{short[path]}: {brief(value)}") for path, value in run.values.items())
+    choices = "<br>".join(escape(f"{short[path]}: {brief(value)}") for path, value in run.values.items())
     return go.Scatter(
         x=steps,
         y=losses,
@@ -54,46 +54,46 @@ def _line(run: Run, name: str, *, color: str, width: float, dash: str = "solid")
         mode="lines+markers",
         line={"color": color, "width": width, "dash": dash},
         marker={"size": 5},
-        hovertemplate=f"<b>{escape(name)}</b> {run.state}<br>step %{{x}}: %{{y:.4f}}<br>{chosen}<extra></extra>",
+        hovertemplate=f"<b>{escape(name)}</b> {run.state}<br>step %{{x}}: %{{y:.4f}}<br>{choices}<extra></extra>",
     )
 
 
 def parallel_coordinates(data: SearchData) -> go.Figure:
-    """Return one line a complete trial through its values to its first objective."""
+    """Return one line per complete trial, from its values to its first objective."""
     runs, objective = data.complete, data.space.objective
     short = short_names(list(data.space.vary))
     axes = [_axis(short[path], [run.values.get(path, _MISSING) for run in runs]) for path in data.space.vary]
-    reached = [run.metrics[objective] for run in runs]
-    axes.append({"label": escape(objective), "values": reached})
+    results = [run.metrics[objective] for run in runs]
+    axes.append({"label": escape(objective), "values": results})
     maximize = data.space.objectives[objective] == "maximize"
     scale = [[0, FAINT], [1, ACCENT]] if maximize else [[0, ACCENT], [1, FAINT]]
-    line = {"color": reached, "colorscale": scale, "showscale": False}
+    line = {"color": results, "colorscale": scale, "showscale": False}
     return _figure(go.Parcoords(line=line, dimensions=axes), height=430).update_layout(margin={"l": 90, "t": 60})
 
 
 def _axis(label: str, values: Sequence[Any]) -> dict[str, Any]:
-    """Return an axis of numbers, or of the choices that occur."""
+    """Return an axis of numbers, or of the choices that occur in the trials."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return {"label": escape(label), "values": list(values)}
     names = sorted({brief(value) for value in values})
     ticks = {"tickvals": list(range(len(names))), "ticktext": [escape(name) for name in names]}
-    room = {"range": [-0.1, max(len(names) - 0.9, 0.1)]}
-    return {"label": escape(label), "values": [names.index(brief(value)) for value in values], **ticks, **room}
+    margins = {"range": [-0.1, max(len(names) - 0.9, 0.1)]}
+    return {"label": escape(label), "values": [names.index(brief(value)) for value in values], **ticks, **margins}
 
 
 def pareto(data: SearchData) -> go.Figure:
-    """Return the complete trials by their first two objectives, the Pareto set joined."""
+    """Return the complete trials by their first two objectives, the Pareto front connected."""
     x, y = list(data.space.objectives)[:2]
     front = {str(number) for number in (data.summary.pareto if data.summary else [])}
     best = sorted((run for run in data.complete if run.name in front), key=lambda run: run.metrics[x])
     rest = [run for run in data.complete if run.name not in front]
-    marks = [
+    traces = [
         _points(rest, (x, y), "other trials", color=QUIET, mode="markers"),
-        _points(best, (x, y), "Pareto set", color=ACCENT, mode="lines+markers"),
+        _points(best, (x, y), "Pareto front", color=ACCENT, mode="lines+markers"),
     ]
-    figure = _figure(*marks, height=420).update_layout(showlegend=True)
-    ways = data.space.objectives
-    return figure.update_xaxes(title=f"{x} ({ways[x]})").update_yaxes(title=f"{y} ({ways[y]})")
+    figure = _figure(*traces, height=420).update_layout(showlegend=True)
+    directions = data.space.objectives
+    return figure.update_xaxes(title=f"{x} ({directions[x]})").update_yaxes(title=f"{y} ({directions[y]})")
 
 
 def _points(runs: Sequence[Run], axes: tuple[str, str], name: str, *, color: str, mode: str) -> go.Scatter:
@@ -122,7 +122,7 @@ def run_curves(training: Sequence[tuple[int, float]], validation: Sequence[tuple
 
 
 def brief(value: Any) -> str:
-    """Return a value as a table or an axis shows it."""
+    """Return a value as text for a table or an axis."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):

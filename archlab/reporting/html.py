@@ -1,4 +1,4 @@
-"""HTML for reports: one file that needs nothing else, every text escaped."""
+"""HTML for reports: a self-contained page, all text escaped."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ summary { cursor: pointer; color: var(--accent); font-weight: 600; }
 
 
 def page(title: str, lead: Sequence[str], sections: Iterable[str]) -> str:
-    """Return a whole page; the sections are HTML, the rest is text."""
-    head = "".join(f'<p class="{"note" if place else "lead"}">{escape(text)}</p>' for place, text in enumerate(lead))
+    """Return a page; the sections are HTML, everything else is text."""
+    head = "".join(f'<p class="{"note" if index else "lead"}">{escape(text)}</p>' for index, text in enumerate(lead))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -53,13 +53,13 @@ def section(title: str, *parts: str, note: str = "") -> str:
 
 
 def figure(chart: go.Figure, name: str) -> str:
-    """Return a figure that draws itself; the page holds plotly.js."""
+    """Return a figure as HTML that uses the page's plotly.js."""
     config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
     return chart.to_html(include_plotlyjs=False, include_mathjax=False, full_html=False, div_id=name, config=config)
 
 
 def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[Any]]]) -> str:
-    """Return a table; a row is its CSS class and its cells, which are texts, numbers as texts, or HTML from `state`."""
+    """Return a table; a row is a CSS class and cells, which are text, numbers, or a State."""
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
     body = "".join(f'<tr class="{escape(kind)}">{"".join(map(_cell, cells))}</tr>' for kind, cells in rows)
     return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -79,7 +79,7 @@ def _cell(value: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number for a reader: whole ones with separators, others with four digits."""
+    """Return a number as text: integers with separators, others with four significant digits."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -89,6 +89,6 @@ def facts(pairs: Mapping[str, Any]) -> str:
 
 
 def code(text: str, *, folded: str = "") -> str:
-    """Return preformatted text, behind a title where it is `folded`."""
+    """Return preformatted text, collapsed below the title `folded` unless that is empty."""
     block = f"<pre>{escape(text)}</pre>"
     return f"<details><summary>{escape(folded)}</summary>{block}</details>" if folded else block

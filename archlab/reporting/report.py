@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+
 from archlab.errors import ArchlabError
 from archlab.reporting.data import Run, SearchData, importances, read_search, short_names
 from archlab.reporting.figures import (
@@ -37,7 +39,7 @@ _COLUMNS = {
 
 
 def report(folder: Path) -> Path:
-    """Write report.html into the folder of a search or a run and return its path; raise ArchlabError for others."""
+    """Write report.html into the directory of a search or a run, and return its path; raise ArchlabError for others."""
     if (folder / "search.yaml").is_file():
         text = _search_page(read_search(folder))
     elif (folder / "experiment.yaml").is_file() and (folder / "metrics.jsonl").is_file():
@@ -53,27 +55,27 @@ def _search_page(data: SearchData) -> str:
 
 
 def _sections(data: SearchData) -> Iterator[str]:
-    if data.summary and (reached := _bits(data)):
-        chart = figure(_bits_figure(reached), "bits")
-        yield section("Bits per byte of the validation text", chart, note=_about_bits(data.summary))
+    if data.summary and (bits := _bits_per_byte(data)):
+        chart = figure(_bits_figure(bits), "bits")
+        yield section("Bits per byte on the validation text", chart, note=_about_bits(data.summary))
     yield section("Trials", _trials(data))
     if data.baseline.curve or any(trial.curve for trial in data.trials):
         yield section("Learning curves", figure(learning_curves(data), "curves"))
-    yield section("Which choices led where", *_coordinates(data))
+    yield section("Choices and results", *_coordinates(data))
     yield _importances(data)
     if len(data.space.objectives) > 1 and len(data.complete) > 1:
         yield section("Trade-off", figure(pareto(data), "pareto"))
-    yield section("The best trial", *_best_trial(data))
-    yield section("Run it again", code("\n".join(_commands(data))))
-    yield section("Where this was measured", facts(_circumstances(data)))
+    yield section("Best trial", *_best_trial(data))
+    yield section("Reproduce", code("\n".join(_commands(data))))
+    yield section("Environment", facts(_environment(data)))
 
 
 def _lead(data: SearchData) -> list[str]:
     counts: dict[str, int] = {}
     for trial in data.trials:
         counts[trial.state] = counts.get(trial.state, 0) + 1
-    told = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none so far"
-    return [_headline(data), f"Trials: {told}. Objectives: {_objectives(data)}."]
+    states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none so far"
+    return [_headline(data), f"Trials: {states}. Objectives: {_objectives(data)}."]
 
 
 def _objectives(data: SearchData) -> str:
@@ -81,48 +83,48 @@ def _objectives(data: SearchData) -> str:
 
 
 def _headline(data: SearchData) -> str:
-    reached = _bits(data)
-    best, base = reached.get("best trial"), reached.get("baseline")
-    found = data.summary.best_trial if data.summary else None
-    if best is None and found:
-        return f"The best trial, number {found.trial}: {format_metrics(found.validation)} on the validation split."
+    bits = _bits_per_byte(data)
+    best, baseline = bits.get("best trial"), bits.get("baseline")
+    summary = data.summary.best_trial if data.summary else None
+    if best is None and summary:
+        return f"The best trial, number {summary.trial}: {format_metrics(summary.validation)} on the validation split."
     if best is None:
-        return "No trial has been completed." if data.summary else "The search has not ended: this is its state so far."
-    against = f", against {base:.3f} for the baseline at the same budget" if base is not None else ""
-    others = [f"{reached[name]:.3f} for {name}" for name in COMPRESSORS if name in reached]
+        return "No trial has been completed." if data.summary else "The search has not ended; this is its state now."
+    compared = f", compared with {baseline:.3f} for the baseline at the same budget" if baseline is not None else ""
+    others = [f"{bits[name]:.3f} for {name}" for name in COMPRESSORS if name in bits]
     also = f"; compressors: {', '.join(others)}" if others else ""
-    return f"The best trial, number {data.best_trial}, needs {best:.3f} bits per byte{against}{also}."
+    return f"The best trial, number {data.best_trial}, needs {best:.3f} bits per byte{compared}{also}."
 
 
-def _bits(data: SearchData) -> dict[str, float]:
-    """Return bits per byte of the validation split by who reached them."""
+def _bits_per_byte(data: SearchData) -> dict[str, float]:
+    """Return bits per byte on the validation split, of the models and the compressors."""
     if data.summary is None:
         return {}
     models = {"best trial": data.summary.best_trial, "baseline": data.summary.baseline}
-    reached = {name: found.validation["bpb"] for name, found in models.items() if found and "bpb" in found.validation}
-    packed = data.summary.compressors
-    return reached | {name: packed[name] for name in COMPRESSORS if name in packed}
+    bits = {name: model.validation["bpb"] for name, model in models.items() if model and "bpb" in model.validation}
+    compressors = data.summary.compressors
+    return bits | {name: compressors[name] for name in COMPRESSORS if name in compressors}
 
 
-def _bits_figure(reached: Mapping[str, float]) -> Any:
+def _bits_figure(bits: Mapping[str, float]) -> go.Figure:
     colors = {"best trial": ACCENT, "baseline": BASE}
-    return bars(reached, [colors.get(name, QUIET) for name in reached], "bits per byte, fewer is better")
+    return bars(bits, [colors.get(name, QUIET) for name in bits], "bits per byte (lower is better)")
 
 
 def _about_bits(summary: SearchSummary) -> str:
     return (
         f"All on the same {summary.validation_bytes:,} bytes of validation text. Each model was trained on "
-        f"{summary.tokens_per_trial:,} tokens of other text from the same corpus; its weights are not counted. "
-        "The compressors pack the validation text as one whole file at their strongest settings and know nothing else. "
-        "The best trial was picked by this same split, which flatters it a little."
+        f"{summary.tokens_per_trial:,} tokens of the training split of the same corpus; its weights are not counted. "
+        "The compressors compress the validation text as one whole file at their strongest settings, without training "
+        "data. The best trial was selected on this split, so its value is slightly optimistic."
     )
 
 
 def _trials(data: SearchData) -> str:
     short = short_names(list(data.space.vary))
     runs = (data.baseline, *data.trials)
-    usual = {name: title for name, title in _COLUMNS.items() if any(name in run.metrics for run in runs)}
-    columns = usual | {name: name for name in data.space.objectives if name not in usual}
+    common = {name: title for name, title in _COLUMNS.items() if any(name in run.metrics for run in runs)}
+    columns = common | {name: name for name in data.space.objectives if name not in common}
     head = ["trial", "state", *short.values(), *columns.values(), "reason"]
     rows = [_row(run, data, list(columns)) for run in runs]
     return table(head, rows)
@@ -130,9 +132,9 @@ def _trials(data: SearchData) -> str:
 
 def _row(run: Run, data: SearchData, columns: list[str]) -> tuple[str, list[Any]]:
     best = run.name == str(data.best_trial)
-    chosen = [brief(run.values[path]) if path in run.values else "" for path in data.space.vary]
-    measured = [run.metrics.get(name) for name in columns]
-    return "best" if best else run.name, [run.name, State(run.state), *chosen, *measured, run.reason]
+    choices = [brief(run.values[path]) if path in run.values else "" for path in data.space.vary]
+    metrics = [run.metrics.get(name) for name in columns]
+    return "best" if best else run.name, [run.name, State(run.state), *choices, *metrics, run.reason]
 
 
 def _coordinates(data: SearchData) -> list[str]:
@@ -142,14 +144,14 @@ def _coordinates(data: SearchData) -> list[str]:
 
 
 def _importances(data: SearchData) -> str:
-    title = "Which choices mattered"
-    found, problem = importances(data)
+    title = "Importance of the knobs"
+    by_name, problem = importances(data)
     if problem:
         return section(title, note=problem)
-    shares = {name.partition("{")[0]: share for name, share in found.items()}
+    shares = {name.partition("{")[0]: share for name, share in by_name.items()}
     note = (
-        f"PED-ANOVA on {data.space.objective}, from {len(data.complete)} complete trials; of so few it is a hint. "
-        "Knobs that only some trials have are left out."
+        f"PED-ANOVA on {data.space.objective}, from {len(data.complete)} complete trials; with few trials it is "
+        "only an indication. Knobs that only some trials have are left out."
     )
     chart = bars(shares, [OTHER] * len(shares), "share of importance", digits=2)
     return section(title, figure(chart, "importances"), note=note)
@@ -158,26 +160,26 @@ def _importances(data: SearchData) -> str:
 def _best_trial(data: SearchData) -> list[str]:
     file = data.folder / "best" / "experiment.yaml"
     if not file.is_file():
-        return ["<p>There is none yet.</p>"]
+        return ["<p>No trial is complete yet.</p>"]
     best = data.summary.best_trial if data.summary else None
-    chosen = best.values if best else {}
+    values = best.values if best else {}
     return [
-        facts({path: brief(value) for path, value in chosen.items()}),
-        code(file.read_text(), folded="The whole experiment"),
+        facts({path: brief(value) for path, value in values.items()}),
+        code(file.read_text(), folded="Full experiment"),
     ]
 
 
 def _commands(data: SearchData) -> list[str]:
     again = shlex.quote(f"{data.folder}-again")
     return [
-        "# the same search from the beginning, in another folder",
+        "# the same search from the start, in another directory",
         f"archlab search {shlex.quote(str(data.folder / 'search.yaml'))} --out {again}",
         "# the best trial alone",
         f"archlab train {shlex.quote(str(data.folder / 'best' / 'experiment.yaml'))} --out {again}-best",
     ]
 
 
-def _circumstances(data: SearchData) -> dict[str, Any]:
+def _environment(data: SearchData) -> dict[str, Any]:
     summary = data.summary
     if summary is None:
         return {}

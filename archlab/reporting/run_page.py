@@ -22,24 +22,24 @@ def run_page(folder: Path) -> str:
     curves = run_curves(curve_of(folder, "loss"), curve_of(folder))
     parts = [
         section("Learning curves", figure(curves, "curves")),
-        section("Last measurements", facts(last)),
-        section("What the model costs", facts(estimate_cost(experiment).to_dict())),
-        section("The experiment", code((folder / "experiment.yaml").read_text(), folded="All settings")),
-        section("Where this was measured", facts(_origin(folder))),
+        section("Last metrics", facts(last)),
+        section("Model costs", facts(estimate_cost(experiment).to_dict())),
+        section("Experiment", code((folder / "experiment.yaml").read_text(), folded="All settings")),
+        section("Environment", facts(_environment(folder))),
     ]
     return page(f"Run: {experiment.name}", [_headline(last, experiment.train.steps)], parts)
 
 
 def _headline(last: Mapping[str, float], steps: int) -> str:
-    done = f"{last.get('step', 0)} of {steps} updates"
+    done = f"{last.get('step', 0)} of {steps} steps"
     if "val_loss" not in last:
-        return f"After {done}, the validation split has not been looked at."
+        return f"After {done}, the model has not been evaluated on the validation split."
     return f"After {done}: {format_metrics(last, 'val_')} on the validation split."
 
 
-def _origin(folder: Path) -> dict[str, Any]:
+def _environment(folder: Path) -> dict[str, Any]:
     file = folder / "final" / "provenance.json"
     if not file.is_file():
         return {"state": "not finished"}
-    origin = json.loads(file.read_text())
-    return {**describe_corpus(origin.get("data", {})), **origin.get("versions", {})}
+    provenance = json.loads(file.read_text())
+    return {**describe_corpus(provenance.get("data", {})), **provenance.get("versions", {})}

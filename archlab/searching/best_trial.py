@@ -1,12 +1,10 @@
-"""The best trial of a search, its weights in best/, and how it stands beside the base and general compressors."""
+"""The best trial of a search: published as best/, and compared with the baseline and general compressors."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -15,16 +13,18 @@ from archlab.data.task import Task
 from archlab.inference.compression_baseline import compressed_bpb
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.environment import hardware_info, versions
+from archlab.searching.baseline import BaselineResult
 from archlab.searching.space import Space
 from archlab.searching.study import delete_weights, finished_trials, trial_dir
 from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
+from archlab.searching.trial_attrs import trial_attrs
 from archlab.storage import checkpoint
 from archlab.storage.locks import lock
 from archlab.storage.trained_model import load_trained
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """Return the best trial by the first objective, or None while none is complete."""
+    """Return the best trial by the first objective, the earlier one of a tie, or None until a trial is complete."""
     front = study.best_trials
     if not front:
         return None
@@ -33,12 +33,12 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 def publish_best(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
-    """Publish the best trial as best/, then remove the weights of the others; do nothing that is done already."""
+    """Publish the best trial as best/ unless it is already, then delete the weights of the other finished trials."""
     with lock(folder / ".best.lock", wait=True):
-        # Read before the best is picked: a better trial that ends meanwhile must not lose its weights below.
+        # Read before the best is chosen: a better trial that ends in between must not lose its weights below.
         done = finished_trials(study)
         best = best_trial(study)
-        if best is not None and _published(folder) != best.number:
+        if best is not None and _published_trial(folder) != best.number:
             _publish(best, space, folder)
         for trial in done:
             if best is None or trial.number != best.number:
@@ -46,7 +46,7 @@ def publish_best(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial
     return best
 
 
-def _published(folder: Path) -> int | None:
+def _published_trial(folder: Path) -> int | None:
     file = folder / "best" / "provenance.json"
     return json.loads(file.read_text())["trial"] if file.is_file() else None
 
@@ -54,16 +54,13 @@ def _published(folder: Path) -> int | None:
 def _publish(best: FrozenTrial, space: Space, folder: Path) -> None:
     trained = trial_dir(folder, best.number) / "final"
     experiment, model = load_trained(trained)
-    facts = {"search": space.name, "trial": best.number, **_facts(best)}
-    origin = json.loads((trained / "provenance.json").read_text())
-    checkpoint.save_model(folder / "best", model, experiment.resolved, {**origin, **facts})
+    attrs = trial_attrs(best)
+    origin = {"search": space.name, "trial": best.number, "values": attrs["values"], "metrics": attrs["metrics"]}
+    provenance = json.loads((trained / "provenance.json").read_text())
+    checkpoint.save_model(folder / "best", model, experiment.resolved, provenance | origin)
 
 
-def _facts(trial: FrozenTrial) -> dict[str, Any]:
-    return {key: trial.user_attrs.get(key, {}) for key in ("values", "metrics")}
-
-
-def summarize(study: optuna.Study, space: Space, folder: Path, baseline: Mapping[str, Any]) -> SearchSummary:
+def summarize(study: optuna.Study, space: Space, folder: Path, baseline: BaselineResult) -> SearchSummary:
     """Evaluate the best trial and the baseline on the whole validation split, and write summary.json."""
     best, base = best_trial(study), space.base.resolve()
     task: Task = base.task.factory()()
@@ -73,8 +70,8 @@ def summarize(study: optuna.Study, space: Space, folder: Path, baseline: Mapping
         search=space.name,
         objectives=dict(space.objectives),
         trials=dict(Counter(trial.state.name.lower() for trial in finished_trials(study))),
-        best_trial=TrialSummary(best.number, **_facts(best), validation=_validated(folder / "best")) if best else None,
-        baseline=BaselineSummary(**baseline, validation=_validated(folder / "baseline")),
+        best_trial=_summarize_best(study, folder),
+        baseline=BaselineSummary(baseline.metrics, baseline.reason, _evaluate(folder / "baseline")),
         pareto=[trial.number for trial in study.best_trials] if len(space.objectives) > 1 else [],
         compressors=compressed_bpb(text) if text else {},
         validation_bytes=len(text),
@@ -87,8 +84,16 @@ def summarize(study: optuna.Study, space: Space, folder: Path, baseline: Mapping
     return summary
 
 
-def _validated(folder: Path) -> dict[str, float]:
-    """Return how well a trained model predicts the whole validation split; nothing where there is no model."""
+def _summarize_best(study: optuna.Study, folder: Path) -> TrialSummary | None:
+    best = best_trial(study)
+    if best is None:
+        return None
+    attrs = trial_attrs(best)
+    return TrialSummary(best.number, attrs["values"], attrs["metrics"], _evaluate(folder / "best"))
+
+
+def _evaluate(folder: Path) -> dict[str, float]:
+    """Return a trained model's metrics on the whole validation split, or nothing if there is no trained model."""
     if not (folder / "model.safetensors").is_file() and not (folder / "final").is_dir():
         return {}
     experiment, model = load_trained(folder)

@@ -63,7 +63,7 @@ class PruningCallback(Callback):
         self.callback.on_step(record)
 
     def on_eval(self, record: Mapping[str, float]) -> None:
-        """Forward, report the metric, and raise optuna.TrialPruned where the pruner says so before the last step."""
+        """Forward, report the metric, and raise optuna.TrialPruned if the pruner asks for it before the last step."""
         self.callback.on_eval(record)
         step, value = int(record["step"]), float(record[self.metric])
         self.trial.report(value, step)

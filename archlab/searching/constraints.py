@@ -1,4 +1,4 @@
-"""What a trial must not cost, checked before it trains: `params <= 4e6`, also at another experiment's size."""
+"""Constraints on costs, such as `params <= 4e6`, checked before a trial trains, also at another model size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from archlab.errors import ConfigError, did_you_mean
 from archlab.modeling.cost import estimate_cost
 
 Costs: TypeAlias = Mapping[str, float]
-_FORM = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
+_PATTERN = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
 _MODEL = "model"
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on a cost; `at` is another experiment, which takes a trial's choices below `model`."""
+    """A bound on a cost; `at` is another experiment, to which a trial's choices below `model` are applied."""
 
     text: str
     metric: str
@@ -32,44 +32,44 @@ class Constraint:
 
     @property
     def name(self) -> str:
-        """The constraint as a person would write it."""
+        """The constraint as text, with the experiment that it applies to."""
         return f"{self.text} at {self.at.name}" if self.at else self.text
 
     def violation(self, costs: Costs) -> float:
-        """Return by what share of the bound a cost misses it; 0 or less where the constraint holds."""
-        missed = costs[self.metric] - self.bound
-        missed = missed if self.operator.startswith("<") else -missed
-        if missed == 0 and len(self.operator) == 1:
-            missed = math.ulp(self.bound)
-        return missed / (abs(self.bound) or 1.0)
+        """Return the violation relative to the bound, as Optuna expects it: 0 or less if the constraint holds."""
+        excess = costs[self.metric] - self.bound
+        excess = excess if self.operator.startswith("<") else -excess
+        if excess == 0 and len(self.operator) == 1:  # equality violates < and >, and Optuna allows 0
+            excess = math.ulp(self.bound)
+        return excess / (abs(self.bound) or 1.0)
 
     def costs(self, own: Costs, values: Mapping[str, Any]) -> Costs:
-        """Return the costs that this constraint is about: a trial's own, or those of its choices at another size."""
+        """Return the costs that this constraint bounds: the trial's own, or those of its choices at another size."""
         if self.at is None:
             return own
-        chosen = {path: value for path, value in values.items() if paths.split(path)[0] == _MODEL}
-        return estimate_cost(self.at.override(chosen, f"trial at {self.at.name}").resolve()).to_dict()
+        choices = {path: value for path, value in values.items() if paths.split(path)[0] == _MODEL}
+        return estimate_cost(self.at.override(choices, f"trial at {self.at.name}").resolve()).to_dict()
 
 
-def parse_constraints(given: Any, costs: Sequence[str], folder: Path) -> tuple[Constraint, ...]:
-    """Read the `constraints:` list; raise ConfigError for what is no bound on a cost."""
-    if given is not None and not isinstance(given, list):
-        raise ConfigError("constraints", f"{given!r} is not a list")
-    return tuple(_parse(entry, costs, folder, f"constraints[{place}]") for place, entry in enumerate(given or []))
+def parse_constraints(data: Any, costs: Sequence[str], folder: Path) -> tuple[Constraint, ...]:
+    """Read the `constraints:` list; raise ConfigError for an entry that is not a bound on a cost."""
+    if data is not None and not isinstance(data, list):
+        raise ConfigError("constraints", f"{data!r} is not a list")
+    return tuple(_parse(entry, costs, folder, f"constraints[{index}]") for index, entry in enumerate(data or []))
 
 
 def _parse(entry: Any, costs: Sequence[str], folder: Path, path: str) -> Constraint:
     if not isinstance(entry, Mapping):
-        return _bound(entry, costs, path)
+        return _parse_bound(entry, costs, path)
     reject_unknown(entry, ("at", "require"), path)
     if not isinstance(name := entry.get("at"), str):
         raise ConfigError(f"{path}.at", "is missing: name an experiment")
-    bound = _bound(entry.get("require"), costs, f"{path}.require")
+    bound = _parse_bound(entry.get("require"), costs, f"{path}.require")
     return replace(bound, at=config.read(name, folder=folder))
 
 
-def _bound(text: Any, costs: Sequence[str], path: str) -> Constraint:
-    match = _FORM.fullmatch(text) if isinstance(text, str) else None
+def _parse_bound(text: Any, costs: Sequence[str], path: str) -> Constraint:
+    match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ConfigError(path, f"{text!r} is not a bound such as 'params <= 4e6'")
     metric, operator, number = match.groups()

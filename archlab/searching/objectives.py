@@ -1,4 +1,4 @@
-"""What is measured on a trained model beside its loss."""
+"""Objectives that are measured on a finished run, besides the metrics of its task."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from archlab.training import metrics
 
 
 def decode_us_per_token(run: Path, tokens: int = 64) -> float:
-    """Return the median time of decoding one token with a run's model, in microseconds, after as many to warm up."""
+    """Return the median decode latency per token of a run's model in microseconds, after `tokens` warm-up steps."""
     experiment, model = load_trained(run)
     if experiment.model.knobs.get("vocab_size") is None or not is_causal(model):
-        raise ArchlabError("decode_us_per_token: this model reads no words one at a time")
+        raise ArchlabError("decode_us_per_token: this model does not decode tokens one at a time")
     tokens = min(tokens, (max_context(model) or 2 * tokens) // 2)
     model = model.to(experiment.train.device)
     token_11 = torch.zeros(1, 1, dtype=torch.int64, device=device_of(model))
@@ -36,6 +36,6 @@ def decode_us_per_token(run: Path, tokens: int = 64) -> float:
 
 
 def tokens_per_s(run: Path) -> float | None:
-    """Return the median speed of a run's logged updates."""
+    """Return the median speed of a run's logged steps."""
     speeds = [record["tokens_per_s"] for record in metrics.read(run) if record.get("tokens_per_s")]
     return statistics.median(speeds) if speeds else None

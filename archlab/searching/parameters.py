@@ -1,4 +1,4 @@
-"""The knobs that a search varies: what a path means in an experiment, and what may stand there."""
+"""The parameters of a search: the knobs that a path refers to, and the values that they may take."""
 
 from __future__ import annotations
 
@@ -14,45 +14,50 @@ from archlab.config.registry import Component, Slot, find
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.errors import ConfigError
 
-_MANY_COMBINATIONS = 10_000
+_MAX_COMBINATIONS = 10_000
 
 
 @dataclass(frozen=True)
 class SearchParameter:
-    """A knob that exists, with the values it may take; `whole` where these are whole numbers."""
+    """A knob that exists in an experiment, with its domain; `is_integer` if the values are integers."""
 
     path: str
     domain: Domain
-    whole: bool
+    is_integer: bool
 
 
 def sort_by_depth(vary: Mapping[str, Domain | None]) -> list[str]:
-    """Return the varied paths, those above before those below, all entries before one of them."""
+    """Return the varied paths, ancestors before descendants, and `layers[*]` before `layers[0]`."""
     return sorted(vary, key=lambda path: (len(parts := paths.split(path)), sum(isinstance(p, int) for p in parts)))
 
 
 def is_ancestor(path: str, other: str) -> bool:
-    """Tell whether one path leads through the other's place."""
+    """Whether one path is a proper prefix of another, `[*]` standing for any index."""
     above, below = paths.split(path), paths.split(other)
-    return len(above) < len(below) and all(_meet(a, b) for a, b in zip(above, below, strict=False))
+    return len(above) < len(below) and all(_matches(a, b) for a, b in zip(above, below, strict=False))
 
 
-def _meet(one: paths.Part, other: paths.Part) -> bool:
+def _matches(one: paths.Part, other: paths.Part) -> bool:
     return one == other or (one == "*" and isinstance(other, int)) or (other == "*" and isinstance(one, int))
 
 
 def resolve_parameter(path: str, domain: Domain | None, raw: UnresolvedExperiment) -> SearchParameter | None:
-    """Return the knob that a path means in this experiment, or None where it means none."""
-    found = [(place, knob) for place in paths.expand(raw.tree, path) if (knob := raw.knob(place))]
-    if not found:
+    """Return the parameter that a path refers to in an experiment, or None if there is no such knob."""
+    knobs = _knobs(path, raw)
+    if not knobs:
         return None
     if domain is None:
-        domain = _declared_domain(path, [place for place, _ in found], raw)
-    return SearchParameter(path, domain, _is_whole(found[0][1].type, domain))
+        domain = _declared_domain(path, list(knobs), raw)
+    return SearchParameter(path, domain, _is_integer(next(iter(knobs.values())).type, domain))
+
+
+def _knobs(path: str, raw: UnresolvedExperiment) -> dict[str, Knob]:
+    """Return the knobs that a path refers to, several if it contains `[*]`, by their own paths."""
+    return {place: knob for place in paths.expand(raw.tree, path) if (knob := raw.knob(place))}
 
 
 def _declared_domain(path: str, places: list[str], raw: UnresolvedExperiment) -> Domain:
-    """Return the domain declared beside the component that owns a knob."""
+    """Return the domain that the component of a knob declares."""
     owners = [_owner(place, raw) for place in places]
     knob = str(paths.split(path)[-1])
     domains = {owner.search.get(knob) if owner else None for owner in owners}
@@ -65,7 +70,7 @@ def _declared_domain(path: str, places: list[str], raw: UnresolvedExperiment) ->
 
 
 def _owner(place: str, raw: UnresolvedExperiment) -> Component | None:
-    """Return the component whose knob stands at a place."""
+    """Return the component that the knob at a path belongs to."""
     above = paths.join(paths.split(place)[:-1])
     knob, value = raw.knob(above) if above else None, raw.get(above) if above else None
     if knob is None or not isinstance(knob.default, Slot):
@@ -74,7 +79,7 @@ def _owner(place: str, raw: UnresolvedExperiment) -> Component | None:
     return find(knob.default.kind, name or knob.default.default, above)
 
 
-def _is_whole(kind: Any, domain: Domain) -> bool:
+def _is_integer(kind: Any, domain: Domain) -> bool:
     if not isinstance(domain, Interval):
         return False
     scalars = set(_scalars(kind))
@@ -95,47 +100,47 @@ def _scalars(kind: Any) -> Iterator[Any]:
 
 
 def validate_space(vary: Mapping[str, Domain | None], base: UnresolvedExperiment) -> None:
-    """Raise ConfigError for a path that no choices make valid, and for values that cannot stand there."""
+    """Raise ConfigError for a path that does not exist whatever the choices, and for invalid values."""
     for path in sort_by_depth(vary):
-        found = False
+        exists = False
         for raw in _branches(path, vary, base):
-            varied = resolve_parameter(path, vary[path], raw)
-            if varied is not None:
-                found = True
-                _check_domain(varied, raw)
-        if not found:
+            parameter = resolve_parameter(path, vary[path], raw)
+            if parameter is not None:
+                exists = True
+                _check_domain(parameter, raw)
+        if not exists:
             raise ConfigError(f"vary.{path}", "there is no such knob, whichever choices are made above it")
 
 
 def _branches(
     path: str, vary: Mapping[str, Domain | None], base: UnresolvedExperiment
 ) -> Iterator[UnresolvedExperiment]:
-    """Yield the base with every combination of the choices made above a path."""
+    """Yield the base experiment with every combination of the choices above a path."""
     above = [other for other in sort_by_depth(vary) if is_ancestor(other, path)]
-    situations = [base]
+    branches = [base]
     for other in above:
-        situations = [new for raw in situations for new in _with_choices(other, vary[other], raw)]
-        if len(situations) > _MANY_COMBINATIONS:
-            raise ConfigError(f"vary.{path}", f"more than {_MANY_COMBINATIONS} combinations of choices above it")
-    yield from situations
+        branches = [new for raw in branches for new in _with_choices(other, vary[other], raw)]
+        if len(branches) > _MAX_COMBINATIONS:
+            raise ConfigError(f"vary.{path}", f"more than {_MAX_COMBINATIONS} combinations of choices above it")
+    yield from branches
 
 
 def _with_choices(path: str, domain: Domain | None, raw: UnresolvedExperiment) -> list[UnresolvedExperiment]:
-    varied = resolve_parameter(path, domain, raw)
-    if varied is None or not isinstance(varied.domain, Choice):
+    parameter = resolve_parameter(path, domain, raw)
+    if parameter is None or not isinstance(parameter.domain, Choice):
         return [raw]
-    return [raw.override({path: value}, "vary") for value in varied.domain.values]
+    return [raw.override({path: value}, "vary") for value in parameter.domain.values]
 
 
-def _check_domain(varied: SearchParameter, raw: UnresolvedExperiment) -> None:
-    path, domain = varied.path, varied.domain
-    knobs = {place: knob for place in paths.expand(raw.tree, path) if (knob := raw.knob(place))}
+def _check_domain(parameter: SearchParameter, raw: UnresolvedExperiment) -> None:
+    path, domain = parameter.path, parameter.domain
     values = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
-    for place, knob in knobs.items():
+    for place, knob in _knobs(path, raw).items():
         for value in values:
             _check_choice(value, knob, place, f"vary.{path}")
-    if varied.whole and isinstance(domain, Interval) and domain.step is not None and domain.step != int(domain.step):
-        raise ConfigError(f"vary.{path}", f"step is {domain.step}, and the knob takes whole numbers")
+    step = domain.step if isinstance(domain, Interval) else None
+    if parameter.is_integer and step is not None and step != int(step):
+        raise ConfigError(f"vary.{path}", f"step is {step}, and the knob takes whole numbers")
 
 
 def _check_choice(value: Any, knob: Knob, place: str, path: str) -> None:
@@ -145,12 +150,12 @@ def _check_choice(value: Any, knob: Knob, place: str, path: str) -> None:
     elif slot.many and not place.endswith("]"):
         _check_list(value, slot, path)
     else:
-        given = {"type": value} if isinstance(value, str) else value
-        if not isinstance(given, Mapping):
+        entry = {"type": value} if isinstance(value, str) else value
+        if not isinstance(entry, Mapping):
             raise ConfigError(path, f"{value!r} is no {slot.kind}: give its name, or a mapping with its type")
-        component = find(slot.kind, given.get("type", slot.default), path)
+        component = find(slot.kind, entry.get("type", slot.default), path)
         own = ("type", "repeat") if slot.many else ("type",)
-        reject_unknown(given, [*component.knobs, *own], path, owner=component.name)
+        reject_unknown(entry, [*component.knobs, *own], path, owner=component.name)
 
 
 def _check_list(value: Any, slot: Slot, path: str) -> None:

@@ -1,28 +1,28 @@
-"""Search: trials around a base experiment, one after the other, until there are enough of them.
+"""Search: a baseline, then trials around the base experiment until their number is reached.
 
-Any number of processes may work on one folder, and any of them may be stopped at any moment: the same command
-goes on where they ended.
+Any number of processes may work on one directory, and each may be stopped at any moment: the same command resumes
+the search.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
 import torch
 from optuna.trial import Trial, TrialState
 
 from archlab.config.experiment import Experiment
-from archlab.errors import ArchlabError, ConfigError, TrainingError, one_line
+from archlab.errors import TrainingError, one_line
 from archlab.modeling.cost import estimate_cost
+from archlab.searching.baseline import BaselineResult, read_baseline
 from archlab.searching.best_trial import publish_best, summarize
 from archlab.searching.callbacks import PruningCallback, SearchCallback, SearchCallbackList
+from archlab.searching.failures import InfeasibleTrial, failure_reason
 from archlab.searching.objectives import decode_us_per_token, tokens_per_s
 from archlab.searching.search_dir import open_search
 from archlab.searching.space import Space
@@ -34,16 +34,17 @@ from archlab.searching.study import (
     lock_file,
     mark_interrupted,
     open_study,
-    set_trial_attrs,
     tell,
     trial_dir,
 )
 from archlab.searching.suggest import suggest
 from archlab.searching.summary import SearchSummary
-from archlab.storage.files import write_text
+from archlab.searching.trial_attrs import set_trial_attrs
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback
 from archlab.training.trainer import train
+
+STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,6 @@ class SearchResult:
     def model_dir(self) -> Path:
         """The directory of the best trial's model, for `archlab.load_model`."""
         return self.folder / "best"
-
-
-class InfeasibleTrial(ArchlabError):
-    """A trial that breaks a constraint."""
 
 
 def search(
@@ -82,48 +79,51 @@ def search(
 
 
 class SearchWorker:
-    """One worker."""
+    """One of the processes that work on a search: it claims trials one at a time, and trains them."""
 
     def __init__(self, space: Space, folder: Path, total: int, callback: SearchCallback) -> None:
         self.space, self.folder, self.total, self.callback = space, folder, total, callback
-        with lock(folder / ".study.lock", wait=True):  # two that begin a database at once get in each other's way
+        with lock(folder / ".study.lock", wait=True):  # two workers that create the database at once would both fail
             self.study = open_study(space, folder)
 
     def run(self) -> SearchResult:
-        """Work on trials until there are enough of them; return the result of the whole search."""
+        """Run trials until their number is reached; return the result of the whole search."""
         self.callback.on_search(self.space, len(finished_trials(self.study)), self.total)
-        self._baseline(wait=False)
+        self._run_baseline(wait=False)
+        # Before the first trial: a worker that was stopped may have left a better trial that is not published yet.
         publish_best(self.study, self.space, self.folder)
-        while self._one_trial():
+        while self._run_next_trial():
             publish_best(self.study, self.space, self.folder)
-        baseline = self._baseline(wait=True)
+        baseline = self._run_baseline(wait=True)
+        assert baseline is not None
         best = publish_best(self.study, self.space, self.folder)
         summary = summarize(self.study, self.space, self.folder, baseline)
         return SearchResult(self.folder, best.number if best else None, summary)
 
-    def _baseline(self, *, wait: bool) -> dict[str, Any]:
-        """Train the base itself once; a worker that need not wait leaves it to the one that is at it."""
+    def _run_baseline(self, *, wait: bool) -> BaselineResult | None:
+        """Train the base experiment once; return None, unless told to wait, while another worker trains it."""
         run = self.folder / "baseline"
-        result = run / "result.json"
-        with lock(run / "lock", wait=wait) as mine:
-            if mine and not result.is_file():
-                write_text(result, json.dumps(self._train_baseline(run)))
-        return json.loads(result.read_text()) if result.is_file() else {}
+        with lock(run / "lock", wait=wait) as acquired:
+            if acquired and read_baseline(run) is None:
+                self._train_baseline(run).write(run)
+        return read_baseline(run)
 
-    def _train_baseline(self, run: Path) -> dict[str, Any]:
+    def _train_baseline(self, run: Path) -> BaselineResult:
         callback = self.callback.on_run("baseline", {})
         experiment = self.space.base.resolve()
         try:
             metrics = estimate_cost(experiment).to_dict() | self._train(experiment, run, callback, resume=True)
         except TrainingError as error:
             self.callback.on_result("baseline", "failed", str(error), {})
-            return {"metrics": {}, "reason": str(error)}
+            return BaselineResult(reason=str(error))
         self.callback.on_result("baseline", "complete", "", metrics)
-        return {"metrics": metrics, "reason": ""}
+        return BaselineResult(metrics)
 
-    def _one_trial(self) -> bool:
-        """Work on one trial; return False where enough are done or under way."""
+    def _run_next_trial(self) -> bool:
+        """Claim and run a trial; return False if enough trials have ended or are running."""
         with ExitStack() as held:
+            # Under one lock for all workers, so that each counts the trials that the others have claimed. The trial's
+            # own lock is taken before it is released: a running trial without a lock is one whose worker has died.
             with lock(self.folder / ".study.lock", wait=True):
                 fail_stale_trials(self.study, self.folder)
                 if count_claimed(self.study) >= self.total or is_exhausted(self.study):
@@ -139,7 +139,7 @@ class SearchWorker:
         return self.space.study.make_sampler(number, objectives=len(self.space.objectives))
 
     def _run_trial(self, trial: Trial) -> None:
-        """See a trial to its end, whatever that is, and keep what it showed."""
+        """Run one trial and record its state, metrics and failure reason."""
         state, reason = TrialState.FAIL, ""
         metrics: dict[str, float] = {}
         values: list[float] | None = None
@@ -167,23 +167,22 @@ class SearchWorker:
         costs = estimate_cost(experiment).to_dict()
         set_trial_attrs(self.study, trial, {"costs": costs})
         self._require_feasible(trial, costs, values)
-        judge = (
-            PruningCallback(trial, self.space.objective, experiment.train.steps, callback)
-            if self.space.can_prune
-            else callback
-        )
-        return costs | self._train(experiment, trial_dir(self.folder, trial.number), judge)
+        if self.space.can_prune:
+            callback = PruningCallback(trial, self.space.objective, experiment.train.steps, callback)
+        return costs | self._train(experiment, trial_dir(self.folder, trial.number), callback)
 
-    def _require_feasible(self, trial: Trial, costs: Mapping[str, float], values: Mapping[str, Any]) -> None:
-        broken = []
+    def _require_feasible(self, trial: Trial, costs: Mapping[str, float], values: Mapping[str, object]) -> None:
+        problems = []
         for constraint in self.space.constraints:
-            there = constraint.costs(costs, values)
-            violation = constraint.violation(there)
+            constrained = constraint.costs(costs, values)
+            violation = constraint.violation(constrained)
             trial.set_constraint(constraint.name, violation)
             if violation > 0:
-                broken.append(f"{constraint.name} is broken: {constraint.metric} is {there[constraint.metric]:g}")
-        if broken:
-            raise InfeasibleTrial("; ".join(broken))
+                problems.append(
+                    f"{constraint.name} is violated: {constraint.metric} is {constrained[constraint.metric]:g}"
+                )
+        if problems:
+            raise InfeasibleTrial("; ".join(problems))
 
     def _train(self, experiment: Experiment, run: Path, callback: Callback, resume: bool = False) -> dict[str, float]:
         with _fresh_compiler():
@@ -194,12 +193,9 @@ class SearchWorker:
         return metrics | ({"tokens_per_s": speed} if speed else {})
 
 
-STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-
-
 @contextmanager
 def _fresh_compiler() -> Iterator[None]:
-    """Let a run's compiled code and memory go when it ends."""
+    """Free compiled code and cached GPU memory when a run ends: the next trial has another model."""
     try:
         yield
     finally:
@@ -213,15 +209,3 @@ def _finite(metrics: Mapping[str, float], name: str) -> float:
     if value is None or not math.isfinite(value):
         raise TrainingError(f"{name} is {value}")
     return value
-
-
-def failure_reason(error: BaseException) -> str:
-    """Say in one line why a run failed."""
-    if isinstance(error, ConfigError):
-        return f"{error.path}: {error.problem}"
-    if isinstance(error, ArchlabError):
-        return one_line(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
-        return f"out of memory: {one_line(error)}"
-    name, text = type(error).__name__, one_line(error)
-    return name if text == name else f"{name}: {text}"

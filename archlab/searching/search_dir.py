@@ -1,4 +1,4 @@
-"""A search's folder: what was asked for when it began, so that the same command goes on and another does not."""
+"""The directory of a search: its space, stored so that the same command resumes it and another one is refused."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from archlab.searching.study import delete_study
 from archlab.storage.files import require_empty_dir, write_text
 from archlab.storage.locks import lock
 
-_OWN_FOLDERS = ("trials", "baseline", "best")
+_OWN_DIRS = ("trials", "baseline", "best")
 _OWN_FILES = ("summary.json", "report.html", "base.yaml", "search.yaml")
 
 
 @contextmanager
 def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
-    """Begin a search, or go on with it; no other worker can begin anew while the block lasts.
+    """Start or resume a search; within the block no other worker can start it over.
 
-    Raises ArchlabError where the folder holds something else.
+    Raises ArchlabError if the directory holds something else.
     """
     if not (folder / "search.yaml").is_file():
         _prepare(folder, force)
@@ -41,11 +41,11 @@ def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
 
 
 def _prepare(folder: Path, force: bool) -> None:
-    """Make the folder, unless another worker has begun, or was killed as it did."""
+    """Create the directory, unless another worker has just created it, or was killed while it did."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     own = {".workers.lock", ".study.lock", "base.yaml"}
-    strange = [name for name in names - own if not name.endswith(".archlab-partial")]
-    if "search.yaml" not in names and (strange or not folder.is_dir()):
+    foreign = [name for name in names - own if not name.endswith(".archlab-partial")]
+    if "search.yaml" not in names and (foreign or not folder.is_dir()):
         require_empty_dir(folder, force, "the search")
 
 
@@ -54,27 +54,28 @@ def _clear(space: Space, folder: Path) -> None:
         if not alone:
             raise ArchlabError(f"{folder}: another process is searching here; stop it first")
         delete_study(space, folder)
-        for name in _OWN_FOLDERS:
+        for name in _OWN_DIRS:
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in _OWN_FILES:
             (folder / name).unlink(missing_ok=True)
 
 
 def _require_same(space: Space, folder: Path) -> None:
-    """Raise ArchlabError for the first difference; more trials, and more choices, are no difference."""
+    """Raise ArchlabError for the first difference from the stored search; trials and choices may be added."""
     if not (folder / "search.yaml").is_file():
         return
-    may_grow = space.study.sampler.type != "brute_force"  # which counts the choices that are left
-    for name, asked in (("base.yaml", space.base_to_plain()), ("search.yaml", space.to_plain())):
+    may_grow = space.study.sampler.type != "brute_force"  # brute force enumerates the space, and must not see it change
+    for name, plain in (("base.yaml", space.base_to_plain()), ("search.yaml", space.to_plain())):
         old = yaml.safe_load((folder / name).read_text())
-        if where := first_difference(old, yaml.safe_load(_dump(asked)), partial(_is_equal, may_grow)):
-            way_out = "name another folder, or begin anew with --force"
-            raise ArchlabError(f"{folder}: holds another search: {where}; {way_out}")
+        # Dumped and loaded again, so that tuples compare equal to lists.
+        if difference := first_difference(old, yaml.safe_load(_dump(plain)), partial(_is_equal, may_grow)):
+            advice = "name another directory, or start over with --force"
+            raise ArchlabError(f"{folder}: holds another search: {difference}; {advice}")
 
 
 def _is_equal(may_grow: bool, path: str, old: Any, new: Any) -> bool:
-    grown = may_grow and isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
-    return path in ("description", "study.trials") or old == new or (grown and path.startswith("vary."))
+    has_grown = may_grow and isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
+    return path in ("description", "study.trials") or old == new or (has_grown and path.startswith("vary."))
 
 
 def _dump(plain: Any) -> str:

@@ -1,4 +1,4 @@
-"""Search spaces: YAML that says what may vary around an experiment, what is measured, and what must hold."""
+"""Search spaces: the varied knobs of a base experiment, the objectives, the constraints and the study, from YAML."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from archlab.searching.constraints import Constraint, parse_constraints
 from archlab.searching.parameters import validate_space
 from archlab.searching.study_config import StudyConfig, parse_study
 
-_GIVEN = "search"  # what errors and the default directory call a space that is given as data
+_DATA_NAME = "search"  # the name of a space that is passed as a mapping, in errors and for its default directory
 KEYS = ("base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
-LEARNED = "val_"
+VALIDATION = "val_"
 COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "memory_per_device")
 MEASURED = ("tokens_per_s", "decode_us_per_token")
 
 
 @dataclass(frozen=True)
 class Space:
-    """A checked search space; a domain of None is the one declared beside the component (`auto`)."""
+    """A checked search space; a domain of None is the one that the component declares (`auto`).
+
+    `data` is the YAML data of the space without its base, independent of the directory that it was read from.
+    """
 
     name: str
     base: config.UnresolvedExperiment
@@ -35,24 +38,24 @@ class Space:
     constraints: tuple[Constraint, ...]
     study: StudyConfig
     source: str
-    asked: Mapping[str, Any]
+    data: Mapping[str, Any]
 
     @property
     def objective(self) -> str:
-        """The first objective, by which one winner is picked."""
+        """The first objective, by which the best trial is chosen."""
         return next(iter(self.objectives))
 
     @property
     def can_prune(self) -> bool:
-        """Whether the one objective is measured while a trial trains."""
-        return len(self.objectives) == 1 and self.objective.startswith(LEARNED)
+        """Whether trials can be pruned: the only objective is a validation metric, reported during training."""
+        return len(self.objectives) == 1 and self.objective.startswith(VALIDATION)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the YAML data that says the same, its base being the file base.yaml beside it."""
-        return {"base": "base.yaml", **self.asked, "objectives": dict(self.objectives), "study": self.study.to_plain()}
+        """Return the space as YAML data whose base is the file base.yaml in the same directory."""
+        return {"base": "base.yaml", **self.data, "objectives": dict(self.objectives), "study": self.study.to_plain()}
 
     def base_to_plain(self) -> dict[str, Any]:
-        """Return the base as the YAML data of an experiment that extends none."""
+        """Return the base experiment as YAML data without `extends`."""
         plugins = {"plugins": list(self.base.plugins)} if self.base.plugins else {}
         return {**plugins, **self.base.tree}
 
@@ -66,7 +69,7 @@ def load_space(space: config.Source, overrides: Sequence[str] = ()) -> Space:
     parsed = [config.parse_override(override) for override in overrides]
     for path, value in parsed:
         if paths.split(path)[0] in KEYS:
-            tree = _overridden(tree, path, value)
+            tree = _override(tree, path, value)
     base_values = {path: value for path, value in parsed if paths.split(path)[0] not in KEYS}
     try:
         return _parse(tree, file, base_values)
@@ -76,12 +79,12 @@ def load_space(space: config.Source, overrides: Sequence[str] = ()) -> Space:
 
 def _read(space: config.Source) -> tuple[Path, dict[str, Any]]:
     if isinstance(space, Mapping):
-        return Path(_GIVEN), config.copy_data(space, _GIVEN)
+        return Path(_DATA_NAME), config.copy_data(space, _DATA_NAME)
     file = yaml_files.find_yaml(str(space), Path(), "search_spaces")
     return file, yaml_files.load_yaml(file)
 
 
-def _overridden(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+def _override(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     try:
         top, *rest = paths.split(path)
         if top == "vary" and rest:
@@ -105,24 +108,24 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any]) -> 
         constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent),
         study=parse_study(tree.get("study"), "study"),
         source=str(file),
-        asked=_asked(tree, file.parent.resolve()),
+        data=_portable_data(tree, file.parent.resolve()),
     )
     validate_space(space.vary, base)
     space.study.check_pruning(space.can_prune, experiment.train.eval_every)
     return space
 
 
-def _asked(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return what a copy of the space in another folder would have to say."""
-    asked = {key: tree[key] for key in ("description", "vary") if key in tree}
+def _portable_data(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the YAML data for a copy of the space in another directory: its file names are absolute."""
+    data = {key: tree[key] for key in ("description", "vary") if key in tree}
     if plugins := _list(tree, "plugins"):
-        asked["plugins"] = [str(folder / plugin) if plugin.endswith(".py") else plugin for plugin in plugins]
+        data["plugins"] = [str(folder / plugin) if plugin.endswith(".py") else plugin for plugin in plugins]
     if constraints := _list(tree, "constraints"):
-        asked["constraints"] = [_moved(entry, folder) for entry in constraints]
-    return asked
+        data["constraints"] = [_with_absolute_path(entry, folder) for entry in constraints]
+    return data
 
 
-def _moved(entry: Any, folder: Path) -> Any:
+def _with_absolute_path(entry: Any, folder: Path) -> Any:
     if isinstance(entry, Mapping) and yaml_files.is_file_name(entry["at"]):
         return {**entry, "at": str(folder / entry["at"])}
     return entry
@@ -142,11 +145,11 @@ def _vary(tree: Mapping[str, Any]) -> dict[str, Domain | None]:
     return {path: None if value == "auto" else parse_domain(value, f"vary.{path}") for path, value in vary.items()}
 
 
-def _objectives(given: Any, learned: Sequence[str]) -> dict[str, str]:
-    objectives = {"val_loss": "minimize"} if given is None else given
+def _objectives(data: Any, metrics: Sequence[str]) -> dict[str, str]:
+    objectives = {"val_loss": "minimize"} if data is None else data
     if not isinstance(objectives, Mapping) or not objectives:
-        raise ConfigError("objectives", f"{given!r} is not a mapping of metrics to minimize or maximize")
-    known = (*(f"{LEARNED}{name}" for name in learned), *COSTS, *MEASURED)
+        raise ConfigError("objectives", f"{data!r} is not a mapping of metrics to minimize or maximize")
+    known = (*(f"{VALIDATION}{name}" for name in metrics), *COSTS, *MEASURED)
     for metric, direction in objectives.items():
         if metric not in known:
             raise ConfigError("objectives", f"no metric {metric!r}{did_you_mean(metric, known)}")

@@ -1,36 +1,37 @@
-"""A search's memory: Optuna's study, its trials' folders, and what becomes of trials whose worker is gone."""
+"""Optuna's study of a search, the directories of its trials, and the retries of interrupted trials."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ArchlabError, one_line
 from archlab.searching.space import Space
+from archlab.searching.trial_attrs import set_trial_attrs, trial_attrs
 from archlab.storage.files import remove_dir_atomic
 from archlab.storage.locks import is_free
 
 MAX_ATTEMPTS = 3
-INTERRUPTED, EXHAUSTED = "interrupted", "exhausted"
+INTERRUPTED = "interrupted"
+_EXHAUSTED, _VARY = "exhausted", "vary"  # user attributes of the study
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _WEIGHTS = ("final", "checkpoints")
 
 
 def open_study(space: Space, folder: Path) -> optuna.Study:
-    """Open or begin the study of a search folder; raise ArchlabError where its storage cannot be used."""
+    """Open or create the study of a search directory; raise ArchlabError if its storage cannot be used."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     train = space.base.resolve().train
     try:
         study = optuna.create_study(
             storage=_storage(space, folder),
             study_name=_study_name(space, folder),
-            directions=[optuna.study.StudyDirection[way.upper()] for way in space.objectives.values()],
+            directions=[optuna.study.StudyDirection[name.upper()] for name in space.objectives.values()],
             pruner=space.study.make_pruner(space.can_prune, train.steps, train.eval_every),
             load_if_exists=True,
         )
@@ -41,15 +42,15 @@ def open_study(space: Space, folder: Path) -> optuna.Study:
 
 
 def _record_choices(study: optuna.Study, space: Space) -> None:
-    """Keep what may vary beside the study: where that has grown, there is something left to try."""
-    choices = json.dumps(space.asked["vary"], sort_keys=True)
-    if study.user_attrs.get("vary") != choices:
-        study.set_user_attr("vary", choices)
-        study.set_user_attr(EXHAUSTED, False)
+    """Store the search space with the study; where it has grown, the study is no longer exhausted."""
+    choices = json.dumps(space.data["vary"], sort_keys=True)
+    if study.user_attrs.get(_VARY) != choices:
+        study.set_user_attr(_VARY, choices)
+        study.set_user_attr(_EXHAUSTED, False)
 
 
 def delete_study(space: Space, folder: Path) -> None:
-    """Remove the study of a search folder from its storage."""
+    """Remove the study of a search directory from its storage."""
     if space.study.storage is None:
         for file in folder.glob("study.db*"):
             file.unlink()
@@ -60,6 +61,7 @@ def delete_study(space: Space, folder: Path) -> None:
 
 def _storage(space: Space, folder: Path) -> optuna.storages.BaseStorage:
     local = space.study.storage is None
+    # Seconds that SQLite waits for another worker's write; its default of 5 is too short for many workers.
     return optuna.storages.RDBStorage(
         _url(space, folder), engine_kwargs={"connect_args": {"timeout": 120}} if local else None
     )
@@ -70,90 +72,86 @@ def _url(space: Space, folder: Path) -> str:
 
 
 def _study_name(space: Space, folder: Path) -> str:
-    """Tell apart the searches that share a storage by the folders that hold their trials."""
+    """Return a name that differs between searches in one storage: it is derived from the search's directory."""
     if space.study.storage is None:
         return "search"
     return f"archlab-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]}"
 
 
 def trial_dir(folder: Path, number: int) -> Path:
-    """Return where a trial is trained."""
+    """Return the directory of a trial's training run."""
     return folder / "trials" / f"{number:04d}"
 
 
 def lock_file(folder: Path, number: int) -> Path:
-    """Return the file that a trial's worker keeps locked."""
+    """Return the file that a worker keeps locked while it runs the trial."""
     return trial_dir(folder, number) / "lock"
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
-    """Tell whether a trial was cut off, rather than ending of itself."""
-    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get(INTERRUPTED))
+    """Whether a trial was interrupted, rather than failed, and is to be run again."""
+    return trial.state == TrialState.FAIL and trial_attrs(trial).get("interrupted", False)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that ended of themselves."""
+    """Return the trials that were completed, pruned or failed, without the interrupted ones."""
     return [trial for trial in study.get_trials(deepcopy=False, states=_ENDED) if not is_interrupted(trial)]
 
 
 def is_exhausted(study: optuna.Study) -> bool:
-    """Tell whether the sampler has tried everything, and nothing waits to be tried again."""
-    return bool(study.user_attrs.get(EXHAUSTED)) and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    """Whether the sampler has tried the whole space, and no trial is waiting for a retry."""
+    return bool(study.user_attrs.get(_EXHAUSTED)) and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
 
 
 def count_claimed(study: optuna.Study) -> int:
-    """Return how many trials have ended or are being worked on."""
-    # One reading: between two, another worker's trial could end and be counted in neither.
+    """Return the number of trials that have ended or are running."""
+    # One query: between two, another worker's trial could end and be counted in neither.
     trials = study.get_trials(deepcopy=False, states=(*_ENDED, TrialState.RUNNING))
     return sum(not is_interrupted(trial) for trial in trials)
 
 
 def fail_stale_trials(study: optuna.Study, folder: Path) -> None:
-    """Close the trials whose workers are gone, and have them tried again."""
+    """Mark running trials whose worker has died as interrupted, and enqueue them again."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         if is_free(lock_file(folder, trial.number)):
             mark_interrupted(study, trial, folder, by_itself=True)
 
 
 def mark_interrupted(study: optuna.Study, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
-    """Close a trial that was cut off; it is tried again unless it has brought its worker down too often.
+    """Close an interrupted trial and enqueue a retry, unless its own process has died MAX_ATTEMPTS times.
 
-    The retry is put down first, so that being cut off between the two loses nothing.
+    `by_itself` says that the process died, rather than a user stopping it.
     """
-    attempt = int(trial.user_attrs.get("attempt", 1)) + by_itself
+    attempt = trial_attrs(trial).get("attempt", 1) + by_itself
     fatal = attempt > MAX_ATTEMPTS
+    # The retry comes first: a worker that is stopped between the two has lost nothing, and repeats only the second.
     if not fatal and not _is_retried(study, trial):
         parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if parameters:
             study.enqueue_trial(parameters, {"attempt": attempt, "retry_of": trial.number})
     reason = f"its process ended {MAX_ATTEMPTS} times while it ran" if fatal else INTERRUPTED
-    set_trial_attrs(study, trial, {INTERRUPTED: not fatal, "reason": reason})
+    set_trial_attrs(study, trial, {"interrupted": not fatal, "reason": reason})
     tell(study, trial, None, TrialState.FAIL)
     delete_weights(trial_dir(folder, trial.number))
 
 
 def _is_retried(study: optuna.Study, trial: FrozenTrial) -> bool:
-    return any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
-
-
-def set_trial_attrs(study: optuna.Study, trial: FrozenTrial | Trial, facts: Mapping[str, Any]) -> None:
-    """Keep facts beside a trial, as plain JSON data."""
-    for name, value in facts.items():
-        study._storage.set_trial_user_attr(trial._trial_id, name, json.loads(json.dumps(value)))
+    return any(trial_attrs(other).get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
 
 
 def tell(study: optuna.Study, trial: FrozenTrial | Trial, values: Sequence[float] | None, state: TrialState) -> None:
-    """Close a trial, and note it where the sampler has nothing left to try."""
+    """Close a trial, and mark the study exhausted if the sampler has nothing left to try."""
     try:
         study.tell(trial.number, values, state)
     except RuntimeError as error:
-        if "Study.stop" not in str(error):  # which a sampler calls to end Optuna's own loop
+        # A sampler that has tried everything calls Study.stop, which raises outside of Study.optimize.
+        if "Study.stop" not in str(error):
             raise
-        study.set_user_attr(EXHAUSTED, True)
+        study.set_user_attr(_EXHAUSTED, True)
 
 
 def delete_weights(run: Path) -> None:
-    """Remove a run's weights, and what a killed process left of them."""
+    """Remove a run's weights, and partly written ones of a killed process."""
     for path in [*(run / name for name in _WEIGHTS), *run.glob(".*.archlab-partial")]:
         if path.is_dir():
             remove_dir_atomic(path)

@@ -1,4 +1,4 @@
-"""The `study:` section of a search space: which of Optuna's samplers and pruners, and their options."""
+"""The `study:` section of a search space: Optuna's sampler and pruner with their options, and the trials."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
-from typing import Annotated, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, Union
 
 from archlab.config.domains import Count, Range
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError, did_you_mean, one_line
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
 
 SAMPLERS = {
     "tpe": "TPESampler",
@@ -34,21 +38,24 @@ PRUNERS = {
 }
 _SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
 REQUIRES = {"cmaes": "cmaes", "gp": "scipy", "qmc": "scipy"}
-_FIXED_SEED = ("qmc",)  # its points are one sequence, that another seed would begin anew
+_FIXED_SEED = ("qmc",)  # its points are one sequence, which another seed would restart
+Option: TypeAlias = bool | int | float | str | None
 Seed: TypeAlias = Annotated[int, Range(low=0, high=2**31)]
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class ClassConfig:
-    """One of Optuna's classes by our name, with the options that YAML gave."""
+    """One of Optuna's classes by its YAML name, with its options."""
 
     type: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """How a search picks its trials, which it gives up early, and how many there are."""
+    """The sampler, the pruner (None: by `make_pruner`), the number of trials, the seed, and Optuna's storage URL."""
 
     sampler: ClassConfig
     pruner: ClassConfig | None
@@ -57,41 +64,36 @@ class StudyConfig:
     storage: str | None
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the YAML data that says the same."""
-        chosen = {"sampler": self.sampler, "pruner": self.pruner}
-        plain = {key: {"type": c.type, **c.options} for key, c in chosen.items() if c}
-        return plain | {key: value for key, value in asdict(self).items() if key not in chosen and value is not None}
+        """Return the section as YAML data."""
+        classes = {"sampler": self.sampler, "pruner": self.pruner}
+        plain = {key: {"type": c.type, **c.options} for key, c in classes.items() if c}
+        return plain | {key: value for key, value in asdict(self).items() if key not in classes and value is not None}
 
-    def make_sampler(self, trial_number: int, *, objectives: int = 1) -> Any:
-        """Return the sampler for one trial; its seed depends on the trial, so that a resumed search goes on alike."""
+    def make_sampler(self, trial_number: int, *, objectives: int = 1) -> BaseSampler:
+        """Return the sampler of one trial; its seed is derived from its number, so that resuming changes nothing."""
         import optuna
 
         kind = self.sampler.type
         number = 0 if kind in _FIXED_SEED else trial_number
         seed = random.Random(f"{self.seed}:{number}").getrandbits(31)
-        options = dict(self.sampler.options)
+        options: dict[str, Option] = dict(self.sampler.options)
         if kind == "tpe" and objectives == 1 and options.get("multivariate", True):
-            options = {"group": True, **options}  # so that knobs which only some trials have are drawn together too
+            options = {"group": True, **options}  # also sample knobs jointly that exist in some trials only
         return _construct(getattr(optuna.samplers, SAMPLERS[kind]), {**options, "seed": seed}, "study.sampler")
 
-    def make_pruner(self, can_prune: bool, steps: int, eval_every: int) -> Any:
-        """Return the pruner for trials of `steps` updates; hyperband's resources follow from them unless given."""
+    def make_pruner(self, can_prune: bool, steps: int, eval_every: int) -> BasePruner:
+        """Return the pruner for trials of `steps` steps, by default hyperband with resources counted in steps."""
         import optuna
 
-        chosen = (
-            self.pruner
-            if self.pruner
-            else ClassConfig("hyperband")
-            if can_prune and eval_every
-            else ClassConfig("none")
-        )
-        options = dict(chosen.options)
-        if chosen.type == "hyperband":
+        default = ClassConfig("hyperband" if can_prune and eval_every else "none")
+        config = self.pruner or default
+        options = dict(config.options)
+        if config.type == "hyperband":
             options = {"min_resource": max(eval_every, 1), "max_resource": steps, **options}
-        return _construct(getattr(optuna.pruners, PRUNERS[chosen.type]), options, "study.pruner")
+        return _construct(getattr(optuna.pruners, PRUNERS[config.type]), options, "study.pruner")
 
     def check_pruning(self, can_prune: bool, eval_every: int) -> None:
-        """Raise ConfigError where a pruner was asked for that could see nothing."""
+        """Raise ConfigError if a pruner is configured, but nothing is reported to it during training."""
         if self.pruner is None or self.pruner.type == "none":
             return
         if not can_prune:
@@ -100,28 +102,29 @@ class StudyConfig:
             raise ConfigError("study.pruner", f"{self.pruner.type} has nothing to judge by while train.eval_every is 0")
 
 
-def parse_study(given: Any, path: str) -> StudyConfig:
+def parse_study(data: Any, path: str) -> StudyConfig:
     """Check the `study:` section against Optuna's own signatures."""
-    given = {} if given is None else given
-    if not isinstance(given, Mapping):
-        raise ConfigError(path, f"{given!r} is not a mapping of settings")
-    reject_unknown(given, ("sampler", "pruner", "trials", "seed", "storage"), path)
+    section = {} if data is None else data
+    if not isinstance(section, Mapping):
+        raise ConfigError(path, f"{section!r} is not a mapping of settings")
+    reject_unknown(section, ("sampler", "pruner", "trials", "seed", "storage"), path)
     settings = StudyConfig(
-        sampler=_chosen(given.get("sampler", "tpe"), "samplers", SAMPLERS, f"{path}.sampler"),
-        pruner=_chosen(given["pruner"], "pruners", PRUNERS, f"{path}.pruner") if "pruner" in given else None,
-        trials=coerce(given.get("trials", 20), Count, f"{path}.trials"),
-        seed=coerce(given.get("seed", 0), Seed, f"{path}.seed"),
-        storage=coerce(given.get("storage"), str | None, f"{path}.storage"),
+        sampler=_parse_class(section.get("sampler", "tpe"), "samplers", SAMPLERS, f"{path}.sampler"),
+        pruner=_parse_class(section["pruner"], "pruners", PRUNERS, f"{path}.pruner") if "pruner" in section else None,
+        trials=coerce(section.get("trials", 20), Count, f"{path}.trials"),
+        seed=coerce(section.get("seed", 0), Seed, f"{path}.seed"),
+        storage=coerce(section.get("storage"), str | None, f"{path}.storage"),
     )
+    # Optuna checks the values of options in the constructors.
     settings.make_sampler(0)
     settings.make_pruner(can_prune=True, steps=1, eval_every=1)
     return settings
 
 
-def _chosen(given: Any, module: str, known: Mapping[str, str], path: str) -> ClassConfig:
+def _parse_class(data: Any, module: str, known: Mapping[str, str], path: str) -> ClassConfig:
     import optuna
 
-    options = dict(given) if isinstance(given, Mapping) else {"type": given}
+    options = dict(data) if isinstance(data, Mapping) else {"type": data}
     name = options.pop("type", None)
     name = "none" if name is None and "none" in known else name
     if not isinstance(name, str) or name not in known:
@@ -134,17 +137,18 @@ def _chosen(given: Any, module: str, known: Mapping[str, str], path: str) -> Cla
 
 
 def _options(cls: type) -> dict[str, Any]:
-    """Return the options of an Optuna class that YAML can write: numbers, booleans and words."""
+    """Return the options of an Optuna class that YAML can express, with their types: numbers, booleans and strings."""
     known: dict[str, Any] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
         annotation = parameter.annotation
-        words = (annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")).split(" | ")
-        if name != "seed" and all(word in _SCALARS for word in words):
-            known[name] = Union[tuple(sorted((_SCALARS[word] for word in words), key=lambda t: t is str))]  # noqa: UP007
+        types = (annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")).split(" | ")
+        if name != "seed" and all(each in _SCALARS for each in types):
+            # str comes last: coerce takes the first type that fits, and everything can be read as a string.
+            known[name] = Union[tuple(sorted((_SCALARS[each] for each in types), key=lambda t: t is str))]  # noqa: UP007
     return known
 
 
-def _construct(cls: Callable[..., Any], options: Mapping[str, Any], path: str) -> Any:
+def _construct(cls: Callable[..., Made], options: Mapping[str, Option], path: str) -> Made:
     accepted = inspect.signature(cls).parameters
     try:
         with warnings.catch_warnings():

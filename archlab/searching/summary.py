@@ -1,4 +1,4 @@
-"""The result of a search as data: summary.json, written at the end of a search and read by its report."""
+"""The summary of a search: summary.json, written at its end and read by its report."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from archlab.storage.files import write_text
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 _NAME = "summary.json"
-_FORMER = {"winner": "best_trial"}  # the key of searches that ended before it had this name
+_FORMER = {"winner": "best_trial"}  # the key in summaries that archlab 0.1 wrote
 
 
 @dataclass(frozen=True)
 class TrialSummary:
-    """The best trial: its number, the values of what the search varies, and its metrics.
+    """The best trial: its number, the values of the varied knobs, and its metrics.
 
     `metrics` are those of training, `validation` those on the whole validation split.
     """
@@ -31,7 +31,7 @@ class TrialSummary:
 
 @dataclass(frozen=True)
 class BaselineSummary:
-    """The base experiment, trained unchanged: its metrics, and the reason where it could not be trained."""
+    """The training run of the base experiment: its metrics, or the reason why it failed."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     reason: str = ""
@@ -40,7 +40,7 @@ class BaselineSummary:
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """What a search found: the best trial beside the baseline and general compressors, and where it was measured.
+    """The best trial of a search, the baseline, general compressors, and the corpus and machine of the measurements.
 
     `trials` counts trials by state, `pareto` numbers the trials of the Pareto front where there are several
     objectives, `compressors` are bits per byte of whole-file compressors on the validation text.

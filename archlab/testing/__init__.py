@@ -1,7 +1,7 @@
-"""One suite for every component, those that come with archlab and your own.
+"""The conformance suite: one set of checks for every component, archlab's and your own.
 
-In a test file of yours: `@pytest.mark.parametrize("check", checks("ema", "mine", num_dims=4), ids=str)` over a test
-that calls `check()`.
+In a test file of your own, decorate a test that calls `check()` with
+`@pytest.mark.parametrize("check", checks("ema", "mine", num_dims=4), ids=str)`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 from archlab.errors import one_line
 from archlab.testing.checks import default_checks
 from archlab.testing.component_case import CheckFailed, ComponentCase
-from archlab.testing.export import survives_export
-from archlab.testing.variation import no_knob_is_dead, random_case
+from archlab.testing.export import exports
+from archlab.testing.variation import has_no_dead_knob, random_case
 
 __all__ = ["Check", "CheckFailed", "CheckResult", "ComponentCase", "checks", "random_case"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check of one component; a call raises CheckFailed where it does not hold."""
+    """One check of one component; calling it raises CheckFailed if it fails."""
 
     function: Callable[[ComponentCase], None]
     case: ComponentCase
@@ -49,7 +49,7 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of one check: its name, what it checks, and what is wrong, or None."""
+    """The result of one check: its name, its description, and the problem, or None if it passed."""
 
     name: str
     description: str
@@ -57,16 +57,16 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether the check found no problem."""
         return self.problem is None
 
 
 def checks(kind: str, name: str, inputs: Tensor | None = None, **knobs: Any) -> list[Check]:
-    """Return the checks of a registered component with these knobs, in a small model that is built around it.
+    """Return the checks of a registered component with these knobs, in a small model built around it.
 
-    `inputs` are what the model reads where that is not words. Import the component's file before, or name it
-    in `plugins:`. Raises ConfigError where the component is unknown or the knobs give no model.
+    `inputs` are the model's inputs unless these are tokens. Import the component's file first, so that it is
+    registered. Raises ConfigError if the component is unknown or the knobs give no model.
     """
     case = ComponentCase(kind, name, knobs, inputs)
     case.spec()
-    return [Check(function, case) for function in (*default_checks(), no_knob_is_dead, survives_export)]
+    return [Check(function, case) for function in (*default_checks(), has_no_dead_knob, exports)]

@@ -1,6 +1,6 @@
-"""A component under test, in a small model that is built around it.
+"""A component under test, in a small model built around it.
 
-B batch, T time, V outputs.
+B batch, T time, V outputs, N outputs of all samples and steps.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from archlab.modeling.build import build, build_on_meta, is_causal
 from archlab.modeling.state import auxiliary_loss, max_context
 
 PLACEHOLDER = "HERE"
-BATCH, TOKENS, WORDS = 2, 13, 17
-IGNORED = -100
+BATCH, TOKENS, VOCAB_SIZE = 2, 13, 17
 PRECISE = torch.float64
 
 
 @dataclass(frozen=True)
 class ComponentCase:
-    """A component with its knobs; `inputs` are what the model reads where that is not words."""
+    """A component with its knobs; `inputs` are the model's inputs unless these are tokens."""
 
     kind: str
     name: str
@@ -42,12 +41,12 @@ class ComponentCase:
         return f"{self.kind} {self.name}" + (f" with {knobs}" if knobs else "")
 
     def spec(self) -> Spec:
-        """Return the checked description of the model; raise ConfigError where the component fits no host."""
+        """Return the spec of the model; raise ConfigError if the component fits no reference model."""
         problem = ConfigError("", f"no model is known to test a {self.kind} in")
-        for host in reference_models().get(self.kind, []):
+        for template in reference_models().get(self.kind, []):
             try:
-                spec = parse(_filled(host, {"type": self.name} | dict(self.knobs)), "backbone", "model")
-                _require_room(build_on_meta(spec))
+                spec = parse(_fill(template, {"type": self.name} | dict(self.knobs)), "backbone", "model")
+                _require_context(build_on_meta(spec))
             except ConfigError as error:
                 problem = error
             else:
@@ -55,11 +54,11 @@ class ComponentCase:
         raise problem
 
     def with_knobs(self, **knobs: Any) -> ComponentCase:
-        """Return the component with other values of some knobs."""
+        """Return the case with other values of some knobs."""
         return ComponentCase(self.kind, self.name, dict(self.knobs) | knobs, self.inputs)
 
     def build(self, dtype: torch.dtype = PRECISE) -> nn.Module:
-        """Return the model in evaluation mode, its parameters moved a little, so that none is without effect."""
+        """Return the model in evaluation mode, with noise added so that no parameter is zero and without effect."""
         model = build(self.spec()).to(dtype).eval()
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
@@ -68,60 +67,61 @@ class ComponentCase:
                 parameter.add_(noise.to(dtype), alpha=0.05)
         return model
 
-    def read(self, num_tokens: int = TOKENS) -> Tensor:
-        """Return what the model reads: made-up words, unless inputs were given."""
+    def example_inputs(self, num_tokens: int = TOKENS, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the case's inputs, in a dtype if they are floating-point, or random tokens [B, T] if it has none."""
         if self.inputs is not None:
-            return self.inputs
-        return torch.randint(WORDS, (BATCH, num_tokens), generator=torch.Generator().manual_seed(1))
+            return self.inputs.to(dtype or self.inputs.dtype) if self.inputs.is_floating_point() else self.inputs
+        return torch.randint(VOCAB_SIZE, (BATCH, num_tokens), generator=torch.Generator().manual_seed(1))
 
 
 @cache
 def reference_models() -> dict[str, list[Any]]:
-    """Return the models to test a component of each kind in."""
-    found: dict[str, list[Any]] = yaml.safe_load((Path(__file__).parent / "reference_models.yaml").read_text())
-    return found
+    """Return the reference models of each kind, as YAML data with a placeholder for the component."""
+    models: dict[str, list[Any]] = yaml.safe_load((Path(__file__).parent / "reference_models.yaml").read_text())
+    return models
 
 
-def _filled(host: Any, component: dict[str, Any]) -> Any:
-    if host == PLACEHOLDER:
+def _fill(template: Any, component: dict[str, Any]) -> Any:
+    if template == PLACEHOLDER:
         return copy.deepcopy(component)
-    if isinstance(host, dict):
-        return {key: _filled(value, component) for key, value in host.items()}
-    return [_filled(value, component) for value in host] if isinstance(host, list) else host
+    if isinstance(template, dict):
+        return {key: _fill(value, component) for key, value in template.items()}
+    return [_fill(value, component) for value in template] if isinstance(template, list) else template
 
 
-def _require_room(model: nn.Module) -> None:
+def _require_context(model: nn.Module) -> None:
     limit = max_context(model)
     if limit is not None and limit < TOKENS:
         raise ConfigError("window_size", f"{limit} is less than the {TOKENS} tokens that components are tested on")
 
 
-def is_stream(subject: ComponentCase, model: nn.Module) -> bool:
-    """Tell whether a model answers at every step from what came before, so that its time can be cut."""
-    return subject.inputs is None and is_causal(model) and not getattr(model, "per_sample", False)
+def is_stream(case: ComponentCase, model: nn.Module) -> bool:
+    """Whether a model is causal and has an output at every step, so that a sequence can be processed in chunks."""
+    return case.inputs is None and is_causal(model) and not getattr(model, "per_sample", False)
 
 
 def loss_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return a loss that every part of a model takes part in: predicting the next word, or telling samples apart."""
+    """Return a loss that depends on every output: cross entropy with arbitrary targets, plus the auxiliary loss."""
     logits, state = model(inputs)
-    scores = logits.flatten(0, -2)
-    targets = torch.arange(len(scores), device=scores.device) * 7 % scores.shape[-1]
-    return F.cross_entropy(scores, targets) + auxiliary_loss(state).mean()
+    logits_NV = logits.flatten(0, -2)
+    # 7 shares no factor with the sizes of the reference models, so that every output is a target.
+    targets_N = torch.arange(len(logits_NV), device=logits.device) * 7 % logits_NV.shape[-1]
+    return F.cross_entropy(logits_NV, targets_N) + auxiliary_loss(state).mean()
 
 
 class CheckFailed(ArchlabError):
-    """A component does not keep a promise."""
+    """A component that fails a check."""
 
 
 def require(holds: bool, problem: str) -> None:
-    """Raise Failed unless a promise holds."""
+    """Raise CheckFailed unless a condition holds."""
     if not holds:
         raise CheckFailed(problem)
 
 
-def require_close(found: Any, expected: Any, tolerance: float, what: str) -> None:
-    """Raise Failed where tensors, or mappings of them, differ by more than a tolerance."""
+def require_close(actual: Any, expected: Any, tolerance: float, name: str) -> None:
+    """Raise CheckFailed if tensors, or mappings of tensors, differ by more than a tolerance."""
     try:
-        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
     except AssertionError as error:
-        raise CheckFailed(f"{what}: {' '.join(str(error).split())}") from None
+        raise CheckFailed(f"{name}: {' '.join(str(error).split())}") from None

@@ -1,48 +1,40 @@
-"""What an exported component promises."""
+"""The check that a component works in an exported model."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
 import uuid
-from importlib import util
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
 from archlab.config.experiment import Experiment
+from archlab.config.import_file import import_file
 from archlab.config.spec import parse
 from archlab.config.train_config import TrainConfig
 from archlab.interop.standalone.export import render_model
-from archlab.testing.checks import PRECISE
-from archlab.testing.component_case import ComponentCase, reference_models, require_close
+from archlab.testing.component_case import PRECISE, ComponentCase, reference_models, require_close
 
 
 @torch.no_grad()
-def survives_export(subject: ComponentCase) -> None:
-    """The model that is written as a file of its own gives the same outputs."""
-    model, inputs = subject.build(), subject.read()
-    inputs = inputs.to(PRECISE) if inputs.is_floating_point() else inputs
-    task = parse(reference_models()["beside"][0], "task", "task")
-    experiment = Experiment("checked", "", subject.spec(), task, TrainConfig(), (), "")
-    standalone = _imported(render_model(experiment)).build().to(PRECISE).eval()
+def exports(case: ComponentCase) -> None:
+    """The model exported as a standalone module gives the same outputs."""
+    model, inputs = case.build(), case.example_inputs(dtype=PRECISE)
+    task = parse(reference_models()["exported_task"][0], "task", "task")
+    experiment = Experiment("checked", "", case.spec(), task, TrainConfig(), (), "")
+    standalone = _import_source(render_model(experiment)).build().to(PRECISE).eval()
     standalone.load_state_dict(model.state_dict())
     require_close(standalone(inputs), model(inputs), 1e-12, "outputs of the exported model")
 
 
-def _imported(source: str) -> ModuleType:
-    """Return a module from its text, by way of a file, which some libraries look up."""
+def _import_source(source: str) -> ModuleType:
+    """Import source code as a module, through a file: torch.compile and inspect read a function's source from one."""
     name = f"archlab_exported_{uuid.uuid4().hex}"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"{name}.py")
         file.write_text(source)
-        spec = util.spec_from_file_location(name, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules[name] = util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            del sys.modules[name]
+        module = import_file(file, name)
+        del sys.modules[name]
     return module

@@ -1,4 +1,4 @@
-"""Other values for a component's knobs: at random, and one at a time to see that each has an effect."""
+"""Random values for a component's knobs, and the check that every knob has an effect."""
 
 from __future__ import annotations
 
@@ -13,61 +13,62 @@ from archlab.config.domains import Range
 from archlab.config.registry import Slot, find, names
 from archlab.config.schema import REQUIRED, Knob
 from archlab.errors import ConfigError
+from archlab.modeling.build import build
 from archlab.modeling.state import init_state
 from archlab.testing.component_case import BATCH, PRECISE, CheckFailed, ComponentCase, loss_of
 
 SMALL = (1, 2, 3, 4, 5, 8, 16)
 DEPTH = 2
 ATTEMPTS = 40
-ENDS = ("embedding", "head")  # which say what a model reads and is asked, so that they stay as they are
+ENDS = ("embedding", "head")  # never varied: they define the inputs and outputs of the model
 
 
-def random_case(subject: ComponentCase, chance: random.Random) -> ComponentCase:
-    """Return the component with knobs drawn at random, as they are where no draw gave a model."""
+def random_case(case: ComponentCase, rng: random.Random) -> ComponentCase:
+    """Return the component with randomly drawn knobs, or unchanged if no draw gave a valid model."""
     for _ in range(ATTEMPTS):
-        drawn = subject.with_knobs(**(_draw(subject.kind, subject.name, chance, DEPTH) | dict(subject.knobs)))
+        drawn = case.with_knobs(**(_draw(case.kind, case.name, rng, DEPTH) | dict(case.knobs)))
         if _builds(drawn):
             return drawn
-    return subject
+    return case
 
 
-def _builds(subject: ComponentCase) -> bool:
+def _builds(case: ComponentCase) -> bool:
     try:
-        subject.spec()
+        case.spec()
     except ConfigError:
         return False
     return True
 
 
-def _draw(kind: str, name: str, chance: random.Random, depth: int) -> dict[str, Any]:
-    drawn = {}
+def _draw(kind: str, name: str, rng: random.Random, depth: int) -> dict[str, Any]:
+    knobs = {}
     for knob in find(kind, name).knobs.values():
-        values = list(_values(knob, chance, depth))
-        if values and (_is_required(knob) or chance.random() < 0.5):
-            drawn[knob.name] = chance.choice(values)
-    return drawn
+        values = list(_values(knob, rng, depth))
+        if values and (_is_required(knob) or rng.random() < 0.5):
+            knobs[knob.name] = rng.choice(values)
+    return knobs
 
 
 def _is_required(knob: Knob) -> bool:
     return knob.default is REQUIRED or (isinstance(knob.default, Slot) and knob.default.default is None)
 
 
-def _values(knob: Knob, chance: random.Random, depth: int) -> Iterator[Any]:
+def _values(knob: Knob, rng: random.Random, depth: int) -> Iterator[Any]:
     if not isinstance(knob.default, Slot):
-        yield from _of_type(knob.type, knob.default)
+        yield from _values_of_type(knob.type, knob.default)
     elif depth and not knob.default.many and knob.default.kind not in ENDS:
         kind = knob.default.kind
-        yield from ({"type": name} | _draw(kind, name, chance, depth - 1) for name in names(kind))
+        yield from ({"type": name} | _draw(kind, name, rng, depth - 1) for name in names(kind))
 
 
-def _of_type(expected: Any, default: Any) -> Iterator[Any]:
+def _values_of_type(expected: Any, default: Any) -> Iterator[Any]:
     """Yield a few values of a knob's type, near its default."""
     origin, args = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        yield from (value for option in args for value in _of_type(option, default))
+        yield from (value for option in args for value in _values_of_type(option, default))
     elif origin is Annotated:
         limits = [limit for limit in args[1:] if isinstance(limit, Range)]
-        yield from (value for value in _of_type(args[0], default) if all(value in limit for limit in limits))
+        yield from (value for value in _values_of_type(args[0], default) if all(value in limit for limit in limits))
     elif origin is Literal:
         yield from args
     elif expected is bool:
@@ -86,32 +87,32 @@ def _floats(default: Any) -> Iterator[float]:
     yield from (0.0, 0.25, 1.0)
 
 
-def no_knob_is_dead(subject: ComponentCase) -> None:
-    """Every knob changes the parameters, their first values, the function, the state, or what is learned."""
-    for knob in find(subject.kind, subject.name).knobs.values():
-        if not any(_has_effect(there, knob) for there in _surroundings(subject)):
+def has_no_dead_knob(case: ComponentCase) -> None:
+    """Every knob changes the parameters, their initial values, the outputs, the state, or the gradients."""
+    for knob in find(case.kind, case.name).knobs.values():
+        if not any(_has_effect(context, knob) for context in _contexts(case)):
             raise CheckFailed(f"the knob {knob.name!r} has no effect")
 
 
-def _surroundings(subject: ComponentCase) -> Iterator[ComponentCase]:
-    """Yield the component as it is, then with other knobs drawn at random: some knobs matter only beside others."""
-    yield subject
-    chance = random.Random(0)
+def _contexts(case: ComponentCase) -> Iterator[ComponentCase]:
+    """Yield the component itself, then with random knobs: some knobs have an effect only together with others."""
+    yield case
+    rng = random.Random(0)
     for _ in range(ATTEMPTS):
-        yield random_case(subject, chance)
+        yield random_case(case, rng)
 
 
-def _has_effect(subject: ComponentCase, knob: Knob) -> bool:
+def _has_effect(case: ComponentCase, knob: Knob) -> bool:
     try:
-        known = _fingerprint(subject)
+        original = _fingerprint(case)
     except ConfigError:
         return False
-    return any(_differs(known, subject.with_knobs(**{knob.name: value})) for value in _others(knob))
+    return any(_differs(original, case.with_knobs(**{knob.name: value})) for value in _other_values(knob))
 
 
-def _others(knob: Knob) -> Iterator[Any]:
+def _other_values(knob: Knob) -> Iterator[Any]:
     if not isinstance(knob.default, Slot):
-        yield from _of_type(knob.type, knob.default)
+        yield from _values_of_type(knob.type, knob.default)
     elif knob.default.many:
         yield from ([entry] * count for entry in _values_of_slot(knob.default) for count in (1, 2))
     else:
@@ -119,43 +120,37 @@ def _others(knob: Knob) -> Iterator[Any]:
 
 
 def _values_of_slot(slot: Slot) -> Iterator[Any]:
-    """Yield components for a slot, as they are and with a few knobs drawn at random."""
-    chance = random.Random(0)
+    """Yield components for a slot, with default knobs and with random ones."""
+    rng = random.Random(0)
     for name in names(slot.kind):
         yield {"type": name}
-        yield from ({"type": name} | _draw(slot.kind, name, chance, 1) for _ in range(2))
+        yield from ({"type": name} | _draw(slot.kind, name, rng, 1) for _ in range(2))
 
 
-def _differs(known: list[Any], other: ComponentCase) -> bool:
+def _differs(original: list[Any], other: ComponentCase) -> bool:
     try:
-        found = _fingerprint(other)
+        changed = _fingerprint(other)
     except ConfigError:
         return False
-    except (IndexError, RuntimeError, ValueError):  # the model can no longer read what it could
+    except (IndexError, RuntimeError, ValueError):  # the model no longer accepts the inputs
         return True
-    return len(found) != len(known) or any(not _same(a, b) for a, b in zip(found, known, strict=True))
+    return len(changed) != len(original) or any(not _is_same(a, b) for a, b in zip(changed, original, strict=True))
 
 
-def _same(a: Any, b: Any) -> bool:
+def _is_same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.shape == b.shape and torch.equal(a, b)
     return bool(a == b)
 
 
-def _fingerprint(subject: ComponentCase) -> list[Any]:
-    """Return all that a knob could change: names and values of parameters, state, outputs and gradients."""
-    fresh = torch.nn.utils.parameters_to_vector(_untouched(subject))
-    model = subject.build().train()
-    inputs = subject.read()
-    inputs = inputs.to(PRECISE) if inputs.is_floating_point() else inputs
-    torch.manual_seed(0)
+def _fingerprint(case: ComponentCase) -> list[Any]:
+    """Return everything a knob can change: names and initial values of parameters, state shapes, loss and gradients."""
+    # Built without the case's noise, which would hide a knob that only scales the initial values.
+    initial = torch.nn.utils.parameters_to_vector(build(case.spec()).parameters())
+    model = case.build().train()
+    inputs = case.example_inputs(dtype=PRECISE)
+    torch.manual_seed(0)  # dropout, a knob too, must draw alike in both models
     loss = loss_of(model, inputs)
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     state = {key: tuple(value.shape) for key, value in init_state(model, BATCH).items()}
-    return [[name for name, _ in model.named_parameters()], fresh, state, loss, *gradients]
-
-
-def _untouched(subject: ComponentCase) -> list[torch.Tensor]:
-    from archlab.modeling.build import build
-
-    return list(build(subject.spec()).parameters())
+    return [[name for name, _ in model.named_parameters()], initial, state, loss, *gradients]

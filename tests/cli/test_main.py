@@ -262,7 +262,7 @@ def test_check(run, tmp_path: Path) -> None:
     source.write_text(PEEKS)
     done = run("check", "ffn", "peeks", "--plugin", str(source))
     assert done.status == 2
-    assert "failed  is_causal  the first outputs that inputs 0, 1, ... move are" in done.out
+    assert "failed  is_causal  the first outputs that change with inputs 0, 1, ... are" in done.out
     assert done.err.startswith("archlab: ffn peeks: ")
     done = run("check", "norm", "rmss")
     assert (done.status, "did you mean 'rms'?" in done.err) == (2, True)

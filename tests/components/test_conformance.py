@@ -1,4 +1,4 @@
-"""What every component promises, on each of them by name: a new one is tested by being there."""
+"""The conformance suite on every component by name: a new component is tested without further code."""
 
 import random
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from archlab.config.registry import find, kinds, names
 from archlab.config.spec import parse
 from archlab.testing import Check, ComponentCase, checks, random_case
-from archlab.testing.checks import chunked_equals_whole, gradients_are_exact, is_causal, state_is_fixed
+from archlab.testing.checks import chunked_equals_whole, has_exact_gradients, has_fixed_size_state, is_causal
 from archlab.testing.component_case import loss_of
 
 WINDOW = {"window": "sliding", "window_size": 5}
@@ -80,8 +80,8 @@ def test_whatever_the_knobs(part: tuple[str, str], chance: random.Random) -> Non
     kind, name = part
     fixed = SMALL.get(part, {}) if kind in ("backbone", "embedding") else {}
     drawn = random_case(ComponentCase(kind, name, fixed, INPUTS.get(part)), chance)
-    for promise in (is_causal, chunked_equals_whole, state_is_fixed, gradients_are_exact):
-        promise(drawn)
+    for check in (is_causal, chunked_equals_whole, has_fixed_size_state, has_exact_gradients):
+        check(drawn)
 
 
 def layer_of(mixer: str, **others: object) -> dict[str, object]:
@@ -104,10 +104,10 @@ def test_every_mixer_learns_with_every_residual_and_norm(layer: dict[str, object
     pair = ComponentCase("layer", "block", layer)
     model = pair.build(torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    before = loss_of(model, pair.read())
+    before = loss_of(model, pair.example_inputs())
     before.backward()
     optimizer.step()
-    assert loss_of(model, pair.read()) < before
+    assert loss_of(model, pair.example_inputs()) < before
 
 
 @pytest.mark.parametrize("kind", ["attention", "ema", "ffn", "mixer", "norm", "position", "residual"])
@@ -121,7 +121,7 @@ def test_a_component_can_be_described_and_built_again(kind: str) -> None:
 def test_decoding_compiles_once() -> None:
     torch._dynamo.reset()
     one = subject("mixer", "megalodon").with_knobs(attention={"type": "softmax", "window": "chunk", "window_size": 5})
-    model, words = one.build(), one.read()
+    model, words = one.build(), one.example_inputs()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
     whole, _ = model(words)
     _, state = model(words[:, :4])

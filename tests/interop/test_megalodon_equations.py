@@ -1,6 +1,6 @@
-"""Agreement with the model's equations written out step by step, for what the recorded numbers leave open.
+"""Agreement with the equations of the model, computed step by step, for options without recorded numbers.
 
-swiglu, shared and scaled embeddings, another rope base, several heads, bert initialisation.
+These are SwiGLU, shared and scaled embeddings, another RoPE base, several heads, and BERT initialization.
 """
 
 from __future__ import annotations

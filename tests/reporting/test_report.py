@@ -60,7 +60,7 @@ def read(file: Path) -> tuple[str, Reader]:
     return page, Reader(page)
 
 
-def test_a_search_s_report_says_all_that_was_promised(tmp_path: Path, fake: Any) -> None:
+def test_a_search_s_report_is_complete(tmp_path: Path, fake: Any) -> None:
     vary = {EMA: ["cema", "none"], f"{EMA}.num_dims": "auto", "train.lr": {"low": 0.001, "high": 0.1, "log": True}}
     file = write_space(tmp_path, vary=vary, study={"pruner": "none"})
     outcome = search(file, tmp_path / "s", trials=6)
@@ -110,7 +110,7 @@ def test_what_a_user_wrote_is_escaped(tmp_path: Path, fake: Any) -> None:
     assert "No trial has been completed." in reader.text
 
 
-def test_few_trials_and_searches_under_way_are_told_plainly(tmp_path: Path, fake: Any) -> None:
+def test_reports_of_few_trials_and_of_running_searches(tmp_path: Path, fake: Any) -> None:
     search(write_space(tmp_path), tmp_path / "s", trials=1)
     (tmp_path / "s" / "summary.json").unlink()
     _, reader = read(report(tmp_path / "s"))
@@ -120,7 +120,7 @@ def test_few_trials_and_searches_under_way_are_told_plainly(tmp_path: Path, fake
     assert "4 complete trials are needed, and there are 1" in text
 
 
-def test_importances_find_the_knob_that_matters_whichever_way_is_better(tmp_path: Path, fake: Any) -> None:
+def test_importances_find_the_knob_that_matters_for_either_direction(tmp_path: Path, fake: Any) -> None:
     vary = {"train.lr": {"low": 0.001, "high": 0.1, "log": True}, "train.weight_decay": {"low": 0, "high": 1}}
     study = {"sampler": "random", "pruner": "none"}
     search(write_space(tmp_path, vary=vary, study=study), tmp_path / "s", trials=14)
@@ -158,7 +158,7 @@ def test_a_run_s_report(tmp_path: Path) -> None:
     _, reader = read(report(tmp_path / "run"))
     text = " ".join(reader.text)
     assert "Run: tiny" in text
-    assert "After 4 of 4 updates" in text
+    assert "After 4 of 4 steps" in text
     origin = json.loads((tmp_path / "run" / "final" / "provenance.json").read_text())
     assert origin["data"]["sha256"] in text
     assert "memory_per_device" in text

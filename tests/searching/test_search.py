@@ -20,7 +20,7 @@ from search_helpers import pretend, search, write_space
 import archlab.searching.run
 from archlab import ArchlabError, TrainingError
 from archlab.config.experiment import Experiment, load
-from archlab.searching.run import failure_reason
+from archlab.searching.failures import failure_reason
 from archlab.searching.space import load_space
 from archlab.searching.study import MAX_ATTEMPTS, finished_trials, is_interrupted, lock_file, open_study
 from archlab.searching.summary import BaselineSummary
@@ -65,7 +65,7 @@ def test_a_real_search_from_beginning_to_end(tmp_path: Path) -> None:
     assert set(summary["compressors"]) == {"zlib", "bz2", "xz"}
 
 
-def test_the_same_command_goes_on_and_does_not_repeat_itself(tmp_path: Path, fake: Any) -> None:
+def test_the_same_command_resumes_and_repeats_no_trial(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, study={"trials": 6, **NO_PRUNING})
     search(file, tmp_path / "whole")
     search(file, tmp_path / "parts", trials=2)
@@ -77,7 +77,7 @@ def test_the_same_command_goes_on_and_does_not_repeat_itself(tmp_path: Path, fak
     assert len(set(parts)) == 6
 
 
-def test_another_search_is_refused_and_force_begins_anew(tmp_path: Path, fake: Any) -> None:
+def test_another_search_is_refused_and_force_starts_over(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, study={"trials": 2})
     search(file, tmp_path / "s")
     with pytest.raises(ArchlabError, match=r"holds another search: study.seed is 0 there and 5 here; .* --force"):
@@ -111,7 +111,7 @@ def test_a_search_ends_when_everything_has_been_tried(tmp_path: Path, fake: Any)
         search(file, tmp_path / "s", overrides=[f"vary.{EMA}=[cema,none,ema]"])
 
 
-def test_failures_are_recorded_and_the_search_goes_on(tmp_path: Path, fake: Any) -> None:
+def test_failures_are_recorded_and_the_search_continues(tmp_path: Path, fake: Any) -> None:
     errors = iter([TrainingError("step 3: the loss is nan"), MemoryError("no room"), RuntimeError("a\nb"), None, None])
 
     def loss(experiment: Experiment) -> float:
@@ -146,7 +146,7 @@ def test_a_nan_that_training_lets_through_is_a_failure(tmp_path: Path, fake: Any
     assert outcome.summary.best_trial is None
 
 
-def test_a_trial_that_breaks_a_constraint_never_trains_and_the_sampler_is_told(tmp_path: Path, fake: Any) -> None:
+def test_a_trial_that_violates_a_constraint_never_trains_and_the_sampler_knows(tmp_path: Path, fake: Any) -> None:
     widths = [{"type": "swiglu", "hidden_dim": 16}, {"type": "swiglu", "hidden_dim": 4096}]
     file = write_space(
         tmp_path,
@@ -156,17 +156,17 @@ def test_a_trial_that_breaks_a_constraint_never_trains_and_the_sampler_is_told(t
     )
     outcome = search(file, tmp_path / "s", trials=2)
     by_width = {t.user_attrs["values"]["model.layers[*].ffn"]["hidden_dim"]: t for t in trials_of(tmp_path / "s")}
-    broken, kept = by_width[4096], by_width[16]
-    assert broken.state == TrialState.PRUNED
-    assert broken.user_attrs["reason"].startswith("params <= 5e4 is broken: params is ")
-    assert broken.constraints["params <= 5e4"] > 0
-    assert kept.constraints == {k: v for k, v in kept.constraints.items() if v <= 0}
-    assert len(kept.constraints) == 2
-    assert not (tmp_path / "s" / "trials" / f"{broken.number:04d}" / "metrics.jsonl").exists()
-    assert outcome.best_trial == kept.number
+    infeasible, feasible = by_width[4096], by_width[16]
+    assert infeasible.state == TrialState.PRUNED
+    assert infeasible.user_attrs["reason"].startswith("params <= 5e4 is violated: params is ")
+    assert infeasible.constraints["params <= 5e4"] > 0
+    assert feasible.constraints == {k: v for k, v in feasible.constraints.items() if v <= 0}
+    assert len(feasible.constraints) == 2
+    assert not (tmp_path / "s" / "trials" / f"{infeasible.number:04d}" / "metrics.jsonl").exists()
+    assert outcome.best_trial == feasible.number
 
 
-def test_hopeless_trials_are_given_up(tmp_path: Path, fake: Any) -> None:
+def test_bad_trials_are_pruned(tmp_path: Path, fake: Any) -> None:
     order = iter([1.0, 1.0, 9.0, 9.0])
     fake(loss=lambda experiment: 1.0 if experiment.train.lr == 0.01 else next(order))
     pruner = {"type": "median", "n_startup_trials": 1}
@@ -187,7 +187,7 @@ def test_several_objectives(tmp_path: Path, fake: Any) -> None:
     assert {chosen[number] for number in outcome.summary.pareto} == {"cema", "none"}
 
 
-def test_decoding_is_timed_only_when_asked_for(tmp_path: Path, fake: Any) -> None:
+def test_decoding_is_measured_only_as_an_objective(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, objectives={"val_loss": "minimize", "decode_us_per_token": "minimize"})
     search(file, tmp_path / "s", trials=1)
     assert trials_of(tmp_path / "s")[0].values[1] > 0
@@ -195,7 +195,7 @@ def test_decoding_is_timed_only_when_asked_for(tmp_path: Path, fake: Any) -> Non
     assert "decode_us_per_token" not in trials_of(tmp_path / "t")[0].user_attrs["metrics"]
 
 
-def test_ctrl_c_ends_it_and_the_trial_is_tried_again(tmp_path: Path, fake: Any) -> None:
+def test_ctrl_c_stops_the_search_and_the_trial_is_retried(tmp_path: Path, fake: Any) -> None:
     calls = []
 
     def loss(experiment: Experiment) -> float:
@@ -272,7 +272,7 @@ def wait_for(ready: Callable[[], bool], worker: subprocess.Popen[bytes]) -> None
         time.sleep(0.02)
 
 
-def test_a_killed_worker_s_trial_is_tried_again_and_a_living_one_s_is_left_alone(tmp_path: Path, fake: Any) -> None:
+def test_a_killed_worker_s_trial_is_retried_and_a_live_one_s_is_left_alone(tmp_path: Path, fake: Any) -> None:
     file, folder = write_space(tmp_path, study=NO_PRUNING), tmp_path / "s"
     killed = start_worker(file, folder, seconds=600, trials=3)
     try:
@@ -290,13 +290,13 @@ def test_a_killed_worker_s_trial_is_tried_again_and_a_living_one_s_is_left_alone
     assert len(finished_trials(open_study(load_space(folder / "search.yaml"), folder))) == 3
 
 
-def test_a_trial_that_keeps_bringing_its_process_down_is_given_up(tmp_path: Path, fake: Any) -> None:
+def test_a_trial_that_keeps_killing_its_process_is_given_up(tmp_path: Path, fake: Any) -> None:
     file, folder = write_space(tmp_path, study=NO_PRUNING), tmp_path / "s"
     search(file, folder, trials=1)
     study = open_study(load_space(file), folder)
     study.enqueue_trial({"train.lr": 0.05})
     for _ in range(MAX_ATTEMPTS):
-        trial = study.ask()  # a worker that is gone before it has locked anything
+        trial = study.ask()  # by a worker that dies before it locks the trial
         assert trial.suggest_float("train.lr", 0.001, 0.1, log=True) == 0.05
         archlab.searching.run.fail_stale_trials(study, folder)
     given_up = [trial for trial in trials_of(folder) if "its process ended" in trial.user_attrs.get("reason", "")]

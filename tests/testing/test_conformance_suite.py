@@ -1,4 +1,4 @@
-"""The suite for components finds what is wrong with a component, and says what."""
+"""The conformance suite finds the problem of a broken component, and names it."""
 
 import random
 import re
@@ -15,7 +15,7 @@ from archlab.testing.component_case import ComponentCase
 
 
 class Last(Recurrent):
-    """Adds to each x a gain of the one before it."""
+    """Adds to each x the previous x times a gain."""
 
     gain: nn.Parameter
 
@@ -36,7 +36,7 @@ class Last(Recurrent):
         return x + self.gain * torch.cat((last[:, None], x[:, :-1]), 1), {"last": x[:, -1].clone()}
 
 
-def checked(cls: type, name: str) -> None:
+def run_check(cls: type, name: str) -> None:
     """Run one check of a mixer."""
     register("mixer", "under_test")(cls)
     [check] = [check for check in checks("mixer", "under_test") if str(check) == name]
@@ -44,14 +44,14 @@ def checked(cls: type, name: str) -> None:
 
 
 @pytest.mark.parametrize("gain", [0.5, 1.0])
-def test_a_good_component_keeps_every_promise(gain: float) -> None:
+def test_a_good_component_passes_every_check(gain: float) -> None:
     register("mixer", "under_test")(Last)
     for check in checks("mixer", "under_test", gain=gain):
-        if str(check) != "survives_export":  # which takes sources from files of components
+        if str(check) != "exports":  # which reads the sources of component files
             check()
 
 
-def test_each_check_says_what_it_promises() -> None:
+def test_each_check_has_a_description() -> None:
     register("mixer", "under_test")(Last)
     for check in checks("mixer", "under_test"):
         assert len(check.result().description.split()) > 3
@@ -64,7 +64,7 @@ class Peeks(Last):
 
 
 class Deaf(Last):
-    """Says that it looks ahead, and does not."""
+    """Declares that it looks ahead, but does not."""
 
     causal = False
 
@@ -130,21 +130,21 @@ class DeadKnob(Last):
 @pytest.mark.parametrize(
     ("cls", "check", "problem"),
     [
-        (Peeks, "is_causal", "the first outputs that inputs 0, 1, ... move are [0, 0, 0, 1"),
-        (Deaf, "is_causal", "says causal = False, and does not look ahead"),
+        (Peeks, "is_causal", "the first outputs that change with inputs 0, 1, ... are [0, 0, 0, 1"),
+        (Deaf, "is_causal", "declares causal = False, but does not look ahead"),
         (Forgets, "chunked_equals_whole", "outputs of calls of [1, 1"),
-        (Grows, "state_is_fixed", "the state changes from"),
-        (Views, "state_is_fixed", "is a view of a larger one"),
-        (Unused, "gradients_reach_everything", "unused.weight has no gradient"),
-        (WrongGradient, "gradients_are_exact", "the slope of the loss"),
+        (Grows, "has_fixed_size_state", "the state changes from"),
+        (Views, "has_fixed_size_state", "is a view of a larger one"),
+        (Unused, "has_all_gradients", "unused.weight has no gradient"),
+        (WrongGradient, "has_exact_gradients", "the slope of the loss"),
         (Breaks, "compiles", "does not compile as one graph: "),
         (Coarse, "bfloat16_is_close", "% off"),
-        (DeadKnob, "no_knob_is_dead", "the knob 'depth' has no effect"),
+        (DeadKnob, "has_no_dead_knob", "the knob 'depth' has no effect"),
     ],
 )
-def test_a_broken_promise_is_found(cls: type, check: str, problem: str) -> None:
+def test_a_broken_component_fails_its_check(cls: type, check: str, problem: str) -> None:
     with pytest.raises(CheckFailed, match=re.escape(problem)):
-        checked(cls, check)
+        run_check(cls, check)
 
 
 def test_a_component_that_fits_no_model_is_refused() -> None:
@@ -159,8 +159,8 @@ def test_a_component_that_fits_no_model_is_refused() -> None:
 
 
 def test_random_knobs_give_models_and_differ() -> None:
-    chance = random.Random(1)
-    drawn = [random_case(ComponentCase("mixer", "attention"), chance) for _ in range(8)]
-    assert len({str(subject) for subject in drawn}) > 4
-    kept = [random_case(ComponentCase("ffn", name, {"bias": True}), chance) for name in names("ffn") if name == "mlp"]
-    assert all(subject.knobs["bias"] is True for subject in kept)
+    rng = random.Random(1)
+    drawn = [random_case(ComponentCase("mixer", "attention"), rng) for _ in range(8)]
+    assert len({str(case) for case in drawn}) > 4
+    kept = [random_case(ComponentCase("ffn", name, {"bias": True}), rng) for name in names("ffn") if name == "mlp"]
+    assert all(case.knobs["bias"] is True for case in kept)

@@ -1,11 +1,9 @@
-"""A checkpoint of another library as one of archlab's own."""
+"""Conversion of a transformers checkpoint to a checkpoint of archlab."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.config.spec import Spec, parse
@@ -21,29 +19,30 @@ TOKENIZER = "tokenizer.json"
 
 
 def import_checkpoint(directory: Path, out: Path, *, force: bool = False) -> Path:
-    """Write a transformers checkpoint directory as a published checkpoint to `out`, its tokenizer beside it.
+    """Write a transformers checkpoint directory as a published checkpoint to `out`, with its tokenizer.
 
-    Raises ArchlabError where the directory cannot be represented, or `out` is taken.
+    Returns `out`. Raises ArchlabError for a directory that cannot be represented, or an `out` that is not empty.
     """
     experiment = _experiment(directory, describe_pretrained(directory))
     require_empty_dir(out, force, "the checkpoint")
-    model: nn.Module = load_pretrained(directory)
-    beside = [file for file in [directory / TOKENIZER] if file.is_file()]
-    facts = {"imported_from": str(directory), "versions": versions()}
-    checkpoint.save_model(out, model, experiment.resolved, facts, beside)
+    model = load_pretrained(directory)
+    tokenizer = [file for file in [directory / TOKENIZER] if file.is_file()]
+    provenance = {"imported_from": str(directory), "versions": versions()}
+    checkpoint.save_model(out, model, experiment.resolved, provenance, tokenizer)
     return out
 
 
 def _experiment(directory: Path, model: Spec) -> Experiment:
     name = directory.resolve().name
-    longest = max_context(build_on_meta(model)) or TrainConfig.context
-    train = TrainConfig(context=min(longest, TrainConfig.context), batch_size=1)
-    task = parse(_task(directory, model.knobs.get("vocab_size"), model.knobs), "task", "task")
+    max_length = max_context(build_on_meta(model)) or TrainConfig.context
+    train = TrainConfig(context=min(max_length, TrainConfig.context), batch_size=1)
+    task = parse(_task(directory, model), "task", "task")
     return Experiment(name, f"imported from {name}", model, task, train, (), str(directory))
 
 
-def _task(directory: Path, vocab_size: int | None, knobs: Any) -> dict[str, Any]:
+def _task(directory: Path, model: Spec) -> dict[str, Any]:
+    vocab_size = model.knobs.get("vocab_size")
     if vocab_size is None:
-        return {"type": "no_data_classifier", "num_outputs": knobs["head"].knobs["num_outputs"]}
-    words = {"tokenizer": TOKENIZER} if (directory / TOKENIZER).is_file() else {}
-    return {"type": "no_data", "vocab_size": vocab_size, **words}
+        return {"type": "no_data_classifier", "num_outputs": model.knobs["head"].knobs["num_outputs"]}
+    tokenizer = {"tokenizer": TOKENIZER} if (directory / TOKENIZER).is_file() else {}
+    return {"type": "no_data", "vocab_size": vocab_size, **tokenizer}

@@ -1,4 +1,4 @@
-"""A spec as the Python expression that builds its model."""
+"""The Python expression that builds the model of a spec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Name: TypeAlias = Callable[[type], str]
 
 @dataclass(frozen=True)
 class _Group:
-    """A bracketed expression, on one line or with a line for every item, and how many times it counts."""
+    """A bracketed expression, written on one line or with one line per item, and its repetition `* repeat`."""
 
     head: str
     items: tuple[_Expression, ...]
@@ -27,9 +27,9 @@ _Expression: TypeAlias = str | _Group
 
 
 def render_call(spec: Spec, name: Name, partial: str, indent: int) -> str:
-    """Return the call that builds a spec, its parts as partials, broken where a line would be too long.
+    """Return the call that builds a spec, its parts as partials, broken into lines of at most WIDTH characters.
 
-    `name` gives a class's name; `indent` is how far the text already stands to the right.
+    `name` returns the name of a class; `indent` is the column at which the call begins.
     """
     return _render(_Group(f"{name(spec.component.cls)}(", _knobs(spec, name, partial), ")"), indent)
 
@@ -38,24 +38,24 @@ def _knobs(spec: Spec, name: Name, partial: str) -> tuple[_Expression, ...]:
     return tuple(_expression(f"{knob}=", value, name, partial) for knob, value in spec.knobs.items())
 
 
-def _expression(before: str, value: Any, name: Name, partial: str) -> _Expression:
+def _expression(prefix: str, value: Any, name: Name, partial: str) -> _Expression:
     if isinstance(value, Spec):
-        return _part(before, value, name, partial)
+        return _part(prefix, value, name, partial)
     if isinstance(value, list):
-        return _list(before, value, name, partial)
-    return before + (json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value))
+        return _list(prefix, value, name, partial)
+    return prefix + (json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value))
 
 
-def _part(before: str, spec: Spec, name: Name, partial: str) -> _Expression:
+def _part(prefix: str, spec: Spec, name: Name, partial: str) -> _Expression:
     cls = name(spec.component.cls)
-    return _Group(f"{before}{partial}(", (cls, *_knobs(spec, name, partial)), ")") if spec.knobs else before + cls
+    return _Group(f"{prefix}{partial}(", (cls, *_knobs(spec, name, partial)), ")") if spec.knobs else prefix + cls
 
 
-def _list(before: str, values: list[Any], name: Name, partial: str) -> _Expression:
+def _list(prefix: str, values: list[Any], name: Name, partial: str) -> _Expression:
     repeats = [value.repeat if isinstance(value, Spec) else 1 for value in values]
     if len(values) == 1 and repeats[0] > 1:
-        return _Group(f"{before}[", (_expression("", values[0], name, partial),), "]", repeats[0])
-    return _Group(f"{before}[", tuple(_entries(zip(values, repeats, strict=True), name, partial)), "]")
+        return _Group(f"{prefix}[", (_expression("", values[0], name, partial),), "]", repeats[0])
+    return _Group(f"{prefix}[", tuple(_entries(zip(values, repeats, strict=True), name, partial)), "]")
 
 
 def _entries(values: Iterable[tuple[Any, int]], name: Name, partial: str) -> Iterable[_Expression]:

@@ -1,4 +1,4 @@
-"""The text of a bundle: its imports, then its definitions as their authors wrote them."""
+"""The source text of a bundle: its imports, then its definitions as their authors wrote them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEYWORD = re.compile(rb"(async\s+def|def|class)\s+")
 
 
 def render_imports(bundle: Bundle, also: Iterable[ExternalName]) -> str:
-    """Return the import statements for what a bundle uses and for what else is named, sorted."""
+    """Return the sorted import statements of a bundle, and of further names."""
     externals = {*bundle.externals(), *also}
     plain = {f"import {name}" for name in bundle.submodules()}
     members: dict[str, set[str]] = {}
@@ -59,16 +59,16 @@ def packages_of(bundle: Bundle) -> list[str]:
 
 
 def render_definitions(bundle: Bundle) -> str:
-    """Return the definitions in order, each module's introduced by its own docstring as a comment."""
+    """Return the definitions in order, those of a module below its docstring as a comment."""
     parts: list[str] = []
     before: Statement | None = None
-    for piece in bundle.pieces:
-        parts.append(_between(before, piece.statement) + _text(piece, bundle))
-        before = piece.statement
+    for exported in bundle.statements:
+        parts.append(_separator(before, exported.statement) + _render_statement(exported, bundle))
+        before = exported.statement
     return "".join(parts)
 
 
-def _between(before: Statement | None, statement: Statement) -> str:
+def _separator(before: Statement | None, statement: Statement) -> str:
     space = "\n\n\n" if _is_definition(statement) else "\n\n"
     if before is not None and before.module is statement.module:
         return space if _is_definition(statement) else "\n\n\n" if _is_definition(before) else "\n"
@@ -85,17 +85,17 @@ def _is_definition(statement: Statement) -> bool:
     return isinstance(statement.node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
 
 
-def _text(piece: ExportedStatement, bundle: Bundle) -> str:
-    begin, end = _lines_of(piece.statement)
-    data = piece.statement.module.data[begin:end]
-    edits = [*_dropped_registrations(piece), *_changed_slots(piece, bundle), *_renamed(piece, bundle)]
-    for first, last, new in sorted(edits, reverse=True):
+def _render_statement(exported: ExportedStatement, bundle: Bundle) -> str:
+    begin, end = _lines_of(exported.statement)
+    data = exported.statement.module.data[begin:end]
+    edits = [*_remove_registrations(exported), *_replace_slots(exported, bundle), *_rename_uses(exported, bundle)]
+    for first, last, new in sorted(edits, reverse=True):  # from the end, so that earlier offsets stay valid
         data = data[: first - begin] + new.encode() + data[last - begin :]
     return data.decode().rstrip()
 
 
 def _lines_of(statement: Statement) -> tuple[int, int]:
-    """Return where the lines of a statement begin, with the comment above it, and end."""
+    """Return the byte span of a statement's lines, including decorators and the comment above it."""
     module, node = statement.module, statement.node
     line = min([node.lineno, *(decorator.lineno for decorator in statement.decorators)])
     while line > 1 and module.data[module.offset(line - 1) : module.offset(line)].startswith(b"#"):
@@ -104,30 +104,32 @@ def _lines_of(statement: Statement) -> tuple[int, int]:
     return module.offset(line), module.offset(node.end_lineno + 1)
 
 
-def _dropped_registrations(piece: ExportedStatement) -> list[Edit]:
-    module = piece.statement.module
-    return [(module.offset(d.lineno), module.offset((d.end_lineno or d.lineno) + 1), "") for d in piece.registrations]
+def _remove_registrations(exported: ExportedStatement) -> list[Edit]:
+    module = exported.statement.module
+    return [
+        (module.offset(d.lineno), module.offset((d.end_lineno or d.lineno) + 1), "") for d in exported.registrations
+    ]
 
 
-def _changed_slots(piece: ExportedStatement, bundle: Bundle) -> list[Edit]:
+def _replace_slots(exported: ExportedStatement, bundle: Bundle) -> list[Edit]:
     edits: list[Edit] = []
-    for node, default in piece.slots:
-        begin, end = piece.statement.module.span(node)
-        equals = re.search(rb"\s*=\s*$", piece.statement.module.data[:begin])
+    for node, default in exported.slots:
+        begin, end = exported.statement.module.span(node)
+        equals = re.search(rb"\s*=\s*$", exported.statement.module.data[:begin])
         assert equals is not None
         edits.append((begin, end, bundle.name(default)) if default else (equals.start(), end, ""))
     return edits
 
 
-def _renamed(piece: ExportedStatement, bundle: Bundle) -> list[Edit]:
-    module = piece.statement.module
-    edits = [(*module.span(use.node), bundle.name(use.target)) for use in piece.uses]
-    if _is_definition(piece.statement):
-        edits.append(_renamed_definition(piece.statement, bundle))
+def _rename_uses(exported: ExportedStatement, bundle: Bundle) -> list[Edit]:
+    module = exported.statement.module
+    edits = [(*module.span(use.node), bundle.name(use.target)) for use in exported.uses]
+    if _is_definition(exported.statement):
+        edits.append(_rename_definition(exported.statement, bundle))
     return [(begin, end, new) for begin, end, new in edits if module.data[begin:end] != new.encode()]
 
 
-def _renamed_definition(statement: Statement, bundle: Bundle) -> Edit:
+def _rename_definition(statement: Statement, bundle: Bundle) -> Edit:
     module, node = statement.module, statement.node
     name: str = getattr(node, "name", "")
     keyword = _KEYWORD.match(module.data, module.offset(node.lineno, node.col_offset))

@@ -1,4 +1,4 @@
-"""Which names in a statement mean those of its module, and not local ones."""
+"""The names in a statement that refer to its module's scope, not to a local one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 @dataclass(frozen=True)
 class Reference:
-    """A name of the module and the attributes asked of it, `a.b.c` as nodes for `a`, `a.b` and `a.b.c`."""
+    """A name of the module with its attributes: `a.b.c` as the nodes of `a`, `a.b` and `a.b.c`.
+
+    `at_import` is False in function bodies and annotations, which do not run when the module is imported.
+    """
 
     nodes: tuple[ast.expr, ...]
     at_import: bool
@@ -35,8 +38,8 @@ def _attribute(node: ast.expr) -> str:
 def bound_names(body: Iterable[ast.AST]) -> set[str]:
     """Return the names that statements bind in their own scope."""
     names: set[str] = set()
-    released: set[str] = set()
-    for node in _own(body):
+    not_local: set[str] = set()
+    for node in _walk_scope(body):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -46,19 +49,19 @@ def bound_names(body: Iterable[ast.AST]) -> set[str]:
         elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
             names.add(node.name)
         elif isinstance(node, ast.Global | ast.Nonlocal):
-            released.update(node.names)
-    return names - released
+            not_local.update(node.names)
+    return names - not_local
 
 
-def _own(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+def _walk_scope(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
     for node in body:
         yield node
         if not isinstance(node, _SCOPES + _COMPREHENSIONS):
-            yield from _own(ast.iter_child_nodes(node))
+            yield from _walk_scope(ast.iter_child_nodes(node))
 
 
 def references(node: ast.AST, dropped: set[ast.AST]) -> list[Reference]:
-    """Return the names of the module in a statement, in order, leaving out what is below `dropped`."""
+    """Return a statement's references to its module, in order, without the subtrees of `dropped`."""
     visitor = _Visitor(dropped)
     visitor.visit(node)
     return visitor.found
@@ -92,8 +95,9 @@ class _Visitor(ast.NodeVisitor):
             self.found.append(Reference(nodes, not self.later))
 
     def _is_local(self, name: str) -> bool:
-        seen = [names for is_class, names in self.scopes[:-1] if not is_class] + [n for _, n in self.scopes[-1:]]
-        return any(name in names for names in seen)
+        # As in Python, a class's names are not visible in the functions within it.
+        visible = [names for is_class, names in self.scopes[:-1] if not is_class] + [n for _, n in self.scopes[-1:]]
+        return any(name in names for names in visible)
 
     @contextmanager
     def _within(self, names: set[str], *, later: bool, is_class: bool = False) -> Iterator[None]:

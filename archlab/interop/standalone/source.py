@@ -1,4 +1,4 @@
-"""Python modules read as text: what they define, what they import, and which of it a statement uses."""
+"""Python modules as source text: their statements, their imports, and the targets of their names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from archlab.interop.standalone.scopes import Reference, bound_names
 
 @dataclass(frozen=True)
 class ExternalName:
-    """What a package outside supplies: `from torch import nn` is External("torch.nn", "nn")."""
+    """A name imported from another package: `from torch import nn` is ExternalName("torch.nn", "nn")."""
 
     dotted: str
     alias: str
@@ -33,7 +33,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class ImportedName:
-    """A module, or something out of it, as an import statement names it."""
+    """A module, or one of its names, as an import statement refers to it."""
 
     module: str
     name: str | None = None
@@ -41,7 +41,7 @@ class ImportedName:
 
 @dataclass(eq=False)
 class Statement:
-    """A statement at the top of a module, with the names that it binds."""
+    """A statement at the top level of a module."""
 
     module: Module
     node: ast.stmt
@@ -58,7 +58,10 @@ class Statement:
 
     @cached_property
     def follows(self) -> str | None:
-        """The name that it registers something with or changes, as `op.register_fake(...)` does."""
+        """The name that the statement modifies or registers something with, such as `op` in `op.register_fake(...)`.
+
+        Such a statement binds no name of its own, and has to be exported together with the definition of that name.
+        """
         node = self.node
         if isinstance(node, ast.FunctionDef):
             called = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
@@ -76,7 +79,7 @@ def _root(node: ast.expr) -> str | None:
 
 
 class Module:
-    """One module's text, its statements, and its imports."""
+    """The source text of a module, its statements and its imports."""
 
     def __init__(self, name: str, file: Path) -> None:
         self.name, self.file, self.data = name, file, file.read_bytes()
@@ -120,25 +123,25 @@ class Module:
         return [statement for statement in self.statements if name in statement.names]
 
     def offset(self, line: int, column: int = 0) -> int:
-        """Return the place of a line, counted from 1, and a column in the module's bytes."""
+        """Return the byte offset of a line, counted from 1, and a column; ast counts columns in bytes too."""
         return self.lines[line - 1] + column
 
     def span(self, node: ast.expr) -> tuple[int, int]:
-        """Return where an expression begins and ends in the module's bytes."""
+        """Return the byte offsets of an expression's begin and end."""
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
 
 
 class Library:
-    """The modules whose text is taken over, those of `packages`; every other one is imported."""
+    """The modules of `packages`, whose source is copied into the export; all others are imported by it."""
 
     def __init__(self, packages: set[str], replaced: dict[str, ExternalName]) -> None:
         self.packages, self.replaced = packages, replaced
         self.modules: dict[str, Module] = {}
 
     def module(self, name: str) -> Module:
-        """Return a module, read at the first call."""
+        """Return a module, reading its source at the first call."""
         if name not in self.modules:
             file = getattr(sys.modules.get(name) or import_module(name), "__file__", None)
             if file is None or not file.endswith(".py"):
@@ -147,11 +150,11 @@ class Library:
         return self.modules[name]
 
     def owns(self, module: str) -> bool:
-        """Whether a module's text is taken over."""
+        """Whether a module's source is copied into the export."""
         return module.partition(".")[0] in self.packages
 
     def find(self, module: str, name: str) -> ExternalName | Definition | ImportedName | None:
-        """Return what a name of a module stands for, through all imports; None for a builtin."""
+        """Return the target of a name in a module, through all imports; None for a builtin."""
         dotted = f"{module}.{name}"
         if dotted in self.replaced:
             return self.replaced[dotted]
@@ -169,7 +172,7 @@ class Library:
         return imported if imported.name is None else self.find(imported.module, imported.name)
 
     def resolve(self, module: Module, reference: Reference) -> tuple[ast.expr, ExternalName | Definition] | None:
-        """Return the part of a dotted name that stands for one thing, and that thing; None for a builtin."""
+        """Return the part of a dotted name that refers to a target, and the target; None for a builtin."""
         names = reference.names
         target = self.find(module.name, names[0])
         for depth, name in enumerate(names[1:], 1):

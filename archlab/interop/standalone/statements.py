@@ -1,4 +1,4 @@
-"""One statement as it is exported: what it loses with archlab, and what it needs."""
+"""One statement of an export: the parts to remove from it, and the definitions that it depends on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from archlab.interop.standalone.source import Definition, ExternalName, Library,
 
 @dataclass(frozen=True)
 class Use:
-    """A name in a statement, what it stands for, and whether running the statement asks for it."""
+    """A name in a statement, its target, and whether the target is needed when the statement is executed."""
 
     node: ast.expr
     target: Definition | ExternalName
@@ -25,7 +25,7 @@ class Use:
 
 @dataclass(frozen=True)
 class ExportedStatement:
-    """A statement without its registrations; a slot's default is left out, or is the class that it stands for."""
+    """A statement to export; registrations are removed, and slots are replaced by a class or by no default."""
 
     statement: Statement
     registrations: list[ast.expr]
@@ -33,35 +33,35 @@ class ExportedStatement:
     uses: list[Use]
 
     def needs(self, *, at_import: bool = False) -> Iterator[Definition]:
-        """Yield the definitions that it uses, or those that running it asks for."""
+        """Yield the definitions that it uses, or only those that it needs at import."""
         for use in self.uses:
             if isinstance(use.target, Definition) and not self.binds(use.target) and use.at_import >= at_import:
                 yield use.target
         yield from (default for _, default in self.slots if default)
 
     def binds(self, definition: Definition) -> bool:
-        """Whether a definition is this one."""
+        """Whether the statement itself binds a definition."""
         return definition.module == self.statement.module.name and definition.name in self.statement.names
 
 
 def read_statement(statement: Statement, library: Library, *, keeps_defaults: bool) -> ExportedStatement:
-    """Find out what a statement loses and needs; raise ArchlabError where that cannot be exported."""
+    """Analyze a statement; raise ArchlabError if it cannot be exported."""
     _refuse_inner_imports(statement, library)
     registrations = [d for d in statement.decorators if _calls(d, (register,), statement.module, library)]
     declared = [d for d in _keyword_defaults(statement.node) if _calls(d, (slot, slots), statement.module, library)]
-    kept = [(slot, _default_class(slot) if keeps_defaults else None) for slot in declared]
+    replaced = [(slot, _default_class(slot) if keeps_defaults else None) for slot in declared]
     uses = _uses(statement.node, {*registrations, *declared}, statement.module, library)
-    return ExportedStatement(statement, registrations, kept, uses)
+    return ExportedStatement(statement, registrations, replaced, uses)
 
 
 def _uses(node: ast.AST, dropped: set[ast.AST], module: Module, library: Library) -> list[Use]:
-    found = [(library.resolve(module, reference), reference.at_import) for reference in references(node, dropped)]
-    return [Use(*resolved, at_import) for resolved, at_import in found if resolved]
+    resolved = [(library.resolve(module, r), r.at_import) for r in references(node, dropped)]
+    return [Use(*node_and_target, at_import) for node_and_target, at_import in resolved if node_and_target]
 
 
 def _calls(node: ast.expr, functions: tuple[Callable[..., Any], ...], module: Module, library: Library) -> bool:
-    called = [definition_of(function) for function in functions]
-    return isinstance(node, ast.Call) and any(u.target in called for u in _uses(node.func, set(), module, library))
+    targets = [definition_of(function) for function in functions]
+    return isinstance(node, ast.Call) and any(use.target in targets for use in _uses(node.func, set(), module, library))
 
 
 def _keyword_defaults(node: ast.AST) -> list[ast.expr]:
@@ -71,16 +71,18 @@ def _keyword_defaults(node: ast.AST) -> list[ast.expr]:
 
 def _default_class(call: ast.expr) -> Definition | None:
     assert isinstance(call, ast.Call)
-    given: dict[str, Any] = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
-    slot = Slot(*map(ast.literal_eval, call.args), **{"default": None} | given if len(call.args) == 1 else given)
+    keywords: dict[str, Any] = {
+        keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg
+    }
+    slot = Slot(*map(ast.literal_eval, call.args), **{"default": None} | keywords if len(call.args) == 1 else keywords)
     return definition_of(find(slot.kind, slot.default).cls) if slot.default else None
 
 
 def definition_of(defined: Callable[..., Any]) -> Definition:
-    """Return where a class or function is defined; raise ArchlabError if that is not the top of a module."""
+    """Return the definition of a class or function; raise ArchlabError unless it is at the top level of a module."""
     module, name = defined.__module__, defined.__qualname__
     if "." in name or module not in sys.modules:
-        raise ArchlabError(f"{module}.{name}: only what stands at the top of a module can be exported")
+        raise ArchlabError(f"{module}.{name}: only definitions at the top of a module can be exported")
     return Definition(module, name)
 
 

@@ -1,4 +1,4 @@
-"""The model: `build` makes it, `load` gives it its weights, and `generate` goes on from tokens."""
+"""The model: `build` constructs it, `load` loads its weights, and `generate` continues a prompt of tokens."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from torch import nn
 
 
 def build() -> nn.Module:
-    """Return the model, its parameters freshly drawn."""
+    """Return the model with randomly initialized parameters."""
     raise NotImplementedError("the export writes this function")
 
 
 def load(folder: str | Path = Path(__file__).parent, device: str | torch.device = "cpu") -> nn.Module:
-    """Return the model with the weights in `folder`, ready to be used; raise ValueError where they do not fit."""
+    """Return the model in evaluation mode with the weights in `folder`; raise ValueError if their names do not fit."""
     with torch.device(device):
         model = build()
     weights = load_file(Path(folder) / "model.safetensors", device=str(device))
     first: dict[int, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        first.setdefault(id(tensor), name)  # shared tensors are stored once, under their first name
+        first.setdefault(id(tensor), name)  # tied tensors are stored once, under their first name
     if weights.keys() != set(first.values()):
-        raise ValueError(f"weights that do not fit: {sorted(weights.keys() ^ set(first.values()))}")
+        raise ValueError(f"the weights do not fit the model: {sorted(weights.keys() ^ set(first.values()))}")
     model.load_state_dict(weights, strict=False)
     return model.eval()
 
 
 @torch.inference_mode()
 def generate(model: nn.Module, tokens: Sequence[int], num_tokens: int, temperature: float = 1.0) -> list[int]:
-    """Return the tokens that follow `tokens`, each drawn from the model's scores; temperature 0 takes the likeliest."""
+    """Return a continuation of `tokens`, sampled from the model's logits; temperature 0 is greedy decoding."""
     device = next(model.parameters()).device
-    given, state, new = list(tokens), None, list[int]()
+    inputs, state, new = list(tokens), None, list[int]()
     for _ in range(num_tokens):
-        logits_BTV, state = model(torch.tensor([given], device=device), state)
-        scores_V = logits_BTV[0, -1].double()
+        logits_BTV, state = model(torch.tensor([inputs], device=device), state)
+        logits_V = logits_BTV[0, -1].double()
         if temperature > 0:
-            given = [int(torch.multinomial((scores_V / temperature).softmax(-1), 1))]
+            inputs = [int(torch.multinomial((logits_V / temperature).softmax(-1), 1))]
         else:
-            given = [int(scores_V.argmax())]
-        new += given
+            inputs = [int(logits_V.argmax())]
+        new += inputs
     return new
 
 

@@ -1,4 +1,4 @@
-"""What stands in a checkpoint directory is taken as it is, or refused by name."""
+"""Checkpoint directories are read completely, or refused by the name of the file, field or tensor."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from archlab import ArchlabError, api
 from archlab.config.spec import parse
-from archlab.interop import import_checkpoint, load_pretrained, save_pretrained
+from archlab.interop import describe_pretrained, import_checkpoint, load_pretrained, save_pretrained
 from archlab.modeling.build import build
 from archlab.storage.trained_model import load_trained
 
@@ -33,8 +33,6 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "llama"
     place.mkdir()
     (place / "config.json").write_text(json.dumps(CONFIG))
-    from archlab.interop import describe_pretrained
-
     save_pretrained(build(describe_pretrained(place)), tmp_path / "again", "llama")
     (tmp_path / "again" / "model.safetensors").rename(place / "model.safetensors")
     return place
@@ -46,7 +44,7 @@ def edit(folder: Path, **fields: object) -> None:
 
 
 def test_shards_are_read_like_one_file(folder: Path) -> None:
-    whole, words = load_pretrained(folder), torch.arange(9)[None]
+    whole, tokens = load_pretrained(folder), torch.arange(9)[None]
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -56,7 +54,7 @@ def test_shards_are_read_like_one_file(folder: Path) -> None:
     index = {"weight_map": {name: file for file, some in shards.items() for name in some}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with torch.no_grad():
-        torch.testing.assert_close(load_pretrained(folder)(words)[0], whole(words)[0], rtol=0, atol=0)
+        torch.testing.assert_close(load_pretrained(folder)(tokens)[0], whole(tokens)[0], rtol=0, atol=0)
     (folder / "b.safetensors").unlink()
     with pytest.raises(ArchlabError, match=r"index\.json: names 'b\.safetensors', which is no file beside it"):
         load_pretrained(folder)
@@ -69,7 +67,7 @@ def test_tensors_keep_their_type_unless_asked(folder: Path) -> None:
     assert {p.dtype for p in load_pretrained(folder, torch.float64).parameters()} == {torch.float64}
 
 
-def test_a_tied_head_may_stand_twice(folder: Path) -> None:
+def test_a_tied_head_may_be_stored_twice(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, folder / "model.safetensors")
     load_pretrained(folder)
@@ -124,7 +122,7 @@ def test_a_folder_is_not_overwritten_unasked(folder: Path, tmp_path: Path) -> No
     (tmp_path / "taken" / "mine").write_text("")
     with pytest.raises(ArchlabError, match="is not empty"):
         save_pretrained(model, tmp_path / "taken", "llama")
-    with pytest.raises(ArchlabError, match="was not built from a description"):
+    with pytest.raises(ArchlabError, match="was not built from a spec"):
         save_pretrained(torch.nn.Linear(2, 2), tmp_path / "new", "llama")
     with pytest.raises(ArchlabError, match="the model is no mpt: "):
         save_pretrained(model, tmp_path / "new", "mpt")
@@ -147,9 +145,9 @@ def test_a_hybrid_is_no_llama(tmp_path: Path) -> None:
 def test_an_imported_checkpoint_is_one_of_ours(folder: Path, tmp_path: Path, text: Path) -> None:
     out = import_checkpoint(folder, tmp_path / "out")
     experiment, model = load_trained(out)
-    words = torch.arange(9)[None]
+    tokens = torch.arange(9)[None]
     with torch.no_grad():
-        torch.testing.assert_close(model(words)[0], load_pretrained(folder)(words)[0], rtol=0, atol=0)
+        torch.testing.assert_close(model(tokens)[0], load_pretrained(folder)(tokens)[0], rtol=0, atol=0)
     assert experiment.task.name == "no_data"
     assert len("".join(api.generate(out, "abc", max_new_tokens=5, temperature=0.0))) > 0
     with pytest.raises(ArchlabError, match="an imported model has no data of its own"):

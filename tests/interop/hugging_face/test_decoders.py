@@ -1,10 +1,10 @@
-"""LLaMA, Mistral and Gemma of the transformers library, in odd shapes, both ways round."""
+"""LLaMA, Mistral and Gemma of the transformers library, in odd shapes, in both directions."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from hugging_face_helpers import assert_same_both_ways, assert_same_decoding, random_model, transformers, words
+from hugging_face_helpers import assert_same_both_ways, assert_same_decoding, random_model, random_tokens, transformers
 
 from archlab import ArchlabError
 from archlab.interop import load_pretrained, save_pretrained
@@ -41,15 +41,15 @@ def model_of(system: str, own: dict[str, object], dtype: torch.dtype = torch.flo
 
 
 @every_case
-def test_scores_and_decoding_agree_both_ways(tmp_path: Path, system: str, own: dict[str, object]) -> None:
+def test_logits_and_decoding_agree_both_ways(tmp_path: Path, system: str, own: dict[str, object]) -> None:
     theirs = model_of(system, own)
-    inputs = words(theirs.config.vocab_size)
+    inputs = random_tokens(theirs.config.vocab_size)
     ours = assert_same_both_ways(theirs, tmp_path, system.lower(), inputs, atol=1e-5)
     assert_same_decoding(theirs, ours, inputs[:, :7])
 
 
 def test_a_sliding_window_is_seen_to_slide(tmp_path: Path) -> None:
-    inputs = words(37)
+    inputs = random_tokens(37)
     short, long = (model_of("Mistral", {"sliding_window": size}) for size in (5, None))
     with torch.no_grad():
         assert (short(inputs).logits - long(inputs).logits).abs().max() > 0.01

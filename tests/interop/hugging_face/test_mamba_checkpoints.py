@@ -1,9 +1,9 @@
-"""Mamba and Mamba-2 of the transformers library, in odd shapes, both ways round."""
+"""Mamba and Mamba-2 of the transformers library, in odd shapes, in both directions."""
 
 from pathlib import Path
 
 import pytest
-from hugging_face_helpers import assert_same_both_ways, assert_same_decoding, random_model, transformers, words
+from hugging_face_helpers import assert_same_both_ways, assert_same_decoding, random_model, random_tokens, transformers
 
 from archlab import ArchlabError
 from archlab.interop import load_pretrained
@@ -19,11 +19,11 @@ CASES = {
 
 
 @pytest.mark.parametrize(("system", "own"), CASES.values(), ids=CASES)
-def test_scores_and_decoding_agree_both_ways(tmp_path: Path, system: str, own: dict[str, object]) -> None:
+def test_logits_and_decoding_agree_both_ways(tmp_path: Path, system: str, own: dict[str, object]) -> None:
     config = getattr(transformers, f"{system}Config")(**(SIZES | own))
     theirs = random_model(getattr(transformers, f"{system}ForCausalLM"), config)
-    ours = assert_same_both_ways(theirs, tmp_path, system.lower(), words(37, 35), atol=1e-5)
-    assert_same_decoding(theirs, ours, words(37)[:, :7], num_new=8)
+    ours = assert_same_both_ways(theirs, tmp_path, system.lower(), random_tokens(37, 35), atol=1e-5)
+    assert_same_decoding(theirs, ours, random_tokens(37)[:, :7], num_new=8)
 
 
 def test_limited_steps_are_refused_by_name(tmp_path: Path) -> None:

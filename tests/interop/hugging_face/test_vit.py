@@ -1,10 +1,10 @@
-"""ViT and DeiT beside the classes of the transformers library, both ways round."""
+"""ViT and DeiT compared with the classes of the transformers library, in both directions."""
 
 import json
 
 import pytest
 import torch
-from hugging_face_helpers import moved, transformers
+from hugging_face_helpers import add_noise, transformers
 
 from archlab import ArchlabError
 from archlab.config.spec import parse
@@ -37,10 +37,10 @@ every_config = pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
 
 
 def their_model(model_type, **fields):
-    """Return a small model of theirs, every tensor moved."""
+    """Return a small model of theirs, with noise in every tensor."""
     torch.manual_seed(0)
     config, model = CLASSES[model_type]
-    return moved(model(config(**(SMALL | fields))), by=0.2)
+    return add_noise(model(config(**(SMALL | fields))), scale=0.2)
 
 
 def images(dtype=torch.float32):
@@ -74,7 +74,7 @@ def test_logits_agree_in_float64(model_type, tmp_path):
 @every_config
 def test_our_checkpoint_is_theirs(model_type, fields, tmp_path):
     their_model(model_type, **fields).save_pretrained(tmp_path / "theirs")
-    ours = moved(build(describe_pretrained(tmp_path / "theirs")), by=0.2)
+    ours = add_noise(build(describe_pretrained(tmp_path / "theirs")), scale=0.2)
     save_pretrained(ours, tmp_path / "ours", model_type)
     assert_same(CLASSES[model_type][1].from_pretrained(tmp_path / "ours").eval(), ours)
     assert describe_pretrained(tmp_path / "ours").to_plain() == describe_pretrained(tmp_path / "theirs").to_plain()

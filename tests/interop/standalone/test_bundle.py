@@ -1,4 +1,4 @@
-"""Definitions gathered from modules run again as one module, in any style that modules are written in."""
+"""Definitions collected from modules work as one module, in any style that modules are written in."""
 
 import importlib
 import sys
@@ -119,7 +119,7 @@ def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
         del sys.modules[name]
 
 
-def written(bundle: Bundle) -> dict[str, Any]:
+def run_bundle(bundle: Bundle) -> dict[str, Any]:
     space: dict[str, Any] = {"__name__": "written"}
     text = f"from __future__ import annotations\n{render_imports(bundle, [])}\n\n{render_definitions(bundle)}\n"
     assert "pack" not in text
@@ -127,30 +127,30 @@ def written(bundle: Bundle) -> dict[str, Any]:
     return space
 
 
-def test_the_copy_does_as_the_modules_do(pack: ModuleType) -> None:
-    copy, original = written(Bundle([pack.Thing]))["Thing"](), pack.Thing()
+def test_the_bundle_behaves_like_the_modules(pack: ModuleType) -> None:
+    copy, original = run_bundle(Bundle([pack.Thing]))["Thing"](), pack.Thing()
     assert copy.all() == original.all() == ("äöü", 7, 4, 4, (1, "'a'"))
     assert copy.document() == original.document()
     assert copy.count() == 1
     assert (copy.limit(), copy.size) == (7, 7)
 
 
-def test_names_that_meet_are_told_apart(pack: ModuleType) -> None:
+def test_colliding_names_are_made_unique(pack: ModuleType) -> None:
     bundle = Bundle([pack.Thing])
-    space = written(bundle)
+    space = run_bundle(bundle)
     assert {"twice", "other_twice", "helpers_print"} <= space.keys()
     assert not {"unused", "Star", "Module"} & space.keys()
     assert packages_of(bundle) == []
 
 
 @pytest.mark.parametrize(("name", "problem"), [("Module", "a module used as a value"), ("Sky", r"an import of \*")])
-def test_what_cannot_be_written_is_named(pack: ModuleType, name: str, problem: str) -> None:
+def test_what_cannot_be_exported_is_named(pack: ModuleType, name: str, problem: str) -> None:
     module = importlib.import_module("pack.stars") if name == "Sky" else pack
     with pytest.raises(ArchlabError, match=rf"\.py:\d+: {problem}"):
         Bundle([getattr(module, name)])
 
 
-def test_a_class_inside_a_function_has_no_text_of_its_own() -> None:
+def test_a_class_inside_a_function_is_refused() -> None:
     class Inner:
         pass
 

@@ -72,26 +72,26 @@ CHECK = """
 import sys
 from pathlib import Path
 
-class Refuse:
+class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("archlab", "components"):
-            raise ImportError(f"{name} is not to be used")
+            raise ImportError(f"{name} must not be imported")
 
-sys.meta_path.insert(0, Refuse())
+sys.meta_path.insert(0, Block())
 sys.path.insert(0, sys.argv[1])
 import torch
 from model import generate, load
 from safetensors.torch import load_file, save_file
 
-given = load_file(sys.argv[2])["tokens"]
+tokens = load_file(sys.argv[2])["tokens"]
 with torch.inference_mode():
     model = load()
-    whole, _ = model(given)
+    whole, _ = model(tokens)
     state, parts = None, []
-    for piece in given.split([1, 5, given.shape[1] - 6], 1):
-        logits, state = model(piece, state)
+    for chunk in tokens.split([1, 5, tokens.shape[1] - 6], 1):
+        logits, state = model(chunk, state)
         parts.append(logits)
-new = torch.tensor(generate(model, given[0].tolist(), 3, temperature=0.0))
+new = torch.tensor(generate(model, tokens[0].tolist(), 3, temperature=0.0))
 save_file({"whole": whole, "parts": torch.cat(parts, 1), "new": new}, sys.argv[3])
 """
 EXPERIMENTS = {
@@ -103,7 +103,7 @@ EXPERIMENTS = {
 }
 
 
-def published(folder: Path, yaml: str) -> Path:
+def save_checkpoint(folder: Path, yaml: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "parts.py").write_text(PARTS)
     (folder / "it.yaml").write_text(f"name: it\n{yaml}\n")
@@ -111,14 +111,14 @@ def published(folder: Path, yaml: str) -> Path:
     model = build(experiment.model)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in model.parameters():  # so that nothing hides behind zeros
+        for parameter in model.parameters():  # zeros would hide a wrong parameter
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
     save_model(folder / "final", model, experiment.resolved, {})
     return folder
 
 
 def run(*arguments: object) -> str:
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are rounded in the order of the threads
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the number of threads changes the rounding of sums
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=threads)
     assert done.returncode == 0, done.stderr
@@ -126,10 +126,10 @@ def run(*arguments: object) -> str:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_scores_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from archlab.storage.trained_model import load_trained
 
-    folder = published(tmp_path / "run", EXPERIMENTS[name])
+    folder = save_checkpoint(tmp_path / "run", EXPERIMENTS[name])
     out = export(folder, tmp_path / "out")
     tokens = torch.randint(256, (2, 40), generator=torch.Generator().manual_seed(0))
     save_file({"tokens": tokens}, tmp_path / "tokens")
@@ -137,16 +137,17 @@ def test_scores_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.M
     run("-W", "error", tmp_path / "check.py", out, tmp_path / "tokens", tmp_path / "result")
     result = load_file(tmp_path / "result")
     model = load_trained(folder)[1]
-    monkeypatch.setattr(dispatch, "_BACKENDS", {})  # an export has the plain forms, which round in another order
+    # An export has the reference implementations only, which round differently.
+    monkeypatch.setattr(dispatch, "_BACKENDS", {})
     with torch.inference_mode():
-        wanted, _ = model(tokens)
-    torch.testing.assert_close(result["whole"], wanted, rtol=0, atol=1e-6)
-    torch.testing.assert_close(result["parts"], wanted, rtol=1e-4, atol=1e-4)
-    assert result["new"][0] == wanted[0, -1].argmax()
+        expected, _ = model(tokens)
+    torch.testing.assert_close(result["whole"], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result["parts"], expected, rtol=1e-4, atol=1e-4)
+    assert result["new"][0] == expected[0, -1].argmax()
 
 
 def test_the_file_is_tidy_and_runs_by_itself(tmp_path: Path) -> None:
-    out = export(published(tmp_path / "run", EXPERIMENTS["plugin"]), tmp_path / "out")
+    out = export(save_checkpoint(tmp_path / "run", EXPERIMENTS["plugin"]), tmp_path / "out")
     assert sorted(file.name for file in out.iterdir()) == ["config.yaml", "model.py", "model.safetensors"]
     assert config.load(out / "config.yaml").model.to_plain()["layers"][1]["repeat"] == 2
     ruff = ["-m", "ruff", "--isolated"]
@@ -156,7 +157,7 @@ def test_the_file_is_tidy_and_runs_by_itself(tmp_path: Path) -> None:
 
 
 def test_only_what_is_used_is_taken_over_as_it_was_written(tmp_path: Path) -> None:
-    published(tmp_path / "run", EXPERIMENTS["plugin"])
+    save_checkpoint(tmp_path / "run", EXPERIMENTS["plugin"])
     text = render_model(config.load(tmp_path / "run" / "it.yaml"))
     assert "# Kept: why the factor is this one.\nSCALE = math.sqrt(0.25)  # kept as well\n" in text
     assert all(
@@ -175,7 +176,7 @@ def test_every_shipped_experiment_can_be_written(name: str, tmp_path: Path) -> N
 
 
 def test_an_earlier_export_is_replaced_only_by_force(tmp_path: Path) -> None:
-    folder = published(tmp_path / "run", EXPERIMENTS["tied"])
+    folder = save_checkpoint(tmp_path / "run", EXPERIMENTS["tied"])
     out = export(folder, tmp_path / "out")
     (out / "model.py").write_text("old")
     with pytest.raises(ArchlabError, match="not empty"):
@@ -187,7 +188,7 @@ def test_an_earlier_export_is_replaced_only_by_force(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
-    published(tmp_path, "base: llama2_tiny")
+    save_checkpoint(tmp_path, "base: llama2_tiny")
     inside = "        from archlab import StateScope\n        stream"
     inner = PARTS.replace("        stream", inside, 1).replace('"both"', '"inner"')
     (tmp_path / "inner.py").write_text(inner)
@@ -197,7 +198,7 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
 
 
 def test_damaged_weights_are_not_exported(tmp_path: Path) -> None:
-    folder = published(tmp_path / "run", EXPERIMENTS["tied"])
+    folder = save_checkpoint(tmp_path / "run", EXPERIMENTS["tied"])
     weights = folder / "final" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ArchlabError, match=r"model\.safetensors"):

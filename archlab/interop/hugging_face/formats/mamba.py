@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from archlab.interop.hugging_face._names import num_layers, prefixed
+from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
+from archlab.interop.hugging_face.formats._names import layer_keys, num_layers, prefixed
 
-ARCHITECTURE = "MambaForCausalLM"
 FIELDS: dict[str, Any] = {
     "vocab_size": 50280,
     "hidden_size": 768,
@@ -25,7 +24,7 @@ FIELDS: dict[str, Any] = {
 }
 FIXED: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu", "swish")}
 IGNORED = (
-    "intermediate_size",  # which expand says
+    "intermediate_size",  # derived from expand
     "residual_in_fp32",
     "rescale_prenorm_residual",
     "time_step_floor",
@@ -36,7 +35,7 @@ IGNORED = (
     "use_associative_scan",
     "use_mambapy",
 )
-MIXER: dict[str, str | tuple[str, ...]] = {
+MIXER: KeyMap = {
     "A_log": "A_log",
     "D": "D",
     "in_proj.weight": ("x_proj.weight", "z_proj.weight"),
@@ -48,26 +47,21 @@ MIXER: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
-    """Return our name, or names, for each of theirs."""
+def key_map(config: Fields) -> KeyMap:
+    """Return archlab's name, or names, for each of theirs."""
     parts = dict(MIXER)
     if config["use_bias"]:
         parts |= {"in_proj.bias": ("x_proj.bias", "z_proj.bias"), "out_proj.bias": "out_proj.bias"}
     return mamba_key_map(config, parts)
 
 
-def mamba_key_map(
-    config: Mapping[str, Any], parts: Mapping[str, str | tuple[str, ...]]
-) -> dict[str, str | tuple[str, ...]]:
-    """Return our names for theirs, given those of a layer's mixer."""
+def mamba_key_map(config: Fields, parts: KeyMap) -> KeyMap:
+    """Return archlab's names for theirs, given those of a layer's mixer."""
     parts = {**parts, **({"conv1d.bias": "conv.bias"} if config["use_conv_bias"] else {})}
-    found: dict[str, str | tuple[str, ...]] = {"backbone.embeddings.weight": "embedding.weight"}
-    for layer in range(config["num_hidden_layers"]):
-        there = f"backbone.layers.{layer}"
-        found[f"{there}.norm.weight"] = f"blocks.{layer}.norm.weight"
-        found |= {f"{there}.mixer.{theirs}": prefixed(f"blocks.{layer}.mixer", ours) for theirs, ours in parts.items()}
+    layer = {"norm.weight": "norm.weight"} | {f"mixer.{name}": prefixed("mixer", ours) for name, ours in parts.items()}
+    ends: KeyMap = {"backbone.embeddings.weight": "embedding.weight", "backbone.norm_f.weight": "norm.weight"}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
-    return found | {"backbone.norm_f.weight": "norm.weight"} | head
+    return ends | layer_keys(config["num_hidden_layers"], "backbone.layers", layer) | head
 
 
 def from_hf(name: str, tensor: Tensor) -> Tensor:
@@ -80,14 +74,14 @@ def to_hf(name: str, tensor: Tensor) -> Tensor:
     return tensor.T[:, None] if name.endswith("conv1d.weight") else tensor
 
 
-def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     rank = config["time_step_rank"]
     own = {"type": "mamba", "dt_rank": -(-config["hidden_size"] // 16) if rank == "auto" else rank}
     return mamba_config(config, own)
 
 
-def mamba_config(config: Mapping[str, Any], mixer: Mapping[str, Any]) -> dict[str, Any]:
+def mamba_config(config: Fields, mixer: Fields) -> dict[str, Any]:
     """Return the YAML data of a stack of mixers without feed-forward layers."""
     norm = {"type": "rms", "eps": config["layer_norm_epsilon"], "zero_centered": False}
     shared = {
@@ -116,14 +110,14 @@ def mamba_config(config: Mapping[str, Any], mixer: Mapping[str, Any]) -> dict[st
     }
 
 
-def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration that a model's YAML data most resembles."""
+def to_hf_config(model: Fields) -> dict[str, Any]:
+    """Return the configuration closest to a model's YAML data."""
     rank = model["layers"][0]["mixer"].get("dt_rank")
     return mamba_fields(model) | {"time_step_rank": "auto" if rank is None else rank}
 
 
-def mamba_fields(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that both generations share."""
+def mamba_fields(model: Fields) -> dict[str, Any]:
+    """Return the fields that Mamba and Mamba-2 share."""
     layer = model["layers"][0]
     mixer = layer["mixer"]
     return {
@@ -139,3 +133,16 @@ def mamba_fields(model: Mapping[str, Any]) -> dict[str, Any]:
         "hidden_act": "silu",
         "tie_word_embeddings": model["head"].get("tied", False),
     }
+
+
+FORMAT = CheckpointFormat(
+    architecture="MambaForCausalLM",
+    fields=FIELDS,
+    fixed=FIXED,
+    ignored=IGNORED,
+    to_archlab_config=to_archlab_config,
+    to_hf_config=to_hf_config,
+    key_map=key_map,
+    from_hf=from_hf,
+    to_hf=to_hf,
+)

@@ -1,16 +1,12 @@
-"""Gemma as GemmaForCausalLM: wide heads, geglu, norms around one, scaled and tied embeddings."""
+"""Gemma as GemmaForCausalLM: wide heads, GEGLU, zero-centered norms, scaled and tied embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from archlab.interop.hugging_face import _decoder
-from archlab.interop.hugging_face._decoder import key_map
+from archlab.interop._formats import CheckpointFormat, Fields
+from archlab.interop.hugging_face.formats import _decoder
 
-__all__ = ["ARCHITECTURE", "FIELDS", "FIXED", "key_map", "to_archlab_config", "to_hf_config"]
-
-ARCHITECTURE = "GemmaForCausalLM"
 FIELDS: dict[str, Any] = _decoder.FIELDS | {
     "vocab_size": 256000,
     "hidden_size": 3072,
@@ -23,7 +19,7 @@ FIELDS: dict[str, Any] = _decoder.FIELDS | {
     "tie_word_embeddings": True,
     "attention_bias": False,
 }
-# Older files say gelu and mean its tanh form, which the class computes for both.
+# Older files say gelu and mean its tanh approximation, which the class computes for both.
 FIXED: dict[str, tuple[Any, ...]] = _decoder.FIXED | {
     "hidden_act": ("gelu_pytorch_tanh", "gelu"),
     "hidden_activation": (None, "gelu_pytorch_tanh"),
@@ -31,12 +27,22 @@ FIXED: dict[str, tuple[Any, ...]] = _decoder.FIXED | {
 }
 
 
-def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     return _decoder.decoder_config(config, ffn={"type": "geglu"}, zero_centered=True, scale=True)
 
 
-def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration that a model's YAML data most resembles."""
+def to_hf_config(model: Fields) -> dict[str, Any]:
+    """Return the configuration closest to a model's YAML data."""
     bias = model["layers"][0]["mixer"].get("bias", False)
     return _decoder.decoder_fields(model) | {"attention_bias": bias, "hidden_act": "gelu_pytorch_tanh"}
+
+
+FORMAT = CheckpointFormat(
+    architecture="GemmaForCausalLM",
+    fields=FIELDS,
+    fixed=FIXED,
+    to_archlab_config=to_archlab_config,
+    to_hf_config=to_hf_config,
+    key_map=_decoder.key_map,
+)

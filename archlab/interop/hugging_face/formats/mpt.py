@@ -1,18 +1,17 @@
 """MPT as MptForCausalLM.
 
-That class has linear biases with a maximum of 8, no biases and a feed-forward layer 4 times as wide, whatever its
-configuration says: other values are refused, since they describe another model than the one that it computes.
+That class always computes ALiBi with a maximum bias of 8, no other biases, and an FFN of 4 times the width, whatever
+its configuration says. Other values are refused: they describe a model that the class does not compute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from archlab.errors import ArchlabError
-from archlab.interop.hugging_face._names import knob, num_layers, prefixed
+from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
+from archlab.interop.hugging_face.formats._names import knob, layer_keys, num_layers
 
-ARCHITECTURE = "MptForCausalLM"
 ATTENTION: dict[str, tuple[Any, ...]] = {
     "attn_type": ("multihead_attention",),
     "attn_pdrop": (0,),
@@ -56,7 +55,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "norm_type": ("low_precision_layernorm", "layernorm"),
 }
 IGNORED = ("init_config", "init_device", "learned_pos_emb", "tokenizer_name", "verbose")
-BLOCK: dict[str, str | tuple[str, ...]] = {
+BLOCK: KeyMap = {
     "norm_1.weight": "norm.weight",
     "attn.Wqkv.weight": ("mixer.query.weight", "mixer.key.weight", "mixer.value.weight"),
     "attn.out_proj.weight": "mixer.out.weight",
@@ -66,19 +65,15 @@ BLOCK: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
-    """Return our name, or names, for each of theirs."""
-    found: dict[str, str | tuple[str, ...]] = {"transformer.wte.weight": "embedding.weight"}
-    for layer in range(config["n_layers"]):
-        found |= {
-            f"transformer.blocks.{layer}.{theirs}": prefixed(f"blocks.{layer}", ours) for theirs, ours in BLOCK.items()
-        }
+def key_map(config: Fields) -> KeyMap:
+    """Return archlab's name, or names, for each of theirs."""
+    ends: KeyMap = {"transformer.wte.weight": "embedding.weight", "transformer.norm_f.weight": "norm.weight"}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
-    return found | {"transformer.norm_f.weight": "norm.weight"} | head
+    return ends | layer_keys(config["n_layers"], "transformer.blocks", BLOCK) | head
 
 
-def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the YAML data of the model that a configuration describes; raise ArchlabError for what it cannot have."""
+def to_archlab_config(config: Fields) -> dict[str, Any]:
+    """Return the YAML data of the model that a configuration describes; raise ArchlabError for an unsupported value."""
     _check_attention(config["attn_config"] or {})
     return {
         "type": "stack",
@@ -90,14 +85,14 @@ def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_attention(attention: Mapping[str, Any]) -> None:
+def _check_attention(attention: Fields) -> None:
     """Raise ArchlabError for the first field of attn_config that cannot be represented."""
     for field, values in ATTENTION.items():
         if attention.get(field, values[0]) not in values:
             raise ArchlabError(f"attn_config.{field} {attention[field]!r}: not represented, only {values[0]!r} is")
 
 
-def _layer(config: Mapping[str, Any]) -> dict[str, Any]:
+def _layer(config: Fields) -> dict[str, Any]:
     return {
         "type": "block",
         "repeat": config["n_layers"],
@@ -114,12 +109,12 @@ def _layer(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _norm(config: Mapping[str, Any]) -> dict[str, Any]:
+def _norm(config: Fields) -> dict[str, Any]:
     return {"type": "layer", "eps": config["layer_norm_epsilon"], "bias": False, "zero_centered": False}
 
 
-def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration that a model's YAML data most resembles."""
+def to_hf_config(model: Fields) -> dict[str, Any]:
+    """Return the configuration closest to a model's YAML data."""
     layer = model["layers"][0]
     return {
         "d_model": model["dim"],
@@ -130,3 +125,14 @@ def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
         "layer_norm_epsilon": knob(layer, "norm", "eps", FIELDS["layer_norm_epsilon"]),
         "tie_word_embeddings": knob(model, "head", "tied", False),
     }
+
+
+FORMAT = CheckpointFormat(
+    architecture="MptForCausalLM",
+    fields=FIELDS,
+    fixed=FIXED,
+    ignored=IGNORED,
+    to_archlab_config=to_archlab_config,
+    to_hf_config=to_hf_config,
+    key_map=key_map,
+)

@@ -1,4 +1,4 @@
-"""The reference implementation of Megalodon: its configuration fields and state-dict names."""
+"""The reference implementation of Megalodon: its configuration and its state dict."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from archlab.config.spec import parse
 from archlab.errors import ArchlabError, did_you_mean
+from archlab.interop._formats import StateDictFormat
 from archlab.interop._tensors import load_tensors
 from archlab.modeling.build import build
 
@@ -66,18 +67,18 @@ ENDS = {
 def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return the model of the reference's configuration and tensors, in the tensors' dtype.
 
-    The vocabulary is the embedding's where the configuration does not say; a tied output may be left out.
+    An unset vocabulary size is taken from the embedding; the output matrix may be missing if it is tied.
     """
-    given = {name: tensor for name, tensor in tensors.items() if not BUFFERS.match(name)}
-    if "embed.weight" not in given:
+    weights = {name: tensor for name, tensor in tensors.items() if not BUFFERS.match(name)}
+    if "embed.weight" not in weights:
         raise ArchlabError("tensor 'embed.weight' is missing")
-    described = to_archlab_config(config)
-    if described["vocab_size"] == DEFAULTS["vocab_size"]:
-        described["vocab_size"] = given["embed.weight"].shape[0]
-    model = build(parse(described, "backbone", "model")).to(given["embed.weight"].dtype)
-    ours = {name: [parameter] for name, parameter in names(model).items()}
+    plain = to_archlab_config(config)
+    if plain["vocab_size"] == DEFAULTS["vocab_size"]:
+        plain["vocab_size"] = weights["embed.weight"].shape[0]
+    model = build(parse(plain, "backbone", "model")).to(weights["embed.weight"].dtype)
+    parameters = {name: [parameter] for name, parameter in names(model).items()}
     tied = {"output.output.weight"} if "head.weight" not in dict(model.named_parameters()) else set()
-    load_tensors(ours, given.items(), None, optional=tied)
+    load_tensors(parameters, weights.items(), optional=tied)
     return model
 
 
@@ -87,16 +88,18 @@ def names(model: nn.Module) -> dict[str, nn.Parameter]:
     ends = {theirs: parameters[ours] for theirs, ours in ENDS.items() if ours in parameters}
     if "output.output.weight" not in ends:
         ends["output.output.weight"] = parameters["embedding.weight"]
-    return ends | {_theirs(name, parameters): p for name, p in parameters.items() if name.startswith("blocks.")}
+    return ends | {_reference_name(name, parameters): p for name, p in parameters.items() if name.startswith("blocks.")}
 
 
-def _theirs(name: str, parameters: Mapping[str, Any]) -> str:
+def _reference_name(name: str, parameters: Mapping[str, nn.Parameter]) -> str:
     _, layer, rest = name.split(".", 2)
     if rest == "residual.scale":
         return f"layers.{layer}.nffn.alpha"
     if rest.startswith(("ffn.gate.", "ffn.up.")):
+        # The reference calls the first matrix fc1 in both FFNs: the gate of SwiGLU, and the only one up otherwise.
         gated = f"blocks.{layer}.ffn.gate.weight" in parameters
         return f"layers.{layer}.nffn.{'fc1' if 'gate' in rest or not gated else 'fc3'}.weight"
+    # In PARTS "mixer" comes after "mixer.ema" and the others, so that the longest prefix is found first.
     theirs, ours = next(pair for pair in PARTS.items() if rest.startswith(f"{pair[1]}."))
     return f"layers.{layer}.{theirs}{rest.removeprefix(ours)}"
 
@@ -158,3 +161,6 @@ def _mixer(c: Mapping[str, Any]) -> dict[str, Any]:
         "dropout": c["hidden_dropout"],
         "init": INITS[c["init_mode"]],
     }
+
+
+FORMAT = StateDictFormat(load=load, names=names)

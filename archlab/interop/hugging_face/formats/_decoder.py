@@ -1,12 +1,12 @@
-"""What the decoders with rotary positions and gated feed-forward layers share: LLaMA, Mistral, Gemma."""
+"""Configurations and names shared by decoders with rotary positions and gated FFNs: LLaMA, Mistral, Gemma."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from archlab.errors import ArchlabError
-from archlab.interop.hugging_face._names import num_layers
+from archlab.interop._formats import Fields, KeyMap
+from archlab.interop.hugging_face.formats._names import layer_keys, num_layers
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 FIELDS: dict[str, Any] = {
@@ -27,40 +27,39 @@ FIELDS: dict[str, Any] = {
 }
 FIXED: dict[str, tuple[Any, ...]] = {"pretraining_tp": (1,)}
 BLOCK = {
-    "input_layernorm.weight": "norm.weight",
+    "input_layernorm": "norm",
     "self_attn.q_proj": "mixer.query",
     "self_attn.k_proj": "mixer.key",
     "self_attn.v_proj": "mixer.value",
     "self_attn.o_proj": "mixer.out",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn.gate",
     "mlp.up_proj": "ffn.up",
     "mlp.down_proj": "ffn.down",
 }
 
 
-def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
-    """Return our name for each of theirs."""
-    found: dict[str, str | tuple[str, ...]] = {"model.embed_tokens.weight": "embedding.weight"}
+def key_map(config: Fields) -> KeyMap:
+    """Return archlab's name for each of theirs."""
     biased = {"self_attn": config.get("attention_bias", False), "mlp": config.get("mlp_bias", False)}
-    for layer in range(config["num_hidden_layers"]):
-        for theirs, ours in BLOCK.items():
-            kinds = [""] if theirs.endswith(".weight") else [".weight"]
-            kinds += [".bias"] if biased.get(theirs.partition(".")[0]) else []
-            found |= {f"model.layers.{layer}.{theirs}{kind}": f"blocks.{layer}.{ours}{kind}" for kind in kinds}
+    layer = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in BLOCK.items()}
+    layer |= {
+        f"{theirs}.bias": f"{ours}.bias" for theirs, ours in BLOCK.items() if biased.get(theirs.partition(".")[0])
+    }
+    ends: KeyMap = {"model.embed_tokens.weight": "embedding.weight", "model.norm.weight": "norm.weight"}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
-    return found | {"model.norm.weight": "norm.weight"} | head
+    return ends | layer_keys(config["num_hidden_layers"], "model.layers", layer) | head
 
 
 def decoder_config(
-    config: Mapping[str, Any],
+    config: Fields,
     *,
-    ffn: Mapping[str, Any],
-    attention: Mapping[str, Any] | None = None,
+    ffn: Fields,
+    attention: Fields | None = None,
     zero_centered: bool = False,
     scale: bool = False,
 ) -> dict[str, Any]:
-    """Return the YAML data of a decoder; full attention over its longest text unless said otherwise."""
+    """Return the YAML data of a decoder, with full attention over its maximum context unless `attention` is given."""
     full = {"window": "full", "window_size": config["max_position_embeddings"]}
     window = {"type": "softmax", "dropout": config["attention_dropout"], **(attention or full)}
     norm = {"type": "rms", "eps": config["rms_norm_eps"], "zero_centered": zero_centered}
@@ -84,7 +83,7 @@ def decoder_config(
     }
 
 
-def _mixer(config: Mapping[str, Any], attention: Mapping[str, Any]) -> dict[str, Any]:
+def _mixer(config: Fields, attention: Fields) -> dict[str, Any]:
     heads = config["num_attention_heads"]
     return {
         "type": "attention",
@@ -97,19 +96,19 @@ def _mixer(config: Mapping[str, Any], attention: Mapping[str, Any]) -> dict[str,
     }
 
 
-def rope_base(config: Mapping[str, Any]) -> float:
-    """Return the base of the rotary angles; raise ArchlabError for angles that are scaled."""
+def rope_base(config: Fields) -> float:
+    """Return the base of the rotary angles; raise ArchlabError for scaled angles."""
     for field in ("rope_parameters", "rope_scaling"):
-        given = config[field] or {}
-        kind = given.get("rope_type", given.get("type", "default"))
-        if kind != "default" or set(given) - {"rope_type", "type", "rope_theta"}:
-            raise ArchlabError(f"{field} {given!r}: not represented, only rope_type 'default' is")
+        rope = config[field] or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default" or set(rope) - {"rope_type", "type", "rope_theta"}:
+            raise ArchlabError(f"{field} {rope!r}: not represented, only rope_type 'default' is")
     base = (config["rope_parameters"] or {}).get("rope_theta", config["rope_theta"])
     return float(ROPE["rope_theta"] if base is None else base)  # type: ignore[arg-type]
 
 
-def decoder_fields(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that a model's YAML data most resembles, those that all decoders share."""
+def decoder_fields(model: Fields) -> dict[str, Any]:
+    """Return the fields shared by all decoders that are closest to a model's YAML data."""
     layer = model["layers"][0]
     mixer, attention = layer["mixer"], layer["mixer"].get("attention", {})
     heads = mixer.get("num_heads", 1)

@@ -1,20 +1,22 @@
 """RWKV-4 as RwkvForCausalLM.
 
-In evaluation that class halves the residual stream after every `rescale_every` layers and divides what later layers
-add to it alike, against overflow in half precision. All that reads the stream is a layer norm, and a norm of x / s
-with eps is a norm of x with s² eps: the tensors are the same, and later norms have a larger eps.
+In evaluation that class halves the residual stream after every `rescale_every` layers, and scales the outputs of later
+layers alike, against overflow in half precision. Only layer norms read the stream, and
+
+    norm(x / s, eps) = (x/s - mean(x)/s) / sqrt(var(x)/s² + eps) = norm(x, s² eps),
+
+so archlab's model has the same tensors, and an eps 4 times larger after each halving (s = 2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from archlab.interop.hugging_face._names import knob
+from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
+from archlab.interop.hugging_face.formats._names import knob, layer_keys
 
-ARCHITECTURE = "RwkvForCausalLM"
 FIELDS: dict[str, Any] = {
     "vocab_size": 50277,
     "hidden_size": 4096,
@@ -25,10 +27,8 @@ FIELDS: dict[str, Any] = {
     "rescale_every": 6,
     "tie_word_embeddings": False,
 }
-FIXED: dict[str, tuple[Any, ...]] = {}
-IGNORED = ("context_length",)
 LAST_EPS = 1e-5
-SHARES = "time_mix"
+TOKEN_SHIFT = "time_mix"
 BLOCK = {
     "ln1.weight": "norm.weight",
     "ln1.bias": "norm.bias",
@@ -58,25 +58,23 @@ ENDS = {
 }
 
 
-def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
-    """Return our name for each of theirs."""
-    found: dict[str, str | tuple[str, ...]] = {**ENDS}
-    for layer in range(config["num_hidden_layers"]):
-        found |= {f"rwkv.blocks.{layer}.{theirs}": f"blocks.{layer}.{ours}" for theirs, ours in BLOCK.items()}
-    return found if config["tie_word_embeddings"] else found | {"head.weight": "head.weight"}
+def key_map(config: Fields) -> KeyMap:
+    """Return archlab's name for each of theirs."""
+    head = {} if config["tie_word_embeddings"] else {"head.weight": "head.weight"}
+    return {**ENDS, **layer_keys(config["num_hidden_layers"], "rwkv.blocks", BLOCK), **head}
 
 
 def from_hf(name: str, tensor: Tensor) -> Tensor:
-    """Return what a channel shares with the past as a vector."""
-    return tensor.flatten() if SHARES in name else tensor
+    """Return token-shift weights as [D]."""
+    return tensor.flatten() if TOKEN_SHIFT in name else tensor
 
 
 def to_hf(name: str, tensor: Tensor) -> Tensor:
-    """Return what a channel shares with the past as [1, 1, D]."""
-    return tensor[None, None] if SHARES in name else tensor
+    """Return token-shift weights as [1, 1, D]."""
+    return tensor[None, None] if TOKEN_SHIFT in name else tensor
 
 
-def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     return {
         "type": "stack",
@@ -89,17 +87,17 @@ def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _halvings(config: Mapping[str, Any], num_layers: int) -> int:
+def _halvings(config: Fields, num_layers: int) -> int:
     return num_layers // config["rescale_every"] if config["rescale_every"] > 0 else 0
 
 
-def _layers(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return an entry for the layers between two halvings."""
+def _layers(config: Fields) -> list[dict[str, Any]]:
+    """Return one entry for each run of layers between two halvings."""
     halvings = [_halvings(config, layer) for layer in range(config["num_hidden_layers"])]
     return [_layer(config, times, halvings.count(times)) for times in sorted(set(halvings))]
 
 
-def _layer(config: Mapping[str, Any], halvings: int, repeat: int) -> dict[str, Any]:
+def _layer(config: Fields, halvings: int, repeat: int) -> dict[str, Any]:
     norm = _norm(config["layer_norm_epsilon"] * 4**halvings)
     return {
         "type": "block",
@@ -116,8 +114,8 @@ def _norm(eps: float) -> dict[str, Any]:
     return {"type": "layer", "eps": eps, "zero_centered": False}
 
 
-def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration that a model's YAML data most resembles."""
+def to_hf_config(model: Fields) -> dict[str, Any]:
+    """Return the configuration closest to a model's YAML data."""
     layers = [layer for layer in model["layers"] for _ in range(layer.get("repeat", 1))]
     return {
         "vocab_size": model["vocab_size"],
@@ -131,11 +129,23 @@ def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rescale_every(layers: list[Mapping[str, Any]], last_eps: float) -> int:
-    """Return the number of layers before the first larger eps, or 0 where none is."""
-    like_the_first = sum(_eps(layer) == _eps(layers[0]) for layer in layers)
-    return like_the_first if like_the_first < len(layers) or last_eps > LAST_EPS else 0
+def _rescale_every(layers: list[Fields], last_eps: float) -> int:
+    """Return the number of layers before the first larger eps, or 0 if there is none."""
+    with_first_eps = sum(_eps(layer) == _eps(layers[0]) for layer in layers)
+    return with_first_eps if with_first_eps < len(layers) or last_eps > LAST_EPS else 0
 
 
-def _eps(layer: Mapping[str, Any]) -> float:
+def _eps(layer: Fields) -> float:
     return knob(layer, "norm", "eps", LAST_EPS)
+
+
+FORMAT = CheckpointFormat(
+    architecture="RwkvForCausalLM",
+    fields=FIELDS,
+    ignored=("context_length",),
+    to_archlab_config=to_archlab_config,
+    to_hf_config=to_hf_config,
+    key_map=key_map,
+    from_hf=from_hf,
+    to_hf=to_hf,
+)

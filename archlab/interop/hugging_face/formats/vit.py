@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from archlab.errors import ArchlabError
-from archlab.interop.hugging_face._names import knob, num_layers
+from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
+from archlab.interop.hugging_face.formats._names import knob, layer_keys, num_layers
 
-ARCHITECTURE = "ViTForImageClassification"
 CLASS_TOKENS = ["cls_token"]
 FIELDS: dict[str, Any] = {
     "hidden_size": 768,
@@ -33,7 +33,6 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "hidden_dropout_prob": (0.0,),
     "qkv_bias": (True,),
 }
-IGNORED = ("encoder_stride", "pooler_act", "pooler_output_size")
 PARTS = {
     "layernorm_before": "norm",
     "attention.attention.query": "mixer.query",
@@ -44,48 +43,53 @@ PARTS = {
     "intermediate.dense": "ffn.up",
     "output.dense": "ffn.down",
 }
-SPREAD = {"cls_token": 2, "distillation_token": 2, "position_embeddings": 1}
+# The leading axes of size 1 that a tensor has in transformers and not here.
+LEADING_AXES = {"cls_token": 2, "distillation_token": 2, "position_embeddings": 1}
 
 
-def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
-    """Return our name for each of theirs."""
+def key_map(config: Fields) -> KeyMap:
+    """Return archlab's name for each of theirs."""
     return vit_key_map(config, "vit", CLASS_TOKENS)
 
 
-def vit_key_map(config: Mapping[str, Any], model: str, class_tokens: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
-    """Return our name for each of the names below a model's own, whose class tokens have these."""
+def vit_key_map(config: Fields, model: str, class_tokens: Sequence[str]) -> KeyMap:
+    """Return archlab's name for each of theirs below the module `model`, which names its class tokens like this."""
     tokens = {f"{model}.embeddings.{name}": f"embedding.class_tokens.{i}" for i, name in enumerate(class_tokens)}
-    pairs = {f"{model}.embeddings.patch_embeddings.projection": "embedding"}
-    for layer in range(config["num_hidden_layers"]):
-        pairs |= {f"{model}.encoder.layer.{layer}.{part}": f"blocks.{layer}.{ours}" for part, ours in PARTS.items()}
-    pairs |= {f"{model}.layernorm": "norm", "classifier": "head"}
-    both = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in pairs.items() for kind in ("weight", "bias")}
-    return {**tokens, f"{model}.embeddings.position_embeddings": "position.weight", **both}
+    patches, position = (
+        f"{model}.embeddings.{name}" for name in ("patch_embeddings.projection", "position_embeddings")
+    )
+    ends = _with_bias({patches: "embedding", f"{model}.layernorm": "norm", "classifier": "head"})
+    layers = layer_keys(config["num_hidden_layers"], f"{model}.encoder.layer", _with_bias(PARTS))
+    return {**tokens, position: "position.weight", **ends, **layers}
+
+
+def _with_bias(modules: dict[str, str]) -> dict[str, str]:
+    return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in modules.items() for kind in ("weight", "bias")}
 
 
 def from_hf(name: str, tensor: Tensor) -> Tensor:
     """Return class tokens as vectors and positions as a matrix."""
-    for _ in range(_spread(name)):
+    for _ in range(_leading_axes(name)):
         tensor = tensor.squeeze(0)
     return tensor
 
 
 def to_hf(name: str, tensor: Tensor) -> Tensor:
     """Return class tokens as [1, 1, D] and positions as [1, N, D]."""
-    return tensor[(None,) * _spread(name)]
+    return tensor[(None,) * _leading_axes(name)]
 
 
-def _spread(name: str) -> int:
-    return SPREAD.get(name.rpartition(".")[2], 0)
+def _leading_axes(name: str) -> int:
+    return LEADING_AXES.get(name.rpartition(".")[2], 0)
 
 
-def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     return vit_config(config, len(CLASS_TOKENS))
 
 
-def vit_config(config: Mapping[str, Any], class_tokens: int) -> dict[str, Any]:
-    """Return the YAML data of a transformer with so many class tokens; raise ArchlabError unless all is square."""
+def vit_config(config: Fields, class_tokens: int) -> dict[str, Any]:
+    """Return the YAML data of a ViT; raise ArchlabError for images or patches that are not square."""
     image, patch = (_side(config, field) for field in ("image_size", "patch_size"))
     if image % patch:
         raise ArchlabError(f"image_size {image}: not represented, it is no multiple of patch_size {patch}")
@@ -101,14 +105,14 @@ def vit_config(config: Mapping[str, Any], class_tokens: int) -> dict[str, Any]:
     }
 
 
-def _side(config: Mapping[str, Any], field: str) -> int:
+def _side(config: Fields, field: str) -> int:
     sides = config[field] if isinstance(config[field], list | tuple) else [config[field]]
     if len(set(sides)) != 1:
         raise ArchlabError(f"{field} {config[field]}: not represented, images and patches are squares")
     return sides[0]
 
 
-def _layer(config: Mapping[str, Any]) -> dict[str, Any]:
+def _layer(config: Fields) -> dict[str, Any]:
     attention = {"type": "bidirectional", "dropout": config["attention_probs_dropout_prob"]}
     ffn = {"hidden_dim": config["intermediate_size"], "activation": config["hidden_act"], "bias": True}
     return {
@@ -128,12 +132,12 @@ def _layer(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _norm(config: Mapping[str, Any]) -> dict[str, Any]:
+def _norm(config: Fields) -> dict[str, Any]:
     return {"type": "layer", "eps": config["layer_norm_eps"], "zero_centered": False}
 
 
-def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration that a model's YAML data most resembles."""
+def to_hf_config(model: Fields) -> dict[str, Any]:
+    """Return the configuration closest to a model's YAML data."""
     layer, patches = model["layers"][0], model["embedding"]
     num_patches = knob(model, "position", "max_length", 1) - patches.get("class_tokens", 0)
     labels = [f"LABEL_{label}" for label in range(knob(model, "head", "num_outputs", 2))]
@@ -151,3 +155,16 @@ def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
     }
+
+
+FORMAT = CheckpointFormat(
+    architecture="ViTForImageClassification",
+    fields=FIELDS,
+    fixed=FIXED,
+    ignored=("encoder_stride", "pooler_act", "pooler_output_size"),
+    to_archlab_config=to_archlab_config,
+    to_hf_config=to_hf_config,
+    key_map=key_map,
+    from_hf=from_hf,
+    to_hf=to_hf,
+)

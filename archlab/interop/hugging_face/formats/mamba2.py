@@ -7,22 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from archlab.errors import ArchlabError
-from archlab.interop.hugging_face import mamba
-from archlab.interop.hugging_face.mamba import from_hf, to_hf
+from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
+from archlab.interop.hugging_face.formats import mamba
 
-__all__ = [
-    "ARCHITECTURE",
-    "FIELDS",
-    "FIXED",
-    "IGNORED",
-    "from_hf",
-    "key_map",
-    "to_archlab_config",
-    "to_hf",
-    "to_hf_config",
-]
-
-ARCHITECTURE = "Mamba2ForCausalLM"
 FIELDS: dict[str, Any] = mamba.FIELDS | {
     "num_heads": 128,
     "head_dim": 64,
@@ -32,11 +19,9 @@ FIELDS: dict[str, Any] = mamba.FIELDS | {
     "num_hidden_layers": 64,
     "n_groups": 8,
     "tie_word_embeddings": False,
-    "time_step_limit": [0.0, {"__float__": "Infinity"}],  # as transformers writes what JSON has no word for
+    "time_step_limit": [0.0, {"__float__": "Infinity"}],  # how transformers writes infinity, which JSON does not have
 }
-FIXED = mamba.FIXED
-IGNORED = (*mamba.IGNORED, "chunk_size")
-MIXER: dict[str, str | tuple[str, ...]] = {
+MIXER: KeyMap = {
     "A_log": "A_log",
     "D": "D",
     "dt_bias": "dt_bias",
@@ -47,17 +32,17 @@ MIXER: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def key_map(config: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
-    """Return our name, or names, for each of theirs."""
+def key_map(config: Fields) -> KeyMap:
+    """Return archlab's name, or names, for each of theirs."""
     parts = dict(MIXER)
     if config["use_bias"]:
-        several = ("z_proj.bias", "x_proj.bias", "B_proj.bias", "C_proj.bias", "dt_proj.bias")
-        parts |= {"in_proj.bias": several, "out_proj.bias": "out_proj.bias"}
+        biases = ("z_proj.bias", "x_proj.bias", "B_proj.bias", "C_proj.bias", "dt_proj.bias")
+        parts |= {"in_proj.bias": biases, "out_proj.bias": "out_proj.bias"}
     return mamba.mamba_key_map(config, parts)
 
 
-def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the YAML data of the model that a configuration describes; raise ArchlabError for what it cannot have."""
+def to_archlab_config(config: Fields) -> dict[str, Any]:
+    """Return the YAML data of the model that a configuration describes; raise ArchlabError for an unsupported value."""
     limit = config["time_step_limit"]
     if [_number(end) for end in limit] != [0.0, math.inf]:
         raise ArchlabError(f"time_step_limit {limit}: not represented, only steps without a limit are")
@@ -68,13 +53,26 @@ def to_archlab_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float:
-    """Return a number, which is written as a mapping where JSON has no word for it."""
+    """Return a number from JSON, or from the mapping that stands for infinity."""
     return float(value["__float__"] if isinstance(value, Mapping) else value)
 
 
-def to_hf_config(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration that a model's YAML data most resembles."""
+def to_hf_config(model: Fields) -> dict[str, Any]:
+    """Return the configuration closest to a model's YAML data."""
     mixer = model["layers"][0]["mixer"]
     heads = mixer["expand"] * model["dim"] // mixer["head_dim"]
     own = {"num_heads": heads, "head_dim": mixer["head_dim"], "n_groups": mixer["num_groups"]}
     return mamba.mamba_fields(model) | own
+
+
+FORMAT = CheckpointFormat(
+    architecture="Mamba2ForCausalLM",
+    fields=FIELDS,
+    fixed=mamba.FIXED,
+    ignored=(*mamba.IGNORED, "chunk_size"),
+    to_archlab_config=to_archlab_config,
+    to_hf_config=to_hf_config,
+    key_map=key_map,
+    from_hf=mamba.from_hf,
+    to_hf=mamba.to_hf,
+)

@@ -1,0 +1,29 @@
+"""Helpers of several formats: parameter names below a module, and knobs of YAML data that may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archlab.interop._formats import KeyMap
+
+
+def prefixed(module: str, ours: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return one or several names below a module of the model."""
+    return f"{module}.{ours}" if isinstance(ours, str) else tuple(f"{module}.{name}" for name in ours)
+
+
+def layer_keys(num_layers: int, theirs: str, parts: Mapping[str, str | tuple[str, ...]]) -> KeyMap:
+    """Return the key map of every layer, `theirs.0`, `theirs.1`, ..., from the names within one layer."""
+    layers = range(num_layers)
+    return {f"{theirs}.{i}.{name}": prefixed(f"blocks.{i}", ours) for i in layers for name, ours in parts.items()}
+
+
+def knob(tree: Mapping[str, Any], part: str, name: str, default: Any) -> Any:
+    """Return a knob of a part, or the default where part or knob is missing."""
+    return tree.get(part, {}).get(name, default)
+
+
+def num_layers(model: Mapping[str, Any]) -> int:
+    """Return the number of layers of a model's YAML data, repeats included."""
+    return sum(layer.get("repeat", 1) for layer in model["layers"])

@@ -1,0 +1,1 @@
+"""State dicts of other implementations, one implementation per file."""

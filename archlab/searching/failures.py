@@ -1,0 +1,24 @@
+"""Why a trial failed or was not trained, in one line."""
+
+from __future__ import annotations
+
+import torch
+
+from archlab.errors import ArchlabError, ConfigError, one_line
+
+
+class InfeasibleTrial(ArchlabError):
+    """A trial that violates a constraint."""
+
+
+def failure_reason(error: BaseException) -> str:
+    """Return the reason of a failed run in one line."""
+    if isinstance(error, ConfigError):
+        return f"{error.path}: {error.problem}"
+    if isinstance(error, ArchlabError):
+        return one_line(error)
+    # torch's CPU allocator raises a plain RuntimeError, recognizable by its text alone.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return f"out of memory: {one_line(error)}"
+    name, text = type(error).__name__, one_line(error)
+    return name if text == name else f"{name}: {text}"

@@ -1,0 +1,44 @@
+"""The user attributes that a search stores with a trial in Optuna's study.
+
+Searches are resumed by later versions: these names are a file format, and stay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
+
+import optuna
+from optuna.trial import FrozenTrial, Trial
+
+
+class TrialAttrs(TypedDict, total=False):
+    """Each attribute is missing until it is known.
+
+    - `values`: the value of every varied knob, by path.
+    - `costs`, `metrics`: the estimated costs of the model, and everything measured, costs included.
+    - `reason`: why the trial was pruned, failed or interrupted.
+    - `interrupted`: whether its process ended before the trial did, so that the trial is run again.
+    - `attempt`, `retry_of`: the number of the attempt from 1, and the trial that this one runs again.
+    """
+
+    values: dict[str, Any]  # YAML data
+    costs: Mapping[str, float]
+    metrics: dict[str, float]
+    reason: str
+    interrupted: bool
+    attempt: int
+    retry_of: int
+
+
+def trial_attrs(trial: FrozenTrial) -> TrialAttrs:
+    """Return the attributes of a trial."""
+    return cast(TrialAttrs, trial.user_attrs)
+
+
+def set_trial_attrs(study: optuna.Study, trial: FrozenTrial | Trial, attrs: TrialAttrs) -> None:
+    """Store attributes with a trial, as plain JSON data."""
+    for name, value in attrs.items():
+        # Through the storage (private in Optuna 5), because a FrozenTrial, such as an interrupted one, has no setter.
+        study._storage.set_trial_user_attr(trial._trial_id, name, json.loads(json.dumps(value)))
