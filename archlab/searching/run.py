@@ -21,6 +21,7 @@ from optuna.trial import Trial, TrialState
 from archlab.config.experiment import Experiment
 from archlab.errors import ArchlabError, ConfigError, TrainingError, one_line
 from archlab.modeling.cost import estimate_cost
+from archlab.runtime.private_apis import is_out_of_memory
 from archlab.searching.best_trial import publish_best, summarize
 from archlab.searching.callbacks import PruningCallback, SearchCallback, SearchCallbackList
 from archlab.searching.objectives import decode_us_per_token, tokens_per_s
@@ -221,7 +222,7 @@ def failure_reason(error: BaseException) -> str:
         return f"{error.path}: {error.problem}"
     if isinstance(error, ArchlabError):
         return one_line(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+    if is_out_of_memory(error):
         return f"out of memory: {one_line(error)}"
     name, text = type(error).__name__, one_line(error)
     return name if text == name else f"{name}: {text}"

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ArchlabError, one_line
+from archlab.runtime.private_apis import set_trial_attr
 from archlab.searching.space import Space
 from archlab.storage.files import remove_dir_atomic
 from archlab.storage.locks import is_free
@@ -22,18 +23,29 @@ _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _WEIGHTS = ("final", "checkpoints")
 
 
-def open_study(space: Space, folder: Path) -> optuna.Study:
+class SearchStudy(optuna.Study):
+    """A study whose trials are asked for one by one, and whose sampler may nevertheless call `stop`.
+
+    Optuna's own `stop` raises RuntimeError outside of `Study.optimize`; samplers call it from `Study.tell`.
+    """
+
+    stopped = False
+
+    def stop(self) -> None:
+        """Remember that the sampler has no parameters left to suggest."""
+        self.stopped = True
+
+
+def open_study(space: Space, folder: Path) -> SearchStudy:
     """Open or begin the study of a search folder; raise ArchlabError where its storage cannot be used."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     train = space.base.resolve().train
     try:
-        study = optuna.create_study(
-            storage=_storage(space, folder),
-            study_name=_study_name(space, folder),
-            directions=[optuna.study.StudyDirection[way.upper()] for way in space.objectives.values()],
-            pruner=space.study.make_pruner(space.can_prune, train.steps, train.eval_every),
-            load_if_exists=True,
-        )
+        storage, name = _open_storage(space, folder), _study_name(space, folder)
+        directions = [optuna.study.StudyDirection[way.upper()] for way in space.objectives.values()]
+        optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        pruner = space.study.make_pruner(space.can_prune, train.steps, train.eval_every)
+        study = SearchStudy(name, storage, pruner=pruner)
         _record_choices(study, space)
         return study
     except Exception as error:
@@ -55,10 +67,10 @@ def delete_study(space: Space, folder: Path) -> None:
             file.unlink()
         return
     study = open_study(space, folder)
-    optuna.delete_study(study_name=study.study_name, storage=study._storage)
+    optuna.delete_study(study_name=study.study_name, storage=_open_storage(space, folder))
 
 
-def _storage(space: Space, folder: Path) -> optuna.storages.BaseStorage:
+def _open_storage(space: Space, folder: Path) -> optuna.storages.BaseStorage:
     local = space.study.storage is None
     return optuna.storages.RDBStorage(
         _url(space, folder), engine_kwargs={"connect_args": {"timeout": 120}} if local else None
@@ -108,14 +120,14 @@ def count_claimed(study: optuna.Study) -> int:
     return sum(not is_interrupted(trial) for trial in trials)
 
 
-def fail_stale_trials(study: optuna.Study, folder: Path) -> None:
+def fail_stale_trials(study: SearchStudy, folder: Path) -> None:
     """Close the trials whose workers are gone, and have them tried again."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         if is_free(lock_file(folder, trial.number)):
             mark_interrupted(study, trial, folder, by_itself=True)
 
 
-def mark_interrupted(study: optuna.Study, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
+def mark_interrupted(study: SearchStudy, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
     """Close a trial that was cut off; it is tried again unless it has brought its worker down too often.
 
     The retry is put down first, so that being cut off between the two loses nothing.
@@ -139,16 +151,18 @@ def _is_retried(study: optuna.Study, trial: FrozenTrial) -> bool:
 def set_trial_attrs(study: optuna.Study, trial: FrozenTrial | Trial, facts: Mapping[str, Any]) -> None:
     """Keep facts beside a trial, as plain JSON data."""
     for name, value in facts.items():
-        study._storage.set_trial_user_attr(trial._trial_id, name, json.loads(json.dumps(value)))
+        plain = json.loads(json.dumps(value))
+        if isinstance(trial, Trial):
+            trial.set_user_attr(name, plain)
+        else:
+            set_trial_attr(study, trial, name, plain)
 
 
-def tell(study: optuna.Study, trial: FrozenTrial | Trial, values: Sequence[float] | None, state: TrialState) -> None:
+def tell(study: SearchStudy, trial: FrozenTrial | Trial, values: Sequence[float] | None, state: TrialState) -> None:
     """Close a trial, and note it where the sampler has nothing left to try."""
-    try:
-        study.tell(trial.number, values, state)
-    except RuntimeError as error:
-        if "Study.stop" not in str(error):  # which a sampler calls to end Optuna's own loop
-            raise
+    study.stopped = False
+    study.tell(trial.number, values, state)
+    if study.stopped:  # recorded after the trial, whose result another worker would miss otherwise
         study.set_user_attr(EXHAUSTED, True)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from archlab.errors import one_line
 from archlab.modeling.state import State, init_state
+from archlab.runtime.private_apis import compile_error
 from archlab.testing.component_case import (
     BATCH,
     PRECISE,
@@ -167,11 +167,11 @@ def compiles(subject: ComponentCase) -> None:
     """torch.compile meets no break in the graph, and the compiled model gives the same numbers and gradients."""
     model, inputs = subject.build(), _as(subject.read(), PRECISE)
     parameters = list(model.parameters())
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     try:
         outputs = compiled(inputs)
-    except TorchDynamoException as error:
+    except compile_error() as error:
         raise CheckFailed(f"does not compile as one graph: {one_line(error)}") from error
     require_close(outputs, model(inputs), 1e-9, "outputs when compiled")
     expected = torch.autograd.grad(loss_of(model, inputs), parameters, materialize_grads=True)

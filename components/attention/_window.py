@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from archlab import Count, Recurrent, State
 from archlab.components.position._base import Position
+from archlab.ops.assertions import assert_async
 
 Window: TypeAlias = Literal["full", "chunk", "sliding"]
 
@@ -79,7 +80,7 @@ class WindowedAttention(Recurrent):
             raise ValueError(f"{T} tokens are more than the window_size {self.window_size} of full attention")
         if self.window == "full" and state:
             fits = (state["position"] <= self.window_size - T).all()
-            torch._assert_async(fits, f"the stream exceeds the window_size {self.window_size} of full attention")
+            assert_async(fits, f"the stream exceeds the window_size {self.window_size} of full attention")
         begin_B1 = state["position"][:, None] if state else torch.zeros(1, 1, dtype=torch.int64, device=q_BTHK.device)
         position_BT = begin_B1 + torch.arange(T, device=q_BTHK.device)
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
