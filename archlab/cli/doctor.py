@@ -159,10 +159,10 @@ def _disk() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    from archlab.runtime.private_apis import inductor_cache_dir
 
     try:
-        folder = cache_dir()
+        folder = inductor_cache_dir()
     except OSError as error:
         folder = str(error.filename)
     if os.access(folder, os.W_OK):

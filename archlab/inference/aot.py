@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch.fx import GraphModule
 
 from archlab.inference.tracing import fold_constants, named_constants, trace
 from archlab.runtime.build_cache import build_cache_path
+from archlab.runtime.private_apis import aot_compile, load_aot_library
 
 OPTIONS = {
     "memory_planning": True,  # one block of memory for all that lies between input and output
@@ -34,7 +34,7 @@ class AOTModule:
         fold_constants(program)
         constants = named_constants(program)
         file = _library(program, inputs, constants)
-        self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1)
+        self._runner = load_aot_library(file)
         names = self._runner.get_constant_names_to_original_fqns()
         self._constants = {own: constants[name] for own, name in names.items()}  # borrowed: they must live as long
         self._runner.update_constant_buffer(self._constants, False, True, True)
@@ -48,11 +48,8 @@ def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[s
     """Return the built library, from the cache where it is there."""
     file = build_cache_path("ahead", "module", *_cache_key(program, (*inputs, *constants.values())))
     if not file.is_file():
-        with tempfile.TemporaryDirectory(dir=file.parent) as partial, warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 copies trees in a way that it warns of
-            options = OPTIONS | {"aot_inductor.output_path": str(Path(partial) / file.name)}
-            built = torch._inductor.aot_compile(program, inputs, options=options)
-            os.replace(str(built), file)
+        with tempfile.TemporaryDirectory(dir=file.parent) as partial:
+            os.replace(aot_compile(program, inputs, Path(partial) / file.name, OPTIONS), file)
     return file
 
 

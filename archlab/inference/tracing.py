@@ -7,17 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.func import functional_call, functionalize
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_leaves
 
 from archlab.errors import ArchlabError
+from archlab.runtime.private_apis import (
+    is_data_dependent_error,
+    is_dtype_conversion,
+    is_mutating_op,
+    trace_compiled_modules_eagerly,
+)
 
 _CANNOT = "the module cannot be compiled ahead of time, but runs as it is"
-_CONVERSIONS = (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default)
 
 
 @torch.no_grad()
@@ -33,10 +36,10 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
     try:
-        with torch._dynamo.config.patch(error_on_nested_fx_trace=False):  # of what is compiled, the plain form
+        with trace_compiled_modules_eagerly():
             program = make_fx(run)(*(x.clone() for x in inputs))
     except RuntimeError as error:
-        if "data-dependent" not in str(error):
+        if not is_data_dependent_error(error):
             raise
         raise ArchlabError(f"{_CANNOT}: it looks at numbers to choose its way") from error
     program = _functionalize(program, inputs)
@@ -67,7 +70,7 @@ def _functionalize(program: GraphModule, inputs: tuple[Tensor, ...]) -> GraphMod
 
 def _require_reading_only(weight: Node) -> None:
     for node in weight.users:
-        if isinstance(node.target, OpOverload) and node.target._schema.is_mutable and node.args[0] is weight:
+        if is_mutating_op(node.target) and node.args[0] is weight:
             raise ArchlabError(f"{_CANNOT}: it writes into a tensor of its own")
 
 
@@ -99,13 +102,15 @@ def _is_alias(node: Node, known: dict[Node, Any], sources: set[Node]) -> bool:
     """Tell whether a value is one of these in another type or shape, or a part of it."""
     source = next((one for one in node.all_input_nodes if one in sources), None)
     return source is not None and (
-        node.target in _CONVERSIONS or _data_pointers(known[node]) <= _data_pointers(known[source])
+        is_dtype_conversion(node.target) or _data_pointers(known[node]) <= _data_pointers(known[source])
     )
 
 
 def _data_pointers(value: Any) -> set[int]:
     """Return where the tensors of a value lie."""
-    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
+    if isinstance(value, Tensor):
+        return {value.untyped_storage().data_ptr()}
+    return {pointer for part in value for pointer in _data_pointers(part)} if isinstance(value, list | tuple) else set()
 
 
 def _replace(program: GraphModule, node: Node, name: str, value: Tensor) -> None:

@@ -10,11 +10,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from archlab.modeling.build import iter_blocks
+from archlab.runtime.private_apis import cache_graphs_with_autocast
 from archlab.runtime.toolchain import has_cpp_compiler
 
 AUTO_COMPILE_FLOPS = 5e13
-# Turning autocast on or off is all in a graph's own arguments, and what is on around it is part of the cache's key.
-CACHEABLE_FUNCTIONS = ("torch.amp.autocast_mode._enter_autocast", "torch.amp.autocast_mode._exit_autocast")
 
 
 def apply_activation_checkpointing(model: nn.Module) -> None:
@@ -35,7 +34,7 @@ def compile_model(model: nn.Module, policy: str) -> None:
     """Compile in place: one graph that serves all like layers (`block`), or one for the whole (`model`)."""
     if policy == "off":
         return
-    torch._inductor.config.unsafe_marked_cacheable_functions |= dict.fromkeys(CACHEABLE_FUNCTIONS, torch.__version__)
+    cache_graphs_with_autocast()
     if policy == "model" and hasattr(model, "features"):
         model.features = torch.compile(model.features, fullgraph=True)  # type: ignore[assignment,arg-type]
     for part in {"block": [*iter_blocks(model), *_non_block_modules(model)], "model": [model]}[policy]:

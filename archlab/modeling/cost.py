@@ -99,20 +99,20 @@ def _activation_bytes(model: nn.Module, inputs: Tensor, checkpointed: bool) -> i
 
 def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
     """Return the bytes that autograd keeps for the backward pass of one micro-batch, those of the loss included."""
-    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
-    saved: dict[int, int] = {}
+    # torch gives all tensors of one storage the same Python object, so that its id tells storages apart, also on the
+    # meta device, where every data pointer is 0. `saved` keeps the objects alive: an id may be used again otherwise.
+    parameters = {id(p.untyped_storage()) for p in model.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            saved[storage._cdata] = storage.nbytes()
-            alive.append(tensor)
+        if id(storage) not in parameters:
+            saved[id(storage)] = storage
         return tensor
 
-    alive: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         _loss_of(model, inputs)
-    return sum(saved.values())
+    return sum(storage.nbytes() for storage in saved.values())
 
 
 def _loss_of(model: nn.Module, inputs: Tensor) -> None:

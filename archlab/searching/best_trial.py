@@ -62,10 +62,10 @@ def _publish(best: FrozenTrial, space: Space, folder: Path) -> None:
 
 def summarize(study: optuna.Study, space: Space, folder: Path, baseline: BaselineResult) -> SearchSummary:
     """Evaluate the best trial and the baseline on the whole validation split, and write summary.json."""
-    best, base = best_trial(study), space.base.resolve()
+    base = space.base.resolve()
+    train = base.train
     task: Task = base.task.factory()()
     text = task.text("validation")
-    train = base.train
     summary = SearchSummary(
         search=space.name,
         objectives=dict(space.objectives),

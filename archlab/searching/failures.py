@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from archlab.errors import ArchlabError, ConfigError, one_line
+from archlab.runtime.private_apis import is_out_of_memory
 
 
 class InfeasibleTrial(ArchlabError):
@@ -17,8 +16,7 @@ def failure_reason(error: BaseException) -> str:
         return f"{error.path}: {error.problem}"
     if isinstance(error, ArchlabError):
         return one_line(error)
-    # torch's CPU allocator raises a plain RuntimeError, recognizable by its text alone.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+    if is_out_of_memory(error):
         return f"out of memory: {one_line(error)}"
     name, text = type(error).__name__, one_line(error)
     return name if text == name else f"{name}: {text}"

@@ -23,18 +23,30 @@ _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _WEIGHTS = ("final", "checkpoints")
 
 
-def open_study(space: Space, folder: Path) -> optuna.Study:
+class SearchStudy(optuna.Study):
+    """A study whose trials are asked for one by one, and whose sampler may nevertheless call `stop`.
+
+    Optuna's own `stop` raises RuntimeError outside of `Study.optimize`; samplers that have tried everything call it
+    from `Study.tell`.
+    """
+
+    stopped = False
+
+    def stop(self) -> None:
+        """Remember that the sampler has no parameters left to suggest."""
+        self.stopped = True
+
+
+def open_study(space: Space, folder: Path) -> SearchStudy:
     """Open or create the study of a search directory; raise ArchlabError if its storage cannot be used."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     train = space.base.resolve().train
     try:
-        study = optuna.create_study(
-            storage=_storage(space, folder),
-            study_name=_study_name(space, folder),
-            directions=[optuna.study.StudyDirection[name.upper()] for name in space.objectives.values()],
-            pruner=space.study.make_pruner(space.can_prune, train.steps, train.eval_every),
-            load_if_exists=True,
-        )
+        storage, name = _open_storage(space, folder), _study_name(space, folder)
+        directions = [optuna.study.StudyDirection[direction.upper()] for direction in space.objectives.values()]
+        optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        pruner = space.study.make_pruner(space.can_prune, train.steps, train.eval_every)
+        study = SearchStudy(name, storage, pruner=pruner)
         _record_choices(study, space)
         return study
     except Exception as error:
@@ -56,10 +68,10 @@ def delete_study(space: Space, folder: Path) -> None:
             file.unlink()
         return
     study = open_study(space, folder)
-    optuna.delete_study(study_name=study.study_name, storage=study._storage)
+    optuna.delete_study(study_name=study.study_name, storage=_open_storage(space, folder))
 
 
-def _storage(space: Space, folder: Path) -> optuna.storages.BaseStorage:
+def _open_storage(space: Space, folder: Path) -> optuna.storages.BaseStorage:
     local = space.study.storage is None
     # Seconds that SQLite waits for another worker's write; its default of 5 is too short for many workers.
     return optuna.storages.RDBStorage(
@@ -110,14 +122,14 @@ def count_claimed(study: optuna.Study) -> int:
     return sum(not is_interrupted(trial) for trial in trials)
 
 
-def fail_stale_trials(study: optuna.Study, folder: Path) -> None:
+def fail_stale_trials(study: SearchStudy, folder: Path) -> None:
     """Mark running trials whose worker has died as interrupted, and enqueue them again."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         if is_free(lock_file(folder, trial.number)):
             mark_interrupted(study, trial, folder, by_itself=True)
 
 
-def mark_interrupted(study: optuna.Study, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
+def mark_interrupted(study: SearchStudy, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
     """Close an interrupted trial and enqueue a retry, unless its own process has died MAX_ATTEMPTS times.
 
     `by_itself` says that the process died, rather than a user stopping it.
@@ -139,14 +151,11 @@ def _is_retried(study: optuna.Study, trial: FrozenTrial) -> bool:
     return any(trial_attrs(other).get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
 
 
-def tell(study: optuna.Study, trial: FrozenTrial | Trial, values: Sequence[float] | None, state: TrialState) -> None:
+def tell(study: SearchStudy, trial: FrozenTrial | Trial, values: Sequence[float] | None, state: TrialState) -> None:
     """Close a trial, and mark the study exhausted if the sampler has nothing left to try."""
-    try:
-        study.tell(trial.number, values, state)
-    except RuntimeError as error:
-        # A sampler that has tried everything calls Study.stop, which raises outside of Study.optimize.
-        if "Study.stop" not in str(error):
-            raise
+    study.stopped = False
+    study.tell(trial.number, values, state)
+    if study.stopped:  # recorded after the trial, whose result another worker would miss otherwise
         study.set_user_attr(_EXHAUSTED, True)
 
 

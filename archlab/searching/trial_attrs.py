@@ -12,6 +12,8 @@ from typing import Any, TypedDict, cast
 import optuna
 from optuna.trial import FrozenTrial, Trial
 
+from archlab.runtime.private_apis import set_trial_attr
+
 
 class TrialAttrs(TypedDict, total=False):
     """Each attribute is missing until it is known.
@@ -40,5 +42,8 @@ def trial_attrs(trial: FrozenTrial) -> TrialAttrs:
 def set_trial_attrs(study: optuna.Study, trial: FrozenTrial | Trial, attrs: TrialAttrs) -> None:
     """Store attributes with a trial, as plain JSON data."""
     for name, value in attrs.items():
-        # Through the storage (private in Optuna 5), because a FrozenTrial, such as an interrupted one, has no setter.
-        study._storage.set_trial_user_attr(trial._trial_id, name, json.loads(json.dumps(value)))
+        plain = json.loads(json.dumps(value))
+        if isinstance(trial, Trial):
+            trial.set_user_attr(name, plain)
+        else:  # an interrupted trial, which Optuna gives no setter
+            set_trial_attr(study, trial, name, plain)

@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, one_line
+from archlab.runtime.private_apis import COMPILED_PREFIX
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers; a tied one stands once, under its first name."""
     named: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        named.setdefault(id(tensor), (name.replace("_orig_mod.", ""), tensor))
+        named.setdefault(id(tensor), (name.replace(COMPILED_PREFIX, ""), tensor))
     return dict(named.values())
 
 

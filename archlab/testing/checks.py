@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from archlab.errors import one_line
 from archlab.modeling.state import State, init_state
+from archlab.runtime.private_apis import compile_error
 from archlab.testing.component_case import (
     BATCH,
     PRECISE,
@@ -171,11 +171,11 @@ def compiles(case: ComponentCase) -> None:
     """torch.compile captures the model as one graph, with the same outputs and gradients."""
     model, inputs = case.build(), case.example_inputs(dtype=PRECISE)
     parameters = list(model.parameters())
-    torch._dynamo.reset()  # the recompile limit counts per function, and earlier models share forward()
+    torch.compiler.reset()  # the recompile limit counts per function, and earlier models share forward()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     try:
         outputs = compiled(inputs)
-    except TorchDynamoException as error:
+    except compile_error() as error:
         raise CheckFailed(f"does not compile as one graph: {one_line(error)}") from error
     require_close(outputs, model(inputs), 1e-9, "outputs when compiled")
     expected = torch.autograd.grad(loss_of(model, inputs), parameters, materialize_grads=True)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from archlab import Count, Recurrent, State
 from archlab.components.attention._shape import AttentionShape
 from archlab.components.position._base import Position
+from archlab.ops.assertions import assert_async
 
 Window: TypeAlias = Literal["full", "chunk", "sliding"]
 
@@ -98,9 +99,8 @@ class WindowedAttention(Recurrent):
             raise ValueError(f"{num_tokens} tokens are more than the window_size {self.window_size} of full attention")
         if state:
             fits = (state["position"] <= self.window_size - num_tokens).all()
-            # Private as of torch 2.13, but the only assertion on a tensor's value that neither waits for the device
-            # nor breaks the graph under torch.compile.
-            torch._assert_async(fits, f"the stream exceeds the window_size {self.window_size} of full attention")
+            # Neither waits for the device nor breaks the graph under torch.compile.
+            assert_async(fits, f"the stream exceeds the window_size {self.window_size} of full attention")
 
     def _update_ring(self, ring_BWGK: Tensor | None, new_BTGK: Tensor, position_BT: Tensor) -> Tensor:
         """Return the ring buffer after the new tokens, with position p in slot p mod W."""

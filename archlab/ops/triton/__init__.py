@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch.utils._triton import has_triton  # private; torch 2.13 has no public check of a usable Triton
 
 from archlab.ops.dispatch import register_backend
+from archlab.runtime.private_apis import has_triton
 
 OPERATIONS = ("diagonal_scan", "gated_linear", "logit_gradients", "timestep_norm")
 

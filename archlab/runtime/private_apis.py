@@ -1,0 +1,134 @@
+"""Private APIs of torch and Optuna, each behind one function of ours.
+
+No other module touches them, so a release that moves one is one failing test and one edit here. Each comment names
+the reason and the version that it was checked with.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+# torch.compile wraps a module in another, which holds it under this name (torch 2.13).
+COMPILED_PREFIX = "_orig_mod."
+
+
+class AOTRunner(Protocol):
+    """A compiled library loaded into this process."""
+
+    def run(self, inputs: list[Tensor], /) -> list[Tensor]:
+        """Return the outputs."""
+
+    def get_constant_names_to_original_fqns(self) -> dict[str, str]:
+        """Map the library's names of constants to those of the traced graph."""
+
+    def update_constant_buffer(
+        self, constants: dict[str, Tensor], use_inactive: bool, check_full_update: bool, user_managed: bool, /
+    ) -> None:
+        """Set the constants; with `user_managed` they are borrowed and not copied."""
+
+
+def assert_async(condition: Tensor, message: str) -> None:
+    """Raise RuntimeError if a scalar tensor is false, on a GPU at its next synchronization."""
+    # The public torch._check and `assert` read the value, which waits for the GPU and breaks a graph (torch 2.13).
+    torch._assert_async(condition, message)
+
+
+def has_triton() -> bool:
+    """Tell whether torch can compile Triton kernels for this machine's accelerator."""
+    # torch's own condition (package, driver, compute capability), which no public function states (torch 2.13).
+    from torch.utils import _triton
+
+    return _triton.has_triton()
+
+
+def inductor_cache_dir() -> str:
+    """Return the directory in which torch.compile keeps its results, and create it."""
+    # The variable TORCHINDUCTOR_CACHE_DIR is public; its default is not (torch 2.13).
+    from torch._inductor.runtime import cache_dir_utils
+
+    return cache_dir_utils.cache_dir()
+
+
+def cache_graphs_with_autocast() -> None:
+    """Have torch.compile cache graphs that enter or leave autocast."""
+    # Its cache refuses functions that it does not know to be pure. Both functions depend on their arguments alone,
+    # and the autocast state around a graph is part of the cache's key (torch 2.13).
+    names = ("torch.amp.autocast_mode._enter_autocast", "torch.amp.autocast_mode._exit_autocast")
+    torch._inductor.config.unsafe_marked_cacheable_functions |= dict.fromkeys(names, torch.__version__)
+
+
+def compile_error() -> type[Exception]:
+    """Return the base class of the errors that torch.compile raises while it traces."""
+    # torch.compiler exports no exception (torch 2.13).
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException
+
+
+@contextmanager
+def trace_compiled_modules_eagerly() -> Iterator[None]:
+    """Let make_fx trace through the eager forward of modules that are compiled."""
+    # make_fx raises RuntimeError at them otherwise, also under torch.compiler.set_stance("force_eager") (torch 2.13).
+    with torch._dynamo.config.patch(error_on_nested_fx_trace=False):
+        yield
+
+
+def is_data_dependent_error(error: RuntimeError) -> bool:
+    """Tell whether make_fx failed because Python code reads a tensor's value."""
+    # In its mode `real` make_fx raises a bare RuntimeError; only the symbolic modes have a type for it (torch 2.13).
+    return "data-dependent control flow" in str(error)
+
+
+def is_mutating_op(target: object) -> bool:
+    """Tell whether the target of a graph's node is an operator that writes to one of its arguments."""
+    # Node.is_impure is true of random operators too; the schema says precisely this (torch 2.13).
+    from torch._ops import OpOverload
+
+    return isinstance(target, OpOverload) and target._schema.is_mutable
+
+
+def is_dtype_conversion(target: object) -> bool:
+    """Tell whether the target of a graph's node is an operator that only changes dtype or device."""
+    # make_fx decomposes the public aten.to.dtype to _to_copy (torch 2.13).
+    return target in (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default)
+
+
+def aot_compile(program: GraphModule, inputs: tuple[Tensor, ...], library: Path, options: dict[str, Any]) -> Path:
+    """Compile a graph ahead of time to a shared library for the CPU and return its path."""
+    # The documented aoti_compile_and_package takes an ExportedProgram; ours is a graph of make_fx (torch 2.13).
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # copies a tree through an API that torch 2.13 deprecates
+        options = options | {"aot_inductor.output_path": str(library)}
+        return Path(str(torch._inductor.aot_compile(program, inputs, options=options)))
+
+
+def load_aot_library(library: Path) -> AOTRunner:
+    """Load a library that `aot_compile` built."""
+    # The documented aoti_load_package reads a package, not a bare library (torch 2.13). 1 is the number of models:
+    # calls are never concurrent.
+    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an allocation failed, on a GPU or on the CPU."""
+    # torch's allocator for the CPU raises a bare RuntimeError (torch 2.13).
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def set_trial_attr(study: Study, trial: FrozenTrial, name: str, value: object) -> None:
+    """Set a user attribute of a trial that another worker started."""
+    # FrozenTrial.set_user_attr changes its copy alone, and only the worker that asked for a trial has a live Trial,
+    # whose set_user_attr writes to the storage (Optuna 5.0).
+    study._storage.set_trial_user_attr(trial._trial_id, name, value)

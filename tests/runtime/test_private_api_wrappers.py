@@ -1,0 +1,165 @@
+"""Each private API of torch and Optuna is where its wrapper expects it, and does what the wrapper's name says."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from conftest import needs_compiler
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from archlab.runtime import private_apis
+from archlab.storage.tensors import named_tensors
+
+
+@contextmanager
+def uses(api: str) -> Iterator[None]:
+    """Fail with the name of the private API that a block uses."""
+    versions = f"torch {torch.__version__}, Optuna {optuna.__version__}"
+    try:
+        yield
+    except Exception as error:
+        pytest.fail(f"{api} has moved or changed ({versions}): {type(error).__name__}: {error}")
+
+
+def test_assert_async_raises_if_a_tensor_is_false() -> None:
+    with uses("torch._assert_async"):
+        private_apis.assert_async(torch.tensor(True), "true")
+        with pytest.raises(RuntimeError, match="too long"):
+            private_apis.assert_async(torch.tensor(False), "too long")
+
+
+def test_assert_async_compiles_as_one_graph() -> None:
+    def run(x: Tensor) -> Tensor:
+        private_apis.assert_async(x.sum() > 0, "not positive")
+        return x + 1
+
+    with uses("torch._assert_async"):
+        compiled = torch.compile(run, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_has_triton_answers() -> None:
+    with uses("torch.utils._triton.has_triton"):
+        assert private_apis.has_triton() in (True, False)
+
+
+def test_inductor_cache_dir_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with uses("torch._inductor.runtime.cache_dir_utils.cache_dir"):
+        assert private_apis.inductor_cache_dir() == str(tmp_path / "cache")
+
+
+def test_autocast_functions_are_marked_cacheable_under_names_that_exist() -> None:
+    with uses("torch._inductor.config.unsafe_marked_cacheable_functions"):
+        private_apis.cache_graphs_with_autocast()
+        marked = torch._inductor.config.unsafe_marked_cacheable_functions
+    with uses("torch.amp.autocast_mode._enter_autocast"):
+        for name in ("_enter_autocast", "_exit_autocast"):
+            assert callable(getattr(torch.amp.autocast_mode, name))
+            assert marked[f"torch.amp.autocast_mode.{name}"]
+
+
+def test_compile_error_is_raised_for_a_graph_break() -> None:
+    def run(x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 0 else x
+
+    with uses("torch._dynamo.exc.TorchDynamoException"), pytest.raises(private_apis.compile_error()):
+        torch.compile(run, fullgraph=True, backend="eager")(torch.ones(2))
+
+
+def test_make_fx_traces_through_a_compiled_module() -> None:
+    inner = nn.Linear(2, 2)
+    inner.compile()
+    with uses("torch._dynamo.config.error_on_nested_fx_trace"), private_apis.trace_compiled_modules_eagerly():
+        make_fx(nn.Sequential(inner))(torch.ones(1, 2))
+
+
+def test_a_data_dependent_branch_is_told_from_other_errors() -> None:
+    with uses("the message of make_fx at data-dependent control flow"):
+        with pytest.raises(RuntimeError) as caught:
+            make_fx(lambda x: x + 1 if x.sum() > 0 else x)(torch.ones(2))
+        assert private_apis.is_data_dependent_error(caught.value)
+    with pytest.raises(RuntimeError) as caught:
+        make_fx(lambda x: x @ x)(torch.ones(2, 3))
+    assert not private_apis.is_data_dependent_error(caught.value)
+
+
+def test_an_operator_that_writes_in_place_is_told_from_others() -> None:
+    with uses("torch._ops.OpOverload._schema.is_mutable"):
+        assert private_apis.is_mutating_op(torch.ops.aten.add_.Tensor)
+        assert not private_apis.is_mutating_op(torch.ops.aten.add.Tensor)
+        assert not private_apis.is_mutating_op(torch.ops.aten.bernoulli.default)
+        assert not private_apis.is_mutating_op("add_")
+
+
+def test_a_conversion_is_traced_as_an_operator_that_is_known_as_one() -> None:
+    with uses("torch.ops.aten._to_copy"):
+        graph = make_fx(lambda x: x.bfloat16())(torch.ones(2)).graph
+        (conversion,) = (node for node in graph.nodes if node.op == "call_function")
+        assert private_apis.is_dtype_conversion(conversion.target)
+        assert not private_apis.is_dtype_conversion(torch.ops.aten.add.Tensor)
+
+
+@needs_compiler
+def test_a_graph_is_compiled_to_a_library_whose_constants_are_borrowed(tmp_path: Path) -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.tensor([2.0, 3.0]))
+
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            return (x * self.scale,)
+
+    module, x = Scale(), torch.ones(2)
+    with uses("torch._inductor.aot_compile"), torch.no_grad():
+        program = make_fx(module)(x)
+        for node in program.graph.nodes:
+            node.meta.clear()  # fake tensors of the trace, which the compiler does not take
+        options = {"always_keep_tensor_constants": True, "aot_inductor.package_constants_in_so": False}
+        library = private_apis.aot_compile(program, (x,), tmp_path / "scale.so", options)
+        assert library.is_file()
+    with uses("torch._C._aoti.AOTIModelContainerRunnerCpu"):
+        runner = private_apis.load_aot_library(library)
+        (name,) = runner.get_constant_names_to_original_fqns()
+        runner.update_constant_buffer({name: module.scale}, False, True, True)
+        assert runner.run([x])[0].tolist() == [2, 3]
+        module.scale.fill_(5)
+        assert runner.run([x])[0].tolist() == [5, 5]
+
+
+def test_the_allocator_of_the_cpu_says_that_memory_is_short() -> None:
+    with uses("the message of torch's allocator for the CPU"):
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(2**60, dtype=torch.uint8)
+        assert private_apis.is_out_of_memory(caught.value)
+    assert private_apis.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert private_apis.is_out_of_memory(MemoryError())
+    assert not private_apis.is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_a_compiled_module_keeps_its_names() -> None:
+    compiled = torch.compile(nn.Linear(2, 2))
+    with uses("the prefix _orig_mod of torch.compile"):
+        assert all(name.startswith(private_apis.COMPILED_PREFIX) for name in compiled.state_dict())
+        assert list(named_tensors(compiled)) == ["weight", "bias"]  # type: ignore[arg-type]
+
+
+def test_tensors_of_one_storage_share_one_python_object() -> None:
+    """`archlab.modeling.cost` tells storages apart by it."""
+    for device in ("cpu", "meta"):
+        x = torch.zeros(3, device=device)
+        assert x.untyped_storage() is x[1:].untyped_storage(), "torch no longer keeps a storage's Python object"
+        assert x.untyped_storage() is not torch.zeros(3, device=device).untyped_storage()
+
+
+def test_an_attribute_is_set_on_a_trial_of_another_worker(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    optuna.create_study(storage=url, study_name="s").ask()
+    study = optuna.load_study(storage=url, study_name="s")
+    with uses("optuna.Study._storage, FrozenTrial._trial_id"):
+        private_apis.set_trial_attr(study, study.get_trials()[0], "reason", "interrupted")
+        assert study.get_trials()[0].user_attrs == {"reason": "interrupted"}
