@@ -16,6 +16,7 @@ from archlab.errors import ConfigError, one_line
 from archlab.modeling.build import count_parameters, iter_blocks, validate
 from archlab.modeling.compile import apply_activation_checkpointing
 from archlab.modeling.loss import chunked_output_weight, mean_loss
+from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
 from archlab.modeling.state import init_state
 
 ENDS = ("embedding", "head")
@@ -83,24 +84,29 @@ def _end_params(model: nn.Module) -> int:
 
 def _flops(model: nn.Module, inputs: Tensor) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(inputs)
-    return counter.get_total_flops()
+        with skip_repeated_blocks(model, counter.get_total_flops) as skipped:
+            model(inputs)
+        return counter.get_total_flops() + sum(skipped)
 
 
 def _activation_bytes(model: nn.Module, inputs: Tensor, checkpointed: bool) -> int:
     whole = _saved_bytes(model, inputs)
-    blocks = len(list(iter_blocks(model)))
+    blocks = list(iter_blocks(model))
     if not checkpointed or not blocks:
         return whole
-    apply_activation_checkpointing(model)
-    kept = _saved_bytes(model, inputs)
-    return kept + (whole - kept) // blocks
+    with restore_forward(blocks):
+        apply_activation_checkpointing(model)
+        kept = _saved_bytes(model, inputs)
+    return kept + (whole - kept) // len(blocks)  # the backward pass recomputes one block at a time
 
 
 def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
-    """Return the bytes that autograd keeps for the backward pass of one micro-batch, those of the loss included."""
+    """Return the bytes that autograd saves for the backward pass of one micro-batch, those of the loss included."""
+    # Tensors on the meta device have no data pointer: a storage is known by the address of its C++ object, which is
+    # unique only while the storage is alive.
     parameters = {p.untyped_storage()._cdata for p in model.parameters()}
     saved: dict[int, int] = {}
+    alive: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -109,10 +115,12 @@ def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
             alive.append(tensor)
         return tensor
 
-    alive: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        skip_repeated_blocks(model, lambda: sum(saved.values())) as skipped,
+    ):
         _loss_of(model, inputs)
-    return sum(saved.values())
+    return sum(saved.values()) + sum(skipped)
 
 
 def _loss_of(model: nn.Module, inputs: Tensor) -> None:
