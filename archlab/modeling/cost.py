@@ -1,4 +1,4 @@
-"""What a model costs before it exists: counted on the meta device, where nothing is allocated."""
+"""Cost of a model: parameters, FLOPs and memory, counted on the meta device without allocating any."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from archlab.config.experiment import Experiment
 from archlab.config.registry import component_of
 from archlab.errors import ConfigError, one_line
-from archlab.modeling.build import count_parameters, iter_blocks, validate
+from archlab.modeling.backbone import iter_blocks
+from archlab.modeling.build import count_parameters, validate
 from archlab.modeling.compile import apply_activation_checkpointing
 from archlab.modeling.loss import chunked_output_weight, mean_loss
 from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
 from archlab.modeling.state import init_state
 
-ENDS = ("embedding", "head")
+ENDS = ("embedding", "head")  # the kinds of component that params_non_embedding leaves out
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Sizes in bytes, work in floating-point operations; `flops_per_token` is one forward pass at the context.
+    """Cost of an experiment: sizes in bytes, and the FLOPs of a forward pass per token at the experiment's context.
 
-    Training costs three times that. `state_bytes` is what one stream carries between calls. Memory is a training
-    step's: weights, gradients, AdamW's two moments, and the activations kept for the backward pass.
+    Training takes three times the FLOPs. `state_bytes` is the size of one stream's state. `memory_per_device` is that
+    of a training step: weights, gradients, AdamW's two moments, and the activations saved for the backward pass.
     """
 
     params: int
@@ -40,19 +41,22 @@ class Cost:
     tokens_per_step: int
 
     def to_dict(self) -> dict[str, int]:
-        """Return the figures by name."""
+        """Return the costs by name."""
         return asdict(self)
 
 
 def estimate_cost(experiment: Experiment, model: nn.Module | None = None) -> Cost:
-    """Return the costs of an experiment, allocating none of its memory."""
+    """Count the costs of an experiment without allocating memory; `model` is that of `validate`, if already built.
+
+    Raises ConfigError if model, task and context do not fit, or if a tensor's size overflows.
+    """
     model = model if model is not None else validate(experiment)
     try:
         return _estimate(experiment, model)
     except (RuntimeError, ValueError) as error:
         train = experiment.train
-        what = f"a step of {train.batch_size} x {train.context} tokens cannot be counted: {one_line(error)}"
-        raise ConfigError("train.context", what, experiment.source) from error
+        problem = f"a step of {train.batch_size} x {train.context} tokens cannot be counted: {one_line(error)}"
+        raise ConfigError("train.context", problem, experiment.source) from error
 
 
 def _estimate(experiment: Experiment, model: nn.Module) -> Cost:
@@ -68,7 +72,7 @@ def _estimate(experiment: Experiment, model: nn.Module) -> Cost:
         state_bytes=sum(t.numel() * t.element_size() for t in init_state(model, 1).values()),
         weight_bytes=weights,
         activation_bytes=activations,
-        memory_per_device=4 * weights + activations,
+        memory_per_device=4 * weights + activations,  # weights, gradients and two moments have the same size
         tokens_per_step=train.batch_size * train.accumulate * train.context,
     )
 
@@ -124,6 +128,7 @@ def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
 
 
 def _loss_of(model: nn.Module, inputs: Tensor) -> None:
+    """Run the forward pass of a loss that saves as much as that of training does."""
     num_targets = inputs.shape[:2].numel()
     if chunked_output_weight(model, num_targets) is None:
         logits, _ = model(inputs)

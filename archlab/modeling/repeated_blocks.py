@@ -1,4 +1,4 @@
-"""Runs of identical blocks: a forward pass that only counts runs two blocks of each, and counts the rest alike."""
+"""Counting passes over runs of identical blocks: two blocks of a run are executed, the others counted like them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archlab.modeling.build import iter_blocks
+from archlab.modeling.backbone import iter_blocks
 
-# A module's parts are described one by one, and its own `forward` is the framework's: recomputation, or this module's.
+# Submodules are described one by one. A `forward` set on an instance is archlab's own: checkpointing, or a replay.
 _SKIPPED_ATTRIBUTES = ("_modules", "forward")
 _SCALARS = (str, int, float, complex, bytes, type(None), torch.dtype, torch.device, type)
 
@@ -85,12 +85,12 @@ def _runs(blocks: Sequence[nn.Module]) -> list[list[nn.Module]]:
 
 
 def _structure(block: nn.Module) -> dict[str, Any]:
-    """Return everything that a meta forward pass can depend on: two blocks with equal structures add equal counts."""
+    """Return everything that a forward pass on the meta device can depend on."""
     return {name: (type(module), _attributes(vars(module))) for name, module in block.named_modules()}
 
 
 def _attributes(value: Any) -> Any:
-    """Return tensors as shape and type, plain data as it is, and any other object as itself alone."""
+    """Replace tensors by shape and dtype, and objects without a value to compare by their identity."""
     if isinstance(value, dict):
         return {key: _attributes(entry) for key, entry in value.items() if key not in _SKIPPED_ATTRIBUTES}
     if isinstance(value, list | tuple | set):

@@ -7,7 +7,8 @@ import torch
 
 from archlab.config import experiment
 from archlab.modeling import cost
-from archlab.modeling.build import iter_blocks, validate
+from archlab.modeling.backbone import iter_blocks
+from archlab.modeling.build import validate
 from archlab.modeling.repeated_blocks import skip_repeated_blocks
 
 DEEP = ["model.layers[0].repeat=5", "train.batch_size=2", "train.context=128"]
