@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from archlab.data.task import Task
     from archlab.errors import ArchlabError, ConfigError, TrainingError, did_you_mean, one_line
     from archlab.inference.evaluate import EvalResult
+    from archlab.modeling.backbone import Backbone, is_causal
     from archlab.modeling.cost import Cost
     from archlab.modeling.state import AUXILIARY_LOSS, Recurrent, State, StateScope, init_state, max_context
     from archlab.searching.callbacks import SearchCallback
@@ -81,6 +82,7 @@ _MODULES = {
     "archlab.data.task": "Task",
     "archlab.errors": "ArchlabError ConfigError TrainingError did_you_mean one_line",
     "archlab.inference.evaluate": "EvalResult",
+    "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
     "archlab.modeling.state": "AUXILIARY_LOSS Recurrent State StateScope init_state max_context",
     "archlab.searching.callbacks": "SearchCallback",
@@ -96,6 +98,7 @@ __all__ = [
     "AUXILIARY_LOSS",
     "LARGEST",
     "ArchlabError",
+    "Backbone",
     "BaselineSummary",
     "Callback",
     "CheckResult",
@@ -135,6 +138,7 @@ __all__ = [
     "init_state",
     "interop",
     "interval",
+    "is_causal",
     "load",
     "load_model",
     "max_context",
@@ -155,8 +159,9 @@ def __getattr__(name: str) -> object:
         return importlib.import_module("archlab.interop")
     if name not in _HOMES:
         raise AttributeError(f"module 'archlab' has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
-    return found
+    # Kept in the module, so that this function is called once for each name.
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

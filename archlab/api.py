@@ -1,4 +1,4 @@
-"""The public face: one typed function for each verb, over an experiment's name, file, mapping or object."""
+"""Public functions of archlab, one per verb; an experiment is given by name, file, mapping or object."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ ExperimentLike: TypeAlias = StrPath | Mapping[str, Yaml] | Experiment
 
 
 def load(experiment: ExperimentLike, overrides: Sequence[str] = ()) -> Experiment:
-    """Return a checked experiment.
+    """Load and check an experiment.
 
     `experiment` is the name of one that comes with archlab, the path of a YAML file, or the same data as a mapping;
-    `overrides` are strings such as `"train.lr=1e-3"`. Raises ConfigError naming file, YAML path and value.
+    `overrides` are strings PATH=VALUE such as `"train.lr=1e-3"`. Raises ConfigError naming file, YAML path and value.
+
+        experiment = archlab.load("megalodon_tiny", ["model.layers[0].mixer.ema=s4d"])
+        experiment.train.lr, experiment.resolved["model"]
     """
     if not isinstance(experiment, Experiment):
         return experiments.load(experiment, overrides)
@@ -39,7 +42,12 @@ def load(experiment: ExperimentLike, overrides: Sequence[str] = ()) -> Experimen
 
 
 def show(experiment: ExperimentLike, overrides: Sequence[str] = ()) -> Cost:
-    """Return what an experiment costs (parameters, FLOPs, memory), counted without allocating it."""
+    """Count the cost of an experiment (parameters, FLOPs, memory) without allocating the model.
+
+    Raises ConfigError if model, task and context do not fit.
+
+        archlab.show("megalodon_7b").params  # 7385817088
+    """
     loaded = load(experiment, overrides)
 
     from archlab.modeling.cost import estimate_cost
@@ -58,9 +66,13 @@ def train(
 ) -> TrainResult:
     """Train an experiment and return the run's directory and last metrics.
 
-    `out` is the run's directory, runs/NAME by default. `resume` continues exactly where the last checkpoint ended,
-    `force` overwrites an earlier run. Raises ArchlabError where the directory holds another run, where the model does
-    not fit in memory, or where the loss is no longer finite.
+    `out` is the run's directory, runs/NAME by default. `resume` continues from the last checkpoint, with the same
+    result as without the interruption; `force` overwrites an earlier run. `callbacks` see each step and evaluation.
+    Raises ArchlabError if the directory holds another run or the model does not fit in memory, TrainingError if the
+    loss is no longer finite.
+
+        run = archlab.train("megalodon_tiny", ["train.steps=100"], out="runs/a", callbacks=[archlab.ProgressBar()])
+        run.metrics["val_loss"], run.model_dir
     """
     loaded = load(experiment, overrides)
 
@@ -81,8 +93,9 @@ def search(
     """Search a space of architectures and return the best trial and a summary.
 
     `out` is the search's directory, runs/NAME by default; calling again with the same directory resumes the search.
-    `trials` replaces the number of trials that the space names. Raises ArchlabError where the directory holds another
-    search.
+    `trials` replaces the number of trials of the space. Raises ArchlabError if the directory holds another search.
+
+        result = archlab.search("quickstart", trials=20, callbacks=[archlab.SearchProgressBar()])
     """
     from archlab.searching.run import search as run
     from archlab.searching.space import load_space
@@ -94,10 +107,12 @@ def search(
 def evaluate(
     folder: StrPath, overrides: Sequence[str] = (), *, split: str = "test", max_tokens: int | None = None
 ) -> EvalResult:
-    """Return the metrics of a trained model on a split of its task.
+    """Evaluate a trained model on a split of its task.
 
-    `overrides` may name another task, context or batch size, but not another model. Raises ArchlabError for a
-    directory without a trained model.
+    `folder` is a run, a search or a checkpoint. `overrides` may change task, context and batch size, but not the model.
+    `max_tokens` limits the number of inputs read. Raises ArchlabError for a directory without a trained model.
+
+        archlab.evaluate("runs/a", split="validation").metrics["bpb"]
     """
     from archlab.inference.evaluate import eval_options
     from archlab.inference.evaluate import evaluate as run
@@ -123,10 +138,14 @@ def generate(
     seed: int = 0,
     compile: bool | None = None,
 ) -> Iterator[str]:
-    """Yield pieces of text that continue a prompt; the first call to the iterator reads the prompt.
+    """Generate text after a prompt, yielded piece by piece; the iterator's first step reads the prompt.
 
-    `compile` defaults to compiling from 10,000 new tokens on. Raises ArchlabError at once for a sampling setting that
-    cannot be used, and where prompt and new tokens exceed the context that the model keeps.
+    Sampling divides logits by `temperature` (0 takes the most likely token), then keeps the `top_k` most likely tokens
+    and of these the fewest whose probability reaches `top_p`. `compile` compiles decoding, by default from 10,000 new
+    tokens on. Raises ArchlabError at once for a setting out of range, and if prompt and new tokens exceed the context
+    that the model's full attention keeps.
+
+        print("".join(archlab.generate("runs/a", "def main(", temperature=0.8, top_p=0.95)))
     """
     from archlab.inference.generate import generate as sample
     from archlab.modeling.state import max_context
@@ -154,14 +173,14 @@ def generate(
 
 
 def export(folder: StrPath, out: StrPath, *, force: bool = False) -> Path:
-    """Write a trained model as a directory that needs torch and safetensors alone; return the directory."""
+    """Export a trained model as readable Python and weights that need torch and safetensors alone; return `out`."""
     from archlab.interop.standalone.export import export as write
 
     return write(Path(folder), Path(out), force=force)
 
 
 def import_checkpoint(directory: StrPath, out: StrPath, *, force: bool = False) -> Path:
-    """Convert a checkpoint directory of the transformers library to one of archlab's; return the new directory."""
+    """Convert a checkpoint directory of the transformers library to one of archlab's; return `out`."""
     from archlab.interop import import_checkpoint as convert
 
     return convert(Path(directory), Path(out), force=force)
@@ -189,10 +208,13 @@ def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: StrPath | 
 
 
 def load_model(folder: StrPath, device: str | torch.device = "cpu") -> nn.Module:
-    """Return the trained model of a checkpoint, a run or a search, in evaluation mode.
+    """Load the trained model of a run, a search or a checkpoint, in evaluation mode.
 
-    `logits, state = model(tokens)` with tokens [B, T] int64; passing the state back continues the stream.
-    Raises ArchlabError for a directory without a trained model, or one that is damaged.
+    Raises ArchlabError for a directory without a trained model, or a damaged one.
+
+        model = archlab.load_model("runs/a")
+        logits, state = model(tokens)  # [B, T] int64 -> [B, T, V]
+        logits, state = model(more_tokens, state)  # continues the stream
     """
     from archlab.storage.trained_model import load_trained
 

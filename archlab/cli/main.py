@@ -111,14 +111,16 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
         return
 
     from archlab.cli import show as drawing
+    from archlab.modeling.build import validate
 
-    figures = drawing.cost_summary(experiment)
+    model = validate(experiment)
+    figures = drawing.cost_summary(experiment, model)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
         return
     console = _console()
     console.print(Text.assemble((experiment.name, "bold"), "  ", experiment.description))
-    console.print(drawing.model_tree(experiment))
+    console.print(drawing.model_tree(experiment, model))
     console.print(drawing.cost_table(experiment, figures))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,17 +16,18 @@ from archlab.config.experiment import Experiment
 from archlab.config.registry import Component, component_of
 from archlab.modeling.build import count_parameters, validate
 from archlab.modeling.cost import estimate_cost
+from archlab.modeling.repeated_blocks import skip_repeated_blocks
 from archlab.runtime.memory import format_bytes
 
 
-def cost_summary(experiment: Experiment) -> dict[str, Any]:
-    """Return the experiment's name and costs, as `archlab show --json` prints them."""
-    return {"name": experiment.name, **estimate_cost(experiment).to_dict()}
+def cost_summary(experiment: Experiment, model: nn.Module | None = None) -> dict[str, Any]:
+    """Return the experiment's name and costs, as `archlab show --json` prints them; `model` is that of `validate`."""
+    return {"name": experiment.name, **estimate_cost(experiment, model).to_dict()}
 
 
-def model_tree(experiment: Experiment) -> Tree:
-    """Return the model's parts as a terminal tree, like neighbours drawn once."""
-    model = validate(experiment)
+def model_tree(experiment: Experiment, model: nn.Module | None = None) -> Tree:
+    """Return the model's parts as a terminal tree, like neighbors drawn once; `model` is that of `validate`."""
+    model = model if model is not None else validate(experiment)
     shapes: dict[nn.Module, str] = {}
     inputs = experiment.task.factory()().example_inputs(1, experiment.train.context, "meta")
     run_with_forward_hooks(model, inputs, lambda module, output: shapes.update({module: _shape(output)}))
@@ -49,11 +51,11 @@ def _parts(module: nn.Module) -> list[tuple[str, nn.Module, int]]:
         if not isinstance(child, nn.ModuleList):
             found.append((name, child, 1))
             continue
-        for place, entry in enumerate(child):
-            if place and repr(entry) == repr(found[-1][1]):
-                found[-1] = (found[-1][0], found[-1][1], found[-1][2] + 1)
-            else:
-                found.append((f"{name}[{place}]", entry, 1))
+        first = 0
+        for _, run in groupby(child, key=repr):
+            entries = list(run)
+            found.append((f"{name}[{first}]", entries[0], len(entries)))
+            first += len(entries)
     return found
 
 
@@ -95,11 +97,11 @@ def cost_table(experiment: Experiment, figures: dict[str, Any]) -> Table:
 
 
 def run_with_forward_hooks(model: nn.Module, inputs: Tensor, see: Callable[[nn.Module, Any], None]) -> None:
-    """Run inputs through a model on the meta device, showing each module's output to `see`."""
-    hooks = [m.register_forward_hook(lambda module, _, output: see(module, output)) for m in model.modules()]
-    try:
-        with torch.no_grad():
+    """Run inputs through a model on the meta device, showing each module's output to `see`, of identical blocks two."""
+    with torch.no_grad(), skip_repeated_blocks(model):  # before the hooks, by which no two blocks would be identical
+        hooks = [m.register_forward_hook(lambda module, _, output: see(module, output)) for m in model.modules()]
+        try:
             model(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+        finally:
+            for hook in hooks:
+                hook.remove()

@@ -1,1 +1,1 @@
-"""What runs a model without changing it: evaluation, generation, decoding."""
+"""Inference: evaluation, generation, decoding."""

@@ -1,4 +1,4 @@
-"""A module compiled ahead of time for the CPU: a call runs no Python, and what was built is kept between processes."""
+"""Ahead-of-time compilation for the CPU with AOTInductor: calls run no Python, libraries are cached on disk."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from archlab.runtime.build_cache import build_cache_path
 from archlab.runtime.private_apis import aot_compile, load_aot_library
 
 OPTIONS = {
-    "memory_planning": True,  # one block of memory for all that lies between input and output
-    # A library holds no weight, so that it serves every model of one shape and is as small for 7 B as for 7 M.
+    "memory_planning": True,  # one allocation per call for all intermediate tensors
+    # Weights stay outside of the library, so that it serves every model of a shape and is as small for 7 B as for 7 M.
     "always_keep_tensor_constants": True,
     "aot_inductor.package_constants_in_so": False,
 }
 
 
 class AOTModule:
-    """A module that was traced with these inputs, and may write to them; what follows from weights is computed once.
+    """A compiled module, traced with example inputs, which it may write to; constants are folded.
 
-    Called with tensors of the inputs' shapes, types and strides, which are not looked at again. Weights that change
-    later are seen where they are read, not in what was computed from them.
+    Calls take tensors of the same shapes, dtypes and strides, which are not checked again. Weights changed in place
+    later take effect, except in tensors that were computed from weights alone when the module was compiled.
     """
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -36,24 +36,26 @@ class AOTModule:
         file = _library(program, inputs, constants)
         self._runner = load_aot_library(file)
         names = self._runner.get_constant_names_to_original_fqns()
-        self._constants = {own: constants[name] for own, name in names.items()}  # borrowed: they must live as long
+        self._constants = {own: constants[name] for own, name in names.items()}  # not copied: kept alive here
+        # (use_inactive, validate_full_update, user_managed): into the active buffer, all of them, without copying.
         self._runner.update_constant_buffer(self._constants, False, True, True)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Return the outputs."""
+        """Run the module and return its outputs."""
         return self._runner.run(list(inputs))
 
 
 def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[str, Tensor]) -> Path:
-    """Return the built library, from the cache where it is there."""
+    """Return the compiled library, from the cache if it is there."""
     file = build_cache_path("ahead", "module", *_cache_key(program, (*inputs, *constants.values())))
     if not file.is_file():
         with tempfile.TemporaryDirectory(dir=file.parent) as partial:
-            os.replace(aot_compile(program, inputs, Path(partial) / file.name, OPTIONS), file)
+            library = aot_compile(program, inputs, Path(partial) / file.name, OPTIONS)
+            os.replace(library, file)  # atomic: another process sees the whole library or none
     return file
 
 
 def _cache_key(program: GraphModule, tensors: tuple[Tensor, ...]) -> tuple[str, ...]:
-    """Return what a library depends on: the graph, its tensors' kinds, torch and its threads."""
+    """Return everything that a library depends on: graph, shapes, dtypes, strides, torch and its number of threads."""
     kinds = (f"{tensor.dtype}{list(tensor.shape)}{tensor.stride()}" for tensor in tensors)
     return (program.code, *kinds, str(OPTIONS), torch.__version__, str(torch.get_num_threads()))

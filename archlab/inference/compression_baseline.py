@@ -1,4 +1,4 @@
-"""What general compressors reach on a text, for comparison with a model."""
+"""Bits per byte of general-purpose compressors on a text, a baseline for language models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from archlab.errors import ArchlabError
 
 
 def compressed_bpb(text: bytes) -> dict[str, float]:
-    """Return bits per byte of zlib, bz2 and xz at their strongest; raise ArchlabError for an empty text."""
+    """Return bits per byte of zlib, bz2 and xz at their highest levels; raise ArchlabError if the text is empty."""
     if not text:
         raise ArchlabError("an empty text cannot be compressed")
     sizes = {

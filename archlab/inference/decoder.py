@@ -1,6 +1,6 @@
-"""One token after another, as fast as a machine reads the weights: compiled once, with a state written in place.
+"""Compiled single-token decoding, limited by the memory bandwidth of reading the weights; the state is in place.
 
-B batch, H heads, K width of a key, S keys, V outputs, or the width of a value.
+B batch, H heads, K key width, Q queries, S keys, V outputs, or value width.
 """
 
 from __future__ import annotations
@@ -20,74 +20,76 @@ from archlab.modeling.build import eval_mode
 from archlab.modeling.state import State
 from archlab.ops.dtypes import at_least_float32
 
-# A sum over keys is made of sums over so many, whose values lie in a few pages of memory.
+# The weighted sum of the values is a sum over blocks of this many keys: a block lies in a few pages of memory.
 KEY_BLOCK = 16
 
 
 class Decoder:
-    """Reads one token a call, [B, 1] -> scores [B, 1, V], going on from a state, which is left as it was.
+    """Decodes one token per call, [B, 1] -> logits [B, 1, V], from a copy of a state.
 
-    The model is compiled as a whole at the first call, for this batch size and for the weights as they then are: what
-    follows from weights alone is computed once. Raises ValueError for tokens of another shape.
+    The model is compiled as a whole at the first call, for this batch size and for the weights at that time: tensors
+    that depend on weights alone are constants. Raises ValueError for tokens of another shape.
     """
 
     def __init__(self, model: nn.Module, state: State) -> None:
         self.state = {name: tensor.clone() for name, tensor in state.items()}
-        some = next(iter(state.values()))
-        self._tokens_B1 = torch.zeros(len(some), 1, dtype=torch.int64, device=some.device)
+        first = next(iter(state.values()))
+        self._tokens_B1 = torch.zeros(len(first), 1, dtype=torch.int64, device=first.device)
         self._model = model
         self._step: Callable[..., Any] | None = None
 
     @torch.no_grad()
     def __call__(self, tokens_B1: Tensor) -> Tensor:
-        """Return the scores after one more token, the state moved on."""
+        """Return the logits after one more token and update the state in place."""
         if tokens_B1.shape != self._tokens_B1.shape:
             raise ValueError(f"tokens {list(tokens_B1.shape)} are not {list(self._tokens_B1.shape)}")
         self._tokens_B1.copy_(tokens_B1)
         if self._step is None:
-            self._step = self._compiled()
-        (scores_B1V,) = self._step(self._tokens_B1, *self.state.values())
-        return scores_B1V
+            self._step = self._compile()
+        (logits_B1V,) = self._step(self._tokens_B1, *self.state.values())
+        return logits_B1V
 
-    def _compiled(self) -> Callable[..., Any]:
+    def _compile(self) -> Callable[..., Any]:
         advance = _DecodeStep(self._model, tuple(self.state))
         inputs = (self._tokens_B1, *self.state.values())
         with eval_mode(advance):
-            if self._tokens_B1.device.type != "cpu":  # traced here: what is compiled later is evaluated
+            if self._tokens_B1.device.type != "cpu":
+                # Traced here, in evaluation mode: torch.compile itself traces at the first call, outside of it.
                 return torch.compile(trace(advance, inputs), fullgraph=True, dynamic=False)
             with SingleTokenMode():
                 return AOTModule(advance, inputs)
 
 
 class _DecodeStep(nn.Module):
-    """A step that writes the next state over the last: the compiler then changes windows in place, and copies none."""
+    """A decoding step that writes the new state over the old one, so that the compiler updates windows in place."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
         self.model, self.names = model, names
 
     def forward(self, tokens_B1: Tensor, *state: Tensor) -> tuple[Tensor]:
-        scores_B1V, following = self.model(tokens_B1, dict(zip(self.names, state, strict=True)))
+        logits_B1V, new_state = self.model(tokens_B1, dict(zip(self.names, state, strict=True)))
         for name, tensor in zip(self.names, state, strict=True):
-            tensor.copy_(following[name])
-        return (scores_B1V,)
+            tensor.copy_(new_state[name])
+        return (logits_B1V,)
 
 
 class SingleTokenMode(TorchFunctionMode):
-    """Has products of one row, and attention of one query, made of sums, which a compiler joins to what is around them.
+    """Replaces matrix-vector products, and attention with one query, by sums, which Inductor fuses with other loops.
 
-    As products they read what they multiply two to three times as slowly.
+    As calls of a matrix library they read the weights two to three times as slowly.
     """
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call one of our forms in place of the function, where there is one."""
+        """Call the replacement of a function, if it has one."""
         return _REPLACEMENTS.get(function, function)(*args, **(kwargs or {}))
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x weightᵀ + bias."""
+    # Only a single row: with more, a matrix library reuses each weight that it reads.
     if x.numel() != x.shape[-1]:
         return F.linear(x, weight, bias)
     y = (at_least_float32(x.flatten()) * at_least_float32(weight)).sum(-1)
@@ -106,16 +108,17 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Return what a query sees of the values, [B, H, Q, V]."""
+    """Return scaled dot-product attention [B, H, Q, V]."""
+    # Only what decoding calls: one query and a mask. A single query with is_causal would see the first key alone.
     if q_BHQK.shape[2] != 1 or attn_mask is None or dropout_p or is_causal or enable_gqa:
         options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
         return F.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSV, attn_mask, dropout_p, is_causal, **options)
     q_BH1K, k_BHSK, v = (at_least_float32(x) for x in (q_BHQK, k_BHSK, v_BHSV))
     scale = q_BH1K.shape[-1] ** -0.5 if scale is None else scale
     scores_BHS = (q_BH1K * k_BHSK).sum(-1) * scale
-    shown = attn_mask.expand(*attn_mask.shape[:-2], 1, k_BHSK.shape[2])[..., 0, :]
-    is_bool = shown.dtype == torch.bool
-    scores_BHS = scores_BHS.masked_fill(~shown, -math.inf) if is_bool else scores_BHS + shown
+    mask_BHS = attn_mask.expand(*attn_mask.shape[:-2], 1, k_BHSK.shape[2])[..., 0, :]
+    is_bool = mask_BHS.dtype == torch.bool
+    scores_BHS = scores_BHS.masked_fill(~mask_BHS, -math.inf) if is_bool else scores_BHS + mask_BHS
     weighted_BHSV = scores_BHS.softmax(-1)[..., None] * v
     y_BHV = weighted_BHSV.unflatten(2, (-1, math.gcd(v.shape[2], KEY_BLOCK))).sum(3).sum(2)
     return y_BHV[:, :, None].to(v_BHSV.dtype)

@@ -1,4 +1,4 @@
-"""Evaluation: a model's metrics on a split of a task.
+"""Evaluation of a model: its metrics on a split of a task.
 
 B batch, T time, V outputs.
 """
@@ -26,7 +26,7 @@ _AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Metrics of a model on a split: loss in nats per target, bpb in bits per byte, and the speed of measuring them."""
+    """Metrics of a model on a split: loss in nats per target, bpb in bits per byte; and the speed of evaluation."""
 
     split: str
     metrics: dict[str, float]
@@ -34,12 +34,12 @@ class EvalResult:
     tokens_per_s: float
 
     def to_dict(self) -> dict[str, float]:
-        """Return metrics, tokens and speed in one mapping, as summary.json and `archlab eval --json` have them."""
+        """Return metrics, tokens and speed as one mapping, the form of summary.json and `archlab eval --json`."""
         return {**self.metrics, "tokens": self.tokens, "tokens_per_s": self.tokens_per_s}
 
 
 class EvalOptions(TypedDict):
-    """The options of `evaluate` that an experiment's `train:` section sets."""
+    """Options of `evaluate` that an experiment's `train:` section sets."""
 
     batch_size: int
     context: int
@@ -47,7 +47,7 @@ class EvalOptions(TypedDict):
 
 
 def eval_options(train: TrainConfig) -> EvalOptions:
-    """Return the options by which training itself evaluates."""
+    """Return the options of the evaluations during training."""
     return {"batch_size": train.batch_size, "context": train.context, "precision": train.precision}
 
 
@@ -61,9 +61,9 @@ def evaluate(
     max_tokens: int | None = None,
     precision: str = "float32",
 ) -> EvalResult:
-    """Evaluate a model on a split, every sample from the initial state.
+    """Evaluate a model on a split, starting each sample from the initial state.
 
-    `max_tokens` bounds the inputs that are read. Raises ArchlabError for a split without a target.
+    `max_tokens` limits the number of inputs read. Raises ArchlabError if the split has no target.
     """
     if precision not in _AUTOCAST:
         raise ArchlabError(f"precision: no precision {precision!r}{did_you_mean(precision, _AUTOCAST)}")
@@ -72,8 +72,8 @@ def evaluate(
     begin = time.perf_counter()
     with eval_mode(model), torch.no_grad():
         for inputs, targets in task.eval_batches(split, batch_size, context, max_tokens):
-            for part in _evaluate_batch(model, task, inputs, targets, precision):
-                for name, (total, count) in part.items():
+            for chunk in _evaluate_batch(model, task, inputs, targets, precision):
+                for name, (total, count) in chunk.items():
                     sums[name] += float(total)
                     counts[name] += int(count)
     if not counts["loss"]:
@@ -85,11 +85,12 @@ def evaluate(
 
 
 def _evaluate_batch(model: nn.Module, task: Task, inputs: Tensor, targets: Tensor, precision: str) -> list[Any]:
-    device, dtype, measured = device_of(model), _AUTOCAST[precision], []
+    """Return the sums and counts of each metric for each chunk of logits."""
+    device, dtype, sums = device_of(model), _AUTOCAST[precision], []
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        for logits, wanted in iter_logits(
+        for logits, chunk_targets in iter_logits(
             model, inputs.to(device), targets.to(device), metrics_are_per_token=task.metrics_are_per_token
         ):
-            with without_autocast(logits):
-                measured.append(task.compute_metrics(logits, wanted))
-    return measured
+            with without_autocast(logits):  # the loss is summed in float32 at least, whatever the precision
+                sums.append(task.compute_metrics(logits, chunk_targets))
+    return sums

@@ -1,4 +1,4 @@
-"""Sampling from a model, one token after another.
+"""Autoregressive sampling from a model.
 
 T time, V vocabulary.
 """
@@ -17,13 +17,14 @@ from archlab.modeling.build import device_of, eval_mode
 from archlab.modeling.state import State
 from archlab.runtime.toolchain import has_cpp_compiler
 
-COMPILE_MIN_TOKENS = 10_000  # tokens
+# For fewer new tokens than these, compiling the decoder takes longer than it saves.
+COMPILE_MIN_TOKENS = 10_000
 
 
 class Sampler:
-    """Picks a token from logits, with random numbers of its own; temperature 0 takes the likeliest.
+    """Samples a token from logits with a random generator of its own; temperature 0 takes the most likely token.
 
-    Raises ArchlabError for a setting that cannot be used.
+    Raises ArchlabError for a setting out of range.
     """
 
     def __init__(self, temperature: float, top_k: int | None, top_p: float | None, seed: int) -> None:
@@ -37,18 +38,19 @@ class Sampler:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, logits_V: Tensor) -> int:
-        """Return the next token; raise ArchlabError where the logits are not numbers."""
+        """Return the next token; raise ArchlabError if the logits are not finite."""
+        # In float64 on the CPU, where the generator is: sampling itself does not depend on device or precision.
         logits_V = logits_V.cpu().double()
-        likeliest, best = logits_V.max(), int(logits_V.argmax())
-        if not likeliest.isfinite():
+        maximum, best = logits_V.max(), int(logits_V.argmax())
+        if not maximum.isfinite():
             raise ArchlabError("the model's output is not a finite number: its weights may be damaged")
         if self.temperature == 0:
             return best
-        probabilities = self._cut(((logits_V - likeliest) / self.temperature).softmax(-1))
+        probabilities = self._filter(((logits_V - maximum) / self.temperature).softmax(-1))
         return int(torch.multinomial(probabilities, 1, generator=self.generator))
 
-    def _cut(self, probabilities: Tensor) -> Tensor:
-        """Keep the `top_k` likeliest tokens, and of these the fewest that reach `top_p` of what is left."""
+    def _filter(self, probabilities: Tensor) -> Tensor:
+        """Keep the `top_k` most likely tokens, and of these the fewest whose share of their sum reaches `top_p`."""
         ordered, tokens = probabilities.sort(descending=True, stable=True)
         if self.top_k is not None:
             ordered[self.top_k :] = 0
@@ -69,13 +71,13 @@ def generate(
     seed: int = 0,
     compile: bool | None = None,
 ) -> Iterator[int]:
-    """Read the prompt in one call, then yield new tokens, each from one call on the token before it.
+    """Prefill the prompt in one call, then yield new tokens, decoded one at a time.
 
-    Unless said otherwise the calls on one token are compiled where so many are asked for that it pays.
-    Raises ArchlabError at once for a setting that cannot be used.
+    `compile` compiles the decoding; by default from COMPILE_MIN_TOKENS new tokens on. Raises ArchlabError at once, not
+    at the first token, for an empty prompt or a setting out of range.
     """
     if not tokens:
-        raise ArchlabError("the prompt is empty: the model needs at least one token to go on from")
+        raise ArchlabError("the prompt is empty: the model needs at least one token to continue")
     if max_new_tokens < 0:
         raise ArchlabError(f"max_new_tokens {max_new_tokens} is below 0")
     compiled = max_new_tokens >= COMPILE_MIN_TOKENS and has_cpp_compiler() if compile is None else compile
@@ -95,7 +97,7 @@ def _generate(
 
 
 class _TokenStream:
-    """A model that reads on from call to call: a prompt as it is, and what follows compiled if that is wanted."""
+    """Calls a model on successive tokens of a stream; after the prompt with a compiled decoder, if asked to."""
 
     def __init__(self, model: nn.Module, compiled: bool) -> None:
         self.model, self.compiled = model, compiled

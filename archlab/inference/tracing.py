@@ -1,4 +1,4 @@
-"""A module's graph, in which nothing is written in place, and what follows from weights alone is computed."""
+"""Tracing of a module to a functional graph, and folding of the constants in it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from archlab.runtime.private_apis import (
     trace_compiled_modules_eagerly,
 )
 
-_CANNOT = "the module cannot be compiled ahead of time, but runs as it is"
+_CANNOT = "the module cannot be compiled ahead of time, only run eagerly"
 
 
 @torch.no_grad()
 def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
-    """Return a module's graph, in which nothing is written in place but, at its end, inputs.
+    """Return a module's graph, whose only mutations are copies into its inputs at its end.
 
-    The module is run on copies of them. Raises ArchlabError where it looks at numbers to choose its way, or writes
-    into a tensor of its own.
+    The module runs on copies of the inputs. Raises ArchlabError if its control flow depends on values of tensors, or
+    if it writes to its own parameters or buffers.
     """
 
     def run(*inputs: Tensor) -> tuple[Any, ...]:
@@ -41,17 +41,20 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     except RuntimeError as error:
         if not is_data_dependent_error(error):
             raise
-        raise ArchlabError(f"{_CANNOT}: it looks at numbers to choose its way") from error
+        raise ArchlabError(f"{_CANNOT}: its control flow depends on values of tensors") from error
     program = _functionalize(program, inputs)
     for node in program.graph.nodes:
-        node.meta.clear()  # shapes as the tracer noted them, each in a world of its own, which no compiler takes
+        # The two traces leave fake tensors of different fake modes, which Inductor refuses to mix; it makes new ones.
+        node.meta.clear()
     return program
 
 
 def _functionalize(program: GraphModule, inputs: tuple[Tensor, ...]) -> GraphModule:
-    """Return a graph that writes nothing in place, weights being among its inputs while it is traced once more.
+    """Return the graph without mutations of intermediate tensors, traced once more under `functionalize`.
 
-    Tracing once does not do: some of torch's operations are made of smaller ones that write in place.
+    A second trace is needed: some operations decompose, below functionalize, to operations that write in place, and
+    only the graph of the first trace shows those to it. Weights are inputs of the second trace, so that writes to them
+    are seen: functionalize wraps inputs alone.
     """
     weights = named_constants(program)
 
@@ -71,27 +74,27 @@ def _functionalize(program: GraphModule, inputs: tuple[Tensor, ...]) -> GraphMod
 def _require_reading_only(weight: Node) -> None:
     for node in weight.users:
         if is_mutating_op(node.target) and node.args[0] is weight:
-            raise ArchlabError(f"{_CANNOT}: it writes into a tensor of its own")
+            raise ArchlabError(f"{_CANNOT}: it writes to its own parameters or buffers")
 
 
 @torch.no_grad()
 def fold_constants(program: GraphModule) -> None:
-    """Replace what follows from weights alone by its value.
+    """Replace every tensor that depends on weights alone by its value.
 
-    A weight in another type or shape stays what it is, and so does a tensor made of nothing: they cost nothing where
-    they are read, and would be copies.
+    Views and conversions of a weight stay in the graph, and so do factory functions such as zeros: the compiler fuses
+    them with their use for free, where a stored value would be one more tensor to read.
     """
     known: dict[Node, Any] = {}
-    as_they_are: set[Node] = set()
+    kept: set[Node] = set()
     for node in program.graph.nodes:
         if node.op == "get_attr":
             known[node] = attrgetter(str(node.target))(program)
-            as_they_are.add(node)
+            kept.add(node)
         elif node.op == "call_function" and known.keys() >= set(node.all_input_nodes) and not node.is_impure():
             known[node] = node.target(*map_arg(node.args, known.get), **map_arg(node.kwargs, known.get))
-            if not node.all_input_nodes or _is_alias(node, known, as_they_are):
-                as_they_are.add(node)
-    for node in [node for node in known if node not in as_they_are and isinstance(known[node], Tensor)]:
+            if not node.all_input_nodes or _is_alias(node, known, kept):
+                kept.add(node)
+    for node in [node for node in known if node not in kept and isinstance(known[node], Tensor)]:
         if not known.keys() >= node.users.keys():
             _replace(program, node, f"known_{node.name}", known[node].contiguous())
     program.graph.eliminate_dead_code()
@@ -99,15 +102,15 @@ def fold_constants(program: GraphModule) -> None:
 
 
 def _is_alias(node: Node, known: dict[Node, Any], sources: set[Node]) -> bool:
-    """Tell whether a value is one of these in another type or shape, or a part of it."""
-    source = next((one for one in node.all_input_nodes if one in sources), None)
+    """Return whether a value is a view or a conversion of one of the sources."""
+    source = next((node for node in node.all_input_nodes if node in sources), None)
     return source is not None and (
         is_dtype_conversion(node.target) or _data_pointers(known[node]) <= _data_pointers(known[source])
     )
 
 
 def _data_pointers(value: Any) -> set[int]:
-    """Return where the tensors of a value lie."""
+    """Return the addresses of the storages of a value's tensors."""
     if isinstance(value, Tensor):
         return {value.untyped_storage().data_ptr()}
     return {pointer for part in value for pointer in _data_pointers(part)} if isinstance(value, list | tuple) else set()
@@ -120,6 +123,6 @@ def _replace(program: GraphModule, node: Node, name: str, value: Tensor) -> None
 
 
 def named_constants(program: GraphModule) -> dict[str, Tensor]:
-    """Return parameters and buffers, those that have several names by each of them."""
+    """Return parameters and buffers by name, a shared one under each of its names."""
     every = (program.named_parameters, program.named_buffers)
     return {name: tensor.detach() for named in every for name, tensor in named(remove_duplicate=False)}

@@ -1,1 +1,1 @@
-"""From a Spec to an nn.Module: construction, state, loss, cost, compilation."""
+"""Models: the backbone contract, construction, state, loss, cost and compilation."""

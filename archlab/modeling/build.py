@@ -1,4 +1,4 @@
-"""From a checked spec to a model on a device."""
+"""Build and validate models: from a checked spec to an nn.Module."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from archlab.config.experiment import Experiment
 from archlab.config.spec import Spec
 from archlab.data.task import Task
 from archlab.errors import ConfigError
+from archlab.modeling.backbone import is_causal, is_per_sample, num_outputs
 from archlab.modeling.state import max_context
 from archlab.ops.native import register_native_backends
 from archlab.ops.rotary import register_opaque_ops
@@ -21,15 +22,11 @@ from archlab.runtime.vector_math import warm_up_vector_math
 
 
 def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.Module:
-    """Return the model of a spec, its parameters drawn from `seed`; the caller's random state is left alone.
+    """Build the model of a spec with parameters drawn from `seed`; the caller's random state is unchanged.
 
-    The spec is kept as the model's attribute of that name.
+    The spec is stored as `model.spec`.
     """
-    warm_up_vector_math()
-    select_matmul_precision()
-    register_native_backends()
-    register_triton_backends()
-    register_opaque_ops()
+    configure_backends()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         model: nn.Module = spec.factory()()
@@ -37,21 +34,35 @@ def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.M
     return model
 
 
+def configure_backends() -> None:
+    """Configure this process for computing: matmul precision, native and Triton kernels; once, whatever is built.
+
+    `build` calls this for every model that computes. A model on the meta device has no values to compute: there the
+    reference implementations give the shapes, and measuring matmul modes or compiling kernels would only take time.
+    """
+    # Before any thread pool computes: exp is inexact in a process's first call if that call is multithreaded.
+    warm_up_vector_math()
+    select_matmul_precision()
+    register_native_backends()
+    register_triton_backends()
+    register_opaque_ops()
+
+
 def build_on_meta(spec: Spec) -> nn.Module:
-    """Return the model with shapes and no memory: every check of every constructor has then been made."""
+    """Build the model of a spec on the meta device: shapes without memory, after every check of every constructor."""
     with torch.device("meta"):
         return spec.factory()()
 
 
 def validate(experiment: Experiment) -> nn.Module:
-    """Return the experiment's model on the meta device; raise ConfigError where model, task and context disagree."""
+    """Build the experiment's model on the meta device; raise ConfigError if model, task and context do not fit."""
     try:
-        return _validated(experiment)
+        return _validate(experiment)
     except ConfigError as error:
         raise ConfigError(error.path, error.problem, error.source or experiment.source) from error
 
 
-def _validated(experiment: Experiment) -> nn.Module:
+def _validate(experiment: Experiment) -> nn.Module:
     model, context = build_on_meta(experiment.model), experiment.train.context
     task: Task = experiment.task.factory()()
     _check_task(experiment, model, task)
@@ -64,11 +75,11 @@ def _validated(experiment: Experiment) -> nn.Module:
 
 
 def _check_task(experiment: Experiment, model: nn.Module, task: Task) -> None:
-    """Raise ConfigError where the model cannot read the task's inputs, or give the answers that it asks for."""
-    words, outputs = experiment.model.knobs.get("vocab_size"), getattr(model, "num_outputs", None)
-    if task.vocab_size is not None and words is not None and words < task.vocab_size:
-        raise ConfigError("model.vocab_size", f"{words} is less than the {task.vocab_size} words of the task")
-    if getattr(model, "per_sample", False) != task.per_sample:
+    """Raise ConfigError if the model cannot read the task's inputs, or does not return the logits it needs."""
+    vocab_size, outputs = experiment.model.knobs.get("vocab_size"), num_outputs(model)
+    if task.vocab_size is not None and vocab_size is not None and vocab_size < task.vocab_size:
+        raise ConfigError("model.vocab_size", f"{vocab_size} is less than the {task.vocab_size} tokens of the task")
+    if is_per_sample(model) != task.per_sample:
         asks = "one answer a sample: use a head like classifier" if task.per_sample else "an answer at every step"
         raise ConfigError("model.head", f"does not fit the task {experiment.task.name!r}, which asks for {asks}")
     if outputs is not None and outputs < task.num_outputs:
@@ -77,24 +88,14 @@ def _check_task(experiment: Experiment, model: nn.Module, task: Task) -> None:
         raise ConfigError("model", f"sees later tokens, which the task {experiment.task.name!r} has it predict")
 
 
-def is_causal(model: nn.Module) -> bool:
-    """Tell whether no part of a model looks ahead; one that does says so by `causal = False`."""
-    return all(getattr(module, "causal", True) for module in model.modules())
-
-
-def iter_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers that are compiled, checkpointed or sharded one by one: the backbone's `blocks`."""
-    yield from getattr(model, "blocks", [])
-
-
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of trained values, shared ones counted once."""
+    """Return the number of parameters, shared ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode for a while."""
+    """Temporarily put a model in evaluation mode."""
     was_training = model.training
     model.eval()
     try:
@@ -104,5 +105,5 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's first parameter, the CPU where it has none."""
+    """Return the device of a model's first parameter, the CPU without any."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

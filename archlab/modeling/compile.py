@@ -1,4 +1,4 @@
-"""How a model's layers are run: recomputed in the backward pass, compiled one by one or as a whole."""
+"""Compilation and activation checkpointing of a model's blocks."""
 
 from __future__ import annotations
 
@@ -9,40 +9,43 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from archlab.modeling.build import iter_blocks
+from archlab.modeling.backbone import get_features, iter_blocks
 from archlab.runtime.private_apis import cache_graphs_with_autocast
 from archlab.runtime.toolchain import has_cpp_compiler
 
+# Compiling takes about a minute: on a CPU it is worth that only to runs of several, which these FLOPs take.
 AUTO_COMPILE_FLOPS = 5e13
 
 
 def apply_activation_checkpointing(model: nn.Module) -> None:
-    """Keep only each layer's input for the backward pass, which then computes the layer again."""
+    """Save only the input of each block for the backward pass, which recomputes the rest."""
     for layer in iter_blocks(model):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def resolve_compile_mode(policy: str, device: torch.device, flops: float) -> str:
-    """Return off, block or model; `auto` compiles by block where the run's FLOPs are worth the minute it takes."""
+    """Return off, block or model; `auto` is block on a GPU, and on a CPU for runs above AUTO_COMPILE_FLOPS."""
     if policy != "auto":
         return policy
-    worth = device.type == "cuda" or (flops >= AUTO_COMPILE_FLOPS and has_cpp_compiler())
-    return "block" if worth else "off"
+    is_worthwhile = device.type == "cuda" or (flops >= AUTO_COMPILE_FLOPS and has_cpp_compiler())
+    return "block" if is_worthwhile else "off"
 
 
 def compile_model(model: nn.Module, policy: str) -> None:
-    """Compile in place: one graph that serves all like layers (`block`), or one for the whole (`model`)."""
+    """Compile in place: block by block, where identical blocks share one graph, or the whole model as one graph."""
     if policy == "off":
         return
     cache_graphs_with_autocast()
-    if policy == "model" and hasattr(model, "features"):
-        model.features = torch.compile(model.features, fullgraph=True)  # type: ignore[assignment,arg-type]
+    features = get_features(model)
+    if policy == "model" and features is not None:
+        # The chunked loss calls features, not the model, and would otherwise run it uncompiled.
+        model.features = torch.compile(features, fullgraph=True)  # type: ignore[assignment]
     for part in {"block": [*iter_blocks(model), *_non_block_modules(model)], "model": [model]}[policy]:
         part.compile(fullgraph=True)
 
 
 def _non_block_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield what stands around the layers: embedding, last norm, head."""
+    """Yield the modules around the blocks that have parameters: embedding, last norm, head."""
     inside = {id(part) for layer in iter_blocks(model) for part in layer.modules()}
     for child in model.children():
         if all(id(part) not in inside for part in child.modules()) and any(True for _ in child.parameters()):

@@ -1,4 +1,4 @@
-"""What a model costs before it exists: counted on the meta device, where nothing is allocated."""
+"""Cost of a model: parameters, FLOPs and memory, counted on the meta device without allocating any."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from archlab.config.experiment import Experiment
 from archlab.config.registry import component_of
 from archlab.errors import ConfigError, one_line
-from archlab.modeling.build import count_parameters, iter_blocks, validate
+from archlab.modeling.backbone import iter_blocks
+from archlab.modeling.build import count_parameters, validate
 from archlab.modeling.compile import apply_activation_checkpointing
 from archlab.modeling.loss import chunked_output_weight, mean_loss
+from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
 from archlab.modeling.state import init_state
 
-ENDS = ("embedding", "head")
+ENDS = ("embedding", "head")  # the kinds of component that params_non_embedding leaves out
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Sizes in bytes, work in floating-point operations; `flops_per_token` is one forward pass at the context.
+    """Cost of an experiment: sizes in bytes, and the FLOPs of a forward pass per token at the experiment's context.
 
-    Training costs three times that. `state_bytes` is what one stream carries between calls. Memory is a training
-    step's: weights, gradients, AdamW's two moments, and the activations kept for the backward pass.
+    Training takes three times the FLOPs. `state_bytes` is the size of one stream's state. `memory_per_device` is that
+    of a training step: weights, gradients, AdamW's two moments, and the activations saved for the backward pass.
     """
 
     params: int
@@ -39,19 +41,22 @@ class Cost:
     tokens_per_step: int
 
     def to_dict(self) -> dict[str, int]:
-        """Return the figures by name."""
+        """Return the costs by name."""
         return asdict(self)
 
 
 def estimate_cost(experiment: Experiment, model: nn.Module | None = None) -> Cost:
-    """Return the costs of an experiment, allocating none of its memory."""
+    """Count the costs of an experiment without allocating memory; `model` is that of `validate`, if already built.
+
+    Raises ConfigError if model, task and context do not fit, or if a tensor's size overflows.
+    """
     model = model if model is not None else validate(experiment)
     try:
         return _estimate(experiment, model)
     except (RuntimeError, ValueError) as error:
         train = experiment.train
-        what = f"a step of {train.batch_size} x {train.context} tokens cannot be counted: {one_line(error)}"
-        raise ConfigError("train.context", what, experiment.source) from error
+        problem = f"a step of {train.batch_size} x {train.context} tokens cannot be counted: {one_line(error)}"
+        raise ConfigError("train.context", problem, experiment.source) from error
 
 
 def _estimate(experiment: Experiment, model: nn.Module) -> Cost:
@@ -67,7 +72,7 @@ def _estimate(experiment: Experiment, model: nn.Module) -> Cost:
         state_bytes=sum(t.numel() * t.element_size() for t in init_state(model, 1).values()),
         weight_bytes=weights,
         activation_bytes=activations,
-        memory_per_device=4 * weights + activations,
+        memory_per_device=4 * weights + activations,  # weights, gradients and two moments have the same size
         tokens_per_step=train.batch_size * train.accumulate * train.context,
     )
 
@@ -83,26 +88,31 @@ def _end_params(model: nn.Module) -> int:
 
 def _flops(model: nn.Module, inputs: Tensor) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(inputs)
-    return counter.get_total_flops()
+        with skip_repeated_blocks(model, counter.get_total_flops) as skipped:
+            model(inputs)
+        return counter.get_total_flops() + sum(skipped)
 
 
 def _activation_bytes(model: nn.Module, inputs: Tensor, checkpointed: bool) -> int:
     whole = _saved_bytes(model, inputs)
-    blocks = len(list(iter_blocks(model)))
+    blocks = list(iter_blocks(model))
     if not checkpointed or not blocks:
         return whole
-    apply_activation_checkpointing(model)
-    kept = _saved_bytes(model, inputs)
-    return kept + (whole - kept) // blocks
+    with restore_forward(blocks):
+        apply_activation_checkpointing(model)
+        kept = _saved_bytes(model, inputs)
+    return kept + (whole - kept) // len(blocks)  # the backward pass recomputes one block at a time
 
 
 def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
-    """Return the bytes that autograd keeps for the backward pass of one micro-batch, those of the loss included."""
+    """Return the bytes that autograd saves for the backward pass of one micro-batch, those of the loss included."""
     # torch gives all tensors of one storage the same Python object, so that its id tells storages apart, also on the
     # meta device, where every data pointer is 0. `saved` keeps the objects alive: an id may be used again otherwise.
     parameters = {id(p.untyped_storage()) for p in model.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}
+
+    def num_bytes() -> int:
+        return sum(storage.nbytes() for storage in saved.values())
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -110,12 +120,16 @@ def _saved_bytes(model: nn.Module, inputs: Tensor) -> int:
             saved[id(storage)] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        skip_repeated_blocks(model, num_bytes) as skipped,
+    ):
         _loss_of(model, inputs)
-    return sum(storage.nbytes() for storage in saved.values())
+    return num_bytes() + sum(skipped)
 
 
 def _loss_of(model: nn.Module, inputs: Tensor) -> None:
+    """Run the forward pass of a loss that saves as much as that of training does."""
     num_targets = inputs.shape[:2].numel()
     if chunked_output_weight(model, num_targets) is None:
         logits, _ = model(inputs)

@@ -1,50 +1,50 @@
-"""The loss of a model on targets, in parts where all scores at once would be too many.
+"""Cross-entropy of a model, in chunks of tokens if all logits at once would take too much memory.
 
-A model that is to be asked in parts has `features`, all of it below its head, and the head a `matrix` [V, D] of which
-scores are products.
+Chunks need a model with `features` and `head.matrix` (see `archlab.modeling.backbone`). [V, D] outputs, width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.modeling.backbone import apply_head, get_features, output_weight
 from archlab.modeling.state import State
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.linear_cross_entropy import IGNORED, MAX_CHUNK_LOGITS, linear_cross_entropy
 
 
-def mean_loss(model: Any, inputs: Tensor, targets: Tensor) -> tuple[Tensor, State]:
-    """Return the mean cross-entropy in nats over targets other than -100, and the model's last state."""
-    matrix = chunked_output_weight(model, targets.numel())
-    if matrix is None:
+def mean_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, State]:
+    """Return the mean cross-entropy in nats over the targets that are not -100, and the last state."""
+    weight_VD, features = chunked_output_weight(model, targets.numel()), get_features(model)
+    if weight_VD is None or features is None:
         logits, state = model(inputs)
         return F.cross_entropy(at_least_float32(logits.flatten(0, -2)), targets.flatten(), ignore_index=IGNORED), state
-    features, state = model.features(inputs)
-    return linear_cross_entropy(features.flatten(0, -2), matrix, targets.flatten()), state
+    x_BTD, state = features(inputs)
+    return linear_cross_entropy(x_BTD.flatten(0, -2), weight_VD, targets.flatten()), state
 
 
 def iter_logits(
-    model: Any, inputs: Tensor, targets: Tensor, *, metrics_are_per_token: bool
+    model: nn.Module, inputs: Tensor, targets: Tensor, *, metrics_are_per_token: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield scores and their targets, all together or, where those are many, by sample and then by step if allowed."""
-    matrix = chunked_output_weight(model, targets.numel())
-    if matrix is None:
+    """Yield logits and their targets: all at once or, if those are many, one sample at a time or less.
+
+    `metrics_are_per_token` allows a sample to be split into chunks of steps.
+    """
+    weight_VD, features = chunked_output_weight(model, targets.numel()), get_features(model)
+    if weight_VD is None or features is None:
         yield model(inputs)[0], targets
         return
-    features, _ = model.features(inputs)
-    steps = max(1, MAX_CHUNK_LOGITS // len(matrix)) if metrics_are_per_token else targets.shape[1]
-    for sample, wanted in zip(features.split(1), targets.split(1), strict=True):
-        for x, target in zip(sample.split(steps, 1), wanted.split(steps, 1), strict=True):
-            yield model.head(x), target
+    x_BTD, _ = features(inputs)
+    steps = max(1, MAX_CHUNK_LOGITS // len(weight_VD)) if metrics_are_per_token else targets.shape[1]
+    for sample_1TD, targets_1T in zip(x_BTD.split(1), targets.split(1), strict=True):
+        for chunk, chunk_targets in zip(sample_1TD.split(steps, 1), targets_1T.split(steps, 1), strict=True):
+            yield apply_head(model, chunk), chunk_targets
 
 
-def chunked_output_weight(model: Any, num_targets: int) -> Tensor | None:
-    """Return the head's matrix, where the scores of so many targets are too many to hold."""
-    matrix: Tensor | None = getattr(getattr(model, "head", None), "matrix", None)
-    if matrix is None or not hasattr(model, "features") or num_targets * len(matrix) <= MAX_CHUNK_LOGITS:
-        return None
-    return matrix
+def chunked_output_weight(model: nn.Module, num_targets: int) -> Tensor | None:
+    """Return the head's weight [V, D] if the logits of this many targets are to be computed in chunks, else None."""
+    weight_VD = output_weight(model)
+    return weight_VD if weight_VD is not None and num_targets * len(weight_VD) > MAX_CHUNK_LOGITS else None

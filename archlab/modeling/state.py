@@ -1,6 +1,6 @@
-"""Time: what a layer remembers between calls, as a flat mapping of tensors that never grow.
+"""Recurrent state of a model: a flat mapping from names to tensors whose sizes do not depend on the time.
 
-Every tensor of a state has the batch as its first dimension, so that samples can be picked or reordered.
+The first dimension of every tensor is the batch, so that samples can be selected and reordered. [B] is the batch.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ import torch
 from torch import Tensor, nn
 
 State: TypeAlias = dict[str, Tensor]
-
-
 AUXILIARY_LOSS = "auxiliary_loss"
 
 
 def auxiliary_loss(state: State) -> Tensor:
-    """Return the losses that layers add to the task's own [B], summed over the tokens of a stream; 0 [] without any.
+    """Return the sum of the layers' auxiliary losses [B], each summed over the tokens of a stream; 0 [] without any.
 
-    A layer that has one keeps its sum since the beginning as the entry `auxiliary_loss` [B] of its state.
+    A layer with one accumulates it from the first token on in the entry `auxiliary_loss` [B] of its state.
     """
-    found = (loss_B for name, loss_B in state.items() if name.rpartition(".")[2] == AUXILIARY_LOSS)
-    return sum(found, start=torch.zeros(()))
+    losses = (loss_B for name, loss_B in state.items() if name.rpartition(".")[2] == AUXILIARY_LOSS)
+    return sum(losses, start=torch.zeros(()))
 
 
 class Recurrent(nn.Module):
-    """A layer that remembers: `y, state = layer(x, state)`, where `state=None` is the beginning.
+    """Base class of layers with a state: `y, state = layer(x, state)`, where `state=None` starts a stream.
 
-    One call on many tokens and many calls on few give the same outputs. A layer made of others
-    inherits `init_state`; one that keeps tensors of its own overrides it.
+    Splitting the tokens among several calls does not change the outputs. A layer whose children alone have state
+    inherits `init_state`; one with tensors of its own overrides it.
     """
 
     def init_state(self, batch_size: int) -> State:
@@ -38,14 +36,14 @@ class Recurrent(nn.Module):
 
 
 def init_state(model: nn.Module, batch_size: int) -> State:
-    """Return the state of any model before its first token: nothing, for one that does not remember."""
+    """Return the state of any module before the first token; empty unless it is Recurrent."""
     return model.init_state(batch_size) if isinstance(model, Recurrent) else {}
 
 
 def max_context(module: nn.Module) -> int | None:
-    """Return how many tokens one stream may hold, or None where no part sets a limit.
+    """Return how many tokens a stream may hold, the minimum over the modules, or None if there is no limit.
 
-    A part sets one by an attribute `max_context`, by which it speaks for all that it is made of.
+    A module that declares `max_context` (see `archlab.modeling.backbone.Part`) speaks for all modules below it.
     """
     if hasattr(module, "max_context"):
         return module.max_context  # type: ignore[return-value]
@@ -56,31 +54,32 @@ def max_context(module: nn.Module) -> int | None:
 def _init_children(module: nn.Module, batch_size: int) -> State:
     state: State = {}
     for name, child in module.named_children():
-        below = init_state(child, batch_size)
-        below = below or (_init_children(child, batch_size) if isinstance(child, nn.ModuleList) else {})
-        state.update({f"{name}.{key}": value for key, value in below.items()})
+        # A list of layers is not Recurrent itself, but its layers may be.
+        is_plain_list = isinstance(child, nn.ModuleList) and not isinstance(child, Recurrent)
+        child_state = _init_children(child, batch_size) if is_plain_list else init_state(child, batch_size)
+        state.update({f"{name}.{key}": value for key, value in child_state.items()})
     return state
 
 
 class StateScope:
-    """Carries a composite layer's state to its parts, and collects what they leave behind.
+    """Passes each child its part of a composite layer's state, and collects the children's new states in `state`.
 
-    `stream("ema", self.ema, x)` calls a part that remembers with its own piece of the state, and a
-    part that does not as a plain function, so that either fits any slot.
+    `scope("ema", self.ema, x)` calls a Recurrent child with the entries below `ema.`, and any other module without a
+    state, so that either fits a slot. Names must be those of the attributes, which prefix the entries of `init_state`.
     """
 
     def __init__(self, state: State | None) -> None:
         self.initial, self.state = state, {}  # type: tuple[State | None, State]
 
     def __call__(self, name: str, part: nn.Module, *inputs: Any) -> Any:
-        """Return the part's output, its state kept."""
+        """Call a child with its state; store its new state and return its output."""
         if not isinstance(part, Recurrent):
             return part(*inputs)
-        output, state = part(*inputs, self._piece(name))
+        output, state = part(*inputs, self._child_state(name))
         self.state.update({f"{name}.{key}": value for key, value in state.items()})
         return output
 
-    def _piece(self, name: str) -> State | None:
+    def _child_state(self, name: str) -> State | None:
         if self.initial is None:
             return None
         prefix = f"{name}."

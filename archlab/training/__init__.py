@@ -1,1 +1,1 @@
-"""What changes a model: optimizer steps, the trainer, callbacks, metrics, profiles."""
+"""Training: optimizer steps, the trainer, callbacks, metrics, profiles."""

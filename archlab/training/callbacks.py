@@ -8,46 +8,65 @@ from archlab.config.experiment import Experiment
 
 
 class Callback:
-    """Hooks that a training run calls; every method does nothing unless overridden.
+    """Base class of training callbacks, whose hooks do nothing unless overridden.
 
-    An exception that a hook raises ends the run, as Optuna's TrialPruned does.
+    A callback that stops a run when the loss is low enough, and one that logs to another service:
+
+        class StopBelow(archlab.Callback):
+            def on_eval(self, record: Mapping[str, float]) -> None:
+                if record["val_loss"] < 1.5:
+                    raise KeyboardInterrupt  # as Ctrl-C does: a checkpoint is saved, and the run can be resumed
+
+        class Tracker(archlab.Callback):
+            def on_step(self, record: Mapping[str, float]) -> None:
+                wandb.log(record, step=record["step"])
+
+        archlab.train("megalodon_tiny", callbacks=[Tracker(), archlab.ProgressBar()])
+
+    An exception that a hook raises ends the run after `on_end`, as optuna.TrialPruned does in a search.
     """
 
     def on_start(self, experiment: Experiment, step: int) -> None:
-        """Training starts, or resumes after `step` optimizer steps."""
+        """Called when training starts, or resumes after `step` optimizer steps."""
 
     def on_step(self, record: Mapping[str, float]) -> None:
-        """One optimizer step is done; `record` holds step, loss, lr, grad_norm, tokens_per_s and tokens."""
+        """Called after each optimizer step.
+
+        `record` holds step, loss (nats per target), lr, grad_norm, tokens_per_s, and tokens since the first step.
+        """
 
     def on_eval(self, record: Mapping[str, float]) -> None:
-        """The model was evaluated on the validation split; `record` holds step and the metrics, as val_loss."""
+        """Called after each evaluation on the validation split.
+
+        `record` holds step and the task's metrics with the prefix `val_`, such as val_loss and val_bpb.
+        """
 
     def on_end(self) -> None:
-        """Training has ended, at its last step or by an exception."""
+        """Called once when training ends, at its last step or with an exception."""
 
 
 class CallbackList(Callback):
-    """Call every hook of several callbacks, in their order."""
+    """Forwards every hook to several callbacks, in order."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = tuple(callbacks)
 
     def on_start(self, experiment: Experiment, step: int) -> None:
-        """Forward to each."""
+        """Forward to each callback."""
         for callback in self.callbacks:
             callback.on_start(experiment, step)
 
     def on_step(self, record: Mapping[str, float]) -> None:
-        """Forward to each."""
+        """Forward to each callback."""
         for callback in self.callbacks:
             callback.on_step(record)
 
     def on_eval(self, record: Mapping[str, float]) -> None:
-        """Forward to each."""
+        """Forward to each callback."""
         for callback in self.callbacks:
             callback.on_eval(record)
 
     def on_end(self) -> None:
-        """Forward to each."""
+        """Forward to each callback."""
         for callback in self.callbacks:
             callback.on_end()

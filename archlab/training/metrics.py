@@ -1,4 +1,4 @@
-"""What a run measured: one JSON object a line in metrics.jsonl, and TensorBoard beside it."""
+"""Metrics of a run: metrics.jsonl, one JSON object per line, and TensorBoard event files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NAME = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends records, each with its `step`; a resumed log first forgets what came after `resume_step`.
+    """Appends records with a `step` to the log; a resumed log first drops the records after `resume_step`.
 
-    `resume_step=None` begins anew. Numbers that are not finite are written as null.
+    `resume_step=None` starts a new log. NaN and infinity are written as null, which JSON has no number for.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool, resume_step: int | None) -> None:
@@ -28,7 +28,7 @@ class MetricsLog:
         write_text(folder / _NAME, "".join(_line(record) for record in kept))
         self._file = (folder / _NAME).open("a", encoding="utf-8")
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: Mapping[str, float]) -> None:
         """Write one record and flush it."""
         self._file.write(_line(record))
         self._file.flush()
@@ -53,9 +53,9 @@ class MetricsLog:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run, without a last line that is not written to its end.
+    """Return the records of a run, without an incomplete last line, which a running or killed process leaves.
 
-    Raises ArchlabError for any other line that is not a record, by its number.
+    Raises ArchlabError naming the line for any other line that is not a record.
     """
     file = folder / _NAME
     if not file.is_file():
@@ -73,7 +73,7 @@ def _record(line: bytes, place: str) -> dict[str, Any]:
     return record
 
 
-def _line(record: Mapping[str, Any]) -> str:
+def _line(record: Mapping[str, float]) -> str:
     finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
 

@@ -1,4 +1,4 @@
-"""AdamW and the learning rate over time."""
+"""AdamW and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import nn
 
 from archlab.config.train_config import TrainConfig
 
-START_LR_RATIO = 1e-4
+START_LR_RATIO = 1e-4  # not 0: the first step would change nothing
 
 
 def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """Return fused AdamW; weight decay falls on everything, or on tensors of two or more dimensions only."""
+    """Build a fused AdamW that decays all parameters, or with `decay: matrices` those of two or more dimensions."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in parameters if train.decay == "all" or p.dim() >= 2]
-    spared = [p for p in parameters if train.decay == "matrices" and p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    undecayed = [p for p in parameters if train.decay == "matrices" and p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=train.lr,
@@ -28,9 +28,9 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
 
 
 def lr_multiplier(step: int, train: TrainConfig) -> float:
-    """Return what multiplies the learning rate of the update number `step`, counted from 0.
+    """Return the factor of the learning rate at a step, counted from 0.
 
-    It rises linearly from 1e-4 over `warmup` updates, then falls to `end_lr_ratio` at `steps`.
+    It rises linearly from 1e-4 over `warmup` steps, then falls to `end_lr_ratio` at `steps`.
     """
     if step < train.warmup:
         return START_LR_RATIO + step * (1 - START_LR_RATIO) / train.warmup

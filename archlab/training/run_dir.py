@@ -1,4 +1,4 @@
-"""A run's folder: what was trained there, and what came of it."""
+"""Run directories: starting, resuming or overwriting a run, and reading its last metrics."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from archlab.training.metrics import read as read_metrics
 
 
 def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool) -> None:
-    """Begin a run in a folder, or go on with it; raise ArchlabError where it holds another one."""
+    """Start a run in a directory, or resume it; raise ArchlabError if the directory holds another run."""
     file = folder / "experiment.yaml"
     if file.is_file() and resume:
-        where = first_difference(load(file).resolved, experiment.resolved)
-        if where:
-            raise ArchlabError(f"{file}: {where}; name another folder, or begin anew with --force")
+        difference = first_difference(load(file).resolved, experiment.resolved)
+        if difference:
+            raise ArchlabError(f"{file}: {difference}; name another directory, or start over with --force")
         return
     if file.is_file() and not force:
-        raise ArchlabError(f"{folder}: holds a run; go on with it by --resume, or begin anew with --force")
+        raise ArchlabError(f"{folder}: holds a run; continue it with --resume, or start over with --force")
     require_empty_dir(folder, force, f"the run {experiment.name!r}")
+    # The trained model first, and checkpoints from the newest to the oldest: if this is interrupted, the directory
+    # still holds an earlier state of the run, and none of its files belongs to a later one.
     for old in [*folder.glob("final/"), *sorted((folder / "checkpoints").glob("step_*"), reverse=True)]:
         remove_dir_atomic(old)
     write_text(file, experiment.to_yaml())
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
-    """Return the newest value of each metric of a run."""
+    """Return the last value of each metric of a run."""
     merged: dict[str, float] = {}
     for record in read_metrics(folder):
         merged |= record

@@ -1,4 +1,4 @@
-"""Updates of a model: a batch forward and backward, clipping, the optimizer's step."""
+"""The training step: forward and backward over micro-batches, gradient clipping, the optimizer's step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from archlab.data.task import Task
 from archlab.errors import ConfigError, TrainingError
 from archlab.modeling.build import build, validate
 from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
-from archlab.modeling.cost import estimate_cost
+from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.loss import mean_loss
 from archlab.modeling.state import auxiliary_loss
 from archlab.runtime.memory import require_memory
@@ -24,81 +24,100 @@ from archlab.runtime.mixed_precision import resolve_precision
 from archlab.training.optimizer import build_optimizer, lr_multiplier
 
 
-def resolve_auto(experiment: Experiment, previous: Mapping[str, str] | None = None) -> Experiment:
-    """Return the experiment with every `auto` decided for this machine, or as it was decided before.
+def prepare_experiment(experiment: Experiment, previous: Mapping[str, str] | None = None) -> Experiment:
+    """Check an experiment and return it with every `auto` resolved, ready for TrainStep.
 
-    Raises ArchlabError for a device that is not here, a task without its data, a model that does not fit in memory.
+    `previous` are settings resolved when the run started, which a resumed run keeps. Raises ArchlabError if model, task
+    and context do not fit, if data or device are missing, or if a training step does not fit in memory.
     """
+    cost = check_experiment(experiment)
+    experiment = resolve_auto(experiment, cost, previous)
+    require_memory(cost.memory_per_device, torch.device(experiment.train.device))
+    return experiment
+
+
+def check_experiment(experiment: Experiment) -> Cost:
+    """Raise ArchlabError unless the model fits the task and the task's data can be read; return the cost."""
     model = validate(experiment)
     task: Task = experiment.task.factory()()
     task.check(experiment.train.context)
-    costs = estimate_cost(experiment, model)
+    return estimate_cost(experiment, model)
+
+
+def resolve_auto(experiment: Experiment, cost: Cost, previous: Mapping[str, str] | None = None) -> Experiment:
+    """Return the experiment with device, precision and compile resolved for this machine, or as in `previous`.
+
+    Resolving precision measures the device. Raises ConfigError if the device is not available.
+    """
     train = replace(experiment.train, **dict[str, Any](previous or {}))
-    device = _device(train.device)
-    flops = 3.0 * costs.flops_per_token * costs.tokens_per_step * train.steps
-    decided: dict[str, Any] = {
+    device = _resolve_device(train.device)
+    flops = 3.0 * cost.flops_per_token * cost.tokens_per_step * train.steps  # backward takes twice the forward pass
+    resolved: dict[str, Any] = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),
         "compile": resolve_compile_mode(train.compile, device, flops),
     }
-    require_memory(costs.memory_per_device, device)
-    return replace(experiment, train=replace(train, **decided))
+    return replace(experiment, train=replace(train, **resolved))
 
 
-def _device(name: str) -> torch.device:
+def _resolve_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device", "no CUDA device is to be seen; use cpu or auto")
+        raise ConfigError("train.device", "no CUDA device is available; use cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class TrainStep:
-    """A settled experiment's model, optimizer and task; each call makes the next update."""
+    """Model, optimizer and task of an experiment that `prepare_experiment` returned; each call makes one step."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.train, self.step = experiment.train, 0
         self.device = torch.device(self.train.device)
         self.task: Task = experiment.task.factory()()
+        # The default generator draws dropout; checkpoints save its state. Parameters are drawn by a generator of their
+        # own and on the CPU, so that a seed gives the same model on every device.
         torch.manual_seed(self.train.seed)
         self.model = build(experiment.model, "cpu", self.train.seed).to(self.device)
         self.optimizer = build_optimizer(self.model, self.train)
+        # Checkpointing replaces the forward of each block, so it comes before compilation, which traces that.
         if self.train.checkpoint_activations:
             apply_activation_checkpointing(self.model)
         compile_model(self.model, self.train.compile)
 
     @property
     def tokens(self) -> int:
-        """Return how many tokens an update reads."""
+        """The number of tokens per optimizer step."""
         return self.train.batch_size * self.train.accumulate * self.train.context
 
-    def __call__(self) -> dict[str, Any]:
-        """Make one update; return its metrics. Raises TrainingError where the loss is no longer a number."""
+    def __call__(self) -> dict[str, float]:
+        """Make one optimizer step and return its record; raise TrainingError if loss or gradients are not finite."""
         begin, lr = time.perf_counter(), self.train.lr * lr_multiplier(self.step, self.train)
         self.model.train()
-        loss = sum(self._backward(part) for part in range(self.train.accumulate))
-        limit = math.inf if self.train.clip is None else self.train.clip
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        self._require_finite(loss, norm)
+        loss = sum(self._backward(micro_batch) for micro_batch in range(self.train.accumulate))
+        max_norm = math.inf if self.train.clip is None else self.train.clip
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
+        self._require_finite(loss, norm)  # before the step, which would write NaN into the weights
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        speed, seen = self.tokens / (time.perf_counter() - begin), self.step * self.tokens
-        return {"step": self.step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": speed, "tokens": seen}
+        speed, tokens = self.tokens / (time.perf_counter() - begin), self.step * self.tokens
+        return {"step": self.step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": speed, "tokens": tokens}
 
-    def _backward(self, part: int) -> float:
-        """Add one micro-batch's gradients; return its share of the loss, in nats per token."""
-        number = self.step * self.train.accumulate + part
+    def _backward(self, micro_batch: int) -> float:
+        """Accumulate the gradients of a micro-batch; return its share of the mean loss in nats per target."""
+        # Batches are a function of this number alone, so that a resumed run reads the same ones.
+        number = self.step * self.train.accumulate + micro_batch
         batch = self.task.batch("train", number, self.train.batch_size, self.train.context, self.train.seed)
         inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
             loss, state = mean_loss(self.model, inputs, targets)
-        added = auxiliary_loss(state).mean() / self.train.context
-        ((loss + added) / self.train.accumulate).backward()
+        auxiliary = auxiliary_loss(state).mean() / self.train.context  # summed over tokens, where the loss is a mean
+        ((loss + auxiliary) / self.train.accumulate).backward()
         return float(loss.detach()) / self.train.accumulate
 
     def _require_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-        raise TrainingError(f"step {self.step + 1}: {what}; try a smaller train.lr, or a longer train.warmup")
+        problem = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+        raise TrainingError(f"step {self.step + 1}: {problem}; try a smaller train.lr, or a longer train.warmup")

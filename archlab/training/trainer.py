@@ -1,4 +1,4 @@
-"""Training: from an experiment to a folder with its metrics, its checkpoints and the trained model."""
+"""Training: from an experiment to a run directory with metrics, checkpoints and the trained model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.metrics import MetricsLog
 from archlab.training.metrics import read as read_metrics
 from archlab.training.run_dir import last_metrics, open_run
-from archlab.training.step import TrainStep, resolve_auto
+from archlab.training.step import TrainStep, prepare_experiment
 
 
 @dataclass(frozen=True)
@@ -45,36 +45,38 @@ def train(
 ) -> TrainResult:
     """Train an experiment in a directory; `resume` continues exactly where the last whole checkpoint ended.
 
-    Raises ArchlabError where the folder holds another run, where the model does not fit in memory, or where
-    the loss is no longer a number.
+    Raises ArchlabError if the directory holds another run, if the model does not fit in memory, or if the loss is no
+    longer finite.
     """
-    experiment = resolve_auto(experiment, _resolved_settings(folder, experiment.train) if resume else None)
+    # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves the directory alone.
+    experiment = prepare_experiment(experiment, _previous_settings(folder, experiment.train) if resume else None)
     open_run(experiment, folder, resume, force)
     return Trainer(experiment, folder, resume, CallbackList(callbacks)).run()
 
 
-def _resolved_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
-    """Return what was decided for each `auto` when the run in a folder began."""
+def _previous_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
+    """Return each `auto` setting as it was resolved when the run started: resuming is exact only with the same ones."""
     file = folder / "experiment.yaml"
     earlier = load(file).train if file.is_file() else train
     return {key: getattr(earlier, key) for key in ("device", "precision", "compile") if getattr(train, key) == "auto"}
 
 
 class Trainer:
-    """One training run from its last checkpoint to its end."""
+    """A training run, from its last checkpoint to its last step."""
 
     def __init__(self, experiment: Experiment, folder: Path, resume: bool, callback: Callback) -> None:
         self.experiment, self.train, self.folder, self.callback = experiment, experiment.train, folder, callback
-        self.update = TrainStep(experiment)
-        self.model, self.task = self.update.model, self.update.task
+        self.train_step = TrainStep(experiment)
+        self.model, self.task = self.train_step.model, self.train_step.task
         last = checkpoint.latest_checkpoint(folder / "checkpoints") if resume else None
-        kept = checkpoint.load_checkpoint(last, self.model, self.update.optimizer) if last else {}
-        self.update.step, self.resumed = int(kept.get("step", 0)), last is not None
+        # After the model is built: loading also restores the default random generator, which building reseeds.
+        state = checkpoint.load_checkpoint(last, self.model, self.train_step.optimizer) if last else {}
+        self.train_step.step, self.resumed = int(state.get("step", 0)), last is not None
 
     @property
     def step(self) -> int:
         """The number of optimizer steps done."""
-        return self.update.step
+        return self.train_step.step
 
     def run(self) -> TrainResult:
         """Train to the last step and save the model; Ctrl-C saves a checkpoint first."""
@@ -88,45 +90,46 @@ class Trainer:
             raise
         finally:
             self.callback.on_end()
+        # Last, since a directory `final` means a finished run: until then there is the checkpoint to resume from.
         checkpoint.save_model(self.folder / "final", self.model, self.experiment.resolved, self._provenance())
         return TrainResult(self.folder, last_metrics(self.folder))
 
     def _train_loop(self, log: MetricsLog) -> None:
-        """Make the updates that are left, after the evaluation that an interrupted run may still owe."""
+        """Make the remaining optimizer steps, with evaluations and checkpoints when they are due."""
+        # Ctrl-C during an evaluation saves a checkpoint after the step, whose evaluation is then still missing.
         if self.step and not any("val_loss" in r for r in read_metrics(self.folder) if r["step"] == self.step):
             self._evaluate(log)
         while self.step < self.train.steps:
-            with defer_keyboard_interrupt():  # half an update, or one without its record, could not be gone on from
-                record = self.update()
-                if _due(self.step, self.train.log_every, self.train.steps):
+            # An interrupted optimizer step, or one whose record is missing, could not be resumed from exactly.
+            with defer_keyboard_interrupt():
+                record = self.train_step()
+                if _is_due(self.step, self.train.log_every, self.train.steps):
                     log.append(record)
-            self.callback.on_step(record)
+            self.callback.on_step(record)  # after the record is on disk, which a callback may read, or end the run
             self._evaluate(log)
-            if _due(self.step, self.train.checkpoint_every, self.train.steps):
+            if _is_due(self.step, self.train.checkpoint_every, self.train.steps):
                 self._save()
 
     def _evaluate(self, log: MetricsLog) -> None:
-        """Measure the validation split where this is due."""
+        """Evaluate on the validation split if it is due; raise TrainingError if the loss is not finite."""
         t = self.train
-        if not _due(self.step, t.eval_every, t.steps):
+        if not _is_due(self.step, t.eval_every, t.steps):
             return
-        found = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **eval_options(t))
-        measured = found.metrics
-        if not math.isfinite(measured["loss"]):
-            raise TrainingError(f"step {self.step}: the validation loss is {measured['loss']}; try a smaller train.lr")
-        record = {"step": self.step, **{f"val_{name}": measured[name] for name in self.task.metrics}}
+        result = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **eval_options(t))
+        metrics = result.metrics
+        if not math.isfinite(metrics["loss"]):
+            raise TrainingError(f"step {self.step}: the validation loss is {metrics['loss']}; try a smaller train.lr")
+        record = {"step": self.step, **{f"val_{name}": metrics[name] for name in self.task.metrics}}
         log.append(record)
         self.callback.on_eval(record)
 
     def _save(self) -> None:
-        keep = self.train.keep_checkpoints
-        checkpoint.save_checkpoint(
-            self.folder / "checkpoints", self.step, self.model, self.update.optimizer, {}, keep=keep
-        )
+        optimizer, keep = self.train_step.optimizer, self.train.keep_checkpoints
+        checkpoint.save_checkpoint(self.folder / "checkpoints", self.step, self.model, optimizer, {}, keep=keep)
 
     def _provenance(self) -> dict[str, Any]:
         return {"step": self.step, "versions": versions(), "data": self.task.describe()}
 
 
-def _due(step: int, every: int, last: int) -> bool:
+def _is_due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)

@@ -147,7 +147,7 @@ def test_mutated_search_spaces(tmp_path: Path) -> None:
         (["train.compile=blok"], "train.compile: 'blok' is not one of its values; did you mean 'block'?"),
         (["trian.lr=1"], "did you mean 'train'?"),
         (["model.dim=100"], "model.layers[0].norm: timestep: dim 100 is not divisible by num_groups 8"),
-        (["model.vocab_size=100"], "model.vocab_size: 100 is less than the 256 words of the task"),
+        (["model.vocab_size=100"], "model.vocab_size: 100 is less than the 256 tokens of the task"),
         (["model.layers[3].mixer=mega"], "command line: model.layers[3].mixer: [3] is past the end of a list of 1"),
         (["model.layers[0].repeat=100000"], "more than 4096 layers"),
         (["train.lr"], "command line: train.lr: is not an override; write path=value"),

@@ -198,7 +198,7 @@ def test_train(run, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "runs/[a]/final/model.safetensors").is_file()
     again = run("train", str(tiny_file), "train.steps=4", "--out", "runs/[a]")
     assert (again.status, again.err.count("\n")) == (2, 1)
-    assert "go on with it by --resume" in again.err
+    assert "continue it with --resume" in again.err
     assert run("train", str(tiny_file), "train.steps=4", "--out", "runs/[a]", "--resume").status == 0
     assert run("train", str(tiny_file), "train.steps=3", "--out", "runs/[a]", "--force").status == 0
     named = run("train", str(tiny_file), "train.steps=1")

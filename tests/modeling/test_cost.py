@@ -87,7 +87,7 @@ def test_a_tied_matrix_is_counted_once(tiny: Tiny) -> None:
 def test_memory_is_that_of_a_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = tiny()
     figures, model = estimate_cost(experiment), build(experiment.model)
-    monkeypatch.setattr(dispatch, "_BACKENDS", {})  # what is estimated is the plain forms; faster ones keep less
+    monkeypatch.setattr(dispatch, "_BACKENDS", {})  # what is estimated is the plain forms; faster ones save less
     kept: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -137,7 +137,7 @@ def test_sizes_beyond_counting_are_refused_in_one_line(tiny: Tiny) -> None:
 
 
 def test_model_task_and_context_must_agree(tiny: Tiny) -> None:
-    with pytest.raises(ConfigError, match=r"model\.vocab_size: 64 is less than the 256 words of the task"):
+    with pytest.raises(ConfigError, match=r"model\.vocab_size: 64 is less than the 256 tokens of the task"):
         estimate_cost(tiny("model.vocab_size=64"))
     with pytest.raises(ConfigError, match=r"train\.context: 600 exceeds the 512 tokens that full attention keeps"):
         estimate_cost(config.load("mega_tiny", ["train.context=600"]))

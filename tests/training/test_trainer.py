@@ -278,7 +278,7 @@ def test_auto_is_decided_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_nothing_is_overwritten_unless_forced(tiny: Tiny, tmp_path: Path, whole: Path) -> None:
     before = curve(whole)
-    with pytest.raises(ArchlabError, match="whole: holds a run; go on with it by --resume, or begin anew with --force"):
+    with pytest.raises(ArchlabError, match="whole: holds a run; continue it with --resume, or start over with --force"):
         train(tiny(), whole)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years")
@@ -335,7 +335,7 @@ def test_what_cannot_be_trained_makes_no_folder(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.device: no CUDA device is to be seen; use cpu or auto"):
+    with pytest.raises(ConfigError, match=r"train\.device: no CUDA device is available; use cpu or auto"):
         train(tiny("train.device=cuda"), tmp_path / "run")
 
 

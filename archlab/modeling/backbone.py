@@ -1,0 +1,110 @@
+"""The contract of a model: every attribute that archlab reads on a backbone or on any of its parts, and its default.
+
+B batch, T time, D width, V outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from archlab.config.spec import Spec
+    from archlab.modeling.state import State
+
+Features: TypeAlias = Callable[..., tuple[Tensor, "State"]]
+
+
+class Part(Protocol):
+    """Attributes that any module of a model may declare; a module without one has the default.
+
+    Attributes:
+        causal: Whether outputs depend on no later input.
+        exact_gradients: Whether gradients are those of the loss, which they are not where a part detaches some of it.
+        max_context: Number of tokens that a stream may hold, or None; it speaks for all modules below. Undeclared, it
+            is the minimum over them.
+    """
+
+    causal: bool = True
+    exact_gradients: bool = True
+    max_context: int | None
+
+
+class Backbone(Protocol):
+    """Attributes and methods of a model; the call is required, and what a model does not declare has the default.
+
+    Attributes:
+        spec: The specification that `build` built the model from.
+        blocks: Layers that are compiled, recomputed and counted one by one.
+        num_outputs: Number of logits, or None, which leaves it unchecked against the task.
+        per_sample: Whether logits are [B, V], one per sample, rather than [B, T, V].
+        head: The module from features to logits. Its `matrix` [V, D], if any, is the weight that features are
+            multiplied by, without a bias.
+        features: Everything below the head: inputs and state to features [B, T, D] and state. With `head.matrix` it
+            allows the loss to be computed in chunks of logits.
+    """
+
+    spec: Spec
+    blocks: Sequence[nn.Module] = ()
+    num_outputs: int | None = None
+    per_sample: bool = False
+    head: nn.Module | None = None
+    features: Features | None = None
+
+    def init_state(self, batch_size: int) -> State:
+        """Return the state before the first token, as `archlab.Recurrent` has it."""
+
+    def __call__(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Return logits and the state after the last token; without a state the stream starts."""
+
+
+def _read(module: nn.Module, contract: type, name: str) -> Any:
+    """Return an attribute, or the default that the contract declares: plugins need not derive from either."""
+    return getattr(module, name, getattr(contract, name))
+
+
+def iter_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers that are compiled, recomputed and counted one by one: the backbone's `blocks`."""
+    yield from _read(model, Backbone, "blocks")
+
+
+def num_outputs(model: nn.Module) -> int | None:
+    """Return the number of logits, or None if the model does not declare it."""
+    outputs: int | None = _read(model, Backbone, "num_outputs")
+    return outputs
+
+
+def is_per_sample(model: nn.Module) -> bool:
+    """Return whether a model gives one answer per sample rather than one per step."""
+    return bool(_read(model, Backbone, "per_sample"))
+
+
+def get_features(model: nn.Module) -> Features | None:
+    """Return the function from inputs and state to the features that the head reads, or None."""
+    features: Features | None = _read(model, Backbone, "features")
+    return features
+
+
+def apply_head(model: nn.Module, x_BTD: Tensor) -> Tensor:
+    """Return the logits of features [B, T, V]."""
+    logits_BTV: Tensor = _read(model, Backbone, "head")(x_BTD)
+    return logits_BTV
+
+
+def output_weight(model: nn.Module) -> Tensor | None:
+    """Return the matrix [V, D] whose products with the model's features are its logits, or None."""
+    head = _read(model, Backbone, "head")
+    matrix: Tensor | None = getattr(head, "matrix", None)
+    return None if get_features(model) is None else matrix
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Return whether every part of a model is causal."""
+    return all(_read(part, Part, "causal") for part in model.modules())
+
+
+def has_exact_gradients(model: nn.Module) -> bool:
+    """Return whether the gradients of every part of a model are those of the loss."""
+    return all(_read(part, Part, "exact_gradients") for part in model.modules())

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from archlab.config import experiment
+from archlab.modeling import cost
+from archlab.modeling.backbone import iter_blocks
+from archlab.modeling.build import validate
+from archlab.modeling.repeated_blocks import skip_repeated_blocks
+
+DEEP = ["model.layers[0].repeat=5", "train.batch_size=2", "train.context=128"]
+NAMES = ["megalodon_tiny", "llama2_tiny", "mamba_tiny", "rwkv7_tiny", "transformer_xl_tiny", "block_recurrent_tiny"]
+
+
+@pytest.mark.parametrize("checkpointed", ["false", "true"])
+@pytest.mark.parametrize("name", NAMES)
+def test_costs_are_those_of_running_every_block(name: str, checkpointed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = experiment.load(name, [*DEEP, f"train.checkpoint_activations={checkpointed}"])
+    counted_once = cost.estimate_cost(deep)
+    monkeypatch.setattr(cost, "skip_repeated_blocks", lambda *_: nullcontext([]))
+    assert counted_once == cost.estimate_cost(deep)
+
+
+@pytest.mark.parametrize(
+    ("residual", "num_run"),
+    [
+        ("two_hop", 2),
+        ("{type: two_hop, rescale: true}", 5),  # every layer starts at a scale of its own
+    ],
+)
+def test_two_of_a_run_of_identical_blocks_are_run(residual: str, num_run: int) -> None:
+    model = validate(experiment.load("megalodon_tiny", [*DEEP, f"model.layers[0].residual={residual}"]))
+    run: list[str] = []
+    with torch.no_grad(), skip_repeated_blocks(model) as skipped:
+        for block in iter_blocks(model):
+            block.get_submodule("mixer").register_forward_hook(lambda *_: run.append("mixer"))
+        model(torch.zeros(1, 8, dtype=torch.int64, device="meta"))
+    assert (len(run), len(skipped)) == (num_run, 5 - num_run)
+    assert not any("forward" in vars(block) for block in iter_blocks(model))
