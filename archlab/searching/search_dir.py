@@ -69,12 +69,14 @@ def _require_same(space: Space, folder: Path) -> None:
         old = yaml.safe_load((folder / name).read_text())
         if where := first_difference(old, yaml.safe_load(_dump(asked)), partial(_is_equal, may_grow)):
             way_out = "name another folder, or begin anew with --force"
+            if old.get("format") is None:
+                way_out = f"run archlab migrate {folder} if that is only another name; else {way_out}"
             raise ArchlabError(f"{folder}: holds another search: {where}; {way_out}")
 
 
 def _is_equal(may_grow: bool, path: str, old: Any, new: Any) -> bool:
     grown = may_grow and isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
-    return path in ("description", "study.trials") or old == new or (grown and path.startswith("vary."))
+    return path in ("format", "description", "study.trials") or old == new or (grown and path.startswith("vary."))
 
 
 def _dump(plain: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from archlab.config import experiment as config
-from archlab.config import paths, yaml_files
+from archlab.config import paths, renames, yaml_files
 from archlab.config.domains import Domain, parse_domain
 from archlab.config.registry import load_plugin
 from archlab.config.schema import reject_unknown
@@ -18,7 +18,7 @@ from archlab.searching.parameters import validate_space
 from archlab.searching.study_config import StudyConfig, parse_study
 
 _GIVEN = "search"  # what errors and the default directory call a space that is given as data
-KEYS = ("base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
+KEYS = ("format", "base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
 LEARNED = "val_"
 COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "memory_per_device")
 MEASURED = ("tokens_per_s", "decode_us_per_token")
@@ -49,12 +49,13 @@ class Space:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the YAML data that says the same, its base being the file base.yaml beside it."""
-        return {"base": "base.yaml", **self.asked, "objectives": dict(self.objectives), "study": self.study.to_plain()}
+        kept = {"format": renames.current().format, "base": "base.yaml", **self.asked}
+        return {**kept, "objectives": dict(self.objectives), "study": self.study.to_plain()}
 
     def base_to_plain(self) -> dict[str, Any]:
         """Return the base as the YAML data of an experiment that extends none."""
         plugins = {"plugins": list(self.base.plugins)} if self.base.plugins else {}
-        return {**plugins, **self.base.tree}
+        return {"format": renames.current().format, **plugins, **self.base.tree}
 
 
 def load_space(space: config.Source, overrides: Sequence[str] = ()) -> Space:
@@ -93,6 +94,7 @@ def _overridden(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any]) -> Space:
     reject_unknown(tree, KEYS, "")
+    renames.check_format(tree.get("format"))
     for plugin in _list(tree, "plugins"):
         load_plugin(str(plugin), file.parent)
     base = _base(tree, file).override(base_values, "command line")
