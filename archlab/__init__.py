@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         import_checkpoint,
         load,
         load_model,
+        migrate,
         report,
         search,
         show,
@@ -71,7 +72,7 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate export generate import_checkpoint load load_model report search show train",
+    "archlab.api": "check evaluate export generate import_checkpoint load load_model migrate report search show train",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
     "archlab.config.domains": "LARGEST Count Domain Fraction Index NonNegative Positive Range choice interval",
@@ -142,6 +143,7 @@ __all__ = [
     "load",
     "load_model",
     "max_context",
+    "migrate",
     "one_line",
     "register",
     "report",

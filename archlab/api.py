@@ -193,6 +193,16 @@ def report(folder: StrPath) -> Path:
     return write(Path(folder))
 
 
+def migrate(folder: StrPath) -> list[str]:
+    """Rewrite a run, a search or a checkpoint of an earlier version in the present format; return each change.
+
+    Returns nothing where there is nothing to change. Raises ArchlabError for another directory, and a damaged one.
+    """
+    from archlab.storage.migrate import migrate as rewrite
+
+    return rewrite(Path(folder))
+
+
 def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: StrPath | None = None) -> Iterator[CheckResult]:
     """Run the conformance suite on a component in a small model, and yield the result of each check.
 

@@ -222,6 +222,17 @@ def report(folder: Path) -> None:
 
 
 @cli.command()
+@click.argument("folder", type=FOLDER)
+def migrate(folder: Path) -> None:
+    """Rewrite a run, a search or a checkpoint of an earlier version in the present format.
+
+    FOLDER is its directory. Names that have changed are replaced in its YAML files and checkpoints.
+    """
+    changes = api.migrate(folder)
+    click.echo("\n".join(changes) if changes else f"{folder}: nothing to do")
+
+
+@cli.command()
 @click.argument("kind")
 @click.argument("name")
 @click.argument("knobs", nargs=-1, metavar="[KNOB=VALUE]...")

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from archlab.config import paths
+from archlab.config import paths, renames
 from archlab.config.registry import Slot, find, load_plugin, names
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.config.spec import REPEAT, Spec, knob_at, parse
@@ -21,7 +21,7 @@ from archlab.config.yaml_files import find_yaml, load_yaml, require_text_keys
 from archlab.errors import ConfigError, one_line
 
 SECTIONS = ("name", "description", "model", "task", "train")
-KEYS = ("base", "plugins", "override", *SECTIONS)
+KEYS = ("format", "base", "plugins", "override", *SECTIONS)
 _NOWHERE = object()
 _GIVEN = "experiment"  # what errors and the default name call an experiment that is given as data
 
@@ -46,6 +46,7 @@ class Experiment:
     def resolved(self) -> dict[str, Any]:
         """The YAML data of this experiment with every default written out."""
         return {
+            "format": renames.current().format,
             "name": self.name,
             "description": self.description,
             "plugins": list(self.plugins),
@@ -199,6 +200,7 @@ def _read_file(file: Path, below: tuple[Path, ...]) -> UnresolvedExperiment:
 
 def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> UnresolvedExperiment:
     reject_unknown(tree, KEYS, "")
+    renames.check_format(tree.pop("format", None))
     plugins = coerce(_unless_empty(tree.pop("plugins", None), []), list[str], "plugins")
     base, override = tree.pop("base", None), _unless_empty(tree.pop("override", None), {})
     below = None if base is None else _read_base(coerce(base, str, "base"), file.parent, chain)

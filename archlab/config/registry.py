@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from archlab.config import renames
 from archlab.config.domains import Domain
 from archlab.config.import_file import import_file
 from archlab.config.schema import Knob, knobs_of, wiring_of
@@ -136,7 +137,13 @@ def names(kind: str) -> list[str]:
 def find(kind: str, name: Any, path: str = "") -> Component:
     """Return a component by what YAML calls it, importing its file; raise ConfigError if there is none."""
     if not isinstance(name, str) or name not in names(kind):
-        raise ConfigError(path, f"no {kind} {name!r}{did_you_mean(name, names(kind))}")
+        new = renames.current().component(kind, name) if isinstance(name, str) else None
+        raise ConfigError(
+            path,
+            renames.now_called(f"{kind} {name!r}", new)
+            if new
+            else f"no {kind} {name!r}{did_you_mean(name, names(kind))}",
+        )
     if (kind, name) not in _registered:
         importlib.import_module(f"{_PACKAGE}.{kind}.{name}")
     return _registered[kind, name]
@@ -166,7 +173,8 @@ def load_plugin(plugin: str, folder: Path, path: str = "plugins") -> None:
     except ArchlabError:
         raise
     except Exception as error:
-        raise ConfigError(path, f"{plugin!r} cannot be imported: {type(error).__name__}: {one_line(error)}") from error
+        reason = renames.moved_import(error) or f"{type(error).__name__}: {one_line(error)}"
+        raise ConfigError(path, f"{plugin!r} cannot be imported: {reason}") from error
 
 
 def _load_file(file: Path) -> None:

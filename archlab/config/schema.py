@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from archlab.config.domains import Range
+from archlab.config.renames import now_called
 from archlab.errors import ConfigError, did_you_mean
 
 REQUIRED: Any = inspect.Parameter.empty
@@ -43,9 +44,13 @@ def wiring_of(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
 
 
-def reject_unknown(given: Mapping[Any, Any], known: Sequence[str], path: str, owner: str = "") -> None:
-    """Raise ConfigError for the first key that nothing reads."""
+def reject_unknown(
+    given: Mapping[Any, Any], known: Sequence[str], path: str, owner: str = "", renamed: Mapping[str, str] | None = None
+) -> None:
+    """Raise ConfigError for the first unknown key; `renamed` maps former names of keys to new ones."""
     for key in given:
+        if key not in known and renamed and key in renamed:
+            raise ConfigError(path, now_called(f"knob {key!r} of {owner!r}", renamed[key]), key=str(key))
         if key not in known:
             of = f" of {owner!r}" if owner else ""
             what = f"unknown {'knob' if owner else 'key'} {key!r}{of}{did_you_mean(key, known)}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from archlab.config import renames
 from archlab.config.domains import Count
 from archlab.config.registry import Component, Factory, Slot, find, names
 from archlab.config.schema import REQUIRED, Knob, coerce, reject_unknown
@@ -88,7 +89,7 @@ def parse(value: Any, kind: str, path: str, default: str | None = None) -> Spec:
     if name is None:
         raise ConfigError(path, f"a {kind} needs a type: one of {', '.join(names(kind))}")
     component = find(kind, name, path)
-    reject_unknown(given, list(component.knobs), path, owner=component.name)
+    reject_unknown(given, list(component.knobs), path, name, renames.current().knobs_of(kind, name))
     knobs = {knob.name: _knob(knob, given, path, name) for knob in component.knobs.values()}
     return Spec(component, knobs, path)
 

@@ -10,6 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from archlab.config import renames
 from archlab.errors import ConfigError, did_you_mean, one_line
 
 
@@ -32,6 +33,8 @@ def find_yaml(name: str, folder: Path, library: str) -> Path:
             raise ConfigError("", f"no file {str(file)!r}")
         return file
     known = shipped_files(library)
+    if name not in known and library == "experiments" and name in renames.current().experiments:
+        raise ConfigError("", renames.now_called(f"experiment {name!r}", renames.current().experiments[name]))
     if name not in known:
         raise ConfigError("", f"no {library.rstrip('s').replace('_', ' ')} {name!r}{did_you_mean(name, known)}")
     return known[name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from archlab.config import paths
+from archlab.config import paths, renames
 from archlab.config.domains import Choice, Domain, Interval
 from archlab.config.experiment import UnresolvedExperiment
 from archlab.config.registry import Component, Slot, find
@@ -155,7 +155,8 @@ def _check_choice(value: Any, knob: Knob, place: str, path: str) -> None:
             raise ConfigError(path, f"{value!r} is no {slot.kind}: give its name, or a mapping with its type")
         component = find(slot.kind, entry.get("type", slot.default), path)
         own = ("type", "repeat") if slot.many else ("type",)
-        reject_unknown(entry, [*component.knobs, *own], path, owner=component.name)
+        renamed = renames.current().knobs_of(component.kind, component.name)
+        reject_unknown(entry, [*component.knobs, *own], path, component.name, renamed)
 
 
 def _check_list(value: Any, slot: Slot, path: str) -> None:

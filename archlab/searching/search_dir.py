@@ -70,12 +70,15 @@ def _require_same(space: Space, folder: Path) -> None:
         # Dumped and loaded again, so that tuples compare equal to lists.
         if difference := first_difference(old, yaml.safe_load(_dump(plain)), partial(_is_equal, may_grow)):
             advice = "name another directory, or start over with --force"
+            if old.get("format") is None:
+                advice = f"run archlab migrate {folder} if that is only a former name; else {advice}"
             raise ArchlabError(f"{folder}: holds another search: {difference}; {advice}")
 
 
 def _is_equal(may_grow: bool, path: str, old: Any, new: Any) -> bool:
     has_grown = may_grow and isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
-    return path in ("description", "study.trials") or old == new or (has_grown and path.startswith("vary."))
+    ignored = ("format", "description", "study.trials")
+    return path in ignored or old == new or (has_grown and path.startswith("vary."))
 
 
 def _dump(plain: Any) -> str:

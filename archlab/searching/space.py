@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from archlab.config import experiment as config
-from archlab.config import paths, yaml_files
+from archlab.config import paths, renames, yaml_files
 from archlab.config.domains import Domain, parse_domain
 from archlab.config.registry import load_plugin
 from archlab.config.schema import reject_unknown
@@ -18,7 +18,7 @@ from archlab.searching.parameters import validate_space
 from archlab.searching.study_config import StudyConfig, parse_study
 
 _DATA_NAME = "search"  # the name of a space that is passed as a mapping, in errors and for its default directory
-KEYS = ("base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
+KEYS = ("format", "base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
 VALIDATION = "val_"
 COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "memory_per_device")
 MEASURED = ("tokens_per_s", "decode_us_per_token")
@@ -52,12 +52,13 @@ class Space:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the space as YAML data whose base is the file base.yaml in the same directory."""
-        return {"base": "base.yaml", **self.data, "objectives": dict(self.objectives), "study": self.study.to_plain()}
+        data = {"format": renames.current().format, "base": "base.yaml", **self.data}
+        return {**data, "objectives": dict(self.objectives), "study": self.study.to_plain()}
 
     def base_to_plain(self) -> dict[str, Any]:
         """Return the base experiment as YAML data without `extends`."""
         plugins = {"plugins": list(self.base.plugins)} if self.base.plugins else {}
-        return {**plugins, **self.base.tree}
+        return {"format": renames.current().format, **plugins, **self.base.tree}
 
 
 def load_space(space: config.Source, overrides: Sequence[str] = ()) -> Space:
@@ -96,6 +97,7 @@ def _override(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any]) -> Space:
     reject_unknown(tree, KEYS, "")
+    renames.check_format(tree.get("format"))
     for plugin in _list(tree, "plugins"):
         load_plugin(str(plugin), file.parent)
     base = _base(tree, file).override(base_values, "command line")

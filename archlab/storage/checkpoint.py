@@ -19,6 +19,7 @@ from archlab.errors import ArchlabError
 from archlab.storage.files import atomic_dir, remove_dir_atomic, write_text
 from archlab.storage.manifest import integrity_error, verify, write_manifest
 from archlab.storage.optimizer_state import groups_of, restore_optimizer, tensors_of
+from archlab.storage.renamed_tensors import former_names, has_former_names
 from archlab.storage.tensors import copy_into, named_tensors, read_tensors, write_tensors
 
 __all__ = ["latest_checkpoint", "load_checkpoint", "load_weights", "save_checkpoint", "save_model", "verify"]
@@ -78,7 +79,23 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Give a model the weights of a checkpoint; raise ArchlabError, changing nothing, where they do not fit."""
-    copy_into(model, read_tensors(path / _WEIGHTS), path / _WEIGHTS)
+    tensors = read_tensors(path / _WEIGHTS)
+    if has_former_names(tensors, former_names(model)):
+        root = _root(path)
+        raise ArchlabError(
+            f"{path / _WEIGHTS}: its tensors have names of an earlier version; run archlab migrate {root}"
+        )
+    copy_into(model, tensors, path / _WEIGHTS)
+
+
+def _root(path: Path) -> Path:
+    """Return the run or search that a checkpoint belongs to, or the checkpoint where it stands alone."""
+    owners = [place for place in (path, *path.parents[:4]) if _is_owner(place)]
+    return owners[-1] if owners else path
+
+
+def _is_owner(place: Path) -> bool:
+    return (place / "experiment.yaml").is_file() or (place / "search.yaml").is_file()
 
 
 def save_model(

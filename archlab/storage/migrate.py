@@ -1,0 +1,178 @@
+"""Directories that an earlier version wrote, rewritten in the present format."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from archlab.config.experiment import read
+from archlab.config.migration import migrate_experiment, migrate_space
+from archlab.config.renames import current
+from archlab.config.yaml_files import load_yaml
+from archlab.errors import ArchlabError, ConfigError
+from archlab.modeling.build import build_on_meta
+from archlab.storage.files import atomic_dir, write_text
+from archlab.storage.locks import lock
+from archlab.storage.manifest import integrity_error, write_manifest
+from archlab.storage.renamed_tensors import former_names, has_former_names
+from archlab.storage.tensors import read_tensors, write_tensors
+
+_EXPERIMENT, _BASE, _SPACE = "experiment.yaml", "base.yaml", "search.yaml"
+_WEIGHTS, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+
+
+@dataclass
+class _Plan:
+    """The files to rewrite, by their paths below the directory, and a line for each change."""
+
+    writes: dict[Path, Callable[[Path], None]] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
+
+
+def migrate(folder: Path) -> list[str]:
+    """Rewrite a run, a search or a published checkpoint in the present format; return a line for each change.
+
+    A reader finds the old directory or the new one. Returns nothing for a directory of the present format. Raises
+    ArchlabError for a directory that holds none of these, one in use by a search, and one that is damaged.
+    """
+    if not any((folder / name).is_file() for name in (_EXPERIMENT, _SPACE)):
+        what = f"holds no run, search or checkpoint ({_EXPERIMENT} or {_SPACE})"
+        raise ArchlabError(f"{folder}: {what if folder.is_dir() else 'is not a directory'}")
+    with _exclusive(folder):
+        plan = _plan(folder)
+        if plan.writes:
+            _rewrite(folder, plan)
+    return plan.changes
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Keep the workers of a search out; a run has no lock."""
+    if not (folder / _SPACE).is_file():
+        yield
+        return
+    with lock(folder / ".workers.lock", wait=False) as is_alone:
+        if not is_alone:
+            raise ArchlabError(f"{folder}: another process is searching here; stop it first")
+        yield
+
+
+def _plan(folder: Path) -> _Plan:
+    plan, former = _Plan(), {}
+    files = [folder / _BASE] if (folder / _SPACE).is_file() else []
+    for file in [*files, *sorted(folder.rglob(_EXPERIMENT))]:
+        former[file.parent] = _plan_experiment(file, folder, plan)
+    if (folder / _SPACE).is_file():
+        _plan_space(folder, plan)
+    for weights in sorted(folder.rglob(_WEIGHTS)):
+        owner = next((parent for parent in weights.parents if parent in former), None)
+        if owner is not None:
+            _plan_tensors(weights.parent, folder, former[owner], plan)
+    return plan
+
+
+def _plan_experiment(file: Path, folder: Path, plan: _Plan) -> dict[str, str]:
+    """Plan a file of YAML; return the present names of its model's tensors by their former ones."""
+    try:
+        tree = load_yaml(file)
+        migrated, changes = migrate_experiment(tree, file.parent)
+        former = former_names(build_on_meta(read(migrated, folder=file.parent).resolve().model))
+    except ConfigError as error:
+        raise ConfigError(error.path, error.problem, str(file)) from None
+    if migrated != tree:
+        _plan_yaml(file.relative_to(folder), migrated, changes, plan)
+        _require_whole(file.parent)
+    return former
+
+
+def _plan_space(folder: Path, plan: _Plan) -> None:
+    try:
+        tree = load_yaml(folder / _SPACE)
+        migrated = migrate_space(tree)
+    except ConfigError as error:
+        raise ConfigError(error.path, error.problem, str(folder / _SPACE)) from None
+    if migrated != tree:
+        _plan_yaml(Path(_SPACE), migrated, [], plan)
+
+
+def _plan_yaml(file: Path, tree: Mapping[str, Any], changes: list[str], plan: _Plan) -> None:
+    text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+    plan.writes[file] = partial(write_text, text=text)
+    plan.changes += [f"{file}: format 1 -> {current().format}", *(f"{file}: {change}" for change in changes)]
+
+
+def _plan_tensors(folder: Path, root: Path, former: Mapping[str, str], plan: _Plan) -> None:
+    """Plan a checkpoint; one of a run that is damaged stays as it was, for resuming passes it over."""
+    is_published = (folder / _EXPERIMENT).is_file()
+    if not former or (not is_published and integrity_error(folder)):
+        return
+    names = read_tensors(folder / _WEIGHTS)
+    if not has_former_names(names, former):
+        return
+    _require_whole(folder)
+    place = folder.relative_to(root)
+    plan.changes.append(f"{place / _WEIGHTS}: {sum(name in former for name in names)} tensors renamed")
+    rewrites = {_WEIGHTS: _rename_weights, _OPTIMIZER: _rename_moments, _STATE: _rename_groups}
+    for name, rewrite in rewrites.items():
+        if (folder / name).is_file():
+            plan.writes[place / name] = partial(rewrite, former=former)
+
+
+def _require_whole(folder: Path) -> None:
+    """Raise ArchlabError for damage, which a new manifest would hide."""
+    problem = integrity_error(folder) if (folder / _MANIFEST).is_file() else None
+    if problem:
+        raise ArchlabError(f"{folder}: {problem}")
+
+
+def _rewrite(folder: Path, plan: _Plan) -> None:
+    with atomic_dir(folder, replace=True) as copy:
+        # Files that stay are links: a copy of a run's checkpoints would double the space it takes.
+        shutil.copytree(folder, copy, copy_function=_link, symlinks=True, dirs_exist_ok=True)
+        for file, write in plan.writes.items():
+            write(copy / file)
+        for place in {file.parent for file in plan.writes}:
+            if (copy / place / _MANIFEST).is_file():
+                (copy / place / _MANIFEST).unlink()  # else the new manifest would list the old one
+                write_manifest(copy / place)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links, or another one mounted below
+        shutil.copy2(source, target)
+
+
+def _rename_weights(file: Path, former: Mapping[str, str]) -> None:
+    _replace_tensors(file, lambda name: former.get(name, name))
+
+
+def _rename_moments(file: Path, former: Mapping[str, str]) -> None:
+    def rename(full_name: str) -> str:
+        moment, _, name = full_name.partition(".")
+        return f"{moment}.{former.get(name, name)}"
+
+    _replace_tensors(file, rename)
+
+
+def _replace_tensors(file: Path, rename: Callable[[str], str]) -> None:
+    tensors = {rename(name): tensor for name, tensor in read_tensors(file).items()}
+    file.unlink()  # a link to the old directory's file, which must keep its content
+    write_tensors(file, tensors)
+
+
+def _rename_groups(file: Path, former: Mapping[str, str]) -> None:
+    state = json.loads(file.read_text())
+    for group in state["optimizer"]:
+        group["params"] = [former.get(name, name) for name in group["params"]]
+    write_text(file, json.dumps(state, indent=2))

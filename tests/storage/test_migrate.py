@@ -1,0 +1,151 @@
+"""Directories as an earlier version wrote them are made by undoing a table of renames."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Tiny
+from safetensors.torch import load_file, save_file
+
+import archlab
+from archlab import ArchlabError
+from archlab.config import renames
+from archlab.storage.checkpoint import verify
+from archlab.storage.locks import lock
+from archlab.storage.manifest import write_manifest
+from archlab.storage.migrate import migrate
+from archlab.storage.trained_model import load_trained
+from archlab.training.trainer import train
+
+SMALL = ("train.steps=6", "train.checkpoint_every=3")
+
+
+@pytest.fixture
+def run(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose component `mlp` was called `perceptron`, and whose tensors had other names."""
+    train(tiny(*SMALL), tmp_path / "run")
+    for file in (tmp_path / "run").rglob("experiment.yaml"):
+        _age_yaml(file)
+    for file in (tmp_path / "run").rglob("*.safetensors"):
+        save_file({_age(name): tensor for name, tensor in load_file(file).items()}, file)
+    for file in (tmp_path / "run").rglob("state.json"):
+        state = json.loads(file.read_text())
+        for group in state["optimizer"]:
+            group["params"] = [_age(name) for name in group["params"]]
+        file.write_text(json.dumps(state))
+    for file in (tmp_path / "run").rglob("manifest.json"):
+        file.unlink()
+        write_manifest(file.parent)
+    parameters = {
+        "ffn": {"mlp": {"up": "rise"}},
+        "ema": {"ema": {"beta": "weight_in"}},
+        "mixer": {"mega": {"ema": "average"}},
+    }
+    table = replace(
+        renames.current(),
+        components={"ffn": {"perceptron": "mlp"}},
+        knobs={"ffn": {"mlp": {"width": "hidden_dim"}}},
+        parameters={
+            k: {c: {old: new for new, old in names.items()} for c, names in v.items()} for k, v in parameters.items()
+        },
+    )
+    monkeypatch.setattr(renames, "current", lambda: table)
+    return tmp_path / "run"
+
+
+def _age(name: str) -> str:
+    return (
+        name.replace("ffn.up", "ffn.rise")
+        .replace("mixer.ema.beta", "mixer.average.weight_in")
+        .replace("mixer.ema.", "mixer.average.")
+    )
+
+
+def _age_yaml(file: Path) -> None:
+    tree = yaml.safe_load(file.read_text())
+    del tree["format"]
+    ffn = tree["model"]["layers"][0]["ffn"]
+    ffn["type"], ffn["width"] = "perceptron", ffn.pop("hidden_dim")
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_run_is_refused_until_it_is_migrated_and_then_goes_on(run: Path, tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ArchlabError, match=r"ffn 'perceptron' is now called 'mlp' \(`archlab migrate`"):
+        archlab.load_model(run)
+    before = contents(run)
+    changes = migrate(run)
+    assert "experiment.yaml: format 1 -> 2" in changes
+    assert "final/experiment.yaml: model.layers[0].ffn: perceptron -> mlp" in changes
+    assert "final/experiment.yaml: model.layers[0].ffn.width -> hidden_dim" in changes
+    assert sum("model.safetensors: " in change for change in changes) == 3
+    for folder in (run / "final", *(run / "checkpoints").iterdir()):
+        verify(folder)
+    assert contents(run)["metrics.jsonl"] == before["metrics.jsonl"]
+    after = contents(run)
+    assert migrate(run) == []
+    assert contents(run) == after
+    fresh = train(tiny(*SMALL), tmp_path / "fresh")
+    for name, tensor in load_trained(run)[1].state_dict().items():
+        assert (tensor == archlab.load_model(fresh.folder).state_dict()[name]).all()
+    resumed = train(tiny(*SMALL), run, resume=True)
+    assert resumed.metrics["step"] == 6
+
+
+def test_a_run_interrupted_between_checkpoints_resumes_after_migration(run: Path, tiny: Tiny) -> None:
+    migrate(run)
+    final = {name: tensor.clone() for name, tensor in archlab.load_model(run).state_dict().items()}
+    (run / "checkpoints/step_00000006/state.json").unlink()  # damaged: the run resumes from step 3
+    train(tiny(*SMALL), run, resume=True)
+    assert all((tensor == final[name]).all() for name, tensor in archlab.load_model(run).state_dict().items())
+
+
+def test_a_checkpoint_whose_tensors_have_former_names_names_the_command(run: Path) -> None:
+    names = renames.current()
+    tree = yaml.safe_load((run / "final/experiment.yaml").read_text())
+    ffn = tree["model"]["layers"][0]["ffn"]
+    ffn["type"], ffn["hidden_dim"] = "mlp", ffn.pop("width")
+    (run / "final/experiment.yaml").write_text(yaml.safe_dump(tree))
+    (run / "final/manifest.json").unlink()
+    write_manifest(run / "final")
+    with pytest.raises(ArchlabError, match=f"names of an earlier version; run archlab migrate {run}$"):
+        archlab.load_model(run)
+    assert names.parameters
+
+
+def test_damage_is_refused_and_nothing_changes(run: Path) -> None:
+    with (run / "final/model.safetensors").open("ab") as file:
+        file.write(b"x")
+    before = contents(run)
+    with pytest.raises(ArchlabError, match=r"final: model\.safetensors has "):
+        migrate(run)
+    assert contents(run) == before
+    assert [path.name for path in run.parent.iterdir() if "archlab-" in path.name] == []
+
+
+def test_what_fails_half_way_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(run)
+    monkeypatch.setattr("archlab.storage.migrate.write_manifest", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        migrate(run)
+    assert contents(run) == before
+
+
+def test_other_directories_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchlabError, match="holds no run, search or checkpoint"):
+        migrate(tmp_path)
+    with pytest.raises(ArchlabError, match="nowhere: is not a directory"):
+        migrate(tmp_path / "nowhere")
+
+
+def test_a_search_in_use_is_refused(run: Path) -> None:
+    (run / "search.yaml").write_text("base: base.yaml\n")
+    with lock(run / ".workers.lock", wait=True, shared=True), pytest.raises(ArchlabError, match="stop it first"):
+        migrate(run)
