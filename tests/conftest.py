@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 import yaml
+from triton_interpreter import patch_language_once_per_launch
 
 from archlab.config import experiment as config
 from archlab.config import registry
@@ -22,6 +23,7 @@ from archlab.runtime.toolchain import has_cpp_compiler
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before kernels are defined: they then run on the CPU, number by number
+    patch_language_once_per_launch()
 
 Write: TypeAlias = Callable[..., Path]
 Tiny: TypeAlias = Callable[..., Experiment]

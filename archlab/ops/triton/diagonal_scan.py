@@ -50,10 +50,11 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     u, dy, near, rest, weight = (x.contiguous() for x in (u, dy, near, rest, weight))
     du, sums = torch.empty_like(u), u.new_zeros(5, *state.shape)
-    _number(sums[1]).copy_(_number(dlast.contiguous()).conj())
+    # Copied where contiguous too: a complex view cannot begin at an odd offset of another tensor's memory.
+    _number(sums[1]).copy_(_number(_copy(dlast)).conj())
     _backward_launch(u, dy, near, rest, weight, sums, du).run()
     g, a, s, by_weight, by_rest = map(_number, sums)
-    first = _number(state.contiguous())
+    first = _number(_copy(state))
     P = rest.shape[2]
     return du, _parts(by_rest + first * s, P), _parts(by_weight + first * g, P), _parts(a, P)
 
