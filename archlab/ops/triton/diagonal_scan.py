@@ -55,20 +55,12 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     u, dy, near, rest, weight = (x.contiguous() for x in (u, dy, near, rest, weight))
     du, sums = torch.empty_like(u), u.new_zeros(5, *state.shape)
-<<<<<<< HEAD
     # The kernel computes conjugates of gradients; `_parts` conjugates them back. Copied where contiguous too: a complex
     # view cannot begin at an odd offset of another tensor's memory.
     _complex(sums[1]).copy_(_complex(_copy(dlast)).conj())
     _backward_launch(u, dy, near, rest, weight, sums, du).run()
     g, a, s, by_weight, by_rest = map(_complex, sums)
     initial = _complex(_copy(state))
-=======
-    # Copied where contiguous too: a complex view cannot begin at an odd offset of another tensor's memory.
-    _number(sums[1]).copy_(_number(_copy(dlast)).conj())
-    _backward_launch(u, dy, near, rest, weight, sums, du).run()
-    g, a, s, by_weight, by_rest = map(_number, sums)
-    first = _number(_copy(state))
->>>>>>> h-t
     P = rest.shape[2]
     return du, _parts(by_rest + initial * s, P), _parts(by_weight + initial * g, P), _parts(a, P)
 
