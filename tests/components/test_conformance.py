@@ -1,4 +1,4 @@
-"""What every component promises, on each of them by name: a new one is tested by being there."""
+"""The conformance suite on every registered component, so that a new one is tested without a test of its own."""
 
 import random
 
@@ -80,8 +80,8 @@ def test_whatever_the_knobs(part: tuple[str, str], chance: random.Random) -> Non
     kind, name = part
     fixed = SMALL.get(part, {}) if kind in ("backbone", "embedding") else {}
     drawn = random_case(ComponentCase(kind, name, fixed, INPUTS.get(part)), chance)
-    for promise in (is_causal, chunked_equals_whole, state_is_fixed, gradients_are_exact):
-        promise(drawn)
+    for check in (is_causal, chunked_equals_whole, state_is_fixed, gradients_are_exact):
+        check(drawn)
 
 
 def layer_of(mixer: str, **others: object) -> dict[str, object]:
