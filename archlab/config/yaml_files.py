@@ -1,4 +1,4 @@
-"""YAML files: which ones come with archlab, and how one is read."""
+"""YAML files: finding those that come with archlab, and loading them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def shipped_files(folder: str = "experiments") -> dict[str, Path]:
 
 
 def is_file_name(name: str) -> bool:
-    """Tell a file of one's own from the name of a shipped one."""
+    """Tell whether a string is the path of a file and not the name of a shipped one."""
     return name.endswith((".yaml", ".yml")) or "/" in name
 
 
 def find_yaml(name: str, folder: Path, library: str) -> Path:
-    """Return the file that a name or a path means, seen from `folder`; raise ConfigError if there is none."""
+    """Return the file of a shipped name, or of a path relative to `folder`; raise ConfigError if there is none."""
     file = folder / name
     if is_file_name(name):
         if not file.is_file():
@@ -38,7 +38,7 @@ def find_yaml(name: str, folder: Path, library: str) -> Path:
 
 
 def load_yaml(file: Path) -> dict[str, Any]:
-    """Return a YAML file's mapping, interpolations unresolved; raise ConfigError in one line."""
+    """Load a YAML file's mapping without resolving interpolations; raise ConfigError if it cannot be read."""
     try:
         config = OmegaConf.load(file)
         tree = OmegaConf.to_container(config, resolve=False)
@@ -55,7 +55,7 @@ def load_yaml(file: Path) -> dict[str, Any]:
 
 
 def require_text_keys(tree: Any, path: str, file: Path) -> None:
-    """Raise ConfigError for the first key of a mapping that is not a string, which YAML allows."""
+    """Raise ConfigError for the first key of a mapping that is not a string; YAML allows numbers and null."""
     entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in entries:
         if isinstance(tree, dict) and not isinstance(key, str):

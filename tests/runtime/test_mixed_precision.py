@@ -29,7 +29,7 @@ def test_what_is_asked_for_is_not_measured(name: str, monkeypatch: pytest.Monkey
 )
 def test_auto_takes_what_pays(gain: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {torch.float32: gain, torch.bfloat16: 1.0}
-    monkeypatch.setattr(mixed_precision, "_seconds", lambda device_type, dtype, size: seconds[dtype])
+    monkeypatch.setattr(mixed_precision, "_matmul_seconds", lambda device_type, dtype, size: seconds[dtype])
     assert resolve_precision("auto", CPU) == chosen
 
 
@@ -37,7 +37,7 @@ def test_a_device_without_bfloat16_is_not_asked_for_a_large_product(monkeypatch:
     sizes: list[int] = []
     seconds = {torch.float32: 0.1, torch.bfloat16: 1.0}
     monkeypatch.setattr(
-        mixed_precision, "_seconds", lambda device_type, dtype, size: sizes.append(size) or seconds[dtype]
+        mixed_precision, "_matmul_seconds", lambda device_type, dtype, size: sizes.append(size) or seconds[dtype]
     )
     assert resolve_precision("auto", CPU) == "float32"
     assert set(sizes) == {SIZES[0]}

@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(
         assert latest_checkpoint(tmp_path) == tmp_path / "step_00000001"
     (message,) = caplog.messages
     assert "\n" not in message
-    assert f"going on from step_00000001: step_00000002: {name}" in message
+    assert f"resuming from step_00000001: step_00000002: {name}" in message
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {"a": 1}}', '{"files": []}', None])
@@ -172,7 +172,7 @@ def test_a_checkpoint_without_a_good_manifest_is_damaged(tmp_path: Path, manifes
     model, optimizer = build()
     file = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1) / "manifest.json"
     file.unlink() if manifest is None else file.write_text(manifest)
-    with pytest.raises(ArchlabError, match=r"no checkpoint is whole: step_00000001: .*manifest.json"):
+    with pytest.raises(ArchlabError, match=r"no checkpoint is intact: step_00000001: .*manifest.json"):
         latest_checkpoint(tmp_path)
 
 
