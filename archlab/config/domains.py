@@ -78,7 +78,7 @@ def _parse_choice(values: list[Any], path: str) -> Choice:
     if not values:
         raise ConfigError(path, "the list of choices is empty")
     if any(value in values[:index] for index, value in enumerate(values)):  # values may be unhashable mappings
-        raise ConfigError(path, f"a choice stands twice in {values!r}")
+        raise ConfigError(path, f"a choice is listed twice in {values!r}")
     return Choice(tuple(values))
 
 

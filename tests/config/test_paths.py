@@ -29,7 +29,7 @@ def test_paths_in_parts(path: str, parts: list[paths.Part]) -> None:
 
 
 @pytest.mark.parametrize("path", ["", ".a", "a.", "a..b", "a[", "a[]", "a[-1]", "a[x]", "a b", "a]", "a=b", "a[0"])
-def test_what_is_no_path(path: str) -> None:
+def test_invalid_paths(path: str) -> None:
     with pytest.raises(ConfigError, match="is not a path like"):
         paths.split(path)
 
@@ -95,7 +95,7 @@ def test_a_bare_name_becomes_a_mapping_on_the_way() -> None:
         ("task[0]", "there is no list 'task'"),
     ],
 )
-def test_put_where_nothing_can_stand(path: str, message: str) -> None:
+def test_put_at_impossible_paths(path: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         paths.put(TREE, path, 1)
 

@@ -1,4 +1,4 @@
-"""Files and folders survive a kill at any moment whole, or not at all."""
+"""Files and directories are complete or absent after a kill at any moment."""
 
 import os
 import shutil
