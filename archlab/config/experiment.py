@@ -8,7 +8,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,14 +17,13 @@ from archlab.config.registry import Slot, find, load_plugin, names
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.config.spec import REPEAT, Spec, knob_at, parse
 from archlab.config.train_config import TrainConfig, parse_train, train_knobs
-from archlab.config.yaml_files import find_yaml, load_yaml, require_text_keys
+from archlab.config.yaml_files import Yaml, copy_data, find_yaml, load_yaml, parse_override
 from archlab.errors import ConfigError, one_line
 
 SECTIONS = ("name", "description", "model", "task", "train")
 KEYS = ("base", "plugins", "override", *SECTIONS)
 _DATA_NAME = "experiment"  # the name, in errors and by default, of an experiment that is passed as a mapping
 
-Yaml: TypeAlias = "bool | int | float | str | Sequence[Yaml] | Mapping[str, Yaml] | None"
 Source: TypeAlias = "str | PathLike[str] | Mapping[str, Yaml]"
 KINDS = {"model": "backbone", "task": "task"}
 
@@ -162,17 +160,6 @@ def load(source: Source, overrides: Sequence[str] = ()) -> Experiment:
     return read(source, overrides).resolve()
 
 
-def copy_data(data: Mapping[str, Yaml], name: str) -> dict[str, Any]:
-    """Return a copy of Python data with the types that YAML has; raise ConfigError for values that it cannot hold."""
-    # Through YAML text and not deepcopy: a tuple becomes the list that a file would have, an object an error.
-    try:
-        plain = yaml.safe_load(yaml.safe_dump(dict(data), sort_keys=False))
-    except yaml.YAMLError as error:
-        raise ConfigError("", f"cannot be written as YAML: {one_line(error)}", name) from None
-    require_text_keys(plain, "", Path(name))
-    return plain
-
-
 def _read_file(file: Path, chain: tuple[Path, ...]) -> UnresolvedExperiment:
     if file.resolve() in chain:
         raise ConfigError("base", f"{file.stem!r} extends itself", str(chain[-1]))
@@ -213,18 +200,6 @@ def _require_overrides(override: Any) -> dict[str, Any]:
 
 def _absolute(plugin: str, file: Path) -> str:
     return str((file.parent / plugin).resolve()) if plugin.endswith(".py") else plugin
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """Split `path=value` and parse the value as YAML."""
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise ConfigError(text, "is not an override; write path=value", "command line")
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(path, f"{value!r} cannot be read: {one_line(error)}", "command line") from None
-    return path, parsed
 
 
 def _resolve(raw: UnresolvedExperiment) -> Experiment:

@@ -1,16 +1,19 @@
-"""YAML files: finding those that come with archlab, and loading them."""
+"""YAML files and YAML data: finding shipped files, loading files, parsing overrides."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from archlab.errors import ConfigError, did_you_mean, one_line
+
+Yaml: TypeAlias = "bool | int | float | str | Sequence[Yaml] | Mapping[str, Yaml] | None"
 
 
 def shipped_files(folder: str = "experiments") -> dict[str, Path]:
@@ -61,3 +64,26 @@ def require_text_keys(tree: Any, path: str, file: Path) -> None:
         if isinstance(tree, dict) and not isinstance(key, str):
             raise ConfigError(path, f"the key {key!r} is not a text", str(file))
         require_text_keys(value, f"{path}[{key}]" if isinstance(tree, list) else f"{path}.{key}".lstrip("."), file)
+
+
+def copy_data(data: Mapping[str, Yaml], name: str) -> dict[str, Any]:
+    """Return a copy of Python data with the types that YAML has; raise ConfigError for values that it cannot hold."""
+    # Through YAML text and not deepcopy: a tuple becomes the list that a file would have, an object an error.
+    try:
+        plain = yaml.safe_load(yaml.safe_dump(dict(data), sort_keys=False))
+    except yaml.YAMLError as error:
+        raise ConfigError("", f"cannot be written as YAML: {one_line(error)}", name) from None
+    require_text_keys(plain, "", Path(name))
+    return plain
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `path=value` and parse the value as YAML."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(text, "is not an override; write path=value", "command line")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(path, f"{value!r} cannot be read: {one_line(error)}", "command line") from None
+    return path, parsed
