@@ -2,9 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 JOBS ?= 2
+OTHER := build/compatibility
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart check test python
+.PHONY: help quickstart check test compatibility python
 
 help: ## Show what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -23,6 +24,15 @@ check: $(READY) ## Look for mistakes without running: style, types, import layer
 # Threads that spin while they wait for others would keep the other job's from running.
 test: $(READY) ## Run every test, JOBS=2 at a time
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(JOBS)
+
+# In a throw-away environment. The pin of triton goes with that of torch, which depends on one version of it.
+compatibility: | python ## Run every test with another torch, by hand: make compatibility VERSION=2.12.0
+	@test -n "$(VERSION)" || { echo "Which torch? Try: make compatibility VERSION=2.12.0" >&2; exit 1; }
+	rm -rf $(OTHER) && $(PYTHON) -m venv $(OTHER)
+	grep -vE '^(torch|triton)==' constraints.txt > $(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --quiet -c $(OTHER)/constraints.txt "torch==$(VERSION)" -e ".[dev]"
+	OMP_WAIT_POLICY=passive $(OTHER)/bin/python -m pytest -n $(JOBS)
+	rm -rf $(OTHER)
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
