@@ -53,7 +53,7 @@ def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[s
         with tempfile.TemporaryDirectory(dir=file.parent) as partial, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 warns of its own use of pytrees
             options = OPTIONS | {"aot_inductor.output_path": str(Path(partial) / file.name)}
-            # Private in torch 2.13: it takes our graph, where the public entry takes what torch.export traced anew.
+            # Private in torch 2.13: it takes our graph, where the public entry takes a program traced by torch.export.
             library = torch._inductor.aot_compile(program, inputs, options=options)
             os.replace(str(library), file)  # atomic: another process sees the whole library or none
     return file
