@@ -260,7 +260,7 @@ def test_resuming_what_never_began(tiny: Tiny, tmp_path: Path, whole: Path) -> N
 )
 def test_another_experiment_does_not_go_on(override: str, message: str, tiny: Tiny, whole: Path) -> None:
     before = curve(whole)
-    with pytest.raises(ArchlabError, match=f"experiment.yaml: {message}; name another folder"):
+    with pytest.raises(ArchlabError, match=f"experiment.yaml: {message}; name another directory"):
         train(tiny(override), whole, resume=True)
     assert curve(whole) == before
 
