@@ -74,6 +74,7 @@ def test_every_component(check: Check) -> None:
     check()
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(part=st.sampled_from(PARTS), chance=st.randoms(use_true_random=False))
 def test_whatever_the_knobs(part: tuple[str, str], chance: random.Random) -> None:
@@ -99,6 +100,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", PAIRS.values(), ids=PAIRS)
 def test_every_mixer_learns_with_every_residual_and_norm(layer: dict[str, object]) -> None:
     pair = ComponentCase("layer", "block", layer)
@@ -110,6 +112,7 @@ def test_every_mixer_learns_with_every_residual_and_norm(layer: dict[str, object
     assert loss_of(model, pair.example_inputs()) < before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention", "ema", "ffn", "mixer", "norm", "position", "residual"])
 def test_a_component_can_be_described_and_built_again(kind: str) -> None:
     for name in names(kind):
@@ -117,6 +120,7 @@ def test_a_component_can_be_described_and_built_again(kind: str) -> None:
         assert parse(spec.to_plain(), "backbone", "model").to_plain() == spec.to_plain()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_decoding_compiles_once() -> None:
     torch._dynamo.reset()

@@ -48,6 +48,7 @@ def problem(file: Path, *overrides: str) -> str:
     return str(caught.value).replace(f"{file.parent}/", "")
 
 
+@pytest.mark.slow
 @every_experiment
 def test_resolved_as_recorded(name: str) -> None:
     file, text = GOLDEN / f"{name}.yaml", config.load(name).to_yaml()
@@ -61,6 +62,7 @@ def test_no_golden_file_without_an_experiment() -> None:
     assert {file.stem for file in GOLDEN.iterdir()} == set(shipped_files())
 
 
+@pytest.mark.slow
 @every_experiment
 def test_resolved_data_loads_back_to_itself(name: str, tmp_path: Path) -> None:
     experiment = config.load(name)
@@ -93,6 +95,7 @@ def _distinct_parts(model: Spec) -> Iterator[Spec]:
             yield spec
 
 
+@pytest.mark.slow
 @every_experiment
 def test_every_part_may_be_swapped_for_its_neighbours(name: str) -> None:
     raw = config.read(name)

@@ -58,6 +58,7 @@ def test_what_a_user_has_set_is_theirs(cache_home: Path, monkeypatch: pytest.Mon
     assert (os.environ[process.CACHE], os.environ[process.HUGE_PAGES]) == ("/mine", "0")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("[madvise]" not in _KERNEL, reason="this kernel does not give large pages to those who ask, alone")
 def test_large_tensors_lie_in_large_pages() -> None:
     code = (
