@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import THOROUGH
 
 from archlab import ArchlabError
 from archlab.config import experiment
@@ -97,7 +98,7 @@ def outcome(file: Path, use: Callable[[Path], object] = count) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["megalodon_tiny", "mega_tiny", "llama2_tiny", "quickstart"])
+@pytest.mark.parametrize("name", ["megalodon_tiny", "quickstart", *["mega_tiny", "llama2_tiny"] * THOROUGH])
 def test_mutated_values(name: str, tmp_path: Path) -> None:
     rng, file, seen = random.Random(name), tmp_path / "mutant.yaml", set()
     for _ in range(60):

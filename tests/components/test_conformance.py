@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from conftest import THOROUGH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -69,13 +70,19 @@ def every_check() -> dict[str, Check]:
 EVERY = every_check()
 
 
-@pytest.mark.parametrize("check", EVERY.values(), ids=EVERY)
+SLOW = ("compiles", "exports", "has_no_dead_knob")
+
+
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(check, id=name, marks=[pytest.mark.slow] * name.endswith(SLOW)) for name, check in EVERY.items()],
+)
 def test_every_component(check: Check) -> None:
     check()
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80 if THOROUGH else 24, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(part=st.sampled_from(PARTS), chance=st.randoms(use_true_random=False))
 def test_whatever_the_knobs(part: tuple[str, str], chance: random.Random) -> None:
     kind, name = part

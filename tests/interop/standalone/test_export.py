@@ -170,12 +170,12 @@ def test_only_what_is_used_is_taken_over_as_it_was_written(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(shipped_files()))
-def test_every_shipped_experiment_can_be_written(name: str, tmp_path: Path) -> None:
-    text = render_model(config.load(name))
-    compile(text, name, "exec")
-    (tmp_path / "model.py").write_text(text)
-    run("-m", "ruff", "check", "--isolated", "--select", "F", tmp_path / "model.py")
+def test_every_shipped_experiment_can_be_written(tmp_path: Path) -> None:
+    for name in shipped_files():
+        text = render_model(config.load(name))
+        compile(text, name, "exec")
+        (tmp_path / f"{name}.py").write_text(text)
+    run("-m", "ruff", "check", "--isolated", "--select", "F", tmp_path)
 
 
 @pytest.mark.slow
