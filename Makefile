@@ -5,10 +5,10 @@ JOBS ?= 2
 OTHER := build/compatibility
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart check test compatibility python
+.PHONY: help quickstart check test test-quick test-services test-thorough compatibility python
 
 help: ## Show what can be made
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 		printf '%-18s %s\n' "$$name" "$$text"; done
 
 quickstart: $(READY) ## Set up, then run a small search from beginning to end
@@ -21,9 +21,20 @@ check: $(READY) ## Look for mistakes without running: style, types, import layer
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml
 	$(BIN)/lint-imports --no-logo
 
-# Threads that spin while they wait for others would keep the other job's from running.
-test: $(READY) ## Run every test, JOBS=2 at a time
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(JOBS)
+# One thread a job: two jobs' pools on two cores wait for one another. A job that has run out of tests takes another's.
+PYTEST = OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test: $(READY) ## Run every test but those of test-services, JOBS=2 at a time
+	$(PYTEST) -m "not services"
+
+test-quick: $(READY) ## Run the tests that take less than half a second each
+	$(PYTEST) -m "not slow and not services"
+
+test-services: $(READY) ## Run the tests that start servers, browsers, examples or several processes
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m services
+
+test-thorough: $(READY) ## Run every test with more random examples and more sizes; half an hour
+	ARCHLAB_TEST_THOROUGH=1 $(PYTEST)
 
 # In a throw-away environment. The pin of triton goes with that of torch, which depends on one version of it.
 compatibility: | python ## Run every test with another torch, by hand: make compatibility VERSION=2.12.0

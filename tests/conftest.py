@@ -28,6 +28,8 @@ if not torch.cuda.is_available():
 Write: TypeAlias = Callable[..., Path]
 Tiny: TypeAlias = Callable[..., Experiment]
 
+THOROUGH = bool(os.environ.get("ARCHLAB_TEST_THOROUGH"))  # set by `make test-thorough`
+
 needs_compiler = pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler: torch cannot compile for the CPU")
 
 LAYER = {

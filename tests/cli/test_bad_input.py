@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import THOROUGH
 
 from archlab import ArchlabError
 from archlab.config import experiment
@@ -96,7 +97,8 @@ def outcome(file: Path, use: Callable[[Path], object] = count) -> str:
     return "fine"
 
 
-@pytest.mark.parametrize("name", ["megalodon_tiny", "mega_tiny", "llama2_tiny", "quickstart"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["megalodon_tiny", "quickstart", *["mega_tiny", "llama2_tiny"] * THOROUGH])
 def test_mutated_values(name: str, tmp_path: Path) -> None:
     rng, file, seen = random.Random(name), tmp_path / "mutant.yaml", set()
     for _ in range(60):
@@ -109,6 +111,7 @@ def test_mutated_values(name: str, tmp_path: Path) -> None:
     assert len(seen) > 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["megalodon_tiny", "llama2_tiny"])
 def test_garbled_text(name: str, tmp_path: Path) -> None:
     rng, file, seen = random.Random(name), tmp_path / "mutant.yaml", set()
@@ -118,6 +121,7 @@ def test_garbled_text(name: str, tmp_path: Path) -> None:
     assert len(seen) > 15
 
 
+@pytest.mark.slow
 def test_mutated_search_spaces(tmp_path: Path) -> None:
     rng, file, seen = random.Random("space"), tmp_path / "mutant.yaml", set()
     for _ in range(60):

@@ -17,6 +17,7 @@ def drawn(what: Any) -> str:
     return console.export_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["experiments", "search_spaces"])
 def test_every_file_has_a_line_that_says_what_it_is(folder: str) -> None:
     lines = drawn(listing.experiments_table(folder, "archlab show NAME")).splitlines()

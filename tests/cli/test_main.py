@@ -55,6 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -109,6 +110,7 @@ def test_every_command_has_help(verb: str, run) -> None:
     assert done.out.startswith("Usage: ")
 
 
+@pytest.mark.slow
 def test_help_needs_no_torch_and_neither_does_a_typo() -> None:
     code = """
 import sys
@@ -130,6 +132,7 @@ sys.exit(f"{command} needs {heavy}" if heavy else 0)
     ]
 
 
+@pytest.mark.slow
 def test_the_installed_command_exits_with_2(tmp_path: Path) -> None:
     command = [Path(sys.executable).parent / "archlab", "train", "quickstart", "train.lr=-1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -158,6 +161,7 @@ def test_what_the_machine_refuses_is_one_line(error: Exception, run, monkeypatch
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_list(run) -> None:
     done = run("list")
     assert done.status == 0
@@ -167,6 +171,7 @@ def test_list(run) -> None:
     assert "swiglu" not in detailed.out
 
 
+@pytest.mark.slow
 def test_show(run) -> None:
     done = run("show", "quickstart", "description=see [/here] and [red]")
     assert done.status == 0
@@ -174,6 +179,7 @@ def test_show(run) -> None:
     assert "1,072,640" in done.out
 
 
+@pytest.mark.slow
 def test_show_as_json(run) -> None:
     figures = json.loads(run("show", "megalodon_tiny", "--json").out)
     assert next(iter(figures)) == "name"
@@ -189,6 +195,7 @@ def test_show_as_yaml(run, tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "again.yaml").read_text())["train"]["lr"] == 0.5
 
 
+@pytest.mark.slow
 def test_train(run, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     done = run("train", str(tiny_file), "train.steps=4", "--out", "runs/[a]")
     assert done.status == 0, done.err
@@ -206,6 +213,7 @@ def test_train(run, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "runs/tiny/final").is_dir()
 
 
+@pytest.mark.slow
 def test_train_that_diverges(run, tiny_file: Path) -> None:
     done = run("train", str(tiny_file), "train.lr=1e30", "train.warmup=0", "train.clip=null")
     assert done.status == 2
@@ -245,6 +253,7 @@ def test_doctor(run) -> None:
     assert "memory" in done.out
 
 
+@pytest.mark.slow
 def test_profile(run, tiny_file: Path) -> None:
     done = run("profile", str(tiny_file), "train.batch_size=1")
     assert done.status == 0, done.err
@@ -254,6 +263,7 @@ def test_profile(run, tiny_file: Path) -> None:
     assert (done.status, "did you mean 'batch_size'" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_check(run, tmp_path: Path) -> None:
     done = run("check", "norm", "rms", "eps=0.001")
     assert done.status == 0, done.err

@@ -81,6 +81,7 @@ def test_a_model_with_it_looks_ahead_and_says_so():
     assert not torch.isclose(layer(q, k, v)[:, 0], before[:, 0]).any()
 
 
+@pytest.mark.slow
 def test_compiles_without_a_break():
     layer, qkv = build("alibi"), inputs(7)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")

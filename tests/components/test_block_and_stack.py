@@ -109,6 +109,7 @@ def test_dropout_falls_on_both_branches_in_training_alone():
     assert not torch.equal(layer.eval()(x)[0], x)
 
 
+@pytest.mark.slow
 def test_layers_know_their_index():
     block = MEGALODON | {"residual": {"type": "two_hop", "rescale": True}}
     stack = parse({"type": "stack", "vocab_size": VOCAB, "dim": DIM, "layers": [block] * 3}, "backbone", "model")

@@ -113,6 +113,7 @@ def assert_same_gradients_or_none(y, expected, leaves):
     assert_same_gradients(y, expected, leaves)
 
 
+@pytest.mark.slow
 @sizes
 @pytest.mark.parametrize("num_tokens", [1, 4, 13, 22])
 def test_agrees_with_queues_of_segments(size, num_tokens):

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from conftest import THOROUGH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -69,12 +70,19 @@ def every_check() -> dict[str, Check]:
 EVERY = every_check()
 
 
-@pytest.mark.parametrize("check", EVERY.values(), ids=EVERY)
+SLOW = ("compiles", "exports", "has_no_dead_knob")
+
+
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(check, id=name, marks=[pytest.mark.slow] * name.endswith(SLOW)) for name, check in EVERY.items()],
+)
 def test_every_component(check: Check) -> None:
     check()
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@pytest.mark.slow
+@settings(max_examples=80 if THOROUGH else 24, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(part=st.sampled_from(PARTS), chance=st.randoms(use_true_random=False))
 def test_whatever_the_knobs(part: tuple[str, str], chance: random.Random) -> None:
     kind, name = part
@@ -99,6 +107,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", PAIRS.values(), ids=PAIRS)
 def test_every_mixer_learns_with_every_residual_and_norm(layer: dict[str, object]) -> None:
     pair = ComponentCase("layer", "block", layer)
@@ -110,6 +119,7 @@ def test_every_mixer_learns_with_every_residual_and_norm(layer: dict[str, object
     assert loss_of(model, pair.example_inputs()) < before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attention", "ema", "ffn", "mixer", "norm", "position", "residual"])
 def test_a_component_can_be_described_and_built_again(kind: str) -> None:
     for name in names(kind):
@@ -117,6 +127,7 @@ def test_a_component_can_be_described_and_built_again(kind: str) -> None:
         assert parse(spec.to_plain(), "backbone", "model").to_plain() == spec.to_plain()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_decoding_compiles_once() -> None:
     torch._dynamo.reset()

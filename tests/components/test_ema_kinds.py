@@ -90,6 +90,7 @@ def state_space(layer, x, h):
     return torch.stack(outputs, 1), torch.view_as_real(h)
 
 
+@pytest.mark.slow
 @random_sizes
 @given(**sizes)
 def test_cema_agrees_with_its_equations(dim, num_dims, num_tokens, seed, carried):

@@ -136,6 +136,7 @@ def test_streams(name):
     assert_one_stream(build(name), inputs(70).detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_a_break(name):
     torch._dynamo.reset()

@@ -26,6 +26,7 @@ def test_it_is_known_to_yaml() -> None:
     assert not Digits().predicts_next
 
 
+@pytest.mark.slow
 def test_the_images_are_split_once() -> None:
     seen = [set(all_of(Digits(inputs="pixels"), split)) for split in SPLITS]
     assert [len(split) for split in seen] == [1197, 300, 300]

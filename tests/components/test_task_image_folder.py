@@ -51,6 +51,7 @@ def test_they_are_known_to_yaml_and_read_nothing_at_first() -> None:
         nowhere.check(50176)
 
 
+@pytest.mark.slow
 def test_a_folder_is_split_by_the_names_of_its_files(tmp_path: Path) -> None:
     found = task(folder(tmp_path, 200))
     parts = [set(names(found, split)) for split in SPLITS]
@@ -180,6 +181,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, keep: float, suffix: str) -> N
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_random_bytes_never_raise_anything_else(tmp_path: Path) -> None:
     for split in SPLITS:
         folder(tmp_path / split, 2)

@@ -77,6 +77,7 @@ def test_every_operator_depth_and_digit_occurs():
     assert set(digits.tolist()) == set(range(10))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_named():
     assert (ListOps().num_outputs, ListOps().vocab_size, ListOps().per_sample) == (10, 16, True)
     with pytest.raises(ValueError, match="no length is more than min_length 5 and less than max_length 6"):

@@ -48,6 +48,7 @@ def test_between_the_queries_are_random_tokens_or_zeros() -> None:
     assert filler.bincount().float().std() < 3 * filler.bincount().float().mean().sqrt()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.01, 0.5, 1.0])
 def test_queries_are_spread_by_the_power(power: float) -> None:
     places = small(power_a=power)._sample_positions(np.random.RandomState(0), 4000, 12)

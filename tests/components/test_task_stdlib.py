@@ -2,10 +2,13 @@
 
 import platform
 
+import pytest
+
 from archlab.components.task.stdlib import Stdlib
 from archlab.config.registry import find
 
 
+@pytest.mark.slow
 def test_it_is_known_to_yaml_and_needs_no_knob() -> None:
     assert find("task", "stdlib").cls is Stdlib
     Stdlib().check(512)

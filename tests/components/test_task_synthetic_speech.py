@@ -67,6 +67,7 @@ def test_a_longer_context_continues_the_same_sound() -> None:
     assert (spread < 0.02).all()
 
 
+@pytest.mark.slow
 def test_the_voice_is_loud_at_its_formants() -> None:
     task = small(noise=0.0, train_size=200)
     for number in range(10):

@@ -96,6 +96,7 @@ def worst(layer, x, state, sizes):
     return (torch.cat(outputs, 1) - exact).abs().max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[1000], [1] * 1000, [1, 499, 500]])
 def test_float32_is_exact_at_a_large_mean_after_a_million_steps(sizes):
     layer = build(64, 4, eps=1e-5).float()
@@ -106,6 +107,7 @@ def test_float32_is_exact_at_a_large_mean_after_a_million_steps(sizes):
     assert worst(layer, x, state, sizes) < 1e-4
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_single_late_steps_still_move_the_mean():
     layer = find("norm", "timestep").cls(4, num_groups=1)

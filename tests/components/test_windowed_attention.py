@@ -68,6 +68,7 @@ def plain(layer, q, k, v):
     return torch.stack(outputs, 1).unflatten(1, (-1, HEADS))
 
 
+@pytest.mark.slow
 @everywhere
 @any_position
 @pytest.mark.parametrize(("num_tokens", "size"), [(1, 4), (3, 4), (4, 4), (5, 4), (11, 4), (12, 4), (7, 1), (9, 2)])
@@ -85,6 +86,7 @@ def test_streams(window, position):
     assert_one_stream(layer, *(x.detach() for x in inputs(11)))
 
 
+@pytest.mark.slow
 @everywhere
 @any_position
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
@@ -159,6 +161,7 @@ def test_full_attention_refuses_a_call_that_is_too_long():
         layer(*inputs(9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_full_attention_refuses_a_stream_that_gets_too_long(compiled):
     layer = build("full", 8)
@@ -174,6 +177,7 @@ def test_full_attention_refuses_a_stream_that_gets_too_long(compiled):
         call(*one, behind)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiles_with_a_state():
     layer, qkv = build("sliding", 4, "relative_bias"), inputs(5)

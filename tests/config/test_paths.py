@@ -37,6 +37,7 @@ def test_invalid_paths(path: str) -> None:
 KEYS = st.from_regex(r"[a-z_]{1,5}", fullmatch=True)
 
 
+@pytest.mark.slow
 @given(st.tuples(KEYS, st.lists(KEYS | st.integers(0, 99) | st.just("*"), max_size=5)))
 def test_split_undoes_join(parts: tuple[str, list[paths.Part]]) -> None:
     whole: list[paths.Part] = [parts[0], *parts[1]]

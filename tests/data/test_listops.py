@@ -1,10 +1,12 @@
 """Random trees have the distribution of Long Range Arena."""
 
 import numpy as np
+import pytest
 
 from archlab.data.listops import count_tokens, evaluate_trees, grow_trees
 
 
+@pytest.mark.slow
 def test_trees_grow_as_long_range_arena_grows_them():
     levels = grow_trees(np.random.RandomState(0), 40000, 10, 10)
     for level in levels[:-1]:

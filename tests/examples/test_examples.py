@@ -16,6 +16,7 @@ def run(name: str, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.services
 def test_a_component_of_ones_own_is_trained_and_its_export_read_without_archlab(tmp_path: Path) -> None:
     assert "validation loss" in run("own_component.py", tmp_path)
     script = str(EXAMPLES / "read_export.py")
@@ -25,6 +26,7 @@ def test_a_component_of_ones_own_is_trained_and_its_export_read_without_archlab(
     assert (done.returncode, done.stdout[:2]) == (0, "b'"), done.stderr
 
 
+@pytest.mark.services
 @pytest.mark.parametrize(
     ("name", "said"),
     [

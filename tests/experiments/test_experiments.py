@@ -24,6 +24,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_small_one_trains(name: str, tmp_path: Path) -> None:
     result = train(config.load(name, SHORT), tmp_path / "run")
@@ -31,6 +32,7 @@ def test_a_small_one_trains(name: str, tmp_path: Path) -> None:
     assert result.metrics["val_loss"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(shipped_files()) - set(TINY)))
 def test_a_large_one_runs_without_memory(name: str) -> None:
     experiment = config.load(name)

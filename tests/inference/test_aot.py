@@ -78,6 +78,7 @@ def test_random_numbers_are_drawn_anew() -> None:
     assert not torch.equal(*drawn)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_library_serves_other_weights_of_the_same_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -93,6 +94,7 @@ def test_a_library_serves_other_weights_of_the_same_shapes(tmp_path: Path, monke
     assert [file.suffix for file in built] == [".so"]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_weights_are_not_copied_into_a_library() -> None:
     module = nn.Linear(3, 2)

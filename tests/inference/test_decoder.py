@@ -46,6 +46,7 @@ def after_a_prompt(model: nn.Module, tokens_BT: Tensor, prompt: int) -> tuple[St
     return start, scores
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(("name", "batch_size"), [("megalodon_tiny", 1), ("mistral_tiny", 1), ("mistral_tiny", 2)])
 def test_a_decoder_gives_what_the_model_gives(name: str, batch_size: int) -> None:
@@ -61,6 +62,7 @@ def test_a_decoder_gives_what_the_model_gives(name: str, batch_size: int) -> Non
         assert torch.equal(tensor, before[name])
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_decoders_of_two_models_share_nothing() -> None:
     for name in MODELS:
@@ -94,6 +96,7 @@ def test_a_product_of_one_row_is_pytorchs(shape: tuple[int, ...], bias: bool) ->
         torch.testing.assert_close(linear(x), expected)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_text_is_the_same_compiled_or_not() -> None:
     model = small("mistral_tiny")

@@ -74,6 +74,7 @@ def test_only_the_allowed_tokens_are_drawn(settings: dict[str, Any], allowed: se
     assert set(draw(LOGITS, 400, **settings)) == allowed
 
 
+@pytest.mark.slow
 def test_frequencies_follow_the_probabilities() -> None:
     counts = draw(LOGITS, 4000)
     assert [counts[token] / 4000 for token in range(4)] == pytest.approx([0.2, 0.5, 0.05, 0.25], abs=0.03)

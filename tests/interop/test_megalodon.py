@@ -55,6 +55,7 @@ def test_gradient_norms(variant: str, length: int, kind: str) -> None:
         assert float(parameter.grad.double().norm()) == pytest.approx(expected, rel=TOLERANCE[kind]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["f32", "f64"])
 @pytest.mark.parametrize("calls", ["recorded", "token by token", "across blocks"])
 def test_decoding(calls: str, kind: str) -> None:

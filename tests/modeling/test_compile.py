@@ -83,6 +83,7 @@ class Precise(nn.Module):
             return x.float() * 3
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_layers_are_kept_between_processes_in_bfloat16_too() -> None:
     counted = counters["aot_autograd"]

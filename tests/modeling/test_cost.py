@@ -39,6 +39,7 @@ LINEAR: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(COUNTED))
 def test_published_sizes(name: str) -> None:
     figures = estimate_cost(config.load(name, SHORT))
@@ -46,6 +47,7 @@ def test_published_sizes(name: str) -> None:
     assert figures.weight_bytes == 4 * COUNTED[name][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["megalodon_tiny", "mega_tiny", "mega_chunk_tiny", "llama2_tiny"])
 def test_figures_are_those_of_the_model_when_it_is_built(name: str) -> None:
     experiment = config.load(name, SHORT)
@@ -59,6 +61,7 @@ def test_figures_are_those_of_the_model_when_it_is_built(name: str) -> None:
     assert figures.params_non_embedding == figures.params - ends
 
 
+@pytest.mark.slow
 def test_flops_counted_by_hand(write: Write) -> None:
     bare = write(LINEAR)
     without = estimate_cost(config.load(bare, ["model.layers[0].ffn=none"])).flops_per_token
@@ -69,6 +72,7 @@ def test_flops_counted_by_hand(write: Write) -> None:
     assert shallow - head >= 2 * 4 * 16 * 16, "queries, keys, values and the output are matrices of 16 x 16"
 
 
+@pytest.mark.slow
 def test_full_attention_costs_more_per_token_the_longer_the_context() -> None:
     costs = [estimate_cost(config.load("mega_tiny", [f"train.context={c}"])).flops_per_token for c in (128, 512)]
     chunked = [
@@ -78,6 +82,7 @@ def test_full_attention_costs_more_per_token_the_longer_the_context() -> None:
     assert chunked[1] == pytest.approx(chunked[0], rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_tied_matrix_is_counted_once(tiny: Tiny) -> None:
     apart, tied = (estimate_cost(tiny(f"model.head.tied={tied}")) for tied in ("false", "true"))
     assert apart.params - tied.params == 256 * 32
@@ -106,6 +111,7 @@ def test_memory_is_that_of_a_step(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -
     assert figures.memory_per_device == 4 * figures.weight_bytes + figures.activation_bytes
 
 
+@pytest.mark.slow
 def test_what_makes_a_step_larger(tiny: Tiny) -> None:
     figures, twice = estimate_cost(tiny()), estimate_cost(tiny("train.batch_size=4", "train.accumulate=3"))
     assert figures.tokens_per_step == 2 * 32
@@ -114,6 +120,7 @@ def test_what_makes_a_step_larger(tiny: Tiny) -> None:
     assert twice.flops_per_token == figures.flops_per_token
 
 
+@pytest.mark.slow
 def test_recomputed_activations_are_not_kept(tiny: Tiny) -> None:
     deep = "model.layers[0].repeat=8"
     kept, recomputed = (estimate_cost(tiny(deep, f"train.checkpoint_activations={c}")) for c in ("false", "true"))
@@ -121,6 +128,7 @@ def test_recomputed_activations_are_not_kept(tiny: Tiny) -> None:
     assert recomputed.params == kept.params
 
 
+@pytest.mark.slow
 def test_nothing_is_allocated() -> None:
     experiment = config.load("llama2_7b", ["train.context=4096"])
     assert all(p.is_meta for p in build_on_meta(experiment.model).parameters())

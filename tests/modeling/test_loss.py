@@ -60,6 +60,7 @@ def test_no_part_of_an_evaluation_is_too_large(tiny: Tiny) -> None:
     assert [target.shape for _, target in by_sample] == [(1, 32), (1, 32)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_parts")
 def test_a_model_compiled_whole_runs_compiled_in_parts(tiny: Tiny) -> None:
     experiment = tiny("model.layers[0].dropout=0")

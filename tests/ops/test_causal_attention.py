@@ -110,6 +110,7 @@ def test_shared_keys(backend):
     )
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break(backend):
     inputs = draw(1, 2, 130, 16, 8)
     compiled = torch.compile(causal_attention, fullgraph=True, backend="aot_eager")
@@ -118,6 +119,7 @@ def test_compiles_without_a_graph_break(backend):
     torch.testing.assert_close(gradients(ours, inputs), gradients(expected, inputs))
 
 
+@pytest.mark.slow
 def test_custom_op_is_registered_correctly():
     if not native.is_available():
         pytest.skip(f"no C++ backends: {unavailable_reason()}")

@@ -149,6 +149,7 @@ def test_half_precision_and_autocast_leave_the_recurrence_in_float32(num_tokens)
     assert all(torch.equal(*pair) for pair in zip(ours, expected, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("num_tokens", [1, 130])
 def test_compiles_without_a_graph_break(num_tokens, parts):

@@ -72,10 +72,12 @@ def test_no_more_scores_are_held_than_a_part(monkeypatch):
     assert seen == [(3, V), (3, V), (2, V)]
 
 
+@pytest.mark.slow
 def test_custom_op_is_registered_correctly():
     torch.library.opcheck(torch.ops.archlab.linear_cross_entropy.default, draw(5))
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break():
     x, weight, target = draw(7)
     compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")

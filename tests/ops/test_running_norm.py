@@ -39,6 +39,7 @@ def together(outputs):
     return torch.cat([part.flatten() for part in outputs])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 9])
 @pytest.mark.parametrize("size", SIZES)
 def test_agrees_with_the_reference_and_so_do_its_gradients(size, count):
@@ -48,6 +49,7 @@ def test_agrees_with_the_reference_and_so_do_its_gradients(size, count):
     assert_same_gradients(ours, reference, leaves if count else leaves[:3])
 
 
+@pytest.mark.slow
 def test_calls_cut_in_time_equal_one_call():
     x, scale, bias, count, mean, var = draw(37, 6, 2, 0)
     whole = run(timestep_norm, x, scale, bias, count, mean, var)
@@ -82,6 +84,7 @@ def test_a_constant_stream_has_finite_gradients():
     assert torch.autograd.grad(y.square().sum(), flat)[0].isfinite().all()
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break():
     inputs = draw(17, 6, 2, 9)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
@@ -89,6 +92,7 @@ def test_compiles_without_a_graph_break():
     assert_same_gradients(together(compiled(timestep_norm, *inputs)), together(run(timestep_norm, *inputs)), leaves)
 
 
+@pytest.mark.slow
 def test_custom_op_is_registered_correctly():
     pytest.importorskip("triton", reason="triton is not installed")
     from archlab.ops.triton import timestep_norm as form

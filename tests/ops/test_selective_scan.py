@@ -75,6 +75,7 @@ def test_fewer_states_are_saved_than_steps() -> None:
     assert sum(kept.values()) < 2 * 10 * CHUNK * 32 * 16 / 2
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break() -> None:
     torch._dynamo.reset()
     leaves = inputs(35)
@@ -102,6 +103,7 @@ def relative(close: Tensor, exact: Tensor) -> float:
     return float((close.double() - exact).detach().norm() / exact.detach().norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_tokens", "width", "num_states"), [(1, 3, 4), (64, 8, 16), (65, 17, 3), (300, 40, 5)])
 @pytest.mark.parametrize("largest_dt", [0.01, 2.0, 50.0])
 def test_float32_agrees_with_the_definition_in_float64(
@@ -129,6 +131,7 @@ def test_nan_and_infinity_propagate() -> None:
         assert last.isnan().all()
 
 
+@pytest.mark.slow
 def test_float32_compiles_without_a_graph_break() -> None:
     torch._dynamo.reset()
     leaves = inputs(35, torch.float32)
@@ -144,6 +147,7 @@ def test_float32_is_close_and_half_precision_is_summed_in_it() -> None:
     assert (halved.dtype, state.dtype) == (torch.bfloat16, torch.float32)
 
 
+@pytest.mark.slow
 def test_custom_op_is_registered_correctly() -> None:
     if not native.is_available():
         pytest.skip(f"no C++ backends: {unavailable_reason()}")

@@ -52,6 +52,7 @@ def together(outputs):
     return torch.cat([part.flatten() for part in outputs])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("size", SIZES)
 def test_agrees_with_the_reference_and_so_do_its_gradients(size, parts):
@@ -60,6 +61,7 @@ def test_agrees_with_the_reference_and_so_do_its_gradients(size, parts):
     assert_same_gradients(together(run(*inputs)), together(reference(*inputs)), leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_calls_cut_in_time_equal_one_call(parts):
     u, *rest, state = draw((1, 19, 1), parts)
@@ -72,6 +74,7 @@ def test_calls_cut_in_time_equal_one_call(parts):
         torch.testing.assert_close(ours, whole, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_float32_rounds_little(parts):
     inputs = draw((1, 37, 2), parts)
@@ -87,6 +90,7 @@ def test_float32_rounds_little(parts):
         assert (gradient - expected).norm() < 1e-4 * expected.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_factor_next_to_one_is_kept(parts, monkeypatch):
     monkeypatch.setattr(triton_form, "ROWS", 32)  # the interpreter computes rows side by side as well
@@ -98,6 +102,7 @@ def test_a_factor_next_to_one_is_kept(parts, monkeypatch):
     torch.testing.assert_close(last.double(), exact, rtol=2e-6, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_custom_op_is_registered_correctly(parts):
     u, log_radius, angle, weight, state = draw((1, 3, 1), parts)
@@ -106,6 +111,7 @@ def test_custom_op_is_registered_correctly(parts):
     torch.library.opcheck(torch.ops.archlab.triton_diagonal_scan.default, inputs)
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break():
     inputs = draw((1, 3, 1), 2)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")

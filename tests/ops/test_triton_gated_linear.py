@@ -46,6 +46,7 @@ def test_agrees_with_the_pytorch_implementation(size, decay):
     torch.testing.assert_close(gradients(ours, inputs), gradients(theirs, inputs), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only", [0, 1])
 def test_either_output_has_gradients_alone(only):
     inputs = drawn(20, 3, 5, "channel")
@@ -56,6 +57,7 @@ def test_either_output_has_gradients_alone(only):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", DECAYS)
 def test_programs_that_share_a_head_add_up(decay, monkeypatch):
     monkeypatch.setattr(module, "MAX_STATE", 16)
@@ -64,6 +66,7 @@ def test_programs_that_share_a_head_add_up(decay, monkeypatch):
     torch.testing.assert_close(gradients(ours, inputs), gradients(theirs, inputs), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", DECAYS)
 def test_calls_cut_in_time_equal_one_call(decay):
     inputs = drawn(75, 4, 5, decay)
@@ -78,6 +81,7 @@ def test_calls_cut_in_time_equal_one_call(decay):
     torch.testing.assert_close(gradients(pieces, inputs), gradients(whole, inputs), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", ["head", "channel"])
 def test_a_state_can_be_wiped(decay):
     inputs = drawn(40, 4, 5, decay, strongest=1.0)
@@ -92,6 +96,7 @@ def test_a_state_can_be_wiped(decay):
     assert not found[3][:, 5].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", DECAYS)
 def test_float32_is_close_to_float64(decay):
     inputs = drawn(150, 16, 8, decay)
@@ -104,6 +109,7 @@ def test_float32_is_close_to_float64(decay):
         assert (x - expected).norm() < 1e-5 * expected.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", ["head", "channel"])
 def test_the_decay_gradient_stays_exact_over_many_segments(decay):
     inputs = drawn(300, 2, 2, decay, strongest=0.02)
@@ -113,6 +119,7 @@ def test_the_decay_gradient_stays_exact_over_many_segments(decay):
     assert (ours - exact).norm() < 1e-4 * exact.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", DECAYS)
 def test_custom_op_compiles_without_a_graph_break(decay):
     inputs = drawn(20, 3, 5, decay)

@@ -30,6 +30,7 @@ def archlab(*arguments, **settings):
     return python("from archlab.cli.main import main; main()", *arguments, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_kernels_fit_their_gpus_and_move_little_more_than_they_must(operation):
     done = python(READ, operation)
@@ -41,6 +42,7 @@ def test_kernels_fit_their_gpus_and_move_little_more_than_they_must(operation):
             assert (0 < registers <= 255, spills, shared < 160 * 1024) == (True, 0, True), row["name"]
 
 
+@pytest.mark.slow
 def test_a_table_of_them_is_printed():
     done = archlab("kernels", "diagonal_scan")
     assert done.returncode == 0, done.stderr
@@ -48,6 +50,7 @@ def test_a_table_of_them_is_printed():
     assert "sm_90" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_unknown_operation_is_named():
     done = archlab("kernels", "diagonal_scn")
     assert (done.returncode, done.stderr) == (
@@ -56,6 +59,7 @@ def test_an_unknown_operation_is_named():
     )
 
 
+@pytest.mark.slow
 def test_interpreted_kernels_are_not_compiled():
     done = archlab("kernels", interpret="1")
     assert (done.returncode, done.stderr) == (2, "archlab: TRITON_INTERPRET is set, so nothing is compiled: unset it\n")

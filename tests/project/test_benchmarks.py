@@ -72,6 +72,7 @@ def settings_elsewhere() -> Callable[[], tuple[str | None, str | None]]:
     return lambda: (os.environ.get("THP_MEM_ALLOC_ENABLE"), os.environ.get("ARCHLAB_TUNE"))
 
 
+@pytest.mark.slow
 def test_a_peer_has_an_environment_that_archlab_has_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     from _measure import ENVIRONMENT, in_subprocess
 
@@ -82,6 +83,7 @@ def test_a_peer_has_an_environment_that_archlab_has_not_touched(monkeypatch: pyt
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "of this process"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("megalodon_jax") is not None, reason="the peer is installed")
 def test_a_missing_peer_is_one_line() -> None:
     command = [sys.executable, str(BENCHMARKS / "megalodon_step.py")]
@@ -90,6 +92,7 @@ def test_a_missing_peer_is_one_line() -> None:
     assert "pip install" in done.stderr
 
 
+@pytest.mark.slow
 def test_products_are_those_of_a_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
     from _models import MEGALODON, ours, tokens, training_step
     from megalodon_step import products

@@ -71,6 +71,7 @@ def _imports(file: Path) -> list[str]:
     ]
 
 
+@pytest.mark.services
 def test_a_wheel_holds_the_components_and_the_yaml(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for name in FOLDERS:

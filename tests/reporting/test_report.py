@@ -86,6 +86,7 @@ def test_a_search_s_report_is_complete(tmp_path: Path, fake: Any) -> None:
     assert page.count("Plotly.newPlot(") >= 4
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_network(tmp_path: Path, fake: Any) -> None:
     search(write_space(tmp_path), tmp_path / "s", trials=2)
     page, reader = read(report(tmp_path / "s"))
@@ -94,6 +95,7 @@ def test_a_report_needs_no_network(tmp_path: Path, fake: Any) -> None:
     assert len(re.findall(r"plotly\.js v\d", page)) == 1
 
 
+@pytest.mark.slow
 def test_what_a_user_wrote_is_escaped(tmp_path: Path, fake: Any) -> None:
     evil = "<script>alert('x')</script>"
 
@@ -120,6 +122,7 @@ def test_reports_of_few_trials_and_of_running_searches(tmp_path: Path, fake: Any
     assert "4 complete trials are needed, and there are 1" in text
 
 
+@pytest.mark.slow
 def test_importances_find_the_knob_that_matters_for_either_direction(tmp_path: Path, fake: Any) -> None:
     vary = {"train.lr": {"low": 0.001, "high": 0.1, "log": True}, "train.weight_decay": {"low": 0, "high": 1}}
     study = {"sampler": "random", "pruner": "none"}
@@ -133,6 +136,7 @@ def test_importances_find_the_knob_that_matters_for_either_direction(tmp_path: P
     assert found or problem.startswith("Importances cannot be computed")
 
 
+@pytest.mark.slow
 def test_a_pareto_front_is_drawn_for_several_objectives(tmp_path: Path, fake: Any) -> None:
     fake(lambda experiment: 1.0 if "cema" in experiment.to_yaml() else 2.0)
     objectives = {"val_loss": "minimize", "params": "minimize"}
@@ -142,6 +146,7 @@ def test_a_pareto_front_is_drawn_for_several_objectives(tmp_path: Path, fake: An
     assert "Trade-off" in reader.text
 
 
+@pytest.mark.slow
 def test_parallel_coordinates_cope_with_knobs_that_some_trials_lack(tmp_path: Path, fake: Any) -> None:
     vary = {EMA: ["cema", "none"], f"{EMA}.num_dims": {"low": 2, "high": 8}}
     search(write_space(tmp_path, vary=vary, study={"pruner": "none"}), tmp_path / "s", trials=6)

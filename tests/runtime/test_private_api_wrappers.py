@@ -32,6 +32,7 @@ def test_assert_async_raises_if_a_tensor_is_false() -> None:
             private_apis.assert_async(torch.tensor(False), "too long")
 
 
+@pytest.mark.slow
 def test_assert_async_compiles_as_one_graph() -> None:
     def run(x: Tensor) -> Tensor:
         private_apis.assert_async(x.sum() > 0, "not positive")
@@ -63,6 +64,7 @@ def test_autocast_functions_are_marked_cacheable_under_names_that_exist() -> Non
             assert marked[f"torch.amp.autocast_mode.{name}"]
 
 
+@pytest.mark.slow
 def test_compile_error_is_raised_for_a_graph_break() -> None:
     def run(x: Tensor) -> Tensor:
         return x + 1 if x.sum() > 0 else x
@@ -141,6 +143,7 @@ def test_the_allocator_of_the_cpu_says_that_memory_is_short() -> None:
     assert not private_apis.is_out_of_memory(RuntimeError("shapes differ"))
 
 
+@pytest.mark.slow
 def test_a_compiled_module_keeps_its_names() -> None:
     compiled = torch.compile(nn.Linear(2, 2))
     with uses("the prefix _orig_mod of torch.compile"):

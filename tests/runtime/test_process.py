@@ -58,6 +58,7 @@ def test_variables_of_the_user_are_kept(cache_home: Path, monkeypatch: pytest.Mo
     assert (os.environ[process.CACHE], os.environ[process.HUGE_PAGES]) == ("/mine", "0")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("[madvise]" not in _KERNEL, reason="this kernel does not give large pages to those who ask, alone")
 def test_large_tensors_use_huge_pages() -> None:
     code = (

@@ -44,6 +44,7 @@ def trials_of(folder: Path) -> list[FrozenTrial]:
     return open_study(load_space(folder / "search.yaml"), folder).get_trials()
 
 
+@pytest.mark.slow
 def test_a_real_search_from_beginning_to_end(tmp_path: Path) -> None:
     vary = {EMA: ["cema", "none"], "train.lr": [0.01, 0.001]}
     file = write_space(tmp_path, vary=vary, study={"trials": 3, **NO_PRUNING})
@@ -92,6 +93,7 @@ def test_another_search_is_refused_and_force_starts_over(tmp_path: Path, fake: A
         search(file, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_choices_may_grow_between_runs_but_not_shrink(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, vary={EMA: ["cema", "ema"]})
     search(file, tmp_path / "s", trials=2)
@@ -101,6 +103,7 @@ def test_choices_may_grow_between_runs_but_not_shrink(tmp_path: Path, fake: Any)
         search(file, tmp_path / "s", overrides=[f"vary.{EMA}=[cema]"])
 
 
+@pytest.mark.slow
 def test_a_search_ends_when_everything_has_been_tried(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, vary={EMA: ["cema", "none"]}, study={"sampler": "brute_force"})
     search(file, tmp_path / "s", trials=9)
@@ -129,6 +132,7 @@ def test_failures_are_recorded_and_the_search_continues(tmp_path: Path, fake: An
     assert outcome.summary.trials == {"fail": 3, "complete": 2}
 
 
+@pytest.mark.slow
 def test_a_combination_that_cannot_be_built_is_a_failed_trial(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, vary={"model.layers[*].mixer.num_heads": [1, 3]}, study={"sampler": "brute_force"})
     search(file, tmp_path / "s", trials=2)
@@ -138,6 +142,7 @@ def test_a_combination_that_cannot_be_built_is_a_failed_trial(tmp_path: Path, fa
     assert "num_heads 3" in states[3].user_attrs["reason"]
 
 
+@pytest.mark.slow
 def test_a_nan_that_training_lets_through_is_a_failure(tmp_path: Path, fake: Any) -> None:
     fake(loss=lambda experiment: 1.0 if experiment.train.lr == 0.01 else float("nan"))
     outcome = search(write_space(tmp_path, study=NO_PRUNING), tmp_path / "s", trials=1)
@@ -177,6 +182,7 @@ def test_bad_trials_are_pruned(tmp_path: Path, fake: Any) -> None:
     assert list(trials[0].intermediate_values) == [2, 4]
 
 
+@pytest.mark.slow
 def test_several_objectives(tmp_path: Path, fake: Any) -> None:
     objectives = {"val_loss": "minimize", "params": "minimize", "tokens_per_s": "maximize"}
     file = write_space(tmp_path, vary={EMA: ["cema", "none"]}, objectives=objectives, study={"sampler": "nsga2"})
@@ -215,6 +221,7 @@ def test_ctrl_c_stops_the_search_and_the_trial_is_retried(tmp_path: Path, fake: 
     assert trials[2].user_attrs["retry_of"] == 1
 
 
+@pytest.mark.slow
 def test_a_failing_baseline_does_not_stop_the_search_but_a_mistake_does(tmp_path: Path, fake: Any) -> None:
     def loss(experiment: Experiment) -> float:
         if experiment.train.lr == 0.01:
@@ -229,6 +236,7 @@ def test_a_failing_baseline_does_not_stop_the_search_but_a_mistake_does(tmp_path
         search(file, tmp_path / "t", trials=1)
 
 
+@pytest.mark.slow
 def test_the_best_is_published_again_after_a_stop_in_between(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, study=NO_PRUNING)
     first = search(file, tmp_path / "s", trials=3)
@@ -272,6 +280,7 @@ def wait_for(ready: Callable[[], bool], worker: subprocess.Popen[bytes]) -> None
         time.sleep(0.02)
 
 
+@pytest.mark.services
 def test_a_killed_worker_s_trial_is_retried_and_a_live_one_s_is_left_alone(tmp_path: Path, fake: Any) -> None:
     file, folder = write_space(tmp_path, study=NO_PRUNING), tmp_path / "s"
     killed = start_worker(file, folder, seconds=600, trials=3)
@@ -305,6 +314,7 @@ def test_a_trial_that_keeps_killing_its_process_is_given_up(tmp_path: Path, fake
     assert len(finished_trials(study)) == 2
 
 
+@pytest.mark.services
 def test_two_workers_share_the_trials(tmp_path: Path, fake: Any) -> None:
     file, folder = write_space(tmp_path, study=NO_PRUNING), tmp_path / "s"
     workers = [start_worker(file, folder, seconds=0.05, trials=8) for _ in range(2)]
@@ -314,6 +324,7 @@ def test_two_workers_share_the_trials(tmp_path: Path, fake: Any) -> None:
     assert len({trial.params["train.lr"] for trial in trials}) == 8
 
 
+@pytest.mark.slow
 def test_force_is_refused_while_another_worker_searches(tmp_path: Path, fake: Any) -> None:
     file, folder = write_space(tmp_path), tmp_path / "s"
     search(file, folder, trials=1)
@@ -324,6 +335,7 @@ def test_force_is_refused_while_another_worker_searches(tmp_path: Path, fake: An
     assert len(trials_of(folder)) == 1
 
 
+@pytest.mark.slow
 def test_a_lock_is_held_for_as_long_as_a_trial_runs(tmp_path: Path, fake: Any) -> None:
     free: list[bool] = []
 

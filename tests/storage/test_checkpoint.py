@@ -117,6 +117,7 @@ def test_the_files_hold_tied_weights_once_and_names(tmp_path: Path) -> None:
     assert set(listed) == set(os.listdir(path)) - {"manifest.json"}
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_saved_under_its_own_names(tmp_path: Path) -> None:
     model, optimizer = build()
     path = save_checkpoint(tmp_path, 1, torch.compile(model, backend="eager"), optimizer, {}, keep=1)

@@ -43,6 +43,7 @@ def digits(write: Write) -> Path:
     return write({"model": MODEL, "task": "digits", "train": SETTINGS}, "digits.yaml")
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_measured_reported_and_exported(digits: Path, tmp_path: Path) -> None:
     result = api.train(str(digits), out=tmp_path / "run")
     assert {"val_loss", "val_accuracy"} <= set(result.metrics)
@@ -57,6 +58,7 @@ def test_a_classifier_is_trained_measured_reported_and_exported(digits: Path, tm
         list(api.generate(tmp_path / "run", "abc"))
 
 
+@pytest.mark.slow
 def test_a_search_may_maximize_what_the_task_measures(digits: Path, tmp_path: Path) -> None:
     space = {
         "base": str(digits),
@@ -77,6 +79,7 @@ def test_a_search_may_maximize_what_the_task_measures(digits: Path, tmp_path: Pa
         api.search(str(tmp_path / "space.yaml"), out=tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_pixels_in_a_row_are_words_to_a_sequence_model(write: Write, tmp_path: Path) -> None:
     file = write({"model": PIXELS, "task": {"type": "digits", "inputs": "pixels"}, "train": SETTINGS})
     assert 0 <= api.train(str(file), out=tmp_path / "run").metrics["val_accuracy"] <= 1

@@ -41,6 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WARMUP_PROFILES", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_products_are_those_of_the_model(tiny: Tiny) -> None:
     found = profile(tiny("model.layers[0].mixer={type: attention, num_heads: 2}"))
@@ -51,6 +52,7 @@ def test_products_are_those_of_the_model(tiny: Tiny) -> None:
     assert products.calls == 3 * (2 * 6 + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_parts_make_up_the_update_and_nothing_is_left_behind(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -111,6 +111,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path) -> None:
     assert load(result.folder / "experiment.yaml").resolved == tiny("train.tensorboard=true").resolved
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_run_and_another_is_not(tiny: Tiny, tmp_path: Path, whole: Path) -> None:
     train(tiny(), tmp_path / "again")
     assert curve(tmp_path / "again") == curve(whole)
@@ -131,6 +132,7 @@ def test_what_is_kept_now_and_then(tiny: Tiny, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000012"]
 
 
+@pytest.mark.slow
 def test_accumulation_is_a_bigger_batch(tiny: Tiny, tmp_path: Path) -> None:
     exact = ["model.layers[0].dropout=0", "train.steps=5"]
     big = losses(tiny(*exact, "train.batch_size=4"), tmp_path / "big")
@@ -138,6 +140,7 @@ def test_accumulation_is_a_bigger_batch(tiny: Tiny, tmp_path: Path) -> None:
     assert small == pytest.approx(big, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_recomputing_activations_changes_no_loss(tiny: Tiny, tmp_path: Path, whole: Path) -> None:
     recomputed = losses(tiny("train.checkpoint_activations=true"), tmp_path / "run")
     assert recomputed == [r["loss"] for r in curve(whole) if "loss" in r]
@@ -152,6 +155,7 @@ def test_bfloat16(tiny: Tiny, tmp_path: Path, whole: Path) -> None:
     assert all(t.dtype == torch.float32 for t in load_file(tmp_path / "run/final/model.safetensors").values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_killed_run_goes_on_bit_for_bit(
     damaged: bool, tiny: Tiny, tiny_file: Path, tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture
@@ -174,6 +178,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 7, 12])
 def test_ctrl_c_keeps_what_was_done(step: int, tiny: Tiny, tmp_path: Path, whole: Path) -> None:
     run, rare = tmp_path / "run", ["train.checkpoint_every=0"]
@@ -188,6 +193,7 @@ def test_ctrl_c_keeps_what_was_done(step: int, tiny: Tiny, tmp_path: Path, whole
     assert same_weights(run, tmp_path / "rare")
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_cut_an_update_in_half(
     tiny: Tiny, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +247,7 @@ def test_a_finished_run_has_nothing_left_to_do(tiny: Tiny, whole: Path) -> None:
     assert result.metrics["val_loss"] == before[-1]["val_loss"]
 
 
+@pytest.mark.slow
 def test_resuming_what_never_began(tiny: Tiny, tmp_path: Path, whole: Path) -> None:
     train(tiny(), tmp_path / "run", resume=True)
     assert curve(tmp_path / "run") == curve(whole)
@@ -249,6 +256,7 @@ def test_resuming_what_never_began(tiny: Tiny, tmp_path: Path, whole: Path) -> N
     assert curve(tmp_path / "run") == curve(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -265,6 +273,7 @@ def test_another_experiment_does_not_go_on(override: str, message: str, tiny: Ti
     assert curve(whole) == before
 
 
+@pytest.mark.slow
 def test_auto_is_decided_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = ["train.precision=auto", "train.device=auto", "train.compile=auto", "train.steps=2"]
     monkeypatch.setattr("archlab.training.step.resolve_precision", lambda precision, device: "bfloat16")
@@ -276,6 +285,7 @@ def test_auto_is_decided_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mo
     assert load(tmp_path / "run/experiment.yaml").train == decided
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_unless_forced(tiny: Tiny, tmp_path: Path, whole: Path) -> None:
     before = curve(whole)
     with pytest.raises(ArchlabError, match="whole: holds a run; continue it with --resume, or start over with --force"):
@@ -290,6 +300,7 @@ def test_nothing_is_overwritten_unless_forced(tiny: Tiny, tmp_path: Path, whole:
     assert [path.name for path in (whole / "checkpoints").iterdir()] == ["step_00000003", "step_00000004"]
 
 
+@pytest.mark.slow
 def test_a_forced_run_that_breaks_off_leaves_no_older_model(tiny: Tiny, whole: Path) -> None:
     with pytest.raises(TrainingError):
         train(tiny("train.lr=1e30", "train.clip=null"), whole, force=True)
@@ -339,6 +350,7 @@ def test_a_gpu_that_is_not_there(tiny: Tiny, tmp_path: Path) -> None:
         train(tiny("train.device=cuda"), tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{}", "train: 3", "a: [", ""])
 def test_a_damaged_experiment_file_is_named(content: str, tiny: Tiny, whole: Path) -> None:
     (whole / "experiment.yaml").write_text(content)

@@ -142,6 +142,7 @@ def test_a_hybrid_is_no_llama(tmp_path: Path) -> None:
         save_pretrained(model, tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_an_imported_checkpoint_is_one_of_ours(folder: Path, tmp_path: Path, text: Path) -> None:
     out = import_checkpoint(folder, tmp_path / "out")
     experiment, model = load_trained(out)

@@ -42,6 +42,7 @@ def assert_same(theirs, ours):
     assert_same_next_tokens(theirs, ours, text()[:1, :3], num_new=20)
 
 
+@pytest.mark.slow
 @every_config
 def test_their_checkpoint_is_read(fields, tmp_path):
     theirs = their_model(**fields)
@@ -49,6 +50,7 @@ def test_their_checkpoint_is_read(fields, tmp_path):
     assert_same(theirs, load_pretrained(tmp_path))
 
 
+@pytest.mark.slow
 @every_config
 def test_our_checkpoint_is_theirs(fields, tmp_path):
     their_model(**fields).save_pretrained(tmp_path / "theirs")

@@ -55,6 +55,7 @@ def assert_same(theirs, ours):
     assert_same_next_tokens(theirs, ours, prompt()[:1, :3], num_new=12)
 
 
+@pytest.mark.slow
 @every_config
 def test_their_checkpoint_is_read(fields, tmp_path):
     theirs = their_model(**fields)
@@ -62,6 +63,7 @@ def test_their_checkpoint_is_read(fields, tmp_path):
     assert_same(theirs, load_pretrained(tmp_path))
 
 
+@pytest.mark.slow
 @every_config
 def test_our_checkpoint_is_theirs(fields, tmp_path):
     ours = build(parse(our_tree(**fields), "backbone", "model")).eval()
@@ -73,6 +75,7 @@ def test_our_checkpoint_is_theirs(fields, tmp_path):
     assert_same(transformers.RwkvForCausalLM.from_pretrained(tmp_path).eval(), ours)
 
 
+@pytest.mark.slow
 def test_their_state_is_ours_token_by_token(tmp_path):
     theirs, state, kept = their_model(rescale_every=2), None, None
     theirs.save_pretrained(tmp_path)

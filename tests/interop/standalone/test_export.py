@@ -125,6 +125,7 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_logits_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from archlab.storage.trained_model import load_trained
@@ -146,6 +147,7 @@ def test_logits_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.M
     assert result["new"][0] == expected[0, -1].argmax()
 
 
+@pytest.mark.slow
 def test_the_file_is_tidy_and_runs_by_itself(tmp_path: Path) -> None:
     out = export(save_checkpoint(tmp_path / "run", EXPERIMENTS["plugin"]), tmp_path / "out")
     assert sorted(file.name for file in out.iterdir()) == ["config.yaml", "model.py", "model.safetensors"]
@@ -167,14 +169,16 @@ def test_only_what_is_used_is_taken_over_as_it_was_written(tmp_path: Path) -> No
     assert "layers=[\n            partial(" in text
 
 
-@pytest.mark.parametrize("name", sorted(shipped_files()))
-def test_every_shipped_experiment_can_be_written(name: str, tmp_path: Path) -> None:
-    text = render_model(config.load(name))
-    compile(text, name, "exec")
-    (tmp_path / "model.py").write_text(text)
-    run("-m", "ruff", "check", "--isolated", "--select", "F", tmp_path / "model.py")
+@pytest.mark.slow
+def test_every_shipped_experiment_can_be_written(tmp_path: Path) -> None:
+    for name in shipped_files():
+        text = render_model(config.load(name))
+        compile(text, name, "exec")
+        (tmp_path / f"{name}.py").write_text(text)
+    run("-m", "ruff", "check", "--isolated", "--select", "F", tmp_path)
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_replaced_only_by_force(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "run", EXPERIMENTS["tied"])
     out = export(folder, tmp_path / "out")
