@@ -10,14 +10,16 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from archlab.config import renames
+from archlab.config import domains, renames
 from archlab.config.domains import Domain
 from archlab.config.schema import Knob, knobs_of, wiring_of
+from archlab.config.source import Declaration, UnreadableSource, read_declaration
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
 
 Factory: TypeAlias = Callable[..., Any]
@@ -25,6 +27,7 @@ Class = TypeVar("Class", bound=type)
 
 _PACKAGE = "archlab.components"
 _registered: dict[tuple[str, str], Component] = {}
+_declared: dict[tuple[str, str], Component] = {}  # read from their sources
 
 
 @dataclass(frozen=True)
@@ -54,27 +57,44 @@ def slots(kind: str, default: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Component:
-    """A registered class: what YAML calls it, what YAML may set, what a search may vary."""
+    """A registered class: what YAML calls it, what YAML may set, what a search may vary.
+
+    Where `declaration` is given, read from the source, the class is imported when it is first used.
+    """
 
     kind: str
     name: str
-    cls: type[Any]
+    loaded: type[Any] | None = field(default=None, repr=False, compare=False)
     search: Mapping[str, Domain] = field(default_factory=dict)
+    declaration: Declaration | None = field(default=None, repr=False, compare=False)
 
     @cached_property
-    def knobs(self) -> dict[str, Knob]:
+    def cls(self) -> type[Any]:
+        """The class."""
+        if self.loaded is None:
+            importlib.import_module(_module(self.kind, self.name))
+            return _registered[self.kind, self.name].cls
+        return self.loaded
+
+    @cached_property
+    def knobs(self) -> Mapping[str, Knob]:
         """The keyword-only parameters of the constructor."""
-        return knobs_of(self.cls.__init__)
+        return self.declaration.knobs if self.declaration else knobs_of(self.cls.__init__)
 
     @property
     def wiring(self) -> list[str]:
         """The positional parameters of the constructor."""
-        return wiring_of(self.cls.__init__)
+        return list(self.declaration.wiring) if self.declaration else wiring_of(self.cls.__init__)
+
+    @property
+    def doc(self) -> str:
+        """The docstring."""
+        return self.declaration.doc if self.declaration else self.cls.__doc__ or ""
 
     @property
     def summary(self) -> str:
         """The first sentence of the docstring."""
-        return one_line(self.cls.__doc__ or "")
+        return one_line(self.doc)
 
 
 def register(kind: str, name: str, *, search: Mapping[str, Domain] | None = None) -> Callable[[Class], Class]:
@@ -85,6 +105,11 @@ def register(kind: str, name: str, *, search: Mapping[str, Domain] | None = None
 
     def keep(cls: Class) -> Class:
         component = Component(kind, name, cls, dict(search or {}))
+        if cls.__module__ == _module(kind, name) and (kind, name) in _declared:
+            # The component that was read from the source stays the only one of its name, so that specs made before the
+            # import and after it hold the same.
+            component = _declared[kind, name]
+            vars(component)["cls"] = cls
         taken = _registered.get((kind, name))
         if taken and _identity(taken.cls) != _identity(cls):
             raise ArchlabError(f"{kind} {name!r} is registered twice: {_where(taken.cls)} and {_where(cls)}")
@@ -103,6 +128,10 @@ def _where(cls: type) -> str:
 
 def _identity(cls: type) -> tuple[str, str]:
     return (getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__, cls.__qualname__)
+
+
+# What declarations import from archlab.
+_PUBLIC = {**vars(domains), "Factory": Factory, "register": register, "slot": slot, "slots": slots}
 
 
 @cache
@@ -135,7 +164,7 @@ def names(kind: str) -> list[str]:
 
 
 def find(kind: str, name: Any, path: str = "") -> Component:
-    """Return a component by what YAML calls it, importing its file; raise ConfigError if there is none."""
+    """Return a component by what YAML calls it; raise ConfigError if there is none."""
     if not isinstance(name, str) or name not in names(kind):
         new = renames.current().component(kind, name) if isinstance(name, str) else None
         raise ConfigError(
@@ -144,9 +173,20 @@ def find(kind: str, name: Any, path: str = "") -> Component:
             if new
             else f"no {kind} {name!r}{did_you_mean(name, names(kind))}",
         )
-    if (kind, name) not in _registered:
-        importlib.import_module(f"{_PACKAGE}.{kind}.{name}")
+    if (kind, name) in _registered:
+        return _registered[kind, name]
+    if (kind, name) not in _declared and name in _shipped().get(kind, []):
+        with suppress(UnreadableSource):
+            declaration = read_declaration(_module(kind, name), kind, name, _PUBLIC)
+            _declared[kind, name] = Component(kind, name, None, declaration.search, declaration)
+    if (kind, name) in _declared:
+        return _declared[kind, name]
+    importlib.import_module(_module(kind, name))
     return _registered[kind, name]
+
+
+def _module(kind: str, name: str) -> str:
+    return f"{_PACKAGE}.{kind}.{name}"
 
 
 def component_of(cls: type) -> Component | None:
@@ -155,7 +195,7 @@ def component_of(cls: type) -> Component | None:
 
 
 def components(kind: str | None = None) -> list[Component]:
-    """Import and return the components of a kind, or all; raise ConfigError if there is no such kind."""
+    """Return the components of a kind, or all; raise ConfigError if there is no such kind."""
     if kind is not None and kind not in kinds():
         raise ConfigError("", f"no kind {kind!r}{did_you_mean(kind, kinds())}")
     return [find(each, name) for each in (kinds() if kind is None else [kind]) for name in names(each)]

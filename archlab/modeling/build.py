@@ -30,6 +30,7 @@ def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.M
     register_native_backends()
     register_triton_backends()
     register_opaque_ops()
+    _import_components(spec)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         model: nn.Module = spec.factory()()
@@ -39,8 +40,15 @@ def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.M
 
 def build_on_meta(spec: Spec) -> nn.Module:
     """Return the model with shapes and no memory: every check of every constructor has then been made."""
+    _import_components(spec)
     with torch.device("meta"):
         return spec.factory()()
+
+
+def _import_components(spec: Spec) -> None:
+    """Import every class of a spec: a module imported below `torch.device` would make its own tensors there."""
+    for part in spec.walk():
+        _ = part.component.cls
 
 
 def validate(experiment: Experiment) -> nn.Module:
