@@ -17,6 +17,7 @@ from archlab.reporting.format import format_metrics
 from archlab.runtime.process import configure_process
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
 WIDTH_WHERE_NO_TERMINAL = 110
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...")
 FORCE = click.option("--force", is_flag=True, help="Overwrite what is there.")
@@ -228,6 +229,28 @@ def migrate(folder: Path) -> None:
     """
     changes = api.migrate(folder)
     click.echo("\n".join(changes) if changes else f"{folder}: nothing to do")
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["experiment", "search"]), default="experiment")
+@click.option("--plugin", "plugins", multiple=True, type=PYTHON_FILE, help="Add the components of this Python file.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file, not to the screen.")
+def schema(what: str, plugins: tuple[Path, ...], out: Path | None) -> None:
+    """Write a JSON Schema by which an editor completes and checks YAML.
+
+    WHAT is experiment (the default) or search, for search spaces.
+    """
+    for plugin in plugins:
+        registry.load_plugin(str(plugin.resolve()), Path(), "--plugin")
+    if what == "search":
+        from archlab.searching.space_schema import space_schema as make
+    else:
+        from archlab.config.json_schema import experiment_schema as make
+    text = json.dumps(make(), indent=2) + "\n"
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        out.write_text(text)
 
 
 @cli.command()

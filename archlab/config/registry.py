@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from archlab.config import domains, renames
+from archlab.config.docstrings import argument_meanings
 from archlab.config.domains import Domain
 from archlab.config.schema import Knob, knobs_of, wiring_of
 from archlab.config.source import Declaration, UnreadableSource, read_declaration
@@ -95,6 +96,11 @@ class Component:
     def summary(self) -> str:
         """The first sentence of the docstring."""
         return one_line(self.doc)
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """The meaning of each knob that the docstring explains."""
+        return {name: text for name, text in argument_meanings(self.doc).items() if name in self.knobs}
 
 
 def register(kind: str, name: str, *, search: Mapping[str, Domain] | None = None) -> Callable[[Class], Class]:
