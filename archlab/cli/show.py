@@ -1,4 +1,4 @@
-"""A model as a tree of its parts: what each is called, what it makes, and what it costs."""
+"""The tree of a model's modules with shapes and parameter counts, and the table of its costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cost_summary(experiment: Experiment) -> dict[str, Any]:
 
 
 def model_tree(experiment: Experiment) -> Tree:
-    """Return the model's parts as a terminal tree, like neighbours drawn once."""
+    """Return the model's modules as a terminal tree; equal neighbors are drawn once."""
     model = validate(experiment)
     shapes: dict[nn.Module, str] = {}
     inputs = experiment.task.factory()().example_inputs(1, experiment.train.context, "meta")
@@ -35,31 +35,31 @@ def model_tree(experiment: Experiment) -> Tree:
 
 
 def _grow(branch: Tree, module: nn.Module, shapes: dict[nn.Module, str]) -> None:
-    for name, part, count in _parts(module):
+    for name, part, count in _children(module):
         component = component_of(type(part))
         if component is not None or count_parameters(part):
             leaf = branch.add(_label(name, part, component, shapes, count))
             _grow(leaf, part, shapes)
 
 
-def _parts(module: nn.Module) -> list[tuple[str, nn.Module, int]]:
-    """Return name, module and number of like neighbours of each part, the entries of lists drawn out."""
-    found: list[tuple[str, nn.Module, int]] = []
+def _children(module: nn.Module) -> list[tuple[str, nn.Module, int]]:
+    """Return name, module and number of equal neighbors of each child, the entries of module lists among them."""
+    children: list[tuple[str, nn.Module, int]] = []
     for name, child in module.named_children():
         if not isinstance(child, nn.ModuleList):
-            found.append((name, child, 1))
+            children.append((name, child, 1))
             continue
         for place, entry in enumerate(child):
-            if place and repr(entry) == repr(found[-1][1]):
-                found[-1] = (found[-1][0], found[-1][1], found[-1][2] + 1)
+            if place and repr(entry) == repr(children[-1][1]):
+                children[-1] = (children[-1][0], children[-1][1], children[-1][2] + 1)
             else:
-                found.append((f"{name}[{place}]", entry, 1))
-    return found
+                children.append((f"{name}[{place}]", entry, 1))
+    return children
 
 
 def _label(name: str, part: nn.Module, component: Component | None, shapes: dict[nn.Module, str], count: int) -> Text:
-    what = component.name if component else type(part).__name__
-    label = Text.assemble((name, "bold"), " ", (what, "cyan" if component else "dim"))
+    type_name = component.name if component else type(part).__name__
+    label = Text.assemble((name, "bold"), " ", (type_name, "cyan" if component else "dim"))
     params = count_parameters(part)
     if params:
         label.append(f"  {params * count:,}", "green")
@@ -94,12 +94,12 @@ def cost_table(experiment: Experiment, figures: dict[str, Any]) -> Table:
     return table
 
 
-def run_with_forward_hooks(model: nn.Module, inputs: Tensor, see: Callable[[nn.Module, Any], None]) -> None:
-    """Run inputs through a model on the meta device, showing each module's output to `see`."""
-    hooks = [m.register_forward_hook(lambda module, _, output: see(module, output)) for m in model.modules()]
+def run_with_forward_hooks(model: nn.Module, inputs: Tensor, hook: Callable[[nn.Module, Any], None]) -> None:
+    """Run a model on the meta device, calling `hook(module, output)` after each module."""
+    handles = [m.register_forward_hook(lambda module, _, output: hook(module, output)) for m in model.modules()]
     try:
         with torch.no_grad():
             model(inputs)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
