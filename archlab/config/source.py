@@ -7,13 +7,13 @@ import builtins
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from archlab.config.domains import Domain
 from archlab.config.schema import REQUIRED, Knob
 
+_shared: dict[str, _Source] = {}
 # Modules whose import is cheap; a name from any other one is not evaluated.
 _CHEAP = ("collections.abc", "math", "typing")
 
@@ -56,7 +56,6 @@ def _wiring(function: ast.FunctionDef) -> tuple[str, ...]:
     return tuple(argument.arg for argument in function.args.args if argument.arg != "self")
 
 
-@cache
 def _parse(module: str) -> ast.Module:
     top, _, below = module.partition(".")
     package, inner = importlib.import_module(top), below.split(".")
@@ -78,6 +77,12 @@ class _Source:
             if isinstance(node, ast.ImportFrom):
                 origin = _absolute(node, module)
                 self.imports.update({alias.asname or alias.name: (origin, alias.name) for alias in node.names})
+
+    def other(self, module: str) -> _Source:
+        """Return the source of another module, read once: bases and aliases are shared by many components."""
+        if module not in _shared:
+            _shared[module] = _Source(module, self.public)
+        return _shared[module]
 
     def registered(self, kind: str, name: str) -> tuple[ast.ClassDef, ast.Call]:
         """Return the class that is registered as a component, and the call that registers it."""
@@ -106,8 +111,7 @@ class _Source:
         module, original = self.imports.get(name, ("", ""))
         if not module.startswith("archlab."):
             return None, self
-        owner = _Source(module, self.public)
-        return owner._inherited(ast.Name(original))
+        return self.other(module)._inherited(ast.Name(original))
 
     def knobs(self, function: ast.FunctionDef) -> dict[str, Knob]:
         """Return the keyword-only parameters of a function."""
@@ -122,6 +126,10 @@ class _Source:
 
     def evaluate(self, expression: ast.expr) -> Any:
         """Return the value of an expression in this module."""
+        if isinstance(expression, ast.Constant):
+            return expression.value
+        if isinstance(expression, ast.Name) and not hasattr(builtins, expression.id):
+            return self.value(expression.id)
         code = compile(ast.fix_missing_locations(ast.Expression(expression)), "<declaration>", "eval")
         return eval(code, {"__builtins__": builtins}, _Names(self))
 
@@ -146,7 +154,7 @@ class _Source:
             return getattr(importlib.import_module(module), name)
         if module == "archlab" and name in self.public:
             return self.public[name]
-        return _Source(module, self.public).value(name) if module.startswith("archlab.") else _refuse(name)
+        return self.other(module).value(name) if module.startswith("archlab.") else _refuse(name)
 
 
 class _Names(Mapping[str, Any]):
