@@ -41,7 +41,8 @@ def read_declaration(module: str, kind: str, name: str, public: Mapping[str, Any
         source = _Source(module, public)
         cls, call = source.registered(kind, name)
         function, owner = source.constructor(cls)
-        search = next((source.evaluate(word.value) for word in call.keywords if word.arg == "search"), {})
+        domains = (source.evaluate(word.value) for word in call.keywords if word.arg == "search")
+        search: Mapping[str, Domain] = next(domains, {})
         doc = ast.get_docstring(cls, clean=False) or ""
         if function is None:
             return Declaration(doc, {}, (), search)
