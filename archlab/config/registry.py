@@ -9,15 +9,18 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from archlab.config import renames
+from archlab.config import domains, renames
+from archlab.config.docstrings import argument_meanings
 from archlab.config.domains import Domain
 from archlab.config.import_file import import_file
 from archlab.config.schema import Knob, knobs_of, wiring_of
+from archlab.config.source import Declaration, UnreadableSource, read_declaration
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
 
 Factory: TypeAlias = Callable[..., Any]
@@ -25,6 +28,7 @@ Class = TypeVar("Class", bound=type)
 
 _PACKAGE = "archlab.components"
 _registered: dict[tuple[str, str], Component] = {}
+_declared: dict[tuple[str, str], Component] = {}  # read from their sources
 
 
 @dataclass(frozen=True)
@@ -54,27 +58,49 @@ def slots(kind: str, default: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Component:
-    """A registered class with its kind and name in YAML, its knobs, and its search domains."""
+    """A registered class with its kind and name in YAML, its knobs, and its search domains.
+
+    If `declaration` is given, read from the source, the class is imported when it is first used.
+    """
 
     kind: str
     name: str
-    cls: type[Any]
+    loaded: type[Any] | None = field(default=None, repr=False, compare=False)
     search: Mapping[str, Domain] = field(default_factory=dict)
+    declaration: Declaration | None = field(default=None, repr=False, compare=False)
 
     @cached_property
-    def knobs(self) -> dict[str, Knob]:
+    def cls(self) -> type[Any]:
+        """The class."""
+        if self.loaded is None:
+            importlib.import_module(_module(self.kind, self.name))
+            return _registered[self.kind, self.name].cls
+        return self.loaded
+
+    @cached_property
+    def knobs(self) -> Mapping[str, Knob]:
         """The keyword-only parameters of the constructor."""
-        return knobs_of(self.cls.__init__)
+        return self.declaration.knobs if self.declaration else knobs_of(self.cls.__init__)
 
     @property
     def wiring(self) -> list[str]:
         """The positional parameters of the constructor."""
-        return wiring_of(self.cls.__init__)
+        return list(self.declaration.wiring) if self.declaration else wiring_of(self.cls.__init__)
+
+    @property
+    def doc(self) -> str:
+        """The docstring."""
+        return self.declaration.doc if self.declaration else self.cls.__doc__ or ""
 
     @property
     def summary(self) -> str:
         """The first sentence of the docstring."""
-        return one_line(self.cls.__doc__ or "")
+        return one_line(self.doc)
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """The meaning of each knob that the docstring explains."""
+        return {name: text for name, text in argument_meanings(self.doc).items() if name in self.knobs}
 
 
 def register(kind: str, name: str, *, search: Mapping[str, Domain] | None = None) -> Callable[[Class], Class]:
@@ -85,6 +111,11 @@ def register(kind: str, name: str, *, search: Mapping[str, Domain] | None = None
 
     def decorate(cls: Class) -> Class:
         component = Component(kind, name, cls, dict(search or {}))
+        if cls.__module__ == _module(kind, name) and (kind, name) in _declared:
+            # The component that was read from the source stays the only one of its name, so that specs made before the
+            # import and after it are equal.
+            component = _declared[kind, name]
+            vars(component)["cls"] = cls
         earlier = _registered.get((kind, name))
         # The same class may come again: reloaded in a notebook, or imported under two module names.
         if earlier and _identity(earlier.cls) != _identity(cls):
@@ -104,6 +135,10 @@ def _where(cls: type) -> str:
 
 def _identity(cls: type) -> tuple[str, str]:
     return (getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__, cls.__qualname__)
+
+
+# What declarations import from archlab.
+_PUBLIC = {**vars(domains), "Factory": Factory, "register": register, "slot": slot, "slots": slots}
 
 
 @cache
@@ -136,7 +171,7 @@ def names(kind: str) -> list[str]:
 
 
 def find(kind: str, name: Any, path: str = "") -> Component:
-    """Return a component by kind and name, importing its file; raise ConfigError if there is none."""
+    """Return a component by kind and name; raise ConfigError if there is none."""
     if not isinstance(name, str) or name not in names(kind):
         new = renames.current().component(kind, name) if isinstance(name, str) else None
         raise ConfigError(
@@ -145,9 +180,20 @@ def find(kind: str, name: Any, path: str = "") -> Component:
             if new
             else f"no {kind} {name!r}{did_you_mean(name, names(kind))}",
         )
-    if (kind, name) not in _registered:
-        importlib.import_module(f"{_PACKAGE}.{kind}.{name}")
+    if (kind, name) in _registered:
+        return _registered[kind, name]
+    if (kind, name) not in _declared and name in _shipped().get(kind, []):
+        with suppress(UnreadableSource):
+            declaration = read_declaration(_module(kind, name), kind, name, _PUBLIC)
+            _declared[kind, name] = Component(kind, name, None, declaration.search, declaration)
+    if (kind, name) in _declared:
+        return _declared[kind, name]
+    importlib.import_module(_module(kind, name))
     return _registered[kind, name]
+
+
+def _module(kind: str, name: str) -> str:
+    return f"{_PACKAGE}.{kind}.{name}"
 
 
 def component_of(cls: type) -> Component | None:
@@ -156,7 +202,7 @@ def component_of(cls: type) -> Component | None:
 
 
 def components(kind: str | None = None) -> list[Component]:
-    """Import and return all components, or those of one kind; raise ConfigError if there is no such kind."""
+    """Return all components, or those of one kind; raise ConfigError if there is no such kind."""
     if kind is not None and kind not in kinds():
         raise ConfigError("", f"no kind {kind!r}{did_you_mean(kind, kinds())}")
     return [find(each, name) for each in (kinds() if kind is None else [kind]) for name in names(each)]
