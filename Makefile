@@ -36,11 +36,12 @@ test-services: $(READY) ## Run the tests that start servers, browsers, examples 
 test-thorough: $(READY) ## Run every test with more random examples and more sizes; half an hour
 	ARCHLAB_TEST_THOROUGH=1 $(PYTEST)
 
-# In a throw-away environment. The pin of triton goes with that of torch, which depends on one version of it.
+# In a throw-away environment. Without the pins of torch, of triton, which each torch wants in one version, and of
+# setuptools, whose newest versions some torch refuses (2.12.0 wants setuptools<82).
 compatibility: | python ## Run every test with another torch, by hand: make compatibility VERSION=2.12.0
 	@test -n "$(VERSION)" || { echo "Which torch? Try: make compatibility VERSION=2.12.0" >&2; exit 1; }
 	rm -rf $(OTHER) && $(PYTHON) -m venv $(OTHER)
-	grep -vE '^(torch|triton)==' constraints.txt > $(OTHER)/constraints.txt
+	grep -vE '^(torch|triton|setuptools)==' constraints.txt > $(OTHER)/constraints.txt
 	$(OTHER)/bin/python -m pip install --quiet -c $(OTHER)/constraints.txt "torch==$(VERSION)" -e ".[dev]"
 	OMP_WAIT_POLICY=passive $(OTHER)/bin/python -m pytest -n $(JOBS)
 	rm -rf $(OTHER)
