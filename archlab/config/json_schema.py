@@ -116,7 +116,7 @@ def _knob(knob: Knob, meaning: str) -> Schema:
 
 
 def _slot(slot: Slot) -> Schema:
-    reference = {"$ref": f"#/$defs/{slot.kind}"}
+    reference: Schema = {"$ref": f"#/$defs/{slot.kind}"}
     if not slot.many:
         return {**reference, **({"default": slot.default} if slot.default else {})}
     if slot.default is not None:  # entries of lists are never merged, so one without a type is of the default's

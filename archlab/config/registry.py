@@ -78,7 +78,7 @@ class Component:
         return self.loaded
 
     @cached_property
-    def knobs(self) -> Mapping[str, Knob]:
+    def knobs(self) -> dict[str, Knob]:
         """The keyword-only parameters of the constructor."""
         return self.declaration.knobs if self.declaration else knobs_of(self.cls.__init__)
 

@@ -27,7 +27,7 @@ class Declaration:
     """The docstring, knobs, wiring and search domains of a component's class."""
 
     doc: str
-    knobs: Mapping[str, Knob]
+    knobs: dict[str, Knob]
     wiring: tuple[str, ...]
     search: Mapping[str, Domain]
 
