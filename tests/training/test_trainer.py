@@ -333,7 +333,7 @@ def test_too_large_a_step_is_refused_before_anything_is_made(
     [
         ("task.path=/no/such/text", ArchlabError, "/no/such/text: no such file or folder"),
         ("train.context=300", ArchlabError, "the validation split has 256 bytes"),
-        ("model.vocab_size=100", ConfigError, "100 is less than the 256 words"),
+        ("model.vocab_size=100", ConfigError, "100 is less than the 256 tokens"),
     ],
 )
 def test_what_cannot_be_trained_makes_no_folder(
