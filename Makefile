@@ -2,9 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 JOBS ?= 2
+OTHER := build/compatibility
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart check test test-quick test-services test-thorough python
+.PHONY: help quickstart check test test-quick test-services test-thorough compatibility python
 
 help: ## Show what can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -34,6 +35,15 @@ test-services: $(READY) ## Run the tests that start servers, browsers, examples 
 
 test-thorough: $(READY) ## Run every test with more random examples and more sizes; half an hour
 	ARCHLAB_TEST_THOROUGH=1 $(PYTEST)
+
+# In a throw-away environment. The pin of triton goes with that of torch, which depends on one version of it.
+compatibility: | python ## Run every test with another torch, by hand: make compatibility VERSION=2.12.0
+	@test -n "$(VERSION)" || { echo "Which torch? Try: make compatibility VERSION=2.12.0" >&2; exit 1; }
+	rm -rf $(OTHER) && $(PYTHON) -m venv $(OTHER)
+	grep -vE '^(torch|triton)==' constraints.txt > $(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --quiet -c $(OTHER)/constraints.txt "torch==$(VERSION)" -e ".[dev]"
+	OMP_WAIT_POLICY=passive $(OTHER)/bin/python -m pytest -n $(JOBS)
+	rm -rf $(OTHER)
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -12,7 +12,7 @@ An experiment is a name that comes with archlab, the path of a YAML file, the sa
 
 A plugin's author needs `register`, `slot`, `slots`, `Factory`, the types of knobs (`Count`, `Fraction`, ...), the
 domains of a search (`choice`, `interval`), `Recurrent`, `State` and `StateScope`; the operations are in
-`archlab.ops`, what reads data from disk is in `archlab.data`, models of other libraries are in `archlab.interop`.
+`archlab.ops`, readers of data files in `archlab.data`, conversions of other libraries' models in `archlab.interop`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a user may have done wrong, said in one line."""
+"""Errors of a user's making, in one line each."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from difflib import get_close_matches
 
 
 class ArchlabError(Exception):
-    """A failure whose message is meant for a person: the command line prints it and exits with 2."""
+    """An error whose message is for the user: the command line prints it without a traceback and exits with 2."""
 
 
 class ConfigError(ArchlabError):
-    """A value that cannot be used, and where it stands: `file: yaml.path: what is wrong`.
+    """An invalid configuration value, with its location: `file: yaml.path: problem`.
 
-    `key` is the unknown name below the path, where that is what is wrong.
+    `key` is the unknown key below the path, if that is the problem.
     """
 
     def __init__(self, path: str, problem: str, source: str = "", key: str = "") -> None:
@@ -22,19 +22,19 @@ class ConfigError(ArchlabError):
 
 
 class TrainingError(ArchlabError):
-    """A run that cannot go on, such as one whose loss is no longer a number."""
+    """A training run that cannot continue, such as one whose loss is not finite."""
 
 
 def one_line(text: object) -> str:
-    """Fold a message of several lines into its first sentence-like line."""
+    """Return the first line of a text that is not blank."""
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     return lines[0] if lines else type(text).__name__
 
 
-def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest known word, or the list of the known ones."""
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest known name, or the list of known names if none is near."""
     known = sorted(known)
-    near = get_close_matches(str(word), known, n=1, cutoff=0.5)
+    near = get_close_matches(str(name), known, n=1, cutoff=0.5)  # not difflib's 0.6: names are short
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; known: {', '.join(known)}" if known else ""

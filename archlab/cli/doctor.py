@@ -1,4 +1,4 @@
-"""What this machine has, and what makes archlab slow or fail on it."""
+"""Checks of this machine and installation for problems that make archlab slow or fail."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact about the machine, what it means for archlab, and what can be done about it."""
+    """One fact about the machine, its status for archlab, and advice where there is any."""
 
     name: str
     value: str
@@ -43,13 +43,13 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Look at everything that archlab uses; measures for a moment."""
-    return [finding for look in CHECKS for finding in look()]
+    """Run every check; some take a short measurement."""
+    return [finding for check in CHECKS for finding in check()]
 
 
 def render(findings: list[Finding]) -> Table:
     """Return the findings as a table for a terminal."""
-    table = Table("what", "found", "", "advice", box=None, pad_edge=False)
+    table = Table("check", "value", "", "advice", box=None, pad_edge=False)
     for finding in findings:
         status = f"[{_STYLES[finding.status]}]{finding.status}[/]"
         table.add_row(finding.name, escape(finding.value), status, escape(finding.advice))
@@ -75,15 +75,15 @@ def _package(requirement: str, absent: Status, advice: str) -> Finding:
         return Finding(name, "missing", absent, advice)
 
 
-def _processor() -> Iterator[Finding]:
+def _cpu() -> Iterator[Finding]:
     facts = hardware_info()
     cores, threads = int(facts["cores"]), torch.get_num_threads()
     yield Finding("system", str(facts["system"]))
-    yield Finding("processor", f"{facts['processor']}, {cores} cores")
+    yield Finding("CPU", f"{facts['processor']}, {cores} cores")
     advice = "" if threads == cores else f"OMP_NUM_THREADS={cores} uses every core"
     yield Finding("threads", str(threads), "note" if advice else "ok", advice)
-    found = [word for word in _FEATURES if word in cpu_flags()]
-    yield Finding("CPU features", ", ".join(found) or torch.backends.cpu.get_cpu_capability())
+    features = [name for name in _FEATURES if name in cpu_flags()]
+    yield Finding("CPU features", ", ".join(features) or torch.backends.cpu.get_cpu_capability())
 
 
 def _accelerator() -> Iterator[Finding]:
@@ -110,12 +110,12 @@ def _native() -> Iterator[Finding]:
     problem = unavailable_reason()
     if problem:
         yield Finding(
-            "C++ kernels", problem, "note", "recurrences run in PyTorch, some ten times as slowly; attention too"
+            "C++ kernels", problem, "note", "recurrences and attention run in PyTorch, about ten times slower"
         )
     elif all(module.is_available() for module in OPERATIONS.values()):
-        yield Finding("C++ kernels", "built and kept")
+        yield Finding("C++ kernels", "compiled and cached")
     else:
-        advice = "recurrences and attention run in PyTorch; does the compiler build a shared library?"
+        advice = "recurrences and attention run in PyTorch; check that the compiler builds a shared library"
         yield Finding("C++ kernels", "the compiler fails", "problem", advice)
 
 
@@ -124,24 +124,27 @@ def _tuning() -> Iterator[Finding]:
         yield Finding("tuning", f"{TUNE}=off", "note", "unset it to train faster")
         return
     kept = configure_malloc()
-    advice = "" if kept else "large blocks cost their pages anew at every step"
-    value = "keeps large blocks" if kept else "stock, or as the environment sets it"
+    advice = "" if kept else "every step pays the page faults of large blocks again"
+    value = "keeps large blocks" if kept else "default, or set by the environment"
     yield Finding("allocator", value, "ok" if kept else "note", advice)
     huge = has_huge_pages()
-    advice = "" if huge else f"{HUGE_PAGES}=1, on a kernel that has them, makes long contexts faster"
-    yield Finding("large pages", "under large tensors" if huge else "none", "ok" if huge else "note", advice)
-    for way in measure_modes():
-        chosen = way.name == select_matmul_precision()
-        value = f"{way.flops_per_s / 1e9:.0f} GFLOP/s, error {way.error:.0e}{', taken' if chosen else ''}"
-        yield Finding(f"float32 products, {'stock' if way.name == DEFAULT else way.name}", value)
+    advice = "" if huge else f"{HUGE_PAGES}=1, on a kernel with huge pages, makes long contexts faster"
+    yield Finding("huge pages", "under large tensors" if huge else "none", "ok" if huge else "note", advice)
+    for mode in measure_modes():
+        is_selected = mode.name == select_matmul_precision()
+        value = f"{mode.flops_per_s / 1e9:.0f} GFLOP/s, error {mode.error:.0e}{', selected' if is_selected else ''}"
+        yield Finding(f"float32 matmul, {'default' if mode.name == DEFAULT else mode.name}", value)
 
 
 def _precision() -> Iterator[Finding]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    gain = bfloat16_speedup(device)
-    advice = "" if gain >= MIN_SPEEDUP else "precision: auto trains in float32 here"
+    speedup = bfloat16_speedup(device)
+    advice = "" if speedup >= MIN_SPEEDUP else "precision: auto trains in float32 here"
     yield Finding(
-        "bfloat16", f"{gain:.2f} times as fast as float32 on {device}", "ok" if gain >= MIN_SPEEDUP else "note", advice
+        "bfloat16",
+        f"{speedup:.2f} times as fast as float32 on {device}",
+        "ok" if speedup >= MIN_SPEEDUP else "note",
+        advice,
     )
 
 
@@ -168,14 +171,14 @@ def _cache() -> Iterator[Finding]:
     if os.access(folder, os.W_OK):
         yield Finding("compile cache", folder)
     else:
-        advice = "set TORCHINDUCTOR_CACHE_DIR to a folder of yours"
-        yield Finding("compile cache", f"{folder} cannot be written", "problem", advice)
+        advice = "set TORCHINDUCTOR_CACHE_DIR to a directory of yours"
+        yield Finding("compile cache", f"{folder} is not writable", "problem", advice)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _python,
     _dependencies,
-    _processor,
+    _cpu,
     _accelerator,
     _compiler,
     _native,

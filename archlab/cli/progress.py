@@ -1,4 +1,4 @@
-"""What a person sees while something runs: live bars in a terminal, plain lines elsewhere."""
+"""The progress of a training run: a live bar in terminals and notebooks, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -53,22 +53,22 @@ class ProgressBar(Callback):
         self.bar.stop()
 
     def print(self, line: str | Text) -> None:
-        """Print a line that stays, above the bar."""
+        """Print a permanent line above the bar."""
         self.console.print(line, highlight=False, soft_wrap=True)
 
     def on_start(self, experiment: Experiment, step: int) -> None:
         """Start a bar for one run."""
-        self.bar.start()  # does nothing where it was started before
+        self.bar.start()  # a second start does nothing
         if self.task is not None:
             self.bar.remove_task(self.task)
         self.steps, self.first_step, self.begin = experiment.train.steps, step, time.monotonic()
         self.last_line, self.val = self.begin, ""
         self.task = self.bar.add_task(self.label or experiment.name, total=self.steps, completed=step, figures="")
         if step:
-            self.print(f"{escape(self.label or experiment.name)}: going on after step {step}")
+            self.print(f"{escape(self.label or experiment.name)}: resuming after step {step}")
 
     def on_step(self, record: Mapping[str, float]) -> None:
-        """Move the bar, or print a line now and then where there is no terminal."""
+        """Advance the bar, or print a line every few seconds where there is no terminal."""
         figures = f"loss {record['loss']:.4f}{self.val}  {record['tokens_per_s']:,.0f} tokens/s"
         if self.task is not None:
             self.bar.update(self.task, completed=record["step"], figures=figures)
@@ -79,9 +79,9 @@ class ProgressBar(Callback):
             self.print(f"{self.label or 'step'} {record['step']:.0f}/{self.steps}  {figures}  eta {left:.0f} s")
 
     def on_eval(self, record: Mapping[str, float]) -> None:
-        """Keep the validation loss in sight."""
+        """Show the validation loss beside the bar from now on."""
         self.val = f"  {format_validation(record)}"
 
     def on_end(self) -> None:
-        """Take the bar away; a search starts another for its next run."""
+        """Remove the bar; a search starts another for its next run."""
         self.bar.stop()

@@ -1,4 +1,4 @@
-"""A search as a person sees it: which trial runs, how the others ended, and what to do with the best."""
+"""The progress of a search: a bar for the running trial, a line for each finished one, and the summary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from archlab.training.callbacks import Callback
 
 
 class SearchProgressBar(ProgressBar, SearchCallback):
-    """Shows each run of a search, and keeps a line of how it ended."""
+    """Show each run of a search as a bar, and its result as a line."""
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
@@ -30,37 +30,38 @@ class SearchProgressBar(ProgressBar, SearchCallback):
         self.short: dict[str, str] = {}
 
     def on_search(self, space: Space, done: int, total: int) -> None:
-        """Tell what is searched and how far it is."""
+        """Print the space, the varied knobs and the number of finished trials."""
         self.done, self.total, self.short = done, total, short_names(list(space.vary))
-        far = f"; {done} done" if done else ""
-        self.print(Text.assemble((space.name, "bold"), f": {total} trials over {', '.join(self.short.values())}{far}"))
+        finished = f"; {done} done" if done else ""
+        self.print(
+            Text.assemble((space.name, "bold"), f": {total} trials over {', '.join(self.short.values())}{finished}")
+        )
 
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Show the training of one run under its label."""
         self.label = f"{label} ({self.done + 1} of {self.total})" if values else label
-        chosen = "  ".join(f"{self.short.get(path, path)}={brief(value)}" for path, value in values.items())
-        self.print(Text.assemble((self.label, "cyan"), f"  {chosen}"))
+        text = "  ".join(f"{self.short.get(path, path)}={brief(value)}" for path, value in values.items())
+        self.print(Text.assemble((self.label, "cyan"), f"  {text}"))
         return self
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
-        """Tell how a run ended."""
+        """Print the state, metrics and reason of a finished run."""
         self.done += label != "baseline"
         color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
-        found = format_validation(metrics)
-        rest = "".join(f"  {part}" for part in (found, reason) if part)
-        self.print(Text.assemble((self.label, "cyan"), "  ", (state, color), rest))
+        details = "".join(f"  {part}" for part in (format_validation(metrics), reason) if part)
+        self.print(Text.assemble((self.label, "cyan"), "  ", (state, color), details))
 
 
-def print_summary(console: Console, outcome: SearchResult) -> None:
-    """Print the table of trials, the best of them, where everything lies, and what to do next."""
-    data = read_search(outcome.folder)
+def print_summary(console: Console, result: SearchResult) -> None:
+    """Print the table of trials, the best trial, the files of the search and the commands to try next."""
+    data = read_search(result.folder)
     console.print(_trials(data))
-    best = outcome.summary.best_trial
+    best = result.summary.best_trial
     if best is None:
-        console.print("no trial was trained to its end; the reasons are in the table")
+        console.print("no trial is complete; the reasons are in the table")
         return
-    console.print(_headline(outcome.summary, best), highlight=False, soft_wrap=True)
-    console.print(_places(outcome), markup=False, highlight=False, soft_wrap=True)
+    console.print(_headline(result.summary, best), highlight=False, soft_wrap=True)
+    console.print(_files(result), markup=False, highlight=False, soft_wrap=True)
 
 
 def _trials(data: SearchData) -> Table:
@@ -92,14 +93,14 @@ def _headline(summary: SearchSummary, best: TrialSummary) -> str:
     return "\n".join(lines)
 
 
-def _places(outcome: SearchResult) -> str:
-    folder = shlex.quote(str(outcome.folder))
+def _files(result: SearchResult) -> str:
+    folder = shlex.quote(str(result.folder))
     return "\n".join(
         [
-            f"report  {outcome.folder / 'report.html'}",
-            f"model   {outcome.folder / 'best'}",
-            f"trials  {outcome.folder / 'trials'}: experiment.yaml and metrics.jsonl of each",
-            f"study   {outcome.folder / 'study.db'}, for Optuna",
+            f"report  {result.folder / 'report.html'}",
+            f"model   {result.folder / 'best'}",
+            f"trials  {result.folder / 'trials'}: experiment.yaml and metrics.jsonl of each",
+            f"study   {result.folder / 'study.db'}, for Optuna",
             "next",
             f'  archlab generate {folder}/best --prompt "def "',
             f"  archlab train {folder}/best/experiment.yaml train.steps=2000 --out runs/longer",

@@ -1,4 +1,4 @@
-"""A model as a tree of its parts: what each is called, what it makes, and what it costs."""
+"""The tree of a model's modules with shapes and parameter counts, and the table of its costs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cost_summary(experiment: Experiment, model: nn.Module | None = None) -> dict
 
 
 def model_tree(experiment: Experiment, model: nn.Module | None = None) -> Tree:
-    """Return the model's parts as a terminal tree, like neighbors drawn once; `model` is that of `validate`."""
+    """Return the model's modules as a terminal tree, equal neighbors drawn once; `model` is that of `validate`."""
     model = model if model is not None else validate(experiment)
     shapes: dict[nn.Module, str] = {}
     inputs = experiment.task.factory()().example_inputs(1, experiment.train.context, "meta")
@@ -37,31 +37,31 @@ def model_tree(experiment: Experiment, model: nn.Module | None = None) -> Tree:
 
 
 def _grow(branch: Tree, module: nn.Module, shapes: dict[nn.Module, str]) -> None:
-    for name, part, count in _parts(module):
+    for name, part, count in _children(module):
         component = component_of(type(part))
         if component is not None or count_parameters(part):
             leaf = branch.add(_label(name, part, component, shapes, count))
             _grow(leaf, part, shapes)
 
 
-def _parts(module: nn.Module) -> list[tuple[str, nn.Module, int]]:
-    """Return name, module and number of like neighbours of each part, the entries of lists drawn out."""
-    found: list[tuple[str, nn.Module, int]] = []
+def _children(module: nn.Module) -> list[tuple[str, nn.Module, int]]:
+    """Return name, module and number of equal neighbors of each child, the entries of module lists among them."""
+    children: list[tuple[str, nn.Module, int]] = []
     for name, child in module.named_children():
         if not isinstance(child, nn.ModuleList):
-            found.append((name, child, 1))
+            children.append((name, child, 1))
             continue
         first = 0
         for _, run in groupby(child, key=repr):
             entries = list(run)
-            found.append((f"{name}[{first}]", entries[0], len(entries)))
+            children.append((f"{name}[{first}]", entries[0], len(entries)))
             first += len(entries)
-    return found
+    return children
 
 
 def _label(name: str, part: nn.Module, component: Component | None, shapes: dict[nn.Module, str], count: int) -> Text:
-    what = component.name if component else type(part).__name__
-    label = Text.assemble((name, "bold"), " ", (what, "cyan" if component else "dim"))
+    type_name = component.name if component else type(part).__name__
+    label = Text.assemble((name, "bold"), " ", (type_name, "cyan" if component else "dim"))
     params = count_parameters(part)
     if params:
         label.append(f"  {params * count:,}", "green")
@@ -96,12 +96,12 @@ def cost_table(experiment: Experiment, figures: dict[str, Any]) -> Table:
     return table
 
 
-def run_with_forward_hooks(model: nn.Module, inputs: Tensor, see: Callable[[nn.Module, Any], None]) -> None:
-    """Run inputs through a model on the meta device, showing each module's output to `see`, of identical blocks two."""
+def run_with_forward_hooks(model: nn.Module, inputs: Tensor, hook: Callable[[nn.Module, Any], None]) -> None:
+    """Run a model on the meta device, calling `hook(module, output)` after each module, for two of identical blocks."""
     with torch.no_grad(), skip_repeated_blocks(model):  # before the hooks, by which no two blocks would be identical
-        hooks = [m.register_forward_hook(lambda module, _, output: see(module, output)) for m in model.modules()]
+        handles = [m.register_forward_hook(lambda module, _, output: hook(module, output)) for m in model.modules()]
         try:
             model(inputs)
         finally:
-            for hook in hooks:
-                hook.remove()
+            for handle in handles:
+                handle.remove()

@@ -1,1 +1,1 @@
-"""From YAML to a checked Experiment; nothing here imports torch."""
+"""Experiments: YAML files, their schema and validation, without torch, so that a typo is reported at once."""

@@ -1,4 +1,4 @@
-"""Where two resolved YAML trees differ."""
+"""The first difference of two resolved YAML trees."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def _equal(path: str, old: Any, new: Any) -> bool:
 
 
 def first_difference(old: Any, new: Any, is_equal: Callable[[str, Any, Any], bool] = _equal, path: str = "") -> str:
-    """Name the first place where what stands in a folder is not what was asked for, or return nothing.
+    """Describe the first difference between the tree `old` of a directory and the requested `new`, or return "".
 
-    `is_equal(path, old, new)` says what counts as no difference.
+    `is_equal(path, old, new)` may accept values that differ.
     """
     if is_equal(path, old, new):
         return ""
@@ -24,7 +24,7 @@ def first_difference(old: Any, new: Any, is_equal: Callable[[str, Any, Any], boo
         ]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
-        inner = [first_difference(*pair, is_equal, f"{path}[{place}]") for place, pair in pairs]
+        inner = [first_difference(*pair, is_equal, f"{path}[{index}]") for index, pair in pairs]
     else:
         return f"{path} is {old!r} there and {new!r} here"
     return next(filter(None, inner), "")

@@ -1,4 +1,4 @@
-"""The values that a knob may take, and the ranges that a search may try."""
+"""Ranges of valid knob values, and domains that a search samples from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from archlab.errors import ConfigError
 
 @dataclass(frozen=True)
 class Range:
-    """A closed interval of numbers, open at the bottom where `above` is set."""
+    """A closed interval of numbers; with `above` it excludes `low`."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -27,7 +27,7 @@ class Range:
         return least if self.high >= LARGEST else f"{least} and at most {self.high:g}"
 
 
-LARGEST = 2**40
+LARGEST = 2**40  # beyond any real model; a typo with more digits is an error and not an allocation
 Count: TypeAlias = Annotated[int, Range(low=1, high=LARGEST)]
 Index: TypeAlias = Annotated[int, Range(low=0, high=LARGEST)]
 Positive: TypeAlias = Annotated[float, Range(low=0, above=True, high=1e30)]
@@ -37,14 +37,14 @@ Fraction: TypeAlias = Annotated[float, Range(low=0, high=1)]
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few values; a value may be a whole component, as its name or its mapping."""
+    """A categorical domain; a value may be a component, as its name or its mapping."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number between two ends, both included; `log` spreads the trials over magnitudes."""
+    """A numeric domain with both ends included; `log` samples in the logarithm, `step` discretizes."""
 
     low: float
     high: float
@@ -56,17 +56,17 @@ Domain: TypeAlias = Choice | Interval
 
 
 def choice(*values: Any) -> Choice:
-    """Declare that a search may try these values."""
+    """Declare a categorical search domain."""
     return Choice(values)
 
 
 def interval(low: float, high: float, *, log: bool = False, step: float | None = None) -> Interval:
-    """Declare that a search may try the numbers from `low` to `high`."""
+    """Declare a numeric search domain from `low` to `high`, both included."""
     return Interval(low, high, log, step)
 
 
 def parse_domain(value: Any, path: str) -> Domain:
-    """Read a list of choices or a `{low, high, log, step}` mapping; raise ConfigError otherwise."""
+    """Parse a list of choices or a `{low, high, log, step}` mapping; raise ConfigError otherwise."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return _parse_choice(list(value), path)
     if isinstance(value, Mapping):
@@ -77,8 +77,8 @@ def parse_domain(value: Any, path: str) -> Domain:
 def _parse_choice(values: list[Any], path: str) -> Choice:
     if not values:
         raise ConfigError(path, "the list of choices is empty")
-    if any(value in values[:place] for place, value in enumerate(values)):
-        raise ConfigError(path, f"a choice stands twice in {values!r}")
+    if any(value in values[:index] for index, value in enumerate(values)):  # values may be unhashable mappings
+        raise ConfigError(path, f"a choice is listed twice in {values!r}")
     return Choice(tuple(values))
 
 
@@ -89,10 +89,10 @@ def _parse_interval(value: Mapping[str, Any], path: str) -> Interval:
     low, high = (_number(value.get(end), path) for end in ("low", "high"))
     if low > high:
         raise ConfigError(path, f"low {low} is above high {high}")
-    return _checked_spread(low, high, value.get("log", False), value.get("step"), path)
+    return _build_interval(low, high, value.get("log", False), value.get("step"), path)
 
 
-def _checked_spread(low: float, high: float, log: Any, step: Any, path: str) -> Interval:
+def _build_interval(low: float, high: float, log: Any, step: Any, path: str) -> Interval:
     if not isinstance(log, bool):
         raise ConfigError(path, f"log is {log!r}, not true or false")
     if step is not None and (not _is_finite(step) or step <= 0):
@@ -109,4 +109,5 @@ def _number(value: Any, path: str) -> float:
 
 
 def _is_finite(value: Any) -> bool:
+    # A bool is an int in Python. The comparison is False for nan, and cannot overflow for a large int.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

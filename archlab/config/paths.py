@@ -1,9 +1,10 @@
-"""Places in a YAML tree: `model.layers[0].mixer.ema`, and `[*]` for every entry of a list."""
+"""Paths in a YAML tree: `model.layers[0].mixer.ema`, with `[*]` for every entry of a list."""
 
 from __future__ import annotations
 
 import re
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from archlab.errors import ConfigError
@@ -13,31 +14,31 @@ _STEP = re.compile(r"\.?([^.\[\]=\s]+)|\[(\d+|\*)\]")
 
 
 def split(path: str) -> list[Part]:
-    """Return the keys and indices of a path; `*` stands for every index."""
+    """Split a path into keys and indices; `*` stands for every index."""
     parts: list[Part] = []
-    place = 0
-    while place < len(path):
-        step = _STEP.match(path, place)
-        if step is None or (place == 0 and path.startswith(".")):
+    position = 0
+    while position < len(path):
+        step = _STEP.match(path, position)
+        if step is None or (position == 0 and path.startswith(".")):
             raise ConfigError(path or "''", "is not a path like model.layers[0].mixer")
         key, index = step.groups()
         parts.append(key if key is not None else index if index == "*" else int(index))
-        place = step.end()
+        position = step.end()
     if not parts:
         raise ConfigError("''", "is not a path like model.layers[0].mixer")
     return parts
 
 
 def join(parts: list[Part]) -> str:
-    """Return the path that `split` reads as these parts."""
+    """Join keys and indices to a path, the inverse of `split`."""
     text = "".join(f"[{part}]" if isinstance(part, int) or part == "*" else f".{part}" for part in parts)
     return text.removeprefix(".")
 
 
 def get(tree: Any, path: str, missing: Any = None) -> Any:
-    """Return the value at a path without `[*]`, or `missing` where there is none."""
+    """Return the value at a path without `[*]`, or `missing` if there is none."""
     for part in split(path):
-        if isinstance(tree, str) and part == "type":
+        if isinstance(tree, str) and part == "type":  # a component may be its bare name
             return tree
         if not _holds(tree, part):
             return missing
@@ -52,60 +53,61 @@ def _holds(tree: Any, part: Part) -> bool:
 
 
 def put(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """Return a copy of the tree with the value at a path; a bare component name becomes a mapping on the way."""
+    """Return a copy of the tree with the value set at a path; bare component names above it become mappings."""
     copy = deepcopy(tree)
     *above, last = split(path)
-    place: Any = copy
-    for depth, part in enumerate(above):
-        place = _enter(place, part, path, [*above, last][depth + 1])
-    _check_index(place, last, path)
-    place[last] = value
+    node: Any = copy
+    for part, following in pairwise([*above, last]):
+        node = _descend(node, part, path, following)
+    _check_index(node, last, path)
+    node[last] = value
     return copy
 
 
-def _enter(place: Any, part: Part, path: str, following: Part) -> Any:
-    _check_index(place, part, path)
-    if isinstance(part, str) and place.get(part) is None:
-        if not isinstance(following, str):
+def _descend(node: Any, part: Part, path: str, following: Part) -> Any:
+    _check_index(node, part, path)
+    if isinstance(part, str) and node.get(part) is None:
+        if not isinstance(following, str):  # a missing mapping is created, a missing list has no entry to set
             raise ConfigError(path, f"there is no list {part!r}")
-        place[part] = {}
-    if isinstance(place[part], str):
-        place[part] = {"type": place[part]}
-    return place[part]
+        node[part] = {}
+    if isinstance(node[part], str):
+        node[part] = {"type": node[part]}
+    return node[part]
 
 
-def _check_index(place: Any, part: Part, path: str) -> None:
+def _check_index(node: Any, part: Part, path: str) -> None:
     if isinstance(part, int):
-        if not isinstance(place, list):
-            raise ConfigError(path, f"[{part}] is asked of what is no list")
-        if part >= len(place):
-            raise ConfigError(path, f"[{part}] is past the end of a list of {len(place)}")
-    elif not isinstance(place, dict):
-        raise ConfigError(path, f"{part!r} is asked of what is no mapping")
+        if not isinstance(node, list):
+            raise ConfigError(path, f"[{part}] indexes a value that is not a list")
+        if part >= len(node):
+            raise ConfigError(path, f"[{part}] is past the end of a list of {len(node)}")
+    elif not isinstance(node, dict):
+        raise ConfigError(path, f"{part!r} is a key of a value that is not a mapping")
 
 
 def expand(tree: Any, path: str) -> list[str]:
-    """Return the paths that a path with `[*]` stands for in this tree."""
-    found: list[list[Part]] = [[]]
+    """Return the paths that a path with `[*]` matches in a tree."""
+    matches: list[list[Part]] = [[]]
     for part in split(path):
         if part == "*":
-            found = [[*parts, place] for parts in found for place in range(_length(tree, parts, path))]
+            matches = [[*parts, index] for parts in matches for index in range(_length(tree, parts, path))]
         else:
-            found = [[*parts, part] for parts in found]
-    return [join(parts) for parts in found]
+            matches = [[*parts, part] for parts in matches]
+    return [join(parts) for parts in matches]
 
 
 def _length(tree: Any, parts: list[Part], path: str) -> int:
     entries = get(tree, join(parts))
     if not isinstance(entries, list):
-        raise ConfigError(path, f"{join(parts)} is no list")
+        raise ConfigError(path, f"{join(parts)} is not a list")
     return len(entries)
 
 
 def merge(base: Any, over: Any) -> Any:
-    """Return `base` with `over` laid on it: mappings merge, unless the type changes; all else is replaced."""
+    """Merge `over` into `base`: mappings merge unless their component type differs; other values are replaced."""
     if not isinstance(over, dict):
         return deepcopy(over)
+    # Another type has other knobs: keeping those of the base would make unknown keys of them.
     if isinstance(base, str) and "type" not in over:
         base = {"type": base}
     if not isinstance(base, dict) or over.get("type", base.get("type")) != base.get("type"):

@@ -1,4 +1,4 @@
-"""The components that YAML can name, found by folder and file, imported when first used."""
+"""The registry of components, found by directory and file name and imported on first use."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from archlab.config import renames
+from archlab.config import domains, renames
+from archlab.config.docstrings import argument_meanings
 from archlab.config.domains import Domain
 from archlab.config.import_file import import_file
 from archlab.config.schema import Knob, knobs_of, wiring_of
+from archlab.config.source import Declaration, UnreadableSource, read_declaration
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
 
 Factory: TypeAlias = Callable[..., Any]
@@ -25,76 +28,105 @@ Class = TypeVar("Class", bound=type)
 
 _PACKAGE = "archlab.components"
 _registered: dict[tuple[str, str], Component] = {}
+_declared: dict[tuple[str, str], Component] = {}  # read from their sources
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The default of a knob that is itself a component; called with wiring, it builds that default."""
+    """The default of a knob that takes a component; called with the wiring, it builds the default component."""
 
     kind: str
     default: str | None
     many: bool = False
 
     def __call__(self, *wiring: Any) -> Any:
-        """Build the default."""
+        """Build the default component."""
         if self.default is None or self.many:
             raise TypeError(f"this {self.kind} has no default: pass a factory")
         return find(self.kind, self.default).cls(*wiring)
 
 
 def slot(kind: str, default: str | None = None) -> Any:
-    """Declare a knob that takes a component of `kind`; it arrives as a factory of the wiring."""
+    """Declare a knob that takes a component of `kind`; the constructor receives a factory to call with the wiring."""
     return Slot(kind, default)
 
 
 def slots(kind: str, default: str | None = None) -> Any:
-    """Declare a knob that takes a list of components; an entry's `repeat: n` stands for n of them."""
+    """Declare a knob that takes a list of components; `repeat: n` in an entry repeats it n times."""
     return Slot(kind, default, many=True)
 
 
 @dataclass(frozen=True)
 class Component:
-    """A registered class: what YAML calls it, what YAML may set, what a search may vary."""
+    """A registered class with its kind and name in YAML, its knobs, and its search domains.
+
+    If `declaration` is given, read from the source, the class is imported when it is first used.
+    """
 
     kind: str
     name: str
-    cls: type[Any]
+    loaded: type[Any] | None = field(default=None, repr=False, compare=False)
     search: Mapping[str, Domain] = field(default_factory=dict)
+    declaration: Declaration | None = field(default=None, repr=False, compare=False)
 
     @cached_property
-    def knobs(self) -> dict[str, Knob]:
+    def cls(self) -> type[Any]:
+        """The class."""
+        if self.loaded is None:
+            importlib.import_module(_module(self.kind, self.name))
+            return _registered[self.kind, self.name].cls
+        return self.loaded
+
+    @cached_property
+    def knobs(self) -> Mapping[str, Knob]:
         """The keyword-only parameters of the constructor."""
-        return knobs_of(self.cls.__init__)
+        return self.declaration.knobs if self.declaration else knobs_of(self.cls.__init__)
 
     @property
     def wiring(self) -> list[str]:
         """The positional parameters of the constructor."""
-        return wiring_of(self.cls.__init__)
+        return list(self.declaration.wiring) if self.declaration else wiring_of(self.cls.__init__)
+
+    @property
+    def doc(self) -> str:
+        """The docstring."""
+        return self.declaration.doc if self.declaration else self.cls.__doc__ or ""
 
     @property
     def summary(self) -> str:
         """The first sentence of the docstring."""
-        return one_line(self.cls.__doc__ or "")
+        return one_line(self.doc)
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """The meaning of each knob that the docstring explains."""
+        return {name: text for name, text in argument_meanings(self.doc).items() if name in self.knobs}
 
 
 def register(kind: str, name: str, *, search: Mapping[str, Domain] | None = None) -> Callable[[Class], Class]:
-    """Make a class known to YAML as `kind: name`, with the domains that `auto` stands for in a search.
+    """Register a class for `kind: name` in YAML, with the search domains that `auto` selects.
 
-    Raises ArchlabError where the name is taken, or a domain is declared for a knob that does not exist.
+    Raises ArchlabError if the name is taken, or a domain is declared for a knob that does not exist.
     """
 
-    def keep(cls: Class) -> Class:
+    def decorate(cls: Class) -> Class:
         component = Component(kind, name, cls, dict(search or {}))
-        taken = _registered.get((kind, name))
-        if taken and _identity(taken.cls) != _identity(cls):
-            raise ArchlabError(f"{kind} {name!r} is registered twice: {_where(taken.cls)} and {_where(cls)}")
+        if cls.__module__ == _module(kind, name) and (kind, name) in _declared:
+            # The component that was read from the source stays the only one of its name, so that specs made before the
+            # import and after it are equal.
+            component = _declared[kind, name]
+            vars(component)["cls"] = cls
+        earlier = _registered.get((kind, name))
+        # The same class may come again: reloaded in a notebook, or imported under two module names.
+        if earlier and _identity(earlier.cls) != _identity(cls):
+            raise ArchlabError(f"{kind} {name!r} is registered twice: {_where(earlier.cls)} and {_where(cls)}")
         for knob in component.search:
             if knob not in component.knobs:
                 raise ArchlabError(f"{_where(cls)} declares a search domain for {knob!r}, which is no knob")
         _registered[kind, name] = component
         return cls
 
-    return keep
+    return decorate
 
 
 def _where(cls: type) -> str:
@@ -105,9 +137,13 @@ def _identity(cls: type) -> tuple[str, str]:
     return (getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__, cls.__qualname__)
 
 
+# What declarations import from archlab.
+_PUBLIC = {**vars(domains), "Factory": Factory, "register": register, "slot": slot, "slots": slots}
+
+
 @cache
 def _shipped() -> dict[str, list[str]]:
-    """Map each kind to its names: folder and file of the components that come with archlab."""
+    """Map each kind to its names, the directories and files of the components that come with archlab."""
     package = importlib.import_module(_PACKAGE)
     kinds = [m.name for m in pkgutil.iter_modules(package.__path__) if m.ispkg]
     return {kind: _files(Path(package.__path__[0]) / kind) for kind in kinds}
@@ -124,18 +160,18 @@ def _load_entry_points() -> None:
 
 
 def kinds() -> list[str]:
-    """Return every kind of component."""
+    """Return all kinds of components."""
     return sorted({*_shipped(), *(kind for kind, _ in _registered)})
 
 
 def names(kind: str) -> list[str]:
-    """Return the names that YAML may give for a kind."""
+    """Return the names of the components of a kind."""
     _load_entry_points()
     return sorted({*_shipped().get(kind, []), *(n for k, n in _registered if k == kind)})
 
 
 def find(kind: str, name: Any, path: str = "") -> Component:
-    """Return a component by what YAML calls it, importing its file; raise ConfigError if there is none."""
+    """Return a component by kind and name; raise ConfigError if there is none."""
     if not isinstance(name, str) or name not in names(kind):
         new = renames.current().component(kind, name) if isinstance(name, str) else None
         raise ConfigError(
@@ -144,25 +180,36 @@ def find(kind: str, name: Any, path: str = "") -> Component:
             if new
             else f"no {kind} {name!r}{did_you_mean(name, names(kind))}",
         )
-    if (kind, name) not in _registered:
-        importlib.import_module(f"{_PACKAGE}.{kind}.{name}")
+    if (kind, name) in _registered:
+        return _registered[kind, name]
+    if (kind, name) not in _declared and name in _shipped().get(kind, []):
+        with suppress(UnreadableSource):
+            declaration = read_declaration(_module(kind, name), kind, name, _PUBLIC)
+            _declared[kind, name] = Component(kind, name, None, declaration.search, declaration)
+    if (kind, name) in _declared:
+        return _declared[kind, name]
+    importlib.import_module(_module(kind, name))
     return _registered[kind, name]
 
 
+def _module(kind: str, name: str) -> str:
+    return f"{_PACKAGE}.{kind}.{name}"
+
+
 def component_of(cls: type) -> Component | None:
-    """Return what a class was registered as, or None."""
+    """Return the component of a registered class, or None."""
     return next((component for component in _registered.values() if component.cls is cls), None)
 
 
 def components(kind: str | None = None) -> list[Component]:
-    """Import and return the components of a kind, or all; raise ConfigError if there is no such kind."""
+    """Return all components, or those of one kind; raise ConfigError if there is no such kind."""
     if kind is not None and kind not in kinds():
         raise ConfigError("", f"no kind {kind!r}{did_you_mean(kind, kinds())}")
     return [find(each, name) for each in (kinds() if kind is None else [kind]) for name in names(each)]
 
 
 def load_plugin(plugin: str, folder: Path, path: str = "plugins") -> None:
-    """Import a user's own components: a file, seen from `folder`, or an importable module's name."""
+    """Import a user's components: a file relative to `folder`, or the name of an installed module."""
     try:
         if plugin.endswith(".py"):
             _load_file((folder / plugin).resolve())
@@ -178,6 +225,7 @@ def load_plugin(plugin: str, folder: Path, path: str = "plugins") -> None:
 
 
 def _load_file(file: Path) -> None:
+    # Two plugins may have one file name; sys.modules must keep them apart, and pickle must find them again.
     name = f"archlab_plugin_{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}_{file.stem}"
     known = sys.modules.get(name)
     if known is not None and known.__file__ == str(file):
@@ -186,7 +234,7 @@ def _load_file(file: Path) -> None:
         raise FileNotFoundError(file)
     try:
         import_file(file, name)
-    except BaseException:
+    except BaseException:  # a half-imported plugin would be taken for loaded at the next attempt
         for key in [key for key, component in _registered.items() if component.cls.__module__ == name]:
             del _registered[key]
         raise

@@ -1,4 +1,4 @@
-"""A signature read as a schema: names, types and defaults of what YAML may set."""
+"""Constructor signatures as schemas: the names, types and defaults of knobs, and validation against them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REQUIRED: Any = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Knob:
-    """One value that YAML may set; `default` is REQUIRED where there is none."""
+    """A value that YAML may set; `default` is REQUIRED if there is none."""
 
     name: str
     type: Any = field(repr=False)
@@ -27,75 +27,91 @@ class Knob:
 
     @property
     def type_name(self) -> str:
-        """The type as a person would write it."""
+        """The type in words, for error messages and tables."""
         return type_name(self.type)
 
 
 def knobs_of(function: Callable[..., Any]) -> dict[str, Knob]:
-    """Return the keyword-only parameters of a function as knobs, in their order."""
+    """Return the keyword-only parameters of a function as knobs, in order of declaration."""
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     return {p.name: Knob(p.name, hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def wiring_of(function: Callable[..., Any]) -> list[str]:
-    """Return the names of the positional parameters that the model supplies."""
+    """Return the names of the positional parameters, which the model supplies."""
     parameters = list(inspect.signature(function).parameters.values())
     return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
 
 
 def reject_unknown(
-    given: Mapping[Any, Any], known: Sequence[str], path: str, owner: str = "", renamed: Mapping[str, str] | None = None
+    mapping: Mapping[Any, Any],
+    known: Sequence[str],
+    path: str,
+    owner: str = "",
+    renamed: Mapping[str, str] | None = None,
 ) -> None:
-    """Raise ConfigError for the first unknown key; `renamed` maps former names of keys to new ones."""
-    for key in given:
+    """Raise ConfigError for the first unknown key of a mapping; `renamed` maps former names of keys to new ones."""
+    for key in mapping:
         if key not in known and renamed and key in renamed:
             raise ConfigError(path, now_called(f"knob {key!r} of {owner!r}", renamed[key]), key=str(key))
         if key not in known:
             of = f" of {owner!r}" if owner else ""
-            what = f"unknown {'knob' if owner else 'key'} {key!r}{of}{did_you_mean(key, known)}"
-            raise ConfigError(path, what, key=str(key))
+            problem = f"unknown {'knob' if owner else 'key'} {key!r}{of}{did_you_mean(key, known)}"
+            raise ConfigError(path, problem, key=str(key))
+
+
+@dataclass(frozen=True)
+class UnionMember:
+    """One of the types that a value may have, with the ranges that annotate it."""
+
+    type: Any
+    ranges: tuple[Range, ...] = ()
+
+
+def union_members(expected: Any) -> list[UnionMember]:
+    """Return the members of a union, nested ones included, or the one type that is no union."""
+    origin, args = get_origin(expected), get_args(expected)
+    if origin is Annotated:
+        ranges = tuple(limit for limit in args[1:] if isinstance(limit, Range))
+        return [UnionMember(member.type, member.ranges + ranges) for member in union_members(args[0])]
+    if origin in (Union, types.UnionType):
+        return [member for option in args for member in union_members(option)]
+    return [UnionMember(expected)]
 
 
 def coerce(value: Any, expected: Any, path: str) -> Any:
-    """Return `value` as the expected type, or raise ConfigError naming what would be right."""
-    origin, args = get_origin(expected), get_args(expected)
-    if origin is Annotated:
-        checked = coerce(value, args[0], path)
-        _check_range(checked, args[1:], path)
-        return checked
-    if origin in (Union, types.UnionType):
-        return _check_union(value, args, path)
+    """Convert a value to the expected type; raise ConfigError naming that type if it does not fit."""
+    members = union_members(expected)
+    if value is None and any(member.type is type(None) for member in members):
+        return None
+    *others, last = (member for member in members if member.type is not type(None))
+    for member in others:
+        try:
+            return _coerce_member(value, member, path)
+        except ConfigError:
+            continue
+    return _coerce_member(value, last, path)  # the error of the last member is the one that a user sees
+
+
+def _coerce_member(value: Any, member: UnionMember, path: str) -> Any:
+    origin, args = get_origin(member.type), get_args(member.type)
     if origin is Literal:
         return _check_literal(value, args, path)
     if origin in (list, Sequence):
         return _check_list(value, args[0], path)
-    return _check_scalar(value, expected, path)
-
-
-def _check_range(value: Any, limits: Sequence[Any], path: str) -> None:
-    for limit in limits:
-        if isinstance(limit, Range) and value not in limit:
-            raise ConfigError(path, f"{value!r} is not {limit if value < limit.high else f'at most {limit.high:g}'}")
-
-
-def _check_union(value: Any, options: Sequence[Any], path: str) -> Any:
-    if value is None and type(None) in options:
-        return None
-    rest = [option for option in options if option is not type(None)]
-    for option in rest[:-1]:
-        try:
-            return coerce(value, option, path)
-        except ConfigError:
-            continue
-    return coerce(value, rest[-1], path)
+    number = _check_scalar(value, member.type, path)
+    for limit in member.ranges:
+        if number not in limit:
+            raise ConfigError(path, f"{number!r} is not {limit if number < limit.high else f'at most {limit.high:g}'}")
+    return number
 
 
 def _check_literal(value: Any, options: Sequence[Any], path: str) -> Any:
     if any(value == option and type(value) is type(option) for option in options):
         return value
     if isinstance(value, bool):
-        value = "on" if value else "off"  # YAML reads the words on and off as booleans
+        value = "on" if value else "off"  # YAML 1.1 reads on and off as booleans
         if value in options:
             return value
     raise ConfigError(path, f"{value!r} is not one of its values{did_you_mean(value, map(str, options))}")
@@ -104,7 +120,7 @@ def _check_literal(value: Any, options: Sequence[Any], path: str) -> Any:
 def _check_list(value: Any, item: Any, path: str) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise ConfigError(path, f"{value!r} is not a list")
-    return [coerce(entry, item, f"{path}[{place}]") for place, entry in enumerate(value)]
+    return [coerce(entry, item, f"{path}[{index}]") for index, entry in enumerate(value)]
 
 
 def _check_scalar(value: Any, expected: type, path: str) -> Any:
@@ -133,16 +149,15 @@ def _finite(value: float, path: str) -> float:
 
 
 def type_name(expected: Any) -> str:
-    """Name a type for a person, as in "a whole number at least 1"."""
-    origin, args = get_origin(expected), get_args(expected)
-    if origin is Annotated:
-        limits = " ".join(str(limit) for limit in args[1:] if isinstance(limit, Range))
-        return f"{type_name(args[0])} {limits}".strip()
-    if origin in (Union, types.UnionType):
-        return " or ".join("null" if option is type(None) else type_name(option) for option in args)
+    """Describe a type in words, such as "a whole number at least 1"."""
+    return " or ".join(" ".join((_member_name(m.type), *map(str, m.ranges))) for m in union_members(expected))
+
+
+def _member_name(member: Any) -> str:
+    origin, args = get_origin(member), get_args(member)
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in args)
     if origin in (list, Sequence):
         return f"a list of {type_name(args[0])}"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return words.get(expected, getattr(expected, "__name__", str(expected)))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    return names.get(member, getattr(member, "__name__", str(member)))

@@ -1,4 +1,4 @@
-"""A checked choice of component and knobs, not yet built: a tree of data that becomes a model."""
+"""Specs: validated components with their knobs, a tree of data from which a model is built."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from archlab.config.registry import Component, Factory, Slot, find, names
 from archlab.config.schema import REQUIRED, Knob, coerce, reject_unknown
 from archlab.errors import ConfigError, one_line
 
-MAX_REPEATS = 4096
+MAX_REPEATS = 4096  # of layers: a typo is an error instead of a model that never finishes building
 REPEAT = Knob("repeat", Count, 1)
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One component with all of its knobs; a knob that is a component holds a Spec, or a list of them."""
+    """A component with the values of all its knobs; a knob that takes components holds a Spec or a list of Specs."""
 
     component: Component
     knobs: Mapping[str, Any]
@@ -32,20 +32,20 @@ class Spec:
 
     @property
     def name(self) -> str:
-        """What YAML calls the component."""
+        """The component's name in YAML."""
         return self.component.name
 
     def factory(self) -> Factory:
-        """Return the callable of the wiring that builds this component and all below it."""
+        """Return a callable that takes the wiring and builds this component and all below it."""
         return _Factory(self)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the YAML data that says the same, every default written out."""
+        """Return the spec as YAML data with all defaults written out."""
         plain = {"type": self.name} if self.repeat == 1 else {"repeat": self.repeat, "type": self.name}
         return plain | {name: _plain(value) for name, value in self.knobs.items()}
 
     def walk(self) -> Iterator[Spec]:
-        """Yield this spec and all below it, parents first."""
+        """Yield this spec and all specs below it, parents first."""
         yield self
         for value in self.knobs.values():
             for child in value if isinstance(value, list) else [value]:
@@ -67,9 +67,9 @@ class _Factory:
         knobs = {name: _factories(value) for name, value in self.spec.knobs.items()}
         try:
             return self.spec.component.cls(*wiring, **knobs)
-        except ConfigError:
+        except ConfigError:  # of a component below, which names its own path
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a constructor raises, a user's plugin included, names its YAML path
             raise ConfigError(self.spec.path, f"{self.spec.name}: {one_line(error)}") from error
 
 
@@ -82,19 +82,19 @@ def _factories(value: Any) -> Any:
 
 
 def parse(value: Any, kind: str, path: str, default: str | None = None) -> Spec:
-    """Check a component's YAML, a name or a mapping with its `type`, against its constructor."""
-    given = _mapping(value, kind, path)
-    name = given.pop("type", None)
+    """Parse a component's YAML, a name or a mapping with `type`, and validate it against the constructor."""
+    values = _to_mapping(value, kind, path)
+    name = values.pop("type", None)
     name = default if name is None else name
     if name is None:
         raise ConfigError(path, f"a {kind} needs a type: one of {', '.join(names(kind))}")
     component = find(kind, name, path)
-    reject_unknown(given, list(component.knobs), path, name, renames.current().knobs_of(kind, name))
-    knobs = {knob.name: _knob(knob, given, path, name) for knob in component.knobs.values()}
+    reject_unknown(values, list(component.knobs), path, name, renames.current().knobs_of(kind, name))
+    knobs = {knob.name: _parse_knob(knob, values, path, name) for knob in component.knobs.values()}
     return Spec(component, knobs, path)
 
 
-def _mapping(value: Any, kind: str, path: str) -> dict[str, Any]:
+def _to_mapping(value: Any, kind: str, path: str) -> dict[str, Any]:
     if isinstance(value, str):
         return {"type": value}
     if isinstance(value, Mapping):
@@ -102,45 +102,45 @@ def _mapping(value: Any, kind: str, path: str) -> dict[str, Any]:
     raise ConfigError(path, f"{value!r} is no {kind}: give its name, or a mapping with its type")
 
 
-def _knob(knob: Knob, given: Mapping[str, Any], path: str, owner: str) -> Any:
-    place = f"{path}.{knob.name}"
+def _parse_knob(knob: Knob, values: Mapping[str, Any], path: str, owner: str) -> Any:
+    knob_path = f"{path}.{knob.name}"
     if isinstance(knob.default, Slot):
-        return _slot(knob, given, place, owner)
-    if knob.name in given:
-        return coerce(given[knob.name], knob.type, place)
+        return _parse_slot(knob, values, knob_path, owner)
+    if knob.name in values:
+        return coerce(values[knob.name], knob.type, knob_path)
     if knob.default is REQUIRED:
         raise ConfigError(path, f"{owner!r} needs {knob.name!r}: {knob.type_name}")
     return knob.default
 
 
-def _slot(knob: Knob, given: Mapping[str, Any], place: str, owner: str) -> Any:
+def _parse_slot(knob: Knob, values: Mapping[str, Any], path: str, owner: str) -> Any:
     slot: Slot = knob.default
-    value = given.get(knob.name, {"type": slot.default} if slot.default else None)
+    value = values.get(knob.name, {"type": slot.default} if slot.default else None)
     if slot.many:
-        return _list(given.get(knob.name), slot, place)
+        return _parse_list(values.get(knob.name), slot, path)
     if value is None:
-        raise ConfigError(place, f"{owner!r} needs a {slot.kind}: one of {', '.join(names(slot.kind))}")
-    return parse(value, slot.kind, place, slot.default)
+        raise ConfigError(path, f"{owner!r} needs a {slot.kind}: one of {', '.join(names(slot.kind))}")
+    return parse(value, slot.kind, path, slot.default)
 
 
-def _list(value: Any, slot: Slot, place: str) -> list[Spec]:
+def _parse_list(value: Any, slot: Slot, path: str) -> list[Spec]:
     if not isinstance(value, list) or not value:
-        raise ConfigError(place, f"{value!r} is not a list of one or more {slot.kind}s")
-    specs = [_entry(entry, slot, f"{place}[{number}]") for number, entry in enumerate(value)]
+        raise ConfigError(path, f"{value!r} is not a list of one or more {slot.kind}s")
+    specs = [_parse_entry(entry, slot, f"{path}[{index}]") for index, entry in enumerate(value)]
     if sum(spec.repeat for spec in specs) > MAX_REPEATS:
-        raise ConfigError(place, f"more than {MAX_REPEATS} {slot.kind}s")
+        raise ConfigError(path, f"more than {MAX_REPEATS} {slot.kind}s")
     return specs
 
 
-def _entry(value: Any, slot: Slot, path: str) -> Spec:
-    given = _mapping(value, slot.kind, path)
-    repeat = coerce(given.pop("repeat", REPEAT.default), REPEAT.type, f"{path}.repeat")
-    spec = parse(given, slot.kind, path, slot.default)
+def _parse_entry(value: Any, slot: Slot, path: str) -> Spec:
+    values = _to_mapping(value, slot.kind, path)
+    repeat = coerce(values.pop("repeat", REPEAT.default), REPEAT.type, f"{path}.repeat")
+    spec = parse(values, slot.kind, path, slot.default)
     return Spec(spec.component, spec.knobs, path, repeat)
 
 
 def knob_at(tree: Mapping[str, Any], parts: list[str | int], kind: str, default: str | None = None) -> Knob | None:
-    """Return the knob that a place below a component's YAML would set, or None if there is no such knob."""
+    """Return the knob at a path below a component's YAML, or None if there is no such knob."""
     value = tree if isinstance(tree, Mapping) else {"type": tree}
     name = value.get("type") or default
     if not isinstance(name, str) or name not in names(kind) or not parts:
@@ -156,9 +156,9 @@ def _knob_below(knob: Knob, value: Any, parts: list[str | int]) -> Knob | None:
         return None
     if not slot.many:
         return knob_at(value, parts, slot.kind, slot.default)
-    place, *rest = parts
-    if not isinstance(place, int) or not isinstance(value, list) or place >= len(value):
+    index, *rest = parts
+    if not isinstance(index, int) or not isinstance(value, list) or index >= len(value):
         return None
     if rest == [REPEAT.name]:
         return REPEAT
-    return knob_at(value[place], rest, slot.kind, slot.default) if rest else knob
+    return knob_at(value[index], rest, slot.kind, slot.default) if rest else knob

@@ -1,4 +1,4 @@
-"""How a model is trained: the `train:` section of an experiment."""
+"""The training configuration: the `train:` section of an experiment."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from archlab.config.domains import Count, Fraction, Index, NonNegative, Positive
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.errors import ConfigError
 
+# At 1 the bias correction of Adam would divide by zero.
 Beta: TypeAlias = Annotated[float, Range(low=0, high=0.999999)]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Optimisation, evaluation and the machine; a step sees `batch_size * accumulate * context` tokens.
+    """Optimization, evaluation and hardware; an optimizer step has `batch_size * accumulate * context` tokens.
 
-    `eval_every` and `checkpoint_every` of 0 mean at the end only; `eval_tokens: null` is the whole split.
+    `eval_every: 0` and `checkpoint_every: 0` mean at the end only; `eval_tokens: null` is the whole split.
     """
 
     steps: Count = 1000
@@ -47,15 +48,15 @@ class TrainConfig:
 
 
 def train_knobs() -> dict[str, Knob]:
-    """Return the settings of `train:` with their types and defaults."""
+    """Return the settings of `train:` as knobs, with types and defaults."""
     hints = get_type_hints(TrainConfig, include_extras=True)
     return {f.name: Knob(f.name, hints[f.name], f.default) for f in fields(TrainConfig) if f.default is not MISSING}
 
 
 def parse_train(value: Any, path: str = "train") -> TrainConfig:
-    """Check the `train:` section; raise ConfigError for what is unknown or out of range."""
+    """Parse the `train:` section; raise ConfigError for unknown settings and invalid values."""
     if not isinstance(value, dict):
         raise ConfigError(path, f"{value!r} is not a mapping of settings")
     knobs = train_knobs()
     reject_unknown(value, list(knobs), path)
-    return TrainConfig(**{key: coerce(given, knobs[key].type, f"{path}.{key}") for key, given in value.items()})
+    return TrainConfig(**{key: coerce(setting, knobs[key].type, f"{path}.{key}") for key, setting in value.items()})

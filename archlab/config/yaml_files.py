@@ -1,10 +1,11 @@
-"""YAML files: which ones come with archlab, and how one is read."""
+"""YAML files and YAML data: finding shipped files, loading files, parsing overrides."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from archlab.config import renames
 from archlab.errors import ConfigError, did_you_mean, one_line
+
+Yaml: TypeAlias = "bool | int | float | str | Sequence[Yaml] | Mapping[str, Yaml] | None"
 
 
 def shipped_files(folder: str = "experiments") -> dict[str, Path]:
@@ -21,12 +24,12 @@ def shipped_files(folder: str = "experiments") -> dict[str, Path]:
 
 
 def is_file_name(name: str) -> bool:
-    """Tell a file of one's own from the name of a shipped one."""
+    """Tell whether a string is the path of a file and not the name of a shipped one."""
     return name.endswith((".yaml", ".yml")) or "/" in name
 
 
 def find_yaml(name: str, folder: Path, library: str) -> Path:
-    """Return the file that a name or a path means, seen from `folder`; raise ConfigError if there is none."""
+    """Return the file of a shipped name, or of a path relative to `folder`; raise ConfigError if there is none."""
     file = folder / name
     if is_file_name(name):
         if not file.is_file():
@@ -41,7 +44,7 @@ def find_yaml(name: str, folder: Path, library: str) -> Path:
 
 
 def load_yaml(file: Path) -> dict[str, Any]:
-    """Return a YAML file's mapping, interpolations unresolved; raise ConfigError in one line."""
+    """Load a YAML file's mapping without resolving interpolations; raise ConfigError if it cannot be read."""
     try:
         config = OmegaConf.load(file)
         tree = OmegaConf.to_container(config, resolve=False)
@@ -58,9 +61,32 @@ def load_yaml(file: Path) -> dict[str, Any]:
 
 
 def require_text_keys(tree: Any, path: str, file: Path) -> None:
-    """Raise ConfigError for the first key of a mapping that is not a string, which YAML allows."""
+    """Raise ConfigError for the first key of a mapping that is not a string; YAML allows numbers and null."""
     entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in entries:
         if isinstance(tree, dict) and not isinstance(key, str):
             raise ConfigError(path, f"the key {key!r} is not a text", str(file))
         require_text_keys(value, f"{path}[{key}]" if isinstance(tree, list) else f"{path}.{key}".lstrip("."), file)
+
+
+def copy_data(data: Mapping[str, Yaml], name: str) -> dict[str, Any]:
+    """Return a copy of Python data with the types that YAML has; raise ConfigError for values that it cannot hold."""
+    # Through YAML text and not deepcopy: a tuple becomes the list that a file would have, an object an error.
+    try:
+        plain = yaml.safe_load(yaml.safe_dump(dict(data), sort_keys=False))
+    except yaml.YAMLError as error:
+        raise ConfigError("", f"cannot be written as YAML: {one_line(error)}", name) from None
+    require_text_keys(plain, "", Path(name))
+    return plain
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `path=value` and parse the value as YAML."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(text, "is not an override; write path=value", "command line")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(path, f"{value!r} cannot be read: {one_line(error)}", "command line") from None
+    return path, parsed

@@ -69,6 +69,7 @@ class _DecodeStep(nn.Module):
 
     def forward(self, tokens_B1: Tensor, *state: Tensor) -> tuple[Tensor]:
         logits_B1V, new_state = self.model(tokens_B1, dict(zip(self.names, state, strict=True)))
+        # After the model has read all of the old state.
         for name, tensor in zip(self.names, state, strict=True):
             tensor.copy_(new_state[name])
         return (logits_B1V,)

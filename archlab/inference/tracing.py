@@ -96,6 +96,7 @@ def fold_constants(program: GraphModule) -> None:
                 kept.add(node)
     for node in [node for node in known if node not in kept and isinstance(known[node], Tensor)]:
         if not known.keys() >= node.users.keys():
+            # Only values that a node outside of `known` reads: the others disappear with their users.
             _replace(program, node, f"known_{node.name}", known[node].contiguous())
     program.graph.eliminate_dead_code()
     program.recompile()

@@ -33,7 +33,7 @@ class Part(Protocol):
 
 
 class Backbone(Protocol):
-    """Attributes and methods of a model; the call is required, and what a model does not declare has the default.
+    """Attributes and methods of a model; the call is required, undeclared attributes have the default.
 
     Attributes:
         spec: The specification that `build` built the model from.

@@ -27,6 +27,7 @@ def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.M
     The spec is stored as `model.spec`.
     """
     configure_backends()
+    _import_components(spec)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         model: nn.Module = spec.factory()()
@@ -50,8 +51,15 @@ def configure_backends() -> None:
 
 def build_on_meta(spec: Spec) -> nn.Module:
     """Build the model of a spec on the meta device: shapes without memory, after every check of every constructor."""
+    _import_components(spec)
     with torch.device("meta"):
         return spec.factory()()
+
+
+def _import_components(spec: Spec) -> None:
+    """Import every class of a spec: a module imported below `torch.device` would make its own tensors there."""
+    for part in spec.walk():
+        _ = part.component.cls
 
 
 def validate(experiment: Experiment) -> nn.Module:

@@ -82,6 +82,7 @@ def _unique(parameters: Any) -> list[nn.Parameter]:
 
 
 def _end_params(model: nn.Module) -> int:
+    # A tied head shares the embedding's matrix, which is counted once.
     ends = [m for m in model.modules() if (c := component_of(type(m))) is not None and c.kind in ENDS]
     return sum(p.numel() for p in _unique(p for end in ends for p in end.parameters()))
 

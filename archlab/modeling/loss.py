@@ -37,6 +37,7 @@ def iter_logits(
     if weight_VD is None or features is None:
         yield model(inputs)[0], targets
         return
+    # Features of all tokens are held; logits, larger by V / D, of one chunk at a time.
     x_BTD, _ = features(inputs)
     steps = max(1, MAX_CHUNK_LOGITS // len(weight_VD)) if metrics_are_per_token else targets.shape[1]
     for sample_1TD, targets_1T in zip(x_BTD.split(1), targets.split(1), strict=True):

@@ -28,10 +28,10 @@ class _Call:
 
 @contextmanager
 def skip_repeated_blocks(model: nn.Module, counter: Callable[[], int] = int) -> Iterator[list[int]]:
-    """Skip all but two blocks of each run of identical ones; yield the list of what the skipped ones add to `counter`.
+    """Skip all but two blocks of each run of identical ones; yield the list of their increments of `counter`.
 
     Exact on the meta device, where tensors have no values: every block from the second on reads the output of a block
-    like itself. The first does not, and what it adds may differ, as when autograd has saved its input already.
+    like itself. The first reads another tensor, which autograd may have saved already, and so may add less.
     """
     increases: list[int] = []
     blocks = list(iter_blocks(model))
@@ -47,6 +47,8 @@ def skip_repeated_blocks(model: nn.Module, counter: Callable[[], int] = int) -> 
 @contextmanager
 def restore_forward(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Undo on exit whatever the body assigns to the `forward` of these modules."""
+    # From __dict__: the attribute would also find the method of the class, and restoring that would make it one of the
+    # instance, a cycle of references that keeps the module alive.
     own = [(module, module.__dict__.get("forward")) for module in modules]
     try:
         yield
@@ -65,7 +67,7 @@ def _record(forward: Callable[..., Any], call: _Call, counter: Callable[[], int]
 
 
 def _replay(forward: Callable[..., Any], call: _Call, increases: list[int], x: Any, *inputs: Any) -> Any:
-    """Return the recorded output where it is also the input, as it is in a plain stack; run the block otherwise."""
+    """Return the recorded output if it is also the input, as in a plain stack; run the block otherwise."""
     if x is not (call.output[0] if isinstance(call.output, tuple) else call.output):
         return forward(x, *inputs)
     increases.append(call.increase)

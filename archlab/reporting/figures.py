@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from archlab.reporting.data import Run, SearchData, short_names
 
-ACCENT, BASE, QUIET, OTHER, FAINT = "#2f6f5e", "#b5652b", "#b9c0c6", "#5b7f95", "#dde2e5"
+ACCENT, BASELINE, QUIET, OTHER, FAINT = "#2f6f5e", "#b5652b", "#b9c0c6", "#5b7f95", "#dde2e5"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _MISSING = "–"
 
@@ -30,7 +30,7 @@ def learning_curves(data: SearchData) -> go.Figure:
     """Return every trial's validation loss by step, the best trial and the baseline highlighted."""
     lines = [_curve(trial, data) for trial in data.trials if trial.curve]
     if data.baseline.curve:
-        lines.append(_line(data.baseline, "baseline", color=BASE, width=2.5, dash="dash"))
+        lines.append(_line(data.baseline, "baseline", color=BASELINE, width=2.5, dash="dash"))
     figure = _figure(*lines, height=420)
     figure.update_layout(hovermode="closest", showlegend=True, legend={"orientation": "h", "y": -0.2})
     return figure.update_xaxes(title="step").update_yaxes(title="validation loss, nats per token")

@@ -13,7 +13,7 @@ from archlab.errors import ArchlabError
 from archlab.reporting.data import Run, SearchData, importances, read_search, short_names
 from archlab.reporting.figures import (
     ACCENT,
-    BASE,
+    BASELINE,
     OTHER,
     QUIET,
     bars,
@@ -107,7 +107,7 @@ def _bits_per_byte(data: SearchData) -> dict[str, float]:
 
 
 def _bits_figure(bits: Mapping[str, float]) -> go.Figure:
-    colors = {"best trial": ACCENT, "baseline": BASE}
+    colors = {"best trial": ACCENT, "baseline": BASELINE}
     return bars(bits, [colors.get(name, QUIET) for name in bits], "bits per byte (lower is better)")
 
 

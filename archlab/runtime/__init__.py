@@ -1,1 +1,1 @@
-"""This process and its machine: memory, caches, matmul modes, compilers."""
+"""The process and its machine: memory, caches, matmul precision, compilers, private APIs."""

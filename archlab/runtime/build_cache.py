@@ -1,4 +1,4 @@
-"""Where a library that was built for this machine is kept, and under which name."""
+"""Cache paths of shared libraries that are compiled on this machine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from archlab.runtime.process import cache_dir
 
 
 def build_cache_path(kind: str, name: str, *parts: str) -> Path:
-    """Return where what these parts make on this processor lies.
+    """Return the cache path of a library built from these inputs on this CPU.
 
-    In the user's cache, or, where that cannot be written, in a folder of this process.
+    It lies in the user's cache or, if that cannot be written, in a temporary directory of this process.
     """
+    # The CPU's flags are part of the key: a home directory may be shared by machines with other instruction sets.
     machine = (platform.machine(), *sorted(cpu_flags()))
     key = hashlib.sha256("\0".join((*parts, *machine)).encode()).hexdigest()[:20]
     return (cache_dir(kind) or _process_dir(kind)) / f"{name}-{key}.so"

@@ -1,4 +1,4 @@
-"""What the operating system says of the processor."""
+"""The CPU's name and instruction sets, as Linux reports them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 
 def cpu_name() -> str:
-    """Return the processor's name, or its family where nothing more is told."""
+    """Return the CPU's model name, or its architecture if the system reports no name."""
     return next(iter(_values("model name")), "") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return the words for what the processor can do, none where they are not told."""
-    return frozenset(word for value in _values("flags", "Features") for word in value.split())
+    """Return the CPU's feature flags, none if the system does not report them."""
+    # Linux has "flags" on x86 and "Features" on Arm.
+    return frozenset(flag for value in _values("flags", "Features") for flag in value.split())
 
 
 @cache

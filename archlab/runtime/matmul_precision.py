@@ -1,4 +1,4 @@
-"""Which of a CPU's ways to multiply float32 matrices is taken: the fastest that does not round its inputs."""
+"""Float32 matmul modes of the CPU: the fastest one that does not round its inputs is selected."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from archlab.runtime.process import tuning_enabled
 from archlab.runtime.timing import best_time
 
 DEFAULT = "none"
-# On processors where torch's own way is slow, "bf16" sends products to oneDNN, which need not round for it.
+# On CPUs where torch's default BLAS is slow, "bf16" dispatches matmuls to oneDNN, which is allowed to round to
+# bfloat16 and on many CPUs does not. Whether it does is measured.
 CANDIDATES = ("bf16", "tf32")
+# A float32 product of this size is about 1e-7 off in relative norm, one of rounded inputs 3e-4 (tf32) or 2e-3 (bf16).
 LARGEST_ERROR = 1e-6
-MIN_SPEEDUP = 1.1
+MIN_SPEEDUP = 1.1  # below it, noise would choose
 SIZE = 512
 ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class MatmulMode:
-    """One setting: how far its products are from exact ones, relative to their size, and how fast they are."""
+    """A matmul mode with its measured relative error (Frobenius norm) and throughput."""
 
     name: str
     error: float
@@ -33,24 +35,25 @@ class MatmulMode:
 
 @cache
 def select_matmul_precision() -> str:
-    """Set the fastest exact way for this process, unless tuning is off; return its name."""
+    """Select the fastest exact mode for this process, unless tuning is off, and return its name."""
     if not tuning_enabled() or not torch.backends.mkldnn.is_available():
         return DEFAULT
-    chosen = fastest_exact_mode(measure_modes())
-    _setting().fp32_precision = chosen
-    return chosen
+    mode = fastest_exact_mode(measure_modes())
+    _onednn_matmul().fp32_precision = mode
+    return mode
 
 
 def fastest_exact_mode(measured: tuple[MatmulMode, ...]) -> str:
-    """Return the fastest way that is exact to float32, the stock one (the first) unless another gains by it."""
-    stock, *others = measured
-    exact = [way for way in others if way.error <= LARGEST_ERROR and way.flops_per_s >= MIN_SPEEDUP * stock.flops_per_s]
-    return max(exact, key=lambda way: way.flops_per_s).name if exact else stock.name
+    """Return the fastest mode with float32 accuracy; the first is the default, which others must beat clearly."""
+    default, *others = measured
+    least = MIN_SPEEDUP * default.flops_per_s
+    exact = [mode for mode in others if mode.error <= LARGEST_ERROR and mode.flops_per_s >= least]
+    return max(exact, key=lambda mode: mode.flops_per_s).name if exact else default.name
 
 
 @cache
 def measure_modes() -> tuple[MatmulMode, ...]:
-    """Measure every way, for a few milliseconds."""
+    """Measure every mode, which takes a few milliseconds each."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(SIZE, SIZE, generator=generator, device="cpu") for _ in range(2))
     exact = a.double() @ b.double()
@@ -64,20 +67,20 @@ def _measure(name: str, a: torch.Tensor, b: torch.Tensor, exact: torch.Tensor) -
 
 
 def time_matmul(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the seconds of a product on the matrices' device, the best of a few rounds."""
+    """Return the seconds of a matmul on the device of `a` and `b`, the best of several rounds."""
     return best_time(lambda: a @ b, a.device, ROUNDS)
 
 
 @contextmanager
 def use_mode(name: str) -> Iterator[None]:
-    """Multiply in one of the ways for a while."""
-    before = _setting().fp32_precision
-    _setting().fp32_precision = name
+    """Temporarily select a float32 matmul mode."""
+    before = _onednn_matmul().fp32_precision
+    _onednn_matmul().fp32_precision = name
     try:
         yield
     finally:
-        _setting().fp32_precision = before
+        _onednn_matmul().fp32_precision = before
 
 
-def _setting() -> Any:
+def _onednn_matmul() -> Any:
     return torch.backends.mkldnn.matmul  # type: ignore[attr-defined]

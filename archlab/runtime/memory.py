@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""Available memory of a device."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from archlab.errors import ArchlabError
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes that a process could still take on a device."""
+    """Return the bytes that can still be allocated on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    # MemAvailable and not MemFree: the page cache counts as available.
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)
@@ -22,7 +23,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def require_memory(needed: int, device: torch.device) -> None:
-    """Raise ArchlabError where a training step would take more than there is."""
+    """Raise ArchlabError if a training step needs more memory than is available."""
     free = available_memory(device)
     if needed > free:
         raise ArchlabError(
@@ -32,7 +33,7 @@ def require_memory(needed: int, device: torch.device) -> None:
 
 
 def format_bytes(size: float) -> str:
-    """Return bytes as a person would say them."""
+    """Format a number of bytes with a decimal unit, as in "1.5 GB"."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Whether a device multiplies bfloat16 matrices so much faster that training gains by it."""
+"""The precision of training: bfloat16 autocast on devices whose bfloat16 matmuls are fast enough."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import torch
 
 from archlab.runtime.matmul_precision import select_matmul_precision, time_matmul
 
+# Casts and the operations that autocast keeps in float32 cost more than a smaller speedup of the matmuls gains.
 MIN_SPEEDUP = 1.3
-# A processor without bfloat16 takes a second for the large product: the small one then says enough.
+# A CPU without bfloat16 instructions takes a second for the large matmul: if the small one is 5 times as slow as
+# in float32, the large one is skipped.
 SIZES, GIVE_UP_RATIO = (128, 768), 0.2
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return float32 or bfloat16; `auto` is bfloat16 where this device multiplies it at least 1.3 times as fast."""
+    """Return float32 or bfloat16; `auto` is bfloat16 if its matmuls are at least 1.3 times as fast on this device."""
     if precision != "auto":
         return precision
     return "bfloat16" if bfloat16_speedup(device.type) >= MIN_SPEEDUP else "float32"
@@ -22,16 +24,16 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 @cache
 def bfloat16_speedup(device_type: str) -> float:
-    """Return how many times as fast as float32 a bfloat16 matrix product is here, as this process multiplies."""
+    """Return the speedup of a bfloat16 matmul over a float32 one in the matmul mode of this process."""
     if device_type == "cpu":
         select_matmul_precision()
     for size in SIZES:
-        gain = _seconds(device_type, torch.float32, size) / _seconds(device_type, torch.bfloat16, size)
-        if gain < GIVE_UP_RATIO:
+        speedup = _matmul_seconds(device_type, torch.float32, size) / _matmul_seconds(device_type, torch.bfloat16, size)
+        if speedup < GIVE_UP_RATIO:
             break
-    return gain
+    return speedup
 
 
-def _seconds(device_type: str, dtype: torch.dtype, size: int) -> float:
+def _matmul_seconds(device_type: str, dtype: torch.dtype, size: int) -> float:
     a = torch.ones(size, size, device=device_type, dtype=dtype)
     return time_matmul(a, a)

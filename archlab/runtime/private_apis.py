@@ -1,8 +1,7 @@
-"""Private APIs of torch and Optuna, each behind one function of ours.
+"""Private APIs of torch and Optuna, each behind a public function."""
 
-No other module touches them, so a release that moves one is one failing test and one edit here. Each comment names
-the reason and the version that it was checked with.
-"""
+# No other module uses them: when a release moves one, one test fails and one function changes. The comments name the
+# reason for each and the version that it was checked with. A model that is exported takes its functions along.
 
 from __future__ import annotations
 

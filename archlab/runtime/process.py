@@ -1,6 +1,6 @@
-"""What a command's process needs to be fast: memory that is kept and in large pages, and a compile cache that lasts.
+"""Performance settings of a process: malloc, huge pages, and a persistent compile cache.
 
-`ARCHLAB_TUNE=off` leaves everything as it is.
+`ARCHLAB_TUNE=off` turns them off.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from archlab.errors import ConfigError
 
 TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-# By this torch asks the kernel for pages of 2 MB under its large tensors: fewer of them to bring and to look up.
+# torch's allocator then requests transparent huge pages (2 MB) for large tensors: fewer page faults and TLB misses.
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-_KERNEL_SAYS = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-# glibc gives every large block back to the kernel at once, and pays for its pages again at the next one. Numbers of
-# its mallopt: no block is mapped by itself, freed memory is kept however much, and is asked for in large pieces.
+_KERNEL_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+# glibc returns every large block to the kernel when it is freed, and the next allocation faults its pages in again.
+# Parameters of mallopt (malloc.h): allocate no block by mmap, never trim the heap, grow it by 256 MB.
 _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
 _ALLOCATOR = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**28))
 
 
 def env_switch(switch: str) -> bool:
-    """Tell whether a variable of the environment is on, as it is unset; raise ConfigError for what is not on or off."""
+    """Read an environment variable that is `on` or `off`, by default on; raise ConfigError for other values."""
     value = os.environ.get(switch, "on")
     if value not in ("on", "off"):
         raise ConfigError(switch, f"{value!r} is neither on nor off")
@@ -33,12 +33,15 @@ def env_switch(switch: str) -> bool:
 
 
 def tuning_enabled() -> bool:
-    """Tell whether settings may be made."""
+    """Tell whether archlab may change settings of the process."""
     return env_switch(TUNE)
 
 
 def configure_process() -> None:
-    """Make the settings, before torch is imported; what a user has set in the environment is theirs."""
+    """Apply the settings; variables that the user has set are kept.
+
+    Call it before torch is imported, which reads its variables once.
+    """
     if not tuning_enabled():
         return
     configure_malloc()
@@ -50,9 +53,9 @@ def configure_process() -> None:
 
 @cache
 def configure_malloc() -> bool:
-    """Have the allocator keep large blocks, and tell whether it was told to.
+    """Configure malloc to keep large blocks for reuse, and tell whether it is configured.
 
-    glibc's alone can be told, and it is left alone where the environment has settings for it.
+    Only glibc's malloc can be, and it is not if the environment has settings of its own for it.
     """
     set_by_user = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if set_by_user or platform.libc_ver()[0] != "glibc":
@@ -62,16 +65,16 @@ def configure_malloc() -> bool:
 
 
 def has_huge_pages() -> bool:
-    """Tell whether large tensors lie in large pages: torch asks for them, and the kernel gives them to who asks."""
+    """Tell whether large tensors use huge pages: torch requests them, and the kernel does not refuse."""
     try:
-        given = "[never]" not in _KERNEL_SAYS.read_text()
+        allowed = "[never]" not in _KERNEL_SETTING.read_text()
     except OSError:
         return False
-    return given and os.environ.get(HUGE_PAGES) == "1"
+    return allowed and os.environ.get(HUGE_PAGES) == "1"
 
 
 def cache_dir(name: str) -> Path | None:
-    """Return a folder of the user's cache, which outlives a reboot; None where it cannot be written."""
+    """Return a directory in the user's cache, which persists across reboots, or None if it cannot be written."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "archlab" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)

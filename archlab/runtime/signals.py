@@ -1,4 +1,4 @@
-"""Work that Ctrl-C does not cut in half."""
+"""Deferred handling of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def defer_keyboard_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back until a block has ended; where it would not reach this thread, do nothing."""
+    """Delay KeyboardInterrupt until the end of a block; do nothing outside the main thread."""
+    # Python delivers signals to the main thread alone. A handler of the user's own is not replaced.
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield

@@ -1,4 +1,4 @@
-"""Which C++ compiler this process builds with."""
+"""The C++ compiler."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import shutil
 
 
 def compiler() -> str | None:
-    """Return where the machine's C++ compiler lies: the user's CXX, or one of the usual names."""
-    found = (shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name)
-    return next((path for path in found if path), None)
+    """Return the path of the C++ compiler: CXX of the environment, or the first of the usual names."""
+    candidates = (shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name)
+    return next((path for path in candidates if path), None)
 
 
 def has_cpp_compiler() -> bool:

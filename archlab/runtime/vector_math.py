@@ -1,4 +1,4 @@
-"""The CPU's vector functions, made to answer alike from the first call on."""
+"""Warm-up of the CPU's vector math library, for reproducible results from the first call on."""
 
 from __future__ import annotations
 
@@ -26,11 +26,9 @@ FUNCTIONS = (
 
 @cache
 def warm_up_vector_math() -> None:
-    """Call each function once, from one thread.
-
-    In a process's first call of `exp` from several threads, on a busy machine, answers good to four digits
-    only have been seen (torch 2.13 with MKL), so that two equal runs differed from the first step on.
-    """
+    """Call each function once from one thread."""
+    # On a busy machine, a process's first call of `exp` from several threads at once has returned values that are
+    # accurate to four digits only (torch 2.13 with MKL), so that two equal runs differed from the first step on.
     for dtype in (torch.float32, torch.float64):
         one = torch.full((1,), 0.5, dtype=dtype, device="cpu")
         for function in FUNCTIONS:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 from archlab.config import paths, renames
 from archlab.config.domains import Choice, Domain, Interval
 from archlab.config.experiment import UnresolvedExperiment
 from archlab.config.registry import Component, Slot, find
-from archlab.config.schema import Knob, coerce, reject_unknown
+from archlab.config.schema import Knob, coerce, reject_unknown, union_members
 from archlab.errors import ConfigError
 
 _MAX_COMBINATIONS = 10_000
@@ -82,21 +81,11 @@ def _owner(place: str, raw: UnresolvedExperiment) -> Component | None:
 def _is_integer(kind: Any, domain: Domain) -> bool:
     if not isinstance(domain, Interval):
         return False
-    scalars = set(_scalars(kind))
+    scalars = {member.type for member in union_members(kind)}
     if int in scalars and float not in scalars:
         return True
     ends = [domain.low, domain.high] + ([domain.step] if domain.step is not None else [])
     return float not in scalars and all(isinstance(end, int) for end in ends)
-
-
-def _scalars(kind: Any) -> Iterator[Any]:
-    if get_origin(kind) is Annotated:
-        yield from _scalars(get_args(kind)[0])
-    elif get_origin(kind) in (Union, UnionType):
-        for option in get_args(kind):
-            yield from _scalars(option)
-    else:
-        yield kind
 
 
 def validate_space(vary: Mapping[str, Domain | None], base: UnresolvedExperiment) -> None:

@@ -101,7 +101,7 @@ class SearchWorker:
         return SearchResult(self.folder, best.number if best else None, summary)
 
     def _run_baseline(self, *, wait: bool) -> BaselineResult | None:
-        """Train the base experiment once; return None, unless told to wait, while another worker trains it."""
+        """Train the base experiment once; return None, unless `wait`, while another worker trains it."""
         run = self.folder / "baseline"
         with lock(run / "lock", wait=wait) as acquired:
             if acquired and read_baseline(run) is None:
@@ -122,19 +122,19 @@ class SearchWorker:
     def _run_next_trial(self) -> bool:
         """Claim and run a trial; return False if enough trials have ended or are running."""
         with ExitStack() as held:
-            # Under one lock for all workers, so that each counts the trials that the others have claimed. The trial's
-            # own lock is taken before it is released: a running trial without a lock is one whose worker has died.
+            # Under one lock for all workers, so that each counts the trials that the others have claimed. It is held
+            # until the trial's own lock is acquired: a running trial that is not locked is one whose worker has died.
             with lock(self.folder / ".study.lock", wait=True):
                 fail_stale_trials(self.study, self.folder)
                 if count_claimed(self.study) >= self.total or is_exhausted(self.study):
                     return False
-                self.study.sampler = self._sampler()
+                self.study.sampler = self._make_sampler()
                 trial = self.study.ask()
                 held.enter_context(lock(lock_file(self.folder, trial.number), wait=True))
             self._run_trial(trial)
         return True
 
-    def _sampler(self) -> optuna.samplers.BaseSampler:
+    def _make_sampler(self) -> optuna.samplers.BaseSampler:
         number = len(self.study.get_trials(deepcopy=False))
         return self.space.study.make_sampler(number, objectives=len(self.space.objectives))
 
@@ -145,7 +145,7 @@ class SearchWorker:
         values: list[float] | None = None
         try:
             metrics = self._objective(trial)
-            values = [_finite(metrics, name) for name in self.space.objectives]
+            values = [_require_finite(metrics, name) for name in self.space.objectives]
             state = TrialState.COMPLETE
         except (optuna.TrialPruned, InfeasibleTrial) as error:
             state, reason = TrialState.PRUNED, one_line(error)
@@ -155,6 +155,7 @@ class SearchWorker:
             raise
         except Exception as error:
             reason = failure_reason(error)
+        # Before the trial is closed: Optuna does not change the attributes of a finished trial.
         set_trial_attrs(self.study, trial, {"reason": reason, "metrics": metrics})
         tell(self.study, trial, values, state)
         self.callback.on_result(f"trial {trial.number}", STATE_NAMES[state], reason, metrics)
@@ -204,7 +205,7 @@ def _fresh_compiler() -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def _finite(metrics: Mapping[str, float], name: str) -> float:
+def _require_finite(metrics: Mapping[str, float], name: str) -> float:
     value = metrics.get(name)
     if value is None or not math.isfinite(value):
         raise TrainingError(f"{name} is {value}")

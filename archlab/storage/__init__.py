@@ -1,1 +1,1 @@
-"""Files that are whole or absent: atomic writes, locks, checksums, checkpoints."""
+"""Persistence: atomic writes, locks, manifests, checkpoints and trained models."""

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on exactly, and the weights that it publishes."""
+"""Checkpoints of a training run, from which it resumes bit for bit, and published models."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _WEIGHTS, _OPTIMIZER, _RNG, _STATE = "model.safetensors", "optimizer.safetensors
 def save_checkpoint(
     folder: Path, step: int, model: nn.Module, optimizer: Optimizer, extra: Mapping[str, Any], *, keep: int
 ) -> Path:
-    """Write folder/step_00000100, then remove all but the newest `keep`; `extra` is plain JSON data.
+    """Write folder/step_00000100, then delete all but the newest `keep`; `extra` is JSON data.
 
-    Checkpoints of later steps, left by a run that was started over, are removed as well.
+    Checkpoints of later steps, which a run that was started over has left, are deleted as well.
     """
     path = folder / f"step_{step:08d}"
     state = {"step": step, "extra": dict(extra), "optimizer": groups_of(model, optimizer)}
@@ -43,6 +43,7 @@ def save_checkpoint(
         write_tensors(partial / _RNG, _random_states())
         write_text(partial / _STATE, json.dumps(state, indent=2))
         write_manifest(partial)
+    # After the new one is complete: until then the old ones are all that a crash leaves to resume from.
     steps = _steps(folder)
     for old in [number for number in steps if number > step] + [number for number in steps if number <= step][keep:]:
         remove_dir_atomic(steps[old])
@@ -50,25 +51,26 @@ def save_checkpoint(
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that is whole, and log a warning where a newer one is damaged.
+    """Return the newest intact checkpoint, and log a warning if a newer one is damaged.
 
-    Returns None where there is no checkpoint; raises ArchlabError where there are some and none is whole.
+    Returns None if there is no checkpoint; raises ArchlabError if all of them are damaged.
     """
     damaged: list[str] = []
     for path in _steps(folder).values():
         problem = integrity_error(path)
         if problem is None:
             if damaged:
-                _log.warning("damaged checkpoint passed over, going on from %s: %s", path.name, "; ".join(damaged))
+                _log.warning("damaged checkpoint skipped, resuming from %s: %s", path.name, "; ".join(damaged))
             return path
         damaged.append(f"{path.name}: {problem}")
     if damaged:
-        raise ArchlabError(f"{folder}: no checkpoint is whole: {'; '.join(damaged)}")
+        raise ArchlabError(f"{folder}: no checkpoint is intact: {'; '.join(damaged)}")
     return None
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Put weights, optimizer and random numbers back bit for bit; return `extra` with `step`."""
+    """Restore weights, optimizer and random number generators bit for bit; return `extra` with `step`."""
+    # All files are read before anything is restored, so that a damaged one changes nothing.
     state = _read_state(path / _STATE)
     moments, random_states = read_tensors(path / _OPTIMIZER), read_tensors(path / _RNG)
     load_weights(path, model)
@@ -78,7 +80,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Give a model the weights of a checkpoint; raise ArchlabError, changing nothing, where they do not fit."""
+    """Load a checkpoint's weights into a model; raise ArchlabError, changing nothing, if they do not fit."""
     tensors = read_tensors(path / _WEIGHTS)
     if has_former_names(tensors, former_names(model)):
         root = _root(path)
@@ -103,22 +105,22 @@ def save_model(
     model: nn.Module,
     experiment_resolved: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    beside: Sequence[Path] = (),
+    extra_files: Sequence[Path] = (),
 ) -> None:
-    """Write a folder that stands alone: weights, the experiment that made them, where they come from, and files."""
+    """Write a self-contained model directory: weights, resolved experiment, provenance, and `extra_files`."""
     with atomic_dir(folder, replace=True) as partial:
         write_tensors(partial / _WEIGHTS, named_tensors(model))
         write_text(partial / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment_resolved))))
         write_text(partial / "provenance.json", json.dumps(dict(provenance), indent=2))
-        for file in beside:
+        for file in extra_files:
             shutil.copyfile(file, partial / file.name)
         write_manifest(partial)
 
 
 def _steps(folder: Path) -> dict[int, Path]:
-    """Map step to checkpoint, newest first."""
-    found = {int(path.name[5:]): path for path in folder.glob("step_*/") if re.fullmatch(r"step_\d+", path.name)}
-    return dict(sorted(found.items(), reverse=True))
+    """Map step to checkpoint directory, newest first."""
+    steps = {int(path.name[5:]): path for path in folder.glob("step_*/") if re.fullmatch(r"step_\d+", path.name)}
+    return dict(sorted(steps.items(), reverse=True))
 
 
 def _read_state(file: Path) -> dict[str, Any]:
@@ -130,12 +132,13 @@ def _read_state(file: Path) -> dict[str, Any]:
 
 
 def _random_states() -> dict[str, Tensor]:
+    # is_initialized and not is_available: asking for the state would create a CUDA context in a run on the CPU.
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {"cpu": torch.get_rng_state(), **{f"cuda.{place}": state for place, state in enumerate(on_gpu)}}
+    return {"cpu": torch.get_rng_state(), **{f"cuda.{index}": state for index, state in enumerate(on_gpu)}}
 
 
 def _set_random_states(states: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(states["cpu"])
-    for place in range(torch.cuda.device_count()):
-        if f"cuda.{place}" in states:
-            torch.cuda.set_rng_state(states[f"cuda.{place}"], place)
+    for index in range(torch.cuda.device_count()):
+        if f"cuda.{index}" in states:
+            torch.cuda.set_rng_state(states[f"cuda.{index}"], index)

@@ -1,9 +1,8 @@
-"""Files and folders that are whole or absent, whatever stops the process that writes them."""
+"""Atomic writes of files and directories: complete or absent after a crash of the process or the machine."""
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import secrets
@@ -13,25 +12,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from archlab.errors import ArchlabError
+from archlab.storage.locks import lock_dir
 
 _PARTIAL = ".archlab-partial"
 _REPLACED = ".archlab-replaced"
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux, fcntl.h and fs.h
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all."""
+    """Write a text file atomically, as UTF-8."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old content or the new, never a part."""
+    """Write a file atomically: a reader finds the old content or the new."""
     path = path.resolve()
-    partial = _partial(path)
+    partial = _partial_path(path)
     try:
         with partial.open("xb") as file:
             file.write(data)
-        _sync(partial)
+        _sync(partial)  # before the rename: a file system may otherwise make the name durable and not the content
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -40,33 +40,31 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give an empty folder to fill, which becomes `path` when the block ends well and vanishes otherwise.
+    """Yield an empty directory that becomes `path` at the end of the block, or is deleted if the block raises.
 
-    A reader finds the old folder or the new. What a killed process left beside it is removed here.
-    Raises ArchlabError where `path` exists, unless it is a folder to `replace`.
+    A reader finds the old directory or the new. Partial directories of killed processes beside it are deleted.
+    Raises ArchlabError if `path` exists, unless it is a directory to `replace`.
     """
     path = path.resolve()
     if path.exists() and not (replace and path.is_dir()):
         raise ArchlabError(f"{path}: already exists")
     path.parent.mkdir(parents=True, exist_ok=True)
     _clean_up_after_killed(path)
-    partial = _partial(path)
+    partial = _partial_path(path)
     partial.mkdir()
-    lock = os.open(partial, os.O_RDONLY)
-    _try_lock(lock)
-    try:
-        yield partial
-        _sync_tree(partial)
-        _put_in_place(partial, path)
-    finally:
-        os.close(lock)
-        shutil.rmtree(partial, ignore_errors=True)
+    with lock_dir(partial):  # tells other processes that its writer is alive
+        try:
+            yield partial
+            _sync_tree(partial)
+            _publish(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     _sync(path.parent)
 
 
 def remove_dir_atomic(path: Path) -> None:
-    """Remove a folder so that a reader finds all of it or nothing."""
-    partial = _partial(path.resolve())
+    """Delete a directory atomically: a reader finds all of it or nothing."""
+    partial = _partial_path(path.resolve())
     path.rename(partial)
     shutil.rmtree(partial)
 
@@ -78,38 +76,40 @@ def sha256_of(file: Path) -> str:
 
 
 def require_empty_dir(folder: Path, force: bool, what: str) -> None:
-    """Make a folder for `what`; raise ArchlabError where it holds something already, unless forced.
+    """Create a directory for `what`; raise ArchlabError if it is not empty, unless forced.
 
-    Forcing removes nothing: the caller replaces what it writes.
+    Forcing deletes nothing: the caller replaces the files that it writes.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
+        occupied = any(folder.iterdir())
     except OSError as error:
         raise ArchlabError(f"{folder}: cannot hold {what}: {error.strerror}") from error
-    if taken and not force:
-        raise ArchlabError(f"{folder}: is not empty; name another folder for {what}, or overwrite it with --force")
+    if occupied and not force:
+        raise ArchlabError(f"{folder}: is not empty; name another directory for {what}, or overwrite it with --force")
 
 
-def _partial(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
 
 
-def _replaced(path: Path) -> Path:
+def _replaced_path(path: Path) -> Path:
     return path.with_name(f".{path.name}{_REPLACED}")
 
 
-def _put_in_place(partial: Path, path: Path) -> None:
+def _publish(partial: Path, path: Path) -> None:
     if not path.exists():
         partial.rename(path)
     elif not _exchange(partial, path):
-        path.rename(_replaced(path))
+        # In two steps, between which `path` is missing: _clean_up_after_killed completes them.
+        path.rename(_replaced_path(path))
         partial.rename(path)
-        shutil.rmtree(_replaced(path))
+        shutil.rmtree(_replaced_path(path))
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step, where the system can (Linux, on most file systems)."""
+    """Swap two directories atomically, if the system can (Linux, on most file systems)."""
+    # Python has no function for it: os.replace fails if the target is a directory with files.
     swap = getattr(ctypes.CDLL(None), "renameat2", None)
     if swap is None:
         return False
@@ -117,34 +117,18 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _clean_up_after_killed(path: Path) -> None:
-    replaced = _replaced(path)
+    replaced = _replaced_path(path)
     if replaced.exists() and not path.exists():
         replaced.rename(path)
     shutil.rmtree(replaced, ignore_errors=True)
     for partial in path.parent.glob(f".*{_PARTIAL}/"):
-        with suppress(OSError):
-            _remove_unless_locked(partial)
-
-
-def _remove_unless_locked(partial: Path) -> None:
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        if _try_lock(lock):
-            shutil.rmtree(partial)
-    finally:
-        os.close(lock)
-
-
-def _try_lock(lock: int) -> bool:
-    """Lock an open folder until it is closed or its process dies; some network file systems cannot."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        with suppress(OSError), lock_dir(partial) as abandoned:
+            if abandoned:
+                shutil.rmtree(partial)
 
 
 def _sync_tree(folder: Path) -> None:
+    # Directories too: fsync of a file does not make its entry in the directory durable.
     for root, _, names in os.walk(folder):
         for name in names:
             _sync(Path(root, name))
@@ -152,8 +136,8 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)

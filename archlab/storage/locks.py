@@ -1,4 +1,4 @@
-"""Locks on files, which the system releases when their holder ends, however it ends."""
+"""Advisory locks on files and directories, which the kernel releases when the process that holds them ends."""
 
 from __future__ import annotations
 
@@ -11,25 +11,50 @@ from pathlib import Path
 
 @contextmanager
 def lock(file: Path, *, wait: bool, shared: bool = False) -> Iterator[bool]:
-    """Hold a lock for the length of a block; give False where another holds it and there is no waiting."""
+    """Hold a lock on a file, created if missing, and yield whether it was acquired.
+
+    With `wait` the call blocks until it is; without, it yields False if another process holds the lock.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        yield _take(opened, wait, shared)
-    finally:
-        os.close(opened)
+    # The file stays when the lock is released: a process that waits would otherwise lock a file without a name.
+    with _open(file, os.O_RDWR | os.O_CREAT) as descriptor:
+        yield _acquire(descriptor, wait, shared)
+
+
+@contextmanager
+def lock_dir(folder: Path) -> Iterator[bool]:
+    """Hold a lock on an existing directory without waiting, and yield whether it was acquired.
+
+    Yields False as well on network file systems that cannot lock directories.
+    """
+    with _open(folder, os.O_RDONLY) as descriptor:
+        try:
+            acquired = _acquire(descriptor, wait=False, shared=False)
+        except OSError:
+            acquired = False
+        yield acquired
 
 
 def is_free(file: Path) -> bool:
-    """Tell whether nobody holds a lock."""
-    with lock(file, wait=False) as taken:
-        return taken
+    """Tell whether no process holds a lock on a file."""
+    with lock(file, wait=False) as acquired:
+        return acquired
 
 
-def _take(opened: int, wait: bool, shared: bool) -> bool:
+@contextmanager
+def _open(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, wait: bool, shared: bool) -> bool:
+    # flock and not lockf: its locks belong to the open file, so that two blocks of one process exclude each other too.
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(opened, kind if wait else kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

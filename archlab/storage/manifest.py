@@ -1,4 +1,4 @@
-"""A list of a folder's files with their sizes and sums, which shows later whether they are still whole."""
+"""Manifests: the sizes and SHA-256 checksums of a directory's files, to detect damage."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _NAME = "manifest.json"
 
 
 def write_manifest(folder: Path) -> None:
-    """List every file of a folder in its manifest.json."""
+    """Write manifest.json with every file of a directory."""
     files = {file.name: {"size": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(folder.iterdir())}
     write_text(folder / _NAME, json.dumps({"files": files}, indent=2))
 
 
 def integrity_error(folder: Path) -> str | None:
-    """Say what is wrong with a folder that has a manifest, or return None where all files are as they were."""
+    """Return the first mismatch between a directory and its manifest, or None if all files match."""
     try:
         files = json.loads((folder / _NAME).read_text())["files"]
         problems = (_problem(folder / name, entry["size"], entry["sha256"]) for name, entry in files.items())
@@ -30,7 +30,7 @@ def integrity_error(folder: Path) -> str | None:
 
 
 def verify(folder: Path) -> None:
-    """Raise ArchlabError unless every file that the manifest lists is there and unchanged."""
+    """Raise ArchlabError unless every file of the manifest exists and matches it."""
     problem = integrity_error(folder)
     if problem:
         raise ArchlabError(f"{folder}: {problem}")
@@ -39,7 +39,7 @@ def verify(folder: Path) -> None:
 def _problem(file: Path, size: int, sha256: str) -> str | None:
     if not file.is_file():
         return f"{file.name} is missing"
-    found = file.stat().st_size
-    if found != size:
-        return f"{file.name} has {found} bytes and not {size}"
+    actual = file.stat().st_size  # first, because it is free: most damage is a truncated file
+    if actual != size:
+        return f"{file.name} has {actual} bytes and not {size}"
     return None if sha256_of(file) == sha256 else f"{file.name} has changed"

@@ -1,4 +1,4 @@
-"""Tensors by name, between modules and safetensors files."""
+"""Named tensors of modules, and safetensors files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from archlab.runtime.private_apis import COMPILED_PREFIX
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers; a tied one stands once, under its first name."""
+    """Return parameters and persistent buffers by name; a tied one is listed once, under its first name."""
     named: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         named.setdefault(id(tensor), (name.replace(COMPILED_PREFIX, ""), tensor))
@@ -23,25 +23,26 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors from any device to a safetensors file."""
+    """Write tensors of any device to a safetensors file."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file, metadata)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors file into memory of its own; raise ArchlabError naming the file if it cannot be read."""
+    """Read a safetensors file; raise ArchlabError naming the file if it cannot be read."""
     if not file.is_file():
         raise ArchlabError(f"{file}: no such file")
     try:
+        # The loaded tensors map the file, which the process may replace while it uses them.
         return {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ArchlabError(f"{file}: truncated, or not a safetensors file: {one_line(error)}") from error
 
 
 def copy_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Give a model these values; raise ArchlabError, changing nothing, unless names and shapes agree."""
+    """Copy tensors into a model; raise ArchlabError, changing nothing, unless names and shapes match."""
     own = named_tensors(model)
     assert not any(tensor.is_meta for tensor in own.values()), "a model on the meta device holds no values"
-    problems = _disagreements(own, tensors)
+    problems = _mismatches(own, tensors)
     if problems:
         raise ArchlabError(f"{source}: does not fit the model: {'; '.join(problems)}")
     with torch.no_grad():
@@ -49,19 +50,19 @@ def copy_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> 
             tensor.copy_(tensors[name])
 
 
-def _disagreements(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    missing = [repr(name) for name in own if name not in given]
-    unexpected = [repr(name) for name in given if name not in own]
-    unfit = [
-        f"{name!r} is {_form(given[name])} and not {_form(own[name])}"
+def _mismatches(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    missing = [repr(name) for name in own if name not in tensors]
+    unexpected = [repr(name) for name in tensors if name not in own]
+    different = [
+        f"{name!r} is {_describe(tensors[name])} and not {_describe(own[name])}"
         for name in own
-        if name in given and _form(own[name]) != _form(given[name])
+        if name in tensors and _describe(own[name]) != _describe(tensors[name])
     ]
-    found = {"missing": missing, "unexpected": unexpected, "different": unfit}
-    return [f"{word} {_first_few(names)}" for word, names in found.items() if names]
+    problems = {"missing": missing, "unexpected": unexpected, "different": different}
+    return [f"{problem} {_first_few(names)}" for problem, names in problems.items() if names]
 
 
-def _form(tensor: Tensor) -> str:
+def _describe(tensor: Tensor) -> str:
     return f"{'float' if tensor.is_floating_point() else 'integer'} {list(tensor.shape)}"
 
 

@@ -1,4 +1,4 @@
-"""Trained models on disk: a published checkpoint, or the run or search that holds one."""
+"""Trained models on disk: a published checkpoint, or the run or search that contains one."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ PUBLISHED = ("", "best", "final")
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """Return the published checkpoint that a folder is, or holds as best/ or final/."""
+    """Return the published checkpoint of a directory: the directory itself, or its best/ or final/."""
     for name in PUBLISHED:
         if (folder / name / "model.safetensors").is_file() and (folder / name / "experiment.yaml").is_file():
             return folder / name
-    what = "holds no trained model (model.safetensors and experiment.yaml)" if folder.is_dir() else "is no folder"
-    raise ArchlabError(f"{folder}: {what}")
+    problem = "holds no trained model (model.safetensors and experiment.yaml)" if folder.is_dir() else "is no folder"
+    raise ArchlabError(f"{folder}: {problem}")
 
 
-def _load(place: Path, overrides: Sequence[str]) -> Experiment:
-    """Return the experiment of a checkpoint, where its task names files beside it by their whole paths."""
-    raw = read(place / "experiment.yaml", overrides)
+def _load(checkpoint_dir: Path, overrides: Sequence[str]) -> Experiment:
+    """Return the experiment of a checkpoint, with absolute paths for the task's files that lie beside it."""
+    raw = read(checkpoint_dir / "experiment.yaml", overrides)
     for override in overrides:
         if override.startswith("model"):
             raise ConfigError(override.partition("=")[0], "cannot be changed: the model is trained", "command line")
-    named = raw.resolve().task.knobs.items()
-    beside = {
-        f"task.{knob}": str(place / name) for knob, name in named if isinstance(name, str) and _is_file(place, name)
+    # A published model has copies of such files, as of a tokenizer, and names them without a directory.
+    knobs = raw.resolve().task.knobs.items()
+    files = {
+        f"task.{knob}": str(checkpoint_dir / name)
+        for knob, name in knobs
+        if isinstance(name, str) and _is_file_of(checkpoint_dir, name)
     }
-    return raw.override(beside, str(place)).resolve()
+    return raw.override(files, str(checkpoint_dir)).resolve()
 
 
-def _is_file(place: Path, name: str) -> bool:
-    return name == Path(name).name and (place / name).is_file()
+def _is_file_of(folder: Path, name: str) -> bool:
+    return name == Path(name).name and (folder / name).is_file()
 
 
 def load_trained(
@@ -47,11 +50,11 @@ def load_trained(
 ) -> tuple[Experiment, nn.Module]:
     """Return experiment and model of a published checkpoint, a run or a search; raise ArchlabError if damaged.
 
-    Overrides may change what the model is asked, its task and settings, but not the model.
+    Overrides may change the task and the settings of training, but not the model.
     """
-    place = find_checkpoint(folder)
-    checkpoint.verify(place)
-    experiment = _load(place, overrides)
+    checkpoint_dir = find_checkpoint(folder)
+    checkpoint.verify(checkpoint_dir)
+    experiment = _load(checkpoint_dir, overrides)
     model = build(experiment.model, device)
-    checkpoint.load_weights(place, model)
+    checkpoint.load_weights(checkpoint_dir, model)
     return experiment, model.eval()

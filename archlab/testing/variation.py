@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-import types
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 
-from archlab.config.domains import Range
 from archlab.config.registry import Slot, find, names
-from archlab.config.schema import REQUIRED, Knob
+from archlab.config.schema import REQUIRED, Knob, union_members
 from archlab.errors import ConfigError
 from archlab.modeling.build import build
 from archlab.modeling.state import init_state
@@ -63,22 +61,14 @@ def _values(knob: Knob, rng: random.Random, depth: int) -> Iterator[Any]:
 
 def _values_of_type(expected: Any, default: Any) -> Iterator[Any]:
     """Yield a few values of a knob's type, near its default."""
-    origin, args = get_origin(expected), get_args(expected)
-    if origin in (Union, types.UnionType):
-        yield from (value for option in args for value in _values_of_type(option, default))
-    elif origin is Annotated:
-        limits = [limit for limit in args[1:] if isinstance(limit, Range)]
-        yield from (value for value in _values_of_type(args[0], default) if all(value in limit for limit in limits))
-    elif origin is Literal:
-        yield from args
-    elif expected is bool:
-        yield from (False, True)
-    elif expected is int:
-        yield from SMALL
-    elif expected is float:
-        yield from _floats(default)
-    elif expected is type(None):
-        yield None
+    for member in union_members(expected):
+        values = get_args(member.type) if get_origin(member.type) is Literal else _scalar_values(member.type, default)
+        yield from (value for value in values if all(value in limit for limit in member.ranges))
+
+
+def _scalar_values(expected: Any, default: Any) -> Iterable[Any]:
+    values = {bool: (False, True), int: SMALL, float: (*_floats(default),), type(None): (None,)}
+    return values.get(expected, ())
 
 
 def _floats(default: Any) -> Iterator[float]:

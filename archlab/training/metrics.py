@@ -22,6 +22,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool, resume_step: int | None) -> None:
+        # Records after the checkpoint are written again when their steps are made again.
         kept = [] if resume_step is None else [r for r in read(folder) if r["step"] <= resume_step]
         first_step = 0 if resume_step is None else resume_step + 1
         self._board = _summary_writer(folder / "tensorboard", first_step) if tensorboard else None
@@ -60,7 +61,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     file = folder / _NAME
     if not file.is_file():
         return []
-    lines = file.read_bytes().split(b"\n")[:-1]
+    lines = file.read_bytes().split(b"\n")[:-1]  # the last piece is empty, or a line without its end
     return [_record(line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
 
 

@@ -79,7 +79,7 @@ class WindowedAttention(Recurrent):
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
         q_BTHK, k_BTGK = self.position.rotate(q_BTHK, place_BT), self.position.rotate(k_BTGK, place_BT)
         old_k, old_v = (state["keys"], state["values"]) if state else (None, None)
-        ring_k, ring_v = (self._update_ring(old_k, k_BTGK, position_BT), self._update_ring(old_v, v_BTGV, position_BT))
+        ring_k, ring_v = self._update_ring(old_k, k_BTGK, position_BT), self._update_ring(old_v, v_BTGV, position_BT)
         if state and T == 1:
             y_BTHV = self._decode(q_BTHK, ring_k, ring_v, position_BT)
         elif state and self.window == "chunk" and self.window_size <= T:

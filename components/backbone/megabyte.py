@@ -1,5 +1,5 @@
-"""Letters in suffixes: B batch, T bytes of a call, S kept and new bytes, N patches, P bytes of a patch, D global width,
-E global width of a byte, L local width, V logits.
+"""Letters in suffixes: B batch, T bytes of a call, S stored and new bytes, N patches, P bytes of a patch, D global
+width, E global width of a byte, L local width, V logits.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _check_layers(global_layers: LayerStack, local_layers: LayerStack, patch_siz
     if limit is not None and limit < patch_size:
         raise ValueError(f"local layers see {limit} bytes (window_size), not the patch_size {patch_size}")
     if any(name.rpartition(".")[2] == AUXILIARY_LOSS for name in init_state(local_layers, 1)):
-        raise ValueError("local layers carry no state, as an auxiliary loss needs it")
+        raise ValueError("local layers restart in every patch: they have no state to sum an auxiliary loss in")
     for part in (*global_layers.modules(), *local_layers.modules()):
         if not getattr(part, "causal", True):
-            raise ValueError(f"{type(part).__name__} sees later bytes, which are yet to come")
+            raise ValueError(f"{type(part).__name__} sees later bytes: it is not causal")

@@ -36,5 +36,5 @@ class Position(nn.Module):
     def require_place(self, place: Place) -> Self:
         """Return itself; raise ValueError where it does not work at this place."""
         if self.place not in (place, "any"):
-            raise ValueError(f"{type(self).__name__} works beside the {self.place}, not the {place}")
+            raise ValueError(f"{type(self).__name__} is a position of the {self.place}, not of the {place}")
         return self

@@ -25,7 +25,7 @@ class RotaryPosition(Position):
     def __init__(self, num_heads: int, head_dim: int, *, base: Positive = 10000.0, interleaved: bool = True) -> None:
         super().__init__()
         if head_dim % 2:
-            raise ValueError(f"head_dim {head_dim} is odd: rope turns pairs of features")
+            raise ValueError(f"head_dim {head_dim} is odd: rope rotates pairs of features")
         self.num_pairs, self.base = head_dim // 2, base
         self.pairs, self.axis = ((self.num_pairs, 2), -1) if interleaved else ((2, self.num_pairs), -2)
 

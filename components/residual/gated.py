@@ -26,7 +26,7 @@ class GatedResidual(Residual):
     def __init__(self, dim: int, layer_index: int, *, share: Fraction = 0.1, init: Init = "normal") -> None:
         super().__init__(dim, layer_index)
         if share in (0, 1):
-            raise ValueError(f"share {share} leaves no gate: it must lie between 0 and 1")
+            raise ValueError(f"share {share} is not between 0 and 1, where a gate has a gradient")
         self.offset = math.log(share / (1 - share))
         self.mixer_gate = linear(dim, dim, bias=True, init=init)
         self.ffn_gate = linear(dim, dim, bias=True, init=init)

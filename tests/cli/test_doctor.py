@@ -1,4 +1,4 @@
-"""What `archlab doctor` finds and says."""
+"""The checks of `archlab doctor` and their advice."""
 
 import shutil
 from collections.abc import Callable

@@ -43,6 +43,15 @@ def test_the_details_of_a_kind() -> None:
     assert "ema: ema = cema" in text
 
 
+def test_a_knob_has_its_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+    doc = "Average.\n\n    Args:\n        num_dims: The number of averages of each channel.\n    "
+    cema = registry.find("ema", "cema")
+    monkeypatch.setattr(registry.Component, "doc", doc)
+    text = drawn(listing.components_table([cema], detailed=True))
+    assert "The number of averages of each channel." in text
+    assert "The number of" not in drawn(listing.components_table([cema], detailed=False))
+
+
 def test_every_knob_is_listed() -> None:
     text = drawn(listing.components_table(registry.components(), detailed=True))
     for component in registry.components():

@@ -257,7 +257,7 @@ def test_doctor(run) -> None:
 def test_profile(run, tiny_file: Path) -> None:
     done = run("profile", str(tiny_file), "train.batch_size=1")
     assert done.status == 0, done.err
-    assert "ms an update of 32 tokens" in done.out
+    assert "ms per step of 32 tokens" in done.out
     assert "matrix products" in done.out
     done = run("profile", str(tiny_file), "train.bach_size=1")
     assert (done.status, "did you mean 'batch_size'" in done.err) == (2, True)

@@ -43,7 +43,7 @@ def test_every_line_tells_how_long_is_left(tiny: Tiny, monkeypatch: pytest.Monke
 
 def test_a_run_that_goes_on_says_so(tiny: Tiny) -> None:
     lines = shown(tiny(), first=10).splitlines()
-    assert lines[0] == "tiny: going on after step 10"
+    assert lines[0] == "tiny: resuming after step 10"
     assert lines[1].startswith("step 12/12")
 
 
@@ -57,4 +57,4 @@ def test_a_terminal_sees_a_bar(tiny: Tiny) -> None:
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_names_are_no_markup(is_terminal: bool, tiny: Tiny) -> None:
     output = shown(tiny("name='[bold] [red]'"), is_terminal=is_terminal, first=6)
-    assert "[bold] [red]: going on after step 6" in output
+    assert "[bold] [red]: resuming after step 6" in output

@@ -1,4 +1,4 @@
-"""Attention both ways is a softmax over all keys, and positions that add to scores see distances."""
+"""Bidirectional attention is a softmax over all keys, and position biases depend on the distance alone."""
 
 import pytest
 import torch

@@ -51,7 +51,7 @@ def gated(layer, kind, found, c):
 
 
 def normed(layer, states):
-    """Return rms-normalised states plus their ids."""
+    """Return rms-normalized states plus their ids."""
     scale = 1 + layer.states.norm.weight
     return [c / (c.square().mean() + EPS).sqrt() * scale + id for c, id in zip(states, layer.states.ids, strict=True)]
 
@@ -70,7 +70,7 @@ def next_states(layer, kind, states, keys, values):
 
 
 def plain(layer, kind, window_size, x_TD):
-    """One token after the other, the paper's equations one vector at a time."""
+    """The paper's equations, token by token and vector by vector."""
     states, keys, values, outputs = list(layer.states.first), [], [], []
     bias = layer.attention.position.weight
     for t, x in enumerate(x_TD):

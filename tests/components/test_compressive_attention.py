@@ -48,7 +48,7 @@ def squeezed(layer, g, keys, values):
 
 
 def look(layer, h, q, place, old, memory, segment):
-    """Attend along the list of what is compressed, remembered and near; places count from its full length."""
+    """Attend to the compressed memory, the memory and the segment; positions count from their full length."""
     compressed, empty = [(k.detach(), v.detach()) for k, v in old], layer.compressed_size - len(old)
     listed = [(empty + i, *entry) for i, entry in enumerate(compressed)]
     begin = layer.compressed_size + layer.memory_size
@@ -62,7 +62,7 @@ def look(layer, h, q, place, old, memory, segment):
 
 
 def one_head(layer, h, g, q, k, v):
-    """Return [T, V] and losses [T] of one head: queues that segments go through, as the paper has them."""
+    """Return [T, V] and losses [T] of one head: memories as first-in-first-out queues of segments, as in the paper."""
     W, c = layer.window_size, layer.rate
     memory, old, outputs, losses = [], [], [], []
     for begin in range(0, len(q), W):

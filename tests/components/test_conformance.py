@@ -1,4 +1,4 @@
-"""The conformance suite on every component by name: a new component is tested without further code."""
+"""The conformance suite on every registered component, so that a new one is tested without a test of its own."""
 
 import random
 

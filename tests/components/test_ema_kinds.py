@@ -46,7 +46,7 @@ def check(name, equations, dim, num_dims, num_tokens, seed, carried):
 
 
 def cema(layer, x, h):
-    """Megalodon's equations: each state turns by its own multiple of the channel's angle."""
+    """Megalodon's equations: each state rotates by its own multiple of the channel's angle."""
     num_dims = layer.alpha.shape[1]
     h, outputs = torch.view_as_complex(h), []
     p, shrink = layer.alpha.sigmoid()[..., 0], layer.delta.sigmoid()[..., 0]

@@ -39,7 +39,7 @@ def local(layer, q, k, v):
 
 
 def one_head(layer, share, q, k, v):
-    """Return [T, V] of one head, segment by segment, and the memory that is read after the last whole one."""
+    """Return [T, V] of one head, segment by segment, and the memory after the last complete one."""
     memory, norm, outputs = torch.zeros(K, V).double(), torch.zeros(K).double(), []
     for qs, ks, vs in zip(*(x.split(layer.segment_size) for x in (q, k, v)), strict=True):
         weight = 1 / (1 + torch.exp(-share))

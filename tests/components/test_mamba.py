@@ -1,4 +1,4 @@
-"""Mamba and Mamba-2 do what their papers' equations say, one step after the other."""
+"""Mamba and Mamba-2, against their papers' equations step by step."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_it_is_the_recurrence_of_the_paper(cls, knobs, by_hand) -> None:
         assert_one_stream(layer, x)
 
 
-def test_steps_begin_between_their_ends() -> None:
+def test_dt_is_initialized_in_its_range() -> None:
     for bias in (Mamba(64, dt_min=0.01, dt_max=0.02).dt_proj.bias, Mamba2(64, dt_min=0.01, dt_max=0.02).dt_bias):
         assert ((F.softplus(bias) > 0.0099) & (F.softplus(bias) < 0.0201)).all()
     torch.testing.assert_close(Mamba(8, state_dim=3).A_log.exp()[5], torch.tensor([1.0, 2.0, 3.0]))

@@ -1,4 +1,4 @@
-"""The mixers with a matrix per head, against their papers' equations one token after the other."""
+"""The mixers with a matrix per head, against their papers' equations step by step."""
 
 import math
 
@@ -57,7 +57,7 @@ def gla(layer, x):
 
 
 def turned(x):
-    """Turn the first pair of features by one radian a step, and the second by a hundredth."""
+    """Rotate the first pair of features by one radian a step, and the second by a hundredth."""
     angle = torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 0.01], dtype=torch.float64)
     pairs = torch.view_as_complex(x.unflatten(-1, (2, 2)))
     return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)[None, :, None]).flatten(-2)

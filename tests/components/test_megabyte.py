@@ -45,8 +45,17 @@ def text(num_bytes, batch_size=2):
     return torch.randint(VOCAB, (batch_size, num_bytes), generator=torch.Generator().manual_seed(1))
 
 
+def test_the_head_maps_features_to_logits_so_that_a_loss_may_be_chunked():
+    model, bytes_BT = build(), text(11)
+    x_BTL, state = model.features(bytes_BT)
+    logits_BTV, same = model(bytes_BT)
+    assert torch.equal(model.head(x_BTL), logits_BTV)
+    assert state.keys() == same.keys()
+    torch.testing.assert_close(x_BTL @ model.head.matrix.T, logits_BTV)
+
+
 def plain(model, sample_T):
-    """Every byte by itself: the global layers over the whole patches before it, the local ones over its own patch."""
+    """Byte by byte: the global layers over the complete patches before it, the local layers over its own patch."""
     size, scores = model.patch_size, []
     steps_1T = torch.arange(len(sample_T))[None]
     bytes_TE = model.position.embed(model.global_embedding(sample_T[None]), steps_1T)[0]
@@ -164,5 +173,5 @@ def test_refuses_local_layers_with_a_loss_that_would_be_forgotten():
             return {"auxiliary_loss": torch.zeros(batch_size)}
 
     megabyte = find("backbone", "megabyte").cls
-    with pytest.raises(ValueError, match="an auxiliary loss needs it"):
+    with pytest.raises(ValueError, match="no state to sum an auxiliary loss in"):
         megabyte(vocab_size=VOCAB, dim=8, local_dim=LOCAL, layers=[], local_layers=[lambda dim, index: Losing()])

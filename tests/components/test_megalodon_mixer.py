@@ -36,7 +36,7 @@ def affine(layer, x):
 
 
 def turned(x):
-    """Turn pairs of neighbouring features by the position in the block."""
+    """Rotate pairs of adjacent features by the position in the block."""
     width = x.shape[-1]
     angle = (torch.arange(x.shape[1]) % CHUNK)[:, None] * 10000.0 ** (
         -torch.arange(0, width, 2, dtype=torch.float64) / width
@@ -122,7 +122,7 @@ def test_autocast_stays_close():
         ({"shared_dim": 9, "num_heads": 2}, "shared_dim 9 and value_dim 12 are not divisible by num_heads 2"),
         ({"value_dim": 9, "num_heads": 2}, "shared_dim 8 and value_dim 9 are not divisible by num_heads 2"),
         ({"shared_dim": 6, "num_heads": 2}, "head_dim 3 is odd"),
-        ({"position": find("position", "learned").cls}, "works beside the embedding"),
+        ({"position": find("position", "learned").cls}, "is a position of the embedding"),
     ],
 )
 def test_refuses_what_does_not_fit(knobs, problem):

@@ -57,7 +57,7 @@ def test_streams(attention):
         ({"num_heads": 5}, "dim 12 is not divisible by num_heads 5"),
         ({"num_heads": 4, "num_kv_heads": 3}, "num_heads 4 is not divisible by num_kv_heads 3"),
         ({"num_heads": 4}, "head_dim 3 is odd"),
-        ({"position": find("position", "learned").cls}, "works beside the embedding"),
+        ({"position": find("position", "learned").cls}, "is a position of the embedding"),
     ],
 )
 def test_refuses_what_does_not_fit(knobs, problem):

@@ -69,7 +69,7 @@ def test_dropout_only_in_training():
     [
         ({"shared_dim": 9, "num_heads": 2}, "shared_dim 9 is not divisible by num_heads 2"),
         ({"value_dim": 9, "num_heads": 2}, "value_dim 9 is not divisible by num_heads 2"),
-        ({"position": find("position", "sinusoidal").cls}, "works beside the embedding"),
+        ({"position": find("position", "sinusoidal").cls}, "is a position of the embedding"),
     ],
 )
 def test_refuses_what_does_not_fit(knobs, problem):

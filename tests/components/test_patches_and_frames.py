@@ -1,4 +1,4 @@
-"""Images and waves are cut into pieces, and one answer is given for all."""
+"""Embeddings of images and waveforms, and the classifier head."""
 
 import pytest
 import torch

@@ -69,7 +69,7 @@ def test_a_latent_sees_inputs_up_to_its_own_and_latents_of_its_own_block_up_to_i
 
 
 def turned(x_THK, first):
-    """Return each pair of features turned by its position times base^(-2i/K)."""
+    """Return each pair of features rotated by its position times base^(-2i/K)."""
     angle = (first + torch.arange(len(x_THK)))[:, None, None] * 10000.0 ** (-2 * torch.arange(K // 2) / K).double()
     pairs = torch.view_as_complex(x_THK.unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2)

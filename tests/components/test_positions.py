@@ -117,7 +117,7 @@ def test_the_hooks_it_does_not_use_change_nothing(name):
 def test_a_position_in_the_wrong_place_is_refused():
     assert build("none", 1, 4).require_place("attention").require_place("embedding")
     assert build("rope", 1, 4).require_place("attention")
-    with pytest.raises(ValueError, match="LearnedPosition works beside the embedding, not the attention"):
+    with pytest.raises(ValueError, match="LearnedPosition is a position of the embedding, not of the attention"):
         build("learned", 1, 4).require_place("attention")
-    with pytest.raises(ValueError, match="RotaryPosition works beside the attention, not the embedding"):
+    with pytest.raises(ValueError, match="RotaryPosition is a position of the attention, not of the embedding"):
         build("rope", 1, 4).require_place("embedding")

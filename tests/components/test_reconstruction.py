@@ -1,4 +1,4 @@
-"""The head of compression reads every position out of the last."""
+"""The reconstruction head decodes the token at every position from the last position."""
 
 import pytest
 import torch

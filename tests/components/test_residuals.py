@@ -5,7 +5,7 @@ from archlab.config.registry import find
 
 
 class Doubled:
-    """A branch whose norm and body can be told apart."""
+    """A branch whose norm and body differ."""
 
     def __init__(self, factor):
         self.factor = factor

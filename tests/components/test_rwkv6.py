@@ -20,15 +20,15 @@ def low_rank(part, x):
     return part.up.bias + torch.tanh(x @ part.down.weight.T) @ part.up.weight.T
 
 
-def normalised(mixer, y_BHN, eps):
-    """Normalise every head by itself."""
+def normalized(mixer, y_BHN, eps):
+    """Normalize each head separately."""
     centred = y_BHN - y_BHN.mean(-1, keepdim=True)
     y = (centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()).flatten(1)
     return y * (1 + mixer.norm.weight) + mixer.norm.bias
 
 
 def time_mix(mixer, x, head_dim, eps):
-    """Finch's equations one token after the other: data-dependent shifts and decays, a bonus for the present."""
+    """Finch's equations one token after the other: data-dependent shifts and decays, a bonus for the current token."""
     state, outputs = 0, []
     for t in range(TOKENS):
         now, step = x[:, t], past(x, t) - x[:, t]
@@ -42,7 +42,7 @@ def time_mix(mixer, x, head_dim, eps):
         new = k[..., None] * v[..., None, :]
         y = torch.einsum("bhk,bhkv->bhv", r, state + mixer.bonus[..., None] * new)
         state = w[..., None] * state + new
-        outputs.append((normalised(mixer, y, eps) * g * torch.sigmoid(g)) @ mixer.out.weight.T)
+        outputs.append((normalized(mixer, y, eps) * g * torch.sigmoid(g)) @ mixer.out.weight.T)
     return torch.stack(outputs, 1)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
 from test_rwkv4 import DIM, TOKENS, inputs, moved
-from test_rwkv6 import normalised, past
+from test_rwkv6 import normalized, past
 
 from archlab.components.ffn.rwkv7 import RWKV7ChannelMix
 from archlab.components.mixer.rwkv7 import RWKV7TimeMix
@@ -31,7 +31,7 @@ def time_mix(mixer, x, head_dim, eps):
         r, k, v, w, a = (y.unflatten(-1, (H, -1)) for y in (r, k, v, w, a))
         moves = torch.diag_embed(w) - kappa[..., :, None] * (a * kappa)[..., None, :]
         state = state @ moves + v[..., :, None] * k[..., None, :]
-        y = normalised(mixer, (state @ r[..., None])[..., 0], eps)
+        y = normalized(mixer, (state @ r[..., None])[..., 0], eps)
         y = y + ((r * k * mixer.bonus).sum(-1, keepdim=True) * v).flatten(1)
         outputs.append((y * g) @ mixer.out.weight.T)
     return torch.stack(outputs, 1)

@@ -38,11 +38,11 @@ def test_the_images_are_split_once() -> None:
 
 def test_images_are_the_pixels_scaled() -> None:
     images, digits = Digits().batch("train", 3, 5, 64, 7)
-    words, same = Digits(inputs="pixels").batch("train", 3, 5, 64, 7)
+    tokens, same = Digits(inputs="pixels").batch("train", 3, 5, 64, 7)
     assert images.shape == (5, 1, 8, 8)
-    assert words.shape == (5, 64)
-    assert (words.dtype, words.min() >= 0, words.max() <= 16) == (torch.int64, True, True)
-    assert torch.equal(images, words.view(5, 1, 8, 8) / 8 - 1)
+    assert tokens.shape == (5, 64)
+    assert (tokens.dtype, tokens.min() >= 0, tokens.max() <= 16) == (torch.int64, True, True)
+    assert torch.equal(images, tokens.view(5, 1, 8, 8) / 8 - 1)
     assert torch.equal(digits, same)
 
 

@@ -106,14 +106,14 @@ def test_images_are_the_middle_scaled(tmp_path: Path) -> None:
     assert np.array_equal(center_crop(square, 3, 0.6), pixels[1:4, 1:4])
 
 
-def test_pixels_are_words_in_scan_order(tmp_path: Path) -> None:
+def test_pixels_are_tokens_in_scan_order(tmp_path: Path) -> None:
     root = folder(tmp_path, 60)
-    grey, words = task(root, num_channels=1), task(root, num_channels=1, inputs="pixels")
-    (images, _), (pixels, _) = (t.batch("train", 0, 5, PIXELS, 0) for t in (grey, words))
+    gray, tokens = task(root, num_channels=1), task(root, num_channels=1, inputs="pixels")
+    (images, _), (pixels, _) = (t.batch("train", 0, 5, PIXELS, 0) for t in (gray, tokens))
     assert images.shape == (5, 1, SIZE, SIZE)
-    assert (pixels.shape, pixels.dtype, words.vocab_size) == ((5, PIXELS), torch.int64, 256)
+    assert (pixels.shape, pixels.dtype, tokens.vocab_size) == ((5, PIXELS), torch.int64, 256)
     torch.testing.assert_close(images.flatten(1), pixels / 127.5 - 1)
-    for found, given in ((grey, images), (words, pixels)):
+    for found, given in ((gray, images), (tokens, pixels)):
         assert (found.example_inputs(5, PIXELS, "cpu").shape, found.example_inputs(5, PIXELS, "cpu").dtype) == (
             given.shape,
             given.dtype,

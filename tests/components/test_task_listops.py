@@ -1,4 +1,4 @@
-"""Expressions in lists, each come to by a calculator of the tests' own that reads one word after the other."""
+"""Expressions of ListOps are evaluated by an independent calculator that reads one token at a time."""
 
 import statistics
 
@@ -18,22 +18,22 @@ CALCULATE = {
 
 
 def text(row):
-    return [VOCABULARY[word] for word in row if word]
+    return [VOCABULARY[token] for token in row if token]
 
 
-def calculated(words):
-    """Return what an expression comes to, its greatest depth, and the numbers of arguments in it."""
+def calculate(tokens):
+    """Return an expression's value, its depth, and the numbers of arguments in it."""
     stack, deepest, counts = [[]], 1, []
-    for word in words:
-        if word in CALCULATE:
-            stack.append([word])
+    for token in tokens:
+        if token in CALCULATE:
+            stack.append([token])
             deepest = max(deepest, len(stack))
-        elif word == "]":
+        elif token == "]":
             operator, *numbers = stack.pop()
             counts.append(len(numbers))
             stack[-1].append(CALCULATE[operator](numbers))
         else:
-            stack[-1].append(int(word))
+            stack[-1].append(int(token))
     ((found,),) = stack
     return found, deepest, counts
 
@@ -44,17 +44,17 @@ def test_digits_are_what_expressions_come_to(split, knobs, context):
     task = ListOps(**knobs)
     inputs, digits = task.batch(split, 0, 20, context, 0)
     for row, digit in zip(inputs.tolist(), digits.tolist(), strict=True):
-        words = text(row)
-        assert row[: context - len(words)] == [0] * (context - len(words))
-        assert task.min_length < len(words) < task.max_length
-        found, deepest, counts = calculated(words)
+        tokens = text(row)
+        assert row[: context - len(tokens)] == [0] * (context - len(tokens))
+        assert task.min_length < len(tokens) < task.max_length
+        found, deepest, counts = calculate(tokens)
         assert found == digit
         assert deepest <= task.max_depth
         assert 2 <= min(counts) <= max(counts) <= task.max_args
 
 
 @pytest.mark.parametrize(
-    ("words", "value"),
+    ("tokens", "value"),
     [
         ("[MED 1 2 ]", 1),
         ("[MED 9 0 4 ]", 4),
@@ -64,13 +64,13 @@ def test_digits_are_what_expressions_come_to(split, knobs, context):
         ("[MAX 4 3 [MIN 2 3 ] 1 0 [MED 1 5 8 9 2 ] ]", 5),
     ],
 )
-def test_the_calculator_agrees_with_the_papers(words, value):
-    assert calculated(words.split())[0] == value
+def test_the_calculator_agrees_with_the_papers(tokens, value):
+    assert calculate(tokens.split())[0] == value
 
 
 def test_every_operator_depth_and_digit_occurs():
     inputs, digits = ListOps(**SHORT).batch("train", 0, 600, 59, 0)
-    found = [calculated(text(row)) for row in inputs.tolist()]
+    found = [calculate(text(row)) for row in inputs.tolist()]
     assert set(inputs.unique().tolist()) == set(range(len(VOCABULARY)))
     assert {deepest for _, deepest, _ in found} == {2, 3, 4, 5}
     assert {count for *_, counts in found for count in counts} == {2, 3, 4}

@@ -21,8 +21,8 @@ def all_of(task, split, context):
     return task.samples(split, range(task.size(split)), context)
 
 
-def promises(task, context):
-    """Check what any task of samples promises."""
+def check_contract(task, context):
+    """Check what every SampleTask guarantees."""
     task.check(context)
     inputs, classes = task.batch("train", 1, 3, context, 5)
     assert torch.equal(task.batch("train", 1, 3, context, 5)[0], inputs)
@@ -46,7 +46,7 @@ def reviews(tmp_path):
 
 def test_reviews_stand_at_the_end_of_their_bytes(reviews):
     task = LongRangeText(path=str(reviews))
-    promises(task, 30)
+    check_contract(task, 30)
     seen = {}
     for split in SPLITS:
         inputs, classes = all_of(task, split, 30)
@@ -85,9 +85,9 @@ def expressions(tmp_path):
     return tmp_path
 
 
-def test_expressions_are_the_words_of_the_task_listops(expressions):
+def test_expressions_are_the_tokens_of_the_task_listops(expressions):
     task = LongRangeListOps(path=str(expressions))
-    promises(task, 9)
+    check_contract(task, 9)
     inputs, digits = all_of(task, "train", 9)
     assert inputs.tolist() == [[0, 0, 12, 5, 14, 3, 10, 15, 15], [0, 0, 0, 0, 0, 13, 2, 1, 15]]
     assert digits.tolist() == [4, 0]
@@ -126,15 +126,15 @@ def papers(tmp_path):
 
 def test_papers_stand_behind_each_other(papers):
     task = LongRangeRetrieval(path=str(papers))
-    promises(task, 41)
+    check_contract(task, 41)
     for split, name in zip(SPLITS, ("train", "eval", "test"), strict=True):
         inputs, classes = all_of(task, split, 41)
         assert classes.tolist() == [0, 1, 0, 1]
         for number, row in enumerate(inputs.tolist()):
-            words = row[next(place for place, word in enumerate(row) if word) :]
-            cut = words.index(256)
-            assert bytes(words[:cut]) == f'first "{name}{number}'.encode()
-            assert bytes(words[cut + 1 :]) == f"second é {number}".encode()
+            tokens = row[next(place for place, token in enumerate(row) if token) :]
+            cut = tokens.index(256)
+            assert bytes(tokens[:cut]) == f'first "{name}{number}'.encode()
+            assert bytes(tokens[cut + 1 :]) == f"second é {number}".encode()
 
 
 def test_long_papers_are_refused_or_cut(papers):
@@ -163,18 +163,18 @@ def cifar(tmp_path):
     return tmp_path
 
 
-def test_images_are_their_grey_pixels(cifar):
+def test_images_are_their_gray_pixels(cifar):
     task = LongRangeImage(path=str(cifar))
-    promises(task, 1024)
+    check_contract(task, 1024)
     assert [task.size(split) for split in SPLITS] == [36, 4, 8]
     records = np.frombuffer((cifar / "test_batch.bin").read_bytes(), np.uint8).reshape(8, 3073).astype(float)
     red, green, blue = records[:, 1:1025], records[:, 1025:2049], records[:, 2049:]
-    greys = np.rint(0.299 * red + 0.587 * green + 0.114 * blue)
+    gray = np.rint(0.299 * red + 0.587 * green + 0.114 * blue)
     inputs, classes = all_of(task, "test", 1024)
-    np.testing.assert_array_equal(inputs.numpy(), greys)
+    np.testing.assert_array_equal(inputs.numpy(), gray)
     assert classes.tolist() == list(range(8))
     numbers = LongRangeImage(path=str(cifar), inputs="numbers")
-    promises(numbers, 1024)
+    check_contract(numbers, 1024)
     torch.testing.assert_close(all_of(numbers, "test", 1024)[0], inputs / 127.5 - 1)
 
 
@@ -216,7 +216,7 @@ def paths(tmp_path):
 
 def test_paths_are_pixels_and_the_list_says_what_they_are(paths):
     task = LongRangePathfinder(path=str(paths), size=4)
-    promises(task, 16)
+    check_contract(task, 16)
     seen = {}
     for split in SPLITS:
         inputs, classes = all_of(task, split, 16)
@@ -225,7 +225,7 @@ def test_paths_are_pixels_and_the_list_says_what_they_are(paths):
             assert row[0] % 2 == label
             assert seen.setdefault(row[0], split) == split
     assert sorted(seen) == [number for number in range(80) if number != 7]
-    promises(LongRangePathfinder(path=str(paths), size=4, inputs="numbers"), 16)
+    check_contract(LongRangePathfinder(path=str(paths), size=4, inputs="numbers"), 16)
 
 
 def test_paths_that_cannot_be_used_are_named(paths):

@@ -1,4 +1,4 @@
-"""The tasks of MAD: what is asked can be told from the inputs, by rules of the tests' own."""
+"""The tasks of MAD: targets follow from the inputs, by rules written for the tests."""
 
 import pytest
 import torch
@@ -24,15 +24,15 @@ def samples(task, split, context, count=40):
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
 def test_values_of_repeated_keys_are_asked_for(split, context, noise):
     task = NoisyRecall(vocab_size=40, noise_vocab_size=10, noise=noise, learn="answers")
-    for words, asked in samples(task, split, context):
+    for tokens, asked in samples(task, split, context):
         known, expected = {}, []
-        for place, word in enumerate(words):
-            is_key = place % 2 == 0 and word < 15
-            if place % 2 == 1 and words[place - 1] < 15:
-                assert 15 <= word < 30
-                assert known.setdefault(words[place - 1], word) == word
-            assert (place % 2 == 0 and is_key) or 15 <= word < 40
-            expected.append(known.get(word, -100) if is_key else -100)
+        for place, token in enumerate(tokens):
+            is_key = place % 2 == 0 and token < 15
+            if place % 2 == 1 and tokens[place - 1] < 15:
+                assert 15 <= token < 30
+                assert known.setdefault(tokens[place - 1], token) == token
+            assert (place % 2 == 0 and is_key) or 15 <= token < 40
+            expected.append(known.get(token, -100) if is_key else -100)
         if asked[-1] != expected[-1]:  # the answer to the last input is not among the inputs
             assert context % 2 == 1
             assert expected.pop() == -100
@@ -49,15 +49,15 @@ def test_one_query_asks_for_the_last_pair(split, vocab, context):
         with pytest.raises(ArchlabError, match="too few different samples"):
             task.check(context)
         return
-    for words, asked in samples(task, split, context):
-        assert words[-2] == vocab - 1
-        known = dict(zip(words[:-2:2], words[1:-2:2], strict=True))
-        assert asked == [-100] * (context - 1) + [known[words[-1]]]
+    for tokens, asked in samples(task, split, context):
+        assert tokens[-2] == vocab - 1
+        known = dict(zip(tokens[:-2:2], tokens[1:-2:2], strict=True))
+        assert asked == [-100] * (context - 1) + [known[tokens[-1]]]
         assert all(key < keys <= value < vocab - 1 for key, value in known.items())
 
 
 @pytest.mark.parametrize("name", [InContextRecall, NoisyRecall, FuzzyRecall])
-def test_training_may_learn_every_word(name):
+def test_training_may_learn_every_token(name):
     inputs, targets = name().batch("train", 0, 8, 64, 0)
     assert torch.equal(targets[:, :-1], inputs[:, 1:])
     assert (targets[:, -1] >= 0).all()
@@ -77,15 +77,15 @@ def test_the_share_of_noise_is_the_one_said():
 
 @SPLITS
 @pytest.mark.parametrize("multi_query", [True, False])
-def test_fuzzy_keys_and_values_are_runs_of_different_words(split, multi_query):
+def test_fuzzy_keys_and_values_are_runs_of_different_tokens(split, multi_query):
     task = FuzzyRecall(vocab_size=12, key_tokens=3, value_tokens=2, multi_query=multi_query, learn="answers")
     padding, half = (11, 5) if multi_query else (10, 5)
     repeats = 0
-    for words, asked in samples(task, split, 41):
-        begin = next(place for place, word in enumerate(words) if word != padding)
-        text, wanted = words[begin:], asked[begin:]
+    for tokens, asked in samples(task, split, 41):
+        begin = next(place for place, token in enumerate(tokens) if token != padding)
+        text, wanted = tokens[begin:], asked[begin:]
         assert set(asked[: max(begin - 1, 0)]) <= {-100}
-        pairs, order = parsed(text, wanted, half, padding)
+        pairs, order = parse(text, wanted, half, padding)
         known = {}
         for number, (key, value, answers) in enumerate(pairs):
             last = number == len(pairs) - 1
@@ -104,10 +104,10 @@ def test_fuzzy_keys_and_values_are_runs_of_different_words(split, multi_query):
     assert repeats > 40
 
 
-def parsed(text, wanted, half, padding):
-    """Return key, value and answers of each pair, the last value completed by its target, and the word of order."""
+def parse(text, wanted, half, padding):
+    """Return key, value and answers of each pair, the last completed by its target, and whether there is a query."""
     text, order = [*text, wanted[-1]], padding + 1 in text
-    places = [place for place, word in enumerate(text) if word != padding + 1]
+    places = [place for place, token in enumerate(text) if token != padding + 1]
     pairs, key, value, answers = [], (), (), []
     for place in places:
         if text[place] < half:
@@ -122,17 +122,17 @@ def parsed(text, wanted, half, padding):
 
 
 @SPLITS
-def test_copies_are_the_words_in_order(split):
+def test_copies_are_the_tokens_in_order(split):
     task = SelectiveCopying(vocab_size=9, num_tokens=5)
-    for words, asked in samples(task, split, 30):
-        assert words[24:] == [8] + [7] * 5
-        content = [word for word in words[:24] if word != 7]
+    for tokens, asked in samples(task, split, 30):
+        assert tokens[24:] == [8] + [7] * 5
+        content = [token for token in tokens[:24] if token != 7]
         assert len(content) == 5
         assert max(content) < 7
         assert asked == [-100] * 25 + content
 
 
-def test_all_places_of_words_are_equally_likely():
+def test_all_positions_of_tokens_are_equally_likely():
     inputs, _ = SelectiveCopying(num_tokens=4, train_size=None).batch("train", 0, 3000, 20, 0)
     share = (inputs[:, :15] < 14).float().mean(0)
     torch.testing.assert_close(share, torch.full((15,), 4 / 15), atol=0.03, rtol=0)
@@ -141,23 +141,23 @@ def test_all_places_of_words_are_equally_likely():
 def test_a_key_has_one_value_everywhere():
     task, known = Memorization(vocab_size=22, data_seed=5), {}
     for split in ("train", "validation", "test"):
-        for words, asked in samples(task, split, 16):
-            assert words[1::2] == [21] * 8
+        for tokens, asked in samples(task, split, 16):
+            assert tokens[1::2] == [21] * 8
             assert set(asked[::2]) == {-100}
-            for key, value in zip(words[::2], asked[1::2], strict=True):
+            for key, value in zip(tokens[::2], asked[1::2], strict=True):
                 assert key < 10 <= value < 21
                 assert known.setdefault(key, value) == value
     assert len(known) == len(set(known.values())) == 10
     other = Memorization(vocab_size=22, data_seed=6)
-    assert any(asked[1::2] != [known[key] for key in words[::2]] for words, asked in samples(other, "train", 16))
+    assert any(asked[1::2] != [known[key] for key in tokens[::2]] for tokens, asked in samples(other, "train", 16))
 
 
 @SPLITS
 def test_everything_compressed_is_asked_for(split):
-    for words, asked in samples(Compression(vocab_size=8), split, 12):
-        assert words[-1] == 7
-        assert max(words[:-1]) < 7
-        assert asked == [*words[:-1], -100]
+    for tokens, asked in samples(Compression(vocab_size=8), split, 12):
+        assert tokens[-1] == 7
+        assert max(tokens[:-1]) < 7
+        assert asked == [*tokens[:-1], -100]
 
 
 @pytest.mark.parametrize(

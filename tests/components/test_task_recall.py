@@ -28,18 +28,18 @@ def test_it_is_known_to_yaml() -> None:
 def test_targets_are_what_stood_behind_the_key(split: str, pairs: int, context: int, vocab: int) -> None:
     task = small(num_pairs=pairs, vocab_size=vocab)
     inputs, targets = task.batch(split, 1, 20, context, 3)
-    for words, asked in zip(inputs.tolist(), targets.tolist(), strict=True):
-        keys, values = words[: 2 * pairs : 2], words[1 : 2 * pairs : 2]
+    for tokens, asked in zip(inputs.tolist(), targets.tolist(), strict=True):
+        keys, values = tokens[: 2 * pairs : 2], tokens[1 : 2 * pairs : 2]
         assert len(set(keys)) == len(set(values)) == pairs
         assert all(1 <= key < vocab // 2 <= value < vocab for key, value in zip(keys, values, strict=True))
         known = dict(zip(keys, values, strict=True))
         queries = [place for place, target in enumerate(asked) if target != -100]
-        assert sorted(words[place] for place in queries) == sorted(keys)
+        assert sorted(tokens[place] for place in queries) == sorted(keys)
         assert all(place >= 2 * pairs and place % 2 == 0 for place in queries)
-        assert all(known[words[place]] == asked[place] for place in queries)
+        assert all(known[tokens[place]] == asked[place] for place in queries)
 
 
-def test_between_the_queries_are_random_words_or_none() -> None:
+def test_between_the_queries_are_random_tokens_or_zeros() -> None:
     inputs, targets = small(random_non_queries=False).batch("train", 0, 50, 40, 0)
     assert (inputs[:, 8:][targets[:, 8:] == -100] == 0).all()
     inputs, targets = small().batch("train", 0, 400, 40, 0)
@@ -63,10 +63,10 @@ def test_queries_are_spread_by_the_power(power: float) -> None:
 
 def test_keys_and_values_are_equally_likely() -> None:
     inputs, _ = small(vocab_size=20, num_pairs=4).batch("train", 0, 3000, 16, 0)
-    for part, words in ((inputs[:, 0:8:2], range(1, 10)), (inputs[:, 1:8:2], range(10, 20))):
+    for part, tokens in ((inputs[:, 0:8:2], range(1, 10)), (inputs[:, 1:8:2], range(10, 20))):
         for place in range(4):
-            share = part[:, place].bincount(minlength=20)[list(words)] / 3000
-            torch.testing.assert_close(share, torch.full_like(share, 1 / len(words)), atol=0.03, rtol=0)
+            share = part[:, place].bincount(minlength=20)[list(tokens)] / 3000
+            torch.testing.assert_close(share, torch.full_like(share, 1 / len(tokens)), atol=0.03, rtol=0)
 
 
 def test_the_samples_never_change() -> None:

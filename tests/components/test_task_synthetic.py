@@ -1,4 +1,4 @@
-"""What all made-up tasks promise: the same samples for the same arguments, and none in two splits."""
+"""Synthetic tasks: the same samples for the same arguments, and none in two splits."""
 
 from collections import Counter
 from typing import Any
@@ -75,7 +75,7 @@ def test_an_epoch_visits_every_sample_once(name: str) -> None:
 
 
 @NAMES
-def test_endless_training_goes_on_with_other_samples(name: str) -> None:
+def test_endless_training_draws_new_samples(name: str) -> None:
     task, context = make(name, train_size=None), TASKS[name][0]
     seen = Counter(row for step in range(10) for row in rows(task.batch("train", step, 20, context, 0)[0]))
     assert len(seen) > 150
@@ -103,7 +103,7 @@ def test_evaluation_sees_the_same_samples_whatever_the_batch(
 
 
 @NAMES
-def test_the_right_answers_are_measured_as_right(name: str) -> None:
+def test_right_answers_have_full_accuracy(name: str) -> None:
     task = make(name)
     _, targets = next(task.eval_batches("test", 35, TASKS[name][0]))
     right = torch.nn.functional.one_hot(targets.clamp(min=0), task.num_outputs).float() * 50
@@ -143,4 +143,4 @@ def test_padding_does_not_move_a_sample_to_another_split() -> None:
 def _expressions(split: str, context: int) -> list[str]:
     task = ListOps(**SHORT_LISTS, eval_size=64)
     inputs, _ = task.batch(split, 0, 200, context, 0)
-    return ["".join(chr(32 + word) for word in row if word) for row in inputs.tolist()]
+    return ["".join(chr(32 + token) for token in row if token) for row in inputs.tolist()]

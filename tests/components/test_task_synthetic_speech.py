@@ -1,4 +1,4 @@
-"""The vowels are made from numbers alone: the same every time, other ones in every split."""
+"""Synthetic vowels are reproducible, and different in every split."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_evaluation_sees_the_same_waves_whatever_the_batch(batch_size: int) -> N
     assert torch.equal(kept, next(small().eval_batches("test", 20, 60))[0][:9])
 
 
-def test_a_longer_context_goes_on_with_the_same_sound() -> None:
+def test_a_longer_context_continues_the_same_sound() -> None:
     (short, _), (long, _) = (small(noise=0.0).batch("train", 0, 8, context, 0) for context in (1000, 4000))
     ratio = short / long[:, :1000]
     spread = ratio.nanquantile(0.75, 1) - ratio.nanquantile(0.25, 1)

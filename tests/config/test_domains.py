@@ -27,7 +27,7 @@ def test_domains_in_yaml(value: Any, domain: Choice | Interval) -> None:
     ("value", "message"),
     [
         ([], "the list of choices is empty"),
-        ([1, 2, 1], "a choice stands twice"),
+        ([1, 2, 1], "a choice is listed twice"),
         ("auto", "'auto' is neither a list of choices"),
         (3, "3 is neither"),
         (None, "None is neither"),
@@ -45,7 +45,7 @@ def test_domains_in_yaml(value: Any, domain: Choice | Interval) -> None:
         ({"low": 1, "high": 2, "min": 0}, "unknown key 'min' of a range"),
     ],
 )
-def test_what_is_no_domain(value: Any, message: str) -> None:
+def test_invalid_domains(value: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_domain(value, "vary.x")
     assert str(caught.value).startswith("vary.x: ")

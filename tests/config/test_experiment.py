@@ -1,4 +1,4 @@
-"""Set ARCHLAB_WRITE_GOLDEN=1 to write tests/golden/resolved anew; then read the difference."""
+"""Set ARCHLAB_WRITE_GOLDEN=1 to regenerate tests/golden/resolved; then review the diff."""
 
 from __future__ import annotations
 

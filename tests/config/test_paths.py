@@ -29,7 +29,7 @@ def test_paths_in_parts(path: str, parts: list[paths.Part]) -> None:
 
 
 @pytest.mark.parametrize("path", ["", ".a", "a.", "a..b", "a[", "a[]", "a[-1]", "a[x]", "a b", "a]", "a=b", "a[0"])
-def test_what_is_no_path(path: str) -> None:
+def test_invalid_paths(path: str) -> None:
     with pytest.raises(ConfigError, match="is not a path like"):
         paths.split(path)
 
@@ -90,13 +90,13 @@ def test_a_bare_name_becomes_a_mapping_on_the_way() -> None:
     ("path", "message"),
     [
         ("model.layers[2].mixer", r"\[2\] is past the end of a list of 2"),
-        ("model[0]", r"\[0\] is asked of what is no list"),
-        ("model.dim.x", "'x' is asked of what is no mapping"),
-        ("model.layers.x", "'x' is asked of what is no mapping"),
+        ("model[0]", r"\[0\] indexes a value that is not a list"),
+        ("model.dim.x", "'x' is a key of a value that is not a mapping"),
+        ("model.layers.x", "'x' is a key of a value that is not a mapping"),
         ("task[0]", "there is no list 'task'"),
     ],
 )
-def test_put_where_nothing_can_stand(path: str, message: str) -> None:
+def test_put_at_impossible_paths(path: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         paths.put(TREE, path, 1)
 
@@ -105,7 +105,7 @@ def test_expand() -> None:
     assert paths.expand(TREE, "model.layers[*].mixer") == ["model.layers[0].mixer", "model.layers[1].mixer"]
     assert paths.expand(TREE, "model.layers[1]") == ["model.layers[1]"]
     assert paths.expand({"a": [{"b": [1, 2]}, {"b": [3]}]}, "a[*].b[*]") == ["a[0].b[0]", "a[0].b[1]", "a[1].b[0]"]
-    with pytest.raises(ConfigError, match="model is no list"):
+    with pytest.raises(ConfigError, match="model is not a list"):
         paths.expand(TREE, "model[*]")
 
 

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from archlab import ConfigError, Count, Fraction, NonNegative, Positive
-from archlab.config.schema import REQUIRED, coerce, knobs_of, reject_unknown, type_name, wiring_of
+from archlab.config.domains import Range
+from archlab.config.schema import (
+    REQUIRED,
+    UnionMember,
+    coerce,
+    knobs_of,
+    reject_unknown,
+    type_name,
+    union_members,
+    wiring_of,
+)
 
 
 class Part:
@@ -130,3 +140,17 @@ def test_names() -> None:
 )
 def test_types_in_words(expected: Any, words: str) -> None:
     assert type_name(expected).startswith(words)
+
+
+def test_nested_unions_are_flattened_with_the_ranges_of_each_member() -> None:
+    small = Range(high=9)
+    expected = Annotated[Annotated[int, Range(low=2)] | float, small] | Literal["auto"] | None
+    assert union_members(expected) == [
+        UnionMember(int, (Range(low=2), small)),
+        UnionMember(float, (small,)),
+        UnionMember(Literal["auto"]),
+        UnionMember(type(None)),
+    ]
+    assert coerce(2.5, expected, "a") == 2.5
+    with pytest.raises(ConfigError, match="'never' is not one of its values"):
+        coerce("never", expected, "a")

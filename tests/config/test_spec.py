@@ -82,11 +82,11 @@ def test_a_bare_name_and_a_default_type() -> None:
         ({"norm": {"type": "rms", "repeat": 2}}, "model.norm: unknown knob 'repeat' of 'rms'"),
     ],
 )
-def test_what_cannot_be_used(change: dict[str, Any], message: str) -> None:
+def test_invalid_specs(change: dict[str, Any], message: str) -> None:
     assert problem(MODEL | change).startswith(message)
 
 
-def test_what_is_missing() -> None:
+def test_missing_values() -> None:
     assert problem({"type": "stack", "vocab_size": 8, "layers": [LAYER]}) == (
         "model: 'stack' needs 'dim': a whole number at least 1"
     )
@@ -121,12 +121,12 @@ def test_a_constructor_that_refuses_is_named_by_its_path() -> None:
         ([], None),
     ],
 )
-def test_the_knob_at_a_place(parts: list[str | int], name: str | None) -> None:
+def test_the_knob_at_a_path(parts: list[str | int], name: str | None) -> None:
     knob = knob_at(MODEL, parts, "backbone")
     assert (knob.name if knob else None) == name
 
 
-def test_the_knob_at_a_place_knows_what_may_stand_there() -> None:
+def test_the_knob_at_a_path_has_its_type() -> None:
     knob = knob_at(MODEL, ["layers", 0, "mixer"], "backbone")
     assert knob is not None
     assert isinstance(knob.default, Slot)

@@ -10,7 +10,7 @@ from archlab.config.schema import coerce
 from archlab.config.train_config import TrainConfig, parse_train, train_knobs
 
 
-def test_nothing_given_is_every_default() -> None:
+def test_an_empty_section_is_all_defaults() -> None:
     assert parse_train({}) == TrainConfig()
 
 
@@ -44,7 +44,7 @@ def test_plain_data_says_the_same() -> None:
         ("fast", "train: 'fast' is not a mapping of settings"),
     ],
 )
-def test_what_cannot_be_used(value: Any, message: str) -> None:
+def test_invalid_settings(value: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_train(value)
     assert str(caught.value) == message

@@ -1,4 +1,4 @@
-"""A library that was built lies under the name of all that it was made of."""
+"""The cache path of a library depends on all of its inputs."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from archlab.runtime import build_cache
 from archlab.runtime.build_cache import build_cache_path
 
 
-def test_a_name_for_each_thing_that_it_was_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_input_changes_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     one = build_cache_path("native", "scan", "code", "-O3")
     assert one == build_cache_path("native", "scan", "code", "-O3")
     assert one.name.startswith("scan-")
@@ -16,7 +16,7 @@ def test_a_name_for_each_thing_that_it_was_made_of(monkeypatch: pytest.MonkeyPat
     assert len({one, *others}) == 4
 
 
-def test_without_a_cache_it_lies_in_a_folder_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cache_it_is_in_a_directory_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_cache, "cache_dir", lambda kind: None)
     build_cache._process_dir.cache_clear()
     one, other = build_cache_path("ahead", "a", "x"), build_cache_path("ahead", "b", "x")

@@ -33,7 +33,7 @@ def test_there_is_some() -> None:
     assert 10**6 < available_memory(CPU) < 10**15
 
 
-def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_total_memory_if_the_system_does_not_report_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(file: Any, *_: Any) -> None:
         raise FileNotFoundError(file)
 

@@ -19,7 +19,7 @@ def measured_anew() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
-def test_what_is_asked_for_is_not_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_other_than_auto_is_not_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(mixed_precision, "bfloat16_speedup")
     assert resolve_precision(name, CPU) == name
 
@@ -27,17 +27,17 @@ def test_what_is_asked_for_is_not_measured(name: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("gain", "chosen"), [(0.5, "float32"), (MIN_SPEEDUP - 0.01, "float32"), (MIN_SPEEDUP, "bfloat16")]
 )
-def test_auto_takes_what_pays(gain: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bfloat16_if_it_is_fast_enough(gain: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {torch.float32: gain, torch.bfloat16: 1.0}
-    monkeypatch.setattr(mixed_precision, "_seconds", lambda device_type, dtype, size: seconds[dtype])
+    monkeypatch.setattr(mixed_precision, "_matmul_seconds", lambda device_type, dtype, size: seconds[dtype])
     assert resolve_precision("auto", CPU) == chosen
 
 
-def test_a_device_without_bfloat16_is_not_asked_for_a_large_product(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_large_matmul_is_skipped_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     seconds = {torch.float32: 0.1, torch.bfloat16: 1.0}
     monkeypatch.setattr(
-        mixed_precision, "_seconds", lambda device_type, dtype, size: sizes.append(size) or seconds[dtype]
+        mixed_precision, "_matmul_seconds", lambda device_type, dtype, size: sizes.append(size) or seconds[dtype]
     )
     assert resolve_precision("auto", CPU) == "float32"
     assert set(sizes) == {SIZES[0]}

@@ -1,4 +1,4 @@
-"""The settings that make a process fast are made where they help, and can be turned off."""
+"""Performance settings of a process are applied, keep those of the user, and can be turned off."""
 
 import os
 import platform
@@ -51,7 +51,7 @@ def test_compiled_models_are_kept_for_the_user(cache_home: Path) -> None:
     assert os.environ[process.CACHE] == str(cache_home / "archlab" / "inductor")
 
 
-def test_what_a_user_has_set_is_theirs(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_user_are_kept(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(process.CACHE, "/mine")
     monkeypatch.setenv(process.HUGE_PAGES, "0")
     process.configure_process()
@@ -60,7 +60,7 @@ def test_what_a_user_has_set_is_theirs(cache_home: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 @pytest.mark.skipif("[madvise]" not in _KERNEL, reason="this kernel does not give large pages to those who ask, alone")
-def test_large_tensors_lie_in_large_pages() -> None:
+def test_large_tensors_use_huge_pages() -> None:
     code = (
         "from archlab.runtime.process import configure_process; configure_process();"
         "import torch; x = torch.ones(32 * 2**20);"
@@ -71,7 +71,7 @@ def test_large_tensors_lie_in_large_pages() -> None:
     assert [_run(code, kept | more) for more in ({}, {"ARCHLAB_TUNE": "off"})] == ["True", "False"]
 
 
-def test_nothing_is_set_where_tuning_is_off(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_set_if_tuning_is_off(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHLAB_TUNE", "off")
     monkeypatch.setattr(process, "configure_malloc", lambda: pytest.fail("told the allocator"))
     monkeypatch.delenv(process.HUGE_PAGES, raising=False)
@@ -80,7 +80,7 @@ def test_nothing_is_set_where_tuning_is_off(cache_home: Path, monkeypatch: pytes
     assert process.HUGE_PAGES not in os.environ
 
 
-def test_a_cache_that_cannot_be_made_is_left_out(
+def test_a_cache_that_cannot_be_created_is_not_used(
     cache_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache_home.write_text("")
@@ -96,15 +96,15 @@ def test_a_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "taken"),
+    ("other", "expected"),
     [
         (MatmulMode("bf16", 1e-7, 2e11), "bf16"),
         (MatmulMode("bf16", 2e-3, 9e11), DEFAULT),  # it rounds
         (MatmulMode("bf16", 1e-7, 1.05e11), DEFAULT),  # it gains nothing
     ],
 )
-def test_the_fastest_exact_product_is_taken(other: MatmulMode, taken: str) -> None:
-    assert fastest_exact_mode((MatmulMode(DEFAULT, 1e-7, 1e11), other)) == taken
+def test_the_fastest_exact_mode_is_selected(other: MatmulMode, expected: str) -> None:
+    assert fastest_exact_mode((MatmulMode(DEFAULT, 1e-7, 1e11), other)) == expected
 
 
 def test_measuring_leaves_the_setting_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_measuring_leaves_the_setting_as_it_was(monkeypatch: pytest.MonkeyPatch)
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
-def test_products_are_left_alone_where_tuning_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_matmul_mode_is_kept_if_tuning_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHLAB_TUNE", "off")
     monkeypatch.setattr(matmul_precision, "measure_modes", lambda: pytest.fail("measured"))
     assert matmul_precision.select_matmul_precision.__wrapped__() == DEFAULT

@@ -1,4 +1,4 @@
-"""A restored run goes on bit for bit; a damaged checkpoint is noticed."""
+"""A restored run resumes bit for bit; a damaged checkpoint is detected."""
 
 import json
 import logging
@@ -63,7 +63,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> l
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, fused: bool) -> None:
+def test_a_restored_run_resumes_bit_for_bit(tmp_path: Path, fused: bool) -> None:
     model, optimizer = build(fused=fused)
     train(model, optimizer, range(5))
     path = save_checkpoint(tmp_path, 5, model, optimizer, {"tokens": 30}, keep=1)
@@ -79,7 +79,7 @@ def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, fused: bool) -> None
         assert all(torch.equal(optimizer.state[mine][k], its_optimizer.state[other][k]) for k in optimizer.state[mine])
 
 
-def test_what_is_restored_no_longer_depends_on_the_files(tmp_path: Path) -> None:
+def test_restored_tensors_do_not_depend_on_the_files(tmp_path: Path) -> None:
     model, optimizer = build()
     train(model, optimizer, range(2))
     path = save_checkpoint(tmp_path, 2, model, optimizer, {}, keep=1)
@@ -89,7 +89,7 @@ def test_what_is_restored_no_longer_depends_on_the_files(tmp_path: Path) -> None
     assert all(torch.equal(v, expected[k]) for k, v in optimizer.state[model.inner.weight].items())
 
 
-def test_a_fused_optimizer_goes_on_from_one_that_was_not(tmp_path: Path) -> None:
+def test_a_fused_optimizer_resumes_from_one_that_was_not(tmp_path: Path) -> None:
     model, optimizer = build(fused=False)
     train(model, optimizer, range(2))
     path = save_checkpoint(tmp_path, 2, model, optimizer, {}, keep=1)
@@ -155,7 +155,7 @@ DAMAGE = [(_truncate, "has .* bytes and not"), (_flip, "has changed"), (Path.unl
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"])
 @pytest.mark.parametrize(("damage", "words"), DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over_with_one_line(
+def test_a_damaged_checkpoint_is_skipped_with_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: Callable[[Path], None], words: str
 ) -> None:
     model, optimizer = build()
@@ -165,7 +165,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(
         assert latest_checkpoint(tmp_path) == tmp_path / "step_00000001"
     (message,) = caplog.messages
     assert "\n" not in message
-    assert f"going on from step_00000001: step_00000002: {name}" in message
+    assert f"resuming from step_00000001: step_00000002: {name}" in message
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {"a": 1}}', '{"files": []}', None])
@@ -173,7 +173,7 @@ def test_a_checkpoint_without_a_good_manifest_is_damaged(tmp_path: Path, manifes
     model, optimizer = build()
     file = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1) / "manifest.json"
     file.unlink() if manifest is None else file.write_text(manifest)
-    with pytest.raises(ArchlabError, match=r"no checkpoint is whole: step_00000001: .*manifest.json"):
+    with pytest.raises(ArchlabError, match=r"no checkpoint is intact: step_00000001: .*manifest.json"):
         latest_checkpoint(tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_an_optimizer_with_other_groups_is_refused(tmp_path: Path) -> None:
         load_checkpoint(path, model, torch.optim.AdamW(model.parameters()))
 
 
-def test_a_published_folder_stands_alone(tmp_path: Path) -> None:
+def test_a_published_model_is_self_contained(tmp_path: Path) -> None:
     model, _ = build()
     resolved = {"name": "tiny", "train": {"lr": 1e-5, "note": "1e-5", "on": None}, "model": {"layers": [{"a": 1}]}}
     for seed in (1, 2):
@@ -248,7 +248,7 @@ def test_a_published_folder_stands_alone(tmp_path: Path) -> None:
     assert torch.equal(other.inner.weight, model.inner.weight)
 
 
-def test_a_changed_published_folder_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_published_model_is_detected(tmp_path: Path) -> None:
     save_model(tmp_path / "best", Tied(), {}, {})
     _flip(tmp_path / "best" / "provenance.json")
     with pytest.raises(ArchlabError, match=r"best: provenance\.json has changed$"):

@@ -1,4 +1,4 @@
-"""Files and folders survive a kill at any moment whole, or not at all."""
+"""Files and directories are complete or absent after a kill at any moment."""
 
 import os
 import shutil
@@ -152,7 +152,7 @@ def test_a_folder_in_use_is_refused_unless_forced(tmp_path: Path) -> None:
     require_empty_dir(tmp_path / "a" / "run", False, "the run")
     require_empty_dir(tmp_path / "a" / "run", False, "the run")
     (tmp_path / "a" / "run" / "file").write_text("")
-    with pytest.raises(ArchlabError, match="run: is not empty; name another folder for the run"):
+    with pytest.raises(ArchlabError, match="run: is not empty; name another directory for the run"):
         require_empty_dir(tmp_path / "a" / "run", False, "the run")
     require_empty_dir(tmp_path / "a" / "run", True, "the run")
     assert (tmp_path / "a" / "run" / "file").exists()

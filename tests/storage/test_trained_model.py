@@ -16,7 +16,7 @@ from archlab.storage.trained_model import find_checkpoint, load_trained
 
 @pytest.fixture
 def published(tiny: Tiny, tmp_path: Path) -> Path:
-    """A run's folder with a model that was never trained."""
+    """A run's directory with a model that was never trained."""
     experiment = tiny("model.head.tied=true")
     checkpoint.save_model(tmp_path / "run/final", build(experiment.model, seed=3), experiment.resolved, {})
     (tmp_path / "run/experiment.yaml").write_text(experiment.to_yaml())
@@ -34,7 +34,7 @@ def test_a_model_comes_back(published: Path, tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("name", ["megalodon_tiny", "mega_tiny", "llama2_tiny"])
-def test_what_is_not_saved_is_made_anew(name: str, tmp_path: Path) -> None:
+def test_buffers_that_are_not_saved_are_computed(name: str, tmp_path: Path) -> None:
     experiment = config.load(name)
     original, tokens = build(experiment.model, seed=3).eval(), torch.arange(40).view(2, 20)
     checkpoint.save_model(tmp_path / "model", original, experiment.resolved, {})

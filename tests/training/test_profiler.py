@@ -9,7 +9,7 @@ from conftest import Tiny
 from torch.autograd import DeviceType
 
 from archlab import ConfigError
-from archlab.cli.profile_table import table
+from archlab.cli.tables import profile_table
 from archlab.training import profiler as module
 from archlab.training.profiler import MEASURED_STEPS, OTHER, Part, Profile, kind_of, profile
 
@@ -103,8 +103,8 @@ def _event(name: str, cpu_us: float, count: int = 1, flops: float = 0, device_us
 
 
 def test_the_table() -> None:
-    shown = table("some", Profile(4096, 0.5, (Part("matrix products", 0.4, 6, 8e9), Part(OTHER, 0.1))))
-    assert shown.title == "some: 500 ms an update of 4,096 tokens, 8,192 tokens/s"
+    shown = profile_table("some", Profile(4096, 0.5, (Part("matrix products", 0.4, 6, 8e9), Part(OTHER, 0.1))))
+    assert shown.title == "some: 500 ms per step of 4,096 tokens, 8,192 tokens/s"
     columns = [list(column.cells) for column in shown.columns]
     assert columns == [["matrix products", OTHER], ["400.0", "100.0"], ["80%", "20%"], ["6", ""], ["20", ""]]
 

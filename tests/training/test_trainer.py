@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     train(tiny(), run, resume=True, callbacks=[watch])
     last = (step - 1) // 3 * 3
     assert watch.starts == [last - 3 if damaged else last], f"killed at step {step}"
-    assert ("damaged checkpoint passed over" in caplog.text) == damaged
+    assert ("damaged checkpoint skipped" in caplog.text) == damaged
     assert curve(run) == curve(whole)
     assert same_weights(run, whole)
     assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in whole.iterdir())
@@ -268,7 +268,7 @@ def test_resuming_what_never_began(tiny: Tiny, tmp_path: Path, whole: Path) -> N
 )
 def test_another_experiment_does_not_go_on(override: str, message: str, tiny: Tiny, whole: Path) -> None:
     before = curve(whole)
-    with pytest.raises(ArchlabError, match=f"experiment.yaml: {message}; name another folder"):
+    with pytest.raises(ArchlabError, match=f"experiment.yaml: {message}; name another directory"):
         train(tiny(override), whole, resume=True)
     assert curve(whole) == before
 
