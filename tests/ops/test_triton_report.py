@@ -30,7 +30,7 @@ def archlab(*arguments, **settings):
     return python("from archlab.cli.main import main; main()", *arguments, **settings)
 
 
-@pytest.mark.slow
+@pytest.mark.services
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_kernels_fit_their_gpus_and_move_little_more_than_they_must(operation):
     done = python(READ, operation)
