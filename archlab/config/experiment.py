@@ -122,7 +122,7 @@ class UnresolvedExperiment:
             return value
         if value not in names(slot.kind):
             return value
-        known = find(slot.kind, value).knobs | ({REPEAT.name: REPEAT} if slot.many else {})
+        known = {**find(slot.kind, value).knobs, **({REPEAT.name: REPEAT} if slot.many else {})}
         return {"type": value} | {key: old[key] for key in old if key in known and _fits(known[key], old[key])}
 
     def resolve(self) -> Experiment:

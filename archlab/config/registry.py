@@ -99,8 +99,15 @@ class Component:
 
     @property
     def meanings(self) -> dict[str, str]:
-        """The meaning of each knob that the docstring explains."""
-        return {name: text for name, text in argument_meanings(self.doc).items() if name in self.knobs}
+        """The meaning of each knob that a docstring explains: the class's own, or that of its constructor's class."""
+        explained = argument_meanings(self._constructor_doc) | argument_meanings(self.doc)
+        return {name: text for name, text in explained.items() if name in self.knobs}
+
+    @property
+    def _constructor_doc(self) -> str:
+        if self.declaration:
+            return self.declaration.constructor_doc
+        return next((base.__doc__ or "" for base in self.cls.__mro__ if "__init__" in vars(base)), "")
 
 
 def register(kind: str, name: str, *, search: Mapping[str, Domain] | None = None) -> Callable[[Class], Class]:
@@ -225,7 +232,7 @@ def load_plugin(plugin: str, folder: Path, path: str = "plugins") -> None:
 
 
 def _load_file(file: Path) -> None:
-    # Two plugins may have one file name; sys.modules must keep them apart, and pickle must find them again.
+    # Two plugins may have one file name; sys.modules must keep them apart.
     name = f"archlab_plugin_{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}_{file.stem}"
     known = sys.modules.get(name)
     if known is not None and known.__file__ == str(file):

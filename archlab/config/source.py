@@ -24,9 +24,13 @@ class UnreadableSource(Exception):
 
 @dataclass(frozen=True)
 class Declaration:
-    """The docstring, knobs, wiring and search domains of a component's class."""
+    """The docstring, knobs, wiring and search domains of a component's class.
+
+    `constructor_doc` is the docstring of the class that defines the constructor, which explains inherited knobs.
+    """
 
     doc: str
+    constructor_doc: str
     knobs: dict[str, Knob]
     wiring: tuple[str, ...]
     search: Mapping[str, Domain]
@@ -40,13 +44,13 @@ def read_declaration(module: str, kind: str, name: str, public: Mapping[str, Any
     try:
         source = _Source(module, public)
         cls, call = source.registered(kind, name)
-        function, owner = source.constructor(cls)
+        function, owner, definer = source.constructor(cls)
         domains = (source.evaluate(word.value) for word in call.keywords if word.arg == "search")
         search: Mapping[str, Domain] = next(domains, {})
-        doc = ast.get_docstring(cls, clean=False) or ""
+        doc, constructor_doc = (ast.get_docstring(node, clean=False) or "" for node in (cls, definer))
         if function is None:
-            return Declaration(doc, {}, (), search)
-        return Declaration(doc, owner.knobs(function), _wiring(function), search)
+            return Declaration(doc, constructor_doc, {}, (), search)
+        return Declaration(doc, constructor_doc, owner.knobs(function), _wiring(function), search)
     except UnreadableSource:
         raise
     except Exception as error:
@@ -93,25 +97,28 @@ class _Source:
                     return node, call  # type: ignore[return-value]
         raise UnreadableSource(f"no {kind} {name!r}")
 
-    def constructor(self, cls: ast.ClassDef) -> tuple[ast.FunctionDef | None, _Source]:
-        """Return a class's own or inherited constructor and its module's source; None for one of another library."""
+    def constructor(self, cls: ast.ClassDef) -> tuple[ast.FunctionDef | None, _Source, ast.ClassDef]:
+        """Return a class's own or inherited constructor, its module's source, and the class that defines it.
+
+        The constructor is None where another library defines it.
+        """
         for node in cls.body:
             if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-                return node, self
+                return node, self, cls
         for base in cls.bases:
-            found, owner = self._inherited(base)
-            if found is not None:
-                return found, owner
-        return None, self
+            inherited = self._inherited(base)
+            if inherited is not None and inherited[0] is not None:
+                return inherited
+        return None, self, cls
 
-    def _inherited(self, base: ast.expr) -> tuple[ast.FunctionDef | None, _Source]:
+    def _inherited(self, base: ast.expr) -> tuple[ast.FunctionDef | None, _Source, ast.ClassDef] | None:
         name = base.id if isinstance(base, ast.Name) else ""
         node = self.definitions.get(name)
         if isinstance(node, ast.ClassDef):
             return self.constructor(node)
         module, original = self.imports.get(name, ("", ""))
         if not module.startswith("archlab."):
-            return None, self
+            return None
         return self.other(module)._inherited(ast.Name(original))
 
     def knobs(self, function: ast.FunctionDef) -> dict[str, Knob]:

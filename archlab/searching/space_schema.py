@@ -7,7 +7,7 @@ from typing import Any
 
 from archlab.config.domains import Count
 from archlab.config.json_schema import DRAFT, FORMAT, TEXT, TEXTS, Schema, experiment_schema, type_schema
-from archlab.searching.space import COSTS, KEYS, LEARNED, MEASURED
+from archlab.searching.space import COSTS, KEYS, MEASURED, VALIDATION
 from archlab.searching.study_config import PRUNERS, SAMPLERS, Seed
 
 _NUMBER: Schema = {"type": "number"}
@@ -61,7 +61,7 @@ def _objectives() -> Schema:
     return {
         "type": "object",
         "minProperties": 1,
-        "propertyNames": {"anyOf": [{"enum": [*COSTS, *MEASURED]}, {"pattern": f"^{LEARNED}"}]},
+        "propertyNames": {"anyOf": [{"enum": [*COSTS, *MEASURED]}, {"pattern": f"^{VALIDATION}"}]},
         "additionalProperties": {"enum": ["minimize", "maximize"]},
     }
 

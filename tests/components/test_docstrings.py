@@ -21,3 +21,13 @@ def documented(cls: type) -> list[str]:
 def test_each_knob_is_documented_in_the_order_of_the_constructor(kind: str, name: str) -> None:
     component = find(kind, name)
     assert documented(component.cls) == list(component.knobs)
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_the_listing_has_a_meaning_for_each_knob(kind: str) -> None:
+    assert [f"{name}.{knob}" for name in names(kind) for knob, said in meanings(kind, name).items() if not said] == []
+
+
+def meanings(kind: str, name: str) -> dict[str, str]:
+    component = find(kind, name)
+    return {knob: component.meanings.get(knob, "") for knob in component.knobs}
