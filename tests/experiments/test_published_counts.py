@@ -21,6 +21,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items(), ids=PUBLISHED)
 def test_a_published_model_has_its_size(name: str, count: int) -> None:
     assert count_parameters(build_on_meta(experiment.load(name).model)) == count

@@ -37,6 +37,7 @@ def gradients(outputs, inputs):
     return torch.autograd.grad(total, [x for x in inputs.values() if x is not None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("size", SIZES)
 def test_agrees_with_the_pytorch_implementation(size, decay):
