@@ -111,6 +111,10 @@ def test_every_command_has_help(verb: str, run) -> None:
 
 
 @pytest.mark.slow
+def test_help_cuts_no_sentence_of_a_command(run) -> None:
+    assert "..." not in run("--help").out.partition("Commands:")[2]
+
+
 def test_help_needs_no_torch_and_neither_does_a_typo() -> None:
     code = """
 import sys
