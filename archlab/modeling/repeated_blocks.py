@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -99,4 +99,6 @@ def _attributes(value: Any) -> Any:
         return [_attributes(entry) for entry in value]
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.requires_grad
+    if is_dataclass(value) and not isinstance(value, type):  # such as an attention function's shape
+        return type(value), _attributes(vars(value))
     return value if isinstance(value, _SCALARS) else id(value)

@@ -74,7 +74,7 @@ def test_gates_begin_open_by_the_share():
 
 @pytest.mark.parametrize("share", [0, 1.0])
 def test_a_gate_must_be_able_to_learn(share):
-    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="is not between 0 and 1"):
         build("gated", share=share)
 
 

@@ -100,7 +100,7 @@ def test_a_product_of_one_row_is_pytorchs(shape: tuple[int, ...], bias: bool) ->
 @needs_compiler
 def test_text_is_the_same_compiled_or_not() -> None:
     model = small("mistral_tiny")
-    texts = [list(generate(model, [3, 1, 4], max_new_tokens=12, seed=2, compiled=how)) for how in (False, True)]
+    texts = [list(generate(model, [3, 1, 4], max_new_tokens=12, seed=2, compile=how)) for how in (False, True)]
     assert texts[0] == texts[1]
 
 

@@ -54,7 +54,7 @@ def test_a_classifier_is_trained_measured_reported_and_exported(digits: Path, tm
     assert "accuracy" in api.report(tmp_path / "run").read_text()
     module = (api.export(tmp_path / "run", tmp_path / "out") / "model.py").read_text()
     assert "def generate" not in module
-    with pytest.raises(ArchlabError, match="no text to go on with"):
+    with pytest.raises(ArchlabError, match="no text to continue"):
         list(api.generate(tmp_path / "run", "abc"))
 
 
