@@ -42,7 +42,9 @@ class WindowedAttention(Recurrent):
         self.shape, self.position = shape, position
         self.window, self.window_size = window, window_size
         # A module without parameters has no other tensor that .to(device, dtype) moves: init_state allocates like it.
-        self.register_buffer("_device_anchor", torch.zeros(()), persistent=False)
+        # One element and no scalar: Dynamo reads a float64 scalar on the CPU as a Python float, which it then
+        # specializes by tracing the whole model a second time (torch 2.13).
+        self.register_buffer("_device_anchor", torch.zeros(1), persistent=False)
 
     @property
     def max_context(self) -> int | None:

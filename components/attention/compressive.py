@@ -55,7 +55,9 @@ class CompressiveAttention(Recurrent):
         self.rate = compression_rate
         self.exact_gradients = not compressed_size  # the compressed memory is detached from the task's loss
         # Without compression there is no parameter, so no other tensor that .to(device, dtype) moves.
-        self.register_buffer("_device_anchor", torch.zeros(()), persistent=False)
+        # One element and no scalar: Dynamo reads a float64 scalar on the CPU as a Python float, which it then
+        # specializes by tracing the whole model a second time (torch 2.13).
+        self.register_buffer("_device_anchor", torch.zeros(1), persistent=False)
         if compressed_size:
             _check_sizes(window_size, memory_size, compression_rate)
             self.compression = Compression(shape.num_kv_heads, shape.key_dim, shape.value_dim, compression_rate)

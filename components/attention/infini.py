@@ -60,7 +60,9 @@ class InfiniAttention(Recurrent):
         self.segment_size, self.update, self.shape = segment_size, update, shape
         self.local = SoftmaxAttention(shape, position, window="chunk", window_size=segment_size)
         self.share = nn.Parameter(torch.empty(shape.num_heads))
-        self.register_buffer("_device_anchor", torch.zeros(()), persistent=False)
+        # One element and no scalar: Dynamo reads a float64 scalar on the CPU as a Python float, which it then
+        # specializes by tracing the whole model a second time (torch 2.13).
+        self.register_buffer("_device_anchor", torch.zeros(1), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

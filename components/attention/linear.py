@@ -34,7 +34,9 @@ class LinearAttention(Recurrent):
             raise ValueError(f"linear attention has no scores for {type(position).__name__} to add to")
         self.shape, self.position, self.eps = shape, position, eps
         # A module without parameters has no other tensor that .to(device, dtype) moves: init_state allocates like it.
-        self.register_buffer("_device_anchor", torch.zeros(()), persistent=False)
+        # One element and no scalar: Dynamo reads a float64 scalar on the CPU as a Python float, which it then
+        # specializes by tracing the whole model a second time (torch 2.13).
+        self.register_buffer("_device_anchor", torch.zeros(1), persistent=False)
 
     def init_state(self, batch_size: int) -> State:
         """Return empty sums."""
