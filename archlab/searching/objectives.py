@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from archlab.errors import ArchlabError
-from archlab.modeling.build import device_of, eval_mode, is_causal
+from archlab.modeling.backbone import is_causal
+from archlab.modeling.build import device_of, eval_mode
 from archlab.modeling.state import max_context
 from archlab.runtime.timing import time_call
 from archlab.storage.trained_model import load_trained

@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from archlab.errors import one_line
+from archlab.modeling import backbone
 from archlab.modeling.state import State, init_state
 from archlab.runtime.private_apis import compile_error
 from archlab.testing.component_case import (
@@ -37,7 +38,7 @@ CHUNK_SIZES = ([TOKENS], [1] * TOKENS, [4, 8, 1])
 def is_causal(case: ComponentCase) -> None:
     """Outputs depend on no later input; a component that does look ahead declares `causal = False`."""
     model = case.build()
-    if case.inputs is not None or getattr(model, "per_sample", False):
+    if case.inputs is not None or backbone.is_per_sample(model):
         return
     changed = [_first_changed_output(model, case.example_inputs(), t) for t in range(TOKENS)]
     looks_ahead = any(output < t for t, output in enumerate(changed))
@@ -133,7 +134,7 @@ def has_exact_gradients(case: ComponentCase) -> None:
     A component that stops gradients on purpose declares `exact_gradients = False`.
     """
     model = case.build()
-    if not all(getattr(part, "exact_gradients", True) for part in model.modules()):
+    if not backbone.has_exact_gradients(model):
         return
     parameters = list(model.parameters())
     exact = torch.autograd.grad(loss_of(model, case.example_inputs(dtype=PRECISE)), parameters, materialize_grads=True)

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from archlab.config.spec import Spec, parse
 from archlab.errors import ArchlabError, ConfigError
-from archlab.modeling.build import build, build_on_meta, is_causal
+from archlab.modeling.backbone import is_causal, is_per_sample
+from archlab.modeling.build import build, build_on_meta
 from archlab.modeling.state import auxiliary_loss, max_context
 
 PLACEHOLDER = "HERE"
@@ -97,7 +98,7 @@ def _require_context(model: nn.Module) -> None:
 
 def is_stream(case: ComponentCase, model: nn.Module) -> bool:
     """Whether a model is causal and has an output at every step, so that a sequence can be processed in chunks."""
-    return case.inputs is None and is_causal(model) and not getattr(model, "per_sample", False)
+    return case.inputs is None and is_causal(model) and not is_per_sample(model)
 
 
 def loss_of(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from streams import assert_same_gradients
 from archlab.components.attention._shape import AttentionShape
 from archlab.config.registry import find
 from archlab.config.spec import parse
-from archlab.modeling.build import build_on_meta, is_causal
+from archlab.modeling.backbone import is_causal
+from archlab.modeling.build import build_on_meta
 
 TREE = {
     "type": "stack",

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from archlab.components.head.reconstruction import ReconstructionHead
 from archlab.config.spec import parse
-from archlab.modeling.build import build, is_causal
+from archlab.modeling.backbone import is_causal
+from archlab.modeling.build import build
 
 
 def head(dim=8, vocab_size=5, **knobs):
