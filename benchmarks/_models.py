@@ -57,7 +57,7 @@ def training_step(model: nn.Module, token_ids: torch.Tensor, *, precision: str =
     bfloat16 = precision == "bfloat16"
 
     def step() -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(token_ids.device.type, torch.bfloat16, enabled=bfloat16):
             logits = _logits(model(token_ids[:, :-1]))
         loss = F.cross_entropy(logits.flatten(0, 1).float(), token_ids[:, 1:].flatten())
         loss.backward()

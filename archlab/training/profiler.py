@@ -13,6 +13,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from archlab.config.experiment import Experiment
+from archlab.runtime.determinism import deterministic_algorithms
 from archlab.runtime.timing import time_call
 from archlab.training.step import TrainStep, prepare_experiment
 
@@ -58,12 +59,13 @@ class Profile:
 def profile(experiment: Experiment) -> Profile:
     """Profile the optimizer steps of an experiment without saving anything; raise ArchlabError as `train` does."""
     step = TrainStep(prepare_experiment(experiment))
-    for _ in range(COMPILE_STEPS):
-        step()
-    for _ in range(WARMUP_PROFILES):
-        _profile_steps(step)
-    seconds = _time_steps(step)
-    return Profile(step.tokens, seconds, _aggregate(_profile_steps(step), step.device, seconds))
+    with deterministic_algorithms():  # as `train` does
+        for _ in range(COMPILE_STEPS):
+            step()
+        for _ in range(WARMUP_PROFILES):
+            _profile_steps(step)
+        seconds = _time_steps(step)
+        return Profile(step.tokens, seconds, _aggregate(_profile_steps(step), step.device, seconds))
 
 
 def kind_of(name: str) -> str | None:

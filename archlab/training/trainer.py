@@ -12,6 +12,7 @@ from archlab.config.experiment import Experiment, load
 from archlab.config.train_config import TrainConfig
 from archlab.errors import TrainingError
 from archlab.inference.evaluate import eval_options, evaluate
+from archlab.runtime.determinism import deterministic_algorithms
 from archlab.runtime.environment import versions
 from archlab.runtime.signals import defer_keyboard_interrupt
 from archlab.storage import checkpoint
@@ -51,7 +52,8 @@ def train(
     # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves the directory alone.
     experiment = prepare_experiment(experiment, _previous_settings(folder, experiment.train) if resume else None)
     open_run(experiment, folder, resume, force)
-    return Trainer(experiment, folder, resume, CallbackList(callbacks)).run()
+    with deterministic_algorithms():
+        return Trainer(experiment, folder, resume, CallbackList(callbacks)).run()
 
 
 def _previous_settings(folder: Path, train: TrainConfig) -> dict[str, str]:

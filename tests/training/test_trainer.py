@@ -275,7 +275,7 @@ def test_another_experiment_does_not_go_on(override: str, message: str, tiny: Ti
 
 @pytest.mark.slow
 def test_auto_is_decided_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = ["train.precision=auto", "train.device=auto", "train.compile=auto", "train.steps=2"]
+    free = ["train.precision=auto", "train.device=cpu", "train.compile=auto", "train.steps=2"]
     monkeypatch.setattr("archlab.training.step.resolve_precision", lambda precision, device: "bfloat16")
     train(tiny(*free), tmp_path / "run")
     decided = load(tmp_path / "run/experiment.yaml").train
