@@ -31,7 +31,7 @@ def resolve_compile_mode(policy: str, device: torch.device, flops: float) -> str
     return "block" if is_worthwhile else "off"
 
 
-def compile_model(model: nn.Module, policy: str) -> None:
+def compile_model(model: nn.Module, policy: str, backend: str = "inductor") -> None:
     """Compile in place: block by block, where identical blocks share one graph, or the whole model as one graph."""
     if policy == "off":
         return
@@ -39,9 +39,9 @@ def compile_model(model: nn.Module, policy: str) -> None:
     features = get_features(model)
     if policy == "model" and features is not None:
         # The chunked loss calls features, not the model, and would otherwise run it uncompiled.
-        model.features = torch.compile(features, fullgraph=True)  # type: ignore[assignment]
+        model.features = torch.compile(features, fullgraph=True, backend=backend)  # type: ignore[assignment]
     for part in {"block": [*iter_blocks(model), *_non_block_modules(model)], "model": [model]}[policy]:
-        part.compile(fullgraph=True)
+        part.compile(fullgraph=True, backend=backend)
 
 
 def _non_block_modules(model: nn.Module) -> Iterator[nn.Module]:

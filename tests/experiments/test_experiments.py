@@ -15,6 +15,7 @@ SHORT = [
     "train.steps=2",
     "train.warmup=1",
     "train.batch_size=2",
+    "train.accumulate=1",
     "train.eval_every=0",
     "train.eval_tokens=1",
     "train.checkpoint_every=0",

@@ -67,7 +67,7 @@ def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("policy", "calls"), [("off", 0), ("block", 5), ("model", 1)])
 def test_what_is_compiled(policy: str, calls: int, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda module, fullgraph: compiled.append(module))
+    monkeypatch.setattr(nn.Module, "compile", lambda module, fullgraph, backend: compiled.append(module))
     model = build(tiny().model)
     compile_model(model, policy)
     assert len(compiled) == calls

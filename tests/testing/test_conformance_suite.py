@@ -112,7 +112,7 @@ class WrongGradient(Last):
 class Breaks(Last):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         y, state = super().forward(x, state)
-        return (y if float(y.sum()) > -1e9 else -y), state
+        return (y if float(y.detach().sum()) > -1e9 else -y), state
 
 
 class Coarse(Last):
