@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from archlab.data.task import Task
-from archlab.data.tokenizers import Decoder, Tokenizer, load_tokenizer
+from archlab.data.tokenizers import Decoder, ModelTokens, Tokenizer, load_tokenizer
 
 
 class TokenizedTask(Task):
@@ -14,11 +14,16 @@ class TokenizedTask(Task):
     predicts_next = True
     metrics = ("loss", "bpb")
     tokenizer_name: str
+    special_tokens: bool = False
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, read on first use."""
-        return load_tokenizer(self.tokenizer_name)
+        return load_tokenizer(self.tokenizer_name, self.special_tokens)
+
+    def model_tokens(self) -> ModelTokens:
+        """Return what the tokens mean."""
+        return self.tokenizer.model_tokens()
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text."""

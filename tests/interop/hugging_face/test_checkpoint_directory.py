@@ -144,7 +144,7 @@ def test_a_hybrid_is_no_llama(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_imported_checkpoint_is_one_of_ours(folder: Path, tmp_path: Path, text: Path) -> None:
-    out = import_checkpoint(folder, tmp_path / "out")
+    out = import_checkpoint(folder, tmp_path / "out", tokenizer="bytes")
     experiment, model = load_trained(out)
     tokens = torch.arange(9)[None]
     with torch.no_grad():
