@@ -100,7 +100,7 @@ class Task(Protocol):
         if self.vocab_size is None:
             return None
         component = component_of(type(self))
-        return ModelTokens(self.tokens or f"of the task {component.name if component else type(self).__name__}")
+        return ModelTokens(self.tokens or f"tokens of the task {component.name if component else type(self).__name__}")
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text; raise ArchlabError if the task has no text."""

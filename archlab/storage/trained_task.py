@@ -16,6 +16,10 @@ from archlab.errors import ArchlabError, ConfigError
 from archlab.storage.model_tokens import read_tokens, task_knobs
 
 _SOURCE = "command line"
+_UNKNOWN = (
+    "the model was imported without a tokenizer, so that nobody knows what its tokens mean; "
+    "name it, as in task.tokenizer=/data/tokenizer.json"
+)
 
 
 def load_experiment(checkpoint_dir: Path, overrides: Sequence[str]) -> tuple[Experiment, ModelTokens | None]:
@@ -35,25 +39,24 @@ def load_experiment(checkpoint_dir: Path, overrides: Sequence[str]) -> tuple[Exp
         knobs = task_knobs(tokens, checkpoint_dir)
     else:
         tokens, knobs = _trained_with(read(file).resolve(), checkpoint_dir, is_other_task)
-    named = _named_knobs(given)
-    if tokens == UNKNOWN_TOKENS and is_other_task:
-        if "tokenizer" not in named:
-            raise ConfigError("task.tokenizer", f"{_UNKNOWN}; {_HOW_TO_NAME}", _SOURCE)
-        return experiment, tokens
-    task = with_knobs(experiment.task, {name: value for name, value in knobs.items() if name not in named})
-    experiment = replace(experiment, task=task)
     if is_other_task and tokens is not None:
-        _require_same(experiment, tokens, "task.tokenizer" if "tokenizer" in named else "task")
-    return experiment, tokens
-
-
-_UNKNOWN = "the model was imported without a tokenizer, so that nobody knows what its tokens mean"
-_HOW_TO_NAME = "name it, as in task.tokenizer=/data/tokenizer.json"
+        _require_same(experiment, tokens, knobs, _named_knobs(given))
+    if tokens == UNKNOWN_TOKENS and is_other_task:
+        knobs = _default_settings(experiment.task)
+    own = {name: value for name, value in knobs.items() if name not in _named_knobs(given)}
+    return replace(experiment, task=with_knobs(experiment.task, own)), tokens
 
 
 def with_knobs(task: Spec, values: Mapping[str, Any]) -> Spec:
     """Return a task with other values of those knobs that it has."""
     return replace(task, knobs={**task.knobs, **{name: values[name] for name in values if name in task.knobs}})
+
+
+def _default_settings(task: Spec) -> Mapping[str, Any]:
+    """Return the settings of a tokenizer that is named for a model which was imported without: those of an import."""
+    named: Task = task.factory()()
+    tokens = named.model_tokens()
+    return {"special_tokens": tokens is not None and tokens.kind == "tokenizer"}
 
 
 def _named_knobs(given: Mapping[str, Any]) -> set[str]:
@@ -72,7 +75,8 @@ def _trained_with(
         return UNKNOWN_TOKENS, {"tokenizer": None}
     if isinstance(name, str) and name == Path(name).name and (checkpoint_dir / name).is_file():
         name = str(checkpoint_dir / name)
-    knobs = {} if name in (None, "words") else {"tokenizer": name}
+    special_tokens = trained.task.knobs.get("special_tokens", False)
+    knobs = {} if name in (None, "words") else {"tokenizer": name, "special_tokens": special_tokens}
     return (_meaning(replace(trained, task=with_knobs(trained.task, knobs))) if needs_meaning else None), knobs
 
 
@@ -92,14 +96,21 @@ def _is_imported(checkpoint_dir: Path) -> bool:
         return False
 
 
-def _require_same(experiment: Experiment, tokens: ModelTokens, path: str) -> None:
-    task: Task = experiment.task.factory()()
+def _require_same(experiment: Experiment, tokens: ModelTokens, knobs: Mapping[str, Any], named: set[str]) -> None:
+    """Raise ConfigError if a task's tokens mean something else; of a model whose tokens are unknown, unless named."""
+    is_named, can_name = "tokenizer" in named, "tokenizer" in experiment.task.knobs
+    path = "task.tokenizer" if is_named else "task"
+    if tokens == UNKNOWN_TOKENS and can_name:
+        if not is_named:
+            raise ConfigError("task.tokenizer", _UNKNOWN, _SOURCE)
+        return
+    # Without the model's setting of special tokens, which another tokenizer may not have.
+    own = {} if is_named else {name: knobs[name] for name in ("tokenizer",) if name in knobs}
+    spec = with_knobs(experiment.task, own)
+    task: Task = spec.factory()()
     meaning = task.model_tokens()
     if meaning is None or not meaning.is_same(tokens):
         own = f"the model's tokens are {tokens}"
-        problem = f"the tokens of the task {experiment.task.name!r} are {meaning or 'real values'}, but {own}"
-        raise ConfigError(path, problem + _advice(experiment.task), _SOURCE)
-
-
-def _advice(task: Spec) -> str:
-    return "; without task.tokenizer, its own tokenizer reads the text" if "tokenizer" in task.knobs else ""
+        advice = "; without task.tokenizer, its own tokenizer reads the text" if can_name else ""
+        problem = f"the tokens of the task {spec.name!r} are {meaning or 'real values'}, but {own}{advice}"
+        raise ConfigError(path, problem, _SOURCE)

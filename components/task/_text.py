@@ -6,6 +6,7 @@ B batch, T time (context).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
@@ -52,7 +53,7 @@ class TextTask(TokenizedTask):
         # Known without reading the corpus where the tokenizer is `words`.
         return self.tokenizer.vocab_size if self.word_vocab_size is None else self.word_vocab_size
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, read on first use."""
         if self.word_vocab_size is None:

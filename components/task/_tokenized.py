@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from archlab.data.task import Task
 from archlab.data.tokenizers import Decoder, ModelTokens, Tokenizer, load_tokenizer
@@ -16,7 +17,7 @@ class TokenizedTask(Task):
     tokenizer_name: str
     special_tokens: bool = False
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, read on first use."""
         return load_tokenizer(self.tokenizer_name, self.special_tokens)

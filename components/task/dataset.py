@@ -18,7 +18,7 @@ class Dataset(TextTask):
         field: Name of the text column.
         tokenizer: `bytes`, `words` (separated by whitespace, with a `vocab_size`), or the path of a tokenizer.json.
         vocab_size: Number of the most frequent words that `words` keeps, `<unk>` included; null for other tokenizers.
-        special_tokens: Whether special tokens work: a tokenizer.json's own around texts, and those that texts spell out.
+        special_tokens: Whether special tokens work: a tokenizer's own around texts, and those that texts spell out.
         eval_bytes: Bytes of the validation and test splits that are used, from their start; null uses all.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NoReturn
 
 from archlab import ArchlabError, Count, register
@@ -35,7 +36,7 @@ class NoData(TokenizedTask):
         self.vocab_size, self.special_tokens = vocab_size, special_tokens
         self.known_tokenizer = tokenizer
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, read on first use."""
         if self.known_tokenizer is None:

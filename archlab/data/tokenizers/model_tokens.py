@@ -41,7 +41,7 @@ class ModelTokens:
         plain: dict[str, Any] = {"kind": self.kind}
         if self.files:
             plain |= {"sha256": self.sha256, "files": list(self.files)}
-        if self.before or self.after:
+        if self.kind == "tokenizer":
             plain |= {"special_tokens": self.special_tokens, "before": list(self.before), "after": list(self.after)}
         return plain
 

@@ -70,7 +70,8 @@ class WordTokenizer:
         """Return the words that are not in the vocabulary. Spaces between words are taken for one."""
         unknown = Counter(word for word in split_words(text) if word not in self.ids)
         example = f"the unknown word {unknown.most_common(1)[0][0]!r}" if unknown else ""
-        return Lost(sum(len(word.encode()) * count for word, count in unknown.items()), example)
+        sizes = {word: 1 if word == "<eos>" else len(word.encode()) for word in unknown}
+        return Lost(sum(sizes[word] * count for word, count in unknown.items()), example)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the words, each followed by a space, and lines."""
