@@ -47,6 +47,12 @@ def load_experiment(checkpoint_dir: Path, overrides: Sequence[str]) -> tuple[Exp
     return replace(experiment, task=with_knobs(experiment.task, own)), tokens
 
 
+def find_tokens(checkpoint_dir: Path) -> ModelTokens | None:
+    """Return what the tokens of a published checkpoint mean; of an older one, what its task says they do."""
+    tokens = read_tokens(checkpoint_dir)
+    return tokens or _trained_with(read(checkpoint_dir / "experiment.yaml").resolve(), checkpoint_dir, True)[0]
+
+
 def with_knobs(task: Spec, values: Mapping[str, Any]) -> Spec:
     """Return a task with other values of those knobs that it has."""
     return replace(task, knobs={**task.knobs, **{name: values[name] for name in values if name in task.knobs}})

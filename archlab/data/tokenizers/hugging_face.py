@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from archlab.data.tokenizers.base import SEPARATOR, Lost, token_dtype
 from archlab.data.tokenizers.incremental import IncrementalDecoder
 from archlab.data.tokenizers.model_tokens import ModelTokens
-from archlab.data.tokenizers.tokenizer_file import TokenizerFile, open_tokenizer_file
-from archlab.errors import ArchlabError, one_line
+from archlab.data.tokenizers.tokenizer_file import TokenizerFile, open_tokenizer_file, refuse
+from archlab.errors import ArchlabError
 
 # The end-of-text tokens of GPT-2, Llama 2, Transformer-XL, Llama 3, BERT and ChatML, in order of preference.
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[SEP]", "<|im_end|>")
-_T = TypeVar("_T")
 
 
 class HuggingFaceTokenizer:
@@ -113,7 +112,8 @@ class HuggingFaceTokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""
-        return self._call(partial(self.tokenizer.decode, list(tokens), skip_special_tokens=False), "tokens")
+        with refuse(f"{self.path}: cannot decode tokens"):
+            return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def decoder(self) -> IncrementalDecoder:
         """Return a decoder that emits complete characters only."""
@@ -123,29 +123,18 @@ class HuggingFaceTokenizer:
         # Of the library's object and not an argument; set at each call, because instances share the object of a file.
         self.tokenizer.encode_special_tokens = not are_special
         try:
-            encodings = self._call(partial(self.tokenizer.encode_batch, texts, add_special_tokens=False), "the texts")
+            with refuse(self.path):
+                encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         except ArchlabError:
-            if len(texts) == 1:
-                raise ArchlabError(self._problem(texts[0])) from None
-            for text in texts:  # to name the one, which the library does not
-                self._encode([text], are_special=are_special)
+            self._name_text_without_tokens(texts)
             raise
         return [list(encoding.ids) for encoding in encodings]
 
-    def _problem(self, text: str) -> str:
-        try:
-            self._call(partial(self.tokenizer.encode, text, add_special_tokens=False), "")
-        except ArchlabError as error:
-            return f"{self.path}: has no tokens for {_brief(text)}{str(error).removeprefix(self.path)}"
-        return f"{self.path}: has no tokens for {_brief(text)}"
-
-    def _call(self, function: Callable[[], _T], what: str) -> _T:
-        try:
-            return function()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # a panic of the library's Rust is no Exception
-            raise ArchlabError(f"{self.path}: cannot process {what}: {one_line(error)}") from error
+    def _name_text_without_tokens(self, texts: Sequence[str]) -> None:
+        """Raise ArchlabError for the first text that cannot be encoded, which a batch does not tell."""
+        for text in texts:
+            with refuse(f"{self.path}: has no tokens for {_brief(text)}"):
+                self.tokenizer.encode(text, add_special_tokens=False)
 
 
 def _documents(text: bytes) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -57,7 +58,7 @@ def _read(path: str, file: Path, stamps: tuple[tuple[int, int] | None, ...]) -> 
     data, config = _read_bytes(file), file.with_name(CONFIG)
     contents = {TOKENIZER: data} | ({CONFIG: _read_bytes(config)} if config.is_file() else {})
     tokenizer = _parse(path, data)
-    before, after = _special_tokens(tokenizer, _parse_config(config, contents.get(CONFIG)))
+    before, after = _special_tokens(path, tokenizer, _parse_config(config, contents.get(CONFIG)))
     return TokenizerFile(tokenizer, hashlib.sha256(data).hexdigest(), before, after, contents)
 
 
@@ -69,15 +70,21 @@ def _read_bytes(file: Path) -> bytes:
 
 
 def _parse(path: str, data: bytes) -> Any:
-    try:
+    with refuse(f"{path}: is not a tokenizer.json"):
         tokenizer = _library(path).Tokenizer.from_buffer(data)
         _turn_off(tokenizer)
-        tokenizer.get_vocab(with_added_tokens=True)
-    except (KeyboardInterrupt, SystemExit):
+        return tokenizer
+
+
+@contextmanager
+def refuse(problem: str) -> Iterator[None]:
+    """Raise an ArchlabError that begins with `problem` for any error of the tokenizers library."""
+    try:
+        yield
+    except (ArchlabError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the library raises bare Exceptions, and its panics are not even these
-        raise ArchlabError(f"{path}: is not a tokenizer.json: {one_line(error)}") from error
-    return tokenizer
+    except BaseException as error:  # the library raises bare Exceptions, and a panic of its Rust is not even one
+        raise ArchlabError(f"{problem}: {one_line(error)}") from error
 
 
 def _turn_off(tokenizer: Any) -> None:
@@ -101,12 +108,13 @@ def _parse_config(file: Path, data: bytes | None) -> Mapping[str, Any]:
     return config
 
 
-def _special_tokens(tokenizer: Any, config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _special_tokens(path: str, tokenizer: Any, config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the special tokens before and after a text, as transformers adds them."""
     # add_bos_token or add_eos_token replace what tokenizer.json says altogether: transformers then writes it anew.
     if "add_bos_token" in config or "add_eos_token" in config:
         return _configured(config, "bos"), _configured(config, "eos")
-    return _added(tokenizer)
+    with refuse(f"{path}: its post_processor cannot be used"):
+        return _added(tokenizer)
 
 
 def _configured(config: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from archlab.storage.checkpoint import verify
 from archlab.storage.files import atomic_dir, require_empty_dir, write_bytes, write_text
 from archlab.storage.model_tokens import TOKENS, token_files
 from archlab.storage.trained_model import find_checkpoint
-from archlab.storage.trained_task import load_experiment
+from archlab.storage.trained_task import find_tokens
 
 _WEIGHTS, _CONFIG, _MODEL = "model.safetensors", "config.yaml", "model.py"
 _TOKENS = (TOKENS, "tokenizer.json", "tokenizer_config.json", "vocabulary.json")
@@ -50,7 +50,7 @@ def export(checkpoint_folder: Path, out: Path, *, force: bool = False) -> Path:
     """
     checkpoint = find_checkpoint(checkpoint_folder)
     verify(checkpoint)
-    experiment, tokens = load(checkpoint / "experiment.yaml"), load_experiment(checkpoint, ())[1]
+    experiment, tokens = load(checkpoint / "experiment.yaml"), find_tokens(checkpoint)
     text = render_model(experiment, tokens)
     _refuse_foreign_files(out)
     require_empty_dir(out, force, "the export")
