@@ -40,8 +40,8 @@ def read_tokens(folder: Path) -> ModelTokens | None:
         return None
     plain = _read_plain(file)
     files = {name: _read_file(folder, name) for name in plain.pop("files", [])}
-    sides = {side: tuple(plain.pop(side, ())) for side in ("before", "after")}
-    tokens = ModelTokens(**plain, **sides, files=files)
+    before, after = (tuple(plain.pop(side, ())) for side in ("before", "after"))
+    tokens = ModelTokens(**plain, before=before, after=after, files=files)
     if tokens.file is not None and hashlib.sha256(files[tokens.file]).hexdigest() != tokens.sha256:
         raise ArchlabError(f"{folder / tokens.file}: has changed since it was written; its SHA-256 is in {TOKENS}")
     return tokens

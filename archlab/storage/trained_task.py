@@ -116,7 +116,6 @@ def _require_same(experiment: Experiment, tokens: ModelTokens, knobs: Mapping[st
     task: Task = spec.factory()()
     meaning = task.model_tokens()
     if meaning is None or not meaning.is_same(tokens):
-        own = f"the model's tokens are {tokens}"
+        theirs = f"the tokens of the task {spec.name!r} are {meaning or 'real values'}"
         advice = "; without task.tokenizer, its own tokenizer reads the text" if can_name else ""
-        problem = f"the tokens of the task {spec.name!r} are {meaning or 'real values'}, but {own}{advice}"
-        raise ConfigError(path, problem, _SOURCE)
+        raise ConfigError(path, f"{theirs}, but the model's tokens are {tokens}{advice}", _SOURCE)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from archlab.data.task import Task
 from archlab.data.tokenizers import Decoder, ModelTokens, Tokenizer, load_tokenizer
+
+_log = logging.getLogger(__name__)
 
 
 class TokenizedTask(Task):
@@ -27,8 +30,12 @@ class TokenizedTask(Task):
         return self.tokenizer.model_tokens()
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text."""
-        return self.tokenizer.encode(text)
+        """Return the tokens of a text; log a warning if they do not tell all of it."""
+        tokens = self.tokenizer.encode(text)
+        lost = self.tokenizer.lost(text.encode(errors="surrogateescape"))
+        if lost.num_bytes:
+            _log.warning("the tokenizer loses part of %r, as %s", text, lost.example)
+        return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""
