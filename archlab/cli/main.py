@@ -251,9 +251,15 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 
     DIRECTORY holds config.json, *.safetensors and tokenizer.json.
     """
+    from archlab.storage.model_tokens import read_tokens
+
     special_tokens = not no_special_tokens
     path = api.import_checkpoint(directory, out, tokenizer=tokenizer, special_tokens=special_tokens, force=force)
-    click.echo(f"{path}: model.safetensors and experiment.yaml\nnext  archlab show {path / 'experiment.yaml'}")
+    click.echo(f"{path}: model.safetensors and experiment.yaml")
+    tokens = read_tokens(path)
+    if tokens is not None:
+        click.echo(f"tokens  {tokens}")
+    click.echo(f"next    archlab show {path / 'experiment.yaml'}")
 
 
 @cli.command("eval")

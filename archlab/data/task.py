@@ -88,6 +88,10 @@ class Task(Protocol):
         """Return the mean number of bytes of a split per target; asked for only if `bpb` is a metric."""
         raise ArchlabError("this task has no text to measure bits per byte of")
 
+    def bytes_per_evaluated_token(self, split: str, max_tokens: int | None) -> float:
+        """Return the mean number of bytes per target of the first `max_tokens` targets, which may not be the mean."""
+        return self.bytes_per_token(split)
+
     def has_bits_per_byte(self, split: str) -> bool:
         """Tell whether bits per byte of a split are right: not if its text cannot be had back from its tokens."""
         return True

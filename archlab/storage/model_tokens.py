@@ -23,7 +23,7 @@ def token_files(tokens: ModelTokens | None) -> dict[str, bytes]:
     return {TOKENS: (json.dumps(tokens.to_plain(), indent=2) + "\n").encode(), **tokens.files}
 
 
-def write_tokens(folder: Path, tokens: ModelTokens | None) -> None:
+def write_tokens(folder: Path, tokens: ModelTokens) -> None:
     """Write the files into a directory of their own, all of them or none."""
     with atomic_dir(folder, replace=True) as partial:
         for name, data in token_files(tokens).items():

@@ -17,8 +17,11 @@ _NAME = "tokens"  # a directory of the run
 
 def keep_run_tokens(experiment: Experiment, folder: Path, resume: bool) -> None:
     """Write what the tokens of an experiment mean into its run's directory, unless a resumed run has it already."""
-    if not resume or read_run_tokens(folder) is None:
-        write_tokens(folder / _NAME, _meaning(experiment))
+    if resume and read_run_tokens(folder) is not None:
+        return
+    tokens = _meaning(experiment)
+    if tokens is not None:
+        write_tokens(folder / _NAME, tokens)
 
 
 def read_run_tokens(folder: Path) -> ModelTokens | None:

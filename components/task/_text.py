@@ -93,6 +93,15 @@ class TextTask(TokenizedTask):
         """Return the mean number of bytes of a split per token."""
         return self.tokenizer.num_bytes(self.text(split)) / self.length(split)
 
+    def bytes_per_evaluated_token(self, split: str, max_tokens: int | None) -> float:
+        """Return the mean number of bytes per target of the first `max_tokens` targets."""
+        first = 0 if self.tokenizer.prefix else 1  # without a prefix the first token is no target
+        tokens = self._tokens(split)[first:][:max_tokens]
+        # Of a whole split the text is counted, to the byte.
+        if len(tokens) == self.length(split) - first:
+            return self.bytes_per_token(split)
+        return self.tokenizer.num_bytes_of(tokens.tolist()) / len(tokens)
+
     def has_bits_per_byte(self, split: str) -> bool:
         """Tell whether the tokens of a split tell its text; what they lose is logged."""
         _require_split(split)

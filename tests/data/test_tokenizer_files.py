@@ -176,6 +176,30 @@ def test_unknown_words_cost_nothing_and_have_no_bits_per_byte(tmp_path: Path) ->
     assert task.has_bits_per_byte("train")
 
 
+def test_bits_per_byte_of_the_beginning_count_its_bytes(file: Path, tmp_path: Path) -> None:
+    texts = ["the the the the the the the the " * 9, "€".join("abcdefgh") * 9]  # many bytes a token, then few
+    for split in ("train", "validation", "test"):
+        write_json_lines(tmp_path / "text" / f"{split}.jsonl", texts)
+    task = Text(path=str(tmp_path / "text"), tokenizer=str(file))
+    whole = task.bytes_per_evaluated_token("test", None)
+    assert whole == task.bytes_per_token("test") == task.bytes_per_evaluated_token("test", task.length("test"))
+    tokens = task._tokens("test")[1:31].tolist()
+    expected = len(task.tokenizer.decode(tokens).encode()) / 30
+    assert task.bytes_per_evaluated_token("test", 30) == expected > 1.2 * whole
+
+
+def test_a_document_ends_with_a_special_token(file: Path) -> None:
+    def add(tokenizer: Any) -> None:
+        tokenizer.add_tokens(["</s>"])  # of HTML, as in Gemma's vocabulary
+        tokenizer.add_special_tokens(["<eos>"])
+
+    vocabulary = json.loads(file.read_text())
+    vocabulary["added_tokens"] = []
+    file.write_text(json.dumps(vocabulary).replace("<|endoftext|>", "<|nothing|>"))
+    edit(file, add)
+    assert HuggingFaceTokenizer(str(file)).end == [401]
+
+
 def test_separators_without_a_token_are_no_bytes(tmp_path: Path) -> None:
     file = words(tmp_path / "t.json", ["ash", "[UNK]"], "[UNK]")
     assert HuggingFaceTokenizer(str(file)).num_bytes(b"ash\0ash") == 6

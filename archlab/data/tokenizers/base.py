@@ -63,6 +63,9 @@ class Tokenizer(Protocol):
     def num_bytes(self, text: bytes) -> int:
         """Return the number of bytes of a corpus that its tokens stand for."""
 
+    def num_bytes_of(self, tokens: Sequence[int]) -> int:
+        """Return the number of bytes of a corpus that these of its tokens stand for."""
+
     def lost(self, text: bytes) -> Lost:
         """Return what of a corpus its tokens do not tell."""
 

@@ -37,6 +37,10 @@ class ByteTokenizer:
         """Return the number of bytes, separators included."""
         return len(text)
 
+    def num_bytes_of(self, tokens: Sequence[int]) -> int:
+        """Return the number of tokens."""
+        return len(tokens)
+
     def lost(self, text: bytes) -> Lost:
         """Return nothing."""
         return Lost()

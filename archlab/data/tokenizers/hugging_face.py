@@ -72,7 +72,10 @@ class HuggingFaceTokenizer:
         """The tokens that end a document."""
         if self.special_tokens and self.after:
             return self._ids_of(self.after)
-        ids = (self.tokenizer.token_to_id(token) for token in END_OF_TEXT)
+        # Special ones first: Gemma has a token </s> of HTML beside its <eos>.
+        special = {token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special}
+        names = sorted(END_OF_TEXT, key=lambda name: name not in special)  # stable: in the order of preference
+        ids = (self.tokenizer.token_to_id(name) for name in names)
         return [id_ for id_ in ids if id_ is not None][:1]
 
     def _ids_of(self, names: Sequence[str]) -> list[int]:
@@ -101,6 +104,12 @@ class HuggingFaceTokenizer:
     def num_bytes(self, text: bytes) -> int:
         """Return the number of bytes; separators count if a token stands for them."""
         return len(text) - (0 if self.end else text.count(SEPARATOR))
+
+    def num_bytes_of(self, tokens: Sequence[int]) -> int:
+        """Return the number of bytes of the text of tokens, where the end of a document is a separator."""
+        ends = set(self.end)
+        text = self.decode([token for token in tokens if token not in ends])
+        return len(text.encode()) + sum(token in ends for token in tokens)
 
     def lost(self, text: bytes) -> Lost:
         """Return the lines that do not come back when documents are encoded and decoded, and their bytes."""

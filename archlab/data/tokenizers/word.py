@@ -66,6 +66,11 @@ class WordTokenizer:
         """Return the number of bytes; a separator is the end of a line."""
         return len(text)
 
+    def num_bytes_of(self, tokens: Sequence[int]) -> int:
+        """Return the number of bytes of the words with a space after each, but at the end of a line."""
+        text = self.decode(tokens).replace(" \n", "\n")
+        return len(text.encode())
+
     def lost(self, text: bytes) -> Lost:
         """Return the words that are not in the vocabulary. Spaces between words are taken for one."""
         unknown = Counter(word for word in split_words(text) if word not in self.ids)
