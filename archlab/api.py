@@ -170,7 +170,7 @@ def generate(
         seed=seed,
         compile=compile,
     )
-    return task.decode_stream(new)
+    return task.decode_continuation(tokens, new)
 
 
 def _encode_prompt(task: Task, experiment: Experiment, prompt: str) -> list[int]:

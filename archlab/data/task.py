@@ -113,3 +113,7 @@ class Task(Protocol):
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
         """Yield the text that each token adds; raise ArchlabError if the task has no text."""
         raise ArchlabError("this task has no text to decode; its inputs are numbers or synthetic tokens")
+
+    def decode_continuation(self, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
+        """Yield the text that each token adds to that of a prompt; by default as if there were none before."""
+        return self.decode_stream(tokens)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
+from archlab import ArchlabError
 from archlab.data.task import Task
 from archlab.data.tokenizers import Decoder, ModelTokens, Tokenizer, load_tokenizer
 
@@ -31,8 +32,11 @@ class TokenizedTask(Task):
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text; log a warning if they do not tell all of it."""
-        tokens = self.tokenizer.encode(text)
-        lost = self.tokenizer.lost(text.encode(errors="surrogateescape"))
+        try:
+            data = text.encode(errors="surrogateescape")  # as Python reads arguments that are no UTF-8
+        except UnicodeEncodeError as error:
+            raise ArchlabError(f"the text has half a character, {text[error.start]!r}, at {error.start}") from error
+        tokens, lost = self.tokenizer.encode(text), self.tokenizer.lost(data)
         if lost.num_bytes:
             _log.warning("the tokenizer loses part of %r, as %s", text, lost.example)
         return tokens
@@ -41,13 +45,17 @@ class TokenizedTask(Task):
         """Return the text of tokens."""
         return self.tokenizer.decode(tokens)
 
-    def decoder(self) -> Decoder:
+    def decoder(self, context: Sequence[int] = ()) -> Decoder:
         """Return a decoder for tokens that arrive one at a time."""
-        return self.tokenizer.decoder()
+        return self.tokenizer.decoder(context)
 
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
         """Yield the text that each token adds, and the text that is buffered at the end."""
-        decoder = self.decoder()
+        return self.decode_continuation((), tokens)
+
+    def decode_continuation(self, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
+        """Yield the text that each token adds to that of a prompt, and the text that is buffered at the end."""
+        decoder = self.decoder(prompt)
         for token in tokens:
             yield decoder(token)
         yield decoder.finish()

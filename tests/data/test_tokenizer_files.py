@@ -11,6 +11,7 @@ import pytest
 from data_helpers import SENTENCES, write_json_lines, write_tokenizer
 
 from archlab import ArchlabError
+from archlab.components.task.no_data import NoData
 from archlab.components.task.text import Text
 from archlab.data.tokenizers import HuggingFaceTokenizer, IncrementalDecoder, WordTokenizer, load_tokenizer
 from archlab.inference.evaluate import evaluate
@@ -219,6 +220,25 @@ def test_decoding_a_token_takes_the_same_time_after_thousands(file: Path) -> Non
     text = "".join(map(decoder, tokens)) + decoder.finish()
     assert text == tokenizer.decode(tokens)
     assert max(calls) <= 2 * 16
+
+
+def test_a_continuation_keeps_the_space_before_its_first_word(tmp_path: Path) -> None:
+    vocabulary = {"<unk>": 0, "▁the": 1, "▁ash": 2}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
+    tokenizer.save(str(tmp_path / "t.json"))
+    task = NoData(vocab_size=3, tokenizer=str(tmp_path / "t.json"))
+    prompt = task.encode("the ash")
+    assert prompt == [1, 2]
+    assert "".join(task.decode_continuation(prompt, [1, 2])) == " the ash"
+    assert "".join(task.decode_stream([1, 2])) == "the ash"
+
+
+def test_half_a_character_is_refused(file: Path) -> None:
+    for tokenizer in ("bytes", str(file)):
+        with pytest.raises(ArchlabError, match=r"the text has half a character, '.ud800', at 1"):
+            NoData(vocab_size=500, tokenizer=tokenizer).encode("a\ud800")
 
 
 def test_words_are_decoded_by_themselves() -> None:

@@ -72,8 +72,8 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""
 
-    def decoder(self) -> Decoder:
-        """Return a decoder for tokens that arrive one at a time."""
+    def decoder(self, context: Sequence[int] = ()) -> Decoder:
+        """Return a decoder for tokens that arrive one at a time, after those of a `context`, which is not repeated."""
 
 
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger[Any]]:

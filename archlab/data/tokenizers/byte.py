@@ -49,7 +49,7 @@ class ByteTokenizer:
         """Return the text of bytes, with U+FFFD in place of invalid UTF-8."""
         return _to_bytes(tokens).decode(errors="replace")
 
-    def decoder(self) -> ByteDecoder:
+    def decoder(self, context: Sequence[int] = ()) -> ByteDecoder:
         """Return a decoder that emits a character with its last byte."""
         return ByteDecoder()
 

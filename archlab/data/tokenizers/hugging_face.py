@@ -124,9 +124,9 @@ class HuggingFaceTokenizer:
         with refuse(f"{self.path}: cannot decode tokens"):
             return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
-    def decoder(self) -> IncrementalDecoder:
-        """Return a decoder that emits complete characters only."""
-        return IncrementalDecoder(self.decode)
+    def decoder(self, context: Sequence[int] = ()) -> IncrementalDecoder:
+        """Return a decoder that emits complete characters only; the first word of a text alone has no space before."""
+        return IncrementalDecoder(self.decode, context)
 
     def _encode(self, texts: list[str], *, are_special: bool) -> list[list[int]]:
         # Of the library's object and not an argument; set at each call, because instances share the object of a file.

@@ -15,9 +15,9 @@ class IncrementalDecoder:
     new tokens are decoded together with those of the last text that was emitted, and only the difference is returned.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], context: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._context: list[int] = []  # tokens whose text has been emitted
+        self._context = list(context)[-_MAX_PENDING:]  # tokens whose text has been emitted
         self._pending: list[int] = []
 
     def __call__(self, token: int) -> str:

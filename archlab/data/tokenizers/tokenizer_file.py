@@ -101,7 +101,7 @@ def _parse_config(file: Path, data: bytes | None) -> Mapping[str, Any]:
         return {}
     try:
         config = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
     if not isinstance(config, dict):
         raise ArchlabError(f"{file}: is no JSON object")

@@ -82,7 +82,7 @@ class WordTokenizer:
         """Return the words, each followed by a space, and lines."""
         return "".join(map(self._decode_one, tokens))
 
-    def decoder(self) -> WordDecoder:
+    def decoder(self, context: Sequence[int] = ()) -> WordDecoder:
         """Return a decoder for tokens that arrive one at a time."""
         return WordDecoder(self)
 
