@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from archlab.data.task import Task
     from archlab.inference.evaluate import EvalResult
     from archlab.modeling.cost import Cost
     from archlab.searching.callbacks import SearchCallback
@@ -153,7 +154,7 @@ def generate(
 
     experiment, model = load_trained(Path(folder))
     task = experiment.task.factory()()
-    tokens, limit = task.encode(prompt), max_context(model)
+    tokens, limit = _encode_prompt(task, experiment, prompt), max_context(model)
     if limit is not None and len(tokens) + max_new_tokens > limit:
         raise ArchlabError(
             f"a prompt of {len(tokens)} tokens and {max_new_tokens} new ones are more than the {limit} "
@@ -169,7 +170,17 @@ def generate(
         seed=seed,
         compile=compile,
     )
-    return task.decode_stream(new)
+    return task.decode_continuation(tokens, new)
+
+
+def _encode_prompt(task: Task, experiment: Experiment, prompt: str) -> list[int]:
+    """Return a prompt's tokens; raise ArchlabError for one that the model cannot read."""
+    tokens, vocab_size = task.encode(prompt), experiment.model.knobs.get("vocab_size")
+    if tokens and vocab_size is not None and max(tokens) >= vocab_size:
+        raise ArchlabError(
+            f"the prompt has the token {max(tokens)}, but the model's vocabulary ends at {vocab_size - 1}"
+        )
+    return tokens
 
 
 def export(folder: StrPath, out: StrPath, *, force: bool = False) -> Path:
@@ -179,11 +190,17 @@ def export(folder: StrPath, out: StrPath, *, force: bool = False) -> Path:
     return write(Path(folder), Path(out), force=force)
 
 
-def import_checkpoint(directory: StrPath, out: StrPath, *, force: bool = False) -> Path:
-    """Convert a checkpoint directory of the transformers library to one of archlab's; return `out`."""
+def import_checkpoint(
+    directory: StrPath, out: StrPath, *, tokenizer: str | None = None, special_tokens: bool = True, force: bool = False
+) -> Path:
+    """Convert a checkpoint directory of the transformers library to one of archlab's; return `out`.
+
+    `tokenizer` is "bytes" or the path of a tokenizer.json; by default the directory's own, if it has one.
+    `special_tokens` adds to a text what the tokenizer does of its own accord, such as a BOS token.
+    """
     from archlab.interop import import_checkpoint as convert
 
-    return convert(Path(directory), Path(out), force=force)
+    return convert(Path(directory), Path(out), tokenizer=tokenizer, special_tokens=special_tokens, force=force)
 
 
 def report(folder: StrPath) -> Path:

@@ -20,6 +20,7 @@ from archlab.cli.completion import (
     complete_space,
 )
 from archlab.config import registry
+from archlab.config.yaml_files import is_file_name
 from archlab.errors import ArchlabError, did_you_mean, one_line
 from archlab.reporting.format import format_metrics
 from archlab.runtime.process import configure_process
@@ -140,13 +141,14 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
 
     model = validate(experiment)
     figures = drawing.cost_summary(experiment, model)
+    tokens = drawing.describe_tokens(experiment, Path(name).parent if is_file_name(name) else None)
     if as_json:
-        click.echo(json.dumps(figures, indent=2))
+        click.echo(json.dumps(figures | ({"tokens": tokens} if tokens else {}), indent=2))
         return
     console = _console()
     console.print(Text.assemble((experiment.name, "bold"), "  ", experiment.description))
     console.print(drawing.model_tree(experiment, model))
-    console.print(drawing.cost_table(experiment, figures))
+    console.print(drawing.cost_table(experiment, figures, tokens))
 
 
 @cli.command()
@@ -201,7 +203,9 @@ def export(folder: Path, out: Path, force: bool) -> None:
     FOLDER is the directory of a checkpoint, a run or a search.
     """
     path = api.export(folder, out, force=force)
-    click.echo(f"{path}: model.safetensors, config.yaml and model.py\ntry it: python {path / 'model.py'} 'def '")
+    click.echo(f"{path}: model.safetensors, config.yaml and model.py")
+    if "def main(" in (path / "model.py").read_text(encoding="utf-8"):
+        click.echo(f"try it: python {path / 'model.py'} 'def '")
 
 
 @cli.command()
@@ -239,14 +243,23 @@ def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
 @cli.command("import")
 @click.argument("directory", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="Write the checkpoint to this directory.")
+@click.option("--tokenizer", metavar="FILE", help="Take this tokenizer.json, or 'bytes'; the default is DIRECTORY's.")
+@click.option("--no-special-tokens", is_flag=True, help="Do not add the tokenizer's own special tokens to texts.")
 @FORCE
-def import_(directory: Path, out: Path, force: bool) -> None:
+def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens: bool, force: bool) -> None:
     """Convert a checkpoint of the transformers library to one of archlab's.
 
-    DIRECTORY holds config.json and *.safetensors.
+    DIRECTORY holds config.json, *.safetensors and tokenizer.json.
     """
-    path = api.import_checkpoint(directory, out, force=force)
-    click.echo(f"{path}: model.safetensors and experiment.yaml\nnext  archlab show {path / 'experiment.yaml'}")
+    from archlab.storage.model_tokens import read_tokens
+
+    special_tokens = not no_special_tokens
+    path = api.import_checkpoint(directory, out, tokenizer=tokenizer, special_tokens=special_tokens, force=force)
+    click.echo(f"{path}: model.safetensors and experiment.yaml")
+    tokens = read_tokens(path)
+    if tokens is not None:
+        click.echo(f"tokens  {tokens}")
+    click.echo(f"next    archlab show {path / 'experiment.yaml'}")
 
 
 @cli.command("eval")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
 from archlab.config.registry import Component, component_of
+from archlab.data.task import Task
 from archlab.modeling.build import count_parameters, validate
 from archlab.modeling.cost import estimate_cost
 from archlab.modeling.repeated_blocks import skip_repeated_blocks
 from archlab.runtime.memory import format_bytes
+from archlab.storage.model_tokens import read_tokens
 
 
 def cost_summary(experiment: Experiment, model: nn.Module | None = None) -> dict[str, Any]:
@@ -77,8 +80,17 @@ def _shape(output: Any) -> str:
     return "x".join(map(str, first.shape)) if isinstance(first, torch.Tensor) else ""
 
 
-def cost_table(experiment: Experiment, figures: dict[str, Any]) -> Table:
-    """Return the costs as a terminal table."""
+def describe_tokens(experiment: Experiment, folder: Path | None) -> str:
+    """Return what the experiment's tokens mean: by the files of a trained model in `folder`, or else by its task."""
+    carried = read_tokens(folder) if folder is not None else None
+    if carried is None and experiment.task.knobs.get("tokenizer") == "words":  # which only the whole corpus would tell
+        return "words of the training text"
+    task: Task = experiment.task.factory()()
+    return str(carried or task.model_tokens() or "")
+
+
+def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = "") -> Table:
+    """Return the costs as a terminal table, with a line of what tokens mean."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     batch_size = experiment.train.batch_size
     rows = {
@@ -91,7 +103,7 @@ def cost_table(experiment: Experiment, figures: dict[str, Any]) -> Table:
         "training memory": f"{format_bytes(figures['memory_per_device'])} with gradients and AdamW's moments",
         "tokens per step": f"{figures['tokens_per_step']:,}",
     }
-    for name, value in rows.items():
+    for name, value in (rows | ({"tokens": tokens} if tokens else {})).items():
         table.add_row(Text(name, "bold"), value)
     return table
 

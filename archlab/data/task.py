@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab.config.registry import component_of
+from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.linear_cross_entropy import IGNORED
@@ -28,6 +30,7 @@ class Task(Protocol):
         per_sample: Whether targets are [B], one per sample, rather than [B, T] with IGNORED where none is asked for.
         predicts_next: Whether targets are later inputs, so that a model must be causal.
         metrics_are_per_token: Whether the metrics of a part of the steps can be summed with those of the others.
+        tokens: What the tokens mean, where several tasks have the same; a task's own tokens by default.
         metrics: Names of the metrics; `bpb` is computed from the loss and `bytes_per_token`.
     """
 
@@ -36,6 +39,7 @@ class Task(Protocol):
     per_sample: bool = False
     predicts_next: bool = False
     metrics_are_per_token: bool = True
+    tokens: str = ""
     metrics: Sequence[str] = ("loss", "accuracy")
 
     @property
@@ -84,6 +88,24 @@ class Task(Protocol):
         """Return the mean number of bytes of a split per target; asked for only if `bpb` is a metric."""
         raise ArchlabError("this task has no text to measure bits per byte of")
 
+    def bytes_per_evaluated_token(self, split: str, max_tokens: int | None) -> float:
+        """Return the mean number of bytes per target of the first `max_tokens` targets, which may not be the mean."""
+        return self.bytes_per_token(split)
+
+    def has_bits_per_byte(self, split: str) -> bool:
+        """Tell whether bits per byte of a split are right: not if its text cannot be had back from its tokens."""
+        return True
+
+    def model_tokens(self) -> ModelTokens | None:
+        """Return what the tokens of inputs mean, which a model that is trained on them keeps; None for real values.
+
+        A model is evaluated only on tasks whose tokens mean the same.
+        """
+        if self.vocab_size is None:
+            return None
+        component = component_of(type(self))
+        return ModelTokens(self.tokens or f"tokens of the task {component.name if component else type(self).__name__}")
+
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text; raise ArchlabError if the task has no text."""
         raise ArchlabError("this task has no text to continue; its inputs are numbers or synthetic tokens")
@@ -91,3 +113,7 @@ class Task(Protocol):
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
         """Yield the text that each token adds; raise ArchlabError if the task has no text."""
         raise ArchlabError("this task has no text to decode; its inputs are numbers or synthetic tokens")
+
+    def decode_continuation(self, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:
+        """Yield the text that each token adds to that of a prompt; by default as if there were none before."""
+        return self.decode_stream(tokens)

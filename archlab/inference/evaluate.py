@@ -79,8 +79,8 @@ def evaluate(
     if not counts["loss"]:
         raise ArchlabError(f"the {split} split has no token to predict")
     metrics = {name: sums[name] / max(counts[name], 1) for name in sums}
-    if "bpb" in task.metrics:
-        metrics["bpb"] = metrics["loss"] / math.log(2) / task.bytes_per_token(split)
+    if "bpb" in task.metrics and task.has_bits_per_byte(split):
+        metrics["bpb"] = metrics["loss"] / math.log(2) / task.bytes_per_evaluated_token(split, max_tokens)
     return EvalResult(split, metrics, counts["loss"], counts["loss"] / (time.perf_counter() - begin))
 
 

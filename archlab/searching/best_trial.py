@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial
 
+from archlab.config.experiment import load
 from archlab.data.task import Task
 from archlab.inference.compression_baseline import compressed_bpb
 from archlab.inference.evaluate import eval_options, evaluate
@@ -20,6 +21,7 @@ from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSumma
 from archlab.searching.trial_attrs import trial_attrs
 from archlab.storage import checkpoint
 from archlab.storage.locks import lock
+from archlab.storage.model_tokens import read_tokens
 from archlab.storage.trained_model import load_trained
 
 
@@ -53,11 +55,12 @@ def _published_trial(folder: Path) -> int | None:
 
 def _publish(best: FrozenTrial, space: Space, folder: Path) -> None:
     trained = trial_dir(folder, best.number) / "final"
-    experiment, model = load_trained(trained)
+    _, model = load_trained(trained)
+    experiment = load(trained / "experiment.yaml")  # as it was written: the loaded one's task reads files of the trial
     attrs = trial_attrs(best)
     origin = {"search": space.name, "trial": best.number, "values": attrs["values"], "metrics": attrs["metrics"]}
     provenance = json.loads((trained / "provenance.json").read_text())
-    checkpoint.save_model(folder / "best", model, experiment.resolved, provenance | origin)
+    checkpoint.save_model(folder / "best", model, experiment.resolved, provenance | origin, read_tokens(trained))
 
 
 def summarize(study: optuna.Study, space: Space, folder: Path, baseline: BaselineResult) -> SearchSummary:

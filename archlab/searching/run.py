@@ -17,7 +17,8 @@ import torch
 from optuna.trial import Trial, TrialState
 
 from archlab.config.experiment import Experiment
-from archlab.errors import TrainingError, one_line
+from archlab.data.task import Task
+from archlab.errors import ArchlabError, TrainingError, one_line
 from archlab.modeling.cost import estimate_cost
 from archlab.searching.baseline import BaselineResult, read_baseline
 from archlab.searching.best_trial import publish_best, summarize
@@ -73,9 +74,18 @@ def search(
 
     Raises ArchlabError where the directory holds another search, naming the first difference.
     """
+    _require_bits_per_byte(space)
     total = trials if trials is not None else space.study.trials
     with open_search(space, folder, force):
         return SearchWorker(space, folder, total, SearchCallbackList(callbacks)).run()
+
+
+def _require_bits_per_byte(space: Space) -> None:
+    """Raise ArchlabError if trials are to be compared by bits per byte and the tokens do not tell the text."""
+    if "val_bpb" in space.objectives:
+        task: Task = space.base.resolve().task.factory()()
+        if not task.has_bits_per_byte("validation"):
+            raise ArchlabError("objectives: val_bpb: bits per byte of this text would be wrong; take val_loss")
 
 
 class SearchWorker:

@@ -20,7 +20,7 @@ MAX_ATTEMPTS = 3
 INTERRUPTED = "interrupted"
 _EXHAUSTED, _VARY = "exhausted", "vary"  # user attributes of the study
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_WEIGHTS = ("final", "checkpoints")
+_WEIGHTS = ("final", "checkpoints", "tokens")
 
 
 class SearchStudy(optuna.Study):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
-from archlab.storage.files import atomic_dir, remove_dir_atomic, write_text
+from archlab.storage.files import atomic_dir, remove_dir_atomic, write_bytes, write_text
 from archlab.storage.manifest import integrity_error, verify, write_manifest
+from archlab.storage.model_tokens import token_files
 from archlab.storage.optimizer_state import groups_of, restore_optimizer, tensors_of
 from archlab.storage.renamed_tensors import former_names, has_former_names
 from archlab.storage.tensors import copy_into, named_tensors, read_tensors, write_tensors
@@ -105,15 +106,15 @@ def save_model(
     model: nn.Module,
     experiment_resolved: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    extra_files: Sequence[Path] = (),
+    tokens: ModelTokens | None = None,
 ) -> None:
-    """Write a self-contained model directory: weights, resolved experiment, provenance, and `extra_files`."""
+    """Write a self-contained model directory: weights, resolved experiment, provenance, and what its tokens mean."""
     with atomic_dir(folder, replace=True) as partial:
         write_tensors(partial / _WEIGHTS, named_tensors(model))
         write_text(partial / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment_resolved))))
         write_text(partial / "provenance.json", json.dumps(dict(provenance), indent=2))
-        for file in extra_files:
-            shutil.copyfile(file, partial / file.name)
+        for name, data in token_files(tokens).items():
+            write_bytes(partial / name, data)
         write_manifest(partial)
 
 

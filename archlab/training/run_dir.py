@@ -24,7 +24,11 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool) ->
     require_empty_dir(folder, force, f"the run {experiment.name!r}")
     # The trained model first, and checkpoints from the newest to the oldest: if this is interrupted, the directory
     # still holds an earlier state of the run, and none of its files belongs to a later one.
-    for old in [*folder.glob("final/"), *sorted((folder / "checkpoints").glob("step_*"), reverse=True)]:
+    for old in [
+        *folder.glob("final/"),
+        *folder.glob("tokens/"),
+        *sorted((folder / "checkpoints").glob("step_*"), reverse=True),
+    ]:
         remove_dir_atomic(old)
     write_text(file, experiment.to_yaml())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.metrics import MetricsLog
 from archlab.training.metrics import read as read_metrics
 from archlab.training.run_dir import last_metrics, open_run
+from archlab.training.run_tokens import keep_run_tokens, read_run_tokens, use_run_tokens
 from archlab.training.step import TrainStep, prepare_experiment
 
 
@@ -50,8 +51,11 @@ def train(
     longer finite.
     """
     # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves the directory alone.
-    experiment = prepare_experiment(experiment, _previous_settings(folder, experiment.train) if resume else None)
+    running = use_run_tokens(experiment, folder) if resume else experiment
+    prepared = prepare_experiment(running, _previous_settings(folder, experiment.train) if resume else None)
+    experiment = replace(prepared, task=experiment.task)
     open_run(experiment, folder, resume, force)
+    keep_run_tokens(experiment, folder, resume)
     with deterministic_algorithms():
         return Trainer(experiment, folder, resume, CallbackList(callbacks)).run()
 
@@ -68,7 +72,7 @@ class Trainer:
 
     def __init__(self, experiment: Experiment, folder: Path, resume: bool, callback: Callback) -> None:
         self.experiment, self.train, self.folder, self.callback = experiment, experiment.train, folder, callback
-        self.train_step = TrainStep(experiment)
+        self.train_step = TrainStep(use_run_tokens(experiment, folder))
         self.model, self.task = self.train_step.model, self.train_step.task
         last = checkpoint.latest_checkpoint(folder / "checkpoints") if resume else None
         # After the model is built: loading also restores the default random generator, which building reseeds.
@@ -93,7 +97,8 @@ class Trainer:
         finally:
             self.callback.on_end()
         # Last, since a directory `final` means a finished run: until then there is the checkpoint to resume from.
-        checkpoint.save_model(self.folder / "final", self.model, self.experiment.resolved, self._provenance())
+        final, tokens = self.folder / "final", read_run_tokens(self.folder)
+        checkpoint.save_model(final, self.model, self.experiment.resolved, self._provenance(), tokens)
         return TrainResult(self.folder, last_metrics(self.folder))
 
     def _train_loop(self, log: MetricsLog) -> None:
@@ -121,7 +126,7 @@ class Trainer:
         metrics = result.metrics
         if not math.isfinite(metrics["loss"]):
             raise TrainingError(f"step {self.step}: the validation loss is {metrics['loss']}; try a smaller train.lr")
-        record = {"step": self.step, **{f"val_{name}": metrics[name] for name in self.task.metrics}}
+        record = {"step": self.step, **{f"val_{name}": metrics[name] for name in self.task.metrics if name in metrics}}
         log.append(record)
         self.callback.on_eval(record)
 

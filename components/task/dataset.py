@@ -18,6 +18,7 @@ class Dataset(TextTask):
         field: Name of the text column.
         tokenizer: `bytes`, `words` (separated by whitespace, with a `vocab_size`), or the path of a tokenizer.json.
         vocab_size: Number of the most frequent words that `words` keeps, `<unk>` included; null for other tokenizers.
+        special_tokens: Whether special tokens work: a tokenizer's own around texts, and those that texts spell out.
         eval_bytes: Bytes of the validation and test splits that are used, from their start; null uses all.
     """
 
@@ -29,6 +30,7 @@ class Dataset(TextTask):
         field: str = "text",
         tokenizer: str = "bytes",
         vocab_size: Count | None = None,
+        special_tokens: bool = False,
         eval_bytes: Count | None = None,
     ) -> None:
-        super().__init__(HubDataset(name, config, field), eval_bytes, tokenizer, vocab_size)
+        super().__init__(HubDataset(name, config, field), eval_bytes, tokenizer, vocab_size, special_tokens)

@@ -46,6 +46,8 @@ class ImageFolder(FileTask):
         std: Standard deviation of each channel, which it is divided by; null is 0.5.
     """
 
+    tokens = "gray levels"
+
     def __init__(
         self,
         *,

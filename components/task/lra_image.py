@@ -37,6 +37,8 @@ class LongRangeImage(SampleTask):
         inputs: `words` for gray levels as tokens [B, 1024] below 256, `numbers` for values [B, 1024] in [-1, 1].
     """
 
+    tokens = "gray levels"
+
     num_classes = 10
 
     def __init__(self, *, path: str, inputs: PixelInputs = "words") -> None:

@@ -37,6 +37,8 @@ class LongRangePathfinder(FileTask):
         inputs: `words` for gray levels as tokens [B, T] below 256, `numbers` for values [B, T] in [-1, 1].
     """
 
+    tokens = "gray levels"
+
     num_classes = 2
 
     def __init__(self, *, path: str, size: Count = 32, inputs: PixelInputs = "words") -> None:

@@ -24,6 +24,7 @@ class Text(TextTask):
         field: Name of the text field of JSON lines, or of the text column of Parquet files.
         tokenizer: `bytes`, `words` (separated by whitespace, with a `vocab_size`), or the path of a tokenizer.json.
         vocab_size: Number of the most frequent words that `words` keeps, `<unk>` included; null for other tokenizers.
+        special_tokens: Whether special tokens work: a tokenizer's own around texts, and those that texts spell out.
         eval_bytes: Bytes of the validation and test splits that are used, from their start; null uses all.
     """
 
@@ -35,8 +36,9 @@ class Text(TextTask):
         field: str = "text",
         tokenizer: str = "bytes",
         vocab_size: Count | None = None,
+        special_tokens: bool = False,
         eval_bytes: Count | None = 524288,
     ) -> None:
         if not path or not glob or ".." in PurePath(glob).parts or PurePath(glob).is_absolute():
             raise ValueError(f"path {path!r} and glob {glob!r}: need a path, and a pattern below it")
-        super().__init__(TextFiles(path, glob, field), eval_bytes, tokenizer, vocab_size)
+        super().__init__(TextFiles(path, glob, field), eval_bytes, tokenizer, vocab_size, special_tokens)

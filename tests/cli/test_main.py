@@ -189,7 +189,7 @@ def test_show_as_json(run) -> None:
     assert next(iter(figures)) == "name"
     assert {"name", "params", "params_non_embedding", "flops_per_token", "state_bytes"} <= set(figures)
     assert (figures["name"], figures["params"]) == ("megalodon_tiny", 1_072_640)
-    assert figures == {"name": "megalodon_tiny", **api.show("megalodon_tiny").to_dict()}
+    assert figures == {"name": "megalodon_tiny", **api.show("megalodon_tiny").to_dict(), "tokens": "bytes"}
 
 
 def test_show_as_yaml(run, tmp_path: Path) -> None:

@@ -29,7 +29,15 @@ def one_file(folder: Path, size: int) -> Text:
 
 def test_it_is_known_to_yaml() -> None:
     assert find("task", "text").cls is Text
-    assert list(find("task", "text").knobs) == ["path", "glob", "field", "tokenizer", "vocab_size", "eval_bytes"]
+    assert list(find("task", "text").knobs) == [
+        "path",
+        "glob",
+        "field",
+        "tokenizer",
+        "vocab_size",
+        "special_tokens",
+        "eval_bytes",
+    ]
     assert find("task", "text").wiring == []
 
 

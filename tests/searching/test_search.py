@@ -53,7 +53,8 @@ def test_a_real_search_from_beginning_to_end(tmp_path: Path) -> None:
     losses = [trial.value for trial in trials]
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert losses[outcome.best_trial] == min(losses)
-    experiment, _ = load_trained(tmp_path / "s")
+    experiment, best = load_trained(tmp_path / "s")
+    assert best.tokens.kind == "bytes"
     assert experiment.train.lr == trials[outcome.best_trial].user_attrs["values"]["train.lr"]
     again = load(tmp_path / "s" / "trials" / "0001" / "experiment.yaml")
     assert again.model.to_plain()["layers"][0]["mixer"]["ema"]["type"] == trials[1].user_attrs["values"][EMA]
@@ -358,3 +359,10 @@ def test_reasons_are_one_line() -> None:
     )
     assert failure_reason(ValueError("")) == "ValueError"
     assert optuna.__version__ >= "5"
+
+
+def test_trials_are_not_compared_by_bits_per_byte_that_would_be_wrong(tmp_path: Path, fake: Any) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"{n} words\n" for n in range(3000)))
+    words = [f"task.path={tmp_path / 'a.txt'}", "task.tokenizer=words", "task.vocab_size=9"]
+    with pytest.raises(ArchlabError, match="objectives: val_bpb: bits per byte of this text would be wrong"):
+        search(write_space(tmp_path, objectives={"val_bpb": "minimize"}), tmp_path / "s", words)

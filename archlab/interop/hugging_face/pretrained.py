@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,16 +11,19 @@ import torch
 from torch import nn
 
 from archlab.config.spec import Spec
+from archlab.data.tokenizers import ModelTokens
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields
 from archlab.interop._tensors import export_tensors, load_tensors
 from archlab.interop.hugging_face.config_json import find_model_type, read_config
 from archlab.interop.hugging_face.match import match_model_type, to_hf_fields
 from archlab.interop.hugging_face.tensor_files import find_tensor_files, first_dtype, iter_tensors
+from archlab.interop.hugging_face.tokenizer import TOKENIZER, find_tokens
 from archlab.modeling.build import build
-from archlab.storage.files import atomic_dir, require_empty_dir, write_text
+from archlab.storage.files import atomic_dir, require_empty_dir, write_bytes, write_text
 from archlab.storage.tensors import write_tensors
 
+_log = logging.getLogger(__name__)
 _HEADS = ("lm_head.weight", "head.weight")
 
 
@@ -38,7 +42,19 @@ def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> 
         load_tensors(parameters | tied, iter_tensors(files), config.format.from_hf, optional=tied)
     except ArchlabError as error:
         raise ArchlabError(f"{folder}: {error}") from error
+    model.tokens = _tokens(folder)  # type: ignore[assignment]
     return model.eval()
+
+
+def _tokens(folder: Path) -> ModelTokens | None:
+    """Return what the tokens mean, for `save_pretrained`; weights are of use without, and without its library."""
+    if not (folder / TOKENIZER).is_file():
+        return None
+    try:
+        return find_tokens(folder)
+    except ArchlabError as error:
+        _log.warning("%s; the model is loaded without it", error)
+        return None
 
 
 def describe_pretrained(directory: str | Path) -> Spec:
@@ -51,6 +67,7 @@ def save_pretrained(
 ) -> Path:
     """Write a model as a directory that transformers loads, of the first `model_type` that fits unless one is named.
 
+    The model's tokenizer.json is written too, if it has one (`model.tokens`).
     Returns the directory. Raises ArchlabError naming the first part of the model that a `model_type` does not have,
     or a directory that is not empty.
     """
@@ -69,7 +86,14 @@ def save_pretrained(
     with atomic_dir(folder, replace=True) as partial:
         write_tensors(partial / "model.safetensors", tensors, metadata={"format": "pt"})
         write_text(partial / "config.json", json.dumps({**header, **fields}, indent=2) + "\n")
+        for name, data in _tokenizer_files(model).items():
+            write_bytes(partial / name, data)
     return folder
+
+
+def _tokenizer_files(model: nn.Module) -> Mapping[str, bytes]:
+    tokens = getattr(model, "tokens", None)  # of a model that was loaded, not of one that was built
+    return tokens.files if isinstance(tokens, ModelTokens) and tokens.kind == "tokenizer" else {}
 
 
 def _parameters_by_name(model: nn.Module, target: CheckpointFormat, fields: Fields) -> dict[str, list[nn.Parameter]]:

@@ -10,6 +10,7 @@ from typing import Any
 import archlab
 from archlab.config.experiment import Experiment, load
 from archlab.config.spec import Spec
+from archlab.data.tokenizers import ModelTokens
 from archlab.errors import ArchlabError, one_line
 from archlab.interop.standalone import template
 from archlab.interop.standalone.build_expression import render_call
@@ -19,17 +20,20 @@ from archlab.interop.standalone.source import ExternalName
 from archlab.interop.standalone.statements import definition_of
 from archlab.modeling.build import build_on_meta, count_parameters
 from archlab.storage.checkpoint import verify
-from archlab.storage.files import atomic_dir, require_empty_dir, write_text
+from archlab.storage.files import atomic_dir, require_empty_dir, write_bytes, write_text
+from archlab.storage.model_tokens import TOKENS, token_files
 from archlab.storage.trained_model import find_checkpoint
+from archlab.storage.trained_task import find_tokens
 
 _WEIGHTS, _CONFIG, _MODEL = "model.safetensors", "config.yaml", "model.py"
+_TOKENS = (TOKENS, "tokenizer.json", "tokenizer_config.json", "vocabulary.json")
 _PARTIAL = ExternalName("functools.partial", "partial")
 _BUILD_STUB = 'raise NotImplementedError("the export writes this function")'
 _HEADER = '''"""{title}.
 
 {size:,} parameters. Needs {packages}; the weights are in model.safetensors, the experiment in config.yaml.
 
-    from model import load
+{tokens}    from model import load
     model = load()
     logits, state = model(tokens)  # integers [batch, time]; passing the state back continues the sequence
 
@@ -46,31 +50,38 @@ def export(checkpoint_folder: Path, out: Path, *, force: bool = False) -> Path:
     """
     checkpoint = find_checkpoint(checkpoint_folder)
     verify(checkpoint)
-    experiment = load(checkpoint / "experiment.yaml")
-    text = render_model(experiment)
+    experiment, tokens = load(checkpoint / "experiment.yaml"), find_tokens(checkpoint)
+    text = render_model(experiment, tokens)
     _refuse_foreign_files(out)
     require_empty_dir(out, force, "the export")
     with atomic_dir(out, replace=True) as partial:
         shutil.copyfile(checkpoint / _WEIGHTS, partial / _WEIGHTS)
         write_text(partial / _CONFIG, experiment.to_yaml())
         write_text(partial / _MODEL, text)
+        for name, data in token_files(tokens).items():
+            write_bytes(partial / name, data)
     return out
 
 
 def _refuse_foreign_files(out: Path) -> None:
-    exported = {_WEIGHTS, _CONFIG, _MODEL, "__pycache__"}
+    exported = {_WEIGHTS, _CONFIG, _MODEL, *_TOKENS, "__pycache__"}
     foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in exported) if out.is_dir() else []
     if foreign:
         raise ArchlabError(f"{out}: holds {foreign[0]!r}, which is no part of an export; name another directory")
 
 
-def render_model(experiment: Experiment) -> str:
+def render_model(experiment: Experiment, tokens: ModelTokens | None = None) -> str:
     """Return the source of a module that builds an experiment's model, loads its weights and generates tokens."""
-    spec, functions = experiment.model, _functions(experiment)
+    spec, functions = experiment.model, _functions(experiment, tokens)
     bundle = Bundle([part.component.cls for part in _children_first(spec)], functions)
     call = render_call(spec, lambda cls: bundle.name(definition_of(cls)), bundle.name(_PARTIAL), indent=4)
     body = render_definitions(bundle).replace(_BUILD_STUB, f"return {call}")
-    head = [_header(experiment, bundle), "from __future__ import annotations", "", render_imports(bundle, [_PARTIAL])]
+    head = [
+        _header(experiment, bundle, tokens),
+        "from __future__ import annotations",
+        "",
+        render_imports(bundle, [_PARTIAL]),
+    ]
     tail = ["", "", 'if __name__ == "__main__":', "    main()"] if template.main in functions else []
     space = [""] if body.startswith("#") else ["", ""]
     return "\n".join([*head, *space, body, *tail, ""])
@@ -84,20 +95,33 @@ def _children_first(spec: Spec) -> Iterator[Spec]:
     yield spec
 
 
-def _functions(experiment: Experiment) -> list[Callable[..., Any]]:
+def _functions(experiment: Experiment, tokens: ModelTokens | None) -> list[Callable[..., Any]]:
     """Return the template's functions for a model: `generate` needs a language model, `main` one of bytes."""
     if not experiment.task.component.cls.predicts_next:
         return [template.build, template.load]
     functions: list[Callable[..., Any]] = [template.build, template.load, template.generate]
-    return [*functions, template.main] if experiment.model.knobs.get("vocab_size") == 256 else functions
+    is_of_bytes = tokens is not None and tokens.kind == "bytes" and experiment.model.knobs.get("vocab_size") == 256
+    return [*functions, template.main] if is_of_bytes else functions
 
 
-def _header(experiment: Experiment, bundle: Bundle) -> str:
+def _header(experiment: Experiment, bundle: Bundle, tokens: ModelTokens | None) -> str:
     title = [experiment.name, one_line(experiment.description)] if experiment.description else [experiment.name]
     return _HEADER.format(
         # Neither may end the docstring, nor escape a character of it.
         title=": ".join(title).rstrip(".").replace("\\", "/").replace('"', "'"),
         size=count_parameters(build_on_meta(experiment.model)),
         packages=" and ".join(packages_of(bundle)),
+        tokens=_describe_tokens(tokens),
         version=archlab.__version__,
     )
+
+
+def _describe_tokens(tokens: ModelTokens | None) -> str:
+    if tokens is None or (tokens.file is None and tokens.kind not in ("bytes", "unknown")):
+        return ""
+    if tokens.kind == "unknown":
+        return "What the tokens mean is unknown: the model was imported without a tokenizer.\n\n"
+    meaning = "bytes of UTF-8" if tokens.kind == "bytes" else f"those of {tokens.file}"
+    added = [f"{name!r} {side} a text" for side in ("before", "after") for name in getattr(tokens, side)]
+    special = f"; its special tokens are {', '.join(added)}" if added and tokens.special_tokens else ""
+    return f"The tokens are {meaning}{special}.\n\n".replace("\\", "/").replace('"', "'")

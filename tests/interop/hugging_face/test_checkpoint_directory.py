@@ -144,7 +144,7 @@ def test_a_hybrid_is_no_llama(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_imported_checkpoint_is_one_of_ours(folder: Path, tmp_path: Path, text: Path) -> None:
-    out = import_checkpoint(folder, tmp_path / "out")
+    out = import_checkpoint(folder, tmp_path / "out", tokenizer="bytes")
     experiment, model = load_trained(out)
     tokens = torch.arange(9)[None]
     with torch.no_grad():
@@ -160,14 +160,3 @@ def test_an_imported_checkpoint_is_one_of_ours(folder: Path, tmp_path: Path, tex
     with pytest.raises(ArchlabError, match="is not empty"):
         import_checkpoint(folder, out)
     assert api.export(out, tmp_path / "standalone").is_dir()
-
-
-def test_a_tokenizer_comes_along(folder: Path, tmp_path: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers", reason="tokenizer files need tokenizers")
-    rules = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
-    rules.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    rules.save(str(folder / "tokenizer.json"))
-    out = import_checkpoint(folder, tmp_path / "out").rename(tmp_path / "moved")
-    experiment, _ = load_trained(out)
-    assert experiment.task.factory()().encode("b a c") == [1, 0, 2]
-    assert "".join(api.generate(out, "a b", max_new_tokens=2)) is not None

@@ -150,7 +150,8 @@ def test_logits_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.slow
 def test_the_file_is_tidy_and_runs_by_itself(tmp_path: Path) -> None:
     out = export(save_checkpoint(tmp_path / "run", EXPERIMENTS["plugin"]), tmp_path / "out")
-    assert sorted(file.name for file in out.iterdir()) == ["config.yaml", "model.py", "model.safetensors"]
+    names = ["config.yaml", "model.py", "model.safetensors", "tokens.json"]
+    assert sorted(file.name for file in out.iterdir()) == names
     assert config.load(out / "config.yaml").model.to_plain()["layers"][1]["repeat"] == 2
     ruff = ["-m", "ruff", "--isolated"]
     run(*ruff, "check", "--select", "F,E1,E7,W", out / "model.py")

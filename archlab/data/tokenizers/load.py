@@ -1,0 +1,17 @@
+"""Tokenizers by name."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from archlab.data.tokenizers.base import Tokenizer
+from archlab.data.tokenizers.byte import ByteTokenizer
+from archlab.data.tokenizers.hugging_face import HuggingFaceTokenizer
+from archlab.data.tokenizers.word import VOCABULARY, load_words
+
+
+def load_tokenizer(name: str, special_tokens: bool = False) -> Tokenizer:
+    """Return a tokenizer that needs no corpus: `bytes`, or the path of a tokenizer.json or of a vocabulary.json."""
+    if name == "bytes":
+        return ByteTokenizer()
+    return load_words(name) if PurePath(name).name == VOCABULARY else HuggingFaceTokenizer(name, special_tokens)
