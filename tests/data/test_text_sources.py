@@ -65,7 +65,7 @@ def test_a_published_data_set_keeps_its_splits(monkeypatch: pytest.MonkeyPatch) 
     source = HubDataset("some/set", "raw", "text")
     assert str(source) == "some/set (raw)"
     found = list(source.documents())
-    assert [text.decode() for name, text in found if name.startswith("validation/")] == parts["valid"]
+    assert [text.decode() for name, text in found if name.startswith("valid/")] == parts["valid"]
     assert len(found) == 301
     with pytest.raises(ArchlabError, match=r"some/set: no column 'txt'; did you mean 'text'\?"):
         names(HubDataset("some/set", None, "txt"))
@@ -77,8 +77,8 @@ def test_a_data_set_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPat
         ArchlabError, match=r"^far/away \(x\): cannot be loaded; .* online or in its cache: no route to host$"
     ):
         names(HubDataset("far/away", "x", "text"))
-    publish(monkeypatch, {"train": Rows()})
-    with pytest.raises(ArchlabError, match="near: has no validation split, only train"):
+    publish(monkeypatch, {"extra": Rows()})
+    with pytest.raises(ArchlabError, match="near: has no train split, only extra"):
         names(HubDataset("near", None, "text"))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ArchlabError, match="near: needs the datasets library: pip install datasets"):
