@@ -38,6 +38,11 @@ def find_split_names(name: str) -> frozenset[str]:
     return frozenset(found - {"eval"} if found & {"validation", "test"} else found)
 
 
+def is_split_name(name: str) -> bool:
+    """Return whether a whole name is that of a split, in any case."""
+    return any(_ENDING.sub("", name.lower()) in words for words in SPLIT_WORDS.values())
+
+
 def _word_forms(run: str) -> Iterable[str]:
     parts = {run.lower(), *(part.lower() for part in _CAMEL_CASE.findall(run) if run.isascii())}
     return parts | {_ENDING.sub("", part) for part in parts}

@@ -246,10 +246,10 @@ def _is_held_out(name: str) -> bool:
 
 def test_splits_that_disagree_are_named(tmp_path: Path) -> None:
     folder(tmp_path / "x" / "validation")
-    refused(tmp_path / "x", "x: needs a folder train beside")
+    refused(tmp_path / "x", "x: 'validation' is held out by name, and nothing is named train")
     folder(tmp_path / "x" / "val")
     folder(tmp_path / "x" / "train")
-    refused(tmp_path / "x", "one of validation and val")
+    refused(tmp_path / "x", "x: val and validation are both the validation split")
     folder(tmp_path / "y" / "train")
     folder(tmp_path / "y" / "test", classes="abc")
     refused(tmp_path / "y", "test: its classes are not those of .*train: 'c'")
