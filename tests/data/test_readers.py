@@ -17,6 +17,7 @@ from archlab.data.audio import read_wav
 from archlab.data.formats import read_documents
 from archlab.data.images import read_image
 
+pytestmark = pytest.mark.slow
 few = settings(
     max_examples=400 if THOROUGH else 60,
     deadline=None,
