@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -69,17 +68,17 @@ def _read_members(data: bytes, location: str) -> list[Document]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = sorted(name for name in archive.namelist() if not name.endswith("/") and not _is_hidden(name))
             twice = [name for name, after in pairwise(names) if name == after]
-            if twice:
-                raise ArchlabError(f"{location}: holds {twice[0]!r} twice")
+            if twice or "" in names:
+                raise zipfile.BadZipFile(f"it holds {twice[0]!r} twice" if twice else "a file has no name")
             return [(name, archive.read(name)) for name in names]
-    # Encrypted files raise RuntimeError, unknown methods NotImplementedError, damaged data all of the others.
-    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError, EOFError, zlib.error) as error:
+    # Encrypted files raise RuntimeError, unknown methods NotImplementedError, damaged data errors of a dozen types.
+    except Exception as error:
         raise ArchlabError(f"{location}: cannot be read as a zip archive: {one_line(error)}") from error
 
 
 def _is_hidden(member: str) -> bool:
     parts = PurePosixPath(member).parts
-    return parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts)
+    return "__MACOSX" in parts or any(part.startswith(".") for part in parts)
 
 
 def read_file(path: Path) -> bytes:
