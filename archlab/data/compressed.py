@@ -57,7 +57,7 @@ def decompress(data: bytes, suffix: str, location: str) -> bytes:
 
 def _decompress(data: bytes, decompressor: Callable[[], _Decompressor]) -> bytes:
     """Decompress every stream of a file: those behind the first are dropped by lzma and bz2 if they are damaged."""
-    parts = []
+    parts: list[bytes] = []
     while data or not parts:
         stream = decompressor()
         parts.append(stream.decompress(data))

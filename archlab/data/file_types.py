@@ -7,7 +7,18 @@ from archlab.errors import ArchlabError
 BOM = b"\xef\xbb\xbf"
 # Content does not always tell these from text, as the first bytes or a byte 0 tell the others.
 _PACKED = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar", ".lz4", ".br", ".z", ".lz", ".lzo", ".sz", ".snappy")
-_BINARY = (".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".safetensors", ".joblib", ".msgpack")
+_BINARY: tuple[str, ...] = (
+    ".pkl",
+    ".pickle",
+    ".npy",
+    ".npz",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".safetensors",
+    ".joblib",
+    ".msgpack",
+)
 _BINARY += (".tfrecord", ".h5", ".hdf5", ".avro", ".orc", ".pdf", ".docx", ".xlsx", ".epub")
 # UTF-32 before UTF-16, whose mark it begins with.
 _MAGIC = {

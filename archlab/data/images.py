@@ -62,7 +62,7 @@ def read_image(path: str, mode: Literal["L", "RGB"]) -> Image:
 def _unsupported(image: Image) -> str | None:
     """Return what an image has that would be read in part only, or None."""
     # Pillow clips the 16- and 32-bit modes (I, I;16, F) to 8 bits without a warning, and cuts colors of 16 bits.
-    if image.mode[0] in "IF" or any(_DEEP.search(str(tile)) for tile in image.tile):
+    if image.mode[0] in "IF" or _DEEP.search(str(getattr(image, "tile", ""))):
         return f"has pixels of more than 8 bits (mode {image.mode})"
     # Photographs with a small copy of themselves, which cameras write as a second frame, are of the format MPO.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)

@@ -26,8 +26,7 @@ def read_table(name: str, data: bytes, field: str, suffix: str, location: str) -
     except Exception as error:  # pyarrow's errors are OSErrors, ValueErrors, KeyErrors and NotImplementedErrors
         raise ArchlabError(f"{location}: is truncated or not {kind} file: {one_line(error)}") from error
     for start in range(0, len(column), _BATCH):
-        rows = column.slice(start, _BATCH)
-        for row, text in enumerate(_to_python(rows, f"{location}, rows from {start}"), start):
+        for row, text in enumerate(_to_python(column.slice(start, _BATCH), start, location), start):
             yield f"{name}:{row}", encode_text(text, field, f"{location}, row {row}")
 
 
@@ -65,8 +64,15 @@ def _require_column(field: str, schema: Any) -> None:
         raise ArchlabError(f"{problem}{'' if field in schema.names else did_you_mean(field, schema.names)}")
 
 
-def _to_python(rows: Any, location: str) -> list[Any]:
+def _to_python(rows: Any, start: int, location: str) -> list[Any]:
     try:
         return list(rows.to_pylist())
-    except Exception as error:  # text that is not UTF-8, among others
-        raise ArchlabError(f"{location}: cannot be read: {one_line(error)}") from error
+    except ValueError:  # which does not name the row
+        return [_row_to_python(value, f"{location}, row {row}") for row, value in enumerate(rows, start)]
+
+
+def _row_to_python(value: Any, location: str) -> Any:
+    try:
+        return value.as_py()
+    except ValueError as error:
+        raise ArchlabError(f"{location}: is not UTF-8: {one_line(error)}") from error

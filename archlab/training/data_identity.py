@@ -9,7 +9,8 @@ from typing import Any
 from archlab.data.task import Task
 from archlab.errors import ArchlabError
 
-_ELSEWHERE = ("source", "tokenizer", "python")  # where data lie or by what they were read, which may differ
+# Where data lie, what they were read by, and what follows from the experiment and the other facts.
+_ELSEWHERE = ("source", "tokenizer", "python", "bytes")
 _MAX_TOLD = 3
 
 

@@ -80,6 +80,16 @@ def test_a_column_must_hold_text(tmp_path: Path) -> None:
         texts(write_parquet(tmp_path / "a.parquet", ["a", None]))
 
 
+def test_a_row_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet files need pyarrow")
+    from pyarrow import parquet
+
+    column = pyarrow.array([b"text"] * 2000 + [b"\xff"], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(ArchlabError, match=r"a\.parquet, row 2000: is not UTF-8: .* byte 0xff in position 0"):
+        texts(tmp_path / "a.parquet")
+
+
 def test_a_missing_pyarrow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.parquet"
     file.write_bytes(b"PAR1")

@@ -25,7 +25,9 @@ def test_what_has_changed_is_named(tmp_path: Path) -> None:
         ArchlabError, match=r"^here: the data have changed since: sha256 \w{12}\.\.\. -> \w{12}\.\.\.; "
     ):
         require_same_data(first, identity(tmp_path / "a", "some tent " * 100), "here")
-    with pytest.raises(ArchlabError, match=r"bytes\.train 900 -> 910, .*; restore them, or start a new run in another"):
+    with pytest.raises(
+        ArchlabError, match=r"bytes_available\.train 900 -> 910, .*; restore them, or start a new run in another"
+    ):
         require_same_data(first, identity(tmp_path / "a", "some text " * 101), "here")
 
 
