@@ -8,6 +8,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Protocol
 
@@ -31,6 +32,7 @@ _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
     ".bz2": bz2.BZ2Decompressor,
 }
 COMPRESSED = (*_DECOMPRESSORS, ".zst")
+_CHUNK = 2**16  # bytes that are copied for each stream: bgzip writes one for every 64 kB
 _SHARD = re.compile(r"[-_.]\d+(?:-of-\d+)?$")
 
 
@@ -51,30 +53,36 @@ def decompress(data: bytes, suffix: str, location: str) -> bytes:
     """Return what compressed data hold; raise ArchlabError if they are truncated, damaged or not compressed."""
     try:
         return _decompress_zstd(data, location) if suffix == ".zst" else _decompress(data, _DECOMPRESSORS[suffix])
-    except (EOFError, ValueError, OSError, zlib.error, lzma.LZMAError) as error:
+    except (ArchlabError, MemoryError):
+        raise
+    except Exception as error:  # each library has errors of its own
         raise ArchlabError(f"{location}: is truncated or damaged, as {suffix} data: {one_line(error)}") from error
 
 
 def _decompress(data: bytes, decompressor: Callable[[], _Decompressor]) -> bytes:
     """Decompress every stream of a file: those behind the first are dropped by lzma and bz2 if they are damaged."""
     parts: list[bytes] = []
-    while data or not parts:
+    start = 0
+    while start < len(data) or not parts:
         stream = decompressor()
-        parts.append(stream.decompress(data))
-        if not stream.eof:
-            raise EOFError("the data ends before the end of a stream")
+        while not stream.eof:
+            if start >= len(data):
+                raise EOFError("the data end before the end of a stream")
+            parts.append(stream.decompress(data[start : start + _CHUNK]))
+            start += _CHUNK
+        start = min(start, len(data)) - len(stream.unused_data)
         # The formats allow zeros behind a stream, to fill a block of a tape.
-        data = stream.unused_data.lstrip(b"\0")
+        while data[start : start + 1] == b"\0":
+            start += 1
     return b"".join(parts)
 
 
 def _decompress_zstd(data: bytes, location: str) -> bytes:
     if not data:
         raise EOFError("the file is empty")
-    try:
-        return bytes(importlib.import_module("compression.zstd").decompress(data))  # since Python 3.14
-    except ImportError:
-        pass
+    for library in ("compression.zstd", "backports.zstd"):  # the first comes with Python 3.14
+        with suppress(ImportError):
+            return bytes(importlib.import_module(library).decompress(data))
     try:
         import pyarrow
     except ImportError as error:

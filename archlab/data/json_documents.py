@@ -57,7 +57,8 @@ def _list_rows(value: Any, field: str, location: str) -> Iterable[_Row]:
         texts = value[field] if isinstance(value[field], list) else [value[field]]
         return ((str(row), text) for row, text in enumerate(texts))
     if isinstance(value, dict) and any(isinstance(entry, dict) for entry in value.values()):
-        return ((key, _get_field(entry, field, f"{location}, {key!r}")) for key, entry in value.items())
+        # Numbered: keys may hold halves of surrogate pairs, which no name of a document can.
+        value = list(value.values())
     if isinstance(value, list):
         return ((str(row), _text_of(entry, field, f"{location}, document {row}")) for row, entry in enumerate(value))
     return [("0", _get_field(value, field, location))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from archlab.data.splits import SPLITS
@@ -20,6 +19,7 @@ SPLIT_WORDS = {
     # Held out by any reading: the test split, or validation where another is named test.
     "eval": {"eval", "evaluation", "heldout", "holdout"},
 }
+_ANY_WORD = re.compile("|".join(sorted({word for words in SPLIT_WORDS.values() for word in words})), re.IGNORECASE)
 _ENDING = re.compile(r"(?:sets?|data|split|files?)$")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _CAMEL_CASE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -27,12 +27,13 @@ _ROW = re.compile(r":\d+$")
 _MAX_NAMED = 3  # of the files that an error names
 
 
-@lru_cache(maxsize=4096)
 def find_split_names(name: str) -> frozenset[str]:
     """Return the splits that a path names, as `a/train/b.txt`, `valid.jsonl`, `wiki.test.raw` and `TestSet_1` do.
 
     `eval` is one of them, beside those of SPLITS.
     """
+    if not _ANY_WORD.search(name):  # quickly, since there may be millions of names
+        return frozenset()
     words = {form for run in _LETTERS.findall(name) for form in _word_forms(run)}
     found = {split for split, known in SPLIT_WORDS.items() if known & words}
     return frozenset(found - {"eval"} if found & {"validation", "test"} else found)

@@ -30,6 +30,8 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def require_same_data(earlier: Mapping[str, Any], now: Mapping[str, Any], location: object) -> None:
     """Raise ArchlabError naming what has changed in the data since a checkpoint was written."""
     # A fact that only one of them has is of another version of archlab.
+    if not isinstance(earlier, Mapping):
+        raise ArchlabError(f"{location}: not the data of a checkpoint: {_brief(earlier)}")
     keys = [key for key in earlier if key in now and now[key] != earlier[key]]
     if keys:
         changed = [f"{key} {_brief(earlier[key])} -> {_brief(now[key])}" for key in keys]

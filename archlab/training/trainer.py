@@ -75,7 +75,7 @@ class Trainer:
         self.train_step.step, self.resumed = int(state.get("step", 0)), last is not None
         self.data = data_identity(self.task)
         if last is not None:
-            require_same_data(state.get("data") or {}, self.data, last)
+            require_same_data(state.get("data", {}), self.data, last)
 
     @property
     def step(self) -> int:

@@ -124,6 +124,21 @@ def test_a_compressed_text_is_read_or_its_damage_named(tmp_path: Path, suffix: s
             texts(file)
 
 
+def test_a_file_of_many_streams_is_read_in_linear_time(tmp_path: Path) -> None:
+    # bgzip and pbzip2 write a stream for every block. Copying what is left for each takes 100 s for this file.
+    block = gzip.compress(b"x" * 100)
+    (tmp_path / "a.txt.gz").write_bytes(block * 60_000 + b"\0" * 100)
+    assert len(read_file(tmp_path / "a.txt.gz")) == 6_000_000
+
+
+def test_zstandard_without_a_library_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt.zst").write_bytes(zstd(b"text"))
+    for library in ("compression.zstd", "backports.zstd", "pyarrow"):
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ArchlabError, match=r"a\.txt\.zst: Zstandard needs the pyarrow library: pip install pyarrow$"):
+        texts(tmp_path / "a.txt.zst")
+
+
 def test_json_lines_are_told_by_the_suffix_before_that_of_compression(tmp_path: Path) -> None:
     data = write_json_lines(tmp_path / "plain").read_bytes()
     for name in ("a.JSONL.xz", "a.jsonl-00000-of-00002", "a.json.gz", "a.jsonl.001"):
