@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from archlab.errors import ArchlabError
 
 BOM = b"\xef\xbb\xbf"
+# What stands beside data, of data sets on the hub and elsewhere.
+_NO_DATA = re.compile(
+    r"(readme|licen[sc]e|copying|notice|changelog|citation|dataset_?card)(\.(md|txt|rst|html|cff|bib))?"
+    r"|licen[sc]e[-_.](mit|apache|bsd|gpl|cc)\S*|dataset_(infos?|dict)\.json|state\.json|_success|thumbs\.db|desktop\.ini"
+    r"|.*\.(md5|sha1|sha256|sha512)(sums?)?|(md5|sha\d+)sums?(\.txt)?",
+    re.IGNORECASE,
+)
+_MAX_TOLD = 5  # of the files that a message names
 # Content does not always tell these from text, as the first bytes or a byte 0 tell the others.
 _PACKED = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar", ".lz4", ".br", ".z", ".lz", ".lzo", ".sz", ".snappy")
-_BINARY: tuple[str, ...] = (
-    ".pkl",
-    ".pickle",
-    ".npy",
-    ".npz",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".safetensors",
-    ".joblib",
-    ".msgpack",
-)
-_BINARY += (".tfrecord", ".h5", ".hdf5", ".avro", ".orc", ".pdf", ".docx", ".xlsx", ".epub")
+_ARRAYS = (".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".safetensors", ".joblib", ".msgpack")
+_BINARY = (*_ARRAYS, ".tfrecord", ".h5", ".hdf5", ".avro", ".orc", ".pdf", ".docx", ".xlsx", ".epub")
 # UTF-32 before UTF-16, whose mark it begins with.
 _MAGIC = {
     b"\xff\xfe\0\0": "UTF-32 text",
@@ -48,6 +48,17 @@ _MAGIC = {
     b"\x89HDF\r\n": "an HDF5 file",
     **{bytes([0x80, protocol]): "a Python pickle" for protocol in range(2, 6)},
 }
+
+
+def is_no_data(name: str) -> bool:
+    """Return whether a file is documentation or metadata by name: README, LICENSE, a data set's card, checksums."""
+    return _NO_DATA.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def list_briefly(names: Sequence[str]) -> str:
+    """Return the first names of a list, and the number of the others."""
+    more = f" and {len(names) - _MAX_TOLD:,} more" if len(names) > _MAX_TOLD else ""
+    return ", ".join(names[:_MAX_TOLD]) + more
 
 
 def require_text_name(suffix: str, location: str) -> None:

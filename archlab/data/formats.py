@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import zipfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,13 +11,22 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from archlab.data.compressed import decompress, read_bytes, split_suffix
-from archlab.data.file_types import BOM, require_text, require_text_name, require_utf8, split_lines
+from archlab.data.file_types import (
+    BOM,
+    is_no_data,
+    list_briefly,
+    require_text,
+    require_text_name,
+    require_utf8,
+    split_lines,
+)
 from archlab.data.json_documents import read_json, read_json_lines
 from archlab.data.tables import read_table
 from archlab.errors import ArchlabError, one_line
 
 Document: TypeAlias = tuple[str, bytes]
 
+_log = logging.getLogger(__name__)
 _JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 _TABLES = (".parquet", ".arrow", ".feather")
 
@@ -54,9 +64,14 @@ def _read_data(name: str, file: str, data: bytes, field: str, location: str) -> 
 
 def _read_zip(name: str, data: bytes, field: str, location: str) -> Iterator[Document]:
     members = _read_members(data, location)
-    if not members:
-        raise ArchlabError(f"{location}: holds no files")
+    left_out = [member for member, _ in members if is_no_data(member)]
+    if left_out:
+        _log.warning("%s: left out, not data by name: %s", location, list_briefly(left_out))
+    if len(left_out) == len(members):
+        raise ArchlabError(f"{location}: holds no files{' but ' * bool(left_out)}{list_briefly(left_out)}")
     for member, content in members:
+        if is_no_data(member):
+            continue
         if split_suffix(member)[0] == ".zip":
             raise ArchlabError(f"{location}, {member}: is a zip archive in another; unpack it")
         yield from _read_data(f"{name}/{member}", member, content, field, f"{location}, {member}")

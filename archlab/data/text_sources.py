@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
+from archlab.data.file_types import is_no_data, list_briefly
 from archlab.data.folders import FoundFile, file_stamp, list_files_below, matches_glob, require_distinct
 from archlab.data.formats import Document, read_documents, read_file
 from archlab.data.json_documents import encode_text
@@ -20,14 +20,6 @@ from archlab.errors import ArchlabError, did_you_mean, one_line
 
 INSTALLED = ("site-packages", "dist-packages", "__pycache__")
 _log = logging.getLogger(__name__)
-_MAX_TOLD = 5
-# What stands beside data, of data sets on the hub and elsewhere.
-_NO_DATA = re.compile(
-    r"(readme|licen[sc]e|copying|notice|changelog|citation|dataset_?card)(\.(md|txt|rst|html|cff|bib))?"
-    r"|licen[sc]e[-_.](mit|apache|bsd|gpl|cc)\S*|dataset_(infos?|dict)\.json|state\.json|_success|thumbs\.db|desktop\.ini"
-    r"|.*\.(md5|sha1|sha256|sha512)(sums?)?|(md5|sha\d+)sums?(\.txt)?",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +48,7 @@ class TextFiles:
         """Yield the documents of the files, sorted by the files' names relative to the folder."""
         files, left_out = self._selection
         if left_out:
-            more = f" and {len(left_out) - _MAX_TOLD:,} more" if len(left_out) > _MAX_TOLD else ""
-            _log.warning("%s: left out, not data by name: %s%s", self.path, ", ".join(left_out[:_MAX_TOLD]), more)
+            _log.warning("%s: left out, not data by name: %s", self.path, list_briefly(left_out))
         for name, path, _ in files:
             yield from read_documents(name, path, self.field)
 
@@ -78,10 +69,10 @@ class TextFiles:
         pattern = self._pattern()
         found, hidden = list_files_below(root)
         matching = [file for file in found if matches_glob(file.name, pattern)]
-        other = [file.name for file in matching if pattern[-1] in ("*", "**") and _is_no_data(file.name)]
+        other = [file.name for file in matching if pattern[-1] in ("*", "**") and is_no_data(file.name)]
         files = [file for file in matching if file.name not in set(other)]
         if not files:
-            only = f"; {', '.join(other[:_MAX_TOLD])} is left out by name" if other else ""
+            only = f"; {list_briefly(other)} is left out by name" if other else ""
             raise ArchlabError(f"{self.path}: no file matches {self.glob!r}{only}")
         require_distinct(files)
         return files, [*hidden, *other]
@@ -91,10 +82,6 @@ class TextFiles:
         if not parts or any("**" in part and part != "**" for part in parts):
             raise ArchlabError(f"{self.path}: glob {self.glob!r} cannot be used: ** has to stand alone between slashes")
         return parts
-
-
-def _is_no_data(name: str) -> bool:
-    return _NO_DATA.fullmatch(name.rpartition("/")[2]) is not None
 
 
 @dataclass(frozen=True)
@@ -139,8 +126,8 @@ class HubDataset:
         others = [str(split) for split in dataset if not find_split_names(str(split))]
         if others:
             _log.warning("%s: left out, no splits by name: %s", self, ", ".join(others))
-        if len(others) == len(dataset):
-            raise ArchlabError(f"{self}: has no train split, only {', '.join(others)}")
+        if not any("train" in find_split_names(str(split)) for split in dataset):
+            raise ArchlabError(f"{self}: has no train split, only {', '.join(map(str, dataset))}")
         for split, rows in dataset.items():
             if str(split) not in others:
                 yield from self._read_rows(str(split), rows)

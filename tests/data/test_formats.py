@@ -175,7 +175,13 @@ def zipped(file: Path, members: dict[str, bytes]) -> Path:
 
 def test_a_zip_archive_is_its_files(tmp_path: Path) -> None:
     rows = write_json_lines(tmp_path / "plain", SENTENCES[:2]).read_bytes()
-    members = {"b.txt": b"b", "a/train.jsonl.gz": gzip.compress(rows), "__MACOSX/b.txt": b"x", ".hidden": b"x"}
+    members = {
+        "b.txt": b"b",
+        "a/train.jsonl.gz": gzip.compress(rows),
+        "__MACOSX/b.txt": b"x",
+        ".hidden": b"x",
+        "README.md": b"",
+    }
     file = zipped(tmp_path / "c.ZIP", members)
     found = list(read_documents(file.name, file, "text"))
     assert [name for name, _ in found] == ["c.ZIP/a/train.jsonl.gz:1", "c.ZIP/a/train.jsonl.gz:2", "c.ZIP/b.txt"]
