@@ -43,7 +43,7 @@ def read_image(path: str, mode: Literal["L", "RGB"]) -> Image:
     Raises ArchlabError naming a file that is damaged, too large, animated, or has wider pixels.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError:
         raise ArchlabError(f"{path}: images are read by Pillow, which is missing: pip install pillow") from None
     try:
@@ -52,11 +52,22 @@ def read_image(path: str, mode: Literal["L", "RGB"]) -> Image:
             problem = _unsupported(image)
             if problem is None:
                 image.load()
-                return ImageOps.exif_transpose(image).convert(mode)
+                return _turn(image).convert(mode)
     # Pillow's plugins raise errors of many types for damaged files, SyntaxError and struct.error among them.
     except Exception as error:
         raise ArchlabError(f"{path}: cannot be read as an image: {one_line(error)}") from error
     raise ArchlabError(f"{path}: {problem}, which is not supported")
+
+
+def _turn(image: Image) -> Image:
+    """Return an image upright, as its camera noted."""
+    from PIL.Image import Transpose
+
+    # Not ImageOps.exif_transpose, which writes the other notes anew and fails where they are damaged.
+    orientation = image.getexif().get(0x0112)
+    names = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+    turns = dict(enumerate(names, 2))
+    return image.transpose(Transpose[turns[orientation]]) if orientation in turns else image
 
 
 def _unsupported(image: Image) -> str | None:

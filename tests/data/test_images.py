@@ -58,10 +58,13 @@ def test_pixels_are_read_as_they_are(tmp_path: Path, suffix: str) -> None:
 
 
 def test_an_image_is_turned_as_its_camera_says(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the first row is at the right
-    Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read_image(str(tmp_path / "a.png"), "RGB"), np.rot90(PIXELS, -1))
+    flipped, turned = PIXELS[:, ::-1], PIXELS.swapaxes(0, 1)
+    upright = [PIXELS, PIXELS, flipped, PIXELS[::-1, ::-1], PIXELS[::-1], turned, turned[:, ::-1], turned[::-1, ::-1]]
+    for orientation, expected in enumerate([*upright, turned[::-1], PIXELS]):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
+        assert np.array_equal(read_image(str(tmp_path / "a.png"), "RGB"), expected)
 
 
 def test_other_modes_are_converted(tmp_path: Path) -> None:
