@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from archlab.data.folders import FoundFile, file_stamp, require_distinct
+from archlab.data.labeled_files import LabeledFile
+from archlab.data.split_names import assign_splits, find_split_names, is_split_name
 from archlab.data.splits import SPLITS, hash_fraction
 from archlab.errors import ArchlabError
-
-
-@dataclass(frozen=True)
-class LabeledFile:
-    """A file, its name relative to the root of the class folders, and the index of its class."""
-
-    path: str
-    name: str
-    label: int
 
 
 def list_classes(root: Path) -> list[str]:
@@ -43,14 +35,33 @@ def _list_class(root: Path, name: str, label: int, suffixes: Sequence[str]) -> l
     folder = root / name
     if not folder.is_dir():
         raise ArchlabError(f"{folder}: no such folder, one for each class")
-    files = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
-    for file in files:
+    with os.scandir(folder) as entries:
+        files = sorted((entry.name, entry.is_symlink()) for entry in entries if not entry.name.startswith("."))
+    for file, _ in files:
         if not file.lower().endswith(tuple(suffixes)):
             raise ArchlabError(f"{folder / file}: is not a {', '.join(suffixes)} file")
     if not files:
         raise ArchlabError(f"{folder}: holds no file of class {name!r}")
+    linked = folder.is_symlink()
     # Names use / on every system: splits and checksums are computed from them.
-    return [LabeledFile(os.path.join(folder, file), f"{name}/{file}", label) for file in files]
+    return [LabeledFile(str(folder / file), f"{name}/{file}", label, linked or link) for file, link in files]
+
+
+def find_split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders that are named like splits, or `root` as the train split where its folders are classes.
+
+    Raises ArchlabError naming folders that are no split beside others that are, and two of one split.
+    """
+    names = list_classes(root)
+    # A class may be called `bullet_train`, but a folder `test` beside classes is a test split among what is trained on.
+    if not any(map(is_split_name, names)) and not all(map(find_split_names, names)):
+        return {"train": root}
+    found: dict[str, Path] = {}
+    for name, split in assign_splits(names, root, "splits and classes do not stand side by side").items():
+        other = found.setdefault(split, root / name)
+        if other != root / name:
+            raise ArchlabError(f"{root}: {other.name} and {name} are both the {split} split")
+    return found
 
 
 def list_splits(
@@ -68,7 +79,11 @@ def list_splits(
         if mismatched:
             raise ArchlabError(f"{folder}: its classes are not those of {folders['train']}: {mismatched[0]!r}")
     fractions = {split: fraction for split in ("validation", "test") if split not in folders}
-    splits = split_by_hash(list_files(folders["train"], classes, suffixes), fractions)
+    for folder in {*folders.values(), *(folder.parent for folder in folders.values() if len(folders) > 1)}:
+        _require_no_files_beside(folder, suffixes)
+    train = list_files(folders["train"], classes, suffixes)
+    require_train_names(folders["train"], train)
+    splits = split_by_hash(train, fractions)
     splits |= {split: list_files(folders[split], classes, suffixes) for split in folders if split != "train"}
     require_complete(folders["train"], splits, classes)
     return splits
@@ -90,8 +105,24 @@ def _choose_split(position: float, fractions: Mapping[str, float]) -> str:
     return "train"
 
 
+def _require_no_files_beside(folder: Path, suffixes: Sequence[str]) -> None:
+    """Raise ArchlabError naming a file that stands beside the folders of classes, where nothing reads it."""
+    for name in sorted(os.listdir(folder)):
+        if name.lower().endswith(tuple(suffixes)) and not name.startswith(".") and (folder / name).is_file():
+            raise ArchlabError(f"{folder / name}: is in no folder of a class")
+
+
+def require_train_names(root: Path, files: Iterable[LabeledFile]) -> None:
+    """Raise ArchlabError naming a file to train on whose name, behind that of its class, is of another split."""
+    for file in files:
+        name, _, own = file.name.partition("/")
+        held_out = find_split_names(own.removeprefix(name)) - {"train"}
+        if held_out:
+            raise ArchlabError(f"{root / file.name}: is of the {min(held_out)} split by name, among files to train on")
+
+
 def require_complete(root: Path, splits: Mapping[str, Sequence[LabeledFile]], classes: Sequence[str]) -> None:
-    """Raise ArchlabError if a split is empty or the train split lacks a class."""
+    """Raise ArchlabError if a split is empty, the train split lacks a class, or a link reaches a file twice."""
     for split, files in splits.items():
         if not files:
             raise ArchlabError(f"{root}: the {split} split is empty: there are too few files")
@@ -99,12 +130,6 @@ def require_complete(root: Path, splits: Mapping[str, Sequence[LabeledFile]], cl
     for label, name in enumerate(classes):
         if label not in labels:
             raise ArchlabError(f"{root}: the train split has no file of class {name!r}: there are too few")
-
-
-def hash_names(splits: Mapping[str, Sequence[LabeledFile]]) -> str:
-    """Return the SHA-256 of the split and name of every file, not of the files' content."""
-    digest = hashlib.sha256()
-    for split, files in splits.items():
-        for file in files:
-            digest.update(os.fsencode(f"{split}/{file.name}") + b"\0")
-    return digest.hexdigest()
+    everything = [file for files in splits.values() for file in files]
+    if any(file.is_link for file in everything):
+        require_distinct(FoundFile(file.name, Path(file.path), file_stamp(file.path)) for file in everything)

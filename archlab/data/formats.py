@@ -1,106 +1,111 @@
-"""Document formats: plain text, JSON lines, Parquet."""
+"""Document formats: plain text, JSON, tables; each also compressed or in a zip archive."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
+import io
+import logging
+import zipfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, TypeAlias
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
-from archlab.errors import ArchlabError, did_you_mean, one_line
+from archlab.data.compressed import decompress, read_bytes, split_suffix
+from archlab.data.file_types import (
+    BOM,
+    is_no_data,
+    list_briefly,
+    require_text,
+    require_text_name,
+    require_utf8,
+    split_lines,
+)
+from archlab.data.json_documents import read_json, read_json_lines
+from archlab.data.tables import read_table
+from archlab.errors import ArchlabError, one_line
 
 Document: TypeAlias = tuple[str, bytes]
 
+_log = logging.getLogger(__name__)
+_JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+_TABLES = (".parquet", ".arrow", ".feather")
+
 
 def read_documents(name: str, path: Path, field: str) -> Iterator[Document]:
-    """Yield the documents of a file: a text file is one document, a table has one in the `field` of each row.
+    """Yield the documents of a file: a text file is one document, JSON and tables have one in the `field` of each row.
 
-    `*.jsonl` (or .ndjson, .jsonl.gz) hold one JSON object per line, `*.parquet` a text column. Raises ArchlabError
-    naming the file and row of a field that is missing, truncated, or not a string.
+    Text, `*.jsonl`, `*.json`, `*.parquet` and `*.arrow` are told by their suffixes in any case, before one of
+    compression (.gz, .xz, .bz2, .zst); a `*.zip` holds such files. Raises ArchlabError naming the file, and its row, of
+    what is truncated, damaged, no text, or of another format.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] == [".parquet"]:
-        yield from _read_parquet(name, path, field)
-    elif {".jsonl", ".ndjson"} & set(suffixes[-2:]):
-        yield from _read_json_lines(name, path, field)
+    yield from _read_data(name, path.name, read_bytes(path), field, str(path))
+
+
+def _read_data(name: str, file: str, data: bytes, field: str, location: str) -> Iterator[Document]:
+    suffix, compression = split_suffix(file)
+    for packed in compression:
+        data = decompress(data, packed, location)
+    if suffix == ".zip":
+        yield from _read_zip(name, data, field, location)
+        return
+    require_text_name(suffix, location)
+    if suffix in _TABLES:
+        documents = read_table(name, data, field, suffix, location)
+    elif suffix in _JSON_LINES:
+        documents = read_json_lines(name, data, field, location)
+    elif suffix == ".json":
+        documents = read_json(name, data, field, location)
     else:
-        yield name, read_file(path)
+        documents = iter([(name, require_text(data, location))])
+    # A table without a row is an empty document: an empty test split must be noticed, not cut from another.
+    yield next(documents, (name, b""))
+    yield from documents
+
+
+def _read_zip(name: str, data: bytes, field: str, location: str) -> Iterator[Document]:
+    members = _read_members(data, location)
+    left_out = [member for member, _ in members if is_no_data(member)]
+    if left_out:
+        _log.warning("%s: left out, not data by name: %s", location, list_briefly(left_out))
+    if len(left_out) == len(members):
+        raise ArchlabError(f"{location}: holds no files{' but ' * bool(left_out)}{list_briefly(left_out)}")
+    for member, content in members:
+        if is_no_data(member):
+            continue
+        if split_suffix(member)[0] == ".zip":
+            raise ArchlabError(f"{location}, {member}: is a zip archive in another; unpack it")
+        yield from _read_data(f"{name}/{member}", member, content, field, f"{location}, {member}")
+
+
+def _read_members(data: bytes, location: str) -> list[Document]:
+    """Return the files of a zip archive, sorted by name, hidden ones and those of macOS left out."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = sorted(name for name in archive.namelist() if not name.endswith("/") and not _is_hidden(name))
+            twice = [name for name, after in pairwise(names) if name == after]
+            if twice or "" in names:
+                raise zipfile.BadZipFile(f"it holds {twice[0]!r} twice" if twice else "a file has no name")
+            return [(name, archive.read(name)) for name in names]
+    # Encrypted files raise RuntimeError, unknown methods NotImplementedError, damaged data errors of a dozen types.
+    except Exception as error:
+        raise ArchlabError(f"{location}: cannot be read as a zip archive: {one_line(error)}") from error
+
+
+def _is_hidden(member: str) -> bool:
+    parts = PurePosixPath(member).parts
+    return "__MACOSX" in parts or any(part.startswith(".") for part in parts)
 
 
 def read_file(path: Path) -> bytes:
-    """Return a file's bytes, decompressed if its name ends in .gz."""
-    if not path.is_file():
-        raise ArchlabError(f"{path}: cannot be read: not a file, or a broken link")
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ArchlabError(f"{path}: is truncated or damaged: {one_line(error)}") from error
-    except OSError as error:
-        raise ArchlabError(f"{path}: cannot be read: {error.strerror}") from error
+    """Return a file's bytes, decompressed if its name ends in a suffix of compression."""
+    data = read_bytes(path)
+    for suffix in split_suffix(path.name)[1]:
+        data = decompress(data, suffix, str(path))
+    return data
 
 
-def require_utf8(text: bytes, location: str) -> None:
-    """Raise ArchlabError naming the first byte that is not UTF-8."""
-    try:
-        text.decode()
-    except UnicodeDecodeError as error:
-        raise ArchlabError(
-            f"{location}: is not UTF-8: byte 0x{text[error.start]:02X} at {error.start:,}; convert the file"
-        ) from error
-
-
-def _read_json_lines(name: str, path: Path, field: str) -> Iterator[Document]:
-    lines = read_file(path).splitlines()
-    for number, line in enumerate(lines, 1):
-        location = f"{path}:{number}"
-        if line.strip():
-            require_utf8(line, location)
-            entry = _parse_json(line, location, is_last=number == len(lines))
-            yield f"{name}:{number}", _get_field(entry, field, location).encode()
-
-
-def _parse_json(line: bytes, location: str, *, is_last: bool) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        hint = "the file is truncated" if is_last else "a line holds one object"
-        raise ArchlabError(f"{location}: is not JSON: {one_line(error)}; {hint}") from error
-
-
-def _get_field(entry: Any, field: str, location: str) -> str:
-    if not isinstance(entry, dict):
-        raise ArchlabError(f"{location}: is not a JSON object but {type(entry).__name__}")
-    if field not in entry:
-        raise ArchlabError(f"{location}: no field {field!r}{did_you_mean(field, entry)}")
-    if not isinstance(entry[field], str):
-        raise ArchlabError(f"{location}: the field {field!r} is not a string but {type(entry[field]).__name__}")
-    return str(entry[field])
-
-
-def _read_parquet(name: str, path: Path, field: str) -> Iterator[Document]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ArchlabError(f"{path}: Parquet needs the pyarrow library: pip install pyarrow") from error
-    try:
-        table = parquet.ParquetFile(path)
-        columns = table.schema_arrow.names
-        if field in columns:
-            row = 0
-            for batch in table.iter_batches(columns=[field], batch_size=1024):
-                for text in batch.column(0).to_pylist():
-                    yield f"{name}:{row}", _encode_text(text, field, f"{path}, row {row}")
-                    row += 1
-            return
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise ArchlabError(f"{path}: is truncated or not a Parquet file: {one_line(error)}") from error
-    raise ArchlabError(f"{path}: no column {field!r}{did_you_mean(field, columns)}")
-
-
-def _encode_text(value: Any, field: str, location: str) -> bytes:
-    if not isinstance(value, str):
-        raise ArchlabError(f"{location}: the field {field!r} is not a string but {type(value).__name__}")
-    return value.encode()
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file; raise ArchlabError naming one that is not UTF-8."""
+    data = read_file(path)
+    require_utf8(data, str(path))
+    return [line.decode() for line in split_lines(data.removeprefix(BOM))]

@@ -6,6 +6,7 @@ B batch, T pixels, H height, W width, C channels.
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 GRAY_LEVELS = 256
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_DEEP = re.compile(r";16[BLN]\b")  # a raw mode of Pillow, such as RGB;16B
+_MAX_PIXELS = 2**26  # an image of a few kilobytes may unpack to gigabytes
 MIN_AREA, MAX_ASPECT = 0.08, 4 / 3  # of Inception's crops, arXiv:1409.4842, section 6
 MAX_DRAWS = 10  # of a crop that fits, as torchvision's RandomResizedCrop draws
 
@@ -34,22 +38,50 @@ def require_pixels(context: int, side: int, path: str) -> None:
 
 
 def read_image(path: str, mode: Literal["L", "RGB"]) -> Image:
-    """Read an image as gray (L) or RGB; raise ArchlabError naming a file that is damaged or has wider pixels."""
+    """Read an image as gray (L) or RGB, turned as its camera says.
+
+    Raises ArchlabError naming a file that is damaged, too large, animated, or has wider pixels.
+    """
     try:
         from PIL import Image
     except ImportError:
         raise ArchlabError(f"{path}: images are read by Pillow, which is missing: pip install pillow") from None
     try:
-        with Image.open(path) as image:
-            source_mode = image.mode
-            image.load()
-            # Pillow clips the 16- and 32-bit modes (I, I;16, F) to 8 bits without a warning.
-            if source_mode[0] not in "IF":
-                return image.convert(mode)
+        # The formats of SUFFIXES alone: Pillow starts Ghostscript for others, whatever a file's name is.
+        with Image.open(path, formats=_FORMATS) as image:
+            problem = _unsupported(image)
+            if problem is None:
+                image.load()
+                return _turn(image).convert(mode)
     # Pillow's plugins raise errors of many types for damaged files, SyntaxError and struct.error among them.
     except Exception as error:
         raise ArchlabError(f"{path}: cannot be read as an image: {one_line(error)}") from error
-    raise ArchlabError(f"{path}: has pixels of more than 8 bits (mode {source_mode}), which are not supported")
+    raise ArchlabError(f"{path}: {problem}, which is not supported")
+
+
+def _turn(image: Image) -> Image:
+    """Return an image upright, as its camera noted."""
+    from PIL.Image import Transpose
+
+    # Not ImageOps.exif_transpose, which writes the other notes anew and fails where they are damaged.
+    orientation = image.getexif().get(0x0112)
+    names = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+    turns = dict(enumerate(names, 2))
+    return image.transpose(Transpose[turns[orientation]]) if orientation in turns else image
+
+
+def _unsupported(image: Image) -> str | None:
+    """Return what an image has that would be read in part only, or None."""
+    # Pillow clips the 16- and 32-bit modes (I, I;16, F) to 8 bits without a warning, and cuts colors of 16 bits.
+    if image.mode[0] in "IF" or _DEEP.search(str(getattr(image, "tile", ""))):
+        return f"has pixels of more than 8 bits (mode {image.mode})"
+    # Photographs with a small copy of themselves, which cameras write as a second frame, are of the format MPO.
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if frames > 1:
+        return f"is animated, with {frames} frames"
+    if image.width * image.height > _MAX_PIXELS:
+        return f"has {image.width} x {image.height} pixels, more than {_MAX_PIXELS:,}"
+    return None
 
 
 def center_crop(image: Image, size: int, crop: float) -> NDArray[np.uint8]:

@@ -2,56 +2,86 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from archlab.data.corpus import SPLIT_NAMES
+from archlab.data.file_types import is_no_data, list_briefly
+from archlab.data.folders import FoundFile, file_stamp, list_files_below, matches_glob, require_distinct
 from archlab.data.formats import Document, read_documents, read_file
+from archlab.data.json_documents import encode_text
+from archlab.data.split_names import SplitBy, find_split_names
 from archlab.errors import ArchlabError, did_you_mean, one_line
 
 INSTALLED = ("site-packages", "dist-packages", "__pycache__")
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextFiles:
-    """A file, or the files of a folder that match a glob pattern, hidden ones left out."""
+    """A file, or the files of a folder that match a glob pattern.
+
+    Hidden files are left out, and so are README, LICENSE and metadata unless the pattern names its files; a log message
+    tells. Sources are equal if their files are, with times and sizes: a file that has changed is read again.
+    """
 
     path: str
     glob: str
     field: str
+    split_by: SplitBy = "names"
 
     def __str__(self) -> str:
         return self.path
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TextFiles) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
     def documents(self) -> Iterator[Document]:
         """Yield the documents of the files, sorted by the files' names relative to the folder."""
-        for name, path in self._files():
+        files, left_out = self._selection
+        if left_out:
+            _log.warning("%s: left out, not data by name: %s", self.path, list_briefly(left_out))
+        for name, path, _ in files:
             yield from read_documents(name, path, self.field)
 
-    def _files(self) -> list[tuple[str, Path]]:
+    @cached_property
+    def _key(self) -> tuple[str, ...]:
+        # A digest of the files, of which there may be many: it is compared at every batch.
+        files = hashlib.sha256(repr(self._selection[0]).encode(errors="surrogatepass")).hexdigest()
+        return self.path, self.glob, self.field, self.split_by, files
+
+    @cached_property
+    def _selection(self) -> tuple[list[FoundFile], list[str]]:
+        """The files to read, and the names of those left out."""
         root = Path(self.path).expanduser()
         if not root.exists():
             raise ArchlabError(f"{self.path}: no such file or folder")
         if not root.is_dir():
-            return [(root.name, root)]
-        relative = [(path.relative_to(root), path) for path in self._match(root)]
-        files = sorted((name.as_posix(), path) for name, path in relative if not _is_hidden(name) and not path.is_dir())
+            return [FoundFile(root.name, root, file_stamp(root))], []
+        pattern = self._pattern()
+        found, hidden = list_files_below(root)
+        matching = [file for file in found if matches_glob(file.name, pattern)]
+        other = [file.name for file in matching if pattern[-1] in ("*", "**") and is_no_data(file.name)]
+        files = [file for file in matching if file.name not in set(other)]
         if not files:
-            raise ArchlabError(f"{self.path}: no file matches {self.glob!r}")
-        return files
+            only = f"; {list_briefly(other)} is left out by name" if other else ""
+            raise ArchlabError(f"{self.path}: no file matches {self.glob!r}{only}")
+        require_distinct(files)
+        return files, [*hidden, *other]
 
-    def _match(self, root: Path) -> list[Path]:
-        try:
-            return list(root.glob(self.glob))
-        except (ValueError, NotImplementedError, OSError) as error:
-            raise ArchlabError(f"{self.path}: glob {self.glob!r} cannot be used: {error}") from error
-
-
-def _is_hidden(name: PurePath) -> bool:
-    return any(part.startswith(".") for part in name.parts)
+    def _pattern(self) -> Sequence[str]:
+        parts = PurePath(self.glob).parts
+        if not parts or any("**" in part and part != "**" for part in parts):
+            raise ArchlabError(f"{self.path}: glob {self.glob!r} cannot be used: ** has to stand alone between slashes")
+        return parts
 
 
 @dataclass(frozen=True)
@@ -59,6 +89,7 @@ class StdlibSource:
     """The *.py files of a library's folder, without the packages that are installed in it."""
 
     path: str
+    split_by: SplitBy = "documents"  # its folder `test` is a part of the library, not a split
 
     def __str__(self) -> str:
         return self.path
@@ -84,24 +115,30 @@ class HubDataset:
     name: str
     config: str | None
     field: str
+    split_by: SplitBy = "names"
 
     def __str__(self) -> str:
         return self.name if self.config is None else f"{self.name} ({self.config})"
 
     def documents(self) -> Iterator[Document]:
-        """Yield the rows of every split, named by the split."""
+        """Yield the rows of every split that is one by name; a log message tells the others."""
         dataset = self._load()
-        for split, names in SPLIT_NAMES.items():
-            rows = self._select_split(dataset, names)
-            if self.field not in rows.column_names:
-                raise ArchlabError(f"{self}: no column {self.field!r}{did_you_mean(self.field, rows.column_names)}")
-            yield from ((f"{split}/{index}", row[self.field].encode()) for index, row in enumerate(rows))
+        others = [str(split) for split in dataset if not find_split_names(str(split))]
+        if others:
+            _log.warning("%s: left out, no splits by name: %s", self, ", ".join(others))
+        if not any("train" in find_split_names(str(split)) for split in dataset):
+            raise ArchlabError(f"{self}: has no train split, only {', '.join(map(str, dataset))}")
+        for split, rows in dataset.items():
+            if str(split) not in others:
+                yield from self._read_rows(str(split), rows)
 
-    def _select_split(self, dataset: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-        name = next((name for name in names if name in dataset), None)
-        if name is None:
-            raise ArchlabError(f"{self}: has no {names[0]} split, only {', '.join(dataset)}")
-        return dataset[name]
+    def _read_rows(self, split: str, rows: Any) -> Iterator[Document]:
+        if self.field not in rows.column_names:
+            raise ArchlabError(f"{self}: no column {self.field!r}{did_you_mean(self.field, rows.column_names)}")
+        if not len(rows):
+            yield f"{split}/0", b""  # so that an empty split is noticed
+        for index, row in enumerate(rows):
+            yield f"{split}/{index}", encode_text(row[self.field], self.field, f"{self}, {split} row {index}")
 
     def _load(self) -> Any:
         try:

@@ -17,6 +17,7 @@ from archlab.runtime.environment import versions
 from archlab.runtime.signals import defer_keyboard_interrupt
 from archlab.storage import checkpoint
 from archlab.training.callbacks import Callback, CallbackList
+from archlab.training.data_identity import data_identity, require_same_data
 from archlab.training.metrics import MetricsLog
 from archlab.training.metrics import read as read_metrics
 from archlab.training.run_dir import last_metrics, open_run
@@ -78,6 +79,9 @@ class Trainer:
         # After the model is built: loading also restores the default random generator, which building reseeds.
         state = checkpoint.load_checkpoint(last, self.model, self.train_step.optimizer) if last else {}
         self.train_step.step, self.resumed = int(state.get("step", 0)), last is not None
+        self.data = data_identity(self.task)
+        if last is not None:
+            require_same_data(state.get("data", {}), self.data, last)
 
     @property
     def step(self) -> int:
@@ -132,7 +136,8 @@ class Trainer:
 
     def _save(self) -> None:
         optimizer, keep = self.train_step.optimizer, self.train.keep_checkpoints
-        checkpoint.save_checkpoint(self.folder / "checkpoints", self.step, self.model, optimizer, {}, keep=keep)
+        extra = {"data": self.data}
+        checkpoint.save_checkpoint(self.folder / "checkpoints", self.step, self.model, optimizer, extra, keep=keep)
 
     def _provenance(self) -> dict[str, Any]:
         return {"step": self.step, "versions": versions(), "data": self.task.describe()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from archlab.data.class_folders import LabeledFile, hash_names
+from archlab.data.labeled_files import LabeledFile, hash_files
 
 from ._samples import SampleTask
 
@@ -24,5 +24,5 @@ class FileTask(SampleTask):
         return len(self.files[split])
 
     def describe(self) -> dict[str, Any]:
-        """Return the files as data: the number of each split, and the SHA-256 of their names."""
-        return {"source": self.path, **super().describe(), "sha256": hash_names(self.files)}
+        """Return the files as data: the number of each split, and the SHA-256 of names, sizes and content."""
+        return {"source": self.path, **super().describe(), "sha256": hash_files(self.files)}

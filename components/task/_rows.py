@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archlab.data.rows import Rows, open_rows
+from archlab.data.splits import SPLITS
 
 from ._samples import SampleTask
 
@@ -32,5 +33,9 @@ class RowTask(SampleTask):
         return len(self.rows(split))
 
     def describe(self) -> dict[str, Any]:
-        """Return the number of rows of each split."""
-        return {"source": self.path, **super().describe()}
+        """Return the number of rows of each split, and the SHA-256 of each file."""
+        return {
+            "source": self.path,
+            **super().describe(),
+            "sha256": {split: self.rows(split).sha256() for split in SPLITS},
+        }

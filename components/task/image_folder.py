@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archlab import ArchlabError, Count, Range, register
+from archlab import Count, Range, register
 from archlab.components.task._folders import FileTask
 from archlab.components.task._samples import Visit
-from archlab.data.class_folders import LabeledFile, list_splits
+from archlab.data.class_folders import find_split_folders, list_splits
 from archlab.data.images import GRAY_LEVELS, SUFFIXES, center_crop, random_crop, read_image, require_pixels
+from archlab.data.labeled_files import LabeledFile
 from archlab.data.sampling import random_state
 
 HELD_OUT_FRACTION = 0.05
@@ -31,8 +32,8 @@ Inputs: TypeAlias = Literal["image", "pixels"]
 class ImageFolder(FileTask):
     """Classify the images of a folder with one folder per class.
 
-    Where the class folders are in train/, validation/ (or val/) and test/, these are the splits; a split without a
-    folder is 1 in 20 of the train files, held out by the SHA-256 of their names.
+    Where the class folders are in train/, validation/ (valid/, val/, dev/) and test/, these are the splits; a split
+    without a folder is 1 in 20 of the train files, held out by the SHA-256 of their names.
 
     Args:
         path: Folder with one folder per class, or with one folder per split.
@@ -69,7 +70,7 @@ class ImageFolder(FileTask):
         if not len(self.mean) == len(self.std) == num_channels or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} (above 0) need {num_channels} numbers each")
 
-    @property
+    @cached_property
     def files(self) -> dict[str, list[LabeledFile]]:
         """The files of each split, listed on first use."""
         return _list_files(self.path, self.num_classes)
@@ -111,17 +112,6 @@ class ImageFolder(FileTask):
         return ((pixels_BHWC.float() / 255 - mean) / std).movedim(-1, 1).contiguous()
 
 
-@cache
 def _list_files(path: str, num_classes: int) -> dict[str, list[LabeledFile]]:
     root = Path(path).expanduser()
-    folders = {split: root / name for split, name in (_find_split_folders(root) or {"train": ""}).items()}
-    return list_splits(folders, num_classes, HELD_OUT_FRACTION, SUFFIXES)
-
-
-def _find_split_folders(root: Path) -> dict[str, str]:
-    """Return the folders that are named like splits."""
-    names = {"train": ["train"], "validation": ["validation", "val"], "test": ["test"]}
-    folders = [(split, name) for split, known in names.items() for name in known if (root / name).is_dir()]
-    if len(folders) > len(dict(folders)) or (folders and folders[0][0] != "train"):
-        raise ArchlabError(f"{root}: needs a folder train beside, and one of validation and val")
-    return dict(folders)
+    return list_splits(find_split_folders(root), num_classes, HELD_OUT_FRACTION, SUFFIXES)

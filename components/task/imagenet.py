@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 from archlab import Count, register
-from archlab.data.class_folders import LabeledFile, list_splits
+from archlab.data.class_folders import list_splits
 from archlab.data.images import SUFFIXES
+from archlab.data.labeled_files import LabeledFile
 
 from .image_folder import Augment, Crop, ImageFolder
 
@@ -40,13 +41,12 @@ class ImageNet(ImageFolder):
     ) -> None:
         super().__init__(path=path, num_classes=num_classes, size=size, crop=crop, augment=augment, mean=MEAN, std=STD)
 
-    @property
+    @cached_property
     def files(self) -> dict[str, list[LabeledFile]]:
         """The files of each split, listed on first use."""
         return _list_files(self.path, self.num_classes)
 
 
-@cache
 def _list_files(path: str, num_classes: int) -> dict[str, list[LabeledFile]]:
     root = Path(path).expanduser()
     return list_splits({"train": root / "train", "test": root / "val"}, num_classes, VALIDATION_FRACTION, SUFFIXES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from archlab import ArchlabError, register
+from archlab.data.folders import file_stamp
 from archlab.data.formats import read_file
 from archlab.data.images import GRAY_LEVELS, PixelInputs, encode_gray
 from archlab.data.splits import SPLITS
@@ -70,10 +71,15 @@ class LongRangeImage(SampleTask):
         return encode_gray(gray_BT, self.inputs), torch.from_numpy(records[:, 0].astype(np.int64))
 
 
-@cache
 def _read(path: str) -> dict[str, NDArray[np.uint8]]:
     """Read the records of each split: a class and three planes of pixels per image."""
     root = Path(path).expanduser()
+    return _read_splits(root, tuple(file_stamp(root / name) for name in (*TRAIN_FILES, "test_batch.bin")))
+
+
+@lru_cache(maxsize=2)
+def _read_splits(root: Path, stamps: tuple[tuple[int, ...], ...]) -> dict[str, NDArray[np.uint8]]:
+    # Read again where the files' times or sizes, the stamps, have changed.
     train = np.concatenate([_read_records(root / name) for name in TRAIN_FILES])
     held_out = int(len(train) * VALIDATION_FRACTION)
     test = _read_records(root / "test_batch.bin")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from archlab import ArchlabError, Count, register
 from archlab.components.task._folders import FileTask
-from archlab.data.class_folders import LabeledFile, require_complete, split_by_hash
-from archlab.data.formats import read_file
+from archlab.data.class_folders import require_complete, split_by_hash
+from archlab.data.formats import read_lines
 from archlab.data.images import GRAY_LEVELS, PixelInputs, encode_gray, read_image, require_pixels
+from archlab.data.labeled_files import LabeledFile
 
 from ._samples import Visit
 
@@ -45,7 +46,7 @@ class LongRangePathfinder(FileTask):
         self.inputs, self.vocab_size = inputs, GRAY_LEVELS if inputs == "words" else None
         self.path, self.side = path, size
 
-    @property
+    @cached_property
     def files(self) -> dict[str, list[LabeledFile]]:
         """The images of each split, listed on first use."""
         return _list_images(self.path)
@@ -69,7 +70,6 @@ class LongRangePathfinder(FileTask):
         return np.asarray(image).ravel()
 
 
-@cache
 def _list_images(path: str) -> dict[str, list[LabeledFile]]:
     root = Path(path).expanduser()
     lists = sorted((root / "metadata").glob("*.npy"))
@@ -83,7 +83,7 @@ def _list_images(path: str) -> dict[str, list[LabeledFile]]:
 def _read_list(root: Path, list_: Path) -> list[LabeledFile]:
     """Return the images of a list, a text file in spite of its suffix .npy."""
     files = []
-    for number, line in enumerate(read_file(list_).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_lines(list_), 1):
         fields = line.split()
         if len(fields) < 4 or fields[3] not in ("0", "1"):
             raise ArchlabError(f"{list_}:{number}: {line[:60]!r} is not folder, file, number and class of an image")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from archlab import register
 from archlab.components.task._folders import FileTask
-from archlab.data.class_folders import LabeledFile, list_files, require_complete, split_by_hash
+from archlab.data.class_folders import list_files, require_complete, split_by_hash
 from archlab.data.formats import read_file
+from archlab.data.labeled_files import LabeledFile
 from archlab.data.padding import encode_bytes, left_pad
 from archlab.data.splits import Overflow
 
@@ -41,7 +42,7 @@ class LongRangeText(FileTask):
     def __init__(self, *, path: str, too_long: Overflow = "refuse") -> None:
         self.path, self.too_long = path, too_long
 
-    @property
+    @cached_property
     def files(self) -> dict[str, list[LabeledFile]]:
         """The files of each split, listed on first use."""
         return _list_reviews(self.path)
@@ -55,7 +56,6 @@ class LongRangeText(FileTask):
         return left_pad(texts, context), torch.tensor([file.label for file in files])
 
 
-@cache
 def _list_reviews(path: str) -> dict[str, list[LabeledFile]]:
     root = Path(path).expanduser()
     splits = split_by_hash(list_files(root / "train", CLASSES, [".txt"]), {"validation": VALIDATION_FRACTION})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor
 from archlab import ArchlabError, Count, register
 from archlab.components.task._folders import FileTask
 from archlab.data.audio import read_wav
-from archlab.data.class_folders import LabeledFile, list_files, require_complete
+from archlab.data.class_folders import list_files, require_complete, require_train_names
+from archlab.data.formats import read_lines
+from archlab.data.labeled_files import LabeledFile
 from archlab.data.splits import SPLITS, Overflow
 
 from ._samples import Visit
@@ -49,7 +51,7 @@ class Speech(FileTask):
         self.path, self.classes, self.num_classes = path, tuple(classes), len(classes)
         self.sample_rate, self.too_long = sample_rate, too_long
 
-    @property
+    @cached_property
     def files(self) -> dict[str, list[LabeledFile]]:
         """The files of each split, listed on first use."""
         return _list_recordings(self.path, self.classes)
@@ -67,42 +69,43 @@ class Speech(FileTask):
         return torch.from_numpy(np.stack(waves)), torch.tensor([file.label for file in files])
 
 
-@cache
 def _list_recordings(path: str, classes: tuple[str, ...]) -> dict[str, list[LabeledFile]]:
     root = Path(path).expanduser()
     if not root.is_dir():
         raise ArchlabError(f"{path}: no such folder")
     files = list_files(root, classes, [".wav"])
-    split_of = _read_lists(root, files, classes) or {file.name: _split_by_speaker(file.name) for file in files}
+    split_of = _read_lists(root) or {file.name: _split_by_speaker(file.name) for file in files}
     splits: dict[str, list[LabeledFile]] = {split: [] for split in SPLITS}
     for file in files:
         splits[split_of.get(file.name, "train")].append(file)
+    require_train_names(root, splits["train"])
     require_complete(root, splits, classes)
     return splits
 
 
-def _read_lists(root: Path, files: Sequence[LabeledFile], classes: Sequence[str]) -> dict[str, str]:
+def _read_lists(root: Path) -> dict[str, str]:
     """Return the split of the files that the lists hold out; empty if there are no lists."""
     held_out: dict[str, str] = {}
     if not any((root / name).exists() for name in LISTS.values()):
         return held_out
-    known = {file.name for file in files}
     for split, name in LISTS.items():
-        for line in _read_lines(root / name):
+        for number, line in enumerate(read_lines(root / name), 1):
+            place = f"{root / name}: lists {line!r}"
             # The published lists name files of all words, also of those that are not among the classes.
-            if line.partition("/")[0] in classes and line not in known:
-                raise ArchlabError(f"{root / name}: lists {line!r}, which is no file")
-            if line in held_out:
-                raise ArchlabError(f"{root / name}: lists {line!r}, which is listed before")
+            if line and not _is_recording(root, line):
+                raise ArchlabError(
+                    f"{place}, which is no file (line {number}); a line is a word's folder, / and a file in it"
+                )
+            if line and line in held_out:
+                raise ArchlabError(f"{place}, which is listed before (line {number})")
             held_out[line] = split
     return held_out
 
 
-def _read_lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").split()
-    except (OSError, ValueError) as error:
-        raise ArchlabError(f"{file}: cannot be read: {error}") from error
+def _is_recording(root: Path, line: str) -> bool:
+    # As written: a line such as ./yes/a.wav would hold out nothing, since files are named yes/a.wav.
+    parts = line.split("/")
+    return len(parts) == 2 and not {"", ".", ".."} & set(parts) and (root / line).is_file()
 
 
 def _split_by_speaker(name: str) -> str:

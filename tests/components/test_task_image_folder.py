@@ -246,13 +246,61 @@ def _is_held_out(name: str) -> bool:
 
 def test_splits_that_disagree_are_named(tmp_path: Path) -> None:
     folder(tmp_path / "x" / "validation")
-    refused(tmp_path / "x", "x: needs a folder train beside")
+    refused(tmp_path / "x", "x: 'validation' is held out by name, and nothing is named train")
     folder(tmp_path / "x" / "val")
     folder(tmp_path / "x" / "train")
-    refused(tmp_path / "x", "one of validation and val")
+    refused(tmp_path / "x", "x: val and validation are both the validation split")
     folder(tmp_path / "y" / "train")
     folder(tmp_path / "y" / "test", classes="abc")
     refused(tmp_path / "y", "test: its classes are not those of .*train: 'c'")
+
+
+@pytest.mark.parametrize("names", [("Training", "Valid", "TESTING"), ("images_train", "images_val", "images_test")])
+def test_split_folders_are_known_in_any_form(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for place, name in enumerate(names):
+        folder(tmp_path / name, 4 + 2 * place)
+    assert task(tmp_path).describe()["samples"] == {"train": 4, "validation": 6, "test": 8}
+
+
+def test_what_is_held_out_by_name_is_never_trained_on(tmp_path: Path) -> None:
+    folder(tmp_path / "a" / "train", 4), folder(tmp_path / "a" / "other", 4)
+    refused(tmp_path / "a", "a: 'other' names no split, as 'train' does; splits and classes do not stand side by side")
+    folder(tmp_path / "b", 60, "ab"), draw(tmp_path / "b" / "test" / "1.png")
+    refused(tmp_path / "b", "b: 'a', 'b' names no split, as 'test' does", num_classes=3)
+    draw(folder(tmp_path / "c", 60) / "a" / "cat_test_1.png")
+    refused(tmp_path / "c", r"a/cat_test_1\.png: is of the test split by name, among files to train on")
+    folder(tmp_path / "d" / "train", 4), folder(tmp_path / "d" / "test", 4)
+    draw(tmp_path / "d" / "test" / "1.png")
+    refused(tmp_path / "d", r"test/1\.png: is in no folder of a class")
+
+
+def test_a_class_may_be_called_like_a_part_of_a_split(tmp_path: Path) -> None:
+    for place in range(60):
+        for name in ("bullet_train", "test_tube"):
+            draw(tmp_path / name / f"{name}_{place}.png", place)
+    (tmp_path / "car").mkdir()
+    draw(tmp_path / "car" / "1.png")
+    assert sum(task(tmp_path, num_classes=3).describe()["samples"].values()) == 121
+
+
+def test_a_linked_image_is_in_one_split(tmp_path: Path) -> None:
+    for split in SPLITS:
+        folder(tmp_path / split, 4)
+    (tmp_path / "test" / "a" / "linked.png").symlink_to(tmp_path / "train" / "a" / "0.png")
+    refused(tmp_path, r"test/a/linked\.png: is the same file as .*train/a/0\.png")
+
+
+def test_the_checksum_covers_content(tmp_path: Path) -> None:
+    for split in SPLITS:
+        folder(tmp_path / split, 4)
+    first = task(tmp_path).describe()["sha256"]
+    file = tmp_path / "train" / "a" / "0.png"
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.write_bytes(data)
+    second = task(tmp_path).describe()["sha256"]
+    file.rename(file.with_name("9.png"))
+    assert len({first, second, task(tmp_path).describe()["sha256"]}) == 3
 
 
 def test_another_context_than_the_pixels_is_refused(tmp_path: Path) -> None:

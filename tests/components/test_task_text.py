@@ -37,6 +37,7 @@ def test_it_is_known_to_yaml() -> None:
         "vocab_size",
         "special_tokens",
         "eval_bytes",
+        "split_by",
     ]
     assert find("task", "text").wiring == []
 
@@ -171,7 +172,7 @@ def positions(task: Text, step: int, batch_size: int, context: int) -> list[int]
 
 
 def test_an_epoch_visits_every_window_once_in_a_new_order(tmp_path: Path) -> None:
-    numbers = b"".join(place.to_bytes(2, "big") for place in range(550))
+    numbers = b"".join(bytes((1 + place // 250, 1 + place % 250)) for place in range(550))
     (tmp_path / "text").write_bytes(numbers)
     task, context = Text(path=str(tmp_path / "text")), 10
     windows = (task.length("train") - 1) // context

@@ -6,7 +6,7 @@ import pytest
 from data_helpers import SENTENCES, SPLITS, write_json_lines
 
 from archlab import ArchlabError
-from archlab.data.corpus import Corpus, find_split_name, read_corpus
+from archlab.data.corpus import Corpus, read_corpus
 from archlab.data.text_sources import TextFiles
 
 
@@ -28,25 +28,6 @@ def test_documents_named_by_their_split_are_that_split(tmp_path: Path) -> None:
     assert corpus.split_by == "names"
     assert corpus.texts["validation"].decode().split("\0") == SENTENCES[200:250]
     assert corpus.texts["train"].decode().split("\0") == SENTENCES[:200]
-    write_json_lines(tmp_path / "more.jsonl")
-    assert read(tmp_path, "*.jsonl").split_by == "documents"
-
-
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("train/a.txt", "train"),
-        ("wiki.valid.raw", "validation"),
-        ("val-00000-of-00001.parquet:3", "validation"),
-        ("Test.txt", "test"),
-        ("training.jsonl:1", "train"),
-        ("contest.txt", None),
-        ("train_test.txt", None),
-        ("a/train.txt", None),
-    ],
-)
-def test_a_name_tells_its_split(name: str, split: str | None) -> None:
-    assert find_split_name(name) == split
 
 
 def test_text_that_is_not_utf8_is_named_if_it_must_be(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from data_helpers import SENTENCES
 
 from archlab import ArchlabError
+from archlab.data.corpus import read_corpus
 from archlab.data.text_sources import HubDataset, StdlibSource, TextFiles
 
 
@@ -65,7 +66,7 @@ def test_a_published_data_set_keeps_its_splits(monkeypatch: pytest.MonkeyPatch) 
     source = HubDataset("some/set", "raw", "text")
     assert str(source) == "some/set (raw)"
     found = list(source.documents())
-    assert [text.decode() for name, text in found if name.startswith("validation/")] == parts["valid"]
+    assert [text.decode() for name, text in found if name.startswith("valid/")] == parts["valid"]
     assert len(found) == 301
     with pytest.raises(ArchlabError, match=r"some/set: no column 'txt'; did you mean 'text'\?"):
         names(HubDataset("some/set", None, "txt"))
@@ -77,9 +78,27 @@ def test_a_data_set_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPat
         ArchlabError, match=r"^far/away \(x\): cannot be loaded; .* online or in its cache: no route to host$"
     ):
         names(HubDataset("far/away", "x", "text"))
-    publish(monkeypatch, {"train": Rows()})
-    with pytest.raises(ArchlabError, match="near: has no validation split, only train"):
+    publish(monkeypatch, {"extra": Rows(), "test": Rows()})
+    with pytest.raises(ArchlabError, match="near: has no train split, only extra, test"):
         names(HubDataset("near", None, "text"))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ArchlabError, match="near: needs the datasets library: pip install datasets"):
         names(HubDataset("near", None, "text"))
+
+
+def test_splits_that_a_data_set_lacks_are_cut_from_train(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = {"train": SENTENCES[:200], "Eval": SENTENCES[200:], "unsupervised": ["no"]}
+    publish(monkeypatch, {name: Rows({"text": text, "title": ""} for text in part) for name, part in parts.items()})
+    corpus = read_corpus(HubDataset("some/other", None, "text"), None)
+    assert corpus.texts["test"].decode().split("\0") == SENTENCES[200:]
+    cut = (corpus.texts["train"] + b"\0" + corpus.texts["validation"]).decode().split("\0")
+    assert sorted(cut) == sorted(SENTENCES[:200])
+    assert "some/other: left out, no splits by name: unsupervised" in caplog.text
+
+
+def test_a_row_without_text_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(monkeypatch, {"train": Rows([{"text": "a"}, {"text": None}])})  # type: ignore[dict-item]
+    with pytest.raises(ArchlabError, match="empty, train row 1: the field 'text' is not a string but NoneType"):
+        names(HubDataset("empty", None, "text"))
