@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ class WordDecoder:
 
 def split_words(text: bytes) -> Iterable[str]:
     """Yield the whitespace-separated words of a text, and `<eos>` at the end of every line."""
-    for line in text.replace(SEPARATOR, b"\n").decode(errors="replace").splitlines():
+    # Not splitlines, which also ends lines at characters such as U+2028.
+    for line in StringIO(text.replace(SEPARATOR, b"\n").decode(errors="replace"), newline="\n"):
         yield from line.split()
         yield "<eos>"
 
