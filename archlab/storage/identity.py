@@ -37,9 +37,9 @@ def identity_in(data: Mapping[str, Any], file: Path) -> Identity:
     return identity
 
 
-def require_same(found: Identity, file: Path, expected: Identity, other: Path, advice: str = "") -> None:
-    """Raise ArchlabError unless two files have the same identity in the parts that both have."""
+def require_same(found: Identity, file: Path, expected: Identity, other: object, advice: str = "") -> None:
+    """Raise ArchlabError unless a file has the identity of another one, in the parts that both have."""
     for part, value in expected.items():
         if part in found and found[part] != value:
-            shown = f"{part} {found[part][:12]} and not {value[:12]}"
-            raise ArchlabError(f"{file}: belongs to another {part} than {other} ({shown}){advice and f'; {advice}'}")
+            shown = f"{found[part][:12]} and not {value[:12]}"
+            raise ArchlabError(f"{file}: its {part} is not that of {other} ({shown}){advice and f'; {advice}'}")

@@ -15,10 +15,12 @@ from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.environment import versions
 from archlab.runtime.signals import defer_keyboard_interrupt
 from archlab.storage import checkpoint
+from archlab.storage.identity import KEY, Identity
+from archlab.storage.run_lock import lock_run
 from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.metrics import MetricsLog
 from archlab.training.metrics import read as read_metrics
-from archlab.training.run_dir import last_metrics, open_run
+from archlab.training.run_dir import join_identity, last_metrics, open_run, require_own, require_run_dir
 from archlab.training.step import TrainStep, prepare_experiment
 
 
@@ -45,13 +47,15 @@ def train(
 ) -> TrainResult:
     """Train an experiment in a directory; `resume` continues exactly where the last whole checkpoint ended.
 
-    Raises ArchlabError if the directory holds another run, if the model does not fit in memory, or if the loss is no
-    longer finite.
+    Raises ArchlabError if the directory holds another run or anything that archlab did not write, if another process
+    trains there, if the model does not fit in memory, or if the loss is no longer finite.
     """
     # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves the directory alone.
     experiment = prepare_experiment(experiment, _previous_settings(folder, experiment.train) if resume else None)
-    open_run(experiment, folder, resume, force)
-    return Trainer(experiment, folder, resume, CallbackList(callbacks)).run()
+    require_run_dir(experiment, folder, resume, force)
+    with lock_run(folder):
+        identity = open_run(experiment, folder, resume, force)
+        return Trainer(experiment, folder, resume, CallbackList(callbacks), identity).run()
 
 
 def _previous_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
@@ -64,14 +68,19 @@ def _previous_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
 class Trainer:
     """A training run, from its last checkpoint to its last step."""
 
-    def __init__(self, experiment: Experiment, folder: Path, resume: bool, callback: Callback) -> None:
+    def __init__(
+        self, experiment: Experiment, folder: Path, resume: bool, callback: Callback, identity: Identity
+    ) -> None:
         self.experiment, self.train, self.folder, self.callback = experiment, experiment.train, folder, callback
         self.train_step = TrainStep(experiment)
         self.model, self.task = self.train_step.model, self.train_step.task
         last = checkpoint.latest_checkpoint(folder / "checkpoints") if resume else None
+        self.identity = join_identity(folder, identity, self.task.describe().get("sha256"), last)
         # After the model is built: loading also restores the default random generator, which building reseeds.
         state = checkpoint.load_checkpoint(last, self.model, self.train_step.optimizer) if last else {}
         self.train_step.step, self.resumed = int(state.get("step", 0)), last is not None
+        self.log: MetricsLog | None = None
+        self.expected_log = state.get("metrics")
 
     @property
     def step(self) -> int:
@@ -82,15 +91,17 @@ class Trainer:
         """Train to the last step and save the model; Ctrl-C saves a checkpoint first."""
         self.callback.on_start(self.experiment, self.step)
         resume_step = self.step if self.resumed else None
+        options = {"tensorboard": self.train.tensorboard, "resume_step": resume_step, "expected": self.expected_log}
         try:
-            with MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=resume_step) as log:
-                self._train_loop(log)
+            with MetricsLog(self.folder, **options) as self.log:
+                self._train_loop(self.log)
         except KeyboardInterrupt:
             self._save()
             raise
         finally:
             self.callback.on_end()
         # Last, since a directory `final` means a finished run: until then there is the checkpoint to resume from.
+        require_own(self.folder, self.identity)
         checkpoint.save_model(self.folder / "final", self.model, self.experiment.resolved, self._provenance())
         return TrainResult(self.folder, last_metrics(self.folder))
 
@@ -124,11 +135,19 @@ class Trainer:
         self.callback.on_eval(record)
 
     def _save(self) -> None:
+        require_own(self.folder, self.identity)
         optimizer, keep = self.train_step.optimizer, self.train.keep_checkpoints
-        checkpoint.save_checkpoint(self.folder / "checkpoints", self.step, self.model, optimizer, {}, keep=keep)
+        checkpoint.save_checkpoint(
+            self.folder / "checkpoints", self.step, self.model, optimizer, self._origin(), keep=keep
+        )
+
+    def _origin(self) -> dict[str, Any]:
+        """Return what a checkpoint tells of its run: the run's identity, and size and checksum of its metrics."""
+        metrics = self.log.summary() if self.log else self.expected_log
+        return {KEY: dict(self.identity), **({"metrics": metrics} if metrics else {})}
 
     def _provenance(self) -> dict[str, Any]:
-        return {"step": self.step, "versions": versions(), "data": self.task.describe()}
+        return {"step": self.step, "versions": versions(), "data": self.task.describe(), **self._origin()}
 
 
 def _is_due(step: int, every: int, last: int) -> bool:

@@ -23,7 +23,7 @@ def test_parts_that_both_have_must_agree() -> None:
     require_same({"run": "1"}, FILE, {"run": "1", "data": "d"}, OTHER)
     require_same({}, FILE, {"run": "1"}, OTHER)
     require_same({"run": "1"}, FILE, {}, OTHER)
-    message = r"^run/final: belongs to another data than run/run\.json \(data e and not d\); leave it$"
+    message = r"^run/final: its data is not that of run/run\.json \(e and not d\); leave it$"
     with pytest.raises(ArchlabError, match=message):
         require_same({"run": "1", "data": "e"}, FILE, {"run": "1", "data": "d"}, OTHER, "leave it")
 

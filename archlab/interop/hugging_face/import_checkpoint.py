@@ -13,7 +13,7 @@ from archlab.modeling.build import build_on_meta
 from archlab.modeling.state import max_context
 from archlab.runtime.environment import versions
 from archlab.storage import checkpoint
-from archlab.storage.files import require_empty_dir
+from archlab.storage.targets import require_target
 
 TOKENIZER = "tokenizer.json"
 
@@ -24,11 +24,11 @@ def import_checkpoint(directory: Path, out: Path, *, force: bool = False) -> Pat
     Returns `out`. Raises ArchlabError for a directory that cannot be represented, or an `out` that is not empty.
     """
     experiment = _experiment(directory, describe_pretrained(directory))
-    require_empty_dir(out, force, "the checkpoint")
+    check = require_target(out, "import", force=force, sources=[directory])
     model = load_pretrained(directory)
     tokenizer = [file for file in [directory / TOKENIZER] if file.is_file()]
     provenance = {"imported_from": str(directory), "versions": versions()}
-    checkpoint.save_model(out, model, experiment.resolved, provenance, tokenizer)
+    checkpoint.save_model(out, model, experiment.resolved, provenance, tokenizer, kind="import", check=check)
     return out
 
 

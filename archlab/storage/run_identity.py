@@ -1,0 +1,44 @@
+"""The identity of a run's directory, in its run.json, and of the trained model in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from archlab.config.experiment import SECTIONS
+from archlab.config.yaml_files import load_yaml
+from archlab.errors import ConfigError
+from archlab.storage.identity import Identity, content_hash, identity_in, require_same
+from archlab.storage.json_files import read_object
+
+RUN_FILE = "run.json"
+_ADVICE = "to use the model all the same, name its own directory"
+
+
+def read_run_identity(folder: Path) -> Identity:
+    """Return the identity of a run, empty for one of an earlier version; raise ArchlabError if it is damaged."""
+    file = folder / RUN_FILE
+    return identity_in(read_object(file, "the identity of a run"), file) if file.is_file() else {}
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a directory holds a run; one that archlab 0.1 wrote is known by its resolved experiment."""
+    if (folder / RUN_FILE).is_file():
+        return True
+    try:
+        tree = load_yaml(folder / "experiment.yaml")
+    except ConfigError:
+        return False
+    has_results = any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "final"))
+    return has_results and {*SECTIONS, "plugins"} <= tree.keys()
+
+
+def require_model_of(run: Path, model: Path) -> None:
+    """Raise ArchlabError if the trained model in a run's directory is another run's, or of another experiment."""
+    identity, file = read_run_identity(run), model / "provenance.json"
+    if not identity or not file.is_file():
+        return
+    found = identity_in(read_object(file, "the provenance of a model"), file)
+    require_same(found, model, identity, run / RUN_FILE, _ADVICE)
+    if (run / "experiment.yaml").is_file() and "experiment" in found:
+        present = {"experiment": content_hash(load_yaml(run / "experiment.yaml"))}
+        require_same(present, run / "experiment.yaml", found, model, f"it was changed after training; {_ADVICE}")
