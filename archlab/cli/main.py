@@ -323,7 +323,11 @@ def schema(what: str, plugins: tuple[Path, ...], out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
     else:
-        out.write_text(text)
+        from archlab.storage.files import write_text
+        from archlab.storage.targets import require_schema_target
+
+        require_schema_target(out)
+        write_text(out, text)
 
 
 @cli.command()

@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from archlab.errors import ArchlabError, one_line
 
@@ -56,3 +57,30 @@ def is_finite(value: object) -> bool:
 def is_count(value: object) -> bool:
     """Tell whether a JSON value is a whole number from 0 on that a tensor can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def has_type(value: object, expected: Any) -> bool:
+    """Tell whether a JSON value has a type such as `dict[str, float]`, where null stands for what is not finite.
+
+    Types that JSON does not have, such as `Any`, fit everything.
+    """
+    origin, args = get_origin(expected), get_args(expected)
+    if origin is dict:
+        return isinstance(value, dict) and all(has_type(entry, args[1]) for entry in value.values())
+    if origin is list:
+        return isinstance(value, list) and all(has_type(entry, args[0]) for entry in value)
+    if origin in (Union, UnionType):
+        return any(has_type(value, member) for member in args)
+    if expected is float:
+        return value is None or is_number(value)
+    if expected is int:
+        return is_number(value) and isinstance(value, int)
+    return isinstance(value, expected) if expected in (str, bool, type(None)) else True
+
+
+def require_fields(record: Any, file: Path) -> None:
+    """Raise ArchlabError naming the first field of a dataclass, read from a file, that is not of its type."""
+    hints = get_type_hints(type(record))
+    for name, value in vars(record).items():
+        if not has_type(value, hints[name]):
+            raise ArchlabError(f"{file}: {name} is not of its type, but {value!r:.40}")

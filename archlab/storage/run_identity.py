@@ -9,6 +9,7 @@ from archlab.config.yaml_files import load_yaml
 from archlab.errors import ConfigError
 from archlab.storage.identity import Identity, content_hash, identity_in, require_same
 from archlab.storage.json_files import read_object
+from archlab.storage.provenance import read_provenance
 
 RUN_FILE = "run.json"
 _ADVICE = "to use the model all the same, name its own directory"
@@ -37,7 +38,7 @@ def require_model_of(run: Path, model: Path) -> None:
     identity, file = read_run_identity(run), model / "provenance.json"
     if not identity or not file.is_file():
         return
-    found = identity_in(read_object(file, "the provenance of a model"), file)
+    found = identity_in(read_provenance(file), file)
     require_same(found, model, identity, run / RUN_FILE, _ADVICE)
     if (run / "experiment.yaml").is_file() and "experiment" in found:
         present = {"experiment": content_hash(load_yaml(run / "experiment.yaml"))}

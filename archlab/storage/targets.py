@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from archlab.errors import ArchlabError
+from archlab.storage.json_files import read_object
 from archlab.storage.manifest import integrity_error, read_manifest
-from archlab.storage.ownership import listed_dir, own_file
+from archlab.storage.ownership import listed_dir, own_file, report_file
 
 _FORMER_EXPORT = {"model.safetensors", "config.yaml", "model.py", "__pycache__"}
 _FORCE, _ELSE = "overwrite it with --force", "name another directory"
@@ -70,6 +71,24 @@ def is_occupied(out: Path) -> bool:
         return out.is_dir() and any(out.iterdir())
     except OSError as error:
         raise ArchlabError(f"{out}: cannot be read: {error.strerror}") from error
+
+
+def require_schema_target(file: Path) -> None:
+    """Raise ArchlabError unless a JSON Schema may be written to a file: it is absent, or archlab wrote it."""
+    if not file.exists() and not file.is_symlink():
+        return
+    try:
+        title = read_object(file, "a JSON Schema").get("title") if own_file(file) is None else None
+    except ArchlabError:
+        title = None
+    if not isinstance(title, str) or not title.startswith("archlab "):
+        raise ArchlabError(f"{file}: is no JSON Schema that archlab wrote; name another file")
+
+
+def require_report_target(file: Path) -> None:
+    """Raise ArchlabError unless a report may be written to a file: it is absent, or archlab wrote it."""
+    if (file.exists() or file.is_symlink()) and report_file(file) is not None:
+        raise ArchlabError(f"{file}: is no report that archlab wrote; move it away")
 
 
 def _require_earlier(out: Path, kind: str) -> None:

@@ -80,7 +80,7 @@ class Trainer:
         state = checkpoint.load_checkpoint(last, self.model, self.train_step.optimizer) if last else {}
         self.train_step.step, self.resumed = int(state.get("step", 0)), last is not None
         self.log: MetricsLog | None = None
-        self.expected_log = state.get("metrics")
+        self.expected_log = state.get("metrics_log")
 
     @property
     def step(self) -> int:
@@ -144,7 +144,7 @@ class Trainer:
     def _origin(self) -> dict[str, Any]:
         """Return what a checkpoint tells of its run: the run's identity, and size and checksum of its metrics."""
         metrics = self.log.summary() if self.log else self.expected_log
-        return {KEY: dict(self.identity), **({"metrics": metrics} if metrics else {})}
+        return {KEY: dict(self.identity), **({"metrics_log": metrics} if metrics else {})}
 
     def _provenance(self) -> dict[str, Any]:
         return {"step": self.step, "versions": versions(), "data": self.task.describe(), **self._origin()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from archlab import ArchlabError
+from archlab.reporting.html import page
 from archlab.storage.files import atomic_dir
 from archlab.storage.manifest import write_manifest
-from archlab.storage.targets import require_target
+from archlab.storage.targets import require_report_target, require_schema_target, require_target
 
 
 def write(folder: Path, kind: str = "export") -> Path:
@@ -100,6 +102,27 @@ def test_an_export_of_archlab_0_1_is_known_by_its_module(tmp_path: Path) -> None
     _add("extra.py")(tmp_path / "out")
     with pytest.raises(ArchlabError, match=r"holds 'extra\.py'"):
         require_target(tmp_path / "out", "export", force=True)
+
+
+def test_a_file_of_the_user_is_no_report_and_no_schema(tmp_path: Path) -> None:
+    checks = {"report.html": require_report_target, "schema.json": require_schema_target}
+    own = {
+        "report.html": page("Run: a", [], []),
+        "schema.json": json.dumps({"$schema": "", "title": "archlab experiment"}),
+    }
+    for name, check in checks.items():
+        check(tmp_path / name)
+        (tmp_path / name).write_text(own[name])
+        check(tmp_path / name)
+        for text in ("", "{}", "[]", "<html><head></head></html>", '{"title": "mine"}', '{"title": 1}'):
+            (tmp_path / name).write_text(text)
+            with pytest.raises(ArchlabError, match=f"{name}: is no .* that archlab wrote"):
+                check(tmp_path / name)
+        (tmp_path / name).rename(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").write_text(own[name])
+        (tmp_path / name).symlink_to("elsewhere")
+        with pytest.raises(ArchlabError, match=f"{name}: is no .* that archlab wrote"):
+            check(tmp_path / name)
 
 
 def test_a_place_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
