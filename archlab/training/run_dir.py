@@ -76,6 +76,7 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool) ->
     require_run_dir(experiment, folder, resume, force)
     if resume and (folder / "experiment.yaml").is_file():
         return _resume(experiment, folder)
+    folder.mkdir(parents=True, exist_ok=True)
     _remove_earlier(folder)
     identity, file = {"run": new_id()}, folder / "experiment.yaml"
     write_run_identity(folder, identity)  # first: it tells that the directory is a run's

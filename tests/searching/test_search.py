@@ -93,6 +93,45 @@ def test_another_search_is_refused_and_force_starts_over(tmp_path: Path, fake: A
         search(file, tmp_path / "other")
 
 
+FOREIGN = {
+    "notes.txt": "",
+    "best/notes.txt": "",
+    "trials/0000/notes.txt": "",
+    "trials/0000/final/notes.txt": "",
+    "trials/mine": "",
+    "baseline/.git": "",
+    "best": "link",
+    "trials": "link",
+    "search.yaml": "link",
+}
+
+
+@pytest.mark.slow
+def test_force_takes_nothing_that_archlab_did_not_write(tmp_path: Path, fake: Any) -> None:
+    file, folder, aside = write_space(tmp_path), tmp_path / "s", tmp_path / "aside"
+    search(file, folder, trials=1)
+    for name, kind in FOREIGN.items():
+        path = folder / name
+        if kind == "link":
+            path.rename(aside)
+            path.symlink_to(aside)
+        else:
+            path.write_text("mine")
+        with pytest.raises(ArchlabError, match=f"s/{name}: (was not written by archlab|is a link)"):
+            search(file, folder, trials=1, force=True)
+        if kind == "link":
+            with pytest.raises(ArchlabError, match=f"s/{name}: is a link"):
+                search(file, folder, trials=1)
+        path.unlink()
+        if kind == "link":
+            aside.rename(path)
+    assert len(trials_of(folder)) == 1
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "base.yaml").write_text("base: megalodon_tiny\n")
+    with pytest.raises(ArchlabError, match=r"base: is not empty and no search: it holds 'base\.yaml'"):
+        search(file, tmp_path / "base", trials=1, force=True)
+
+
 @pytest.mark.slow
 def test_choices_may_grow_between_runs_but_not_shrink(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, vary={EMA: ["cema", "ema"]})
