@@ -29,7 +29,7 @@ PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
 WIDTH_WHERE_NO_TERMINAL = 110
 NAME = click.argument("name", shell_complete=complete_experiment)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...", shell_complete=complete_override)
-FORCE = click.option("--force", is_flag=True, help="Overwrite the contents of the directory.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite what archlab wrote to the directory, and nothing else.")
 
 
 class SuggestingGroup(click.Group):

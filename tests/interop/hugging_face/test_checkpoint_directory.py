@@ -131,7 +131,7 @@ def test_a_folder_is_not_overwritten_unasked(folder: Path, tmp_path: Path) -> No
 def test_force_replaces_what_archlab_wrote_and_never_what_it_reads(folder: Path, tmp_path: Path) -> None:
     model, before = load_pretrained(folder), {path.name: path.read_bytes() for path in folder.iterdir()}
     for write, source in ((save_pretrained, model), (import_checkpoint, folder)):
-        with pytest.raises(ArchlabError, match="llama: (is not empty|holds .*, which is read)"):
+        with pytest.raises(ArchlabError, match=r"llama: (is not empty|holds .*, which is read)"):
             write(source, folder, force=True)
         out = tmp_path / write.__name__
         write(source, out, force=True)
