@@ -13,13 +13,14 @@ from archlab.reporting.figures import run_curves
 from archlab.reporting.format import describe_corpus, format_metrics
 from archlab.reporting.html import code, facts, figure, page, section
 from archlab.storage.provenance import read_provenance
-from archlab.storage.run_identity import require_model_of
+from archlab.storage.run_identity import require_model_of, require_unedited
 from archlab.training.metrics_file import NAME, read_kept
 from archlab.training.run_dir import last_metrics
 
 
 def run_page(folder: Path) -> str:
     """Return the page of a run: curves, last metrics, costs, settings."""
+    require_unedited(folder)
     experiment, last = load(folder / "experiment.yaml"), last_metrics(folder)
     curves = run_curves(curve_of(folder, "loss"), curve_of(folder))
     parts = [

@@ -61,7 +61,8 @@ def _state_keys(optimizer: Optimizer) -> set[str]:
     """Return the names of the tensors that an optimizer keeps for each parameter, which no optimizer lists."""
     probe = nn.Parameter(torch.zeros(1))
     probe.grad = torch.zeros(1)
-    probing = type(optimizer)([probe])
+    constructor: Any = type(optimizer)  # the base class asks for defaults, which each optimizer has
+    probing = constructor([probe])
     probing.param_groups[0].update(optimizer.defaults)  # which hold more than the constructor takes
     probing.step()
     return set(probing.state[probe])

@@ -33,6 +33,17 @@ def is_run(folder: Path) -> bool:
     return has_results and {*SECTIONS, "plugins"} <= tree.keys()
 
 
+def require_unedited(run: Path) -> None:
+    """Raise ArchlabError if a run's experiment.yaml was changed after the run began."""
+    file, identity = run / "experiment.yaml", read_run_identity(run)
+    require_same(experiment_identity(file), file, identity, run / RUN_FILE, "it was changed after the run began")
+
+
+def experiment_identity(file: Path) -> Identity:
+    """Return the part of an identity that an experiment.yaml tells: the SHA-256 of its content, not of its layout."""
+    return {"experiment": content_hash(load_yaml(file))}
+
+
 def require_model_of(run: Path, model: Path) -> None:
     """Raise ArchlabError if the trained model in a run's directory is another run's, or of another experiment."""
     identity, file = read_run_identity(run), model / "provenance.json"
@@ -40,6 +51,7 @@ def require_model_of(run: Path, model: Path) -> None:
         return
     found = identity_in(read_provenance(file), file)
     require_same(found, model, identity, run / RUN_FILE, _ADVICE)
-    if (run / "experiment.yaml").is_file() and "experiment" in found:
-        present = {"experiment": content_hash(load_yaml(run / "experiment.yaml"))}
-        require_same(present, run / "experiment.yaml", found, model, f"it was changed after training; {_ADVICE}")
+    present = run / "experiment.yaml"
+    if present.is_file() and "experiment" in found:
+        advice = f"it was changed after training; {_ADVICE}"
+        require_same(experiment_identity(present), present, found, model, advice)

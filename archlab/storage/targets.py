@@ -100,7 +100,7 @@ def _require_earlier(out: Path, kind: str) -> None:
     if found == kind == "export" and not (out / "manifest.json").exists():
         foreign = next((path for path in sorted(out.iterdir()) if path.name not in _FORMER_EXPORT), None)
     if foreign is not None:
-        raise ArchlabError(f"{out}: is not empty: it holds {foreign.name!r}, which archlab did not write; {_ELSE}")
+        raise ArchlabError(f"{out}: is not empty: it holds {foreign.name!r}, no part of an earlier {kind}; {_ELSE}")
     if found != kind:
         raise ArchlabError(f"{out}: is not empty: it holds another kind, {found}, and not {kind}; {_ELSE}")
     problem = integrity_error(out) if (out / "manifest.json").exists() else None

@@ -9,13 +9,12 @@ from typing import Any
 
 from archlab.config.diff import first_difference
 from archlab.config.experiment import Experiment, load
-from archlab.config.yaml_files import load_yaml
 from archlab.errors import ArchlabError
 from archlab.storage.checkpoint import read_checkpoint_identity
 from archlab.storage.files import remove_dir_atomic, write_text
-from archlab.storage.identity import KEY, Identity, content_hash, new_id, require_same
+from archlab.storage.identity import KEY, Identity, new_id, require_same
 from archlab.storage.ownership import RUN, first_foreign, first_link, listed_dir
-from archlab.storage.run_identity import RUN_FILE, is_run, read_run_identity
+from archlab.storage.run_identity import RUN_FILE, experiment_identity, is_run, read_run_identity, require_unedited
 from archlab.storage.targets import require_apart, require_dir
 from archlab.training.metrics import read as read_metrics
 
@@ -82,7 +81,7 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool) ->
     write_run_identity(folder, identity)  # first: it tells that the directory is a run's
     write_text(file, experiment.to_yaml())
     # Of what a reader finds in the file: data that is written and read again need not be equal to the first.
-    identity["experiment"] = content_hash(load_yaml(file))
+    identity |= experiment_identity(file)
     write_run_identity(folder, identity)
     return identity
 
@@ -92,10 +91,9 @@ def _resume(experiment: Experiment, folder: Path) -> Identity:
     difference = first_difference(load(file).resolved, experiment.resolved)
     if difference:
         raise ArchlabError(f"{file}: {difference}; name another directory, or start over with --force")
-    identity = read_run_identity(folder)
-    found = {"experiment": content_hash(load_yaml(file))}
-    require_same(found, file, identity, folder / RUN_FILE, "it was changed after the run began")
-    return {**found, **identity}  # without a UUID for a run of archlab 0.1, until its last checkpoint is known
+    require_unedited(folder)
+    # A run of archlab 0.1 has no UUID until its last checkpoint is known.
+    return {**experiment_identity(file), **read_run_identity(folder)}
 
 
 def join_identity(folder: Path, own: Identity, data: Any, last: Path | None) -> Identity:

@@ -91,9 +91,9 @@ class Trainer:
         """Train to the last step and save the model; Ctrl-C saves a checkpoint first."""
         self.callback.on_start(self.experiment, self.step)
         resume_step = self.step if self.resumed else None
-        options = {"tensorboard": self.train.tensorboard, "resume_step": resume_step, "expected": self.expected_log}
+        board, expected = self.train.tensorboard, self.expected_log
         try:
-            with MetricsLog(self.folder, **options) as self.log:
+            with MetricsLog(self.folder, tensorboard=board, resume_step=resume_step, expected=expected) as self.log:
                 self._train_loop(self.log)
         except KeyboardInterrupt:
             self._save()

@@ -65,15 +65,15 @@ def _link_folder(out: Path) -> None:
 
 
 FOREIGN = {
-    "a file": (_add("notes.txt"), "holds 'notes.txt', which archlab did not write"),
-    "a hidden file": (_add(".env"), "holds '.env', which archlab did not write"),
-    "a checkout": (_add(".git/HEAD"), "holds '.git', which archlab did not write"),
+    "a file": (_add("notes.txt"), "holds 'notes.txt', no part of an earlier export"),
+    "a hidden file": (_add(".env"), "holds '.env', no part of an earlier export"),
+    "a checkout": (_add(".git/HEAD"), "holds '.git', no part of an earlier export"),
     "a cache of someone else": (_add("__pycache__/data.bin"), "holds 'data.bin'"),
     "an edited file": (_add("model.py"), r"model\.py has 4 bytes and not 15 since archlab wrote it; move it away"),
     "a file of the same size": (_add("model.py", "x" * 15), r"model\.py has changed since archlab wrote it"),
-    "a link": (_link, "holds 'model.py', which archlab did not write"),
-    "no manifest": (lambda out: (out / "manifest.json").unlink(), "holds 'config.yaml', which archlab did not write"),
-    "a damaged manifest": (_add("manifest.json", "{"), "holds 'config.yaml', which archlab did not write"),
+    "a link": (_link, "holds 'model.py', no part of an earlier export"),
+    "no manifest": (lambda out: (out / "manifest.json").unlink(), "holds 'config.yaml', no part of an earlier export"),
+    "a damaged manifest": (_add("manifest.json", "{"), "holds 'config.yaml', no part of an earlier export"),
     "another kind": (lambda out: write(out, "import"), "holds another kind, import, and not export"),
     "a linked folder": (
         lambda out: out.rename(out.parent / "real") and out.symlink_to("real"),
