@@ -30,7 +30,7 @@ PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
 WIDTH_WHERE_NO_TERMINAL = 110
 NAME = click.argument("name", shell_complete=complete_experiment)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...", shell_complete=complete_override)
-FORCE = click.option("--force", is_flag=True, help="Overwrite the contents of the directory.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite what archlab wrote to the directory, and nothing else.")
 
 
 class SuggestingGroup(click.Group):
@@ -336,7 +336,11 @@ def schema(what: str, plugins: tuple[Path, ...], out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
     else:
-        out.write_text(text)
+        from archlab.storage.files import write_text
+        from archlab.storage.targets import require_schema_target
+
+        require_schema_target(out)
+        write_text(out, text)
 
 
 @cli.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ def format_metrics(metrics: Mapping[str, float], prefix: str = "") -> str:
     units = {"loss": "loss {:.4f} nats", "bpb": "{:.3f} bits per byte"}
     names = [name for name in metrics if name.startswith(prefix) and name not in _BOOKKEEPING]
     short = {name.removeprefix(prefix): metrics[name] for name in names}
-    return ", ".join(units.get(name, f"{name} {{:.3f}}").format(value) for name, value in short.items())
+    # Null stands for a number that is not finite.
+    shown = {name: math.nan if value is None else value for name, value in short.items()}
+    return ", ".join(units.get(name, f"{name} {{:.3f}}").format(value) for name, value in shown.items())
 
 
 def format_validation(metrics: Mapping[str, float]) -> str:

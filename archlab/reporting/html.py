@@ -9,6 +9,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from archlab.storage.ownership import REPORT_MARK
+
 STYLE = """
 :root { --ink: #24292e; --soft: #6a737d; --line: #e3e6e8; --accent: #2f6f5e; --paper: #fff; --back: #f6f7f6; }
 * { box-sizing: border-box; }
@@ -40,6 +42,7 @@ def page(title: str, lead: Sequence[str], sections: Iterable[str]) -> str:
     head = "".join(f'<p class="{"note" if index else "lead"}">{escape(text)}</p>' for index, text in enumerate(lead))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"{REPORT_MARK}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
         f"<body><main><h1>{escape(title)}</h1>{head}{''.join(sections)}</main></body></html>\n"

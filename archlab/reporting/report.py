@@ -27,6 +27,7 @@ from archlab.reporting.html import State, code, facts, figure, page, section, ta
 from archlab.reporting.run_page import run_page
 from archlab.searching.summary import SearchSummary
 from archlab.storage.files import write_text
+from archlab.storage.targets import require_report_target
 
 COMPRESSORS = ("xz", "bz2", "zlib")
 _COLUMNS = {
@@ -40,6 +41,7 @@ _COLUMNS = {
 
 def report(folder: Path) -> Path:
     """Write report.html into the directory of a search or a run, and return its path; raise ArchlabError for others."""
+    require_report_target(folder / "report.html")
     if (folder / "search.yaml").is_file():
         text = _search_page(read_search(folder))
     elif (folder / "experiment.yaml").is_file() and (folder / "metrics.jsonl").is_file():

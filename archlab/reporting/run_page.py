@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,15 @@ from archlab.reporting.data import curve_of
 from archlab.reporting.figures import run_curves
 from archlab.reporting.format import describe_corpus, format_metrics
 from archlab.reporting.html import code, facts, figure, page, section
+from archlab.storage.provenance import read_provenance
+from archlab.storage.run_identity import require_model_of, require_unedited
+from archlab.training.metrics_file import NAME, read_kept
 from archlab.training.run_dir import last_metrics
 
 
 def run_page(folder: Path) -> str:
     """Return the page of a run: curves, last metrics, costs, settings."""
+    require_unedited(folder)
     experiment, last = load(folder / "experiment.yaml"), last_metrics(folder)
     curves = run_curves(curve_of(folder, "loss"), curve_of(folder))
     parts = [
@@ -41,5 +44,7 @@ def _environment(folder: Path) -> dict[str, Any]:
     file = folder / "final" / "provenance.json"
     if not file.is_file():
         return {"state": "not finished"}
-    provenance = json.loads(file.read_text())
+    provenance = read_provenance(file)
+    require_model_of(folder, file.parent)
+    read_kept(folder / NAME, provenance.get("step", 0), provenance.get("metrics_log"))  # refuses a log that was changed
     return {**describe_corpus(provenance.get("data", {})), **provenance.get("versions", {})}

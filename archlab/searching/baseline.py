@@ -8,6 +8,7 @@ from pathlib import Path
 
 from archlab.errors import ArchlabError, one_line
 from archlab.storage.files import write_text
+from archlab.storage.json_files import read_object, require_fields
 
 _NAME = "result.json"
 
@@ -30,7 +31,11 @@ def read_baseline(run: Path) -> BaselineResult | None:
     Raises ArchlabError for a file that is not a result.
     """
     file = run / _NAME
+    if not file.is_file():
+        return None
     try:
-        return BaselineResult(**json.loads(file.read_text())) if file.is_file() else None
-    except (OSError, ValueError, TypeError) as error:
+        result = BaselineResult(**read_object(file, "the result of a baseline"))
+    except TypeError as error:
         raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
+    require_fields(result, file)
+    return result

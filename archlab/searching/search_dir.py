@@ -15,11 +15,31 @@ from archlab.config.diff import first_difference
 from archlab.errors import ArchlabError
 from archlab.searching.space import Space
 from archlab.searching.study import delete_study
-from archlab.storage.files import require_empty_dir, write_text
+from archlab.storage.files import write_text
 from archlab.storage.locks import lock
+from archlab.storage.ownership import (
+    RUN,
+    Layout,
+    dir_of,
+    first_foreign,
+    first_link,
+    listed_dir,
+    own_file,
+    partial_path,
+    report_file,
+)
+from archlab.storage.targets import is_occupied, require_dir
 
 _OWN_DIRS = ("trials", "baseline", "best")
 _OWN_FILES = ("summary.json", "report.html", "base.yaml", "search.yaml")
+_LAYOUT: Layout = {
+    **dict.fromkeys((*_OWN_FILES, "study.db*", ".*.lock"), own_file),
+    "trials": dir_of({"[0-9]*": dir_of(RUN)}),
+    "baseline": dir_of(RUN),
+    "best": listed_dir,
+    "report.html": report_file,
+    ".*.archlab-*": partial_path,
+}
 
 
 @contextmanager
@@ -29,9 +49,11 @@ def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
     Raises ArchlabError if the directory holds something else.
     """
     if not (folder / "search.yaml").is_file():
-        _prepare(folder, force)
+        _prepare(folder)
     elif force:
         _clear(space, folder)
+    elif link := first_link(folder, _LAYOUT):
+        raise ArchlabError(f"{link}: is a link, which is not followed to be replaced; name another directory")
     with lock(folder / ".workers.lock", wait=True, shared=True):
         with lock(folder / ".study.lock", wait=True):
             _require_same(space, folder)
@@ -40,16 +62,23 @@ def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
         yield
 
 
-def _prepare(folder: Path, force: bool) -> None:
+def _prepare(folder: Path) -> None:
     """Create the directory, unless another worker has just created it, or was killed while it did."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    own = {".workers.lock", ".study.lock", "base.yaml"}
-    foreign = [name for name in names - own if not name.endswith(".archlab-partial")]
-    if "search.yaml" not in names and (foreign or not folder.is_dir()):
-        require_empty_dir(folder, force, "the search")
+    require_dir(folder)
+    names = {path.name for path in folder.iterdir()} if is_occupied(folder) else set()
+    own = {".workers.lock", ".study.lock"}
+    own |= {"base.yaml"} if own & names else set()  # alone it is a user's
+    foreign = sorted(name for name in names - own if not name.endswith(".archlab-partial"))
+    # Also if forced: what is there is no search, so that nothing in it is archlab's to overwrite.
+    if "search.yaml" not in names and foreign:
+        raise ArchlabError(f"{folder}: is not empty and no search: it holds {foreign[0]!r}; name another directory")
 
 
 def _clear(space: Space, folder: Path) -> None:
+    if folder.is_symlink():
+        raise ArchlabError(f"{folder}: is a link; to start over what it leads to, name {folder.resolve()}")
+    if foreign := first_foreign(folder, _LAYOUT):
+        raise ArchlabError(f"{foreign}: was not written by archlab; move it away, or name another directory")
     with lock(folder / ".workers.lock", wait=False) as alone:
         if not alone:
             raise ArchlabError(f"{folder}: another process is searching here; stop it first")

@@ -15,6 +15,7 @@ from archlab.searching.space import Space
 from archlab.searching.trial_attrs import set_trial_attrs, trial_attrs
 from archlab.storage.files import remove_dir_atomic
 from archlab.storage.locks import is_free
+from archlab.storage.ownership import RUN
 
 MAX_ATTEMPTS = 3
 INTERRUPTED = "interrupted"
@@ -160,7 +161,7 @@ def tell(study: SearchStudy, trial: FrozenTrial | Trial, values: Sequence[float]
 
 
 def delete_weights(run: Path) -> None:
-    """Remove a run's weights, and partly written ones of a killed process."""
-    for path in [*(run / name for name in _WEIGHTS), *run.glob(".*.archlab-partial")]:
-        if path.is_dir():
-            remove_dir_atomic(path)
+    """Remove a run's weights, and partly written ones of a killed process; links and foreign files stay."""
+    own = [run / name for name in _WEIGHTS if (run / name).is_dir() and RUN[name](run / name) is None]
+    for path in [*own, *(path for path in run.glob(".*.archlab-partial/") if not path.is_symlink())]:
+        remove_dir_atomic(path)

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 from archlab.errors import ArchlabError, one_line
 from archlab.storage.files import write_text
+from archlab.storage.json_files import read_object, require_fields
+from archlab.storage.provenance import require_corpus
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 _NAME = "summary.json"
@@ -73,9 +75,15 @@ def read_summary(folder: Path) -> SearchSummary | None:
     if not file.is_file():
         return None
     try:
-        return _parse(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        summary = _parse(read_object(file, "the summary of a search"))
+    except (TypeError, KeyError, AttributeError) as error:
         raise ArchlabError(f"{file}: is not the summary of a search: {one_line(error)}") from error
+    require_fields(summary, file)
+    for part in (summary.baseline, summary.best_trial):
+        if part is not None:
+            require_fields(part, file)
+    require_corpus(summary.corpus, file)
+    return summary
 
 
 def _parse(data: Mapping[str, Any]) -> SearchSummary:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
 from archlab.storage.files import atomic_dir, remove_dir_atomic, write_bytes, write_text
+from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import integrity_error, verify, write_manifest
 from archlab.storage.model_tokens import token_files
-from archlab.storage.optimizer_state import groups_of, restore_optimizer, tensors_of
+from archlab.storage.optimizer_state import check_optimizer, groups_of, restore_optimizer, tensors_of
+from archlab.storage.ownership import listed_dir, require_listed
 from archlab.storage.renamed_tensors import former_names, has_former_names
+from archlab.storage.run_state import check_random_states, random_states, read_state, set_random_states
 from archlab.storage.tensors import copy_into, named_tensors, read_tensors, write_tensors
 
 __all__ = ["latest_checkpoint", "load_checkpoint", "load_weights", "save_checkpoint", "save_model", "verify"]
@@ -38,17 +40,25 @@ def save_checkpoint(
     """
     path = folder / f"step_{step:08d}"
     state = {"step": step, "extra": dict(extra), "optimizer": groups_of(model, optimizer)}
-    with atomic_dir(path, replace=True) as partial:
+    with atomic_dir(path, replace=True, check=require_listed) as partial:
         write_tensors(partial / _WEIGHTS, named_tensors(model))
         write_tensors(partial / _OPTIMIZER, tensors_of(model, optimizer))
-        write_tensors(partial / _RNG, _random_states())
+        write_tensors(partial / _RNG, random_states())
         write_text(partial / _STATE, json.dumps(state, indent=2))
-        write_manifest(partial)
+        write_manifest(partial, "checkpoint")
     # After the new one is complete: until then the old ones are all that a crash leaves to resume from.
     steps = _steps(folder)
     for old in [number for number in steps if number > step] + [number for number in steps if number <= step][keep:]:
-        remove_dir_atomic(steps[old])
+        _remove_own(steps[old])
     return path
+
+
+def _remove_own(old: Path) -> None:
+    foreign = listed_dir(old)
+    if foreign is None:
+        remove_dir_atomic(old)
+    else:
+        _log.warning("%s is kept: archlab did not write %s", old, foreign)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -70,14 +80,24 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Restore weights, optimizer and random number generators bit for bit; return `extra` with `step`."""
+    """Restore weights, optimizer and random number generators bit for bit; return `extra` with `step`.
+
+    Raises ArchlabError for a file that does not fit, before anything but the weights is changed.
+    """
     # All files are read before anything is restored, so that a damaged one changes nothing.
-    state = _read_state(path / _STATE)
+    state = read_state(path / _STATE)
     moments, random_states = read_tensors(path / _OPTIMIZER), read_tensors(path / _RNG)
+    check_random_states(random_states, path / _RNG)
+    check_optimizer(model, optimizer, moments, state.optimizer, path)
     load_weights(path, model)
-    restore_optimizer(model, optimizer, moments, state["optimizer"], path)
-    _set_random_states(random_states)
-    return {**state["extra"], "step": state["step"]}
+    restore_optimizer(model, optimizer, moments, state.optimizer)
+    set_random_states(random_states)
+    return {**state.extra, "step": state.step}
+
+
+def read_checkpoint_identity(path: Path) -> Identity:
+    """Return the identity of the run that a checkpoint belongs to, empty for one of an earlier version."""
+    return identity_in(read_state(path / _STATE).extra, path / _STATE)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -107,39 +127,25 @@ def save_model(
     experiment_resolved: Mapping[str, Any],
     provenance: Mapping[str, Any],
     tokens: ModelTokens | None = None,
+    *,
+    kind: str = "model",
+    check: Callable[[Path], None] = require_listed,
 ) -> None:
-    """Write a self-contained model directory: weights, resolved experiment, provenance, and what its tokens mean."""
-    with atomic_dir(folder, replace=True) as partial:
+    """Write a self-contained model directory: weights, resolved experiment, provenance, and what its tokens mean.
+
+    `check` raises for an earlier directory that must stay; the default is one with files that archlab did not write.
+    """
+    with atomic_dir(folder, replace=True, check=check) as partial:
         write_tensors(partial / _WEIGHTS, named_tensors(model))
         write_text(partial / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment_resolved))))
         write_text(partial / "provenance.json", json.dumps(dict(provenance), indent=2))
         for name, data in token_files(tokens).items():
             write_bytes(partial / name, data)
-        write_manifest(partial)
+        write_manifest(partial, kind)
 
 
 def _steps(folder: Path) -> dict[int, Path]:
     """Map step to checkpoint directory, newest first."""
-    steps = {int(path.name[5:]): path for path in folder.glob("step_*/") if re.fullmatch(r"step_\d+", path.name)}
+    found = (path for path in folder.glob("step_*/") if re.fullmatch(r"step_\d{1,18}", path.name))
+    steps = {int(path.name[5:]): path for path in found if not path.is_symlink()}
     return dict(sorted(steps.items(), reverse=True))
-
-
-def _read_state(file: Path) -> dict[str, Any]:
-    try:
-        state = json.loads(file.read_text())
-        return {key: state[key] for key in ("step", "extra", "optimizer")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArchlabError(f"{file}: not the state of a checkpoint") from error
-
-
-def _random_states() -> dict[str, Tensor]:
-    # is_initialized and not is_available: asking for the state would create a CUDA context in a run on the CPU.
-    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {"cpu": torch.get_rng_state(), **{f"cuda.{index}": state for index, state in enumerate(on_gpu)}}
-
-
-def _set_random_states(states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    for index in range(torch.cuda.device_count()):
-        if f"cuda.{index}" in states:
-            torch.cuda.set_rng_state(states[f"cuda.{index}"], index)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,15 +39,17 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_dir(
+    path: Path, *, replace: bool = False, check: Callable[[Path], None] = lambda folder: None
+) -> Iterator[Path]:
     """Yield an empty directory that becomes `path` at the end of the block, or is deleted if the block raises.
 
     A reader finds the old directory or the new. Partial directories of killed processes beside it are deleted.
-    Raises ArchlabError if `path` exists, unless it is a directory to `replace`.
+    Raises ArchlabError if `path` exists, unless it is a directory to `replace`, and no link to one with files. `check`
+    raises for a directory that must stay, before the block and again before it is replaced.
     """
-    path = path.resolve()
-    if path.exists() and not (replace and path.is_dir()):
-        raise ArchlabError(f"{path}: already exists")
+    path = resolve_parent(path)
+    _require_replaceable(path, replace, check)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clean_up_after_killed(path)
     partial = _partial_path(path)
@@ -56,15 +58,36 @@ def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             yield partial
             _sync_tree(partial)
+            _require_replaceable(path, replace, check)  # again: the block may have taken hours
             _publish(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     _sync(path.parent)
 
 
+def resolve_parent(path: Path) -> Path:
+    """Return the absolute path of a file or directory itself, also where it is a link."""
+    # An empty directory may be reached through a link: there is nothing in it to lose.
+    if path.name in ("", "..") or (path.is_symlink() and path.is_dir() and not any(path.iterdir())):
+        return path.resolve()
+    return path.parent.resolve() / path.name
+
+
+def _require_replaceable(path: Path, replace: bool, check: Callable[[Path], None]) -> None:
+    if path.is_symlink():
+        raise ArchlabError(f"{path}: is a link, which is not followed to be replaced; name the directory itself")
+    if path.exists() and not (replace and path.is_dir()):
+        raise ArchlabError(f"{path}: already exists")
+    if path.exists():
+        check(path)
+
+
 def remove_dir_atomic(path: Path) -> None:
-    """Delete a directory atomically: a reader finds all of it or nothing."""
-    partial = _partial_path(path.resolve())
+    """Delete a directory atomically: a reader finds all of it or nothing. A link is refused."""
+    path = path.parent.resolve() / path.name
+    if path.is_symlink():
+        raise ArchlabError(f"{path}: is a link, which is not followed to be deleted")
+    partial = _partial_path(path)
     path.rename(partial)
     shutil.rmtree(partial)
 
@@ -73,20 +96,6 @@ def sha256_of(file: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def require_empty_dir(folder: Path, force: bool, what: str) -> None:
-    """Create a directory for `what`; raise ArchlabError if it is not empty, unless forced.
-
-    Forcing deletes nothing: the caller replaces the files that it writes.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.iterdir())
-    except OSError as error:
-        raise ArchlabError(f"{folder}: cannot hold {what}: {error.strerror}") from error
-    if occupied and not force:
-        raise ArchlabError(f"{folder}: is not empty; name another directory for {what}, or overwrite it with --force")
 
 
 def _partial_path(path: Path) -> Path:

@@ -17,7 +17,8 @@ def lock(file: Path, *, wait: bool, shared: bool = False) -> Iterator[bool]:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     # The file stays when the lock is released: a process that waits would otherwise lock a file without a name.
-    with _open(file, os.O_RDWR | os.O_CREAT) as descriptor:
+    # No link is followed: the file that it leads to is not archlab's to create or lock.
+    with _open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
         yield _acquire(descriptor, wait, shared)
 
 

@@ -1,32 +1,74 @@
-"""Manifests: the sizes and SHA-256 checksums of a directory's files, to detect damage."""
+"""Manifests: kind, sizes and SHA-256 checksums of a directory's files, to detect damage and files of someone else."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from archlab.errors import ArchlabError
 from archlab.storage.files import sha256_of, write_text
+from archlab.storage.json_files import UNREADABLE, is_count, parse_object
 
-_NAME = "manifest.json"
+NAME = "manifest.json"
 
 
-def write_manifest(folder: Path) -> None:
+@dataclass(frozen=True)
+class Manifest:
+    """What a directory is, such as `export`, and size and SHA-256 of each file by its name.
+
+    `kind` is empty in directories that archlab 0.1 wrote.
+    """
+
+    kind: str = ""
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+
+def write_manifest(folder: Path, kind: str = "") -> None:
     """Write manifest.json with every file of a directory."""
     files = {file.name: {"size": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(folder.iterdir())}
-    write_text(folder / _NAME, json.dumps({"files": files}, indent=2))
+    write_text(folder / NAME, json.dumps({"kind": kind, "files": files}, indent=2))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a directory; raise OSError or ValueError for none, or one that is damaged."""
+    try:
+        data = parse_object((folder / NAME).read_bytes())
+        kind, files = data.get("kind", ""), data["files"]
+        if not isinstance(kind, str) or not isinstance(files, dict):
+            raise ValueError("no files")
+        return Manifest(kind, {_file_name(name): _entry(entry) for name, entry in files.items()})
+    except OSError:
+        raise
+    except (*UNREADABLE, KeyError) as error:
+        raise ValueError(f"{NAME} is not a manifest") from error
+
+
+def _file_name(name: str) -> str:
+    # A path to elsewhere would make a reader open files that the directory does not hold.
+    if not name or Path(name).name != name or "\0" in name:
+        raise ValueError("not a file's name")
+    return name
+
+
+def _entry(entry: Any) -> tuple[int, str]:
+    if not isinstance(entry, dict) or not is_count(entry.get("size")) or not isinstance(entry.get("sha256"), str):
+        raise ValueError("not a size and a checksum")
+    return entry["size"], entry["sha256"]
 
 
 def integrity_error(folder: Path) -> str | None:
     """Return the first mismatch between a directory and its manifest, or None if all files match."""
     try:
-        files = json.loads((folder / _NAME).read_text())["files"]
-        problems = (_problem(folder / name, entry["size"], entry["sha256"]) for name, entry in files.items())
+        files = read_manifest(folder).files
+        problems = (_problem(folder / name, size, sha256) for name, (size, sha256) in files.items())
         return next((problem for problem in problems if problem), None)
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{_NAME} is not a manifest"
+    except ValueError:
+        return f"{NAME} is not a manifest"
 
 
 def verify(folder: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,12 @@ from archlab.config.yaml_files import load_yaml
 from archlab.errors import ArchlabError, ConfigError
 from archlab.modeling.build import build_on_meta
 from archlab.storage.files import atomic_dir, write_text
+from archlab.storage.identity import content_hash
 from archlab.storage.locks import lock
-from archlab.storage.manifest import integrity_error, write_manifest
+from archlab.storage.manifest import integrity_error, read_manifest, write_manifest
 from archlab.storage.renamed_tensors import former_names, has_former_names
+from archlab.storage.run_identity import RUN_FILE, is_run
+from archlab.storage.run_lock import lock_run
 from archlab.storage.tensors import read_tensors, write_tensors
 
 _EXPERIMENT, _BASE, _SPACE = "experiment.yaml", "base.yaml", "search.yaml"
@@ -32,10 +35,14 @@ _WEIGHTS, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safete
 
 @dataclass
 class _Plan:
-    """The files to rewrite, by their paths below the directory, and a line for each change."""
+    """The files to rewrite, by their paths below the directory, and a line for each change.
+
+    `hashes` are those of the migrated experiments, by the former ones.
+    """
 
     writes: dict[Path, Callable[[Path], None]] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 def migrate(folder: Path) -> list[str]:
@@ -56,9 +63,10 @@ def migrate(folder: Path) -> list[str]:
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """Keep the workers of a search out; a run has no lock."""
+    """Keep the workers of a search out, or the process that trains a run."""
     if not (folder / _SPACE).is_file():
-        yield
+        with lock_run(folder) if is_run(folder) else nullcontext():
+            yield
         return
     with lock(folder / ".workers.lock", wait=False) as is_alone:
         if not is_alone:
@@ -77,6 +85,7 @@ def _plan(folder: Path) -> _Plan:
         owner = next((parent for parent in weights.parents if parent in former), None)
         if owner is not None:
             _plan_tensors(weights.parent, folder, former[owner], plan)
+    _plan_identities(folder, plan)
     return plan
 
 
@@ -90,6 +99,7 @@ def _plan_experiment(file: Path, folder: Path, plan: _Plan) -> dict[str, str]:
         raise ConfigError(error.path, error.problem, str(file)) from None
     if migrated != tree:
         _plan_yaml(file.relative_to(folder), migrated, changes, plan)
+        plan.hashes[content_hash(tree)] = content_hash(migrated)
         _require_whole(file.parent)
     return former
 
@@ -127,6 +137,24 @@ def _plan_tensors(folder: Path, root: Path, former: Mapping[str, str], plan: _Pl
             plan.writes[place / name] = partial(rewrite, former=former)
 
 
+def _plan_identities(folder: Path, plan: _Plan) -> None:
+    """Plan the files that tell which experiment they belong to by its hash."""
+    for file in [path for name in (RUN_FILE, "provenance.json", _STATE) for path in folder.rglob(name)]:
+        text = file.read_bytes()
+        if any(former.encode() in text for former in plan.hashes):
+            place = file.relative_to(folder)
+            plan.writes[place] = partial(_replace_hashes, hashes=plan.hashes, first=plan.writes.get(place))
+
+
+def _replace_hashes(file: Path, hashes: Mapping[str, str], first: Callable[[Path], None] | None) -> None:
+    if first is not None:
+        first(file)
+    text = file.read_text()
+    for former, present in hashes.items():
+        text = text.replace(former, present)
+    write_text(file, text)
+
+
 def _require_whole(folder: Path) -> None:
     """Raise ArchlabError for damage, which a new manifest would hide."""
     problem = integrity_error(folder) if (folder / _MANIFEST).is_file() else None
@@ -139,11 +167,14 @@ def _rewrite(folder: Path, plan: _Plan) -> None:
         # Files that stay are links: a copy of a run's checkpoints would double the space it takes.
         shutil.copytree(folder, copy, copy_function=_link, symlinks=True, dirs_exist_ok=True)
         for file, write in plan.writes.items():
+            if (copy / file).is_symlink():  # it would be written through, to a file outside
+                raise ArchlabError(f"{folder / file}: is a link, which is not followed to be rewritten")
             write(copy / file)
         for place in {file.parent for file in plan.writes}:
             if (copy / place / _MANIFEST).is_file():
+                kind = read_manifest(copy / place).kind
                 (copy / place / _MANIFEST).unlink()  # else the new manifest would list the old one
-                write_manifest(copy / place)
+                write_manifest(copy / place, kind)
 
 
 def _link(source: str, target: str) -> None:

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from archlab.errors import ArchlabError
-from archlab.storage.files import write_text
-
-_NAME = "metrics.jsonl"
+from archlab.storage.files import write_bytes
+from archlab.training.metrics_file import NAME, read_kept, read_log
 
 
 class MetricsLog:
     """Appends records with a `step` to the log; a resumed log first drops the records after `resume_step`.
 
-    `resume_step=None` starts a new log. NaN and infinity are written as null, which JSON has no number for.
+    `resume_step=None` starts a new log. `expected` is the `summary` of the log when the checkpoint was saved: a log
+    that does not begin with the same bytes is refused. NaN and infinity are written as null, which JSON has no number
+    for.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool, resume_step: int | None) -> None:
+    def __init__(
+        self, folder: Path, *, tensorboard: bool, resume_step: int | None, expected: Mapping[str, Any] | None = None
+    ) -> None:
         # Records after the checkpoint are written again when their steps are made again.
-        kept = [] if resume_step is None else [r for r in read(folder) if r["step"] <= resume_step]
+        kept = b"" if resume_step is None else read_kept(folder / NAME, resume_step, expected)
         first_step = 0 if resume_step is None else resume_step + 1
         self._board = _summary_writer(folder / "tensorboard", first_step) if tensorboard else None
-        write_text(folder / _NAME, "".join(_line(record) for record in kept))
-        self._file = (folder / _NAME).open("a", encoding="utf-8")
+        write_bytes(folder / NAME, kept)
+        self._size, self._digest = len(kept), hashlib.sha256(kept)
+        self._file = (folder / NAME).open("ab")
+
+    def summary(self) -> dict[str, Any]:
+        """Return size and SHA-256 of the log, once it is on disk: a checkpoint that has them must not outlive it."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+        return {"bytes": self._size, "sha256": self._digest.hexdigest()}
 
     def append(self, record: Mapping[str, float]) -> None:
         """Write one record and flush it."""
-        self._file.write(_line(record))
+        line = _line(record).encode()
+        self._file.write(line)
         self._file.flush()
+        self._size += len(line)
+        self._digest.update(line)
         if self._board is not None:
             for name, value in record.items():
                 if name != "step" and _is_number(value):
@@ -58,20 +73,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
     Raises ArchlabError naming the line for any other line that is not a record.
     """
-    file = folder / _NAME
-    if not file.is_file():
-        return []
-    lines = file.read_bytes().split(b"\n")[:-1]  # the last piece is empty, or a line without its end
-    return [_record(line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
-
-
-def _record(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-        int(record["step"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ArchlabError(f"{place}: not a record of metrics") from error
-    return record
+    return read_log(folder / NAME)
 
 
 def _line(record: Mapping[str, float]) -> str:

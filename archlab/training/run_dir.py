@@ -1,27 +1,134 @@
-"""Run directories: starting, resuming or overwriting a run, and reading its last metrics."""
+"""Run directories: starting, resuming or overwriting a run, its identity, and its last metrics."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from archlab.config.diff import first_difference
 from archlab.config.experiment import Experiment, load
 from archlab.errors import ArchlabError
-from archlab.storage.files import remove_dir_atomic, require_empty_dir, write_text
+from archlab.storage.checkpoint import read_checkpoint_identity
+from archlab.storage.files import remove_dir_atomic, write_text
+from archlab.storage.identity import KEY, Identity, new_id, require_same
+from archlab.storage.ownership import RUN, first_foreign, first_link, listed_dir
+from archlab.storage.run_identity import RUN_FILE, experiment_identity, is_run, read_run_identity, require_unedited
+from archlab.storage.targets import require_apart, require_dir
 from archlab.training.metrics import read as read_metrics
 
+_NOT_BEGUN = ("lock", ".run.lock", RUN_FILE)  # what a process that was killed before its first step may have left
 
-def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool) -> None:
-    """Start a run in a directory, or resume it; raise ArchlabError if the directory holds another run."""
-    file = folder / "experiment.yaml"
-    if file.is_file() and resume:
-        difference = first_difference(load(file).resolved, experiment.resolved)
-        if difference:
-            raise ArchlabError(f"{file}: {difference}; name another directory, or start over with --force")
+
+def require_run_dir(experiment: Experiment, folder: Path, resume: bool, force: bool) -> None:
+    """Raise ArchlabError, changing nothing, unless a run may be started or resumed in a directory."""
+    require_dir(folder)
+    if not _entries(folder):
         return
-    if file.is_file() and not force:
+    if not is_run(folder):
+        first = _entries(folder)[0].name
+        raise ArchlabError(f"{folder}: is not empty and no run: it holds {first!r}; name another directory")
+    if not resume and not force:
         raise ArchlabError(f"{folder}: holds a run; continue it with --resume, or start over with --force")
-    require_empty_dir(folder, force, f"the run {experiment.name!r}")
+    if link := first_link(folder, RUN):
+        raise ArchlabError(f"{link}: is a link, which is not followed to be replaced; name another directory")
+    if not resume:
+        _require_only_own(experiment, folder)
+    elif (folder / "final").exists() and (foreign := listed_dir(folder / "final")):
+        raise ArchlabError(f"{foreign}: was not written by archlab; move it away, for the run's end replaces final/")
+
+
+def _require_only_own(experiment: Experiment, folder: Path) -> None:
+    if folder.is_symlink():
+        raise ArchlabError(f"{folder}: is a link; to start over what it leads to, name {folder.resolve()}")
+    if foreign := first_foreign(folder, RUN):
+        raise ArchlabError(f"{foreign}: was not written by archlab; move it away, or name another directory")
+    require_apart(folder, _files_of(experiment.task.to_plain()))
+
+
+def _files_of(value: Any, key: str = "") -> Iterator[Path]:
+    """Yield the files and directories that a task reads, as far as its knobs name them."""
+    for name, below in value.items() if isinstance(value, dict) else ():
+        yield from _files_of(below, name)
+    for below in value if isinstance(value, list) else ():
+        yield from _files_of(below, key)
+    if isinstance(value, str) and (key in ("path", "tokenizer") or "/" in value) and Path(value).exists():
+        yield Path(value)
+
+
+def _entries(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise ArchlabError(f"{folder}: cannot hold a run: {error.strerror}") from error
+    return [path for path in found if path.name not in _NOT_BEGUN and not path.match(".*.archlab-*")]
+
+
+def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool) -> Identity:
+    """Start a run in a directory, or resume it, and return its identity; raise ArchlabError if it is another's.
+
+    The caller holds the run's lock.
+    """
+    require_run_dir(experiment, folder, resume, force)
+    if resume and (folder / "experiment.yaml").is_file():
+        return _resume(experiment, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_earlier(folder)
+    identity, file = {"run": new_id()}, folder / "experiment.yaml"
+    write_run_identity(folder, identity)  # first: it tells that the directory is a run's
+    write_text(file, experiment.to_yaml())
+    # Of what a reader finds in the file: data that is written and read again need not be equal to the first.
+    identity |= experiment_identity(file)
+    write_run_identity(folder, identity)
+    return identity
+
+
+def _resume(experiment: Experiment, folder: Path) -> Identity:
+    file = folder / "experiment.yaml"
+    difference = first_difference(load(file).resolved, experiment.resolved)
+    if difference:
+        raise ArchlabError(f"{file}: {difference}; name another directory, or start over with --force")
+    require_unedited(folder)
+    # A run of archlab 0.1 has no UUID until its last checkpoint is known.
+    return {**experiment_identity(file), **read_run_identity(folder)}
+
+
+def join_identity(folder: Path, own: Identity, data: Any, last: Path | None) -> Identity:
+    """Return a run's whole identity, with the SHA-256 of its data, and write it into the directory.
+
+    Raises ArchlabError if the last checkpoint is another run's, or was made with other data.
+    """
+    own = {**own, "data": data} if isinstance(data, str) else own
+    if last is not None:
+        found = read_checkpoint_identity(last)
+        require_same(found, last, {key: value for key, value in own.items() if key == "data"}, "the task's data now")
+        require_same(found, last, own, folder / RUN_FILE)
+        own = {**found, **own}
+    own = {"run": new_id(), **own}
+    if own != read_run_identity(folder):
+        write_run_identity(folder, own)
+    return own
+
+
+def write_run_identity(folder: Path, identity: Identity) -> None:
+    """Write run.json, by which the files of a run are told from those of another."""
+    write_text(folder / RUN_FILE, json.dumps({KEY: dict(identity)}, indent=2))
+
+
+def require_own(folder: Path, identity: Identity) -> None:
+    """Raise ArchlabError if a run's directory was removed, or given to another run, while it trained."""
+    try:
+        found = read_run_identity(folder)
+    except ArchlabError:
+        found = {}
+    if found.get("run") != identity["run"]:
+        raise ArchlabError(f"{folder}: was removed or replaced while this run trained; it is not written to any more")
+
+
+def _remove_earlier(folder: Path) -> None:
     # The trained model first, and checkpoints from the newest to the oldest: if this is interrupted, the directory
     # still holds an earlier state of the run, and none of its files belongs to a later one.
     for old in [
@@ -30,7 +137,9 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool) ->
         *sorted((folder / "checkpoints").glob("step_*"), reverse=True),
     ]:
         remove_dir_atomic(old)
-    write_text(file, experiment.to_yaml())
+    logs = (folder / "tensorboard").glob("events.out.tfevents.*")
+    for file in [*(folder / name for name in ("report.html", "result.json", "metrics.jsonl")), *logs]:
+        file.unlink(missing_ok=True)
 
 
 def last_metrics(folder: Path) -> dict[str, float]:

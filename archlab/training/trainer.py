@@ -16,11 +16,13 @@ from archlab.runtime.determinism import deterministic_algorithms
 from archlab.runtime.environment import versions
 from archlab.runtime.signals import defer_keyboard_interrupt
 from archlab.storage import checkpoint
+from archlab.storage.identity import KEY, Identity
+from archlab.storage.run_lock import lock_run
 from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.data_identity import data_identity, require_same_data
 from archlab.training.metrics import MetricsLog
 from archlab.training.metrics import read as read_metrics
-from archlab.training.run_dir import last_metrics, open_run
+from archlab.training.run_dir import join_identity, last_metrics, open_run, require_own, require_run_dir
 from archlab.training.run_tokens import keep_run_tokens, read_run_tokens, use_run_tokens
 from archlab.training.step import TrainStep, prepare_experiment
 
@@ -48,17 +50,18 @@ def train(
 ) -> TrainResult:
     """Train an experiment in a directory; `resume` continues exactly where the last whole checkpoint ended.
 
-    Raises ArchlabError if the directory holds another run, if the model does not fit in memory, or if the loss is no
-    longer finite.
+    Raises ArchlabError if the directory holds another run or anything that archlab did not write, if another process
+    trains there, if the model does not fit in memory, or if the loss is no longer finite.
     """
     # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves the directory alone.
     running = use_run_tokens(experiment, folder) if resume else experiment
     prepared = prepare_experiment(running, _previous_settings(folder, experiment.train) if resume else None)
     experiment = replace(prepared, task=experiment.task)
-    open_run(experiment, folder, resume, force)
-    keep_run_tokens(experiment, folder, resume)
-    with deterministic_algorithms():
-        return Trainer(experiment, folder, resume, CallbackList(callbacks)).run()
+    require_run_dir(experiment, folder, resume, force)
+    with lock_run(folder), deterministic_algorithms():
+        identity = open_run(experiment, folder, resume, force)
+        keep_run_tokens(experiment, folder, resume)
+        return Trainer(experiment, folder, resume, CallbackList(callbacks), identity).run()
 
 
 def _previous_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
@@ -71,17 +74,22 @@ def _previous_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
 class Trainer:
     """A training run, from its last checkpoint to its last step."""
 
-    def __init__(self, experiment: Experiment, folder: Path, resume: bool, callback: Callback) -> None:
+    def __init__(
+        self, experiment: Experiment, folder: Path, resume: bool, callback: Callback, identity: Identity
+    ) -> None:
         self.experiment, self.train, self.folder, self.callback = experiment, experiment.train, folder, callback
         self.train_step = TrainStep(use_run_tokens(experiment, folder))
         self.model, self.task = self.train_step.model, self.train_step.task
         last = checkpoint.latest_checkpoint(folder / "checkpoints") if resume else None
+        self.identity = join_identity(folder, identity, self.task.describe().get("sha256"), last)
         # After the model is built: loading also restores the default random generator, which building reseeds.
         state = checkpoint.load_checkpoint(last, self.model, self.train_step.optimizer) if last else {}
         self.train_step.step, self.resumed = int(state.get("step", 0)), last is not None
         self.data = data_identity(self.task)
         if last is not None:
             require_same_data(state.get("data", {}), self.data, last)
+        self.log: MetricsLog | None = None
+        self.expected_log = state.get("metrics_log")
 
     @property
     def step(self) -> int:
@@ -92,15 +100,17 @@ class Trainer:
         """Train to the last step and save the model; Ctrl-C saves a checkpoint first."""
         self.callback.on_start(self.experiment, self.step)
         resume_step = self.step if self.resumed else None
+        board, expected = self.train.tensorboard, self.expected_log
         try:
-            with MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=resume_step) as log:
-                self._train_loop(log)
+            with MetricsLog(self.folder, tensorboard=board, resume_step=resume_step, expected=expected) as self.log:
+                self._train_loop(self.log)
         except KeyboardInterrupt:
             self._save()
             raise
         finally:
             self.callback.on_end()
         # Last, since a directory `final` means a finished run: until then there is the checkpoint to resume from.
+        require_own(self.folder, self.identity)
         final, tokens = self.folder / "final", read_run_tokens(self.folder)
         checkpoint.save_model(final, self.model, self.experiment.resolved, self._provenance(), tokens)
         return TrainResult(self.folder, last_metrics(self.folder))
@@ -135,12 +145,24 @@ class Trainer:
         self.callback.on_eval(record)
 
     def _save(self) -> None:
+        require_own(self.folder, self.identity)
         optimizer, keep = self.train_step.optimizer, self.train.keep_checkpoints
-        extra = {"data": self.data}
-        checkpoint.save_checkpoint(self.folder / "checkpoints", self.step, self.model, optimizer, extra, keep=keep)
+        checkpoint.save_checkpoint(
+            self.folder / "checkpoints",
+            self.step,
+            self.model,
+            optimizer,
+            {**self._origin(), "data": self.data},
+            keep=keep,
+        )
+
+    def _origin(self) -> dict[str, Any]:
+        """Return what a checkpoint tells of its run: the run's identity, and size and checksum of its metrics."""
+        metrics = self.log.summary() if self.log else self.expected_log
+        return {KEY: dict(self.identity), **({"metrics_log": metrics} if metrics else {})}
 
     def _provenance(self) -> dict[str, Any]:
-        return {"step": self.step, "versions": versions(), "data": self.task.describe()}
+        return {"step": self.step, "versions": versions(), "data": self.task.describe(), **self._origin()}
 
 
 def _is_due(step: int, every: int, last: int) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from archlab import ArchlabError
 from archlab.storage import files
-from archlab.storage.files import atomic_dir, remove_dir_atomic, require_empty_dir, sha256_of, write_bytes, write_text
+from archlab.storage.files import atomic_dir, remove_dir_atomic, sha256_of, write_bytes, write_text
 
 
 def test_a_written_file_holds_the_data_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -148,17 +148,40 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "file").startswith("ba7816bf8f01cfea")
 
 
-def test_a_folder_in_use_is_refused_unless_forced(tmp_path: Path) -> None:
-    require_empty_dir(tmp_path / "a" / "run", False, "the run")
-    require_empty_dir(tmp_path / "a" / "run", False, "the run")
-    (tmp_path / "a" / "run" / "file").write_text("")
-    with pytest.raises(ArchlabError, match="run: is not empty; name another directory for the run"):
-        require_empty_dir(tmp_path / "a" / "run", False, "the run")
-    require_empty_dir(tmp_path / "a" / "run", True, "the run")
-    assert (tmp_path / "a" / "run" / "file").exists()
+def precious(tmp_path: Path) -> Path:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").write_text("years")
+    (tmp_path / "best").symlink_to("precious")
+    return tmp_path / "best"
 
 
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("")
-    with pytest.raises(ArchlabError, match="run: cannot hold the run: File exists"):
-        require_empty_dir(tmp_path / "run", True, "the run")
+def test_a_link_is_neither_replaced_nor_deleted_nor_followed(tmp_path: Path) -> None:
+    link = precious(tmp_path)
+    with pytest.raises(ArchlabError, match="best: is a link"), atomic_dir(link, replace=True):
+        pass
+    with pytest.raises(ArchlabError, match="best: is a link"):
+        remove_dir_atomic(link)
+    assert link.is_symlink()
+    assert os.listdir(tmp_path / "precious") == ["thesis.tex"]
+
+
+def test_an_empty_folder_may_be_filled_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "best").symlink_to("disk")
+    with atomic_dir(tmp_path / "best", replace=True) as partial:
+        (partial / "file").write_text("1")
+    assert (tmp_path / "best").is_symlink()
+    assert os.listdir(tmp_path / "disk") == ["file"]
+
+
+def test_what_must_stay_is_looked_for_again_before_it_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "best").mkdir()
+
+    def check(folder: Path) -> None:
+        if (folder / "thesis.tex").exists():
+            raise ArchlabError("holds a thesis")
+
+    with pytest.raises(ArchlabError, match="thesis"), atomic_dir(tmp_path / "best", replace=True, check=check):
+        (tmp_path / "best" / "thesis.tex").write_text("years")
+    assert os.listdir(tmp_path) == ["best"]
+    assert (tmp_path / "best" / "thesis.tex").read_text() == "years"

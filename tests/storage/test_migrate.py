@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 import archlab
 from archlab import ArchlabError
 from archlab.config import renames
+from archlab.config.yaml_files import load_yaml
 from archlab.storage.checkpoint import verify
+from archlab.storage.identity import content_hash
 from archlab.storage.locks import lock
 from archlab.storage.manifest import write_manifest
 from archlab.storage.migrate import migrate
@@ -28,15 +30,19 @@ SMALL = ("train.steps=6", "train.checkpoint_every=3")
 def run(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run whose component `mlp` was called `perceptron`, and whose tensors had other names."""
     train(tiny(*SMALL), tmp_path / "run")
+    present = content_hash(load_yaml(tmp_path / "run/experiment.yaml"))
     for file in (tmp_path / "run").rglob("experiment.yaml"):
         _age_yaml(file)
+    aged = content_hash(load_yaml(tmp_path / "run/experiment.yaml"))
+    for file in [file for name in ("run.json", "provenance.json") for file in (tmp_path / "run").rglob(name)]:
+        file.write_text(file.read_text().replace(present, aged))
     for file in (tmp_path / "run").rglob("*.safetensors"):
         save_file({_age(name): tensor for name, tensor in load_file(file).items()}, file)
     for file in (tmp_path / "run").rglob("state.json"):
         state = json.loads(file.read_text())
         for group in state["optimizer"]:
             group["params"] = [_age(name) for name in group["params"]]
-        file.write_text(json.dumps(state))
+        file.write_text(json.dumps(state).replace(present, aged))
     for file in (tmp_path / "run").rglob("manifest.json"):
         file.unlink()
         write_manifest(file.parent)
@@ -132,7 +138,7 @@ def test_damage_is_refused_and_nothing_changes(run: Path) -> None:
 
 def test_what_fails_half_way_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(run)
-    monkeypatch.setattr("archlab.storage.migrate.write_manifest", lambda folder: 1 / 0)
+    monkeypatch.setattr("archlab.storage.migrate.write_manifest", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         migrate(run)
     assert contents(run) == before

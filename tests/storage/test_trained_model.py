@@ -85,6 +85,15 @@ def test_where_there_is_no_model(published: Path, tmp_path: Path) -> None:
         find_checkpoint(published)
 
 
+def test_a_model_of_another_run_is_refused_unless_it_is_named_itself(published: Path, tiny: Tiny) -> None:
+    model, experiment = build(tiny().model), tiny()
+    checkpoint.save_model(published / "final", model, experiment.resolved, {"identity": {"run": "1"}})
+    (published / "run.json").write_text('{"identity": {"run": "2"}}')
+    with pytest.raises(ArchlabError, match=r"final: its run is not that of .*run\.json \(1 and not 2\)"):
+        load_trained(published)
+    load_trained(published / "final")
+
+
 def test_a_damaged_model_is_refused(published: Path) -> None:
     file = published / "final/model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x55")

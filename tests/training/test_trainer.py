@@ -308,6 +308,61 @@ def test_a_forced_run_that_breaks_off_leaves_no_older_model(tiny: Tiny, whole: P
     assert checkpoint.latest_checkpoint(whole / "checkpoints") is None
 
 
+@pytest.mark.slow
+def test_metrics_that_a_checkpoint_does_not_know_are_refused(
+    tiny: Tiny, whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, before = whole / "metrics.jsonl", curve(whole)
+    content = file.read_bytes()
+    file.write_bytes(content + b'{"step": 12, "val_loss": 1.0}\n\0\0\n')
+    train(tiny(), whole, resume=True)
+    assert curve(whole)[:-1] == before, "torn lines after the checkpoint are dropped"
+    for damaged, words in (
+        (content[: content.index(b'"step": 9')], "ends after step 8, and the checkpoint of step 12 .*; restore it, or"),
+        (content.replace(b'"lr": 0.01', b'"lr": 0.02'), "was changed, and the checkpoint of step 12"),
+        (content.replace(b"{", b"[", 1), r"metrics\.jsonl:1: not a record"),
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(ArchlabError, match=words):
+            train(tiny(), whole, resume=True)
+        assert file.read_bytes() == damaged
+    file.unlink()
+    train(tiny(), whole, resume=True)
+    assert "metrics.jsonl: is missing; the run goes on without the records up to step 12" in caplog.text
+    assert [r["step"] for r in curve(whole)] == [12]
+
+
+@pytest.mark.slow
+def test_no_other_process_writes_beside_a_live_run(tiny: Tiny, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def beside(_: Any) -> None:
+        for flags in ({"force": True}, {"resume": True}):
+            with pytest.raises(ArchlabError) as caught:
+                train(tiny("train.steps=2"), tmp_path / "run", **flags)
+            refused.append(str(caught.value))
+
+    train(tiny("train.steps=2"), tmp_path / "run", callbacks=[Recorder(beside)])
+    assert len(refused) == 4
+    assert all("run: another process trains here" in message for message in refused)
+    checkpoint.verify(tmp_path / "run/final")
+
+
+@pytest.mark.slow
+def test_a_run_whose_folder_begins_anew_does_not_write_to_it(tiny: Tiny, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def take_over(record: dict[str, Any]) -> None:
+        if record["step"] == 1:
+            shutil.rmtree(run)
+            train(tiny("train.steps=1", "train.seed=1"), run)
+
+    with pytest.raises(ArchlabError, match="run: was removed or replaced while this run trained"):
+        train(tiny("train.steps=2"), run, callbacks=[Recorder(take_over)])
+    assert load(run / "experiment.yaml").train.seed == 1
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000001"]
+
+
 def test_a_loss_that_is_no_number_ends_the_run(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"^step \d+: the (loss|gradient's norm) is (nan|inf); try a smaller"

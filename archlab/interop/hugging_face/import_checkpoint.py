@@ -15,7 +15,7 @@ from archlab.modeling.build import build_on_meta
 from archlab.modeling.state import max_context
 from archlab.runtime.environment import versions
 from archlab.storage import checkpoint
-from archlab.storage.files import require_empty_dir
+from archlab.storage.targets import require_target
 
 
 def import_checkpoint(
@@ -29,10 +29,10 @@ def import_checkpoint(
     spec = describe_pretrained(directory)
     tokens = None if _vocab_size(spec) is None else find_tokens(directory, tokenizer, special_tokens)
     experiment = _experiment(directory, spec, tokens)
-    require_empty_dir(out, force, "the checkpoint")
+    check = require_target(out, "import", force=force, sources=[directory])
     model = load_pretrained(directory)
     provenance = {"imported_from": str(directory), "versions": versions()}
-    checkpoint.save_model(out, model, experiment.resolved, provenance, tokens)
+    checkpoint.save_model(out, model, experiment.resolved, provenance, tokens, kind="import", check=check)
     return out
 
 

@@ -20,7 +20,9 @@ from archlab.interop.hugging_face.match import match_model_type, to_hf_fields
 from archlab.interop.hugging_face.tensor_files import find_tensor_files, first_dtype, iter_tensors
 from archlab.interop.hugging_face.tokenizer import TOKENIZER, find_tokens
 from archlab.modeling.build import build
-from archlab.storage.files import atomic_dir, require_empty_dir, write_bytes, write_text
+from archlab.storage.files import atomic_dir, write_bytes, write_text
+from archlab.storage.manifest import write_manifest
+from archlab.storage.targets import require_target
 from archlab.storage.tensors import write_tensors
 
 _log = logging.getLogger(__name__)
@@ -79,15 +81,16 @@ def save_pretrained(
     else:
         fields = to_hf_fields(spec, model_type, str(folder))
     target = find_model_type(model_type, str(folder))
-    require_empty_dir(folder, force, "the checkpoint")
+    check = require_target(folder, "pretrained", force=force)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     header = {"architectures": [target.architecture], "model_type": model_type, "dtype": dtype}
     tensors = export_tensors(_parameters_by_name(model, target, fields), target.to_hf)
-    with atomic_dir(folder, replace=True) as partial:
+    with atomic_dir(folder, replace=True, check=check) as partial:
         write_tensors(partial / "model.safetensors", tensors, metadata={"format": "pt"})
         write_text(partial / "config.json", json.dumps({**header, **fields}, indent=2) + "\n")
         for name, data in _tokenizer_files(model).items():
             write_bytes(partial / name, data)
+        write_manifest(partial, "pretrained")
     return folder
 
 

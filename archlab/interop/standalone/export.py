@@ -11,7 +11,7 @@ import archlab
 from archlab.config.experiment import Experiment, load
 from archlab.config.spec import Spec
 from archlab.data.tokenizers import ModelTokens
-from archlab.errors import ArchlabError, one_line
+from archlab.errors import one_line
 from archlab.interop.standalone import template
 from archlab.interop.standalone.build_expression import render_call
 from archlab.interop.standalone.bundle import Bundle
@@ -19,14 +19,15 @@ from archlab.interop.standalone.rendering import packages_of, render_definitions
 from archlab.interop.standalone.source import ExternalName
 from archlab.interop.standalone.statements import definition_of
 from archlab.modeling.build import build_on_meta, count_parameters
-from archlab.storage.checkpoint import verify
-from archlab.storage.files import atomic_dir, require_empty_dir, write_bytes, write_text
-from archlab.storage.model_tokens import TOKENS, token_files
+from archlab.storage.files import atomic_dir, write_bytes, write_text
+from archlab.storage.manifest import write_manifest
+from archlab.storage.model_tokens import token_files
+from archlab.storage.snapshot import read_verified
+from archlab.storage.targets import require_target
 from archlab.storage.trained_model import find_checkpoint
 from archlab.storage.trained_task import find_tokens
 
 _WEIGHTS, _CONFIG, _MODEL = "model.safetensors", "config.yaml", "model.py"
-_TOKENS = (TOKENS, "tokenizer.json", "tokenizer_config.json", "vocabulary.json")
 _PARTIAL = ExternalName("functools.partial", "partial")
 _BUILD_STUB = 'raise NotImplementedError("the export writes this function")'
 _HEADER = '''"""{title}.
@@ -46,28 +47,24 @@ def export(checkpoint_folder: Path, out: Path, *, force: bool = False) -> Path:
     """Write a checkpoint, or the one of a run or a search, to `out` as a model that does not need archlab.
 
     Returns `out`. Raises ArchlabError if the checkpoint is damaged, or if `out` is not empty: `force` replaces an
-    earlier export and nothing else.
+    earlier export and nothing else. A checkpoint that another process replaces meanwhile is read again.
     """
     checkpoint = find_checkpoint(checkpoint_folder)
-    verify(checkpoint)
-    experiment, tokens = load(checkpoint / "experiment.yaml"), find_tokens(checkpoint)
-    text = render_model(experiment, tokens)
-    _refuse_foreign_files(out)
-    require_empty_dir(out, force, "the export")
-    with atomic_dir(out, replace=True) as partial:
-        shutil.copyfile(checkpoint / _WEIGHTS, partial / _WEIGHTS)
+    check = require_target(out, "export", force=force, sources=[checkpoint])
+    with atomic_dir(out, replace=True, check=check) as partial:
+        experiment, tokens = read_verified(checkpoint, lambda folder: _copy_checkpoint(folder, partial))
         write_text(partial / _CONFIG, experiment.to_yaml())
-        write_text(partial / _MODEL, text)
+        write_text(partial / _MODEL, render_model(experiment, tokens))
         for name, data in token_files(tokens).items():
             write_bytes(partial / name, data)
+        write_manifest(partial, "export")
     return out
 
 
-def _refuse_foreign_files(out: Path) -> None:
-    exported = {_WEIGHTS, _CONFIG, _MODEL, *_TOKENS, "__pycache__"}
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in exported) if out.is_dir() else []
-    if foreign:
-        raise ArchlabError(f"{out}: holds {foreign[0]!r}, which is no part of an export; name another directory")
+def _copy_checkpoint(checkpoint: Path, partial: Path) -> tuple[Experiment, ModelTokens | None]:
+    """Copy a checkpoint's weights and return its experiment, and what its tokens mean."""
+    shutil.copyfile(checkpoint / _WEIGHTS, partial / _WEIGHTS)
+    return load(checkpoint / "experiment.yaml"), find_tokens(checkpoint)
 
 
 def render_model(experiment: Experiment, tokens: ModelTokens | None = None) -> str:

@@ -128,6 +128,22 @@ def test_a_folder_is_not_overwritten_unasked(folder: Path, tmp_path: Path) -> No
         save_pretrained(model, tmp_path / "new", "mpt")
 
 
+def test_force_replaces_what_archlab_wrote_and_never_what_it_reads(folder: Path, tmp_path: Path) -> None:
+    model, before = load_pretrained(folder), {path.name: path.read_bytes() for path in folder.iterdir()}
+    for write, source in ((save_pretrained, model), (import_checkpoint, folder)):
+        with pytest.raises(ArchlabError, match=r"llama: (is not empty|holds .*, which is read)"):
+            write(source, folder, force=True)
+        out = tmp_path / write.__name__
+        write(source, out, force=True)
+        write(source, out, force=True)
+        (out / "model.safetensors").write_bytes(b"fine-tuned since")
+        with pytest.raises(ArchlabError, match=r"model\.safetensors has 16 bytes .* since archlab wrote it"):
+            write(source, out, force=True)
+    with pytest.raises(ArchlabError, match=r"below: lies in .*, which is read"):
+        import_checkpoint(folder, folder / "below", force=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_the_type_need_not_be_named(folder: Path, tmp_path: Path) -> None:
     save_pretrained(load_pretrained(folder), tmp_path / "new")
     assert json.loads((tmp_path / "new" / "config.json").read_text())["model_type"] == "llama"

@@ -1,5 +1,6 @@
 """An exported model gives the same scores in a process that cannot import archlab."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_logits_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.slow
 def test_the_file_is_tidy_and_runs_by_itself(tmp_path: Path) -> None:
     out = export(save_checkpoint(tmp_path / "run", EXPERIMENTS["plugin"]), tmp_path / "out")
-    names = ["config.yaml", "model.py", "model.safetensors", "tokens.json"]
+    names = ["config.yaml", "manifest.json", "model.py", "model.safetensors", "tokens.json"]
     assert sorted(file.name for file in out.iterdir()) == names
     assert config.load(out / "config.yaml").model.to_plain()["layers"][1]["repeat"] == 2
     ruff = ["-m", "ruff", "--isolated"]
@@ -183,13 +184,31 @@ def test_every_shipped_experiment_can_be_written(tmp_path: Path) -> None:
 def test_an_earlier_export_is_replaced_only_by_force(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "run", EXPERIMENTS["tied"])
     out = export(folder, tmp_path / "out")
-    (out / "model.py").write_text("old")
+    newer = save_checkpoint(tmp_path / "newer", EXPERIMENTS["plugin"])
     with pytest.raises(ArchlabError, match="not empty"):
-        export(folder, out)
-    assert (export(folder, out, force=True) / "model.py").read_text() != "old"
+        export(newer, out)
+    assert "silu" in (export(newer, out, force=True) / "model.py").read_text()
     (out / "thesis.tex").write_text("mine")
     with pytest.raises(ArchlabError, match=r"thesis\.tex"):
         export(folder, out, force=True)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_replaced_while_it_is_exported_is_exported_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_checkpoint(tmp_path / "run", EXPERIMENTS["tied"])
+    copyfile, newer = shutil.copyfile, [EXPERIMENTS["plugin"]]
+
+    def copy_late(source: Path, target: Path) -> None:
+        copyfile(source, target)
+        if newer:
+            save_checkpoint(tmp_path / "run", newer.pop())
+
+    monkeypatch.setattr(shutil, "copyfile", copy_late)
+    out = export(folder, tmp_path / "out")
+    assert (out / "model.safetensors").read_bytes() == (folder / "final/model.safetensors").read_bytes()
+    assert (out / "config.yaml").read_text() == config.load(folder / "it.yaml").to_yaml()
 
 
 def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""JSON files that archlab wrote, read without trust: damage is an error that names the file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from archlab.errors import ArchlabError, one_line
+
+# What json.loads may raise, for any bytes: deep nesting overflows the stack, and a number of 5,000 digits is refused.
+UNREADABLE = (OSError, ValueError, RecursionError)
+
+
+def read_object(file: Path, what: str) -> dict[str, Any]:
+    """Return the object of a JSON file; raise ArchlabError naming the file if it is not one, or `what` cannot be."""
+    try:
+        return parse_object(file.read_bytes())
+    except UNREADABLE as error:
+        raise ArchlabError(f"{file}: is not {what}: {one_line(error)}") from error
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """Return a JSON object; raise one of UNREADABLE for another value, or a key that is there twice."""
+    data = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_unique)
+    if not isinstance(data, dict):
+        raise ValueError(f"holds {type(data).__name__} and not an object")
+    return data
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise ValueError("has a key twice")
+    return data
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a JSON value is a number that a float can hold, NaN and infinity included; booleans are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def is_finite(value: object) -> bool:
+    """Tell whether a JSON value is a finite number."""
+    return is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def is_count(value: object) -> bool:
+    """Tell whether a JSON value is a whole number from 0 on that a tensor can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def has_type(value: object, expected: Any) -> bool:
+    """Tell whether a JSON value has a type such as `dict[str, float]`, where null stands for what is not finite.
+
+    Types that JSON does not have, such as `Any`, fit everything.
+    """
+    origin, args = get_origin(expected), get_args(expected)
+    if origin is dict:
+        return isinstance(value, dict) and all(has_type(entry, args[1]) for entry in value.values())
+    if origin is list:
+        return isinstance(value, list) and all(has_type(entry, args[0]) for entry in value)
+    if origin in (Union, UnionType):
+        return any(has_type(value, member) for member in args)
+    if expected is float:
+        return value is None or is_number(value)
+    if expected is int:
+        return is_number(value) and isinstance(value, int)
+    return isinstance(value, expected) if expected in (str, bool, type(None)) else True
+
+
+def require_fields(record: Any, file: Path) -> None:
+    """Raise ArchlabError naming the first field of a dataclass, read from a file, that is not of its type."""
+    hints = get_type_hints(type(record))
+    for name, value in vars(record).items():
+        if not has_type(value, hints[name]):
+            raise ArchlabError(f"{file}: {name} is not of its type, but {value!r:.40}")
