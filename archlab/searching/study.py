@@ -8,17 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ArchlabError, one_line
+from archlab.searching.claims import has_left, lock_file, trial_dir
+from archlab.searching.database import open_database
+from archlab.searching.identity import LOCAL_STUDY, new_identity, read_identity, require_same_search
 from archlab.searching.space import Space
-from archlab.searching.trial_attrs import set_trial_attrs, trial_attrs
+from archlab.searching.storage_url import sqlite_url, take_password
+from archlab.searching.trial_attrs import TrialAttrs, set_trial_attrs, trial_attrs
 from archlab.storage.files import remove_dir_atomic
-from archlab.storage.locks import is_free
+from archlab.storage.locks import lock
 
 MAX_ATTEMPTS = 3
 INTERRUPTED = "interrupted"
-_EXHAUSTED, _VARY = "exhausted", "vary"  # user attributes of the study
+_EXHAUSTED, _VARY, _SEARCH = "exhausted", "vary", "search"  # user attributes of the study
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _WEIGHTS = ("final", "checkpoints")
 
@@ -37,20 +44,58 @@ class SearchStudy(optuna.Study):
         self.stopped = True
 
 
-def open_study(space: Space, folder: Path) -> SearchStudy:
-    """Open or create the study of a search directory; raise ArchlabError if its storage cannot be used."""
+def open_study(space: Space, folder: Path, *, create: bool = True) -> SearchStudy:
+    """Open the study of a search directory, or create it, unless `create` is false: then nothing is written.
+
+    Raises ArchlabError if its storage cannot be used, holds another search's study, or lost this one's.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     train = space.base.resolve().train
+    place = space.study.storage or str(folder / "study.db")
     try:
-        storage, name = _open_storage(space, folder), _study_name(space, folder)
-        directions = [optuna.study.StudyDirection[direction.upper()] for direction in space.objectives.values()]
-        optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        storage = _open_storage(folder, space.study.storage, create)
+        name = _find_study(storage, space, folder, place, create)
         pruner = space.study.make_pruner(space.can_prune, train.steps, train.eval_every)
         study = SearchStudy(name, storage, pruner=pruner)
-        _record_choices(study, space)
+        if create:
+            _record_choices(study, space)
         return study
+    except ArchlabError:
+        raise
     except Exception as error:
-        raise ArchlabError(f"{_url(space, folder)}: cannot be used: {one_line(error)}") from error
+        raise ArchlabError(f"{place}: cannot be used: {one_line(error)}") from error
+
+
+def _find_study(storage: BaseStorage, space: Space, folder: Path, place: str, create: bool) -> str:
+    """Return the name of the search's study, after a comparison of its UUID with the directory's."""
+    identity = read_identity(folder)
+    name = identity.study if identity else _former_name(folder, space.study.storage)
+    directions = [StudyDirection[direction.upper()] for direction in space.objectives.values()]
+    try:
+        study = storage.get_study_id_from_name(name)
+    except KeyError:
+        if not create or any((folder / "trials").glob("*")):
+            problem = "has no study of this search; bring it back, or start over with --force"
+            raise ArchlabError(f"{place}: {problem}") from None
+        study = storage.create_new_study(directions, name)
+    if list(storage.get_study_directions(study)) != directions:
+        raise ArchlabError(f"{place}: the study {name} has other objectives than {folder / 'search.yaml'}")
+    found = storage.get_study_user_attrs(study).get(_SEARCH, "")
+    require_same_search(found, identity, f"{place}: the study {name}")
+    if not found:
+        _require_own_trials(storage.get_all_trials(study, deepcopy=False), folder, f"{place}: the study {name}")
+    if create and (identity is None or not found):
+        identity = identity or new_identity(space, found, name)
+        storage.set_study_user_attr(study, _SEARCH, identity.search)
+        identity.write(folder)
+    return name
+
+
+def _require_own_trials(trials: Sequence[FrozenTrial], folder: Path, what: str) -> None:
+    """Raise ArchlabError if trials of a study without a UUID, of an earlier version, lie in another directory."""
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and not trial_dir(folder, trial.number).is_dir():
+            raise ArchlabError(f"{what} holds another search: its trial {trial.number} is not in {folder / 'trials'}")
 
 
 def _record_choices(study: optuna.Study, space: Space) -> None:
@@ -61,43 +106,36 @@ def _record_choices(study: optuna.Study, space: Space) -> None:
         study.set_user_attr(_EXHAUSTED, False)
 
 
-def delete_study(space: Space, folder: Path) -> None:
-    """Remove the study of a search directory from its storage."""
-    if space.study.storage is None:
-        for file in folder.glob("study.db*"):
-            file.unlink()
+def delete_study(folder: Path, storage_url: str | None) -> None:
+    """Remove the study of a search directory from its storage, unless that holds another search's by its name."""
+    for file in folder.glob("study.db*"):
+        file.unlink()
+    if storage_url is None:
         return
-    study = open_study(space, folder)
-    optuna.delete_study(study_name=study.study_name, storage=_open_storage(space, folder))
+    identity, public = read_identity(folder), take_password(storage_url, "study.storage")
+    storage = open_database(public)
+    try:
+        study = storage.get_study_id_from_name(identity.study if identity else _former_name(folder, public))
+    except KeyError:
+        return
+    if identity and storage.get_study_user_attrs(study).get(_SEARCH) == identity.search:
+        storage.delete_study(study)
 
 
-def _open_storage(space: Space, folder: Path) -> optuna.storages.BaseStorage:
-    local = space.study.storage is None
-    # Seconds that SQLite waits for another worker's write; its default of 5 is too short for many workers.
-    return optuna.storages.RDBStorage(
-        _url(space, folder), engine_kwargs={"connect_args": {"timeout": 120}} if local else None
-    )
+def _open_storage(folder: Path, storage_url: str | None, create: bool) -> BaseStorage:
+    file = folder / "study.db"
+    if storage_url is not None:
+        return open_database(storage_url)
+    if not create and not file.is_file():
+        raise ArchlabError(f"{file}: is missing; archlab search begins the search again")
+    return open_database(sqlite_url(file), name=str(file))
 
 
-def _url(space: Space, folder: Path) -> str:
-    return space.study.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
-
-
-def _study_name(space: Space, folder: Path) -> str:
-    """Return a name that differs between searches in one storage: it is derived from the search's directory."""
-    if space.study.storage is None:
-        return "search"
+def _former_name(folder: Path, storage_url: str | None) -> str:
+    """Return the name of a study that an earlier version created: in a shared storage, from the directory's path."""
+    if storage_url is None:
+        return LOCAL_STUDY
     return f"archlab-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]}"
-
-
-def trial_dir(folder: Path, number: int) -> Path:
-    """Return the directory of a trial's training run."""
-    return folder / "trials" / f"{number:04d}"
-
-
-def lock_file(folder: Path, number: int) -> Path:
-    """Return the file that a worker keeps locked while it runs the trial."""
-    return trial_dir(folder, number) / "lock"
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
@@ -123,40 +161,85 @@ def count_claimed(study: optuna.Study) -> int:
 
 
 def fail_stale_trials(study: SearchStudy, folder: Path) -> None:
-    """Mark running trials whose worker has died as interrupted, and enqueue them again."""
+    """Mark running trials whose worker has died as interrupted, and enqueue again what was interrupted.
+
+    The caller holds the lock of the study, under which trials are claimed and enqueued.
+    """
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if is_free(lock_file(folder, trial.number)):
-            mark_interrupted(study, trial, folder, by_itself=True)
+        with lock(lock_file(folder, trial.number), wait=False) as acquired:
+            # Read again: its worker may have finished it, and released its lock, since the trials were listed.
+            if acquired and _state(study, trial.number) == TrialState.RUNNING:
+                mark_interrupted(study, trial, folder, by_itself=not has_left(folder, trial))
+    enqueue_retries(study)
 
 
 def mark_interrupted(study: SearchStudy, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
-    """Close an interrupted trial and enqueue a retry, unless its own process has died MAX_ATTEMPTS times.
+    """Close an interrupted trial, to be enqueued again unless its own process has died MAX_ATTEMPTS times.
 
-    `by_itself` says that the process died, rather than a user stopping it.
+    `by_itself` says that the process died, rather than a user stopping it. The caller holds the trial's lock.
     """
     attempt = trial_attrs(trial).get("attempt", 1) + by_itself
     fatal = attempt > MAX_ATTEMPTS
-    # The retry comes first: a worker that is stopped between the two has lost nothing, and repeats only the second.
-    if not fatal and not _is_retried(study, trial):
-        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if parameters:
-            study.enqueue_trial(parameters, {"attempt": attempt, "retry_of": trial.number})
     reason = f"its process ended {MAX_ATTEMPTS} times while it ran" if fatal else INTERRUPTED
-    set_trial_attrs(study, trial, {"interrupted": not fatal, "reason": reason})
-    tell(study, trial, None, TrialState.FAIL)
-    delete_weights(trial_dir(folder, trial.number))
+    # The attempt before the state: a finished trial's attributes do not change, and the retry is made from them.
+    attrs: TrialAttrs = {"interrupted": not fatal, "reason": reason, "next_attempt": attempt}
+    if record_result(study, trial, attrs, None, TrialState.FAIL):
+        delete_weights(trial_dir(folder, trial.number))
 
 
-def _is_retried(study: optuna.Study, trial: FrozenTrial) -> bool:
-    return any(trial_attrs(other).get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
+def enqueue_retries(study: SearchStudy) -> None:
+    """Enqueue interrupted trials that no other trial runs again yet, as after a worker was stopped in between.
+
+    The caller holds the lock of the study, so that no trial is enqueued twice.
+    """
+    trials = study.get_trials(deepcopy=False)
+    retried = {trial_attrs(trial).get("retry_of") for trial in trials}
+    for trial in trials:
+        if not is_interrupted(trial) or trial.number in retried:
+            continue
+        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if parameters:  # without, the sampler had chosen nothing yet
+            attempt = trial_attrs(trial).get("next_attempt", 1)
+            study.enqueue_trial(parameters, {"attempt": attempt, "retry_of": trial.number})
+
+
+def record_result(
+    study: SearchStudy,
+    trial: FrozenTrial | Trial,
+    attrs: TrialAttrs,
+    values: Sequence[float] | None,
+    state: TrialState,
+) -> bool:
+    """Store a trial's attributes and close it; return False, changing nothing, if another worker has closed it."""
+    try:
+        # Before the trial is closed: Optuna does not change the attributes of a finished trial.
+        set_trial_attrs(study, trial, attrs)
+        tell(study, trial, values, state)
+    except UpdateFinishedTrialError:  # the storage compares the state and sets it in one transaction
+        stored = study.get_trials(deepcopy=False)[trial.number]
+        # It was this call, if the database went away after the transaction and the call was repeated.
+        return stored.state == state and attrs.items() <= trial_attrs(stored).items()
+    return True
 
 
 def tell(study: SearchStudy, trial: FrozenTrial | Trial, values: Sequence[float] | None, state: TrialState) -> None:
-    """Close a trial, and mark the study exhausted if the sampler has nothing left to try."""
+    """Close a trial, and mark the study exhausted if the sampler has nothing left to try.
+
+    Raises UpdateFinishedTrialError if another worker has closed it.
+    """
     study.stopped = False
-    study.tell(trial.number, values, state)
+    try:
+        study.tell(trial.number, values, state)
+    except ValueError as error:
+        if _state(study, trial.number) == TrialState.RUNNING:
+            raise
+        raise UpdateFinishedTrialError(one_line(error)) from error
     if study.stopped:  # recorded after the trial, whose result another worker would miss otherwise
         study.set_user_attr(_EXHAUSTED, True)
+
+
+def _state(study: optuna.Study, number: int) -> TrialState:
+    return study.get_trials(deepcopy=False)[number].state
 
 
 def delete_weights(run: Path) -> None:

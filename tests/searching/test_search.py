@@ -20,9 +20,10 @@ from search_helpers import pretend, search, write_space
 import archlab.searching.run
 from archlab import ArchlabError, TrainingError
 from archlab.config.experiment import Experiment, load
+from archlab.searching.claims import lock_file
 from archlab.searching.failures import failure_reason
 from archlab.searching.space import load_space
-from archlab.searching.study import MAX_ATTEMPTS, finished_trials, is_interrupted, lock_file, open_study
+from archlab.searching.study import MAX_ATTEMPTS, finished_trials, is_interrupted, open_study
 from archlab.searching.summary import BaselineSummary
 from archlab.storage.locks import is_free
 from archlab.storage.trained_model import load_trained
