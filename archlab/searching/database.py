@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 import traceback
 from collections.abc import Callable, Iterator
+from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
@@ -45,14 +45,14 @@ class PatientDatabase:
                 result = function()
             except (exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
                 if started is None and _is_transient(error):
-                    started = time.monotonic()
+                    started = monotonic()
                     _logger.warning("%s: waiting %.0f s for it: %s", self.name, PATIENCE_S, self._reason(error))
-                if started is None or not _is_transient(error) or time.monotonic() - started >= PATIENCE_S:
+                if started is None or not _is_transient(error) or monotonic() - started >= PATIENCE_S:
                     raise self._error(error) from self._cause(error)
-                time.sleep(PAUSE_S)
+                sleep(PAUSE_S)
             else:
                 if started is not None:
-                    _logger.warning("%s: is back after %.0f s", self.name, time.monotonic() - started)
+                    _logger.warning("%s: is back after %.0f s", self.name, monotonic() - started)
                 return result
 
     def _error(self, error: Exception) -> DatabaseError:

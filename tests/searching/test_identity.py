@@ -122,7 +122,8 @@ def test_a_part_of_another_search_is_refused_by_name(part: str, one: Path, searc
         shutil.copytree(searched / "other" / part, one / part)
     else:
         shutil.copy(searched / "other" / part, one / part)
-    refusal = rf"/one/{part.removesuffix('/result.json').removesuffix('/lock')}: .*(another search|is not of trial 0 of the study)"
+    name = part.removesuffix("/result.json").removesuffix("/lock")
+    refusal = rf"/one/{name}: .*(another search|is not of trial 0 of the study)"
     if part in ("study.db", "summary.json", "trials/0000/lock"):
         with pytest.raises(ArchlabError, match=refusal):
             archlab.report(one)
