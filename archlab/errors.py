@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 # A password ends at the last @ of its word, or at the first one after: SQLAlchemy allows spaces in it.
-_USER = re.compile(r"(?<=://)([^\s/:@]*):(?:\S*(?=@)|[^\n]{,80}?(?=@))")
+# One slash is left of two where a URL was taken for a path.
+_USER = re.compile(r"(:/{1,3}[^\s/:@]*):(?:\S*(?=@)|[^\n]{,80}?(?=@))")
 _PARAMETER = re.compile(r"((?:password|passwd|pwd|secret|token)=)[^\s&;,'\"]+", re.IGNORECASE)
 
 

@@ -20,7 +20,7 @@ from archlab.cli.completion import (
     complete_space,
 )
 from archlab.config import registry
-from archlab.errors import ArchlabError, did_you_mean, one_line
+from archlab.errors import ArchlabError, did_you_mean, one_line, redact
 from archlab.reporting.format import format_metrics
 from archlab.runtime.process import configure_process
 
@@ -92,7 +92,7 @@ def _fail(message: str, debug: bool) -> None:
 
 
 def _end(message: str, status: int) -> None:
-    print(f"archlab: {message}", file=sys.stderr)
+    print(f"archlab: {redact(message)}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -112,7 +112,7 @@ def open_database(public_url: str, name: str = "") -> BaseStorage:
 
 def _innermost(error: BaseException) -> BaseException:
     """Return the database driver's own error: SQLAlchemy's adds the statement with its values."""
-    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+    if isinstance(error, StorageInternalError | ImportError) and error.__cause__ is not None:
         return _innermost(error.__cause__)
     return getattr(error, "orig", None) or error
 

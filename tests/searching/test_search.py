@@ -325,6 +325,27 @@ def test_two_workers_share_the_trials(tmp_path: Path, fake: Any) -> None:
     assert len({trial.params["train.lr"] for trial in trials}) == 8
 
 
+@pytest.mark.services
+def test_workers_of_which_one_is_killed_and_replaced_run_each_trial_once(tmp_path: Path, fake: Any) -> None:
+    file, folder = write_space(tmp_path, study=NO_PRUNING), tmp_path / "s"
+    workers = [start_worker(file, folder, seconds=0, trials=16) for _ in range(3)]
+    wait_for((folder / "trials" / "0003" / "began").exists, workers[-1])  # while the others go on
+    workers[0].kill()
+    workers.append(start_worker(file, folder, seconds=0, trials=16))
+    assert workers.pop(0).wait() == -signal.SIGKILL
+    assert [worker.wait() for worker in workers] == [0] * 3
+    trials = trials_of(folder)
+    ended = [trial for trial in trials if not is_interrupted(trial)]
+    assert [trial.state.name for trial in ended] == ["COMPLETE"] * 16
+    assert len({trial.params["train.lr"] for trial in ended}) == 16
+    retried = Counter(trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs)
+    assert set(retried.values()) <= {1}
+    best = json.loads((folder / "best" / "provenance.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert best["trial"] == summary["best_trial"]["trial"] == min(ended, key=lambda trial: trial.value or 0).number
+    assert summary["trials"] == {"complete": 16}
+
+
 @pytest.mark.slow
 def test_force_is_refused_while_another_worker_searches(tmp_path: Path, fake: Any) -> None:
     file, folder = write_space(tmp_path), tmp_path / "s"
