@@ -20,7 +20,14 @@ from archlab.searching.storage_url import PASSWORD, connection_url, is_sqlite, s
 PATIENCE_S = 60.0
 PAUSE_S = 1.0
 _SQLITE_BUSY_S = 2  # for SQLite itself to wait in one attempt: short, so that a user is soon told who is waited for
-_TRANSIENT = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.DisconnectionError)
+# PendingRollbackError: Optuna repeats a query by itself in the transaction that a lost connection has ended.
+_TRANSIENT = (
+    exc.OperationalError,
+    exc.InterfaceError,
+    exc.TimeoutError,
+    exc.DisconnectionError,
+    exc.PendingRollbackError,
+)
 # What waiting does not mend, though the drivers raise OperationalError for it.
 _PERMANENT = ("password", "authentication", "access denied", "does not exist", "unknown database", "no such", "denied")
 _logger = logging.getLogger(__name__)
@@ -73,8 +80,13 @@ class PatientDatabase:
         return redact(text)
 
 
+class _Storage(BaseStorage):
+    def __init__(self, storage: BaseStorage, database: PatientDatabase) -> None:
+        self.storage, self.database = storage, database
+
+
 def _patiently(name: str) -> Callable[..., Any]:
-    def method(self: PatientStorage, *args: Any, **kwargs: Any) -> Any:
+    def method(self: _Storage, *args: Any, **kwargs: Any) -> Any:
         return self.database.call(lambda: getattr(self.storage, name)(*args, **kwargs))
 
     return method
@@ -82,11 +94,6 @@ def _patiently(name: str) -> Callable[..., Any]:
 
 def _public_methods() -> Iterator[str]:
     return (name for name, value in vars(BaseStorage).items() if callable(value) and not name.startswith("_"))
-
-
-class _Storage(BaseStorage):
-    def __init__(self, storage: BaseStorage, database: PatientDatabase) -> None:
-        self.storage, self.database = storage, database
 
 
 # Every method of Optuna's interface, by its name: one that a release adds is waited for like the others.
@@ -107,7 +114,7 @@ def open_database(public_url: str, name: str = "") -> BaseStorage:
         storage = database.call(lambda: cached_storage(RDBStorage(template, engine_kwargs=options)))
     except ValueError:  # of a port that is no number; its text may hold a part of the password
         raise DatabaseError(f"{database.name}: cannot be used: its port is not a number") from None
-    return PatientStorage(storage, database)  # type: ignore[no-any-return]
+    return PatientStorage(storage, database)
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -17,7 +17,7 @@ from archlab.errors import ArchlabError, one_line
 from archlab.searching import identity
 from archlab.searching.identity import may_grow, new_identity, read_identity, require_unchanged
 from archlab.searching.space import Space
-from archlab.searching.study import delete_study
+from archlab.searching.study_storage import delete_study
 from archlab.storage.files import require_empty_dir, write_text
 from archlab.storage.locks import lock
 

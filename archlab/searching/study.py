@@ -1,31 +1,26 @@
-"""Optuna's study of a search, the directories of its trials, and the retries of interrupted trials."""
+"""Optuna's study of a search, the results of its trials, and the retries of interrupted ones."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ArchlabError, one_line
 from archlab.searching.claims import has_left, lock_file, trial_dir
-from archlab.searching.database import open_database
-from archlab.searching.identity import LOCAL_STUDY, new_identity, read_identity, require_same_search
 from archlab.searching.space import Space
-from archlab.searching.storage_url import sqlite_url, take_password
+from archlab.searching.study_storage import find_study, open_storage
 from archlab.searching.trial_attrs import TrialAttrs, set_trial_attrs, trial_attrs
 from archlab.storage.files import remove_dir_atomic
 from archlab.storage.locks import lock
 
 MAX_ATTEMPTS = 3
 INTERRUPTED = "interrupted"
-_EXHAUSTED, _VARY, _SEARCH = "exhausted", "vary", "search"  # user attributes of the study
+_EXHAUSTED, _VARY = "exhausted", "vary"  # user attributes of the study
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _WEIGHTS = ("final", "checkpoints")
 
@@ -49,12 +44,12 @@ def open_study(space: Space, folder: Path, *, create: bool = True) -> SearchStud
 
     Raises ArchlabError if its storage cannot be used, holds another search's study, or lost this one's.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings of a lost connection have a dozen lines
     train = space.base.resolve().train
     place = space.study.storage or str(folder / "study.db")
     try:
-        storage = _open_storage(folder, space.study.storage, create)
-        name = _find_study(storage, space, folder, place, create)
+        storage = open_storage(folder, space.study.storage, create)
+        name = find_study(storage, space, folder, place, create)
         pruner = space.study.make_pruner(space.can_prune, train.steps, train.eval_every)
         study = SearchStudy(name, storage, pruner=pruner)
         if create:
@@ -66,76 +61,12 @@ def open_study(space: Space, folder: Path, *, create: bool = True) -> SearchStud
         raise ArchlabError(f"{place}: cannot be used: {one_line(error)}") from error
 
 
-def _find_study(storage: BaseStorage, space: Space, folder: Path, place: str, create: bool) -> str:
-    """Return the name of the search's study, after a comparison of its UUID with the directory's."""
-    identity = read_identity(folder)
-    name = identity.study if identity else _former_name(folder, space.study.storage)
-    directions = [StudyDirection[direction.upper()] for direction in space.objectives.values()]
-    try:
-        study = storage.get_study_id_from_name(name)
-    except KeyError:
-        if not create or any((folder / "trials").glob("*")):
-            problem = "has no study of this search; bring it back, or start over with --force"
-            raise ArchlabError(f"{place}: {problem}") from None
-        study = storage.create_new_study(directions, name)
-    if list(storage.get_study_directions(study)) != directions:
-        raise ArchlabError(f"{place}: the study {name} has other objectives than {folder / 'search.yaml'}")
-    found = storage.get_study_user_attrs(study).get(_SEARCH, "")
-    require_same_search(found, identity, f"{place}: the study {name}")
-    if not found:
-        _require_own_trials(storage.get_all_trials(study, deepcopy=False), folder, f"{place}: the study {name}")
-    if create and (identity is None or not found):
-        identity = identity or new_identity(space, found, name)
-        storage.set_study_user_attr(study, _SEARCH, identity.search)
-        identity.write(folder)
-    return name
-
-
-def _require_own_trials(trials: Sequence[FrozenTrial], folder: Path, what: str) -> None:
-    """Raise ArchlabError if trials of a study without a UUID, of an earlier version, lie in another directory."""
-    for trial in trials:
-        if trial.state == TrialState.COMPLETE and not trial_dir(folder, trial.number).is_dir():
-            raise ArchlabError(f"{what} holds another search: its trial {trial.number} is not in {folder / 'trials'}")
-
-
 def _record_choices(study: optuna.Study, space: Space) -> None:
     """Store the search space with the study; where it has grown, the study is no longer exhausted."""
     choices = json.dumps(space.data["vary"], sort_keys=True)
     if study.user_attrs.get(_VARY) != choices:
         study.set_user_attr(_VARY, choices)
         study.set_user_attr(_EXHAUSTED, False)
-
-
-def delete_study(folder: Path, storage_url: str | None) -> None:
-    """Remove the study of a search directory from its storage, unless that holds another search's by its name."""
-    for file in folder.glob("study.db*"):
-        file.unlink()
-    if storage_url is None:
-        return
-    identity, public = read_identity(folder), take_password(storage_url, "study.storage")
-    storage = open_database(public)
-    try:
-        study = storage.get_study_id_from_name(identity.study if identity else _former_name(folder, public))
-    except KeyError:
-        return
-    if identity and storage.get_study_user_attrs(study).get(_SEARCH) == identity.search:
-        storage.delete_study(study)
-
-
-def _open_storage(folder: Path, storage_url: str | None, create: bool) -> BaseStorage:
-    file = folder / "study.db"
-    if storage_url is not None:
-        return open_database(storage_url)
-    if not create and not file.is_file():
-        raise ArchlabError(f"{file}: is missing; archlab search begins the search again")
-    return open_database(sqlite_url(file), name=str(file))
-
-
-def _former_name(folder: Path, storage_url: str | None) -> str:
-    """Return the name of a study that an earlier version created: in a shared storage, from the directory's path."""
-    if storage_url is None:
-        return LOCAL_STUDY
-    return f"archlab-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]}"
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:

@@ -9,7 +9,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from search_helpers import pretend, search, write_space
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from archlab.modeling.cost import Cost
 from archlab.searching import best_trial, database, run, study
@@ -55,7 +55,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-@pytest.mark.parametrize("error", [away(), within_optuna(away()), away("database system is starting up")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        away(),
+        within_optuna(away()),
+        within_optuna(PendingRollbackError("Can't reconnect")),
+        away("database system is starting up"),
+    ],
+)
 def test_a_database_away_for_30_seconds_is_waited_for_and_told_once(
     error: Exception, clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,8 +12,7 @@ from search_helpers import pretend, search, write_space
 import archlab
 from archlab import ArchlabError
 from archlab.modeling.cost import Cost
-from archlab.searching import best_trial, run
-from archlab.searching import study as study_of
+from archlab.searching import best_trial, run, study_storage
 from archlab.searching.space import load_space
 from archlab.searching.study import open_study
 from archlab.storage.manifest import write_manifest
@@ -194,7 +193,7 @@ def test_an_earlier_version_s_study_in_a_database_is_found_by_its_path_unless_it
     search(file, folder, trials=2)
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     (name,) = optuna.get_all_study_names(url)
-    former = study_of._former_name(folder, url)
+    former = study_storage._former_name(folder, url)
     optuna.copy_study(from_study_name=name, from_storage=url, to_storage=url, to_study_name=former)
     study = optuna.load_study(study_name=former, storage=url)
     study.set_user_attr("search", "")
