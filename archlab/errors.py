@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# A password ends at the last @ of its word, or at the first one after: SQLAlchemy allows spaces in it.
+# One slash is left of two where a URL was taken for a path.
+_USER = re.compile(r"(:/{1,3}[^\s/:@]*):(?:\S*(?=@)|[^\n]{,80}?(?=@))")
+_PARAMETER = re.compile(r"((?:password|passwd|pwd|secret|token)=)[^\s&;,'\"]+", re.IGNORECASE)
+
 
 class ArchlabError(Exception):
-    """An error whose message is for the user: the command line prints it without a traceback and exits with 2."""
+    """An error whose message is for the user: the command line prints it without a traceback and exits with 2.
+
+    Its text has no password, whatever it was made of.
+    """
+
+    def __str__(self) -> str:
+        """Return the message, with `***` for the passwords of URLs."""
+        return redact(super().__str__())
 
 
 class ConfigError(ArchlabError):
@@ -23,6 +36,11 @@ class ConfigError(ArchlabError):
 
 class TrainingError(ArchlabError):
     """A training run that cannot continue, such as one whose loss is not finite."""
+
+
+def redact(text: str) -> str:
+    """Replace the passwords of the URLs in a text by `***`."""
+    return _PARAMETER.sub(r"\1***", _USER.sub(r"\1:***", text))
 
 
 def one_line(text: object) -> str:

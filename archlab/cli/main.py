@@ -21,7 +21,7 @@ from archlab.cli.completion import (
 )
 from archlab.config import registry
 from archlab.config.yaml_files import is_file_name
-from archlab.errors import ArchlabError, did_you_mean, one_line
+from archlab.errors import ArchlabError, did_you_mean, one_line, redact
 from archlab.reporting.format import format_metrics
 from archlab.runtime.process import configure_process
 
@@ -93,7 +93,7 @@ def _fail(message: str, debug: bool) -> None:
 
 
 def _end(message: str, status: int) -> None:
-    print(f"archlab: {message}", file=sys.stderr)
+    print(f"archlab: {redact(message)}", file=sys.stderr)
     sys.exit(status)
 
 

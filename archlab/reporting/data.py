@@ -15,8 +15,10 @@ from optuna.trial import FrozenTrial
 from archlab.config import paths
 from archlab.errors import one_line
 from archlab.searching.baseline import read_baseline
+from archlab.searching.claims import require_own_dir, trial_dir
+from archlab.searching.identity import read_identity, require_same_search
 from archlab.searching.space import Space, load_space
-from archlab.searching.study import INTERRUPTED, is_interrupted, open_study, trial_dir
+from archlab.searching.study import INTERRUPTED, is_interrupted, open_study
 from archlab.searching.summary import SearchSummary, read_summary
 from archlab.searching.trial_attrs import trial_attrs
 from archlab.training import metrics
@@ -68,10 +70,11 @@ class SearchData:
 
 
 def read_search(folder: Path) -> SearchData:
-    """Read a search's directory; raise ArchlabError for a file that cannot be read."""
+    """Read a search's directory; raise ArchlabError for a file that cannot be read, or is another search's."""
     space = load_space(folder / "search.yaml")
-    study = open_study(space, folder)
+    study = open_study(space, folder, create=False)
     summary = read_summary(folder)
+    require_same_search(summary.search_id if summary else "", read_identity(folder), folder / "summary.json")
     return SearchData(
         name=summary.search if summary else folder.resolve().name,
         folder=folder,
@@ -103,6 +106,7 @@ def _component_name(value: Any) -> Any:
 
 
 def _trial(trial: FrozenTrial, folder: Path) -> Run:
+    require_own_dir(folder, trial)
     attrs, run = trial_attrs(trial), trial_dir(folder, trial.number)
     # A running trial has no metrics in the study yet, and a pruned one never will: the run's log has the last ones.
     metrics = {**attrs.get("costs", {}), **last_metrics(run), **attrs.get("metrics", {})}

@@ -27,6 +27,7 @@ from archlab.reporting.html import State, code, facts, figure, page, section, ta
 from archlab.reporting.run_page import run_page
 from archlab.searching.summary import SearchSummary
 from archlab.storage.files import write_text
+from archlab.storage.locks import lock
 from archlab.storage.targets import require_report_target
 
 COMPRESSORS = ("xz", "bz2", "zlib")
@@ -43,8 +44,11 @@ def report(folder: Path) -> Path:
     """Write report.html into the directory of a search or a run, and return its path; raise ArchlabError for others."""
     require_report_target(folder / "report.html")
     if (folder / "search.yaml").is_file():
-        text = _search_page(read_search(folder))
-    elif (folder / "experiment.yaml").is_file() and (folder / "metrics.jsonl").is_file():
+        # Read under the lock too: the last of several workers to write has seen the trials of all others.
+        with lock(folder / ".report.lock", wait=True):
+            write_text(folder / "report.html", _search_page(read_search(folder)))
+        return folder / "report.html"
+    if (folder / "experiment.yaml").is_file() and (folder / "metrics.jsonl").is_file():
         text = run_page(folder)
     else:
         raise ArchlabError(f"{folder}: holds neither a search (search.yaml) nor a run (experiment.yaml, metrics.jsonl)")

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.storages import BaseStorage, RDBStorage
     from optuna.trial import FrozenTrial
 
 # torch.compile wraps a module in another, which holds it under this name (torch 2.13).
@@ -125,6 +126,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an allocation failed, on a GPU or on the CPU."""
     # torch's allocator for the CPU raises a bare RuntimeError (torch 2.13).
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def cached_storage(storage: RDBStorage) -> BaseStorage:
+    """Return a storage that reads finished trials once, as Optuna itself wraps the storages that it opens."""
+    # Optuna wraps an RDBStorage alone, and not a class around one; its function is not documented (Optuna 5.0).
+    from optuna.storages import get_storage
+
+    return get_storage(storage)
 
 
 def set_trial_attr(study: Study, trial: FrozenTrial, name: str, value: object) -> None:

@@ -15,10 +15,11 @@ _NAME = "result.json"
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """The metrics of the baseline, or the reason why it could not be trained."""
+    """The metrics of the baseline, or the reason why it could not be trained, and the search that it belongs to."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    search: str = ""
 
     def write(self, run: Path) -> None:
         """Write result.json into the run's directory."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,18 +10,23 @@ from optuna.trial import FrozenTrial
 
 from archlab.config.experiment import load
 from archlab.data.task import Task
+from archlab.errors import ArchlabError
 from archlab.inference.compression_baseline import compressed_bpb
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.environment import hardware_info, versions
 from archlab.searching.baseline import BaselineResult
+from archlab.searching.claims import require_own_dir, trial_dir
+from archlab.searching.identity import SearchIdentity, data_difference, read_json, require_same_search
 from archlab.searching.space import Space
-from archlab.searching.study import delete_weights, finished_trials, trial_dir
+from archlab.searching.study import delete_weights, finished_trials
 from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
 from archlab.searching.trial_attrs import trial_attrs
 from archlab.storage import checkpoint
 from archlab.storage.locks import lock
 from archlab.storage.model_tokens import read_tokens
 from archlab.storage.trained_model import load_trained
+
+_LOCK, _PROVENANCE = ".best.lock", "provenance.json"
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
@@ -34,46 +38,88 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     return min(front, key=lambda trial: (sign * trial.values[0], trial.number))
 
 
-def publish_best(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
-    """Publish the best trial as best/ unless it is already, then delete the weights of the other finished trials."""
-    with lock(folder / ".best.lock", wait=True):
-        # Read before the best is chosen: a better trial that ends in between must not lose its weights below.
-        done = finished_trials(study)
-        best = best_trial(study)
-        if best is not None and _published_trial(folder) != best.number:
-            _publish(best, space, folder)
-        for trial in done:
-            if best is None or trial.number != best.number:
-                delete_weights(trial_dir(folder, trial.number))
+def publish_best(
+    study: optuna.Study, space: Space, folder: Path, identity: SearchIdentity | None = None
+) -> FrozenTrial | None:
+    """Publish the best trial as best/ unless it is already, then delete the weights of the other finished trials.
+
+    Raises ArchlabError if best/ or the trial's directory belongs to another search.
+    """
+    with lock(folder / _LOCK, wait=True):
+        return _publish_best(study, space, folder, identity)
+
+
+def _publish_best(
+    study: optuna.Study, space: Space, folder: Path, identity: SearchIdentity | None
+) -> FrozenTrial | None:
+    # Read before the best is chosen: a better trial that ends in between must not lose its weights below.
+    done = finished_trials(study)
+    best = best_trial(study)
+    if best is not None and not _is_published(best, folder, identity):
+        _publish(best, space, folder, identity)
+    for trial in done:
+        if best is None or trial.number != best.number:
+            delete_weights(trial_dir(folder, trial.number))
     return best
 
 
-def _published_trial(folder: Path) -> int | None:
-    file = folder / "best" / "provenance.json"
-    return json.loads(file.read_text())["trial"] if file.is_file() else None
+def _is_published(best: FrozenTrial, folder: Path, identity: SearchIdentity | None) -> bool:
+    place = folder / "best"
+    if not (place / _PROVENANCE).is_file():
+        return False
+    origin = read_json(place / _PROVENANCE)
+    require_same_search(str(origin.get("search_id", "")), identity, place)
+    if origin.get("trial") != best.number:
+        return False
+    attrs = trial_attrs(best)
+    own = {name: attrs.get(name) for name in ("values", "metrics")} | {"trial_id": attrs.get("id")}
+    # A value is missing where an earlier version published the trial.
+    if difference := data_difference({name: origin.get(name) for name in own}, own):
+        raise ArchlabError(f"{place}: is of another trial {best.number} than the study's: {difference}; move it away")
+    return True
 
 
-def _publish(best: FrozenTrial, space: Space, folder: Path) -> None:
+def _publish(best: FrozenTrial, space: Space, folder: Path, identity: SearchIdentity | None) -> None:
+    require_own_dir(folder, best)
     trained = trial_dir(folder, best.number) / "final"
     _, model = load_trained(trained)
     experiment = load(trained / "experiment.yaml")  # as it was written: the loaded one's task reads files of the trial
     attrs = trial_attrs(best)
     origin = {"search": space.name, "trial": best.number, "values": attrs["values"], "metrics": attrs["metrics"]}
-    provenance = json.loads((trained / "provenance.json").read_text())
-    checkpoint.save_model(folder / "best", model, experiment.resolved, provenance | origin, read_tokens(trained))
+    ids = {"search_id": identity.search if identity else "", "trial_id": attrs.get("id", "")}
+    provenance = read_json(trained / _PROVENANCE) | origin | ids
+    checkpoint.save_model(folder / "best", model, experiment.resolved, provenance, read_tokens(trained))
 
 
-def summarize(study: optuna.Study, space: Space, folder: Path, baseline: BaselineResult) -> SearchSummary:
-    """Evaluate the best trial and the baseline on the whole validation split, and write summary.json."""
+def summarize(
+    study: optuna.Study, space: Space, folder: Path, identity: SearchIdentity, baseline: BaselineResult
+) -> tuple[FrozenTrial | None, SearchSummary]:
+    """Publish the best trial, evaluate it and the baseline on the whole validation split, and write summary.json."""
+    # Under one lock, in which the study is read: the last worker to write has seen the trials of all others.
+    with lock(folder / _LOCK, wait=True):
+        best = _publish_best(study, space, folder, identity)
+        summary = _summary(study, space, folder, best, baseline, identity)
+        summary.write(folder)
+    return best, summary
+
+
+def _summary(
+    study: optuna.Study,
+    space: Space,
+    folder: Path,
+    best: FrozenTrial | None,
+    baseline: BaselineResult,
+    identity: SearchIdentity,
+) -> SearchSummary:
     base = space.base.resolve()
     train = base.train
     task: Task = base.task.factory()()
     text = task.text("validation")
-    summary = SearchSummary(
+    return SearchSummary(
         search=space.name,
         objectives=dict(space.objectives),
         trials=dict(Counter(trial.state.name.lower() for trial in finished_trials(study))),
-        best_trial=_summarize_best(study, folder),
+        best_trial=_summarize_best(best, folder),
         baseline=BaselineSummary(baseline.metrics, baseline.reason, _evaluate(folder / "baseline")),
         pareto=[trial.number for trial in study.best_trials] if len(space.objectives) > 1 else [],
         compressors=compressed_bpb(text) if text else {},
@@ -82,13 +128,11 @@ def summarize(study: optuna.Study, space: Space, folder: Path, baseline: Baselin
         corpus=task.describe(),
         machine=hardware_info(),
         versions=versions(),
+        search_id=identity.search,
     )
-    summary.write(folder)
-    return summary
 
 
-def _summarize_best(study: optuna.Study, folder: Path) -> TrialSummary | None:
-    best = best_trial(study)
+def _summarize_best(best: FrozenTrial | None, folder: Path) -> TrialSummary | None:
     if best is None:
         return None
     attrs = trial_attrs(best)

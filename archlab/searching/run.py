@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import optuna
@@ -23,7 +23,10 @@ from archlab.modeling.cost import estimate_cost
 from archlab.searching.baseline import BaselineResult, read_baseline
 from archlab.searching.best_trial import publish_best, summarize
 from archlab.searching.callbacks import PruningCallback, SearchCallback, SearchCallbackList
+from archlab.searching.claims import claim, leave, trial_dir
+from archlab.searching.database import DatabaseError
 from archlab.searching.failures import InfeasibleTrial, failure_reason
+from archlab.searching.identity import read_identity, require_same_search
 from archlab.searching.objectives import decode_us_per_token, tokens_per_s
 from archlab.searching.search_dir import open_search
 from archlab.searching.space import Space
@@ -32,11 +35,9 @@ from archlab.searching.study import (
     fail_stale_trials,
     finished_trials,
     is_exhausted,
-    lock_file,
     mark_interrupted,
     open_study,
-    tell,
-    trial_dir,
+    record_result,
 )
 from archlab.searching.suggest import suggest
 from archlab.searching.summary import SearchSummary
@@ -95,19 +96,21 @@ class SearchWorker:
         self.space, self.folder, self.total, self.callback = space, folder, total, callback
         with lock(folder / ".study.lock", wait=True):  # two workers that create the database at once would both fail
             self.study = open_study(space, folder)
+            identity = read_identity(folder)
+        assert identity is not None
+        self.identity = identity
 
     def run(self) -> SearchResult:
         """Run trials until their number is reached; return the result of the whole search."""
         self.callback.on_search(self.space, len(finished_trials(self.study)), self.total)
         self._run_baseline(wait=False)
         # Before the first trial: a worker that was stopped may have left a better trial that is not published yet.
-        publish_best(self.study, self.space, self.folder)
+        publish_best(self.study, self.space, self.folder, self.identity)
         while self._run_next_trial():
-            publish_best(self.study, self.space, self.folder)
+            publish_best(self.study, self.space, self.folder, self.identity)
         baseline = self._run_baseline(wait=True)
         assert baseline is not None
-        best = publish_best(self.study, self.space, self.folder)
-        summary = summarize(self.study, self.space, self.folder, baseline)
+        best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline)
         return SearchResult(self.folder, best.number if best else None, summary)
 
     def _run_baseline(self, *, wait: bool) -> BaselineResult | None:
@@ -115,8 +118,10 @@ class SearchWorker:
         run = self.folder / "baseline"
         with lock(run / "lock", wait=wait) as acquired:
             if acquired and read_baseline(run) is None:
-                self._train_baseline(run).write(run)
-        return read_baseline(run)
+                replace(self._train_baseline(run), search=self.identity.search).write(run)
+        baseline = read_baseline(run)
+        require_same_search(baseline.search if baseline else "", self.identity, run)
+        return baseline
 
     def _train_baseline(self, run: Path) -> BaselineResult:
         callback = self.callback.on_run("baseline", {})
@@ -140,8 +145,12 @@ class SearchWorker:
                     return False
                 self.study.sampler = self._make_sampler()
                 trial = self.study.ask()
-                held.enter_context(lock(lock_file(self.folder, trial.number), wait=True))
-            self._run_trial(trial)
+                held.enter_context(claim(self.study, trial, self.folder, self.identity.search))
+            try:
+                self._run_trial(trial)
+            except DatabaseError:
+                leave(self.folder, trial.number)
+                raise
         return True
 
     def _make_sampler(self) -> optuna.samplers.BaseSampler:
@@ -163,11 +172,12 @@ class SearchWorker:
             frozen = self.study.get_trials()[trial.number]
             mark_interrupted(self.study, frozen, self.folder, by_itself=False)
             raise
+        except DatabaseError:
+            raise
         except Exception as error:
             reason = failure_reason(error)
-        # Before the trial is closed: Optuna does not change the attributes of a finished trial.
-        set_trial_attrs(self.study, trial, {"reason": reason, "metrics": metrics})
-        tell(self.study, trial, values, state)
+        if not record_result(self.study, trial, {"reason": reason, "metrics": metrics}, values, state):
+            state, reason = TrialState.FAIL, "another worker has closed this trial; its result there counts"
         self.callback.on_result(f"trial {trial.number}", STATE_NAMES[state], reason, metrics)
 
     def _objective(self, trial: Trial) -> dict[str, float]:

@@ -83,7 +83,10 @@ def _study() -> Schema:
         "pruner": _optuna_class(PRUNERS),
         "trials": {**type_schema(Count), "default": 20},
         "seed": {**type_schema(Seed), "default": 0},
-        "storage": {"type": ["string", "null"], "description": "The URL of Optuna's storage; a file by default."},
+        "storage": {
+            "type": ["string", "null"],
+            "description": "The URL of Optuna's storage, best without a password; a file by default.",
+        },
     }
     return {"type": "object", "properties": properties, "additionalProperties": False}
 

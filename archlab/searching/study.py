@@ -1,20 +1,22 @@
-"""Optuna's study of a search, the directories of its trials, and the retries of interrupted trials."""
+"""Optuna's study of a search, the results of its trials, and the retries of interrupted ones."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ArchlabError, one_line
+from archlab.searching.claims import has_left, lock_file, trial_dir
 from archlab.searching.space import Space
-from archlab.searching.trial_attrs import set_trial_attrs, trial_attrs
+from archlab.searching.study_storage import find_study, open_storage
+from archlab.searching.trial_attrs import TrialAttrs, set_trial_attrs, trial_attrs
 from archlab.storage.files import remove_dir_atomic
-from archlab.storage.locks import is_free
+from archlab.storage.locks import lock
 from archlab.storage.ownership import RUN
 
 MAX_ATTEMPTS = 3
@@ -38,20 +40,26 @@ class SearchStudy(optuna.Study):
         self.stopped = True
 
 
-def open_study(space: Space, folder: Path) -> SearchStudy:
-    """Open or create the study of a search directory; raise ArchlabError if its storage cannot be used."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+def open_study(space: Space, folder: Path, *, create: bool = True) -> SearchStudy:
+    """Open the study of a search directory, or create it, unless `create` is false: then nothing is written.
+
+    Raises ArchlabError if its storage cannot be used, holds another search's study, or lost this one's.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings of a lost connection have a dozen lines
     train = space.base.resolve().train
+    place = space.study.storage or str(folder / "study.db")
     try:
-        storage, name = _open_storage(space, folder), _study_name(space, folder)
-        directions = [optuna.study.StudyDirection[direction.upper()] for direction in space.objectives.values()]
-        optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        storage = open_storage(folder, space.study.storage, create)
+        name = find_study(storage, space, folder, place, create)
         pruner = space.study.make_pruner(space.can_prune, train.steps, train.eval_every)
         study = SearchStudy(name, storage, pruner=pruner)
-        _record_choices(study, space)
+        if create:
+            _record_choices(study, space)
         return study
+    except ArchlabError:
+        raise
     except Exception as error:
-        raise ArchlabError(f"{_url(space, folder)}: cannot be used: {one_line(error)}") from error
+        raise ArchlabError(f"{place}: cannot be used: {one_line(error)}") from error
 
 
 def _record_choices(study: optuna.Study, space: Space) -> None:
@@ -60,45 +68,6 @@ def _record_choices(study: optuna.Study, space: Space) -> None:
     if study.user_attrs.get(_VARY) != choices:
         study.set_user_attr(_VARY, choices)
         study.set_user_attr(_EXHAUSTED, False)
-
-
-def delete_study(space: Space, folder: Path) -> None:
-    """Remove the study of a search directory from its storage."""
-    if space.study.storage is None:
-        for file in folder.glob("study.db*"):
-            file.unlink()
-        return
-    study = open_study(space, folder)
-    optuna.delete_study(study_name=study.study_name, storage=_open_storage(space, folder))
-
-
-def _open_storage(space: Space, folder: Path) -> optuna.storages.BaseStorage:
-    local = space.study.storage is None
-    # Seconds that SQLite waits for another worker's write; its default of 5 is too short for many workers.
-    return optuna.storages.RDBStorage(
-        _url(space, folder), engine_kwargs={"connect_args": {"timeout": 120}} if local else None
-    )
-
-
-def _url(space: Space, folder: Path) -> str:
-    return space.study.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
-
-
-def _study_name(space: Space, folder: Path) -> str:
-    """Return a name that differs between searches in one storage: it is derived from the search's directory."""
-    if space.study.storage is None:
-        return "search"
-    return f"archlab-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]}"
-
-
-def trial_dir(folder: Path, number: int) -> Path:
-    """Return the directory of a trial's training run."""
-    return folder / "trials" / f"{number:04d}"
-
-
-def lock_file(folder: Path, number: int) -> Path:
-    """Return the file that a worker keeps locked while it runs the trial."""
-    return trial_dir(folder, number) / "lock"
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
@@ -124,40 +93,85 @@ def count_claimed(study: optuna.Study) -> int:
 
 
 def fail_stale_trials(study: SearchStudy, folder: Path) -> None:
-    """Mark running trials whose worker has died as interrupted, and enqueue them again."""
+    """Mark running trials whose worker has died as interrupted, and enqueue again what was interrupted.
+
+    The caller holds the lock of the study, under which trials are claimed and enqueued.
+    """
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if is_free(lock_file(folder, trial.number)):
-            mark_interrupted(study, trial, folder, by_itself=True)
+        with lock(lock_file(folder, trial.number), wait=False) as acquired:
+            # Read again: its worker may have finished it, and released its lock, since the trials were listed.
+            if acquired and _state(study, trial.number) == TrialState.RUNNING:
+                mark_interrupted(study, trial, folder, by_itself=not has_left(folder, trial))
+    enqueue_retries(study)
 
 
 def mark_interrupted(study: SearchStudy, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
-    """Close an interrupted trial and enqueue a retry, unless its own process has died MAX_ATTEMPTS times.
+    """Close an interrupted trial, to be enqueued again unless its own process has died MAX_ATTEMPTS times.
 
-    `by_itself` says that the process died, rather than a user stopping it.
+    `by_itself` says that the process died, rather than a user stopping it. The caller holds the trial's lock.
     """
     attempt = trial_attrs(trial).get("attempt", 1) + by_itself
     fatal = attempt > MAX_ATTEMPTS
-    # The retry comes first: a worker that is stopped between the two has lost nothing, and repeats only the second.
-    if not fatal and not _is_retried(study, trial):
-        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if parameters:
-            study.enqueue_trial(parameters, {"attempt": attempt, "retry_of": trial.number})
     reason = f"its process ended {MAX_ATTEMPTS} times while it ran" if fatal else INTERRUPTED
-    set_trial_attrs(study, trial, {"interrupted": not fatal, "reason": reason})
-    tell(study, trial, None, TrialState.FAIL)
-    delete_weights(trial_dir(folder, trial.number))
+    # The attempt before the state: a finished trial's attributes do not change, and the retry is made from them.
+    attrs: TrialAttrs = {"interrupted": not fatal, "reason": reason, "next_attempt": attempt}
+    if record_result(study, trial, attrs, None, TrialState.FAIL):
+        delete_weights(trial_dir(folder, trial.number))
 
 
-def _is_retried(study: optuna.Study, trial: FrozenTrial) -> bool:
-    return any(trial_attrs(other).get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
+def enqueue_retries(study: SearchStudy) -> None:
+    """Enqueue interrupted trials that no other trial runs again yet, as after a worker was stopped in between.
+
+    The caller holds the lock of the study, so that no trial is enqueued twice.
+    """
+    trials = study.get_trials(deepcopy=False)
+    retried = {trial_attrs(trial).get("retry_of") for trial in trials}
+    for trial in trials:
+        if not is_interrupted(trial) or trial.number in retried:
+            continue
+        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if parameters:  # without, the sampler had chosen nothing yet
+            attempt = trial_attrs(trial).get("next_attempt", 1)
+            study.enqueue_trial(parameters, {"attempt": attempt, "retry_of": trial.number})
+
+
+def record_result(
+    study: SearchStudy,
+    trial: FrozenTrial | Trial,
+    attrs: TrialAttrs,
+    values: Sequence[float] | None,
+    state: TrialState,
+) -> bool:
+    """Store a trial's attributes and close it; return False, changing nothing, if another worker has closed it."""
+    try:
+        # Before the trial is closed: Optuna does not change the attributes of a finished trial.
+        set_trial_attrs(study, trial, attrs)
+        tell(study, trial, values, state)
+    except UpdateFinishedTrialError:  # the storage compares the state and sets it in one transaction
+        stored = study.get_trials(deepcopy=False)[trial.number]
+        # It was this call, if the database went away after the transaction and the call was repeated.
+        return stored.state == state and attrs.items() <= trial_attrs(stored).items()
+    return True
 
 
 def tell(study: SearchStudy, trial: FrozenTrial | Trial, values: Sequence[float] | None, state: TrialState) -> None:
-    """Close a trial, and mark the study exhausted if the sampler has nothing left to try."""
+    """Close a trial, and mark the study exhausted if the sampler has nothing left to try.
+
+    Raises UpdateFinishedTrialError if another worker has closed it.
+    """
     study.stopped = False
-    study.tell(trial.number, values, state)
+    try:
+        study.tell(trial.number, values, state)
+    except ValueError as error:
+        if _state(study, trial.number) == TrialState.RUNNING:
+            raise
+        raise UpdateFinishedTrialError(one_line(error)) from error
     if study.stopped:  # recorded after the trial, whose result another worker would miss otherwise
         study.set_user_attr(_EXHAUSTED, True)
+
+
+def _state(study: optuna.Study, number: int) -> TrialState:
+    return study.get_trials(deepcopy=False)[number].state
 
 
 def delete_weights(run: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, Union
 from archlab.config.domains import Count, Range
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError, did_you_mean, one_line
+from archlab.searching.storage_url import take_password
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -55,7 +56,10 @@ class ClassConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """The sampler, the pruner (None: by `make_pruner`), the number of trials, the seed, and Optuna's storage URL."""
+    """The sampler, the pruner (None: by `make_pruner`), the number of trials, the seed, and Optuna's storage URL.
+
+    The URL has no password, so that it can be stored and printed; `storage_url` keeps it.
+    """
 
     sampler: ClassConfig
     pruner: ClassConfig | None
@@ -113,12 +117,18 @@ def parse_study(data: Any, path: str) -> StudyConfig:
         pruner=_parse_class(section["pruner"], "pruners", PRUNERS, f"{path}.pruner") if "pruner" in section else None,
         trials=coerce(section.get("trials", 20), Count, f"{path}.trials"),
         seed=coerce(section.get("seed", 0), Seed, f"{path}.seed"),
-        storage=coerce(section.get("storage"), str | None, f"{path}.storage"),
+        storage=_parse_storage(section.get("storage"), f"{path}.storage"),
     )
     # Optuna checks the values of options in the constructors.
     settings.make_sampler(0)
     settings.make_pruner(can_prune=True, steps=1, eval_every=1)
     return settings
+
+
+def _parse_storage(data: Any, path: str) -> str | None:
+    if data is not None and not isinstance(data, str):
+        raise ConfigError(path, "is not a URL")  # without the value: it may hold a password
+    return None if data is None else take_password(data, path)
 
 
 def _parse_class(data: Any, module: str, known: Mapping[str, str], path: str) -> ClassConfig:

@@ -45,7 +45,8 @@ class SearchSummary:
     """The best trial of a search, the baseline, general compressors, and the corpus and machine of the measurements.
 
     `trials` counts trials by state, `pareto` numbers the trials of the Pareto front where there are several
-    objectives, `compressors` are bits per byte of whole-file compressors on the validation text.
+    objectives, `compressors` are bits per byte of whole-file compressors on the validation text. `search_id` is the
+    UUID of the search.
     """
 
     search: str
@@ -60,6 +61,7 @@ class SearchSummary:
     corpus: dict[str, Json]
     machine: dict[str, str | int]
     versions: dict[str, str]
+    search_id: str = ""
 
     def write(self, folder: Path) -> None:
         """Write summary.json into a search's directory."""
@@ -88,6 +90,7 @@ def read_summary(folder: Path) -> SearchSummary | None:
 
 def _parse(data: Mapping[str, Any]) -> SearchSummary:
     data = {_FORMER.get(key, key): value for key, value in data.items()}
+    data.setdefault("search_id", "")  # missing in those of earlier versions
     known = {key.name: data[key.name] for key in fields(SearchSummary)}
     best = known.pop("best_trial")
     baseline = BaselineSummary(**known.pop("baseline"))

@@ -23,6 +23,8 @@ class TrialAttrs(TypedDict, total=False):
     - `reason`: why the trial was pruned, failed or interrupted.
     - `interrupted`: whether its process ended before the trial did, so that the trial is run again.
     - `attempt`, `retry_of`: the number of the attempt from 1, and the trial that this one runs again.
+    - `next_attempt`: of an interrupted trial, the number of the attempt that runs it again.
+    - `id`: the trial's UUID, since a number alone does not tell it from another search's trial.
     """
 
     values: dict[str, Any]  # YAML data
@@ -32,6 +34,8 @@ class TrialAttrs(TypedDict, total=False):
     interrupted: bool
     attempt: int
     retry_of: int
+    next_attempt: int
+    id: str
 
 
 def trial_attrs(trial: FrozenTrial) -> TrialAttrs:

@@ -20,16 +20,10 @@ from search_helpers import pretend, search, write_space
 import archlab.searching.run
 from archlab import ArchlabError, TrainingError
 from archlab.config.experiment import Experiment, load
+from archlab.searching.claims import lock_file
 from archlab.searching.failures import failure_reason
 from archlab.searching.space import load_space
-from archlab.searching.study import (
-    MAX_ATTEMPTS,
-    delete_weights,
-    finished_trials,
-    is_interrupted,
-    lock_file,
-    open_study,
-)
+from archlab.searching.study import MAX_ATTEMPTS, delete_weights, finished_trials, is_interrupted, open_study
 from archlab.searching.summary import BaselineSummary
 from archlab.storage.files import atomic_dir
 from archlab.storage.locks import is_free
@@ -390,6 +384,27 @@ def test_two_workers_share_the_trials(tmp_path: Path, fake: Any) -> None:
     trials = trials_of(folder)
     assert Counter(trial.state.name for trial in trials) == {"COMPLETE": 8}
     assert len({trial.params["train.lr"] for trial in trials}) == 8
+
+
+@pytest.mark.services
+def test_workers_of_which_one_is_killed_and_replaced_run_each_trial_once(tmp_path: Path, fake: Any) -> None:
+    file, folder = write_space(tmp_path, study=NO_PRUNING), tmp_path / "s"
+    workers = [start_worker(file, folder, seconds=0, trials=16) for _ in range(3)]
+    wait_for((folder / "trials" / "0003" / "began").exists, workers[-1])  # while the others go on
+    workers[0].kill()
+    workers.append(start_worker(file, folder, seconds=0, trials=16))
+    assert workers.pop(0).wait() == -signal.SIGKILL
+    assert [worker.wait() for worker in workers] == [0] * 3
+    trials = trials_of(folder)
+    ended = [trial for trial in trials if not is_interrupted(trial)]
+    assert [trial.state.name for trial in ended] == ["COMPLETE"] * 16
+    assert len({trial.params["train.lr"] for trial in ended}) == 16
+    retried = Counter(trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs)
+    assert set(retried.values()) <= {1}
+    best = json.loads((folder / "best" / "provenance.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert best["trial"] == summary["best_trial"]["trial"] == min(ended, key=lambda trial: trial.value or 0).number
+    assert summary["trials"] == {"complete": 16}
 
 
 @pytest.mark.slow

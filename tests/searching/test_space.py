@@ -113,3 +113,14 @@ def test_an_excess_is_a_share_of_the_bound_and_strict_bounds_are_strict(tmp_path
     assert [bound.violation({"params": 150}) > 0 for bound in bounds] == [True, True, False, False]
     assert [bound.violation({"params": 100}) > 0 for bound in bounds] == [False, True, False, True]
     assert bounds[0].violation({"params": 150}) == 0.5
+
+
+def test_the_password_of_a_storage_is_in_nothing_that_is_stored_or_printed(tmp_path: Path) -> None:
+    url = "postgresql://me:geheim@host/db?sslpassword=geheim&sslmode=require"
+    space = load_space(write_space(tmp_path, study={"storage": url}))
+    assert space.study.storage == "postgresql://me@host/db?sslmode=require"
+    assert "geheim" not in yaml.safe_dump(space.to_plain()) + repr(space)
+    for wrong in (f"study={url}", f"study.storage=[{url!r}]", f"study.storge={url}", f"study.seed={url}"):
+        with pytest.raises(ConfigError) as caught:
+            load_space(tmp_path / "space.yaml", [wrong])
+        assert "geheim" not in str(caught.value)

@@ -1,0 +1,140 @@
+"""URLs of a study's database: built from paths, and kept without the passwords that they were given with.
+
+A password is held in this process alone. What is stored, compared and printed is the URL without it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from archlab.errors import ArchlabError, ConfigError
+
+PASSWORD = "ARCHLAB_STORAGE_PASSWORD"
+_REFERENCE = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)\}")
+_URL = re.compile(
+    r"(?P<scheme>[\w+.-]+://)"
+    r"(?:(?P<user>(?:\$\{[^}]*\}|[^:/@?])*)(?::(?P<password>[^@]*))?(?P<at>@))?"
+    r"(?P<place>[^@?]*)(?:\?(?P<query>.*))?"
+)
+# odbc_connect is a whole connection string, with its password.
+_SECRET = re.compile(r"password|passwd|passphrase|pwd|secret|token|api_?key|credential|odbc_connect", re.IGNORECASE)
+_EXAMPLE = "postgresql://user@host/database"
+# The URLs with their passwords, by the URLs without: a process may open a study again, as its report does.
+_given: dict[str, str] = {}
+
+
+def take_password(url: str, path: str) -> str:
+    """Return a URL without its passwords, which this process keeps; raise ConfigError for what is no URL.
+
+    References to environment variables, `${oc.env:NAME}`, are no secrets and stay.
+    """
+    if _REFERENCE.fullmatch(url):
+        return url
+    if "${" in _REFERENCE.sub("", url):
+        raise ConfigError(path, "holds a reference other than ${oc.env:NAME}")
+    if is_sqlite(url):
+        return _with_absolute_path(url, path)
+    public = _without_secrets(url, path)
+    if public != url:
+        _given[public] = url
+    return public
+
+
+def connection_url(public: str) -> str:
+    """Return the URL to connect to: with the passwords given to this process and the values of its environment.
+
+    Raises ArchlabError for an environment variable that is not set.
+    """
+    url = _given.get(public, public)
+    if whole := _REFERENCE.fullmatch(url):
+        url = _environment(whole[1])
+    if is_sqlite(url):
+        return _with_absolute_path(url, "study.storage")
+    url = _fill_references(url)
+    found = _URL.fullmatch(url)
+    password = os.environ.get(PASSWORD)
+    if found and found["user"] and found["password"] is None and password:
+        start = found.end("user")
+        url = f"{url[:start]}:{quote(password, safe='')}{url[start:]}"
+    return url
+
+
+def secrets_of(url: str) -> list[str]:
+    """Return the passwords in a URL, as they are written and as they are read, longest first."""
+    found = _URL.fullmatch(url)
+    if not found:
+        return []
+    values = [unquote(found["password"] or ""), found["password"] or ""]
+    values += [value for name, value in parse_qsl(found["query"] or "") if _SECRET.search(name)]
+    return sorted({value for value in values if value}, key=len, reverse=True)
+
+
+def sqlite_url(file: Path) -> str:
+    """Return the URL of an SQLite file, whatever characters its path has."""
+    # As a URI of SQLite's own: SQLAlchemy has no way to write a database whose path holds a question mark.
+    database = f"file:{quote(os.fsencode(file.absolute()))}"
+    return URL.create("sqlite", database=database, query={"uri": "true"}).render_as_string(hide_password=False)
+
+
+def is_sqlite(url: str) -> bool:
+    """Tell whether a URL names an SQLite database."""
+    return re.match(r"sqlite(\+\w+)?:", url) is not None
+
+
+def _without_secrets(url: str, path: str) -> str:
+    found = _URL.fullmatch(url)
+    if not found:
+        # Without the URL in the message: where its password begins and ends is what is not known.
+        problem = f"is no URL such as {_EXAMPLE}; a user's name and password have @ written as %40, and / as %2F"
+        raise ConfigError(path, problem)
+    password = found["password"]
+    kept = f":{password}" if password and _REFERENCE.fullmatch(password) else ""
+    parts = [part for part in (found["query"] or "").split("&") if part and not _is_secret(part)]
+    query = f"?{'&'.join(parts)}" if parts else ""
+    return f"{found['scheme']}{found['user'] or ''}{kept}{found['at'] or ''}{found['place']}{query}"
+
+
+def _is_secret(parameter: str) -> bool:
+    name, _, value = parameter.partition("=")
+    return bool(_SECRET.search(unquote_plus(name))) and not _REFERENCE.fullmatch(value)
+
+
+def _with_absolute_path(url: str, path: str) -> str:
+    """Return the URL of an SQLite file that leads to the same file from every working directory."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(path, f"{url!r} is no URL such as sqlite:///study.db") from error
+    database = parsed.database or ":memory:"
+    if ":memory:" in database or parsed.query.get("mode") == "memory":
+        raise ConfigError(path, "is a database in memory, which a search cannot be resumed from")
+    if database.startswith("file:"):
+        return url
+    absolute = Path(database).expanduser().absolute()
+    return parsed.set(database=str(absolute)).render_as_string(hide_password=False)
+
+
+def _fill_references(url: str) -> str:
+    found = _URL.fullmatch(url)
+    authority = (found.start("user"), found.end("at")) if found and found["at"] else (0, 0)
+    query = found.start("query") if found and found["query"] else len(url)
+
+    def fill(reference: re.Match[str]) -> str:
+        value = _environment(reference[1])
+        quoted = authority[0] <= reference.start() < authority[1] or reference.start() >= query
+        return quote(value, safe="") if quoted else value
+
+    return _REFERENCE.sub(fill, url)
+
+
+def _environment(name: str) -> str:
+    value = os.environ.get(name)
+    if value is None:
+        raise ArchlabError(f"study.storage: the environment variable {name} is not set")
+    return value
