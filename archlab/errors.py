@@ -25,6 +25,10 @@ class TrainingError(ArchlabError):
     """A training run that cannot continue, such as one whose loss is not finite."""
 
 
+class MachineError(ArchlabError):
+    """A failure of the machine, such as a full disk: what was done is kept, and the same command goes on with it."""
+
+
 def one_line(text: object) -> str:
     """Return the first line of a text that is not blank."""
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archlab.errors import ArchlabError, ConfigError, one_line
-from archlab.runtime.private_apis import is_out_of_memory
+from archlab.runtime.outcome import is_out_of_memory
 
 
 class InfeasibleTrial(ArchlabError):

@@ -18,6 +18,7 @@ from archlab.storage.locks import is_free
 
 MAX_ATTEMPTS = 3
 INTERRUPTED = "interrupted"
+STOPPED = "stopped"  # a file in a trial's directory: its worker was told to stop, or the machine failed
 _EXHAUSTED, _VARY = "exhausted", "vary"  # user attributes of the study
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _WEIGHTS = ("final", "checkpoints")
@@ -126,7 +127,8 @@ def fail_stale_trials(study: SearchStudy, folder: Path) -> None:
     """Mark running trials whose worker has died as interrupted, and enqueue them again."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         if is_free(lock_file(folder, trial.number)):
-            mark_interrupted(study, trial, folder, by_itself=True)
+            died = not (trial_dir(folder, trial.number) / STOPPED).exists()
+            mark_interrupted(study, trial, folder, by_itself=died)
 
 
 def mark_interrupted(study: SearchStudy, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
@@ -144,7 +146,8 @@ def mark_interrupted(study: SearchStudy, trial: FrozenTrial, folder: Path, *, by
     reason = f"its process ended {MAX_ATTEMPTS} times while it ran" if fatal else INTERRUPTED
     set_trial_attrs(study, trial, {"interrupted": not fatal, "reason": reason})
     tell(study, trial, None, TrialState.FAIL)
-    delete_weights(trial_dir(folder, trial.number))
+    if fatal:  # otherwise the retry continues from the last checkpoint
+        delete_weights(trial_dir(folder, trial.number))
 
 
 def _is_retried(study: optuna.Study, trial: FrozenTrial) -> bool:

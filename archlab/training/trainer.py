@@ -13,7 +13,8 @@ from archlab.config.train_config import TrainConfig
 from archlab.errors import TrainingError
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.environment import versions
-from archlab.runtime.signals import defer_keyboard_interrupt
+from archlab.runtime.outcome import Outcome, outcome_of
+from archlab.runtime.signals import Stopped, defer_keyboard_interrupt, stop_on_signals
 from archlab.storage import checkpoint
 from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.metrics import MetricsLog
@@ -48,10 +49,11 @@ def train(
     Raises ArchlabError if the directory holds another run, if the model does not fit in memory, or if the loss is no
     longer finite.
     """
-    # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves the directory alone.
-    experiment = prepare_experiment(experiment, _previous_settings(folder, experiment.train) if resume else None)
-    open_run(experiment, folder, resume, force)
-    return Trainer(experiment, folder, resume, CallbackList(callbacks)).run()
+    with stop_on_signals():
+        # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves it alone.
+        experiment = prepare_experiment(experiment, _previous_settings(folder, experiment.train) if resume else None)
+        open_run(experiment, folder, resume, force)
+        return Trainer(experiment, folder, resume, CallbackList(callbacks)).run()
 
 
 def _previous_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
@@ -79,24 +81,31 @@ class Trainer:
         return self.train_step.step
 
     def run(self) -> TrainResult:
-        """Train to the last step and save the model; Ctrl-C saves a checkpoint first."""
+        """Train to the last step and save the model; a user's wish to stop saves a checkpoint first."""
         self.callback.on_start(self.experiment, self.step)
-        resume_step = self.step if self.resumed else None
         try:
-            with MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=resume_step) as log:
-                self._train_loop(log)
-        except KeyboardInterrupt:
-            self._save()
+            self._train_logged()
+        except BaseException as error:
+            # Not after a second signal, by which an optimizer step may have ended half done, and the user waits.
+            if outcome_of(error) is Outcome.USER and not (isinstance(error, Stopped) and error.at_once):
+                self._save()
+                error.add_note(f"{self.folder}: a checkpoint of step {self.step} is saved")
             raise
-        finally:
-            self.callback.on_end()
         # Last, since a directory `final` means a finished run: until then there is the checkpoint to resume from.
         checkpoint.save_model(self.folder / "final", self.model, self.experiment.resolved, self._provenance())
         return TrainResult(self.folder, last_metrics(self.folder))
 
+    def _train_logged(self) -> None:
+        resume_step = self.step if self.resumed else None
+        try:
+            with MetricsLog(self.folder, tensorboard=self.train.tensorboard, resume_step=resume_step) as log:
+                self._train_loop(log)
+        finally:
+            self.callback.on_end()
+
     def _train_loop(self, log: MetricsLog) -> None:
         """Make the remaining optimizer steps, with evaluations and checkpoints when they are due."""
-        # Ctrl-C during an evaluation saves a checkpoint after the step, whose evaluation is then still missing.
+        # A signal during an evaluation saves a checkpoint after the step, whose evaluation is then still missing.
         if self.step and not any("val_loss" in r for r in read_metrics(self.folder) if r["step"] == self.step):
             self._evaluate(log)
         while self.step < self.train.steps:
