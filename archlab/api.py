@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from archlab.config import experiment as experiments
 from archlab.config.experiment import Experiment, Yaml, parse_override
-from archlab.errors import ArchlabError
+from archlab.errors import ArchlabError, is_unicode
 
 if TYPE_CHECKING:
     import torch
@@ -151,6 +151,8 @@ def generate(
     from archlab.modeling.state import max_context
     from archlab.storage.trained_model import load_trained
 
+    if not is_unicode(prompt):
+        raise ArchlabError(f"the prompt is not UTF-8: {ascii(prompt)[:200]}")
     experiment, model = load_trained(Path(folder))
     task = experiment.task.factory()()
     tokens, limit = task.encode(prompt), max_context(model)

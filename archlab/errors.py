@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from unicodedata import category
 
 
 class ArchlabError(Exception):
@@ -33,6 +34,27 @@ def one_line(text: object) -> str:
     """Return the first line of a text that is not blank."""
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     return lines[0] if lines else type(text).__name__
+
+
+def show_value(value: object, longest: int = 200) -> str:
+    """Return a value as it is written in an error, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text has no surrogates, which Python makes of bytes on a command line that are not UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def escape_control_characters(text: str) -> str:
+    """Return a text that changes nothing but what a terminal shows: control characters and surrogates are escaped."""
+    # Cc controls the terminal, Cf the direction of text, Cs has no encoding, Zl and Zp break lines.
+    escaped = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(ascii(c)[1:-1] if category(c) in escaped and c != "\t" else c for c in text)
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

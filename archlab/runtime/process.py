@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from archlab.errors import ConfigError
+from archlab.runtime.user_dirs import ensure_user, user_dir
 
 TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -42,6 +43,7 @@ def configure_process() -> None:
 
     Call it before torch is imported, which reads its variables once.
     """
+    ensure_user()
     if not tuning_enabled():
         return
     configure_malloc()
@@ -75,9 +77,4 @@ def has_huge_pages() -> bool:
 
 def cache_dir(name: str) -> Path | None:
     """Return a directory in the user's cache, which persists across reboots, or None if it cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "archlab" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+    return user_dir("XDG_CACHE_HOME", ".cache", "archlab", name)
