@@ -12,10 +12,12 @@ from functools import cache
 from pathlib import Path
 
 from archlab.errors import ConfigError
+from archlab.runtime.cpu_info import num_cores, scheduled_cores
 from archlab.runtime.user_dirs import ensure_user, user_dir
 
 TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
+THREADS = "OMP_NUM_THREADS"
 # torch's allocator then requests transparent huge pages (2 MB) for large tensors: fewer page faults and TLB misses.
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 _KERNEL_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -47,6 +49,9 @@ def configure_process() -> None:
     if not tuning_enabled():
         return
     configure_malloc()
+    # Threads beyond a quota of processor time do not only wait: the kernel pauses all of them for most of each period.
+    if num_cores() < scheduled_cores():
+        os.environ.setdefault(THREADS, str(num_cores()))
     os.environ.setdefault(HUGE_PAGES, "1")
     folder = cache_dir("inductor")
     if folder is not None:
