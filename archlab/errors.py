@@ -36,6 +36,12 @@ def one_line(text: object) -> str:
     return lines[0] if lines else type(text).__name__
 
 
+def describe_error(error: BaseException) -> str:
+    """Return the type and the message of an exception in one line."""
+    name, text = type(error).__name__, one_line(error)
+    return name if text == name else f"{name}: {text}"
+
+
 def show_value(value: object, longest: int = 200) -> str:
     """Return a value as it is written in an error, cut where it is long."""
     try:

@@ -15,7 +15,7 @@ import click
 
 from archlab.cli.streams import abandon, prepare_streams
 from archlab.cli.traceback_file import hide_passwords, write_traceback
-from archlab.errors import ArchlabError, escape_control_characters, one_line
+from archlab.errors import ArchlabError, describe_error, escape_control_characters
 from archlab.runtime.outcome import Outcome, iter_causes, outcome_of
 from archlab.runtime.signals import Stopped
 
@@ -61,7 +61,7 @@ def _report(error: BaseException, debug: bool) -> int:
     if isinstance(error, ArchlabError):
         return _end(str(error), outcome.exit_status)
     file = write_traceback(error)
-    return _end(f"{describe(error)}{f'; the traceback is in {file}' if file else ''}", outcome.exit_status)
+    return _end(f"{describe_error(error)}{f'; the traceback is in {file}' if file else ''}", outcome.exit_status)
 
 
 def _report_stop(error: BaseException) -> int:
@@ -71,12 +71,6 @@ def _report_stop(error: BaseException) -> int:
     number = error.number if isinstance(error, Stopped) else signal.SIGINT
     text = "interrupted" if number == signal.SIGINT else str(error)
     return _end("; ".join([text, *getattr(error, "__notes__", [])]), 128 + number)
-
-
-def describe(error: BaseException) -> str:
-    """Return the type and the message of an exception in one line."""
-    name, text = type(error).__name__, one_line(error)
-    return name if text == name else f"{name}: {text}"
 
 
 def _end(message: str, status: int, debug: bool = False) -> int:
@@ -139,4 +133,4 @@ def _quiet(debug: bool) -> Iterator[None]:
 def _report_thread(caught: threading.ExceptHookArgs) -> None:
     if caught.exc_value is not None and not isinstance(caught.exc_value, SystemExit):
         file = write_traceback(caught.exc_value)
-        logging.getLogger(__name__).warning("%s%s", describe(caught.exc_value), f"; see {file}" if file else "")
+        logging.getLogger(__name__).warning("%s%s", describe_error(caught.exc_value), f"; see {file}" if file else "")
