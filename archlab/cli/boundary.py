@@ -56,7 +56,7 @@ def _report(error: BaseException, debug: bool) -> int:
         return _report_stop(error)
     if debug:
         raise error
-    if sys.stdout is sys.__stdout__ and not _can_flush():
+    if not _can_flush():
         abandon(sys.stdout)
     if isinstance(error, ArchlabError):
         return _end(str(error), outcome.exit_status)

@@ -316,7 +316,7 @@ def schema(what: str, plugins: tuple[Path, ...], out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
     else:
-        out.write_text(text)
+        out.write_text(text, encoding="utf-8")
 
 
 @cli.command()

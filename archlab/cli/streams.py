@@ -57,6 +57,7 @@ def can_print(text: str) -> bool:
 def abandon(stream: TextIO) -> None:
     """Send what is left in a stream that cannot be written to the null device, so that Python's exit is quiet."""
     with suppress(OSError, ValueError):  # io.UnsupportedOperation is both
+        number = stream.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
+        os.dup2(null, number)
         os.close(null)

@@ -23,15 +23,15 @@ def require_bounded(text: str, source: str, path: str = "") -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append(_Node(event.anchor))
             if len(open_nodes) > MAX_DEPTH:
-                line = event.start_mark.line + 1
-                raise ConfigError(path, f"line {line}: is nested deeper than {MAX_DEPTH} levels", source)
+                line = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
+                raise ConfigError(path, f"{line}is nested deeper than {MAX_DEPTH} levels", source)
         elif isinstance(event, yaml.CollectionEndEvent):
             node = open_nodes.pop()
             open_nodes[-1].size += node.size
             if node.anchor:
                 sizes[node.anchor] = node.size
         elif isinstance(event, yaml.NodeEvent):
-            open_nodes[-1].size += sizes.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+            open_nodes[-1].size += sizes.get(event.anchor or "", 1) if isinstance(event, yaml.AliasEvent) else 1
         if open_nodes[-1].size > MAX_NODES:
             raise ConfigError(path, f"stands for more than {MAX_NODES:,} values", source)
 

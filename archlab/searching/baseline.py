@@ -31,6 +31,6 @@ def read_baseline(run: Path) -> BaselineResult | None:
     """
     file = run / _NAME
     try:
-        return BaselineResult(**json.loads(file.read_text())) if file.is_file() else None
+        return BaselineResult(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
     except (OSError, ValueError, TypeError) as error:
         raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error

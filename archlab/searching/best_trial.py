@@ -48,7 +48,7 @@ def publish_best(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial
 
 def _published_trial(folder: Path) -> int | None:
     file = folder / "best" / "provenance.json"
-    return json.loads(file.read_text())["trial"] if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf-8"))["trial"] if file.is_file() else None
 
 
 def _publish(best: FrozenTrial, space: Space, folder: Path) -> None:
@@ -56,7 +56,7 @@ def _publish(best: FrozenTrial, space: Space, folder: Path) -> None:
     experiment, model = load_trained(trained)
     attrs = trial_attrs(best)
     origin = {"search": space.name, "trial": best.number, "values": attrs["values"], "metrics": attrs["metrics"]}
-    provenance = json.loads((trained / "provenance.json").read_text())
+    provenance = json.loads((trained / "provenance.json").read_text(encoding="utf-8"))
     checkpoint.save_model(folder / "best", model, experiment.resolved, provenance | origin)
 
 

@@ -66,7 +66,7 @@ def _require_same(space: Space, folder: Path) -> None:
         return
     may_grow = space.study.sampler.type != "brute_force"  # brute force enumerates the space, and must not see it change
     for name, plain in (("base.yaml", space.base_to_plain()), ("search.yaml", space.to_plain())):
-        old = yaml.safe_load((folder / name).read_text())
+        old = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
         # Dumped and loaded again, so that tuples compare equal to lists.
         if difference := first_difference(old, yaml.safe_load(_dump(plain)), partial(_is_equal, may_grow)):
             advice = "name another directory, or start over with --force"

@@ -73,7 +73,7 @@ def read_summary(folder: Path) -> SearchSummary | None:
     if not file.is_file():
         return None
     try:
-        return _parse(json.loads(file.read_text()))
+        return _parse(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ArchlabError(f"{file}: is not the summary of a search: {one_line(error)}") from error
 

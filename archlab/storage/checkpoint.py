@@ -125,7 +125,7 @@ def _steps(folder: Path) -> dict[int, Path]:
 
 def _read_state(file: Path) -> dict[str, Any]:
     try:
-        state = json.loads(file.read_text())
+        state = json.loads(file.read_text(encoding="utf-8"))
         return {key: state[key] for key in ("step", "extra", "optimizer")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArchlabError(f"{file}: not the state of a checkpoint") from error

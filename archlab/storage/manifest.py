@@ -20,7 +20,7 @@ def write_manifest(folder: Path) -> None:
 def integrity_error(folder: Path) -> str | None:
     """Return the first mismatch between a directory and its manifest, or None if all files match."""
     try:
-        files = json.loads((folder / _NAME).read_text())["files"]
+        files = json.loads((folder / _NAME).read_text(encoding="utf-8"))["files"]
         problems = (_problem(folder / name, entry["size"], entry["sha256"]) for name, entry in files.items())
         return next((problem for problem in problems if problem), None)
     except OSError as error:
