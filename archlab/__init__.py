@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from archlab.config.spec import Spec
     from archlab.config.train_config import TrainConfig
     from archlab.data.task import Task
-    from archlab.errors import ArchlabError, ConfigError, TrainingError, did_you_mean, one_line
+    from archlab.errors import ArchlabError, ConfigError, MachineError, TrainingError, did_you_mean, one_line
     from archlab.inference.evaluate import EvalResult
     from archlab.modeling.backbone import Backbone, is_causal
     from archlab.modeling.cost import Cost
@@ -81,7 +81,7 @@ _MODULES = {
     "archlab.config.spec": "Spec",
     "archlab.config.train_config": "TrainConfig",
     "archlab.data.task": "Task",
-    "archlab.errors": "ArchlabError ConfigError TrainingError did_you_mean one_line",
+    "archlab.errors": "ArchlabError ConfigError MachineError TrainingError did_you_mean one_line",
     "archlab.inference.evaluate": "EvalResult",
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
@@ -112,6 +112,7 @@ __all__ = [
     "Factory",
     "Fraction",
     "Index",
+    "MachineError",
     "NonNegative",
     "Positive",
     "ProgressBar",

@@ -1,4 +1,7 @@
-"""Public functions of archlab, one per verb; an experiment is given by name, file, mapping or object."""
+"""Public functions of archlab, one per verb; an experiment is given by name, file, mapping or object.
+
+A failure of the machine, such as a full disk, is a MachineError whose cause is what was raised below.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from archlab.config import experiment as experiments
 from archlab.config.experiment import Experiment, Yaml, parse_override
-from archlab.errors import ArchlabError
+from archlab.errors import ArchlabError, is_unicode
+from archlab.runtime.known_failures import explain_failures
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +60,7 @@ def show(experiment: ExperimentLike, overrides: Sequence[str] = ()) -> Cost:
     return estimate_cost(loaded)
 
 
+@explain_failures
 def train(
     experiment: ExperimentLike,
     overrides: Sequence[str] = (),
@@ -82,6 +87,7 @@ def train(
     return run(loaded, Path(out or Path("runs") / loaded.name), resume=resume, force=force, callbacks=callbacks)
 
 
+@explain_failures
 def search(
     space: StrPath | Mapping[str, Yaml],
     overrides: Sequence[str] = (),
@@ -105,6 +111,7 @@ def search(
     return run(loaded, Path(out or Path("runs") / loaded.name), trials=trials, force=force, callbacks=callbacks)
 
 
+@explain_failures
 def evaluate(
     folder: StrPath, overrides: Sequence[str] = (), *, split: str = "test", max_tokens: int | None = None
 ) -> EvalResult:
@@ -128,6 +135,7 @@ def evaluate(
     return run(model, experiment.task.factory()(), split, max_tokens=max_tokens, **options)
 
 
+@explain_failures
 def generate(
     folder: StrPath,
     prompt: str,
@@ -152,6 +160,8 @@ def generate(
     from archlab.modeling.state import max_context
     from archlab.storage.trained_model import load_trained
 
+    if not is_unicode(prompt):
+        raise ArchlabError(f"the prompt is not UTF-8: {ascii(prompt)[:200]}")
     experiment, model = load_trained(Path(folder))
     task = experiment.task.factory()()
     tokens, limit = _encode_prompt(task, experiment, prompt), max_context(model)
@@ -183,6 +193,7 @@ def _encode_prompt(task: Task, experiment: Experiment, prompt: str) -> list[int]
     return tokens
 
 
+@explain_failures
 def export(folder: StrPath, out: StrPath, *, force: bool = False) -> Path:
     """Export a trained model as readable Python and weights that need torch and safetensors alone; return `out`."""
     from archlab.interop.standalone.export import export as write
@@ -190,6 +201,7 @@ def export(folder: StrPath, out: StrPath, *, force: bool = False) -> Path:
     return write(Path(folder), Path(out), force=force)
 
 
+@explain_failures
 def import_checkpoint(
     directory: StrPath, out: StrPath, *, tokenizer: str | None = None, special_tokens: bool = True, force: bool = False
 ) -> Path:
@@ -203,6 +215,7 @@ def import_checkpoint(
     return convert(Path(directory), Path(out), tokenizer=tokenizer, special_tokens=special_tokens, force=force)
 
 
+@explain_failures
 def report(folder: StrPath) -> Path:
     """Write report.html of a search or a run, readable offline; return its path."""
     from archlab.reporting.report import report as write
@@ -210,6 +223,7 @@ def report(folder: StrPath) -> Path:
     return write(Path(folder))
 
 
+@explain_failures
 def migrate(folder: StrPath) -> list[str]:
     """Rewrite a run, a search or a checkpoint of an earlier version in the present format; return each change.
 
@@ -234,6 +248,7 @@ def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: StrPath | 
     return (case.result() for case in checks(kind, name, **dict(map(parse_override, knobs))))
 
 
+@explain_failures
 def load_model(folder: StrPath, device: str | torch.device = "cpu") -> nn.Module:
     """Load the trained model of a run, a search or a checkpoint, in evaluation mode.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from unicodedata import category
 
 # A password ends at the last @ of its word, or at the first one after: SQLAlchemy allows spaces in it.
 # One slash is left of two where a URL was taken for a path.
@@ -43,10 +44,41 @@ def redact(text: str) -> str:
     return _PARAMETER.sub(r"\1***", _USER.sub(r"\1:***", text))
 
 
+class MachineError(ArchlabError):
+    """A failure of the machine, such as a full disk: what was done is kept, and the same command goes on with it."""
+
+
 def one_line(text: object) -> str:
     """Return the first line of a text that is not blank."""
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     return lines[0] if lines else type(text).__name__
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the type and the message of an exception in one line."""
+    name, text = type(error).__name__, one_line(error)
+    return name if text == name else f"{name}: {text}"
+
+
+def show_value(value: object, longest: int = 200) -> str:
+    """Return a value as it is written in an error, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text has no surrogates, which Python makes of bytes on a command line that are not UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def escape_control_characters(text: str) -> str:
+    """Return a text that changes nothing but what a terminal shows: control characters and surrogates are escaped."""
+    # Cc controls the terminal, Cf the direction of text, Cs has no encoding, Zl and Zp break lines.
+    escaped = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(ascii(c)[1:-1] if category(c) in escaped and c != "\t" else c for c in text)
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from archlab.ops.native import OPERATIONS
 from archlab.ops.native.library import unavailable_reason
+from archlab.runtime.cgroups import cpu_limit, memory_limit
 from archlab.runtime.cpu_info import cpu_flags
 from archlab.runtime.environment import hardware_info
 from archlab.runtime.matmul_precision import DEFAULT, measure_modes, select_matmul_precision
@@ -82,6 +83,9 @@ def _cpu() -> Iterator[Finding]:
     yield Finding("CPU", f"{facts['processor']}, {cores} cores")
     advice = "" if threads == cores else f"OMP_NUM_THREADS={cores} uses every core"
     yield Finding("threads", str(threads), "note" if advice else "ok", advice)
+    quota = cpu_limit()
+    if quota is not None:
+        yield Finding("CPU limit (cgroup)", f"the time of {quota:g} cores")
     features = [name for name in _FEATURES if name in cpu_flags()]
     yield Finding("CPU features", ", ".join(features) or torch.backends.cpu.get_cpu_capability())
 
@@ -152,6 +156,10 @@ def _memory() -> Iterator[Finding]:
     free = available_memory(torch.device("cpu"))
     advice = "" if free >= 2 * GB else "lower train.batch_size or train.context"
     yield Finding("memory", f"{format_bytes(free)} available", "note" if advice else "ok", advice)
+    group = memory_limit()
+    if group is not None:
+        value = f"{format_bytes(group.limit)}, of which {format_bytes(group.available)} is left"
+        yield Finding("memory limit (cgroup)", value, advice="a process that exceeds it is killed")
 
 
 def _disk() -> Iterator[Finding]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from archlab import __version__, api
+from archlab.cli.boundary import Carried, run
 from archlab.cli.completion import (
     complete_component,
     complete_experiment,
@@ -19,9 +20,10 @@ from archlab.cli.completion import (
     complete_override,
     complete_space,
 )
+from archlab.cli.streams import can_print, decode_argument
 from archlab.config import registry
 from archlab.config.yaml_files import is_file_name
-from archlab.errors import ArchlabError, did_you_mean, one_line, redact
+from archlab.errors import ArchlabError, did_you_mean
 from archlab.reporting.format import format_metrics
 from archlab.runtime.process import configure_process
 
@@ -42,6 +44,13 @@ class SuggestingGroup(click.Group):
             ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; keep click from handling what is raised."""
+        try:
+            return super().invoke(ctx)
+        except (OSError, EOFError, KeyboardInterrupt) as error:
+            raise Carried(error) from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with their whole first sentences, which click would cut to one line."""
         rows = [(name, self.commands[name].get_short_help_str(limit=1000)) for name in self.list_commands(ctx)]
@@ -61,46 +70,28 @@ def cli() -> None:
     To complete names and paths in bash, evaluate the output of _ARCHLAB_COMPLETE=bash_source archlab; zsh and fish
     have zsh_source and fish_source.
     """
-    logging.basicConfig(format="archlab: %(message)s", level=logging.WARNING)
 
 
 def main() -> None:
-    """Run the command line; exit with 2 and a line for an error that the user can correct."""
-    debug = "--debug" in sys.argv
-    try:
-        configure_process()
-        cli(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(2)
-    except click.ClickException as error:
-        _fail(error.format_message(), debug)
-    except (click.Abort, KeyboardInterrupt):
-        _end("interrupted", 130)
-    except ArchlabError as error:
-        _fail(str(error), debug)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
-    except (OSError, MemoryError, RuntimeError) as error:
-        _fail(f"{type(error).__name__}: {one_line(error)}", debug)
+    """Run the command line; exit with the status of its outcome, after one line for an error."""
+    status = run(_run_command, debug="--debug" in sys.argv)
+    if status:
+        sys.exit(status)
 
 
-def _fail(message: str, debug: bool) -> None:
-    if debug:
-        raise  # noqa: PLE0704 - called while an exception is handled
-    _end(message, 2)
-
-
-def _end(message: str, status: int) -> None:
-    print(f"archlab: {redact(message)}", file=sys.stderr)
-    sys.exit(status)
+def _run_command() -> None:
+    configure_process()
+    cli(standalone_mode=False)
 
 
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDTH_WHERE_NO_TERMINAL)
+    class PipedConsole(Console):
+        def on_broken_pipe(self) -> None:  # rich itself would exit with 1 in the middle of a run
+            raise  # noqa: PLE0704 - called while BrokenPipeError is handled
+
+    return PipedConsole(width=None if sys.stdout.isatty() else WIDTH_WHERE_NO_TERMINAL)
 
 
 @cli.command("list")
@@ -133,7 +124,8 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
 
     experiment = api.load(name, overrides)
     if as_yaml:
-        click.echo(experiment.to_yaml(), nl=False)
+        text = experiment.to_yaml()
+        click.echo(text if can_print(text) else yaml.safe_dump(experiment.resolved, sort_keys=False), nl=False)
         return
 
     from archlab.cli import show as drawing
@@ -233,6 +225,7 @@ def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
 
     FOLDER is the directory of a checkpoint, a run or a search.
     """
+    prompt = decode_argument(prompt)
     pieces = api.generate(folder, prompt, max_new_tokens=tokens, **sampling)
     click.echo(prompt, nl=False)
     for piece in pieces:

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 from archlab.errors import ConfigError
 
 Part: TypeAlias = str | int
-_STEP = re.compile(r"\.?([^.\[\]=\s]+)|\[(\d+|\*)\]")
+_STEP = re.compile(r"\.?([^.\[\]=\s]+)|\[(\d{1,9}|\*)\]")
+_LONGEST = 100  # parts: a path makes a tree of as many levels
 
 
 def split(path: str) -> list[Part]:
@@ -24,6 +25,8 @@ def split(path: str) -> list[Part]:
         key, index = step.groups()
         parts.append(key if key is not None else index if index == "*" else int(index))
         position = step.end()
+    if len(parts) > _LONGEST:
+        raise ConfigError(path, f"has more than {_LONGEST} parts")
     if not parts:
         raise ConfigError("''", "is not a path like model.layers[0].mixer")
     return parts

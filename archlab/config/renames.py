@@ -49,7 +49,7 @@ class Renames:
 @cache
 def current() -> Renames:
     """Return the table of this version."""
-    return Renames(**yaml.safe_load(Path(__file__).with_name("renames.yaml").read_text()))
+    return Renames(**yaml.safe_load(Path(__file__).with_name("renames.yaml").read_text(encoding="utf-8")))
 
 
 def now_called(what: str, new: str) -> str:

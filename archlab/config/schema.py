@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from archlab.config.domains import Range
 from archlab.config.renames import now_called
-from archlab.errors import ConfigError, did_you_mean
+from archlab.errors import ConfigError, did_you_mean, show_value
 
 REQUIRED: Any = inspect.Parameter.empty
 
@@ -103,7 +103,9 @@ def _coerce_member(value: Any, member: UnionMember, path: str) -> Any:
     number = _check_scalar(value, member.type, path)
     for limit in member.ranges:
         if number not in limit:
-            raise ConfigError(path, f"{number!r} is not {limit if number < limit.high else f'at most {limit.high:g}'}")
+            raise ConfigError(
+                path, f"{show_value(number)} is not {limit if number < limit.high else f'at most {limit.high:g}'}"
+            )
     return number
 
 
@@ -114,12 +116,12 @@ def _check_literal(value: Any, options: Sequence[Any], path: str) -> Any:
         value = "on" if value else "off"  # YAML 1.1 reads on and off as booleans
         if value in options:
             return value
-    raise ConfigError(path, f"{value!r} is not one of its values{did_you_mean(value, map(str, options))}")
+    raise ConfigError(path, f"{show_value(value)} is not one of its values{did_you_mean(value, map(str, options))}")
 
 
 def _check_list(value: Any, item: Any, path: str) -> list[Any]:
     if not isinstance(value, list | tuple):
-        raise ConfigError(path, f"{value!r} is not a list")
+        raise ConfigError(path, f"{show_value(value)} is not a list")
     return [coerce(entry, item, f"{path}[{index}]") for index, entry in enumerate(value)]
 
 
@@ -131,7 +133,7 @@ def _check_scalar(value: Any, expected: type, path: str) -> Any:
         return int(value)
     if expected in (str, bool) and type(value) is expected:
         return value
-    raise ConfigError(path, f"{value!r} is not {type_name(expected)}")
+    raise ConfigError(path, f"{show_value(value)} is not {type_name(expected)}")
 
 
 def _is_whole(value: float) -> bool:
@@ -144,7 +146,7 @@ def _finite(value: float, path: str) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ConfigError(path, f"{value!r} is not a finite number")
+        raise ConfigError(path, f"{show_value(value)} is not a finite number")
     return number
 
 

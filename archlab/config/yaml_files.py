@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from archlab.config import renames
-from archlab.errors import ConfigError, did_you_mean, one_line
+from archlab.config.yaml_limits import require_bounded
+from archlab.errors import ConfigError, did_you_mean, escape_control_characters, is_unicode, one_line, show_value
 
 Yaml: TypeAlias = "bool | int | float | str | Sequence[Yaml] | Mapping[str, Yaml] | None"
 
@@ -46,7 +48,9 @@ def find_yaml(name: str, folder: Path, library: str) -> Path:
 def load_yaml(file: Path) -> dict[str, Any]:
     """Load a YAML file's mapping without resolving interpolations; raise ConfigError if it cannot be read."""
     try:
-        config = OmegaConf.load(file)
+        text = file.read_text(encoding="utf-8")
+        require_bounded(text, str(file))
+        config = OmegaConf.load(StringIO(text))
         tree = OmegaConf.to_container(config, resolve=False)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -74,7 +78,7 @@ def copy_data(data: Mapping[str, Yaml], name: str) -> dict[str, Any]:
     # Through YAML text and not deepcopy: a tuple becomes the list that a file would have, an object an error.
     try:
         plain = yaml.safe_load(yaml.safe_dump(dict(data), sort_keys=False))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError("", f"cannot be written as YAML: {one_line(error)}", name) from None
     require_text_keys(plain, "", Path(name))
     return plain
@@ -85,8 +89,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ConfigError(text, "is not an override; write path=value", "command line")
+    if not is_unicode(text):
+        raise ConfigError(escape_control_characters(path), "the override is not UTF-8", "command line")
     try:
+        require_bounded(value, "command line", path)
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(path, f"{value!r} cannot be read: {one_line(error)}", "command line") from None
+        raise ConfigError(path, f"{show_value(value)} cannot be read: {one_line(error)}", "command line") from None
     return path, parsed

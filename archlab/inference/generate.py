@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from archlab.errors import ArchlabError
+from archlab.errors import ArchlabError, show_value
 from archlab.inference.decoder import Decoder
 from archlab.modeling.build import device_of, eval_mode
 from archlab.modeling.state import State
@@ -34,6 +34,8 @@ class Sampler:
             raise ArchlabError(f"top_k {top_k} is below 1")
         if top_p is not None and not 0 < top_p <= 1:
             raise ArchlabError(f"top_p {top_p} is not above 0 and at most 1")
+        if not -(2**63) <= seed < 2**63:
+            raise ArchlabError(f"seed {show_value(seed)} is not between -2^63 and 2^63 - 1")
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -53,7 +55,7 @@ class Sampler:
         """Keep the `top_k` most likely tokens, and of these the fewest whose share of their sum reaches `top_p`."""
         ordered, tokens = probabilities.sort(descending=True, stable=True)
         if self.top_k is not None:
-            ordered[self.top_k :] = 0
+            ordered[min(self.top_k, len(ordered)) :] = 0
         if self.top_p is not None:
             before = ordered.cumsum(-1) - ordered
             ordered = ordered.where(before < self.top_p * ordered.sum(), 0)

@@ -171,7 +171,7 @@ def _best_trial(data: SearchData) -> list[str]:
     values = best.values if best else {}
     return [
         facts({path: brief(value) for path, value in values.items()}),
-        code(file.read_text(), folded="Full experiment"),
+        code(file.read_text(encoding="utf-8"), folded="Full experiment"),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -20,8 +21,11 @@ def deterministic_algorithms() -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False  # finds bugs, and takes time for each new tensor
+    settings: Any = torch.utils.deterministic  # whose attributes are not declared
+    fill, settings.fill_uninitialized_memory = (
+        settings.fill_uninitialized_memory,
+        False,
+    )  # takes time for each new tensor
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings():
@@ -30,4 +34,4 @@ def deterministic_algorithms() -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(mode, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        settings.fill_uninitialized_memory = fill

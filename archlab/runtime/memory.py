@@ -7,12 +7,19 @@ import os
 import torch
 
 from archlab.errors import ArchlabError
+from archlab.runtime.cgroups import memory_limit
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes that can still be allocated on a device."""
+    """Return the bytes that can still be allocated on a device, by this machine and by this process's control group."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    group = memory_limit()
+    machine = _machine_memory()
+    return machine if group is None else min(machine, group.available)
+
+
+def _machine_memory() -> int:
     # MemAvailable and not MemFree: the page cache counts as available.
     try:
         with open("/proc/meminfo") as file:
@@ -26,8 +33,10 @@ def require_memory(needed: int, device: torch.device) -> None:
     """Raise ArchlabError if a training step needs more memory than is available."""
     free = available_memory(device)
     if needed > free:
+        group = memory_limit() if device.type == "cpu" else None
+        limit = f" of the {format_bytes(group.limit)} of its control group" if group and group.available <= free else ""
         raise ArchlabError(
-            f"a training step needs about {format_bytes(needed)}, and {device} has {format_bytes(free)} free; "
+            f"a training step needs about {format_bytes(needed)}, and {device} has {format_bytes(free)} free{limit}; "
             "try a smaller train.batch_size or train.context, or train.checkpoint_activations=true"
         )
 

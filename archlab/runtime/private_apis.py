@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,6 +127,32 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an allocation failed, on a GPU or on the CPU."""
     # torch's allocator for the CPU raises a bare RuntimeError (torch 2.13).
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def is_compiler_failure(error: BaseException) -> bool:
+    """Tell whether torch.compile failed because a compiler is missing or could not do its work."""
+    # torch.compiler exports no exception (torch 2.13). Importing these takes two seconds, and before the compiler is
+    # imported there are none.
+    exc = sys.modules.get("torch._inductor.exc")
+    return exc is not None and isinstance(error, exc.CppCompileError | exc.InvalidCxxCompiler | exc.TritonMissing)
+
+
+# cudaError_t: a wrong argument, too little memory, an illegal address and a failed assertion are a model's own doing.
+_CUDA_ERRORS_OF_A_MODEL = (1, 2, 9, 98, 700, 701, 710, 716, 717, 718)
+
+
+def is_lost_accelerator(error: BaseException) -> bool:
+    """Tell whether a GPU failed by itself: its driver, its memory (ECC), its connection."""
+    # The type is public; its attribute is set by torch's C++ and documented nowhere (torch 2.13).
+    return (
+        isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) not in _CUDA_ERRORS_OF_A_MODEL
+    )
+
+
+def breaks_process(error: BaseException) -> bool:
+    """Tell whether no CUDA call of this process can succeed after an error, as after a failed assertion in a kernel."""
+    # torch documents neither the attribute nor which errors these are: CUDA calls them sticky (torch 2.13).
+    return isinstance(error, torch.AcceleratorError) and 700 <= (getattr(error, "error_code", None) or 0) < 800
 
 
 def cached_storage(storage: RDBStorage) -> BaseStorage:

@@ -12,9 +12,12 @@ from functools import cache
 from pathlib import Path
 
 from archlab.errors import ConfigError
+from archlab.runtime.cpu_info import num_cores, scheduled_cores
+from archlab.runtime.user_dirs import ensure_user, user_dir
 
 TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
+THREADS = "OMP_NUM_THREADS"
 # torch's allocator then requests transparent huge pages (2 MB) for large tensors: fewer page faults and TLB misses.
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 _KERNEL_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -42,9 +45,13 @@ def configure_process() -> None:
 
     Call it before torch is imported, which reads its variables once.
     """
+    ensure_user()
     if not tuning_enabled():
         return
     configure_malloc()
+    # Threads beyond a quota of processor time do not only wait: the kernel pauses all of them for most of each period.
+    if num_cores() < scheduled_cores():
+        os.environ.setdefault(THREADS, str(num_cores()))
     os.environ.setdefault(HUGE_PAGES, "1")
     folder = cache_dir("inductor")
     if folder is not None:
@@ -75,9 +82,4 @@ def has_huge_pages() -> bool:
 
 def cache_dir(name: str) -> Path | None:
     """Return a directory in the user's cache, which persists across reboots, or None if it cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "archlab" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+    return user_dir("XDG_CACHE_HOME", ".cache", "archlab", name)

@@ -16,6 +16,8 @@ from archlab.errors import ArchlabError
 from archlab.searching.trial_attrs import set_trial_attrs, trial_attrs
 from archlab.storage.locks import lock
 
+_STOPPED = "stopped"
+
 
 def trial_dir(folder: Path, number: int) -> Path:
     """Return the directory of a trial's training run."""
@@ -38,15 +40,14 @@ def claim(study: optuna.Study, trial: Trial, folder: Path, search: str) -> Itera
 
 
 def leave(folder: Path, number: int) -> None:
-    """Note that the worker leaves a trial open for a reason that is not the trial's, such as a database away."""
-    with suppress(OSError):  # as on a full disk; the trial then counts as one whose process died
-        _write(folder, number, {**_read(folder, number), "left": True})
+    """Note that the worker leaves a trial open for a reason that is not the trial's, such as a full disk."""
+    with suppress(OSError):  # an empty file, for which a full disk has room
+        (trial_dir(folder, number) / _STOPPED).touch()
 
 
 def has_left(folder: Path, trial: FrozenTrial) -> bool:
     """Tell whether the worker of an open trial noted that it leaves it."""
-    note = _read(folder, trial.number)
-    return note.get("left") is True and note.get("trial") == trial_attrs(trial).get("id")
+    return (trial_dir(folder, trial.number) / _STOPPED).exists()
 
 
 def require_own_dir(folder: Path, trial: FrozenTrial) -> None:

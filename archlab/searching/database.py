@@ -13,7 +13,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import exc
 
-from archlab.errors import ArchlabError, one_line, redact
+from archlab.errors import MachineError, one_line, redact
 from archlab.runtime.private_apis import cached_storage
 from archlab.searching.storage_url import PASSWORD, connection_url, is_sqlite, secrets_of
 
@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
-class DatabaseError(ArchlabError):
+class DatabaseError(MachineError):
     """The database of a study that cannot be used: the failure of a machine, and of no trial."""
 
 

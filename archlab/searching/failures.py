@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from archlab.errors import ArchlabError, ConfigError, one_line
-from archlab.runtime.private_apis import is_out_of_memory
+from archlab.errors import ArchlabError, ConfigError, describe_error, one_line
+from archlab.runtime.outcome import is_out_of_memory
 
 
 class InfeasibleTrial(ArchlabError):
@@ -18,5 +18,4 @@ def failure_reason(error: BaseException) -> str:
         return one_line(error)
     if is_out_of_memory(error):
         return f"out of memory: {one_line(error)}"
-    name, text = type(error).__name__, one_line(error)
-    return name if text == name else f"{name}: {text}"
+    return describe_error(error)

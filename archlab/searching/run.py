@@ -18,8 +18,11 @@ from optuna.trial import Trial, TrialState
 
 from archlab.config.experiment import Experiment
 from archlab.data.task import Task
-from archlab.errors import ArchlabError, TrainingError, one_line
+from archlab.errors import ArchlabError, MachineError, TrainingError, one_line
 from archlab.modeling.cost import estimate_cost
+from archlab.runtime.outcome import Outcome, is_out_of_memory, iter_causes, outcome_of
+from archlab.runtime.private_apis import breaks_process
+from archlab.runtime.signals import stop_on_signals
 from archlab.searching.baseline import BaselineResult, read_baseline
 from archlab.searching.best_trial import publish_best, summarize
 from archlab.searching.callbacks import PruningCallback, SearchCallback, SearchCallbackList
@@ -28,6 +31,7 @@ from archlab.searching.database import DatabaseError
 from archlab.searching.failures import InfeasibleTrial, failure_reason
 from archlab.searching.identity import read_identity, require_same_search
 from archlab.searching.objectives import decode_us_per_token, tokens_per_s
+from archlab.searching.retries import continue_retried, leave_open
 from archlab.searching.search_dir import open_search
 from archlab.searching.space import Space
 from archlab.searching.study import (
@@ -35,7 +39,6 @@ from archlab.searching.study import (
     fail_stale_trials,
     finished_trials,
     is_exhausted,
-    mark_interrupted,
     open_study,
     record_result,
 )
@@ -77,7 +80,7 @@ def search(
     """
     _require_bits_per_byte(space)
     total = trials if trials is not None else space.study.trials
-    with open_search(space, folder, force):
+    with stop_on_signals(), open_search(space, folder, force):
         return SearchWorker(space, folder, total, SearchCallbackList(callbacks)).run()
 
 
@@ -128,9 +131,13 @@ class SearchWorker:
         experiment = self.space.base.resolve()
         try:
             metrics = estimate_cost(experiment).to_dict() | self._train(experiment, run, callback, resume=True)
-        except TrainingError as error:
-            self.callback.on_result("baseline", "failed", str(error), {})
-            return BaselineResult(reason=str(error))
+        except Exception as error:
+            # A mistake in the base experiment stops the search, too: every trial would repeat it.
+            if not isinstance(error, TrainingError) and not is_out_of_memory(error):
+                raise
+            reason = failure_reason(error)
+            self.callback.on_result("baseline", "failed", reason, {})
+            return BaselineResult(reason=reason)
         self.callback.on_result("baseline", "complete", "", metrics)
         return BaselineResult(metrics)
 
@@ -159,7 +166,7 @@ class SearchWorker:
 
     def _run_trial(self, trial: Trial) -> None:
         """Run one trial and record its state, metrics and failure reason."""
-        state, reason = TrialState.FAIL, ""
+        state, reason, is_broken = TrialState.FAIL, "", False
         metrics: dict[str, float] = {}
         values: list[float] | None = None
         try:
@@ -168,17 +175,17 @@ class SearchWorker:
             state = TrialState.COMPLETE
         except (optuna.TrialPruned, InfeasibleTrial) as error:
             state, reason = TrialState.PRUNED, one_line(error)
-        except KeyboardInterrupt:
-            frozen = self.study.get_trials()[trial.number]
-            mark_interrupted(self.study, frozen, self.folder, by_itself=False)
-            raise
-        except DatabaseError:
-            raise
-        except Exception as error:
-            reason = failure_reason(error)
+        except BaseException as error:
+            if outcome_of(error) is not Outcome.TRIAL:
+                if not isinstance(error, DatabaseError):  # which has been waited for, and is still away
+                    leave_open(self.study, trial.number, self.folder)
+                raise
+            reason, is_broken = failure_reason(error), any(map(breaks_process, iter_causes(error)))
         if not record_result(self.study, trial, {"reason": reason, "metrics": metrics}, values, state):
             state, reason = TrialState.FAIL, "another worker has closed this trial; its result there counts"
         self.callback.on_result(f"trial {trial.number}", STATE_NAMES[state], reason, metrics)
+        if is_broken:  # the trial's own doing, which the next one must not pay for
+            raise MachineError(f"trial {trial.number}: {reason}; this process cannot use the GPU any more")
 
     def _objective(self, trial: Trial) -> dict[str, float]:
         values = suggest(trial, self.space.vary, self.space.base)
@@ -190,7 +197,10 @@ class SearchWorker:
         self._require_feasible(trial, costs, values)
         if self.space.can_prune:
             callback = PruningCallback(trial, self.space.objective, experiment.train.steps, callback)
-        return costs | self._train(experiment, trial_dir(self.folder, trial.number), callback)
+        resume = continue_retried(
+            self.study, trial, self.folder, self.space.objective if self.space.can_prune else None
+        )
+        return costs | self._train(experiment, trial_dir(self.folder, trial.number), callback, resume)
 
     def _require_feasible(self, trial: Trial, costs: Mapping[str, float], values: Mapping[str, object]) -> None:
         problems = []

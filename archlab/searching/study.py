@@ -115,7 +115,8 @@ def mark_interrupted(study: SearchStudy, trial: FrozenTrial, folder: Path, *, by
     reason = f"its process ended {MAX_ATTEMPTS} times while it ran" if fatal else INTERRUPTED
     # The attempt before the state: a finished trial's attributes do not change, and the retry is made from them.
     attrs: TrialAttrs = {"interrupted": not fatal, "reason": reason, "next_attempt": attempt}
-    if record_result(study, trial, attrs, None, TrialState.FAIL):
+    # Otherwise the retry continues from the last checkpoint.
+    if record_result(study, trial, attrs, None, TrialState.FAIL) and fatal:
         delete_weights(trial_dir(folder, trial.number))
 
 

@@ -203,7 +203,7 @@ def _replace_tensors(file: Path, rename: Callable[[str], str]) -> None:
 
 
 def _rename_groups(file: Path, former: Mapping[str, str]) -> None:
-    state = json.loads(file.read_text())
+    state = json.loads(file.read_text(encoding="utf-8"))
     for group in state["optimizer"]:
         group["params"] = [former.get(name, name) for name in group["params"]]
     write_text(file, json.dumps(state, indent=2))

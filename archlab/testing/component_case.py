@@ -78,7 +78,9 @@ class ComponentCase:
 @cache
 def reference_models() -> dict[str, list[Any]]:
     """Return the reference models of each kind, as YAML data with a placeholder for the component."""
-    models: dict[str, list[Any]] = yaml.safe_load((Path(__file__).parent / "reference_models.yaml").read_text())
+    models: dict[str, list[Any]] = yaml.safe_load(
+        (Path(__file__).parent / "reference_models.yaml").read_text(encoding="utf-8")
+    )
     return models
 
 

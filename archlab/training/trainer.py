@@ -14,7 +14,8 @@ from archlab.errors import TrainingError
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.determinism import deterministic_algorithms
 from archlab.runtime.environment import versions
-from archlab.runtime.signals import defer_keyboard_interrupt
+from archlab.runtime.outcome import Outcome, outcome_of
+from archlab.runtime.signals import Stopped, defer_keyboard_interrupt, stop_on_signals
 from archlab.storage import checkpoint
 from archlab.storage.identity import KEY, Identity
 from archlab.storage.run_lock import lock_run
@@ -53,15 +54,16 @@ def train(
     Raises ArchlabError if the directory holds another run or anything that archlab did not write, if another process
     trains there, if the model does not fit in memory, or if the loss is no longer finite.
     """
-    # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves the directory alone.
-    running = use_run_tokens(experiment, folder) if resume else experiment
-    prepared = prepare_experiment(running, _previous_settings(folder, experiment.train) if resume else None)
-    experiment = replace(prepared, task=experiment.task)
-    require_run_dir(experiment, folder, resume, force)
-    with lock_run(folder), deterministic_algorithms():
-        identity = open_run(experiment, folder, resume, force)
-        keep_run_tokens(experiment, folder, resume)
-        return Trainer(experiment, folder, resume, CallbackList(callbacks), identity).run()
+    with stop_on_signals(), deterministic_algorithms():
+        # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves it alone.
+        running = use_run_tokens(experiment, folder) if resume else experiment
+        prepared = prepare_experiment(running, _previous_settings(folder, experiment.train) if resume else None)
+        experiment = replace(prepared, task=experiment.task)
+        require_run_dir(experiment, folder, resume, force)
+        with lock_run(folder):
+            identity = open_run(experiment, folder, resume, force)
+            keep_run_tokens(experiment, folder, resume)
+            return Trainer(experiment, folder, resume, CallbackList(callbacks), identity).run()
 
 
 def _previous_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
@@ -97,27 +99,34 @@ class Trainer:
         return self.train_step.step
 
     def run(self) -> TrainResult:
-        """Train to the last step and save the model; Ctrl-C saves a checkpoint first."""
+        """Train to the last step and save the model; a user's wish to stop saves a checkpoint first."""
         self.callback.on_start(self.experiment, self.step)
-        resume_step = self.step if self.resumed else None
-        board, expected = self.train.tensorboard, self.expected_log
         try:
-            with MetricsLog(self.folder, tensorboard=board, resume_step=resume_step, expected=expected) as self.log:
-                self._train_loop(self.log)
-        except KeyboardInterrupt:
-            self._save()
+            self._train_logged()
+        except BaseException as error:
+            # Not after a second signal, by which an optimizer step may have ended half done, and the user waits.
+            if outcome_of(error) is Outcome.USER and not (isinstance(error, Stopped) and error.at_once):
+                self._save()
+                error.add_note(f"{self.folder}: a checkpoint of step {self.step} is saved")
             raise
-        finally:
-            self.callback.on_end()
         # Last, since a directory `final` means a finished run: until then there is the checkpoint to resume from.
         require_own(self.folder, self.identity)
         final, tokens = self.folder / "final", read_run_tokens(self.folder)
         checkpoint.save_model(final, self.model, self.experiment.resolved, self._provenance(), tokens)
         return TrainResult(self.folder, last_metrics(self.folder))
 
+    def _train_logged(self) -> None:
+        resume_step = self.step if self.resumed else None
+        board, expected = self.train.tensorboard, self.expected_log
+        try:
+            with MetricsLog(self.folder, tensorboard=board, resume_step=resume_step, expected=expected) as self.log:
+                self._train_loop(self.log)
+        finally:
+            self.callback.on_end()
+
     def _train_loop(self, log: MetricsLog) -> None:
         """Make the remaining optimizer steps, with evaluations and checkpoints when they are due."""
-        # Ctrl-C during an evaluation saves a checkpoint after the step, whose evaluation is then still missing.
+        # A signal during an evaluation saves a checkpoint after the step, whose evaluation is then still missing.
         if self.step and not any("val_loss" in r for r in read_metrics(self.folder) if r["step"] == self.step):
             self._evaluate(log)
         while self.step < self.train.steps:

@@ -411,3 +411,36 @@ def test_a_damaged_experiment_file_is_named(content: str, tiny: Tiny, whole: Pat
     (whole / "experiment.yaml").write_text(content)
     with pytest.raises(ArchlabError, match=r"experiment\.yaml: "):
         train(tiny("train.precision=auto"), whole, resume=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_stop_keeps_what_was_done(number: int, tiny: Tiny, tmp_path: Path) -> None:
+    watch = Recorder(lambda record: signal.raise_signal(number) if record["step"] == 2 else None)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(tiny("train.checkpoint_every=0"), tmp_path / "run", callbacks=[watch])
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000002"]
+    assert caught.value.__notes__ == [f"{tmp_path / 'run'}: a checkpoint of step 2 is saved"]
+
+
+def test_a_second_signal_ends_at_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, begun = checkpoint.write_tensors, []
+
+    def slow(*arguments: Any) -> None:
+        begun.append(save(*arguments))
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", slow)
+    watch = Recorder(lambda record: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny("train.checkpoint_every=0"), tmp_path / "run", callbacks=[watch])
+    assert len(begun) == 1
+    assert list((tmp_path / "run/checkpoints").iterdir()) == []
+
+
+def test_a_reader_that_has_left_costs_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    def leave(record: dict[str, Any]) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        train(tiny("train.checkpoint_every=0"), tmp_path / "run", callbacks=[Recorder(leave)])
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000001"]
