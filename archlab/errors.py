@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from archlab.text import shorten, visible
+
 
 class ArchlabError(Exception):
-    """An error whose message is for the user: the command line prints it without a traceback and exits with 2."""
+    """An error whose message is for the user: the command line prints it without a traceback and exits with 2.
+
+    The message is one line that any terminal shows: hidden characters of names and values are escaped.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shorten(visible(str(message))))
 
 
 class ConfigError(ArchlabError):
@@ -26,9 +34,9 @@ class TrainingError(ArchlabError):
 
 
 def one_line(text: object) -> str:
-    """Return the first line of a text that is not blank."""
+    """Return the first line of a text that is not blank, its hidden characters escaped."""
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    return lines[0] if lines else type(text).__name__
+    return visible(lines[0]) if lines else type(text).__name__
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -8,17 +8,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from archlab.config import paths, renames
+from archlab.config.interpolation import escape, interpolate
+from archlab.config.overrides import parse_override
 from archlab.config.provenance import Provenance
 from archlab.config.registry import Slot, find, load_plugin, names
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.config.spec import REPEAT, Spec, knob_at, parse
 from archlab.config.train_config import TrainConfig, parse_train, train_knobs
-from archlab.config.yaml_files import Yaml, copy_data, find_yaml, load_yaml, parse_override
-from archlab.errors import ConfigError, one_line
+from archlab.config.yaml_files import Yaml, copy_data, find_yaml, load_yaml
+from archlab.config.yaml_writer import format_yaml
+from archlab.errors import ConfigError
 
 SECTIONS = ("name", "description", "model", "task", "train")
 KEYS = ("format", "base", "plugins", "override", *SECTIONS)
@@ -42,9 +42,8 @@ class Experiment:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """The experiment as YAML data with all defaults written out."""
-        return {
-            "format": renames.current().format,
+        """The experiment as YAML data with all defaults written out; `load` of it is this experiment again."""
+        plain = {
             "name": self.name,
             "description": self.description,
             "plugins": list(self.plugins),
@@ -52,10 +51,11 @@ class Experiment:
             "task": self.task.to_plain(),
             "train": asdict(self.train),
         }
+        return {"format": renames.current().format, **escape(plain)}
 
     def to_yaml(self) -> str:
         """Return the resolved experiment as YAML text."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.resolved))
+        return format_yaml(self.resolved)
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _absolute(plugin: str, file: Path) -> str:
 
 
 def _resolve(raw: UnresolvedExperiment) -> Experiment:
-    tree = _interpolate(raw.tree)
+    tree = interpolate(raw.tree)
     reject_unknown(tree, SECTIONS, "")
     for section in KINDS:
         if section not in tree:
@@ -242,10 +242,3 @@ def _require_file_name(name: str) -> str:
     if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise ConfigError("name", f"{name!r} cannot name a folder")
     return name
-
-
-def _interpolate(tree: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
-    except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
-        raise ConfigError(getattr(error, "full_key", None) or "", one_line(error)) from None

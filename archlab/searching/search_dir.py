@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from archlab.config.diff import first_difference
+from archlab.config.yaml_files import load_yaml
+from archlab.config.yaml_reader import parse_yaml
+from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ArchlabError
 from archlab.searching.space import Space
 from archlab.searching.study import delete_study
@@ -35,8 +36,8 @@ def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
     with lock(folder / ".workers.lock", wait=True, shared=True):
         with lock(folder / ".study.lock", wait=True):
             _require_same(space, folder)
-            write_text(folder / "base.yaml", _dump(space.base_to_plain()))
-            write_text(folder / "search.yaml", _dump(space.to_plain()))
+            write_text(folder / "base.yaml", format_yaml(space.base_to_plain()))
+            write_text(folder / "search.yaml", format_yaml(space.to_plain()))
         yield
 
 
@@ -66,9 +67,9 @@ def _require_same(space: Space, folder: Path) -> None:
         return
     may_grow = space.study.sampler.type != "brute_force"  # brute force enumerates the space, and must not see it change
     for name, plain in (("base.yaml", space.base_to_plain()), ("search.yaml", space.to_plain())):
-        old = yaml.safe_load((folder / name).read_text())
+        old = load_yaml(folder / name)
         # Dumped and loaded again, so that tuples compare equal to lists.
-        if difference := first_difference(old, yaml.safe_load(_dump(plain)), partial(_is_equal, may_grow)):
+        if difference := first_difference(old, parse_yaml(format_yaml(plain)), partial(_is_equal, may_grow)):
             advice = "name another directory, or start over with --force"
             if old.get("format") is None:
                 advice = f"run archlab migrate {folder} if that is only a former name; else {advice}"
@@ -79,7 +80,3 @@ def _is_equal(may_grow: bool, path: str, old: Any, new: Any) -> bool:
     has_grown = may_grow and isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
     ignored = ("format", "description", "study.trials")
     return path in ignored or old == new or (has_grown and path.startswith("vary."))
-
-
-def _dump(plain: Any) -> str:
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ArchlabError
 from archlab.storage.files import atomic_dir, remove_dir_atomic, write_text
 from archlab.storage.manifest import integrity_error, verify, write_manifest
@@ -110,7 +110,7 @@ def save_model(
     """Write a self-contained model directory: weights, resolved experiment, provenance, and `extra_files`."""
     with atomic_dir(folder, replace=True) as partial:
         write_tensors(partial / _WEIGHTS, named_tensors(model))
-        write_text(partial / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment_resolved))))
+        write_text(partial / "experiment.yaml", format_yaml(experiment_resolved))
         write_text(partial / "provenance.json", json.dumps(dict(provenance), indent=2))
         for file in extra_files:
             shutil.copyfile(file, partial / file.name)
