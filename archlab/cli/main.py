@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,21 @@ from archlab.cli.completion import (
     complete_override,
     complete_space,
 )
+from archlab.cli.streams import EscapingGroup, configure_logging, write_data
 from archlab.config import registry
 from archlab.errors import ArchlabError, did_you_mean, one_line
 from archlab.reporting.format import format_metrics
 from archlab.runtime.process import configure_process
+from archlab.text import shell_path, visible
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
-WIDTH_WHERE_NO_TERMINAL = 110
 NAME = click.argument("name", shell_complete=complete_experiment)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...", shell_complete=complete_override)
 FORCE = click.option("--force", is_flag=True, help="Overwrite the contents of the directory.")
 
 
-class SuggestingGroup(click.Group):
+class SuggestingGroup(EscapingGroup):
     """A group whose error for an unknown command names the nearest one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -60,7 +60,7 @@ def cli() -> None:
     To complete names and paths in bash, evaluate the output of _ARCHLAB_COMPLETE=bash_source archlab; zsh and fish
     have zsh_source and fish_source.
     """
-    logging.basicConfig(format="archlab: %(message)s", level=logging.WARNING)
+    configure_logging()
 
 
 def main() -> None:
@@ -92,14 +92,14 @@ def _fail(message: str, debug: bool) -> None:
 
 
 def _end(message: str, status: int) -> None:
-    print(f"archlab: {message}", file=sys.stderr)
+    print(f"archlab: {visible(message)}", file=sys.stderr)
     sys.exit(status)
 
 
 def _console() -> Any:
-    from rich.console import Console
+    from archlab.cli.terminal import make_console
 
-    return Console(width=None if sys.stdout.isatty() else WIDTH_WHERE_NO_TERMINAL)
+    return make_console()
 
 
 @cli.command("list")
@@ -128,7 +128,7 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
 
     NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
     """
-    from rich.text import Text
+    from archlab.cli.terminal import foreign, paragraph
 
     experiment = api.load(name, overrides)
     if as_yaml:
@@ -144,7 +144,7 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
         click.echo(json.dumps(figures, indent=2))
         return
     console = _console()
-    console.print(Text.assemble((experiment.name, "bold"), "  ", experiment.description))
+    console.print(foreign(experiment.name, "bold") + "  " + paragraph(experiment.description))
     console.print(drawing.model_tree(experiment, model))
     console.print(drawing.cost_table(experiment, figures))
 
@@ -167,7 +167,8 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
         result = api.train(name, overrides, out=out, resume=resume, force=force, callbacks=[progress])
     console.print(f"validation {format_metrics(result.metrics, 'val_')}")
     click.echo(f"model    {result.model_dir}\nmetrics  {result.folder / 'metrics.jsonl'}")
-    further = f'generate {result.folder} --prompt "def "' if "val_bpb" in result.metrics else f"report {result.folder}"
+    folder = shell_path(result.folder)
+    further = f'generate {folder} --prompt "def "' if "val_bpb" in result.metrics else f"report {folder}"
     click.echo(f"next     archlab {further}")
 
 
@@ -201,7 +202,9 @@ def export(folder: Path, out: Path, force: bool) -> None:
     FOLDER is the directory of a checkpoint, a run or a search.
     """
     path = api.export(folder, out, force=force)
-    click.echo(f"{path}: model.safetensors, config.yaml and model.py\ntry it: python {path / 'model.py'} 'def '")
+    click.echo(
+        f"{path}: model.safetensors, config.yaml and model.py\ntry it: python {shell_path(path / 'model.py')} 'def '"
+    )
 
 
 @cli.command()
@@ -230,9 +233,9 @@ def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
     FOLDER is the directory of a checkpoint, a run or a search.
     """
     pieces = api.generate(folder, prompt, max_new_tokens=tokens, **sampling)
-    click.echo(prompt, nl=False)
+    write_data(prompt)
     for piece in pieces:
-        click.echo(piece, nl=False)
+        write_data(piece)
     click.echo()
 
 
@@ -246,7 +249,9 @@ def import_(directory: Path, out: Path, force: bool) -> None:
     DIRECTORY holds config.json and *.safetensors.
     """
     path = api.import_checkpoint(directory, out, force=force)
-    click.echo(f"{path}: model.safetensors and experiment.yaml\nnext  archlab show {path / 'experiment.yaml'}")
+    click.echo(
+        f"{path}: model.safetensors and experiment.yaml\nnext  archlab show {shell_path(path / 'experiment.yaml')}"
+    )
 
 
 @cli.command("eval")
@@ -338,11 +343,13 @@ def check(kind: str, name: str, knobs: tuple[str, ...], plugin: Path | None) -> 
     """
     from rich.text import Text
 
+    from archlab.cli.terminal import foreign
+
     console, failed = _console(), 0
     for result in api.check(kind, name, knobs, plugin=plugin):
         failed += not result.passed
         status = ("passed  ", "green") if result.passed else ("failed  ", "bold red")
-        text = f"  {result.problem or result.description}"
+        text = foreign(f"  {result.problem or result.description}")
         console.print(Text.assemble(status, (result.name, "bold"), text), soft_wrap=True)
     if failed:
         raise ArchlabError(f"{kind} {name}: {failed} check{'s' * (failed > 1)} failed")

@@ -19,9 +19,11 @@ from archlab.config.train_config import TrainConfig, parse_train, train_knobs
 from archlab.config.yaml_files import Yaml, copy_data, find_yaml, load_yaml
 from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ConfigError
+from archlab.text import HIDDEN, shorten
 
 SECTIONS = ("name", "description", "model", "task", "train")
 KEYS = ("format", "base", "plugins", "override", *SECTIONS)
+MAX_NAME = 200  # bytes; file systems take 255, and partial directories have longer names
 _DATA_NAME = "experiment"  # the name, in errors and by default, of an experiment that is passed as a mapping
 
 Source: TypeAlias = "str | PathLike[str] | Mapping[str, Yaml]"
@@ -238,7 +240,11 @@ def _fits(knob: Knob, value: Any) -> bool:
 
 
 def _require_file_name(name: str) -> str:
-    """Return a name that can be a directory's; raise ConfigError for one that would be a path to elsewhere."""
-    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+    """Return a name that can be a directory's; raise ConfigError for one that would be a path, or is no file name."""
+    if name.strip() in ("", ".", "..") or "/" in name or "\\" in name:
         raise ConfigError("name", f"{name!r} cannot name a folder")
+    if hidden := HIDDEN.search(name):
+        raise ConfigError("name", f"{name!r} cannot name a folder: it has the character U+{ord(hidden[0]):04X}")
+    if len(name.encode()) > MAX_NAME:
+        raise ConfigError("name", f"{shorten(name, 50)!r} cannot name a folder: it is longer than {MAX_NAME} bytes")
     return name

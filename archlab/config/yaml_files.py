@@ -30,7 +30,11 @@ def find_yaml(name: str, folder: Path, library: str) -> Path:
     """Return the file of a shipped name, or of a path relative to `folder`; raise ConfigError if there is none."""
     file = folder / name
     if is_file_name(name):
-        if not file.is_file():
+        try:
+            is_there = file.is_file()
+        except OSError as error:  # a name that is too long, or a directory that may not be read
+            raise ConfigError("", f"no file {str(file)!r}: {error.strerror}") from None
+        if not is_there:
             raise ConfigError("", f"no file {str(file)!r}")
         return file
     known = shipped_files(library)
