@@ -132,8 +132,10 @@ class UnresolvedExperiment:
         try:
             return _resolve(self)
         except ConfigError as error:
-            path = f"{error.path}.{error.key}" if error.key else error.path
-            raise ConfigError(error.path, error.problem, error.source or self.origin_of(path)) from error
+            path = f"{error.path}.{error.key}".removeprefix(".") if error.key else error.path
+            raise ConfigError(
+                error.path, error.problem, error.source or self.provenance.origin_of(path, below=bool(error.key))
+            ) from error
 
     @property
     def source(self) -> str:

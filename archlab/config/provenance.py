@@ -19,8 +19,10 @@ class Layer:
     source: str
     values: Mapping[str, Any]
 
-    def sets(self, path: str) -> bool:
-        """Tell whether the layer sets the value at a path or one above it."""
+    def sets(self, path: str, below: bool = False) -> bool:
+        """Tell whether the layer sets the value at a path or one above it, or with `below` one below it."""
+        if below and any(key.startswith((f"{path}.", f"{path}[")) for key in self.values):
+            return True
         if any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in self.values if "." in key):
             return True
         try:
@@ -44,7 +46,10 @@ class Provenance:
         """The file or command of the top layer."""
         return self.layers[-1].source
 
-    def origin_of(self, path: str) -> str:
-        """Return the file or command that set the value at or above a path, the first file if none did."""
-        sources = (layer.source for layer in reversed(self.layers) if layer.sets(path))
+    def origin_of(self, path: str, below: bool = False) -> str:
+        """Return the file or command that set the value at or above a path, the first file if none did.
+
+        With `below` it may be one that set a value below the path, which is how an override makes an unknown key.
+        """
+        sources = (layer.source for layer in reversed(self.layers) if layer.sets(path, below))
         return next(sources, self.layers[0].source)

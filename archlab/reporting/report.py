@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from archlab.reporting.html import State, code, facts, figure, page, section, ta
 from archlab.reporting.run_page import run_page
 from archlab.searching.summary import SearchSummary
 from archlab.storage.files import write_text
+from archlab.text import shell_path
 
 COMPRESSORS = ("xz", "bz2", "zlib")
 _COLUMNS = {
@@ -165,17 +165,17 @@ def _best_trial(data: SearchData) -> list[str]:
     values = best.values if best else {}
     return [
         facts({path: brief(value) for path, value in values.items()}),
-        code(file.read_text(), folded="Full experiment"),
+        code(file.read_text("utf-8"), folded="Full experiment"),
     ]
 
 
 def _commands(data: SearchData) -> list[str]:
-    again = shlex.quote(f"{data.folder}-again")
+    search, best = data.folder / "search.yaml", data.folder / "best" / "experiment.yaml"
     return [
         "# the same search from the start, in another directory",
-        f"archlab search {shlex.quote(str(data.folder / 'search.yaml'))} --out {again}",
+        f"archlab search {shell_path(search)} --out {shell_path(f'{data.folder}-again')}",
         "# the best trial alone",
-        f"archlab train {shlex.quote(str(data.folder / 'best' / 'experiment.yaml'))} --out {again}-best",
+        f"archlab train {shell_path(best)} --out {shell_path(f'{data.folder}-again-best')}",
     ]
 
 

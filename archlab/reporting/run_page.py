@@ -24,7 +24,7 @@ def run_page(folder: Path) -> str:
         section("Learning curves", figure(curves, "curves")),
         section("Last metrics", facts(last)),
         section("Model costs", facts(estimate_cost(experiment).to_dict())),
-        section("Experiment", code((folder / "experiment.yaml").read_text(), folded="All settings")),
+        section("Experiment", code((folder / "experiment.yaml").read_text("utf-8"), folded="All settings")),
         section("Environment", facts(_environment(folder))),
     ]
     return page(f"Run: {experiment.name}", [_headline(last, experiment.train.steps)], parts)

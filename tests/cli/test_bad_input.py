@@ -149,7 +149,7 @@ def test_mutated_search_spaces(tmp_path: Path) -> None:
         (["train.lr=-1"], "train.lr: -1.0 is not above 0"),
         (["train.steps=1.5"], "train.steps: 1.5 is not a whole number"),
         (["train.compile=blok"], "train.compile: 'blok' is not one of its values; did you mean 'block'?"),
-        (["trian.lr=1"], "did you mean 'train'?"),
+        (["trian.lr=1"], "command line: unknown key 'trian'; did you mean 'train'?"),
         (["model.dim=100"], "model.layers[0].norm: timestep: dim 100 is not divisible by num_groups 8"),
         (["model.vocab_size=100"], "model.vocab_size: 100 is less than the 256 tokens of the task"),
         (["model.layers[3].mixer=mega"], "command line: model.layers[3].mixer: [3] is past the end of a list of 1"),
