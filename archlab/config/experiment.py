@@ -132,10 +132,8 @@ class UnresolvedExperiment:
         try:
             return _resolve(self)
         except ConfigError as error:
-            path = f"{error.path}.{error.key}".removeprefix(".") if error.key else error.path
-            raise ConfigError(
-                error.path, error.problem, error.source or self.provenance.origin_of(path, below=bool(error.key))
-            ) from error
+            origin = error.source or self.provenance.origin_of(error.path, error.key)
+            raise ConfigError(error.path, error.problem, origin) from error
 
     @property
     def source(self) -> str:

@@ -19,16 +19,22 @@ class Layer:
     source: str
     values: Mapping[str, Any]
 
-    def sets(self, path: str, below: bool = False) -> bool:
-        """Tell whether the layer sets the value at a path or one above it, or with `below` one below it."""
-        if below and any(key.startswith((f"{path}.", f"{path}[")) for key in self.values):
-            return True
+    def sets(self, path: str) -> bool:
+        """Tell whether the layer sets the value at a path or one above it."""
         if any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in self.values if "." in key):
             return True
         try:
             return paths.get(self.values, path, missing=_MISSING) is not _MISSING
         except ConfigError:
             return False
+
+    def adds(self, key: str, path: str) -> bool:
+        """Tell whether the layer has a key, which may be no part of a path, in the mapping at a path."""
+        full = f"{path}.{key}".removeprefix(".")
+        if any(override.startswith((f"{full}.", f"{full}[")) for override in self.values):
+            return True
+        owner = paths.get(self.values, path) if path else self.values
+        return isinstance(owner, Mapping) and key in owner
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,9 @@ class Provenance:
         """The file or command of the top layer."""
         return self.layers[-1].source
 
-    def origin_of(self, path: str, below: bool = False) -> str:
-        """Return the file or command that set the value at or above a path, the first file if none did.
-
-        With `below` it may be one that set a value below the path, which is how an override makes an unknown key.
-        """
-        sources = (layer.source for layer in reversed(self.layers) if layer.sets(path, below))
+    def origin_of(self, path: str, key: str = "") -> str:
+        """Return the file or command that set the value at or above a path, or a key there, the first if none did."""
+        full = f"{path}.{key}".removeprefix(".") if key else path
+        layers = reversed(self.layers)
+        sources = (layer.source for layer in layers if layer.sets(full) or (key and layer.adds(key, path)))
         return next(sources, self.layers[0].source)

@@ -98,7 +98,7 @@ def parse_inline(text: str) -> Any:
     It is a list or mapping in brackets, a text in quotes, a number, a boolean or null, as in a file. Any other text
     stands for itself: `#`, `: ` and spaces are part of it.
     """
-    word = text.strip()
+    word = text.strip(" \t\r\n")  # and not other spaces of Unicode, which are texts
     closed = _CLOSED.get(word[:1])
     if closed is None:
         value = _data(ScalarNode(_Resolver().resolve(ScalarNode, word, (True, False)), word))
