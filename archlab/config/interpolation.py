@@ -19,7 +19,7 @@ def interpolate(tree: dict[str, Any]) -> dict[str, Any]:
         filled = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
         raise ConfigError(getattr(error, "full_key", None) or "", one_line(error)) from None
-    return _filled(tree, filled)  # type: ignore[no-any-return]
+    return _filled(tree, filled)
 
 
 def _filled(data: Any, filled: Any) -> Any:

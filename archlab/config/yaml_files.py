@@ -78,4 +78,4 @@ def copy_data(data: Mapping[str, Yaml], name: str) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError("", error.problem, name) from None
     require_text_keys(plain, "", Path(name))
-    return plain  # type: ignore[no-any-return]
+    return plain

@@ -51,8 +51,9 @@ class _Loader(Reader, Scanner, Parser, Composer, _Resolver):
         self.level += 1
         if self.level > MAX_DEPTH:
             raise _at(event.start_mark, f"is nested more than {MAX_DEPTH} deep")
-        node: Node = super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
         self.level -= 1
+        assert node is not None
         if not isinstance(event, yaml.AliasEvent):
             self.extents[id(node)] = self._extent(node)
         elif id(node) not in self.extents:  # it is being composed
@@ -104,12 +105,14 @@ def parse_inline(text: str) -> Any:
         value = _data(ScalarNode(_Resolver().resolve(ScalarNode, word, (True, False)), word))
         return text if isinstance(value, str) else value
     node = _compose(word)
-    if not isinstance(node, closed) or node.end_mark.index < len(word):  # what follows would be a comment, or a key
+    if (
+        node is None or not isinstance(node, closed) or node.end_mark.index < len(word)
+    ):  # what follows would be a comment, or a key
         raise ConfigError("", f"more text follows what begins with {word[0]}")
     return _data(node)
 
 
-def _at(mark: yaml.Mark | None, problem: str) -> ConfigError:
+def _at(mark: Any, problem: str) -> ConfigError:
     return ConfigError("", f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem)
 
 
