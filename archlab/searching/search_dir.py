@@ -18,6 +18,7 @@ from archlab.searching.space import Space
 from archlab.searching.study import delete_study
 from archlab.storage.files import require_empty_dir, write_text
 from archlab.storage.locks import lock
+from archlab.text import shell_path
 
 _OWN_DIRS = ("trials", "baseline", "best")
 _OWN_FILES = ("summary.json", "report.html", "base.yaml", "search.yaml")
@@ -72,7 +73,7 @@ def _require_same(space: Space, folder: Path) -> None:
         if difference := first_difference(old, parse_yaml(format_yaml(plain)), partial(_is_equal, may_grow)):
             advice = "name another directory, or start over with --force"
             if old.get("format") is None:
-                advice = f"run archlab migrate {folder} if that is only a former name; else {advice}"
+                advice = f"run archlab migrate {shell_path(folder)} if that is only a former name; else {advice}"
             raise ArchlabError(f"{folder}: holds another search: {difference}; {advice}")
 
 

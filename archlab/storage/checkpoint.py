@@ -21,6 +21,7 @@ from archlab.storage.manifest import integrity_error, verify, write_manifest
 from archlab.storage.optimizer_state import groups_of, restore_optimizer, tensors_of
 from archlab.storage.renamed_tensors import former_names, has_former_names
 from archlab.storage.tensors import copy_into, named_tensors, read_tensors, write_tensors
+from archlab.text import shell_path
 
 __all__ = ["latest_checkpoint", "load_checkpoint", "load_weights", "save_checkpoint", "save_model", "verify"]
 
@@ -85,7 +86,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     if has_former_names(tensors, former_names(model)):
         root = _root(path)
         raise ArchlabError(
-            f"{path / _WEIGHTS}: its tensors have names of an earlier version; run archlab migrate {root}"
+            f"{path / _WEIGHTS}: its tensors have names of an earlier version; run archlab migrate {shell_path(root)}"
         )
     copy_into(model, tensors, path / _WEIGHTS)
 
