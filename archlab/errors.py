@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from unicodedata import category
+
+from archlab.text import shorten, visible
 
 # A password ends at the last @ of its word, or at the first one after: SQLAlchemy allows spaces in it.
 # One slash is left of two where a URL was taken for a path.
@@ -16,12 +17,12 @@ _PARAMETER = re.compile(r"((?:password|passwd|pwd|secret|token)=)[^\s&;,'\"]+", 
 class ArchlabError(Exception):
     """An error whose message is for the user: the command line prints it without a traceback and exits with 2.
 
-    Its text has no password, whatever it was made of.
+    The message is one line that any terminal shows: hidden characters of names and values are escaped, and it has no
+    password, whatever it was made of.
     """
 
-    def __str__(self) -> str:
-        """Return the message, with `***` for the passwords of URLs."""
-        return redact(super().__str__())
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shorten(visible(redact(str(message)))))
 
 
 class ConfigError(ArchlabError):
@@ -49,9 +50,9 @@ class MachineError(ArchlabError):
 
 
 def one_line(text: object) -> str:
-    """Return the first line of a text that is not blank."""
+    """Return the first line of a text that is not blank, its hidden characters escaped."""
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    return lines[0] if lines else type(text).__name__
+    return visible(lines[0]) if lines else type(text).__name__
 
 
 def describe_error(error: BaseException) -> str:
@@ -72,13 +73,6 @@ def show_value(value: object, longest: int = 200) -> str:
 def is_unicode(text: str) -> bool:
     """Tell whether a text has no surrogates, which Python makes of bytes on a command line that are not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def escape_control_characters(text: str) -> str:
-    """Return a text that changes nothing but what a terminal shows: control characters and surrogates are escaped."""
-    # Cc controls the terminal, Cf the direction of text, Cs has no encoding, Zl and Zp break lines.
-    escaped = ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return "".join(ascii(c)[1:-1] if category(c) in escaped and c != "\t" else c for c in text)
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -15,11 +15,10 @@ import click
 
 from archlab.cli.streams import abandon, prepare_streams
 from archlab.cli.traceback_file import write_traceback
-from archlab.errors import ArchlabError, describe_error, escape_control_characters, redact
+from archlab.errors import ArchlabError, describe_error, redact
 from archlab.runtime.outcome import Outcome, iter_causes, outcome_of
 from archlab.runtime.signals import Stopped
-
-LONGEST = 1000  # characters of a line: some values in messages are whole files
+from archlab.text import shorten, visible
 
 
 class Carried(Exception):
@@ -84,7 +83,7 @@ def _end(message: str, status: int, debug: bool = False) -> int:
 def line(message: str) -> str:
     """Return a message as one line that a terminal shows as it is."""
     text = redact(" ".join(part.strip() for part in message.splitlines() if part.strip()))
-    return escape_control_characters(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
+    return shorten(visible(text))
 
 
 def _can_flush() -> bool:
@@ -103,8 +102,11 @@ def _has_working_directory() -> bool:
     return True
 
 
-class _LineFormatter(logging.Formatter):
+class LineFormatter(logging.Formatter):
+    """Records of the log as one line each, whatever texts are in them."""
+
     def format(self, record: logging.LogRecord) -> str:
+        """Return a record as text."""
         return f"archlab: {line(record.getMessage())}"
 
 
@@ -116,7 +118,7 @@ def _quiet(debug: bool) -> Iterator[None]:
         yield
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(_LineFormatter())
+    handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     hooks = threading.excepthook, sys.unraisablehook, warnings.showwarning, logging.raiseExceptions
     threading.excepthook = _report_thread

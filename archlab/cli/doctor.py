@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from archlab.cli.terminal import foreign
 from archlab.ops.native import OPERATIONS
 from archlab.ops.native.library import unavailable_reason
 from archlab.runtime.cgroups import cpu_limit, memory_limit
@@ -52,8 +53,8 @@ def render(findings: list[Finding]) -> Table:
     """Return the findings as a table for a terminal."""
     table = Table("check", "value", "", "advice", box=None, pad_edge=False)
     for finding in findings:
-        status = f"[{_STYLES[finding.status]}]{finding.status}[/]"
-        table.add_row(finding.name, escape(finding.value), status, escape(finding.advice))
+        status = Text(finding.status, _STYLES[finding.status])
+        table.add_row(finding.name, foreign(finding.value), status, foreign(finding.advice))
     return table
 
 

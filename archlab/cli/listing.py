@@ -10,8 +10,8 @@ import yaml
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
+from archlab.cli.terminal import foreign, paragraph
 from archlab.config.domains import Choice
 from archlab.config.registry import Component, Slot
 from archlab.config.schema import REQUIRED, Knob
@@ -24,7 +24,7 @@ def experiments_table(folder: str, usage: str) -> Table:
     """Return a table of the YAML files of a directory that comes with archlab."""
     table = Table(title=f"{folder.replace('_', ' ')}: {usage}", title_justify="left", box=None, show_header=False)
     for name, file in shipped_files(folder).items():
-        table.add_row(Text(name, "bold cyan"), Text(_description(file)))
+        table.add_row(foreign(name, "bold cyan"), paragraph(_description(file)))
     return table
 
 
@@ -45,12 +45,12 @@ def components_table(components: Sequence[Component], *, detailed: bool) -> Grou
 def _kind(kind: str, components: Sequence[Component], detailed: bool) -> Table:
     table = Table(title=kind, title_justify="left", title_style="bold", box=None, show_header=False)
     for component in components:
-        table.add_row(Text(f"  {component.name}", "cyan"), Text(component.summary))
+        table.add_row(foreign(f"  {component.name}", "cyan"), paragraph(component.summary))
         meanings = component.meanings if detailed else {}
         for knob in component.knobs.values() if detailed else []:
-            table.add_row("", Text(f"{knob.name}: {_knob(knob, component)}", "dim"))
+            table.add_row("", foreign(f"{knob.name}: {_knob(knob, component)}", "dim"))
             if meaning := meanings.get(knob.name):
-                table.add_row("", Padding(meaning, (0, 0, 0, 4)))
+                table.add_row("", Padding(foreign(meaning), (0, 0, 0, 4)))
     return table
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from archlab import __version__, api
 from archlab.cli.boundary import Carried, run
@@ -20,22 +19,24 @@ from archlab.cli.completion import (
     complete_override,
     complete_space,
 )
+from archlab.cli.escaping import EscapingGroup, write_data
 from archlab.cli.streams import can_print, decode_argument
 from archlab.config import registry
 from archlab.config.yaml_files import is_file_name
+from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ArchlabError, did_you_mean
 from archlab.reporting.format import format_metrics
 from archlab.runtime.process import configure_process
+from archlab.text import shell_path
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
-WIDTH_WHERE_NO_TERMINAL = 110
 NAME = click.argument("name", shell_complete=complete_experiment)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...", shell_complete=complete_override)
 FORCE = click.option("--force", is_flag=True, help="Overwrite what archlab wrote to the directory, and nothing else.")
 
 
-class SuggestingGroup(click.Group):
+class SuggestingGroup(EscapingGroup):
     """A group whose error for an unknown command names the nearest one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -85,13 +86,9 @@ def _run_command() -> None:
 
 
 def _console() -> Any:
-    from rich.console import Console
+    from archlab.cli.terminal import make_console
 
-    class PipedConsole(Console):
-        def on_broken_pipe(self) -> None:  # rich itself would exit with 1 in the middle of a run
-            raise  # noqa: PLE0704 - called while BrokenPipeError is handled
-
-    return PipedConsole(width=None if sys.stdout.isatty() else WIDTH_WHERE_NO_TERMINAL)
+    return make_console()
 
 
 @cli.command("list")
@@ -120,12 +117,12 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
 
     NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
     """
-    from rich.text import Text
+    from archlab.cli.terminal import foreign, paragraph
 
     experiment = api.load(name, overrides)
     if as_yaml:
         text = experiment.to_yaml()
-        click.echo(text if can_print(text) else yaml.safe_dump(experiment.resolved, sort_keys=False), nl=False)
+        click.echo(text if can_print(text) else format_yaml(experiment.resolved, ascii_only=True), nl=False)
         return
 
     from archlab.cli import show as drawing
@@ -138,7 +135,7 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
         click.echo(json.dumps(figures | ({"tokens": tokens} if tokens else {}), indent=2))
         return
     console = _console()
-    console.print(Text.assemble((experiment.name, "bold"), "  ", experiment.description))
+    console.print(foreign(experiment.name, "bold") + "  " + paragraph(experiment.description))
     console.print(drawing.model_tree(experiment, model))
     console.print(drawing.cost_table(experiment, figures, tokens))
 
@@ -161,7 +158,8 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
         result = api.train(name, overrides, out=out, resume=resume, force=force, callbacks=[progress])
     console.print(f"validation {format_metrics(result.metrics, 'val_')}")
     click.echo(f"model    {result.model_dir}\nmetrics  {result.folder / 'metrics.jsonl'}")
-    further = f'generate {result.folder} --prompt "def "' if "val_bpb" in result.metrics else f"report {result.folder}"
+    folder = shell_path(result.folder)
+    further = f'generate {folder} --prompt "def "' if "val_bpb" in result.metrics else f"report {folder}"
     click.echo(f"next     archlab {further}")
 
 
@@ -197,7 +195,7 @@ def export(folder: Path, out: Path, force: bool) -> None:
     path = api.export(folder, out, force=force)
     click.echo(f"{path}: model.safetensors, config.yaml and model.py")
     if "def main(" in (path / "model.py").read_text(encoding="utf-8"):
-        click.echo(f"try it: python {path / 'model.py'} 'def '")
+        click.echo(f"try it: python {shell_path(path / 'model.py')} 'def '")
 
 
 @cli.command()
@@ -227,9 +225,9 @@ def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
     """
     prompt = decode_argument(prompt)
     pieces = api.generate(folder, prompt, max_new_tokens=tokens, **sampling)
-    click.echo(prompt, nl=False)
+    write_data(prompt)
     for piece in pieces:
-        click.echo(piece, nl=False)
+        write_data(piece)
     click.echo()
 
 
@@ -252,7 +250,7 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
     tokens = read_tokens(path)
     if tokens is not None:
         click.echo(f"tokens  {tokens}")
-    click.echo(f"next    archlab show {path / 'experiment.yaml'}")
+    click.echo(f"next    archlab show {shell_path(path / 'experiment.yaml')}")
 
 
 @cli.command("eval")
@@ -348,11 +346,13 @@ def check(kind: str, name: str, knobs: tuple[str, ...], plugin: Path | None) -> 
     """
     from rich.text import Text
 
+    from archlab.cli.terminal import foreign
+
     console, failed = _console(), 0
     for result in api.check(kind, name, knobs, plugin=plugin):
         failed += not result.passed
         status = ("passed  ", "green") if result.passed else ("failed  ", "bold red")
-        text = f"  {result.problem or result.description}"
+        text = foreign(f"  {result.problem or result.description}")
         console.print(Text.assemble(status, (result.name, "bold"), text), soft_wrap=True)
     if failed:
         raise ArchlabError(f"{kind} {name}: {failed} check{'s' * (failed > 1)} failed")

@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from archlab.cli.terminal import SafeConsole, foreign
 from archlab.config.experiment import Experiment
 from archlab.reporting.format import format_validation
 from archlab.training.callbacks import Callback
@@ -26,13 +26,13 @@ class ProgressBar(Callback):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console, self.label = console or Console(), ""
+        self.console, self.label = console or SafeConsole(), ""
         self.is_live = self.console.is_terminal or self.console.is_jupyter
         self.bar = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TextColumn("eta"),
             TimeRemainingColumn(),
             console=self.console,
@@ -54,7 +54,7 @@ class ProgressBar(Callback):
 
     def print(self, line: str | Text) -> None:
         """Print a permanent line above the bar."""
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(foreign(line) if isinstance(line, str) else line, highlight=False, soft_wrap=True)
 
     def on_start(self, experiment: Experiment, step: int) -> None:
         """Start a bar for one run."""
@@ -63,9 +63,11 @@ class ProgressBar(Callback):
             self.bar.remove_task(self.task)
         self.steps, self.first_step, self.begin = experiment.train.steps, step, time.monotonic()
         self.last_line, self.val = self.begin, ""
-        self.task = self.bar.add_task(self.label or experiment.name, total=self.steps, completed=step, figures="")
+        self.task = self.bar.add_task(
+            foreign(self.label or experiment.name).plain, total=self.steps, completed=step, figures=""
+        )
         if step:
-            self.print(f"{escape(self.label or experiment.name)}: resuming after step {step}")
+            self.print(f"{self.label or experiment.name}: resuming after step {step}")
 
     def on_step(self, record: Mapping[str, float]) -> None:
         """Advance the bar, or print a line every few seconds where there is no terminal."""

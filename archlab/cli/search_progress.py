@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from archlab.cli.progress import ProgressBar
+from archlab.cli.terminal import foreign
 from archlab.reporting.data import Run, SearchData, read_search, short_names
 from archlab.reporting.figures import brief
 from archlab.reporting.format import format_metrics, format_validation
@@ -18,6 +18,7 @@ from archlab.searching.callbacks import SearchCallback
 from archlab.searching.run import SearchResult
 from archlab.searching.space import Space
 from archlab.searching.summary import SearchSummary, TrialSummary
+from archlab.text import shell_path
 from archlab.training.callbacks import Callback
 
 
@@ -33,15 +34,14 @@ class SearchProgressBar(ProgressBar, SearchCallback):
         """Print the space, the varied knobs and the number of finished trials."""
         self.done, self.total, self.short = done, total, short_names(list(space.vary))
         finished = f"; {done} done" if done else ""
-        self.print(
-            Text.assemble((space.name, "bold"), f": {total} trials over {', '.join(self.short.values())}{finished}")
-        )
+        over = foreign(f": {total} trials over {', '.join(self.short.values())}{finished}")
+        self.print(Text.assemble(foreign(space.name, "bold"), over))
 
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Show the training of one run under its label."""
         self.label = f"{label} ({self.done + 1} of {self.total})" if values else label
         text = "  ".join(f"{self.short.get(path, path)}={brief(value)}" for path, value in values.items())
-        self.print(Text.assemble((self.label, "cyan"), f"  {text}"))
+        self.print(Text.assemble(foreign(self.label, "cyan"), "  ", foreign(text)))
         return self
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
@@ -49,7 +49,7 @@ class SearchProgressBar(ProgressBar, SearchCallback):
         self.done += label != "baseline"
         color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
         details = "".join(f"  {part}" for part in (format_validation(metrics), reason) if part)
-        self.print(Text.assemble((self.label, "cyan"), "  ", (state, color), details))
+        self.print(Text.assemble(foreign(self.label, "cyan"), "  ", (state, color), foreign(details)))
 
 
 def print_summary(console: Console, result: SearchResult) -> None:
@@ -61,49 +61,48 @@ def print_summary(console: Console, result: SearchResult) -> None:
         console.print("no trial is complete; the reasons are in the table")
         return
     console.print(_headline(result.summary, best), highlight=False, soft_wrap=True)
-    console.print(_files(result), markup=False, highlight=False, soft_wrap=True)
+    console.print(_files(result), highlight=False, soft_wrap=True)
 
 
 def _trials(data: SearchData) -> Table:
-    table = Table(title=f"{data.name}: trials", title_justify="left", box=None, header_style="bold")
+    table = Table(title=foreign(f"{data.name}: trials"), title_justify="left", box=None, header_style="bold")
     short = short_names(list(data.space.vary))
     for name in ("run", "state", *short.values()):
-        table.add_column(name, overflow="fold")
+        table.add_column(foreign(name), overflow="fold")
     metric = "val_bpb" if "val_bpb" in data.baseline.metrics else data.space.objective
-    table.add_column("bits/byte" if metric == "val_bpb" else metric, justify="right")
+    table.add_column(foreign("bits/byte" if metric == "val_bpb" else metric), justify="right")
     for run in [data.baseline, *data.trials]:
         best = run.name == str(data.best_trial)
         table.add_row(*_row(run, short, metric), style="bold green" if best else "")
     return table
 
 
-def _row(run: Run, short: Mapping[str, str], metric: str) -> list[str]:
+def _row(run: Run, short: Mapping[str, str], metric: str) -> list[Text]:
     shown = [brief(run.values[path]) if path in run.values else "" for path in short]
     reached = f"{run.metrics[metric]:.3f}" if metric in run.metrics else ""
-    return [run.name, run.state, *shown, reached]
+    return [foreign(cell) for cell in (run.name, run.state, *shown, reached)]
 
 
-def _headline(summary: SearchSummary, best: TrialSummary) -> str:
-    lines = [f"[bold]best: trial {best.trial}[/], {format_metrics(best.validation)} on the whole validation split"]
+def _headline(summary: SearchSummary, best: TrialSummary) -> Text:
+    lines = [f", {format_metrics(best.validation)} on the whole validation split"]
     if summary.baseline.validation:
         lines.append(f"baseline at the same budget: {format_metrics(summary.baseline.validation)}")
     sizes = ", ".join(f"{name} {bits:.3f}" for name, bits in summary.compressors.items())
     if sizes:
         lines.append(f"whole-file compressors at their best setting, on the same text: {sizes}")
-    return "\n".join(lines)
+    return Text.assemble((f"best: trial {best.trial}", "bold"), Text("\n").join(map(foreign, lines)))
 
 
-def _files(result: SearchResult) -> str:
-    folder = shlex.quote(str(result.folder))
-    return "\n".join(
-        [
-            f"report  {result.folder / 'report.html'}",
-            f"model   {result.folder / 'best'}",
-            f"trials  {result.folder / 'trials'}: experiment.yaml and metrics.jsonl of each",
-            f"study   {result.folder / 'study.db'}, for Optuna",
-            "next",
-            f'  archlab generate {folder}/best --prompt "def "',
-            f"  archlab train {folder}/best/experiment.yaml train.steps=2000 --out runs/longer",
-            f"  archlab export {folder}/best --out {folder}/standalone",
-        ]
-    )
+def _files(result: SearchResult) -> Text:
+    folder = result.folder
+    lines = [
+        f"report  {folder / 'report.html'}",
+        f"model   {folder / 'best'}",
+        f"trials  {folder / 'trials'}: experiment.yaml and metrics.jsonl of each",
+        f"study   {folder / 'study.db'}, for Optuna",
+        "next",
+        f'  archlab generate {shell_path(folder / "best")} --prompt "def "',
+        f"  archlab train {shell_path(folder / 'best/experiment.yaml')} train.steps=2000 --out runs/longer",
+        f"  archlab export {shell_path(folder / 'best')} --out {shell_path(folder / 'standalone')}",
+    ]
+    return Text("\n").join(map(foreign, lines))

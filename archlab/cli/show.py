@@ -13,6 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 from torch import Tensor, nn
 
+from archlab.cli.terminal import foreign
 from archlab.config.experiment import Experiment
 from archlab.config.registry import Component, component_of
 from archlab.data.task import Task
@@ -64,7 +65,7 @@ def _children(module: nn.Module) -> list[tuple[str, nn.Module, int]]:
 
 def _label(name: str, part: nn.Module, component: Component | None, shapes: dict[nn.Module, str], count: int) -> Text:
     type_name = component.name if component else type(part).__name__
-    label = Text.assemble((name, "bold"), " ", (type_name, "cyan" if component else "dim"))
+    label = Text.assemble(foreign(name, "bold"), " ", foreign(type_name, "cyan" if component else "dim"))
     params = count_parameters(part)
     if params:
         label.append(f"  {params * count:,}", "green")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from archlab.text import visible
+
 if TYPE_CHECKING:
     from archlab.ops.benchmark import BenchmarkResult
     from archlab.ops.triton.report import KernelReport
@@ -53,6 +55,7 @@ def _kernel_cells(row: KernelReport) -> Iterator[str]:
 def profile_table(name: str, profile: Profile) -> Table:
     """Return a table of the time of an optimizer step by kind of operation."""
     speed = profile.tokens / profile.seconds
+    name = visible(name)
     title = f"{name}: {1000 * profile.seconds:,.0f} ms per step of {profile.tokens:,} tokens, {speed:,.0f} tokens/s"
     table = Table("operations", box=None, title=title, title_justify="left", min_width=len(title))
     for heading in ("ms per step", "share", "calls", "GFLOP/s"):

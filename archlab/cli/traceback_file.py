@@ -9,9 +9,10 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from archlab.errors import escape_control_characters, redact
+from archlab.errors import redact
 from archlab.runtime.user_dirs import private_temp_dir, user_dir
 from archlab.storage.files import write_bytes
+from archlab.text import visible
 
 KEEP = 20
 
@@ -30,7 +31,7 @@ def _write(folder: Path, text: str) -> Path:
     for old in sorted(folder.glob("error-*.txt"))[: -KEEP + 1]:
         old.unlink(missing_ok=True)
     file = folder / f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    lines = (escape_control_characters(line) for line in text.split("\n"))
+    lines = (visible(line, keep="\t") for line in text.split("\n"))
     write_bytes(file, "\n".join(lines).encode(errors="backslashreplace"))
     file.chmod(0o600)
     return file

@@ -8,20 +8,22 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from archlab.config import paths, renames
+from archlab.config.interpolation import escape, interpolate
+from archlab.config.overrides import parse_override
 from archlab.config.provenance import Provenance
 from archlab.config.registry import Slot, find, load_plugin, names
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.config.spec import REPEAT, Spec, knob_at, parse
 from archlab.config.train_config import TrainConfig, parse_train, train_knobs
-from archlab.config.yaml_files import Yaml, copy_data, find_yaml, load_yaml, parse_override
-from archlab.errors import ConfigError, one_line
+from archlab.config.yaml_files import Yaml, copy_data, find_yaml, load_yaml
+from archlab.config.yaml_writer import format_yaml
+from archlab.errors import ConfigError
+from archlab.text import HIDDEN, shorten
 
 SECTIONS = ("name", "description", "model", "task", "train")
 KEYS = ("format", "base", "plugins", "override", *SECTIONS)
+MAX_NAME = 200  # bytes; file systems take 255, and partial directories have longer names
 _DATA_NAME = "experiment"  # the name, in errors and by default, of an experiment that is passed as a mapping
 
 Source: TypeAlias = "str | PathLike[str] | Mapping[str, Yaml]"
@@ -42,9 +44,8 @@ class Experiment:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """The experiment as YAML data with all defaults written out."""
-        return {
-            "format": renames.current().format,
+        """The experiment as YAML data with all defaults written out; `load` of it is this experiment again."""
+        plain = {
             "name": self.name,
             "description": self.description,
             "plugins": list(self.plugins),
@@ -52,10 +53,11 @@ class Experiment:
             "task": self.task.to_plain(),
             "train": asdict(self.train),
         }
+        return {"format": renames.current().format, **escape(plain)}
 
     def to_yaml(self) -> str:
         """Return the resolved experiment as YAML text."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.resolved))
+        return format_yaml(self.resolved)
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,8 @@ class UnresolvedExperiment:
         try:
             return _resolve(self)
         except ConfigError as error:
-            path = f"{error.path}.{error.key}" if error.key else error.path
-            raise ConfigError(error.path, error.problem, error.source or self.origin_of(path)) from error
+            origin = error.source or self.provenance.origin_of(error.path, error.key)
+            raise ConfigError(error.path, error.problem, origin) from error
 
     @property
     def source(self) -> str:
@@ -205,7 +207,7 @@ def _absolute(plugin: str, file: Path) -> str:
 
 
 def _resolve(raw: UnresolvedExperiment) -> Experiment:
-    tree = _interpolate(raw.tree)
+    tree = interpolate(raw.tree)
     reject_unknown(tree, SECTIONS, "")
     for section in KINDS:
         if section not in tree:
@@ -238,14 +240,11 @@ def _fits(knob: Knob, value: Any) -> bool:
 
 
 def _require_file_name(name: str) -> str:
-    """Return a name that can be a directory's; raise ConfigError for one that would be a path to elsewhere."""
-    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+    """Return a name that can be a directory's; raise ConfigError for one that would be a path, or is no file name."""
+    if name.strip() in ("", ".", "..") or "/" in name or "\\" in name:
         raise ConfigError("name", f"{name!r} cannot name a folder")
+    if hidden := HIDDEN.search(name):
+        raise ConfigError("name", f"{name!r} cannot name a folder: it has the character U+{ord(hidden[0]):04X}")
+    if len(name.encode()) > MAX_NAME:
+        raise ConfigError("name", f"{shorten(name, 50)!r} cannot name a folder: it is longer than {MAX_NAME} bytes")
     return name
-
-
-def _interpolate(tree: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)  # type: ignore[return-value]
-    except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
-        raise ConfigError(getattr(error, "full_key", None) or "", one_line(error)) from None

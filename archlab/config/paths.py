@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 from archlab.errors import ConfigError
 
 Part: TypeAlias = str | int
-_STEP = re.compile(r"\.?([^.\[\]=\s]+)|\[(\d{1,9}|\*)\]")
+# One spelling for each path, since two would be two knobs to `vary:`: a dot before every key but the first, and indices
+# in ASCII without leading zeros.
+_STEP = re.compile(r"(?:^|\.)([^.\[\]=\s]+)|\[(0|[1-9][0-9]{0,8}|\*)\]")
 _LONGEST = 100  # parts: a path makes a tree of as many levels
 
 
@@ -20,7 +22,7 @@ def split(path: str) -> list[Part]:
     position = 0
     while position < len(path):
         step = _STEP.match(path, position)
-        if step is None or (position == 0 and path.startswith(".")):
+        if step is None or (position == 0 and path.startswith((".", "["))):
             raise ConfigError(path or "''", "is not a path like model.layers[0].mixer")
         key, index = step.groups()
         parts.append(key if key is not None else index if index == "*" else int(index))

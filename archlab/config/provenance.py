@@ -28,6 +28,14 @@ class Layer:
         except ConfigError:
             return False
 
+    def adds(self, key: str, path: str) -> bool:
+        """Tell whether the layer has a key, which may be no part of a path, in the mapping at a path."""
+        full = f"{path}.{key}".removeprefix(".")
+        if any(override.startswith((f"{full}.", f"{full}[")) for override in self.values):
+            return True
+        owner = paths.get(self.values, path) if path else self.values
+        return isinstance(owner, Mapping) and key in owner
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -44,7 +52,9 @@ class Provenance:
         """The file or command of the top layer."""
         return self.layers[-1].source
 
-    def origin_of(self, path: str) -> str:
-        """Return the file or command that set the value at or above a path, the first file if none did."""
-        sources = (layer.source for layer in reversed(self.layers) if layer.sets(path))
+    def origin_of(self, path: str, key: str = "") -> str:
+        """Return the file or command that set the value at or above a path, or a key there, the first if none did."""
+        full = f"{path}.{key}".removeprefix(".") if key else path
+        layers = reversed(self.layers)
+        sources = (layer.source for layer in layers if layer.sets(full) or (key and layer.adds(key, path)))
         return next(sources, self.layers[0].source)

@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -133,7 +134,19 @@ def _check_scalar(value: Any, expected: type, path: str) -> Any:
         return int(value)
     if expected in (str, bool) and type(value) is expected:
         return value
-    raise ConfigError(path, f"{show_value(value)} is not {type_name(expected)}")
+    raise ConfigError(path, f"{show_value(value)} is not {type_name(expected)}{_advice(value, expected)}")
+
+
+def _advice(value: Any, expected: type) -> str:
+    """Return the value that was meant, for a text that YAML reads as a number and a number that it reads as a text."""
+    if expected is str and isinstance(value, bool | int | float):
+        return "; write a text like this in quotes"
+    if expected in (int, float) and isinstance(value, str):
+        with suppress(ValueError):
+            number = float(value)
+            if math.isfinite(number):
+                return f"; did you mean {int(number) if number.is_integer() else number}?"
+    return ""
 
 
 def _is_whole(value: float) -> bool:

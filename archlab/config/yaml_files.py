@@ -1,20 +1,16 @@
-"""YAML files and YAML data: finding shipped files, loading files, parsing overrides."""
+"""YAML files and YAML data: finding shipped files, loading files, copying data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from io import StringIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from archlab.config import renames
-from archlab.config.yaml_limits import require_bounded
-from archlab.errors import ConfigError, did_you_mean, escape_control_characters, is_unicode, one_line, show_value
+from archlab.config.yaml_reader import parse_yaml
+from archlab.config.yaml_writer import format_yaml
+from archlab.errors import ConfigError, did_you_mean, one_line
 
 Yaml: TypeAlias = "bool | int | float | str | Sequence[Yaml] | Mapping[str, Yaml] | None"
 
@@ -34,7 +30,11 @@ def find_yaml(name: str, folder: Path, library: str) -> Path:
     """Return the file of a shipped name, or of a path relative to `folder`; raise ConfigError if there is none."""
     file = folder / name
     if is_file_name(name):
-        if not file.is_file():
+        try:
+            is_there = file.is_file()
+        except OSError as error:  # a name that is too long, or a directory that may not be read
+            raise ConfigError("", f"no file {str(file)!r}: {error.strerror}") from None
+        if not is_there:
             raise ConfigError("", f"no file {str(file)!r}")
         return file
     known = shipped_files(library)
@@ -48,20 +48,17 @@ def find_yaml(name: str, folder: Path, library: str) -> Path:
 def load_yaml(file: Path) -> dict[str, Any]:
     """Load a YAML file's mapping without resolving interpolations; raise ConfigError if it cannot be read."""
     try:
-        text = file.read_text(encoding="utf-8")
-        require_bounded(text, str(file))
-        config = OmegaConf.load(StringIO(text))
-        tree = OmegaConf.to_container(config, resolve=False)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError("", f"{where}{error.problem or error.context}", str(file)) from None
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError, TypeError) as error:
+        tree = parse_yaml(file.read_bytes())
+    except OSError as error:
         raise ConfigError("", f"cannot be read: {one_line(error)}", str(file)) from None
-    if not isinstance(config, DictConfig) or not isinstance(tree, dict):
+    except ConfigError as error:
+        raise ConfigError("", error.problem, str(file)) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
         raise ConfigError("", "is not a mapping", str(file))
     require_text_keys(tree, "", file)
-    return tree  # type: ignore[return-value]
+    return tree
 
 
 def require_text_keys(tree: Any, path: str, file: Path) -> None:
@@ -77,23 +74,8 @@ def copy_data(data: Mapping[str, Yaml], name: str) -> dict[str, Any]:
     """Return a copy of Python data with the types that YAML has; raise ConfigError for values that it cannot hold."""
     # Through YAML text and not deepcopy: a tuple becomes the list that a file would have, an object an error.
     try:
-        plain = yaml.safe_load(yaml.safe_dump(dict(data), sort_keys=False))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError("", f"cannot be written as YAML: {one_line(error)}", name) from None
+        plain = parse_yaml(format_yaml(data))
+    except ConfigError as error:
+        raise ConfigError("", error.problem, name) from None
     require_text_keys(plain, "", Path(name))
     return plain
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """Split `path=value` and parse the value as YAML."""
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise ConfigError(text, "is not an override; write path=value", "command line")
-    if not is_unicode(text):
-        raise ConfigError(escape_control_characters(path), "the override is not UTF-8", "command line")
-    try:
-        require_bounded(value, "command line", path)
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore[index,call-overload]
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(path, f"{show_value(value)} cannot be read: {one_line(error)}", "command line") from None
-    return path, parsed

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 
 from archlab.reporting.data import Run, SearchData, short_names
+from archlab.reporting.html import chart_label
+from archlab.text import shorten, visible
 
 ACCENT, BASELINE, QUIET, OTHER, FAINT = "#2f6f5e", "#b5652b", "#b9c0c6", "#5b7f95", "#dde2e5"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _MISSING = "–"
+_TICK = 18  # characters that the margin beside the first axis takes
 
 
 def bars(values: Mapping[str, float], colors: Sequence[str], title: str, *, digits: int = 3) -> go.Figure:
     """Return a horizontal bar chart, the first bar on top."""
-    names = [escape(name) for name in values]
+    names = [chart_label(name) for name in values]
     texts = [f"{value:.{digits}f}" for value in values.values()]
     bar = go.Bar(x=list(values.values()), y=names, orientation="h", marker_color=list(colors), text=texts)
     bar.update(textposition="outside", cliponaxis=False, hoverinfo="skip", width=0.62)
     figure = _figure(bar, height=90 + 42 * len(names))
     figure.update_yaxes(autorange="reversed", ticksuffix="  ")
-    return figure.update_xaxes(title=escape(title), rangemode="tozero")
+    return figure.update_xaxes(title=chart_label(title), rangemode="tozero")
 
 
 def learning_curves(data: SearchData) -> go.Figure:
@@ -46,15 +48,15 @@ def _curve(trial: Run, data: SearchData) -> go.Scatter:
 def _line(run: Run, name: str, *, color: str, width: float, dash: str = "solid") -> go.Scatter:
     steps, losses = zip(*run.curve, strict=True)
     short = short_names(list(run.values))
-    choices = "<br>".join(escape(f"{short[path]}: {brief(value)}") for path, value in run.values.items())
+    choices = "<br>".join(chart_label(f"{short[path]}: {brief(value)}") for path, value in run.values.items())
     return go.Scatter(
         x=steps,
         y=losses,
-        name=escape(name),
+        name=chart_label(name),
         mode="lines+markers",
         line={"color": color, "width": width, "dash": dash},
         marker={"size": 5},
-        hovertemplate=f"<b>{escape(name)}</b> {run.state}<br>step %{{x}}: %{{y:.4f}}<br>{choices}<extra></extra>",
+        hovertemplate=f"<b>{chart_label(name)}</b> {run.state}<br>step %{{x}}: %{{y:.4f}}<br>{choices}<extra></extra>",
     )
 
 
@@ -64,21 +66,22 @@ def parallel_coordinates(data: SearchData) -> go.Figure:
     short = short_names(list(data.space.vary))
     axes = [_axis(short[path], [run.values.get(path, _MISSING) for run in runs]) for path in data.space.vary]
     results = [run.metrics[objective] for run in runs]
-    axes.append({"label": escape(objective), "values": results})
+    axes.append({"label": chart_label(objective), "values": results})
     maximize = data.space.objectives[objective] == "maximize"
     scale = [[0, FAINT], [1, ACCENT]] if maximize else [[0, ACCENT], [1, FAINT]]
     line = {"color": results, "colorscale": scale, "showscale": False}
-    return _figure(go.Parcoords(line=line, dimensions=axes), height=430).update_layout(margin={"l": 90, "t": 60})
+    return _figure(go.Parcoords(line=line, dimensions=axes), height=430).update_layout(margin={"l": 120, "t": 60})
 
 
 def _axis(label: str, values: Sequence[Any]) -> dict[str, Any]:
     """Return an axis of numbers, or of the choices that occur in the trials."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return {"label": escape(label), "values": list(values)}
+        return {"label": chart_label(label), "values": list(values)}
     names = sorted({brief(value) for value in values})
-    ticks = {"tickvals": list(range(len(names))), "ticktext": [escape(name) for name in names]}
+    # Plotly reads HTML in the label of such an axis, and none at its ticks.
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [shorten(visible(name), _TICK) for name in names]}
     margins = {"range": [-0.1, max(len(names) - 0.9, 0.1)]}
-    return {"label": escape(label), "values": [names.index(brief(value)) for value in values], **ticks, **margins}
+    return {"label": chart_label(label), "values": [names.index(brief(value)) for value in values], **ticks, **margins}
 
 
 def pareto(data: SearchData) -> go.Figure:
@@ -92,12 +95,13 @@ def pareto(data: SearchData) -> go.Figure:
         _points(best, (x, y), "Pareto front", color=ACCENT, mode="lines+markers"),
     ]
     figure = _figure(*traces, height=420).update_layout(showlegend=True)
-    directions = data.space.objectives
-    return figure.update_xaxes(title=f"{x} ({directions[x]})").update_yaxes(title=f"{y} ({directions[y]})")
+    titles = {axis: chart_label(f"{axis} ({data.space.objectives[axis]})") for axis in (x, y)}
+    return figure.update_xaxes(title=titles[x]).update_yaxes(title=titles[y])
 
 
 def _points(runs: Sequence[Run], axes: tuple[str, str], name: str, *, color: str, mode: str) -> go.Scatter:
     x, y = axes
+    texts = [chart_label(axis) for axis in axes]
     return go.Scatter(
         x=[run.metrics[x] for run in runs],
         y=[run.metrics[y] for run in runs],
@@ -106,7 +110,7 @@ def _points(runs: Sequence[Run], axes: tuple[str, str], name: str, *, color: str
         mode=mode,
         marker={"size": 10, "color": color},
         line={"color": color, "shape": "hv", "dash": "dot"},
-        hovertemplate=f"%{{text}}<br>{x} %{{x}}<br>{y} %{{y}}<extra></extra>",
+        hovertemplate=f"%{{text}}<br>{texts[0]} %{{x}}<br>{texts[1]} %{{y}}<extra></extra>",
     )
 
 

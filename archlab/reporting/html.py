@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from archlab.storage.ownership import REPORT_MARK
+from archlab.text import visible
 
+_LINES = "\n\t"
 STYLE = """
 :root { --ink: #24292e; --soft: #6a737d; --line: #e3e6e8; --accent: #2f6f5e; --paper: #fff; --back: #f6f7f6; }
 * { box-sizing: border-box; }
@@ -18,6 +20,7 @@ body { margin: 0; background: var(--back); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 1000px; margin: 0 auto; padding: 48px 24px 80px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 12px; letter-spacing: -0.01em; }
+h1, p, td.long { overflow-wrap: anywhere; }
 h2 { font-size: 19px; margin: 0 0 10px; }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
   padding: 22px 24px; margin-top: 22px; }
@@ -35,6 +38,16 @@ pre { background: var(--back); border: 1px solid var(--line); border-radius: 8px
   font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; margin: 0 0 10px; }
 summary { cursor: pointer; color: var(--accent); font-weight: 600; }
 """
+
+
+def escape(text: str, keep: str = "") -> str:
+    """Return text for HTML, in elements and attributes; hidden characters are shown, for they reorder a page too."""
+    return html.escape(visible(text, keep))
+
+
+def chart_label(text: str) -> str:
+    """Return text for a figure: plotly reads some HTML in it, and `%{x}` as a value of the point."""
+    return escape(text).replace("%{", "&#37;{")
 
 
 def page(title: str, lead: Sequence[str], sections: Iterable[str]) -> str:
@@ -93,5 +106,5 @@ def facts(pairs: Mapping[str, Any]) -> str:
 
 def code(text: str, *, folded: str = "") -> str:
     """Return preformatted text, collapsed below the title `folded` unless that is empty."""
-    block = f"<pre>{escape(text)}</pre>"
+    block = f"<pre>{escape(text, keep=_LINES)}</pre>"
     return f"<details><summary>{escape(folded)}</summary>{block}</details>" if folded else block

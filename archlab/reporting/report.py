@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from archlab.searching.summary import SearchSummary
 from archlab.storage.files import write_text
 from archlab.storage.locks import lock
 from archlab.storage.targets import require_report_target
+from archlab.text import shell_path
 
 COMPRESSORS = ("xz", "bz2", "zlib")
 _COLUMNS = {
@@ -176,12 +176,12 @@ def _best_trial(data: SearchData) -> list[str]:
 
 
 def _commands(data: SearchData) -> list[str]:
-    again = shlex.quote(f"{data.folder}-again")
+    search, best = data.folder / "search.yaml", data.folder / "best" / "experiment.yaml"
     return [
         "# the same search from the start, in another directory",
-        f"archlab search {shlex.quote(str(data.folder / 'search.yaml'))} --out {again}",
+        f"archlab search {shell_path(search)} --out {shell_path(f'{data.folder}-again')}",
         "# the best trial alone",
-        f"archlab train {shlex.quote(str(data.folder / 'best' / 'experiment.yaml'))} --out {again}-best",
+        f"archlab train {shell_path(best)} --out {shell_path(f'{data.folder}-again-best')}",
     ]
 
 

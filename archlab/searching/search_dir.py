@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from archlab.config.diff import first_difference
-from archlab.errors import ArchlabError, one_line
+from archlab.config.yaml_files import load_yaml
+from archlab.config.yaml_reader import parse_yaml
+from archlab.config.yaml_writer import format_yaml
+from archlab.errors import ArchlabError
 from archlab.searching import identity
 from archlab.searching.identity import may_grow, new_identity, read_identity, require_unchanged
 from archlab.searching.space import Space
@@ -32,6 +33,7 @@ from archlab.storage.ownership import (
     report_file,
 )
 from archlab.storage.targets import is_occupied, require_dir
+from archlab.text import shell_path
 
 _OWN_DIRS = ("trials", "baseline", "best")
 # search.yaml and identity.json last: a directory that is cleared in part is still known as a search's.
@@ -69,8 +71,8 @@ def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
         with lock(folder / ".study.lock", wait=True):
             _require_same(space, folder)
             _identify(space, folder)
-            write_text(folder / "base.yaml", _dump(space.base_to_plain()))
-            write_text(folder / "search.yaml", _dump(space.to_plain()))
+            write_text(folder / "base.yaml", format_yaml(space.base_to_plain()))
+            write_text(folder / "search.yaml", format_yaml(space.to_plain()))
         yield
 
 
@@ -142,7 +144,7 @@ def _put_aside_without_study(folder: Path) -> None:
 def _stored_storage(folder: Path) -> str | None:
     """Return the storage in a directory's search.yaml, None for study.db."""
     file = folder / "search.yaml"
-    data = _load(file) if file.is_file() else {}
+    data = load_yaml(file) if file.is_file() else {}
     storage = (data.get("study") or {}).get("storage")
     return None if storage is None else str(storage)
 
@@ -152,12 +154,12 @@ def _require_same(space: Space, folder: Path) -> None:
     if not (folder / "search.yaml").is_file():
         return
     for name, plain in (("base.yaml", space.base_to_plain()), ("search.yaml", space.to_plain())):
-        old = _load(folder / name)
+        old = load_yaml(folder / name)
         # Dumped and loaded again, so that tuples compare equal to lists.
-        if difference := first_difference(old, yaml.safe_load(_dump(plain)), partial(_is_equal, may_grow(space))):
+        if difference := first_difference(old, parse_yaml(format_yaml(plain)), partial(_is_equal, may_grow(space))):
             advice = "name another directory, or start over with --force"
             if old.get("format") is None:
-                advice = f"run archlab migrate {folder} if that is only a former name; else {advice}"
+                advice = f"run archlab migrate {shell_path(folder)} if that is only a former name; else {advice}"
             raise ArchlabError(f"{folder}: holds another search: {difference}; {advice}")
 
 
@@ -167,17 +169,3 @@ def _is_equal(can_grow: bool, path: str, old: Any, new: Any) -> bool:
     has_moved = path == "study.storage" and old is not None and new is not None
     ignored = ("format", "description", "study.trials")
     return path in ignored or old == new or has_moved or (has_grown and path.startswith("vary."))
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
-    if not isinstance(data, dict):
-        raise ArchlabError(f"{file}: is not a mapping")
-    return data
-
-
-def _dump(plain: Any) -> str:
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -11,7 +11,7 @@ from archlab.config import experiment as config
 from archlab.config import paths, renames, yaml_files
 from archlab.config.domains import Domain, parse_domain
 from archlab.config.registry import load_plugin
-from archlab.config.schema import reject_unknown
+from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError, did_you_mean
 from archlab.searching.constraints import Constraint, parse_constraints
 from archlab.searching.parameters import validate_space
@@ -98,8 +98,9 @@ def _override(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any]) -> Space:
     reject_unknown(tree, KEYS, "")
     renames.check_format(tree.get("format"))
-    for plugin in _list(tree, "plugins"):
-        load_plugin(str(plugin), file.parent)
+    coerce(tree.get("description"), str | None, "description")
+    for plugin in coerce(_list(tree, "plugins"), list[str], "plugins"):
+        load_plugin(plugin, file.parent)
     base = _base(tree, file).override(base_values, "command line")
     experiment = base.resolve()
     space = Space(
@@ -161,14 +162,14 @@ def _objectives(data: Any, metrics: Sequence[str]) -> dict[str, str]:
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = tree.get(key) or {}
+    value = {} if tree.get(key) is None else tree[key]
     if not isinstance(value, dict) or not all(isinstance(path, str) for path in value):
         raise ConfigError(key, f"{value!r} is not a mapping of paths to values")
     return value
 
 
 def _list(tree: Mapping[str, Any], key: str) -> list[Any]:
-    value = tree.get(key) or []
+    value = [] if tree.get(key) is None else tree[key]
     if not isinstance(value, list):
         raise ConfigError(key, f"{value!r} is not a list")
     return value

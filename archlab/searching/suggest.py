@@ -12,6 +12,7 @@ from archlab.config.domains import Choice, Domain
 from archlab.config.experiment import UnresolvedExperiment
 from archlab.errors import ConfigError
 from archlab.searching.parameters import SearchParameter, is_ancestor, resolve_parameter, sort_by_depth
+from archlab.text import HIDDEN, visible
 
 Scalar: TypeAlias = "str | int | float | bool | None"
 _MAX_LENGTH = 60
@@ -93,6 +94,7 @@ def _choices_digest(labels: list[Scalar]) -> str:
 
 
 def _short(text: str) -> str:
-    if len(text) <= _MAX_LENGTH:
+    if len(text) <= _MAX_LENGTH and not HIDDEN.search(text):
         return text
-    return f"{text[: _MAX_LENGTH - 12].rstrip()}~{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return f"{visible(text)[: _MAX_LENGTH - 12].rstrip()}~{digest}"

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
+from archlab.config.yaml_writer import format_yaml
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
 from archlab.storage.files import atomic_dir, remove_dir_atomic, write_bytes, write_text
@@ -24,6 +24,7 @@ from archlab.storage.ownership import listed_dir, require_listed
 from archlab.storage.renamed_tensors import former_names, has_former_names
 from archlab.storage.run_state import check_random_states, random_states, read_state, set_random_states
 from archlab.storage.tensors import copy_into, named_tensors, read_tensors, write_tensors
+from archlab.text import shell_path
 
 __all__ = ["latest_checkpoint", "load_checkpoint", "load_weights", "save_checkpoint", "save_model", "verify"]
 
@@ -106,7 +107,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     if has_former_names(tensors, former_names(model)):
         root = _root(path)
         raise ArchlabError(
-            f"{path / _WEIGHTS}: its tensors have names of an earlier version; run archlab migrate {root}"
+            f"{path / _WEIGHTS}: its tensors have names of an earlier version; run archlab migrate {shell_path(root)}"
         )
     copy_into(model, tensors, path / _WEIGHTS)
 
@@ -137,7 +138,7 @@ def save_model(
     """
     with atomic_dir(folder, replace=True, check=check) as partial:
         write_tensors(partial / _WEIGHTS, named_tensors(model))
-        write_text(partial / "experiment.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment_resolved))))
+        write_text(partial / "experiment.yaml", format_yaml(experiment_resolved))
         write_text(partial / "provenance.json", json.dumps(dict(provenance), indent=2))
         for name, data in token_files(tokens).items():
             write_bytes(partial / name, data)

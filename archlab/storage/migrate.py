@@ -12,12 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from archlab.config.experiment import read
 from archlab.config.migration import migrate_experiment, migrate_space
 from archlab.config.renames import current
 from archlab.config.yaml_files import load_yaml
+from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ArchlabError, ConfigError
 from archlab.modeling.build import build_on_meta
 from archlab.storage.files import atomic_dir, write_text
@@ -115,8 +114,7 @@ def _plan_space(folder: Path, plan: _Plan) -> None:
 
 
 def _plan_yaml(file: Path, tree: Mapping[str, Any], changes: list[str], plan: _Plan) -> None:
-    text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
-    plan.writes[file] = partial(write_text, text=text)
+    plan.writes[file] = partial(write_text, text=format_yaml(tree))
     plan.changes += [f"{file}: format 1 -> {current().format}", *(f"{file}: {change}" for change in changes)]
 
 

@@ -218,7 +218,7 @@ def test_an_error_of_archlab_s_own_that_the_machine_caused(fail) -> None:
     error = ArchlabError("run: cannot be written\nhere")
     error.__cause__ = OSError(28, "No space left on device")
     done = fail(error)
-    assert (done.status, done.err) == (75, "archlab: run: cannot be written here\n")
+    assert (done.status, done.err) == (75, "archlab: run: cannot be written\\nhere\n")
 
 
 @pytest.mark.parametrize(

@@ -315,3 +315,39 @@ def test_a_raw_experiment_is_never_changed(tiny_file: Path) -> None:
     assert raw.get("train.steps") == 12
     assert raw.resolve().resolved == before
     assert raw.get("nowhere.at[3].all") is None
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["${x}", "\\${train.steps}", "\\\\${", "${oc.env:HOME}", "???", "\\???", "0100", "2001", "\x1b\u202e", "a\r\nb"],
+)
+def test_a_text_of_signs_stays_a_text(word: str, tiny: Tiny, write: Write) -> None:
+    experiment = replace(tiny(), description=word)
+    again = config.load(write(experiment.to_yaml()))
+    assert again.description == word
+    assert config.load(again.resolved).description == word
+    assert config.load(again.resolved, ["train.steps=3"]).description == word
+
+
+def test_an_escaped_interpolation_is_read_once(tiny_file: Path, write: Write) -> None:
+    experiment = config.load(write({"base": "tiny.yaml", "description": "\\${x} of ${train.steps}"}, "top.yaml"))
+    assert experiment.description == "${x} of 12"
+    assert config.load(write(experiment.to_yaml())).description == "${x} of 12"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps=0100", "train.steps: '0100' is not a whole number; did you mean 100?"),
+        ("train.steps='100'", "; did you mean 100?"),
+        ("train.lr=12:30", "train.lr: '12:30' is not a number"),
+        ("train.lr=1e999", "train.lr: inf is not a finite number"),
+        ("task.path=0x10", "task.path: 16 is not a text; write a text like this in quotes"),
+        ("description=1e5", "description: 100000.0 is not a text; write a text like this in quotes"),
+        ("description=off", "description: False is not a text; write a text like this in quotes"),
+    ],
+)
+def test_numbers_and_texts_that_are_mistaken_for_each_other(override: str, message: str, tiny: Tiny) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny(override)
+    assert message in str(caught.value)

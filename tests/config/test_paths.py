@@ -28,7 +28,11 @@ def test_paths_in_parts(path: str, parts: list[paths.Part]) -> None:
     assert paths.join(parts) == path
 
 
-@pytest.mark.parametrize("path", ["", ".a", "a.", "a..b", "a[", "a[]", "a[-1]", "a[x]", "a b", "a]", "a=b", "a[0"])
+INVALID = ["", ".a", "a.", "a..b", "a[", "a[]", "a[-1]", "a[x]", "a b", "a]", "a=b", "a[0", "[0]", ".[0]"]
+SPELLED_OTHERWISE = ["a[00]", "a[0]b", "a[\u0661]", "a[1000000000]", f"a[{'9' * 5000}]"]
+
+
+@pytest.mark.parametrize("path", INVALID + SPELLED_OTHERWISE)
 def test_invalid_paths(path: str) -> None:
     with pytest.raises(ConfigError, match="is not a path like"):
         paths.split(path)

@@ -1,24 +1,30 @@
 import json
 import re
+import shlex
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from search_helpers import TRAIN, pretend, search, write_space
 
 import archlab.searching.run
 from archlab import ArchlabError
 from archlab.config.experiment import Experiment, load
-from archlab.reporting.data import importances, read_search, short_names
-from archlab.reporting.figures import brief, parallel_coordinates
-from archlab.reporting.html import table
+from archlab.reporting.data import Run, importances, read_search, short_names
+from archlab.reporting.figures import _line, bars, brief, parallel_coordinates
+from archlab.reporting.html import chart_label, code, escape, figure, table
 from archlab.reporting.report import report
+from archlab.text import HIDDEN, visible
 from archlab.training.trainer import train
 
 EMA = "model.layers[*].mixer.ema"
-VOID = {"meta", "br", "link"}
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=30)
+VOID = {"img", "meta", "br", "link"}
 
 
 class Reader(HTMLParser):
@@ -183,3 +189,52 @@ def test_values_as_a_table_shows_them() -> None:
     values = [None, True, 0.00123456, {"type": "softmax", "window": "chunk"}, ["a", 2]]
     assert [brief(value) for value in values] == ["null", "True", "0.001235", "softmax (window chunk)", "a, 2"]
     assert '<td class="number">1,072,640</td>' in table(["params"], [("", [1072640])])
+
+
+EVIL = "</script><img src=x onerror=alert(1)>%{x} <b>B</b> \x1b[31m\u202egnp.exe &amp; \udcff"
+
+
+@pytest.mark.slow
+@settings(deadline=None)
+@given(TEXTS)
+def test_text_in_elements_and_attributes_is_read_back(text: str) -> None:
+    reader = Reader(f'<p class="{escape(text)}">{escape(text)}</p>')
+    assert reader.attributes == [("p", "class", visible(text))]
+    assert "".join(reader.text) == visible(text)
+
+
+def test_text_of_a_figure_is_text() -> None:
+    chart = bars({EVIL: 1.0}, ["red"], EVIL)
+    run = Run("1", "complete", {"a.b": EVIL}, {"val_loss": 1.0}, [(1, 1.0)])
+    for page in (figure(chart, "one"), figure(go.Figure(_line(run, EVIL, color="red", width=1)), "two")):
+        reader = Reader(page)
+        assert not [tag for tag, *_ in reader.attributes if tag in ("img", "b")]
+        assert page.count("</script>") == page.count("<script")
+        page.encode()  # no surrogates
+        assert "%{x} \\u003c" not in page
+    assert "%{" not in chart_label(EVIL)
+
+
+def test_code_keeps_its_lines() -> None:
+    assert Reader(code("a\n\tb\x1b")).text == ["a\n\tb\\x1b"]
+
+
+@pytest.mark.slow
+def test_a_hostile_search(tmp_path: Path, fake: Any) -> None:
+    def loss(experiment: Experiment) -> float:
+        if experiment.task.knobs["glob"] == "fail":
+            raise RuntimeError(EVIL + "x" * 2000)
+        return 1.0
+
+    fake(loss)
+    vary = {"task.glob": [EVIL, "a\nb", "fail"]}
+    folder = tmp_path / "a 'b' [c]"
+    search(write_space(tmp_path, vary=vary, study={"sampler": "brute_force"}), folder, trials=3)
+    page, reader = read(report(folder))
+    text = " ".join(reader.text)
+    assert visible(EVIL.strip()) in text
+    assert "a\\nb" in text
+    assert f"archlab search {shlex.quote(str(folder / 'search.yaml'))} --out" in text
+    assert not HIDDEN.search(page.partition("<main>")[2].replace("\n", "").replace("\t", ""))
+    assert [tag for tag, *_ in reader.attributes if tag == "img"] == []
+    search(tmp_path / "space.yaml", folder, trials=3)  # what was written is the same space again
