@@ -23,9 +23,10 @@ def import_checkpoint(directory: Path, out: Path, *, force: bool = False) -> Pat
 
     Returns `out`. Raises ArchlabError for a directory that cannot be represented, or an `out` that is not empty.
     """
-    experiment = _experiment(directory, describe_pretrained(directory))
+    spec = describe_pretrained(directory)  # what config.json alone shows is told before `out` is made
     require_empty_dir(out, force, "the checkpoint")
     model = load_pretrained(directory)
+    experiment = _experiment(directory, spec)
     tokenizer = [file for file in [directory / TOKENIZER] if file.is_file()]
     provenance = {"imported_from": str(directory), "versions": versions()}
     checkpoint.save_model(out, model, experiment.resolved, provenance, tokenizer)
