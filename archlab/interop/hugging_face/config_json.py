@@ -59,7 +59,12 @@ def read_config(folder: Path) -> HFConfig:
     for field, value in data.items():
         if problem := _problem(field, value, found):
             raise ArchlabError(f"{file}: {problem}")
-    return HFConfig(file, found, {field: data.get(field, default) for field, default in found.fields.items()})
+    return HFConfig(file, found, {field: _value(data, field, default) for field, default in found.fields.items()})
+
+
+def _value(data: Mapping[str, Any], field: str, default: Any) -> Any:
+    value = data.get(field, default)
+    return False if value is None and isinstance(default, bool) else value  # as transformers reads a null flag
 
 
 def _without_aliases(data: Mapping[str, Any], expected: CheckpointFormat, file: Path) -> dict[str, Any]:

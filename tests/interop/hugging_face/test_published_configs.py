@@ -53,6 +53,7 @@ def test_the_published_file_is_read(name: str, tmp_path: Path) -> None:
     assert sum(layer.repeat for layer in layers) == config.get("num_hidden_layers", config.get("n_layers"))
 
 
+@pytest.mark.slow
 @every_config
 @torch.no_grad()
 def test_small_models_of_published_files_give_the_same_logits(name: str, tmp_path: Path) -> None:
