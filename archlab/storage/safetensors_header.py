@@ -84,7 +84,7 @@ def _read(file: Path) -> tuple[bytes, int]:
 def _info(name: str, entry: Any) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != _KEYS:
         raise ArchlabError(f"tensor {name!r} has no dtype, shape and data_offsets")
-    if entry["dtype"] not in DTYPES:
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         raise ArchlabError(f"tensor {name!r} has dtype {entry['dtype']!r}, which is not one of {', '.join(DTYPES)}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _are_counts(shape) or max(shape, default=0) > _MAX_SIZE:

@@ -41,7 +41,9 @@ def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> 
     config = read_config(folder)
     spec, stored = config.to_spec(), read_headers(folder)
     try:
-        # On the meta device first: sizes that the tensors do not have are named before any memory is allocated.
+        # Before anything is built: a number of layers that the files do not hold. Then on the meta device, without
+        # memory: sizes that the tensors do not have.
+        _require_all(config, stored)
         expected = _Names(_build_on_meta(spec, config), config)
         stored = without_buffers(stored, expected.all)
         check_tensors(expected.all, _on_meta(stored), config.format.from_hf, optional=expected.tied)
@@ -52,6 +54,12 @@ def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> 
     except ArchlabError as error:
         raise ArchlabError(f"{folder}: {error}") from error
     return model.eval()
+
+
+def _require_all(config: HFConfig, stored: Mapping[str, StoredTensor]) -> None:
+    for name in config.format.key_map(config.fields):
+        if name not in stored:
+            raise ArchlabError(f"tensor {name!r} is missing")
 
 
 class _Names:
