@@ -186,8 +186,11 @@ def test_a_field_that_stands_twice_is_refused(folder: Path) -> None:
 
 
 def test_sizes_that_the_tensors_do_not_have_allocate_nothing(folder: Path) -> None:
-    edit(folder, vocab_size=10**11, num_hidden_layers=4000)
-    with pytest.raises(ArchlabError, match="embed_tokens"):
+    edit(folder, num_hidden_layers=4000)
+    with pytest.raises(ArchlabError, match=r"tensor 'model\.layers\.2\..*' is missing"):
+        load_pretrained(folder)
+    edit(folder, num_hidden_layers=2, vocab_size=10**11)
+    with pytest.raises(ArchlabError, match=r"embed_tokens\.weight: shape \(256, 12\) is not \(100000000000, 12\)"):
         load_pretrained(folder)
 
 
