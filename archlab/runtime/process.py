@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from archlab.errors import ConfigError
+from archlab.runtime.user_cache import machine_key, usable_cache_dir
 
 TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -46,9 +47,9 @@ def configure_process() -> None:
         return
     configure_malloc()
     os.environ.setdefault(HUGE_PAGES, "1")
-    folder = cache_dir("inductor")
-    if folder is not None:
-        os.environ.setdefault(CACHE, str(folder))
+    if not os.environ.get(CACHE):
+        # torch's key of a library says `-march=native`, whatever that means on a machine that shares the home.
+        os.environ[CACHE] = str(usable_cache_dir("inductor") / machine_key())
 
 
 @cache
@@ -71,13 +72,3 @@ def has_huge_pages() -> bool:
     except OSError:
         return False
     return allowed and os.environ.get(HUGE_PAGES) == "1"
-
-
-def cache_dir(name: str) -> Path | None:
-    """Return a directory in the user's cache, which persists across reboots, or None if it cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "archlab" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
