@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from archlab.config import experiment as experiments
 from archlab.config.experiment import Experiment, Yaml, parse_override
+from archlab.config.plugin_trust import plugin_policy
 from archlab.errors import ArchlabError
 
 if TYPE_CHECKING:
@@ -27,17 +28,21 @@ StrPath: TypeAlias = str | PathLike[str]
 ExperimentLike: TypeAlias = StrPath | Mapping[str, Yaml] | Experiment
 
 
-def load(experiment: ExperimentLike, overrides: Sequence[str] = ()) -> Experiment:
+def load(experiment: ExperimentLike, overrides: Sequence[str] = (), *, trust_plugins: bool = False) -> Experiment:
     """Load and check an experiment.
 
     `experiment` is the name of one that comes with archlab, the path of a YAML file, or the same data as a mapping;
     `overrides` are strings PATH=VALUE such as `"train.lr=1e-3"`. Raises ConfigError naming file, YAML path and value.
 
+    Plugins that a run, a search or a checkpoint names are code that came with it: here and wherever one is read, they
+    run if they ran here before, or with `trust_plugins`.
+
         experiment = archlab.load("megalodon_tiny", ["model.layers[0].mixer.ema=s4d"])
         experiment.train.lr, experiment.resolved["model"]
     """
     if not isinstance(experiment, Experiment):
-        return experiments.load(experiment, overrides)
+        with plugin_policy(trust=trust_plugins):
+            return experiments.load(experiment, overrides)
     return experiments.load(experiment.resolved, overrides) if overrides else experiment
 
 
@@ -89,6 +94,7 @@ def search(
     trials: int | None = None,
     force: bool = False,
     callbacks: Sequence[SearchCallback] = (),
+    trust_plugins: bool = False,
 ) -> SearchResult:
     """Search a space of architectures and return the best trial and a summary.
 
@@ -100,12 +106,18 @@ def search(
     from archlab.searching.run import search as run
     from archlab.searching.space import load_space
 
-    loaded = load_space(space, overrides)
+    with plugin_policy(trust=trust_plugins):
+        loaded = load_space(space, overrides)
     return run(loaded, Path(out or Path("runs") / loaded.name), trials=trials, force=force, callbacks=callbacks)
 
 
 def evaluate(
-    folder: StrPath, overrides: Sequence[str] = (), *, split: str = "test", max_tokens: int | None = None
+    folder: StrPath,
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "test",
+    max_tokens: int | None = None,
+    trust_plugins: bool = False,
 ) -> EvalResult:
     """Evaluate a trained model on a split of its task.
 
@@ -120,7 +132,8 @@ def evaluate(
     from archlab.runtime.mixed_precision import resolve_precision
     from archlab.storage.trained_model import load_trained
 
-    experiment, model = load_trained(Path(folder), overrides=overrides)
+    with plugin_policy(trust=trust_plugins):
+        experiment, model = load_trained(Path(folder), overrides=overrides)
     validate(experiment)
     options = eval_options(experiment.train)
     options["precision"] = resolve_precision(options["precision"], device_of(model))
@@ -137,6 +150,7 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     compile: bool | None = None,
+    trust_plugins: bool = False,
 ) -> Iterator[str]:
     """Generate text after a prompt, yielded piece by piece; the iterator's first step reads the prompt.
 
@@ -151,7 +165,8 @@ def generate(
     from archlab.modeling.state import max_context
     from archlab.storage.trained_model import load_trained
 
-    experiment, model = load_trained(Path(folder))
+    with plugin_policy(trust=trust_plugins):
+        experiment, model = load_trained(Path(folder))
     task = experiment.task.factory()()
     tokens, limit = task.encode(prompt), max_context(model)
     if limit is not None and len(tokens) + max_new_tokens > limit:
@@ -172,11 +187,12 @@ def generate(
     return task.decode_stream(new)
 
 
-def export(folder: StrPath, out: StrPath, *, force: bool = False) -> Path:
+def export(folder: StrPath, out: StrPath, *, force: bool = False, trust_plugins: bool = False) -> Path:
     """Export a trained model as readable Python and weights that need torch and safetensors alone; return `out`."""
     from archlab.interop.standalone.export import export as write
 
-    return write(Path(folder), Path(out), force=force)
+    with plugin_policy(trust=trust_plugins):
+        return write(Path(folder), Path(out), force=force)
 
 
 def import_checkpoint(directory: StrPath, out: StrPath, *, force: bool = False) -> Path:
@@ -186,21 +202,23 @@ def import_checkpoint(directory: StrPath, out: StrPath, *, force: bool = False) 
     return convert(Path(directory), Path(out), force=force)
 
 
-def report(folder: StrPath) -> Path:
+def report(folder: StrPath, *, trust_plugins: bool = False) -> Path:
     """Write report.html of a search or a run, readable offline; return its path."""
     from archlab.reporting.report import report as write
 
-    return write(Path(folder))
+    with plugin_policy(trust=trust_plugins):
+        return write(Path(folder))
 
 
-def migrate(folder: StrPath) -> list[str]:
+def migrate(folder: StrPath, *, trust_plugins: bool = False) -> list[str]:
     """Rewrite a run, a search or a checkpoint of an earlier version in the present format; return each change.
 
     Returns nothing where there is nothing to change. Raises ArchlabError for another directory, and a damaged one.
     """
     from archlab.storage.migrate import migrate as rewrite
 
-    return rewrite(Path(folder))
+    with plugin_policy(trust=trust_plugins):
+        return rewrite(Path(folder))
 
 
 def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: StrPath | None = None) -> Iterator[CheckResult]:
@@ -217,7 +235,7 @@ def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: StrPath | 
     return (case.result() for case in checks(kind, name, **dict(map(parse_override, knobs))))
 
 
-def load_model(folder: StrPath, device: str | torch.device = "cpu") -> nn.Module:
+def load_model(folder: StrPath, device: str | torch.device = "cpu", *, trust_plugins: bool = False) -> nn.Module:
     """Load the trained model of a run, a search or a checkpoint, in evaluation mode.
 
     Raises ArchlabError for a directory without a trained model, or a damaged one.
@@ -228,5 +246,6 @@ def load_model(folder: StrPath, device: str | torch.device = "cpu") -> nn.Module
     """
     from archlab.storage.trained_model import load_trained
 
-    _, model = load_trained(Path(folder), device)
+    with plugin_policy(trust=trust_plugins):
+        _, model = load_trained(Path(folder), device)
     return model

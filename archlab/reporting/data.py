@@ -69,7 +69,7 @@ class SearchData:
 
 def read_search(folder: Path) -> SearchData:
     """Read a search's directory; raise ArchlabError for a file that cannot be read."""
-    space = load_space(folder / "search.yaml")
+    space = load_space(folder / "search.yaml", recorded=True)
     study = open_study(space, folder)
     summary = read_summary(folder)
     return SearchData(

@@ -27,7 +27,7 @@ def find_checkpoint(folder: Path) -> Path:
 
 def _load(checkpoint_dir: Path, overrides: Sequence[str]) -> Experiment:
     """Return the experiment of a checkpoint, with absolute paths for the task's files that lie beside it."""
-    raw = read(checkpoint_dir / "experiment.yaml", overrides)
+    raw = read(checkpoint_dir / "experiment.yaml", overrides, recorded=True)
     for override in overrides:
         if override.startswith("model"):
             raise ConfigError(override.partition("=")[0], "cannot be changed: the model is trained", "command line")

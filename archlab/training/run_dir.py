@@ -15,7 +15,7 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool) ->
     """Start a run in a directory, or resume it; raise ArchlabError if the directory holds another run."""
     file = folder / "experiment.yaml"
     if file.is_file() and resume:
-        difference = first_difference(load(file).resolved, experiment.resolved)
+        difference = first_difference(load(file, recorded=True).resolved, experiment.resolved)
         if difference:
             raise ArchlabError(f"{file}: {difference}; name another directory, or start over with --force")
         return

@@ -46,7 +46,7 @@ def export(checkpoint_folder: Path, out: Path, *, force: bool = False) -> Path:
     """
     checkpoint = find_checkpoint(checkpoint_folder)
     verify(checkpoint)
-    experiment = load(checkpoint / "experiment.yaml")
+    experiment = load(checkpoint / "experiment.yaml", recorded=True)
     text = render_model(experiment)
     _refuse_foreign_files(out)
     require_empty_dir(out, force, "the export")
