@@ -82,10 +82,14 @@ def distrust(path: Path) -> str:
 
 @cache
 def _process_dir(name: str) -> Path:
-    folder, owner = Path(tempfile.mkdtemp(prefix=f"archlab-{name}-")), os.getpid()
-    # A forked process inherits the exit handler and must leave the folder to its parent.
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+    folder = Path(tempfile.mkdtemp(prefix=f"archlab-{name}-"))
+    atexit.register(_remove, folder, os.getpid())
     return folder
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked process inherits the exit handler and must leave the folder to its parent
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache
