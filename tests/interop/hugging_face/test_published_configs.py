@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from hugging_face_helpers import add_noise, random_tokens, transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from archlab import ArchlabError
 from archlab.interop import describe_pretrained, load_pretrained
@@ -151,3 +153,23 @@ def test_a_feature_that_is_off_and_a_setting_of_generation_pass(fields: dict[str
     config = PUBLISHED["HuggingFaceTB/SmolLM2-135M"]
     expected = describe_pretrained(write_config(tmp_path, config))
     assert describe_pretrained(write_config(tmp_path, config | fields)) == expected
+
+
+ODD = st.none() | st.booleans() | st.integers(-2, 2**70) | st.floats() | st.text(max_size=3)
+ODD = ODD | st.lists(ODD, max_size=3) | st.dictionaries(st.text(max_size=3), ODD, max_size=2)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_values_are_a_model_or_refused_in_one_line(data: st.DataObject, tmp_path: Path) -> None:
+    config = PUBLISHED[data.draw(st.sampled_from(sorted(PUBLISHED)))]
+    fields = data.draw(st.lists(st.sampled_from([*sorted(config), "rope_parameters", "layer_types", "x"]), max_size=2))
+    write_config(tmp_path, config | {field: data.draw(ODD) for field in fields})
+    try:
+        describe_pretrained(tmp_path)
+    except ArchlabError as error:
+        problem = str(error)
+    else:
+        return
+    assert "config.json" in problem
+    assert "\n" not in problem
