@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from archlab.config import experiment as experiments
 from archlab.config.experiment import Experiment, Yaml, parse_override
+from archlab.config.plugin_trust import plugin_policy
 from archlab.errors import ArchlabError, is_unicode
 from archlab.runtime.known_failures import explain_failures
 
@@ -32,17 +33,21 @@ StrPath: TypeAlias = str | PathLike[str]
 ExperimentLike: TypeAlias = StrPath | Mapping[str, Yaml] | Experiment
 
 
-def load(experiment: ExperimentLike, overrides: Sequence[str] = ()) -> Experiment:
+def load(experiment: ExperimentLike, overrides: Sequence[str] = (), *, trust_plugins: bool = False) -> Experiment:
     """Load and check an experiment.
 
     `experiment` is the name of one that comes with archlab, the path of a YAML file, or the same data as a mapping;
     `overrides` are strings PATH=VALUE such as `"train.lr=1e-3"`. Raises ConfigError naming file, YAML path and value.
 
+    Plugins that a run, a search or a checkpoint names are code that came with it: here and wherever one is read, they
+    run if they ran here before, or with `trust_plugins`.
+
         experiment = archlab.load("megalodon_tiny", ["model.layers[0].mixer.ema=s4d"])
         experiment.train.lr, experiment.resolved["model"]
     """
     if not isinstance(experiment, Experiment):
-        return experiments.load(experiment, overrides)
+        with plugin_policy(trust=trust_plugins):
+            return experiments.load(experiment, overrides)
     return experiments.load(experiment.resolved, overrides) if overrides else experiment
 
 
@@ -96,6 +101,7 @@ def search(
     trials: int | None = None,
     force: bool = False,
     callbacks: Sequence[SearchCallback] = (),
+    trust_plugins: bool = False,
 ) -> SearchResult:
     """Search a space of architectures and return the best trial and a summary.
 
@@ -107,13 +113,19 @@ def search(
     from archlab.searching.run import search as run
     from archlab.searching.space import load_space
 
-    loaded = load_space(space, overrides)
+    with plugin_policy(trust=trust_plugins):
+        loaded = load_space(space, overrides)
     return run(loaded, Path(out or Path("runs") / loaded.name), trials=trials, force=force, callbacks=callbacks)
 
 
 @explain_failures
 def evaluate(
-    folder: StrPath, overrides: Sequence[str] = (), *, split: str = "test", max_tokens: int | None = None
+    folder: StrPath,
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "test",
+    max_tokens: int | None = None,
+    trust_plugins: bool = False,
 ) -> EvalResult:
     """Evaluate a trained model on a split of its task.
 
@@ -128,7 +140,8 @@ def evaluate(
     from archlab.runtime.mixed_precision import resolve_precision
     from archlab.storage.trained_model import load_trained
 
-    experiment, model = load_trained(Path(folder), overrides=overrides)
+    with plugin_policy(trust=trust_plugins):
+        experiment, model = load_trained(Path(folder), overrides=overrides)
     validate(experiment)
     options = eval_options(experiment.train)
     options["precision"] = resolve_precision(options["precision"], device_of(model))
@@ -146,6 +159,7 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     compile: bool | None = None,
+    trust_plugins: bool = False,
 ) -> Iterator[str]:
     """Generate text after a prompt, yielded piece by piece; the iterator's first step reads the prompt.
 
@@ -162,7 +176,8 @@ def generate(
 
     if not is_unicode(prompt):
         raise ArchlabError(f"the prompt is not UTF-8: {ascii(prompt)[:200]}")
-    experiment, model = load_trained(Path(folder))
+    with plugin_policy(trust=trust_plugins):
+        experiment, model = load_trained(Path(folder))
     task = experiment.task.factory()()
     tokens, limit = _encode_prompt(task, experiment, prompt), max_context(model)
     if limit is not None and len(tokens) + max_new_tokens > limit:
@@ -194,11 +209,12 @@ def _encode_prompt(task: Task, experiment: Experiment, prompt: str) -> list[int]
 
 
 @explain_failures
-def export(folder: StrPath, out: StrPath, *, force: bool = False) -> Path:
+def export(folder: StrPath, out: StrPath, *, force: bool = False, trust_plugins: bool = False) -> Path:
     """Export a trained model as readable Python and weights that need torch and safetensors alone; return `out`."""
     from archlab.interop.standalone.export import export as write
 
-    return write(Path(folder), Path(out), force=force)
+    with plugin_policy(trust=trust_plugins):
+        return write(Path(folder), Path(out), force=force)
 
 
 @explain_failures
@@ -216,22 +232,24 @@ def import_checkpoint(
 
 
 @explain_failures
-def report(folder: StrPath) -> Path:
+def report(folder: StrPath, *, trust_plugins: bool = False) -> Path:
     """Write report.html of a search or a run, readable offline; return its path."""
     from archlab.reporting.report import report as write
 
-    return write(Path(folder))
+    with plugin_policy(trust=trust_plugins):
+        return write(Path(folder))
 
 
 @explain_failures
-def migrate(folder: StrPath) -> list[str]:
+def migrate(folder: StrPath, *, trust_plugins: bool = False) -> list[str]:
     """Rewrite a run, a search or a checkpoint of an earlier version in the present format; return each change.
 
     Returns nothing where there is nothing to change. Raises ArchlabError for another directory, and a damaged one.
     """
     from archlab.storage.migrate import migrate as rewrite
 
-    return rewrite(Path(folder))
+    with plugin_policy(trust=trust_plugins):
+        return rewrite(Path(folder))
 
 
 def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: StrPath | None = None) -> Iterator[CheckResult]:
@@ -249,7 +267,7 @@ def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: StrPath | 
 
 
 @explain_failures
-def load_model(folder: StrPath, device: str | torch.device = "cpu") -> nn.Module:
+def load_model(folder: StrPath, device: str | torch.device = "cpu", *, trust_plugins: bool = False) -> nn.Module:
     """Load the trained model of a run, a search or a checkpoint, in evaluation mode.
 
     Raises ArchlabError for a directory without a trained model, or a damaged one.
@@ -260,5 +278,6 @@ def load_model(folder: StrPath, device: str | torch.device = "cpu") -> nn.Module
     """
     from archlab.storage.trained_model import load_trained
 
-    _, model = load_trained(Path(folder), device)
+    with plugin_policy(trust=trust_plugins):
+        _, model = load_trained(Path(folder), device)
     return model

@@ -75,10 +75,15 @@ def is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def nearest(name: object, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Return the known name that is most like a name, or None if none is near."""
+    return next(iter(get_close_matches(str(name), sorted(known), n=1, cutoff=cutoff)), None)
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest known name, or the list of known names if none is near."""
     known = sorted(known)
-    near = get_close_matches(str(name), known, n=1, cutoff=0.5)  # not difflib's 0.6: names are short
+    near = nearest(name, known)  # a cutoff below difflib's 0.6: names are short
     if near:
-        return f"; did you mean {near[0]!r}?"
+        return f"; did you mean {near!r}?"
     return f"; known: {', '.join(known)}" if known else ""

@@ -89,6 +89,14 @@ def tiny(tiny_file: Path) -> Tiny:
     return lambda *overrides: config.load(tiny_file, overrides)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def state_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remember the plugins of tests, which are trusted as a user's own, somewhere else than in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def plugins_of_one_test() -> Iterator[None]:
     """Forget the components that a test registered."""

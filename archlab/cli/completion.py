@@ -68,11 +68,11 @@ def _experiment(context: click.Context) -> UnresolvedExperiment:
     overrides = context.params.get("overrides") or ()
     if folder is not None:
         files = (Path(folder, place, "experiment.yaml") for place in ("", "best", "final"))
-        return read(next((file for file in files if file.is_file()), Path(folder, "experiment.yaml")))
+        return read(next((file for file in files if file.is_file()), Path(folder, "experiment.yaml")), recorded=True)
     if context.info_name != "search":
-        return read(name, overrides)
+        return read(name, overrides, recorded=True)  # a key that completes a name must not run a plugin
     space = find_yaml(name, Path(), "search_spaces")
-    return read(load_yaml(space).get("base") or "", folder=space.parent)
+    return read(load_yaml(space).get("base") or "", folder=space.parent, recorded=True)
 
 
 def _paths(raw: UnresolvedExperiment) -> Iterator[str]:

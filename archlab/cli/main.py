@@ -20,6 +20,7 @@ from archlab.cli.completion import (
     complete_space,
 )
 from archlab.cli.escaping import EscapingGroup, write_data
+from archlab.cli.options import TRUST_PLUGINS
 from archlab.cli.streams import can_print, decode_argument
 from archlab.config import registry
 from archlab.config.yaml_files import is_file_name
@@ -112,6 +113,7 @@ def list_(kind: str | None) -> None:
 @OVERRIDES
 @click.option("--json", "as_json", is_flag=True, help="Print the costs as JSON.")
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the resolved experiment as YAML.")
+@TRUST_PLUGINS
 def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) -> None:
     """Print an experiment's modules with shapes, and its costs, without allocating it.
 
@@ -146,6 +148,7 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
 @click.option("--out", type=FOLDER, help="Write the run to this directory; the default is runs/NAME.")
 @click.option("--resume", is_flag=True, help="Resume the run from its last checkpoint.")
 @FORCE
+@TRUST_PLUGINS
 def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool, force: bool) -> None:
     """Train an experiment and save the model.
 
@@ -169,6 +172,7 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 @click.option("--out", type=FOLDER, help="Write the search to this directory; the default is runs/NAME.")
 @click.option("--trials", type=click.IntRange(min=1), help="Run this many trials, not the number that the space sets.")
 @FORCE
+@TRUST_PLUGINS
 def search(name: str, overrides: tuple[str, ...], out: Path | None, trials: int | None, force: bool) -> None:
     """Search a space of architectures; the same command resumes the search.
 
@@ -187,6 +191,7 @@ def search(name: str, overrides: tuple[str, ...], out: Path | None, trials: int 
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="Write the export to this directory.")
 @FORCE
+@TRUST_PLUGINS
 def export(folder: Path, out: Path, force: bool) -> None:
     """Write a trained model as a directory that runs without archlab.
 
@@ -218,6 +223,7 @@ def export(folder: Path, out: Path, force: bool) -> None:
     default=None,
     help="Compile the model; the default is to compile for 10,000 tokens or more.",
 )
+@TRUST_PLUGINS
 def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
     """Continue a text with a trained model.
 
@@ -267,6 +273,7 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
     "--tokens", type=click.IntRange(min=1), help="Evaluate on this many tokens; the default is the whole split."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@TRUST_PLUGINS
 def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | None, as_json: bool) -> None:
     """Evaluate a trained model on a split of its task, or of another task.
 
@@ -283,6 +290,7 @@ def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | No
 
 @cli.command()
 @click.argument("folder", type=FOLDER)
+@TRUST_PLUGINS
 def report(folder: Path) -> None:
     """Write report.html of a search or a run.
 
@@ -293,6 +301,7 @@ def report(folder: Path) -> None:
 
 @cli.command()
 @click.argument("folder", type=FOLDER)
+@TRUST_PLUGINS
 def migrate(folder: Path) -> None:
     """Rewrite a run, search or checkpoint of an earlier version.
 
@@ -382,6 +391,7 @@ def bench(operation: str | None) -> None:
 @cli.command()
 @NAME
 @OVERRIDES
+@TRUST_PLUGINS
 def profile(name: str, overrides: tuple[str, ...]) -> None:
     """Profile an optimizer step of an experiment on this machine; nothing is saved.
 

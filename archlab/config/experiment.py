@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from archlab.config import paths, renames
 from archlab.config.interpolation import escape, interpolate
 from archlab.config.overrides import parse_override
+from archlab.config.plugin_trust import is_recorded, refuse_resolvers
 from archlab.config.provenance import Provenance
 from archlab.config.registry import Slot, find, load_plugin, names
 from archlab.config.schema import Knob, coerce, reject_unknown
@@ -146,42 +147,49 @@ class UnresolvedExperiment:
         return self.provenance.origin_of(path)
 
 
-def read(source: Source, overrides: Sequence[str] = (), folder: Path = Path()) -> UnresolvedExperiment:
-    """Read an experiment by name, by file relative to `folder`, or from data, and apply `path=value` overrides."""
+def read(
+    source: Source, overrides: Sequence[str] = (), folder: Path = Path(), *, recorded: bool = False
+) -> UnresolvedExperiment:
+    """Read an experiment by name, by file relative to `folder`, or from data, and apply `path=value` overrides.
+
+    One that is `recorded` in a run, a search or a checkpoint may be a stranger's: its plugins must be trusted.
+    """
     if isinstance(source, Mapping):
-        raw = _extend(copy_data(source, _DATA_NAME), folder / _DATA_NAME, ())
+        raw = _extend(copy_data(source, _DATA_NAME), folder / _DATA_NAME, (), recorded)
     else:
-        raw = _read_file(find_yaml(str(source), folder, "experiments"), ())
+        raw = _read_file(find_yaml(str(source), folder, "experiments"), (), recorded)
     for override in overrides:
         path, value = parse_override(override)
         raw = raw.override({path: value}, "command line")
     return raw
 
 
-def load(source: Source, overrides: Sequence[str] = ()) -> Experiment:
-    """Read, resolve and validate an experiment."""
-    return read(source, overrides).resolve()
+def load(source: Source, overrides: Sequence[str] = (), *, recorded: bool = False) -> Experiment:
+    """Read, resolve and validate an experiment; see `read`."""
+    return read(source, overrides, recorded=recorded).resolve()
 
 
-def _read_file(file: Path, chain: tuple[Path, ...]) -> UnresolvedExperiment:
+def _read_file(file: Path, chain: tuple[Path, ...], recorded: bool) -> UnresolvedExperiment:
     if file.resolve() in chain:
         raise ConfigError("base", f"{file.stem!r} extends itself", str(chain[-1]))
     tree = load_yaml(file)
     try:
-        return _extend(tree, file, (*chain, file.resolve()))
+        return _extend(tree, file, (*chain, file.resolve()), recorded or is_recorded(file))
     except ConfigError as error:
         raise ConfigError(error.path, error.problem, error.source or str(file)) from None
 
 
-def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> UnresolvedExperiment:
+def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...], recorded: bool) -> UnresolvedExperiment:
     reject_unknown(tree, KEYS, "")
+    if recorded:
+        refuse_resolvers(tree, file)
     renames.check_format(tree.pop("format", None))
     plugins = coerce(_unless_empty(tree.pop("plugins", None), []), list[str], "plugins")
     base, override = tree.pop("base", None), _unless_empty(tree.pop("override", None), {})
-    below = None if base is None else _read_base(coerce(base, str, "base"), file.parent, chain)
+    below = None if base is None else _read_base(coerce(base, str, "base"), file.parent, chain, recorded)
     # Before any override: which knobs a path has depends on the components that plugins register.
     for plugin in plugins:
-        load_plugin(plugin, file.parent)
+        load_plugin(plugin, file.parent, recorded_in=file if recorded else None)
     tree = {"name": file.stem} | tree
     raw = UnresolvedExperiment(
         str(file),
@@ -192,8 +200,8 @@ def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...]) -> Unreso
     return raw.override(_require_overrides(override), str(file))
 
 
-def _read_base(name: str, folder: Path, chain: tuple[Path, ...]) -> UnresolvedExperiment:
-    return _read_file(find_yaml(name, folder, "experiments"), chain)
+def _read_base(name: str, folder: Path, chain: tuple[Path, ...], recorded: bool) -> UnresolvedExperiment:
+    return _read_file(find_yaml(name, folder, "experiments"), chain, recorded)
 
 
 def _require_overrides(override: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def migrate_experiment(tree: Mapping[str, Any], folder: Path) -> tuple[dict[str,
     if renames.check_format(tree.get("format")) == renames.current().format:
         return dict(tree), []
     for plugin in tree.get("plugins") or []:
-        load_plugin(str(plugin), folder)
+        load_plugin(str(plugin), folder, recorded_in=folder / "experiment.yaml")
     changes: list[str] = []
     migrated = {
         key: _migrate(value, Slot(KINDS[key], None), key, changes) if key in KINDS else value

@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from archlab.config import domains, renames
+from archlab.config import domains, plugin_trust, renames
 from archlab.config.docstrings import argument_meanings
 from archlab.config.domains import Domain
 from archlab.config.import_file import import_file
@@ -215,11 +215,17 @@ def components(kind: str | None = None) -> list[Component]:
     return [find(each, name) for each in (kinds() if kind is None else [kind]) for name in names(each)]
 
 
-def load_plugin(plugin: str, folder: Path, path: str = "plugins") -> None:
-    """Import a user's components: a file relative to `folder`, or the name of an installed module."""
+def load_plugin(plugin: str, folder: Path, path: str = "plugins", *, recorded_in: Path | None = None) -> None:
+    """Import a user's components: a file relative to `folder`, or the name of an installed module.
+
+    `recorded_in` is the file of a run or checkpoint that names the plugin, which is then code of others until trusted.
+    """
+    file = (folder / plugin).resolve() if plugin.endswith(".py") else None
+    if recorded_in is not None:
+        plugin_trust.require_trust(plugin, file, recorded_in)
     try:
-        if plugin.endswith(".py"):
-            _load_file((folder / plugin).resolve())
+        if file is not None:
+            _load_file(file)
         else:
             importlib.import_module(plugin)
     except FileNotFoundError:
@@ -229,6 +235,8 @@ def load_plugin(plugin: str, folder: Path, path: str = "plugins") -> None:
     except Exception as error:
         reason = renames.moved_import(error) or f"{type(error).__name__}: {one_line(error)}"
         raise ConfigError(path, f"{plugin!r} cannot be imported: {reason}") from error
+    if recorded_in is None:
+        plugin_trust.remember(plugin, file, own=True)
 
 
 def _load_file(file: Path) -> None:

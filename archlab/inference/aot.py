@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from archlab.inference.tracing import fold_constants, named_constants, trace
-from archlab.runtime.build_cache import build_cache_path
+from archlab.runtime.build_cache import cached_library
 from archlab.runtime.private_apis import aot_compile, load_aot_library
 
 OPTIONS = {
@@ -47,11 +45,9 @@ class AOTModule:
 
 def _library(program: GraphModule, inputs: tuple[Tensor, ...], constants: dict[str, Tensor]) -> Path:
     """Return the compiled library, from the cache if it is there."""
-    file = build_cache_path("ahead", "module", *_cache_key(program, (*inputs, *constants.values())))
-    if not file.is_file():
-        with tempfile.TemporaryDirectory(dir=file.parent) as partial:
-            library = aot_compile(program, inputs, Path(partial) / file.name, OPTIONS)
-            os.replace(library, file)  # atomic: another process sees the whole library or none
+    key = _cache_key(program, (*inputs, *constants.values()))
+    file = cached_library("ahead", "module", key, lambda file: aot_compile(program, inputs, file, OPTIONS))
+    assert file is not None  # a compiler that fails raises
     return file
 
 

@@ -40,6 +40,7 @@ class CheckpointFormat:
     - `key_map(fields)`: archlab's parameter for each of their tensors; several if theirs concatenates them on axis 0.
     - `fixed`: fields that are supported at some values only, the first being the default.
     - `ignored`: fields that do not affect the function.
+    - `aliases`: other names that transformers reads a field by.
     - `from_hf(name, tensor)`, `to_hf(name, tensor)`: a tensor's layout; the same in both libraries if None.
     """
 
@@ -50,6 +51,7 @@ class CheckpointFormat:
     key_map: Callable[[Fields], KeyMap]
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
     from_hf: Layout | None = None
     to_hf: Layout | None = None
 

@@ -71,7 +71,7 @@ class SearchData:
 
 def read_search(folder: Path) -> SearchData:
     """Read a search's directory; raise ArchlabError for a file that cannot be read, or is another search's."""
-    space = load_space(folder / "search.yaml")
+    space = load_space(folder / "search.yaml", recorded=True)
     study = open_study(space, folder, create=False)
     summary = read_summary(folder)
     require_same_search(summary.search_id if summary else "", read_identity(folder), folder / "summary.json")

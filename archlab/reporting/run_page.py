@@ -21,7 +21,7 @@ from archlab.training.run_dir import last_metrics
 def run_page(folder: Path) -> str:
     """Return the page of a run: curves, last metrics, costs, settings."""
     require_unedited(folder)
-    experiment, last = load(folder / "experiment.yaml"), last_metrics(folder)
+    experiment, last = load(folder / "experiment.yaml", recorded=True), last_metrics(folder)
     curves = run_curves(curve_of(folder, "loss"), curve_of(folder))
     parts = [
         section("Learning curves", figure(curves, "curves")),

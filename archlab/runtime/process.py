@@ -13,7 +13,8 @@ from pathlib import Path
 
 from archlab.errors import ConfigError
 from archlab.runtime.cpu_info import num_cores, scheduled_cores
-from archlab.runtime.user_dirs import ensure_user, user_dir
+from archlab.runtime.user_cache import machine_key, usable_cache_dir
+from archlab.runtime.user_dirs import ensure_user
 
 TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -53,9 +54,9 @@ def configure_process() -> None:
     if num_cores() < scheduled_cores():
         os.environ.setdefault(THREADS, str(num_cores()))
     os.environ.setdefault(HUGE_PAGES, "1")
-    folder = cache_dir("inductor")
-    if folder is not None:
-        os.environ.setdefault(CACHE, str(folder))
+    if not os.environ.get(CACHE):
+        # torch's key of a library says `-march=native`, whatever that means on a machine that shares the home.
+        os.environ[CACHE] = str(usable_cache_dir("inductor") / machine_key())
 
 
 @cache
@@ -78,8 +79,3 @@ def has_huge_pages() -> bool:
     except OSError:
         return False
     return allowed and os.environ.get(HUGE_PAGES) == "1"
-
-
-def cache_dir(name: str) -> Path | None:
-    """Return a directory in the user's cache, which persists across reboots, or None if it cannot be written."""
-    return user_dir("XDG_CACHE_HOME", ".cache", "archlab", name)

@@ -83,7 +83,8 @@ def _publish(best: FrozenTrial, space: Space, folder: Path, identity: SearchIden
     require_own_dir(folder, best)
     trained = trial_dir(folder, best.number) / "final"
     _, model = load_trained(trained)
-    experiment = load(trained / "experiment.yaml")  # as it was written: the loaded one's task reads files of the trial
+    # As it was written: the task of the one that is loaded reads files of the trial.
+    experiment = load(trained / "experiment.yaml", recorded=True)
     attrs = trial_attrs(best)
     origin = {"search": space.name, "trial": best.number, "values": attrs["values"], "metrics": attrs["metrics"]}
     ids = {"search_id": identity.search if identity else "", "trial_id": attrs.get("id", "")}

@@ -51,21 +51,25 @@ class Constraint:
         return estimate_cost(self.at.override(choices, f"trial at {self.at.name}").resolve()).to_dict()
 
 
-def parse_constraints(data: Any, costs: Sequence[str], folder: Path) -> tuple[Constraint, ...]:
+def parse_constraints(
+    data: Any, costs: Sequence[str], folder: Path, *, recorded: bool = False
+) -> tuple[Constraint, ...]:
     """Read the `constraints:` list; raise ConfigError for an entry that is not a bound on a cost."""
     if data is not None and not isinstance(data, list):
         raise ConfigError("constraints", f"{data!r} is not a list")
-    return tuple(_parse(entry, costs, folder, f"constraints[{index}]") for index, entry in enumerate(data or []))
+    return tuple(
+        _parse(entry, costs, folder, f"constraints[{index}]", recorded) for index, entry in enumerate(data or [])
+    )
 
 
-def _parse(entry: Any, costs: Sequence[str], folder: Path, path: str) -> Constraint:
+def _parse(entry: Any, costs: Sequence[str], folder: Path, path: str, recorded: bool) -> Constraint:
     if not isinstance(entry, Mapping):
         return _parse_bound(entry, costs, path)
     reject_unknown(entry, ("at", "require"), path)
     if not isinstance(name := entry.get("at"), str):
         raise ConfigError(f"{path}.at", "is missing: name an experiment")
     bound = _parse_bound(entry.get("require"), costs, f"{path}.require")
-    return replace(bound, at=config.read(name, folder=folder))
+    return replace(bound, at=config.read(name, folder=folder, recorded=recorded))
 
 
 def _parse_bound(text: Any, costs: Sequence[str], path: str) -> Constraint:

@@ -10,6 +10,7 @@ from typing import Any
 from archlab.config import experiment as config
 from archlab.config import paths, renames, yaml_files
 from archlab.config.domains import Domain, parse_domain
+from archlab.config.plugin_trust import is_recorded
 from archlab.config.registry import load_plugin
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError, did_you_mean
@@ -61,19 +62,21 @@ class Space:
         return {"format": renames.current().format, **plugins, **self.base.tree}
 
 
-def load_space(space: config.Source, overrides: Sequence[str] = ()) -> Space:
+def load_space(space: config.Source, overrides: Sequence[str] = (), *, recorded: bool = False) -> Space:
     """Read and check a search space by its name, its file, or its data; raise ConfigError naming file and path.
 
     An override whose path begins with vary, objectives, constraints or study changes the space, any other the base.
+    The plugins of one that is `recorded` in a search's directory must be trusted.
     """
     file, tree = _read(space)
+    recorded = recorded or is_recorded(file)
     parsed = [config.parse_override(override) for override in overrides]
     for path, value in parsed:
         if paths.split(path)[0] in KEYS:
             tree = _override(tree, path, value)
     base_values = {path: value for path, value in parsed if paths.split(path)[0] not in KEYS}
     try:
-        return _parse(tree, file, base_values)
+        return _parse(tree, file, base_values, recorded)
     except ConfigError as error:
         raise ConfigError(error.path, error.problem, error.source or str(file)) from None
 
@@ -95,20 +98,20 @@ def _override(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         raise ConfigError(error.path, error.problem, "command line") from None
 
 
-def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any]) -> Space:
+def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], recorded: bool) -> Space:
     reject_unknown(tree, KEYS, "")
     renames.check_format(tree.get("format"))
     coerce(tree.get("description"), str | None, "description")
     for plugin in coerce(_list(tree, "plugins"), list[str], "plugins"):
-        load_plugin(plugin, file.parent)
-    base = _base(tree, file).override(base_values, "command line")
+        load_plugin(plugin, file.parent, recorded_in=file if recorded else None)
+    base = _base(tree, file, recorded).override(base_values, "command line")
     experiment = base.resolve()
     space = Space(
         name=file.stem,
         base=base,
         vary=_vary(tree),
         objectives=_objectives(tree.get("objectives"), experiment.task.component.cls.metrics),
-        constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent),
+        constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent, recorded=recorded),
         study=parse_study(tree.get("study"), "study"),
         source=str(file),
         data=_portable_data(tree, file.parent.resolve()),
@@ -134,11 +137,11 @@ def _with_absolute_path(entry: Any, folder: Path) -> Any:
     return entry
 
 
-def _base(tree: Mapping[str, Any], file: Path) -> config.UnresolvedExperiment:
+def _base(tree: Mapping[str, Any], file: Path, recorded: bool) -> config.UnresolvedExperiment:
     base = tree.get("base")
     if not isinstance(base, str | Mapping):
         raise ConfigError("base", "is missing: name the experiment to search around")
-    return config.read(base, folder=file.parent).override(_mapping(tree, "override"), str(file))
+    return config.read(base, folder=file.parent, recorded=recorded).override(_mapping(tree, "override"), str(file))
 
 
 def _vary(tree: Mapping[str, Any]) -> dict[str, Domain | None]:

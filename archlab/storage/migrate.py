@@ -93,7 +93,7 @@ def _plan_experiment(file: Path, folder: Path, plan: _Plan) -> dict[str, str]:
     try:
         tree = load_yaml(file)
         migrated, changes = migrate_experiment(tree, file.parent)
-        former = former_names(build_on_meta(read(migrated, folder=file.parent).resolve().model))
+        former = former_names(build_on_meta(read(migrated, folder=file.parent, recorded=True).resolve().model))
     except ConfigError as error:
         raise ConfigError(error.path, error.problem, str(file)) from None
     if migrated != tree:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, one_line
 from archlab.runtime.private_apis import COMPILED_PREFIX
+from archlab.storage.safetensors_header import read_header
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -28,9 +29,8 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; raise ArchlabError naming the file if it cannot be read."""
-    if not file.is_file():
-        raise ArchlabError(f"{file}: no such file")
+    """Read a safetensors file; raise ArchlabError naming the file, and the tensor if one is wrong."""
+    read_header(file)
     try:
         # The loaded tensors map the file, which the process may replace while it uses them.
         return {name: tensor.clone() for name, tensor in load_file(file).items()}

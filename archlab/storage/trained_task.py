@@ -33,12 +33,12 @@ def load_experiment(checkpoint_dir: Path, overrides: Sequence[str]) -> tuple[Exp
     for path in given:
         if path.startswith("model"):
             raise ConfigError(path, "cannot be changed: the model is trained", _SOURCE)
-    experiment = read(file, overrides).resolve()
+    experiment = read(file, overrides, recorded=True).resolve()
     tokens, is_other_task = read_tokens(checkpoint_dir), any(path.startswith("task") for path in given)
     if tokens is not None:
         knobs = task_knobs(tokens, checkpoint_dir)
     else:
-        tokens, knobs = _trained_with(read(file).resolve(), checkpoint_dir, is_other_task)
+        tokens, knobs = _trained_with(read(file, recorded=True).resolve(), checkpoint_dir, is_other_task)
     if is_other_task and tokens is not None:
         _require_same(experiment, tokens, knobs, _named_knobs(given))
     if tokens == UNKNOWN_TOKENS and is_other_task:
@@ -50,7 +50,10 @@ def load_experiment(checkpoint_dir: Path, overrides: Sequence[str]) -> tuple[Exp
 def find_tokens(checkpoint_dir: Path) -> ModelTokens | None:
     """Return what the tokens of a published checkpoint mean; of an older one, what its task says they do."""
     tokens = read_tokens(checkpoint_dir)
-    return tokens or _trained_with(read(checkpoint_dir / "experiment.yaml").resolve(), checkpoint_dir, True)[0]
+    return (
+        tokens
+        or _trained_with(read(checkpoint_dir / "experiment.yaml", recorded=True).resolve(), checkpoint_dir, True)[0]
+    )
 
 
 def with_knobs(task: Spec, values: Mapping[str, Any]) -> Spec:

@@ -88,7 +88,7 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool) ->
 
 def _resume(experiment: Experiment, folder: Path) -> Identity:
     file = folder / "experiment.yaml"
-    difference = first_difference(load(file).resolved, experiment.resolved)
+    difference = first_difference(load(file, recorded=True).resolved, experiment.resolved)
     if difference:
         raise ArchlabError(f"{file}: {difference}; name another directory, or start over with --force")
     require_unedited(folder)

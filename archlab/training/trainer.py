@@ -69,7 +69,7 @@ def train(
 def _previous_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
     """Return each `auto` setting as it was resolved when the run started: resuming is exact only with the same ones."""
     file = folder / "experiment.yaml"
-    earlier = load(file).train if file.is_file() else train
+    earlier = load(file, recorded=True).train if file.is_file() else train
     return {key: getattr(earlier, key) for key in ("device", "precision", "compile") if getattr(train, key) == "auto"}
 
 

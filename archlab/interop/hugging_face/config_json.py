@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from archlab.config.spec import Spec, parse
-from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
+from archlab.config.strict_json import read_object
+from archlab.errors import ArchlabError, ConfigError, one_line
 from archlab.interop._formats import CheckpointFormat, Fields, find_format, format_names
+from archlab.interop.hugging_face.unknown_fields import problem_of
 
 _FORMATS = f"{__package__}.formats"
-# Fields of every configuration that say how a library uses a model, not what the model computes.
-# fmt: off
-_IGNORED = {
-    "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "id2label",
-    "initializer_range", "is_encoder_decoder", "label2id", "model_type", "_name_or_path", "output_attentions",
-    "output_hidden_states", "pad_token_id", "problem_type", "return_dict", "torch_dtype", "transformers_version",
-    "use_cache",
-}
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,8 @@ class HFConfig:
             raise ArchlabError(f"{self.file}: gives no model: {error}") from error
         except ArchlabError as error:
             raise ArchlabError(f"{self.file}: {error}") from error
-        except (TypeError, ValueError, KeyError, AttributeError) as error:  # a field of another type, such as "many"
+        # A field of another type, such as "many", or a zero that divides.
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             raise ArchlabError(f"{self.file}: a field has an invalid value: {one_line(error)}") from error
 
 
@@ -60,24 +53,50 @@ def read_config(folder: Path) -> HFConfig:
     if not file.is_file():
         problem = "holds no config.json" if folder.is_dir() else "is no directory"
         raise ArchlabError(f"{folder}: {problem}: give the directory of a transformers checkpoint")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
-    if not isinstance(data, dict):
-        raise ArchlabError(f"{file}: is no JSON object")
+    data = read_object(file)
     found = find_model_type(data.get("model_type"), str(file))
-    _check_fields(data, found, file)
-    return HFConfig(file, found, {field: data.get(field, default) for field, default in found.fields.items()})
-
-
-def _check_fields(data: Mapping[str, Any], expected: CheckpointFormat, file: Path) -> None:
-    known = {*expected.fields, *expected.fixed}
-    ignored = _IGNORED | set(expected.ignored)
+    data = _without_aliases(data, found, file)
     for field, value in data.items():
-        if field in expected.fixed and value not in expected.fixed[field]:
-            supported = " or ".join(map(repr, expected.fixed[field]))
-            raise ArchlabError(f"{file}: {field} {value!r}: not represented, only {supported} is")
-        # A null is transformers' way to leave a field out, also one that another version knows.
-        if field not in known | ignored and value is not None:
-            raise ArchlabError(f"{file}: unknown field {field!r}, here {value!r}{did_you_mean(field, known)}")
+        if problem := _problem(field, value, found):
+            raise ArchlabError(f"{file}: {problem}")
+    return HFConfig(file, found, {field: _value(data, field, default) for field, default in found.fields.items()})
+
+
+def _value(data: Mapping[str, Any], field: str, default: Any) -> Any:
+    value = data.get(field, default)
+    return False if value is None and isinstance(default, bool) else value  # as transformers reads a null flag
+
+
+def _without_aliases(data: Mapping[str, Any], expected: CheckpointFormat, file: Path) -> dict[str, Any]:
+    """Return the fields by the names that the format reads; raise ArchlabError for two values of one."""
+    fields = dict(data)
+    for alias, field in expected.aliases.items():
+        value = fields.pop(alias, None)
+        if value is not None and fields.setdefault(field, value) != value:
+            raise ArchlabError(f"{file}: {field} {fields[field]!r} and {alias} {value!r} are one value; leave one out")
+    return fields
+
+
+def _problem(field: str, value: Any, expected: CheckpointFormat) -> str:
+    """Return why a field cannot be represented, or ""."""
+    if field in expected.fixed and value not in expected.fixed[field]:
+        supported = " or ".join(map(repr, expected.fixed[field]))
+        return f"{field} {value!r}: not represented, only {supported} is"
+    if field in expected.fields:
+        return _type_problem(field, value, expected.fields[field])
+    if field in expected.fixed or field in expected.ignored:
+        return ""
+    return problem_of(field, value, {*expected.fields, *expected.fixed})
+
+
+def _type_problem(field: str, value: Any, default: Any) -> str:
+    """Return a problem where a number or a flag has another type; Python would compute with 1.5 layers, or with true.
+
+    Null, lists and texts are left to the format: each is right for some field.
+    """
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool | None) else f"{field} {value!r} is not true or false"
+    is_number = isinstance(default, int | float)
+    if is_number and (isinstance(value, bool) or (isinstance(default, int) and isinstance(value, float))):
+        return f"{field} {value!r} is not a {'whole ' if isinstance(default, int) else ''}number"
+    return ""

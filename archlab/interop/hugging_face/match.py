@@ -2,48 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from archlab.config.diff import first_difference
 from archlab.config.spec import Spec, parse
 from archlab.errors import ArchlabError, one_line
 from archlab.interop._formats import Fields
 from archlab.interop.hugging_face.config_json import find_model_type, model_types
+from archlab.modeling.build import build_on_meta
+
+_NO_FUNCTION = ("init", "dropout")  # knobs of training alone
+_CENTERED, _SCALE = "zero_centered", "weight"  # of a norm
 
 
-def match_model_type(spec: Spec) -> tuple[str, Fields]:
-    """Return the first `model_type` that represents a model, and its fields; raise ArchlabError with every reason."""
+@dataclass(frozen=True)
+class Match:
+    """A `model_type` that represents a model, its fields of config.json, and what to add to the scales of norms."""
+
+    model_type: str
+    fields: Fields
+    shifts: Mapping[str, float]
+
+
+def match_model_type(spec: Spec) -> Match:
+    """Return the first `model_type` that represents a model; raise ArchlabError with every reason if none does."""
     problems = []
     for model_type in model_types():
         try:
-            return model_type, to_hf_fields(spec, model_type, "")
+            return match(spec, model_type, "")
         except ArchlabError as error:
             problems.append(str(error))
     raise ArchlabError(f"transformers has no such model: {'; '.join(problems)}")
 
 
-def to_hf_fields(spec: Spec, model_type: str, source: str) -> Fields:
-    """Return the fields of config.json that describe a model; raise ArchlabError naming the first difference."""
+def match(spec: Spec, model_type: str, source: str) -> Match:
+    """Return how a `model_type` describes a model; raise ArchlabError naming the first difference if it cannot."""
     found, plain = find_model_type(model_type, source), spec.to_plain()
     # A format picks the closest fields without checking whether they can express the model: the round trip does.
     try:
         fields = {**found.fields, **found.to_hf_config(plain)}
-        converted_back = parse(found.to_archlab_config(fields), "backbone", "model").to_plain()
+        theirs = parse(found.to_archlab_config(fields), "backbone", "model")
     except (ArchlabError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ArchlabError(f"the model is no {model_type}: {one_line(error)}") from error
-    difference = first_difference(_normalize(converted_back), _normalize(plain))
+    difference = first_difference(_normalize(theirs.to_plain()), _normalize(plain), _is_same)
+    try:
+        shifts = {} if difference else _shifts(build_on_meta(theirs), build_on_meta(spec))
+    except ArchlabError as error:
+        difference = str(error)
     if difference:
         raise ArchlabError(f"the model is no {model_type}: {difference}")
-    return fields
+    return Match(model_type, fields, shifts)
+
+
+def _is_same(path: str, there: Any, here: Any) -> bool:
+    """Tell whether two values may give one function: `_shifts` compares the shapes that an unset number gives."""
+    if path.endswith(".zero_centered"):
+        return isinstance(there, bool) and isinstance(here, bool)
+    is_unset = None in (there, here) and all(value is None or type(value) is int for value in (there, here))
+    return there == here or is_unset
+
+
+def _shifts(theirs: nn.Module, ours: nn.Module) -> dict[str, float]:
+    """Return what to add to our scales where one is 1 + weight; raise ArchlabError for parameters that differ."""
+    there, here = ({name: tuple(p.shape) for name, p in model.named_parameters()} for model in (theirs, ours))
+    if difference := first_difference(there, here):
+        raise ArchlabError(f"the shape of {difference}")
+    modules = dict(theirs.named_modules())
+    centered = {name: getattr(module, _CENTERED, None) for name, module in ours.named_modules()}
+    others = {name: getattr(modules.get(name), _CENTERED, None) for name in centered}
+    return {
+        f"{name}.{_SCALE}": 1.0 if centered[name] else -1.0
+        for name in centered
+        if centered[name] != others[name] and f"{name}.{_SCALE}" in here
+    }
 
 
 def _normalize(plain: Any) -> Any:
-    """Return YAML data without what does not affect the function: initializations, and how repeats are written."""
+    """Return YAML data without what does not affect the function, and with every repeat written out."""
     if isinstance(plain, list):
         entries = [_normalize(entry) for entry in plain]
         return [copy for entry in entries for copy in [_without_repeat(entry)] * _repeats(entry)]
     if isinstance(plain, dict):
-        return {key: _normalize(value) for key, value in plain.items() if key != "init"}
+        return {key: _normalize(value) for key, value in plain.items() if key not in _NO_FUNCTION}
     return plain
 
 

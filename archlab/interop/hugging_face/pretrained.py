@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from archlab.config.spec import Spec
 from archlab.data.tokenizers import ModelTokens
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields
-from archlab.interop._tensors import export_tensors, load_tensors
-from archlab.interop.hugging_face.config_json import find_model_type, read_config
-from archlab.interop.hugging_face.match import match_model_type, to_hf_fields
-from archlab.interop.hugging_face.tensor_files import find_tensor_files, first_dtype, iter_tensors
+from archlab.interop._tensors import check_tensors, export_tensors, load_tensors
+from archlab.interop.hugging_face.config_json import HFConfig, find_model_type, read_config
+from archlab.interop.hugging_face.match import match, match_model_type
+from archlab.interop.hugging_face.tensor_files import (
+    StoredTensor,
+    common_dtype,
+    iter_tensors,
+    read_headers,
+    without_buffers,
+)
 from archlab.interop.hugging_face.tokenizer import TOKENIZER, find_tokens
-from archlab.modeling.build import build
+from archlab.modeling.build import build, build_on_meta
 from archlab.storage.files import atomic_dir, write_bytes, write_text
 from archlab.storage.manifest import write_manifest
 from archlab.storage.targets import require_target
@@ -28,20 +35,28 @@ from archlab.storage.tensors import write_tensors
 _log = logging.getLogger(__name__)
 _HEADS = ("lm_head.weight", "head.weight")
 
+Value = TypeVar("Value", bound=Tensor)
+
 
 def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
-    """Return the model of a transformers checkpoint directory, in its tensors' dtype or another.
+    """Return the model of a transformers checkpoint directory, in the dtype that holds its tensors or another.
 
     Raises ArchlabError naming the file, field or tensor that is missing, damaged, or cannot be represented.
     """
     folder = Path(directory)
     config = read_config(folder)
-    files = find_tensor_files(folder)
-    model = _build_in_dtype(config.to_spec(), dtype or first_dtype(files))
-    parameters = _parameters_by_name(model, config.format, config.fields)
-    tied = _tied_head(model, parameters)
+    spec, stored = config.to_spec(), read_headers(folder)
     try:
-        load_tensors(parameters | tied, iter_tensors(files), config.format.from_hf, optional=tied)
+        # Before anything is built: a number of layers that the files do not hold. Then on the meta device, without
+        # memory: sizes that the tensors do not have.
+        _require_all(config, stored)
+        expected = _Names(_build_on_meta(spec, config), config)
+        stored = without_buffers(stored, expected.all)
+        check_tensors(expected.all, _on_meta(stored), config.format.from_hf, optional=expected.tied)
+        model = _build_in_dtype(spec, dtype or common_dtype(stored))
+        names = _Names(model, config)
+        tied_by = f"{config.file.name} (tie_word_embeddings, which is true)"
+        load_tensors(names.all, iter_tensors(stored), config.format.from_hf, names.tied, tied_by)
     except ArchlabError as error:
         raise ArchlabError(f"{folder}: {error}") from error
     model.tokens = _tokens(folder)  # type: ignore[assignment]
@@ -57,6 +72,33 @@ def _tokens(folder: Path) -> ModelTokens | None:
     except ArchlabError as error:
         _log.warning("%s; the model is loaded without it", error)
         return None
+
+
+def _require_all(config: HFConfig, stored: Mapping[str, StoredTensor]) -> None:
+    for name in config.format.key_map(config.fields):
+        if name not in stored:
+            raise ArchlabError(f"tensor {name!r} is missing")
+
+
+class _Names:
+    """A model's parameters by the names of a checkpoint, and by those under which it may repeat the embedding."""
+
+    def __init__(self, model: nn.Module, config: HFConfig) -> None:
+        parameters = _by_their_names(dict(model.named_parameters()), config.format, config.fields)
+        self.tied = _tied_head(model, parameters)
+        self.all = parameters | self.tied
+
+
+def _build_on_meta(spec: Spec, config: HFConfig) -> nn.Module:
+    try:
+        return build_on_meta(spec)
+    except ArchlabError as error:
+        raise ArchlabError(f"{config.file.name} gives no model: {error}") from error
+
+
+def _on_meta(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in stored.items():
+        yield name, torch.empty(tensor.info.shape, dtype=tensor.info.dtype, device="meta")
 
 
 def describe_pretrained(directory: str | Path) -> Spec:
@@ -76,15 +118,15 @@ def save_pretrained(
     folder, spec = Path(directory), getattr(model, "spec", None)
     if not isinstance(spec, Spec):
         raise ArchlabError(f"{folder}: this model was not built from a spec, which its config.json is derived from")
-    if model_type is None:
-        model_type, fields = match_model_type(spec)
-    else:
-        fields = to_hf_fields(spec, model_type, str(folder))
-    target = find_model_type(model_type, str(folder))
+    found = match_model_type(spec) if model_type is None else match(spec, model_type, str(folder))
+    target = find_model_type(found.model_type, str(folder))
     check = require_target(folder, "pretrained", force=force)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    header = {"architectures": [target.architecture], "model_type": model_type, "dtype": dtype}
-    tensors = export_tensors(_parameters_by_name(model, target, fields), target.to_hf)
+    header = {"architectures": [target.architecture], "model_type": found.model_type, "dtype": dtype}
+    # A null by default says nothing, and transformers warns of some that it does not expect.
+    fields = {k: v for k, v in found.fields.items() if v is not None or target.fields.get(k) is not None}
+    parameters = _by_their_names(_shifted(model, found.shifts), target, found.fields)
+    tensors = export_tensors(parameters, target.to_hf)
     with atomic_dir(folder, replace=True, check=check) as partial:
         write_tensors(partial / "model.safetensors", tensors, metadata={"format": "pt"})
         write_text(partial / "config.json", json.dumps({**header, **fields}, indent=2) + "\n")
@@ -99,8 +141,17 @@ def _tokenizer_files(model: nn.Module) -> Mapping[str, bytes]:
     return tokens.files if isinstance(tokens, ModelTokens) and tokens.kind == "tokenizer" else {}
 
 
-def _parameters_by_name(model: nn.Module, target: CheckpointFormat, fields: Fields) -> dict[str, list[nn.Parameter]]:
-    own = dict(model.named_parameters())
+def _shifted(model: nn.Module, shifts: Mapping[str, float]) -> dict[str, Tensor]:
+    """Return the parameters with numbers added; raise ArchlabError for a dtype in which the sum would be rounded."""
+    own: dict[str, Tensor] = dict(model.named_parameters())
+    for name, shift in shifts.items():
+        if own[name].dtype.itemsize < torch.float32.itemsize:
+            raise ArchlabError(f"{name}: 1 + weight is rounded in {own[name].dtype}; save the model as float32")
+        own[name] = own[name].detach() + shift
+    return own
+
+
+def _by_their_names(own: Mapping[str, Value], target: CheckpointFormat, fields: Fields) -> dict[str, list[Value]]:
     key_map = {theirs: (ours,) if isinstance(ours, str) else ours for theirs, ours in target.key_map(fields).items()}
     parameters = {theirs: [own[name] for name in several] for theirs, several in key_map.items()}
     assert sum(map(len, parameters.values())) == len(own), f"no name for one of {sorted(own)}"

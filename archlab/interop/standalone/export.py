@@ -64,7 +64,7 @@ def export(checkpoint_folder: Path, out: Path, *, force: bool = False) -> Path:
 def _copy_checkpoint(checkpoint: Path, partial: Path) -> tuple[Experiment, ModelTokens | None]:
     """Copy a checkpoint's weights and return its experiment, and what its tokens mean."""
     shutil.copyfile(checkpoint / _WEIGHTS, partial / _WEIGHTS)
-    return load(checkpoint / "experiment.yaml"), find_tokens(checkpoint)
+    return load(checkpoint / "experiment.yaml", recorded=True), find_tokens(checkpoint)
 
 
 def render_model(experiment: Experiment, tokens: ModelTokens | None = None) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from archlab.config.spec import parse
@@ -75,10 +77,11 @@ def load(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     plain = to_archlab_config(config)
     if plain["vocab_size"] == DEFAULTS["vocab_size"]:
         plain["vocab_size"] = weights["embed.weight"].shape[0]
-    model = build(parse(plain, "backbone", "model")).to(weights["embed.weight"].dtype)
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in weights.values()))
+    model = build(parse(plain, "backbone", "model")).to(dtype)
     parameters = {name: [parameter] for name, parameter in names(model).items()}
     tied = {"output.output.weight"} if "head.weight" not in dict(model.named_parameters()) else set()
-    load_tensors(parameters, weights.items(), optional=tied)
+    load_tensors(parameters, weights.items(), optional=tied, tied_by="share_emb")
     return model
 
 

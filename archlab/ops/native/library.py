@@ -7,21 +7,23 @@ binary is distributed, as only the user's compiler knows the user's processor.
 from __future__ import annotations
 
 import ctypes
-import os
+import logging
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterable
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 
 from torch import Tensor
 
-from archlab.runtime.build_cache import build_cache_path
+from archlab.errors import one_line
+from archlab.runtime.build_cache import cached_library
 from archlab.runtime.cpu_info import cpu_flags
 from archlab.runtime.process import env_switch
 from archlab.runtime.toolchain import compiler
 
+_log = logging.getLogger(__name__)
 SWITCH = "ARCHLAB_NATIVE"
 FLAGS = ("-O3", "-std=gnu++17", "-shared", "-fPIC")
 AVX512_FLAGS = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma")
@@ -41,7 +43,8 @@ def compile_library(source: Path, **constants: int) -> ctypes.CDLL | None:
         return None
     try:
         return _build(source, tuple(f"-D{key}={n}" for key, n in constants.items()))
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _log.warning("the C++ backend %s is not built (%s): PyTorch's is used", source.stem, one_line(error))
         return None
 
 
@@ -73,12 +76,10 @@ def _build(source: Path, constants: tuple[str, ...]) -> ctypes.CDLL | None:
     for flags in _flag_sets():
         command = (str(compiler()), *FLAGS, *flags, *constants)
         changed = str(Path(command[0]).stat().st_mtime_ns)  # detects an upgraded compiler of the same path
-        file = build_cache_path("native", source.stem, code, *command, changed)
-        if file.is_file() or _compile(source, command, file):
-            try:
+        file = cached_library("native", source.stem, (code, *command, changed), partial(_compile, source, command))
+        if file is not None:
+            with suppress(OSError):  # what the compiler built, the loader refuses: build with fewer flags
                 return ctypes.CDLL(str(file))
-            except OSError:  # built on another system that shares this cache, or damaged: build with fewer flags
-                file.unlink(missing_ok=True)
     return None
 
 
@@ -90,12 +91,8 @@ def _flag_sets() -> list[tuple[str, ...]]:
     return [(*native, *avx512, "-fopenmp"), (*native, "-fopenmp"), ("-fopenmp",), ()]
 
 
-def _compile(source: Path, command: tuple[str, ...], file: Path) -> bool:
-    """Compile to a temporary file and rename it, so that another process never loads an incomplete library."""
-    with tempfile.TemporaryDirectory(dir=file.parent) as directory:  # of the same file system, for the rename
-        partial = Path(directory) / file.name
-        arguments = [*command, f"-I{_HERE}", str(source), "-o", str(partial)]
-        done = subprocess.run(arguments, capture_output=True, check=False, timeout=BUILD_TIMEOUT_S)
-        if done.returncode == 0:
-            os.replace(partial, file)
-        return done.returncode == 0
+def _compile(source: Path, command: tuple[str, ...], file: Path) -> Path | None:
+    """Compile to a file and return it, or None if the compiler refuses."""
+    arguments = [*command, f"-I{_HERE}", str(source), "-o", str(file)]
+    done = subprocess.run(arguments, capture_output=True, check=False, timeout=BUILD_TIMEOUT_S)
+    return file if done.returncode == 0 else None

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hugging_face_helpers import add_noise, random_tokens, transformers
 from safetensors.torch import load_file, save_file
 
 from archlab import ArchlabError, api
+from archlab.config import experiment
 from archlab.config.spec import parse
 from archlab.interop import describe_pretrained, import_checkpoint, load_pretrained, save_pretrained
+from archlab.interop.hugging_face.config_json import find_model_type
 from archlab.modeling.build import build
 from archlab.storage.trained_model import load_trained
 
@@ -71,6 +74,155 @@ def test_a_tied_head_may_be_stored_twice(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, folder / "model.safetensors")
     load_pretrained(folder)
+
+
+def change(folder: Path, **tensors: torch.Tensor) -> None:
+    """Add tensors to a checkpoint, or replace those of the same name; `__` stands for a dot."""
+    changed = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    save_file(load_file(folder / "model.safetensors") | changed, folder / "model.safetensors")
+
+
+def test_a_tied_head_that_differs_is_refused(folder: Path) -> None:
+    embedding = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    change(folder, lm_head__weight=embedding + 1)
+    problem = r"'lm_head\.weight' and 'model\.embed_tokens\.weight' differ, and config\.json \(tie_word_embeddings"
+    with pytest.raises(ArchlabError, match=problem):
+        load_pretrained(folder)
+    edit(folder, tie_word_embeddings=False)
+    assert not torch.equal(
+        *(dict(load_pretrained(folder).named_parameters())[f"{k}.weight"] for k in ("head", "embedding"))
+    )
+    edit(folder, tie_word_embeddings=None)  # which transformers reads as false
+    load_pretrained(folder)
+
+
+def test_tensors_that_follow_from_the_configuration_pass_and_others_do_not(folder: Path) -> None:
+    change(folder, model__layers__0__self_attn__rotary_emb__inv_freq=torch.ones(3), model__position_ids=torch.arange(4))
+    load_pretrained(folder)
+    change(folder, model__layers__0__self_attn__q_norm__weight=torch.ones(6))
+    with pytest.raises(ArchlabError, match=r"unknown tensor 'model\.layers\.0\.self_attn\.q_norm\.weight'"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (torch.full((12,), torch.nan), "holds NaN, or values that are infinite in float32"),
+        (torch.ones(12, dtype=torch.int8), "dtype int8 is no floating-point type"),
+        (
+            torch.ones(12).to(torch.float8_e4m3fn),
+            "tensor 'model.norm.weight' has dtype 'F8_E4M3', which is not one of F64",
+        ),
+        (torch.ones(1, 12), r"model\.norm\.weight: shape \(1, 12\) is not \(12,\)"),
+    ],
+)
+def test_values_that_are_no_weights_are_named(folder: Path, value: torch.Tensor, problem: str) -> None:
+    change(folder, model__norm__weight=value)
+    with pytest.raises(ArchlabError, match=rf"model\.norm\.weight.*{problem}|{problem}"):
+        load_pretrained(folder)
+
+
+def test_no_value_is_rounded_unasked(folder: Path) -> None:
+    precise = torch.linspace(0.9, 1.1, 12)
+    halves = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(halves | {"model.norm.weight": precise}, folder / "model.safetensors")
+    assert torch.equal(dict(load_pretrained(folder).named_parameters())["norm.weight"], precise)
+    change(folder, model__norm__weight=precise * 1e6)
+    with pytest.raises(ArchlabError, match=r"'model\.norm\.weight' holds NaN, or values that are infinite in float16"):
+        load_pretrained(folder, torch.float16)
+
+
+def shards_of(folder: Path, weight_map: dict[str, str], shards: dict[str, list[str]]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    for file, names in shards.items():
+        save_file({name: tensors[name].clone() for name in names}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_an_index_and_its_shards_agree(folder: Path) -> None:
+    names = sorted(load_file(folder / "model.safetensors"))
+    half, norm = names[: len(names) // 2], "model.norm.weight"
+    index = dict.fromkeys(names, "b.safetensors") | dict.fromkeys(half, "a.safetensors")
+    shards_of(folder, index, {"a.safetensors": [*half, norm], "b.safetensors": names[len(half) :]})
+    with pytest.raises(
+        ArchlabError, match=r"b\.safetensors: tensor 'model\.norm\.weight' is in a\.safetensors as well"
+    ):
+        load_pretrained(folder)
+    save_file({}, folder / "model.safetensors")
+    with pytest.raises(ArchlabError, match=r"holds model\.safetensors and the shards of .*; remove one of the two"):
+        load_pretrained(folder)
+
+
+def test_an_index_that_names_other_shards(folder: Path) -> None:
+    names = sorted(load_file(folder / "model.safetensors"))
+    index = dict.fromkeys(names, "b.safetensors") | {names[0]: "a.safetensors"}
+    shards_of(folder, index, {"a.safetensors": names[:2], "b.safetensors": names[2:]})
+    with pytest.raises(ArchlabError, match=rf"index\.json: tensor '{names[1]}' is not in b\.safetensors"):
+        load_pretrained(folder)
+    del index[names[1]]
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(ArchlabError, match=rf"index\.json: lists no tensor '{names[1]}', which a\.safetensors holds"):
+        load_pretrained(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../a.safetensors"}}))
+    with pytest.raises(ArchlabError, match=r"names '\.\./a\.safetensors', which is no file beside it"):
+        load_pretrained(folder)
+
+
+def test_what_belongs_to_other_libraries_is_refused(folder: Path) -> None:
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", {"format": "tf"})
+    with pytest.raises(ArchlabError, match=r"model\.safetensors: has the layout 'tf', which is not read"):
+        load_pretrained(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArchlabError, match=r"holds an adapter \(adapter_config\.json\), which is not applied"):
+        load_pretrained(folder)
+
+
+def test_a_field_that_stands_twice_is_refused(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace("{", '{"hidden_size": 24, ', 1))
+    with pytest.raises(ArchlabError, match=r"config\.json: cannot be read: the key 'hidden_size' stands twice"):
+        load_pretrained(folder)
+
+
+def test_sizes_that_the_tensors_do_not_have_allocate_nothing(folder: Path) -> None:
+    edit(folder, num_hidden_layers=4000)
+    with pytest.raises(ArchlabError, match=r"tensor 'model\.layers\.2\..*' is missing"):
+        load_pretrained(folder)
+    edit(folder, num_hidden_layers=2, vocab_size=10**11)
+    with pytest.raises(ArchlabError, match=r"embed_tokens\.weight: shape \(256, 12\) is not \(100000000000, 12\)"):
+        load_pretrained(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "model_type"),
+    [
+        ("llama2_tiny", "llama"),
+        ("mistral_tiny", "mistral"),
+        ("gemma_tiny", "gemma"),
+        ("mpt_tiny", "mpt"),
+        ("mamba_tiny", "mamba"),
+        ("mamba2_tiny", "mamba2"),
+        ("deit_tiny", "vit"),
+    ],
+)
+def test_our_own_experiments_are_theirs_whether_a_knob_is_unset_or_not(
+    name: str, model_type: str, tmp_path: Path
+) -> None:
+    ours = add_noise(build(experiment.load(name, ["model.layers[0].repeat=2"]).model))
+    save_pretrained(ours, tmp_path / "saved")
+    theirs = getattr(transformers, find_model_type(model_type, "").architecture).from_pretrained(tmp_path / "saved")
+    inputs = torch.randn(2, 1, 8, 8) if model_type == "vit" else random_tokens(256)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.eval()(inputs).logits, ours(inputs)[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(load_pretrained(tmp_path / "saved")(inputs)[0], ours(inputs)[0], rtol=0, atol=1e-5)
+
+
+def test_a_centered_scale_that_would_be_rounded_is_refused(tmp_path: Path) -> None:
+    ours = build(experiment.load("mpt_tiny", ["model.layers[0].repeat=1"]).model).bfloat16()
+    with pytest.raises(ArchlabError, match=r"1 \+ weight is rounded in torch\.bfloat16; save the model as float32"):
+        save_pretrained(ours, tmp_path / "saved")
 
 
 @pytest.mark.parametrize(
@@ -161,11 +313,11 @@ def test_a_hybrid_is_no_llama(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_imported_checkpoint_is_one_of_ours(folder: Path, tmp_path: Path, text: Path) -> None:
     out = import_checkpoint(folder, tmp_path / "out", tokenizer="bytes")
-    experiment, model = load_trained(out)
+    imported, model = load_trained(out)
     tokens = torch.arange(9)[None]
     with torch.no_grad():
         torch.testing.assert_close(model(tokens)[0], load_pretrained(folder)(tokens)[0], rtol=0, atol=0)
-    assert experiment.task.name == "no_data"
+    assert imported.task.name == "no_data"
     assert len("".join(api.generate(out, "abc", max_new_tokens=5, temperature=0.0))) > 0
     with pytest.raises(ArchlabError, match="an imported model has no data of its own"):
         api.evaluate(out)

@@ -23,9 +23,15 @@ FIELDS: dict[str, Any] = {
     "rope_parameters": None,
     "rope_theta": None,
     "rope_scaling": None,
+    "layer_types": None,
     "attention_dropout": 0.0,
 }
-FIXED: dict[str, tuple[Any, ...]] = {"pretraining_tp": (1,)}
+FIXED: dict[str, tuple[Any, ...]] = {}
+# How many devices multiplied a part each while it was trained: the sum is the same.
+IGNORED = ("pretraining_tp",)
+# What scaled angles are computed from; the default ones are not.
+ROPE_IGNORED = {"rope_type", "type", "rope_theta", "original_max_position_embeddings"}
+ROPE_OFF = {"partial_rotary_factor": 1, "factor": 1}
 BLOCK = {
     "input_layernorm": "norm",
     "self_attn.q_proj": "mixer.query",
@@ -60,6 +66,7 @@ def decoder_config(
     scale: bool = False,
 ) -> dict[str, Any]:
     """Return the YAML data of a decoder, with full attention over its maximum context unless `attention` is given."""
+    check_layer_types(config, sliding=attention is not None)
     full = {"window": "full", "window_size": config["max_position_embeddings"]}
     window = {"type": "softmax", "dropout": config["attention_dropout"], **(attention or full)}
     norm = {"type": "rms", "eps": config["rms_norm_eps"], "zero_centered": zero_centered}
@@ -97,14 +104,32 @@ def _mixer(config: Fields, attention: Fields) -> dict[str, Any]:
 
 
 def rope_base(config: Fields) -> float:
-    """Return the base of the rotary angles; raise ArchlabError for scaled angles."""
+    """Return the base of the rotary angles; raise ArchlabError for scaled angles, and for two bases."""
+    bases = {"rope_theta": config["rope_theta"]}
     for field in ("rope_parameters", "rope_scaling"):
         rope = config[field] or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default" or set(rope) - {"rope_type", "type", "rope_theta"}:
+        if not _is_unscaled(rope):
             raise ArchlabError(f"{field} {rope!r}: not represented, only rope_type 'default' is")
-    base = (config["rope_parameters"] or {}).get("rope_theta", config["rope_theta"])
-    return float(ROPE["rope_theta"] if base is None else base)  # type: ignore[arg-type]
+        bases[f"{field}.rope_theta"] = rope.get("rope_theta")
+    given = {name: base for name, base in bases.items() if base is not None}
+    if len(set(given.values())) > 1:
+        values = " and ".join(f"{name} {base!r}" for name, base in given.items())
+        raise ArchlabError(f"{values} are one value; leave one out")
+    return float(next(iter(given.values()), ROPE["rope_theta"]))  # type: ignore[arg-type]
+
+
+def _is_unscaled(rope: Fields) -> bool:
+    """Tell whether angles are the default ones: of this type, or scaled linearly by 1."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    rest = {name: value for name, value in rope.items() if name not in ROPE_IGNORED and value is not None}
+    return kind in ("default", *(["linear"] if rest.get("factor") == 1 else [])) and rest.items() <= ROPE_OFF.items()
+
+
+def check_layer_types(config: Fields, sliding: bool) -> None:
+    """Raise ArchlabError where a list of the layers' kinds says other than that all have, or lack, a sliding window."""
+    kind = "sliding_attention" if sliding else "full_attention"
+    if any(layer != kind for layer in config["layer_types"] or []):
+        raise ArchlabError(f"layer_types {config['layer_types']!r}: not represented, only {kind!r} for every layer is")
 
 
 def decoder_fields(model: Fields) -> dict[str, Any]:

@@ -42,6 +42,7 @@ FORMAT = CheckpointFormat(
     architecture="GemmaForCausalLM",
     fields=FIELDS,
     fixed=FIXED,
+    ignored=_decoder.IGNORED,
     to_archlab_config=to_archlab_config,
     to_hf_config=to_hf_config,
     key_map=_decoder.key_map,

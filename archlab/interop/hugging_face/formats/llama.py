@@ -24,6 +24,7 @@ FORMAT = CheckpointFormat(
     architecture="LlamaForCausalLM",
     fields=_decoder.FIELDS | {"attention_bias": False, "mlp_bias": False},
     fixed=_decoder.FIXED | {"hidden_act": ("silu", "swish")},
+    ignored=_decoder.IGNORED,
     to_archlab_config=to_archlab_config,
     to_hf_config=to_hf_config,
     key_map=_decoder.key_map,

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats._names import layer_keys, num_layers, prefixed
 
@@ -16,6 +17,7 @@ FIELDS: dict[str, Any] = {
     "num_hidden_layers": 32,
     "layer_norm_epsilon": 1e-5,
     "expand": 2,
+    "intermediate_size": None,
     "conv_kernel": 4,
     "use_bias": False,
     "use_conv_bias": True,
@@ -24,7 +26,10 @@ FIELDS: dict[str, Any] = {
 }
 FIXED: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu", "swish")}
 IGNORED = (
-    "intermediate_size",  # derived from expand
+    # Of the library that the checkpoints were converted from, beside the class's own names for the same sizes.
+    "d_inner",
+    "d_model",
+    "n_layer",
     "residual_in_fp32",
     "rescale_prenorm_residual",
     "time_step_floor",
@@ -78,7 +83,17 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     rank = config["time_step_rank"]
     own = {"type": "mamba", "dt_rank": -(-config["hidden_size"] // 16) if rank == "auto" else rank}
-    return mamba_config(config, own)
+    return mamba_config({**config, "expand": _expand(config)}, own)
+
+
+def _expand(config: Fields) -> int:
+    """Return the ratio of the widths; the class takes the inner one from the file where it stands beside `expand`."""
+    inner, outer = config["intermediate_size"], config["hidden_size"]
+    if inner is None:
+        return config["expand"]
+    if inner % outer:
+        raise ArchlabError(f"intermediate_size {inner}: not represented, it is no multiple of hidden_size {outer}")
+    return inner // outer
 
 
 def mamba_config(config: Fields, mixer: Fields) -> dict[str, Any]:

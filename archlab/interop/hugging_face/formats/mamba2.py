@@ -46,6 +46,7 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
     limit = config["time_step_limit"]
     if [_number(end) for end in limit] != [0.0, math.inf]:
         raise ArchlabError(f"time_step_limit {limit}: not represented, only steps without a limit are")
+    # The class computes the inner width from expand, whatever intermediate_size says.
     if config["num_heads"] * config["head_dim"] != config["expand"] * config["hidden_size"]:
         raise ArchlabError(f"num_heads {config['num_heads']} of {config['head_dim']} do not fill expand * hidden_size")
     own = {"head_dim": config["head_dim"], "num_groups": config["n_groups"], "eps": config["layer_norm_epsilon"]}
@@ -69,7 +70,7 @@ FORMAT = CheckpointFormat(
     architecture="Mamba2ForCausalLM",
     fields=FIELDS,
     fixed=mamba.FIXED,
-    ignored=(*mamba.IGNORED, "chunk_size"),
+    ignored=(*mamba.IGNORED, "chunk_size", "norm_before_gate"),
     to_archlab_config=to_archlab_config,
     to_hf_config=to_hf_config,
     key_map=key_map,

@@ -37,6 +37,7 @@ FORMAT = CheckpointFormat(
     architecture="MistralForCausalLM",
     fields=FIELDS,
     fixed=_decoder.FIXED | {"hidden_act": ("silu", "swish")},
+    ignored=_decoder.IGNORED,
     to_archlab_config=to_archlab_config,
     to_hf_config=to_hf_config,
     key_map=_decoder.key_map,

@@ -11,6 +11,7 @@ from typing import Any
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats._names import knob, layer_keys, num_layers
+from archlab.interop.hugging_face.unknown_fields import problem_of
 
 ATTENTION: dict[str, tuple[Any, ...]] = {
     "attn_type": ("multihead_attention",),
@@ -25,9 +26,12 @@ ATTENTION: dict[str, tuple[Any, ...]] = {
     "alibi_bias_max": (8,),
     "rope": (False,),
     "qk_gn": (False,),
+    "fused_qkv": (True,),
     "kv_n_heads": (None,),
     "sliding_window_size": (-1,),
 }
+# What only rotary positions read, which `rope` turns on.
+ROPE_FIELDS = ("rope_theta", "rope_impl", "rope_dail_config", "rope_hf_config")
 FIELDS: dict[str, Any] = {
     "d_model": 2048,
     "n_heads": 16,
@@ -53,7 +57,10 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "no_bias": (True,),
     "embedding_fraction": (1.0,),
     "norm_type": ("low_precision_layernorm", "layernorm"),
+    "ffn_config": (None, {"ffn_type": "mptmlp"}, {"fc_type": "torch", "ffn_type": "mptmlp"}),
+    "fc_type": ("torch", {"name": "torch"}),
 }
+ALIASES = {"hidden_size": "d_model", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"}
 IGNORED = ("init_config", "init_device", "learned_pos_emb", "tokenizer_name", "verbose")
 BLOCK: KeyMap = {
     "norm_1.weight": "norm.weight",
@@ -87,9 +94,11 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
 
 def _check_attention(attention: Fields) -> None:
     """Raise ArchlabError for the first field of attn_config that cannot be represented."""
-    for field, values in ATTENTION.items():
-        if attention.get(field, values[0]) not in values:
-            raise ArchlabError(f"attn_config.{field} {attention[field]!r}: not represented, only {values[0]!r} is")
+    for field, value in attention.items():
+        if field in ATTENTION and value not in ATTENTION[field]:
+            raise ArchlabError(f"attn_config.{field} {value!r}: not represented, only {ATTENTION[field][0]!r} is")
+        if field not in ATTENTION and field not in ROPE_FIELDS and (problem := problem_of(field, value, ATTENTION)):
+            raise ArchlabError(f"attn_config: {problem}")
 
 
 def _layer(config: Fields) -> dict[str, Any]:
@@ -132,6 +141,7 @@ FORMAT = CheckpointFormat(
     fields=FIELDS,
     fixed=FIXED,
     ignored=IGNORED,
+    aliases=ALIASES,
     to_archlab_config=to_archlab_config,
     to_hf_config=to_hf_config,
     key_map=key_map,

@@ -26,8 +26,10 @@ FIELDS: dict[str, Any] = {
     "patch_size": 16,
     "num_channels": 3,
     "qkv_bias": True,
-    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "id2label": None,
+    "num_labels": None,
 }
+NUM_LABELS = 2  # where neither is given
 FIXED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("gelu", "relu", "silu"),
     "hidden_dropout_prob": (0.0,),
@@ -101,8 +103,16 @@ def vit_config(config: Fields, class_tokens: int) -> dict[str, Any]:
         "position": {"type": "learned", "max_length": class_tokens + (image // patch) ** 2},
         "layers": [_layer(config)],
         "norm": _norm(config),
-        "head": {"type": "classifier", "num_outputs": len(config["id2label"]), "pool": "first"},
+        "head": {"type": "classifier", "num_outputs": _num_labels(config), "pool": "first"},
     }
+
+
+def _num_labels(config: Fields) -> int:
+    names, count = config["id2label"], config["num_labels"]
+    counts = [number for number in (None if names is None else len(names), count) if number is not None]
+    if len(set(counts)) > 1:
+        raise ArchlabError(f"id2label of {counts[0]} labels and num_labels {counts[1]} are one value; leave one out")
+    return counts[0] if counts else NUM_LABELS
 
 
 def _side(config: Fields, field: str) -> int:

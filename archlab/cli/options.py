@@ -1,0 +1,28 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from archlab.config.plugin_trust import plugin_policy
+
+
+def _apply_trust(context: click.Context, _: click.Parameter, trust: bool) -> None:
+    # Standard input may be a file of prompts or `yes`: only a person at a terminal can be asked.
+    is_person = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+    context.with_resource(plugin_policy(trust=trust, ask=_ask if is_person else None))
+
+
+def _ask(question: str) -> bool:
+    return click.confirm(question, default=False, err=True)
+
+
+TRUST_PLUGINS = click.option(
+    "--trust-plugins",
+    is_flag=True,
+    expose_value=False,
+    callback=_apply_trust,
+    help="Run the plugins that a run or a checkpoint names; they are remembered, and need this once.",
+)

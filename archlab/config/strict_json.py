@@ -1,0 +1,37 @@
+"""JSON objects read strictly: a key that stands twice is an error, where the standard library keeps the last."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from archlab.errors import ArchlabError, one_line
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object of a file; raise ArchlabError naming the file if it holds none."""
+    try:
+        return parse_object(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """Return the JSON object of a UTF-8 text; raise ValueError for another text, or a key that stands twice."""
+    try:
+        data = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in data:
+            raise ValueError(f"the key {key!r} stands twice")
+        data[key] = value
+    return data
