@@ -16,7 +16,7 @@ from archlab.errors import ConfigError, one_line
 from archlab.modeling.backbone import iter_blocks
 from archlab.modeling.build import count_parameters, validate
 from archlab.modeling.compile import apply_activation_checkpointing
-from archlab.modeling.loss import chunked_output_weight, mean_loss
+from archlab.modeling.loss import chunked_output_weight, total_loss
 from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
 from archlab.modeling.state import init_state
 
@@ -136,4 +136,4 @@ def _loss_of(model: nn.Module, inputs: Tensor) -> None:
         logits, _ = model(inputs)
         logits.float().log_softmax(-1)
     else:
-        mean_loss(model, inputs, inputs.new_zeros(inputs.shape[:2], dtype=torch.int64))
+        total_loss(model, inputs, inputs.new_zeros(inputs.shape[:2], dtype=torch.int64))
