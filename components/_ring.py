@@ -58,10 +58,10 @@ def num_slots(state: State | None, slots: int, num_new: int, size: int) -> int:
 
 def reserve_rings(state: State, sizes: dict[str, int], num_steps: int | None) -> State:
     """Return a layer's state with slots for a stream of `num_steps` steps; `sizes` are the sizes of its rings."""
-    rings = {}
-    for name, size in sizes.items():
-        slots = size if num_steps is None else min(size, num_steps)
-        rings[name] = pad_ring(state[name], max(slots, state[name].shape[1]))
+    slots = {name: size if num_steps is None else min(size, num_steps) for name, size in sizes.items()}
+    rings = {name: pad_ring(state[name], max(slots[name], state[name].shape[1])) for name in sizes}
+    if all(rings[name].shape[1] == size for name, size in sizes.items()):  # whole rings do not grow
+        return state | rings
     first = next(iter(state.values()))
     return state | rings | {RESERVED: torch.ones(len(first), dtype=torch.bool, device=first.device)}
 

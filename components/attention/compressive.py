@@ -14,6 +14,7 @@ from archlab.components._ring import num_slots, reserve_rings, reserved, unroll_
 from archlab.components.attention._compression import Compression, KVCache, attend, reconstruction_loss
 from archlab.components.attention._shape import AttentionShape
 from archlab.components.position._base import Position
+from archlab.ops.assertions import assert_async
 from archlab.ops.dtypes import at_least_float32
 
 from ._window import _split_blocks
@@ -158,7 +159,10 @@ class CompressiveAttention(Recurrent):
     def _update_groups(self, far: KVCache, state: State | None, old: State, T: int) -> State:
         """Return the ring of groups after new ones: where fewer are complete, the slots of the others hold zeros."""
         size, slots = self._memory_sizes()[1], old["compressed_keys"].shape[1]
-        if not reserved(state):
+        if reserved(state):
+            fits = (((old["position"] + T) // self.rate <= slots) | (slots == size)).all()
+            assert_async(fits, f"the stream exceeds the {slots} groups that room is reserved for")
+        else:
             num_tokens = old["keys"].shape[1] + T
             # As many as all tokens make, as long as all are in the state; then as many as new ones may complete.
             most = num_tokens // self.rate if num_tokens <= self._memory_sizes()[0] else far.keys.shape[1]
