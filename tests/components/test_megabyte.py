@@ -2,7 +2,7 @@ import pytest
 import torch
 from streams import assert_same_gradients, in_pieces
 
-from archlab import Recurrent, max_context
+from archlab import ConfigError, Recurrent, max_context
 from archlab.config.registry import find
 from archlab.config.spec import parse
 from archlab.modeling.backbone import iter_blocks
@@ -165,7 +165,7 @@ def test_a_tied_head_compares_with_the_local_embedding():
     ],
 )
 def test_refuses_what_does_not_fit(knobs, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(ConfigError, match=message):
         build(**{"patch_size": PATCH} | knobs)
 
 

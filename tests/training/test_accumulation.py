@@ -14,6 +14,7 @@ from archlab import TrainingError
 from archlab.config.experiment import Experiment
 from archlab.data.task import IGNORED
 from archlab.modeling import loss
+from archlab.modeling.state import auxiliary_loss
 from archlab.ops import linear_cross_entropy
 from archlab.training.step import TrainStep
 
@@ -85,6 +86,22 @@ def test_the_loss_is_a_mean_over_the_targets(tiny: Tiny) -> None:
     asked = [(b, t, int(y)) for b, row in enumerate(task.targets) for t, y in enumerate(row) if y != IGNORED]
     expected = -sum(float(log_probabilities[index]) for index in asked) / len(asked)
     assert update(experiment, task, (2, 4))[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_layers_losses_are_means_over_the_tokens_asked_for_or_not(tiny: Tiny) -> None:
+    experiment, task = tiny("model.layers[0].dropout=0", COMPRESSIVE, "train.clip=null"), Masked(per_sample=False)
+    step = TrainStep(replace(experiment, train=replace(experiment.train, context=CONTEXT)))
+    _, state = step.model.double()(task.inputs)
+    names = [name for name, _ in step.model.named_parameters()]
+    expected = torch.autograd.grad(
+        auxiliary_loss(state).sum() / (SEQUENCES * CONTEXT), list(step.model.parameters()), allow_unused=True
+    )
+    found = dict(zip(names, update(experiment, task, (2, 4))[2], strict=True))
+    trained = {name: gradient for name, gradient in zip(names, expected, strict=True) if gradient is not None}
+    assert trained
+    assert all("compression" in name for name in trained), "the task's loss does not reach these"
+    for name, gradient in trained.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-14)
 
 
 def test_an_update_that_asks_for_nothing_is_refused(tiny: Tiny) -> None:
