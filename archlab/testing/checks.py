@@ -69,8 +69,9 @@ def chunked_equals_whole(case: ComponentCase, dtype: torch.dtype = PRECISE, tole
         for sizes in CHUNK_SIZES:
             chunked, state = _run_in_chunks(model, case.example_inputs(), sizes)
             require_close(chunked, whole, tolerance, f"outputs of calls of {sizes} tokens")
-            with_room = (reserve_state(model, x) for x in (state, last))  # many calls may have made more room than one
-            require_close(*with_room, tolerance, f"the state after calls of {sizes} tokens")
+            # Many calls may have made more room than one.
+            actual, expected = (reserve_state(model, x) for x in (state, last))
+            require_close(actual, expected, tolerance, f"the state after calls of {sizes} tokens")
 
 
 def chunked_equals_whole_in_float32(case: ComponentCase) -> None:
