@@ -59,7 +59,16 @@ if TYPE_CHECKING:
     from archlab.inference.evaluate import EvalResult
     from archlab.modeling.backbone import Backbone, is_causal
     from archlab.modeling.cost import Cost
-    from archlab.modeling.state import AUXILIARY_LOSS, Recurrent, State, StateScope, init_state, max_context
+    from archlab.modeling.state import (
+        AUXILIARY_LOSS,
+        RESERVED,
+        Recurrent,
+        State,
+        StateScope,
+        init_state,
+        max_context,
+        reserve_state,
+    )
     from archlab.searching.callbacks import SearchCallback
     from archlab.searching.run import SearchResult
     from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
@@ -85,7 +94,7 @@ _MODULES = {
     "archlab.inference.evaluate": "EvalResult",
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
-    "archlab.modeling.state": "AUXILIARY_LOSS Recurrent State StateScope init_state max_context",
+    "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
     "archlab.searching.callbacks": "SearchCallback",
     "archlab.searching.run": "SearchResult",
     "archlab.searching.summary": "BaselineSummary SearchSummary TrialSummary",
@@ -98,6 +107,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names.s
 __all__ = [
     "AUXILIARY_LOSS",
     "LARGEST",
+    "RESERVED",
     "ArchlabError",
     "Backbone",
     "BaselineSummary",
@@ -148,6 +158,7 @@ __all__ = [
     "one_line",
     "register",
     "report",
+    "reserve_state",
     "search",
     "show",
     "slot",

@@ -23,8 +23,8 @@ NUM_TOKENS, ROUNDS, CONTEXT = 50, 10, 1024
 
 def decode(model: nn.Module) -> Step:
     """Return a function that decodes NUM_TOKENS tokens with one of our models."""
-    start, token = init_state(model, 1), torch.zeros(1, 1, dtype=torch.int64)
-    decoder = Decoder(model, start)
+    token, decoder = torch.zeros(1, 1, dtype=torch.int64), Decoder(model, init_state(model, 1))
+    start = {name: tensor.clone() for name, tensor in decoder.state.items()}
 
     def step() -> None:
         for name, tensor in decoder.state.items():

@@ -9,7 +9,7 @@ import os
 import sys
 
 import torch
-from _measure import Row, best_seconds, show
+from _measure import Row, best_seconds, in_own_process, show
 from _models import LLAMA, MEGALODON, VOCAB_SIZE, ours, tokens, training_step
 from torch import nn
 
@@ -25,15 +25,21 @@ def megalodon() -> nn.Module:
     return ours("megalodon_tiny", MEGALODON)
 
 
-def speed(model: nn.Module, context: int, batch_size: int) -> float:
+def transformer(context: int) -> nn.Module:
+    """Return a LLaMA of the same size, whose attention sees the whole context."""
+    return ours("llama2_tiny", (*EQUAL_SIZE, f"model.layers[0].mixer.attention.window_size={context}"))
+
+
+def speed(context: int, batch_size: int, full_attention: bool = False) -> float:
     """Return the tokens per second of a training step."""
+    model = transformer(context) if full_attention else megalodon()
     (seconds,) = best_seconds(training_step(model, tokens(context, batch_size)), rounds=ROUNDS)
     return context * batch_size / seconds
 
 
 def cost() -> list[Row]:
     """Compare the training cost per token in a long context with that in a short one: below 1 is cheaper."""
-    short, long = 1e6 / speed(megalodon(), 1024, 4), 1e6 / speed(megalodon(), 65_536, 1)
+    short, long = (1e6 / in_own_process(speed, *size) for size in ((1024, 4), (65_536, 1)))
     return [Row("cost per token, 65,536 over 1,024", long, short, "us", "at most 1.15")]
 
 
@@ -41,23 +47,27 @@ def llama() -> list[Row]:
     """Compare the speeds of Megalodon and of LLaMA with full attention."""
     rows = []
     for context, target in ((4096, "1.3"), (32_768, "4")):
-        full = ours("llama2_tiny", (*EQUAL_SIZE, f"model.layers[0].mixer.attention.window_size={context}"))
-        model = megalodon()
-        print(f"{count_parameters(model):,} and {count_parameters(full):,} parameters")
-        speeds = speed(model, context, 1), speed(full, context, 1)
+        print(f"{count_parameters(megalodon()):,} and {count_parameters(transformer(context)):,} parameters")
+        speeds = (in_own_process(speed, context, 1, full) for full in (False, True))
         rows.append(Row(f"Megalodon over LLaMA, {context} x 1", *speeds, "tokens/s", target))
     return rows
 
 
-@torch.inference_mode()
 def stream() -> list[Row]:
     """Stream 2 M tokens chunk by chunk; compare the process's memory at the end with that after 64 K."""
+    megabytes = in_own_process(memory_of_stream, 2**21)
+    return [Row("memory, 2 M tokens over 64 K", megabytes[-1], megabytes[65_536 // CHUNK - 1], "MB", "at most 1.05")]
+
+
+@torch.inference_mode()
+def memory_of_stream(num_tokens: int) -> list[float]:
+    """Return the process's memory in MB after each chunk of a stream."""
     model, state, megabytes = megalodon().eval(), None, []
     token_ids = torch.randint(VOCAB_SIZE, (1, CHUNK))
-    for _ in range(2**21 // CHUNK):
+    for _ in range(num_tokens // CHUNK):
         _, state = model(token_ids, state)
         megabytes.append(_megabytes())
-    return [Row("memory, 2 M tokens over 64 K", megabytes[-1], megabytes[65_536 // CHUNK - 1], "MB", "at most 1.05")]
+    return megabytes
 
 
 def _megabytes() -> float:

@@ -20,9 +20,20 @@ def assert_one_stream(layer, *inputs: Tensor) -> None:
     for sizes in ([num_tokens], [1] * num_tokens, [3, num_tokens - 4, 1]):
         cut, state = in_pieces(layer, inputs, sizes)
         torch.testing.assert_close(cut, whole, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-10)
+        with_room = [layer.reserve_state(x, None) for x in (state, last)]
+        torch.testing.assert_close(*with_room, rtol=1e-10, atol=1e-10)
         fresh = layer.init_state(inputs[0].shape[0])
-        assert {k: (v.shape, v.dtype) for k, v in state.items()} == {k: (v.shape, v.dtype) for k, v in fresh.items()}
+        assert {k: v.dtype for k, v in state.items()} == {k: v.dtype for k, v in fresh.items()}
+    for room in (num_tokens, None):
+        state = layer.reserve_state(layer.init_state(inputs[0].shape[0]), room)
+        before = {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+        outputs = []
+        for sizes in (1, num_tokens - 3, 1, 1):
+            start = sum(y.shape[1] for y in outputs)
+            y, state = layer(*(x[:, start : start + sizes] for x in inputs), state)
+            outputs.append(y)
+            assert {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()} == before
+        torch.testing.assert_close(torch.cat(outputs, 1), whole, rtol=1e-10, atol=1e-10)
 
 
 def assert_same_gradients(y: Tensor, expected: Tensor, leaves: list[Tensor]) -> None:

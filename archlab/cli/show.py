@@ -98,7 +98,7 @@ def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = ""
         "parameters": f"{figures['params']:,}",
         "without embeddings": f"{figures['params_non_embedding']:,}",
         "FLOPs per token": f"{figures['flops_per_token']:,} forward, at a context of {experiment.train.context:,}",
-        "state": f"{format_bytes(figures['state_bytes'])} for one stream, at any length",
+        "state": _state_row(figures, experiment.train.context),
         "weights": f"{format_bytes(figures['weight_bytes'])} in float32",
         "activations": f"{format_bytes(figures['activation_bytes'])} for a micro-batch of {batch_size}",
         "training memory": f"{format_bytes(figures['memory_per_device'])} with gradients and AdamW's moments",
@@ -107,6 +107,13 @@ def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = ""
     for name, value in (rows | ({"tokens": tokens} if tokens else {})).items():
         table.add_row(Text(name, "bold"), value)
     return table
+
+
+def _state_row(figures: dict[str, Any], context: int) -> str:
+    now, largest = figures["state_bytes"], figures["max_state_bytes"]
+    if now == largest:
+        return f"{format_bytes(now)} for one stream, at any length"
+    return f"{format_bytes(now)} for one stream of {context:,}, at most {format_bytes(largest)}"
 
 
 def run_with_forward_hooks(model: nn.Module, inputs: Tensor, hook: Callable[[nn.Module, Any], None]) -> None:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from archlab.inference.aot import AOTModule
 from archlab.inference.tracing import trace
 from archlab.modeling.build import eval_mode
-from archlab.modeling.state import State
+from archlab.modeling.state import State, reserve_state
 from archlab.ops.dtypes import at_least_float32
 
 # The weighted sum of the values is a sum over blocks of this many keys: a block lies in a few pages of memory.
@@ -27,12 +27,14 @@ KEY_BLOCK = 16
 class Decoder:
     """Decodes one token per call, [B, 1] -> logits [B, 1, V], from a copy of a state.
 
-    The model is compiled as a whole at the first call, for this batch size and for the weights at that time: tensors
+    The compiled step has tensors of one shape, so the state has room for a stream of `num_tokens` tokens, those already
+    read among them, or by default of any length: whole windows, which each step reads. A longer stream is an error. The
+    model is compiled as a whole at the first call, for this batch size and for the weights at that time: tensors
     that depend on weights alone are constants. Raises ValueError for tokens of another shape.
     """
 
-    def __init__(self, model: nn.Module, state: State) -> None:
-        self.state = {name: tensor.clone() for name, tensor in state.items()}
+    def __init__(self, model: nn.Module, state: State, num_tokens: int | None = None) -> None:
+        self.state = {name: tensor.clone() for name, tensor in reserve_state(model, state, num_tokens).items()}
         first = next(iter(state.values()))
         self._tokens_B1 = torch.zeros(len(first), 1, dtype=torch.int64, device=first.device)
         self._model = model

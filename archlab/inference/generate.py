@@ -90,7 +90,9 @@ def generate(
 def _generate(
     model: nn.Module, tokens: list[int], max_new_tokens: int, sampler: Sampler, compiled: bool
 ) -> Iterator[int]:
-    stream, device = _TokenStream(model, compiled), device_of(model)
+    # Powers of two, so that streams of different lengths share compiled decoders.
+    room = 2 ** (len(tokens) + max_new_tokens - 1).bit_length() if compiled else None
+    stream, device = _TokenStream(model, room), device_of(model)
     with eval_mode(model):
         for _ in range(max_new_tokens):
             logits_1TV = stream(torch.tensor([tokens], device=device))
@@ -99,10 +101,10 @@ def _generate(
 
 
 class _TokenStream:
-    """Calls a model on successive tokens of a stream; after the prompt with a compiled decoder, if asked to."""
+    """Calls a model on successive tokens of a stream, then with a decoder compiled for `room` tokens, if any."""
 
-    def __init__(self, model: nn.Module, compiled: bool) -> None:
-        self.model, self.compiled = model, compiled
+    def __init__(self, model: nn.Module, room: int | None) -> None:
+        self.model, self.room = model, room
         self.state: State | None = None
         self.decoder: Decoder | None = None
 
@@ -110,6 +112,6 @@ class _TokenStream:
         if self.decoder is not None:
             return self.decoder(tokens_1T)
         logits_1TV, self.state = self.model(tokens_1T, self.state)
-        if self.compiled:
-            self.decoder = Decoder(self.model, self.state)
+        if self.room is not None:
+            self.decoder = Decoder(self.model, self.state, self.room)
         return logits_1TV

@@ -16,9 +16,9 @@ from archlab.errors import ConfigError, one_line
 from archlab.modeling.backbone import iter_blocks
 from archlab.modeling.build import count_parameters, validate
 from archlab.modeling.compile import apply_activation_checkpointing
-from archlab.modeling.loss import chunked_output_weight, mean_loss
+from archlab.modeling.loss import chunked_output_weight, total_loss
 from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
-from archlab.modeling.state import init_state
+from archlab.modeling.state import State, init_state, reserve_state, state_bytes
 
 ENDS = ("embedding", "head")  # the kinds of component that params_non_embedding leaves out
 
@@ -27,7 +27,8 @@ ENDS = ("embedding", "head")  # the kinds of component that params_non_embedding
 class Cost:
     """Cost of an experiment: sizes in bytes, and the FLOPs of a forward pass per token at the experiment's context.
 
-    Training takes three times the FLOPs. `state_bytes` is the size of one stream's state. `memory_per_device` is that
+    Training takes three times the FLOPs. `state_bytes` is the size of one stream's state after the experiment's
+    context, `max_state_bytes` its bound at any length, which compiled decoders may reserve. `memory_per_device` is that
     of a training step: weights, gradients, AdamW's two moments, and the activations saved for the backward pass.
     """
 
@@ -35,6 +36,7 @@ class Cost:
     params_non_embedding: int
     flops_per_token: int
     state_bytes: int
+    max_state_bytes: int
     weight_bytes: int
     activation_bytes: int
     memory_per_device: int
@@ -64,12 +66,14 @@ def _estimate(experiment: Experiment, model: nn.Module) -> Cost:
     params = count_parameters(model)
     example = partial(experiment.task.factory()().example_inputs, context=train.context, device="meta")
     activations = _activation_bytes(model, example(train.batch_size), train.checkpoint_activations)
+    flops, state = _forward(model, example(1))
     weights = sum(p.numel() * p.element_size() for p in _unique(model.parameters()))
     return Cost(
         params=params,
         params_non_embedding=params - _end_params(model),
-        flops_per_token=_flops(model, example(1)) // train.context,
-        state_bytes=sum(t.numel() * t.element_size() for t in init_state(model, 1).values()),
+        flops_per_token=flops // train.context,
+        state_bytes=state_bytes(state),
+        max_state_bytes=state_bytes(reserve_state(model, init_state(model, 1))),
         weight_bytes=weights,
         activation_bytes=activations,
         memory_per_device=4 * weights + activations,  # weights, gradients and two moments have the same size
@@ -87,11 +91,12 @@ def _end_params(model: nn.Module) -> int:
     return sum(p.numel() for p in _unique(p for end in ends for p in end.parameters()))
 
 
-def _flops(model: nn.Module, inputs: Tensor) -> int:
+def _forward(model: nn.Module, inputs: Tensor) -> tuple[int, State]:
+    """Return the FLOPs of a call, and the state after it."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         with skip_repeated_blocks(model, counter.get_total_flops) as skipped:
-            model(inputs)
-        return counter.get_total_flops() + sum(skipped)
+            _, state = model(inputs)
+        return counter.get_total_flops() + sum(skipped), state
 
 
 def _activation_bytes(model: nn.Module, inputs: Tensor, checkpointed: bool) -> int:
@@ -136,4 +141,4 @@ def _loss_of(model: nn.Module, inputs: Tensor) -> None:
         logits, _ = model(inputs)
         logits.float().log_softmax(-1)
     else:
-        mean_loss(model, inputs, inputs.new_zeros(inputs.shape[:2], dtype=torch.int64))
+        total_loss(model, inputs, inputs.new_zeros(inputs.shape[:2], dtype=torch.int64))

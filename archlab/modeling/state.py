@@ -1,6 +1,8 @@
-"""Recurrent state of a model: a flat mapping from names to tensors whose sizes do not depend on the time.
+"""Recurrent state of a model: a flat mapping from names to tensors of a bounded size.
 
-The first dimension of every tensor is the batch, so that samples can be selected and reordered. [B] is the batch.
+The first dimension of every tensor is the batch, so that samples can be selected and reordered. A tensor holds what was
+read and no more: up to its bound it grows along its second dimension, at the end, unless room was reserved. [B] is the
+batch.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 State: TypeAlias = dict[str, Tensor]
 AUXILIARY_LOSS = "auxiliary_loss"
+RESERVED = "reserved"  # entry [B] of a layer's state whose tensors have room for later tokens, and so do not grow
 
 
 def auxiliary_loss(state: State) -> Tensor:
@@ -34,10 +37,28 @@ class Recurrent(nn.Module):
         """Return the state before the first token."""
         return _init_children(self, batch_size)
 
+    def reserve_state(self, state: State, num_tokens: int | None) -> State:
+        """Return the state with room for a stream of `num_tokens` tokens, or of any length: see `reserve_state`."""
+        return _reserve_children(self, state, num_tokens)
+
 
 def init_state(model: nn.Module, batch_size: int) -> State:
     """Return the state of any module before the first token; empty unless it is Recurrent."""
     return model.init_state(batch_size) if isinstance(model, Recurrent) else {}
+
+
+def reserve_state(model: nn.Module, state: State, num_tokens: int | None = None) -> State:
+    """Return a state whose shapes no call changes, with room for a stream of `num_tokens` tokens, or of any length.
+
+    The tokens already read count too. Without reserved room a state grows with what is read, and so is copied at every
+    call; programs compiled for one shape need it.
+    """
+    return model.reserve_state(state, num_tokens) if isinstance(model, Recurrent) else state
+
+
+def state_bytes(state: State) -> int:
+    """Return the size of a state's tensors in bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
 def max_context(module: nn.Module) -> int | None:
@@ -61,6 +82,32 @@ def _init_children(module: nn.Module, batch_size: int) -> State:
     return state
 
 
+def _reserve_children(module: nn.Module, state: State, num_tokens: int | None) -> State:
+    for name, child in module.named_children():
+        own = _select(state, name)
+        if own:  # a child may be called without a state
+            is_plain_list = isinstance(child, nn.ModuleList) and not isinstance(child, Recurrent)
+            reserve = _reserve_children if is_plain_list else reserve_state
+            state = _replace(state, name, reserve(child, own, num_tokens))
+    return state
+
+
+def _replace(state: State, name: str, own: State) -> State:
+    """Return the state with other entries of a child, at the same place: torch.compile guards the order of the keys."""
+    named = {f"{name}.{key}": value for key, value in own.items()}
+    first = next(key for key in state if key.startswith(f"{name}."))
+    replaced: State = {}
+    for key, value in state.items():
+        replaced |= named if key == first else {} if key.startswith(f"{name}.") else {key: value}
+    return replaced
+
+
+def _select(state: State, name: str) -> State:
+    """Return the entries of a child's state, by the child's own names."""
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
 class StateScope:
     """Passes each child its part of a composite layer's state, and collects the children's new states in `state`.
 
@@ -80,7 +127,4 @@ class StateScope:
         return output
 
     def _child_state(self, name: str) -> State | None:
-        if self.initial is None:
-            return None
-        prefix = f"{name}."
-        return {key[len(prefix) :]: value for key, value in self.initial.items() if key.startswith(prefix)}
+        return None if self.initial is None else _select(self.initial, name)

@@ -20,19 +20,20 @@ MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS = 2**23, 256
 
 
 def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
-    """Return the mean of -log softmax(x weightᵀ)[target] in nats, over targets other than -100.
+    """Return the sum of -log softmax(x weightᵀ)[target] in nats, over targets other than -100.
 
     Equals the cross-entropy of the whole [N, V] logits. The forward pass also computes the gradients, chunk by chunk,
     while a chunk's logits exist, so that no product is computed twice. Products are in autocast's dtype where it is on.
     """
     dtype = product_dtype(x_ND)
     total, _, _ = _linear_cross_entropy(x_ND.to(dtype), weight_VD.to(dtype), target_N)
-    return total / (target_N != IGNORED).sum()
+    return total
 
 
 def linear_cross_entropy_reference(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
     """Compute the same with all logits at once: the definition, for tests."""
-    return F.cross_entropy(at_least_float32(F.linear(x_ND, weight_VD)), target_N, ignore_index=IGNORED)
+    logits_NV = at_least_float32(F.linear(x_ND, weight_VD))
+    return F.cross_entropy(logits_NV, target_N, ignore_index=IGNORED, reduction="sum")
 
 
 # Opaque to torch.compile, which would unroll the loop over chunks into one graph, where many chunks' logits may live.
@@ -89,7 +90,8 @@ def _save_gradients(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, 
 
 def _scale_gradients(ctx: Any, dtotal: Tensor, _: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:
     dx_ND, dweight_VD = ctx.saved_tensors
-    return dx_ND * dtotal.to(dx_ND.dtype), dweight_VD * dtotal.to(dweight_VD.dtype), None
+    # In at least float32: a factor such as 1 / 1000, rounded to bfloat16, would scale all gradients by a wrong one.
+    return *((at_least_float32(x) * dtotal).to(x.dtype) for x in (dx_ND, dweight_VD)), None
 
 
 # The operation is opaque to autograd as well: its backward multiplies the saved gradients by the upstream scalar.

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from archlab.errors import one_line
+from archlab.testing.allocation import allocates_what_it_reads
 from archlab.testing.checks import default_checks
 from archlab.testing.component_case import CheckFailed, ComponentCase
 from archlab.testing.export import exports
@@ -69,4 +70,6 @@ def checks(kind: str, name: str, inputs: Tensor | None = None, **knobs: Any) -> 
     """
     case = ComponentCase(kind, name, knobs, inputs)
     case.spec()
-    return [Check(function, case) for function in (*default_checks(), has_no_dead_knob, exports)]
+    return [
+        Check(function, case) for function in (*default_checks(), allocates_what_it_reads, has_no_dead_knob, exports)
+    ]

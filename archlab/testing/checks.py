@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from archlab.errors import one_line
 from archlab.modeling import backbone
 from archlab.modeling.compile import compile_model
-from archlab.modeling.state import State, init_state
+from archlab.modeling.state import State, init_state, reserve_state
 from archlab.runtime.private_apis import compile_error
 from archlab.testing.component_case import (
     BATCH,
@@ -33,6 +33,7 @@ STEPS = (
     1e-5,
     1e-7,
 )  # of finite differences: a large step is too coarse for steep functions, a small one too noisy for flat ones
+CALLS = (TOKENS, 1, 2)
 CHUNK_SIZES = ([TOKENS], [1] * TOKENS, [4, 8, 1])
 
 
@@ -70,7 +71,9 @@ def chunked_equals_whole(case: ComponentCase, dtype: torch.dtype = PRECISE, tole
         for sizes in CHUNK_SIZES:
             chunked, state = _run_in_chunks(model, case.example_inputs(), sizes)
             require_close(chunked, whole, tolerance, f"outputs of calls of {sizes} tokens")
-            require_close(state, last, tolerance, f"the state after calls of {sizes} tokens")
+            # Many calls may have made more room than one.
+            actual, expected = (reserve_state(model, x) for x in (state, last))
+            require_close(actual, expected, tolerance, f"the state after calls of {sizes} tokens")
 
 
 def chunked_equals_whole_in_float32(case: ComponentCase) -> None:
@@ -88,17 +91,24 @@ def _run_in_chunks(model: nn.Module, tokens_BT: Tensor, sizes: list[int]) -> tup
 
 @torch.no_grad()
 def has_fixed_size_state(case: ComponentCase) -> None:
-    """State tensors keep their shape, strides and dtype, have the batch first, and are no views of larger tensors."""
+    """With room reserved, state tensors keep shape, strides and dtype; always batch first, no views of larger ones."""
     model = case.build()
     if not is_stream(case, model):
         return
-    first, state = _layout(init_state(model, BATCH)), None
-    for num_tokens in (TOKENS, 1, 2):
-        _, state = model(case.example_inputs(num_tokens), state)
-        require(_layout(state) == first, f"the state changes from {first} to {_layout(state)}")
-        require(all(t.shape[:1] == (BATCH,) for t in state.values()), "a tensor of the state is not batch first")
-        whole = all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in state.values())
-        require(whole, "a tensor of the state is a view of a larger one")
+    for room in (sum(CALLS), None):
+        state = reserve_state(model, init_state(model, BATCH), room)
+        first = _layout(state)
+        for num_tokens in CALLS:
+            _, state = model(case.example_inputs(num_tokens), state)
+            require(_layout(state) == first, f"the state changes from {first} to {_layout(state)}")
+            _require_own_tensors(state)
+    _require_own_tensors(model(case.example_inputs())[1])
+
+
+def _require_own_tensors(state: State) -> None:
+    require(all(t.shape[:1] == (BATCH,) for t in state.values()), "a tensor of the state is not batch first")
+    whole = all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in state.values())
+    require(whole, "a tensor of the state is a view of a larger one")
 
 
 def _layout(state: State) -> dict[str, object]:

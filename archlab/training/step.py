@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
 from archlab.data.task import Task
@@ -17,7 +17,7 @@ from archlab.errors import ConfigError, TrainingError
 from archlab.modeling.build import build, validate
 from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
 from archlab.modeling.cost import Cost, estimate_cost
-from archlab.modeling.loss import mean_loss
+from archlab.modeling.loss import count_targets, total_loss
 from archlab.modeling.state import auxiliary_loss
 from archlab.runtime.memory import require_memory
 from archlab.runtime.mixed_precision import resolve_precision
@@ -92,7 +92,7 @@ class TrainStep:
         """Make one optimizer step and return its record; raise TrainingError if loss or gradients are not finite."""
         begin, lr = time.perf_counter(), self.train.lr * lr_multiplier(self.step, self.train)
         self.model.train()
-        loss = sum(self._backward(micro_batch) for micro_batch in range(self.train.accumulate))
+        loss = self._backward()
         max_norm = math.inf if self.train.clip is None else self.train.clip
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
         self._require_finite(loss, norm)  # before the step, which would write NaN into the weights
@@ -104,17 +104,37 @@ class TrainStep:
         speed, tokens = self.tokens / (time.perf_counter() - begin), self.step * self.tokens
         return {"step": self.step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": speed, "tokens": tokens}
 
-    def _backward(self, micro_batch: int) -> float:
-        """Accumulate the gradients of a micro-batch; return its share of the mean loss in nats per target."""
+    def _backward(self) -> float:
+        """Accumulate the gradients of the update's micro-batches; return its loss in nats per target.
+
+        The loss is one mean over the targets of all micro-batches, not a mean of their means: these differ where
+        micro-batches have different numbers of targets. So the targets are counted before the first backward pass.
+        """
+        batches = [self._batch(micro_batch) for micro_batch in range(self.train.accumulate)]
+        num_targets = sum(count_targets(targets) for _, targets in batches)
+        if not num_targets:
+            raise TrainingError(f"step {self.step + 1}: no target is asked for in its {len(batches)} batches")
+        num_tokens = sum(len(inputs) for inputs, _ in batches) * self.train.context
+        loss = torch.zeros((), device=self.device)
+        for batch in batches:
+            total, auxiliary = self._losses(*batch)
+            # Layers' own losses are means over tokens, of which every one adds to them, asked for or not.
+            (total / num_targets + auxiliary / num_tokens).backward()
+            loss = loss + total.detach() / num_targets
+        return float(loss)  # waits for the device, so once in an update
+
+    def _batch(self, micro_batch: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a micro-batch, on the CPU."""
         # Batches are a function of this number alone, so that a resumed run reads the same ones.
         number = self.step * self.train.accumulate + micro_batch
-        batch = self.task.batch("train", number, self.train.batch_size, self.train.context, self.train.seed)
-        inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        return self.task.batch("train", number, self.train.batch_size, self.train.context, self.train.seed)
+
+    def _losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums of the loss over the targets and of the layers' auxiliary losses over the tokens."""
+        inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in (inputs, targets))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
-            loss, state = mean_loss(self.model, inputs, targets)
-        auxiliary = auxiliary_loss(state).mean() / self.train.context  # summed over tokens, where the loss is a mean
-        ((loss + auxiliary) / self.train.accumulate).backward()
-        return float(loss.detach()) / self.train.accumulate
+            total, state = total_loss(self.model, inputs, targets)
+        return total, auxiliary_loss(state).sum()
 
     def _require_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):

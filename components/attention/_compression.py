@@ -30,18 +30,14 @@ class KVCache(NamedTuple):
         """Return the entries without their gradients."""
         return KVCache(*(x.detach() for x in self))
 
-    def last(self, count: int) -> KVCache:
-        """Return a copy of the newest entries, which does not keep the memory of the others alive."""
-        return KVCache(*(x[:, x.shape[1] - count :].clone() for x in self))
-
     def gather(self, start_BN: Tensor, size: int) -> KVCache:
-        """Return windows [B N, size, ...] from each sample's starts on; past the end, the last entry is repeated."""
+        """Return windows [B N, size, ...] from each sample's starts on; past either end, that entry is repeated."""
         return KVCache(*(gather_windows(x, start_BN, size) for x in self))
 
     def unfold(self, start: int, size: int, step: int, count: int) -> KVCache:
-        """Return `count` windows [B count, size, ...] from `start` on, `step` apart; past the end, zeros."""
+        """Return `count` windows [B count, size, ...] from `start` <= 0 on, `step` apart; past either end, zeros."""
         padding = max(0, start + (count - 1) * step + size - self.keys.shape[1])
-        padded = (F.pad(x, (0, 0, 0, 0, 0, padding))[:, start:] for x in self)
+        padded = (F.pad(x, (0, 0, 0, 0, -start, padding)) for x in self)
         return KVCache(*(x.unfold(1, size, step)[:, :count].movedim(-1, 2).flatten(0, 1) for x in padded))
 
     def repeat_heads(self, num_heads: int) -> KVCache:

@@ -1,7 +1,7 @@
 """Windowed attention: which keys a query sees, and the ring buffer of keys and values between calls.
 
-Letters in suffixes: B batch, R batch and blocks, M blocks, T time, H heads, G key heads, Q queries, S keys,
-K width of a key, V width of a value, C block size, W window.
+Letters in suffixes: B batch, R batch and blocks, M blocks, T time, H heads, G key heads, Q queries, S keys or slots of
+the ring, K width of a key, V width of a value, C block size, W window.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab import Count, Recurrent, State
+from archlab.components._ring import num_slots, pad_ring, reserve_rings, reserved, unroll_ring, update_ring
 from archlab.components.attention._shape import AttentionShape
 from archlab.components.position._base import Position
 from archlab.ops.assertions import assert_async
@@ -24,13 +25,14 @@ class WindowedAttention(Recurrent):
     """Attention whose weights are a function of the scores of the keys in a causal window.
 
     q: [B, T, H, K], k: [B, T, G, K], v: [B, T, G, V] -> [B, T, H, V].  State: position [B], and a ring buffer of the
-    last `window_size` keys (already rotated) and values, with position p in slot p mod `window_size`.
+    last `window_size` keys (already rotated) and values, or as many as were read, with position p in slot p mod
+    `window_size`.
     Raises ValueError where full attention is called on more than `window_size` tokens.
 
     Args:
         window: Keys that a query sees: `full`, every earlier token of a stream of at most `window_size` tokens;
             `sliding`, the last `window_size` tokens including its own; `chunk`, its own block of `window_size` tokens.
-        window_size: Length of the window in tokens, which is also the number of keys and values in the state.
+        window_size: Length of the window in tokens, also the largest number of keys and values in the state.
     """
 
     _device_anchor: Tensor
@@ -62,12 +64,16 @@ class WindowedAttention(Recurrent):
 
     def init_state(self, batch_size: int) -> State:
         """Return an empty ring buffer at position 0."""
-        slots = (batch_size, self.window_size, self.shape.num_kv_heads)
+        slots = (batch_size, 0, self.shape.num_kv_heads)
         return {
             "position": torch.zeros(batch_size, dtype=torch.int64, device=self._device_anchor.device),
             "keys": self._device_anchor.new_zeros(*slots, self.shape.key_dim),
             "values": self._device_anchor.new_zeros(*slots, self.shape.value_dim),
         }
+
+    def reserve_state(self, state: State, num_tokens: int | None) -> State:
+        """Return the state with a ring buffer that a stream of `num_tokens` tokens does not outgrow."""
+        return reserve_rings(state, {"keys": self.window_size, "values": self.window_size}, num_tokens)
 
     def forward(
         self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State | None = None
@@ -81,7 +87,11 @@ class WindowedAttention(Recurrent):
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
         q_BTHK, k_BTGK = self.position.rotate(q_BTHK, place_BT), self.position.rotate(k_BTGK, place_BT)
         old_k, old_v = (state["keys"], state["values"]) if state else (None, None)
-        ring_k, ring_v = self._update_ring(old_k, k_BTGK, position_BT), self._update_ring(old_v, v_BTGV, position_BT)
+        slots = num_slots(state, 0 if old_k is None else old_k.shape[1], T, self.window_size)
+        ring_k, ring_v = (
+            update_ring(old, new, position_BT, self.window_size, slots)
+            for old, new in ((old_k, k_BTGK), (old_v, v_BTGV))
+        )
         if state and T == 1:
             y_BTHV = self._decode(q_BTHK, ring_k, ring_v, position_BT)
         elif state and self.window == "chunk" and self.window_size <= T:
@@ -91,7 +101,8 @@ class WindowedAttention(Recurrent):
             y_BTHV = self._extend(q_BTHK, keys, values, position_BT)
         else:
             y_BTHV = self._prefill(q_BTHK, k_BTGK, v_BTGV)
-        return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1, "keys": ring_k, "values": ring_v}
+        new = {"position": position_BT[:, -1].expand(B) + 1, "keys": ring_k, "values": ring_v}
+        return y_BTHV, new | reserved(state)
 
     def _check_context(self, num_tokens: int, state: State | None) -> None:
         """Raise where full attention would overwrite a key that later queries see."""
@@ -104,34 +115,25 @@ class WindowedAttention(Recurrent):
             # Neither waits for the device nor breaks the graph under torch.compile.
             assert_async(fits, f"the stream exceeds the window_size {self.window_size} of full attention")
 
-    def _update_ring(self, ring_BWGK: Tensor | None, new_BTGK: Tensor, position_BT: Tensor) -> Tensor:
-        """Return the ring buffer after the new tokens, with position p in slot p mod W."""
-        W, T = self.window_size, new_BTGK.shape[1]
-        if ring_BWGK is not None:
-            # Only the last W tokens: an index must not occur twice, since index_put does not order its writes.
-            samples_B1 = torch.arange(new_BTGK.shape[0], device=new_BTGK.device)[:, None]
-            slots = (samples_B1, position_BT[:, -W:] % W)
-            return ring_BWGK.to(new_BTGK.dtype).index_put(slots, new_BTGK[:, -W:])
-        if T <= W:
-            return F.pad(new_BTGK, (0, 0, 0, 0, 0, W - T))
-        return new_BTGK[:, -W:].roll(T % W, dims=1)
+    def _unroll_ring(self, ring_BSGK: Tensor | None, new_BTGK: Tensor, start_B1: Tensor) -> Tensor:
+        """Return [B, S + T, G, K] in time order: the S < W keys that the first new query may see, then the new keys."""
+        before, T = self.window_size - 1, new_BTGK.shape[1]
+        if ring_BSGK is not None:
+            count = min(before, ring_BSGK.shape[1])
+            new_BTGK = torch.cat((unroll_ring(ring_BSGK, start_B1, count).to(new_BTGK.dtype), new_BTGK), dim=1)
+        if self.window_size >= T:
+            return new_BTGK
+        # Blocks after the first one see a whole window each.
+        return F.pad(new_BTGK, (0, 0, 0, 0, before + T - new_BTGK.shape[1], 0))
 
-    def _unroll_ring(self, ring_BWGK: Tensor | None, new_BTGK: Tensor, start_B1: Tensor) -> Tensor:
-        """Return [B, W - 1 + T, G, K] in time order: the keys that the first new query may see, then the new keys."""
-        W = self.window_size
-        if ring_BWGK is None:
-            return F.pad(new_BTGK, (0, 0, 0, 0, W - 1, 0))
-        samples_B1 = torch.arange(new_BTGK.shape[0], device=new_BTGK.device)[:, None]
-        earlier = ring_BWGK[samples_B1, (start_B1 + torch.arange(1, W, device=new_BTGK.device)) % W]
-        return torch.cat((earlier.to(new_BTGK.dtype), new_BTGK), dim=1)
-
-    def _decode(self, q_B1HK: Tensor, keys_BWGK: Tensor, values_BWGV: Tensor, position_B1: Tensor) -> Tensor:
+    def _decode(self, q_B1HK: Tensor, keys_BSGK: Tensor, values_BSGV: Tensor, position_B1: Tensor) -> Tensor:
         """Attend from a single token to the ring buffer in slot order, which softmax does not depend on."""
-        age_BW = (position_B1 - torch.arange(self.window_size, device=q_B1HK.device)) % self.window_size
-        key_BW = position_B1 - age_BW
-        mask = self._mask(position_B1[:, :, None], key_BW[:, None])[:, None]
-        q_BH1K, k_BHWK, v_BHWV = (self._repeat_kv(x) for x in (q_B1HK, keys_BWGK, values_BWGV))
-        y_BH1V = self.attend(q_BH1K, k_BHWK, v_BHWV, mask, self.position.bias(position_B1, key_BW))
+        # Slots that are not yet filled have negative positions.
+        age_BS = (position_B1 - torch.arange(keys_BSGK.shape[1], device=q_B1HK.device)) % self.window_size
+        key_BS = position_B1 - age_BS
+        mask = self._mask(position_B1[:, :, None], key_BS[:, None])[:, None]
+        q_BH1K, k_BHSK, v_BHSV = (self._repeat_kv(x) for x in (q_B1HK, keys_BSGK, values_BSGV))
+        y_BH1V = self.attend(q_BH1K, k_BHSK, v_BHSV, mask, self.position.bias(position_B1, key_BS))
         return y_BH1V.transpose(1, 2)
 
     def _prefill(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> Tensor:
@@ -153,20 +155,19 @@ class WindowedAttention(Recurrent):
         """
         W, (B, T) = self.window_size, q_BTHK.shape[:2]
         places = (torch.arange(B, device=q_BTHK.device)[:, None], position_BT - position_BT[:, :1] // W * W)
-        after = (T + W - 2) // W * W  # room for T tokens from the last slot of a chunk on: no shape depends on data
+        size = W + (T + W - 2) // W * W  # room for T tokens from the last slot of a chunk on: no shape depends on data
 
-        def place(first_BWHK: Tensor, new_BTHK: Tensor) -> Tensor:
-            room = F.pad(first_BWHK.to(new_BTHK.dtype), (0, 0, 0, 0, 0, after))
-            return room.index_put(places, new_BTHK)
+        def place(first_BSHK: Tensor, new_BTHK: Tensor) -> Tensor:
+            return pad_ring(first_BSHK.to(new_BTHK.dtype), size).index_put(places, new_BTHK)
 
-        no_queries = q_BTHK.new_zeros(B, W, *q_BTHK.shape[2:])
+        no_queries = q_BTHK.new_zeros(B, 0, *q_BTHK.shape[2:])
         keys, values = place(state["keys"], k_BTGK), place(state["values"], v_BTGV)
         return self._prefill(place(no_queries, q_BTHK), keys, values)[places]
 
     def _extend(self, q_BTHK: Tensor, keys: Tensor, values: Tensor, position_BT: Tensor) -> Tensor:
         """Attend from the new tokens to the earlier and new keys, in blocks of queries beside their windows."""
         B, T = q_BTHK.shape[:2]
-        before, C = self.window_size - 1, min(T, self.window_size)
+        before, C = keys.shape[1] - T, min(T, self.window_size)
         num_blocks = -(-T // C)
         padding = num_blocks * C - T
         q_RHCK = self._repeat_kv(_split_blocks(q_BTHK, C))

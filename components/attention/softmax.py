@@ -22,7 +22,7 @@ class SoftmaxAttention(WindowedAttention):
         dropout: Probability of zeroing an attention weight in training.
         window: Keys that a query sees: `full`, every earlier token of a stream of at most `window_size` tokens;
             `sliding`, the last `window_size` tokens including its own; `chunk`, its own block of `window_size` tokens.
-        window_size: Length of the window in tokens, which is also the number of keys and values in the state.
+        window_size: Length of the window in tokens, also the largest number of keys and values in the state.
     """
 
     def __init__(

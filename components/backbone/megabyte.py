@@ -107,6 +107,10 @@ class Megabyte(Recurrent):
         own = {"position": position_B, "bytes": bytes_BP, "global_output": last_BD}
         return own | {f"global_layers.{key}": x for key, x in init_state(self.global_layers, batch_size).items()}
 
+    def reserve_state(self, state: State, num_tokens: int | None) -> State:
+        """Return the state with room for the patches of so many bytes, the incomplete one at the end among them."""
+        return super().reserve_state(state, None if num_tokens is None else num_tokens // self.patch_size + 1)
+
     def forward(self, bytes_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return logits for the next byte at every position, and the state after the last."""
         y_BTL, state = self.features(bytes_BT, state)

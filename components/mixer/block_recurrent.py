@@ -1,15 +1,15 @@
 """Letters in suffixes: B batch, T time, D width, H heads, K width of a head, N states, C steps of a piece of at most
-one block, S a block of earlier steps and a piece, G both attentions of all heads.
+one block, S at most a block of earlier steps and a piece, G both attentions of all heads.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from archlab import Count, Factory, Recurrent, State, StateScope, choice, register, slot
 from archlab.components._init import Init, linear
+from archlab.components._ring import num_slots, reserve_rings, reserved, unroll_ring, update_ring
 from archlab.components.attention._shape import AttentionShape
 
 from ._block_states import BlockStates, Gate, Projections, attend
@@ -19,10 +19,10 @@ from ._block_states import BlockStates, Gate, Projections, attend
 class BlockRecurrentAttention(Recurrent):
     """Attention to earlier tokens and to state vectors that are updated once per block (arXiv:2203.07852).
 
-    x: [B, T, D] -> [B, T, D].  State: the attention's own; position [B], the keys and values of the last `block_size`
-    tokens, and states [B, N, D] in at least float32.  Tokens attend to each other through `attention` (in the paper
-    sliding, with block_size as its window_size) and to the states after the blocks before theirs. At the end of
-    a block the states attend to its tokens and to themselves, and the result is gated into them.
+    x: [B, T, D] -> [B, T, D].  State: the attention's own; position [B], a ring of the keys and values of the last
+    `block_size` tokens, and states [B, N, D] in at least float32.  Tokens attend to each other through `attention`
+    (in the paper sliding, with block_size as its window_size) and to the states after the blocks before theirs. At
+    the end of a block the states attend to its tokens and to themselves, and the result is gated into them.
     Raises ValueError where num_heads does not divide D, or where the states' norm is one over time.
     Deviations: of the paper's variants only the one without an ffn for the states ("skip"); states attend to the
     finished block, where the authors' code adds the one before; keys and queries are not normalized.
@@ -57,7 +57,7 @@ class BlockRecurrentAttention(Recurrent):
         if head_dim is None and dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
         head_dim = head_dim or dim // num_heads
-        self.block_size, self.block_shape = block_size, (block_size, num_heads, head_dim)
+        self.block_size, self.head_shape = block_size, (num_heads, head_dim)
         self.project = Projections(dim, num_heads, head_dim, init)
         self.out = linear(2 * num_heads * head_dim, dim, bias=False, init=init)
         state_norm = norm(dim)
@@ -70,10 +70,15 @@ class BlockRecurrentAttention(Recurrent):
     def init_state(self, batch_size: int) -> State:
         """Return the learned states and an empty block."""
         states_BND = self.states.initial(batch_size)
-        keys = self.project.key.weight.new_zeros(batch_size, *self.block_shape)
+        keys = self.project.key.weight.new_zeros(batch_size, 0, *self.head_shape)
         position = torch.zeros(batch_size, dtype=torch.int64, device=keys.device)
         own = {"position": position, "keys": keys, "values": torch.zeros_like(keys), "states": states_BND}
         return super().init_state(batch_size) | own
+
+    def reserve_state(self, state: State, num_tokens: int | None) -> State:
+        """Return the state with a block, and the attention's state, that so many tokens do not outgrow."""
+        state = super().reserve_state(state, num_tokens)
+        return reserve_rings(state, {"keys": self.block_size, "values": self.block_size}, num_tokens)
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Attend to tokens and states, and update the states at the end of each block."""
@@ -81,38 +86,48 @@ class BlockRecurrentAttention(Recurrent):
         (own_BTHK, cross_BTHK), (k_BTHK, v_BTHK) = self.project.queries(x_BTD), self.project.memory(x_BTD)
         y_BTHK = scope("attention", self.attention, own_BTHK, k_BTHK, v_BTHK)
         if state is None:
-            read_BTHK, own = self._prefill(cross_BTHK, k_BTHK, v_BTHK)
+            read_BTHK, states_BND = self._prefill(cross_BTHK, k_BTHK, v_BTHK)
         else:
-            read_BTHK, own = self._extend(cross_BTHK, k_BTHK, v_BTHK, state)
+            read_BTHK, states_BND = self._extend(cross_BTHK, k_BTHK, v_BTHK, state)
         joined_BTG = torch.cat((y_BTHK, read_BTHK), dim=-2).flatten(-2)
+        own = self._update_block(k_BTHK, v_BTHK, state) | {"states": states_BND} | reserved(state)
         return self.out(joined_BTG), scope.state | own
 
-    def _prefill(self, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor) -> tuple[Tensor, State]:
-        """Attend to the states from position 0, block by block."""
-        (B, T), W = q_BTHK.shape[:2], self.block_size
+    def _update_block(self, k_BTHK: Tensor, v_BTHK: Tensor, state: State | None) -> State:
+        """Return the position after the new tokens, and the keys and values of the last block."""
+        (B, T), W = k_BTHK.shape[:2], self.block_size
+        old_k, old_v = (state["keys"], state["values"]) if state else (None, None)
+        start_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=k_BTHK.device)
+        position_BT = start_B[:, None] + torch.arange(T, device=k_BTHK.device)
+        slots = num_slots(state, 0 if old_k is None else old_k.shape[1], T, W)
+        keys, values = (update_ring(old, new, position_BT, W, slots) for old, new in ((old_k, k_BTHK), (old_v, v_BTHK)))
+        return {"position": start_B + T, "keys": keys, "values": values}
+
+    def _prefill(self, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend to the states from position 0, block by block; return the outputs and the states after them."""
+        B, W = len(q_BTHK), self.block_size
         states_BND, outputs = self.states.initial(B), []
         for q, k, v in zip(*(x.split(W, dim=1) for x in (q_BTHK, k_BTHK, v_BTHK)), strict=True):
             projected = self.states.project_states(states_BND)
             outputs.append(attend(q, projected.keys_BNHK, projected.values_BNHK))
             if q.shape[1] == W:
                 states_BND = self.states.update(states_BND, projected, k, v, None)
-        keys, values = (F.pad(x[:, -W:], (0, 0, 0, 0, max(W - T, 0), 0)).contiguous() for x in (k_BTHK, v_BTHK))
-        position_B = torch.full((B,), T, dtype=torch.int64, device=q_BTHK.device)
-        return torch.cat(outputs, dim=1), {"position": position_B, "keys": keys, "values": values, "states": states_BND}
+        return torch.cat(outputs, dim=1), states_BND
 
-    def _extend(self, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, state: State) -> tuple[Tensor, State]:
+    def _extend(self, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """Attend to the states in pieces of at most a block, each of which may cross one boundary between blocks."""
         W, outputs = self.block_size, []
-        keys, values = state["keys"].to(k_BTHK.dtype), state["values"].to(v_BTHK.dtype)
+        keys, values = (
+            unroll_ring(state[name], state["position"][:, None], state[name].shape[1]).to(new.dtype)
+            for name, new in (("keys", k_BTHK), ("values", v_BTHK))
+        )
         states_BND, phase_B = state["states"], state["position"] % W
         for q, k, v in zip(*(x.split(W, dim=1) for x in (q_BTHK, k_BTHK, v_BTHK)), strict=True):
             keys, values = torch.cat((keys, k), dim=1), torch.cat((values, v), dim=1)
             y_BCHK, states_BND = self._cross_boundary(q, keys, values, states_BND, phase_B)
-            # Copies of the last block, which do not keep the longer tensors alive in the state.
-            keys, values, phase_B = keys[:, -W:].clone(), values[:, -W:].clone(), (phase_B + q.shape[1]) % W
+            keys, values, phase_B = keys[:, -W:], values[:, -W:], (phase_B + q.shape[1]) % W
             outputs.append(y_BCHK)
-        position_B = state["position"] + q_BTHK.shape[1]
-        return torch.cat(outputs, dim=1), {"position": position_B, "keys": keys, "values": values, "states": states_BND}
+        return torch.cat(outputs, dim=1), states_BND
 
     def _cross_boundary(
         self, q_BCHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor, states_BND: Tensor, phase_B: Tensor
@@ -121,15 +136,15 @@ class BlockRecurrentAttention(Recurrent):
 
         The boundary is at a different step in each sample: masks select the steps of the block that ends.
         """
-        C, W = q_BCHK.shape[1], self.block_size
+        C, W, before = q_BCHK.shape[1], self.block_size, k_BSHK.shape[1] - q_BCHK.shape[1]
         projected = self.states.project_states(states_BND)
         y_BCHK = attend(q_BCHK, projected.keys_BNHK, projected.values_BNHK)
-        place_BS = torch.arange(W + C, device=phase_B.device) - (W - phase_B)[:, None]
+        place_BS = torch.arange(before + C, device=phase_B.device) - (before - phase_B)[:, None]
         in_block = ((place_BS >= 0) & (place_BS < W))[:, None, None]
         updated_BND = self.states.update(states_BND, projected, k_BSHK, v_BSHK, in_block)
         after_BND = torch.where((phase_B + C >= W)[:, None, None], updated_BND, states_BND)
         if C > 1:  # a piece of one step crosses no boundary
             later = self.states.project_states(after_BND)
             y_later_BCHK = attend(q_BCHK, later.keys_BNHK, later.values_BNHK)
-            y_BCHK = torch.where((place_BS[:, W:] >= W)[..., None, None], y_later_BCHK, y_BCHK)
+            y_BCHK = torch.where((place_BS[:, before:] >= W)[..., None, None], y_later_BCHK, y_BCHK)
         return y_BCHK, after_BND

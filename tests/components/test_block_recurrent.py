@@ -112,7 +112,7 @@ def test_streams(gate, num_tokens):
 def test_samples_may_stand_at_different_places_of_their_blocks(gate):
     layer, x = build(gate), inputs(9, batch_size=1)
     pasts = [2, 3, 7, 8]
-    states = [layer(inputs(past, batch_size=1), None)[1] for past in pasts]
+    states = [layer.reserve_state(layer(inputs(past, batch_size=1), None)[1], None) for past in pasts]
     together, after = layer(
         x.expand(len(pasts), -1, -1), {key: torch.cat([s[key] for s in states]) for key in states[0]}
     )

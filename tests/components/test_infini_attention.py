@@ -118,7 +118,7 @@ def test_a_cut_anywhere_changes_nothing(update, cut):
 @torch.no_grad()
 def test_samples_may_stand_at_different_places_of_their_segments(update):
     layer, qkv, pasts = build(update), inputs(9, batch_size=1, seed=2), [2, 3, 7, 8]
-    states = [layer(*inputs(past, batch_size=1))[1] for past in pasts]
+    states = [layer.reserve_state(layer(*inputs(past, batch_size=1))[1], None) for past in pasts]
     joined = {key: torch.cat([state[key] for state in states]) for key in states[0]}
     together, after = layer(*(x.expand(len(pasts), -1, -1, -1) for x in qkv), joined)
     for row, state in enumerate(states):

@@ -112,21 +112,23 @@ def test_gradients_flow_through_the_kept_keys(window, position):
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_heads_share_keys_in_groups(window, num_kv_heads):
     layer, qkv = build(window, 9 if window == "full" else 4, "rope", num_kv_heads), inputs(9, num_kv_heads)
-    assert layer.init_state(2)["keys"].shape == (2, layer.window_size, num_kv_heads, K)
+    assert layer.init_state(2)["keys"].shape == (2, 0, num_kv_heads, K)
     assert_same_gradients(layer(*qkv)[0], plain(layer, *qkv), qkv)
 
 
 @everywhere
 @any_position
 @pytest.mark.parametrize("num_new", [1, 3, 9])
-def test_rows_of_a_batch_may_stand_at_different_positions(window, position, num_new):
+@pytest.mark.parametrize("grows", [False, True])
+def test_rows_of_a_batch_may_stand_at_different_positions(window, position, num_new, grows):
     layer = build(window, 20 if window == "full" else 4, position)
     rows, begins = [], (0, 3, 6)
     for row, begin in enumerate(begins):
         qkv = [x.detach()[row : row + 1] for x in inputs(begin + num_new, batch_size=3)]
         old, new = zip(*(x.split([begin, num_new], 1) for x in qkv), strict=True)
         rows.append((new, layer(*old)[1] if begin else layer.init_state(1), layer(*qkv)[0][:, begin:]))
-    state = {name: torch.cat([row[1][name] for row in rows]) for name in rows[0][1]}
+    same = [layer.reserve_state(row[1], begins[-1] if grows else 20) for row in rows]
+    state = {name: torch.cat([one[name] for one in same]) for name in same[0] if not (grows and name == "reserved")}
     y, last = layer(*(torch.cat(parts) for parts in zip(*(row[0] for row in rows), strict=True)), state)
     torch.testing.assert_close(y, torch.cat([row[2] for row in rows]), rtol=1e-10, atol=1e-10)
     assert last["position"].tolist() == [begin + num_new for begin in begins]
@@ -134,12 +136,33 @@ def test_rows_of_a_batch_may_stand_at_different_positions(window, position, num_
 
 @everywhere
 @pytest.mark.parametrize("sizes", [[1], [4], [9], [3, 3, 3]])
-def test_the_state_never_grows(window, sizes):
-    layer = build(window, 9 if window == "full" else 4)
-    expected = {name: (t.shape, t.dtype) for name, t in layer.init_state(2).items()}
-    _, state = in_pieces(layer, inputs(sum(sizes)), sizes)
-    assert {name: (t.shape, t.dtype) for name, t in state.items()} == expected
-    assert {name: (t.shape, t.dtype) for name, t in layer(*inputs(sum(sizes)))[1].items()} == expected
+def test_the_state_holds_what_was_read_or_the_room_that_was_reserved(window, sizes):
+    layer, num_tokens = build(window, 9 if window == "full" else 4), sum(sizes)
+    slots = min(num_tokens, layer.window_size)
+    for state in (in_pieces(layer, inputs(num_tokens), sizes)[1], layer(*inputs(num_tokens))[1]):
+        assert {name: tuple(t.shape) for name, t in state.items()} == {
+            "position": (2,),
+            "keys": (2, slots, 2, K),
+            "values": (2, slots, 2, V),
+        }
+    assert layer.reserve_state(state, None)["keys"].shape[1] == layer.window_size
+    assert layer.reserve_state(state, 2)["keys"].shape[1] == max(2, slots)
+
+
+def test_a_stream_may_not_outgrow_the_room_that_was_reserved():
+    layer, (first, more) = build("sliding", 6), zip(*(x.detach().split([4, 1], 1) for x in inputs(5)), strict=True)
+    _, state = layer(*first, layer.reserve_state(layer.init_state(2), 4))
+    with pytest.raises(RuntimeError, match="the stream exceeds the 4 tokens that room is reserved for"):
+        layer(*more, state)
+
+
+@everywhere
+def test_a_call_allocates_for_what_it_reads_and_not_for_the_window(window):
+    layer = build(window, 2**40).to("meta")
+    _, state = layer(*(x.to("meta") for x in inputs(7)))
+    for num_tokens in (1, 3):
+        _, state = layer(*(x.to("meta") for x in inputs(num_tokens)), state)
+    assert state["keys"].shape == (2, 11, 2, K)
 
 
 def test_kept_keys_are_turned_and_lie_where_the_oldest_did():

@@ -53,8 +53,9 @@ def test_a_decoder_gives_what_the_model_gives(name: str, batch_size: int) -> Non
     model, tokens_BT = small(name), torch.randint(40, (batch_size, 3 * WINDOW + 1))
     start, expected = after_a_prompt(model, tokens_BT, 3)
     before = {name: tensor.clone() for name, tensor in start.items()}
-    decoder, other = Decoder(model, start), Decoder(model, start)
-    other(tokens_BT[:, :1])
+    # Whole windows, or a state with room for this stream alone.
+    decoder, other = Decoder(model, start), Decoder(model, start, WINDOW - 1)
+    torch.testing.assert_close(other(tokens_BT[:, 3:4]), expected[0], rtol=1e-4, atol=1e-5)
     scores = [decoder(token_B1) for token_B1 in tokens_BT[:, 3:].split(1, 1)]  # kept: no call writes over another's
     for given, y_B1V in zip(scores, expected, strict=True):
         torch.testing.assert_close(given, y_B1V, rtol=1e-4, atol=1e-5)
@@ -69,6 +70,18 @@ def test_decoders_of_two_models_share_nothing() -> None:
         model, tokens_12 = small(name), torch.tensor([[1, 7]])
         start, (expected_11V,) = after_a_prompt(model, tokens_12, 1)
         torch.testing.assert_close(Decoder(model, start)(tokens_12[:, 1:]), expected_11V, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoder_reserves_the_room_that_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small("mistral_tiny")
+    rooms: list[int | None] = []
+    init = Decoder.__init__
+    monkeypatch.setattr(Decoder, "__init__", lambda self, *args: rooms.append(args[2]) or init(self, *args))
+    monkeypatch.setattr(Decoder, "__call__", lambda self, tokens: model(tokens, self.state)[0])
+    assert len(list(generate(model, [3, 1, 4], max_new_tokens=6, compile=True))) == 6
+    assert rooms == [16]
+    assert Decoder(model, model.init_state(1), None).state["blocks.0.mixer.attention.keys"].shape[1] == WINDOW
+    assert Decoder(model, model.init_state(1), 3).state["blocks.0.mixer.attention.keys"].shape[1] == 3
 
 
 @pytest.mark.parametrize("keys", [1, 13, 48])

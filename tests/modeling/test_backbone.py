@@ -8,7 +8,7 @@ from archlab import State
 from archlab.modeling import backbone
 from archlab.modeling.build import build_on_meta
 from archlab.modeling.compile import apply_activation_checkpointing, compile_model
-from archlab.modeling.loss import iter_logits, mean_loss
+from archlab.modeling.loss import iter_logits, total_loss
 from archlab.modeling.state import init_state, max_context
 
 
@@ -40,7 +40,7 @@ def test_such_a_backbone_can_be_trained_and_evaluated() -> None:
     model, tokens_BT = Bare(), torch.arange(4)[None]
     apply_activation_checkpointing(model)
     compile_model(model, "off")
-    loss, _ = mean_loss(model, tokens_BT, tokens_BT)
+    loss, _ = total_loss(model, tokens_BT, tokens_BT)
     assert loss.isfinite()
     ((logits_BTV, targets_BT),) = iter_logits(model, tokens_BT, tokens_BT, metrics_are_per_token=True)
     assert logits_BTV.shape == (1, 4, 5)

@@ -11,6 +11,7 @@ from archlab import ConfigError
 from archlab.config import experiment as config
 from archlab.modeling.build import build, build_on_meta
 from archlab.modeling.cost import estimate_cost
+from archlab.modeling.state import reserve_state, state_bytes
 from archlab.ops import dispatch
 
 COUNTED = {
@@ -52,10 +53,12 @@ def test_published_sizes(name: str) -> None:
 def test_figures_are_those_of_the_model_when_it_is_built(name: str) -> None:
     experiment = config.load(name, SHORT)
     model, figures = build(experiment.model), estimate_cost(experiment)
-    state = model.init_state(1)
-    _, after = model(torch.zeros(1, 200, dtype=torch.int64))
+    _, state = model(torch.zeros(1, 128, dtype=torch.int64))
+    _, later = model(torch.zeros(1, 200, dtype=torch.int64), state)
+    whole = reserve_state(model, model.init_state(1))
     assert figures.state_bytes == sum(t.numel() * t.element_size() for t in state.values())
-    assert figures.state_bytes == sum(t.numel() * t.element_size() for t in after.values())
+    assert figures.max_state_bytes == sum(t.numel() * t.element_size() for t in whole.values())
+    assert figures.state_bytes <= sum(t.numel() * t.element_size() for t in later.values()) <= figures.max_state_bytes
     assert figures.params == sum(p.numel() for p in model.parameters())
     ends = model.embedding.weight.numel() + model.head.weight.numel()
     assert figures.params_non_embedding == figures.params - ends
@@ -149,3 +152,14 @@ def test_model_task_and_context_must_agree(tiny: Tiny) -> None:
         estimate_cost(tiny("model.vocab_size=64"))
     with pytest.raises(ConfigError, match=r"train\.context: 600 exceeds the 512 tokens that full attention keeps"):
         estimate_cost(config.load("mega_tiny", ["train.context=600"]))
+
+
+def test_a_window_costs_what_is_read_of_it(tiny: Tiny) -> None:
+    window = "model.layers[*].mixer={type: attention, num_heads: 2, attention: {type: softmax, window_size: 131072}}"
+    figures = estimate_cost(tiny(window))
+    keys_and_values = 2 * 2 * 32 * 4  # of two layers, 32 wide, in float32
+    positions = 3 * 8
+    assert figures.state_bytes == 32 * keys_and_values + positions
+    assert figures.max_state_bytes == 131_072 * keys_and_values + positions
+    _, state = build_on_meta(tiny(window).model)(torch.zeros(1, 32, dtype=torch.int64, device="meta"))
+    assert state_bytes(state) == figures.state_bytes

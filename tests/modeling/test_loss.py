@@ -7,7 +7,7 @@ from archlab.modeling import loss
 from archlab.modeling.build import build
 from archlab.modeling.compile import compile_model
 from archlab.modeling.cost import estimate_cost
-from archlab.modeling.loss import mean_loss
+from archlab.modeling.loss import total_loss
 from archlab.ops import linear_cross_entropy
 
 
@@ -23,7 +23,7 @@ def losses(experiment, policy="off"):
     model = build(experiment.model).double()
     compile_model(model, policy)
     inputs, targets = experiment.task.factory()().batch("train", 0, 2, 32, 0)
-    loss, state = mean_loss(model, inputs, targets)
+    loss, state = total_loss(model, inputs, targets)
     loss.backward()
     return loss, [p.grad for p in model.parameters()], state
 

@@ -44,11 +44,21 @@ def test_large_scores_stay_finite():
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, [x, weight]))
 
 
-def test_nothing_asked_is_no_number_as_elsewhere():
+def test_nothing_asked_adds_nothing():
     x, weight, target = draw(4)
     target[:] = IGNORED
-    assert linear_cross_entropy(x, weight, target).isnan()
-    assert linear_cross_entropy_reference(x, weight, target).isnan()
+    loss = linear_cross_entropy(x, weight, target)
+    assert loss == linear_cross_entropy_reference(x, weight, target) == 0
+    assert not any(g.any() for g in torch.autograd.grad(loss, [x, weight]))
+
+
+def test_a_factor_of_the_loss_is_not_rounded_to_half_precision():
+    x, weight, target = (leaf.detach() for leaf in draw(40, torch.bfloat16))
+    leaves = [x.requires_grad_(), weight.requires_grad_()]
+    whole, third = (torch.autograd.grad(linear_cross_entropy(*leaves, target) * f, leaves) for f in (1, 1 / 3))
+    for ours, plain in zip(third, whole, strict=True):
+        ratio = float(ours.float().square().sum().sqrt() / plain.float().square().sum().sqrt())
+        assert ratio == pytest.approx(1 / 3, rel=5e-4), "1 / 3 in bfloat16 is 0.2% off"
 
 
 def test_autocast_multiplies_in_its_type_and_adds_up_in_float32():

@@ -84,6 +84,47 @@ def test_a_peer_has_an_environment_that_archlab_has_not_touched(monkeypatch: pyt
 
 
 @pytest.mark.slow
+def test_memory_is_measured_in_a_process_that_has_held_nothing_else() -> None:
+    from _measure import in_own_process
+    from length import _megabytes
+
+    held = bytearray(b"1" * 2**29)  # written to, so that it counts
+    assert _megabytes() > len(held) / 1e6
+    assert in_own_process(_megabytes) < _megabytes() - 0.9 * len(held) / 1e6
+
+
+@pytest.mark.slow
+def test_a_stream_of_few_chunks_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    import length
+
+    monkeypatch.setattr(length, "CHUNK", 64)
+    monkeypatch.setattr(length, "megalodon", lambda: length.ours("megalodon_tiny", length.MEGALODON, "off"))
+    megabytes = length.memory_of_stream(256)
+    assert len(megabytes) == 4
+    assert all(one > 50 for one in megabytes)
+
+
+def test_a_decoding_step_starts_each_time_from_the_same_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="imported beside its peers")
+    import decoding
+    from _models import LLAMA, ours
+
+    starts = []
+
+    class Recorder(decoding.Decoder):
+        def __call__(self, tokens: object) -> None:
+            starts.append(int(self.state["position"]))
+            self.state["position"].add_(1)
+
+    monkeypatch.setattr(decoding, "Decoder", Recorder)
+    monkeypatch.setattr(decoding, "NUM_TOKENS", 3)
+    step = decoding.decode(ours("llama2_tiny", LLAMA, "off"))
+    step()
+    step()
+    assert starts == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("megalodon_jax") is not None, reason="the peer is installed")
 def test_a_missing_peer_is_one_line() -> None:
     command = [sys.executable, str(BENCHMARKS / "megalodon_step.py")]

@@ -87,6 +87,18 @@ class Views(Last):
         return y, {"last": torch.cat((x[:, -1], x[:, -1]))[: len(x)]}
 
 
+class Padded(Last):
+    """Allocates for its limit, whatever it reads."""
+
+    def __init__(self, dim: int, *, limit: Count = 16) -> None:
+        super().__init__(dim)
+        self.limit = limit
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, state = super().forward(x, state)
+        return F.pad(y, (0, 0, 0, self.limit))[:, : x.shape[1]], state
+
+
 class Unused(Last):
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
@@ -135,6 +147,7 @@ class DeadKnob(Last):
         (Forgets, "chunked_equals_whole", "outputs of calls of [1, 1"),
         (Grows, "has_fixed_size_state", "the state changes from"),
         (Views, "has_fixed_size_state", "is a view of a larger one"),
+        (Padded, "allocates_what_it_reads", "bytes instead of"),
         (Unused, "has_all_gradients", "unused.weight has no gradient"),
         (WrongGradient, "has_exact_gradients", "the slope of the loss"),
         (Breaks, "compiles", "does not compile as one graph: "),
