@@ -100,11 +100,9 @@ def _remembered() -> set[str]:
 
 
 def _store() -> Path | None:
-    try:
-        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    except RuntimeError:  # a user without HOME and without an entry in passwd, as containers have
-        return None
-    return state / "archlab" / "trusted_plugins"
+    # Not absolute for a user without HOME and without an entry in passwd, as containers have.
+    state = Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
+    return state / "archlab" / "trusted_plugins" if state.is_absolute() else None
 
 
 def _is_users(file: Path) -> bool:

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from archlab.runtime.cpu_info import cpu_flags, cpu_name
+from archlab.runtime.user_dirs import user_root
 
 _log = logging.getLogger(__name__)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -25,11 +26,8 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 def cache_dir(name: str) -> Path | None:
     """Return a directory in the user's cache, which persists across reboots, or None if it cannot be used."""
-    try:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without HOME and without an entry in passwd, as containers have
-        return None
-    return None if _problem(root, name) else root / "archlab" / name
+    root = user_root("XDG_CACHE_HOME", ".cache")
+    return None if root is None or _problem(root, name) else root / "archlab" / name
 
 
 def usable_cache_dir(name: str) -> Path:

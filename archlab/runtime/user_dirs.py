@@ -25,9 +25,14 @@ def ensure_user() -> None:
 
 def user_dir(variable: str, default: str, *parts: str) -> Path | None:
     """Return a directory of the XDG Base Directory Specification, created, or None if it cannot be written."""
-    home = _home()
-    root = os.environ.get(variable) or (home and home / default)
-    return _writable(Path(root, *parts)) if root else None
+    root = user_root(variable, default)
+    return root and _writable(root.joinpath(*parts))
+
+
+def user_root(variable: str, default: str) -> Path | None:
+    """Return the directory that an XDG variable names, or that at `default` in the user's home; None without a home."""
+    home, named = _home(), os.environ.get(variable)
+    return Path(named) if named else home and home / default
 
 
 def private_temp_dir() -> Path | None:

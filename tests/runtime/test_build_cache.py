@@ -122,7 +122,7 @@ def test_a_cache_that_is_a_file_and_a_user_without_a_home(
     assert usable_cache_dir("native").is_dir()
     assert f"{cache_home / 'archlab' / 'native'} cannot be written to" in caplog.text
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr("archlab.runtime.user_dirs._home", lambda: None)
     assert cache_dir("native") is None
 
 

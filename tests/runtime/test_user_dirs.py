@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from archlab.runtime import user_dirs
-from archlab.runtime.process import cache_dir
+from archlab.runtime.user_cache import cache_dir
 from archlab.runtime.user_dirs import ensure_user, private_temp_dir, user_dir
 
 
@@ -25,7 +25,7 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "XDG_CACHE_HOME"):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, "")  # so that it is restored
         monkeypatch.delenv(name)
     return tmp_path
