@@ -99,13 +99,13 @@ def _resume(experiment: Experiment, folder: Path) -> Identity:
 def join_identity(folder: Path, own: Identity, data: Any, last: Path | None) -> Identity:
     """Return a run's whole identity, with the SHA-256 of its data, and write it into the directory.
 
-    Raises ArchlabError if the last checkpoint is another run's, or was made with other data.
+    Raises ArchlabError if the last checkpoint is another run's.
     """
     own = {**own, "data": data} if isinstance(data, str) else own
     if last is not None:
         found = read_checkpoint_identity(last)
-        require_same(found, last, {key: value for key, value in own.items() if key == "data"}, "the task's data now")
-        require_same(found, last, own, folder / RUN_FILE)
+        # The task's data are compared in full when the checkpoint is read, which tells what has changed.
+        require_same(found, last, {key: value for key, value in own.items() if key != "data"}, folder / RUN_FILE)
         own = {**found, **own}
     own = {"run": new_id(), **own}
     if own != read_run_identity(folder):

@@ -326,7 +326,7 @@ def test_train(run, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     assert "validation loss " in done.out
     assert "runs/[a]/final" in done.out
-    assert "archlab generate runs/[a] " in done.out
+    assert "archlab generate 'runs/[a]' " in done.out
     assert (tmp_path / "runs/[a]/final/model.safetensors").is_file()
     again = run("train", str(tiny_file), "train.steps=4", "--out", "runs/[a]")
     assert (again.status, again.err.count("\n")) == (2, 1)
@@ -392,7 +392,7 @@ def test_profile(run, tiny_file: Path) -> None:
 def test_check(run, tmp_path: Path) -> None:
     done = run("check", "norm", "rms", "eps=0.001")
     assert done.status == 0, done.err
-    assert done.out.count("passed  ") == 11
+    assert done.out.count("passed  ") == 12
     source = tmp_path / "peeks.py"
     source.write_text(PEEKS)
     done = run("check", "ffn", "peeks", "--plugin", str(source))

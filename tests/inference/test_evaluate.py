@@ -16,7 +16,7 @@ from archlab.inference.evaluate import evaluate
 
 @pytest.fixture
 def task(tmp_path: Path) -> Text:
-    (tmp_path / "text").write_bytes(bytes(range(256)) * 10)
+    (tmp_path / "text").write_bytes(bytes(range(1, 256)) * 10)
     return Text(path=str(tmp_path / "text"))
 
 

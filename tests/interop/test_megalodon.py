@@ -67,7 +67,7 @@ def test_decoding(calls: str, kind: str) -> None:
         "across blocks": [7, 30, 1, 20, 10],
     }[calls]
     assert sum(lengths) == 68
-    state, outputs = model.init_state(2), []
+    state, outputs = model.reserve_state(model.init_state(2), None), []
     sizes = {name: tensor.shape for name, tensor in state.items()}
     with torch.no_grad():
         for part in tokens.split(lengths, dim=1):

@@ -25,7 +25,7 @@ def _fake_training() -> Iterator[None]:
     """Leave out what takes time and has no part in identities."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "train", pretend())
-        patch.setattr(run, "estimate_cost", lambda _: Cost(*[1] * 8))
+        patch.setattr(run, "estimate_cost", lambda _: Cost(*[1] * 9))
         patch.setattr(best_trial, "_evaluate", lambda _: {})
         patch.setattr(best_trial, "compressed_bpb", lambda _: {})
         yield
@@ -215,9 +215,12 @@ def test_force_removes_what_the_search_wrote_and_follows_no_link(one: Path, file
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     shutil.rmtree(one / "best")
     (one / "best").symlink_to(tmp_path / "mine")
+    with pytest.raises(ArchlabError, match="best: was not written by archlab"):
+        search(file, one, trials=1, force=True)
+    (one / "best").unlink()
     search(file, one, trials=1, force=True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
-    assert not (one / "best").is_symlink()
+    assert (one / "best").is_dir()
 
 
 @pytest.mark.slow

@@ -30,9 +30,8 @@ def folder(tmp_path: Path) -> Path:
     """A checkpoint whose tokenizer begins a text with a BOS, and was saved with truncation."""
     tokenizers = pytest.importorskip("tokenizers", reason="tokenizer files need tokenizers")
     place = tmp_path / "llama"
-    place.mkdir()
-    (place / "config.json").write_text(json.dumps(CONFIG))
-    save_pretrained(build(describe_pretrained(place)), place, "llama", force=True)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    save_pretrained(build(describe_pretrained(tmp_path)), place, "llama")
     tokenizer = tokenizers.Tokenizer.from_file(str(write_tokenizer(place / "tokenizer.json")))
     tokenizer.add_special_tokens(["<bos>", "<eos>"])
     tokenizer.enable_truncation(8)
