@@ -45,8 +45,14 @@ def compile_model(model: nn.Module, policy: str, backend: str = "inductor") -> N
 
 
 def _non_block_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules around the blocks that have parameters: embedding, last norm, head."""
+    """Yield the modules around the blocks that have parameters, torch's own excepted: embedding, last norm, head."""
     inside = {id(part) for layer in iter_blocks(model) for part in layer.modules()}
     for child in model.children():
-        if all(id(part) not in inside for part in child.modules()) and any(True for _ in child.parameters()):
+        # Dynamo skips torch's own forward methods, so that nothing of such a module by itself is compiled.
+        is_torchs = type(child).forward.__module__.startswith("torch.")
+        if (
+            not is_torchs
+            and all(id(part) not in inside for part in child.modules())
+            and any(True for _ in child.parameters())
+        ):
             yield child

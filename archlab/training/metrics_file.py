@@ -90,7 +90,7 @@ def _record(line: bytes, place: str) -> dict[str, Any]:
         raise ArchlabError(f"{place}: not a record of metrics")
     for name, value in record.items():
         if (name in _NUMBERS or name.startswith("val_")) and value is not None and not is_finite(value):
-            raise ArchlabError(f"{place}: {name} is {value!r:.40} and not a number")
+            raise ArchlabError(f"{place}: {name} is {value!r:.40} and not a finite number")
         if isinstance(value, dict | list):
             raise ArchlabError(f"{place}: {name} is not one value")
     return record
