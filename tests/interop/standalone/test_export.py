@@ -1,5 +1,6 @@
 """An exported model gives the same scores in a process that cannot import archlab."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import THOROUGH
 from safetensors.torch import load_file, save_file
 
 from archlab import ArchlabError
@@ -173,8 +175,14 @@ def test_only_what_is_used_is_taken_over_as_it_was_written(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_every_shipped_experiment_can_be_written(tmp_path: Path) -> None:
+    seen: set[str] = set()
     for name in shipped_files():
-        text = render_model(config.load(name))
+        experiment = config.load(name)
+        parts = set(re.findall(r"\btype: (\w+)", experiment.to_yaml()))
+        if parts <= seen and not THOROUGH:  # the same definitions with other numbers
+            continue
+        seen |= parts
+        text = render_model(experiment)
         compile(text, name, "exec")
         (tmp_path / f"{name}.py").write_text(text)
     run("-m", "ruff", "check", "--isolated", "--select", "F", tmp_path)
