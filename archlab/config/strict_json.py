@@ -9,18 +9,19 @@ from typing import Any
 from archlab.errors import ArchlabError, one_line
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """Return the JSON object of a file; raise ArchlabError naming the file if it holds none."""
+def read_object(file: Path, what: str = "") -> dict[str, Any]:
+    """Return the JSON object of a file, which is `what`; raise ArchlabError naming the file if it holds none."""
     try:
         return parse_object(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
+        problem = f"is not {what}" if what else "cannot be read"
+        raise ArchlabError(f"{file}: {problem}: {one_line(error)}") from error
 
 
-def parse_object(text: bytes) -> dict[str, Any]:
+def parse_object(text: str | bytes) -> dict[str, Any]:
     """Return the JSON object of a UTF-8 text; raise ValueError for another text, or a key that stands twice."""
     try:
-        data = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        data = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(data, dict):

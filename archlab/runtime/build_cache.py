@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from archlab.runtime.fsync import fsync_path
 from archlab.runtime.user_cache import distrust, machine_key, usable_cache_dir
 
 _log = logging.getLogger(__name__)
@@ -78,21 +79,13 @@ def _problems(file: Path) -> Iterator[str]:
 
 def _publish(built: Path, folder: Path, prefix: str) -> Path:
     built.chmod(0o755)
-    _sync(built)  # before the rename: a file system may otherwise make the name durable and not the content
+    fsync_path(built)  # before the rename: a file system may otherwise make the name durable and not the content
     file = folder / f"{prefix}.{_sum(built)}{_EXTENSION}"
     os.replace(built, file)
-    _sync(folder)
+    fsync_path(folder)
     return file
 
 
 def _sum(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:32]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,9 +6,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from archlab.config.strict_json import read_object
 from archlab.errors import ArchlabError, one_line
 from archlab.storage.files import write_text
-from archlab.storage.json_files import read_object, require_fields
+from archlab.storage.json_values import require_fields
 
 _NAME = "result.json"
 

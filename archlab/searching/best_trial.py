@@ -16,7 +16,7 @@ from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.environment import hardware_info, versions
 from archlab.searching.baseline import BaselineResult
 from archlab.searching.claims import require_own_dir, trial_dir
-from archlab.searching.identity import SearchIdentity, data_difference, read_json, require_same_search
+from archlab.searching.identity import SearchIdentity, data_difference, require_same_search
 from archlab.searching.space import Space
 from archlab.searching.study import delete_weights, finished_trials
 from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
@@ -24,6 +24,7 @@ from archlab.searching.trial_attrs import trial_attrs
 from archlab.storage import checkpoint
 from archlab.storage.locks import lock
 from archlab.storage.model_tokens import read_tokens
+from archlab.storage.provenance import read_provenance
 from archlab.storage.trained_model import load_trained
 
 _LOCK, _PROVENANCE = ".best.lock", "provenance.json"
@@ -67,7 +68,7 @@ def _is_published(best: FrozenTrial, folder: Path, identity: SearchIdentity | No
     place = folder / "best"
     if not (place / _PROVENANCE).is_file():
         return False
-    origin = read_json(place / _PROVENANCE)
+    origin = read_provenance(place / _PROVENANCE)
     require_same_search(str(origin.get("search_id", "")), identity, place)
     if origin.get("trial") != best.number:
         return False
@@ -88,7 +89,7 @@ def _publish(best: FrozenTrial, space: Space, folder: Path, identity: SearchIden
     attrs = trial_attrs(best)
     origin = {"search": space.name, "trial": best.number, "values": attrs["values"], "metrics": attrs["metrics"]}
     ids = {"search_id": identity.search if identity else "", "trial_id": attrs.get("id", "")}
-    provenance = read_json(trained / _PROVENANCE) | origin | ids
+    provenance = read_provenance(trained / _PROVENANCE) | origin | ids
     checkpoint.save_model(folder / "best", model, experiment.resolved, provenance, read_tokens(trained))
 
 

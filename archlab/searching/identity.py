@@ -15,6 +15,7 @@ from typing import Any
 
 from archlab.config import renames
 from archlab.config.diff import first_difference
+from archlab.config.strict_json import read_object
 from archlab.data.task import Task
 from archlab.errors import ArchlabError, one_line
 from archlab.searching.space import Space
@@ -70,20 +71,9 @@ def read_identity(folder: Path) -> SearchIdentity | None:
     """
     file = folder / NAME
     try:
-        return SearchIdentity(**read_json(file)) if file.is_file() else None
+        return SearchIdentity(**read_object(file, "the identity of a search")) if file.is_file() else None
     except TypeError as error:
         raise ArchlabError(f"{file}: is not the identity of a search: {one_line(error)}") from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the mapping in a JSON file; raise ArchlabError if there is none."""
-    try:
-        data = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
-    if not isinstance(data, dict):
-        raise ArchlabError(f"{file}: is not a mapping")
-    return data
 
 
 def require_unchanged(identity: SearchIdentity, space: Space, folder: Path) -> None:

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from archlab.config.strict_json import read_object
 from archlab.errors import ArchlabError, one_line
 from archlab.storage.files import write_text
-from archlab.storage.json_files import read_object, require_fields
+from archlab.storage.json_values import require_fields
 from archlab.storage.provenance import require_corpus
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"

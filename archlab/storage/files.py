@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from archlab.errors import ArchlabError
+from archlab.runtime.fsync import fsync_path
 from archlab.storage.locks import lock_dir
 
 _PARTIAL = ".archlab-partial"
@@ -31,11 +32,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         with partial.open("xb") as file:
             file.write(data)
-        _sync(partial)  # before the rename: a file system may otherwise make the name durable and not the content
+        fsync_path(partial)  # before the rename: a file system may otherwise make the name durable and not the content
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    _sync(path.parent)
+    fsync_path(path.parent)
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def atomic_dir(
             _publish(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    _sync(path.parent)
+    fsync_path(path.parent)
 
 
 def resolve_parent(path: Path) -> Path:
@@ -140,13 +141,5 @@ def _sync_tree(folder: Path) -> None:
     # Directories too: fsync of a file does not make its entry in the directory durable.
     for root, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(root, name))
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            fsync_path(Path(root, name))
+        fsync_path(Path(root))

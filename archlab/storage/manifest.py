@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from archlab.config.strict_json import parse_object
 from archlab.errors import ArchlabError
 from archlab.storage.files import sha256_of, write_text
-from archlab.storage.json_files import UNREADABLE, is_count, parse_object
+from archlab.storage.json_values import is_count
 
 NAME = "manifest.json"
 
@@ -42,7 +43,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest(kind, {_file_name(name): _entry(entry) for name, entry in files.items()})
     except OSError:
         raise
-    except (*UNREADABLE, KeyError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{NAME} is not a manifest") from error
 
 

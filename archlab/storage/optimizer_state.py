@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from archlab.errors import ArchlabError
-from archlab.storage.json_files import is_finite
+from archlab.storage.json_values import is_finite
 from archlab.storage.tensors import named_tensors
 
 # How an optimizer computes and not what: a run may resume on a device that needs another implementation.

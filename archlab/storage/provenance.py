@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from archlab.config.strict_json import read_object
 from archlab.errors import ArchlabError
 from archlab.storage.identity import identity_in
-from archlab.storage.json_files import has_type, read_object
+from archlab.storage.json_values import has_type
 
 _FIELDS: Mapping[str, Any] = {
     "data": dict[str, Any],

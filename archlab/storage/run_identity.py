@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from archlab.config.experiment import SECTIONS
+from archlab.config.strict_json import read_object
 from archlab.config.yaml_files import load_yaml
 from archlab.errors import ConfigError
 from archlab.storage.identity import Identity, content_hash, identity_in, require_same
-from archlab.storage.json_files import read_object
 from archlab.storage.provenance import read_provenance
 
 RUN_FILE = "run.json"

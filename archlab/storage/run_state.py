@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from archlab.config.strict_json import read_object
 from archlab.errors import ArchlabError, one_line
-from archlab.storage.json_files import is_count, read_object
+from archlab.storage.json_values import is_count
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+from archlab.config.strict_json import read_object
 from archlab.errors import ArchlabError
-from archlab.storage.json_files import read_object
 from archlab.storage.manifest import integrity_error, read_manifest
 from archlab.storage.ownership import listed_dir, own_file, report_file
 

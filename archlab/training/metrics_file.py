@@ -9,8 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from archlab.config.strict_json import parse_object
 from archlab.errors import ArchlabError
-from archlab.storage.json_files import UNREADABLE, is_count, is_finite, parse_object
+from archlab.storage.json_values import is_count, is_finite
 
 NAME = "metrics.jsonl"
 _log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def _records(content: bytes, file: Path) -> list[dict[str, Any]]:
 def _record(line: bytes, place: str) -> dict[str, Any]:
     try:
         record = parse_object(line)
-    except UNREADABLE as error:
+    except (OSError, ValueError) as error:
         raise ArchlabError(f"{place}: not a record of metrics") from error
     if not is_count(record.get("step")):
         raise ArchlabError(f"{place}: not a record of metrics")

@@ -1,41 +1,13 @@
-"""JSON files that archlab wrote, read without trust: damage is an error that names the file."""
+"""Values in JSON files that archlab wrote, checked without trust."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from archlab.errors import ArchlabError, one_line
-
-# What json.loads may raise, for any bytes: deep nesting overflows the stack, and a number of 5,000 digits is refused.
-UNREADABLE = (OSError, ValueError, RecursionError)
-
-
-def read_object(file: Path, what: str) -> dict[str, Any]:
-    """Return the object of a JSON file; raise ArchlabError naming the file if it is not one, or `what` cannot be."""
-    try:
-        return parse_object(file.read_bytes())
-    except UNREADABLE as error:
-        raise ArchlabError(f"{file}: is not {what}: {one_line(error)}") from error
-
-
-def parse_object(text: str | bytes) -> dict[str, Any]:
-    """Return a JSON object; raise one of UNREADABLE for another value, or a key that is there twice."""
-    data = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_unique)
-    if not isinstance(data, dict):
-        raise ValueError(f"holds {type(data).__name__} and not an object")
-    return data
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        raise ValueError("has a key twice")
-    return data
+from archlab.errors import ArchlabError
 
 
 def is_number(value: object) -> bool:
