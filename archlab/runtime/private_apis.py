@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -134,7 +135,11 @@ def is_compiler_failure(error: BaseException) -> bool:
     # torch.compiler exports no exception (torch 2.13). Importing these takes two seconds, and before the compiler is
     # imported there are none.
     exc = sys.modules.get("torch._inductor.exc")
-    return exc is not None and isinstance(error, exc.CppCompileError | exc.InvalidCxxCompiler | exc.TritonMissing)
+    if exc is not None and isinstance(error, exc.CppCompileError):
+        # An error in the generated code is the model's: the same code would fail again. A header that is missing, a disk
+        # that is full and a compiler that crashed are told without a place in the code, or as fatal.
+        return re.search(r"^[^\s:]+:\d+:\d+: error: ", error.output, re.MULTILINE) is None
+    return exc is not None and isinstance(error, exc.InvalidCxxCompiler | exc.TritonMissing)
 
 
 # cudaError_t: a wrong argument, too little memory, an illegal address and a failed assertion are a model's own doing.

@@ -74,6 +74,8 @@ DATABASE = sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("server clo
         (RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly"), Outcome.MACHINE),
         (InvalidCxxCompiler(), Outcome.MACHINE),
         (CppCompileError(["g++"], "internal compiler error: Segmentation fault"), Outcome.MACHINE),
+        (CppCompileError(["g++"], "/a/x.h:3:10: fatal error: omp.h: No such file or directory"), Outcome.MACHINE),
+        (CppCompileError(["g++"], "/a/x.cpp: In f\n/a/x.cpp:7:5: error: 'tmp9' was not declared"), Outcome.TRIAL),
         (accelerator_error(214), Outcome.MACHINE),  # ECC
         (accelerator_error(999), Outcome.MACHINE),
         (KeyboardInterrupt(), Outcome.USER),
