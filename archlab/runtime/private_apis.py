@@ -136,8 +136,8 @@ def is_compiler_failure(error: BaseException) -> bool:
     # imported there are none.
     exc = sys.modules.get("torch._inductor.exc")
     if exc is not None and isinstance(error, exc.CppCompileError):
-        # An error in the generated code is the model's: the same code would fail again. A header that is missing, a disk
-        # that is full and a compiler that crashed are told without a place in the code, or as fatal.
+        # An error in the generated code is the model's: the same code would fail again. A missing header, a full disk
+        # and a compiler that crashed are told without a place in the code, or as fatal.
         return re.search(r"^[^\s:]+:\d+:\d+: error: ", error.output, re.MULTILINE) is None
     return exc is not None and isinstance(error, exc.InvalidCxxCompiler | exc.TritonMissing)
 
