@@ -83,13 +83,14 @@ class Trainer:
         self.train_step = TrainStep(use_run_tokens(experiment, folder))
         self.model, self.task = self.train_step.model, self.train_step.task
         last = checkpoint.latest_checkpoint(folder / "checkpoints") if resume else None
-        self.identity = join_identity(folder, identity, self.task.describe().get("sha256"), last)
         # After the model is built: loading also restores the default random generator, which building reseeds.
         state = checkpoint.load_checkpoint(last, self.model, self.train_step.optimizer) if last else {}
         self.train_step.step, self.resumed = int(state.get("step", 0)), last is not None
         self.data = data_identity(self.task)
         if last is not None:
             require_same_data(state.get("data", {}), self.data, last)
+        # After the data are compared: it writes their checksum into the run's directory.
+        self.identity = join_identity(folder, identity, self.data.get("sha256"), last)
         self.log: MetricsLog | None = None
         self.expected_log = state.get("metrics_log")
 

@@ -46,6 +46,8 @@ def test_a_run_is_not_resumed_on_another_text(tiny: Tiny, tmp_path: Path) -> Non
     settings = (f"task.path={file}", "train.steps=2", "train.eval_every=0", "train.checkpoint_every=1")
     train(tiny(*settings), tmp_path / "run")
     train(tiny(*settings), tmp_path / "run", resume=True)
+    identity = (tmp_path / "run/run.json").read_bytes()
     file.write_text("a text that is yearned " * 100)
     with pytest.raises(ArchlabError, match=r"step_00000002: the data have changed since: sha256"):
         train(tiny(*settings), tmp_path / "run", resume=True)
+    assert (tmp_path / "run/run.json").read_bytes() == identity  # or the trained model would be another run's
