@@ -13,6 +13,7 @@ from archlab.config.experiment import Experiment
 from archlab.modeling.build import build
 from archlab.searching.run import SearchResult
 from archlab.storage import checkpoint
+from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.trainer import TrainResult
 
@@ -86,3 +87,9 @@ def pretend(
 def _append(file: Path, record: Mapping[str, Any]) -> None:
     with file.open("a") as opened:
         opened.write(json.dumps(record) + "\n")
+
+
+def is_free(file: Path) -> bool:
+    """Tell whether no process holds a lock on a file."""
+    with lock(file, wait=False) as acquired:
+        return acquired

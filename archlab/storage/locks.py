@@ -36,12 +36,6 @@ def lock_dir(folder: Path) -> Iterator[bool]:
         yield acquired
 
 
-def is_free(file: Path) -> bool:
-    """Tell whether no process holds a lock on a file."""
-    with lock(file, wait=False) as acquired:
-        return acquired
-
-
 @contextmanager
 def _open(path: Path, flags: int) -> Iterator[int]:
     descriptor = os.open(path, flags, 0o644)

@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from search_helpers import pretend, search, write_space
+from search_helpers import is_free, pretend, search, write_space
 
 import archlab.searching.run
 from archlab import ArchlabError, TrainingError
@@ -26,7 +26,6 @@ from archlab.searching.space import load_space
 from archlab.searching.study import MAX_ATTEMPTS, delete_weights, finished_trials, is_interrupted, open_study
 from archlab.searching.summary import BaselineSummary
 from archlab.storage.files import atomic_dir
-from archlab.storage.locks import is_free
 from archlab.storage.manifest import write_manifest
 from archlab.storage.trained_model import load_trained
 

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+from search_helpers import is_free
 
-from archlab.storage.locks import is_free, lock, lock_dir
+from archlab.storage.locks import lock, lock_dir
 
 
 def test_a_file_is_locked_once(tmp_path: Path) -> None:
