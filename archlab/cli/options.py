@@ -1,12 +1,20 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
+from archlab.cli.completion import complete_experiment, complete_override
 from archlab.config.plugin_trust import plugin_policy
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
+NAME = click.argument("name", shell_complete=complete_experiment)
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...", shell_complete=complete_override)
+FORCE = click.option("--force", is_flag=True, help="Overwrite what archlab wrote to the directory, and nothing else.")
 
 
 def _apply_trust(context: click.Context, _: click.Parameter, trust: bool) -> None:

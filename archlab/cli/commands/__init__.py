@@ -1,0 +1,1 @@
+"""The commands, in a module for each thing that they work on."""

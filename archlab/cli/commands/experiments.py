@@ -1,0 +1,118 @@
+"""Commands on experiments and search spaces: show, train, search, profile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from archlab import api
+from archlab.cli.completion import complete_space
+from archlab.cli.console import make_console
+from archlab.cli.options import FOLDER, FORCE, NAME, OVERRIDES, TRUST_PLUGINS
+from archlab.cli.streams import can_print
+from archlab.config.yaml_files import is_file_name
+from archlab.config.yaml_writer import format_yaml
+from archlab.reporting.format import format_metrics
+from archlab.text import shell_path
+
+
+@click.command()
+@NAME
+@OVERRIDES
+@click.option("--json", "as_json", is_flag=True, help="Print the costs as JSON.")
+@click.option("--yaml", "as_yaml", is_flag=True, help="Print the resolved experiment as YAML.")
+@TRUST_PLUGINS
+def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) -> None:
+    """Print an experiment's modules with shapes, and its costs, without allocating it.
+
+    NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
+    """
+    from archlab.cli.terminal import foreign, paragraph
+
+    experiment = api.load(name, overrides)
+    if as_yaml:
+        text = experiment.to_yaml()
+        click.echo(text if can_print(text) else format_yaml(experiment.resolved, ascii_only=True), nl=False)
+        return
+
+    from archlab.cli import show as drawing
+    from archlab.modeling.build import validate
+
+    model = validate(experiment)
+    figures = drawing.cost_summary(experiment, model)
+    tokens = drawing.describe_tokens(experiment, Path(name).parent if is_file_name(name) else None)
+    if as_json:
+        click.echo(json.dumps(figures | ({"tokens": tokens} if tokens else {}), indent=2))
+        return
+    console = make_console()
+    console.print(foreign(experiment.name, "bold") + "  " + paragraph(experiment.description))
+    console.print(drawing.model_tree(experiment, model))
+    console.print(drawing.cost_table(experiment, figures, tokens))
+
+
+@click.command()
+@NAME
+@OVERRIDES
+@click.option("--out", type=FOLDER, help="Write the run to this directory; the default is runs/NAME.")
+@click.option("--resume", is_flag=True, help="Resume the run from its last checkpoint.")
+@FORCE
+@TRUST_PLUGINS
+def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool, force: bool) -> None:
+    """Train an experiment and save the model.
+
+    NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
+    """
+    from archlab.cli.progress import ProgressBar
+
+    console = make_console()
+    with ProgressBar(console) as progress:
+        result = api.train(name, overrides, out=out, resume=resume, force=force, callbacks=[progress])
+    console.print(f"validation {format_metrics(result.metrics, 'val_')}")
+    click.echo(f"model    {result.model_dir}\nmetrics  {result.folder / 'metrics.jsonl'}")
+    folder = shell_path(result.folder)
+    further = f'generate {folder} --prompt "def "' if "val_bpb" in result.metrics else f"report {folder}"
+    click.echo(f"next     archlab {further}")
+
+
+@click.command()
+@click.argument("name", shell_complete=complete_space)
+@OVERRIDES
+@click.option("--out", type=FOLDER, help="Write the search to this directory; the default is runs/NAME.")
+@click.option("--trials", type=click.IntRange(min=1), help="Run this many trials, not the number that the space sets.")
+@FORCE
+@TRUST_PLUGINS
+def search(name: str, overrides: tuple[str, ...], out: Path | None, trials: int | None, force: bool) -> None:
+    """Search a space of architectures; the same command resumes the search.
+
+    NAME is a search space or a YAML file; PATH=VALUE sets a value of the space, or of its base experiment.
+    """
+    from archlab.cli.search_progress import SearchProgressBar, print_summary
+
+    console = make_console()
+    with SearchProgressBar(console) as progress:
+        result = api.search(name, overrides, out=out, trials=trials, force=force, callbacks=[progress])
+    api.report(result.folder)
+    print_summary(console, result)
+
+
+@click.command()
+@NAME
+@OVERRIDES
+@TRUST_PLUGINS
+def profile(name: str, overrides: tuple[str, ...]) -> None:
+    """Profile an optimizer step of an experiment on this machine; nothing is saved.
+
+    NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
+    """
+    from archlab.cli.tables import profile_table
+
+    experiment = api.load(name, overrides)
+
+    from archlab.training.profiler import profile as measure
+
+    make_console().print(profile_table(name, measure(experiment)))
+
+
+COMMANDS = (show, train, search, profile)

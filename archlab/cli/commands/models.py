@@ -1,0 +1,143 @@
+"""Commands on trained models: export, generate, eval, report, import, migrate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archlab import api
+from archlab.cli.escaping import write_data
+from archlab.cli.options import FOLDER, FORCE, OVERRIDES, TRUST_PLUGINS
+from archlab.cli.streams import decode_argument
+from archlab.reporting.format import format_metrics
+from archlab.text import shell_path
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="Write the export to this directory.")
+@FORCE
+@TRUST_PLUGINS
+def export(folder: Path, out: Path, force: bool) -> None:
+    """Write a trained model as a directory that runs without archlab.
+
+    FOLDER is the directory of a checkpoint, a run or a search.
+    """
+    path = api.export(folder, out, force=force)
+    click.echo(f"{path}: model.safetensors, config.yaml and model.py")
+    if "def main(" in (path / "model.py").read_text(encoding="utf-8"):
+        click.echo(f"try it: python {shell_path(path / 'model.py')} 'def '")
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--prompt", required=True, help="Continue this text.")
+@click.option("--tokens", default=200, show_default=True, type=click.IntRange(min=0), help="Generate this many tokens.")
+@click.option(
+    "--temperature",
+    default=0.8,
+    show_default=True,
+    type=float,
+    help="Divide the logits by this; 0 takes the most likely token.",
+)
+@click.option("--top-k", type=int, help="Sample among this many most likely tokens.")
+@click.option("--top-p", type=float, help="Sample among the most likely tokens that together have this probability.")
+@click.option("--seed", default=0, show_default=True, type=int, help="Seed the random numbers.")
+@click.option(
+    "--compile/--no-compile",
+    "compile",
+    default=None,
+    help="Compile the model; the default is to compile for 10,000 tokens or more.",
+)
+@TRUST_PLUGINS
+def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
+    """Continue a text with a trained model.
+
+    FOLDER is the directory of a checkpoint, a run or a search.
+    """
+    prompt = decode_argument(prompt)
+    pieces = api.generate(folder, prompt, max_new_tokens=tokens, **sampling)
+    write_data(prompt)
+    for piece in pieces:
+        write_data(piece)
+    click.echo()
+
+
+@click.command("import")
+@click.argument("directory", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="Write the checkpoint to this directory.")
+@click.option("--tokenizer", metavar="FILE", help="Take this tokenizer.json, or 'bytes'; the default is DIRECTORY's.")
+@click.option("--no-special-tokens", is_flag=True, help="Do not add the tokenizer's own special tokens to texts.")
+@FORCE
+def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens: bool, force: bool) -> None:
+    """Convert a checkpoint of the transformers library to one of archlab's.
+
+    DIRECTORY holds config.json, *.safetensors and tokenizer.json.
+    """
+    from archlab.storage.model_tokens import read_tokens
+
+    special_tokens = not no_special_tokens
+    path = api.import_checkpoint(directory, out, tokenizer=tokenizer, special_tokens=special_tokens, force=force)
+    click.echo(f"{path}: model.safetensors and experiment.yaml")
+    tokens = read_tokens(path)
+    if tokens is not None:
+        click.echo(f"tokens  {tokens}")
+    click.echo(f"next    archlab show {shell_path(path / 'experiment.yaml')}")
+
+
+@click.command("eval")
+@click.argument("folder", type=FOLDER)
+@OVERRIDES
+@click.option(
+    "--split",
+    default="test",
+    show_default=True,
+    type=click.Choice(["train", "validation", "test"]),
+    help="Evaluate on this split.",
+)
+@click.option(
+    "--tokens", type=click.IntRange(min=1), help="Evaluate on this many tokens; the default is the whole split."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@TRUST_PLUGINS
+def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | None, as_json: bool) -> None:
+    """Evaluate a trained model on a split of its task, or of another task.
+
+    FOLDER is the directory of a checkpoint, a run or a search; PATH=VALUE sets a value by its path, such as
+    task.path=... or train.context=...
+    """
+    result = api.evaluate(folder, overrides, split=split, max_tokens=tokens)
+    if as_json:
+        click.echo(json.dumps({"split": split, **result.to_dict()}, indent=2))
+        return
+    click.echo(f"{split}: {format_metrics(result.metrics)}")
+    click.echo(f"{result.tokens:,} targets at {result.tokens_per_s:,.0f} per second")
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@TRUST_PLUGINS
+def report(folder: Path) -> None:
+    """Write report.html of a search or a run.
+
+    FOLDER is its directory.
+    """
+    click.echo(api.report(folder))
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@TRUST_PLUGINS
+def migrate(folder: Path) -> None:
+    """Rewrite a run, search or checkpoint of an earlier version.
+
+    FOLDER is its directory. Former names are replaced in its YAML files and in its checkpoints.
+    """
+    changes = api.migrate(folder)
+    click.echo("\n".join(changes) if changes else f"{folder}: nothing to do")
+
+
+COMMANDS = (export, generate, import_, eval_, report, migrate)
