@@ -1,4 +1,4 @@
-"""A text, a model and an experiment small enough that a run takes a second."""
+"""A text, a model and an experiment small enough that a run takes a second, and commands run in a test's folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 import yaml
 from triton_interpreter import patch_language_once_per_launch
 
+from archlab.cli import main as cli
 from archlab.config import experiment as config
 from archlab.config import registry
 from archlab.config.experiment import Experiment
@@ -119,3 +120,41 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         if not OPERATIONS[operation].is_available():
             pytest.skip(f"no C++ backends: {unavailable_reason()}")
         dispatch.register_backend(operation, "cpu", getattr(OPERATIONS[operation], operation))
+
+
+class Finished:
+    """What a command left on the screen."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Run archlab in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+    def archlab(*arguments: str) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["archlab", *arguments])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        return Finished(status, *capsys.readouterr())
+
+    return archlab
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """A run of two updates of a tiny model."""
+    from archlab.training.trainer import train  # not above, where no kernel may be defined yet
+
+    folder = tmp_path_factory.mktemp("trained")
+    small = ["train.steps=2", "train.batch_size=2", "train.context=32", "train.compile=off", "train.precision=float32"]
+    task = f"task={{type: text, path: {text}, eval_bytes: 256}}"
+    layers = "model.layers=[{mixer: {type: attention, num_heads: 2}, ffn: {type: swiglu, hidden_dim: 32}}]"
+    experiment = config.load("llama2_tiny", [layers, "model.dim=32", *small, task, "train.tensorboard=false"])
+    train(experiment, folder / "run")
+    return folder / "run"

@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+
+def test_doctor(run) -> None:
+    done = run("doctor")
+    assert done.status == 0
+    assert "Python" in done.out
+    assert "memory" in done.out
