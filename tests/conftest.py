@@ -158,3 +158,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     experiment = config.load("llama2_tiny", [layers, "model.dim=32", *small, task, "train.tensorboard=false"])
     train(experiment, folder / "run")
     return folder / "run"
+
+
+@pytest.fixture
+def whole(tiny: Tiny, tmp_path: Path) -> Path:
+    """A run that nothing disturbed."""
+    from archlab.training.trainer import train
+
+    train(tiny(), tmp_path / "whole")
+    return tmp_path / "whole"
