@@ -15,11 +15,15 @@ from archlab.config.registry import load_plugin
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError, did_you_mean
 from archlab.searching.constraints import Constraint, parse_constraints
+from archlab.searching.ladder_keys import LADDER_KEYS, is_ladder, portable_ladder
 from archlab.searching.parameters import validate_space
 from archlab.searching.study_config import StudyConfig, parse_study
 
 _DATA_NAME = "search"  # the name of a space that is passed as a mapping, in errors and for its default directory
-KEYS = ("format", "base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
+KEYS = (
+    *("format", "base", "description", "plugins", "override", "vary", "objectives", "constraints", "study"),
+    *LADDER_KEYS,
+)
 VALIDATION = "val_"
 COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "max_state_bytes", "memory_per_device")
 MEASURED = ("tokens_per_s", "decode_us_per_token")
@@ -40,6 +44,11 @@ class Space:
     study: StudyConfig
     source: str
     data: Mapping[str, Any]
+
+    @property
+    def is_ladder(self) -> bool:
+        """Whether the space has rungs of growing size."""
+        return is_ladder(self.data)
 
     @property
     def objective(self) -> str:
@@ -114,7 +123,7 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
         constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent, recorded=recorded),
         study=parse_study(tree.get("study"), "study"),
         source=str(file),
-        data=_portable_data(tree, file.parent.resolve()),
+        data=_portable_data(tree, file.parent.resolve()) | portable_ladder(tree, file.parent.resolve()),
     )
     validate_space(space.vary, base)
     space.study.check_pruning(space.can_prune, experiment.train.eval_every)
@@ -146,7 +155,7 @@ def _base(tree: Mapping[str, Any], file: Path, recorded: bool) -> config.Unresol
 
 def _vary(tree: Mapping[str, Any]) -> dict[str, Domain | None]:
     vary = _mapping(tree, "vary")
-    if not vary:
+    if not vary and not is_ladder(tree):
         raise ConfigError("vary", "is empty: nothing to search over")
     return {path: None if value == "auto" else parse_domain(value, f"vary.{path}") for path, value in vary.items()}
 
