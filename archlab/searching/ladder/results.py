@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +21,7 @@ from archlab.storage.json_values import is_finite, require_fields
 from archlab.storage.run_identity import require_unedited
 from archlab.training import metrics
 
-LOCK, _FAILURE = "lock", "result.json"
+LOCK, FAILURE = "lock", "result.json"
 # What may differ in a run that another machine trained: where and how fast it computes, and what it writes beside.
 _OF_MACHINES = (
     *("name", "description", "plugins", "parallel", "train.device", "train.precision", "train.compile"),
@@ -73,7 +72,7 @@ def _require_same(run: LadderRun) -> None:
     found = load(file, recorded=True)
     if _sequences(found.train) != _sequences(run.experiment.train):
         raise ArchlabError(f"{file}: has {_sequences(found.train)} sequences an update, not those of {run.label}")
-    if difference := first_difference(found.resolved, run.experiment.resolved, partial(_may_differ)):
+    if difference := first_difference(found.resolved, run.experiment.resolved, _may_differ):
         raise ArchlabError(f"{file}: is not the experiment of {run.label}: {difference}")
 
 
@@ -88,12 +87,12 @@ def _may_differ(path: str, one: Any, other: Any) -> bool:
 def write_failure(run: LadderRun, reason: str) -> None:
     """Record why a run failed: it would fail again, so that a resumed ladder does not try."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(run.folder / _FAILURE, json.dumps({"reason": reason}))
+    write_text(run.folder / FAILURE, json.dumps({"reason": reason}))
 
 
 def read_failure(run: LadderRun) -> str:
     """Return why a run failed, or nothing."""
-    file = run.folder / _FAILURE
+    file = run.folder / FAILURE
     if not file.is_file():
         return ""
     reason = read_object(file, "the result of a run").get("reason")

@@ -45,7 +45,9 @@ def candidate_dir(folder: Path, rung: int, candidate: str) -> Path:
 
 def plan_runs(ladder: Ladder, rung: Rung, candidate: str, experiment: Experiment, folder: Path) -> list[LadderRun]:
     """Return a candidate's runs at a rung, each trunk before its branches."""
-    return [run for seed in range(rung.seeds) for run in _runs_of_seed(ladder, rung, candidate, experiment, folder, seed)]
+    return [
+        run for seed in range(rung.seeds) for run in _runs_of_seed(ladder, rung, candidate, experiment, folder, seed)
+    ]
 
 
 def _runs_of_seed(

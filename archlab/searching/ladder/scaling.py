@@ -34,6 +34,11 @@ def depth_of(experiment: Experiment) -> int:
     return sum(_repeat(entry) for entry in _layers(experiment.model.to_plain()))
 
 
+def least_depth(experiment: Experiment) -> int:
+    """Return the number of layers of the pattern alone: each entry once."""
+    return len(list(_layers(experiment.model.to_plain())))
+
+
 def resize(
     experiment: Experiment,
     *,
