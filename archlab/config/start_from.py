@@ -24,7 +24,7 @@ class StartFrom:
 
     def absolute(self) -> StartFrom:
         """Return the same with an absolute path, as a run records it."""
-        return replace(self, checkpoint=os.path.abspath(self.checkpoint))
+        return replace(self, checkpoint=os.path.abspath(os.path.expanduser(self.checkpoint)))
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as YAML data."""

@@ -114,7 +114,8 @@ def parse_train(value: Any, path: str = "train") -> TrainConfig:
     train = parse_settings(value, TrainConfig, path)
     refuse_both(value, path)
     if train.start_from is not None and (train.start_from.load, train.start_from.match) == ("everything", "names"):
-        raise ConfigError(f"{path}.start_from.match", "'names' goes with load: weights; everything takes the same model")
+        problem = "'names' goes with load: weights; everything is of the same model"
+        raise ConfigError(f"{path}.start_from.match", problem)
     if train.budget is None:
         _check_checkpoints(train)
         return train
