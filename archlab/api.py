@@ -54,14 +54,16 @@ def load(experiment: ExperimentLike, overrides: Sequence[str] = (), *, trust_plu
 def show(experiment: ExperimentLike, overrides: Sequence[str] = ()) -> Cost:
     """Count the cost of an experiment (parameters, FLOPs, memory) without allocating the model.
 
-    Raises ConfigError if model, task and context do not fit.
+    Raises ConfigError if model, task and context do not fit, or the checkpoint that it would start from does not.
 
         archlab.show("megalodon_7b").params  # 7385817088
     """
     loaded = load(experiment, overrides)
 
     from archlab.modeling.cost import estimate_cost
+    from archlab.training.start_from import check_start
 
+    check_start(loaded)
     return estimate_cost(loaded)
 
 

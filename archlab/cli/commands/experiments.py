@@ -39,8 +39,10 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
 
     from archlab.cli import show as drawing
     from archlab.modeling.build import validate
+    from archlab.training.start_from import check_start
 
     model = validate(experiment)
+    check_start(experiment, model)
     figures = drawing.cost_summary(experiment, model)
     tokens = drawing.describe_tokens(experiment, Path(name).parent if is_file_name(name) else None)
     if as_json:
