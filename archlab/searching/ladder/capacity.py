@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from archlab.modeling.cost import estimate_cost
-from archlab.runtime.memory import available_memory, readable_bytes
+from archlab.runtime.memory import available_memory, format_bytes
 from archlab.searching.ladder.config import Rung
 from archlab.searching.ladder.plan_rungs import RungPlan
 
@@ -14,7 +16,8 @@ def refusal(rung: Rung, plan: RungPlan) -> str:
         return f"rung {rung.number} is to be trained elsewhere"
     needed = {name: estimate_cost(e.experiment).memory_per_device for name, e in plan.entrants.items()}
     largest = max(needed, key=needed.__getitem__)
-    have = available_memory()
-    if have is None or needed[largest] <= have:
+    have = available_memory(torch.device("cpu"))
+    if needed[largest] <= have:
         return ""
-    return f"rung {rung.number} does not fit this machine: {largest} needs {readable_bytes(needed[largest])}"
+    needs = f"{largest} needs {format_bytes(needed[largest])}, and {format_bytes(have)} are free"
+    return f"rung {rung.number} does not fit this machine: {needs}"

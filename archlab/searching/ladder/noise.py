@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, variance
+from statistics import NormalDist, fmean
 
 from archlab.searching.ladder.results import RunResult
 
@@ -25,16 +25,34 @@ class SeedNoise:
 
 
 def seed_noise(results: Iterable[RunResult]) -> SeedNoise | None:
-    """Return the noise of whole runs, pooled over candidates and rungs, or None where no candidate has two seeds."""
-    cells: dict[tuple[int, str], list[float]] = {}
+    """Return the noise of whole runs, pooled over rungs, or None where no two candidates have two seeds in common.
+
+    A seed is the order of the data, the same for every candidate: what it does to all of them is no noise between them.
+    """
+    rungs: dict[int, dict[str, dict[int, float]]] = {}
     for result in results:
         if result.loss is not None and result.part == 1.0:
-            cells.setdefault((result.rung, result.candidate), []).append(math.log(result.loss))
-    repeated = [values for values in cells.values() if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in repeated)
-    if not freedom:
-        return None
-    return SeedNoise(math.sqrt(sum((len(v) - 1) * variance(v) for v in repeated) / freedom), freedom)
+            rungs.setdefault(result.rung, {}).setdefault(result.candidate, {})[result.seed] = math.log(result.loss)
+    found = [_residuals(list(losses.values())) for losses in rungs.values()]
+    freedom = sum(freedom for _, freedom in found)
+    return SeedNoise(math.sqrt(sum(squares for squares, _ in found) / freedom), freedom) if freedom else None
+
+
+def _residuals(losses: Sequence[Mapping[int, float]]) -> tuple[float, int]:
+    """Return the sum of squares about the means of candidates and of seeds, and its degrees of freedom."""
+    seeds = sorted(set.intersection(*(set(mine) for mine in losses)))
+    freedom = (len(losses) - 1) * (len(seeds) - 1)
+    if freedom <= 0:
+        return 0.0, 0
+    of_seed = {seed: fmean(mine[seed] for mine in losses) for seed in seeds}
+    whole = fmean(of_seed.values())
+    of_candidate = [fmean(mine[seed] for seed in seeds) for mine in losses]
+    squares = (
+        (mine[seed] - mean - of_seed[seed] + whole) ** 2
+        for mine, mean in zip(losses, of_candidate, strict=True)
+        for seed in seeds
+    )
+    return sum(squares), freedom
 
 
 def _student(freedom: int) -> float:

@@ -74,6 +74,7 @@ def _entrant(ladder: Ladder, rung: Rung, candidate: Candidate, folder: Path) -> 
         experiment = at_rung(ladder, candidate, rung)
         validate(experiment)
         if ladder.is_rehearsal:
+            plan_runs(ladder, rung, candidate.name, experiment, folder)  # a mistake in the real ones is found as well
             experiment = shrink(experiment, rung, len(ladder.rungs), ladder.branches)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, experiment.to_yaml())

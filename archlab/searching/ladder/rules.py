@@ -1,4 +1,4 @@
-"""Rules by which batch, learning rate, warm-up and beta2 follow a rung's size; the defaults are OLMo-core's ladder's."""
+"""Rules by which batch, learning rate, warm-up and beta2 follow a rung's size, by default as in OLMo-core's ladder."""
 
 from __future__ import annotations
 

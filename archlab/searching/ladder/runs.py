@@ -11,6 +11,7 @@ from archlab.searching.ladder.config import Ladder, Rung
 from archlab.training.wsd import branch_points
 
 EXPERIMENT = "experiment.yaml"
+_REHEARSED_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,8 @@ def candidate_dir(folder: Path, rung: int, candidate: str) -> Path:
 
 def plan_runs(ladder: Ladder, rung: Rung, candidate: str, experiment: Experiment, folder: Path) -> list[LadderRun]:
     """Return a candidate's runs at a rung, each trunk before its branches."""
-    return [
-        run for seed in range(rung.seeds) for run in _runs_of_seed(ladder, rung, candidate, experiment, folder, seed)
-    ]
+    seeds = min(rung.seeds, _REHEARSED_SEEDS) if ladder.is_rehearsal else rung.seeds
+    return [run for seed in range(seeds) for run in _runs_of_seed(ladder, rung, candidate, experiment, folder, seed)]
 
 
 def _runs_of_seed(
