@@ -6,14 +6,13 @@ import pytest
 from search_helpers import search, write_space
 
 from archlab.config.experiment import load
-from archlab.modeling.budget import training_flops_per_token
 from archlab.modeling.cost import estimate_cost
 from archlab.searching.study_config import parse_study
 
 
 @pytest.mark.slow
 def test_each_trial_has_the_steps_of_its_budget(tmp_path: Path) -> None:
-    narrow = training_flops_per_token(estimate_cost(load(write_space(tmp_path).parent / "tiny.yaml"))) * 32
+    narrow = estimate_cost(load(write_space(tmp_path).parent / "tiny.yaml")).flops_per_token * 32
     file = write_space(
         tmp_path,
         vary={"model.layers[0].ffn.hidden_dim": [64]},
