@@ -46,4 +46,5 @@ class Budget:
         return {self.kind: self.amount}
 
     def __str__(self) -> str:
-        return f"{self.amount!r} {self.kind}"
+        short = f"{self.amount:g}"
+        return f"{short if float(short) == self.amount else repr(self.amount)} {self.kind}"

@@ -104,8 +104,14 @@ def _component(component: Component) -> Schema:
 
 def mapping_of(knobs: Iterable[Knob]) -> Schema:
     """Return the schema of a mapping of these settings."""
-    properties = {knob.name: _knob(knob, "") for knob in knobs}
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+    known = list(knobs)
+    required = [knob.name for knob in known if knob.default is REQUIRED]
+    return {
+        "type": "object",
+        "properties": {knob.name: _knob(knob, "") for knob in known},
+        "additionalProperties": False,
+        **({"required": required} if required else {}),
+    }
 
 
 def _knob(knob: Knob, meaning: str) -> Schema:

@@ -61,7 +61,8 @@ def parse_settings(value: Any, section: type[Settings], path: str) -> Settings:
 
 def section_of(expected: Any) -> type | None:
     """Return the dataclass of settings that a type is, alone or beside null, or None."""
-    return next((member.type for member in union_members(expected) if is_dataclass(member.type)), None)
+    kinds = (member.type for member in union_members(expected))
+    return next((each for each in kinds if isinstance(each, type) and is_dataclass(each)), None)
 
 
 def wiring_of(function: Callable[..., Any]) -> list[str]:
@@ -126,7 +127,7 @@ def _coerce_member(value: Any, member: UnionMember, path: str) -> Any:
         return _check_literal(value, args, path)
     if origin in (list, Sequence):
         return _check_list(value, args[0], path)
-    if is_dataclass(member.type):
+    if isinstance(member.type, type) and is_dataclass(member.type):
         return parse_settings(value, member.type, path)
     number = _check_scalar(value, member.type, path)
     for limit in member.ranges:

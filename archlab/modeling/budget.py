@@ -9,11 +9,6 @@ from archlab.errors import ConfigError
 from archlab.modeling.cost import Cost, estimate_cost
 
 
-def training_flops_per_token(cost: Cost) -> int:
-    """Return the FLOPs of training on one token: the backward pass takes twice those of the forward pass."""
-    return 3 * cost.flops_per_token
-
-
 def resolve_budget(experiment: Experiment, cost: Cost | None = None) -> Experiment:
     """Return an experiment whose budget of tokens or FLOPs is resolved to `train.steps`.
 
@@ -26,7 +21,7 @@ def resolve_budget(experiment: Experiment, cost: Cost | None = None) -> Experime
     try:
         per_step = train.tokens_per_step
         if budget.kind == "flops":
-            per_step *= training_flops_per_token(cost or estimate_cost(experiment))
+            per_step *= (cost or estimate_cost(experiment)).flops_per_token
         return replace(experiment, train=train.with_steps(budget.steps(per_step)))
     except ConfigError as error:
         raise ConfigError(error.path, error.problem, error.source or experiment.source) from None

@@ -25,7 +25,15 @@ KEYS = (
     *LADDER_KEYS,
 )
 VALIDATION = "val_"
-COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "max_state_bytes", "memory_per_device")
+COSTS = (
+    "params",
+    "params_non_embedding",
+    "flops_per_token",
+    "flops_per_token_forward",
+    "state_bytes",
+    "max_state_bytes",
+    "memory_per_device",
+)
 MEASURED = ("tokens_per_s", "decode_us_per_token")
 
 

@@ -15,7 +15,7 @@ from archlab.storage.manifest import read_manifest
 from archlab.storage.model_tokens import read_tokens
 from archlab.storage.provenance import read_provenance
 from archlab.storage.run_state import read_state
-from archlab.storage.trained_model import find_checkpoint
+from archlab.storage.trained_model import PUBLISHED, find_checkpoint
 from archlab.storage.trained_task import find_tokens
 
 _PATH = "train.start_from"
@@ -94,31 +94,43 @@ def find_start(start: StartFrom) -> StartPoint:
         raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} is no directory")
     if (folder / _STATE).is_file():
         return _require_step(StartPoint(folder), start)
-    known = checkpoints(folder / "checkpoints")
+    place = folder if checkpoints(folder) else folder / "checkpoints"
+    known = checkpoints(place)
     if start.step is not None and start.step in known:
         return StartPoint(known[start.step])
-    if start.load == "everything" or (start.step is None and _is_unfinished(folder)):
-        return _last(folder, start, known)
-    if not known or start.step is None:
-        return _require_step(StartPoint(find_checkpoint(folder)), start)
-    final = StartPoint(folder / "final")
+    if start.load == "everything" or (known and start.step is None and not _is_published(folder)):
+        return _last(place, start, known)
+    if known and start.step is not None:
+        return _final_of_step(folder, start, known)
+    return _require_step(StartPoint(_published(folder, start)), start)
+
+
+def _is_published(folder: Path) -> bool:
+    return any((folder / name / _WEIGHTS).is_file() for name in PUBLISHED)
+
+
+def _published(folder: Path, start: StartFrom) -> Path:
+    if not _is_published(folder):
+        problem = f"{start.checkpoint!r} holds no checkpoint and no trained model ({_WEIGHTS})"
+        raise ConfigError(f"{_PATH}.checkpoint", problem)
+    return find_checkpoint(folder)
+
+
+def _final_of_step(run: Path, start: StartFrom, known: dict[int, Path]) -> StartPoint:
+    """Return the trained model of a run whose checkpoints are of other steps, if it is of the step that is asked."""
+    final = StartPoint(run / "final")
     if (final.folder / _WEIGHTS).is_file() and final.step == start.step:
         return final
     raise _no_such_step(start, known)
 
 
-def _is_unfinished(run: Path) -> bool:
-    published = any((run / name / _WEIGHTS).is_file() for name in ("", "best", "final"))
-    return not published and bool(checkpoints(run / "checkpoints"))
-
-
-def _last(folder: Path, start: StartFrom, known: dict[int, Path]) -> StartPoint:
+def _last(place: Path, start: StartFrom, known: dict[int, Path]) -> StartPoint:
     if not known:
         problem = f"{start.checkpoint!r} has no checkpoint with the state of an optimizer; name a run, or load: weights"
         raise ConfigError(f"{_PATH}.load", problem)
     if start.step is not None:
         raise _no_such_step(start, known)
-    last = latest_checkpoint(folder / "checkpoints")
+    last = latest_checkpoint(place)
     assert last is not None
     return StartPoint(last)
 

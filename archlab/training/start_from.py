@@ -32,8 +32,14 @@ from archlab.training.data_identity import data_identity, require_same_data
 from archlab.training.step import TrainStep
 
 _PATH = "train.start_from"
-# What an optimizer's state and the position in the data have meaning with.
-_CONTINUED = ("context", "seed", "weight_decay", "decay", "beta1", "beta2", "eps")
+# What a continued run may change. With any other setting, a later version's too, the optimizer's state and the position
+# in the data would have another meaning.
+_FREE = {
+    *("steps", "budget", "lr", "warmup", "warmup_fraction", "schedule", "end_lr_ratio", "decay_fraction", "clip"),
+    *("precision", "compile", "checkpoint_activations", "device", "log_every", "tensorboard", "start_from"),
+    *("eval_every", "eval_tokens", "checkpoint_every", "checkpoint_at", "keep_checkpoints"),
+    *("batch_size", "accumulate"),  # whose product counts
+}
 _MAX_TOLD = 3
 _log = logging.getLogger(__name__)
 
@@ -159,7 +165,7 @@ def _check_continued(point: StartPoint, experiment: Experiment) -> None:
 
 def _continued(experiment: Experiment) -> Mapping[str, Any]:
     train = experiment.train
-    settings = {key: getattr(train, key) for key in _CONTINUED}
+    settings = {key: value for key, value in train.to_plain().items() if key not in _FREE}
     return {
         "model": experiment.model.to_plain(),
         "train": {"batch_size * accumulate": train.batch_size * train.accumulate, **settings},

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from archlab.config.experiment import Experiment
 from archlab.data.task import Task
 from archlab.errors import ConfigError, TrainingError
-from archlab.modeling.budget import resolve_budget, training_flops_per_token
+from archlab.modeling.budget import resolve_budget
 from archlab.modeling.build import build, validate
 from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
 from archlab.modeling.cost import Cost, estimate_cost
@@ -52,7 +52,7 @@ def resolve_auto(experiment: Experiment, cost: Cost, previous: Mapping[str, str]
     """
     train = replace(experiment.train, **dict[str, Any](previous or {}))
     device = _resolve_device(train.device)
-    flops = float(training_flops_per_token(cost)) * cost.tokens_per_step * train.steps
+    flops = float(cost.flops_per_token) * cost.tokens_per_step * train.steps
     resolved: dict[str, Any] = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),

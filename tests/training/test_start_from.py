@@ -67,7 +67,7 @@ def start(trunk: Path, load: str = "weights", **more: Any) -> str:
 
 @pytest.mark.slow
 def test_a_decay_that_branches_off_is_the_run_that_decayed_from_the_start(tiny: Tiny, tmp_path: Path) -> None:
-    wsd = ("train.schedule=wsd", "train.end_lr_ratio=0", "train.decay_fraction=0.25", "train.eval_every=3")
+    wsd = ("train.schedule=wsd", "train.end_lr_ratio=0", "train.decay_fraction=0.25", "train.eval_every=0")
     whole, trunk, branch = (tmp_path / name for name in ("whole", "trunk", "branch"))
     train(tiny(*wsd, "train.steps=8"), whole)
     points = branch_points(tiny(*wsd, "train.steps=16").train, [0.5], trunk)
@@ -92,6 +92,7 @@ def test_a_decay_that_branches_off_is_the_run_that_decayed_from_the_start(tiny: 
     assert load(branch / "experiment.yaml").train.start_from == branched.train.start_from
 
 
+@pytest.mark.slow
 def test_weights_begin_a_run_of_their_own(tiny: Tiny, trunk: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     tuned = tiny("train.steps=1", "train.lr=1e-30", "train.decay=all", start(Path("trunk"), step=2))
@@ -103,7 +104,7 @@ def test_weights_begin_a_run_of_their_own(tiny: Tiny, trunk: Path, tmp_path: Pat
     assert recorded.checkpoint == str(trunk)
 
 
-@pytest.mark.parametrize("place", ["", "final", "checkpoints/step_00000004"])
+@pytest.mark.parametrize("place", ["", "final", "checkpoints", "checkpoints/step_00000004"])
 def test_a_run_its_model_and_its_last_checkpoint_have_the_same_weights(
     place: str, tiny: Tiny, trunk: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_run_its_model_and_its_last_checkpoint_have_the_same_weights(
     assert same(tmp_path / "tuned/final", trunk / "final")
 
 
+@pytest.mark.slow
 def test_names_load_what_fits_and_tell_the_rest(
     tiny: Tiny, trunk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -139,6 +141,7 @@ CONTINUED = {"load": "everything", "step": 2}
     ("overrides", "what", "message"),
     [
         ([], {"checkpoint": "/no/such"}, r"start_from\.checkpoint: '/no/such' is no directory"),
+        ([], {"at": ".."}, r"start_from\.checkpoint: '.*' holds no checkpoint and no trained model"),
         ([], {"step": 3}, r"start_from\.step: '.*trunk' has no checkpoint of step 3; it has 2, 4"),
         ([], {**CONTINUED, "step": 3}, r"start_from\.step: .* has no checkpoint of step 3; it has 2, 4"),
         ([], {"at": "final", "step": 3}, r"start_from\.step: '.*final' is of step 4 and not 3"),
@@ -162,6 +165,7 @@ def test_what_a_run_cannot_start_from(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_other_data_and_other_tokens(tiny: Tiny, trunk: Path, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("Other words. " * 900)
     text = f"task.path={tmp_path / 'other.txt'}"
