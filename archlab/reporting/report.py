@@ -130,7 +130,7 @@ def _about_bits(summary: SearchSummary) -> str:
 
 
 def _trials(data: SearchData) -> str:
-    short = short_names(list(data.space.vary))
+    short = short_names(list(data.space.varied))
     runs = (data.baseline, *data.trials)
     common = {name: title for name, title in _COLUMNS.items() if any(name in run.metrics for run in runs)}
     columns = common | {name: name for name in data.space.objectives if name not in common}
@@ -141,7 +141,7 @@ def _trials(data: SearchData) -> str:
 
 def _row(run: Run, data: SearchData, columns: list[str]) -> tuple[str, list[Any]]:
     best = run.name == str(data.best_trial)
-    choices = [brief(run.values[path]) if path in run.values else "" for path in data.space.vary]
+    choices = [brief(run.values[path]) if path in run.values else "" for path in data.space.varied]
     metrics = [run.metrics.get(name) for name in columns]
     return "best" if best else run.name, [run.name, State(run.state), *choices, *metrics, run.reason]
 

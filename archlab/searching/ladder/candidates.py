@@ -11,10 +11,13 @@ from archlab.config import experiment as config
 from archlab.config.experiment import Experiment, UnresolvedExperiment
 from archlab.errors import ConfigError
 from archlab.modeling.cost import estimate_cost
+from archlab.searching.apply import apply_values
 from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, overlap, refuse_incomparable
-from archlab.searching.ladder.scaling import depth_of, resize, scale_values, width_of
+from archlab.searching.ladder.scaling import depth_of, resize, scale_tree, scale_values, width_of
 from archlab.searching.ladder.sizes import size_of, solve_width
+from archlab.searching.pattern import Pattern
 from archlab.searching.suggest import suggest
+from archlab.searching.variant import Varied
 
 _MODEL, _VOCABULARY, _LR = "model", "model.vocab_size", "train.lr"
 _LENGTHS = ("budget", "warmup_fraction")  # other ways to give the steps, which a rung's tokens give
@@ -41,9 +44,9 @@ def _draw(ladder: Ladder) -> tuple[Candidate, ...]:
     study = optuna.create_study()
     for number in range(space.study.trials):
         study.sampler = space.study.make_sampler(number)
-        values = suggest(study.ask(), space.vary, space.base)
+        values = suggest(study.ask(), space.varied, space.base)
         key = json.dumps(values, sort_keys=True, default=str)  # small spaces draw one twice, which is one candidate
-        found.setdefault(key, Candidate(f"c{number:03d}", values))
+        found.setdefault(key, Candidate(f"c{number:03d}", values, is_drawn=True))
     return tuple(found.values())
 
 
@@ -58,9 +61,16 @@ def _refuse_conflict(candidate: Candidate, rung: Rung, ladder: Ladder) -> None:
                 raise ConfigError(candidate.path, f"sets {path}, and {owner} sets {other}: one of them has to give way")
 
 
-def own_experiment(ladder: Ladder, candidate: Candidate) -> Experiment:
-    """Return a candidate at the size of the experiment that it comes from, with the base's data and training."""
+def own_experiment(ladder: Ladder, candidate: Candidate, layers: int | None = None) -> Experiment:
+    """Return a candidate at the width of the experiment that it comes from, with the base's data and training.
+
+    `layers` is the depth at which patterns and values by layer of a drawn candidate are applied, the base's by default.
+    """
     raw = ladder.space.base
+    if candidate.is_drawn:
+        deep = config.read(resize(raw.resolve(), layers=layers).resolved) if layers else raw
+        varied = ladder.space.varied
+        return apply_values(varied, candidate.values, deep, candidate.path, keep_depth=bool(layers)).resolve()
     if candidate.experiment is not None:
         raw = _with_model_of(raw, _read(candidate.experiment, f"{candidate.path}.experiment"))
     return raw.override(candidate.values, candidate.path).resolve()
@@ -86,12 +96,13 @@ def _with_model_of(base: UnresolvedExperiment, other: UnresolvedExperiment) -> U
 
 def at_rung(ladder: Ladder, candidate: Candidate, rung: Rung) -> Experiment:
     """Return a candidate's experiment of a rung: its size, tokens, batch and learning rate, without a seed."""
-    own = own_experiment(ladder, candidate)
+    own = own_experiment(ladder, candidate, rung.layers)
+    layers = None if candidate.is_drawn else rung.layers
     fixed = {path: value for path, value in rung.set.items() if path != rung.by}
     if rung.params is not None:
-        sized = solve_width(own, rung.params, layers=rung.layers, by=rung.by, fixed=fixed)
+        sized = solve_width(own, rung.params, layers=layers, by=rung.by, fixed=fixed)
     else:
-        sized = resize(own, width=rung.set.get(rung.by), layers=rung.layers, by=rung.by, fixed=fixed)
+        sized = resize(own, width=rung.set.get(rung.by), layers=layers, by=rung.by, fixed=fixed)
     return _with_training(ladder, candidate, rung, sized)
 
 
@@ -134,7 +145,7 @@ def at_target(ladder: Ladder, target: Target, candidate: Candidate) -> Experimen
         values[_LR] = float(f"{whole.train.lr * values[_LR] / base:.4g}")
     if candidate.experiment is None:
         ratio = width_of(whole) / width_of(ladder.space.base.resolve())
-        experiment = target.experiment.override(scale_values(values, ratio, width_of(whole)), candidate.path).resolve()
+        experiment = _with_choices(ladder, candidate, target, values, ratio)
     elif candidate.to is not None:
         raw = _with_model_of(target.experiment, _read(candidate.to, f"{candidate.path}.to"))
         ratio = width_of(raw.resolve()) / width_of(own_experiment(ladder, candidate))
@@ -143,6 +154,25 @@ def at_target(ladder: Ladder, target: Target, candidate: Candidate) -> Experimen
         raw = _with_model_of(target.experiment, _read(candidate.experiment, f"{candidate.path}.experiment"))
         experiment = solve_width(raw.override(values, candidate.path).resolve(), size_of(whole), layers=depth_of(whole))
     return _for_tokens(experiment, target.tokens, candidate.name)
+
+
+def _with_choices(
+    ladder: Ladder, candidate: Candidate, target: Target, values: Mapping[str, Any], ratio: float
+) -> Experiment:
+    """Return the target with a candidate's choices, whose widths were those of the base."""
+    width = width_of(target.experiment.resolve())
+    scaled = scale_values(values, ratio, width)
+    if not candidate.is_drawn:
+        return target.experiment.override(scaled, candidate.path).resolve()
+    varied = {path: _scale_pattern(domain, ratio, width) for path, domain in ladder.space.varied.items()}
+    return apply_values(varied, scaled, target.experiment, candidate.path, keep_depth=True).resolve()
+
+
+def _scale_pattern(domain: Varied, ratio: float, width: int) -> Varied:
+    if not isinstance(domain, Pattern):
+        return domain
+    layers = {letter: scale_tree(layer, ratio, width) for letter, layer in domain.layers.items()}
+    return replace(domain, layers=layers, layer=scale_tree(domain.layer, ratio, width))
 
 
 def _for_tokens(experiment: Experiment, tokens: float, name: str) -> Experiment:
@@ -159,7 +189,7 @@ def infeasible_reason(ladder: Ladder, candidate: Candidate) -> str:
         return ""
     costs = estimate_cost(own_experiment(ladder, candidate)).to_dict()
     for constraint in ladder.space.constraints:
-        found = constraint.costs(costs, candidate.values)
+        found = constraint.costs(costs, candidate.values, ladder.space.varied)
         if constraint.violation(found) > 0:
             return f"{constraint.name} is violated: {constraint.metric} is {found[constraint.metric]:g}"
     return ""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from archlab.config import experiment as config
-from archlab.config import paths
 from archlab.config.domains import Count, Index, Positive, Range
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError
+from archlab.searching import selectors
 from archlab.searching.ladder.rules import Rules, parse_rules
 from archlab.searching.ladder.scaling import WIDTH
 from archlab.searching.ladder_keys import EXPERIMENT
@@ -57,18 +57,20 @@ class Rung:
 class Candidate:
     """An architecture to compare: choices for the base experiment, or for the model of another one.
 
-    `to` is the experiment that it is at the target's size, if one is named.
+    `to` is the experiment that it is at the target's size, if one is named. The values of one that `is_drawn` are a
+    trial's, by the paths of the space.
     """
 
     name: str
     values: Mapping[str, Any]
     experiment: str | None = None
     to: str | None = None
+    is_drawn: bool = False
 
     @property
     def path(self) -> str:
-        """Where the candidate stands in YAML."""
-        return f"candidates.{self.name}"
+        """Where the candidate stands in YAML, or its name if it was drawn."""
+        return self.name if self.is_drawn else f"candidates.{self.name}"
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def _parse(space: Space) -> Ladder:
     data = space.data
     if tuple(space.objectives.values()) != ("minimize",) or space.objective not in METRICS:
         raise ConfigError("objectives", "a ladder compares one loss: {val_loss: minimize} or {val_bpb: minimize}")
+    if space.hold is not None:
+        raise ConfigError("hold", "each rung has a size of its own: give params in rungs")
     base = space.base.resolve()
     named = _parse_candidates(data.get("candidates"))
     if not named and not space.vary:
@@ -184,9 +188,8 @@ def refuse_incomparable(path: str, owner: str, *, candidate: bool = False) -> No
 
 
 def overlap(one: str, other: str) -> bool:
-    """Tell whether two paths are the same or one lies below the other, `[*]` standing for any index."""
-    pairs = zip(paths.split(one), paths.split(other), strict=False)
-    return all(a == b or (a == "*" and isinstance(b, int)) or (b == "*" and isinstance(a, int)) for a, b in pairs)
+    """Tell whether two paths are the same or one lies below the other, wildcards standing for any index."""
+    return selectors.is_prefix(one, other) or selectors.is_prefix(other, one)
 
 
 def _parse_candidates(data: Any) -> tuple[Candidate, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 from archlab.config import paths
 from archlab.config.experiment import Experiment, read
 from archlab.errors import ConfigError
+from archlab.searching import selectors
 
 WIDTH = "model.dim"
 _SIZES = ("head_dim", "state_dim")
@@ -68,8 +69,14 @@ def scale_values(values: Mapping[str, Any], ratio: float, width: int) -> dict[st
     return {path: _scale_value(path, value, ratio, width) for path, value in values.items()}
 
 
+def scale_tree(tree: Mapping[str, Any], ratio: float, width: int) -> dict[str, Any]:
+    """Return the YAML of a part of a model that has become wider by a ratio, up to a width."""
+    followed: dict[str, Any] = _follow(tree, ratio, width)
+    return followed
+
+
 def _scale_value(path: str, value: Any, ratio: float, width: int) -> Any:
-    name = str(paths.split(path)[-1])
+    name = str(selectors.split(path)[-1])
     return value if path.startswith("train.") else _follow({name: value}, ratio, width)[name]
 
 
