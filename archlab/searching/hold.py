@@ -15,7 +15,8 @@ from archlab.config.registry import component_of
 from archlab.config.schema import coerce, reject_unknown, union_members
 from archlab.errors import ConfigError
 from archlab.modeling.build import build_on_meta, count_parameters
-from archlab.modeling.cost import ENDS, estimate_cost
+from archlab.modeling.cost import estimate_cost
+from archlab.modeling.step_trace import ENDS
 from archlab.searching.bisection import Bisection
 from archlab.searching.layer_lists import is_layer_list, resized, rolled, unrolled
 

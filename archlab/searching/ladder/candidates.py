@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import optuna
 
@@ -12,6 +15,7 @@ from archlab.config.experiment import Experiment, UnresolvedExperiment
 from archlab.errors import ConfigError
 from archlab.modeling.cost import estimate_cost
 from archlab.searching.apply import apply_values
+from archlab.searching.divisors import NoValue
 from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, overlap, refuse_incomparable
 from archlab.searching.ladder.scaling import depth_of, resize, scale_tree, scale_values, width_of
 from archlab.searching.ladder.sizes import size_of, solve_width
@@ -44,9 +48,10 @@ def _draw(ladder: Ladder) -> tuple[Candidate, ...]:
     study = optuna.create_study()
     for number in range(space.study.trials):
         study.sampler = space.study.make_sampler(number)
-        values = suggest(study.ask(), space.varied, space.base)
-        key = json.dumps(values, sort_keys=True, default=str)  # small spaces draw one twice, which is one candidate
-        found.setdefault(key, Candidate(f"c{number:03d}", values, is_drawn=True))
+        with suppress(NoValue):  # a range that divides may be empty beside the other choices
+            values = suggest(study.ask(), space.varied, space.base)
+            key = json.dumps(values, sort_keys=True, default=str)  # small spaces draw one twice, which is one candidate
+            found.setdefault(key, Candidate(f"c{number:03d}", values, is_drawn=True))
     return tuple(found.values())
 
 

@@ -77,7 +77,11 @@ def scale_tree(tree: Mapping[str, Any], ratio: float, width: int) -> dict[str, A
 
 def _scale_value(path: str, value: Any, ratio: float, width: int) -> Any:
     name = str(selectors.split(path)[-1])
-    return value if path.startswith("train.") else _follow({name: value}, ratio, width)[name]
+    if path.startswith("train."):
+        return value
+    if isinstance(value, list):  # one value for each layer
+        return [_follow({name: one}, ratio, width)[name] for one in value]
+    return _follow({name: value}, ratio, width)[name]
 
 
 def _follow(node: Any, ratio: float, width: int) -> Any:

@@ -11,7 +11,7 @@ from archlab.config.experiment import Experiment
 from archlab.config.registry import component_of
 from archlab.errors import ConfigError
 from archlab.modeling.build import build_on_meta, count_parameters
-from archlab.modeling.cost import ENDS
+from archlab.modeling.step_trace import ENDS
 from archlab.searching.ladder.scaling import WIDTH, resize, width_of
 
 TOLERANCE = 0.1  # of the parameters asked for; the fit takes the real number, so that near is good enough
