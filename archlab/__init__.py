@@ -32,10 +32,12 @@ if TYPE_CHECKING:
         load_model,
         migrate,
         report,
+        run_ladder,
         search,
         show,
         train,
     )
+    from archlab.cli.ladder_progress import LadderProgressBar
     from archlab.cli.progress import ProgressBar
     from archlab.cli.search_progress import SearchProgressBar
     from archlab.config.domains import (
@@ -70,6 +72,9 @@ if TYPE_CHECKING:
         reserve_state,
     )
     from archlab.searching.callbacks import SearchCallback
+    from archlab.searching.ladder.callbacks import LadderCallback
+    from archlab.searching.ladder.run import LadderResult
+    from archlab.searching.ladder.summary import LadderSummary
     from archlab.searching.run import SearchResult
     from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
     from archlab.testing import CheckResult
@@ -81,7 +86,9 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate export generate import_checkpoint load load_model migrate report search show train",
+    "archlab.api": "check evaluate export generate import_checkpoint load load_model migrate report run_ladder search "
+    "show train",
+    "archlab.cli.ladder_progress": "LadderProgressBar",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
     "archlab.config.domains": "LARGEST Count Domain Fraction Index NonNegative Positive Range choice interval",
@@ -96,6 +103,9 @@ _MODULES = {
     "archlab.modeling.cost": "Cost",
     "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
     "archlab.searching.callbacks": "SearchCallback",
+    "archlab.searching.ladder.callbacks": "LadderCallback",
+    "archlab.searching.ladder.run": "LadderResult",
+    "archlab.searching.ladder.summary": "LadderSummary",
     "archlab.searching.run": "SearchResult",
     "archlab.searching.summary": "BaselineSummary SearchSummary TrialSummary",
     "archlab.testing": "CheckResult",
@@ -122,6 +132,10 @@ __all__ = [
     "Factory",
     "Fraction",
     "Index",
+    "LadderCallback",
+    "LadderProgressBar",
+    "LadderResult",
+    "LadderSummary",
     "MachineError",
     "NonNegative",
     "Positive",
@@ -159,6 +173,7 @@ __all__ = [
     "register",
     "report",
     "reserve_state",
+    "run_ladder",
     "search",
     "show",
     "slot",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from archlab.inference.evaluate import EvalResult
     from archlab.modeling.cost import Cost
     from archlab.searching.callbacks import SearchCallback
+    from archlab.searching.ladder.callbacks import LadderCallback
+    from archlab.searching.ladder.run import LadderResult
     from archlab.searching.run import SearchResult
     from archlab.testing import CheckResult
     from archlab.training.callbacks import Callback
@@ -54,14 +56,16 @@ def load(experiment: ExperimentLike, overrides: Sequence[str] = (), *, trust_plu
 def show(experiment: ExperimentLike, overrides: Sequence[str] = ()) -> Cost:
     """Count the cost of an experiment (parameters, FLOPs, memory) without allocating the model.
 
-    Raises ConfigError if model, task and context do not fit.
+    Raises ConfigError if model, task and context do not fit, or the checkpoint that it would start from does not.
 
         archlab.show("megalodon_7b").params  # 7385817088
     """
     loaded = load(experiment, overrides)
 
     from archlab.modeling.cost import estimate_cost
+    from archlab.training.start_from import check_start
 
+    check_start(loaded)
     return estimate_cost(loaded)
 
 
@@ -115,7 +119,40 @@ def search(
 
     with plugin_policy(trust=trust_plugins):
         loaded = load_space(space, overrides)
+    if loaded.is_ladder:
+        raise ArchlabError(f"{loaded.source}: has rungs: archlab.run_ladder runs it")
     return run(loaded, Path(out or Path("runs") / loaded.name), trials=trials, force=force, callbacks=callbacks)
+
+
+@explain_failures
+def run_ladder(
+    space: StrPath | Mapping[str, Yaml],
+    overrides: Sequence[str] = (),
+    *,
+    out: StrPath | None = None,
+    rehearse: bool = False,
+    force: bool = False,
+    callbacks: Sequence[LadderCallback] = (),
+    trust_plugins: bool = False,
+) -> LadderResult:
+    """Run the ladder of a space with `rungs:`, and return its summary with the forecast of its target.
+
+    `out` is the ladder's directory, runs/NAME by default; calling again with the same directory resumes the ladder.
+    `rehearse` runs every rung in small, within 15 minutes, in runs/NAME-rehearsal by default.
+
+        result = archlab.run_ladder("small_ladder", rehearse=True)
+        result.summary.verdict
+    """
+    from archlab.searching.ladder.rehearsal import as_rehearsal
+    from archlab.searching.ladder.run import run_ladder as run
+    from archlab.searching.space import load_space
+
+    with plugin_policy(trust=trust_plugins):
+        loaded = load_space(space, overrides)
+    if not loaded.is_ladder:
+        raise ArchlabError(f"{loaded.source}: has no rungs: archlab.search searches it")
+    loaded = as_rehearsal(loaded) if rehearse else loaded
+    return run(loaded, Path(out or Path("runs") / loaded.name), force=force, callbacks=callbacks)
 
 
 @explain_failures

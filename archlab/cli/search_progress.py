@@ -32,7 +32,7 @@ class SearchProgressBar(ProgressBar, SearchCallback):
 
     def on_search(self, space: Space, done: int, total: int) -> None:
         """Print the space, the varied knobs and the number of finished trials."""
-        self.done, self.total, self.short = done, total, short_names(list(space.vary))
+        self.done, self.total, self.short = done, total, short_names(list(space.varied))
         finished = f"; {done} done" if done else ""
         over = foreign(f": {total} trials over {', '.join(self.short.values())}{finished}")
         self.print(Text.assemble(foreign(space.name, "bold"), over))
@@ -66,7 +66,7 @@ def print_summary(console: Console, result: SearchResult) -> None:
 
 def _trials(data: SearchData) -> Table:
     table = Table(title=foreign(f"{data.name}: trials"), title_justify="left", box=None, header_style="bold")
-    short = short_names(list(data.space.vary))
+    short = short_names(list(data.space.varied))
     for name in ("run", "state", *short.values()):
         table.add_column(foreign(name), overflow="fold")
     metric = "val_bpb" if "val_bpb" in data.baseline.metrics else data.space.objective

@@ -17,6 +17,7 @@ from archlab.cli.terminal import foreign
 from archlab.config.experiment import Experiment
 from archlab.config.registry import Component, component_of
 from archlab.data.task import Task
+from archlab.modeling.budget import resolve_budget
 from archlab.modeling.build import count_parameters, validate
 from archlab.modeling.cost import estimate_cost
 from archlab.modeling.repeated_blocks import skip_repeated_blocks
@@ -25,8 +26,13 @@ from archlab.storage.model_tokens import read_tokens
 
 
 def cost_summary(experiment: Experiment, model: nn.Module | None = None) -> dict[str, Any]:
-    """Return the experiment's name and costs, as `archlab show --json` prints them; `model` is that of `validate`."""
-    return {"name": experiment.name, **estimate_cost(experiment, model).to_dict()}
+    """Return the experiment's name and costs, as `archlab show --json` prints them; `model` is that of `validate`.
+
+    `steps` is None for a budget of seconds, which only a run can tell.
+    """
+    cost = estimate_cost(experiment, model)
+    steps = resolve_budget(experiment, cost).train.steps
+    return {"name": experiment.name, **cost.to_dict(), "steps": steps or None}
 
 
 def model_tree(experiment: Experiment, model: nn.Module | None = None) -> Tree:
@@ -97,13 +103,16 @@ def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = ""
     rows = {
         "parameters": f"{figures['params']:,}",
         "without embeddings": f"{figures['params_non_embedding']:,}",
-        "FLOPs per token": f"{figures['flops_per_token']:,} forward, at a context of {experiment.train.context:,}",
+        "FLOPs per token": f"{figures['flops_per_token']:,} in training, {figures['flops_per_token_forward']:,} "
+        f"in a forward pass, at a context of {experiment.train.context:,}",
         "state": _state_row(figures, experiment.train.context),
         "weights": f"{format_bytes(figures['weight_bytes'])} in float32",
         "activations": f"{format_bytes(figures['activation_bytes'])} for a micro-batch of {batch_size}",
         "training memory": f"{format_bytes(figures['memory_per_device'])} with gradients and AdamW's moments",
         "tokens per step": f"{figures['tokens_per_step']:,}",
     }
+    if experiment.train.budget is not None:
+        rows["steps"] = f"{figures['steps'] or 'measured when it starts'}, for a budget of {experiment.train.budget}"
     for name, value in (rows | ({"tokens": tokens} if tokens else {})).items():
         table.add_row(Text(name, "bold"), value)
     return table

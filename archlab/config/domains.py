@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeAlias
 
 from archlab.errors import ConfigError
@@ -44,12 +44,23 @@ class Choice:
 
 @dataclass(frozen=True)
 class Interval:
-    """A numeric domain with both ends included; `log` samples in the logarithm, `step` discretizes."""
+    """A numeric domain with both ends included; `log` samples in the logarithm, `step` discretizes.
+
+    `divides` is the path of a whole number, of which only divisors are in the domain.
+    """
 
     low: float
     high: float
     log: bool = False
     step: float | None = None
+    divides: str | None = None
+
+
+@dataclass(frozen=True)
+class Tie:
+    """The domain of a knob that always has the value of the knob at another path."""
+
+    same_as: str
 
 
 Domain: TypeAlias = Choice | Interval
@@ -65,13 +76,28 @@ def interval(low: float, high: float, *, log: bool = False, step: float | None =
     return Interval(low, high, log, step)
 
 
-def parse_domain(value: Any, path: str) -> Domain:
-    """Parse a list of choices or a `{low, high, log, step}` mapping; raise ConfigError otherwise."""
+def parse_domain(value: Any, path: str) -> Domain | Tie:
+    """Parse choices, a range `{low, high, log, step, divides}` or a tie `{same_as}`; raise ConfigError otherwise."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return _parse_choice(list(value), path)
+    if isinstance(value, Mapping) and "same_as" in value:
+        return Tie(_parse_tie(value, path))
     if isinstance(value, Mapping):
         return _parse_interval(value, path)
     raise ConfigError(path, f"{value!r} is neither a list of choices, nor {{low, high}}, nor auto")
+
+
+def _parse_tie(value: Mapping[str, Any], path: str) -> str:
+    if len(value) > 1:
+        other = next(key for key in value if key != "same_as")
+        raise ConfigError(path, f"same_as stands alone, without {other!r}: the value is that of another knob")
+    return _path(value["same_as"], f"{path}.same_as")
+
+
+def _path(value: Any, path: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(path, f"{value!r} is not the path of a knob")
+    return value
 
 
 def _parse_choice(values: list[Any], path: str) -> Choice:
@@ -83,13 +109,23 @@ def _parse_choice(values: list[Any], path: str) -> Choice:
 
 
 def _parse_interval(value: Mapping[str, Any], path: str) -> Interval:
-    unknown = [key for key in value if key not in ("low", "high", "log", "step")]
+    unknown = [key for key in value if key not in ("low", "high", "log", "step", "divides")]
     if unknown:
-        raise ConfigError(path, f"unknown key {unknown[0]!r} of a range; known: high, log, low, step")
+        raise ConfigError(path, f"unknown key {unknown[0]!r} of a range; known: divides, high, log, low, step")
     low, high = (_number(value.get(end), path) for end in ("low", "high"))
     if low > high:
         raise ConfigError(path, f"low {low} is above high {high}")
-    return _build_interval(low, high, value.get("log", False), value.get("step"), path)
+    interval = _build_interval(low, high, value.get("log", False), value.get("step"), path)
+    return _with_divides(interval, value["divides"], path) if "divides" in value else interval
+
+
+def _with_divides(interval: Interval, divides: Any, path: str) -> Interval:
+    if interval.log:
+        raise ConfigError(path, "a range that divides has no log: its values are a few whole numbers")
+    ends = (interval.low, interval.high, 1 if interval.step is None else interval.step)
+    if interval.low < 1 or any(end != int(end) for end in ends):
+        raise ConfigError(path, "a range that divides needs whole numbers from 1")
+    return replace(interval, divides=_path(divides, f"{path}.divides"))
 
 
 def _build_interval(low: float, high: float, log: Any, step: Any, path: str) -> Interval:

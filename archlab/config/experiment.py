@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from archlab.config import paths, renames
+from archlab.config.alternatives import make_way, make_way_for
 from archlab.config.interpolation import escape, interpolate
 from archlab.config.overrides import parse_override
 from archlab.config.plugin_trust import is_recorded, refuse_resolvers
@@ -16,7 +17,7 @@ from archlab.config.provenance import Provenance
 from archlab.config.registry import Slot, find, load_plugin, names
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.config.spec import REPEAT, Spec, knob_at, parse
-from archlab.config.train_config import TrainConfig, parse_train, train_knobs
+from archlab.config.train_config import TrainConfig, parse_train, train_knob
 from archlab.config.yaml_files import Yaml, copy_data, find_yaml, load_yaml
 from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ConfigError
@@ -52,7 +53,7 @@ class Experiment:
             "plugins": list(self.plugins),
             "model": self.model.to_plain(),
             "task": self.task.to_plain(),
-            "train": asdict(self.train),
+            "train": self.train.to_plain(),
         }
         return {"format": renames.current().format, **escape(plain)}
 
@@ -82,8 +83,8 @@ class UnresolvedExperiment:
     def knob(self, path: str) -> Knob | None:
         """Return the knob at a path without `[*]`, or None if there is no such knob."""
         top, *rest = paths.split(path)
-        if top == "train" and len(rest) == 1:
-            return train_knobs().get(str(rest[0]))
+        if top == "train":
+            return train_knob(rest)
         if top in KINDS and isinstance(top, str):
             whole = Knob(top, Any, Slot(KINDS[top], None))
             return knob_at(self.get(top) or {}, rest, KINDS[top]) if rest else whole
@@ -113,7 +114,7 @@ class UnresolvedExperiment:
 
     def _override_one(self, path: str, value: Any, source: str) -> UnresolvedExperiment:
         try:
-            tree = paths.put(self.tree, path, self._keep_common_knobs(path, value))
+            tree = paths.put(make_way_for(self.tree, path, value), path, self._keep_common_knobs(path, value))
         except ConfigError as error:
             raise ConfigError(error.path, error.problem, source) from None
         return replace(self, tree=tree, provenance=self.provenance.add(source, {path: value}))
@@ -193,7 +194,7 @@ def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...], recorded:
     tree = {"name": file.stem} | tree
     raw = UnresolvedExperiment(
         str(file),
-        paths.merge(below.tree if below else {}, tree),
+        paths.merge(make_way(below.tree, tree.get("train")) if below else {}, tree),
         (below.provenance if below else Provenance()).add(str(file), tree),
         (*(below.plugins if below else ()), *(_absolute(p, file) for p in plugins)),
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from archlab.config.domains import Range
 from archlab.config.experiment import KINDS
 from archlab.config.registry import Component, Slot, components, kinds
 from archlab.config.renames import current
-from archlab.config.schema import REQUIRED, Knob
+from archlab.config.schema import REQUIRED, Knob, settings_of
 from archlab.config.spec import REPEAT
 from archlab.config.train_config import train_knobs
 
@@ -103,8 +104,14 @@ def _component(component: Component) -> Schema:
 
 def mapping_of(knobs: Iterable[Knob]) -> Schema:
     """Return the schema of a mapping of these settings."""
-    properties = {knob.name: _knob(knob, "") for knob in knobs}
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+    known = list(knobs)
+    required = [knob.name for knob in known if knob.default is REQUIRED]
+    return {
+        "type": "object",
+        "properties": {knob.name: _knob(knob, "") for knob in known},
+        "additionalProperties": False,
+        **({"required": required} if required else {}),
+    }
 
 
 def _knob(knob: Knob, meaning: str) -> Schema:
@@ -139,6 +146,8 @@ def type_schema(expected: Any) -> Schema:
         return {"enum": [*args, *(value for value in switches if value not in args)]}
     if origin in (list, Sequence):
         return {"type": "array", "items": type_schema(args[0])}
+    if isinstance(expected, type) and is_dataclass(expected):
+        return mapping_of(settings_of(expected).values())
     return _SCALARS.get(expected, {})
 
 

@@ -8,14 +8,15 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from archlab.config.domains import Range
 from archlab.config.renames import now_called
 from archlab.errors import ConfigError, did_you_mean, show_value
 
 REQUIRED: Any = inspect.Parameter.empty
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,31 @@ def knobs_of(function: Callable[..., Any]) -> dict[str, Knob]:
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     return {p.name: Knob(p.name, hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def settings_of(section: type) -> dict[str, Knob]:
+    """Return the fields of a dataclass of settings as knobs, in order of declaration."""
+    hints = typing.get_type_hints(section, include_extras=True)
+    defaults = {f.name: REQUIRED if f.default is MISSING else f.default for f in fields(section)}
+    return {name: Knob(name, hints[name], default) for name, default in defaults.items()}
+
+
+def parse_settings(value: Any, section: type[Settings], path: str) -> Settings:
+    """Parse a mapping of settings; raise ConfigError for an unknown or missing one, and for a value that is invalid."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(path, f"{show_value(value)} is not a mapping of settings")
+    knobs = settings_of(section)
+    reject_unknown(value, list(knobs), path)
+    for knob in knobs.values():
+        if knob.default is REQUIRED and value.get(knob.name) is None:
+            raise ConfigError(path, f"needs {knob.name!r}: {knob.type_name}")
+    return section(**{key: coerce(setting, knobs[key].type, f"{path}.{key}") for key, setting in value.items()})
+
+
+def section_of(expected: Any) -> type | None:
+    """Return the dataclass of settings that a type is, alone or beside null, or None."""
+    kinds = (member.type for member in union_members(expected))
+    return next((each for each in kinds if isinstance(each, type) and is_dataclass(each)), None)
 
 
 def wiring_of(function: Callable[..., Any]) -> list[str]:
@@ -101,6 +127,8 @@ def _coerce_member(value: Any, member: UnionMember, path: str) -> Any:
         return _check_literal(value, args, path)
     if origin in (list, Sequence):
         return _check_list(value, args[0], path)
+    if isinstance(member.type, type) and is_dataclass(member.type):
+        return parse_settings(value, member.type, path)
     number = _check_scalar(value, member.type, path)
     for limit in member.ranges:
         if number not in limit:
@@ -174,5 +202,7 @@ def _member_name(member: Any) -> str:
         return "one of " + ", ".join(str(option) for option in args)
     if origin in (list, Sequence):
         return f"a list of {type_name(args[0])}"
+    if isinstance(member, type) and is_dataclass(member):
+        return f"a mapping of {', '.join(settings_of(member))}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     return names.get(member, getattr(member, "__name__", str(member)))

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal, TypeAlias
 
+from archlab.config.alternatives import refuse_both
+from archlab.config.budget import Budget
 from archlab.config.domains import Count, Fraction, Index, NonNegative, Positive, Range
-from archlab.config.schema import Knob, coerce, reject_unknown
+from archlab.config.schema import Knob, parse_settings, section_of, settings_of
+from archlab.config.start_from import StartFrom
 from archlab.errors import ConfigError
 
 # At 1 the bias correction of Adam would divide by zero.
 Beta: TypeAlias = Annotated[float, Range(low=0, high=0.999999)]
+# Left out of plain data while they are not in use: that of an experiment without them is what it was before they were.
+_OFF_BY_DEFAULT = ("warmup_fraction", "budget", "start_from", "checkpoint_at")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Optimization, evaluation and hardware; an optimizer step has `batch_size * accumulate * context` tokens.
 
-    `eval_every: 0` and `checkpoint_every: 0` mean at the end only; `eval_tokens: null` is the whole split.
+    `eval_every: 0` and `checkpoint_every: 0` mean at the end only; `eval_tokens: null` is the whole split. While a
+    `budget` of FLOPs or seconds is not resolved (archlab.modeling.budget), `steps` is 0.
     """
 
     steps: Count = 1000
@@ -26,7 +33,7 @@ class TrainConfig:
     accumulate: Count = 1
     lr: Positive = 1e-3
     warmup: Index = 100
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     end_lr_ratio: Fraction = 0.1
     weight_decay: NonNegative = 0.1
     decay: Literal["all", "matrices"] = "matrices"
@@ -45,18 +52,80 @@ class TrainConfig:
     keep_checkpoints: Count = 2
     log_every: Count = 10
     tensorboard: bool = True
+    decay_fraction: Fraction = 0.2
+    warmup_fraction: Fraction | None = None
+    budget: Budget | None = None
+    start_from: StartFrom | None = None
+    checkpoint_at: list[Count] | None = None
+
+    @property
+    def tokens_per_step(self) -> int:
+        """The number of tokens of an optimizer step."""
+        return self.batch_size * self.accumulate * self.context
+
+    @property
+    def warmup_steps(self) -> int:
+        """The number of steps of the warm-up."""
+        return self.warmup if self.warmup_fraction is None else round(self.warmup_fraction * self.steps)
+
+    @property
+    def decay_start(self) -> int:
+        """The step, counted from 0, at which the decay of the schedule wsd begins."""
+        return round(self.steps * (1 - self.decay_fraction))
+
+    def with_steps(self, steps: int) -> TrainConfig:
+        """Return the settings with a budget resolved to steps; raise ConfigError where they do not fit the others."""
+        resolved = replace(self, steps=steps)
+        if resolved.warmup_steps > steps:
+            problem = f"{self.warmup} is more than the {steps} steps of train.budget; or set train.warmup_fraction"
+            raise ConfigError("train.warmup", problem)
+        _check_checkpoints(resolved)
+        return replace(resolved, budget=None)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the settings as YAML data that `parse_train` reads back, without what is not in use."""
+        plain = {key: value for key, value in asdict(self).items() if key not in _OFF_BY_DEFAULT or value is not None}
+        for name, section in (("budget", self.budget), ("start_from", self.start_from)):
+            plain |= {name: section.to_plain()} if section else {}
+        unused = {
+            "steps": self.budget is not None,
+            "warmup": self.warmup_fraction is not None,
+            "decay_fraction": self.schedule != "wsd",
+        }
+        return {key: value for key, value in plain.items() if not unused.get(key)}
 
 
 def train_knobs() -> dict[str, Knob]:
     """Return the settings of `train:` as knobs, with types and defaults."""
-    hints = get_type_hints(TrainConfig, include_extras=True)
-    return {f.name: Knob(f.name, hints[f.name], f.default) for f in fields(TrainConfig) if f.default is not MISSING}
+    return settings_of(TrainConfig)
+
+
+def train_knob(parts: Sequence[str | int]) -> Knob | None:
+    """Return the knob at a path below `train`, such as ["budget", "tokens"], or None if there is no such knob."""
+    knobs = train_knobs()
+    for part in parts[:-1]:
+        section = section_of(knobs[str(part)].type) if part in knobs else None
+        knobs = settings_of(section) if section else {}
+    return knobs.get(str(parts[-1])) if parts else None
 
 
 def parse_train(value: Any, path: str = "train") -> TrainConfig:
     """Parse the `train:` section; raise ConfigError for unknown settings and invalid values."""
-    if not isinstance(value, dict):
-        raise ConfigError(path, f"{value!r} is not a mapping of settings")
-    knobs = train_knobs()
-    reject_unknown(value, list(knobs), path)
-    return TrainConfig(**{key: coerce(setting, knobs[key].type, f"{path}.{key}") for key, setting in value.items()})
+    train = parse_settings(value, TrainConfig, path)
+    refuse_both(value, path)
+    if train.start_from is not None and (train.start_from.load, train.start_from.match) == ("everything", "names"):
+        problem = "'names' goes with load: weights; everything is of the same model"
+        raise ConfigError(f"{path}.start_from.match", problem)
+    if train.budget is None:
+        _check_checkpoints(train)
+        return train
+    if train.budget.kind != "tokens":
+        return replace(train, steps=0)
+    steps = train.budget.steps(train.tokens_per_step)
+    return replace(train.with_steps(steps), budget=train.budget)  # kept: what is written must follow the batch size
+
+
+def _check_checkpoints(train: TrainConfig) -> None:
+    for index, step in enumerate(train.checkpoint_at or ()):
+        if step > train.steps:
+            raise ConfigError(f"train.checkpoint_at[{index}]", f"{step} is past the last step, {train.steps}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from archlab.config.experiment import Experiment
 from archlab.config.spec import Spec
@@ -19,6 +21,8 @@ from archlab.ops.rotary import register_opaque_ops
 from archlab.ops.triton import register_triton_backends
 from archlab.runtime.matmul_precision import select_matmul_precision
 from archlab.runtime.vector_math import warm_up_vector_math
+
+_DRAWS = (nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_, torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
 def build(spec: Spec, device: str | torch.device = "cpu", seed: int = 0) -> nn.Module:
@@ -52,8 +56,20 @@ def configure_backends() -> None:
 def build_on_meta(spec: Spec) -> nn.Module:
     """Build the model of a spec on the meta device: shapes without memory, after every check of every constructor."""
     _import_components(spec)
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutDraws():
         return spec.factory()()
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Leave tensors as they are where random values would be drawn: on the meta device that takes most of a build."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Return the tensor of an in-place draw, and call any other function."""
+        if func in _DRAWS:  # nn.init passes its tensor by name
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **kwargs or {})
 
 
 def _import_components(spec: Spec) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from archlab.config import paths
 from archlab.errors import one_line
+from archlab.searching import selectors
+from archlab.searching.base_values import base_value
 from archlab.searching.baseline import read_baseline
 from archlab.searching.claims import require_own_dir, trial_dir
 from archlab.searching.identity import read_identity, require_same_search
@@ -95,14 +96,8 @@ def _baseline(space: Space, run: Path) -> Run:
 
 def _base_values(space: Space) -> dict[str, Any]:
     """Return the base experiment's values of the varied knobs, components by their names."""
-    base = space.base.resolve().resolved
-    values = {path: paths.get(base, space.base.expand(path)[0]) for path in space.vary}
-    return {path: _component_name(value) for path, value in values.items() if value is not None}
-
-
-def _component_name(value: Any) -> Any:
-    """Return the name of a component, or any other value itself."""
-    return value.get("type", value) if isinstance(value, Mapping) else value
+    values = {path: base_value(space, path) for path in space.varied}
+    return {path: value for path, value in values.items() if value is not None}
 
 
 def _trial(trial: FrozenTrial, folder: Path) -> Run:
@@ -111,7 +106,14 @@ def _trial(trial: FrozenTrial, folder: Path) -> Run:
     # A running trial has no metrics in the study yet, and a pruned one never will: the run's log has the last ones.
     metrics = {**attrs.get("costs", {}), **last_metrics(run), **attrs.get("metrics", {})}
     state = INTERRUPTED if is_interrupted(trial) else _STATES[trial.state.name]
-    return Run(f"{trial.number}", state, attrs.get("values", {}), metrics, curve_of(run), attrs.get("reason", ""))
+    values = {path: _without_gaps(path, value) for path, value in attrs.get("values", {}).items()}
+    return Run(f"{trial.number}", state, values, metrics, curve_of(run), attrs.get("reason", ""))
+
+
+def _without_gaps(path: str, value: Any) -> Any:
+    """Mark the layers that do not have what is varied for `[each]`."""
+    is_each = isinstance(value, list) and selectors.is_each(path)
+    return ["-" if entry is None else entry for entry in value] if is_each else value
 
 
 def curve_of(run: Path, metric: str = "val_loss") -> list[tuple[int, float]]:
@@ -122,11 +124,13 @@ def curve_of(run: Path, metric: str = "val_loss") -> list[tuple[int, float]]:
 
 def short_names(vary: Sequence[str]) -> dict[str, str]:
     """Return the shortest suffix of each path that no other path has."""
-    parts = {path: paths.split(path) for path in vary}
+    parts = {path: selectors.split(path) for path in vary}
     depth = max(map(len, parts.values()), default=1)
     shortest = {}
     for path in vary:
-        suffixes = (end for size in range(1, depth + 1) if not (end := paths.join(parts[path][-size:])).startswith("["))
+        suffixes = (
+            end for size in range(1, depth + 1) if not (end := selectors.join(parts[path][-size:])).startswith("[")
+        )
         unique = (end for end in suffixes if sum(other == path or other.endswith(f".{end}") for other in vary) == 1)
         shortest[path] = next(unique, path)
     return shortest

@@ -12,6 +12,7 @@ from archlab.reporting.html import chart_label
 from archlab.text import shorten, visible
 
 ACCENT, BASELINE, QUIET, OTHER, FAINT = "#2f6f5e", "#b5652b", "#b9c0c6", "#5b7f95", "#dde2e5"
+PALETTE = (ACCENT, BASELINE, OTHER, "#8a5a83", "#a08a2f", "#4f6fb0", "#9c4646", "#6b6b6b")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _MISSING = "–"
 _TICK = 18  # characters that the margin beside the first axis takes
@@ -63,8 +64,8 @@ def _line(run: Run, name: str, *, color: str, width: float, dash: str = "solid")
 def parallel_coordinates(data: SearchData) -> go.Figure:
     """Return one line per complete trial, from its values to its first objective."""
     runs, objective = data.complete, data.space.objective
-    short = short_names(list(data.space.vary))
-    axes = [_axis(short[path], [run.values.get(path, _MISSING) for run in runs]) for path in data.space.vary]
+    short = short_names(list(data.space.varied))
+    axes = [_axis(short[path], [run.values.get(path, _MISSING) for run in runs]) for path in data.space.varied]
     results = [run.metrics[objective] for run in runs]
     axes.append({"label": chart_label(objective), "values": results})
     maximize = data.space.objectives[objective] == "maximize"
@@ -123,6 +124,11 @@ def run_curves(training: Sequence[tuple[int, float]], validation: Sequence[tuple
     ]
     figure = _figure(*lines, height=420).update_layout(showlegend=True)
     return figure.update_xaxes(title="step").update_yaxes(title="loss, nats per token")
+
+
+def scatter(*traces: go.Scatter) -> go.Figure:
+    """Return a figure of named traces with a legend."""
+    return _figure(*traces, height=460).update_layout(showlegend=True)
 
 
 def brief(value: Any) -> str:

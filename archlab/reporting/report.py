@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from archlab.config.yaml_files import load_yaml
 from archlab.errors import ArchlabError
 from archlab.reporting.data import Run, SearchData, importances, read_search, short_names
 from archlab.reporting.figures import (
@@ -23,6 +24,7 @@ from archlab.reporting.figures import (
 )
 from archlab.reporting.format import describe_corpus, format_metrics
 from archlab.reporting.html import State, code, facts, figure, page, section, table
+from archlab.reporting.ladder_page import ladder_page
 from archlab.reporting.run_page import run_page
 from archlab.searching.summary import SearchSummary
 from archlab.storage.files import write_text
@@ -46,7 +48,8 @@ def report(folder: Path) -> Path:
     if (folder / "search.yaml").is_file():
         # Read under the lock too: the last of several workers to write has seen the trials of all others.
         with lock(folder / ".report.lock", wait=True):
-            write_text(folder / "report.html", _search_page(read_search(folder)))
+            is_ladder = load_yaml(folder / "search.yaml").get("rungs") is not None
+            write_text(folder / "report.html", ladder_page(folder) if is_ladder else _search_page(read_search(folder)))
         return folder / "report.html"
     if (folder / "experiment.yaml").is_file() and (folder / "metrics.jsonl").is_file():
         text = run_page(folder)
@@ -127,7 +130,7 @@ def _about_bits(summary: SearchSummary) -> str:
 
 
 def _trials(data: SearchData) -> str:
-    short = short_names(list(data.space.vary))
+    short = short_names(list(data.space.varied))
     runs = (data.baseline, *data.trials)
     common = {name: title for name, title in _COLUMNS.items() if any(name in run.metrics for run in runs)}
     columns = common | {name: name for name in data.space.objectives if name not in common}
@@ -138,7 +141,7 @@ def _trials(data: SearchData) -> str:
 
 def _row(run: Run, data: SearchData, columns: list[str]) -> tuple[str, list[Any]]:
     best = run.name == str(data.best_trial)
-    choices = [brief(run.values[path]) if path in run.values else "" for path in data.space.vary]
+    choices = [brief(run.values[path]) if path in run.values else "" for path in data.space.varied]
     metrics = [run.metrics.get(name) for name in columns]
     return "best" if best else run.name, [run.name, State(run.state), *choices, *metrics, run.reason]
 

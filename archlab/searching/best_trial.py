@@ -114,7 +114,9 @@ def _summary(
     identity: SearchIdentity,
 ) -> SearchSummary:
     base = space.base.resolve()
-    train = base.train
+    # The baseline's own record: a budget was resolved to steps there.
+    recorded = folder / "baseline" / "experiment.yaml"
+    train = load(recorded, recorded=True).train if recorded.is_file() else base.train
     task: Task = base.task.factory()()
     text = task.text("validation")
     return SearchSummary(
@@ -126,7 +128,7 @@ def _summary(
         pareto=[trial.number for trial in study.best_trials] if len(space.objectives) > 1 else [],
         compressors=compressed_bpb(text) if text else {},
         validation_bytes=len(text),
-        tokens_per_trial=train.steps * train.batch_size * train.accumulate * train.context,
+        tokens_per_trial=train.steps * train.tokens_per_step,
         corpus=task.describe(),
         machine=hardware_info(),
         versions=versions(),

@@ -55,7 +55,8 @@ class PruningCallback(Callback):
         self.trial, self.metric, self.steps, self.callback = trial, metric, steps, callback
 
     def on_start(self, experiment: Experiment, step: int) -> None:
-        """Forward."""
+        """Forward, and take over the number of steps, to which a budget of the trial has been resolved by now."""
+        self.steps = experiment.train.steps
         self.callback.on_start(experiment, step)
 
     def on_step(self, record: Mapping[str, float]) -> None:

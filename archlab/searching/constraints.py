@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from archlab.config import experiment as config
-from archlab.config import paths
 from archlab.config.schema import reject_unknown
 from archlab.errors import ConfigError, did_you_mean
 from archlab.modeling.cost import estimate_cost
+from archlab.searching import selectors
+from archlab.searching.apply import apply_values
+from archlab.searching.variant import Varied
 
 Costs: TypeAlias = Mapping[str, float]
 _PATTERN = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
@@ -43,12 +45,16 @@ class Constraint:
             excess = math.ulp(self.bound)
         return excess / (abs(self.bound) or 1.0)
 
-    def costs(self, own: Costs, values: Mapping[str, Any]) -> Costs:
-        """Return the costs that this constraint bounds: the trial's own, or those of its choices at another size."""
+    def costs(self, own: Costs, values: Mapping[str, Any], varied: Mapping[str, Varied]) -> Costs:
+        """Return the costs that this constraint bounds: the trial's own, or those of its choices at another size.
+
+        `varied` are the domains of the values.
+        """
         if self.at is None:
             return own
-        choices = {path: value for path, value in values.items() if paths.split(path)[0] == _MODEL}
-        return estimate_cost(self.at.override(choices, f"trial at {self.at.name}").resolve()).to_dict()
+        choices = {path: value for path, value in values.items() if selectors.split(path)[0] == _MODEL}
+        there = apply_values(varied, choices, self.at, f"trial at {self.at.name}", keep_depth=True)
+        return estimate_cost(there.resolve()).to_dict()
 
 
 def parse_constraints(

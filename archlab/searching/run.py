@@ -23,6 +23,7 @@ from archlab.modeling.cost import estimate_cost
 from archlab.runtime.outcome import Outcome, is_out_of_memory, iter_causes, outcome_of
 from archlab.runtime.private_apis import breaks_process
 from archlab.runtime.signals import stop_on_signals
+from archlab.searching.apply import apply_values
 from archlab.searching.baseline import BaselineResult, read_baseline
 from archlab.searching.best_trial import publish_best, summarize
 from archlab.searching.callbacks import PruningCallback, SearchCallback, SearchCallbackList
@@ -42,9 +43,9 @@ from archlab.searching.study import (
     open_study,
     record_result,
 )
-from archlab.searching.suggest import suggest
 from archlab.searching.summary import SearchSummary
 from archlab.searching.trial_attrs import set_trial_attrs
+from archlab.searching.trial_values import choose_values, held_base
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback
 from archlab.training.trainer import train
@@ -80,6 +81,7 @@ def search(
     """
     _require_bits_per_byte(space)
     total = trials if trials is not None else space.study.trials
+    held_base(space)  # a budget that even the base experiment cannot meet is refused before there is a directory
     with stop_on_signals(), open_search(space, folder, force):
         return SearchWorker(space, folder, total, SearchCallbackList(callbacks)).run()
 
@@ -128,7 +130,7 @@ class SearchWorker:
 
     def _train_baseline(self, run: Path) -> BaselineResult:
         callback = self.callback.on_run("baseline", {})
-        experiment = self.space.base.resolve()
+        experiment = held_base(self.space).resolve()
         try:
             metrics = estimate_cost(experiment).to_dict() | self._train(experiment, run, callback, resume=True)
         except Exception as error:
@@ -188,10 +190,14 @@ class SearchWorker:
             raise MachineError(f"trial {trial.number}: {reason}; this process cannot use the GPU any more")
 
     def _objective(self, trial: Trial) -> dict[str, float]:
-        values = suggest(trial, self.space.vary, self.space.base)
+        chosen = choose_values(trial, self.space)
+        values = chosen.values
         set_trial_attrs(self.study, trial, {"values": values})
         callback = self.callback.on_run(f"trial {trial.number}", values)
-        experiment = self.space.base.override(values, f"trial {trial.number}").resolve()
+        if chosen.problem:
+            raise InfeasibleTrial(chosen.problem)
+        source = f"trial {trial.number}"
+        experiment = apply_values(self.space.varied, values, self.space.base, source).resolve()
         costs = estimate_cost(experiment).to_dict()
         set_trial_attrs(self.study, trial, {"costs": costs})
         self._require_feasible(trial, costs, values)
@@ -205,7 +211,7 @@ class SearchWorker:
     def _require_feasible(self, trial: Trial, costs: Mapping[str, float], values: Mapping[str, object]) -> None:
         problems = []
         for constraint in self.space.constraints:
-            constrained = constraint.costs(costs, values)
+            constrained = constraint.costs(costs, values, self.space.varied)
             violation = constraint.violation(constrained)
             trial.set_constraint(constraint.name, violation)
             if violation > 0:

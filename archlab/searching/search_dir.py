@@ -17,6 +17,7 @@ from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ArchlabError
 from archlab.searching import identity
 from archlab.searching.identity import may_grow, new_identity, read_identity, require_unchanged
+from archlab.searching.ladder_layout import LADDER_DIRS, LADDER_LAYOUT
 from archlab.searching.space import Space
 from archlab.searching.study_storage import delete_study
 from archlab.storage.files import write_text
@@ -35,15 +36,16 @@ from archlab.storage.ownership import (
 from archlab.storage.targets import is_occupied, require_dir
 from archlab.text import shell_path
 
-_OWN_DIRS = ("trials", "baseline", "best")
+_OWN_DIRS = ("trials", "baseline", "best", *LADDER_DIRS)
 # search.yaml and identity.json last: a directory that is cleared in part is still known as a search's.
-_OWN_FILES = ("summary.json", "report.html", "base.yaml", "search.yaml", identity.NAME)
+_OWN_FILES = ("summary.json", "ladder.json", "report.html", "base.yaml", "search.yaml", identity.NAME)
 _OF_STUDY = ("trials", "best", "summary.json", "report.html")  # what has no meaning without the study
 _LAYOUT: Layout = {
     **dict.fromkeys((*_OWN_FILES, "study.db*", ".*.lock"), own_file),
     "trials": dir_of({"[0-9]*": dir_of(RUN)}),
     "baseline": dir_of(RUN),
     "best": listed_dir,
+    **LADDER_LAYOUT,
     "report.html": report_file,
     "put_aside": lambda folder: None,  # stays
     ".*.archlab-*": partial_path,
@@ -66,7 +68,8 @@ def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
     with lock(folder / ".workers.lock", wait=False) as alone:
         if alone:
             _require_same(space, folder)
-            _put_aside_without_study(folder)
+            if not space.is_ladder:  # which has no study
+                _put_aside_without_study(folder)
     with lock(folder / ".workers.lock", wait=True, shared=True):
         with lock(folder / ".study.lock", wait=True):
             _require_same(space, folder)

@@ -9,19 +9,35 @@ from typing import Any
 
 from archlab.config import experiment as config
 from archlab.config import paths, renames, yaml_files
-from archlab.config.domains import Domain, parse_domain
 from archlab.config.plugin_trust import is_recorded
 from archlab.config.registry import load_plugin
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError, did_you_mean
+from archlab.searching import selectors
 from archlab.searching.constraints import Constraint, parse_constraints
-from archlab.searching.parameters import validate_space
+from archlab.searching.hold import Hold, parse_hold
+from archlab.searching.ladder_keys import LADDER_KEYS, is_ladder, portable_ladder
+from archlab.searching.pattern import Pattern
 from archlab.searching.study_config import StudyConfig, parse_study
+from archlab.searching.validation import validate_space
+from archlab.searching.variant import HELD, Varied
+from archlab.searching.vary import parse_vary
 
 _DATA_NAME = "search"  # the name of a space that is passed as a mapping, in errors and for its default directory
-KEYS = ("format", "base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
+KEYS = (
+    *("format", "base", "description", "plugins", "override", "vary", "hold", "objectives", "constraints", "study"),
+    *LADDER_KEYS,
+)
 VALIDATION = "val_"
-COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "max_state_bytes", "memory_per_device")
+COSTS = (
+    "params",
+    "params_non_embedding",
+    "flops_per_token",
+    "flops_per_token_forward",
+    "state_bytes",
+    "max_state_bytes",
+    "memory_per_device",
+)
 MEASURED = ("tokens_per_s", "decode_us_per_token")
 
 
@@ -34,12 +50,24 @@ class Space:
 
     name: str
     base: config.UnresolvedExperiment
-    vary: Mapping[str, Domain | None]
+    vary: Mapping[str, Varied]
     objectives: Mapping[str, str]
     constraints: tuple[Constraint, ...]
     study: StudyConfig
     source: str
     data: Mapping[str, Any]
+    hold: Hold | None = None
+
+    @property
+    def varied(self) -> dict[str, Varied]:
+        """The domain of every path that a trial has a value of: the varied ones, and the one that `hold` solves for."""
+        held = {} if self.hold is None else {self.hold.by: HELD}
+        return {**held, **self.vary}
+
+    @property
+    def is_ladder(self) -> bool:
+        """Whether the space has rungs of growing size."""
+        return is_ladder(self.data)
 
     @property
     def objective(self) -> str:
@@ -65,16 +93,16 @@ class Space:
 def load_space(space: config.Source, overrides: Sequence[str] = (), *, recorded: bool = False) -> Space:
     """Read and check a search space by its name, its file, or its data; raise ConfigError naming file and path.
 
-    An override whose path begins with vary, objectives, constraints or study changes the space, any other the base.
+    An override whose path begins with a key of spaces, such as vary or study, changes the space, any other the base.
     The plugins of one that is `recorded` in a search's directory must be trusted.
     """
     file, tree = _read(space)
     recorded = recorded or is_recorded(file)
     parsed = [config.parse_override(override) for override in overrides]
     for path, value in parsed:
-        if paths.split(path)[0] in KEYS:
+        if selectors.split(path)[0] in KEYS:
             tree = _override(tree, path, value)
-    base_values = {path: value for path, value in parsed if paths.split(path)[0] not in KEYS}
+    base_values = {path: value for path, value in parsed if selectors.split(path)[0] not in KEYS}
     try:
         return _parse(tree, file, base_values, recorded)
     except ConfigError as error:
@@ -90,7 +118,7 @@ def _read(space: config.Source) -> tuple[Path, dict[str, Any]]:
 
 def _override(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     try:
-        top, *rest = paths.split(path)
+        top, *rest = selectors.split(path)
         if top == "vary" and rest:
             return {**tree, "vary": {**(tree.get("vary") or {}), path.removeprefix("vary."): value}}
         return paths.put(tree, path, value)
@@ -109,21 +137,23 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
     space = Space(
         name=file.stem,
         base=base,
-        vary=_vary(tree),
+        vary=parse_vary(vary) if (vary := _mapping(tree, "vary")) or not is_ladder(tree) else {},
+        hold=parse_hold(tree["hold"], "hold") if "hold" in tree else None,
         objectives=_objectives(tree.get("objectives"), experiment.task.component.cls.metrics),
         constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent, recorded=recorded),
         study=parse_study(tree.get("study"), "study"),
         source=str(file),
-        data=_portable_data(tree, file.parent.resolve()),
+        data=_portable_data(tree, file.parent.resolve()) | portable_ladder(tree, file.parent.resolve()),
     )
-    validate_space(space.vary, base)
+    _check_hold(space)
+    validate_space(space.varied, base)
     space.study.check_pruning(space.can_prune, experiment.train.eval_every)
     return space
 
 
 def _portable_data(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the YAML data for a copy of the space in another directory: its file names are absolute."""
-    data = {key: tree[key] for key in ("description", "vary") if key in tree}
+    data = {key: tree[key] for key in ("description", "vary", "hold") if key in tree}
     if plugins := _list(tree, "plugins"):
         data["plugins"] = [str(folder / plugin) if plugin.endswith(".py") else plugin for plugin in plugins]
     if constraints := _list(tree, "constraints"):
@@ -144,11 +174,10 @@ def _base(tree: Mapping[str, Any], file: Path, recorded: bool) -> config.Unresol
     return config.read(base, folder=file.parent, recorded=recorded).override(_mapping(tree, "override"), str(file))
 
 
-def _vary(tree: Mapping[str, Any]) -> dict[str, Domain | None]:
-    vary = _mapping(tree, "vary")
-    if not vary:
-        raise ConfigError("vary", "is empty: nothing to search over")
-    return {path: None if value == "auto" else parse_domain(value, f"vary.{path}") for path, value in vary.items()}
+def _check_hold(space: Space) -> None:
+    by = space.hold.by if space.hold else ""
+    if by in space.vary and not isinstance(space.vary[by], Pattern):
+        raise ConfigError("hold.by", f"{by} is varied: hold solves for a knob that is not")
 
 
 def _objectives(data: Any, metrics: Sequence[str]) -> dict[str, str]:

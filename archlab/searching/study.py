@@ -11,6 +11,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ArchlabError, one_line
+from archlab.modeling.budget import resolve_budget
 from archlab.searching.claims import has_left, lock_file, trial_dir
 from archlab.searching.space import Space
 from archlab.searching.study_storage import find_study, open_storage
@@ -46,7 +47,7 @@ def open_study(space: Space, folder: Path, *, create: bool = True) -> SearchStud
     Raises ArchlabError if its storage cannot be used, holds another search's study, or lost this one's.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings of a lost connection have a dozen lines
-    train = space.base.resolve().train
+    train = resolve_budget(space.base.resolve()).train
     place = space.study.storage or str(folder / "study.db")
     try:
         storage = open_storage(folder, space.study.storage, create)

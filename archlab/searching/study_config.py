@@ -86,14 +86,17 @@ class StudyConfig:
         return _construct(getattr(optuna.samplers, SAMPLERS[kind]), {**options, "seed": seed}, "study.sampler")
 
     def make_pruner(self, can_prune: bool, steps: int, eval_every: int) -> BasePruner:
-        """Return the pruner for trials of `steps` steps, by default hyperband with resources counted in steps."""
+        """Return the pruner for trials of `steps` steps, by default hyperband with resources counted in steps.
+
+        Without `steps`, those of a budget of seconds, hyperband takes them from the first trial that is complete.
+        """
         import optuna
 
         default = ClassConfig("hyperband" if can_prune and eval_every else "none")
         config = self.pruner or default
         options = dict(config.options)
         if config.type == "hyperband":
-            options = {"min_resource": max(eval_every, 1), "max_resource": steps, **options}
+            options = {"min_resource": max(eval_every, 1), "max_resource": steps or "auto", **options}
         return _construct(getattr(optuna.pruners, PRUNERS[config.type]), options, "study.pruner")
 
     def check_pruning(self, can_prune: bool, eval_every: int) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-from archlab.config import paths
-from archlab.config.domains import Choice, Domain
+from archlab.config.domains import Choice, Tie
 from archlab.config.experiment import UnresolvedExperiment
 from archlab.errors import ConfigError
-from archlab.searching.parameters import SearchParameter, is_ancestor, resolve_parameter, sort_by_depth
-from archlab.text import HIDDEN, visible
-
-Scalar: TypeAlias = "str | int | float | bool | None"
-_MAX_LENGTH = 60
+from archlab.searching.apply import each_lists, tied_value
+from archlab.searching.parameter_names import Names, Scalar, choices_digest, encode_choice
+from archlab.searching.parameters import SearchParameter, resolve_parameter
+from archlab.searching.pattern import Pattern
+from archlab.searching.references import sort_paths
+from archlab.searching.suggest_pattern import suggest_pattern
+from archlab.searching.variant import MISSING, Held, Variant, Varied, start
 
 
 class SuggestingTrial(Protocol):
@@ -31,41 +30,53 @@ class SuggestingTrial(Protocol):
         """Suggest a float."""
 
 
-def suggest(trial: SuggestingTrial, vary: Mapping[str, Domain | None], base: UnresolvedExperiment) -> dict[str, Any]:
-    """Return a value for every knob that exists, by path, ancestors first."""
+def suggest(
+    trial: SuggestingTrial, varied: Mapping[str, Varied], base: UnresolvedExperiment, *, exhaustive: bool = False
+) -> dict[str, Any]:
+    """Return a value for every knob that exists, by path, ancestors first.
+
+    `exhaustive` is for a sampler that tries everything once: it is asked for allowed patterns only.
+    """
     values: dict[str, Any] = {}
-    experiment = base
-    for path in sort_by_depth(vary):
-        parameter = resolve_parameter(path, vary[path], experiment)
-        if parameter is not None:
-            values[path] = _suggest(trial, parameter, _name(path, values))
-            experiment = experiment.override({path: values[path]}, "trial")
+    variant = start(base, each_lists(varied), "trial")
+    names = Names()
+    for path in sort_paths(varied):
+        value = _suggest_path(trial, path, varied[path], variant, names, exhaustive)
+        if value is not MISSING:
+            values[path] = value
+            variant = variant.put(path, varied[path], value)
+            names.choose(path, varied[path], value, variant)
     return values
+
+
+def _suggest_path(
+    trial: SuggestingTrial, path: str, domain: Varied, variant: Variant, names: Names, exhaustive: bool
+) -> Any:
+    if isinstance(domain, Held):
+        return MISSING
+    if isinstance(domain, Pattern):
+        return suggest_pattern(trial, names.of(path), domain, exhaustive)
+    if isinstance(domain, Tie):
+        return tied_value(path, domain, variant)
+    own = variant.parameter_paths(path)
+    found = {one: p for one in own if (p := resolve_parameter(one, domain, variant)) is not None}
+    if not found:
+        return MISSING
+    if own == [path]:
+        return _suggest(trial, found[path], names.of(path))
+    return [_suggest(trial, found[one], names.of(one)) if one in found else None for one in own]
 
 
 def _suggest(trial: SuggestingTrial, parameter: SearchParameter, name: str) -> Any:
     domain = parameter.domain
     if isinstance(domain, Choice):
         labels = encode_choices(domain, parameter.path)
-        label = trial.suggest_categorical(f"{name}{_choices_digest(list(labels))}", list(labels))
+        label = trial.suggest_categorical(f"{name}{choices_digest(list(labels))}", list(labels))
         return labels[label]
     if parameter.is_integer:
         step = 1 if domain.step is None else int(domain.step)
         return trial.suggest_int(name, int(domain.low), int(domain.high), step=step, log=domain.log)
     return trial.suggest_float(name, float(domain.low), float(domain.high), step=domain.step, log=domain.log)
-
-
-def _name(path: str, values: Mapping[str, Any]) -> str:
-    """Return Optuna's name of a knob: its path, with each choice above it after the part that was chosen.
-
-    `model.layers[*].mixer.ema=cema.num_dims`: one knob below different choices is several parameters to the sampler.
-    """
-    choices = {len(paths.split(above)): encode_choice(values[above]) for above in values if is_ancestor(above, path)}
-    name: str = ""
-    for depth, part in enumerate(paths.split(path), 1):
-        name += f"[{part}]" if isinstance(part, int) or part == "*" else f".{part}"
-        name += f"={_short(str(choices[depth]))}" if depth in choices else ""
-    return name.removeprefix(".")
 
 
 def encode_choices(domain: Choice, path: str) -> dict[Scalar, Any]:
@@ -79,22 +90,3 @@ def encode_choices(domain: Choice, path: str) -> dict[Scalar, Any]:
 def _rank(name: Scalar) -> tuple[bool, float, str]:
     number = isinstance(name, int | float)
     return (not number, float(name) if isinstance(name, int | float) else 0.0, str(name))
-
-
-def encode_choice(value: Any) -> Scalar:
-    """Return a choice as the scalar that Optuna stores: itself, or compact JSON for a mapping or a list."""
-    if isinstance(value, Mapping | list):
-        return json.dumps(value, separators=(",", ":"), sort_keys=True)
-    return value
-
-
-def _choices_digest(labels: list[Scalar]) -> str:
-    """Return a suffix that identifies a set of choices: Optuna does not let the choices of one parameter change."""
-    return "{" + _short(",".join(str(name) for name in labels)) + "}"
-
-
-def _short(text: str) -> str:
-    if len(text) <= _MAX_LENGTH and not HIDDEN.search(text):
-        return text
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]
-    return f"{visible(text)[: _MAX_LENGTH - 12].rstrip()}~{digest}"

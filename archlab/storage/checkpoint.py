@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -23,7 +24,8 @@ from archlab.storage.optimizer_state import check_optimizer, groups_of, restore_
 from archlab.storage.ownership import listed_dir, require_listed
 from archlab.storage.renamed_tensors import former_names, has_former_names
 from archlab.storage.run_state import check_random_states, random_states, read_state, set_random_states
-from archlab.storage.tensors import copy_into, named_tensors, read_tensors, write_tensors
+from archlab.storage.safetensors_header import read_header
+from archlab.storage.tensors import TensorFit, copy_into, fit_tensors, named_tensors, read_tensors, write_tensors
 from archlab.text import shell_path
 
 __all__ = ["latest_checkpoint", "load_checkpoint", "load_weights", "save_checkpoint", "save_model", "verify"]
@@ -33,9 +35,16 @@ _WEIGHTS, _OPTIMIZER, _RNG, _STATE = "model.safetensors", "optimizer.safetensors
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: Optimizer, extra: Mapping[str, Any], *, keep: int
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    extra: Mapping[str, Any],
+    *,
+    keep: int,
+    keep_steps: Sequence[int] = (),
 ) -> Path:
-    """Write folder/step_00000100, then delete all but the newest `keep`; `extra` is JSON data.
+    """Write folder/step_00000100, then delete all but the newest `keep` and `keep_steps`; `extra` is JSON data.
 
     Checkpoints of later steps, which a run that was started over has left, are deleted as well.
     """
@@ -48,8 +57,9 @@ def save_checkpoint(
         write_text(partial / _STATE, json.dumps(state, indent=2))
         write_manifest(partial, "checkpoint")
     # After the new one is complete: until then the old ones are all that a crash leaves to resume from.
-    steps = _steps(folder)
-    for old in [number for number in steps if number > step] + [number for number in steps if number <= step][keep:]:
+    steps = checkpoints(folder)
+    earlier = [number for number in steps if number <= step][keep:]
+    for old in [number for number in steps if number > step] + [n for n in earlier if n not in keep_steps]:
         _remove_own(steps[old])
     return path
 
@@ -68,7 +78,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     Returns None if there is no checkpoint; raises ArchlabError if all of them are damaged.
     """
     damaged: list[str] = []
-    for path in _steps(folder).values():
+    for path in checkpoints(folder).values():
         problem = integrity_error(path)
         if problem is None:
             if damaged:
@@ -104,12 +114,36 @@ def read_checkpoint_identity(path: Path) -> Identity:
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load a checkpoint's weights into a model; raise ArchlabError, changing nothing, if they do not fit."""
     tensors = read_tensors(path / _WEIGHTS)
+    _require_present_names(tensors, model, path)
+    copy_into(model, tensors, path / _WEIGHTS)
+
+
+def check_weights(path: Path, model: nn.Module) -> TensorFit:
+    """Return how the weights of a checkpoint fit a model, by names and shapes alone; the model may be on meta.
+
+    Raises ArchlabError if the file is damaged or its tensors have names of an earlier version.
+    """
+    header = read_header(path / _WEIGHTS)
+    stored = {name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in header.tensors.items()}
+    _require_present_names(stored, model, path)
+    return fit_tensors(named_tensors(model), stored)
+
+
+def load_matching_weights(path: Path, model: nn.Module) -> None:
+    """Load those of a checkpoint's tensors that match the model's in name, kind and shape; the others stay."""
+    tensors = read_tensors(path / _WEIGHTS)
+    own = named_tensors(model)
+    with torch.no_grad():
+        for name in fit_tensors(own, tensors).matching:
+            own[name].copy_(tensors[name])
+
+
+def _require_present_names(tensors: Iterable[str], model: nn.Module, path: Path) -> None:
     if has_former_names(tensors, former_names(model)):
         root = _root(path)
         raise ArchlabError(
             f"{path / _WEIGHTS}: its tensors have names of an earlier version; run archlab migrate {shell_path(root)}"
         )
-    copy_into(model, tensors, path / _WEIGHTS)
 
 
 def _root(path: Path) -> Path:
@@ -145,8 +179,8 @@ def save_model(
         write_manifest(partial, kind)
 
 
-def _steps(folder: Path) -> dict[int, Path]:
-    """Map step to checkpoint directory, newest first."""
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints in a directory by their steps, newest first."""
     found = (path for path in folder.glob("step_*/") if re.fullmatch(r"step_\d{1,18}", path.name))
     steps = {int(path.name[5:]): path for path in found if not path.is_symlink()}
     return dict(sorted(steps.items(), reverse=True))

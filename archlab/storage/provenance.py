@@ -16,6 +16,7 @@ _FIELDS: Mapping[str, Any] = {
     "versions": dict[str, str],
     "step": int,
     "metrics_log": dict[str, Any],
+    "start_from": dict[str, Any],
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,24 +43,55 @@ def copy_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> 
     """Copy tensors into a model; raise ArchlabError, changing nothing, unless names and shapes match."""
     own = named_tensors(model)
     assert not any(tensor.is_meta for tensor in own.values()), "a model on the meta device holds no values"
-    problems = _mismatches(own, tensors)
-    if problems:
-        raise ArchlabError(f"{source}: does not fit the model: {'; '.join(problems)}")
+    fit = fit_tensors(own, tensors)
+    if not fit.is_exact:
+        raise ArchlabError(f"{source}: does not fit the model: {fit}")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
 
 
-def _mismatches(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    missing = [repr(name) for name in own if name not in tensors]
-    unexpected = [repr(name) for name in tensors if name not in own]
-    different = [
-        f"{name!r} is {_describe(tensors[name])} and not {_describe(own[name])}"
-        for name in own
-        if name in tensors and _describe(own[name]) != _describe(tensors[name])
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "different": different}
-    return [f"{problem} {_first_few(names)}" for problem, names in problems.items() if names]
+@dataclass(frozen=True)
+class TensorFit:
+    """How stored tensors fit those of a model: by name those that match, are missing, are left over, or differ.
+
+    `different` maps the name of a tensor of another kind or shape to a description of both.
+    """
+
+    matching: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    different: Mapping[str, str]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every tensor of one is there in the other, with the same kind and shape."""
+        return not (self.missing or self.unexpected or self.different)
+
+    def __str__(self) -> str:
+        different = [f"{name!r} is {difference}" for name, difference in self.different.items()]
+        problems = {"missing": _quote(self.missing), "unexpected": _quote(self.unexpected), "different": different}
+        return "; ".join(f"{problem} {_first_few(names)}" for problem, names in problems.items() if names)
+
+
+def fit_tensors(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> TensorFit:
+    """Compare stored tensors with those of a model by name, kind and shape."""
+    both = [name for name in own if name in stored]
+    different = {
+        name: f"{_describe(stored[name])} and not {_describe(own[name])}"
+        for name in both
+        if _describe(own[name]) != _describe(stored[name])
+    }
+    return TensorFit(
+        matching=tuple(name for name in both if name not in different),
+        missing=tuple(name for name in own if name not in stored),
+        unexpected=tuple(name for name in stored if name not in own),
+        different=different,
+    )
+
+
+def _quote(names: Sequence[str]) -> list[str]:
+    return [repr(name) for name in names]
 
 
 def _describe(tensor: Tensor) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from archlab.config.budget import Budget
 from archlab.config.diff import first_difference
 from archlab.config.experiment import Experiment, load
 from archlab.errors import ArchlabError
@@ -67,17 +68,18 @@ def _entries(folder: Path) -> list[Path]:
     return [path for path in found if path.name not in _NOT_BEGUN and not path.match(".*.archlab-*")]
 
 
-def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool) -> Identity:
+def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool, budget: Budget | None = None) -> Identity:
     """Start a run in a directory, or resume it, and return its identity; raise ArchlabError if it is another's.
 
-    The caller holds the run's lock.
+    `budget` is the one that was resolved to the steps of the experiment, which a resumed run must have too. The caller
+    holds the run's lock.
     """
     require_run_dir(experiment, folder, resume, force)
     if resume and (folder / "experiment.yaml").is_file():
         return _resume(experiment, folder)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_earlier(folder)
-    identity, file = {"run": new_id()}, folder / "experiment.yaml"
+    identity, file = {"run": new_id(), **({"budget": str(budget)} if budget else {})}, folder / "experiment.yaml"
     write_run_identity(folder, identity)  # first: it tells that the directory is a run's
     write_text(file, experiment.to_yaml())
     # Of what a reader finds in the file: data that is written and read again need not be equal to the first.

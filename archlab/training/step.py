@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from archlab.config.experiment import Experiment
 from archlab.data.task import Task
 from archlab.errors import ConfigError, TrainingError
+from archlab.modeling.budget import resolve_budget
 from archlab.modeling.build import build, validate
 from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
 from archlab.modeling.cost import Cost, estimate_cost
@@ -25,13 +26,13 @@ from archlab.training.optimizer import build_optimizer, lr_multiplier
 
 
 def prepare_experiment(experiment: Experiment, previous: Mapping[str, str] | None = None) -> Experiment:
-    """Check an experiment and return it with every `auto` resolved, ready for TrainStep.
+    """Check an experiment and return it with every `auto` and a budget but one of seconds resolved, for TrainStep.
 
     `previous` are settings resolved when the run started, which a resumed run keeps. Raises ArchlabError if model, task
     and context do not fit, if data or device are missing, or if a training step does not fit in memory.
     """
     cost = check_experiment(experiment)
-    experiment = resolve_auto(experiment, cost, previous)
+    experiment = resolve_auto(resolve_budget(experiment, cost), cost, previous)
     require_memory(cost.memory_per_device, torch.device(experiment.train.device))
     return experiment
 
@@ -51,7 +52,7 @@ def resolve_auto(experiment: Experiment, cost: Cost, previous: Mapping[str, str]
     """
     train = replace(experiment.train, **dict[str, Any](previous or {}))
     device = _resolve_device(train.device)
-    flops = 3.0 * cost.flops_per_token * cost.tokens_per_step * train.steps  # backward takes twice the forward pass
+    flops = float(cost.flops_per_token) * cost.tokens_per_step * train.steps
     resolved: dict[str, Any] = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),
@@ -86,7 +87,7 @@ class TrainStep:
     @property
     def tokens(self) -> int:
         """The number of tokens per optimizer step."""
-        return self.train.batch_size * self.train.accumulate * self.train.context
+        return self.train.tokens_per_step
 
     def __call__(self) -> dict[str, float]:
         """Make one optimizer step and return its record; raise TrainingError if loss or gradients are not finite."""

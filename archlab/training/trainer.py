@@ -19,13 +19,15 @@ from archlab.runtime.signals import Stopped, defer_keyboard_interrupt, stop_on_s
 from archlab.storage import checkpoint
 from archlab.storage.identity import KEY, Identity
 from archlab.storage.run_lock import lock_run
+from archlab.training.budget import keep_budget, prepare_run
 from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.data_identity import data_identity, require_same_data
 from archlab.training.metrics import MetricsLog
 from archlab.training.metrics import read as read_metrics
 from archlab.training.run_dir import join_identity, last_metrics, open_run, require_own, require_run_dir
 from archlab.training.run_tokens import keep_run_tokens, read_run_tokens, use_run_tokens
-from archlab.training.step import TrainStep, prepare_experiment
+from archlab.training.start_from import check_start, load_start, settings_of_start, with_absolute_start
+from archlab.training.step import TrainStep
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,28 @@ def train(
     """
     with stop_on_signals(), deterministic_algorithms():
         # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves it alone.
-        running = use_run_tokens(experiment, folder) if resume else experiment
-        prepared = prepare_experiment(running, _previous_settings(folder, experiment.train) if resume else None)
+        experiment, budget = with_absolute_start(experiment), experiment.train.budget
+        running = keep_budget(use_run_tokens(experiment, folder), folder) if resume else experiment
+        prepared = prepare_run(running, _settings_to_keep(folder, experiment.train, resume))
         experiment = replace(prepared, task=experiment.task)
         require_run_dir(experiment, folder, resume, force)
+        if not resume or not checkpoint.checkpoints(folder / "checkpoints"):
+            check_start(experiment, out=folder)
         with lock_run(folder):
-            identity = open_run(experiment, folder, resume, force)
+            identity = open_run(experiment, folder, resume, force, budget)
             keep_run_tokens(experiment, folder, resume)
             return Trainer(experiment, folder, resume, CallbackList(callbacks), identity).run()
 
 
-def _previous_settings(folder: Path, train: TrainConfig) -> dict[str, str]:
-    """Return each `auto` setting as it was resolved when the run started: resuming is exact only with the same ones."""
+def _settings_to_keep(folder: Path, train: TrainConfig, resume: bool) -> dict[str, str]:
+    """Return each `auto` setting as it was resolved when the run started: resuming is exact only with the same ones.
+
+    A run that goes on where another one was keeps that one's.
+    """
     file = folder / "experiment.yaml"
-    earlier = load(file, recorded=True).train if file.is_file() else train
+    if not resume or not file.is_file():
+        return settings_of_start(train)
+    earlier = load(file, recorded=True).train
     return {key: getattr(earlier, key) for key in ("device", "precision", "compile") if getattr(train, key) == "auto"}
 
 
@@ -86,6 +96,8 @@ class Trainer:
         # After the model is built: loading also restores the default random generator, which building reseeds.
         state = checkpoint.load_checkpoint(last, self.model, self.train_step.optimizer) if last else {}
         self.train_step.step, self.resumed = int(state.get("step", 0)), last is not None
+        start = self.train.start_from if last is None else None
+        self.started_from = load_start(start, self.train_step) if start else state.get("start_from")
         self.data = data_identity(self.task)
         if last is not None:
             require_same_data(state.get("data", {}), self.data, last)
@@ -138,7 +150,8 @@ class Trainer:
                     log.append(record)
             self.callback.on_step(record)  # after the record is on disk, which a callback may read, or end the run
             self._evaluate(log)
-            if _is_due(self.step, self.train.checkpoint_every, self.train.steps):
+            is_asked_for = self.step in (self.train.checkpoint_at or ())
+            if is_asked_for or _is_due(self.step, self.train.checkpoint_every, self.train.steps):
                 self._save()
 
     def _evaluate(self, log: MetricsLog) -> None:
@@ -164,12 +177,14 @@ class Trainer:
             optimizer,
             {**self._origin(), "data": self.data},
             keep=keep,
+            keep_steps=self.train.checkpoint_at or (),
         )
 
     def _origin(self) -> dict[str, Any]:
-        """Return what a checkpoint tells of its run: the run's identity, and size and checksum of its metrics."""
+        """Return what a checkpoint tells of its run: its identity, its start, and size and checksum of its metrics."""
         metrics = self.log.summary() if self.log else self.expected_log
-        return {KEY: dict(self.identity), **({"metrics_log": metrics} if metrics else {})}
+        known = {"metrics_log": metrics, "start_from": self.started_from}
+        return {KEY: dict(self.identity), **{key: value for key, value in known.items() if value}}
 
     def _provenance(self) -> dict[str, Any]:
         return {"step": self.step, "versions": versions(), "data": self.task.describe(), **self._origin()}

@@ -55,6 +55,7 @@ def test_shipped_spaces_are_valid(name: str, spaces: Any) -> None:
         "{base: quickstart, train: {clip: null, compile: off}, override: {'model.layers[*].mixer': mega}}",
         "{base: quickstart, model: {dim: 3}}",
         "{format: 2, base: quickstart}",
+        "{base: quickstart, train: {budget: {tokens: 1e7}, start_from: {checkpoint: runs/a, step: 4}}}",
     ],
 )
 def test_right_experiments_are_valid(text: str, experiments: Any) -> None:
@@ -72,6 +73,8 @@ def test_right_experiments_are_valid(text: str, experiments: Any) -> None:
         ("{base: quickstart, train: {lr: 0}}", ["train", "lr"]),
         ("{base: quickstart, train: {steps: 1.5}}", ["train", "steps"]),
         ("{base: quickstart, train: {compile: blok}}", ["train", "compile"]),
+        ("{base: quickstart, train: {budget: {token: 1}}}", ["train", "budget"]),
+        ("{base: quickstart, train: {start_from: {step: 1}}}", ["train", "start_from"]),
         ("{base: quickstart, task: texts}", ["task"]),
         ("{base: quickstart, model: {type: stack, dmi: 3}}", ["model"]),
         ("{base: quickstart, model: {dmi: 3}}", ["model"]),

@@ -135,6 +135,13 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["step_00000002"]
 
 
+def test_steps_that_are_asked_for_stay(tmp_path: Path) -> None:
+    model, optimizer = build()
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, step, model, optimizer, {}, keep=1, keep_steps=[2, 4])
+    assert sorted(os.listdir(tmp_path)) == ["step_00000002", "step_00000004"]
+
+
 def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
     model, optimizer = build()
     save_checkpoint(tmp_path, 1, model, optimizer, {"note": "old"}, keep=1)

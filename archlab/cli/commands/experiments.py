@@ -39,8 +39,10 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
 
     from archlab.cli import show as drawing
     from archlab.modeling.build import validate
+    from archlab.training.start_from import check_start
 
     model = validate(experiment)
+    check_start(experiment, model)
     figures = drawing.cost_summary(experiment, model)
     tokens = drawing.describe_tokens(experiment, Path(name).parent if is_file_name(name) else None)
     if as_json:
@@ -81,15 +83,24 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 @OVERRIDES
 @click.option("--out", type=FOLDER, help="Write the search to this directory; the default is runs/NAME.")
 @click.option("--trials", type=click.IntRange(min=1), help="Run this many trials, not the number that the space sets.")
+@click.option("--rehearse", is_flag=True, help="Run every rung of a ladder in small, to find mistakes in minutes.")
 @FORCE
 @TRUST_PLUGINS
-def search(name: str, overrides: tuple[str, ...], out: Path | None, trials: int | None, force: bool) -> None:
+def search(
+    name: str, overrides: tuple[str, ...], out: Path | None, trials: int | None, rehearse: bool, force: bool
+) -> None:
     """Search a space of architectures; the same command resumes the search.
 
-    NAME is a search space or a YAML file; PATH=VALUE sets a value of the space, or of its base experiment.
+    NAME is a search space or a YAML file; PATH=VALUE sets a value of the space, or of its base experiment. A space with
+    rungs is a ladder: its candidates are compared at growing sizes, and forecast at the size that it leads to.
     """
+    from archlab.cli.ladder_progress import climb, is_ladder
     from archlab.cli.search_progress import SearchProgressBar, print_summary
 
+    if is_ladder(name, overrides, rehearse=rehearse, trials=trials):
+        overrides = (*overrides, f"study.trials={trials}") if trials is not None else overrides
+        climb(make_console(), name, overrides, out=out, rehearse=rehearse, force=force)
+        return
     console = make_console()
     with SearchProgressBar(console) as progress:
         result = api.search(name, overrides, out=out, trials=trials, force=force, callbacks=[progress])

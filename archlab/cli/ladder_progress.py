@@ -1,0 +1,127 @@
+"""The progress of a ladder, and its summary in tables of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from archlab import api
+from archlab.cli.progress import ProgressBar
+from archlab.cli.terminal import foreign
+from archlab.errors import ArchlabError
+from archlab.reporting.ladder_lines import agreement_line, forecast_cells, rung_title, target_lines
+from archlab.searching.ladder.callbacks import LadderCallback
+from archlab.searching.ladder.config import Ladder, Rung
+from archlab.searching.ladder.forecasts import Forecast
+from archlab.searching.ladder.run import LadderResult
+from archlab.searching.ladder.selection import Decision
+from archlab.searching.ladder.summary import LadderSummary, RungSummary, forecast_of
+from archlab.searching.space import load_space
+from archlab.text import shell_path
+from archlab.training.callbacks import Callback
+
+WIDTH = 80
+
+
+def is_ladder(name: str, overrides: Sequence[str], *, rehearse: bool, trials: int | None) -> bool:
+    """Tell whether a space has rungs; raise ArchlabError if it has none and is to be rehearsed."""
+    space = load_space(name, overrides)
+    if rehearse and not space.is_ladder:
+        raise ArchlabError(f"{space.source}: has no rungs to rehearse")
+    if trials is not None and space.is_ladder and not space.vary:
+        raise ArchlabError(f"{space.source}: names its candidates and draws none, so that --trials says nothing")
+    return space.is_ladder
+
+
+def climb(
+    console: Console, name: str, overrides: Sequence[str], *, out: Path | None, rehearse: bool, force: bool
+) -> None:
+    """Run a ladder and print its summary; raise ArchlabError if it has to go on elsewhere."""
+    with LadderProgressBar(console) as progress:
+        result = api.run_ladder(name, overrides, out=out, rehearse=rehearse, force=force, callbacks=[progress])
+    api.report(result.folder)
+    print_ladder(console, result)
+    if result.waiting:
+        raise ArchlabError(f"{result.waiting}; train {result.folder / 'launch'} elsewhere, and run this command again")
+
+
+class LadderProgressBar(ProgressBar, LadderCallback):
+    """Show each run of a ladder as a bar, and its result as a line."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(console)
+        self.done, self.total = 0, 0
+
+    def on_ladder(self, ladder: Ladder, candidates: Sequence[str]) -> None:
+        """Print the ladder, and that it is a rehearsal if it is one."""
+        what = f": {len(ladder.rungs)} rungs, {len(candidates)} candidates: {', '.join(candidates)}"
+        self.print(Text.assemble(foreign(ladder.space.name, "bold"), foreign(what)))
+        if ladder.is_rehearsal:
+            self.print("REHEARSAL: the models are small, and their losses tell nothing of any candidate")
+
+    def on_rung(self, rung: Rung, params: float, done: int, total: int, forecast: Forecast | None) -> None:
+        """Print the rung, how many of its runs are done, and what was forecast of it."""
+        self.done, self.total = done, total
+        self.print(
+            Text.assemble((f"rung {rung.number}", "bold"), f": {params:,.0f} parameters, {total} runs, {done} done")
+        )
+        if forecast is not None:
+            self.print(f"  forecast of {forecast.written}: {', '.join(forecast.ranking)}; by {forecast.method}")
+
+    def on_run(self, label: str) -> Callback:
+        """Show the training of one run under its label."""
+        self.label = f"{label} ({self.done + 1} of {self.total})"
+        return self
+
+    def on_result(self, label: str, loss: float | None, reason: str) -> None:
+        """Print what a run reached."""
+        self.done += 1
+        state = ("failed", "red") if loss is None else (f"{loss:.4f}", "green")
+        self.print(Text.assemble(foreign(label, "cyan"), "  ", state, foreign(f"  {reason}" if reason else "")))
+
+    def on_decision(self, rung: Rung, decision: Decision) -> None:
+        """Print who goes on."""
+        self.print(f"rung {rung.number}: on goes {', '.join(decision.goes_on) or 'nobody'} (by {decision.by})")
+
+
+def print_ladder(console: Console, result: LadderResult) -> None:
+    """Print the rungs with forecasts beside results, the target, the verdict, and the files."""
+    summary = result.summary
+    narrow = min(console.width, WIDTH)
+    for rung in summary.rungs:
+        console.print(_rung_table(rung), width=narrow)
+        if line := agreement_line(rung):
+            console.print(foreign(line), width=narrow)
+        console.print()
+    for line in _closing(summary, result.folder):
+        console.print(line, width=narrow, highlight=False)
+
+
+def _rung_table(rung: RungSummary) -> Table:
+    table = Table(title=foreign(rung_title(rung)), title_justify="left", box=None, header_style="bold")
+    table.add_column("candidate", overflow="fold", max_width=24)
+    for name in ("loss", "forecast", "90 % interval", "error", "on"):
+        table.add_column(name, justify="right")
+    goes_on = (rung.decision or {}).get("goes_on") or []
+    names = [*rung.losses, *(name for name in rung.candidates if name not in rung.losses)]
+    for name in names:
+        is_on = isinstance(goes_on, list) and name in goes_on
+        cells = forecast_cells(rung.losses.get(name), forecast_of(rung).get(name))
+        table.add_row(*map(foreign, (name, *cells, "yes" if is_on else "")))
+    return table
+
+
+def _closing(summary: LadderSummary, folder: Path) -> Iterator[Text]:
+    for line in target_lines(summary):
+        yield foreign(line)
+    for name, reason in summary.failed.items():
+        yield foreign(f"{name} dropped out: {reason}")
+    yield foreign(summary.verdict, "bold")
+    yield foreign(f"report  {folder / 'report.html'}")
+    yield foreign(f"data    {folder / 'ladder.json'}, {folder / 'forecasts'}")
+    if summary.goes_on and summary.target is not None:
+        yield foreign(f"launch  archlab train {shell_path(folder / 'launch' / f'{summary.goes_on[0]}.yaml')}")

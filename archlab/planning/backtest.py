@@ -1,0 +1,162 @@
+"""What small runs said of larger ones that are known: the largest rung held out, and rankings from rung to rung."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from statistics import fmean
+
+import numpy as np
+
+from archlab.errors import ArchlabError
+from archlab.planning.fit_candidates import fit_candidates
+from archlab.planning.forecast import interval
+from archlab.planning.losses import LossPoint
+
+_SAME_SIZE = 1.2  # sizes of candidates that differ by less are one rung: heads and widths do not divide alike
+
+
+@dataclass(frozen=True)
+class RankAgreement:
+    """How far a ranking holds at a larger size: the share of pairs in the same order, and Spearman's correlation."""
+
+    pairs: int
+    decision_accuracy: float
+    spearman: float
+
+
+@dataclass(frozen=True)
+class RungAgreement:
+    """The agreement of the rankings of two rungs, given by their mean sizes."""
+
+    small: float
+    large: float
+    agreement: RankAgreement
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A candidate's largest run, forecast from its smaller ones: `interval` is of the mean of as many seeds."""
+
+    candidate: str
+    params: float
+    tokens: float
+    loss: float
+    forecast: float
+    interval: tuple[float, float]
+    relative_error: float
+    is_inside: bool
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """The largest rung held out, and the plain ranking there beside it.
+
+    `ranking` is by the mean loss at the largest rung that all candidates have; `forecast_agreement` and
+    `plain_agreement` compare with it what the laws of smaller rungs, and the ranking of the next smaller rung, said.
+    """
+
+    held_out: tuple[HeldOut, ...]
+    ranking: tuple[str, ...]
+    forecast_agreement: RankAgreement | None
+    plain_agreement: RankAgreement | None
+    rungs: tuple[RungAgreement, ...]
+    notes: tuple[str, ...]
+
+
+def rank_agreement(small: Mapping[str, float], large: Mapping[str, float]) -> RankAgreement:
+    """Compare the losses of the same candidates at two sizes; raise ArchlabError for fewer than two in common."""
+    names = [name for name in small if name in large]
+    if len(names) < 2:
+        raise ArchlabError("rankings of at least two candidates in common are needed")
+    pairs = [_decision(small, large, a, b) for a, b in combinations(names, 2)]
+    x, y = _ranks([small[name] for name in names]), _ranks([large[name] for name in names])
+    spread = x.std() * y.std()
+    spearman = float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread else 0.0
+    return RankAgreement(len(pairs), fmean(pairs), spearman)
+
+
+def _decision(small: Mapping[str, float], large: Mapping[str, float], a: str, b: str) -> float:
+    """Return 1 for a pair in the same order, 0 for another order, and a half where one of them is a tie."""
+    product = float(np.sign(small[a] - small[b]) * np.sign(large[a] - large[b]))
+    return (1 + product) / 2
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    array = np.array(values)
+    return (array[:, None] > array).sum(1) + ((array[:, None] == array).sum(1) - 1) / 2
+
+
+def backtest(points: Sequence[LossPoint], seed: int) -> Backtest:
+    """Hold the largest rung out, forecast it, and compare rankings."""
+    notes: list[str] = []
+    held_out = _hold_out(points, seed, notes)
+    rungs = _rungs(points)
+    agreements = tuple(
+        RungAgreement(small, large, rank_agreement(rungs[small], rungs[large])) for small, large in pairwise(rungs)
+    )
+    last = rungs[max(rungs)] if rungs else {}
+    forecasts = {one.candidate: one.forecast for one in held_out}
+    measured = {one.candidate: one.loss for one in held_out}
+    return Backtest(
+        tuple(held_out),
+        tuple(sorted(last, key=last.__getitem__)),
+        rank_agreement(forecasts, measured) if len(forecasts) > 1 else None,
+        agreements[-1].agreement if agreements else None,
+        agreements,
+        tuple(notes),
+    )
+
+
+def _hold_out(points: Sequence[LossPoint], seed: int, notes: list[str]) -> list[HeldOut]:
+    """Forecast the largest size of each candidate, at its most tokens, from the sizes below."""
+    largest = {p.candidate: max(q.params for q in points if q.candidate == p.candidate) for p in points}
+    rest = [p for p in points if p.params < largest[p.candidate] / 1.01]
+    held: list[HeldOut] = []
+    for name in sorted(largest):
+        rung = [p for p in points if p.candidate == name and p.params >= largest[name] / 1.01]
+        tokens = max(p.tokens for p in rung)
+        losses = [p.loss for p in rung if p.tokens == tokens]
+        target = rung[0].params, tokens
+        try:
+            held.append(_forecast(name, rest, target, losses, seed))
+        except ArchlabError as error:
+            notes.append(f"without its largest size, {error}")
+    return held
+
+
+def _forecast(
+    name: str, rest: Sequence[LossPoint], target: tuple[float, float], losses: Sequence[float], seed: int
+) -> HeldOut:
+    params, tokens = target
+    if not any(point.candidate == name for point in rest):
+        raise ArchlabError(f"{name}: has no losses")
+    draws = fit_candidates(rest, params=params, tokens=tokens, seed=seed).draws[name]
+    point, loss = draws.forecast(params, tokens), float(np.exp(np.log(losses).mean()))
+    # The mean that was measured has noise of its own, of its few seeds.
+    low, high = interval(draws.sampled(params, tokens) * np.exp(draws.run_noise_S / np.sqrt(len(losses))), point)
+    return HeldOut(name, params, tokens, loss, point, (low, high), point / loss - 1, low <= loss <= high)
+
+
+def _rungs(points: Sequence[LossPoint]) -> dict[float, dict[str, float]]:
+    """Return the mean losses of the candidates at each size that all have, at the most tokens that all have there."""
+    names = sorted({point.candidate for point in points})
+    rungs: dict[float, dict[str, float]] = {}
+    for rung in _clusters(points, "params"):
+        for cell in reversed(_clusters(rung, "tokens")):
+            if len(names) > 1 and {point.candidate for point in cell} == set(names):
+                size = fmean(point.params for point in cell)
+                rungs[size] = {name: fmean(p.loss for p in cell if p.candidate == name) for name in names}
+                break
+    return rungs
+
+
+def _clusters(points: Sequence[LossPoint], column: str) -> list[list[LossPoint]]:
+    clusters: list[list[LossPoint]] = []
+    for point in sorted(points, key=lambda point: float(getattr(point, column))):
+        if clusters and getattr(point, column) < _SAME_SIZE * getattr(clusters[-1][0], column):
+            clusters[-1].append(point)
+        else:
+            clusters.append([point])
+    return clusters

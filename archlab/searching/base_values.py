@@ -1,0 +1,33 @@
+"""The base experiment's values of what a search varies, for comparison with its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archlab.searching import selectors
+from archlab.searching.apply import each_lists
+from archlab.searching.pattern import Pattern
+from archlab.searching.space import Space
+from archlab.searching.trial_values import base_number
+from archlab.searching.variant import MISSING, Held, start
+
+
+def base_value(space: Space, path: str) -> Any:
+    """Return the base's value of a varied path, components by their names; None if it has none, as for patterns."""
+    domain = space.varied[path]
+    if isinstance(domain, Pattern):
+        return None
+    if isinstance(domain, Held):
+        return base_number(space)
+    variant = start(space.base, each_lists(space.varied), "base")
+    places = [_name(variant.value(place)) for place in variant.places(path)]
+    if selectors.is_each(path):
+        return places
+    return places[0] if places else None
+
+
+def _name(value: Any) -> Any:
+    if value is MISSING:
+        return None
+    return value.get("type", value) if isinstance(value, Mapping) else value

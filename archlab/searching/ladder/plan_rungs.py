@@ -1,0 +1,82 @@
+"""A rung's experiments: solved once, kept in the ladder's directory, and read from there by a resumed ladder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from archlab.config.experiment import Experiment, load
+from archlab.errors import ConfigError
+from archlab.modeling.build import validate
+from archlab.modeling.cost import estimate_cost
+from archlab.searching.ladder.candidates import at_rung, nominal_params
+from archlab.searching.ladder.config import Candidate, Ladder, Rung
+from archlab.searching.ladder.forecasting import Aim
+from archlab.searching.ladder.runs import EXPERIMENT, LadderRun, candidate_dir, plan_runs
+from archlab.searching.ladder.shrink import shrink
+from archlab.searching.ladder.sizes import size_of
+from archlab.storage.files import write_text
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A candidate at a rung: its experiment without a seed, and its counted costs."""
+
+    candidate: Candidate
+    experiment: Experiment
+    params: int
+    flops_per_token: float
+
+
+@dataclass(frozen=True)
+class RungPlan:
+    """A rung with its entrants and runs, trunks before branches, and the size that it is meant to have."""
+
+    rung: Rung
+    aim: Aim
+    entrants: dict[str, Entrant]
+    runs: tuple[LadderRun, ...]
+
+
+def plan_rung(ladder: Ladder, rung: Rung, candidates: list[Candidate], folder: Path) -> tuple[RungPlan, dict[str, str]]:
+    """Return the plan of a rung, and the reasons of candidates that cannot be built at its size.
+
+    A named candidate that cannot be built is a mistake and raises ConfigError; one that was drawn drops out.
+    """
+    entrants: dict[str, Entrant] = {}
+    problems: dict[str, str] = {}
+    for candidate in candidates:
+        try:
+            entrants[candidate.name] = _entrant(ladder, rung, candidate, folder)
+        except ConfigError as error:
+            if candidate in ladder.named:
+                raise ConfigError(
+                    error.path, f"{candidate.path} at {rung.path}: {error.problem}", error.source
+                ) from None
+            problems[candidate.name] = f"{error.path}: {error.problem}"
+    runs = [r for e in entrants.values() for r in plan_runs(ladder, rung, e.candidate.name, e.experiment, folder)]
+    return RungPlan(rung, _aim(ladder, rung, entrants), entrants, tuple(runs)), problems
+
+
+def _aim(ladder: Ladder, rung: Rung, entrants: dict[str, Entrant]) -> Aim:
+    trains = [entrant.experiment.train for entrant in entrants.values()]
+    tokens = max((t.steps * t.batch_size * t.accumulate * t.context for t in trains), default=1)
+    if ladder.is_rehearsal:  # whose models are not those of the rung
+        return Aim(max((float(entrant.params) for entrant in entrants.values()), default=1.0), float(tokens))
+    return Aim(nominal_params(ladder, rung), float(tokens))
+
+
+def _entrant(ladder: Ladder, rung: Rung, candidate: Candidate, folder: Path) -> Entrant:
+    file = candidate_dir(folder, rung.number, candidate.name) / EXPERIMENT
+    if file.is_file():
+        experiment = load(file, recorded=True)
+    else:
+        experiment = at_rung(ladder, candidate, rung)
+        validate(experiment)
+        if ladder.is_rehearsal:
+            plan_runs(ladder, rung, candidate.name, experiment, folder)  # a mistake in the real ones is found as well
+            experiment = shrink(experiment, rung, len(ladder.rungs), ladder.branches)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, experiment.to_yaml())
+    flops = estimate_cost(experiment).flops_per_token
+    return Entrant(candidate, experiment, size_of(experiment), float(flops))

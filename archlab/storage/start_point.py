@@ -1,0 +1,151 @@
+"""The checkpoint from which a new run starts: one of a run's, or a published model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from archlab.config.start_from import StartFrom
+from archlab.data.tokenizers.model_tokens import ModelTokens
+from archlab.errors import ArchlabError, ConfigError
+from archlab.storage.checkpoint import checkpoints, latest_checkpoint
+from archlab.storage.identity import Identity, identity_in
+from archlab.storage.manifest import read_manifest
+from archlab.storage.model_tokens import read_tokens
+from archlab.storage.provenance import read_provenance
+from archlab.storage.run_state import read_state
+from archlab.storage.trained_model import PUBLISHED, find_checkpoint
+from archlab.storage.trained_task import find_tokens
+
+_PATH = "train.start_from"
+_WEIGHTS, _STATE, _EXPERIMENT, _PROVENANCE = "model.safetensors", "state.json", "experiment.yaml", "provenance.json"
+_MAX_TOLD = 20
+
+
+@dataclass(frozen=True)
+class StartPoint:
+    """A checkpoint on disk; one of a run, which has an optimizer's state, or a published model, which has none."""
+
+    folder: Path
+
+    @property
+    def has_state(self) -> bool:
+        """Whether optimizer, step and random state are there beside the weights."""
+        return (self.folder / _STATE).is_file()
+
+    @property
+    def step(self) -> int:
+        """The number of optimizer steps after which it was saved, 0 where that is not known."""
+        step = read_state(self.folder / _STATE).step if self.has_state else self._provenance().get("step", 0)
+        return int(step)
+
+    @property
+    def data(self) -> Any:
+        """What identifies the data that the run read, as its checkpoint tells."""
+        return read_state(self.folder / _STATE).extra.get("data", {})
+
+    @property
+    def experiment_file(self) -> Path | None:
+        """The experiment that it was trained by, or None for a checkpoint that was taken out of its run."""
+        file = self._owner / _EXPERIMENT
+        return file if file.is_file() else None
+
+    @property
+    def _owner(self) -> Path:
+        return self.folder.parent.parent if self.has_state else self.folder
+
+    def tokens(self) -> ModelTokens | None:
+        """Return what the model's tokens mean, or None for real values and where nobody knows."""
+        if not self.has_state:
+            return find_tokens(self.folder)
+        return read_tokens(self._owner / "tokens")
+
+    @property
+    def tokens_file(self) -> Path | None:
+        """The file that defines the model's tokens, if there is one."""
+        tokens, folder = self.tokens(), self._owner / "tokens" if self.has_state else self.folder
+        file = folder / (tokens.file or "") if tokens else folder
+        return file if file.is_file() else None
+
+    def origin(self) -> dict[str, Any]:
+        """Return what a new run remembers of it: its place, run, step, and the SHA-256 of its weights."""
+        try:
+            sha256 = read_manifest(self.folder).files[_WEIGHTS][1]
+        except (OSError, ValueError, KeyError) as error:
+            raise ArchlabError(f"{self.folder}: has no manifest that lists {_WEIGHTS}") from error
+        run = self._identity().get("run", "")
+        return {"checkpoint": str(self.folder), **({"run": run} if run else {}), "step": self.step, "sha256": sha256}
+
+    def _identity(self) -> Identity:
+        if self.has_state:
+            return identity_in(read_state(self.folder / _STATE).extra, self.folder / _STATE)
+        return identity_in(self._provenance(), self.folder / _PROVENANCE)
+
+    def _provenance(self) -> dict[str, Any]:
+        file = self.folder / _PROVENANCE
+        return read_provenance(file) if file.is_file() else {}
+
+
+def find_start(start: StartFrom) -> StartPoint:
+    """Return the checkpoint that a run starts from; raise ArchlabError naming those that are there instead."""
+    folder = Path(start.absolute().checkpoint)
+    if not folder.is_dir():
+        raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} is no directory")
+    if (folder / _STATE).is_file():
+        return _require_step(StartPoint(folder), start)
+    place = folder if checkpoints(folder) else folder / "checkpoints"
+    known = checkpoints(place)
+    if start.step is not None and start.step in known:
+        return StartPoint(known[start.step])
+    if start.load == "everything" or (known and start.step is None and not _is_published(folder)):
+        return _last(place, start, known)
+    if known and start.step is not None:
+        return _final_of_step(folder, start, known)
+    return _require_step(StartPoint(_published(folder, start)), start)
+
+
+def _is_published(folder: Path) -> bool:
+    return any((folder / name / _WEIGHTS).is_file() for name in PUBLISHED)
+
+
+def _published(folder: Path, start: StartFrom) -> Path:
+    if not _is_published(folder):
+        problem = f"{start.checkpoint!r} holds no checkpoint and no trained model ({_WEIGHTS})"
+        raise ConfigError(f"{_PATH}.checkpoint", problem)
+    return find_checkpoint(folder)
+
+
+def _final_of_step(run: Path, start: StartFrom, known: dict[int, Path]) -> StartPoint:
+    """Return the trained model of a run whose checkpoints are of other steps, if it is of the step that is asked."""
+    final = StartPoint(run / "final")
+    if (final.folder / _WEIGHTS).is_file() and final.step == start.step:
+        return final
+    raise _no_such_step(start, known)
+
+
+def _last(place: Path, start: StartFrom, known: dict[int, Path]) -> StartPoint:
+    if not known:
+        problem = f"{start.checkpoint!r} has no checkpoint with the state of an optimizer; name a run, or load: weights"
+        raise ConfigError(f"{_PATH}.load", problem)
+    if start.step is not None:
+        raise _no_such_step(start, known)
+    last = latest_checkpoint(place)
+    assert last is not None
+    return StartPoint(last)
+
+
+def _no_such_step(start: StartFrom, known: dict[int, Path]) -> ConfigError:
+    steps = sorted(known)
+    told = ", ".join(map(str, steps[-_MAX_TOLD:])) + (
+        f" and {len(steps) - _MAX_TOLD} earlier" * (len(steps) > _MAX_TOLD)
+    )
+    return ConfigError(f"{_PATH}.step", f"{start.checkpoint!r} has no checkpoint of step {start.step}; it has {told}")
+
+
+def _require_step(point: StartPoint, start: StartFrom) -> StartPoint:
+    if start.step is not None and point.step != start.step:
+        raise ConfigError(f"{_PATH}.step", f"{start.checkpoint!r} is of step {point.step} and not {start.step}")
+    if start.load == "everything" and not point.has_state:
+        raise ConfigError(f"{_PATH}.load", f"{start.checkpoint!r} has weights alone, no state of an optimizer")
+    return point
