@@ -17,6 +17,7 @@ from archlab.runtime.environment import hardware_info, versions
 from archlab.searching.baseline import BaselineResult
 from archlab.searching.claims import require_own_dir, trial_dir
 from archlab.searching.identity import SearchIdentity, data_difference, require_same_search
+from archlab.searching.keep import kept_trials, superseded_trials
 from archlab.searching.space import Space
 from archlab.searching.study import delete_weights, finished_trials
 from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
@@ -42,7 +43,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 def publish_best(
     study: optuna.Study, space: Space, folder: Path, identity: SearchIdentity | None = None
 ) -> FrozenTrial | None:
-    """Publish the best trial as best/ unless it is already, then delete the weights of the other finished trials.
+    """Publish the best trial as best/ unless it is already, then delete the weights that `study.keep` does not keep.
 
     Raises ArchlabError if best/ or the trial's directory belongs to another search.
     """
@@ -58,9 +59,9 @@ def _publish_best(
     best = best_trial(study)
     if best is not None and not _is_published(best, folder, identity):
         _publish(best, space, folder, identity)
-    for trial in done:
-        if best is None or trial.number != best.number:
-            delete_weights(trial_dir(folder, trial.number))
+    kept = kept_trials(study, done, space.study.keep) | ({best.number} if best else set())
+    for number in {trial.number for trial in done} - kept | superseded_trials(study, done):
+        delete_weights(trial_dir(folder, number))
     return best
 
 
