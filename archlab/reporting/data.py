@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from archlab.config import paths
 from archlab.errors import one_line
 from archlab.searching.baseline import read_baseline
+from archlab.searching.choices import PathResult, choice_results
 from archlab.searching.claims import require_own_dir, trial_dir
 from archlab.searching.identity import read_identity, require_same_search
 from archlab.searching.space import Space, load_space
@@ -64,6 +65,16 @@ class SearchData:
         return self.summary.best_trial.trial if self.summary and self.summary.best_trial else None
 
     @property
+    def shown_paths(self) -> list[str]:
+        """The paths of which each trial has a value: the varied ones, and those that are tuned for it."""
+        return [*self.space.vary, *(self.space.inner.domains if self.space.inner else ())]
+
+    @property
+    def choices(self) -> list[PathResult]:
+        """The results of each choice of the varied paths."""
+        return choice_results(self.space, self.study.get_trials(deepcopy=False))
+
+    @property
     def complete(self) -> list[Run]:
         """The completed trials."""
         return [trial for trial in self.trials if trial.state == "complete"]
@@ -96,7 +107,8 @@ def _baseline(space: Space, run: Path) -> Run:
 def _base_values(space: Space) -> dict[str, Any]:
     """Return the base experiment's values of the varied knobs, components by their names."""
     base = space.base.resolve().resolved
-    values = {path: paths.get(base, space.base.expand(path)[0]) for path in space.vary}
+    shown = [*space.vary, *(space.inner.domains if space.inner else ())]
+    values = {path: paths.get(base, space.base.expand(path)[0]) for path in shown}
     return {path: _component_name(value) for path, value in values.items() if value is not None}
 
 
@@ -111,7 +123,8 @@ def _trial(trial: FrozenTrial, folder: Path) -> Run:
     # A running trial has no metrics in the study yet, and a pruned one never will: the run's log has the last ones.
     metrics = {**attrs.get("costs", {}), **last_metrics(run), **attrs.get("metrics", {})}
     state = INTERRUPTED if is_interrupted(trial) else _STATES[trial.state.name]
-    return Run(f"{trial.number}", state, attrs.get("values", {}), metrics, curve_of(run), attrs.get("reason", ""))
+    values = attrs.get("values", {}) | attrs.get("tuned", {})
+    return Run(f"{trial.number}", state, values, metrics, curve_of(run), attrs.get("reason", ""))
 
 
 def curve_of(run: Path, metric: str = "val_loss") -> list[tuple[int, float]]:

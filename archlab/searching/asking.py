@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from archlab.errors import ConfigError
 from archlab.searching.choice_view import ChoiceSampler
 from archlab.searching.compare import Arm, arms, plan_rounds
-from archlab.searching.express import express, optuna_parameters
+from archlab.searching.express import express
 from archlab.searching.space import Space
+from archlab.searching.steering import optuna_parameters
 from archlab.searching.study import SearchStudy, count_claimed, counts_candidates, is_exhausted, is_interrupted
 from archlab.searching.trial_attrs import trial_attrs
 from archlab.searching.turns import Turn, Wait, next_turn

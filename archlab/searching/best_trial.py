@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -15,9 +16,11 @@ from archlab.inference.compression_baseline import compressed_bpb
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.environment import hardware_info, versions
 from archlab.searching.baseline import BaselineResult
+from archlab.searching.choices import choice_results
 from archlab.searching.claims import require_own_dir, trial_dir
 from archlab.searching.identity import SearchIdentity, data_difference, require_same_search
 from archlab.searching.keep import kept_trials, superseded_trials
+from archlab.searching.meter import search_spent
 from archlab.searching.space import Space
 from archlab.searching.study import delete_weights, finished_trials
 from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
@@ -132,6 +135,8 @@ def _summary(
         machine=hardware_info(),
         versions=versions(),
         search_id=identity.search,
+        choices=[asdict(result) for result in choice_results(space, study.get_trials(deepcopy=False))],
+        spent=search_spent(study, folder),
     )
 
 
@@ -139,7 +144,9 @@ def _summarize_best(best: FrozenTrial | None, folder: Path) -> TrialSummary | No
     if best is None:
         return None
     attrs = trial_attrs(best)
-    return TrialSummary(best.number, attrs["values"], attrs["metrics"], _evaluate(folder / "best"))
+    return TrialSummary(
+        best.number, attrs["values"] | attrs.get("tuned", {}), attrs["metrics"], _evaluate(folder / "best")
+    )
 
 
 def _evaluate(folder: Path) -> dict[str, float]:

@@ -8,11 +8,10 @@ from typing import Any
 
 from archlab.config import paths
 from archlab.config.diff import first_difference
-from archlab.config.domains import Choice, Domain, Interval
+from archlab.config.domains import Domain, Interval
 from archlab.config.experiment import UnresolvedExperiment
 from archlab.errors import ConfigError, show_value
 from archlab.searching.parameters import SearchParameter, is_ancestor, resolve_parameter, sort_by_depth
-from archlab.searching.suggest import Scalar, fixed_parameter
 
 Vary = Mapping[str, Domain | None]
 
@@ -92,25 +91,3 @@ def _places(tree: dict[str, Any], path: str) -> list[str]:
 def _describe(found: list[Any]) -> str:
     different = [value for index, value in enumerate(found) if value not in found[:index]]
     return ", then ".join(show_value(value, 60) for value in different) or "nothing"
-
-
-def optuna_parameters(vary: Vary, base: UnresolvedExperiment, values: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Return values by path under the names that Optuna has for them, as `enqueue_trial` takes them.
-
-    What lies below a knob without a value is left out, as its name depends on the choice.
-    """
-    named: dict[str, Scalar] = {}
-    chosen: dict[str, Any] = {}
-    missing: list[str] = []
-    raw = base
-    for path in sort_by_depth(vary):
-        parameter = resolve_parameter(path, vary[path], raw)
-        if parameter is None:
-            continue
-        if path not in values or any(is_ancestor(above, path) for above in missing):
-            missing += [path] if isinstance(parameter.domain, Choice) else []
-            continue
-        name, value = fixed_parameter(parameter, values[path], chosen)
-        named[name], chosen[path] = value, values[path]
-        raw = raw.override({path: values[path]}, "space")
-    return named

@@ -9,7 +9,7 @@ from archlab.config.domains import Count, Range
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError
 
-_BUDGETS = ("hours", "tokens", "flops")
+BUDGETS = ("hours", "tokens", "flops")
 _Amount = Annotated[float, Range(low=0, above=True, high=1e30)]
 
 
@@ -19,7 +19,7 @@ def parse_budget(data: Any, path: str) -> dict[str, float]:
         return {}
     if not isinstance(data, Mapping):
         raise ConfigError(path, f"{data!r} is not a mapping such as {{hours: 8}}")
-    reject_unknown(data, _BUDGETS, path)
+    reject_unknown(data, BUDGETS, path)
     return {unit: coerce(amount, _Amount, f"{path}.{unit}") for unit, amount in data.items()}
 
 

@@ -43,14 +43,6 @@ def suggest(trial: SuggestingTrial, vary: Mapping[str, Domain | None], base: Unr
     return values
 
 
-def fixed_parameter(parameter: SearchParameter, value: Any, above: Mapping[str, Any]) -> tuple[str, Scalar]:
-    """Return the name and the value by which Optuna knows a knob's value, given the values of the knobs above it."""
-    name, domain = _name(parameter.path, above), parameter.domain
-    if isinstance(domain, Choice):
-        return f"{name}{_choices_digest(list(encode_choices(domain, parameter.path)))}", encode_choice(value)
-    return name, value
-
-
 def _suggest(trial: SuggestingTrial, parameter: SearchParameter, name: str) -> Any:
     domain = parameter.domain
     if isinstance(domain, Choice):
