@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from archlab.cli.choice_tables import print_choices
 from archlab.cli.progress import ProgressBar
 from archlab.cli.terminal import foreign
 from archlab.reporting.data import Run, SearchData, read_search, short_names
@@ -32,7 +33,8 @@ class SearchProgressBar(ProgressBar, SearchCallback):
 
     def on_search(self, space: Space, done: int, total: int) -> None:
         """Print the space, the varied knobs and the number of finished trials."""
-        self.done, self.total, self.short = done, total, short_names(list(space.varied))
+        self.done, self.total = done, total
+        self.short = short_names([*space.varied, *(space.inner.domains if space.inner else ())])
         finished = f"; {done} done" if done else ""
         over = foreign(f": {total} trials over {', '.join(self.short.values())}{finished}")
         self.print(Text.assemble(foreign(space.name, "bold"), over))
@@ -46,16 +48,18 @@ class SearchProgressBar(ProgressBar, SearchCallback):
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
         """Print the state, metrics and reason of a finished run."""
+        name = label if label == "baseline" else f"{label} ({self.done + 1} of {self.total})"
         self.done += label != "baseline"
         color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
         details = "".join(f"  {part}" for part in (format_validation(metrics), reason) if part)
-        self.print(Text.assemble(foreign(self.label, "cyan"), "  ", (state, color), foreign(details)))
+        self.print(Text.assemble(foreign(name, "cyan"), "  ", (state, color), foreign(details)))
 
 
 def print_summary(console: Console, result: SearchResult) -> None:
     """Print the table of trials, the best trial, the files of the search and the commands to try next."""
     data = read_search(result.folder)
     console.print(_trials(data))
+    print_choices(console, data)
     best = result.summary.best_trial
     if best is None:
         console.print("no trial is complete; the reasons are in the table")
@@ -66,7 +70,7 @@ def print_summary(console: Console, result: SearchResult) -> None:
 
 def _trials(data: SearchData) -> Table:
     table = Table(title=foreign(f"{data.name}: trials"), title_justify="left", box=None, header_style="bold")
-    short = short_names(list(data.space.varied))
+    short = short_names(data.shown_paths)
     for name in ("run", "state", *short.values()):
         table.add_column(foreign(name), overflow="fold")
     metric = "val_bpb" if "val_bpb" in data.baseline.metrics else data.space.objective

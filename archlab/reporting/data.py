@@ -16,6 +16,7 @@ from archlab.errors import one_line
 from archlab.searching import selectors
 from archlab.searching.base_values import base_value
 from archlab.searching.baseline import read_baseline
+from archlab.searching.choices import PathResult, choice_results
 from archlab.searching.claims import require_own_dir, trial_dir
 from archlab.searching.identity import read_identity, require_same_search
 from archlab.searching.space import Space, load_space
@@ -65,6 +66,16 @@ class SearchData:
         return self.summary.best_trial.trial if self.summary and self.summary.best_trial else None
 
     @property
+    def shown_paths(self) -> list[str]:
+        """The paths of which each trial has a value: the varied ones, and those that are tuned for it."""
+        return [*self.space.varied, *(self.space.inner.domains if self.space.inner else ())]
+
+    @property
+    def choices(self) -> list[PathResult]:
+        """The results of each choice of the varied paths."""
+        return choice_results(self.space, self.study.get_trials(deepcopy=False))
+
+    @property
     def complete(self) -> list[Run]:
         """The completed trials."""
         return [trial for trial in self.trials if trial.state == "complete"]
@@ -96,7 +107,8 @@ def _baseline(space: Space, run: Path) -> Run:
 
 def _base_values(space: Space) -> dict[str, Any]:
     """Return the base experiment's values of the varied knobs, components by their names."""
-    values = {path: base_value(space, path) for path in space.varied}
+    shown = [*space.varied, *(space.inner.domains if space.inner else ())]
+    values = {path: base_value(space, path) for path in shown}
     return {path: value for path, value in values.items() if value is not None}
 
 
@@ -107,6 +119,7 @@ def _trial(trial: FrozenTrial, folder: Path) -> Run:
     metrics = {**attrs.get("costs", {}), **last_metrics(run), **attrs.get("metrics", {})}
     state = INTERRUPTED if is_interrupted(trial) else _STATES[trial.state.name]
     values = {path: _without_gaps(path, value) for path, value in attrs.get("values", {}).items()}
+    values |= attrs.get("tuned", {})
     return Run(f"{trial.number}", state, values, metrics, curve_of(run), attrs.get("reason", ""))
 
 

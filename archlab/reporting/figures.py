@@ -64,8 +64,8 @@ def _line(run: Run, name: str, *, color: str, width: float, dash: str = "solid")
 def parallel_coordinates(data: SearchData) -> go.Figure:
     """Return one line per complete trial, from its values to its first objective."""
     runs, objective = data.complete, data.space.objective
-    short = short_names(list(data.space.varied))
-    axes = [_axis(short[path], [run.values.get(path, _MISSING) for run in runs]) for path in data.space.varied]
+    short = short_names(data.shown_paths)
+    axes = [_axis(short[path], [run.values.get(path, _MISSING) for run in runs]) for path in data.shown_paths]
     results = [run.metrics[objective] for run in runs]
     axes.append({"label": chart_label(objective), "values": results})
     maximize = data.space.objectives[objective] == "maximize"

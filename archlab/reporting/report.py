@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from archlab.config.yaml_files import load_yaml
 from archlab.errors import ArchlabError
+from archlab.reporting.choices import choice_sections, describe_spent
 from archlab.reporting.data import Run, SearchData, importances, read_search, short_names
 from archlab.reporting.figures import (
     ACCENT,
@@ -67,6 +68,7 @@ def _sections(data: SearchData) -> Iterator[str]:
     if data.summary and (bits := _bits_per_byte(data)):
         chart = figure(_bits_figure(bits), "bits")
         yield section("Bits per byte on the validation text", chart, note=_about_bits(data.summary))
+    yield from choice_sections(data)
     yield section("Trials", _trials(data))
     if data.baseline.curve or any(trial.curve for trial in data.trials):
         yield section("Learning curves", figure(learning_curves(data), "curves"))
@@ -84,7 +86,7 @@ def _lead(data: SearchData) -> list[str]:
     for trial in data.trials:
         counts[trial.state] = counts.get(trial.state, 0) + 1
     states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none so far"
-    return [_headline(data), f"Trials: {states}. Objectives: {_objectives(data)}."]
+    return [_headline(data), f"Trials: {states}. Objectives: {_objectives(data)}.", *describe_spent(data)]
 
 
 def _objectives(data: SearchData) -> str:
@@ -130,7 +132,7 @@ def _about_bits(summary: SearchSummary) -> str:
 
 
 def _trials(data: SearchData) -> str:
-    short = short_names(list(data.space.varied))
+    short = short_names(data.shown_paths)
     runs = (data.baseline, *data.trials)
     common = {name: title for name, title in _COLUMNS.items() if any(name in run.metrics for run in runs)}
     columns = common | {name: name for name in data.space.objectives if name not in common}
@@ -141,7 +143,7 @@ def _trials(data: SearchData) -> str:
 
 def _row(run: Run, data: SearchData, columns: list[str]) -> tuple[str, list[Any]]:
     best = run.name == str(data.best_trial)
-    choices = [brief(run.values[path]) if path in run.values else "" for path in data.space.varied]
+    choices = [brief(run.values[path]) if path in run.values else "" for path in data.shown_paths]
     metrics = [run.metrics.get(name) for name in columns]
     return "best" if best else run.name, [run.name, State(run.state), *choices, *metrics, run.reason]
 

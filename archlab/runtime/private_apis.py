@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage, RDBStorage
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
 # torch.compile wraps a module in another, which holds it under this name (torch 2.13).
 COMPILED_PREFIX = "_orig_mod."
@@ -205,6 +206,22 @@ def cached_storage(storage: RDBStorage) -> BaseStorage:
     from optuna.storages import get_storage
 
     return get_storage(storage)
+
+
+def study_of_trials(study: Study, is_own: Callable[[FrozenTrial], bool]) -> Study:
+    """Return a view of a study that has only some of its trials, for samplers and pruners."""
+    # They call `_get_trials`, and Optuna's own views, of Hyperband's brackets, override it too (Optuna 5.0).
+    from optuna import Study
+
+    class StudyView(Study):
+        def _get_trials(
+            self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+        ) -> list[FrozenTrial]:
+            return [trial for trial in study._get_trials(deepcopy, states, use_cache) if is_own(trial)]
+
+    view = copy.copy(study)
+    view.__class__ = StudyView
+    return view
 
 
 def set_trial_attr(study: Study, trial: FrozenTrial, name: str, value: object) -> None:

@@ -15,7 +15,7 @@ from archlab.searching.variant import MISSING, Held, start
 
 def base_value(space: Space, path: str) -> Any:
     """Return the base's value of a varied path, components by their names; None if it has none, as for patterns."""
-    domain = space.varied[path]
+    domain = space.varied.get(path)  # of what is tuned there is none
     if isinstance(domain, Pattern):
         return None
     if isinstance(domain, Held):

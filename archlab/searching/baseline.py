@@ -16,11 +16,15 @@ _NAME = "result.json"
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """The metrics of the baseline, or the reason why it could not be trained, and the search that it belongs to."""
+    """The metrics of the baseline, or the reason why it could not be trained, and the search that it belongs to.
+
+    A run of a trial that has several has such a result too. `spent` is what training it took.
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     search: str = ""
+    spent: dict[str, float] = field(default_factory=dict)
 
     def write(self, run: Path) -> None:
         """Write result.json into the run's directory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -15,8 +16,11 @@ from archlab.inference.compression_baseline import compressed_bpb
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.runtime.environment import hardware_info, versions
 from archlab.searching.baseline import BaselineResult
+from archlab.searching.choices import choice_results
 from archlab.searching.claims import require_own_dir, trial_dir
 from archlab.searching.identity import SearchIdentity, data_difference, require_same_search
+from archlab.searching.keep import kept_trials, superseded_trials
+from archlab.searching.meter import search_spent
 from archlab.searching.space import Space
 from archlab.searching.study import delete_weights, finished_trials
 from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
@@ -42,7 +46,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 def publish_best(
     study: optuna.Study, space: Space, folder: Path, identity: SearchIdentity | None = None
 ) -> FrozenTrial | None:
-    """Publish the best trial as best/ unless it is already, then delete the weights of the other finished trials.
+    """Publish the best trial as best/ unless it is already, then delete the weights that `study.keep` does not keep.
 
     Raises ArchlabError if best/ or the trial's directory belongs to another search.
     """
@@ -58,9 +62,9 @@ def _publish_best(
     best = best_trial(study)
     if best is not None and not _is_published(best, folder, identity):
         _publish(best, space, folder, identity)
-    for trial in done:
-        if best is None or trial.number != best.number:
-            delete_weights(trial_dir(folder, trial.number))
+    kept = kept_trials(study, done, space.study.keep) | ({best.number} if best else set())
+    for number in {trial.number for trial in done} - kept | superseded_trials(study, done):
+        delete_weights(trial_dir(folder, number))
     return best
 
 
@@ -133,6 +137,8 @@ def _summary(
         machine=hardware_info(),
         versions=versions(),
         search_id=identity.search,
+        choices=[asdict(result) for result in choice_results(space, study.get_trials(deepcopy=False))],
+        spent=search_spent(study, folder),
     )
 
 
@@ -140,7 +146,9 @@ def _summarize_best(best: FrozenTrial | None, folder: Path) -> TrialSummary | No
     if best is None:
         return None
     attrs = trial_attrs(best)
-    return TrialSummary(best.number, attrs["values"], attrs["metrics"], _evaluate(folder / "best"))
+    return TrialSummary(
+        best.number, attrs["values"] | attrs.get("tuned", {}), attrs["metrics"], _evaluate(folder / "best")
+    )
 
 
 def _evaluate(folder: Path) -> dict[str, float]:

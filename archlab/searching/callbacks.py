@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
-from optuna.trial import Trial
 
 from archlab.config.experiment import Experiment
 from archlab.searching.space import Space
@@ -20,7 +19,7 @@ class SearchCallback:
         """The search starts, or resumes, after `done` of `total` trials."""
 
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
-        """The baseline or a trial starts; return the callback of its training run."""
+        """The baseline or a trial starts, or one of its runs; return the callback of that training run."""
         return Callback()
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
@@ -48,11 +47,21 @@ class SearchCallbackList(SearchCallback):
             callback.on_result(label, state, reason, metrics)
 
 
-class PruningCallback(Callback):
-    """Report a trial's evaluations to Optuna's pruner, end the trial when it says so, and forward every hook."""
+class Judge(Protocol):
+    """What decides whether a trial is pruned: a trial of Optuna, whose pruner decides, or archlab's own."""
 
-    def __init__(self, trial: Trial, metric: str, steps: int, callback: Callback) -> None:
-        self.trial, self.metric, self.steps, self.callback = trial, metric, steps, callback
+    def report(self, value: float, step: int) -> None:
+        """Take an evaluation after a step."""
+
+    def should_prune(self) -> bool:
+        """Tell whether the trial is to end after its last evaluation."""
+
+
+class PruningCallback(Callback):
+    """Report a trial's evaluations to a judge, end the trial when it says so, and forward every hook."""
+
+    def __init__(self, judge: Judge, metric: str, steps: int, callback: Callback) -> None:
+        self.judge, self.metric, self.steps, self.callback = judge, metric, steps, callback
 
     def on_start(self, experiment: Experiment, step: int) -> None:
         """Forward, and take over the number of steps, to which a budget of the trial has been resolved by now."""
@@ -67,8 +76,8 @@ class PruningCallback(Callback):
         """Forward, report the metric, and raise optuna.TrialPruned if the pruner asks for it before the last step."""
         self.callback.on_eval(record)
         step, value = int(record["step"]), float(record[self.metric])
-        self.trial.report(value, step)
-        if step < self.steps and self.trial.should_prune():
+        self.judge.report(value, step)
+        if step < self.steps and self.judge.should_prune():
             raise optuna.TrialPruned(f"pruned at step {step} of {self.steps}, with {self.metric} {value:.4g}")
 
     def on_end(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from optuna.trial import Trial
 
 from archlab.errors import ArchlabError
+from archlab.searching.callbacks import Judge
 from archlab.searching.claims import leave, trial_dir
 from archlab.searching.study import SearchStudy, mark_interrupted
 from archlab.searching.trial_attrs import trial_attrs
@@ -26,14 +27,14 @@ def leave_open(study: SearchStudy, number: int, folder: Path) -> None:
         mark_interrupted(study, study.get_trials()[number], folder, by_itself=False)
 
 
-def continue_retried(study: SearchStudy, trial: Trial, folder: Path, metric: str | None) -> bool:
+def continue_retried(study: SearchStudy, trial: Trial, folder: Path, metric: str, judge: Judge | None) -> bool:
     """Move the last checkpoint of the trial that this one runs again into its directory; return whether there is one.
 
-    The values of `metric` until then are reported to the pruner, if it is given.
+    The values of `metric` until then are reported to the judge, if there is one.
     """
     run = trial_dir(folder, trial.number)
     for earlier in _earlier_runs(study, trial, folder):
-        step = _checkpoint_step(earlier)
+        step = checkpoint_step(earlier)
         if step is None:
             continue
         shutil.copyfile(earlier / "metrics.jsonl", run / "metrics.jsonl")
@@ -41,10 +42,19 @@ def continue_retried(study: SearchStudy, trial: Trial, folder: Path, metric: str
         (earlier / "checkpoints").rename(run / "checkpoints")
         shutil.copyfile(earlier / "experiment.yaml", run / "experiment.yaml")
         for record in metrics.read(run):
-            if metric is not None and metric in record and record["step"] <= step:
-                trial.report(record[metric], record["step"])
+            if judge is not None and metric in record and record["step"] <= step:
+                judge.report(record[metric], record["step"])
         return True
     return False
+
+
+def continue_runs(study: SearchStudy, trial: Trial, folder: Path) -> None:
+    """Move the runs of the trial that this one runs again, and its trained model, into its directory."""
+    own = trial_dir(folder, trial.number)
+    for earlier in _earlier_runs(study, trial, folder):
+        for name in ("final", "runs"):  # of several earlier attempts, where one was killed between the two
+            if (earlier / name).is_dir() and not (own / name).exists():
+                (earlier / name).rename(own / name)
 
 
 def _earlier_runs(study: SearchStudy, trial: Trial, folder: Path) -> Iterator[Path]:
@@ -56,7 +66,8 @@ def _earlier_runs(study: SearchStudy, trial: Trial, folder: Path) -> Iterator[Pa
         number = trial_attrs(trials[number]).get("retry_of")
 
 
-def _checkpoint_step(run: Path) -> int | None:
+def checkpoint_step(run: Path) -> int | None:
+    """Return the step of the checkpoint from which a run continues, or None if it starts over."""
     if not all((run / name).is_file() for name in ("experiment.yaml", "metrics.jsonl")):
         return None
     try:

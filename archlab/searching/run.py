@@ -7,16 +7,19 @@ the search.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
 from optuna.trial import Trial, TrialState
 
-from archlab.config.experiment import Experiment
+from archlab.config.experiment import Experiment, UnresolvedExperiment
 from archlab.data.task import Task
 from archlab.errors import ArchlabError, MachineError, TrainingError, one_line
 from archlab.modeling.cost import estimate_cost
@@ -24,32 +27,35 @@ from archlab.runtime.outcome import Outcome, is_out_of_memory, iter_causes, outc
 from archlab.runtime.private_apis import breaks_process
 from archlab.runtime.signals import stop_on_signals
 from archlab.searching.apply import apply_values
+from archlab.searching.asking import TrialQueue
 from archlab.searching.baseline import BaselineResult, read_baseline
 from archlab.searching.best_trial import publish_best, summarize
-from archlab.searching.callbacks import PruningCallback, SearchCallback, SearchCallbackList
+from archlab.searching.callbacks import Judge, PruningCallback, SearchCallback, SearchCallbackList
+from archlab.searching.candidate_runs import CandidateResult, CandidateRuns
 from archlab.searching.claims import claim, leave, trial_dir
 from archlab.searching.database import DatabaseError
+from archlab.searching.dominance import DominanceConfig
+from archlab.searching.dominance_judge import DominanceJudge
 from archlab.searching.failures import InfeasibleTrial, failure_reason
 from archlab.searching.identity import read_identity, require_same_search
+from archlab.searching.inner import inner_values
+from archlab.searching.meter import Meter, is_used_up, search_spent
 from archlab.searching.objectives import decode_us_per_token, tokens_per_s
-from archlab.searching.retries import continue_retried, leave_open
+from archlab.searching.repeats import with_own_seed
+from archlab.searching.retries import continue_retried, continue_runs, leave_open
 from archlab.searching.search_dir import open_search
 from archlab.searching.space import Space
-from archlab.searching.study import (
-    count_claimed,
-    fail_stale_trials,
-    finished_trials,
-    is_exhausted,
-    open_study,
-    record_result,
-)
+from archlab.searching.study import fail_stale_trials, finished_trials, open_study, record_result
+from archlab.searching.study_config import DOMINATED
 from archlab.searching.summary import SearchSummary
-from archlab.searching.trial_attrs import set_trial_attrs
+from archlab.searching.trial_attrs import TrialAttrs, set_trial_attrs
 from archlab.searching.trial_values import choose_values, held_base
+from archlab.searching.turns import Wait
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback
 from archlab.training.trainer import train
 
+_POLL_S = 1.0  # between looks at the trials of other workers, on which the next choice depends
 STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
@@ -104,6 +110,7 @@ class SearchWorker:
             identity = read_identity(folder)
         assert identity is not None
         self.identity = identity
+        self.queue, self.meter = TrialQueue(self.study, space, total), Meter()
 
     def run(self) -> SearchResult:
         """Run trials until their number is reached; return the result of the whole search."""
@@ -123,16 +130,18 @@ class SearchWorker:
         run = self.folder / "baseline"
         with lock(run / "lock", wait=wait) as acquired:
             if acquired and read_baseline(run) is None:
-                replace(self._train_baseline(run), search=self.identity.search).write(run)
+                result = self._train_baseline(run)
+                replace(result, search=self.identity.search, spent=self.meter.spent).write(run)
         baseline = read_baseline(run)
         require_same_search(baseline.search if baseline else "", self.identity, run)
         return baseline
 
     def _train_baseline(self, run: Path) -> BaselineResult:
         callback = self.callback.on_run("baseline", {})
-        experiment = held_base(self.space).resolve()
+        experiment, self.meter = held_base(self.space).resolve(), Meter()
         try:
-            metrics = estimate_cost(experiment).to_dict() | self._train(experiment, run, callback, resume=True)
+            costs = estimate_cost(experiment).to_dict()
+            metrics = costs | self._train_base(experiment, run, callback, costs)
         except Exception as error:
             # A mistake in the base experiment stops the search, too: every trial would repeat it.
             if not isinstance(error, TrainingError) and not is_out_of_memory(error):
@@ -143,6 +152,13 @@ class SearchWorker:
         self.callback.on_result("baseline", "complete", "", metrics)
         return BaselineResult(metrics)
 
+    def _train_base(
+        self, experiment: Experiment, run: Path, callback: Callback, costs: Mapping[str, float]
+    ) -> dict[str, float]:
+        if self.space.study.runs_per_trial == 1:
+            return self._train(experiment, run, callback, costs, resume=True)
+        return self._run_candidate(held_base(self.space), run, [{}], "baseline", callback, costs).metrics
+
     def _run_next_trial(self) -> bool:
         """Claim and run a trial; return False if enough trials have ended or are running."""
         with ExitStack() as held:
@@ -150,11 +166,14 @@ class SearchWorker:
             # until the trial's own lock is acquired: a running trial that is not locked is one whose worker has died.
             with lock(self.folder / ".study.lock", wait=True):
                 fail_stale_trials(self.study, self.folder)
-                if count_claimed(self.study) >= self.total or is_exhausted(self.study):
-                    return False
-                self.study.sampler = self._make_sampler()
-                trial = self.study.ask()
-                held.enter_context(claim(self.study, trial, self.folder, self.identity.search))
+                trial = None if self._is_used_up() else self.queue.ask()
+                if isinstance(trial, Trial):
+                    held.enter_context(claim(self.study, trial, self.folder, self.identity.search))
+            if trial is None:
+                return False
+            if isinstance(trial, Wait):
+                time.sleep(_POLL_S)
+                return True
             try:
                 self._run_trial(trial)
             except DatabaseError:
@@ -162,15 +181,16 @@ class SearchWorker:
                 raise
         return True
 
-    def _make_sampler(self) -> optuna.samplers.BaseSampler:
-        number = len(self.study.get_trials(deepcopy=False))
-        return self.space.study.make_sampler(number, objectives=len(self.space.objectives))
+    def _is_used_up(self) -> bool:
+        budget = self.space.study.budget
+        return bool(budget) and is_used_up(budget, search_spent(self.study, self.folder))
 
     def _run_trial(self, trial: Trial) -> None:
         """Run one trial and record its state, metrics and failure reason."""
         state, reason, is_broken = TrialState.FAIL, "", False
         metrics: dict[str, float] = {}
         values: list[float] | None = None
+        self.meter = Meter()
         try:
             metrics = self._objective(trial)
             values = [_require_finite(metrics, name) for name in self.space.objectives]
@@ -180,33 +200,84 @@ class SearchWorker:
         except BaseException as error:
             if outcome_of(error) is not Outcome.TRIAL:
                 if not isinstance(error, DatabaseError):  # which has been waited for, and is still away
+                    with suppress(Exception):
+                        self._note_spent(trial, self.meter.spent)
                     leave_open(self.study, trial.number, self.folder)
                 raise
             reason, is_broken = failure_reason(error), any(map(breaks_process, iter_causes(error)))
-        if not record_result(self.study, trial, {"reason": reason, "metrics": metrics}, values, state):
+        attrs: TrialAttrs = {"reason": reason, "metrics": metrics, "spent": self.meter.spent}
+        if not record_result(self.study, trial, attrs, values, state):
             state, reason = TrialState.FAIL, "another worker has closed this trial; its result there counts"
         self.callback.on_result(f"trial {trial.number}", STATE_NAMES[state], reason, metrics)
         if is_broken:  # the trial's own doing, which the next one must not pay for
             raise MachineError(f"trial {trial.number}: {reason}; this process cannot use the GPU any more")
 
     def _objective(self, trial: Trial) -> dict[str, float]:
-        chosen = choose_values(trial, self.space)
+        label, chosen = f"trial {trial.number}", choose_values(trial, self.space)
         values = chosen.values
         set_trial_attrs(self.study, trial, {"values": values})
-        callback = self.callback.on_run(f"trial {trial.number}", values)
         if chosen.problem:
+            self.callback.on_run(label, values)
             raise InfeasibleTrial(chosen.problem)
-        source = f"trial {trial.number}"
-        experiment = apply_values(self.space.varied, values, self.space.base, source).resolve()
+        raw = apply_values(self.space.varied, values, self.space.base, label)
+        if self.space.compare:
+            raw = with_own_seed(self.study, trial, raw, values, self.space.study.runs_per_trial)
+        settings = inner_values(self.space.inner, raw, self.space.study.seed) if self.space.inner else [{}]
+        runs = len(settings) + self.space.study.runs_per_trial - 1
+        callback = self.callback.on_run(label if runs == 1 else f"{label}, run 1 of {runs}", values | settings[0])
+        experiment = raw.override(settings[0], "inner").resolve()
         costs = estimate_cost(experiment).to_dict()
         set_trial_attrs(self.study, trial, {"costs": costs})
         self._require_feasible(trial, costs, values)
-        if self.space.can_prune:
-            callback = PruningCallback(trial, self.space.objective, experiment.train.steps, callback)
-        resume = continue_retried(
-            self.study, trial, self.folder, self.space.objective if self.space.can_prune else None
-        )
-        return costs | self._train(experiment, trial_dir(self.folder, trial.number), callback, resume)
+        judge, folder = self._judge(trial, costs), trial_dir(self.folder, trial.number)
+        self.meter = Meter(partial(self._note_spent, trial) if self.space.study.budget else None)
+        if self.space.runs_per_trial == 1:
+            resume = continue_retried(self.study, trial, self.folder, self.space.pruned_by, judge)
+            callback = self._pruning(judge, experiment, callback)
+            return costs | self._train(experiment, folder, callback, costs, resume)
+        continue_runs(self.study, trial, self.folder)
+        result = self._run_candidate(raw, folder, settings, label, callback, costs, judge)
+        set_trial_attrs(self.study, trial, result.attrs)
+        return costs | result.metrics
+
+    def _judge(self, trial: Trial, costs: Mapping[str, float]) -> Judge | None:
+        pruner = self.space.study.pruner
+        if pruner and pruner.type == DOMINATED:
+            return DominanceJudge(self.study, trial, DominanceConfig(**pruner.options), self.space.objectives, costs)
+        return trial if self.space.can_prune else None
+
+    def _pruning(self, judge: Judge | None, experiment: Experiment, callback: Callback) -> Callback:
+        if judge is None:
+            return callback
+        return PruningCallback(judge, self.space.pruned_by, experiment.train.steps, callback)
+
+    def _run_candidate(
+        self,
+        raw: UnresolvedExperiment,
+        folder: Path,
+        settings: Sequence[Mapping[str, Any]],
+        label: str,
+        first: Callback,
+        costs: Mapping[str, float],
+        judge: Judge | None = None,
+    ) -> CandidateResult:
+        """Run a candidate's settings and random seeds; `first` is the callback of its first run."""
+        total = len(settings) + self.space.study.runs_per_trial - 1
+
+        def train_one(
+            experiment: Experiment, run: Path, index: int, chosen: Mapping[str, Any], judge: Judge | None
+        ) -> dict[str, float]:
+            name = f"{label}, run {index + 1} of {total}"
+            callback = self.callback.on_run(name, chosen) if index else first
+            return self._train(experiment, run, self._pruning(judge, experiment, callback), costs, resume=True)
+
+        metric = self.space.pruned_by
+        sign = self.space.sign_of(metric)
+        runs = CandidateRuns(folder, train_one, metric, sign, judge, self.identity.search)
+        return runs.run(raw, settings, self.space.study.runs_per_trial)
+
+    def _note_spent(self, trial: Trial, spent: dict[str, float]) -> None:
+        set_trial_attrs(self.study, trial, {"spent": spent})
 
     def _require_feasible(self, trial: Trial, costs: Mapping[str, float], values: Mapping[str, object]) -> None:
         problems = []
@@ -221,9 +292,12 @@ class SearchWorker:
         if problems:
             raise InfeasibleTrial("; ".join(problems))
 
-    def _train(self, experiment: Experiment, run: Path, callback: Callback, resume: bool = False) -> dict[str, float]:
+    def _train(
+        self, experiment: Experiment, run: Path, callback: Callback, costs: Mapping[str, float], resume: bool = False
+    ) -> dict[str, float]:
+        callbacks = [self.meter.watch(costs["flops_per_token"]), callback]
         with _fresh_compiler():
-            metrics = dict(train(experiment, run, callbacks=[callback], resume=resume, force=True).metrics)
+            metrics = dict(train(experiment, run, callbacks=callbacks, resume=resume, force=True).metrics)
             speed = tokens_per_s(run)
             if "decode_us_per_token" in self.space.objectives:
                 metrics["decode_us_per_token"] = decode_us_per_token(run)

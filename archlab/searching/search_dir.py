@@ -40,10 +40,11 @@ _OWN_DIRS = ("trials", "baseline", "best", *LADDER_DIRS)
 # search.yaml and identity.json last: a directory that is cleared in part is still known as a search's.
 _OWN_FILES = ("summary.json", "ladder.json", "report.html", "base.yaml", "search.yaml", identity.NAME)
 _OF_STUDY = ("trials", "best", "summary.json", "report.html")  # what has no meaning without the study
+_RUNS: Layout = {**RUN, "runs": dir_of({"[0-9]*": dir_of(RUN)})}  # of a trial that has several
 _LAYOUT: Layout = {
     **dict.fromkeys((*_OWN_FILES, "study.db*", ".*.lock"), own_file),
-    "trials": dir_of({"[0-9]*": dir_of(RUN)}),
-    "baseline": dir_of(RUN),
+    "trials": dir_of({"[0-9]*": dir_of(_RUNS)}),
+    "baseline": dir_of(_RUNS),
     "best": listed_dir,
     **LADDER_LAYOUT,
     "report.html": report_file,
@@ -170,5 +171,5 @@ def _is_equal(can_grow: bool, path: str, old: Any, new: Any) -> bool:
     has_grown = can_grow and isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
     # A database may move, and have another user or password: the study in it is known by the search's UUID.
     has_moved = path == "study.storage" and old is not None and new is not None
-    ignored = ("format", "description", "study.trials")
+    ignored = ("format", "description", "study.trials", "study.keep", "study.budget")
     return path in ignored or old == new or has_moved or (has_grown and path.startswith("vary."))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ from archlab.config.registry import load_plugin
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError, did_you_mean
 from archlab.searching import selectors
+from archlab.searching.compare import arms, parse_compare, with_base_choices
 from archlab.searching.constraints import Constraint, parse_constraints
+from archlab.searching.dominance import check_dominated
 from archlab.searching.hold import Hold, parse_hold
+from archlab.searching.inner import Inner, check_inner, parse_inner
 from archlab.searching.ladder_keys import LADDER_KEYS, is_ladder, portable_ladder
 from archlab.searching.pattern import Pattern
-from archlab.searching.study_config import StudyConfig, parse_study
+from archlab.searching.seeds import absolute_seeds, parse_seeds, seed_values
+from archlab.searching.study_config import DOMINATED, StudyConfig, parse_study
 from archlab.searching.validation import validate_space
 from archlab.searching.variant import HELD, Varied
 from archlab.searching.vary import parse_vary
@@ -26,6 +30,7 @@ from archlab.searching.vary import parse_vary
 _DATA_NAME = "search"  # the name of a space that is passed as a mapping, in errors and for its default directory
 KEYS = (
     *("format", "base", "description", "plugins", "override", "vary", "hold", "objectives", "constraints", "study"),
+    *("inner", "compare", "seeds"),
     *LADDER_KEYS,
 )
 VALIDATION = "val_"
@@ -57,6 +62,9 @@ class Space:
     source: str
     data: Mapping[str, Any]
     hold: Hold | None = None
+    inner: Inner | None = None
+    compare: tuple[str, ...] = ()
+    seeds: tuple[str, ...] = ()
 
     @property
     def varied(self) -> dict[str, Varied]:
@@ -78,6 +86,35 @@ class Space:
     def can_prune(self) -> bool:
         """Whether trials can be pruned: the only objective is a validation metric, reported during training."""
         return len(self.objectives) == 1 and self.objective.startswith(VALIDATION)
+
+    @property
+    def sign(self) -> float:
+        """The sign of the first objective."""
+        return self.sign_of(self.objective)
+
+    def sign_of(self, metric: str) -> float:
+        """Return -1 where a larger value of an objective is better, else 1."""
+        return -1.0 if self.objectives[metric] == "maximize" else 1.0
+
+    @property
+    def pruned_by(self) -> str:
+        """The objective that is reported during training: the first validation metric, if there is one."""
+        return next((name for name in self.objectives if name.startswith(VALIDATION)), self.objective)
+
+    @property
+    def runs_per_trial(self) -> int:
+        """The most training runs that a trial has."""
+        return (self.inner.trials if self.inner else 1) + self.study.runs_per_trial - 1
+
+    def seed_values(self) -> dict[str, dict[str, Any]]:
+        """Return the values of the varied knobs in the experiments that are tried first, by their names.
+
+        Raises ConfigError for one that the space does not have.
+        """
+        try:
+            return seed_values(self.seeds, Path(self.source).parent, self.varied, self.base)
+        except ConfigError as error:
+            raise ConfigError(error.path, error.problem, error.source or self.source) from None
 
     def to_plain(self) -> dict[str, Any]:
         """Return the space as YAML data whose base is the file base.yaml in the same directory."""
@@ -134,26 +171,41 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
         load_plugin(plugin, file.parent, recorded_in=file if recorded else None)
     base = _base(tree, file, recorded).override(base_values, "command line")
     experiment = base.resolve()
+    vary = parse_vary(varied) if (varied := _mapping(tree, "vary")) or not is_ladder(tree) else {}
+    compare = parse_compare(tree.get("compare"), vary)
     space = Space(
         name=file.stem,
         base=base,
-        vary=parse_vary(vary) if (vary := _mapping(tree, "vary")) or not is_ladder(tree) else {},
+        vary=vary,
         hold=parse_hold(tree["hold"], "hold") if "hold" in tree else None,
         objectives=_objectives(tree.get("objectives"), experiment.task.component.cls.metrics),
         constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent, recorded=recorded),
         study=parse_study(tree.get("study"), "study"),
         source=str(file),
         data=_portable_data(tree, file.parent.resolve()) | portable_ladder(tree, file.parent.resolve()),
+        inner=parse_inner(tree.get("inner"), vary),
+        compare=compare,
+        seeds=parse_seeds(tree.get("seeds")),
     )
     _check_hold(space)
     validate_space(space.varied, base)
+    check_inner(space.inner, base, space.varied)
     space.study.check_pruning(space.can_prune, experiment.train.eval_every)
+    if space.study.pruner and space.study.pruner.type == DOMINATED:
+        check_dominated(space.objectives, COSTS, VALIDATION)
+    if compare:
+        space = replace(space, vary=with_base_choices(compare, vary, base))
+        space.study.check_comparison(len(arms(compare, space.vary)))
+    if not recorded:  # of a search that goes on or is reported, the experiments' files may be gone
+        space.seed_values()
     return space
 
 
 def _portable_data(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the YAML data for a copy of the space in another directory: its file names are absolute."""
-    data = {key: tree[key] for key in ("description", "vary", "hold") if key in tree}
+    data = {key: tree[key] for key in ("description", "vary", "hold", "inner", "compare") if key in tree}
+    if seeds := parse_seeds(tree.get("seeds")):
+        data["seeds"] = absolute_seeds(seeds, folder)
     if plugins := _list(tree, "plugins"):
         data["plugins"] = [str(folder / plugin) if plugin.endswith(".py") else plugin for plugin in plugins]
     if constraints := _list(tree, "constraints"):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from archlab.config.domains import Count
 from archlab.config.json_schema import DRAFT, FORMAT, TEXT, TEXTS, Schema, experiment_schema, type_schema
+from archlab.searching.dominance import DominanceConfig
 from archlab.searching.space import COSTS, KEYS, MEASURED, VALIDATION
-from archlab.searching.study_config import PRUNERS, SAMPLERS, Seed
+from archlab.searching.study_config import DOMINATED, PRUNERS, SAMPLERS, STUDY_KEYS, Seed
+from archlab.searching.study_limits import BUDGETS
 
 _NUMBER: Schema = {"type": "number"}
 _INTERVAL: Schema = {
@@ -41,6 +44,12 @@ def space_schema() -> Schema:
             "minProperties": 1,
             "additionalProperties": {"anyOf": [{"const": "auto"}, _CHOICES, _INTERVAL]},
         },
+        "inner": _inner(),
+        "compare": {
+            "anyOf": [TEXT, TEXTS],
+            "description": "A varied path, or several, whose choices each get the same number of trials.",
+        },
+        "seeds": {**TEXTS, "description": "Experiments that are tried first."},
         "objectives": _objectives(),
         "constraints": {"type": "array", "items": _constraint()},
         "study": _study(),
@@ -54,6 +63,17 @@ def space_schema() -> Schema:
         "required": ["base", "vary"],
         "additionalProperties": False,
         "$defs": definitions,
+    }
+
+
+def _inner() -> Schema:
+    return {
+        "type": "object",
+        "properties": {"trials": {**type_schema(Count), "description": "The runs of each candidate."}},
+        "required": ["trials"],
+        "minProperties": 2,
+        "description": "What every candidate has tuned by itself: the domain of each path.",
+        "additionalProperties": {"anyOf": [{"const": "auto"}, _CHOICES, _INTERVAL]},
     }
 
 
@@ -80,15 +100,29 @@ def _constraint() -> Schema:
 def _study() -> Schema:
     properties = {
         "sampler": _optuna_class(SAMPLERS),
-        "pruner": _optuna_class(PRUNERS),
+        "pruner": {"anyOf": [_optuna_class(PRUNERS), _dominated()]},
         "trials": {**type_schema(Count), "default": 20},
         "seed": {**type_schema(Seed), "default": 0},
         "storage": {
             "type": ["string", "null"],
             "description": "The URL of Optuna's storage, best without a password; a file by default.",
         },
+        "runs_per_trial": {**type_schema(Count), "default": 1, "description": "Random seeds of each candidate."},
+        "keep": _object({"best": {**type_schema(Count), "description": "Trials whose weights stay."}}, ["best"]),
+        "budget": _object({unit: {"type": "number", "exclusiveMinimum": 0} for unit in BUDGETS}, []),
     }
+    assert set(properties) == set(STUDY_KEYS)
     return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _object(properties: Schema, required: list[str]) -> Schema:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _dominated() -> Schema:
+    options = {each.name: {"type": "integer", "default": each.default} for each in fields(DominanceConfig)}
+    mapping = _object({"type": {"const": DOMINATED}, **options}, ["type"])
+    return {"anyOf": [{"const": DOMINATED}, mapping], "description": "For several objectives."}
 
 
 def _optuna_class(names: Iterable[str]) -> Schema:

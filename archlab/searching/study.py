@@ -8,10 +8,12 @@ from pathlib import Path
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ArchlabError, one_line
 from archlab.modeling.budget import resolve_budget
+from archlab.searching.choice_view import ChoicePruner
 from archlab.searching.claims import has_left, lock_file, trial_dir
 from archlab.searching.space import Space
 from archlab.searching.study_storage import find_study, open_storage
@@ -22,7 +24,9 @@ from archlab.storage.ownership import RUN
 
 MAX_ATTEMPTS = 3
 INTERRUPTED = "interrupted"
-_EXHAUSTED, _VARY = "exhausted", "vary"  # user attributes of the study
+# User attributes of the study.
+_EXHAUSTED, _VARY, _COUNTS_CANDIDATES = "exhausted", "vary", "counts_candidates"
+_KEPT_ATTRS = ("choice", "seed_of", "repeat")  # of an interrupted trial, by the one that runs it again
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _WEIGHTS = ("final", "checkpoints", "tokens")
 
@@ -52,7 +56,7 @@ def open_study(space: Space, folder: Path, *, create: bool = True) -> SearchStud
     try:
         storage = open_storage(folder, space.study.storage, create)
         name = find_study(storage, space, folder, place, create)
-        pruner = space.study.make_pruner(space.can_prune, train.steps, train.eval_every)
+        pruner = _make_pruner(space, train.steps, train.eval_every)
         study = SearchStudy(name, storage, pruner=pruner)
         if create:
             _record_choices(study, space)
@@ -63,12 +67,26 @@ def open_study(space: Space, folder: Path, *, create: bool = True) -> SearchStud
         raise ArchlabError(f"{place}: cannot be used: {one_line(error)}") from error
 
 
+def _make_pruner(space: Space, steps: int, eval_every: int) -> BasePruner:
+    # Without a word in the space nothing is pruned in a comparison: it has its own way to give more to the better half.
+    can_prune = space.can_prune and not space.compare
+    pruner = space.study.make_pruner(can_prune, steps, eval_every, space.runs_per_trial)
+    return ChoicePruner(pruner) if space.compare else pruner
+
+
 def _record_choices(study: optuna.Study, space: Space) -> None:
     """Store the search space with the study; where it has grown, the study is no longer exhausted."""
     choices = json.dumps(space.data["vary"], sort_keys=True)
     if study.user_attrs.get(_VARY) != choices:
+        if _VARY not in study.user_attrs and not study.get_trials(deepcopy=False):
+            study.set_user_attr(_COUNTS_CANDIDATES, True)
         study.set_user_attr(_VARY, choices)
         study.set_user_attr(_EXHAUSTED, False)
+
+
+def counts_candidates(study: optuna.Study) -> bool:
+    """Whether the seed of a trial's sampler counts candidates, and not trials as in searches of earlier versions."""
+    return bool(study.user_attrs.get(_COUNTS_CANDIDATES))
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
@@ -131,10 +149,15 @@ def enqueue_retries(study: SearchStudy) -> None:
     for trial in trials:
         if not is_interrupted(trial) or trial.number in retried:
             continue
-        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if parameters:  # without, the sampler had chosen nothing yet
-            attempt = trial_attrs(trial).get("next_attempt", 1)
-            study.enqueue_trial(parameters, {"attempt": attempt, "retry_of": trial.number})
+        attrs, fixed = trial_attrs(trial), trial.system_attrs.get("fixed_params", {})
+        if not fixed and not trial.params:  # the sampler had chosen nothing yet
+            continue
+        # Of a trial that ended amid its suggestions nothing is kept: the sampler, with the same seed, makes them again.
+        is_whole = "values" in attrs or not counts_candidates(study)
+        parameters = {**fixed, **trial.params} if is_whole else fixed
+        kept = {name: attrs[name] for name in _KEPT_ATTRS if name in attrs}  # type: ignore[literal-required]
+        own = {"attempt": attrs.get("next_attempt", 1), "retry_of": trial.number}
+        study.enqueue_trial(parameters, {**own, **kept})
 
 
 def record_result(
@@ -176,8 +199,14 @@ def _state(study: optuna.Study, number: int) -> TrialState:
     return study.get_trials(deepcopy=False)[number].state
 
 
-def delete_weights(run: Path) -> None:
-    """Remove a run's weights, and partly written ones of a killed process; links and foreign files stay."""
-    own = [run / name for name in _WEIGHTS if (run / name).is_dir() and RUN[name](run / name) is None]
+def delete_weights(run: Path, names: Sequence[str] | None = None) -> None:
+    """Remove the weights of a run, or those of `names`, and partly written ones of a killed process, of its runs too.
+
+    Links and foreign files stay.
+    """
+    own = [run / name for name in names or _WEIGHTS if (run / name).is_dir() and RUN[name](run / name) is None]
     for path in [*own, *(path for path in run.glob(".*.archlab-partial/") if not path.is_symlink())]:
         remove_dir_atomic(path)
+    for inner in run.glob("runs/[0-9]*/"):
+        if not inner.is_symlink() and not inner.parent.is_symlink():
+            delete_weights(inner, names)

@@ -45,6 +45,9 @@ class BaselineSummary:
 class SearchSummary:
     """The best trial of a search, the baseline, general compressors, and the corpus and machine of the measurements.
 
+    `choices` has the results of each choice of a varied path (`PathResult`), `spent` the seconds, tokens and FLOPs of
+    all workers together.
+
     `trials` counts trials by state, `pareto` numbers the trials of the Pareto front where there are several
     objectives, `compressors` are bits per byte of whole-file compressors on the validation text. `search_id` is the
     UUID of the search.
@@ -63,6 +66,8 @@ class SearchSummary:
     machine: dict[str, str | int]
     versions: dict[str, str]
     search_id: str = ""
+    choices: list[Json] = field(default_factory=list)
+    spent: dict[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write summary.json into a search's directory."""
@@ -91,7 +96,8 @@ def read_summary(folder: Path) -> SearchSummary | None:
 
 def _parse(data: Mapping[str, Any]) -> SearchSummary:
     data = {_FORMER.get(key, key): value for key, value in data.items()}
-    data.setdefault("search_id", "")  # missing in those of earlier versions
+    later: dict[str, Any] = {"search_id": "", "choices": [], "spent": {}}  # missing in those of earlier versions
+    data = later | data
     known = {key.name: data[key.name] for key in fields(SearchSummary)}
     best = known.pop("best_trial")
     baseline = BaselineSummary(**known.pop("baseline"))

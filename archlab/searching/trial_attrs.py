@@ -25,6 +25,12 @@ class TrialAttrs(TypedDict, total=False):
     - `attempt`, `retry_of`: the number of the attempt from 1, and the trial that this one runs again.
     - `next_attempt`: of an interrupted trial, the number of the attempt that runs it again.
     - `id`: the trial's UUID, since a number alone does not tell it from another search's trial.
+    - `choice`, `seed_of`: the compared choice that the trial belongs to, and the experiment that it was made from.
+    - `repeat`: how many trials before it had the same values; each has another random seed.
+    - `tuned`, `runs`: the inner settings of its best run, and what each of its runs has shown.
+    - `seed_metrics`, `std`: the metrics with each random seed, and their standard deviations.
+    - `reported`: a validation metric by tokens, for pruning with several objectives.
+    - `spent`: the seconds, tokens and FLOPs of this attempt.
     """
 
     values: dict[str, Any]  # YAML data
@@ -36,6 +42,15 @@ class TrialAttrs(TypedDict, total=False):
     retry_of: int
     next_attempt: int
     id: str
+    choice: str
+    seed_of: str
+    repeat: int
+    tuned: dict[str, Any]
+    runs: list[dict[str, Any]]
+    seed_metrics: dict[str, list[float]]
+    std: dict[str, float]
+    reported: dict[str, float]
+    spent: dict[str, float]
 
 
 def trial_attrs(trial: FrozenTrial) -> TrialAttrs:
