@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         check,
         evaluate,
         export,
+        fit,
         generate,
         import_checkpoint,
         load,
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
         max_context,
         reserve_state,
     )
+    from archlab.planning.fit import Fit
+    from archlab.planning.losses import LossPoint
     from archlab.searching.callbacks import SearchCallback
     from archlab.searching.run import SearchResult
     from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
@@ -81,7 +84,9 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate export generate import_checkpoint load load_model migrate report search show train",
+    "archlab.api": (
+        "check evaluate export fit generate import_checkpoint load load_model migrate report search show train"
+    ),
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
     "archlab.config.domains": "LARGEST Count Domain Fraction Index NonNegative Positive Range choice interval",
@@ -95,6 +100,8 @@ _MODULES = {
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
     "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
+    "archlab.planning.fit": "Fit",
+    "archlab.planning.losses": "LossPoint",
     "archlab.searching.callbacks": "SearchCallback",
     "archlab.searching.run": "SearchResult",
     "archlab.searching.summary": "BaselineSummary SearchSummary TrialSummary",
@@ -120,8 +127,10 @@ __all__ = [
     "EvalResult",
     "Experiment",
     "Factory",
+    "Fit",
     "Fraction",
     "Index",
+    "LossPoint",
     "MachineError",
     "NonNegative",
     "Positive",
@@ -145,6 +154,7 @@ __all__ = [
     "did_you_mean",
     "evaluate",
     "export",
+    "fit",
     "generate",
     "import_checkpoint",
     "init_state",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archlab.planning.law_form import Form
+from archlab.planning.law_form import Form, losses
 from archlab.planning.law_solver import Floats, Ints, evaluate, grid_search, refine
 from archlab.planning.scaling_law import LawFit, Noise
 
@@ -26,19 +26,17 @@ _NODES, _REFINEMENTS = 12, 16  # of the grid in each direction, and the steps fr
 class Draws:
     """One candidate's laws: the fitted one [1, 5] and those of the bootstrap [S, 5], and noise of a single run [S]."""
 
-    form: Form
     law_15: Floats
     laws_S5: Floats
-    share_S: Floats
     run_noise_S: Floats
 
     def forecast(self, params: float, tokens: float) -> float:
         """Return the loss that the fitted law gives."""
-        return float(self.form.losses(self.law_15, params, tokens, np.array([0.5]))[0])
+        return float(losses(self.law_15, params, tokens)[0])
 
     def sampled(self, params: float, tokens: float) -> Floats:
         """Return the loss that each law of the bootstrap gives, [S]."""
-        return self.form.losses(self.laws_S5, params, tokens, self.share_S)
+        return losses(self.laws_S5, params, tokens)
 
 
 def interval(values_S: Floats, point: float) -> tuple[float, float]:
@@ -58,10 +56,10 @@ def bootstrap(fits: Sequence[LawFit], forms: Sequence[Form], noises: Sequence[No
             scales[noise] = np.sqrt(noise.freedom / rng.chisquare(noise.freedom, SAMPLES))
         laws_SG5 = fit.laws(_refit(fit, np.sqrt(noise.variance) * scales[noise], z_SP))
         run_noise_S = np.sqrt(noise.run_variance) * scales[noise] * rng.standard_normal(SAMPLES)
-        share_S = rng.random(SAMPLES)
         for position, name in enumerate(fit.runs.names):
             point = fit.laws(fit.theta_1V)[:, position]
-            draws[name] = Draws(form, point, laws_SG5[:, position], share_S, run_noise_S)
+            laws_S5 = form.split(laws_SG5[:, position], rng)
+            draws[name] = Draws(form.split(point), laws_S5, run_noise_S)
     return draws
 
 
