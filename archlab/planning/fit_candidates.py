@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from archlab.errors import ArchlabError
-from archlab.planning.forecast import Draws, bootstrap
+from archlab.planning.forecast import SAMPLES, Draws, bootstrap
 from archlab.planning.law_form import Form, choose_form
 from archlab.planning.losses import LossPoint
 from archlab.planning.scaling_law import LawFit, Noise, Runs, fit_law
@@ -29,14 +29,16 @@ class Candidates:
     notes: tuple[str, ...]
 
 
-def fit_candidates(points: Sequence[LossPoint], *, params: float, tokens: float, seed: int) -> Candidates:
+def fit_candidates(
+    points: Sequence[LossPoint], *, params: float, tokens: float, seed: int, samples: int = SAMPLES
+) -> Candidates:
     """Fit the law of every candidate for a target; raise ArchlabError where the losses are too few."""
     names = list(dict.fromkeys(point.candidate for point in sorted(points, key=lambda point: point.candidate)))
     runs = {name: Runs.of(points, [name]) for name in names}
     forms = {name: choose_form(runs[name], params, tokens) for name in names}
     fits, notes = _fit(points, runs, forms)
     noises, noise_notes = _noises(fits)
-    draws = bootstrap(fits, [forms[fit.runs.names[0]] for fit in fits], noises, seed)
+    draws = bootstrap(fits, [forms[fit.runs.names[0]] for fit in fits], noises, seed, samples)
     notes = [*dict.fromkeys(form.note for form in forms.values() if form.note), *notes, *noise_notes]
     return Candidates(tuple(fits), tuple(noises), draws, len(fits) < len(names), tuple(notes))
 

@@ -23,6 +23,7 @@ Ints = npt.NDArray[np.int64]
 EXPONENTS = (0.03, 1.5)
 _SMALLEST_TERM = 1e-7  # of the loss: a term that the data do not show ends here, since its logarithm is what is fitted
 _LEFT = 1e-9  # of the objective: what a step may still gain where a refinement ends
+_ROUNDING = 1e-21  # of the objective, which is 0 where losses have no noise
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def refine(design: Design, log_loss_SP: Floats, theta_SV: Floats, *, delta: floa
     objective, gradient, hessian = _expand(design, log_loss_SP, theta, delta)
     for _ in range(iterations):
         step = _step(hessian, gradient, damping)
-        if ((step * gradient).sum(1) <= _LEFT * (objective + 1e-26)).all():
+        if ((step * gradient).sum(1) <= _LEFT * (objective + _ROUNDING)).all():
             break
         proposal = _bounded(theta + step)
         new = _expand(design, log_loss_SP, proposal, delta)
@@ -177,7 +178,7 @@ def refine(design: Design, log_loss_SP: Floats, theta_SV: Floats, *, delta: floa
     # What an undamped step would still gain, beside what is left: scale-free, and 0 where a bound holds the step.
     undamped = _bounded(theta + _step(hessian, gradient, np.full(len(theta), 1e-10))) - theta
     gain = np.abs((undamped * gradient).sum(1))
-    return Minimum(theta, objective, gain / (objective + 1e-24))
+    return Minimum(theta, objective, gain / (objective + _ROUNDING))
 
 
 def _expand(design: Design, log_loss_SP: Floats, theta_SV: Floats, delta: float) -> tuple[Floats, Floats, Floats]:

@@ -132,7 +132,7 @@ def fit_law(runs: Runs, terms: tuple[bool, bool]) -> LawFit:
         found = refine(design, np.repeat(log_loss_1P, len(starts), 0), starts, delta=delta, iterations=30)
         starts = found.theta_SV[np.argsort(found.objective_S, kind="stable")][:6]
         delta = _HUBER * _scale(_residuals(design, log_loss_1P, starts[:1]), freedom, delta)
-    found = refine(design, np.repeat(log_loss_1P, len(starts), 0), starts, delta=delta, iterations=150)
+    found = refine(design, np.repeat(log_loss_1P, len(starts), 0), starts, delta=delta, iterations=400)
     best = int(found.objective_S.argmin())
     lowest = found.objective_S[best]
     theta = found.theta_SV[best : best + 1]
