@@ -110,7 +110,8 @@ class Projections:
         y_PS = (loss_SP * scale_P).T
         error = np.full((len(columns_KPC), len(loss_SP)), np.inf)
         chosen = np.zeros(error.shape, dtype=np.int64)
-        subsets, solutions = [], []
+        subsets: list[list[int]] = []
+        solutions: list[Floats] = []
         for subset in _subsets(columns_KPC.shape[2]):
             Q, R = np.linalg.qr(columns_KPC[:, :, subset] * scale_P[:, None])
             projected_KCS = Q.transpose(0, 2, 1) @ y_PS

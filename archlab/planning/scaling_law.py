@@ -56,7 +56,9 @@ class Runs:
         return cls(
             tuple(names),
             np.array([index[p.candidate] for p in mine]),
-            *(np.array([getattr(p, name) for p in mine], dtype=float) for name in ("params", "tokens", "loss")),
+            np.array([p.params for p in mine], dtype=float),
+            np.array([p.tokens for p in mine], dtype=float),
+            np.array([p.loss for p in mine], dtype=float),
             tuple(p.seed for p in mine),
         )
 

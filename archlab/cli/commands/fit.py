@@ -61,7 +61,7 @@ def fit(losses: Path, target: dict[str, float], as_json: bool) -> None:
     """
     from archlab.cli.fit_tables import fit_report
 
-    result = api.fit(losses, **target)
+    result = api.fit(losses, params=target["params"], tokens=target["tokens"])
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
         return
