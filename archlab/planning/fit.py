@@ -13,7 +13,7 @@ from archlab.planning.backtest import Backtest, backtest
 from archlab.planning.decision import Decision, decide
 from archlab.planning.fit_candidates import Candidates, fit_candidates
 from archlab.planning.forecast import interval
-from archlab.planning.losses import LossPoint, check_points
+from archlab.planning.losses import LossPoint, check_points, number_problem
 from archlab.planning.scaling_law import Law
 
 _NUMBERS = ("E", "A", "a", "B", "b")
@@ -69,9 +69,9 @@ def fit_losses(points: Sequence[LossPoint], *, params: float, tokens: float, see
     if not points:
         raise ArchlabError("there are no losses")
     for name, value in (("params", params), ("tokens", tokens)):
-        if not (np.isfinite(value) and value > 0):
-            raise ArchlabError(f"the target's {name} is {value!r}, and not a number above 0")
-    fitted = fit_candidates(points, params=params, tokens=tokens, seed=seed)
+        if problem := number_problem(value):
+            raise ArchlabError(f"the target's {name} {value!r} {problem}")
+    fitted = fit_candidates(points, {point.candidate: (params, tokens) for point in points}, seed=seed)
     tested, decision = backtest(points, seed), decide(fitted, params, tokens)
     return Fit(
         _forecasts(fitted, params, tokens),

@@ -89,7 +89,7 @@ def _along_one(name: str, runs: Runs, params: float, tokens: float, sizes: int, 
             f"at least {_FEWEST} {word}s are needed"
         )
     _require(name, max(sizes, counts), "token counts" if sizes == 1 else "sizes")
-    what = f"{name}: all losses are of one {word}, and so is the target: the law has no term of {fixed}"
+    what = f"all losses are of one {word}, and so is the target: the law has no term of {fixed}"
     return Form((sizes > 1, counts > 1), note=what)
 
 
@@ -103,7 +103,7 @@ def _along_line(name: str, line: tuple[float, float], middle: float, params: flo
             f"has {np.exp(abs(off)):.3g} times {'more' if off > 0 else 'fewer'} tokens than that: "
             "losses at another number of tokens per parameter are needed"
         )
-    note = f"{name}: size and tokens varied together ({ratio}), so the law gives each half of what falls"
+    note = f"size and tokens varied together ({ratio}), so the law gives each half of what falls"
     if abs(off) > _ON_A_LINE:
         note += "; the target is off that line, and its interval spans all that falls being due to one or the other"
     return Form((True, False), (intercept, slope), middle, note)

@@ -15,7 +15,7 @@ from archlab.planning.law_solver import EXPONENTS, Design, Floats, Ints, evaluat
 from archlab.planning.losses import LossPoint
 
 _HUBER = 2.0  # standard deviations, beyond which a run counts as an outlier: 99 % efficient on Gaussian noise
-_HUBER_SCALE = 0.9545  # the mean of min(z^2, 2 |z|) of a standard normal z
+_HUBER_SCALE = 0.9205  # the mean of min(z^2, 4) of a standard normal z
 _NODES, _PARTS = 30, 5  # of the grid in each direction: neighbors differ by a seventh, 25 parts have a start each
 _CONVERGED = 1e-5  # of the objective, what a further step would gain
 
@@ -174,7 +174,7 @@ def _scale(residual_P: Floats, freedom: int, delta: float) -> float:
     size = np.abs(residual_P)
     if not np.isfinite(delta):
         return max(1e-13, 1.4826 * float(np.median(size)) * np.sqrt(len(size) / freedom))
-    return max(1e-13, float(np.sqrt(np.minimum(size**2, delta * size).sum() / freedom / _HUBER_SCALE)))
+    return max(1e-13, float(np.sqrt((np.minimum(size, delta) ** 2).sum() / freedom / _HUBER_SCALE)))
 
 
 def _sums_of_squares(
@@ -183,7 +183,7 @@ def _sums_of_squares(
     """Return the sums of squares of cells about the law and of runs about their cells, and their degrees of freedom."""
     runs_C = np.bincount(cell_P, weight_P)
     mean_C = np.bincount(cell_P, weight_P * residual_P) / runs_C
-    squares = float((runs_C * mean_C**2).sum()), float((weight_P * (residual_P - mean_C[cell_P]) ** 2).sum())
+    squares = float((runs_C * mean_C**2).sum()), float(((weight_P * (residual_P - mean_C[cell_P])) ** 2).sum())
     robust = 1 / _HUBER_SCALE if (weight_P < 1).any() else 1.0
     freedoms = max(0, len(runs_C) - num_free), len(cell_P) - len(runs_C)
     return (squares[0] * robust, squares[1] * robust), freedoms

@@ -37,7 +37,7 @@ def losses(
 
 
 def fit(points: list[LossPoint], params: float = 7e9, tokens: float = 2e12, samples: int = 200):
-    return fit_candidates(points, params=params, tokens=tokens, seed=0, samples=samples)
+    return fit_candidates(points, {p.candidate: (params, tokens) for p in points}, seed=0, samples=samples)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_few_losses_share_exponents() -> None:
     points = [p for name in "abc" for p in losses(CHINCHILLA, name, rng=np.random.default_rng(ord(name)), **few)]
     fitted = fit(points)
     assert fitted.shared_exponents
-    assert "the exponents are shared by all candidates" in fitted.notes[0]
+    assert "exponents are shared by all candidates" in fitted.notes[0]
     assert len({tuple(draws.law_15[0, [2, 4]]) for draws in fitted.draws.values()}) == 1
     other = losses(Law(1.69, 60.0, 0.2, 1e5, 0.6), "d", **{**few, "noise": 1e-5})
     same = losses(CHINCHILLA, "a", **{**few, "noise": 1e-5})
