@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from archlab.planning.fit_candidates import Candidates
-from archlab.planning.law_solver import Floats
+from archlab.planning.law_design import Floats
 from archlab.planning.scaling_law import Runs
 
 DECIDED = 0.9

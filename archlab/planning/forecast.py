@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from archlab.planning.law_design import Floats, Ints, evaluate
 from archlab.planning.law_form import Form, losses
-from archlab.planning.law_solver import Floats, Ints, evaluate, grid_search, refine
+from archlab.planning.law_grid import grid_search
+from archlab.planning.law_solver import refine
 from archlab.planning.scaling_law import LawFit, Noise
 
 SAMPLES = 1000

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from archlab.errors import ArchlabError
-from archlab.planning.law_solver import Floats
+from archlab.planning.law_design import Floats
 from archlab.planning.scaling_law import Runs
 
 _FEWEST = 3  # sizes and token counts: a power and a constant take three

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archlab.planning.law_solver import EXPONENTS, Design, Floats, Ints, evaluate, grid_search, refine
+from archlab.planning.law_design import EXPONENTS, Design, Floats, Ints, evaluate
+from archlab.planning.law_grid import grid_search
+from archlab.planning.law_solver import refine
 from archlab.planning.losses import LossPoint
 
 _HUBER = 2.0  # standard deviations, beyond which a run counts as an outlier: 99 % efficient on Gaussian noise
