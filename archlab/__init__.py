@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         check,
         evaluate,
         export,
+        fit,
         generate,
         import_checkpoint,
         load,
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
         max_context,
         reserve_state,
     )
+    from archlab.planning.fit import Fit
+    from archlab.planning.losses import LossPoint
     from archlab.searching.callbacks import SearchCallback
     from archlab.searching.ladder.callbacks import LadderCallback
     from archlab.searching.ladder.run import LadderResult
@@ -86,8 +89,8 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate export generate import_checkpoint load load_model migrate report run_ladder search "
-    "show train",
+    "archlab.api": "check evaluate export fit generate import_checkpoint load load_model migrate report run_ladder "
+    "search show train",
     "archlab.cli.ladder_progress": "LadderProgressBar",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
@@ -102,6 +105,8 @@ _MODULES = {
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
     "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
+    "archlab.planning.fit": "Fit",
+    "archlab.planning.losses": "LossPoint",
     "archlab.searching.callbacks": "SearchCallback",
     "archlab.searching.ladder.callbacks": "LadderCallback",
     "archlab.searching.ladder.run": "LadderResult",
@@ -130,12 +135,14 @@ __all__ = [
     "EvalResult",
     "Experiment",
     "Factory",
+    "Fit",
     "Fraction",
     "Index",
     "LadderCallback",
     "LadderProgressBar",
     "LadderResult",
     "LadderSummary",
+    "LossPoint",
     "MachineError",
     "NonNegative",
     "Positive",
@@ -159,6 +166,7 @@ __all__ = [
     "did_you_mean",
     "evaluate",
     "export",
+    "fit",
     "generate",
     "import_checkpoint",
     "init_state",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from archlab.data.task import Task
     from archlab.inference.evaluate import EvalResult
     from archlab.modeling.cost import Cost
+    from archlab.planning.fit import Fit
+    from archlab.planning.losses import LossPoint
     from archlab.searching.callbacks import SearchCallback
     from archlab.searching.ladder.callbacks import LadderCallback
     from archlab.searching.ladder.run import LadderResult
@@ -287,6 +289,26 @@ def migrate(folder: StrPath, *, trust_plugins: bool = False) -> list[str]:
 
     with plugin_policy(trust=trust_plugins):
         return rewrite(Path(folder))
+
+
+@explain_failures
+def fit(losses: StrPath | Sequence[LossPoint], *, params: float, tokens: float, seed: int = 0) -> Fit:
+    """Fit a scaling law to the losses of each candidate, and forecast them at `params` parameters and `tokens` tokens.
+
+    `losses` is a CSV file with the columns candidate, params, tokens, loss and, if you like, seed, or a list of
+    LossPoints; parameters are counted without embeddings. `seed` is of the bootstrap that gives the 90 % intervals.
+    Raises ArchlabError for a file that is not read, or losses too few for such a forecast.
+
+        archlab.fit("losses.csv", params=7e9, tokens=2e12).candidates[0].interval
+    """
+    from dataclasses import replace
+
+    from archlab.planning.fit import fit_losses
+    from archlab.planning.losses import read_losses
+
+    points, notes = read_losses(Path(losses)) if isinstance(losses, str | PathLike) else (losses, [])
+    fitted = fit_losses(points, params=params, tokens=tokens, seed=seed)
+    return replace(fitted, notes=(*notes, *fitted.notes))
 
 
 def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: StrPath | None = None) -> Iterator[CheckResult]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from archlab.errors import ArchlabError
 from archlab.planning.fit_candidates import fit_candidates
-from archlab.planning.forecast import interval
+from archlab.planning.forecast import Draws, interval
 from archlab.planning.losses import LossPoint
 
 _SAME_SIZE = 1.2  # sizes of candidates that differ by less are one rung: heads and widths do not divide alike
@@ -111,32 +111,44 @@ def backtest(points: Sequence[LossPoint], seed: int) -> Backtest:
 
 def _hold_out(points: Sequence[LossPoint], seed: int, notes: list[str]) -> list[HeldOut]:
     """Forecast the largest size of each candidate, at its most tokens, from the sizes below."""
-    largest = {p.candidate: max(q.params for q in points if q.candidate == p.candidate) for p in points}
-    rest = [p for p in points if p.params < largest[p.candidate] / 1.01]
-    held: list[HeldOut] = []
-    for name in sorted(largest):
-        rung = [p for p in points if p.candidate == name and p.params >= largest[name] / 1.01]
-        tokens = max(p.tokens for p in rung)
-        losses = [p.loss for p in rung if p.tokens == tokens]
-        target = rung[0].params, tokens
+    largest: dict[str, float] = {}
+    for point in points:
+        largest[point.candidate] = max(point.params, largest.get(point.candidate, 0.0))
+    rest = [point for point in points if point.params < largest[point.candidate] / 1.01]
+    top = [point for point in points if point.params >= largest[point.candidate] / 1.01]
+    most = {point.candidate: point for point in sorted(top, key=lambda point: point.tokens)}
+    targets = {name: (point.params, point.tokens) for name, point in sorted(most.items())}
+    draws = _fit_rest(rest, targets, seed, notes)
+    losses = {name: [p.loss for p in top if (p.candidate, p.tokens) == (name, targets[name][1])] for name in draws}
+    return [_compare(name, draws[name], targets[name], losses[name]) for name in draws]
+
+
+def _fit_rest(
+    rest: Sequence[LossPoint], targets: Mapping[str, tuple[float, float]], seed: int, notes: list[str]
+) -> dict[str, Draws]:
+    """Fit all candidates together, or each by itself where one of them has too few sizes without its largest."""
+    try:
+        if {point.candidate for point in rest} == set(targets):
+            return fit_candidates(rest, targets, seed=seed).draws
+    except ArchlabError:
+        pass
+    draws: dict[str, Draws] = {}
+    for name in targets:
+        mine = [point for point in rest if point.candidate == name]
         try:
-            held.append(_forecast(name, rest, target, losses, seed))
+            draws |= fit_candidates(mine, targets, seed=seed).draws
         except ArchlabError as error:
             notes.append(f"without its largest size, {error}")
-    return held
+        if not mine:
+            notes.append(f"{name}: has one size only, and none to forecast it from")
+    return draws
 
 
-def _forecast(
-    name: str, rest: Sequence[LossPoint], target: tuple[float, float], losses: Sequence[float], seed: int
-) -> HeldOut:
-    params, tokens = target
-    if not any(point.candidate == name for point in rest):
-        raise ArchlabError(f"{name}: has no losses")
-    draws = fit_candidates(rest, params=params, tokens=tokens, seed=seed).draws[name]
-    point, loss = draws.forecast(params, tokens), float(np.exp(np.log(losses).mean()))
+def _compare(name: str, draws: Draws, target: tuple[float, float], losses: Sequence[float]) -> HeldOut:
+    point, loss = draws.forecast(*target), float(np.exp(np.log(losses).mean()))
     # The mean that was measured has noise of its own, of its few seeds.
-    low, high = interval(draws.sampled(params, tokens) * np.exp(draws.run_noise_S / np.sqrt(len(losses))), point)
-    return HeldOut(name, params, tokens, loss, point, (low, high), point / loss - 1, low <= loss <= high)
+    low, high = interval(draws.sampled(*target) * np.exp(draws.run_noise_S / np.sqrt(len(losses))), point)
+    return HeldOut(name, *target, loss, point, (low, high), point / loss - 1, low <= loss <= high)
 
 
 def _rungs(points: Sequence[LossPoint]) -> dict[float, dict[str, float]]:

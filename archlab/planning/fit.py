@@ -10,9 +10,10 @@ import numpy as np
 
 from archlab.errors import ArchlabError
 from archlab.planning.backtest import Backtest, backtest
+from archlab.planning.decision import Decision, decide
 from archlab.planning.fit_candidates import Candidates, fit_candidates
 from archlab.planning.forecast import interval
-from archlab.planning.losses import LossPoint, check_points
+from archlab.planning.losses import LossPoint, check_points, number_problem
 from archlab.planning.scaling_law import Law
 
 _NUMBERS = ("E", "A", "a", "B", "b")
@@ -51,9 +52,10 @@ class Fit:
     shared_exponents: bool
     notes: tuple[str, ...]
     target: Target
+    decision: Decision | None  # None for a single candidate
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fit as JSON's types."""
+        """Return the fit as values that JSON has."""
         return asdict(self)
 
 
@@ -67,13 +69,24 @@ def fit_losses(points: Sequence[LossPoint], *, params: float, tokens: float, see
     if not points:
         raise ArchlabError("there are no losses")
     for name, value in (("params", params), ("tokens", tokens)):
-        if not (np.isfinite(value) and value > 0):
-            raise ArchlabError(f"the target's {name} is {value!r}, and not a number above 0")
-    fitted = fit_candidates(points, params=params, tokens=tokens, seed=seed)
-    candidates = _forecasts(fitted, params, tokens)
+        if problem := number_problem(value):
+            raise ArchlabError(f"the target's {name} {value!r} {problem}")
+    fitted = fit_candidates(points, {point.candidate: (params, tokens) for point in points}, seed=seed)
+    tested, decision = backtest(points, seed), decide(fitted, params, tokens)
     return Fit(
-        candidates, backtest(points, seed), fitted.shared_exponents, fitted.notes, Target(float(params), float(tokens))
+        _forecasts(fitted, params, tokens),
+        tested,
+        fitted.shared_exponents,
+        fitted.notes + _crossing(tested, decision),
+        Target(float(params), float(tokens)),
+        decision,
     )
+
+
+def _crossing(tested: Backtest, decision: Decision | None) -> tuple[str, ...]:
+    if decision is None or not tested.ranking or tested.ranking[0] == decision.best:
+        return ()
+    return (f"{tested.ranking[0]} is best at the largest rung, {decision.best} is forecast best at the target",)
 
 
 def _forecasts(fitted: Candidates, params: float, tokens: float) -> tuple[CandidateForecast, ...]:

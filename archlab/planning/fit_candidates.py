@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from archlab.errors import ArchlabError
-from archlab.planning.forecast import Draws, bootstrap
+from archlab.planning.forecast import SAMPLES, Draws, bootstrap
 from archlab.planning.law_form import Form, choose_form
 from archlab.planning.losses import LossPoint
 from archlab.planning.scaling_law import LawFit, Noise, Runs, fit_law
@@ -16,6 +16,8 @@ from archlab.planning.scaling_law import LawFit, Noise, Runs, fit_law
 _FEW = 4  # degrees of freedom that a candidate's own law should leave, or its exponents are shared
 _POOLED = 8  # degrees of freedom below which the noise of all candidates is taken together
 _QUANTILE = 0.95
+_ROUNDING = 1e-14  # a variance of log L that is none: terms of a law have a smallest size
+_FLAT = 1e-3  # of the loss: terms below it are none
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,26 @@ class Candidates:
     notes: tuple[str, ...]
 
 
-def fit_candidates(points: Sequence[LossPoint], *, params: float, tokens: float, seed: int) -> Candidates:
-    """Fit the law of every candidate for a target; raise ArchlabError where the losses are too few."""
-    names = list(dict.fromkeys(point.candidate for point in sorted(points, key=lambda point: point.candidate)))
+def fit_candidates(
+    points: Sequence[LossPoint], targets: Mapping[str, tuple[float, float]], *, seed: int, samples: int = SAMPLES
+) -> Candidates:
+    """Fit the law of every candidate, each for a target of params and tokens.
+
+    Raises ArchlabError where the losses are too few, or do not tell what a target asks.
+    """
+    names = sorted({point.candidate for point in points})
     runs = {name: Runs.of(points, [name]) for name in names}
-    forms = {name: choose_form(runs[name], params, tokens) for name in names}
+    forms = {name: choose_form(runs[name], *targets[name]) for name in names}
     fits, notes = _fit(points, runs, forms)
     noises, noise_notes = _noises(fits)
-    draws = bootstrap(fits, [forms[fit.runs.names[0]] for fit in fits], noises, seed)
-    notes = [*dict.fromkeys(form.note for form in forms.values() if form.note), *notes, *noise_notes]
+    draws = bootstrap(fits, [forms[fit.runs.names[0]] for fit in fits], noises, seed, samples)
+    notes = [*_form_notes(forms), *notes, *noise_notes]
     return Candidates(tuple(fits), tuple(noises), draws, len(fits) < len(names), tuple(notes))
+
+
+def _form_notes(forms: Mapping[str, Form]) -> list[str]:
+    texts = dict.fromkeys(form.note for form in forms.values() if form.note)
+    return [f"{', '.join(name for name, form in forms.items() if form.note == text)}: {text}" for text in texts]
 
 
 def _fit(points: Sequence[LossPoint], runs: dict[str, Runs], forms: dict[str, Form]) -> tuple[list[LawFit], list[str]]:
@@ -53,12 +65,12 @@ def _fit(points: Sequence[LossPoint], runs: dict[str, Runs], forms: dict[str, Fo
         _require_enough(together, form, lacking)
         shared = fit_law(together, form.terms)
         if not own or not _differ(own, shared):
-            notes = [f"the exponents are shared by all candidates: {', '.join(few)} has too few losses for its own"]
-            return [shared], notes + _convergence([shared])
+            notes = [f"exponents are shared by all candidates: too few losses for their own have {', '.join(few)}"]
+            return [shared], notes + _fit_notes([shared])
     if lacking:
         name = lacking[0]
         raise ArchlabError(_too_few(name, runs[name], forms[name]))
-    return own, _convergence(own)
+    return own, _fit_notes(own)
 
 
 def _num_cells(runs: Runs) -> int:
@@ -128,7 +140,7 @@ def _noise(squares: tuple[float, float], freedoms: tuple[int, int], fit: LawFit)
     if min(freedoms) < 1:
         return Noise(pooled, sum(freedoms), pooled), False
     of_cells, of_runs = squares[0] / freedoms[0], squares[1] / freedoms[1]
-    if of_cells <= of_runs * _f_quantile(*freedoms):
+    if of_cells <= max(_ROUNDING, of_runs * _f_quantile(*freedoms)):
         return Noise(pooled, sum(freedoms), pooled), False
     runs_of_a_cell = len(fit.runs.loss_P) / _num_cells(fit.runs)
     return Noise(of_cells, freedoms[0], of_runs + (of_cells - of_runs) / runs_of_a_cell), True
@@ -142,9 +154,13 @@ def _stray_notes(names: Sequence[str]) -> list[str]:
     )
 
 
-def _convergence(fits: Sequence[LawFit]) -> list[str]:
-    return [
-        f"{', '.join(fit.runs.names)}: the fit has not converged; its law is one of many that fit as well"
-        for fit in fits
-        if not fit.converged
-    ]
+def _fit_notes(fits: Sequence[LawFit]) -> list[str]:
+    open_, flat = [], []
+    for fit in fits:
+        terms_G3 = np.exp(fit.theta_1V[0, 2:]).reshape(-1, 3)
+        constant = [name for name, terms in zip(fit.runs.names, terms_G3, strict=True) if terms[1:].sum() < _FLAT]
+        flat += constant
+        open_ += [] if fit.converged or constant else [", ".join(fit.runs.names)]
+    notes = [f"{', '.join(flat)}: losses do not fall with size or tokens, so its law is a constant"] if flat else []
+    what = "the fit has not converged: the losses leave numbers of its law open"
+    return notes + [f"{names}: {what}" for names in open_]

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archlab.planning.law_form import Form
-from archlab.planning.law_solver import Floats, Ints, evaluate, grid_search, refine
+from archlab.planning.law_design import Floats, Ints, evaluate
+from archlab.planning.law_form import Form, losses
+from archlab.planning.law_grid import grid_search
+from archlab.planning.law_solver import refine
 from archlab.planning.scaling_law import LawFit, Noise
 
 SAMPLES = 1000
@@ -26,19 +28,17 @@ _NODES, _REFINEMENTS = 12, 16  # of the grid in each direction, and the steps fr
 class Draws:
     """One candidate's laws: the fitted one [1, 5] and those of the bootstrap [S, 5], and noise of a single run [S]."""
 
-    form: Form
     law_15: Floats
     laws_S5: Floats
-    share_S: Floats
     run_noise_S: Floats
 
     def forecast(self, params: float, tokens: float) -> float:
         """Return the loss that the fitted law gives."""
-        return float(self.form.losses(self.law_15, params, tokens, np.array([0.5]))[0])
+        return float(losses(self.law_15, params, tokens)[0])
 
     def sampled(self, params: float, tokens: float) -> Floats:
         """Return the loss that each law of the bootstrap gives, [S]."""
-        return self.form.losses(self.laws_S5, params, tokens, self.share_S)
+        return losses(self.laws_S5, params, tokens)
 
 
 def interval(values_S: Floats, point: float) -> tuple[float, float]:
@@ -47,21 +47,23 @@ def interval(values_S: Floats, point: float) -> tuple[float, float]:
     return min(float(low), point), max(float(high), point)
 
 
-def bootstrap(fits: Sequence[LawFit], forms: Sequence[Form], noises: Sequence[Noise], seed: int) -> dict[str, Draws]:
+def bootstrap(
+    fits: Sequence[LawFit], forms: Sequence[Form], noises: Sequence[Noise], seed: int, samples: int = SAMPLES
+) -> dict[str, Draws]:
     """Return the laws of every candidate, sampled together."""
     rng = np.random.default_rng(seed)
-    normal = _paired_normals(fits, rng)
+    normal = _paired_normals(fits, rng, samples)
     draws: dict[str, Draws] = {}
-    scales: dict[Noise, Floats] = {}  # candidates with one noise have one uncertainty of it
+    scales: dict[int, Floats] = {}  # drawn once for all: noise that candidates share must cancel between them
     for fit, form, noise, z_SP in zip(fits, forms, noises, normal, strict=True):
-        if noise not in scales:
-            scales[noise] = np.sqrt(noise.freedom / rng.chisquare(noise.freedom, SAMPLES))
-        laws_SG5 = fit.laws(_refit(fit, np.sqrt(noise.variance) * scales[noise], z_SP))
-        run_noise_S = np.sqrt(noise.run_variance) * scales[noise] * rng.standard_normal(SAMPLES)
-        share_S = rng.random(SAMPLES)
+        if noise.freedom not in scales:
+            scales[noise.freedom] = np.sqrt(noise.freedom / rng.chisquare(noise.freedom, samples))
+        laws_SG5 = fit.laws(_refit(fit, np.sqrt(noise.variance) * scales[noise.freedom], z_SP))
+        run_noise_S = np.sqrt(noise.run_variance) * scales[noise.freedom] * rng.standard_normal(samples)
         for position, name in enumerate(fit.runs.names):
             point = fit.laws(fit.theta_1V)[:, position]
-            draws[name] = Draws(form, point, laws_SG5[:, position], share_S, run_noise_S)
+            laws_S5 = form.split(laws_SG5[:, position], rng)
+            draws[name] = Draws(form.split(point), laws_S5, run_noise_S)
     return draws
 
 
@@ -77,14 +79,14 @@ def _refit(fit: LawFit, scale_S: Floats, z_SP: Floats) -> Floats:
     return refine(design, log_loss_SC, start_SV, delta=np.inf, iterations=_REFINEMENTS).theta_SV
 
 
-def _paired_normals(fits: Sequence[LawFit], rng: np.random.Generator) -> list[Floats]:
+def _paired_normals(fits: Sequence[LawFit], rng: np.random.Generator, samples: int) -> list[Floats]:
     """Return standard normal noise of the runs of each fit, [S, P], correlated between candidates as residuals are."""
     keys = [_keys(fit) for fit in fits]
     shared = np.sqrt(_correlation(fits, keys))
-    common = {key: rng.standard_normal(SAMPLES) for key in dict.fromkeys(key for mine in keys for key in mine)}
+    common = {key: rng.standard_normal(samples) for key in dict.fromkeys(key for mine in keys for key in mine)}
     return [
         shared * np.stack([common[key] for key in mine], 1)
-        + np.sqrt(1 - shared**2) * rng.standard_normal((SAMPLES, len(mine)))
+        + np.sqrt(1 - shared**2) * rng.standard_normal((samples, len(mine)))
         for mine in keys
     ]
 
@@ -116,7 +118,7 @@ def _correlation(fits: Sequence[LawFit], keys: Sequence[list[tuple[int, int, str
     if not pairs:
         return 0.0
     correlation = sum((values.sum() ** 2 - (values**2).sum()) / 2 for values in groups) / pairs
-    return float(np.clip(correlation, 0, 0.98)) if correlation > 2 / np.sqrt(pairs) else 0.0
+    return float(np.clip(correlation, 0, 0.99)) if correlation > 2 / np.sqrt(pairs) else 0.0
 
 
 def _standard_residuals(fit: LawFit) -> Floats:

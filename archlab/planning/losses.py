@@ -12,6 +12,7 @@ from archlab.errors import ArchlabError, did_you_mean, one_line, show_value
 
 REQUIRED = ("candidate", "params", "tokens", "loss")
 COLUMNS = (*REQUIRED, "seed")
+LIMITS = (1e-30, 1e30)  # of all numbers, so that powers of them are finite
 _LARGEST_FILE = 2**28  # bytes; a million rows are a fifth of it
 
 
@@ -55,6 +56,13 @@ def read_losses(file: Path) -> tuple[list[LossPoint], list[str]]:
     return points, notes
 
 
+def number_problem(value: float) -> str:
+    """Return what is wrong with a size, a token count or a loss, or nothing."""
+    if not (math.isfinite(value) and value > 0):
+        return "is not a number above 0"
+    return "" if LIMITS[0] <= value <= LIMITS[1] else f"is not between {LIMITS[0]:g} and {LIMITS[1]:g}"
+
+
 def check_points(points: Iterable[LossPoint]) -> None:
     """Raise ArchlabError naming the first point whose numbers no law can be fitted to, or that stands twice."""
     seen = set()
@@ -63,8 +71,8 @@ def check_points(points: Iterable[LossPoint]) -> None:
             raise ArchlabError("a loss has no candidate")
         for name in ("params", "tokens", "loss"):
             value = getattr(point, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ArchlabError(f"{point.candidate}: {name} {show_value(value)} is not a number above 0")
+            if problem := number_problem(value):
+                raise ArchlabError(f"{point.candidate}: {name} {show_value(value)} {problem}")
         key = (point.candidate, point.params, point.tokens, point.seed)
         if key in seen:
             raise ArchlabError(f"{_describe(point)} stands twice; runs of the same size need different seeds")
@@ -134,6 +142,6 @@ def _number(file: Path, line: int, column: str, cell: str) -> float:
     except ValueError as error:
         hint = "; a decimal point is expected" if "," in cell else ""
         raise ArchlabError(f"{where}: {show_value(cell, 40)} is not a number{hint}") from error
-    if not (math.isfinite(value) and value > 0):
-        raise ArchlabError(f"{where}: {show_value(cell, 40)} is not a number above 0")
+    if problem := number_problem(value):
+        raise ArchlabError(f"{where}: {show_value(cell, 40)} {problem}")
     return value

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archlab.planning.law_solver import EXPONENTS, Design, Floats, Ints, evaluate, grid_search, refine
+from archlab.planning.law_design import EXPONENTS, Design, Floats, Ints, evaluate
+from archlab.planning.law_grid import grid_search
+from archlab.planning.law_solver import refine
 from archlab.planning.losses import LossPoint
 
 _HUBER = 2.0  # standard deviations, beyond which a run counts as an outlier: 99 % efficient on Gaussian noise
-_HUBER_SCALE = 0.9545  # the mean of min(z^2, 2 |z|) of a standard normal z
+_HUBER_SCALE = 0.9205  # the mean of min(z^2, 4) of a standard normal z
 _NODES, _PARTS = 30, 5  # of the grid in each direction: neighbors differ by a seventh, 25 parts have a start each
 _CONVERGED = 1e-5  # of the objective, what a further step would gain
 
@@ -56,7 +58,9 @@ class Runs:
         return cls(
             tuple(names),
             np.array([index[p.candidate] for p in mine]),
-            *(np.array([getattr(p, name) for p in mine], dtype=float) for name in ("params", "tokens", "loss")),
+            np.array([p.params for p in mine], dtype=float),
+            np.array([p.tokens for p in mine], dtype=float),
+            np.array([p.loss for p in mine], dtype=float),
             tuple(p.seed for p in mine),
         )
 
@@ -132,7 +136,7 @@ def fit_law(runs: Runs, terms: tuple[bool, bool]) -> LawFit:
         found = refine(design, np.repeat(log_loss_1P, len(starts), 0), starts, delta=delta, iterations=30)
         starts = found.theta_SV[np.argsort(found.objective_S, kind="stable")][:6]
         delta = _HUBER * _scale(_residuals(design, log_loss_1P, starts[:1]), freedom, delta)
-    found = refine(design, np.repeat(log_loss_1P, len(starts), 0), starts, delta=delta, iterations=150)
+    found = refine(design, np.repeat(log_loss_1P, len(starts), 0), starts, delta=delta, iterations=400)
     best = int(found.objective_S.argmin())
     lowest = found.objective_S[best]
     theta = found.theta_SV[best : best + 1]
@@ -172,7 +176,7 @@ def _scale(residual_P: Floats, freedom: int, delta: float) -> float:
     size = np.abs(residual_P)
     if not np.isfinite(delta):
         return max(1e-13, 1.4826 * float(np.median(size)) * np.sqrt(len(size) / freedom))
-    return max(1e-13, float(np.sqrt(np.minimum(size**2, delta * size).sum() / freedom / _HUBER_SCALE)))
+    return max(1e-13, float(np.sqrt((np.minimum(size, delta) ** 2).sum() / freedom / _HUBER_SCALE)))
 
 
 def _sums_of_squares(
@@ -181,7 +185,7 @@ def _sums_of_squares(
     """Return the sums of squares of cells about the law and of runs about their cells, and their degrees of freedom."""
     runs_C = np.bincount(cell_P, weight_P)
     mean_C = np.bincount(cell_P, weight_P * residual_P) / runs_C
-    squares = float((runs_C * mean_C**2).sum()), float((weight_P * (residual_P - mean_C[cell_P]) ** 2).sum())
+    squares = float((runs_C * mean_C**2).sum()), float(((weight_P * (residual_P - mean_C[cell_P])) ** 2).sum())
     robust = 1 / _HUBER_SCALE if (weight_P < 1).any() else 1.0
     freedoms = max(0, len(runs_C) - num_free), len(cell_P) - len(runs_C)
     return (squares[0] * robust, squares[1] * robust), freedoms

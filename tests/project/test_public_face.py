@@ -14,6 +14,7 @@ VERBS = (
     "check",
     "evaluate",
     "export",
+    "fit",
     "generate",
     "import_checkpoint",
     "load",
