@@ -22,7 +22,15 @@ from archlab.searching.study_config import StudyConfig, parse_study
 _DATA_NAME = "search"  # the name of a space that is passed as a mapping, in errors and for its default directory
 KEYS = ("format", "base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
 VALIDATION = "val_"
-COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "max_state_bytes", "memory_per_device")
+COSTS = (
+    "params",
+    "params_non_embedding",
+    "flops_per_token",
+    "flops_per_token_forward",
+    "state_bytes",
+    "max_state_bytes",
+    "memory_per_device",
+)
 MEASURED = ("tokens_per_s", "decode_us_per_token")
 
 

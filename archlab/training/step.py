@@ -53,7 +53,7 @@ def resolve_auto(experiment: Experiment, cost: Cost, previous: Mapping[str, str]
     """
     train = replace(experiment.train, **dict[str, Any](previous or {}))
     device = _resolve_device(train.device)
-    flops = 3.0 * cost.flops_per_token * cost.tokens_per_step * train.steps  # backward takes twice the forward pass
+    flops = float(cost.flops_per_token) * cost.tokens_per_step * train.steps
     resolved: dict[str, Any] = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),
