@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         load,
         load_model,
         migrate,
+        plan,
         report,
         run_ladder,
         search,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     )
     from archlab.planning.fit import Fit
     from archlab.planning.losses import LossPoint
+    from archlab.planning.plan import Plan
     from archlab.searching.callbacks import SearchCallback
     from archlab.searching.ladder.callbacks import LadderCallback
     from archlab.searching.ladder.run import LadderResult
@@ -89,8 +91,8 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate export fit generate import_checkpoint load load_model migrate report run_ladder "
-    "search show train",
+    "archlab.api": "check evaluate export fit generate import_checkpoint load load_model migrate plan report "
+    "run_ladder search show train",
     "archlab.cli.ladder_progress": "LadderProgressBar",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
@@ -107,6 +109,7 @@ _MODULES = {
     "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
     "archlab.planning.fit": "Fit",
     "archlab.planning.losses": "LossPoint",
+    "archlab.planning.plan": "Plan",
     "archlab.searching.callbacks": "SearchCallback",
     "archlab.searching.ladder.callbacks": "LadderCallback",
     "archlab.searching.ladder.run": "LadderResult",
@@ -145,6 +148,7 @@ __all__ = [
     "LossPoint",
     "MachineError",
     "NonNegative",
+    "Plan",
     "Positive",
     "ProgressBar",
     "Range",
@@ -178,6 +182,7 @@ __all__ = [
     "max_context",
     "migrate",
     "one_line",
+    "plan",
     "register",
     "report",
     "reserve_state",

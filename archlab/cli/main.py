@@ -8,7 +8,7 @@ import click
 
 from archlab import __version__
 from archlab.cli.boundary import run
-from archlab.cli.commands import components, experiments, fit, machine, models
+from archlab.cli.commands import components, experiments, fit, machine, models, planning
 from archlab.cli.group import SuggestingGroup
 from archlab.runtime.process import configure_process
 
@@ -27,8 +27,9 @@ def cli() -> None:
     """
 
 
-for command in (*experiments.COMMANDS, *models.COMMANDS, *components.COMMANDS, *machine.COMMANDS, *fit.COMMANDS):
-    cli.add_command(command)
+for module in (experiments, planning, fit, models, components, machine):
+    for command in module.COMMANDS:
+        cli.add_command(command)
 
 
 def main() -> None:

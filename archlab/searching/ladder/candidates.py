@@ -20,6 +20,7 @@ from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, ove
 from archlab.searching.ladder.scaling import depth_of, resize, scale_tree, scale_values, width_of
 from archlab.searching.ladder.sizes import size_of, solve_width
 from archlab.searching.pattern import Pattern
+from archlab.searching.planned import TrialCosts
 from archlab.searching.suggest import suggest
 from archlab.searching.variant import Varied
 
@@ -192,9 +193,10 @@ def infeasible_reason(ladder: Ladder, candidate: Candidate) -> str:
     """Return which constraint of the space a candidate violates at its own size or at another, or nothing."""
     if not ladder.space.constraints:
         return ""
-    costs = estimate_cost(own_experiment(ladder, candidate)).to_dict()
+    own = own_experiment(ladder, candidate)
+    costs = TrialCosts(estimate_cost(own).to_dict(), own, candidate.values, ladder.space.varied)
     for constraint in ladder.space.constraints:
-        found = constraint.costs(costs, candidate.values, ladder.space.varied)
+        found = costs.at(constraint.place)
         if constraint.violation(found) > 0:
             return f"{constraint.name} is violated: {constraint.metric} is {found[constraint.metric]:g}"
     return ""
