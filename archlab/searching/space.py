@@ -17,7 +17,7 @@ from archlab.searching import selectors
 from archlab.searching.compare import arms, parse_compare, with_base_choices
 from archlab.searching.constraints import Constraint, parse_constraints
 from archlab.searching.dominance import check_dominated
-from archlab.searching.hold import Hold, parse_hold
+from archlab.searching.hold import Hold, number, parse_hold
 from archlab.searching.inner import Inner, check_inner, parse_inner
 from archlab.searching.ladder_keys import LADDER_KEYS, is_ladder, portable_ladder
 from archlab.searching.pattern import Pattern
@@ -237,9 +237,12 @@ def _base(tree: Mapping[str, Any], file: Path, recorded: bool) -> config.Unresol
 
 
 def _check_hold(space: Space) -> None:
-    by = space.hold.by if space.hold else ""
+    if space.hold is None:
+        return
+    by = space.hold.by
     if by in space.vary and not isinstance(space.vary[by], Pattern):
         raise ConfigError("hold.by", f"{by} is varied: hold solves for a knob that is not")
+    number(space.base, by)
 
 
 def _objectives(

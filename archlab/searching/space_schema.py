@@ -8,24 +8,13 @@ from typing import Any
 
 from archlab.config.domains import Count
 from archlab.config.json_schema import DRAFT, FORMAT, TEXT, TEXTS, Schema, experiment_schema, type_schema
+from archlab.searching.domain_schema import CHOICES, HOLD, INTERVAL, PATTERN, TIE
 from archlab.searching.dominance import DominanceConfig
 from archlab.searching.planned import PLANNED
 from archlab.searching.space import COSTS, KEYS, MEASURED, VALIDATION
 from archlab.searching.study_config import DOMINATED, PRUNERS, SAMPLERS, STUDY_KEYS, Seed
 from archlab.searching.study_limits import BUDGETS
 
-_NUMBER: Schema = {"type": "number"}
-_INTERVAL: Schema = {
-    "type": "object",
-    "properties": {
-        "low": _NUMBER,
-        "high": _NUMBER,
-        "log": {"type": "boolean", "default": False, "description": "Spread the trials over magnitudes."},
-        "step": {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]},
-    },
-    "required": ["low", "high"],
-    "additionalProperties": False,
-}
 _DIRECTION: Schema = {"enum": ["minimize", "maximize"]}
 _VALIDATION_METRIC: Schema = {"pattern": f"^{VALIDATION}"}
 _PLACE: dict[str, Schema] = {
@@ -33,7 +22,6 @@ _PLACE: dict[str, Schema] = {
     "device": {**TEXT, "description": "The device that is planned for: a shipped name, your own, or a file."},
     "devices": {**type_schema(Count), "description": "The number of devices."},
 }
-_CHOICES: Schema = {"type": "array", "minItems": 1, "uniqueItems": True}
 
 
 def space_schema() -> Schema:
@@ -50,7 +38,7 @@ def space_schema() -> Schema:
             "type": "object",
             "description": "The domain of each path; auto is the one declared beside the component.",
             "minProperties": 1,
-            "additionalProperties": {"anyOf": [{"const": "auto"}, _CHOICES, _INTERVAL]},
+            "additionalProperties": {"anyOf": [{"const": "auto"}, CHOICES, INTERVAL, TIE, PATTERN]},
         },
         "inner": _inner(),
         "compare": {
@@ -58,6 +46,7 @@ def space_schema() -> Schema:
             "description": "A varied path, or several, whose choices each get the same number of trials.",
         },
         "seeds": {**TEXTS, "description": "Experiments that are tried first."},
+        "hold": HOLD,
         "objectives": _objectives(),
         "constraints": {"type": "array", "items": _constraint()},
         "study": _study(),
@@ -81,7 +70,7 @@ def _inner() -> Schema:
         "required": ["trials"],
         "minProperties": 2,
         "description": "What every candidate has tuned by itself: the domain of each path.",
-        "additionalProperties": {"anyOf": [{"const": "auto"}, _CHOICES, _INTERVAL]},
+        "additionalProperties": {"anyOf": [{"const": "auto"}, CHOICES, INTERVAL]},
     }
 
 
