@@ -110,15 +110,15 @@ def shard_step(setting: Setting, layout: Layout) -> ShardedStep:
     micro = max(size for size in range(1, min(local, setting.experiment.train.batch_size) + 1) if local % size == 0)
     trace = setting.workload.at(micro)
     accumulate = local // micro
-    memory = _memory(setting, layout, trace, accumulate)
+    memory = _memory(setting, layout, trace)
     return ShardedStep(layout, micro, accumulate, memory, _time(setting, layout, trace, micro, accumulate))
 
 
-def _memory(setting: Setting, layout: Layout, trace: StepTrace, accumulate: int) -> MemoryTerms:
+def _memory(setting: Setting, layout: Layout, trace: StepTrace) -> MemoryTerms:
     owned, shared = layout.shard * layout.tensor, layout.tensor * layout.chunk
     weights, gradients = trace.weight_bytes // owned, trace.gradient_bytes // owned
     optimizer = trace.optimizer_bytes // owned
-    activations = _activations(setting, layout, trace, accumulate)
+    activations = _activations(setting, layout, trace)
     gathered = 0
     if layout.shard > 1:
         # The block at work and the next one, in the dtype of the products, and the gradients of one in float32.
@@ -137,12 +137,11 @@ def _memory(setting: Setting, layout: Layout, trace: StepTrace, accumulate: int)
     )
 
 
-def _activations(setting: Setting, layout: Layout, trace: StepTrace, accumulate: int) -> int:
+def _activations(setting: Setting, layout: Layout, trace: StepTrace) -> int:
     """Return the bytes at the peak beyond weights, gradients and optimizer, of a device that has whole sequences."""
-    states = trace.weight_bytes + trace.optimizer_bytes
-    peak = trace.peak_bytes - states - trace.gradient_bytes
-    if accumulate > 1 or layout.shard > 1:
-        # From the second micro-batch on, gradients are there before the first activation is.
+    peak = trace.peak_bytes - trace.weight_bytes - trace.optimizer_bytes - trace.gradient_bytes
+    if layout.shard > 1:
+        # Of one device activations go while gradients come; sharded, these are too small to take their place.
         peak = max(peak, trace.activation_bytes)
     if layout.shard > 1 and setting.keeps_casts:  # no longer: each block's weights are gathered again
         peak -= min(peak, setting.workload.at(0).activation_bytes)
