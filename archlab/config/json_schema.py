@@ -139,6 +139,8 @@ def type_schema(expected: Any) -> Schema:
         return {"enum": [*args, *(value for value in switches if value not in args)]}
     if origin in (list, Sequence):
         return {"type": "array", "items": type_schema(args[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": {"anyOf": [type_schema(args[1]), _INTERPOLATION]}}
     return _SCALARS.get(expected, {})
 
 

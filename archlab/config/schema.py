@@ -101,6 +101,8 @@ def _coerce_member(value: Any, member: UnionMember, path: str) -> Any:
         return _check_literal(value, args, path)
     if origin in (list, Sequence):
         return _check_list(value, args[0], path)
+    if origin is dict:
+        return _check_mapping(value, args[1], path)
     number = _check_scalar(value, member.type, path)
     for limit in member.ranges:
         if number not in limit:
@@ -124,6 +126,12 @@ def _check_list(value: Any, item: Any, path: str) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise ConfigError(path, f"{show_value(value)} is not a list")
     return [coerce(entry, item, f"{path}[{index}]") for index, entry in enumerate(value)]
+
+
+def _check_mapping(value: Any, item: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(path, f"{show_value(value)} is not a mapping of texts to {type_name(item)}")
+    return {key: coerce(entry, item, f"{path}.{key}") for key, entry in value.items()}
 
 
 def _check_scalar(value: Any, expected: type, path: str) -> Any:
@@ -174,5 +182,7 @@ def _member_name(member: Any) -> str:
         return "one of " + ", ".join(str(option) for option in args)
     if origin in (list, Sequence):
         return f"a list of {type_name(args[0])}"
+    if origin is dict:
+        return f"a mapping to {type_name(args[1])}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     return names.get(member, getattr(member, "__name__", str(member)))

@@ -17,7 +17,9 @@ Beta: TypeAlias = Annotated[float, Range(low=0, high=0.999999)]
 class TrainConfig:
     """Optimization, evaluation and hardware; an optimizer step has `batch_size * accumulate * context` tokens.
 
-    `eval_every: 0` and `checkpoint_every: 0` mean at the end only; `eval_tokens: null` is the whole split.
+    `eval_every: 0` and `checkpoint_every: 0` mean at the end only; `eval_tokens: null` is the whole split. Under a
+    `parametrization` other than standard, `lr` and initialization are those of a model as wide as `base_width`, with
+    the sizes of `base_model` by path, and of `base_depth` layers.
     """
 
     steps: Count = 1000
@@ -45,6 +47,10 @@ class TrainConfig:
     keep_checkpoints: Count = 2
     log_every: Count = 10
     tensorboard: bool = True
+    parametrization: Literal["standard", "mup", "completep"] = "standard"
+    base_width: Count | None = None
+    base_depth: Count | None = None
+    base_model: dict[str, Count] | None = None
 
 
 def train_knobs() -> dict[str, Knob]:

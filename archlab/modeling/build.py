@@ -13,6 +13,7 @@ from archlab.config.spec import Spec
 from archlab.data.task import Task
 from archlab.errors import ConfigError
 from archlab.modeling.backbone import is_causal, is_per_sample, num_outputs
+from archlab.modeling.param_scales import base_spec, param_scales
 from archlab.modeling.state import max_context
 from archlab.ops.native import register_native_backends
 from archlab.ops.rotary import register_opaque_ops
@@ -79,6 +80,8 @@ def _validate(experiment: Experiment) -> nn.Module:
         raise ConfigError(
             "train.context", f"{context} exceeds the {limit} tokens that full attention keeps (window_size)"
         )
+    if experiment.train.parametrization != "standard":
+        param_scales(experiment.train, model, build_on_meta(base_spec(experiment)))
     return model
 
 

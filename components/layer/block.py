@@ -46,7 +46,7 @@ class Block(Recurrent):
     @property
     def branches(self) -> tuple[nn.Module, ...]:
         """The modules whose outputs the residual adds to the input."""
-        branches: tuple[nn.Module, ...] = self.residual.branches(self.mixer, self.ffn)
+        branches: tuple[nn.Module, ...] = self.residual.added(self.mixer, self.ffn)
         return branches
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -35,7 +35,7 @@ class Residual(nn.Module):
     def __init__(self, dim: int, layer_index: int) -> None:
         super().__init__()
 
-    def branches(self, mixer: nn.Module, ffn: nn.Module) -> tuple[nn.Module, ...]:
+    def added(self, mixer: nn.Module, ffn: nn.Module) -> tuple[nn.Module, ...]:
         """Return the modules whose outputs are added to the block's input, which depth scales under `completep`."""
         return mixer, ffn
 

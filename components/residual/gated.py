@@ -37,7 +37,7 @@ class GatedResidual(Residual):
         self.mixer_gate = linear(dim, dim, bias=True, init=init)
         self.ffn_gate = linear(dim, dim, bias=True, init=init)
 
-    def branches(self, mixer: nn.Module, ffn: nn.Module) -> tuple[nn.Module, ...]:
+    def added(self, mixer: nn.Module, ffn: nn.Module) -> tuple[nn.Module, ...]:
         """Return itself: the gates scale both branches."""
         return (self,)
 

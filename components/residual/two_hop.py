@@ -38,7 +38,7 @@ class TwoHop(Residual):
         if self.scale is not None:
             nn.init.constant_(self.scale, self.initial_scale)
 
-    def branches(self, mixer: nn.Module, ffn: nn.Module) -> tuple[nn.Module, ...]:
+    def added(self, mixer: nn.Module, ffn: nn.Module) -> tuple[nn.Module, ...]:
         """Return the ffn, through which alone the mixer reaches the output, or the scale after it."""
         return (ffn if self.scale is None else self,)
 
