@@ -15,7 +15,7 @@ from pathlib import Path
 import archlab
 
 WIDTHS = (32, 64, 128, 256)
-RATES = tuple(2.0**power for power in (-8, -7, -6, -5, -4))
+RATES = tuple(2.0**power for power in (-11, -10, -9, -8, -7, -6))
 TRAIN = (
     "steps=80 batch_size=4 context=64 warmup=8 eval_tokens=8192 eval_every=0 checkpoint_every=0"
     " precision=float32 compile=off tensorboard=false log_every=80"

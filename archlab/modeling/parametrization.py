@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
 from archlab.config.train_config import TrainConfig
-from archlab.modeling.build import build, build_on_meta
+from archlab.modeling.build import build, build_base_on_meta
 from archlab.modeling.param_scales import ParamScale, base_spec, depth_ratio, iter_branches, param_scales
 
 
@@ -27,7 +27,7 @@ def parametrize(experiment: Experiment, model: nn.Module) -> dict[str, ParamScal
     if train.parametrization == "standard":
         return None
     spec = base_spec(experiment)
-    scales = param_scales(train, model, build_on_meta(spec))
+    scales = param_scales(train, model, build_base_on_meta(experiment))
     if spec.to_plain() != experiment.model.to_plain():
         _match_rms(model, build(spec, "cpu", train.seed), scales)
     with torch.no_grad():

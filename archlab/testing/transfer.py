@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -34,6 +35,9 @@ WIDTHS, DEPTHS, STEPS = (1, 2, 4, 8), (1, 4), 10
 LR = 0.01  # large enough for updates to outgrow the noise of the initial values in ten steps
 # Of an exponent: initial values' share still falls at these sizes, while a wrong role gives 1 or -1 beside that.
 LOWEST, HIGHEST = -0.75, 0.5
+_CHANGE = "the change of the last block's output"
+_OUTPUT = "the component's output"
+_OF_MODEL = ("the logits", "the last block's output", "the change of the logits", _CHANGE)
 _HOOKS = {"branches", "added", "shrink_branch"}  # of what decides how a branch is added
 NEGLIGIBLE = 0.01  # of the change of the features: less is noise
 
@@ -67,27 +71,34 @@ def _train(case: ComponentCase, spec: Spec, base: Spec, scheme: Scheme) -> Sizes
     for group in optimizer.param_groups:
         group["lr"] = LR * group.get("lr_scale", 1.0)
     initial = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    before = _activations(model, inputs)
+    before = _activations(case, model, inputs)
     for _ in range(STEPS):
         optimizer.zero_grad()
         loss_of(model, inputs).backward()
         optimizer.step()
-    after = _activations(model, inputs)
-    moved = {f"the change of {name}": _rms(after[name] - before[name]) for name in after}
+    after = _activations(case, model, inputs)
+    moved = {f"the change of {name}": _rms(after[name] - before[name]) for name in after if name != _OUTPUT}
     return {name: _rms(value) for name, value in after.items()} | moved | _effects(case, model, inputs, initial)
 
 
 @torch.no_grad()
-def _activations(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """Return the logits, the features, and the outputs of the last block."""
-    outputs: list[Tensor] = []
+def _activations(case: ComponentCase, model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """Return the logits, and the outputs of the last block and of the component, where it is called as a module."""
+    outputs: dict[str, Tensor] = {}
+    cls = find(case.kind, case.name).cls
     *_, last = iter_blocks(model)
-    hook = last.register_forward_hook(lambda *call: outputs.append(_first(call[2])))
+    named = [("the last block's output", last), *((_OUTPUT, part) for part in model.modules() if type(part) is cls)]
+    hooks = [part.register_forward_hook(partial(_keep, outputs, name)) for name, part in named]
     try:
         logits = _first(model(inputs))
     finally:
-        hook.remove()
-    return {"the logits": logits, "the last block's output": outputs[-1]}
+        for hook in hooks:
+            hook.remove()
+    return {"the logits": logits, **outputs}
+
+
+def _keep(outputs: dict[str, Tensor], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    outputs[name] = _first(output)
 
 
 @torch.no_grad()
@@ -131,10 +142,12 @@ def _deepen(spec: Spec, factor: int) -> Spec:
 
 def _require_constant(measured: Sequence[Sizes], factors: Sequence[int], of: str) -> None:
     """Raise CheckFailed if a size is no constant as the model grows."""
-    whole = max(sizes["the change of the last block's output"] for sizes in measured)
+    whole = max(sizes[_CHANGE] for sizes in measured)
     for name in measured[0]:
         sizes = [found[name] for found in measured]
-        if name.startswith("the effect") and (of == "depth" or max(sizes) < NEGLIGIBLE * whole or min(sizes) == 0):
+        if of == "depth" and name not in _OF_MODEL:  # a branch is smaller by design
+            continue
+        if name not in _OF_MODEL and (max(sizes) < NEGLIGIBLE * whole or min(sizes) == 0):
             continue
         exponent = _exponent(sizes, factors)
         listed = ", ".join(f"{size:.3g}" for size in sizes)
