@@ -1,6 +1,6 @@
 """The best learning rate at four widths, standard and transferred, for LLaMA and Megalodon.
 
-    python benchmarks/transfer.py --out runs/transfer     # trains 2 x 2 x 4 x 5 small models, and continues if stopped
+    python benchmarks/transfer.py --out runs/transfer     # 2 models, 7 sizes, 6 rates; it continues if stopped
 
 Hyperparameters transfer if the best learning rate is the same at every width, so that it can be tuned at the least one.
 """
@@ -37,6 +37,8 @@ def overrides(model: str, width: int, rate: float, parametrization: str) -> list
 
 def val_loss(model: str, width: int, rate: float, parametrization: str, folder: Path) -> float:
     """Train one model, or read its loss if it has been trained; infinite if it diverged."""
+    if width == WIDTHS[0]:  # the base is trained as under standard, bit for bit
+        parametrization = "standard"
     out, file = folder / f"{model}-{parametrization}-{width}-{math.log2(rate):.0f}", folder / "losses.json"
     losses: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
     if out.name not in losses:
