@@ -10,7 +10,7 @@ The verbs, one function each:
 An experiment is a name that comes with archlab, the path of a YAML file, the same data as a mapping, or an
 `Experiment`. Errors that a user can correct are `ArchlabError`s whose message is one line.
 
-A plugin's author needs `register`, `slot`, `slots`, `Factory`, the types of knobs (`Count`, `Fraction`, ...), the
+A plugin's author needs `register`, `Param`, `slot`, `slots`, `Factory`, the types of knobs (`Count`, `Width`, ...), the
 domains of a search (`choice`, `interval`), `Recurrent`, `State` and `StateScope`; the operations are in
 `archlab.ops`, readers of data files in `archlab.data`, conversions of other libraries' models in `archlab.interop`.
 """
@@ -47,14 +47,17 @@ if TYPE_CHECKING:
         Count,
         Domain,
         Fraction,
+        Heads,
         Index,
         NonNegative,
         Positive,
         Range,
+        Width,
         choice,
         interval,
     )
     from archlab.config.experiment import Experiment
+    from archlab.config.param_roles import Param
     from archlab.config.registry import Factory, register, slot, slots
     from archlab.config.spec import Spec
     from archlab.config.train_config import TrainConfig
@@ -96,8 +99,11 @@ _MODULES = {
     "archlab.cli.ladder_progress": "LadderProgressBar",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
-    "archlab.config.domains": "LARGEST Count Domain Fraction Index NonNegative Positive Range choice interval",
+    "archlab.config.domains": (
+        "LARGEST Count Domain Fraction Heads Index NonNegative Positive Range Width choice interval"
+    ),
     "archlab.config.experiment": "Experiment",
+    "archlab.config.param_roles": "Param",
     "archlab.config.registry": "Factory register slot slots",
     "archlab.config.spec": "Spec",
     "archlab.config.train_config": "TrainConfig",
@@ -140,6 +146,7 @@ __all__ = [
     "Factory",
     "Fit",
     "Fraction",
+    "Heads",
     "Index",
     "LadderCallback",
     "LadderProgressBar",
@@ -148,6 +155,7 @@ __all__ = [
     "LossPoint",
     "MachineError",
     "NonNegative",
+    "Param",
     "Plan",
     "Positive",
     "ProgressBar",
@@ -165,6 +173,7 @@ __all__ = [
     "TrainResult",
     "TrainingError",
     "TrialSummary",
+    "Width",
     "check",
     "choice",
     "did_you_mean",

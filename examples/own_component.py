@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import archlab
-from archlab import Fraction, Recurrent, State, interval, register
+from archlab import Fraction, Param, Recurrent, State, interval, register
 
 
-@register("ema", "shared_decay", search={"start": interval(0.5, 0.99)})
+@register("ema", "shared_decay", search={"start": interval(0.5, 0.99)}, params={"decay": Param("vector")})
 class SharedDecay(Recurrent):
     """y_t = a y_{t-1} + (1 - a) x_t, with one learned a for all channels.
 

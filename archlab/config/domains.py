@@ -29,6 +29,10 @@ class Range:
 
 LARGEST = 2**40  # beyond any real model; a typo with more digits is an error and not an allocation
 Count: TypeAlias = Annotated[int, Range(low=1, high=LARGEST)]
+# Counts that `train.base_width` scales with the model: features, and heads as far as their number divides.
+WIDTH, HEADS = "width", "heads"
+Width: TypeAlias = Annotated[int, Range(low=1, high=LARGEST), WIDTH]
+Heads: TypeAlias = Annotated[int, Range(low=1, high=LARGEST), HEADS]
 Index: TypeAlias = Annotated[int, Range(low=0, high=LARGEST)]
 Positive: TypeAlias = Annotated[float, Range(low=0, above=True, high=1e30)]
 NonNegative: TypeAlias = Annotated[float, Range(low=0, high=1e30)]

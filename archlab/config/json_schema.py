@@ -153,6 +153,8 @@ def type_schema(expected: Any) -> Schema:
         return {"type": "array", "items": type_schema(args[0])}
     if isinstance(expected, type) and is_dataclass(expected):
         return mapping_of(settings_of(expected).values())
+    if origin is dict:
+        return {"type": "object", "additionalProperties": {"anyOf": [type_schema(args[1]), _INTERPOLATION]}}
     return _SCALARS.get(expected, {})
 
 

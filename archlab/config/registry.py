@@ -19,6 +19,7 @@ from archlab.config import domains, plugin_trust, renames
 from archlab.config.docstrings import argument_meanings
 from archlab.config.domains import Domain
 from archlab.config.import_file import import_file
+from archlab.config.param_roles import Param, check_params
 from archlab.config.schema import Knob, knobs_of, wiring_of
 from archlab.config.source import Declaration, UnreadableSource, read_declaration
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
@@ -58,7 +59,7 @@ def slots(kind: str, default: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Component:
-    """A registered class with its kind and name in YAML, its knobs, and its search domains.
+    """A registered class with its kind and name in YAML, its knobs, its search domains, and its parameters' roles.
 
     If `declaration` is given, read from the source, the class is imported when it is first used.
     """
@@ -67,6 +68,7 @@ class Component:
     name: str
     loaded: type[Any] | None = field(default=None, repr=False, compare=False)
     search: Mapping[str, Domain] = field(default_factory=dict)
+    params: Mapping[str, Param] = field(default_factory=dict)
     declaration: Declaration | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -110,14 +112,22 @@ class Component:
         return next((base.__doc__ or "" for base in self.cls.__mro__ if "__init__" in vars(base)), "")
 
 
-def register(kind: str, name: str, *, search: Mapping[str, Domain] | None = None) -> Callable[[Class], Class]:
-    """Register a class for `kind: name` in YAML, with the search domains that `auto` selects.
+def register(
+    kind: str,
+    name: str,
+    *,
+    search: Mapping[str, Domain] | None = None,
+    params: Mapping[str, Param] | None = None,
+) -> Callable[[Class], Class]:
+    """Register a class for `kind: name` in YAML, with the search domains that `auto` selects and its parameters' roles.
 
-    Raises ArchlabError if the name is taken, or a domain is declared for a knob that does not exist.
+    `params` are by name in the class's own module; children that are components declare their own. Raises ArchlabError
+    if the name is taken, or a domain is declared for a knob that does not exist.
     """
+    check_params(params or {})
 
     def decorate(cls: Class) -> Class:
-        component = Component(kind, name, cls, dict(search or {}))
+        component = Component(kind, name, cls, dict(search or {}), dict(params or {}))
         if cls.__module__ == _module(kind, name) and (kind, name) in _declared:
             # The component that was read from the source stays the only one of its name, so that specs made before the
             # import and after it are equal.
@@ -145,7 +155,7 @@ def _identity(cls: type) -> tuple[str, str]:
 
 
 # What declarations import from archlab.
-_PUBLIC = {**vars(domains), "Factory": Factory, "register": register, "slot": slot, "slots": slots}
+_PUBLIC = {**vars(domains), "Factory": Factory, "Param": Param, "register": register, "slot": slot, "slots": slots}
 
 
 @cache
@@ -192,7 +202,7 @@ def find(kind: str, name: Any, path: str = "") -> Component:
     if (kind, name) not in _declared and name in _shipped().get(kind, []):
         with suppress(UnreadableSource):
             declaration = read_declaration(_module(kind, name), kind, name, _PUBLIC)
-            _declared[kind, name] = Component(kind, name, None, declaration.search, declaration)
+            _declared[kind, name] = Component(kind, name, None, declaration.search, declaration.params, declaration)
     if (kind, name) in _declared:
         return _declared[kind, name]
     importlib.import_module(_module(kind, name))

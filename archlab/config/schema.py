@@ -129,6 +129,8 @@ def _coerce_member(value: Any, member: UnionMember, path: str) -> Any:
         return _check_list(value, args[0], path)
     if isinstance(member.type, type) and is_dataclass(member.type):
         return parse_settings(value, member.type, path)
+    if origin is dict:
+        return _check_mapping(value, args[1], path)
     number = _check_scalar(value, member.type, path)
     for limit in member.ranges:
         if number not in limit:
@@ -152,6 +154,12 @@ def _check_list(value: Any, item: Any, path: str) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise ConfigError(path, f"{show_value(value)} is not a list")
     return [coerce(entry, item, f"{path}[{index}]") for index, entry in enumerate(value)]
+
+
+def _check_mapping(value: Any, item: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(path, f"{show_value(value)} is not a mapping of texts to {type_name(item)}")
+    return {key: coerce(entry, item, f"{path}.{key}") for key, entry in value.items()}
 
 
 def _check_scalar(value: Any, expected: type, path: str) -> Any:
@@ -204,5 +212,7 @@ def _member_name(member: Any) -> str:
         return f"a list of {type_name(args[0])}"
     if isinstance(member, type) and is_dataclass(member):
         return f"a mapping of {', '.join(settings_of(member))}"
+    if origin is dict:
+        return f"a mapping to {type_name(args[1])}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     return names.get(member, getattr(member, "__name__", str(member)))

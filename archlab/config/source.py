@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from archlab.config.domains import Domain
+from archlab.config.param_roles import Param
 from archlab.config.schema import REQUIRED, Knob
 
 _shared: dict[str, _Source] = {}
@@ -24,7 +25,7 @@ class UnreadableSource(Exception):
 
 @dataclass(frozen=True)
 class Declaration:
-    """The docstring, knobs, wiring and search domains of a component's class.
+    """The docstring, knobs, wiring, search domains and parameters' roles of a component's class.
 
     `constructor_doc` is the docstring of the class that defines the constructor, which explains inherited knobs.
     """
@@ -34,6 +35,7 @@ class Declaration:
     knobs: dict[str, Knob]
     wiring: tuple[str, ...]
     search: Mapping[str, Domain]
+    params: Mapping[str, Param]
 
 
 def read_declaration(module: str, kind: str, name: str, public: Mapping[str, Any]) -> Declaration:
@@ -45,12 +47,12 @@ def read_declaration(module: str, kind: str, name: str, public: Mapping[str, Any
         source = _Source(module, public)
         cls, call = source.registered(kind, name)
         function, owner, definer = source.constructor(cls)
-        domains = (source.evaluate(word.value) for word in call.keywords if word.arg == "search")
-        search: Mapping[str, Domain] = next(domains, {})
+        words = {word.arg: source.evaluate(word.value) for word in call.keywords}
+        search, params = words.get("search") or {}, words.get("params") or {}
         doc, constructor_doc = (ast.get_docstring(node, clean=False) or "" for node in (cls, definer))
         if function is None:
-            return Declaration(doc, constructor_doc, {}, (), search)
-        return Declaration(doc, constructor_doc, owner.knobs(function), _wiring(function), search)
+            return Declaration(doc, constructor_doc, {}, (), search, params)
+        return Declaration(doc, constructor_doc, owner.knobs(function), _wiring(function), search, params)
     except UnreadableSource:
         raise
     except Exception as error:

@@ -16,7 +16,10 @@ from archlab.errors import ConfigError
 # At 1 the bias correction of Adam would divide by zero.
 Beta: TypeAlias = Annotated[float, Range(low=0, high=0.999999)]
 # Left out of plain data while they are not in use: that of an experiment without them is what it was before they were.
-_OFF_BY_DEFAULT = ("warmup_fraction", "budget", "start_from", "checkpoint_at")
+_OFF_BY_DEFAULT = (
+    *("warmup_fraction", "budget", "start_from", "checkpoint_at"),
+    *("base_width", "base_depth", "base_model"),
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,9 @@ class TrainConfig:
     """Optimization, evaluation and hardware; an optimizer step has `batch_size * accumulate * context` tokens.
 
     `eval_every: 0` and `checkpoint_every: 0` mean at the end only; `eval_tokens: null` is the whole split. While a
-    `budget` of FLOPs or seconds is not resolved (archlab.modeling.budget), `steps` is 0.
+    `budget` of FLOPs or seconds is not resolved (archlab.modeling.budget), `steps` is 0. Under a `parametrization` other
+    than standard, `lr` and initialization are those of a model as wide as `base_width`, with the sizes of `base_model` by
+    path, and of `base_depth` layers.
     """
 
     steps: Count = 1000
@@ -57,6 +62,10 @@ class TrainConfig:
     budget: Budget | None = None
     start_from: StartFrom | None = None
     checkpoint_at: list[Count] | None = None
+    parametrization: Literal["standard", "mup", "completep"] = "standard"
+    base_width: Count | None = None
+    base_depth: Count | None = None
+    base_model: dict[str, Count] | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -91,6 +100,7 @@ class TrainConfig:
             "steps": self.budget is not None,
             "warmup": self.warmup_fraction is not None,
             "decay_fraction": self.schedule != "wsd",
+            "parametrization": self.parametrization == "standard",
         }
         return {key: value for key, value in plain.items() if not unused.get(key)}
 

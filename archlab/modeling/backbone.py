@@ -25,6 +25,10 @@ class Part(Protocol):
         exact_gradients: Whether gradients are those of the loss, which they are not where a part detaches some of it.
         max_context: Number of tokens that a stream may hold, or None; it speaks for all modules below. Undeclared, it
             is the minimum over them.
+        branches: Of a block, the modules whose outputs it adds to its input, which `completep` scales by depth; a
+            branch whose output is a sum of parts may declare them in turn.
+        shrink_branch: Of a branch whose output is proportional to none of its parameters, a method that multiplies its
+            output by a factor at initialization, as near as it can.
     """
 
     causal: bool = True

@@ -15,6 +15,8 @@ from archlab.config.spec import Spec
 from archlab.data.task import Task
 from archlab.errors import ConfigError
 from archlab.modeling.backbone import is_causal, is_per_sample, num_outputs
+from archlab.modeling.param_roles import PATH
+from archlab.modeling.param_scales import base_spec, param_scales
 from archlab.modeling.state import max_context
 from archlab.ops.native import register_native_backends
 from archlab.ops.rotary import register_opaque_ops
@@ -95,7 +97,19 @@ def _validate(experiment: Experiment) -> nn.Module:
         raise ConfigError(
             "train.context", f"{context} exceeds the {limit} tokens that full attention keeps (window_size)"
         )
+    if experiment.train.parametrization != "standard":
+        param_scales(experiment.train, model, build_base_on_meta(experiment))
     return model
+
+
+def build_base_on_meta(experiment: Experiment) -> nn.Module:
+    """Build the model at the base width of `train.parametrization` on the meta device."""
+    spec = base_spec(experiment)
+    try:
+        return build_on_meta(spec)
+    except ConfigError as error:
+        advice = "set the base's sizes in train.base_model"
+        raise ConfigError(PATH, f"no model at the base width: {error.path}: {error.problem}; {advice}") from error
 
 
 def _check_task(experiment: Experiment, model: nn.Module, task: Task) -> None:

@@ -17,6 +17,8 @@ from archlab.testing.allocation import allocates_what_it_reads
 from archlab.testing.checks import default_checks
 from archlab.testing.component_case import CheckFailed, ComponentCase
 from archlab.testing.export import exports
+from archlab.testing.params import declares_parameters
+from archlab.testing.transfer import transfers
 from archlab.testing.variation import has_no_dead_knob, random_case
 
 __all__ = ["Check", "CheckFailed", "CheckResult", "ComponentCase", "checks", "random_case"]
@@ -70,6 +72,5 @@ def checks(kind: str, name: str, inputs: Tensor | None = None, **knobs: Any) -> 
     """
     case = ComponentCase(kind, name, knobs, inputs)
     case.spec()
-    return [
-        Check(function, case) for function in (*default_checks(), allocates_what_it_reads, has_no_dead_knob, exports)
-    ]
+    varied = (allocates_what_it_reads, has_no_dead_knob, exports, declares_parameters, transfers)
+    return [Check(function, case) for function in (*default_checks(), *varied)]

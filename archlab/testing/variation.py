@@ -80,11 +80,11 @@ def _floats(default: Any) -> Iterator[float]:
 def has_no_dead_knob(case: ComponentCase) -> None:
     """Every knob changes the parameters, their initial values, the outputs, the state, or the gradients."""
     for knob in find(case.kind, case.name).knobs.values():
-        if not any(_has_effect(context, knob) for context in _contexts(case)):
+        if not any(_has_effect(context, knob) for context in variants(case)):
             raise CheckFailed(f"the knob {knob.name!r} has no effect")
 
 
-def _contexts(case: ComponentCase) -> Iterator[ComponentCase]:
+def variants(case: ComponentCase) -> Iterator[ComponentCase]:
     """Yield the component itself, then with random knobs: some knobs have an effect only together with others."""
     yield case
     rng = random.Random(0)

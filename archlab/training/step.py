@@ -20,6 +20,7 @@ from archlab.modeling.build import build, validate
 from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
 from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.loss import count_targets, total_loss
+from archlab.modeling.parametrization import parametrize
 from archlab.modeling.state import auxiliary_loss
 from archlab.runtime.memory import require_memory
 from archlab.runtime.mixed_precision import resolve_precision
@@ -79,8 +80,10 @@ class TrainStep:
         # The default generator draws dropout; checkpoints save its state. Parameters are drawn by a generator of their
         # own and on the CPU, so that a seed gives the same model on every device.
         torch.manual_seed(self.train.seed)
-        self.model = build(experiment.model, "cpu", self.train.seed).to(self.device)
-        self.optimizer = build_optimizer(self.model, self.train)
+        model = build(experiment.model, "cpu", self.train.seed)
+        scales = parametrize(experiment, model)
+        self.model = model.to(self.device)
+        self.optimizer = build_optimizer(self.model, self.train, scales)
         # Checkpointing replaces the forward of each block, so it comes before compilation, which traces that.
         if self.train.checkpoint_activations:
             apply_activation_checkpointing(self.model)
@@ -100,7 +103,7 @@ class TrainStep:
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
         self._require_finite(loss, norm)  # before the step, which would write NaN into the weights
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

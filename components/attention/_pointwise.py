@@ -15,6 +15,11 @@ class PointwiseAttention(WindowedAttention):
     Shapes, state and knobs are those of WindowedAttention. The scores are divided by n, so the scale is not used.
     """
 
+    @property
+    def score_size(self) -> float:
+        """How scores grow with the width of a head, which no scale divides."""
+        return self.shape.key_dim
+
     def weigh(self, scores: Tensor) -> Tensor:
         """Return f of the scores."""
         raise NotImplementedError

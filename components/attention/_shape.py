@@ -18,6 +18,11 @@ class AttentionShape:
     scale: float
 
     @property
+    def score_size(self) -> float:
+        """The score of a query and an equal key of unit features: how scores grow with the width of a head."""
+        return self.key_dim * self.scale
+
+    @property
     def group_size(self) -> int:
         """The number of query heads that share a key head, as in grouped-query attention (arXiv:2305.13245)."""
         return self.num_heads // self.num_kv_heads

@@ -53,6 +53,11 @@ class WindowedAttention(Recurrent):
         """The maximum number of tokens of a stream, or None for no limit."""
         return self.window_size if self.window == "full" else None
 
+    @property
+    def score_size(self) -> float:
+        """How scores grow with the width of a head; a mixer's queries shrink by it under `train.parametrization`."""
+        return self.shape.score_size
+
     def attend(self, q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
         """Return [B, H, Q, V]; `mask` [B or 1, 1, Q, S] is True where a query sees a key."""
         raise NotImplementedError

@@ -26,6 +26,11 @@ class BidirectionalAttention(nn.Module):
         super().__init__()
         self.shape, self.position, self.dropout = shape, position, dropout
 
+    @property
+    def score_size(self) -> float:
+        """How scores grow with the width of a head."""
+        return self.shape.score_size
+
     def forward(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> Tensor:
         """Attend from every token to every token."""
         steps_1T = torch.arange(q_BTHK.shape[1], device=q_BTHK.device)[None]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from archlab import AUXILIARY_LOSS, Count, Index, Recurrent, State, register
+from archlab import AUXILIARY_LOSS, Count, Index, Param, Recurrent, State, register
 from archlab.components._ring import num_slots, reserve_rings, reserved, unroll_ring, update_ring
 from archlab.components.attention._compression import Compression, KVCache, attend, reconstruction_loss
 from archlab.components.attention._shape import AttentionShape
@@ -28,7 +28,14 @@ class Sizes(NamedTuple):
     groups: int
 
 
-@register("attention", "compressive")
+@register(
+    "attention",
+    "compressive",
+    params={
+        "compression.*_weight": Param("hidden", tensor="heads", fan_in=2, fan_out=3),
+        "compression.*_bias": Param("vector", tensor="heads"),
+    },
+)
 class CompressiveAttention(Recurrent):
     """Softmax over a segment, a memory of the tokens before it, and a compressed memory before that (arXiv:1911.05507).
 
@@ -73,6 +80,11 @@ class CompressiveAttention(Recurrent):
         if compressed_size:
             _check_sizes(window_size, memory_size, compression_rate)
             self.compression = Compression(shape.num_kv_heads, shape.key_dim, shape.value_dim, compression_rate)
+
+    @property
+    def score_size(self) -> float:
+        """How scores grow with the width of a head."""
+        return self.shape.score_size
 
     def init_state(self, batch_size: int) -> State:
         """Return an empty memory at position 0."""

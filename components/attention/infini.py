@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Recurrent, State, StateScope, register
+from archlab import Count, Param, Recurrent, State, StateScope, register
 from archlab.components._per_sample import select_samples
 from archlab.components.attention._shape import AttentionShape
 from archlab.components.position._base import Position
@@ -33,7 +33,7 @@ class Memory(NamedTuple):
         return Memory(*(x.clone() for x in self))
 
 
-@register("attention", "infini")
+@register("attention", "infini", params={"share": Param("vector", tensor="heads")})
 class InfiniAttention(Recurrent):
     """Causal softmax inside a segment, and linear attention to all segments before it (arXiv:2404.07143).
 
@@ -68,6 +68,11 @@ class InfiniAttention(Recurrent):
     def reset_parameters(self) -> None:
         """Initialize the gates to 1/2."""
         nn.init.zeros_(self.share)
+
+    @property
+    def score_size(self) -> float:
+        """How scores grow with the width of a head, in the segment."""
+        return self.shape.score_size
 
     def init_state(self, batch_size: int) -> State:
         """Return an empty memory and the segment's state."""

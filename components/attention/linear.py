@@ -38,6 +38,11 @@ class LinearAttention(Recurrent):
         # specializes by tracing the whole model a second time (torch 2.13).
         self.register_buffer("_device_anchor", torch.zeros(1), persistent=False)
 
+    @property
+    def score_size(self) -> float:
+        """How scores grow with the width of a head: not at all, as each is divided by the sum of all."""
+        return 1.0
+
     def init_state(self, batch_size: int) -> State:
         """Return empty sums."""
         norms = at_least_float32(self._device_anchor).new_zeros(batch_size, self.shape.num_kv_heads, self.shape.key_dim)

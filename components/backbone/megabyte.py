@@ -11,9 +11,11 @@ from archlab import (
     AUXILIARY_LOSS,
     Count,
     Factory,
+    Param,
     Recurrent,
     State,
     StateScope,
+    Width,
     choice,
     init_state,
     max_context,
@@ -26,7 +28,12 @@ from archlab.components._per_sample import gather_windows, select_samples
 from archlab.components.backbone._layer_stack import LayerStack
 
 
-@register("backbone", "megabyte", search={"patch_size": choice(4, 8, 16)})
+@register(
+    "backbone",
+    "megabyte",
+    search={"patch_size": choice(4, 8, 16)},
+    params={"down.weight": Param("hidden"), "first": Param("input")},
+)
 class Megabyte(Recurrent):
     """A global model of patches of bytes, and a local model of the bytes of each patch, MEGABYTE (arXiv:2305.07185).
 
@@ -59,8 +66,8 @@ class Megabyte(Recurrent):
         self,
         *,
         vocab_size: Count,
-        dim: Count,
-        local_dim: Count,
+        dim: Width,
+        local_dim: Width,
         patch_size: Count = 8,
         embedding: Factory = slot("embedding", "tokens"),
         position: Factory = slot("position", "none"),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Factory, Recurrent, State, StateScope, max_context, register, slot, slots
+from archlab import Count, Factory, Recurrent, State, StateScope, Width, max_context, register, slot, slots
 
 
 @register("backbone", "stack")
@@ -28,7 +28,7 @@ class Stack(Recurrent):
         self,
         *,
         vocab_size: Count | None = None,
-        dim: Count,
+        dim: Width,
         embedding: Factory = slot("embedding", "tokens"),
         position: Factory = slot("position", "none"),
         embedding_norm: Factory = slot("norm", "none"),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from archlab import Count, Fraction, choice, interval, register
+from archlab import Count, Fraction, Param, choice, interval, register
 from archlab.components._init import Init, linear
 
 
-@register("embedding", "frames", search={"frame_size": choice(1, 4, 16), "dropout": interval(0.0, 0.3)})
+@register(
+    "embedding",
+    "frames",
+    search={"frame_size": choice(1, 4, 16), "dropout": interval(0.0, 0.3)},
+    params={"projection.weight": Param("input"), "projection.bias": Param("vector")},
+)
 class FrameEmbedding(nn.Module):
     """A linear projection of every frame of `frame_size` samples of a waveform.
 

@@ -6,10 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Fraction, Index, choice, interval, register
+from archlab import Count, Fraction, Index, Param, choice, interval, register
 
 
-@register("embedding", "patches", search={"patch_size": choice(2, 4, 8, 16), "dropout": interval(0.0, 0.3)})
+@register(
+    "embedding",
+    "patches",
+    search={"patch_size": choice(2, 4, 8, 16), "dropout": interval(0.0, 0.3)},
+    params={"weight": Param("input"), "bias": Param("vector"), "class_tokens.*": Param("input")},
+)
 class PatchEmbedding(nn.Module):
     """A linear projection of every patch of an image, in raster order, after learned class tokens (arXiv:2010.11929).
 

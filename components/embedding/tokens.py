@@ -4,11 +4,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Fraction, interval, register
+from archlab import Fraction, Param, interval, register
 from archlab.components._init import TokenInit, init_tokens_
 
 
-@register("embedding", "tokens", search={"dropout": interval(0.0, 0.3)})
+@register(
+    "embedding",
+    "tokens",
+    search={"dropout": interval(0.0, 0.3)},
+    params={"weight": Param("input", tensor="vocab", scale={"factor": -1.0})},
+)
 class TokenEmbedding(nn.Module):
     """A learned vector per token.
 

@@ -6,11 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Domain, Recurrent, State, StateScope, choice
+from archlab import Domain, Param, Recurrent, State, StateScope, choice
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, channel_fraction
 
 SEARCH: dict[str, Domain] = {"hidden_dim": choice(128, 256, 512, 1024)}
+PARAMS: dict[str, Param] = {
+    "key_mix": Param("vector"),
+    "key.weight": Param("hidden", tensor="column"),
+    "out.weight": Param("hidden", tensor="row", branch=True),
+}
+GATED_PARAMS: dict[str, Param] = {
+    **PARAMS,
+    "receptance_mix": Param("vector"),
+    "receptance.weight": Param("hidden"),
+}
 
 
 class ChannelMix(Recurrent):

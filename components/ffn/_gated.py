@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from archlab import Domain, choice, interval
+from archlab import Domain, Param, choice, interval
 from archlab.components._init import Init, linear
 
 SEARCH: dict[str, Domain] = {"hidden_dim": choice(128, 256, 512, 1024), "dropout": interval(0.0, 0.3)}
+PARAMS: dict[str, Param] = {
+    "gate.weight": Param("hidden", tensor="column"),
+    "gate.bias": Param("vector", tensor="column"),
+    "up.weight": Param("hidden", tensor="column"),
+    "up.bias": Param("vector", tensor="column"),
+    "down.weight": Param("hidden", tensor="row", branch=True),
+    "down.bias": Param("vector", branch=True),
+}
 
 
 class GatedMLP(nn.Module):

@@ -3,13 +3,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab import Count, Fraction, register
+from archlab import Fraction, Width, register
 from archlab.components._init import Init
 
-from ._gated import SEARCH, GatedMLP
+from ._gated import PARAMS, SEARCH, GatedMLP
 
 
-@register("ffn", "geglu", search=SEARCH)
+@register("ffn", "geglu", search=SEARCH, params=PARAMS)
 class GeGLU(GatedMLP):
     """A linear layer gated by gelu of another, down(gelu(gate x) * up x) (arXiv:2002.05202).
 
@@ -27,7 +27,7 @@ class GeGLU(GatedMLP):
         self,
         dim: int,
         *,
-        hidden_dim: Count | None = None,
+        hidden_dim: Width | None = None,
         approximate: bool = True,
         bias: bool = False,
         dropout: Fraction = 0.0,

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Fraction, choice, interval, register
+from archlab import Fraction, Param, Width, choice, interval, register
 from archlab.components._init import Init, linear
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -24,6 +24,12 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
         "hidden_dim": choice(128, 256, 512, 1024),
         "activation": choice("silu", "gelu", "relu", "relu2"),
         "dropout": interval(0.0, 0.3),
+    },
+    params={
+        "up.weight": Param("hidden", tensor="column"),
+        "up.bias": Param("vector", tensor="column"),
+        "down.weight": Param("hidden", tensor="row", branch=True),
+        "down.bias": Param("vector", branch=True),
     },
 )
 class MLP(nn.Module):
@@ -43,7 +49,7 @@ class MLP(nn.Module):
         self,
         dim: int,
         *,
-        hidden_dim: Count | None = None,
+        hidden_dim: Width | None = None,
         activation: Literal["silu", "gelu", "relu", "relu2"] = "silu",
         bias: bool = False,
         dropout: Fraction = 0.0,

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from archlab import Count, register
+from archlab import Width, register
 from archlab.components._init import Init
 
-from ._channel_mix import SEARCH, ChannelMix
+from ._channel_mix import GATED_PARAMS, SEARCH, ChannelMix
 
 
-@register("ffn", "rwkv4", search=SEARCH)
+@register("ffn", "rwkv4", search=SEARCH, params=GATED_PARAMS)
 class RWKV4ChannelMix(ChannelMix):
     """The channel mix of RWKV-4, sigmoid(receptance x) * out(relu(key x)²), eq. 14, 15 and 18 (arXiv:2305.13048).
 
@@ -22,7 +22,7 @@ class RWKV4ChannelMix(ChannelMix):
         init: Distribution of the projections' weights.
     """
 
-    def __init__(self, dim: int, *, hidden_dim: Count | None = None, init: Init = "he") -> None:
+    def __init__(self, dim: int, *, hidden_dim: Width | None = None, init: Init = "he") -> None:
         super().__init__(dim, hidden_dim=hidden_dim or 4 * dim, gated=True, init=init)
 
     def past_share(self, mix_D: Tensor) -> Tensor:

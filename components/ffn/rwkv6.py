@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from archlab import Count, register
+from archlab import Width, register
 from archlab.components._init import Init
 
-from ._channel_mix import SEARCH, ChannelMix
+from ._channel_mix import GATED_PARAMS, SEARCH, ChannelMix
 
 
-@register("ffn", "rwkv6", search=SEARCH)
+@register("ffn", "rwkv6", search=SEARCH, params=GATED_PARAMS)
 class RWKV6ChannelMix(ChannelMix):
     """The channel mix of RWKV-6, sigmoid(receptance x) * out(relu(key x)²) (arXiv:2404.05892).
 
@@ -20,5 +20,5 @@ class RWKV6ChannelMix(ChannelMix):
         init: Distribution of the projections' weights.
     """
 
-    def __init__(self, dim: int, *, hidden_dim: Count | None = None, init: Init = "he") -> None:
+    def __init__(self, dim: int, *, hidden_dim: Width | None = None, init: Init = "he") -> None:
         super().__init__(dim, hidden_dim=hidden_dim or max(32, 7 * dim // 64 * 32), gated=True, init=init)

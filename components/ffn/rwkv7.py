@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import torch
 
-from archlab import Count, register
+from archlab import Width, register
 from archlab.components._init import Init
 from archlab.components._token_shift import channel_fraction
 
-from ._channel_mix import SEARCH, ChannelMix
+from ._channel_mix import PARAMS, SEARCH, ChannelMix
 
 
-@register("ffn", "rwkv7", search=SEARCH)
+@register("ffn", "rwkv7", search=SEARCH, params=PARAMS)
 class RWKV7ChannelMix(ChannelMix):
     """The channel mix of RWKV-7, out(relu(key x)²) without a gate (arXiv:2503.14456).
 
@@ -23,7 +23,7 @@ class RWKV7ChannelMix(ChannelMix):
         init: Distribution of the projections' weights.
     """
 
-    def __init__(self, dim: int, *, hidden_dim: Count | None = None, init: Init = "he") -> None:
+    def __init__(self, dim: int, *, hidden_dim: Width | None = None, init: Init = "he") -> None:
         super().__init__(dim, hidden_dim=hidden_dim or 4 * dim, gated=False, init=init)
 
     @torch.no_grad()

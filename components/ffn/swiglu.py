@@ -3,13 +3,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab import Count, Fraction, register
+from archlab import Fraction, Width, register
 from archlab.components._init import Init
 
-from ._gated import SEARCH, GatedMLP
+from ._gated import PARAMS, SEARCH, GatedMLP
 
 
-@register("ffn", "swiglu", search=SEARCH)
+@register("ffn", "swiglu", search=SEARCH, params=PARAMS)
 class SwiGLU(GatedMLP):
     """A linear layer gated by silu of another, down(silu(gate x) * up x) (arXiv:2002.05202).
 
@@ -26,7 +26,7 @@ class SwiGLU(GatedMLP):
         self,
         dim: int,
         *,
-        hidden_dim: Count | None = None,
+        hidden_dim: Width | None = None,
         bias: bool = False,
         dropout: Fraction = 0.0,
         init: Init = "he",

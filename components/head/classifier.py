@@ -6,12 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, choice, register
+from archlab import Count, Param, choice, register
 from archlab.components._init import TokenInit, init_tokens_
 from archlab.ops.dtypes import at_least_float32
 
 
-@register("head", "classifier", search={"pool": choice("first", "mean", "last")})
+@register(
+    "head",
+    "classifier",
+    search={"pool": choice("first", "mean", "last")},
+    params={"weight": Param("output"), "bias": Param("vector")},
+)
 class ClassifierHead(nn.Module):
     """Logits of a whole sample's classes from its first or last position, or the mean of all.
 

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, choice, register
+from archlab import Count, Param, choice, register
 from archlab.components._init import TokenInit, init_tokens_
 from archlab.ops.dtypes import at_least_float32
 
 
-@register("head", "language_model", search={"tied": choice(False, True)})
+@register(
+    "head", "language_model", search={"tied": choice(False, True)}, params={"weight": Param("output", tensor="vocab")}
+)
 class LanguageModelHead(nn.Module):
     """Logits of every token of the vocabulary, from a weight of its own or the embedding's (arXiv:1608.05859).
 

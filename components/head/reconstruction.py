@@ -4,13 +4,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Positive, register
+from archlab import Param, Positive, register
 from archlab.components._init import Init, TokenInit, init_tokens_, linear
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.rotary import rotary_angles
 
 
-@register("head", "reconstruction")
+@register(
+    "head",
+    "reconstruction",
+    params={
+        "norms.*": Param("vector"),
+        "layers.*.weight": Param("hidden"),
+        "layers.*.bias": Param("vector"),
+        "weight": Param("output", tensor="vocab"),
+        "bias": Param("vector", tensor="vocab"),
+    },
+)
 class ReconstructionHead(nn.Module):
     """Logits of the token at every position from the last position alone (MAD, arXiv:2403.17844, section 3.1).
 

@@ -43,6 +43,12 @@ class Block(Recurrent):
         if self.residual.needs_ffn and getattr(self.ffn, "adds_nothing", False):
             raise ValueError("this residual needs an ffn: without one the mixer would not reach the output")
 
+    @property
+    def branches(self) -> tuple[nn.Module, ...]:
+        """The modules whose outputs the residual adds to the input."""
+        branches: tuple[nn.Module, ...] = self.residual.added(self.mixer, self.ffn)
+        return branches
+
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run both branches by the residual scheme."""
         scope = StateScope(state)

@@ -5,12 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab import Factory, Recurrent, State, StateScope
+from archlab import Factory, Param, Recurrent, State, StateScope
 from archlab.components._init import Init, linear
-from archlab.components.mixer._heads import ConvProjection, GatedOutput, head_width, heads, l2_normalize
+from archlab.components.mixer._heads import MIXED_PARAMS, ConvProjection, GatedOutput, head_width, heads, l2_normalize
 from archlab.components.norm.rms import RMSNorm
 from archlab.ops.delta_rule import delta_rule
 from archlab.ops.dtypes import at_least_float32
+
+PARAMS: dict[str, Param] = {
+    "query.map.weight": Param("hidden", tensor="column"),
+    "key.map.weight": Param("hidden", tensor="column"),
+    "value.map.weight": Param("hidden", tensor="column"),
+    "fraction.weight": Param("hidden", tensor="column"),
+    **MIXED_PARAMS,
+}
 
 
 class DeltaRule(Recurrent):

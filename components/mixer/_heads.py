@@ -6,9 +6,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Factory, Recurrent, State, StateScope
+from archlab import Factory, Param, Recurrent, State, StateScope
 from archlab.components._init import Init, InitLinear, linear
 from archlab.ops.dtypes import at_least_float32
+
+# Of GatedOutput, as `mixed`.
+MIXED_PARAMS: dict[str, Param] = {
+    "mixed.gate.weight": Param("hidden", tensor="column"),
+    "mixed.out.weight": Param("hidden", tensor="row", branch=True),
+}
+# The output is normalized per head, so that no scale of queries and keys matters.
+QKV_PARAMS: dict[str, Param] = {
+    "query.weight": Param("hidden", tensor="column"),
+    "key.weight": Param("hidden", tensor="column"),
+    "value.weight": Param("hidden", tensor="column"),
+    **MIXED_PARAMS,
+}
 
 
 def head_width(name: str, width: int, num_heads: int) -> int:

@@ -2,12 +2,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from archlab import Count, Factory, Recurrent, State, StateScope, choice, register, slot
+from archlab import Count, Factory, Heads, Param, Recurrent, State, StateScope, choice, register, slot
 from archlab.components._init import Init, linear
 from archlab.components.attention._shape import AttentionShape
 
 
-@register("mixer", "attention", search={"num_heads": choice(1, 2, 4, 8)})
+@register(
+    "mixer",
+    "attention",
+    search={"num_heads": choice(1, 2, 4, 8)},
+    params={
+        "query.weight": Param("hidden", tensor="column", scale={"attention.score_size": -1.0}),
+        "query.bias": Param("vector", tensor="column", scale={"attention.score_size": -1.0}),
+        "key.weight": Param("hidden", tensor="column"),
+        "key.bias": Param("vector", tensor="column"),
+        "value.weight": Param("hidden", tensor="column"),
+        "value.bias": Param("vector", tensor="column"),
+        "out.weight": Param("hidden", tensor="row", branch=True),
+        "out.bias": Param("vector", branch=True),
+    },
+)
 class MultiHeadAttention(Recurrent):
     """Multi-head attention (arXiv:1706.03762), with keys and values shared by groups of heads (arXiv:2305.13245).
 
@@ -28,8 +42,8 @@ class MultiHeadAttention(Recurrent):
         self,
         dim: int,
         *,
-        num_heads: Count = 4,
-        num_kv_heads: Count | None = None,
+        num_heads: Heads = 4,
+        num_kv_heads: Heads | None = None,
         head_dim: Count | None = None,
         bias: bool = False,
         init: Init = "he",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab import Count, Factory, Recurrent, State, StateScope, choice, register, slot
+from archlab import Count, Factory, Heads, Param, Recurrent, State, StateScope, choice, register, slot
 from archlab.components._init import Init, linear
 from archlab.components._ring import num_slots, reserve_rings, reserved, unroll_ring, update_ring
 from archlab.components.attention._shape import AttentionShape
@@ -15,7 +15,25 @@ from archlab.components.attention._shape import AttentionShape
 from ._block_states import BlockStates, Gate, Projections, attend
 
 
-@register("mixer", "block_recurrent", search={"num_heads": choice(1, 2, 4, 8), "gate": choice("fixed", "lstm")})
+@register(
+    "mixer",
+    "block_recurrent",
+    search={"num_heads": choice(1, 2, 4, 8), "gate": choice("fixed", "lstm")},
+    params={
+        "project.query.weight": Param("hidden", tensor="column", scale={"attention.score_size": -1.0}),
+        "project.cross_query.weight": Param("hidden", tensor="column", scale={"head_dim": -0.5}),
+        "states.project.query.weight": Param("hidden", tensor="column", scale={"head_dim": -0.5}),
+        "states.project.cross_query.weight": Param("hidden", tensor="column", scale={"head_dim": -0.5}),
+        "*.key.weight": Param("hidden", tensor="column"),
+        "*.value.weight": Param("hidden", tensor="column"),
+        "out.weight": Param("hidden", tensor="row", branch=True),
+        "states.gate.out.weight": Param("hidden"),
+        "states.gate.out.bias": Param("vector"),
+        "states.gate.share": Param("vector"),
+        "states.first": Param("input"),
+        "states.ids": Param("input"),
+    },
+)
 class BlockRecurrentAttention(Recurrent):
     """Attention to earlier tokens and to state vectors that are updated once per block (arXiv:2203.07852).
 
@@ -43,7 +61,7 @@ class BlockRecurrentAttention(Recurrent):
         self,
         dim: int,
         *,
-        num_heads: Count = 4,
+        num_heads: Heads = 4,
         head_dim: Count | None = None,
         block_size: Count = 512,
         num_states: Count = 512,
@@ -57,7 +75,7 @@ class BlockRecurrentAttention(Recurrent):
         if head_dim is None and dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
         head_dim = head_dim or dim // num_heads
-        self.block_size, self.head_shape = block_size, (num_heads, head_dim)
+        self.block_size, self.head_dim, self.head_shape = block_size, head_dim, (num_heads, head_dim)
         self.project = Projections(dim, num_heads, head_dim, init)
         self.out = linear(2 * num_heads * head_dim, dim, bias=False, init=init)
         state_norm = norm(dim)

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-from archlab import Count, Factory, Positive, choice, register, slot
+from archlab import Factory, Heads, Positive, Width, choice, register, slot
 from archlab.components._init import Init
 
-from ._delta import DeltaRule
+from ._delta import PARAMS, DeltaRule
 
 
 @register(
     "mixer",
     "delta_net",
     search={"num_heads": choice(1, 2, 4, 8), "gate": choice(False, True), "negative_eigenvalues": choice(False, True)},
+    params=PARAMS,
 )
 class DeltaNet(DeltaRule):
     """Linear attention that replaces the value of a key instead of adding to it, DeltaNet (arXiv:2406.06484).
@@ -35,9 +36,9 @@ class DeltaNet(DeltaRule):
         self,
         dim: int,
         *,
-        num_heads: Count = 4,
-        key_dim: Count | None = None,
-        value_dim: Count | None = None,
+        num_heads: Heads = 4,
+        key_dim: Width | None = None,
+        value_dim: Width | None = None,
         ema: Factory = slot("ema", "short_conv"),
         gate: bool = False,
         negative_eigenvalues: bool = False,

@@ -3,16 +3,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Factory, Positive, choice, register, slot
+from archlab import Factory, Heads, Param, Positive, Width, choice, register, slot
 from archlab.components._dt import init_dt_bias_, softplus
 from archlab.components._init import Init, linear
 from archlab.ops.dtypes import at_least_float32
 
-from ._delta import DeltaRule
+from ._delta import PARAMS, DeltaRule
 
 
 @register(
-    "mixer", "gated_delta_net", search={"num_heads": choice(1, 2, 4, 8), "negative_eigenvalues": choice(False, True)}
+    "mixer",
+    "gated_delta_net",
+    search={"num_heads": choice(1, 2, 4, 8), "negative_eigenvalues": choice(False, True)},
+    params={
+        **PARAMS,
+        "step.weight": Param("hidden", tensor="column"),
+        "step.bias": Param("vector", tensor="heads"),
+        "log_rate": Param("vector", tensor="heads"),
+    },
 )
 class GatedDeltaNet(DeltaRule):
     """The delta rule on a matrix with a data-dependent decay, Gated DeltaNet (arXiv:2412.06464).
@@ -37,9 +45,9 @@ class GatedDeltaNet(DeltaRule):
         self,
         dim: int,
         *,
-        num_heads: Count = 4,
-        key_dim: Count | None = None,
-        value_dim: Count | None = None,
+        num_heads: Heads = 4,
+        key_dim: Width | None = None,
+        value_dim: Width | None = None,
         ema: Factory = slot("ema", "short_conv"),
         negative_eigenvalues: bool = False,
         eps: Positive = 1e-5,

@@ -3,15 +3,25 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Positive, Recurrent, State, choice, register
+from archlab import Count, Heads, Param, Positive, Recurrent, State, Width, choice, register
 from archlab.components._init import Init, linear
-from archlab.components.mixer._heads import GatedOutput, head_width, heads
+from archlab.components.mixer._heads import QKV_PARAMS, GatedOutput, head_width, heads
 from archlab.components.norm.rms import RMSNorm
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
 
 
-@register("mixer", "gla", search={"num_heads": choice(1, 2, 4, 8), "temperature": choice(4.0, 8.0, 16.0, 32.0)})
+@register(
+    "mixer",
+    "gla",
+    search={"num_heads": choice(1, 2, 4, 8), "temperature": choice(4.0, 8.0, 16.0, 32.0)},
+    params={
+        **QKV_PARAMS,
+        "decay.0.weight": Param("output"),
+        "decay.1.weight": Param("input", tensor="column"),
+        "decay.1.bias": Param("vector", tensor="column"),
+    },
+)
 class GatedLinearAttention(Recurrent):
     """Linear attention with a data-dependent decay per key channel, GLA section 4.4 (arXiv:2312.06635).
 
@@ -34,9 +44,9 @@ class GatedLinearAttention(Recurrent):
         self,
         dim: int,
         *,
-        num_heads: Count = 4,
-        key_dim: Count | None = None,
-        value_dim: Count | None = None,
+        num_heads: Heads = 4,
+        key_dim: Width | None = None,
+        value_dim: Width | None = None,
         rank: Count = 16,
         temperature: Positive = 16.0,
         eps: Positive = 1e-5,

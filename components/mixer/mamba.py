@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Positive, Recurrent, State, StateScope, choice, register
+from archlab import Count, Param, Positive, Recurrent, State, StateScope, choice, register
 from archlab.components._dt import check_dt_range, init_dt_bias_, softplus
 from archlab.components._init import Init, linear
 from archlab.components.ema.short_conv import ShortConvolution
@@ -12,7 +12,26 @@ from archlab.ops.dtypes import at_least_float32
 from archlab.ops.selective_scan import selective_scan
 
 
-@register("mixer", "mamba", search={"state_dim": choice(8, 16, 32), "expand": choice(1, 2)})
+@register(
+    "mixer",
+    "mamba",
+    search={"state_dim": choice(8, 16, 32), "expand": choice(1, 2)},
+    params={
+        "x_proj.weight": Param("hidden", tensor="column"),
+        "x_proj.bias": Param("vector", tensor="column"),
+        "z_proj.weight": Param("hidden", tensor="column"),
+        "z_proj.bias": Param("vector", tensor="column"),
+        "dt_down.weight": Param("hidden", tensor="row"),
+        "dt_proj.weight": Param("hidden", tensor="column"),
+        "dt_proj.bias": Param("vector", tensor="column"),
+        "B_proj.weight": Param("output", tensor="row"),
+        "C_proj.weight": Param("output", tensor="row"),
+        "A_log": Param("vector", tensor="column"),
+        "D": Param("vector", tensor="column"),
+        "out_proj.weight": Param("hidden", tensor="row", branch=True),
+        "out_proj.bias": Param("vector", branch=True),
+    },
+)
 class Mamba(Recurrent):
     """Selective state space model between a short convolution and a gate, Mamba (arXiv:2312.00752).
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Positive, Recurrent, State, StateScope, choice, register
+from archlab import Count, Param, Positive, Recurrent, State, StateScope, choice, register
 from archlab.components._dt import check_dt_range, init_dt_bias_, softplus
 from archlab.components._init import Init, linear
 from archlab.components.ema.short_conv import ShortConvolution
@@ -15,7 +15,29 @@ from archlab.ops.gated_linear import gated_linear
 from ._heads import head_width, heads
 
 
-@register("mixer", "mamba2", search={"state_dim": choice(16, 32, 64, 128), "head_dim": choice(16, 32, 64)})
+@register(
+    "mixer",
+    "mamba2",
+    search={"state_dim": choice(16, 32, 64, 128), "head_dim": choice(16, 32, 64)},
+    params={
+        "z_proj.weight": Param("hidden", tensor="column"),
+        "z_proj.bias": Param("vector", tensor="column"),
+        "x_proj.weight": Param("hidden", tensor="column"),
+        "x_proj.bias": Param("vector", tensor="column"),
+        "B_proj.weight": Param("output"),
+        "B_proj.bias": Param("vector"),
+        "C_proj.weight": Param("output"),
+        "C_proj.bias": Param("vector"),
+        "dt_proj.weight": Param("hidden", tensor="column"),
+        "dt_proj.bias": Param("vector", tensor="heads"),
+        "dt_bias": Param("vector", tensor="heads"),
+        "A_log": Param("vector", tensor="heads"),
+        "D": Param("vector", tensor="heads"),
+        "scale": Param("vector", tensor="column"),
+        "out_proj.weight": Param("hidden", tensor="row", branch=True),
+        "out_proj.bias": Param("vector", branch=True),
+    },
+)
 class Mamba2(Recurrent):
     """State space model with one decay per head, a short convolution and a gated norm, Mamba-2 (arXiv:2405.21060).
 

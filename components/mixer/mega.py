@@ -1,10 +1,25 @@
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Factory, Fraction, Recurrent, State, StateScope, choice, interval, register, slot
+from archlab import (
+    Factory,
+    Fraction,
+    Heads,
+    Param,
+    Recurrent,
+    State,
+    StateScope,
+    Width,
+    choice,
+    interval,
+    register,
+    slot,
+)
 from archlab.components._init import Init, linear
 from archlab.components.attention._shape import AttentionShape
 
@@ -17,6 +32,22 @@ from archlab.components.attention._shape import AttentionShape
         "shared_dim": choice(32, 64, 128),
         "value_dim": choice(128, 256, 512),
         "dropout": interval(0.0, 0.3),
+    },
+    params={
+        "shared.weight": Param("hidden", tensor="column"),
+        "shared.bias": Param("vector", tensor="column"),
+        "value.weight": Param("hidden", tensor="column"),
+        "value.bias": Param("vector", tensor="column"),
+        "reset.weight": Param("hidden", tensor="column"),
+        "reset.bias": Param("vector", tensor="column"),
+        "update.weight": Param("hidden"),
+        "update.bias": Param("vector"),
+        "hidden.weight": Param("hidden"),
+        "hidden.bias": Param("vector"),
+        "out.weight": Param("hidden", tensor="row"),
+        # Both queries and keys are proportional to their row, so that scores have the product of two scales.
+        "gamma": Param("vector", scale={"attention.score_size": -0.5}),
+        "beta": Param("vector", scale={"attention.score_size": -0.5}),
     },
 )
 class Mega(Recurrent):
@@ -43,9 +74,9 @@ class Mega(Recurrent):
         self,
         dim: int,
         *,
-        num_heads: Count = 1,
-        shared_dim: Count | None = None,
-        value_dim: Count | None = None,
+        num_heads: Heads = 1,
+        shared_dim: Width | None = None,
+        value_dim: Width | None = None,
         ema: Factory = slot("ema", "ema"),
         attention: Factory = slot("attention", "softmax"),
         position: Factory = slot("position", "relative_bias"),
@@ -75,6 +106,11 @@ class Mega(Recurrent):
         """Initialize queries and keys near zero."""
         nn.init.normal_(self.gamma, std=0.02)
         nn.init.zeros_(self.beta)
+
+    @torch.no_grad()
+    def shrink_branch(self, factor: float) -> None:
+        """Multiply the update gate, far below 1, by a factor at initialization."""
+        self.update.bias += math.log(factor)
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the gated difference between the attention output and x."""

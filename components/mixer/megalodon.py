@@ -4,13 +4,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Factory, Fraction, Positive, Recurrent, State, StateScope, choice, register, slot
+from archlab import (
+    Factory,
+    Fraction,
+    Heads,
+    Param,
+    Positive,
+    Recurrent,
+    State,
+    StateScope,
+    Width,
+    choice,
+    register,
+    slot,
+)
 from archlab.components._init import Init, linear
 from archlab.components.attention._shape import AttentionShape
 from archlab.ops.dtypes import at_least_float32
 
 
-@register("mixer", "megalodon", search={"num_heads": choice(1, 2, 4)})
+@register(
+    "mixer",
+    "megalodon",
+    search={"num_heads": choice(1, 2, 4)},
+    params={
+        "value.weight": Param("hidden", tensor="column"),
+        "value.bias": Param("vector", tensor="column"),
+        "shared.weight": Param("hidden", tensor="column"),
+        "shared.bias": Param("vector", tensor="column"),
+        "reset.weight": Param("hidden", tensor="column"),
+        "reset.bias": Param("vector", tensor="column"),
+        "hidden.weight": Param("hidden", branch=True),
+        "hidden.bias": Param("vector", branch=True),
+        "out.weight": Param("hidden", tensor="row", branch=True),
+        "gamma": Param("vector"),
+        # Scores divide z z^T by the head's width K; beta is added to z / sqrt(K), and meets a key of K such entries.
+        "beta": Param("vector", scale={"head_dim": -0.5}),
+    },
+)
 class MegalodonAttention(Recurrent):
     """Attention with normalized keys from moving averages, and gated values, Megalodon section 3.3 (arXiv:2404.08801).
 
@@ -34,9 +65,9 @@ class MegalodonAttention(Recurrent):
         self,
         dim: int,
         *,
-        num_heads: Count = 1,
-        shared_dim: Count = 256,
-        value_dim: Count = 2048,
+        num_heads: Heads = 1,
+        shared_dim: Width = 256,
+        value_dim: Width = 2048,
         ema: Factory = slot("ema", "cema"),
         norm: Factory = slot("norm", "rms"),
         attention: Factory = slot("attention", "softmax"),

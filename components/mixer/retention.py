@@ -3,16 +3,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab import Count, Factory, Positive, Recurrent, State, choice, register, slot
+from archlab import Factory, Heads, Positive, Recurrent, State, Width, choice, register, slot
 from archlab.components._init import Init, linear
-from archlab.components.mixer._heads import GatedOutput, head_width, heads
+from archlab.components.mixer._heads import QKV_PARAMS, GatedOutput, head_width, heads
 from archlab.components.norm.group import GroupNorm
 from archlab.components.position._base import Position
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
 
 
-@register("mixer", "retention", search={"num_heads": choice(1, 2, 4, 8)})
+@register("mixer", "retention", search={"num_heads": choice(1, 2, 4, 8)}, params=QKV_PARAMS)
 class MultiScaleRetention(Recurrent):
     """Linear attention with a fixed decay per head, 1 - 2^(-5 - h) for head h, RetNet (arXiv:2307.08621).
 
@@ -35,9 +35,9 @@ class MultiScaleRetention(Recurrent):
         self,
         dim: int,
         *,
-        num_heads: Count = 4,
-        key_dim: Count | None = None,
-        value_dim: Count | None = None,
+        num_heads: Heads = 4,
+        key_dim: Width | None = None,
+        value_dim: Width | None = None,
         position: Factory = slot("position", "rope"),
         eps: Positive = 1e-5,
         init: Init = "he",

@@ -5,14 +5,27 @@ import math
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Recurrent, State, StateScope, choice, register
+from archlab import Param, Recurrent, State, StateScope, Width, choice, register
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, channel_fraction
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.wkv import WKVState, init_wkv_state, wkv
 
 
-@register("mixer", "rwkv4", search={"hidden_dim": choice(128, 256, 512)})
+@register(
+    "mixer",
+    "rwkv4",
+    search={"hidden_dim": choice(128, 256, 512)},
+    params={
+        "*_mix": Param("vector"),
+        "decay": Param("vector", tensor="column"),
+        "bonus": Param("vector", tensor="column"),
+        "receptance.weight": Param("hidden", tensor="column"),
+        "key.weight": Param("hidden", tensor="column"),
+        "value.weight": Param("hidden", tensor="column"),
+        "out.weight": Param("hidden", tensor="row", branch=True),
+    },
+)
 class RWKV4TimeMix(Recurrent):
     """The time mix of RWKV-4, gated weighted averages of values, eq. 11 to 13, 16 and 17 (arXiv:2305.13048).
 
@@ -27,7 +40,7 @@ class RWKV4TimeMix(Recurrent):
         init: Distribution of the projections' weights.
     """
 
-    def __init__(self, dim: int, *, hidden_dim: Count | None = None, init: Init = "he") -> None:
+    def __init__(self, dim: int, *, hidden_dim: Width | None = None, init: Init = "he") -> None:
         super().__init__()
         hidden_dim = hidden_dim or dim
         self.shift = TokenShift(dim)

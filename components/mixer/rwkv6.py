@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Positive, Recurrent, State, StateScope, choice, register
+from archlab import Count, Param, Positive, Recurrent, State, StateScope, choice, register
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, channel_fraction
 from archlab.components.norm.group import GroupNorm
@@ -15,7 +15,26 @@ from ._heads import heads
 from ._low_rank import LowRank
 
 
-@register("mixer", "rwkv6", search={"head_dim": choice(16, 32, 64)})
+@register(
+    "mixer",
+    "rwkv6",
+    search={"head_dim": choice(16, 32, 64)},
+    params={
+        "mix": Param("vector"),
+        "mixes.*.down.weight": Param("output"),
+        "mixes.*.up.weight": Param("input"),
+        "mixes.*.up.bias": Param("vector"),
+        "decay.down.weight": Param("output"),
+        "decay.up.weight": Param("input", tensor="column"),
+        "decay.up.bias": Param("vector", tensor="column"),
+        "bonus": Param("vector", tensor="heads"),
+        "receptance.weight": Param("hidden", tensor="column"),
+        "key.weight": Param("hidden", tensor="column"),
+        "value.weight": Param("hidden", tensor="column"),
+        "gate.weight": Param("hidden", tensor="column"),
+        "out.weight": Param("hidden", tensor="row", branch=True),
+    },
+)
 class RWKV6TimeMix(Recurrent):
     """The time mix of RWKV-6 (Finch), a matrix per head with a data-dependent decay (arXiv:2404.05892).
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Positive, Recurrent, State, StateScope, choice, register
+from archlab import Count, Param, Positive, Recurrent, State, StateScope, choice, register
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, channel_fraction
 from archlab.components.norm.group import GroupNorm
@@ -19,7 +19,25 @@ from ._low_rank import LowRank
 MIN_LOG_DECAY = -math.exp(-0.5)  # as in the paper: decays lie between exp(-exp(-0.5)) = 0.545 and 1
 
 
-@register("mixer", "rwkv7", search={"head_dim": choice(16, 32, 64)})
+@register(
+    "mixer",
+    "rwkv7",
+    search={"head_dim": choice(16, 32, 64)},
+    params={
+        "mixes": Param("vector"),
+        "receptance.weight": Param("hidden", tensor="column"),
+        "key.weight": Param("hidden", tensor="column"),
+        "value.weight": Param("hidden", tensor="column"),
+        "out.weight": Param("hidden", tensor="row", branch=True),
+        "*.down.weight": Param("hidden"),  # the ranks grow with the width, unless they are given
+        "*.up.weight": Param("hidden", tensor="column"),
+        "*.up.bias": Param("vector", tensor="column"),
+        "removal": Param("vector", tensor="column"),
+        "replacement": Param("vector", tensor="column"),
+        # Multiplies r k^T over a head after the norm, which the sums themselves pass.
+        "bonus": Param("vector", tensor="heads", scale={"head_dim": -1.0}),
+    },
+)
 class RWKV7TimeMix(Recurrent):
     """The time mix of RWKV-7 (Goose), a matrix per head under a generalized delta rule (arXiv:2503.14456).
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from archlab import Param
 from archlab.ops.dtypes import at_least_float32
+
+SCALE: dict[str, Param] = {"weight": Param("vector")}
+SCALE_AND_SHIFT: dict[str, Param] = {**SCALE, "bias": Param("vector")}
 
 
 class Affine(nn.Module):

@@ -5,10 +5,10 @@ from torch.nn import functional as F
 
 from archlab import Count, Positive, choice, register
 
-from ._affine import Affine
+from ._affine import SCALE_AND_SHIFT, Affine
 
 
-@register("norm", "group", search={"num_groups": choice(1, 2, 4, 8, 16)})
+@register("norm", "group", search={"num_groups": choice(1, 2, 4, 8, 16)}, params=SCALE_AND_SHIFT)
 class GroupNorm(Affine):
     """Group normalization over contiguous groups of channels (arXiv:1803.08494).
 

@@ -5,10 +5,10 @@ from torch.nn import functional as F
 
 from archlab import Positive, register
 
-from ._affine import Affine
+from ._affine import SCALE_AND_SHIFT, Affine
 
 
-@register("norm", "layer")
+@register("norm", "layer", params=SCALE_AND_SHIFT)
 class LayerNorm(Affine):
     """Layer normalization, by the mean and biased variance of each vector (arXiv:1607.06450).
 

@@ -5,10 +5,10 @@ from torch.nn import functional as F
 
 from archlab import Positive, register
 
-from ._affine import Affine
+from ._affine import SCALE, Affine
 
 
-@register("norm", "rms")
+@register("norm", "rms", params=SCALE)
 class RMSNorm(Affine):
     """Root mean square normalization, x / rms(x), without a mean (arXiv:1910.07467).
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab import Positive, register
+from archlab import Param, Positive, register
 from archlab.ops.dtypes import at_least_float32
 
 
-@register("norm", "scale")
+@register("norm", "scale", params={"length": Param("vector", scale={"dim": 0.5})})
 class ScaleNorm(nn.Module):
     """Scale normalization of every vector to one learned length g, g x / |x|, initially sqrt(D) (arXiv:1910.05895).
 

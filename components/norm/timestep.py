@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from archlab import Count, Positive, Recurrent, State, choice, register
+from archlab.components.norm._affine import SCALE_AND_SHIFT
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.timestep_norm import timestep_norm
 
 
-@register("norm", "timestep", search={"num_groups": choice(1, 4, 16, 32)})
+@register("norm", "timestep", search={"num_groups": choice(1, 4, 16, 32)}, params=SCALE_AND_SHIFT)
 class TimestepNorm(Recurrent):
     """Group normalization by the statistics of all steps so far, Megalodon section 3.2 (arXiv:2404.08801).
 

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, register
+from archlab import Count, Param, register
 
 from ._base import Position
 
 
-@register("position", "learned")
+@register("position", "learned", params={"weight": Param("input")})
 class LearnedPosition(Position):
     """A learned vector per position added to the embedding (arXiv:1705.03122).
 

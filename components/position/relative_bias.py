@@ -4,12 +4,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, choice, register
+from archlab import Count, Param, choice, register
 
 from ._base import Position
 
 
-@register("position", "relative_bias", search={"max_distance": choice(128, 512, 2048)})
+@register(
+    "position",
+    "relative_bias",
+    search={"max_distance": choice(128, 512, 2048)},
+    params={"weight": Param("vector", tensor="heads")},
+)
 class RelativeBias(Position):
     """A learned bias of the scores per head and distance, as in Mega (arXiv:2209.10655).
 

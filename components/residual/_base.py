@@ -35,6 +35,10 @@ class Residual(nn.Module):
     def __init__(self, dim: int, layer_index: int) -> None:
         super().__init__()
 
+    def added(self, mixer: nn.Module, ffn: nn.Module) -> tuple[nn.Module, ...]:
+        """Return the modules whose outputs are added to the block's input, which depth scales under `completep`."""
+        return mixer, ffn
+
     def forward(self, x: Tensor, mixer: Branch, ffn: Branch) -> Tensor:
         """Return the block's output."""
         raise NotImplementedError

@@ -2,15 +2,21 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from archlab import Fraction, choice, register
+from archlab import Fraction, Param, choice, register
 from archlab.components._init import Init, linear
 
 from ._base import Branch, Residual
 
 
-@register("residual", "gated", search={"share": choice(0.1, 0.25, 0.5)})
+@register(
+    "residual",
+    "gated",
+    search={"share": choice(0.1, 0.25, 0.5)},
+    params={"*_gate.weight": Param("hidden"), "*_gate.bias": Param("vector")},
+)
 class GatedResidual(Residual):
     """Highway connections, which replace a gated share of the input, y = x + g * (branch(x) - x) (arXiv:1505.00387).
 
@@ -30,6 +36,16 @@ class GatedResidual(Residual):
         self.offset = math.log(share / (1 - share))
         self.mixer_gate = linear(dim, dim, bias=True, init=init)
         self.ffn_gate = linear(dim, dim, bias=True, init=init)
+
+    def added(self, mixer: nn.Module, ffn: nn.Module) -> tuple[nn.Module, ...]:
+        """Return itself: the gates scale both branches."""
+        return (self,)
+
+    @torch.no_grad()
+    def shrink_branch(self, factor: float) -> None:
+        """Multiply the replaced shares, far below 1, by a factor at initialization."""
+        for gate in (self.mixer_gate, self.ffn_gate):
+            gate.bias += math.log(factor)
 
     def forward(self, x: Tensor, mixer: Branch, ffn: Branch) -> Tensor:
         """Interpolate between the input and each branch by its gate."""

@@ -3,12 +3,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab import choice, register
+from archlab import Param, choice, register
 
 from ._base import Branch, Residual
 
 
-@register("residual", "two_hop", search={"rescale": choice(False, True)})
+@register(
+    "residual",
+    "two_hop",
+    search={"rescale": choice(False, True)},
+    params={"scale": Param("vector", branch=True)},
+)
 class TwoHop(Residual):
     """Two-hop residual, x + ffn(x + mixer(x)) for the block's input x, Megalodon section 3.4 (arXiv:2404.08801).
 
@@ -32,6 +37,10 @@ class TwoHop(Residual):
         """Initialize the scale, smaller in deeper layers."""
         if self.scale is not None:
             nn.init.constant_(self.scale, self.initial_scale)
+
+    def added(self, mixer: nn.Module, ffn: nn.Module) -> tuple[nn.Module, ...]:
+        """Return the ffn, through which alone the mixer reaches the output, or the scale after it."""
+        return (ffn if self.scale is None else self,)
 
     def forward(self, x: Tensor, mixer: Branch, ffn: Branch) -> Tensor:
         """Add the ffn to the block's input."""

@@ -71,7 +71,7 @@ def every_check() -> dict[str, Check]:
 EVERY = every_check()
 
 
-SLOW = ("compiles", "exports", "has_no_dead_knob", "allocates_what_it_reads")
+SLOW = ("compiles", "exports", "has_no_dead_knob", "allocates_what_it_reads", "transfers")
 
 
 @pytest.mark.parametrize(
