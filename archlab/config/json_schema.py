@@ -149,13 +149,17 @@ def type_schema(expected: Any) -> Schema:
         # YAML 1.1 reads the words on and off as booleans.
         switches = [value for value, word in ((True, "on"), (False, "off")) if word in args]
         return {"enum": [*args, *(value for value in switches if value not in args)]}
+    return _container_schema(expected, origin, args) or _SCALARS.get(expected, {})
+
+
+def _container_schema(expected: Any, origin: Any, args: tuple[Any, ...]) -> Schema | None:
     if origin in (list, Sequence):
         return {"type": "array", "items": type_schema(args[0])}
     if isinstance(expected, type) and is_dataclass(expected):
         return mapping_of(settings_of(expected).values())
     if origin is dict:
         return {"type": "object", "additionalProperties": {"anyOf": [type_schema(args[1]), _INTERPOLATION]}}
-    return _SCALARS.get(expected, {})
+    return None
 
 
 def _limits(limit: Range) -> Schema:

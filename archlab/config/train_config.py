@@ -27,9 +27,9 @@ class TrainConfig:
     """Optimization, evaluation and hardware; an optimizer step has `batch_size * accumulate * context` tokens.
 
     `eval_every: 0` and `checkpoint_every: 0` mean at the end only; `eval_tokens: null` is the whole split. While a
-    `budget` of FLOPs or seconds is not resolved (archlab.modeling.budget), `steps` is 0. Under a `parametrization` other
-    than standard, `lr` and initialization are those of a model as wide as `base_width`, with the sizes of `base_model` by
-    path, and of `base_depth` layers.
+    `budget` of FLOPs or seconds is not resolved (archlab.modeling.budget), `steps` is 0. Under a `parametrization`
+    other than standard, `lr` and initialization are those of a model as wide as `base_width`, with the sizes of
+    `base_model` by path, and of `base_depth` layers.
     """
 
     steps: Count = 1000
