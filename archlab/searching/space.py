@@ -201,7 +201,7 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
     check_inner(space.inner, base, space.varied)
     space.study.check_pruning(space.can_prune, experiment.train.eval_every)
     if space.study.pruner and space.study.pruner.type == DOMINATED:
-        check_dominated(space.objectives, COSTS, VALIDATION)
+        check_dominated(space.objectives, (*COSTS, *planned), VALIDATION)
     if compare:
         space = replace(space, vary=with_base_choices(compare, vary, base))
         space.study.check_comparison(len(arms(compare, space.vary)))
