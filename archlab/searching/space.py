@@ -137,7 +137,7 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
     space = Space(
         name=file.stem,
         base=base,
-        vary=parse_vary(vary) if (vary := _mapping(tree, "vary")) or not is_ladder(tree) else {},
+        vary={} if is_ladder(tree) and not tree.get("vary") else parse_vary(_mapping(tree, "vary")),
         hold=parse_hold(tree["hold"], "hold") if "hold" in tree else None,
         objectives=_objectives(tree.get("objectives"), experiment.task.component.cls.metrics),
         constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent, recorded=recorded),
