@@ -47,7 +47,7 @@ def pretend(loss: Callable[[Experiment, float], float] | None = None) -> Callabl
 def law(experiment: Experiment, params: float) -> float:
     """Return a planted loss, with a little noise of the seed."""
     train, name = experiment.train, experiment.name.split("_")[0]
-    A, a = {"megalodon": (20.0, 0.3), "averages": (60.0, 0.45)}.get(name, (25.0, 0.3))
+    A, a = {"megalodon": (20.0, 0.3), "averages": (100.0, 0.45)}.get(name, (25.0, 0.3))
     tokens = train.steps * train.batch_size * train.accumulate * train.context
     noise = 1 + 0.002 * math.sin(100 * train.seed + len(name))
     return noise * (1.5 + A / params**a + 30 / tokens**0.4)

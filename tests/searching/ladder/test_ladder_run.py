@@ -64,7 +64,7 @@ def test_a_ladder_stopped_anywhere_ends_as_one_that_was_not(tmp_path: Path) -> N
     file = write_ladder(tmp_path)
     whole = climb(file, tmp_path / "whole").summary
     out = tmp_path / "stopped"
-    for stop in (Stop(1), Stop(2), Stop(0, after_rung=1), Stop(3), Stop(1)):
+    for stop in (Stop(2), Stop(0, after_rung=1), Stop(2)):
         with pytest.raises(KeyboardInterrupt):
             climb(file, out, callbacks=[stop])
     assert comparable(climb(file, out).summary) == comparable(whole)
@@ -108,6 +108,7 @@ def test_what_was_changed_is_refused(tmp_path: Path) -> None:
         climb(file, out)
     with pytest.raises(ArchlabError, match="holds another search"):
         climb(write_ladder(tmp_path, rungs=RUNGS[:1]), out)
+    write_ladder(tmp_path)
     (out / "rungs/1/notes.txt").write_text("mine")
     with pytest.raises(ArchlabError, match=r"notes\.txt: was not written by archlab"):
         climb(file, out, force=True)
@@ -140,12 +141,12 @@ def test_a_rung_trained_elsewhere_comes_back(tmp_path: Path) -> None:
     assert waiting.waiting == "rung 2 is to be trained elsewhere"
     assert len(read_forecasts(out)) == 1
     for launch in sorted((out / "launch/rung_2").iterdir()):
-        experiment = archlab.load(launch, ["train.batch_size=1", "train.accumulate=2"])
+        experiment = archlab.load(launch, ["train.log_every=1", "train.tensorboard=true"])
         back = out / experiment.description.removeprefix("its run belongs into ")
         pretend()(experiment, tmp_path / launch.stem)
         shutil.rmtree(tmp_path / launch.stem / "final")  # a model of 7 B stays where it is
         shutil.copytree(tmp_path / launch.stem, back)
-    assert list(climb(file, out).summary.rungs[1].losses) == ["averages", "megalodon"]
+    assert set(climb(file, out).summary.rungs[1].losses) == {"averages", "megalodon"}
     other = out / "rungs/2/averages/seed_0"
     shutil.rmtree(other)
     shutil.copytree(out / "rungs/2/megalodon/seed_0", other)
