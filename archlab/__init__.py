@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         load,
         load_model,
         migrate,
+        plan,
         report,
         run_ladder,
         search,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
         max_context,
         reserve_state,
     )
+    from archlab.planning.plan import Plan
     from archlab.searching.callbacks import SearchCallback
     from archlab.searching.ladder.callbacks import LadderCallback
     from archlab.searching.ladder.run import LadderResult
@@ -86,8 +88,10 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate export generate import_checkpoint load load_model migrate report run_ladder search "
-    "show train",
+    "archlab.api": (
+        "check evaluate export generate import_checkpoint load load_model migrate plan report run_ladder search show "
+        "train"
+    ),
     "archlab.cli.ladder_progress": "LadderProgressBar",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
@@ -102,6 +106,7 @@ _MODULES = {
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
     "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
+    "archlab.planning.plan": "Plan",
     "archlab.searching.callbacks": "SearchCallback",
     "archlab.searching.ladder.callbacks": "LadderCallback",
     "archlab.searching.ladder.run": "LadderResult",
@@ -138,6 +143,7 @@ __all__ = [
     "LadderSummary",
     "MachineError",
     "NonNegative",
+    "Plan",
     "Positive",
     "ProgressBar",
     "Range",
@@ -170,6 +176,7 @@ __all__ = [
     "max_context",
     "migrate",
     "one_line",
+    "plan",
     "register",
     "report",
     "reserve_state",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ from archlab.config import paths, renames
 from archlab.config.alternatives import make_way, make_way_for
 from archlab.config.interpolation import escape, interpolate
 from archlab.config.overrides import parse_override
+from archlab.config.parallel import ParallelConfig, parallel_knobs, parse_parallel
 from archlab.config.plugin_trust import is_recorded, refuse_resolvers
 from archlab.config.provenance import Provenance
 from archlab.config.registry import Slot, find, load_plugin, names
@@ -24,7 +25,8 @@ from archlab.errors import ConfigError
 from archlab.text import HIDDEN, shorten
 
 SECTIONS = ("name", "description", "model", "task", "train")
-KEYS = ("format", "base", "plugins", "override", *SECTIONS)
+OPTIONAL_SECTIONS = ("parallel",)
+KEYS = ("format", "base", "plugins", "override", *SECTIONS, *OPTIONAL_SECTIONS)
 MAX_NAME = 200  # bytes; file systems take 255, and partial directories have longer names
 _DATA_NAME = "experiment"  # the name, in errors and by default, of an experiment that is passed as a mapping
 
@@ -43,6 +45,7 @@ class Experiment:
     train: TrainConfig
     plugins: tuple[str, ...]
     source: str
+    parallel: ParallelConfig | None = None
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -54,6 +57,8 @@ class Experiment:
             "model": self.model.to_plain(),
             "task": self.task.to_plain(),
             "train": self.train.to_plain(),
+            # Left out where there is none: the experiments of runs from before the section keep their hash.
+            **({"parallel": asdict(self.parallel)} if self.parallel else {}),
         }
         return {"format": renames.current().format, **escape(plain)}
 
@@ -85,6 +90,8 @@ class UnresolvedExperiment:
         top, *rest = paths.split(path)
         if top == "train":
             return train_knob(rest)
+        if top == "parallel" and len(rest) == 1:
+            return parallel_knobs().get(str(rest[0]))
         if top in KINDS and isinstance(top, str):
             whole = Knob(top, Any, Slot(KINDS[top], None))
             return knob_at(self.get(top) or {}, rest, KINDS[top]) if rest else whole
@@ -217,7 +224,7 @@ def _absolute(plugin: str, file: Path) -> str:
 
 def _resolve(raw: UnresolvedExperiment) -> Experiment:
     tree = interpolate(raw.tree)
-    reject_unknown(tree, SECTIONS, "")
+    reject_unknown(tree, (*SECTIONS, *OPTIONAL_SECTIONS), "")
     for section in KINDS:
         if section not in tree:
             raise ConfigError(section, "is missing: an experiment has a model and a task")
@@ -229,6 +236,7 @@ def _resolve(raw: UnresolvedExperiment) -> Experiment:
         task=parse(tree["task"], KINDS["task"], "task"),
         plugins=tuple(dict.fromkeys(raw.plugins)),
         source=raw.source,
+        parallel=parse_parallel(tree.get("parallel")),
     )
 
 

@@ -1,1 +1,1 @@
-"""What training will cost and bring, before it is done: losses forecast from those of smaller models."""
+"""What training will cost and bring, before it is done: plans of runs, and losses forecast from smaller models."""

@@ -32,6 +32,7 @@ from archlab.searching.database import DatabaseError
 from archlab.searching.failures import InfeasibleTrial, failure_reason
 from archlab.searching.identity import read_identity, require_same_search
 from archlab.searching.objectives import decode_us_per_token, tokens_per_s
+from archlab.searching.planned import TrialCosts
 from archlab.searching.retries import continue_retried, leave_open
 from archlab.searching.search_dir import open_search
 from archlab.searching.space import Space
@@ -132,7 +133,8 @@ class SearchWorker:
         callback = self.callback.on_run("baseline", {})
         experiment = held_base(self.space).resolve()
         try:
-            metrics = estimate_cost(experiment).to_dict() | self._train(experiment, run, callback, resume=True)
+            costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, {}, self.space.varied)
+            metrics = self._planned(costs) | self._train(experiment, run, callback, resume=True)
         except Exception as error:
             # A mistake in the base experiment stops the search, too: every trial would repeat it.
             if not isinstance(error, TrainingError) and not is_out_of_memory(error):
@@ -198,20 +200,26 @@ class SearchWorker:
             raise InfeasibleTrial(chosen.problem)
         source = f"trial {trial.number}"
         experiment = apply_values(self.space.varied, values, self.space.base, source).resolve()
-        costs = estimate_cost(experiment).to_dict()
-        set_trial_attrs(self.study, trial, {"costs": costs})
-        self._require_feasible(trial, costs, values)
+        costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, values, self.space.varied)
+        set_trial_attrs(self.study, trial, {"costs": dict(costs.own)})
+        self._require_feasible(trial, costs)
         if self.space.can_prune:
             callback = PruningCallback(trial, self.space.objective, experiment.train.steps, callback)
         resume = continue_retried(
             self.study, trial, self.folder, self.space.objective if self.space.can_prune else None
         )
-        return costs | self._train(experiment, trial_dir(self.folder, trial.number), callback, resume)
+        planned = self._planned(costs)
+        return planned | self._train(experiment, trial_dir(self.folder, trial.number), callback, resume)
 
-    def _require_feasible(self, trial: Trial, costs: Mapping[str, float], values: Mapping[str, object]) -> None:
+    def _planned(self, costs: TrialCosts) -> dict[str, float]:
+        """Return a trial's own costs, and the objectives that are planned."""
+        planned = {name: costs.at(objective.place)[objective.metric] for name, objective in self.space.planned.items()}
+        return {**costs.own, **planned}
+
+    def _require_feasible(self, trial: Trial, costs: TrialCosts) -> None:
         problems = []
         for constraint in self.space.constraints:
-            constrained = constraint.costs(costs, values, self.space.varied)
+            constrained = costs.at(constraint.place)
             violation = constraint.violation(constrained)
             trial.set_constraint(constraint.name, violation)
             if violation > 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from archlab.searching.constraints import Constraint, parse_constraints
 from archlab.searching.hold import Hold, parse_hold
 from archlab.searching.ladder_keys import LADDER_KEYS, is_ladder, portable_ladder
 from archlab.searching.pattern import Pattern
+from archlab.searching.planned import PlannedObjective, parse_objective
 from archlab.searching.study_config import StudyConfig, parse_study
 from archlab.searching.validation import validate_space
 from archlab.searching.variant import HELD, Varied
@@ -45,7 +46,8 @@ MEASURED = ("tokens_per_s", "decode_us_per_token")
 class Space:
     """A checked search space; a domain of None is the one that the component declares (`auto`).
 
-    `data` is the YAML data of the space without its base, independent of the directory that it was read from.
+    `data` is the YAML data of the space without its base, independent of the directory that it was read from; `planned`
+    are the objectives that no training measures, by their names.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Space:
     source: str
     data: Mapping[str, Any]
     hold: Hold | None = None
+    planned: Mapping[str, PlannedObjective] = field(default_factory=dict)
 
     @property
     def varied(self) -> dict[str, Varied]:
@@ -82,7 +85,11 @@ class Space:
     def to_plain(self) -> dict[str, Any]:
         """Return the space as YAML data whose base is the file base.yaml in the same directory."""
         data = {"format": renames.current().format, "base": "base.yaml", **self.data}
-        return {**data, "objectives": dict(self.objectives), "study": self.study.to_plain()}
+        return {**data, "objectives": self._plain_objectives(), "study": self.study.to_plain()}
+
+    def _plain_objectives(self) -> dict[str, Any]:
+        named = {name: self.planned.get(name) for name in self.objectives}
+        return {o.metric if o else name: o.to_plain() if o else self.objectives[name] for name, o in named.items()}
 
     def base_to_plain(self) -> dict[str, Any]:
         """Return the base experiment as YAML data without `extends`."""
@@ -134,16 +141,18 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
         load_plugin(plugin, file.parent, recorded_in=file if recorded else None)
     base = _base(tree, file, recorded).override(base_values, "command line")
     experiment = base.resolve()
+    objectives, planned = _objectives(tree.get("objectives"), experiment.task.component.cls.metrics, file, recorded)
     space = Space(
         name=file.stem,
         base=base,
         vary={} if is_ladder(tree) and not tree.get("vary") else parse_vary(_mapping(tree, "vary")),
         hold=parse_hold(tree["hold"], "hold") if "hold" in tree else None,
-        objectives=_objectives(tree.get("objectives"), experiment.task.component.cls.metrics),
+        objectives=objectives,
         constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent, recorded=recorded),
         study=parse_study(tree.get("study"), "study"),
         source=str(file),
         data=_portable_data(tree, file.parent.resolve()) | portable_ladder(tree, file.parent.resolve()),
+        planned=planned,
     )
     _check_hold(space)
     validate_space(space.varied, base)
@@ -162,9 +171,10 @@ def _portable_data(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _with_absolute_path(entry: Any, folder: Path) -> Any:
-    if isinstance(entry, Mapping) and yaml_files.is_file_name(entry["at"]):
-        return {**entry, "at": str(folder / entry["at"])}
-    return entry
+    if not isinstance(entry, Mapping):
+        return entry
+    files = [key for key in ("at", "device") if key in entry and yaml_files.is_file_name(entry[key])]
+    return {**entry, **{key: str(folder / entry[key]) for key in files}}
 
 
 def _base(tree: Mapping[str, Any], file: Path, recorded: bool) -> config.UnresolvedExperiment:
@@ -180,17 +190,27 @@ def _check_hold(space: Space) -> None:
         raise ConfigError("hold.by", f"{by} is varied: hold solves for a knob that is not")
 
 
-def _objectives(data: Any, metrics: Sequence[str]) -> dict[str, str]:
+def _objectives(
+    data: Any, metrics: Sequence[str], file: Path, recorded: bool
+) -> tuple[dict[str, str], dict[str, PlannedObjective]]:
+    """Return each objective's direction by its name, and those that are planned."""
     objectives = {"val_loss": "minimize"} if data is None else data
     if not isinstance(objectives, Mapping) or not objectives:
         raise ConfigError("objectives", f"{data!r} is not a mapping of metrics to minimize or maximize")
     known = (*(f"{VALIDATION}{name}" for name in metrics), *COSTS, *MEASURED)
-    for metric, direction in objectives.items():
+    directions, planned = {}, {}
+    for metric, entry in objectives.items():
+        if isinstance(entry, Mapping):
+            objective = parse_objective(metric, entry, COSTS, file.parent, recorded=recorded)
+            planned[objective.name] = objective
+            directions[objective.name] = objective.direction
+            continue
         if metric not in known:
             raise ConfigError("objectives", f"no metric {metric!r}{did_you_mean(metric, known)}")
-        if direction not in ("minimize", "maximize"):
-            raise ConfigError(f"objectives.{metric}", f"{direction!r} is neither minimize nor maximize")
-    return dict(objectives)
+        if entry not in ("minimize", "maximize"):
+            raise ConfigError(f"objectives.{metric}", f"{entry!r} is neither minimize nor maximize")
+        directions[metric] = entry
+    return directions, planned
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
+from archlab.config.parallel import require_one_device
 from archlab.data.task import Task
 from archlab.errors import ConfigError, TrainingError
 from archlab.modeling.budget import resolve_budget
@@ -39,6 +40,7 @@ def prepare_experiment(experiment: Experiment, previous: Mapping[str, str] | Non
 
 def check_experiment(experiment: Experiment) -> Cost:
     """Raise ArchlabError unless the model fits the task and the task's data can be read; return the cost."""
+    require_one_device(experiment.parallel)
     model = validate(experiment)
     task: Task = experiment.task.factory()()
     task.check(experiment.train.context)

@@ -20,6 +20,7 @@ from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, ove
 from archlab.searching.ladder.scaling import depth_of, resize, scale_tree, scale_values, width_of
 from archlab.searching.ladder.sizes import size_of, solve_width
 from archlab.searching.pattern import Pattern
+from archlab.searching.planned import TrialCosts
 from archlab.searching.suggest import suggest
 from archlab.searching.variant import Varied
 
@@ -184,12 +185,13 @@ def _for_tokens(experiment: Experiment, tokens: float, name: str) -> Experiment:
 
 
 def infeasible_reason(ladder: Ladder, candidate: Candidate) -> str:
-    """Return which constraint of the space a candidate violates at its own size or at another, or nothing."""
-    if not ladder.space.constraints:
+    """Return which constraint of the space a drawn candidate violates, or nothing; a named one is there by wish."""
+    if not ladder.space.constraints or not candidate.is_drawn:
         return ""
-    costs = estimate_cost(own_experiment(ladder, candidate)).to_dict()
+    experiment = own_experiment(ladder, candidate)
+    costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, candidate.values, ladder.space.varied)
     for constraint in ladder.space.constraints:
-        found = constraint.costs(costs, candidate.values, ladder.space.varied)
+        found = costs.at(constraint.place)
         if constraint.violation(found) > 0:
             return f"{constraint.name} is violated: {constraint.metric} is {found[constraint.metric]:g}"
     return ""
