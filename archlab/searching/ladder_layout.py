@@ -6,7 +6,7 @@ from archlab.storage.ownership import RUN, Layout, dir_of, own_file, partial_pat
 
 LADDER_DIRS = ("rungs", "forecasts", "launch")
 _EXPERIMENTS: Layout = {"*.yaml": own_file, ".*.archlab-*": partial_path}
-_CANDIDATE: Layout = {"seed_[0-9]*": dir_of(RUN), **_EXPERIMENTS}
+_CANDIDATE: Layout = {"costs.json": own_file, "seed_[0-9]*": dir_of(RUN), **_EXPERIMENTS}
 _RUNG: Layout = {"decision.json": own_file, ".*.archlab-*": partial_path, "[A-Za-z0-9]*": dir_of(_CANDIDATE)}
 LADDER_LAYOUT: Layout = {
     "rungs": dir_of({"[0-9]*": dir_of(_RUNG)}),

@@ -10,6 +10,7 @@ from archlab.config.domains import Count
 from archlab.config.json_schema import DRAFT, FORMAT, TEXT, TEXTS, Schema, experiment_schema, type_schema
 from archlab.searching.domain_schema import CHOICES, HOLD, INTERVAL, PATTERN, TIE
 from archlab.searching.dominance import DominanceConfig
+from archlab.searching.ladder_schema import ladder_properties
 from archlab.searching.planned import PLANNED
 from archlab.searching.space import COSTS, KEYS, MEASURED, VALIDATION
 from archlab.searching.study_config import DOMINATED, PRUNERS, SAMPLERS, STUDY_KEYS, Seed
@@ -50,6 +51,7 @@ def space_schema() -> Schema:
         "objectives": _objectives(),
         "constraints": {"type": "array", "items": _constraint()},
         "study": _study(),
+        **ladder_properties(),
     }
     assert set(properties) == set(KEYS)
     return {
@@ -57,7 +59,8 @@ def space_schema() -> Schema:
         "title": "archlab search space",
         "type": "object",
         "properties": properties,
-        "required": ["base", "vary"],
+        "required": ["base"],
+        "anyOf": [{"required": ["vary"]}, {"required": ["rungs"]}],
         "additionalProperties": False,
         "$defs": definitions,
     }

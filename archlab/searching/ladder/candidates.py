@@ -74,7 +74,7 @@ def own_experiment(ladder: Ladder, candidate: Candidate, layers: int | None = No
     """
     raw = ladder.space.base
     if candidate.is_drawn:
-        deep = config.read(resize(raw.resolve(), layers=layers).resolved) if layers else raw
+        deep = config.read(resize(ladder.base, layers=layers).resolved) if layers else raw
         varied = ladder.space.varied
         return apply_values(varied, candidate.values, deep, candidate.path, keep_depth=bool(layers)).resolve()
     if candidate.experiment is not None:
@@ -112,17 +112,12 @@ def at_rung(ladder: Ladder, candidate: Candidate, rung: Rung) -> Experiment:
     return _with_training(ladder, candidate, rung, sized)
 
 
-def _base_size(ladder: Ladder) -> int:
-    return size_of(ladder.space.base.resolve())
-
-
 def nominal_params(ladder: Ladder, rung: Rung) -> float:
     """Return the parameters that a rung is meant to have: the base's at its width, where it gives none."""
     if rung.params is not None:
         return rung.params
     fixed = {path: value for path, value in rung.set.items() if path != rung.by}
-    base = ladder.space.base.resolve()
-    return float(size_of(resize(base, width=rung.set.get(rung.by), layers=rung.layers, by=rung.by, fixed=fixed)))
+    return float(size_of(resize(ladder.base, width=rung.set.get(rung.by), layers=rung.layers, by=rung.by, fixed=fixed)))
 
 
 def _with_training(ladder: Ladder, candidate: Candidate, rung: Rung, sized: Experiment) -> Experiment:
@@ -130,7 +125,7 @@ def _with_training(ladder: Ladder, candidate: Candidate, rung: Rung, sized: Expe
     tokens = rung.tokens if rung.tokens is not None else rung.tokens_per_param * params  # type: ignore[operator]
     tree = sized.resolved
     train = {key: value for key, value in tree["train"].items() if key not in _LENGTHS}
-    settings = ladder.rules.train(train, params, _base_size(ladder), tokens)
+    settings = ladder.rules.train(train, params, ladder.base_params, tokens)
     # At the end alone: a curve costs evaluations, and the rung compares what the last step reached.
     tree["train"] = train | settings | {"eval_every": 0}
     tree["train"] |= {path.removeprefix("train."): v for path, v in rung.set.items() if path.startswith("train.")}
@@ -147,10 +142,10 @@ def at_target(ladder: Ladder, target: Target, candidate: Candidate) -> Experimen
     whole = target.experiment.resolve()
     values = dict(candidate.values)
     if _LR in values:  # as a multiple of the base's: the target has a learning rate of its size
-        base = ladder.space.base.resolve().train.lr
+        base = ladder.base.train.lr
         values[_LR] = float(f"{whole.train.lr * values[_LR] / base:.4g}")
     if candidate.experiment is None:
-        ratio = width_of(whole) / width_of(ladder.space.base.resolve())
+        ratio = width_of(whole) / width_of(ladder.base)
         experiment = _with_choices(ladder, candidate, target, values, ratio)
     elif candidate.to is not None:
         raw = _with_model_of(target.experiment, _read(candidate.to, f"{candidate.path}.to"))
@@ -190,8 +185,8 @@ def _for_tokens(experiment: Experiment, tokens: float, name: str) -> Experiment:
 
 
 def infeasible_reason(ladder: Ladder, candidate: Candidate) -> str:
-    """Return which constraint of the space a candidate violates at its own size or at another, or nothing."""
-    if not ladder.space.constraints:
+    """Return which constraint of the space a drawn candidate violates, or nothing; a named one is there by wish."""
+    if not ladder.space.constraints or not candidate.is_drawn:
         return ""
     own = own_experiment(ladder, candidate)
     costs = TrialCosts(estimate_cost(own).to_dict(), own, candidate.values, ladder.space.varied)

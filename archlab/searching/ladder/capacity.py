@@ -1,23 +1,36 @@
-"""Whether this machine can hold a rung, and how long it would take."""
+"""Whether this machine can hold a rung, and what its plan says where it cannot."""
 
 from __future__ import annotations
 
 import torch
 
-from archlab.modeling.cost import estimate_cost
+from archlab.planning.plan import Plan, plan
 from archlab.runtime.memory import available_memory, format_bytes
 from archlab.searching.ladder.config import Rung
 from archlab.searching.ladder.plan_rungs import RungPlan
 
+MOST_DAYS = 30.0  # of a rung on one CPU: what takes longer is a mistake here, and belongs on other machines
 
-def refusal(rung: Rung, plan: RungPlan) -> str:
-    """Return why a rung cannot be trained on this machine, with figures, or nothing."""
+
+def refusal(rung: Rung, runs: RungPlan) -> str:
+    """Return why a rung cannot be trained on this machine, with the plan's figures, or nothing."""
     if rung.elsewhere:
         return f"rung {rung.number} is to be trained elsewhere"
-    needed = {name: estimate_cost(e.experiment).memory_per_device for name, e in plan.entrants.items()}
-    largest = max(needed, key=needed.__getitem__)
-    have = available_memory(torch.device("cpu"))
-    if needed[largest] <= have:
-        return ""
-    needs = f"{largest} needs {format_bytes(needed[largest])}, and {format_bytes(have)} are free"
-    return f"rung {rung.number} does not fit this machine: {needs}"
+    if torch.cuda.is_available():
+        return ""  # a run that does not fit says so itself
+    plans = {name: plan(entrant.experiment, device="cpu") for name, entrant in runs.entrants.items()}
+    largest = max(plans, key=lambda name: plans[name].memory_per_device)
+    needed, have = plans[largest].memory_per_device, available_memory(torch.device("cpu"))
+    days = _days(runs, plans)
+    figures = f"{largest} needs {format_bytes(needed)} of {format_bytes(have)}, and its runs {days:.3g} days"
+    return f"rung {rung.number} does not fit this machine: {figures}" if needed > have or days > MOST_DAYS else ""
+
+
+def _days(runs: RungPlan, plans: dict[str, Plan]) -> float:
+    """Return the days that the runs take one after the other; a branch takes its decay alone."""
+    seconds = 0.0
+    for run in runs.runs:
+        train = run.experiment.train
+        steps = train.steps - (train.start_from.step or 0 if train.start_from else 0)
+        seconds += steps * plans[run.candidate].seconds_per_update
+    return seconds / 86400

@@ -14,6 +14,7 @@ from archlab.errors import ConfigError
 from archlab.searching import selectors
 from archlab.searching.ladder.rules import Rules, parse_rules
 from archlab.searching.ladder.scaling import WIDTH
+from archlab.searching.ladder.sizes import size_of
 from archlab.searching.ladder_keys import EXPERIMENT
 from archlab.searching.space import Space
 
@@ -83,9 +84,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Ladder:
-    """A checked space with rungs; `space` has base, varied knobs and study."""
+    """A checked space with rungs; `space` has base, varied knobs and study.
+
+    `base` is the base experiment, `base_params` its size without embeddings, from which the rules begin.
+    """
 
     space: Space
+    base: config.Experiment
+    base_params: int
     rungs: tuple[Rung, ...]
     named: tuple[Candidate, ...]
     rules: Rules
@@ -119,6 +125,8 @@ def _parse(space: Space) -> Ladder:
     transfers = getattr(base.train, "parametrization", "standard") != "standard"
     return Ladder(
         space=space,
+        base=base,
+        base_params=size_of(base),
         rungs=tuple(_parse_rung(entry, number) for number, entry in enumerate(rungs, 1)),
         named=named,
         rules=parse_rules(data.get("rules"), transfers=transfers),

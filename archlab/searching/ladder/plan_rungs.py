@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from archlab.config.experiment import Experiment, load
-from archlab.errors import ConfigError
+from archlab.config.strict_json import read_object
+from archlab.errors import ArchlabError, ConfigError
 from archlab.modeling.build import validate
 from archlab.modeling.cost import estimate_cost
 from archlab.searching.ladder.candidates import at_rung, nominal_params
@@ -14,8 +17,11 @@ from archlab.searching.ladder.config import Candidate, Ladder, Rung
 from archlab.searching.ladder.forecasting import Aim
 from archlab.searching.ladder.runs import EXPERIMENT, LadderRun, candidate_dir, plan_runs
 from archlab.searching.ladder.shrink import shrink
-from archlab.searching.ladder.sizes import size_of
 from archlab.storage.files import write_text
+from archlab.storage.json_values import is_finite
+
+COSTS = "costs.json"
+TOO_LATE = "left out: the rehearsal's time was over"
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,23 @@ class RungPlan:
     runs: tuple[LadderRun, ...]
 
 
-def plan_rung(ladder: Ladder, rung: Rung, candidates: list[Candidate], folder: Path) -> tuple[RungPlan, dict[str, str]]:
-    """Return the plan of a rung, and the reasons of candidates that cannot be built at its size.
+def plan_rung(
+    ladder: Ladder,
+    rung: Rung,
+    candidates: list[Candidate],
+    folder: Path,
+    is_late: Callable[[], bool] = lambda: False,
+) -> tuple[RungPlan, dict[str, str]]:
+    """Return the plan of a rung, and the reasons of candidates that cannot be built at its size, or came too late.
 
     A named candidate that cannot be built is a mistake and raises ConfigError; one that was drawn drops out.
     """
     entrants: dict[str, Entrant] = {}
     problems: dict[str, str] = {}
     for candidate in candidates:
+        if len(entrants) > 1 and is_late():
+            problems[candidate.name] = TOO_LATE
+            continue
         try:
             entrants[candidate.name] = _entrant(ladder, rung, candidate, folder)
         except ConfigError as error:
@@ -78,5 +93,15 @@ def _entrant(ladder: Ladder, rung: Rung, candidate: Candidate, folder: Path) -> 
             experiment = shrink(experiment, rung, len(ladder.rungs), ladder.branches)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, experiment.to_yaml())
-    flops = estimate_cost(experiment).flops_per_token
-    return Entrant(candidate, experiment, size_of(experiment), float(flops))
+    return Entrant(candidate, experiment, *_costs(experiment, file.with_name(COSTS)))
+
+
+def _costs(experiment: Experiment, file: Path) -> tuple[int, float]:
+    """Return parameters without embeddings and FLOPs a token, traced once and kept beside the experiment."""
+    if not file.is_file():
+        cost = estimate_cost(experiment)
+        write_text(file, json.dumps({"params": cost.params_non_embedding, "flops_per_token": cost.flops_per_token}))
+    found = read_object(file, "the costs of an experiment")
+    if not all(is_finite(found.get(name)) for name in ("params", "flops_per_token")):
+        raise ArchlabError(f"{file}: holds no costs of an experiment")
+    return int(found["params"]), float(found["flops_per_token"])

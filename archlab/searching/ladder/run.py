@@ -5,6 +5,7 @@ The same command resumes it. Several processes may work on one directory: each r
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -81,6 +82,7 @@ class LadderWorker:
         self.failed: dict[str, str] = {}
         self.start = time.monotonic()
         self._aim: Aim | None = None
+        self._losses: dict[Path, float] = {}
 
     def run(self) -> LadderResult:
         """Climb from rung to rung as far as this machine can; return the result."""
@@ -100,7 +102,8 @@ class LadderWorker:
 
     def _climb(self, rung: Rung, going: list[Candidate]) -> tuple[str, list[Candidate]]:
         """Run a rung; return why it cannot be run here, or who goes on."""
-        plan, problems = plan_rung(self.ladder, rung, going, self.folder)
+        end_of_planning = self._planning_end(rung.number)
+        plan, problems = plan_rung(self.ladder, rung, going, self.folder, lambda: time.monotonic() > end_of_planning)
         self.failed |= problems
         forecast = self._write_forecast(plan)
         done = sum(self._has_ended(run) for run in plan.runs)
@@ -132,7 +135,13 @@ class LadderWorker:
             return write_forecast(self.folder, plan.rung.number, draft, [to_plain(r) for r in self.results])
 
     def _has_ended(self, run: LadderRun) -> bool:
-        return bool(read_failure(run)) or read_loss(run, self.ladder.metric) is not None
+        return bool(read_failure(run)) or self._loss(run) is not None
+
+    def _loss(self, run: LadderRun) -> float | None:
+        """Return what a run reached, read and compared with its experiment once."""
+        if run.folder not in self._losses and (loss := read_loss(run, self.ladder.metric)) is not None:
+            self._losses[run.folder] = loss
+        return self._losses.get(run.folder)
 
     def _train_all(self, runs: Iterable[LadderRun]) -> None:
         """Train what has not ended, trunks before the branches that start from them."""
@@ -151,9 +160,18 @@ class LadderWorker:
                 self._train(run)
 
     def _is_late(self, rung: int) -> bool:
-        """Tell whether a rehearsal has used up the time of its rungs so far: each has an equal share."""
-        share = REHEARSAL_S * rung / len(self.ladder.rungs)
-        return self.ladder.is_rehearsal and time.monotonic() - self.start > share
+        """Tell whether a rehearsal has used up the time of its rungs so far."""
+        return time.monotonic() > self._end(rung)
+
+    def _end(self, rung: int) -> float:
+        """Return when a rung of a rehearsal has to end: the first, with the most candidates, takes half of the time."""
+        if not self.ladder.is_rehearsal:
+            return math.inf
+        return self.start + REHEARSAL_S * (0.5 + 0.5 * (rung - 1) / max(1, len(self.ladder.rungs) - 1))
+
+    def _planning_end(self, rung: int) -> float:
+        now = time.monotonic()
+        return now + (self._end(rung) - now) / 2
 
     def _is_left_out(self, run: LadderRun) -> bool:
         return self.ladder.is_rehearsal and not self._has_ended(run)
@@ -173,10 +191,10 @@ class LadderWorker:
             return
         finally:
             torch.compiler.reset()  # the next run has another model
-        self.callback.on_result(run.label, read_loss(run, self.ladder.metric), "")
+        self.callback.on_result(run.label, self._loss(run), "")
 
     def _result(self, plan: RungPlan, run: LadderRun) -> RunResult:
-        entrant, loss = plan.entrants[run.candidate], read_loss(run, self.ladder.metric)
+        entrant, loss = plan.entrants[run.candidate], self._loss(run)
         reason = read_failure(run) or ("" if loss is not None else f"{self.ladder.metric} is not a finite number")
         train = run.experiment.train
         # A branch costs its decay alone.

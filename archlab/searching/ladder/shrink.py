@@ -37,7 +37,7 @@ def _small(experiment: Experiment, rung: Rung, width: int, branches: Sequence[fl
     tree = small.resolved
     train = tree["train"]
     # Branches need a decay of at least one step each, after the warm-up.
-    steps = _STEPS + 2 * rung.number if len(branches) < 2 else round(12 / min(branches)) + 2 * rung.number
+    steps = _STEPS + 2 * rung.number if len(branches) < 2 else round(4 / min(branches)) + 2 * rung.number
     train |= {
         "steps": min(steps, train["steps"]),
         "batch_size": min(_SEQUENCES, train["batch_size"]),

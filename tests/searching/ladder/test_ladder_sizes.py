@@ -1,0 +1,109 @@
+"""Architectures at other widths and depths, and the settings that follow their size."""
+
+from typing import Any
+
+import pytest
+
+import archlab
+from archlab.config.experiment import Experiment, load
+from archlab.errors import ConfigError
+from archlab.modeling.build import validate
+from archlab.searching.ladder.rules import PowerRule, Rules, parse_rules
+from archlab.searching.ladder.scaling import depth_of, resize, width_of
+from archlab.searching.ladder.sizes import size_of, solve_width
+
+SETTINGS = {"batch_size": 8, "accumulate": 1, "context": 512, "lr": 3e-3}
+
+
+def layer(experiment: Experiment, index: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = experiment.resolved["model"]["layers"][index]
+    return found
+
+
+def test_widths_and_heads_follow_and_sizes_stay() -> None:
+    small = resize(archlab.load("megalodon_7b"), width=256)
+    mixer = layer(small)["mixer"]
+    assert (mixer["num_heads"], mixer["shared_dim"], mixer["value_dim"]) == (1, 64, 512)
+    assert mixer["ema"]["num_dims"] == 16
+    assert layer(small)["norm"]["num_groups"] == 4
+    assert layer(small)["ffn"]["hidden_dim"] == 512
+    assert layer(resize(archlab.load("rwkv7_tiny"), width=256))["mixer"]["head_dim"] == 32
+
+
+@pytest.mark.parametrize("name", ["llama2_tiny", "mamba2_tiny", "rwkv7_tiny", "gated_delta_net_tiny"])
+def test_a_narrow_model_has_the_parameters_that_were_asked_for(name: str) -> None:
+    small = solve_width(archlab.load(name), 125e3)
+    validate(small)
+    assert size_of(small) == pytest.approx(125e3, rel=0.1)
+
+
+def test_a_pattern_of_layers_keeps_every_entry() -> None:
+    deep = resize(archlab.load("hybrid_tiny"), layers=9)
+    assert [layer(deep, index).get("repeat", 1) for index in range(4)] == [3, 2, 2, 2]
+    assert depth_of(deep) == 9
+    with pytest.raises(ConfigError, match="3 layers are fewer than the 4 of its pattern"):
+        resize(archlab.load("hybrid_tiny"), layers=3)
+
+
+def test_values_that_are_fixed_hold_at_every_width() -> None:
+    fixed = {"model.layers[*].ffn.hidden_dim": 40}
+    small = solve_width(archlab.load("llama2_tiny"), 60e3, fixed=fixed)
+    assert layer(small)["ffn"]["hidden_dim"] == 40
+    assert size_of(small) == pytest.approx(60e3, rel=0.1)
+
+
+def test_a_size_that_no_width_has_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"no width gives 10 parameters .* the nearest, \d+, gives [\d,]+"):
+        solve_width(archlab.load("llama2_tiny"), 10)
+
+
+def test_a_width_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.head: .* is no width to scale by"):
+        width_of(load(archlab.load("llama2_tiny").resolved), "model.head")
+
+
+def test_batch_and_learning_rate_follow_powers_of_the_size() -> None:
+    found = Rules().train(SETTINGS, params=1e6 / 8, own_params=1e6, tokens=1e6)
+    assert (found["batch_size"], found["accumulate"]) == (2, 1)
+    assert found["lr"] == pytest.approx(6e-3, rel=1e-3)
+    assert found["steps"] == round(1e6 / 1024)
+    assert found["warmup"] == min(round(125e3 / 1024), found["steps"] // 10)
+    assert found["beta2"] == 0.99
+
+
+def test_a_large_batch_is_accumulated_and_has_another_beta2() -> None:
+    found = Rules().train(SETTINGS, params=2e9, own_params=1e6, tokens=1e9)
+    assert found["batch_size"] * found["accumulate"] == pytest.approx(1270, abs=8)
+    assert found["batch_size"] <= 8
+    assert found["beta2"] == 0.95
+
+
+def test_rules_of_ones_own() -> None:
+    rules = parse_rules(
+        {"batch": None, "lr": {"value": 0.01, "at": 1e6, "power": -0.5}, "beta2": None}, transfers=False
+    )
+    found = rules.train(SETTINGS, params=4e6, own_params=1e6, tokens=1e6)
+    assert found["lr"] == pytest.approx(0.005)
+    assert (found["batch_size"], found["accumulate"]) == (8, 1)
+    assert "beta2" not in found
+    assert "train.lr" in rules.set_paths()
+    assert PowerRule(1.0)(2.0, 3.0, 1.0) == 6.0
+
+
+def test_a_parametrization_that_transfers_leaves_the_learning_rate() -> None:
+    assert parse_rules(None, transfers=True).lr is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"lrs": {}}, "did you mean 'lr'"),
+        ({"lr": 0.1}, r"rules\.lr: 0\.1 is not a rule"),
+        ({"lr": {"value": 0}}, r"rules\.lr\.value"),
+        ({"beta2": 0.9}, r"rules\.beta2"),
+        ("all", "neither a mapping of rules nor none"),
+    ],
+)
+def test_wrong_rules_are_refused(rules: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_rules(rules, transfers=False)
