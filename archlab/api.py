@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from archlab.inference.evaluate import EvalResult
     from archlab.modeling.cost import Cost
     from archlab.searching.callbacks import SearchCallback
+    from archlab.searching.dry_run import DryRun
     from archlab.searching.run import SearchResult
     from archlab.testing import CheckResult
     from archlab.training.callbacks import Callback
@@ -116,6 +117,30 @@ def search(
     with plugin_policy(trust=trust_plugins):
         loaded = load_space(space, overrides)
     return run(loaded, Path(out or Path("runs") / loaded.name), trials=trials, force=force, callbacks=callbacks)
+
+
+@explain_failures
+def dry_run(
+    space: StrPath | Mapping[str, Yaml],
+    overrides: Sequence[str] = (),
+    *,
+    trials: int | None = None,
+    device: str = "cpu",
+    devices: int = 1,
+    trust_plugins: bool = False,
+) -> DryRun:
+    """Estimate what a search takes: trials, hours, gigabytes; nothing is trained and nothing written.
+
+    `device` is one that `archlab plan` knows, `devices` how many of them each trial has. Raises ConfigError for an
+    invalid space.
+
+        archlab.dry_run("quickstart").hours
+    """
+    from archlab.searching.dry_run import dry_run as estimate
+    from archlab.searching.space import load_space
+
+    with plugin_policy(trust=trust_plugins):
+        return estimate(load_space(space, overrides), trials, device=device, devices=devices)
 
 
 @explain_failures
