@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         load,
         load_model,
         migrate,
+        plan,
         report,
         search,
         show,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
         max_context,
         reserve_state,
     )
+    from archlab.planning.plan import Plan
     from archlab.searching.callbacks import SearchCallback
     from archlab.searching.run import SearchResult
     from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
@@ -81,7 +83,9 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate export generate import_checkpoint load load_model migrate report search show train",
+    "archlab.api": (
+        "check evaluate export generate import_checkpoint load load_model migrate plan report search show train"
+    ),
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
     "archlab.config.domains": "LARGEST Count Domain Fraction Index NonNegative Positive Range choice interval",
@@ -95,6 +99,7 @@ _MODULES = {
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
     "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
+    "archlab.planning.plan": "Plan",
     "archlab.searching.callbacks": "SearchCallback",
     "archlab.searching.run": "SearchResult",
     "archlab.searching.summary": "BaselineSummary SearchSummary TrialSummary",
@@ -124,6 +129,7 @@ __all__ = [
     "Index",
     "MachineError",
     "NonNegative",
+    "Plan",
     "Positive",
     "ProgressBar",
     "Range",
@@ -156,6 +162,7 @@ __all__ = [
     "max_context",
     "migrate",
     "one_line",
+    "plan",
     "register",
     "report",
     "reserve_state",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from archlab.data.task import Task
     from archlab.inference.evaluate import EvalResult
     from archlab.modeling.cost import Cost
+    from archlab.planning.plan import Plan
     from archlab.searching.callbacks import SearchCallback
     from archlab.searching.dry_run import DryRun
     from archlab.searching.run import SearchResult
@@ -64,6 +65,30 @@ def show(experiment: ExperimentLike, overrides: Sequence[str] = ()) -> Cost:
     from archlab.modeling.cost import estimate_cost
 
     return estimate_cost(loaded)
+
+
+def plan(
+    experiment: ExperimentLike,
+    overrides: Sequence[str] = (),
+    *,
+    device: str = "cpu",
+    devices: int | None = None,
+    tokens: float | None = None,
+    trust_plugins: bool = False,
+) -> Plan:
+    """Plan the training of an experiment on devices of a kind: memory, time, days and layout, allocating nothing.
+
+    `device` is a shipped name such as "h100", one of your own, or a YAML file. `devices` is by default the number of
+    the experiment's `parallel:`, or 1; `tokens` by default that of its steps. Raises ConfigError for an unknown device,
+    or where the layout does not divide the sequences of an update.
+
+        archlab.plan("megalodon_7b", device="a100-80g", devices=256).days
+    """
+    loaded = load(experiment, overrides, trust_plugins=trust_plugins)
+
+    from archlab.planning.plan import plan as make
+
+    return make(loaded, device=device, devices=devices, tokens=tokens)
 
 
 @explain_failures

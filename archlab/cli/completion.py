@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from archlab.config import registry
 from archlab.config.experiment import UnresolvedExperiment, read
+from archlab.config.parallel import parallel_knobs
 from archlab.config.registry import Slot
 from archlab.config.schema import Knob
 from archlab.config.spec import Spec
@@ -78,6 +79,7 @@ def _experiment(context: click.Context) -> UnresolvedExperiment:
 def _paths(raw: UnresolvedExperiment) -> Iterator[str]:
     experiment = raw.resolve()
     yield from (f"train.{name}" for name in train_knobs())
+    yield from (f"parallel.{name}" for name in parallel_knobs())
     for spec in (experiment.model, experiment.task):
         yield spec.path
         for part in spec.walk():

@@ -8,7 +8,7 @@ import click
 
 from archlab import __version__
 from archlab.cli.boundary import run
-from archlab.cli.commands import components, experiments, machine, models
+from archlab.cli.commands import components, experiments, machine, models, planning
 from archlab.cli.group import SuggestingGroup
 from archlab.runtime.process import configure_process
 
@@ -27,7 +27,7 @@ def cli() -> None:
     """
 
 
-for command in (*experiments.COMMANDS, *models.COMMANDS, *components.COMMANDS, *machine.COMMANDS):
+for command in (*experiments.COMMANDS, *models.COMMANDS, *components.COMMANDS, *machine.COMMANDS, *planning.COMMANDS):
     cli.add_command(command)
 
 

@@ -97,7 +97,8 @@ def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = ""
     rows = {
         "parameters": f"{figures['params']:,}",
         "without embeddings": f"{figures['params_non_embedding']:,}",
-        "FLOPs per token": f"{figures['flops_per_token']:,} forward, at a context of {experiment.train.context:,}",
+        "FLOPs per token": f"{figures['flops_per_token']:,} in training, {figures['flops_per_token_forward']:,} "
+        f"in a forward pass, at a context of {experiment.train.context:,}",
         "state": _state_row(figures, experiment.train.context),
         "weights": f"{format_bytes(figures['weight_bytes'])} in float32",
         "activations": f"{format_bytes(figures['activation_bytes'])} for a micro-batch of {batch_size}",

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from archlab.config import paths, renames
 from archlab.config.interpolation import escape, interpolate
 from archlab.config.overrides import parse_override
+from archlab.config.parallel import ParallelConfig, parallel_knobs, parse_parallel
 from archlab.config.plugin_trust import is_recorded, refuse_resolvers
 from archlab.config.provenance import Provenance
 from archlab.config.registry import Slot, find, load_plugin, names
@@ -23,7 +24,8 @@ from archlab.errors import ConfigError
 from archlab.text import HIDDEN, shorten
 
 SECTIONS = ("name", "description", "model", "task", "train")
-KEYS = ("format", "base", "plugins", "override", *SECTIONS)
+OPTIONAL_SECTIONS = ("parallel",)
+KEYS = ("format", "base", "plugins", "override", *SECTIONS, *OPTIONAL_SECTIONS)
 MAX_NAME = 200  # bytes; file systems take 255, and partial directories have longer names
 _DATA_NAME = "experiment"  # the name, in errors and by default, of an experiment that is passed as a mapping
 
@@ -42,6 +44,7 @@ class Experiment:
     train: TrainConfig
     plugins: tuple[str, ...]
     source: str
+    parallel: ParallelConfig | None = None
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -53,6 +56,8 @@ class Experiment:
             "model": self.model.to_plain(),
             "task": self.task.to_plain(),
             "train": asdict(self.train),
+            # Left out where there is none: the experiments of runs from before the section keep their hash.
+            **({"parallel": asdict(self.parallel)} if self.parallel else {}),
         }
         return {"format": renames.current().format, **escape(plain)}
 
@@ -84,6 +89,8 @@ class UnresolvedExperiment:
         top, *rest = paths.split(path)
         if top == "train" and len(rest) == 1:
             return train_knobs().get(str(rest[0]))
+        if top == "parallel" and len(rest) == 1:
+            return parallel_knobs().get(str(rest[0]))
         if top in KINDS and isinstance(top, str):
             whole = Knob(top, Any, Slot(KINDS[top], None))
             return knob_at(self.get(top) or {}, rest, KINDS[top]) if rest else whole
@@ -216,7 +223,7 @@ def _absolute(plugin: str, file: Path) -> str:
 
 def _resolve(raw: UnresolvedExperiment) -> Experiment:
     tree = interpolate(raw.tree)
-    reject_unknown(tree, SECTIONS, "")
+    reject_unknown(tree, (*SECTIONS, *OPTIONAL_SECTIONS), "")
     for section in KINDS:
         if section not in tree:
             raise ConfigError(section, "is missing: an experiment has a model and a task")
@@ -228,6 +235,7 @@ def _resolve(raw: UnresolvedExperiment) -> Experiment:
         task=parse(tree["task"], KINDS["task"], "task"),
         plugins=tuple(dict.fromkeys(raw.plugins)),
         source=raw.source,
+        parallel=parse_parallel(tree.get("parallel")),
     )
 
 

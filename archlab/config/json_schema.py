@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 
 from archlab.config.domains import Range
 from archlab.config.experiment import KINDS
+from archlab.config.parallel import parallel_knobs
 from archlab.config.registry import Component, Slot, components, kinds
 from archlab.config.renames import current
 from archlab.config.schema import REQUIRED, Knob
@@ -45,6 +46,10 @@ def experiment_schema() -> Schema:
         "description": {"type": ["string", "null"]},
         **{section: {"$ref": f"#/$defs/{kind}"} for section, kind in KINDS.items()},
         "train": mapping_of(train_knobs().values()),
+        "parallel": {
+            **mapping_of(parallel_knobs().values()),
+            "description": "Devices along each axis; their product is the number of devices.",
+        },
     }
     return {
         "$schema": DRAFT,

@@ -17,10 +17,13 @@ from archlab.runtime.toolchain import has_cpp_compiler
 AUTO_COMPILE_FLOPS = 5e13
 
 
-def apply_activation_checkpointing(model: nn.Module) -> None:
-    """Save only the input of each block for the backward pass, which recomputes the rest."""
+def apply_activation_checkpointing(model: nn.Module, *, preserve_rng_state: bool = True) -> None:
+    """Save only the input of each block for the backward pass, which recomputes the rest.
+
+    With `preserve_rng_state` dropout draws the same numbers again.
+    """
     for layer in iter_blocks(model):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=preserve_rng_state)
 
 
 def resolve_compile_mode(policy: str, device: torch.device, flops: float) -> str:

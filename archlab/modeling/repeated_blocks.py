@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,30 +18,45 @@ _SKIPPED_ATTRIBUTES = ("_modules", "forward")
 _SCALARS = (str, int, float, complex, bytes, type(None), torch.dtype, torch.device, type)
 
 
+class BlockMeter(Protocol):
+    """Measures the second block of a run, by whose costs those that are not executed are counted."""
+
+    def begin(self, x: Tensor) -> None:
+        """Note that the block is called with an input."""
+
+    def end(self, y: Tensor) -> None:
+        """Note that it has returned an output."""
+
+    def repeat(self) -> None:
+        """Count another block like it."""
+
+
 @dataclass
 class _Call:
-    """The latest call of the second block of a run: its output, and how much the call added to a counter."""
+    """The latest call of the second block of a run: its output; and what measures it."""
 
+    meter: BlockMeter | None
     output: Any = None
-    increase: int = 0
 
 
 @contextmanager
-def skip_repeated_blocks(model: nn.Module, counter: Callable[[], int] = int) -> Iterator[list[int]]:
-    """Skip all but two blocks of each run of identical ones; yield the list of their increments of `counter`.
+def skip_repeated_blocks(model: nn.Module, meter: Callable[[], BlockMeter] | None = None) -> Iterator[list[nn.Module]]:
+    """Skip all but two blocks of each run of identical ones; yield the list of those that were skipped.
 
-    Exact on the meta device, where tensors have no values: every block from the second on reads the output of a block
-    like itself. The first reads another tensor, which autograd may have saved already, and so may add less.
+    Exact for tensors without values: every block from the second on reads the output of a block like itself. The first
+    reads another tensor, which autograd may have saved already, and so may cost less. A backward pass skips the same
+    blocks: the second one's gradient is then that of the last.
     """
-    increases: list[int] = []
+    skipped: list[nn.Module] = []
     blocks = list(iter_blocks(model))
     with restore_forward(blocks):
         for _, second, *others in filter(lambda run: len(run) > 2, _runs(blocks)):
-            call = _Call()
-            second.forward = partial(_record, second.forward, call, counter)
+            call = _Call(meter() if meter else None)
+            second.forward = partial(_record, second.forward, call)
             for block in others:
-                block.forward = partial(_replay, block.forward, call, increases)
-        yield increases
+                block.forward = partial(_replay, block, block.forward, call, skipped)
+            others[-1].forward = partial(_replay_last, others[-1].forward, call)
+        yield skipped
 
 
 @contextmanager
@@ -59,19 +74,36 @@ def restore_forward(modules: Iterable[nn.Module]) -> Iterator[None]:
                 module.__dict__["forward"] = forward
 
 
-def _record(forward: Callable[..., Any], call: _Call, counter: Callable[[], int], *inputs: Any) -> Any:
-    before = counter()
-    call.output = forward(*inputs)
-    call.increase = counter() - before
+def _record(forward: Callable[..., Any], call: _Call, x: Tensor, *inputs: Any) -> Any:
+    if call.meter is not None:
+        call.meter.begin(x)
+    call.output = forward(x, *inputs)
+    if call.meter is not None:
+        call.meter.end(_first(call.output))
     return call.output
 
 
-def _replay(forward: Callable[..., Any], call: _Call, increases: list[int], x: Any, *inputs: Any) -> Any:
+def _replay(
+    block: nn.Module, forward: Callable[..., Any], call: _Call, skipped: list[nn.Module], x: Tensor, *inputs: Any
+) -> Any:
     """Return the recorded output if it is also the input, as in a plain stack; run the block otherwise."""
-    if x is not (call.output[0] if isinstance(call.output, tuple) else call.output):
+    if x is not _first(call.output):
         return forward(x, *inputs)
-    increases.append(call.increase)
+    if call.meter is not None:
+        call.meter.repeat()
+    skipped.append(block)
     return call.output
+
+
+def _replay_last(replay: Callable[..., Any], call: _Call, *inputs: Any) -> Any:
+    try:
+        return replay(*inputs)
+    finally:
+        call.output = None  # the caller alone decides how long it lives
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _runs(blocks: Sequence[nn.Module]) -> list[list[nn.Module]]:

@@ -6,8 +6,8 @@ the PyTorch implementations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -44,12 +44,19 @@ def uses_backend(operation: str, x: Tensor, call: Callable[[], object]) -> bool:
     return bool(calls)
 
 
-@contextmanager
-def reference_only() -> Iterator[None]:
+def reference_only() -> AbstractContextManager[None]:
     """Temporarily disable all backends, so that the PyTorch implementations run."""
+    return use_backends({})
+
+
+@contextmanager
+def use_backends(backends: Mapping[tuple[str, str], Callable[..., Any]]) -> Iterator[None]:
+    """Temporarily use these backends, by operation and type of device, and no others."""
     registered = dict(_BACKENDS)
     _BACKENDS.clear()
+    _BACKENDS.update(backends)
     try:
         yield
     finally:
+        _BACKENDS.clear()
         _BACKENDS.update(registered)

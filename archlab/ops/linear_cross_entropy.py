@@ -5,14 +5,17 @@ Letters in suffixes: N tokens, R tokens of a chunk, D channels, V vocabulary.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import at_least_float32, product_dtype
+from archlab.ops.op_costs import Sizes, register_backward_ahead, register_body
 
 IGNORED = -100  # PyTorch's default ignore_index
 # A chunk's logits take at most 32 MiB in float32, unless 256 tokens need more: fewer would make thin, slow products.
@@ -43,8 +46,7 @@ def linear_cross_entropy_reference(x_ND: Tensor, weight_VD: Tensor, target_N: Te
 #     dx = dz weight, dweight = dzᵀ x,
 # and an upstream gradient, itself a scalar, only scales dx and dweight. The forward pass can therefore compute both
 # before that scalar is known.
-@torch.library.custom_op("archlab::linear_cross_entropy", mutates_args=())
-def _linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _loss_and_gradients(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum of the tokens' losses, and its gradients with respect to x and weight."""
     # The weight's gradient sums over all chunks, in at least float32.
     dx_ND, dweight_VD = torch.empty_like(x_ND), at_least_float32(torch.zeros_like(weight_VD))
@@ -77,6 +79,9 @@ def logit_gradients(logits_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor
     return loss, gradient_RV.mul_(counted_R1).to(logits_RV.dtype)
 
 
+_linear_cross_entropy = torch.library.custom_op("archlab::linear_cross_entropy", mutates_args=())(_loss_and_gradients)
+
+
 # Shapes and dtypes for tracing under FakeTensor.
 @_linear_cross_entropy.register_fake
 def _(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,3 +101,12 @@ def _scale_gradients(ctx: Any, dtotal: Tensor, _: Tensor, __: Tensor) -> tuple[T
 
 # The operation is opaque to autograd as well: its backward multiplies the saved gradients by the upstream scalar.
 _linear_cross_entropy.register_autograd(_scale_gradients, setup_context=_save_gradients)
+
+
+def _flops(x_ND: Sizes, weight_VD: Sizes, *_: Any, **__: Any) -> int:
+    return 6 * prod(x_ND) * weight_VD[0]
+
+
+register_flop_formula(torch.ops.archlab.linear_cross_entropy)(_flops)
+register_body("archlab.linear_cross_entropy", _loss_and_gradients)
+register_backward_ahead("archlab.linear_cross_entropy", lambda x, weight, _: 4 * x.numel() * len(weight))

@@ -11,13 +11,14 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -47,6 +48,28 @@ def assert_async(condition: Tensor, message: str) -> None:
     """Raise RuntimeError if a scalar tensor is false, on a GPU at its next synchronization."""
     # The public torch._check and `assert` read the value, which waits for the GPU and breaks a graph (torch 2.13).
     torch._assert_async(condition, message)
+
+
+class DispatchMode(TorchDispatchMode):
+    """Base class of context managers that see every operation below autograd, in `__torch_dispatch__`."""
+
+    # The class that all of torch's own counters derive from; its module is private (torch 2.13).
+
+
+def fake_tensors() -> AbstractContextManager[Any]:
+    """Make tensors without memory that are otherwise those of their device: kernels, autocast and autograd are its."""
+    # Of meta tensors autocast and the choice of kernels know nothing (torch 2.13).
+    from torch._subclasses import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def flop_formula(operation: object) -> Callable[..., int] | None:
+    """Return the formula registered for an operation's FLOPs, of its inputs and `out_val`, or None."""
+    # `register_flop_formula` is public, and what it registers in is not (torch 2.13).
+    from torch.utils.flop_counter import flop_registry
+
+    return flop_registry.get(operation)
 
 
 def has_triton() -> bool:
@@ -101,6 +124,22 @@ def is_mutating_op(target: object) -> bool:
     from torch._ops import OpOverload
 
     return isinstance(target, OpOverload) and target._schema.is_mutable
+
+
+def cpu_flash_attention() -> tuple[Any, Any]:
+    """Return the operators behind `scaled_dot_product_attention` on a CPU, forward and backward."""
+    # The public function chooses among kernels whose names all begin with an underscore (torch 2.13).
+    aten = torch.ops.aten
+    return (
+        aten._scaled_dot_product_flash_attention_for_cpu,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward,
+    )
+
+
+def argument_names(operation: Any) -> list[str]:
+    """Return the names of an operator's arguments, in order."""
+    # An operator documents its signature in its schema alone (torch 2.13).
+    return [argument.name for argument in operation._schema.arguments]
 
 
 def is_dtype_conversion(target: object) -> bool:

@@ -7,33 +7,29 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from archlab.config import experiment as config
-from archlab.config import paths
 from archlab.config.schema import reject_unknown
-from archlab.errors import ConfigError, did_you_mean
-from archlab.modeling.cost import estimate_cost
+from archlab.errors import ConfigError
+from archlab.searching.planned import PLACE_KEYS, Costs, Place, parse_place, require_known
 
-Costs: TypeAlias = Mapping[str, float]
 _PATTERN = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
-_MODEL = "model"
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on a cost; `at` is another experiment, to which a trial's choices below `model` are applied."""
+    """A bound on a cost; `place` is another experiment or a device, at which a trial's choices are costed."""
 
     text: str
     metric: str
     operator: str
     bound: float
-    at: config.UnresolvedExperiment | None = None
+    place: Place | None = None
 
     @property
     def name(self) -> str:
-        """The constraint as text, with the experiment that it applies to."""
-        return f"{self.text} at {self.at.name}" if self.at else self.text
+        """The constraint as text, with the experiment and the device that it applies to."""
+        return f"{self.text} {self.place}" if self.place else self.text
 
     def violation(self, costs: Costs) -> float:
         """Return the violation relative to the bound, as Optuna expects it: 0 or less if the constraint holds."""
@@ -42,13 +38,6 @@ class Constraint:
         if excess == 0 and len(self.operator) == 1:  # equality violates < and >, and Optuna allows 0
             excess = math.ulp(self.bound)
         return excess / (abs(self.bound) or 1.0)
-
-    def costs(self, own: Costs, values: Mapping[str, Any]) -> Costs:
-        """Return the costs that this constraint bounds: the trial's own, or those of its choices at another size."""
-        if self.at is None:
-            return own
-        choices = {path: value for path, value in values.items() if paths.split(path)[0] == _MODEL}
-        return estimate_cost(self.at.override(choices, f"trial at {self.at.name}").resolve()).to_dict()
 
 
 def parse_constraints(
@@ -65,20 +54,17 @@ def parse_constraints(
 def _parse(entry: Any, costs: Sequence[str], folder: Path, path: str, recorded: bool) -> Constraint:
     if not isinstance(entry, Mapping):
         return _parse_bound(entry, costs, path)
-    reject_unknown(entry, ("at", "require"), path)
-    if not isinstance(name := entry.get("at"), str):
-        raise ConfigError(f"{path}.at", "is missing: name an experiment")
-    bound = _parse_bound(entry.get("require"), costs, f"{path}.require")
-    return replace(bound, at=config.read(name, folder=folder, recorded=recorded))
+    reject_unknown(entry, (*PLACE_KEYS, "require"), path)
+    place = parse_place(entry, path, folder, recorded=recorded)
+    return replace(_parse_bound(entry.get("require"), costs, f"{path}.require", place), place=place)
 
 
-def _parse_bound(text: Any, costs: Sequence[str], path: str) -> Constraint:
+def _parse_bound(text: Any, costs: Sequence[str], path: str, place: Place | None = None) -> Constraint:
     match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ConfigError(path, f"{text!r} is not a bound such as 'params <= 4e6'")
     metric, operator, number = match.groups()
-    if metric not in costs:
-        raise ConfigError(path, f"no cost {metric!r}{did_you_mean(metric, costs)}")
+    require_known(metric, place, costs, path)
     try:
         bound = float(number)
     except ValueError:

@@ -16,6 +16,7 @@ from archlab.planning.plan import plan
 from archlab.searching.compare import arms, plan_rounds
 from archlab.searching.inner import inner_values
 from archlab.searching.parameters import resolve_parameter
+from archlab.searching.planned import TrialCosts
 from archlab.searching.space import Space
 from archlab.searching.suggest import Scalar, suggest
 
@@ -136,9 +137,10 @@ def _sample(space: Space) -> Iterator[Mapping[str, Any]]:
 def _feasible(space: Space, values: Mapping[str, Any]) -> UnresolvedExperiment:
     raw = space.base.override(values, "dry run")
     if space.constraints:
-        costs = estimate_cost(raw.resolve()).to_dict()
+        experiment = raw.resolve()
+        costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, values)
         for constraint in space.constraints:
-            if constraint.violation(constraint.costs(costs, values)) > 0:
+            if constraint.violation(costs.at(constraint.place)) > 0:
                 raise ConfigError("constraints", f"{constraint.name} is violated")
     return raw
 

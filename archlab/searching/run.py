@@ -40,6 +40,7 @@ from archlab.searching.identity import read_identity, require_same_search
 from archlab.searching.inner import inner_values
 from archlab.searching.meter import Meter, is_used_up, search_spent
 from archlab.searching.objectives import decode_us_per_token, tokens_per_s
+from archlab.searching.planned import TrialCosts
 from archlab.searching.repeats import with_own_seed
 from archlab.searching.retries import continue_retried, continue_runs, leave_open
 from archlab.searching.search_dir import open_search
@@ -138,7 +139,7 @@ class SearchWorker:
         callback = self.callback.on_run("baseline", {})
         experiment, self.meter = self.space.base.resolve(), Meter()
         try:
-            costs = estimate_cost(experiment).to_dict()
+            costs = self._planned(TrialCosts(estimate_cost(experiment).to_dict(), experiment, {}))
             metrics = costs | self._train_base(experiment, run, callback, costs)
         except Exception as error:
             # A mistake in the base experiment stops the search, too: every trial would repeat it.
@@ -221,9 +222,12 @@ class SearchWorker:
         runs = len(settings) + self.space.study.runs_per_trial - 1
         callback = self.callback.on_run(label if runs == 1 else f"{label}, run 1 of {runs}", values | settings[0])
         experiment = raw.override(settings[0], "inner").resolve()
-        costs = estimate_cost(experiment).to_dict()
-        set_trial_attrs(self.study, trial, {"costs": costs})
-        self._require_feasible(trial, costs, values)
+        known = TrialCosts(estimate_cost(experiment).to_dict(), experiment, values)
+        set_trial_attrs(self.study, trial, {"costs": dict(known.own)})
+        self._require_feasible(trial, known)
+        costs = self._planned(known)
+        if self.space.planned:
+            set_trial_attrs(self.study, trial, {"costs": costs})
         judge, folder = self._judge(trial, costs), trial_dir(self.folder, trial.number)
         self.meter = Meter(partial(self._note_spent, trial) if self.space.study.budget else None)
         if self.space.runs_per_trial == 1:
@@ -274,10 +278,15 @@ class SearchWorker:
     def _note_spent(self, trial: Trial, spent: dict[str, float]) -> None:
         set_trial_attrs(self.study, trial, {"spent": spent})
 
-    def _require_feasible(self, trial: Trial, costs: Mapping[str, float], values: Mapping[str, object]) -> None:
+    def _planned(self, costs: TrialCosts) -> dict[str, float]:
+        """Return a trial's own costs, and the objectives that are planned."""
+        planned = {name: costs.at(objective.place)[objective.metric] for name, objective in self.space.planned.items()}
+        return {**costs.own, **planned}
+
+    def _require_feasible(self, trial: Trial, costs: TrialCosts) -> None:
         problems = []
         for constraint in self.space.constraints:
-            constrained = constraint.costs(costs, values)
+            constrained = costs.at(constraint.place)
             violation = constraint.violation(constrained)
             trial.set_constraint(constraint.name, violation)
             if violation > 0:

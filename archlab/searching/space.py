@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from archlab.searching.constraints import Constraint, parse_constraints
 from archlab.searching.dominance import check_dominated
 from archlab.searching.inner import Inner, check_inner, parse_inner
 from archlab.searching.parameters import validate_space
+from archlab.searching.planned import PlannedObjective, parse_objective
 from archlab.searching.seeds import absolute_seeds, parse_seeds, seed_values
 from archlab.searching.study_config import DOMINATED, StudyConfig, parse_study
 
@@ -26,7 +27,15 @@ _DATA_NAME = "search"  # the name of a space that is passed as a mapping, in err
 KEYS = ("format", "base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
 KEYS += ("inner", "compare", "seeds")
 VALIDATION = "val_"
-COSTS = ("params", "params_non_embedding", "flops_per_token", "state_bytes", "max_state_bytes", "memory_per_device")
+COSTS = (
+    "params",
+    "params_non_embedding",
+    "flops_per_token",
+    "flops_per_token_forward",
+    "state_bytes",
+    "max_state_bytes",
+    "memory_per_device",
+)
 MEASURED = ("tokens_per_s", "decode_us_per_token")
 
 
@@ -34,7 +43,8 @@ MEASURED = ("tokens_per_s", "decode_us_per_token")
 class Space:
     """A checked search space; a domain of None is the one that the component declares (`auto`).
 
-    `data` is the YAML data of the space without its base, independent of the directory that it was read from.
+    `data` is the YAML data of the space without its base, independent of the directory that it was read from; `planned`
+    are the objectives that no training measures, by their names.
     """
 
     name: str
@@ -45,6 +55,7 @@ class Space:
     study: StudyConfig
     source: str
     data: Mapping[str, Any]
+    planned: Mapping[str, PlannedObjective] = field(default_factory=dict)
     inner: Inner | None = None
     compare: tuple[str, ...] = ()
     seeds: tuple[str, ...] = ()
@@ -91,7 +102,11 @@ class Space:
     def to_plain(self) -> dict[str, Any]:
         """Return the space as YAML data whose base is the file base.yaml in the same directory."""
         data = {"format": renames.current().format, "base": "base.yaml", **self.data}
-        return {**data, "objectives": dict(self.objectives), "study": self.study.to_plain()}
+        return {**data, "objectives": self._plain_objectives(), "study": self.study.to_plain()}
+
+    def _plain_objectives(self) -> dict[str, Any]:
+        named = {name: self.planned.get(name) for name in self.objectives}
+        return {o.metric if o else name: o.to_plain() if o else self.objectives[name] for name, o in named.items()}
 
     def base_to_plain(self) -> dict[str, Any]:
         """Return the base experiment as YAML data without `extends`."""
@@ -145,11 +160,12 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
     experiment = base.resolve()
     vary = _vary(tree)
     compare = parse_compare(tree.get("compare"), vary)
+    objectives, planned = _objectives(tree.get("objectives"), experiment.task.component.cls.metrics, file, recorded)
     space = Space(
         name=file.stem,
         base=base,
         vary=vary,
-        objectives=_objectives(tree.get("objectives"), experiment.task.component.cls.metrics),
+        objectives=objectives,
         constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent, recorded=recorded),
         study=parse_study(tree.get("study"), "study"),
         source=str(file),
@@ -157,12 +173,13 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
         inner=parse_inner(tree.get("inner"), vary),
         compare=compare,
         seeds=parse_seeds(tree.get("seeds")),
+        planned=planned,
     )
     validate_space(space.vary, base)
     check_inner(space.inner, base, vary)
     space.study.check_pruning(space.can_prune, experiment.train.eval_every)
     if space.study.pruner and space.study.pruner.type == DOMINATED:
-        check_dominated(space.objectives, COSTS, VALIDATION)
+        check_dominated(space.objectives, (*COSTS, *space.planned), VALIDATION)
     if compare:
         space = replace(space, vary=with_base_choices(compare, vary, base))
         space.study.check_comparison(len(arms(compare, space.vary)))
@@ -184,9 +201,10 @@ def _portable_data(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _with_absolute_path(entry: Any, folder: Path) -> Any:
-    if isinstance(entry, Mapping) and yaml_files.is_file_name(entry["at"]):
-        return {**entry, "at": str(folder / entry["at"])}
-    return entry
+    if not isinstance(entry, Mapping):
+        return entry
+    files = [key for key in ("at", "device") if key in entry and yaml_files.is_file_name(entry[key])]
+    return {**entry, **{key: str(folder / entry[key]) for key in files}}
 
 
 def _base(tree: Mapping[str, Any], file: Path, recorded: bool) -> config.UnresolvedExperiment:
@@ -203,17 +221,27 @@ def _vary(tree: Mapping[str, Any]) -> dict[str, Domain | None]:
     return {path: None if value == "auto" else parse_domain(value, f"vary.{path}") for path, value in vary.items()}
 
 
-def _objectives(data: Any, metrics: Sequence[str]) -> dict[str, str]:
+def _objectives(
+    data: Any, metrics: Sequence[str], file: Path, recorded: bool
+) -> tuple[dict[str, str], dict[str, PlannedObjective]]:
+    """Return each objective's direction by its name, and those that are planned."""
     objectives = {"val_loss": "minimize"} if data is None else data
     if not isinstance(objectives, Mapping) or not objectives:
         raise ConfigError("objectives", f"{data!r} is not a mapping of metrics to minimize or maximize")
     known = (*(f"{VALIDATION}{name}" for name in metrics), *COSTS, *MEASURED)
-    for metric, direction in objectives.items():
+    directions, planned = {}, {}
+    for metric, entry in objectives.items():
+        if isinstance(entry, Mapping):
+            objective = parse_objective(metric, entry, COSTS, file.parent, recorded=recorded)
+            planned[objective.name] = objective
+            directions[objective.name] = objective.direction
+            continue
         if metric not in known:
             raise ConfigError("objectives", f"no metric {metric!r}{did_you_mean(metric, known)}")
-        if direction not in ("minimize", "maximize"):
-            raise ConfigError(f"objectives.{metric}", f"{direction!r} is neither minimize nor maximize")
-    return dict(objectives)
+        if entry not in ("minimize", "maximize"):
+            raise ConfigError(f"objectives.{metric}", f"{entry!r} is neither minimize nor maximize")
+        directions[metric] = entry
+    return directions, planned
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> dict[str, Any]:

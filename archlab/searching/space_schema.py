@@ -9,6 +9,7 @@ from typing import Any
 from archlab.config.domains import Count
 from archlab.config.json_schema import DRAFT, FORMAT, TEXT, TEXTS, Schema, experiment_schema, type_schema
 from archlab.searching.dominance import DominanceConfig
+from archlab.searching.planned import PLANNED
 from archlab.searching.space import COSTS, KEYS, MEASURED, VALIDATION
 from archlab.searching.study_config import DOMINATED, PRUNERS, SAMPLERS, STUDY_KEYS, Seed
 from archlab.searching.study_limits import BUDGETS
@@ -24,6 +25,13 @@ _INTERVAL: Schema = {
     },
     "required": ["low", "high"],
     "additionalProperties": False,
+}
+_DIRECTION: Schema = {"enum": ["minimize", "maximize"]}
+_VALIDATION_METRIC: Schema = {"pattern": f"^{VALIDATION}"}
+_PLACE: dict[str, Schema] = {
+    "at": {**TEXT, "description": "The experiment to which the trial's choices are applied."},
+    "device": {**TEXT, "description": "The device that is planned for: a shipped name, your own, or a file."},
+    "devices": {**type_schema(Count), "description": "The number of devices."},
 }
 _CHOICES: Schema = {"type": "array", "minItems": 1, "uniqueItems": True}
 
@@ -81,20 +89,27 @@ def _objectives() -> Schema:
     return {
         "type": "object",
         "minProperties": 1,
-        "propertyNames": {"anyOf": [{"enum": [*COSTS, *MEASURED]}, {"pattern": f"^{VALIDATION}"}]},
-        "additionalProperties": {"enum": ["minimize", "maximize"]},
+        "propertyNames": {"anyOf": [{"enum": [*dict.fromkeys((*COSTS, *MEASURED, *PLANNED))]}, _VALIDATION_METRIC]},
+        "additionalProperties": {"anyOf": [_DIRECTION, _planned()]},
     }
+
+
+def _planned() -> Schema:
+    return {"type": "object", "properties": {**_PLACE, "direction": _DIRECTION}, "additionalProperties": False}
 
 
 def _constraint() -> Schema:
-    bound = {"type": "string", "pattern": rf"^\s*({'|'.join(COSTS)})\s*(<=|<|>=|>)"}
     at = {
         "type": "object",
-        "properties": {"at": {**TEXT, "description": "The experiment whose cost is bounded."}, "require": bound},
-        "required": ["at", "require"],
+        "properties": {**_PLACE, "require": _bound((*COSTS, *PLANNED))},
+        "required": ["require"],
         "additionalProperties": False,
     }
-    return {"anyOf": [bound, at]}
+    return {"anyOf": [_bound(COSTS), at]}
+
+
+def _bound(metrics: Iterable[str]) -> Schema:
+    return {"type": "string", "pattern": rf"^\s*({'|'.join(metrics)})\s*(<=|<|>=|>)"}
 
 
 def _study() -> Schema:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
+from archlab.config.parallel import require_one_device
 from archlab.data.task import Task
 from archlab.errors import ConfigError, TrainingError
 from archlab.modeling.build import build, validate
@@ -38,6 +39,7 @@ def prepare_experiment(experiment: Experiment, previous: Mapping[str, str] | Non
 
 def check_experiment(experiment: Experiment) -> Cost:
     """Raise ArchlabError unless the model fits the task and the task's data can be read; return the cost."""
+    require_one_device(experiment.parallel)
     model = validate(experiment)
     task: Task = experiment.task.factory()()
     task.check(experiment.train.context)
@@ -51,7 +53,7 @@ def resolve_auto(experiment: Experiment, cost: Cost, previous: Mapping[str, str]
     """
     train = replace(experiment.train, **dict[str, Any](previous or {}))
     device = _resolve_device(train.device)
-    flops = 3.0 * cost.flops_per_token * cost.tokens_per_step * train.steps  # backward takes twice the forward pass
+    flops = float(cost.flops_per_token) * cost.tokens_per_step * train.steps
     resolved: dict[str, Any] = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),

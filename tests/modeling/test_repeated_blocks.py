@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from archlab.config import experiment
-from archlab.modeling import cost
+from archlab.modeling import step_trace
 from archlab.modeling.backbone import iter_blocks
 from archlab.modeling.build import validate
 from archlab.modeling.repeated_blocks import skip_repeated_blocks
@@ -19,9 +19,9 @@ NAMES = ["megalodon_tiny", "llama2_tiny", "mamba_tiny", "rwkv7_tiny", "transform
 @pytest.mark.parametrize("name", NAMES)
 def test_costs_are_those_of_running_every_block(name: str, checkpointed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = experiment.load(name, [*DEEP, f"train.checkpoint_activations={checkpointed}"])
-    counted_once = cost.estimate_cost(deep)
-    monkeypatch.setattr(cost, "skip_repeated_blocks", lambda *_: nullcontext([]))
-    assert counted_once == cost.estimate_cost(deep)
+    counted_once = step_trace.trace_step(deep)
+    monkeypatch.setattr(step_trace, "skip_repeated_blocks", lambda *_: nullcontext([]))
+    assert counted_once == step_trace.trace_step(deep)
 
 
 @pytest.mark.parametrize(

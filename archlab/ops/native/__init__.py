@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from archlab.ops.dispatch import register_backend
 
@@ -21,3 +23,8 @@ def register_native_backends() -> None:
     for name, module in OPERATIONS.items():
         if module.is_available():
             register_backend(name, "cpu", getattr(module, name))
+
+
+def native_backends() -> dict[tuple[str, str], Callable[..., Any]]:
+    """Return the C++ backends, whether or not they can be built here: a trace without values needs shapes alone."""
+    return {(name, "cpu"): getattr(module, name) for name, module in OPERATIONS.items()}

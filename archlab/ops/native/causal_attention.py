@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from archlab.ops.native.library import call_kernel, library
+from archlab.ops.op_costs import Sizes, attention_backward_flops, attention_flops
 
 MAX_PANEL = 32  # columns of a packed panel with the widest vectors, a multiple of those with others
 
@@ -91,3 +93,20 @@ def _differentiate(ctx: Any, dy_BTHV: Tensor, _: Tensor) -> tuple[Tensor | None,
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _flops(q_BTHK: Sizes, k_BTHK: Sizes, v_BTHV: Sizes, *_: Any, **__: Any) -> int:
+    return attention_flops(*map(_heads_first, (q_BTHK, k_BTHK, v_BTHV)))
+
+
+def _backward_flops(dy_BTHV: Sizes, q_BTHK: Sizes, k_BTHK: Sizes, v_BTHV: Sizes, *_: Any, **__: Any) -> int:
+    return attention_backward_flops(*map(_heads_first, (q_BTHK, k_BTHK, v_BTHV)))
+
+
+def _heads_first(sizes_BTHK: Sizes) -> Sizes:
+    B, T, H, K = sizes_BTHK
+    return B, H, T, K
+
+
+register_flop_formula(torch.ops.archlab.causal_attention)(_flops)
+register_flop_formula(torch.ops.archlab.causal_attention_back)(_backward_flops)

@@ -6,12 +6,15 @@ Letters in suffixes: B batch, T time, D channels, N states a channel, P parts of
 from __future__ import annotations
 
 import ctypes
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from archlab.ops.native.library import call_kernel, library
+from archlab.ops.op_costs import Sizes
 
 # Steps of a chunk, states that are computed together, and bytes of the widest vector (AVX-512): with them the saved
 # states are allocated here, and the library is built.
@@ -92,3 +95,20 @@ def _differentiate(ctx: Any, dy: Tensor, dlast: Tensor, _: Tensor) -> tuple[Tens
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+# Of a step and state, real and complex. Forward: h = near h + rest h + u, and the sum of Re(w h). Backward: h again,
+# the same recurrence of its gradient from the end, and the sums of the gradients of u, rest and w.
+_FLOPS, _BACKWARD_FLOPS = (6, 15), (14, 37)
+
+
+def _flops(u_BTD: Sizes, near_DN: Sizes, rest_DNP: Sizes, *_: Any, **__: Any) -> int:
+    return _FLOPS[rest_DNP[2] - 1] * prod(u_BTD) * near_DN[1]
+
+
+def _backward_flops(dy: Sizes, dlast: Sizes, u_BTD: Sizes, near_DN: Sizes, rest_DNP: Sizes, *_: Any, **__: Any) -> int:
+    return _BACKWARD_FLOPS[rest_DNP[2] - 1] * prod(u_BTD) * near_DN[1]
+
+
+register_flop_formula(torch.ops.archlab.diagonal_scan)(_flops)
+register_flop_formula(torch.ops.archlab.diagonal_scan_back)(_backward_flops)

@@ -6,12 +6,15 @@ Letters in suffixes: B batch, T time, D channels, N states a channel, S slices o
 from __future__ import annotations
 
 import ctypes
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from archlab.ops.native.library import call_kernel, library
+from archlab.ops.op_costs import Sizes
 
 # Steps of a chunk, and bytes of the widest vector (AVX-512): with them the saved states are allocated here, and the
 # library is built.
@@ -95,3 +98,20 @@ def _differentiate(ctx: Any, dy: Tensor, dlast: Tensor, _: Tensor) -> tuple[Tens
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+# Of a step and state. Forward: exp(dt A), dt x in, the sum of both, and the product with out. Backward: h again, the
+# gradient of h and the part of it that passes on, and the sums of the gradients of x, dt, A, in and out.
+_FLOPS, _BACKWARD_FLOPS = 7, 19
+
+
+def _flops(x_BTD: Sizes, dt_BTD: Sizes, A_DN: Sizes, *_: Any, **__: Any) -> int:
+    return _FLOPS * prod(x_BTD) * A_DN[1]
+
+
+def _backward_flops(dy: Sizes, dlast: Sizes, x_BTD: Sizes, dt_BTD: Sizes, A_DN: Sizes, *_: Any, **__: Any) -> int:
+    return _BACKWARD_FLOPS * prod(x_BTD) * A_DN[1]
+
+
+register_flop_formula(torch.ops.archlab.selective_scan)(_flops)
+register_flop_formula(torch.ops.archlab.selective_scan_back)(_backward_flops)

@@ -1,0 +1,186 @@
+"""One training step traced without memory: what it computes, moves and keeps, for any model and any component."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from archlab.config.experiment import Experiment
+from archlab.config.registry import component_of
+from archlab.config.train_config import TrainConfig
+from archlab.data.task import Task
+from archlab.errors import ConfigError, one_line
+from archlab.modeling.backbone import is_per_sample, iter_blocks
+from archlab.modeling.build import validate
+from archlab.modeling.compile import apply_activation_checkpointing
+from archlab.modeling.fake_model import on_fake_cpu
+from archlab.modeling.loss import total_loss
+from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
+from archlab.modeling.repeated_costs import RepeatedBlock
+from archlab.modeling.state import State, auxiliary_loss, init_state, reserve_state, state_bytes
+from archlab.modeling.step_recorder import OpCost, StepRecorder
+from archlab.ops.dispatch import use_backends
+from archlab.ops.native import native_backends
+
+ENDS = ("embedding", "head")  # the kinds of component that params_non_embedding leaves out
+_WRAPPERS = ("backbone", "layer")  # the kinds whose parts are told apart
+
+
+@dataclass(frozen=True)
+class StepTrace:
+    """One micro-batch and one optimizer update, under the experiment's precision and activation checkpointing.
+
+    Bytes are those of tensors: `peak_bytes` is the most that is alive at once, weights, gradients, AdamW's moments and
+    all temporary tensors included, `activation_bytes` what the forward pass leaves for the backward pass, and
+    `largest_block_bytes` the weights of the largest block. `params_by_part` sums to `params`. `flops_per_token` is
+    forward and backward, what checkpointing recomputes included; `tokens` are those of the micro-batch.
+    """
+
+    ops: tuple[OpCost, ...]
+    params_by_part: Mapping[str, int]
+    params: int
+    params_non_embedding: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    largest_block_bytes: int
+    peak_bytes: int
+    tokens: int
+    flops_per_token: int
+    flops_per_token_forward: int
+    state_bytes: int
+    max_state_bytes: int
+
+
+def trace_step(experiment: Experiment, model: nn.Module | None = None) -> StepTrace:
+    """Trace a training step without allocating memory; `model` is that of `validate`, if already built.
+
+    The precision `auto` is traced as float32. Archlab's C++ kernels are taken to be there, whether or not this machine
+    can build them, so that the same experiment has the same figures everywhere.
+    Raises ConfigError if model, task and context do not fit, or if a tensor's size overflows.
+    """
+    model = model if model is not None else validate(experiment)
+    try:
+        return _trace(experiment, model)
+    except (RuntimeError, ValueError) as error:
+        train = experiment.train
+        problem = f"a step of {train.batch_size} x {train.context} tokens cannot be counted: {one_line(error)}"
+        raise ConfigError("train.context", problem, experiment.source) from error
+
+
+def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
+    train, weights = experiment.train, list(model.parameters())
+    trained = [parameter for parameter in weights if parameter.requires_grad]
+    recorder, state, activations = _record_step(experiment, model)
+    _record_update(recorder, trained, train)
+    ops, tokens = recorder.ops(), train.batch_size * train.context
+    forward, backward = (sum(op.flops for op in ops if op.phase == phase) for phase in ("forward", "backward"))
+    parts = _params_by_part(model)
+    return StepTrace(
+        ops=ops,
+        params_by_part=parts,
+        params=sum(parts.values()),
+        params_non_embedding=sum(parts.values()) - _end_params(model),
+        weight_bytes=_num_bytes(weights),
+        gradient_bytes=_num_bytes(trained),
+        optimizer_bytes=2 * _num_bytes(trained),  # AdamW's two moments
+        activation_bytes=activations,
+        largest_block_bytes=max((_num_bytes(block.parameters()) for block in iter_blocks(model)), default=0),
+        peak_bytes=recorder.peak,
+        tokens=tokens,
+        flops_per_token=(forward + backward) // tokens,
+        flops_per_token_forward=(forward - recorder.backward_flops_ahead) // tokens,
+        state_bytes=state_bytes(state) // train.batch_size,
+        max_state_bytes=state_bytes(reserve_state(model, init_state(model, 1))),
+    )
+
+
+def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder, State, int]:
+    """Return a recorder of forward and backward pass, the state after them, and the bytes alive between them."""
+    train, recorder, blocks = experiment.train, StepRecorder(), list(iter_blocks(model))
+    with use_backends(native_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
+        if train.checkpoint_activations:
+            apply_activation_checkpointing(model, preserve_rng_state=False)
+        recorder.follow(tensors)
+        trained = [tensor for tensor in tensors if tensor.requires_grad]
+        recorder.grow(2 * _num_bytes(trained))
+        if train.accumulate > 1:  # the gradients of the micro-batches before it
+            for parameter in trained:
+                parameter.grad = torch.empty_like(parameter)
+                recorder.follow(parameter.grad)
+        resident = recorder.live
+        batch = _example_batch(experiment.task.factory()(), model, train)
+        repeated: list[RepeatedBlock] = []
+        with recorder, skip_repeated_blocks(model, lambda: _append(repeated, RepeatedBlock(recorder))):
+            recorder.follow(list(batch))
+            loss, state = _loss(model, *batch, train.precision)
+            shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+            del state
+            for block in repeated:
+                block.end_forward()
+            activations = recorder.live - resident
+            recorder.phase = "backward"
+            loss.backward()
+    return recorder, shapes, activations
+
+
+def _append(blocks: list[RepeatedBlock], block: RepeatedBlock) -> RepeatedBlock:
+    blocks.append(block)
+    return block
+
+
+def _example_batch(task: Task, model: nn.Module, train: TrainConfig) -> tuple[Tensor, Tensor]:
+    inputs = task.example_inputs(train.batch_size, train.context, "cpu")
+    shape = inputs.shape[:1] if is_per_sample(model) else inputs.shape[:2]
+    return inputs, inputs.new_zeros(shape, dtype=torch.int64)
+
+
+def _loss(model: nn.Module, inputs: Tensor, targets: Tensor, precision: str) -> tuple[Tensor, State]:
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        total, state = total_loss(model, inputs, targets)
+    # As a training step weights them: means over targets and tokens.
+    return total / targets.numel() + auxiliary_loss(state).sum() / targets.numel(), state
+
+
+def _record_update(recorder: StepRecorder, trained: list[nn.Parameter], train: TrainConfig) -> None:
+    """Count clipping and AdamW by their reads and writes: fused, they compute in place."""
+    recorder.phase, size = "optimizer", _num_bytes(trained)
+    if train.clip is not None:
+        recorder.count("clip_grad_norm", torch.float32, calls=2, bytes=3 * size)
+    # It reads weights, gradients and both moments, and writes all but the gradients.
+    recorder.count("adamw", torch.float32, calls=1, bytes=7 * size)
+
+
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _params_by_part(model: nn.Module) -> dict[str, int]:
+    """Return the number of parameters of each kind of part, shared ones counted in the first."""
+    counts, seen = Counter[str](), set[int]()
+    _count_part(model, "other", counts, seen)
+    return dict(counts)
+
+
+def _count_part(module: nn.Module, part: str, counts: Counter[str], seen: set[int]) -> None:
+    component = component_of(type(module))
+    if part == "other" and component is not None and component.kind not in _WRAPPERS:
+        part = component.kind if component.kind in ENDS else f"{component.kind} {component.name}"
+    for parameter in module.parameters(recurse=False):
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            counts[part] += parameter.numel()
+    for child in module.children():
+        _count_part(child, part, counts, seen)
+
+
+def _end_params(model: nn.Module) -> int:
+    # A tied head shares the embedding's matrix, which is counted once.
+    ends = [m for m in model.modules() if (c := component_of(type(m))) is not None and c.kind in ENDS]
+    unique = {id(p): p for end in ends for p in end.parameters()}
+    return sum(p.numel() for p in unique.values())

@@ -1,0 +1,1 @@
+"""Costs of training runs before they start: devices, rooflines, layouts, memory."""

@@ -1,0 +1,149 @@
+"""Devices as YAML files: shipped ones, a user's own in a file or a directory, and this machine's CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from archlab.config.domains import Count, Fraction, NonNegative, Positive
+from archlab.config.schema import coerce, reject_unknown
+from archlab.config.yaml_files import is_file_name, load_yaml
+from archlab.errors import ConfigError, did_you_mean
+from archlab.runtime.user_dirs import user_root
+
+SHIPPED = Path(__file__).parent / "devices"
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Peak FLOP/s of dense matrix products by dtype."""
+
+    float32: Positive
+    bfloat16: Positive
+
+
+@dataclass(frozen=True)
+class Links:
+    """Bytes per second that a device sends over its links: to devices of its node, and to other nodes."""
+
+    node: Positive
+    network: Positive
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """Memory that is no tensor's: bytes of the context, of communication libraries, share lost by the allocator."""
+
+    context: NonNegative
+    communication: NonNegative
+    allocator: Fraction
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Shares of peak FLOP/s and of bandwidths that training reaches, and where they are from."""
+
+    matmul: Fraction
+    attention: Fraction
+    memory: Fraction
+    links: Fraction
+    source: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that trains: peak rates, memory, links, and how much of them training reaches.
+
+    `call_seconds` is the time of launching one operation in eager mode, `cache` the bytes of tensors that stay in the
+    processor's cache between operations, at `cache_bandwidth` bytes per second.
+    """
+
+    description: str
+    source: str
+    kind: Literal["gpu", "cpu"]
+    flops: Flops
+    memory: Positive
+    memory_bandwidth: Positive
+    links: Links
+    devices_per_node: Count
+    reserved: Reserved
+    efficiency: Efficiency
+    call_seconds: NonNegative
+    cache: NonNegative = 0
+    cache_bandwidth: Positive | None = None
+    threads: Count | None = None
+    name: str = ""
+    file: str = ""
+
+
+def load_device(name: str, folder: Path = Path()) -> Device:
+    """Load a device by its shipped or own name, or by a file relative to `folder`.
+
+    Raises ConfigError for an unknown name, an unknown or missing key, and a value out of range.
+    """
+    if is_file_name(name):
+        return _load(_existing(folder / name))
+    if name == CPU:
+        from archlab.planning.cpu_device import load_cpu
+
+        return load_cpu()
+    known = device_files()
+    if name not in known:
+        raise ConfigError("", f"no device {name!r}{did_you_mean(name, known)}")
+    return _load(known[name])
+
+
+def device_files() -> dict[str, Path]:
+    """Return the files of all devices by name; one of the user's own takes the place of a shipped one."""
+    own = own_folder()
+    folders = (SHIPPED, *([own] if own is not None else []))
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+
+
+def own_folder() -> Path | None:
+    """Return the directory of the user's own devices, which need not exist; None without a home."""
+    root = user_root("XDG_CONFIG_HOME", ".config")
+    return root and root / "archlab" / "devices"
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise ConfigError("", f"no file {str(file)!r}")
+    return file
+
+
+def _load(file: Path) -> Device:
+    try:
+        device = parse_device(load_yaml(file))
+    except ConfigError as error:
+        raise ConfigError(error.path, error.problem, str(file)) from None
+    return replace(device, name=file.stem, file=str(file))
+
+
+def parse_device(tree: Mapping[str, Any]) -> Device:
+    """Check the YAML data of a device; raise ConfigError naming the path of what is unknown, missing or invalid."""
+    device: Device = _parse(tree, Device, "", leave_out=("name", "file"))
+    return device
+
+
+def _parse(tree: Any, cls: Any, path: str, leave_out: tuple[str, ...] = ()) -> Any:
+    if not isinstance(tree, Mapping):
+        raise ConfigError(path, f"{tree!r} is not a mapping")
+    keys = {field.name: field for field in fields(cls) if field.name not in leave_out}
+    reject_unknown(tree, list(keys), path)
+    hints = get_type_hints(cls, include_extras=True)
+    for name, field in keys.items():
+        if name not in tree and not _has_default(field):
+            raise ConfigError(f"{path}.{name}".lstrip("."), "is missing")
+    return cls(**{name: _value(value, hints[name], f"{path}.{name}".lstrip(".")) for name, value in tree.items()})
+
+
+def _has_default(field: Any) -> bool:
+    return field.default is not MISSING
+
+
+def _value(value: Any, expected: Any, path: str) -> Any:
+    return _parse(value, expected, path) if is_dataclass(expected) else coerce(value, expected, path)

@@ -1,0 +1,189 @@
+"""A training step on one device of a layout: its memory by term and its time by term."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from archlab.config.experiment import Experiment
+from archlab.config.parallel import Layout
+from archlab.modeling.step_trace import StepTrace
+from archlab.planning.communication import Links
+from archlab.planning.device import Device
+from archlab.planning.roofline import step_time
+from archlab.planning.workload import Workload
+
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class MemoryTerms:
+    """Bytes of one device at the peak of a step.
+
+    `gathered` are the weights and gradients of the blocks that FSDP has whole at a time, `context` is the process (on a
+    CPU the interpreter with its libraries, and what its allocator keeps), `communication` buffers of collectives,
+    `allocator` what fragmentation loses.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    gathered: int = 0
+    context: int = 0
+    communication: int = 0
+    allocator: int = 0
+
+    @property
+    def total(self) -> int:
+        """The bytes in all."""
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class TimeTerms:
+    """Seconds of an update: bound by arithmetic, by memory, by launches in eager mode, by the links, the optimizer."""
+
+    compute: float
+    memory: float
+    launch: float
+    communication: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        """The seconds in all."""
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class ShardedStep:
+    """What a layout asks of each device in an update."""
+
+    layout: Layout
+    micro_batch: int
+    accumulate: int
+    memory: MemoryTerms
+    time: TimeTerms
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all layouts of a plan share: experiment (its precision resolved), work and device.
+
+    `compiled` says whether blocks are, `can_chunk` whether a sequence may be cut; `blocks` are counted, and `width` is
+    the number of channels between them.
+    """
+
+    experiment: Experiment
+    workload: Workload
+    device: Device
+    compiled: bool
+    can_chunk: bool
+    blocks: int
+    width: int
+
+    @property
+    def sequences(self) -> int:
+        """The sequences of an update, which every layout divides."""
+        return self.experiment.train.batch_size * self.experiment.train.accumulate
+
+    @property
+    def context(self) -> int:
+        """The tokens of a sequence."""
+        return self.experiment.train.context
+
+    @property
+    def keeps_casts(self) -> bool:
+        """Whether the backward pass finds the weights of all blocks in bfloat16, as autocast left them."""
+        return self.experiment.train.precision == "bfloat16" and not self.experiment.train.checkpoint_activations
+
+    @property
+    def compute_share(self) -> float:
+        """The size of the dtype that matrix products read, as a share of float32's."""
+        return 0.5 if self.experiment.train.precision == "bfloat16" else 1.0
+
+
+def shard_step(setting: Setting, layout: Layout) -> ShardedStep:
+    """Return memory and time of an update on each device of a layout, which must divide the sequences."""
+    local = setting.sequences // layout.data
+    # The experiment's micro-batch is what one device holds at a time, whatever the layout leaves for it to do.
+    micro = max(size for size in range(1, min(local, setting.experiment.train.batch_size) + 1) if local % size == 0)
+    trace = setting.workload.at(micro)
+    accumulate = local // micro
+    memory = _memory(setting, layout, trace, accumulate)
+    return ShardedStep(layout, micro, accumulate, memory, _time(setting, layout, trace, micro, accumulate))
+
+
+def _memory(setting: Setting, layout: Layout, trace: StepTrace, accumulate: int) -> MemoryTerms:
+    owned, shared = layout.shard * layout.tensor, layout.tensor * layout.chunk
+    weights, gradients = trace.weight_bytes // owned, trace.gradient_bytes // owned
+    optimizer = trace.optimizer_bytes // owned
+    activations = _activations(setting, layout, trace, accumulate)
+    gathered = 0
+    if layout.shard > 1:
+        # The block at work and the next one, in the dtype of the products, and the gradients of one in float32.
+        gathered = round(trace.largest_block_bytes * (2 * setting.compute_share + 1) / layout.tensor)
+    tensors = weights + gradients + optimizer + activations // shared + gathered
+    reserved = setting.device.reserved
+    return MemoryTerms(
+        weights,
+        gradients,
+        optimizer,
+        activations // shared,
+        gathered,
+        round(reserved.context),
+        round(reserved.communication) if layout.devices > 1 else 0,
+        round(reserved.allocator * tensors),
+    )
+
+
+def _activations(setting: Setting, layout: Layout, trace: StepTrace, accumulate: int) -> int:
+    """Return the bytes at the peak beyond weights, gradients and optimizer, of a device that has whole sequences."""
+    states = trace.weight_bytes + trace.optimizer_bytes
+    peak = trace.peak_bytes - states - trace.gradient_bytes
+    if accumulate > 1 or layout.shard > 1:
+        # From the second micro-batch on, gradients are there before the first activation is.
+        peak = max(peak, trace.activation_bytes)
+    if layout.shard > 1 and setting.keeps_casts:  # no longer: each block's weights are gathered again
+        peak -= min(peak, setting.workload.at(0).activation_bytes)
+    return peak
+
+
+def _time(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accumulate: int) -> TimeTerms:
+    shared, owned = layout.tensor * layout.chunk, layout.shard * layout.tensor
+    step = [op for op in trace.ops if op.phase != "optimizer"]
+    update = [op for op in trace.ops if op.phase == "optimizer"]
+    once = step_time(step, setting.device, compiled=setting.compiled, share=1 / shared)
+    optimizer = step_time(update, setting.device, compiled=False, share=1 / owned).total
+    each, last = _communication(setting, layout, trace, micro, once.total)
+    return TimeTerms(
+        accumulate * once.compute,
+        accumulate * once.memory,
+        accumulate * once.launch,
+        accumulate * each + last,
+        optimizer,
+    )
+
+
+def _communication(
+    setting: Setting, layout: Layout, trace: StepTrace, micro: int, computing: float
+) -> tuple[float, float]:
+    """Return the seconds of each micro-batch, and of the update, in which a device waits for its links."""
+    links, share = Links(layout, setting.device), setting.compute_share
+    weights = trace.weight_bytes / layout.tensor
+    # Passes over the activations: forward, backward (which is two of them), and forward again.
+    passes = 4 if setting.experiment.train.checkpoint_activations else 3
+    # Weights are gathered forward and backward, while the block before computes; gradients are summed in float32.
+    sharding = links.gather_seconds("shard", (2 * share + 1) * weights)
+    first = links.gather_seconds("shard", share * trace.largest_block_bytes / layout.tensor)
+    tokens = micro * setting.context / layout.chunk
+    # Two branches a block, each summed over the axis tensor, in every pass over it: nothing else can be done meanwhile.
+    branches = (passes - 1) * 2 * setting.blocks
+    products = links.reduce_seconds("tensor", branches * tokens * setting.width * FLOAT32 * share)
+    # What a stream carries over a cut: keys and values of attention, or the state of a recurrence.
+    carried = links.gather_seconds("chunk", passes * micro * trace.state_bytes * share / layout.tensor)
+    each = max(0.0, sharding - computing) + first + products + carried
+    copies = links.reduce_seconds("replicate", weights / layout.shard)
+    # The last backward pass, two thirds of the work, hides the sum over the copies; chunks share all their weights.
+    chunks = links.reduce_seconds("chunk", weights / layout.shard)
+    return each, max(0.0, copies + chunks - 2 / 3 * computing)

@@ -1,0 +1,61 @@
+"""The work of one device: traces of a training step at any number of sequences, interpolated from two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from archlab.config.experiment import Experiment
+from archlab.modeling.step_trace import OpCost, StepTrace, trace_step
+
+# What a model is or does per token, whatever the number of sequences.
+_CONSTANT = ("params_by_part", "params", "params_non_embedding", "flops_per_token", "flops_per_token_forward")
+_FIGURES = ("calls", "flops", "bytes", "skipped_flops")
+
+
+class Workload:
+    """Traces of an experiment's micro-batch at any number of sequences, in which all costs of a step are linear."""
+
+    def __init__(self, experiment: Experiment, model: nn.Module) -> None:
+        self._experiment, self._model = experiment, model
+        self.sequences = experiment.train.batch_size
+        self.trace = _trace(experiment, model, self.sequences)
+
+    @cached_property
+    def _other(self) -> tuple[int, StepTrace]:
+        """The trace of another number of sequences, made when it is needed: a single device needs none."""
+        sequences = 1 if self.sequences > 1 else 2
+        return sequences, _trace(self._experiment, self._model, sequences)
+
+    def at(self, sequences: int) -> StepTrace:
+        """Return the trace of so many sequences; at 0, what does not depend on them, such as casts of weights."""
+        if sequences == self.sequences:
+            return self.trace
+        known, other = self._other
+        weight = (sequences - self.sequences) / (known - self.sequences)
+        return _interpolate(self.trace, other, lambda a, b: max(0, round(a + (b - a) * weight)))
+
+
+def _trace(experiment: Experiment, model: nn.Module, sequences: int) -> StepTrace:
+    return trace_step(replace(experiment, train=replace(experiment.train, batch_size=sequences)), model)
+
+
+def _interpolate(one: StepTrace, two: StepTrace, between: Callable[[int, int], int]) -> StepTrace:
+    values: dict[str, Any] = {}
+    for field in fields(StepTrace):
+        if field.name not in ("ops", *_CONSTANT):
+            values[field.name] = between(getattr(one, field.name), getattr(two, field.name))
+    return replace(one, ops=_ops_between(one, two, between), **values)
+
+
+def _ops_between(one: StepTrace, two: StepTrace, between: Callable[[int, int], int]) -> tuple[OpCost, ...]:
+    others = {(op.name, op.phase, op.dtype): op for op in two.ops}
+    ops = []
+    for op in one.ops:
+        other = others.get((op.name, op.phase, op.dtype), op)
+        ops.append(replace(op, **{name: between(getattr(op, name), getattr(other, name)) for name in _FIGURES}))
+    return tuple(ops)

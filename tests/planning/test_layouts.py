@@ -1,0 +1,132 @@
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from archlab import ConfigError
+from archlab.config.experiment import Experiment, load
+from archlab.config.parallel import Layout
+from archlab.modeling.step_trace import OpCost, StepTrace
+from archlab.planning.communication import Links
+from archlab.planning.device import load_device
+from archlab.planning.layouts import iter_layouts, propose, require_divisible
+from archlab.planning.sharded_step import Setting, shard_step
+from archlab.planning.workload import Workload
+
+GB = 10**9
+WEIGHTS = 28 * GB  # of 7 G parameters
+
+
+class FakeWorkload:
+    """A model of 7 G parameters: 2 GB of casts, and 5 GB of activations for each sequence."""
+
+    def at(self, sequences: int) -> StepTrace:
+        activations = 2 * GB + 5 * GB * sequences
+        ops = (
+            OpCost("aten.mm", "forward", torch.bfloat16, 1, 10**14 * sequences, GB),
+            OpCost("adamw", "optimizer", torch.float32, 1, 0, 7 * WEIGHTS),
+        )
+        return StepTrace(
+            ops=ops,
+            params_by_part={"all": 7 * GB},
+            params=7 * GB,
+            params_non_embedding=7 * GB,
+            weight_bytes=WEIGHTS,
+            gradient_bytes=WEIGHTS,
+            optimizer_bytes=2 * WEIGHTS,
+            activation_bytes=activations,
+            largest_block_bytes=GB,
+            peak_bytes=4 * WEIGHTS + activations,
+            tokens=4096 * sequences,
+            flops_per_token=3 * 10**10,
+            flops_per_token_forward=10**10,
+            state_bytes=10**6,
+            max_state_bytes=10**6,
+        )
+
+
+def setting(device: str = "a100-80g", batch_size: int = 2, accumulate: int = 16, **options: Any) -> Setting:
+    train = [f"train.batch_size={batch_size}", f"train.accumulate={accumulate}", "train.context=4096"]
+    experiment: Experiment = load("megalodon_tiny", [*train, "train.precision=bfloat16"])
+    values = {"compiled": True, "can_chunk": True, "blocks": 32, "width": 4096, **options}
+    return Setting(experiment, cast(Workload, FakeWorkload()), load_device(device), **values)
+
+
+def test_every_layout_multiplies_to_the_devices_and_divides_sequences_and_context() -> None:
+    layouts = list(iter_layouts(setting(), 64))
+    assert len(layouts) == len(set(layouts)) > 20
+    for layout in layouts:
+        assert layout.devices == 64
+        assert 32 % layout.data == 0
+        assert layout.tensor <= 8
+        require_divisible(setting(), layout)
+
+
+def test_weights_gradients_and_moments_are_divided_and_activations_by_what_divides_a_sequence() -> None:
+    memory = shard_step(setting(), Layout(shard=8, tensor=2, chunk=2)).memory
+    assert (memory.weights, memory.gradients, memory.optimizer) == (WEIGHTS // 16, WEIGHTS // 16, WEIGHTS // 8)
+    assert memory.activations == 10 * GB // 4  # two sequences, and no casts of blocks that are gathered again
+    assert memory.gathered == GB  # two blocks in bfloat16 and the gradients of one, halved by the axis tensor
+    assert memory.communication > 0
+    assert memory.total == sum((memory.weights, memory.gradients, memory.optimizer, memory.activations)) + GB + round(
+        memory.context + memory.communication + memory.allocator
+    )
+
+
+def test_the_layout_only_divides_the_sequences_of_an_update() -> None:
+    for layout, expected in ((Layout(), (2, 16)), (Layout(shard=16), (2, 1)), (Layout(shard=32), (1, 1))):
+        step = shard_step(setting(), layout)
+        assert (step.micro_batch, step.accumulate) == expected
+
+
+def test_the_proposal_is_the_fastest_layout_that_fits() -> None:
+    work = setting()
+    best = propose(work, 32)
+    assert best.fits
+    assert best.step.memory.total <= work.device.memory
+    for layout in iter_layouts(work, 32):
+        other = shard_step(work, layout)
+        assert other.memory.total > work.device.memory or other.time.total >= best.step.time.total * 0.99
+
+
+def test_where_nothing_fits_the_proposal_says_how_many_devices_would_do() -> None:
+    work = setting()
+    proposal = propose(work, 1)
+    assert not proposal.fits
+    assert proposal.step.layout == Layout()
+    assert proposal.enough is not None
+    assert propose(work, proposal.enough).fits
+    assert not propose(work, proposal.enough // 2).fits
+
+
+def test_devices_that_divide_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no layout of 7 devices divides the 32 sequences of an update"):
+        propose(setting(), 7)
+    with pytest.raises(ConfigError, match=r"replicate 3 \* shard 1 does not divide the 32 sequences of an update"):
+        require_divisible(setting(), Layout(replicate=3))
+    with pytest.raises(ConfigError, match=r"parallel\.chunk: 3 does not divide train\.context, 4096"):
+        require_divisible(setting(), Layout(chunk=3))
+
+
+def test_a_sequence_that_cannot_be_cut_is_not() -> None:
+    assert all(layout.chunk == 1 for layout in iter_layouts(setting(can_chunk=False), 16))
+
+
+def test_a_collective_inside_a_node_is_faster_than_across_nodes() -> None:
+    device = load_device("h100")
+    links = Links(Layout(replicate=4, shard=8), device)
+    assert links.bandwidth("shard") == device.links.node * device.efficiency.links
+    assert links.bandwidth("replicate") == device.links.network * device.efficiency.links
+    across = Links(Layout(shard=32), device)  # whose rings enter each node by its eight network cards
+    assert across.bandwidth("shard") == 8 * device.links.network * device.efficiency.links
+    assert links.gather_seconds("tensor", 1e9) == 0
+
+
+def test_waiting_for_links_is_what_computing_does_not_hide() -> None:
+    fast = setting()
+    slow_links = replace(fast.device, links=replace(fast.device.links, node=1e9, network=1e9))
+    slow = replace(fast, device=slow_links)
+    layout = Layout(shard=16)
+    assert shard_step(slow, layout).time.communication > 10 * shard_step(fast, layout).time.communication
+    assert shard_step(fast, Layout()).time.communication == 0
