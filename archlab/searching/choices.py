@@ -97,7 +97,7 @@ def _path_result(
     rows.sort(key=lambda row: (row.difference is None, row.difference or 0.0))
     is_compared = path in space.compare
     return PathResult(
-        path, space.objective, is_compared, noise and noise.std, rows, _notes(rows, is_compared, noise, path)
+        path, space.objective, is_compared, noise.std if noise else None, rows, _notes(rows, is_compared, noise, path)
     )
 
 

@@ -242,7 +242,9 @@ class SearchWorker:
     def _judge(self, trial: Trial, costs: Mapping[str, float]) -> Judge | None:
         pruner = self.space.study.pruner
         if pruner and pruner.type == DOMINATED:
-            return DominanceJudge(self.study, trial, DominanceConfig(**pruner.options), self.space.objectives, costs)
+            return DominanceJudge(
+                self.study, trial, DominanceConfig.parse(pruner.options, "study.pruner"), self.space.objectives, costs
+            )
         return trial if self.space.can_prune else None
 
     def _pruning(self, judge: Judge | None, experiment: Experiment, callback: Callback) -> Callback:

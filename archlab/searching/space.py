@@ -24,8 +24,10 @@ from archlab.searching.seeds import absolute_seeds, parse_seeds, seed_values
 from archlab.searching.study_config import DOMINATED, StudyConfig, parse_study
 
 _DATA_NAME = "search"  # the name of a space that is passed as a mapping, in errors and for its default directory
-KEYS = ("format", "base", "description", "plugins", "override", "vary", "objectives", "constraints", "study")
-KEYS += ("inner", "compare", "seeds")
+KEYS = (
+    *("format", "base", "description", "plugins", "override", "vary", "objectives", "constraints", "study"),
+    *("inner", "compare", "seeds"),
+)
 VALIDATION = "val_"
 COSTS = (
     "params",
