@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from archlab.planning.losses import LossPoint
     from archlab.planning.plan import Plan
     from archlab.searching.callbacks import SearchCallback
+    from archlab.searching.dry_run import DryRun
     from archlab.searching.ladder.callbacks import LadderCallback
     from archlab.searching.ladder.run import LadderResult
     from archlab.searching.run import SearchResult
@@ -180,6 +181,30 @@ def run_ladder(
         raise ArchlabError(f"{loaded.source}: has no rungs: archlab.search searches it")
     loaded = as_rehearsal(loaded) if rehearse else loaded
     return run(loaded, Path(out or Path("runs") / loaded.name), force=force, callbacks=callbacks)
+
+
+@explain_failures
+def dry_run(
+    space: StrPath | Mapping[str, Yaml],
+    overrides: Sequence[str] = (),
+    *,
+    trials: int | None = None,
+    device: str = "cpu",
+    devices: int = 1,
+    trust_plugins: bool = False,
+) -> DryRun:
+    """Estimate what a search takes: trials, hours, gigabytes; nothing is trained and nothing written.
+
+    `device` is one that `archlab plan` knows, `devices` how many of them each trial has. Raises ConfigError for an
+    invalid space.
+
+        archlab.dry_run("quickstart").hours
+    """
+    from archlab.searching.dry_run import dry_run as estimate
+    from archlab.searching.space import load_space
+
+    with plugin_policy(trust=trust_plugins):
+        return estimate(load_space(space, overrides), trials, device=device, devices=devices)
 
 
 @explain_failures

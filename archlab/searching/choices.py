@@ -9,16 +9,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from archlab.config.domains import Choice, Tie
-from archlab.searching import selectors
 from archlab.searching.candidates import Candidate, Noise, candidates_of, noise_of
+from archlab.searching.listed_choices import listed_choices
 from archlab.searching.parameter_names import encode_choice
-from archlab.searching.parameters import resolve_parameter
-from archlab.searching.pattern import Pattern
 from archlab.searching.space import Space
 from archlab.searching.study import is_interrupted
 from archlab.searching.trial_attrs import trial_attrs
-from archlab.searching.variant import Held, start
 
 BEST, WITHIN, WORSE, UNKNOWN, NONE = "best", "within noise", "worse", "noise unknown", "none complete"
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
@@ -72,14 +68,9 @@ def choice_results(space: Space, trials: Sequence[FrozenTrial]) -> list[PathResu
 
 def _choices(path: str, space: Space, begun: Sequence[FrozenTrial]) -> dict[str, Any]:
     """Return the choices of a path by their labels: those of the space, else those that were tried."""
-    domain = space.vary[path]
-    if selectors.first_selector(path) or isinstance(domain, Tie | Pattern | Held):
-        return {}
-    parameter = resolve_parameter(path, domain, start(space.base, (), "base"))
-    if parameter is not None and isinstance(parameter.domain, Choice):
-        return {str(encode_choice(value)): value for value in parameter.domain.values}
-    if parameter is not None:
-        return {}
+    listed = listed_choices(space, path)
+    if listed is not None:
+        return {str(encode_choice(value)): value for value in listed}
     tried = [trial_attrs(trial).get("values", {}) for trial in begun]  # a knob that the base experiment lacks
     values = [values[path] for values in tried if path in values]
     return {} if any(isinstance(v, float) for v in values) else {str(encode_choice(value)): value for value in values}
@@ -103,7 +94,7 @@ def _path_result(
     rows.sort(key=lambda row: (row.difference is None, row.difference or 0.0))
     is_compared = path in space.compare
     return PathResult(
-        path, space.objective, is_compared, noise and noise.std, rows, _notes(rows, is_compared, noise, path)
+        path, space.objective, is_compared, noise.std if noise else None, rows, _notes(rows, is_compared, noise, path)
     )
 
 

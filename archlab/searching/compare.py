@@ -91,7 +91,8 @@ def _arm(values: Mapping[str, Any]) -> Arm:
 def plan_rounds(trials: int, choices: int) -> list[Round]:
     """Divide a number of trials evenly among rounds, and each round's evenly among the choices that are left.
 
-    Half of the choices, rounded up, are left after each round, down to two. What cannot be divided is not given.
+    Half of the choices, rounded up, are left after each round, down to two, as long as there are trials for another
+    round. What cannot be divided is not given.
     Raises ConfigError where there is not one trial for each choice.
     """
     if trials < choices:
@@ -99,9 +100,9 @@ def plan_rounds(trials: int, choices: int) -> list[Round]:
     sizes = [choices]
     while sizes[-1] > 2:
         sizes.append(math.ceil(sizes[-1] / 2))
-    sizes = sizes[: max(trials // choices, 1)]
+    sizes = [size for number, size in enumerate(sizes) if sum(sizes[: number + 1]) <= trials]
     rounds: list[Round] = []
     for number, size in enumerate(sizes):
         left = trials - sum(each.choices * each.trials for each in rounds)
-        rounds.append(Round(size, left // (len(sizes) - number) // size))
+        rounds.append(Round(size, max(left // (len(sizes) - number) // size, 1)))
     return rounds

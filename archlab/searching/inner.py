@@ -40,11 +40,10 @@ def parse_inner(data: Any, vary: Mapping[str, Varied]) -> Inner | None:
     if not domains:
         raise ConfigError("inner", "names nothing to tune: add a path such as train.lr")
     for path in domains:
-        if path in vary or path == "train.seed":
-            problem = (
-                "is varied too: a path is either a candidate's own, or tuned for it" if path in vary else "is luck"
-            )
-            raise ConfigError(f"inner.{path}", problem)
+        if path in vary:
+            raise ConfigError(f"inner.{path}", "is varied too: a setting is a candidate's own, or tuned for it")
+        if path == "train.seed":
+            raise ConfigError(f"inner.{path}", "is luck, which is not tuned; study.runs_per_trial measures it")
     trials = coerce(data.get(_TRIALS), Count, f"inner.{_TRIALS}")
     return Inner({path: domains[path] for path in sort_paths(domains)}, trials)
 

@@ -231,6 +231,8 @@ class SearchWorker:
         set_trial_attrs(self.study, trial, {"costs": dict(costs.own)})
         self._require_feasible(trial, costs)
         planned = self._planned(costs)
+        if self.space.planned:
+            set_trial_attrs(self.study, trial, {"costs": planned})
         judge, folder = self._judge(trial, planned), trial_dir(self.folder, trial.number)
         self.meter = Meter(partial(self._note_spent, trial) if self.space.study.budget else None)
         if self.space.runs_per_trial == 1:
@@ -245,7 +247,9 @@ class SearchWorker:
     def _judge(self, trial: Trial, costs: Mapping[str, float]) -> Judge | None:
         pruner = self.space.study.pruner
         if pruner and pruner.type == DOMINATED:
-            return DominanceJudge(self.study, trial, DominanceConfig(**pruner.options), self.space.objectives, costs)
+            return DominanceJudge(
+                self.study, trial, DominanceConfig.parse(pruner.options, "study.pruner"), self.space.objectives, costs
+            )
         return trial if self.space.can_prune else None
 
     def _pruning(self, judge: Judge | None, experiment: Experiment, callback: Callback) -> Callback:

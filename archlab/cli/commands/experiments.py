@@ -85,15 +85,35 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 @click.option("--trials", type=click.IntRange(min=1), help="Run this many trials, not the number that the space sets.")
 @click.option("--rehearse", is_flag=True, help="Run every rung of a ladder in small, to find mistakes in minutes.")
 @FORCE
+@click.option("--dry-run", is_flag=True, help="Print what the search will take, and start nothing.")
+@click.option("--device", help="The device that a dry run is for, cpu unless given.")
+@click.option("--devices", type=click.IntRange(min=1), help="How many devices a dry run gives each trial.")
 @TRUST_PLUGINS
 def search(
-    name: str, overrides: tuple[str, ...], out: Path | None, trials: int | None, rehearse: bool, force: bool
+    name: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    trials: int | None,
+    rehearse: bool,
+    force: bool,
+    dry_run: bool,
+    device: str | None,
+    devices: int | None,
 ) -> None:
     """Search a space of architectures; the same command resumes the search.
 
     NAME is a search space or a YAML file; PATH=VALUE sets a value of the space, or of its base experiment. A space with
     rungs is a ladder: its candidates are compared at growing sizes, and forecast at the size that it leads to.
     """
+    if dry_run:
+        from archlab.cli.dry_run import print_dry_run
+
+        print_dry_run(
+            make_console(), api.dry_run(name, overrides, trials=trials, device=device or "cpu", devices=devices or 1)
+        )
+        return
+    if device or devices:
+        raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")
     from archlab.cli.ladder_progress import climb, is_ladder
     from archlab.cli.search_progress import SearchProgressBar, print_summary
 
