@@ -76,7 +76,7 @@ def trace_step(experiment: Experiment, model: nn.Module | None = None) -> StepTr
 def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
     train, weights = experiment.train, list(model.parameters())
     trained = [parameter for parameter in weights if parameter.requires_grad]
-    recorder, state, activations = _record_step(experiment, model)
+    recorder, stream_bytes, activations = _record_step(experiment, model)
     _record_update(recorder, trained, train)
     ops, tokens = recorder.ops(), train.batch_size * train.context
     forward, backward = (sum(op.flops for op in ops if op.phase == phase) for phase in ("forward", "backward"))
@@ -95,13 +95,13 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
         tokens=tokens,
         flops_per_token=(forward + backward) // tokens,
         flops_per_token_forward=(forward - recorder.backward_flops_ahead) // tokens,
-        state_bytes=state_bytes(state) // train.batch_size,
+        state_bytes=stream_bytes,
         max_state_bytes=state_bytes(reserve_state(model, init_state(model, 1))),
     )
 
 
-def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder, State, int]:
-    """Return a recorder of forward and backward pass, the state after them, and the bytes alive between them."""
+def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder, int, int]:
+    """Return a recorder of both passes, the bytes of a stream's state after them, and those alive between them."""
     train, recorder, blocks = experiment.train, StepRecorder(), list(iter_blocks(model))
     with use_backends(native_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
         if train.checkpoint_activations:
@@ -119,14 +119,14 @@ def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder
         with recorder, skip_repeated_blocks(model, lambda: _append(repeated, RepeatedBlock(recorder))):
             recorder.follow(list(batch))
             loss, state = _loss(model, *batch, train.precision)
-            shapes = {name: tensor.to("meta") for name, tensor in state.items()}
-            del state
+            stream_bytes = state_bytes(state) // train.batch_size
+            del state  # as in training, where it does not outlive the loss
             for block in repeated:
                 block.end_forward()
             activations = recorder.live - resident
             recorder.phase = "backward"
             loss.backward()
-    return recorder, shapes, activations
+    return recorder, stream_bytes, activations
 
 
 def _append(blocks: list[RepeatedBlock], block: RepeatedBlock) -> RepeatedBlock:

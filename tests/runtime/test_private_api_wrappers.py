@@ -167,3 +167,18 @@ def test_an_attribute_is_set_on_a_trial_of_another_worker(tmp_path: Path) -> Non
     with uses("optuna.Study._storage, FrozenTrial._trial_id"):
         private_apis.set_trial_attr(study, study.get_trials()[0], "reason", "interrupted")
         assert study.get_trials()[0].user_attrs == {"reason": "interrupted"}
+
+
+def test_fake_tensors_act_like_the_cpus() -> None:
+    with uses("torch._subclasses.FakeTensorMode"), private_apis.fake_tensors():
+        x = torch.empty(2, 3)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = x @ x.mT
+    assert (x.device.type, y.dtype) == ("cpu", torch.bfloat16)
+
+
+def test_operators_are_described() -> None:
+    with uses("torch.utils.flop_counter.flop_registry and schemas of operators"):
+        assert private_apis.flop_formula(torch.ops.aten.mm) is not None
+        assert all(private_apis.flop_formula(operator) is not None for operator in private_apis.cpu_flash_attention())
+        assert private_apis.argument_names(torch.ops.aten.mm.default) == ["self", "mat2"]
