@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -12,7 +13,6 @@ from rich.table import Table
 
 from archlab.config.experiment import Experiment, load
 from archlab.planning.plan import plan
-from archlab.runtime.timing import time_call
 from archlab.training.step import TrainStep, prepare_experiment
 
 ARCHITECTURES = (
@@ -46,10 +46,11 @@ class Case:
 
 
 def measure(rounds: int) -> list[Case]:
-    """Return the cases, each one's time the best of some rounds: others on the machine only ever add to it.
+    """Return the cases, each one's time the best of some interleaved rounds, of one thread.
 
-    The rounds are interleaved, so that a busy minute falls on all alike.
+    It is the processor's time, which is the clock's on an idle machine, and is not longer where others wait for it too.
     """
+    torch.set_num_threads(1)
     cases, steps = [], []
     for case, experiment in _cases():
         cases.append(case)
@@ -57,7 +58,9 @@ def measure(rounds: int) -> list[Case]:
         steps[-1]()
     for _ in range(rounds):
         for case, step in zip(cases, steps, strict=True):
-            case.measured = min(case.measured, time_call(step, torch.device("cpu")))
+            begin = time.process_time()
+            step()
+            case.measured = min(case.measured, time.process_time() - begin)
     return cases
 
 
@@ -77,7 +80,9 @@ def spearman(one: Sequence[float], two: Sequence[float]) -> float:
 def report_time(rounds: int = 5) -> None:
     """Print the table, and the rank correlations of each setting and of all."""
     cases = measure(rounds)
-    table = Table("architecture", box=None, title="ms of an update, predicted / measured", title_justify="left")
+    table = Table(
+        "architecture", box=None, title="ms of an update on one thread, predicted / measured", title_justify="left"
+    )
     for precision, recomputes in SETTINGS:
         table.add_column(f"{precision}{', checkpointed' if recomputes else ''}", justify="right")
     for name in ARCHITECTURES:

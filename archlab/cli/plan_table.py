@@ -25,13 +25,13 @@ def plan_table(plan: Plan) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column()
-    for title, rows in (
+    for group, rows in (
         ("model", _model(plan)),
         ("memory of a device", _memory(plan)),
         ("time of an update", _time(plan)),
         ("run", _run(plan)),
     ):
-        table.add_row(Text(title, "bold"))
+        table.add_row(Text(group, "bold"))
         for name, figure, remark in rows:
             table.add_row(foreign(f"  {name}"), figure, foreign(remark, "dim"))
     return table

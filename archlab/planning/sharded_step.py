@@ -9,6 +9,7 @@ from archlab.config.parallel import Layout
 from archlab.modeling.step_trace import StepTrace
 from archlab.planning.communication import Links
 from archlab.planning.device import Device
+from archlab.planning.memory import resident_bytes
 from archlab.planning.roofline import step_time
 from archlab.planning.workload import Workload
 
@@ -131,10 +132,17 @@ def _memory(setting: Setting, layout: Layout, trace: StepTrace) -> MemoryTerms:
         optimizer,
         activations // shared,
         gathered,
-        round(reserved.context),
+        _process_bytes(setting, trace),
         round(reserved.communication) if layout.devices > 1 else 0,
         round(reserved.allocator * tensors),
     )
+
+
+def _process_bytes(setting: Setting, trace: StepTrace) -> int:
+    """Return the bytes of a process that are no tensor's."""
+    if setting.device.kind == "gpu":
+        return round(setting.device.reserved.context)
+    return resident_bytes(trace, setting.experiment) - trace.peak_bytes
 
 
 def _activations(setting: Setting, layout: Layout, trace: StepTrace) -> int:

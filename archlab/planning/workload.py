@@ -57,5 +57,6 @@ def _ops_between(one: StepTrace, two: StepTrace, between: Callable[[int, int], i
     ops = []
     for op in one.ops:
         other = others.get((op.name, op.phase, op.dtype), op)
-        ops.append(replace(op, **{name: between(getattr(op, name), getattr(other, name)) for name in _FIGURES}))
+        figures: dict[str, Any] = {name: between(getattr(op, name), getattr(other, name)) for name in _FIGURES}
+        ops.append(replace(op, **figures))
     return tuple(ops)
