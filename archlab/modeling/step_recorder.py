@@ -152,5 +152,5 @@ def _bytes_read(name: str, inputs: tuple[Any, ...], outputs: list[Tensor]) -> in
 def _is_causal(func: Any, name: str, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
     if name.startswith("archlab.causal_attention"):
         return True
-    arguments = dict(zip(argument_names(func), inputs, strict=False)) | options
+    arguments = dict(zip(argument_names(func), inputs, strict=False)) | dict(options)
     return bool(arguments.get("is_causal", False))

@@ -88,4 +88,4 @@ for _operation, _formula in (
     *zip(cpu_flash_attention(), (attention_flops, _flash_backward), strict=True),
 ):
     if flop_formula(_operation) is None:
-        register_flop_formula(_operation)(_formula)
+        register_flop_formula(_operation)(_formula)  # type: ignore[arg-type]  # torch types it as a function of nothing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -73,7 +74,7 @@ def _traces(summary: LadderSummary, name: str, color: str) -> Iterator[go.Scatte
         mode="markers",
         marker={"size": 8, "color": color},
     )
-    laws = {c["candidate"]: c["law"] for c in (summary.fit or {}).get("candidates", [])}  # type: ignore[union-attr,index]
+    laws = _laws(summary)
     if name in laws:
         by_size = {r.params: r for r in whole}
         ends = [by_size[size] for size in sorted(by_size)]
@@ -85,6 +86,11 @@ def _traces(summary: LadderSummary, name: str, color: str) -> Iterator[go.Scatte
             mode="lines",
             line={"color": color, "width": 1.5},
         )
+
+
+def _laws(summary: LadderSummary) -> dict[str, dict[str, float]]:
+    fitted: Any = (summary.fit or {}).get("candidates", [])
+    return {each["candidate"]: each["law"] for each in fitted}
 
 
 def _law(law: dict[str, float], params: float, tokens: float) -> float:

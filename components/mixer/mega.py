@@ -110,7 +110,7 @@ class Mega(Recurrent):
     @torch.no_grad()
     def shrink_branch(self, factor: float) -> None:
         """Multiply the update gate, far below 1, by a factor at initialization."""
-        self.update.bias += math.log(factor)
+        self.update.bias.add_(math.log(factor))
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the gated difference between the attention output and x."""

@@ -45,7 +45,7 @@ class GatedResidual(Residual):
     def shrink_branch(self, factor: float) -> None:
         """Multiply the replaced shares, far below 1, by a factor at initialization."""
         for gate in (self.mixer_gate, self.ffn_gate):
-            gate.bias += math.log(factor)
+            gate.bias.add_(math.log(factor))
 
     def forward(self, x: Tensor, mixer: Branch, ffn: Branch) -> Tensor:
         """Interpolate between the input and each branch by its gate."""
