@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -17,13 +18,22 @@ from archlab.runtime.toolchain import has_cpp_compiler
 AUTO_COMPILE_FLOPS = 5e13
 
 
-def apply_activation_checkpointing(model: nn.Module, *, preserve_rng_state: bool = True) -> None:
-    """Save only the input of each block for the backward pass, which recomputes the rest.
-
-    With `preserve_rng_state` dropout draws the same numbers again.
-    """
+def apply_activation_checkpointing(model: nn.Module) -> None:
+    """Save only the input of each block for the backward pass, which recomputes the rest."""
     for layer in iter_blocks(model):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=preserve_rng_state)
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def trace_activation_checkpointing(model: nn.Module, recomputing: Callable[[], AbstractContextManager[None]]) -> None:
+    """Do the same to a model without values: no random state is restored; `recomputing` surrounds what is repeated."""
+    for layer in iter_blocks(model):
+        layer.forward = partial(
+            checkpoint,
+            layer.forward,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), recomputing()),
+        )
 
 
 def resolve_compile_mode(policy: str, device: torch.device, flops: float) -> str:

@@ -14,7 +14,7 @@ from archlab.modeling.step_trace import trace_step
 class Cost:
     """Cost of an experiment: sizes in bytes, and the FLOPs of training per token at the experiment's context.
 
-    `flops_per_token` is forward and backward, what activation checkpointing recomputes included, and
+    `flops_per_token` is forward and backward, without what activation checkpointing recomputes, and
     `flops_per_token_forward` the forward pass alone. `state_bytes` is the size of one stream's state after the
     experiment's context, `max_state_bytes` its bound at any length, which compiled decoders may reserve.
     `activation_bytes` is what the forward pass of a micro-batch leaves for the backward pass, and `memory_per_device`

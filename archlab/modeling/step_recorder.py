@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from archlab.ops.op_costs import backward_flops_ahead, find_body, scratch_bytes
 from archlab.runtime.private_apis import DispatchMode, argument_names, flop_formula
 
-PHASES = ("forward", "backward", "optimizer")
+PHASES = ("forward", "recompute", "backward", "optimizer")
 # Operations that return memory that nobody has written, or the same memory under another shape.
 _NO_TRAFFIC = ("aten.empty", "aten.new_empty", "aten._unsafe_view", "aten.lift_fresh")
 # Operations that read as many entries of their first input as they return, and those that only write to it.
@@ -37,7 +38,8 @@ class _Kind(NamedTuple):
 class OpCost:
     """One kind of operation in one phase of a step: calls, FLOPs, and bytes read and written, all of them summed.
 
-    `name` is torch's, such as `aten.mm`; `phase` is forward, backward or optimizer; `dtype` is that of the output.
+    `name` is torch's, such as `aten.mm`; `phase` is forward, recompute (by activation checkpointing), backward or
+    optimizer; `dtype` is that of the output.
     `skipped_flops` of the FLOPs are those of causal attention's masked half, which fused kernels leave out.
     """
 
@@ -83,6 +85,15 @@ class StepRecorder(DispatchMode):
         self.note_peak(self.live + scratch_bytes(name, args))
         self._count(func, name, args, options, output)
         return output
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Count what runs inside as recomputed."""
+        phase, self.phase = self.phase, "recompute"
+        try:
+            yield
+        finally:
+            self.phase = phase
 
     def follow(self, tensors: Any) -> None:
         """Count the memory of tensors as live for as long as something holds it."""

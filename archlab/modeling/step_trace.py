@@ -16,13 +16,13 @@ from archlab.data.task import Task
 from archlab.errors import ConfigError, one_line
 from archlab.modeling.backbone import is_per_sample, iter_blocks
 from archlab.modeling.build import validate
-from archlab.modeling.compile import apply_activation_checkpointing
+from archlab.modeling.compile import trace_activation_checkpointing
 from archlab.modeling.fake_model import on_fake_cpu
 from archlab.modeling.loss import total_loss
 from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
 from archlab.modeling.repeated_costs import RepeatedBlock
 from archlab.modeling.state import State, auxiliary_loss, init_state, reserve_state, state_bytes
-from archlab.modeling.step_recorder import OpCost, StepRecorder
+from archlab.modeling.step_recorder import PHASES, OpCost, StepRecorder
 from archlab.ops.dispatch import use_backends
 from archlab.ops.native import native_backends
 
@@ -37,7 +37,8 @@ class StepTrace:
     Bytes are those of tensors: `peak_bytes` is the most that is alive at once, weights, gradients, AdamW's moments and
     all temporary tensors included, `activation_bytes` what the forward pass leaves for the backward pass, and
     `largest_block_bytes` the weights of the largest block. `params_by_part` sums to `params`. `flops_per_token` is
-    forward and backward, what checkpointing recomputes included; `tokens` are those of the micro-batch.
+    forward and backward; what checkpointing recomputes is `recomputed_flops_per_token`. `tokens` are those of the
+    micro-batch.
     """
 
     ops: tuple[OpCost, ...]
@@ -53,6 +54,7 @@ class StepTrace:
     tokens: int
     flops_per_token: int
     flops_per_token_forward: int
+    recomputed_flops_per_token: int
     state_bytes: int
     max_state_bytes: int
 
@@ -79,7 +81,8 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
     recorder, stream_bytes, activations = _record_step(experiment, model)
     _record_update(recorder, trained, train)
     ops, tokens = recorder.ops(), train.batch_size * train.context
-    forward, backward = (sum(op.flops for op in ops if op.phase == phase) for phase in ("forward", "backward"))
+    flops = {phase: sum(op.flops for op in ops if op.phase == phase) for phase in PHASES}
+    both = flops["forward"] + flops["backward"]
     parts = _params_by_part(model)
     return StepTrace(
         ops=ops,
@@ -93,8 +96,9 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
         largest_block_bytes=max((_num_bytes(block.parameters()) for block in iter_blocks(model)), default=0),
         peak_bytes=recorder.peak,
         tokens=tokens,
-        flops_per_token=(forward + backward) // tokens,
-        flops_per_token_forward=(forward - recorder.backward_flops_ahead) // tokens,
+        flops_per_token=both // tokens,
+        flops_per_token_forward=(flops["forward"] - recorder.backward_flops_ahead) // tokens,
+        recomputed_flops_per_token=flops["recompute"] // tokens,
         state_bytes=stream_bytes,
         max_state_bytes=state_bytes(reserve_state(model, init_state(model, 1))),
     )
@@ -105,7 +109,7 @@ def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder
     train, recorder, blocks = experiment.train, StepRecorder(), list(iter_blocks(model))
     with use_backends(native_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
         if train.checkpoint_activations:
-            apply_activation_checkpointing(model, preserve_rng_state=False)
+            trace_activation_checkpointing(model, recorder.recomputing)
         recorder.follow(tensors)
         trained = [tensor for tensor in tensors if tensor.requires_grad]
         recorder.grow(2 * _num_bytes(trained))

@@ -6,8 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from archlab.planning import device as devices
-from archlab.planning.device import CPU, SHIPPED, Device, Flops
+from archlab.planning.device import CPU, SHIPPED, Device, Flops, own_folder, read_device
 from archlab.runtime.cgroups import memory_limit
 from archlab.runtime.cpu_info import cpu_flags, cpu_name, num_cores
 from archlab.runtime.user_cache import machine_key
@@ -21,23 +20,23 @@ def load_cpu() -> Device:
     """Return this machine's CPU, as it was calibrated if it was."""
     file = calibrated_file()
     if file is not None and file.is_file():
-        return replace(devices.load_device(str(file)), name=CPU)
-    own = devices.own_folder()
+        return replace(read_device(file), name=CPU)
+    own = own_folder()
     if own is not None and (own / f"{CPU}.yaml").is_file():  # a user's own words on it
-        return devices.load_device(str(own / f"{CPU}.yaml"))
+        return read_device(own / f"{CPU}.yaml")
     return estimate_cpu()
 
 
 def calibrated_file() -> Path | None:
     """Return the file of this machine's calibration, which need not exist; None where there is no home."""
-    folder = devices.own_folder()
+    folder = own_folder()
     # By machine: a home directory may be shared by unlike machines.
     return folder and folder / f"cpu-{machine_key()}.yaml"
 
 
 def estimate_cpu() -> Device:
     """Return a CPU by its cores and instruction sets, without a measurement: the shipped file is that of one core."""
-    one = devices.load_device(str(SHIPPED / f"{CPU}.yaml"))
+    one = read_device(SHIPPED / f"{CPU}.yaml")
     cores, flags = num_cores(), cpu_flags()
     width = next((factor for flag, factor in _WIDTH.items() if flag in flags), 1.0)
     float32 = one.flops.float32 * cores * width

@@ -1,4 +1,4 @@
-"""Devices as YAML files: shipped ones, a user's own in a file or a directory, and this machine's CPU."""
+"""A device that trains, as a YAML file has it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Literal, get_type_hints
 
 from archlab.config.domains import Count, Fraction, NonNegative, Positive
 from archlab.config.schema import coerce, reject_unknown
-from archlab.config.yaml_files import is_file_name, load_yaml
-from archlab.errors import ConfigError, did_you_mean
+from archlab.config.yaml_files import load_yaml
+from archlab.errors import ConfigError
 from archlab.runtime.user_dirs import user_root
 
 SHIPPED = Path(__file__).parent / "devices"
@@ -79,43 +79,14 @@ class Device:
     file: str = ""
 
 
-def load_device(name: str, folder: Path = Path()) -> Device:
-    """Load a device by its shipped or own name, or by a file relative to `folder`.
-
-    Raises ConfigError for an unknown name, an unknown or missing key, and a value out of range.
-    """
-    if is_file_name(name):
-        return _load(_existing(folder / name))
-    if name == CPU:
-        from archlab.planning.cpu_device import load_cpu
-
-        return load_cpu()
-    known = device_files()
-    if name not in known:
-        raise ConfigError("", f"no device {name!r}{did_you_mean(name, known)}")
-    return _load(known[name])
-
-
-def device_files() -> dict[str, Path]:
-    """Return the files of all devices by name; one of the user's own takes the place of a shipped one."""
-    own = own_folder()
-    folders = (SHIPPED, *([own] if own is not None else []))
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
-
-
 def own_folder() -> Path | None:
     """Return the directory of the user's own devices, which need not exist; None without a home."""
     root = user_root("XDG_CONFIG_HOME", ".config")
     return root and root / "archlab" / "devices"
 
 
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise ConfigError("", f"no file {str(file)!r}")
-    return file
-
-
-def _load(file: Path) -> Device:
+def read_device(file: Path) -> Device:
+    """Read a device from a file; raise ConfigError naming file and path of what is unknown, missing or invalid."""
     try:
         device = parse_device(load_yaml(file))
     except ConfigError as error:

@@ -15,7 +15,8 @@ from archlab.modeling.backbone import is_causal, is_per_sample, iter_blocks, out
 from archlab.modeling.build import validate
 from archlab.modeling.compile import resolve_compile_mode
 from archlab.modeling.step_trace import StepTrace
-from archlab.planning.device import Device, load_device
+from archlab.planning.device import Device
+from archlab.planning.device_files import load_device
 from archlab.planning.layouts import Proposal, fits, propose, require_divisible
 from archlab.planning.sharded_step import MemoryTerms, Setting, ShardedStep, TimeTerms, shard_step
 from archlab.planning.workload import Workload
@@ -195,13 +196,10 @@ def _plan(
 
 
 def _mfu(trace: StepTrace, setting: Setting, step: ShardedStep, tokens: int) -> float:
-    """Return the model's FLOPs as a share of the peak in the dtype of its products.
-
-    As published figures have it, these are three times the forward pass: what checkpointing recomputes is left out.
-    """
+    """Return the model's FLOPs, without recomputed ones, as a share of the peak in the dtype of its products."""
     flops = setting.device.flops
     peak = flops.bfloat16 if setting.experiment.train.precision == "bfloat16" else flops.float32
-    return 3 * trace.flops_per_token_forward * tokens / step.time.total / step.layout.devices / peak
+    return trace.flops_per_token * tokens / step.time.total / step.layout.devices / peak
 
 
 def _notes(device: Device) -> tuple[str, ...]:

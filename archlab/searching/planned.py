@@ -14,7 +14,8 @@ from archlab.config.schema import coerce, reject_unknown
 from archlab.config.yaml_files import is_file_name
 from archlab.errors import ConfigError, did_you_mean
 from archlab.modeling.cost import estimate_cost
-from archlab.planning.device import Device, load_device
+from archlab.planning.device import Device
+from archlab.planning.device_files import load_device
 from archlab.planning.plan import plan
 from archlab.searching import selectors
 from archlab.searching.apply import apply_values

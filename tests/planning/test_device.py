@@ -6,7 +6,8 @@ import pytest
 from archlab import ConfigError
 from archlab.config.yaml_writer import format_yaml
 from archlab.planning import calibrate, cpu_device
-from archlab.planning.device import SHIPPED, device_files, load_device
+from archlab.planning.device import SHIPPED
+from archlab.planning.device_files import device_files, load_device
 
 NAMES = {"a100-40g", "a100-80g", "h100", "h200", "b200", "mi300x", "l40s", "cpu"}
 

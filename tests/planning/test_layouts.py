@@ -9,7 +9,7 @@ from archlab.config.experiment import Experiment, load
 from archlab.config.parallel import Layout
 from archlab.modeling.step_trace import OpCost, StepTrace
 from archlab.planning.communication import Links
-from archlab.planning.device import load_device
+from archlab.planning.device_files import load_device
 from archlab.planning.layouts import iter_layouts, propose, require_divisible
 from archlab.planning.sharded_step import Setting, shard_step
 from archlab.planning.workload import Workload
@@ -40,6 +40,7 @@ class FakeWorkload:
             peak_bytes=4 * WEIGHTS + activations,
             tokens=4096 * sequences,
             flops_per_token=3 * 10**10,
+            recomputed_flops_per_token=0,
             flops_per_token_forward=10**10,
             state_bytes=10**6,
             max_state_bytes=10**6,

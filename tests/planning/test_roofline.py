@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from archlab.modeling.step_trace import OpCost
-from archlab.planning.device import load_device
+from archlab.planning.device_files import load_device
 from archlab.planning.roofline import FUSED_BYTES, kind_of, step_time
 
 GPU = load_device("h100")
