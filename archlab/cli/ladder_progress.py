@@ -97,8 +97,8 @@ def print_ladder(console: Console, result: LadderResult) -> None:
         if line := agreement_line(rung):
             console.print(foreign(line), width=narrow)
         console.print()
-    for line in _closing(summary, result.folder):
-        console.print(line, width=narrow, highlight=False)
+    for closing in _closing(summary, result.folder):
+        console.print(closing, width=narrow, highlight=False)
 
 
 def _rung_table(rung: RungSummary) -> Table:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -73,7 +74,7 @@ def _traces(summary: LadderSummary, name: str, color: str) -> Iterator[go.Scatte
         mode="markers",
         marker={"size": 8, "color": color},
     )
-    laws = {c["candidate"]: c["law"] for c in (summary.fit or {}).get("candidates", [])}  # type: ignore[union-attr,index]
+    laws = _laws(summary.fit)
     if name in laws:
         by_size = {r.params: r for r in whole}
         ends = [by_size[size] for size in sorted(by_size)]
@@ -85,6 +86,10 @@ def _traces(summary: LadderSummary, name: str, color: str) -> Iterator[go.Scatte
             mode="lines",
             line={"color": color, "width": 1.5},
         )
+
+
+def _laws(fit: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
+    return {found["candidate"]: found["law"] for found in (fit or {}).get("candidates", [])}
 
 
 def _law(law: dict[str, float], params: float, tokens: float) -> float:

@@ -182,8 +182,10 @@ _COMPARED = {
     "model.vocab_size": "the vocabulary",
     "train.eval_tokens": "the validation text",
 }
-_OF_RUNGS = ("train.steps", "train.batch_size", "train.accumulate", "train.seed", "train.schedule", "train.budget")
-_OF_RUNGS += ("train.start_from", "train.decay_fraction")
+_OF_RUNGS = (
+    *("train.steps", "train.batch_size", "train.accumulate", "train.seed", "train.schedule", "train.budget"),
+    *("train.start_from", "train.decay_fraction"),
+)
 
 
 def refuse_incomparable(path: str, owner: str, *, candidate: bool = False) -> None:
