@@ -28,11 +28,13 @@ from archlab.storage.model_tokens import read_tokens
 def cost_summary(experiment: Experiment, model: nn.Module | None = None) -> dict[str, Any]:
     """Return the experiment's name and costs, as `archlab show --json` prints them; `model` is that of `validate`.
 
-    `steps` is None for a budget of seconds, which only a run can tell.
+    Where there is a budget, `steps` are those that it gives, None for one of seconds, which only a run can tell.
     """
     cost = estimate_cost(experiment, model)
-    steps = resolve_budget(experiment, cost).train.steps
-    return {"name": experiment.name, **cost.to_dict(), "steps": steps or None}
+    figures = {"name": experiment.name, **cost.to_dict()}
+    if experiment.train.budget is None:
+        return figures
+    return {**figures, "steps": resolve_budget(experiment, cost).train.steps or None}
 
 
 def model_tree(experiment: Experiment, model: nn.Module | None = None) -> Tree:
