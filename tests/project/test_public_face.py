@@ -19,6 +19,7 @@ VERBS = (
     "load",
     "load_model",
     "report",
+    "run_ladder",
     "search",
     "show",
     "train",
