@@ -16,6 +16,7 @@ from archlab.reporting.figures import brief
 from archlab.reporting.format import format_metrics, format_validation
 from archlab.searching.callbacks import SearchCallback
 from archlab.searching.run import SearchResult
+from archlab.searching.shown_values import mark_gaps
 from archlab.searching.space import Space
 from archlab.searching.summary import SearchSummary, TrialSummary
 from archlab.text import shell_path
@@ -40,7 +41,9 @@ class SearchProgressBar(ProgressBar, SearchCallback):
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Show the training of one run under its label."""
         self.label = f"{label} ({self.done + 1} of {self.total})" if values else label
-        text = "  ".join(f"{self.short.get(path, path)}={brief(value)}" for path, value in values.items())
+        text = "  ".join(
+            f"{self.short.get(path, path)}={brief(mark_gaps(path, value))}" for path, value in values.items()
+        )
         self.print(Text.assemble(foreign(self.label, "cyan"), "  ", foreign(text)))
         return self
 

@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial
 
 from archlab.errors import one_line
 from archlab.searching import selectors
-from archlab.searching.base_values import base_value
 from archlab.searching.baseline import read_baseline
 from archlab.searching.claims import require_own_dir, trial_dir
 from archlab.searching.identity import read_identity, require_same_search
+from archlab.searching.shown_values import base_value, mark_gaps
 from archlab.searching.space import Space, load_space
 from archlab.searching.study import INTERRUPTED, is_interrupted, open_study
 from archlab.searching.summary import SearchSummary, read_summary
@@ -106,14 +106,8 @@ def _trial(trial: FrozenTrial, folder: Path) -> Run:
     # A running trial has no metrics in the study yet, and a pruned one never will: the run's log has the last ones.
     metrics = {**attrs.get("costs", {}), **last_metrics(run), **attrs.get("metrics", {})}
     state = INTERRUPTED if is_interrupted(trial) else _STATES[trial.state.name]
-    values = {path: _without_gaps(path, value) for path, value in attrs.get("values", {}).items()}
+    values = {path: mark_gaps(path, value) for path, value in attrs.get("values", {}).items()}
     return Run(f"{trial.number}", state, values, metrics, curve_of(run), attrs.get("reason", ""))
-
-
-def _without_gaps(path: str, value: Any) -> Any:
-    """Mark the layers that do not have what is varied for `[each]`."""
-    is_each = isinstance(value, list) and selectors.is_each(path)
-    return ["-" if entry is None else entry for entry in value] if is_each else value
 
 
 def curve_of(run: Path, metric: str = "val_loss") -> list[tuple[int, float]]:

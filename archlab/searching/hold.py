@@ -12,16 +12,18 @@ from archlab.config import paths
 from archlab.config.domains import LARGEST, Count, Range
 from archlab.config.experiment import UnresolvedExperiment
 from archlab.config.registry import component_of
-from archlab.config.schema import coerce, reject_unknown, union_members
+from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError
 from archlab.modeling.build import build_on_meta, count_parameters
 from archlab.modeling.cost import estimate_cost
 from archlab.modeling.step_trace import ENDS
+from archlab.searching import selectors
 from archlab.searching.bisection import Bisection
 from archlab.searching.layer_lists import is_layer_list, resized, rolled, unrolled
 
 METRICS = ("params", "params_non_embedding", "flops_per_token", "memory_per_device", "state_bytes")
 TOLERANCE = 0.05
+_COUNTED_FROM_PARAMETERS = METRICS[:2]
 _OPTIONS = ("by", "tolerance", "low", "high", "multiple_of")
 _Target = Annotated[float, Range(low=0, above=True, high=1e30)]
 _Tolerance = Annotated[float, Range(low=0, above=True, high=1)]
@@ -51,7 +53,7 @@ class Hold:
     def cost(self, raw: UnresolvedExperiment) -> float:
         """Return what is held of an experiment; raise ConfigError if it has no model."""
         experiment = raw.resolve()
-        if self.metric not in ("params", "params_non_embedding"):
+        if self.metric not in _COUNTED_FROM_PARAMETERS:
             return float(estimate_cost(experiment).to_dict()[self.metric])
         model = build_on_meta(experiment.model)
         ends = [m for m in model.modules() if (c := component_of(type(m))) is not None and c.kind in ENDS]
@@ -78,6 +80,8 @@ def parse_hold(data: Any, path: str) -> Hold:
         raise ConfigError(path, f"holds one cost, of {', '.join(METRICS)}")
     if not isinstance(by := data.get("by"), str) or not by:
         raise ConfigError(f"{path}.by", f"{by!r} is not the path of a whole number, such as model.dim")
+    if selectors.first_selector(by):
+        raise ConfigError(f"{path}.by", f"{by} stands for several numbers, of which one is solved for; take [*]")
     counts = {key: coerce(data[key], Count, f"{path}.{key}") for key in ("low", "high", "multiple_of") if key in data}
     hold = Hold(
         metric=metrics[0],
@@ -115,7 +119,7 @@ def describe_miss(solution: Solution, hold: Hold) -> str:
 
 def number(raw: UnresolvedExperiment, by: str) -> int:
     """Return the number that an experiment has at `by`; raise ConfigError if there is none, or several."""
-    if is_layer_list(by, raw) if "*" not in by else False:
+    if "*" not in by and is_layer_list(by, raw):
         return len(unrolled(raw, by))
     tree = raw.resolve().resolved
     places = [place for place in raw.expand(by) if raw.knob(place)]
@@ -123,8 +127,6 @@ def number(raw: UnresolvedExperiment, by: str) -> int:
     whole = [v for v in values.values() if isinstance(v, int) and not isinstance(v, bool)]
     if not whole or len(whole) < len(values):
         raise ConfigError("hold.by", f"{by} is not a whole number in {raw.name}")
-    if not any(member.type in (int, float) for place in places for member in union_members(raw.knob(place).type)):
-        raise ConfigError("hold.by", f"{by} takes no whole number")
     return max(whole)
 
 
@@ -154,8 +156,10 @@ def solve_by(
             problems.append(error)
             return None
 
+    # Counting more than parameters takes a forward pass for each number: there the tolerance is made use of.
+    close = hold.tolerance / (10 if hold.metric in _COUNTED_FROM_PARAMETERS else 2)
     step = math.lcm(hold.multiple_of, multiple_of)
-    found = Bisection(cost, hold.target, hold.low, min(hold.high, most), step, hold.tolerance / 10).nearest(start)
+    found = Bisection(cost, hold.target, hold.low, min(hold.high, most), step, close).nearest(start)
     if found is None:
         raise problems[0] if problems else ConfigError("hold", f"no multiple of {step} is within low and high")
     return Solution(*found, abs(found[1] / hold.target - 1) - hold.tolerance)

@@ -171,4 +171,6 @@ def _is_equal(can_grow: bool, path: str, old: Any, new: Any) -> bool:
     # A database may move, and have another user or password: the study in it is known by the search's UUID.
     has_moved = path == "study.storage" and old is not None and new is not None
     ignored = ("format", "description", "study.trials")
-    return path in ignored or old == new or has_moved or (has_grown and path.startswith("vary."))
+    # A list within a letter's layer is a knob's value, and not choices.
+    is_choices = path.startswith("vary.") and ".pattern.of." not in path and ".pattern.layer." not in path
+    return path in ignored or old == new or has_moved or (has_grown and is_choices)

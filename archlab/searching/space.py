@@ -15,7 +15,7 @@ from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError, did_you_mean
 from archlab.searching import selectors
 from archlab.searching.constraints import Constraint, parse_constraints
-from archlab.searching.hold import Hold, parse_hold
+from archlab.searching.hold import Hold, number, parse_hold
 from archlab.searching.ladder_keys import LADDER_KEYS, is_ladder, portable_ladder
 from archlab.searching.pattern import Pattern
 from archlab.searching.planned import PlannedObjective, parse_objective
@@ -185,9 +185,12 @@ def _base(tree: Mapping[str, Any], file: Path, recorded: bool) -> config.Unresol
 
 
 def _check_hold(space: Space) -> None:
-    by = space.hold.by if space.hold else ""
+    if space.hold is None:
+        return
+    by = space.hold.by
     if by in space.vary and not isinstance(space.vary[by], Pattern):
         raise ConfigError("hold.by", f"{by} is varied: hold solves for a knob that is not")
+    number(space.base, by)
 
 
 def _objectives(

@@ -7,23 +7,12 @@ from typing import Any
 
 from archlab.config.domains import Count
 from archlab.config.json_schema import DRAFT, FORMAT, TEXT, TEXTS, Schema, experiment_schema, type_schema
+from archlab.searching.domain_schema import CHOICES, HOLD, INTERVAL, PATTERN, TIE
 from archlab.searching.ladder_schema import ladder_properties
 from archlab.searching.planned import PLANNED
 from archlab.searching.space import COSTS, KEYS, MEASURED, VALIDATION
 from archlab.searching.study_config import PRUNERS, SAMPLERS, Seed
 
-_NUMBER: Schema = {"type": "number"}
-_INTERVAL: Schema = {
-    "type": "object",
-    "properties": {
-        "low": _NUMBER,
-        "high": _NUMBER,
-        "log": {"type": "boolean", "default": False, "description": "Spread the trials over magnitudes."},
-        "step": {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]},
-    },
-    "required": ["low", "high"],
-    "additionalProperties": False,
-}
 _DIRECTION: Schema = {"enum": ["minimize", "maximize"]}
 _VALIDATION_METRIC: Schema = {"pattern": f"^{VALIDATION}"}
 _PLACE: dict[str, Schema] = {
@@ -31,7 +20,6 @@ _PLACE: dict[str, Schema] = {
     "device": {**TEXT, "description": "The device that is planned for: a shipped name, your own, or a file."},
     "devices": {**type_schema(Count), "description": "The number of devices."},
 }
-_CHOICES: Schema = {"type": "array", "minItems": 1, "uniqueItems": True}
 
 
 def space_schema() -> Schema:
@@ -48,8 +36,9 @@ def space_schema() -> Schema:
             "type": "object",
             "description": "The domain of each path; auto is the one declared beside the component.",
             "minProperties": 1,
-            "additionalProperties": {"anyOf": [{"const": "auto"}, _CHOICES, _INTERVAL]},
+            "additionalProperties": {"anyOf": [{"const": "auto"}, CHOICES, INTERVAL, TIE, PATTERN]},
         },
+        "hold": HOLD,
         "objectives": _objectives(),
         "constraints": {"type": "array", "items": _constraint()},
         "study": _study(),

@@ -61,7 +61,8 @@ def held_base(space: Space) -> UnresolvedExperiment:
         return space.base
     values, solution = hold_values(space, {}, space.base, space.source)
     require_within(solution, space.hold, "hold")
-    return apply_values(space.varied, values, space.base, space.source)
+    # Of the base's own layers: a pattern is what trials have.
+    return apply_values({space.hold.by: HELD}, values, space.base, space.source)
 
 
 def hold_values(
@@ -74,7 +75,7 @@ def hold_values(
     hold = hold or space.hold
     assert hold is not None
     by = hold.by
-    varied: dict[str, Varied] = {by: HELD, **space.vary}
+    varied: dict[str, Varied] = {**space.vary, **({} if by in values and by in space.vary else {by: HELD})}
 
     def with_number(n: int) -> dict[str, Any]:
         pattern = varied[by]

@@ -54,7 +54,8 @@ def _validate(path: str, varied: Mapping[str, Varied], order: list[str], base: V
         raise ConfigError(f"vary.{path}", problems[0].removeprefix(f"{path}: "))
 
 
-def _check_in(path: str, domain: Domain | Tie | None, variant: Variant) -> None:
+def _check_in(path: str, domain: Domain | Tie | Held | None, variant: Variant) -> None:
+    assert not isinstance(domain, Held)
     if isinstance(domain, Tie):
         _check_tie(path, domain, variant)
         return

@@ -156,7 +156,7 @@ class Variant:
         """Give every layer its own value; with another number of layers, as the layers themselves are spread."""
         depth, pattern = len(self.raw.get(layers)), self.patterns.get(layers)
         sources = positions(len(values), depth, pattern.operator if pattern else "stretch")
-        own = {}
+        own = dict[str, Any]()
         for index, source in enumerate(sources):
             place = selectors.at_index(path, index)
             own |= dict.fromkeys(self.knobs(place), values[source])

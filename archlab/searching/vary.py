@@ -8,7 +8,7 @@ from typing import Any
 from archlab.config.domains import parse_domain
 from archlab.errors import ConfigError
 from archlab.searching import selectors
-from archlab.searching.pattern import parse_pattern
+from archlab.searching.pattern_yaml import parse_pattern
 from archlab.searching.variant import Varied
 
 

@@ -99,6 +99,12 @@ def test_mistakes_are_found(text: str, place: list[str], experiments: Any) -> No
         {"vary": {"train.lr": []}},
         {"vary": {"train.lr": {"low": 1}}},
         {"vary": {"train.lr": {"low": 1, "high": 2, "lgo": True}}},
+        {"vary": {"train.lr": {"same_as": "train.clip", "log": True}}},
+        {"vary": {"model.layers": {"pattern": {"of": {"a": {}, "b": {}}}}}},
+        {"vary": {"model.layers": {"pattern": {"of": {"a": {}, "bb": {}}, "period": 2}}}},
+        {"vary": {"model.layers": {"pattern": {"of": {"a": {}, "b": {}}, "period": 2, "operator": "stak"}}}},
+        {"hold": {"by": "model.dim"}},
+        {"hold": {"params": 1, "flops_per_token": 1, "by": "model.dim"}},
         {"vray": {}},
         {"objectives": {"losss": "minimize"}},
         {"objectives": {"val_loss": "min"}},
@@ -112,6 +118,15 @@ def test_mistakes_in_a_space_are_found(change: dict[str, Any], spaces: Any) -> N
     right = {"base": "quickstart", "vary": {"train.lr": {"low": 0.1, "high": 1}, "model.layers[*].mixer": "auto"}}
     spaces.validate(right | {"constraints": ["params <= 4e6"], "study": {"pruner": {"type": "median"}}})
     assert not spaces.is_valid(right | change)
+
+
+def test_right_spaces_of_patterns_and_budgets_are_valid(spaces: Any) -> None:
+    of = {"a": {"mixer": "attention"}, "m": {"mixer": {"type": "mamba2"}}}
+    pattern = {"of": of, "period": 8, "at_least": {"a": 1}, "operator": ["stack", "stretch"], "depth": 24}
+    heads = {"low": 2, "high": 8, "divides": "model.dim"}
+    vary = {"model.layers": {"pattern": pattern}, "model.layers[a].mixer.num_heads": heads}
+    tie = {"model.layers[each].ffn.hidden_dim": {"same_as": "model.dim"}}
+    spaces.validate({"base": "quickstart", "vary": vary | tie, "hold": {"params": 1e6, "by": "model.dim"}})
 
 
 def test_knobs_have_defaults_descriptions_and_a_plugin_is_included(write: Write) -> None:

@@ -1,4 +1,4 @@
-"""The base experiment's values of what a search varies, for comparison with its trials."""
+"""Values as they are shown: those of trials, and the base experiment's of what a search varies."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def base_value(space: Space, path: str) -> Any:
     if selectors.is_each(path):
         return places
     return places[0] if places else None
+
+
+def mark_gaps(path: str, value: Any) -> Any:
+    """Return a trial's value, for `[each]` with a dash for every layer that does not have what is varied."""
+    is_each = isinstance(value, list) and selectors.is_each(path)
+    return ["-" if entry is None else entry for entry in value] if is_each else value
 
 
 def _name(value: Any) -> Any:
