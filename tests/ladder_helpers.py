@@ -18,7 +18,10 @@ from archlab.training.trainer import TrainResult
 
 EMA = {"model.layers[*].mixer": {"type": "ema"}}
 CANDIDATES: dict[str, Any] = {"megalodon": {}, "averages": EMA}
-RUNGS: list[dict[str, Any]] = [{"params": 3000, "tokens": 320, "seeds": 2}, {"params": 6000, "tokens": 640}]
+RUNGS: list[dict[str, Any]] = [
+    {"set": {"model.dim": 16}, "tokens": 320, "seeds": 2},
+    {"set": {"model.dim": 24}, "tokens": 640},
+]
 
 
 def write_ladder(folder: Path, **keys: Any) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def _traces(summary: LadderSummary, name: str, color: str) -> Iterator[go.Scatte
         mode="markers",
         marker={"size": 8, "color": color},
     )
-    laws = _laws(summary)
+    laws = _laws(summary.fit)
     if name in laws:
         by_size = {r.params: r for r in whole}
         ends = [by_size[size] for size in sorted(by_size)]
@@ -88,9 +88,8 @@ def _traces(summary: LadderSummary, name: str, color: str) -> Iterator[go.Scatte
         )
 
 
-def _laws(summary: LadderSummary) -> dict[str, dict[str, float]]:
-    fitted: Any = (summary.fit or {}).get("candidates", [])
-    return {each["candidate"]: each["law"] for each in fitted}
+def _laws(fit: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
+    return {found["candidate"]: found["law"] for found in (fit or {}).get("candidates", [])}
 
 
 def _law(law: dict[str, float], params: float, tokens: float) -> float:

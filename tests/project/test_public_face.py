@@ -20,6 +20,7 @@ VERBS = (
     "load",
     "load_model",
     "report",
+    "run_ladder",
     "search",
     "show",
     "train",

@@ -101,11 +101,12 @@ def _scaled_counts(node: Mapping[str, Any], ratio: float, width: int) -> dict[st
     counts: dict[str, int] = {}
     for name in _COUNTS:
         count = node.get(name)
-        if count is not None and _is_number(count):
-            whole = counts.get("num_heads", width) if name == "num_kv_heads" else width
-            # One group is no grouping, at any width; one head is a small model's.
-            wanted = count * ratio if name != "num_groups" or count > 1 else 1
-            counts[name] = _divisor(whole, wanted, even=name == "num_heads" and width % 2 == 0)
+        if count is None or not _is_number(count):
+            continue
+        whole = counts.get("num_heads", width) if name == "num_kv_heads" else width
+        # One group is no grouping, at any width; one head is a small model's.
+        wanted = count * ratio if name != "num_groups" or count > 1 else 1
+        counts[name] = _divisor(whole, wanted, even=name == "num_heads" and width % 2 == 0)
     return counts
 
 
