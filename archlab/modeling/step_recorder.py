@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from archlab.ops.op_costs import backward_flops_ahead, find_body, scratch_bytes
+from archlab.ops.op_costs import backward_flops_ahead, find_body, scratch_bytes, trace_loops
 from archlab.runtime.private_apis import DispatchMode, argument_names, flop_formula
 
 PHASES = ("forward", "recompute", "backward", "optimizer")
@@ -78,7 +78,7 @@ class StepRecorder(DispatchMode):
         elif name in _COMPOSITE:
             body = func.decompose
         if body is not None:
-            with self:  # a mode is not active in its own method
+            with self, trace_loops(self._skip_alike):  # a mode is not active in its own method
                 return body(*args, **options)
         output = func(*args, **options)
         self.follow(output)
@@ -94,6 +94,19 @@ class StepRecorder(DispatchMode):
             yield
         finally:
             self.phase = phase
+
+    def _skip_alike(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Run the first, the second and the last item of a loop, and count the others like the second."""
+        every = list(items)
+        if len(every) < 4:
+            yield from every
+            return
+        yield every[0]
+        before = self.counts.copy()
+        yield every[1]
+        increase = self.counts - before
+        self.counts.update({kind: (len(every) - 3) * number for kind, number in increase.items()})
+        yield every[-1]
 
     def follow(self, tensors: Any) -> None:
         """Count the memory of tensors as live for as long as something holds it."""

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import at_least_float32, product_dtype
-from archlab.ops.op_costs import Sizes, register_backward_ahead, register_body
+from archlab.ops.op_costs import Sizes, iter_alike, register_backward_ahead, register_body
 
 IGNORED = -100  # PyTorch's default ignore_index
 # A chunk's logits take at most 32 MiB in float32, unless 256 tokens need more: fewer would make thin, slow products.
@@ -52,7 +52,8 @@ def _loss_and_gradients(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tu
     dx_ND, dweight_VD = torch.empty_like(x_ND), at_least_float32(torch.zeros_like(weight_VD))
     total = dweight_VD.new_zeros(())
     rows = max(MIN_CHUNK_TOKENS, MAX_CHUNK_LOGITS // len(weight_VD))
-    for x_RD, target_R, dx_RD in zip(x_ND.split(rows), target_N.split(rows), dx_ND.split(rows), strict=True):
+    chunks = zip(x_ND.split(rows), target_N.split(rows), dx_ND.split(rows), strict=True)
+    for x_RD, target_R, dx_RD in iter_alike(chunks):
         logits_RV = x_RD @ weight_VD.mT
         backend = find_backend("logit_gradients", logits_RV) or logit_gradients
         loss, dlogits_RV = backend(logits_RV, target_R)  # may overwrite the logits

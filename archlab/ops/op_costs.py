@@ -6,9 +6,10 @@ torch's. A multiplication and an addition are two, and all T x T pairs of causal
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -16,6 +17,8 @@ from torch.utils.flop_counter import register_flop_formula
 from archlab.runtime.private_apis import cpu_flash_attention, flop_formula
 
 Sizes = tuple[int, ...]
+Item = TypeVar("Item")
+Loop: TypeAlias = "Callable[[Iterable[Any]], Iterable[Any]]"
 
 # Python functions of opaque operations, which a trace runs instead to see what they compute and allocate.
 _BODIES: dict[str, Callable[..., Any]] = {}
@@ -23,6 +26,26 @@ _BODIES: dict[str, Callable[..., Any]] = {}
 _SCRATCH: dict[str, Callable[..., int]] = {}
 # FLOPs of the backward pass that an operation of the forward pass computes ahead.
 _BACKWARD_AHEAD: dict[str, Callable[..., int]] = {}
+
+
+# How a trace runs the loops of `iter_alike`; None runs them as they are.
+_loop: Loop | None = None
+
+
+def iter_alike(items: Iterable[Item]) -> Iterable[Item]:
+    """Iterate over chunks of one size, the last one perhaps smaller: a trace counts most of them like the second."""
+    return items if _loop is None else _loop(items)
+
+
+@contextmanager
+def trace_loops(loop: Loop) -> Iterator[None]:
+    """Run the loops of `iter_alike` within a block by `loop`, which yields some of their items."""
+    global _loop
+    before, _loop = _loop, loop
+    try:
+        yield
+    finally:
+        _loop = before
 
 
 def register_body(operation: str, body: Callable[..., Any]) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from archlab.config import experiment
-from archlab.modeling import step_trace
+from archlab.modeling import step_recorder, step_trace
 from archlab.modeling.backbone import iter_blocks
 from archlab.modeling.build import validate
 from archlab.modeling.repeated_blocks import skip_repeated_blocks
+from archlab.ops import linear_cross_entropy
 
 DEEP = ["model.layers[0].repeat=5", "train.batch_size=2", "train.context=32"]
 NAMES = ["megalodon_tiny", "llama2_tiny", "mamba_tiny"]
@@ -23,6 +24,17 @@ def test_costs_are_those_of_running_every_block(name: str, checkpointed: str, mo
     counted_once = step_trace.trace_step(deep)
     monkeypatch.setattr(step_trace, "skip_repeated_blocks", lambda *_: nullcontext([]))
     assert counted_once == step_trace.trace_step(deep)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [513, 1100])
+def test_costs_are_those_of_running_every_chunk_of_the_loss(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_cross_entropy, "MAX_CHUNK_LOGITS", 1)  # so that chunks are of 256 tokens
+    sizes = ["train.batch_size=1", f"train.context={rows}", "model.vocab_size=40000", "model.layers[0].repeat=1"]
+    wide = experiment.load("llama2_tiny", [*sizes, "model.layers[*].mixer.attention.window_size=2048"])
+    counted_once = step_trace.trace_step(wide)
+    monkeypatch.setattr(step_recorder, "trace_loops", lambda loop: nullcontext())
+    assert counted_once == step_trace.trace_step(wide)
 
 
 @pytest.mark.parametrize(
