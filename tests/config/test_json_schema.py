@@ -55,7 +55,7 @@ def test_shipped_spaces_are_valid(name: str, spaces: Any) -> None:
         "{base: quickstart, train: {clip: null, compile: off}, override: {'model.layers[*].mixer': mega}}",
         "{base: quickstart, model: {dim: 3}}",
         "{format: 2, base: quickstart}",
-        "{base: quickstart, train: {budget: {tokens: 1e7}, start_from: {checkpoint: runs/a, step: 4}}}",
+        "{base: quickstart, train: {budget: {tokens: 1.0e+7}, start_from: {checkpoint: runs/a, step: 4}}}",
     ],
 )
 def test_right_experiments_are_valid(text: str, experiments: Any) -> None:
