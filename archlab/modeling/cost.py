@@ -76,7 +76,7 @@ class _Request:
 def _identity(experiment: Experiment) -> tuple[Any, ...]:
     """Return what the figures of a step depend on: not its learning rate, its seed or its length."""
     train, spec = experiment.train, experiment.model
-    inputs = experiment.task.factory()().example_inputs(train.batch_size, train.context, "meta")
+    inputs = experiment.task.factory()().example_inputs(1, train.context, "meta")
     settings = (train.batch_size, train.context, train.accumulate, train.precision, train.checkpoint_activations)
     # The classes too: a plugin may have been loaded again under its name.
     classes = tuple(part.component.cls for part in spec.walk())
@@ -85,5 +85,5 @@ def _identity(experiment: Experiment) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=64)
 def _trace(request: _Request) -> StepTrace:
-    # A trace takes about a second: a candidate's learning rates and seeds share one, and so do a run's start and resume.
+    # It takes about a second: a candidate's learning rates and seeds share one, and so do a run's start and resume.
     return trace_step(request.experiment, request.model)
