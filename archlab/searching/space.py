@@ -164,10 +164,19 @@ def _override(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     try:
         top, *rest = selectors.split(path)
         if top == "vary" and rest:
-            return {**tree, "vary": {**(tree.get("vary") or {}), path.removeprefix("vary."): value}}
+            return {**tree, "vary": _override_domain(tree.get("vary") or {}, path.removeprefix("vary."), value)}
         return paths.put(tree, path, value)
     except ConfigError as error:
         raise ConfigError(error.path, error.problem, "command line") from None
+
+
+def _override_domain(vary: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Set the domain of a path, or a part of one, such as `train.lr.low` or `model.layers.pattern.period`."""
+    whole = [key for key, domain in vary.items() if isinstance(domain, Mapping) and path.startswith(f"{key}.")]
+    if not whole or path in vary:
+        return {**vary, path: value}
+    key = max(whole, key=len)
+    return {**vary, key: paths.put(dict(vary[key]), path[len(key) + 1 :], value)}
 
 
 def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], recorded: bool) -> Space:

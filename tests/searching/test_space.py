@@ -6,7 +6,9 @@ import yaml
 from search_helpers import write_space
 
 from archlab import ConfigError
+from archlab.config.domains import Interval
 from archlab.config.yaml_files import shipped_files
+from archlab.searching.pattern import Pattern
 from archlab.searching.space import load_space
 from archlab.searching.study_config import PRUNERS, REQUIRES, SAMPLERS
 
@@ -69,6 +71,17 @@ def test_mistakes_are_named(tmp_path: Path, asked: dict[str, Any], message: str)
         load_space(write_space(tmp_path, **asked))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path))
+
+
+def test_overrides_change_a_part_of_a_domain() -> None:
+    base = {"base": "llama2_tiny"}
+    layers = {"pattern": {"of": {"a": {}, "m": {"mixer": "mamba"}}, "period": 4}}
+    vary = {"train.lr": {"low": 1e-3, "high": 1e-2}, "model.layers": layers}
+    space = load_space({**base, "vary": vary}, ["vary.train.lr.high=0.1", "vary.model.layers.pattern.period=3"])
+    assert space.vary["train.lr"] == Interval(1e-3, 0.1)
+    pattern = space.vary["model.layers"]
+    assert isinstance(pattern, Pattern)
+    assert pattern.period == 3
 
 
 def test_overrides_change_the_space_or_its_base(tmp_path: Path) -> None:
