@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import Tiny, Write
+from torch.utils.flop_counter import FlopCounterMode
 
 from archlab import ConfigError
 from archlab.config import experiment as config
 from archlab.modeling.build import build, build_on_meta
 from archlab.modeling.cost import estimate_cost
+from archlab.modeling.loss import total_loss
 from archlab.modeling.state import reserve_state, state_bytes
 from archlab.modeling.step_recorder import StepRecorder
 from archlab.modeling.step_trace import trace_step
@@ -175,3 +177,13 @@ def test_a_window_costs_what_is_read_of_it(tiny: Tiny) -> None:
     assert figures.max_state_bytes == 131_072 * keys_and_values + positions
     _, state = build_on_meta(tiny(window).model)(torch.zeros(1, 32, dtype=torch.int64, device="meta"))
     assert state_bytes(state) == figures.state_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["megalodon_tiny", "mamba2_tiny", "gated_delta_net_tiny", "rwkv7_tiny"])
+def test_flops_are_those_that_torch_counts_of_a_real_step(name: str) -> None:
+    experiment = config.load(name, ["train.batch_size=1", "train.context=128", "train.precision=float32"])
+    model, inputs = build(experiment.model), torch.zeros(1, 128, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        total_loss(model, inputs, inputs)[0].backward()
+    assert estimate_cost(experiment).flops_per_token == counter.get_total_flops() // 128
