@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -95,18 +95,17 @@ class StepRecorder(DispatchMode):
         finally:
             self.phase = phase
 
-    def _skip_alike(self, items: Iterable[Any]) -> Iterator[Any]:
+    def _skip_alike(self, items: Sequence[Any]) -> Iterator[Any]:
         """Run the first, the second and the last item of a loop, and count the others like the second."""
-        every = list(items)
-        if len(every) < 4:
-            yield from every
+        if len(items) < 4:
+            yield from items
             return
-        yield every[0]
+        yield items[0]
         before = self.counts.copy()
-        yield every[1]
+        yield items[1]
         increase = self.counts - before
-        self.counts.update({kind: (len(every) - 3) * number for kind, number in increase.items()})
-        yield every[-1]
+        self.counts.update({kind: (len(items) - 3) * number for kind, number in increase.items()})
+        yield items[-1]
 
     def follow(self, tensors: Any) -> None:
         """Count the memory of tensors as live for as long as something holds it."""

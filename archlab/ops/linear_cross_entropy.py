@@ -52,8 +52,8 @@ def _loss_and_gradients(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> tu
     dx_ND, dweight_VD = torch.empty_like(x_ND), at_least_float32(torch.zeros_like(weight_VD))
     total = dweight_VD.new_zeros(())
     rows = max(MIN_CHUNK_TOKENS, MAX_CHUNK_LOGITS // len(weight_VD))
-    chunks = zip(x_ND.split(rows), target_N.split(rows), dx_ND.split(rows), strict=True)
-    for x_RD, target_R, dx_RD in iter_alike(chunks):
+    for start in iter_alike(range(0, len(x_ND), rows)):
+        x_RD, target_R, dx_RD = (tensor[start : start + rows] for tensor in (x_ND, target_N, dx_ND))
         logits_RV = x_RD @ weight_VD.mT
         backend = find_backend("logit_gradients", logits_RV) or logit_gradients
         loss, dlogits_RV = backend(logits_RV, target_R)  # may overwrite the logits

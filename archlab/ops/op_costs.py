@@ -6,7 +6,7 @@ torch's. A multiplication and an addition are two, and all T x T pairs of causal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any, TypeAlias, TypeVar
@@ -18,7 +18,7 @@ from archlab.runtime.private_apis import cpu_flash_attention, flop_formula
 
 Sizes = tuple[int, ...]
 Item = TypeVar("Item")
-Loop: TypeAlias = "Callable[[Iterable[Any]], Iterable[Any]]"
+Loop: TypeAlias = "Callable[[Sequence[Any]], Iterable[Any]]"
 
 # Python functions of opaque operations, which a trace runs instead to see what they compute and allocate.
 _BODIES: dict[str, Callable[..., Any]] = {}
@@ -32,7 +32,7 @@ _BACKWARD_AHEAD: dict[str, Callable[..., int]] = {}
 _loop: Loop | None = None
 
 
-def iter_alike(items: Iterable[Item]) -> Iterable[Item]:
+def iter_alike(items: Sequence[Item]) -> Iterable[Item]:
     """Iterate over chunks of one size, the last one perhaps smaller: a trace counts most of them like the second."""
     return items if _loop is None else _loop(items)
 

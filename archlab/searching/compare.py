@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from archlab.config.domains import Choice
+from archlab.config.domains import Choice, Interval
 from archlab.config.experiment import UnresolvedExperiment
 from archlab.errors import ConfigError, did_you_mean
 from archlab.searching import selectors
@@ -47,7 +47,8 @@ def parse_compare(data: Any, vary: Mapping[str, Varied]) -> tuple[str, ...]:
         if path not in vary:
             raise ConfigError("compare", f"{path} is not varied{did_you_mean(path, list(vary))}")
         if vary[path] is not None and not isinstance(vary[path], Choice):
-            raise ConfigError("compare", f"{path} has no list of choices")
+            kind = "a range of values and " if isinstance(vary[path], Interval) else ""
+            raise ConfigError("compare", f"{path} has {kind}no list of choices")
         if selectors.first_selector(path):
             raise ConfigError("compare", f"{path} is of single layers, not one choice of a whole model")
     if len(set(listed)) < len(listed):

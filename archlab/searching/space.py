@@ -187,7 +187,7 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
         load_plugin(plugin, file.parent, recorded_in=file if recorded else None)
     base = _base(tree, file, recorded).override(base_values, "command line")
     experiment = base.resolve()
-    vary = parse_vary(varied) if (varied := _mapping(tree, "vary")) or not is_ladder(tree) else {}
+    vary = {} if is_ladder(tree) and not tree.get("vary") else parse_vary(_mapping(tree, "vary"))
     compare = parse_compare(tree.get("compare"), vary)
     objectives, planned = _objectives(tree.get("objectives"), experiment.task.component.cls.metrics, file, recorded)
     space = Space(

@@ -6,8 +6,8 @@ from archlab.inference.evaluate import evaluate
 from archlab.modeling import loss
 from archlab.modeling.build import build
 from archlab.modeling.compile import compile_model
-from archlab.modeling.cost import estimate_cost
 from archlab.modeling.loss import total_loss
+from archlab.modeling.step_trace import trace_step
 from archlab.ops import linear_cross_entropy
 
 
@@ -72,6 +72,6 @@ def test_a_model_compiled_whole_runs_compiled_in_parts(tiny: Tiny) -> None:
 
 def test_the_estimate_knows_that_scores_are_not_kept(tiny: Tiny, request: pytest.FixtureRequest) -> None:
     experiment = tiny()
-    whole = estimate_cost(experiment).activation_bytes
+    whole = trace_step(experiment).activation_bytes
     request.getfixturevalue("in_parts")
-    assert estimate_cost(experiment).activation_bytes < whole
+    assert trace_step(experiment).activation_bytes < whole

@@ -95,7 +95,7 @@ class Killed(BaseException):
 KILL_AT = [
     (optuna.Study, "enqueue_trial", 1, True),
     (optuna.Study, "ask", 1, True),
-    (archlab.searching.run, "suggest", 1, True),
+    (archlab.searching.run, "choose_values", 1, True),
     (archlab.searching.run, "train", 2, False),
     (archlab.searching.run, "train", 1, True),
     (candidate_runs, "delete_weights", 5, True),
