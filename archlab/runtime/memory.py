@@ -9,9 +9,9 @@ import torch
 from archlab.errors import ArchlabError
 from archlab.runtime.cgroups import memory_limit
 
-# Bytes of malloc's heap for a byte of tensors at a training step's peak. Tensors of many sizes leave gaps between each
-# other that later ones do not fit in: over thirteen architectures 1.2 to 2.0 times (benchmarks/plan.py memory), though
-# the tensors themselves are counted exactly.
+# Bytes of malloc's heap for a byte of tensors at a training step's peak, of which tensors of many sizes leave gaps that
+# later ones do not fit in. A middle of what thirteen architectures showed, from 1.2 to 2.0 (benchmarks/plan.py memory):
+# a fit to those, which need not hold for others.
 CPU_HEAP_RATIO = 1.47
 
 

@@ -22,7 +22,7 @@ from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.loss import count_targets, total_loss
 from archlab.modeling.parametrization import parametrize
 from archlab.modeling.state import auxiliary_loss
-from archlab.runtime.memory import cpu_heap_bytes, require_memory
+from archlab.runtime.memory import require_memory
 from archlab.runtime.mixed_precision import resolve_precision
 from archlab.training.optimizer import build_optimizer, lr_multiplier
 
@@ -35,8 +35,8 @@ def prepare_experiment(experiment: Experiment, previous: Mapping[str, str] | Non
     """
     cost = check_experiment(experiment)
     experiment = resolve_auto(resolve_budget(experiment, cost), cost, previous)
-    device, needed = torch.device(experiment.train.device), cost.memory_per_device
-    require_memory(cpu_heap_bytes(needed) if device.type == "cpu" else needed, device)
+    # By the tensors alone: what malloc loses between them differs too much to refuse a run for it.
+    require_memory(cost.memory_per_device, torch.device(experiment.train.device))
     return experiment
 
 
