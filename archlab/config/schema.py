@@ -56,7 +56,8 @@ def parse_settings(value: Any, section: type[Settings], path: str) -> Settings:
     for knob in knobs.values():
         if knob.default is REQUIRED and value.get(knob.name) is None:
             raise ConfigError(path, f"needs {knob.name!r}: {knob.type_name}")
-    return section(**{key: coerce(setting, knobs[key].type, f"{path}.{key}") for key, setting in value.items()})
+    at = f"{path}." if path else ""
+    return section(**{key: coerce(setting, knobs[key].type, f"{at}{key}") for key, setting in value.items()})
 
 
 def section_of(expected: Any) -> type | None:

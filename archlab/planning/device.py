@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from archlab.config.domains import Count, Fraction, NonNegative, Positive
-from archlab.config.schema import coerce, reject_unknown
+from archlab.config.schema import parse_settings, reject_unknown, settings_of
 from archlab.config.yaml_files import load_yaml
 from archlab.errors import ConfigError
 from archlab.runtime.user_dirs import user_root
 
 SHIPPED = Path(__file__).parent / "devices"
+_OF_THE_FILE = ("name", "file")  # which the file itself does not say
 CPU = "cpu"
 
 
@@ -96,25 +97,5 @@ def read_device(file: Path) -> Device:
 
 def parse_device(tree: Mapping[str, Any]) -> Device:
     """Check the YAML data of a device; raise ConfigError naming the path of what is unknown, missing or invalid."""
-    device: Device = _parse(tree, Device, "", leave_out=("name", "file"))
-    return device
-
-
-def _parse(tree: Any, cls: Any, path: str, leave_out: tuple[str, ...] = ()) -> Any:
-    if not isinstance(tree, Mapping):
-        raise ConfigError(path, f"{tree!r} is not a mapping")
-    keys = {field.name: field for field in fields(cls) if field.name not in leave_out}
-    reject_unknown(tree, list(keys), path)
-    hints = get_type_hints(cls, include_extras=True)
-    for name, field in keys.items():
-        if name not in tree and not _has_default(field):
-            raise ConfigError(f"{path}.{name}".lstrip("."), "is missing")
-    return cls(**{name: _value(value, hints[name], f"{path}.{name}".lstrip(".")) for name, value in tree.items()})
-
-
-def _has_default(field: Any) -> bool:
-    return field.default is not MISSING
-
-
-def _value(value: Any, expected: Any, path: str) -> Any:
-    return _parse(value, expected, path) if is_dataclass(expected) else coerce(value, expected, path)
+    reject_unknown(tree, [key for key in settings_of(Device) if key not in _OF_THE_FILE], "")
+    return parse_settings(tree, Device, "")

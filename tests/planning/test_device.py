@@ -42,7 +42,7 @@ def test_devices_of_the_users_own_are_found_by_name_and_by_file(home: Path) -> N
     ("edit", "message"),
     [
         (("memory: ", "memry: "), "unknown key 'memry'; did you mean 'memory'?"),
-        (("  matmul: 0.53\n", ""), "efficiency.matmul: is missing"),
+        (("  matmul: 0.53\n", ""), "efficiency: needs 'matmul': a number at least 0 and at most 1"),
         (("node: 450e9", "node: -1"), "links.node: -1.0 is not above 0"),
         (("kind: gpu", "kind: gppu"), "kind: 'gppu' is not one of its values; did you mean 'gpu'?"),
     ],
