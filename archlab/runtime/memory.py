@@ -10,9 +10,9 @@ from archlab.errors import ArchlabError
 from archlab.runtime.cgroups import memory_limit
 
 # Bytes of malloc's heap for a byte of tensors at a training step's peak, of which tensors of many sizes leave gaps that
-# later ones do not fit in. A middle of what thirteen architectures showed, from 1.2 to 2.0 (benchmarks/plan.py memory):
-# a fit to those, which need not hold for others.
-CPU_HEAP_RATIO = 1.47
+# later ones do not fit in. A fit to ten architectures in float32, with and without activation checkpointing, together
+# with what a process takes without tensors (benchmarks/plan.py memory): it need not hold for others.
+CPU_HEAP_RATIO = 1.38
 
 
 def cpu_heap_bytes(tensor_bytes: int) -> int:
