@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from archlab.config.experiment import Experiment, UnresolvedExperiment
-from archlab.errors import ConfigError
+from archlab.errors import ArchlabError, ConfigError
 from archlab.modeling.cost import estimate_cost
 from archlab.planning.plan import plan
 from archlab.searching.apply import apply_values
@@ -61,7 +61,14 @@ class _Candidate:
 
 
 def dry_run(space: Space, trials: int | None = None, *, device: str = "cpu", devices: int = 1) -> DryRun:
-    """Estimate a search on `devices` devices; raise ConfigError where no candidate of the sample can be planned."""
+    """Estimate a search on `devices` devices; raise ConfigError where the base cannot be planned.
+
+    Raises ArchlabError for a ladder.
+    """
+    if space.is_ladder:
+        raise ArchlabError(
+            f"{space.source}: has rungs, of which a dry run cannot tell the cost; --rehearse runs them small"
+        )
     asked = trials if trials is not None else space.study.trials
     rounds = plan_rounds(asked, len(arms(space.compare, space.vary))) if space.compare else []
     count = sum(each.choices * each.trials for each in rounds) or asked

@@ -9,6 +9,7 @@ from search_helpers import write_space
 
 import archlab
 from archlab.errors import ArchlabError, ConfigError
+from archlab.searching.dry_run import dry_run
 from archlab.searching.ladder.candidates import all_candidates, at_rung, at_target, own_experiment
 from archlab.searching.ladder.config import Ladder, parse_ladder
 from archlab.searching.ladder.runs import plan_runs
@@ -152,3 +153,8 @@ def test_a_pattern_has_the_depth_of_each_rung_and_of_the_target(tmp_path: Path) 
     target = at_target(ladder, ladder.target, candidate).resolved["model"]["layers"]
     assert sum(entry.get("repeat", 1) for entry in target) == 4
     assert 16 in {entry["mixer"].get("num_heads") for entry in target}
+
+
+def test_a_ladder_has_no_dry_run() -> None:
+    with pytest.raises(ArchlabError, match="has rungs, of which a dry run cannot tell the cost"):
+        dry_run(load_space("small_ladder"))
