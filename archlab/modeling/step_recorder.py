@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from archlab.ops.op_costs import backward_flops_ahead, find_body, scratch_bytes, trace_loops
+from archlab.ops.op_costs import backward_flops_ahead, find_body, trace_loops
 from archlab.runtime.private_apis import DispatchMode, argument_names, flop_formula
 
 PHASES = ("forward", "recompute", "backward", "optimizer")
@@ -82,7 +82,6 @@ class StepRecorder(DispatchMode):
                 return body(*args, **options)
         output = func(*args, **options)
         self.follow(output)
-        self.note_peak(self.live + scratch_bytes(name, args))
         self._count(func, name, args, options, output)
         return output
 

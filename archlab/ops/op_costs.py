@@ -1,4 +1,4 @@
-"""Costs of operations that torch's counters do not know: FLOPs, scratch memory, and what an opaque operation runs.
+"""Costs of operations that torch's counters do not know: FLOPs, and what an opaque operation runs.
 
 `torch.utils.flop_counter.register_flop_formula` registers FLOPs, beside each operation of archlab's and here for
 torch's. A multiplication and an addition are two, and all T x T pairs of causal attention count, the usual convention.
@@ -22,8 +22,6 @@ Loop: TypeAlias = "Callable[[Sequence[Any]], Iterable[Any]]"
 
 # Python functions of opaque operations, which a trace runs instead to see what they compute and allocate.
 _BODIES: dict[str, Callable[..., Any]] = {}
-# Bytes that an operation allocates outside torch while it runs.
-_SCRATCH: dict[str, Callable[..., int]] = {}
 # FLOPs of the backward pass that an operation of the forward pass computes ahead.
 _BACKWARD_AHEAD: dict[str, Callable[..., int]] = {}
 
@@ -53,11 +51,6 @@ def register_body(operation: str, body: Callable[..., Any]) -> None:
     _BODIES[operation] = body
 
 
-def register_scratch(operation: str, scratch_bytes: Callable[..., int]) -> None:
-    """Register the bytes that an operation needs beside its inputs and outputs, a function of its inputs."""
-    _SCRATCH[operation] = scratch_bytes
-
-
 def register_backward_ahead(operation: str, flops: Callable[..., int]) -> None:
     """Register the FLOPs of the backward pass that an operation of the forward pass computes, by its inputs."""
     _BACKWARD_AHEAD[operation] = flops
@@ -66,11 +59,6 @@ def register_backward_ahead(operation: str, flops: Callable[..., int]) -> None:
 def find_body(operation: str) -> Callable[..., Any] | None:
     """Return the Python function of an opaque operation, or None."""
     return _BODIES.get(operation)
-
-
-def scratch_bytes(operation: str, inputs: tuple[Any, ...]) -> int:
-    """Return the bytes that an operation needs beside inputs and outputs, 0 if nothing is registered."""
-    return _SCRATCH[operation](*inputs) if operation in _SCRATCH else 0
 
 
 def backward_flops_ahead(operation: str, inputs: tuple[Any, ...]) -> int:

@@ -139,10 +139,11 @@ class SearchWorker:
 
     def _train_baseline(self, run: Path) -> BaselineResult:
         callback = self.callback.on_run("baseline", {})
-        experiment, self.meter = held_base(self.space).resolve(), Meter()
+        raw, self.meter = held_base(self.space), Meter()
+        experiment = raw.resolve()
         try:
             costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, {}, self.space.varied)
-            metrics = self._planned(costs) | self._train_base(experiment, run, callback, costs.own)
+            metrics = self._planned(costs) | self._train_base(raw, run, callback, costs.own)
         except Exception as error:
             # A mistake in the base experiment stops the search, too: every trial would repeat it.
             if not isinstance(error, TrainingError) and not is_out_of_memory(error):
@@ -154,11 +155,11 @@ class SearchWorker:
         return BaselineResult(metrics)
 
     def _train_base(
-        self, experiment: Experiment, run: Path, callback: Callback, costs: Mapping[str, float]
+        self, raw: UnresolvedExperiment, run: Path, callback: Callback, costs: Mapping[str, float]
     ) -> dict[str, float]:
         if self.space.study.runs_per_trial == 1:
-            return self._train(experiment, run, callback, costs, resume=True)
-        return self._run_candidate(held_base(self.space), run, [{}], "baseline", callback, costs).metrics
+            return self._train(raw.resolve(), run, callback, costs, resume=True)
+        return self._run_candidate(raw, run, [{}], "baseline", callback, costs).metrics
 
     def _run_next_trial(self) -> bool:
         """Claim and run a trial; return False if enough trials have ended or are running."""
@@ -223,7 +224,7 @@ class SearchWorker:
         raw = apply_values(self.space.varied, values, self.space.base, label)
         if self.space.compare:
             raw = with_own_seed(self.study, trial, raw, values, self.space.study.runs_per_trial)
-        settings = inner_values(self.space.inner, raw, self.space.study.seed) if self.space.inner else [{}]
+        settings = inner_values(self.space.inner, raw, self.space.study.seed)
         runs = len(settings) + self.space.study.runs_per_trial - 1
         callback = self.callback.on_run(label if runs == 1 else f"{label}, run 1 of {runs}", values | settings[0])
         experiment = raw.override(settings[0], "inner").resolve()

@@ -17,7 +17,6 @@ from archlab.errors import ConfigError
 from archlab.searching import selectors
 
 WIDTH = "model.dim"
-_SIZES = ("head_dim", "state_dim")
 _COUNTS = ("num_heads", "num_kv_heads", "num_groups")
 _REPEAT = "repeat"
 

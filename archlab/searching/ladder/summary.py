@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeAlias
 
 from archlab.config.strict_json import read_object
@@ -154,13 +153,6 @@ def _with_agreement(rungs: Sequence[RungSummary]) -> list[RungSummary]:
                 "spearman": found.spearman,
             }
     return [RungSummary(**{**vars(rung), "agreement": agreements.get(rung.number, {})}) for rung in rungs]
-
-
-def mean_relative_error(rung: RungSummary) -> float | None:
-    """Return the mean absolute error of a rung's forecast relative to what came out, or None without figures."""
-    figures = forecast_of(rung)
-    errors = [abs(figures[name]["forecast"] / loss - 1) for name, loss in rung.losses.items() if name in figures]
-    return fmean(errors) if errors else None
 
 
 def forecast_of(rung: RungSummary) -> dict[str, dict[str, Any]]:
