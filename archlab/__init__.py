@@ -79,12 +79,12 @@ if TYPE_CHECKING:
     from archlab.planning.fit import Fit
     from archlab.planning.losses import LossPoint
     from archlab.planning.plan import Plan
-    from archlab.searching.callbacks import SearchCallback
     from archlab.searching.ladder.callbacks import LadderCallback
     from archlab.searching.ladder.run import LadderResult
     from archlab.searching.ladder.summary import LadderSummary
+    from archlab.searching.results.summary import BaselineSummary, SearchSummary, TrialSummary
     from archlab.searching.run import SearchResult
-    from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary
+    from archlab.searching.trials.callbacks import SearchCallback
     from archlab.testing import CheckResult
     from archlab.training.callbacks import Callback
     from archlab.training.trainer import TrainResult
@@ -116,12 +116,12 @@ _MODULES = {
     "archlab.planning.fit": "Fit",
     "archlab.planning.losses": "LossPoint",
     "archlab.planning.plan": "Plan",
-    "archlab.searching.callbacks": "SearchCallback",
+    "archlab.searching.trials.callbacks": "SearchCallback",
     "archlab.searching.ladder.callbacks": "LadderCallback",
     "archlab.searching.ladder.run": "LadderResult",
     "archlab.searching.ladder.summary": "LadderSummary",
     "archlab.searching.run": "SearchResult",
-    "archlab.searching.summary": "BaselineSummary SearchSummary TrialSummary",
+    "archlab.searching.results.summary": "BaselineSummary SearchSummary TrialSummary",
     "archlab.testing": "CheckResult",
     "archlab.training.callbacks": "Callback",
     "archlab.training.trainer": "TrainResult",

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from archlab.planning.fit import Fit
     from archlab.planning.losses import LossPoint
     from archlab.planning.plan import Plan
-    from archlab.searching.callbacks import SearchCallback
-    from archlab.searching.dry_run import DryRun
     from archlab.searching.ladder.callbacks import LadderCallback
     from archlab.searching.ladder.run import LadderResult
+    from archlab.searching.results.dry_run import DryRun
     from archlab.searching.run import SearchResult
+    from archlab.searching.trials.callbacks import SearchCallback
     from archlab.testing import CheckResult
     from archlab.training.callbacks import Callback
     from archlab.training.trainer import TrainResult
@@ -143,7 +143,7 @@ def search(
         result = archlab.search("quickstart", trials=20, callbacks=[archlab.SearchProgressBar()])
     """
     from archlab.searching.run import search as run
-    from archlab.searching.space import load_space
+    from archlab.searching.space.search_space import load_space
 
     with plugin_policy(trust=trust_plugins):
         loaded = load_space(space, overrides)
@@ -173,7 +173,7 @@ def run_ladder(
     """
     from archlab.searching.ladder.rehearsal import as_rehearsal
     from archlab.searching.ladder.run import run_ladder as run
-    from archlab.searching.space import load_space
+    from archlab.searching.space.search_space import load_space
 
     with plugin_policy(trust=trust_plugins):
         loaded = load_space(space, overrides)
@@ -200,8 +200,8 @@ def dry_run(
 
         archlab.dry_run("quickstart").hours
     """
-    from archlab.searching.dry_run import dry_run as estimate
-    from archlab.searching.space import load_space
+    from archlab.searching.results.dry_run import dry_run as estimate
+    from archlab.searching.space.search_space import load_space
 
     with plugin_policy(trust=trust_plugins):
         return estimate(load_space(space, overrides), trials, device=device, devices=devices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from archlab.searching.dry_run import DryRun
+from archlab.searching.results.dry_run import DryRun
 
 
 def print_dry_run(console: Console, estimate: DryRun) -> None:

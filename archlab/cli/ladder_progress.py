@@ -20,7 +20,7 @@ from archlab.searching.ladder.forecasts import Forecast
 from archlab.searching.ladder.run import LadderResult
 from archlab.searching.ladder.selection import Decision
 from archlab.searching.ladder.summary import LadderSummary, RungSummary, forecast_of
-from archlab.searching.space import load_space
+from archlab.searching.space.search_space import load_space
 from archlab.text import shell_path
 from archlab.training.callbacks import Callback
 

@@ -15,11 +15,11 @@ from archlab.cli.terminal import foreign
 from archlab.reporting.data import Run, SearchData, read_search, short_names
 from archlab.reporting.figures import brief
 from archlab.reporting.format import format_metrics, format_validation
-from archlab.searching.callbacks import SearchCallback
+from archlab.searching.results.shown_values import mark_gaps
+from archlab.searching.results.summary import SearchSummary, TrialSummary
 from archlab.searching.run import SearchResult
-from archlab.searching.shown_values import mark_gaps
-from archlab.searching.space import Space
-from archlab.searching.summary import SearchSummary, TrialSummary
+from archlab.searching.space.search_space import Space
+from archlab.searching.trials.callbacks import SearchCallback
 from archlab.text import shell_path
 from archlab.training.callbacks import Callback
 

@@ -15,7 +15,7 @@ from archlab.modeling.backbone import is_causal, is_per_sample, iter_blocks, out
 from archlab.modeling.build import validate
 from archlab.modeling.compile import resolve_compile_mode
 from archlab.modeling.step_trace import StepTrace
-from archlab.planning.device import Device
+from archlab.planning.device import SHIPPED, Device
 from archlab.planning.device_files import load_device
 from archlab.planning.layouts import Proposal, fits, propose, require_divisible
 from archlab.planning.sharded_step import MemoryTerms, Setting, ShardedStep, TimeTerms, shard_step
@@ -203,7 +203,9 @@ def _mfu(trace: StepTrace, setting: Setting, step: ShardedStep, tokens: int) -> 
 
 
 def _notes(device: Device) -> tuple[str, ...]:
-    notes = [f"{device.name}: {device.description} ({device.file})"]
+    # The path of a shipped file tells nothing, and is as long as the place where archlab is installed.
+    file = "" if Path(device.file).parent == SHIPPED else f" ({device.file})"
+    notes = [f"{device.name}: {device.description}{file}"]
     if device.threads and device.threads != torch.get_num_threads():
         notes.append(f"its figures are of {device.threads} threads, and this process has {torch.get_num_threads()}")
     return tuple(notes)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from archlab.reporting.data import SearchData, short_names
 from archlab.reporting.html import section, table
-from archlab.searching.choices import ChoiceResult, PathResult
-from archlab.searching.meter import in_units, search_spent
+from archlab.searching.results.choices import ChoiceResult, PathResult
+from archlab.searching.results.meter import in_units, search_spent
 
 HEAD = ("choice", "tried", "best", "median", "spread", "behind", "verdict")
 _MORE = ("complete", "runs", "tokens", "best trial")

@@ -13,16 +13,16 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from archlab.errors import one_line
-from archlab.searching import selectors
-from archlab.searching.baseline import read_baseline
-from archlab.searching.choices import PathResult, choice_results
-from archlab.searching.claims import require_own_dir, trial_dir
-from archlab.searching.identity import read_identity, require_same_search
-from archlab.searching.shown_values import base_value, mark_gaps
-from archlab.searching.space import Space, load_space
-from archlab.searching.study import INTERRUPTED, is_interrupted, open_study
-from archlab.searching.summary import SearchSummary, read_summary
-from archlab.searching.trial_attrs import trial_attrs
+from archlab.searching.results.baseline import read_baseline
+from archlab.searching.results.choices import PathResult, choice_results
+from archlab.searching.results.shown_values import base_value, mark_gaps
+from archlab.searching.results.summary import SearchSummary, read_summary
+from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.study.claims import require_own_dir, trial_dir
+from archlab.searching.study.identity import read_identity, require_same_search
+from archlab.searching.study.study import INTERRUPTED, is_interrupted, open_study
+from archlab.searching.study.trial_attrs import trial_attrs
+from archlab.searching.variants import selectors
 from archlab.training import metrics
 from archlab.training.run_dir import last_metrics
 

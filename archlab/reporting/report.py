@@ -27,7 +27,7 @@ from archlab.reporting.format import describe_corpus, format_metrics
 from archlab.reporting.html import State, code, facts, figure, page, section, table
 from archlab.reporting.ladder_page import ladder_page
 from archlab.reporting.run_page import run_page
-from archlab.searching.summary import SearchSummary
+from archlab.searching.results.summary import SearchSummary
 from archlab.storage.files import write_text
 from archlab.storage.locks import lock
 from archlab.storage.targets import require_report_target

@@ -26,32 +26,32 @@ from archlab.modeling.cost import estimate_cost
 from archlab.runtime.outcome import Outcome, is_out_of_memory, iter_causes, outcome_of
 from archlab.runtime.private_apis import breaks_process
 from archlab.runtime.signals import stop_on_signals
-from archlab.searching.apply import apply_values
-from archlab.searching.asking import TrialQueue
-from archlab.searching.baseline import BaselineResult, read_baseline
-from archlab.searching.best_trial import publish_best, summarize
-from archlab.searching.callbacks import Judge, PruningCallback, SearchCallback, SearchCallbackList
-from archlab.searching.candidate_runs import CandidateResult, CandidateRuns
-from archlab.searching.claims import claim, leave, trial_dir
-from archlab.searching.database import DatabaseError
-from archlab.searching.dominance import DominanceConfig
-from archlab.searching.dominance_judge import DominanceJudge
 from archlab.searching.failures import InfeasibleTrial, failure_reason
-from archlab.searching.identity import read_identity, require_same_search
-from archlab.searching.inner import inner_values
-from archlab.searching.meter import Meter, is_used_up, search_spent
-from archlab.searching.objectives import decode_us_per_token, tokens_per_s
-from archlab.searching.planned import TrialCosts
-from archlab.searching.repeats import with_own_seed
-from archlab.searching.retries import continue_retried, continue_runs, leave_open
-from archlab.searching.search_dir import open_search
-from archlab.searching.space import Space
-from archlab.searching.study import fail_stale_trials, finished_trials, open_study, record_result
-from archlab.searching.study_config import DOMINATED
-from archlab.searching.summary import SearchSummary
-from archlab.searching.trial_attrs import TrialAttrs, set_trial_attrs
-from archlab.searching.trial_values import choose_values, held_base
-from archlab.searching.turns import Wait
+from archlab.searching.results.baseline import BaselineResult, read_baseline
+from archlab.searching.results.best_trial import publish_best, summarize
+from archlab.searching.results.meter import Meter, is_used_up, search_spent
+from archlab.searching.results.objectives import decode_us_per_token, tokens_per_s
+from archlab.searching.results.summary import SearchSummary
+from archlab.searching.sampling.asking import TrialQueue
+from archlab.searching.sampling.repeats import with_own_seed
+from archlab.searching.sampling.trial_values import choose_values, held_base
+from archlab.searching.sampling.turns import Wait
+from archlab.searching.space.dominance import DominanceConfig
+from archlab.searching.space.inner import inner_values
+from archlab.searching.space.search_space import Space
+from archlab.searching.space.study_config import DOMINATED
+from archlab.searching.study.claims import claim, leave, trial_dir
+from archlab.searching.study.database import DatabaseError
+from archlab.searching.study.dominance_judge import DominanceJudge
+from archlab.searching.study.identity import read_identity, require_same_search
+from archlab.searching.study.search_dir import open_search
+from archlab.searching.study.study import fail_stale_trials, finished_trials, open_study, record_result
+from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs
+from archlab.searching.trials.callbacks import Judge, PruningCallback, SearchCallback, SearchCallbackList
+from archlab.searching.trials.candidate_runs import CandidateResult, CandidateRuns
+from archlab.searching.trials.retries import continue_retried, continue_runs, leave_open
+from archlab.searching.variants.apply import apply_values
+from archlab.searching.variants.planned import TrialCosts
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback
 from archlab.training.trainer import train

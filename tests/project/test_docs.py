@@ -12,7 +12,7 @@ from archlab.cli.main import cli
 from archlab.config import experiment
 from archlab.config.train_config import train_knobs
 from archlab.modeling.build import build
-from archlab.searching.space import load_space
+from archlab.searching.space.search_space import load_space
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -15,15 +15,16 @@ from optuna.trial import FrozenTrial, create_trial
 from search_helpers import pretend, search, write_space
 
 import archlab.searching.run
-import archlab.searching.study
+import archlab.searching.study.study
 from archlab.config.experiment import Experiment
 from archlab.errors import TrainingError
-from archlab.searching import best_trial, candidate_runs
-from archlab.searching.choices import BEST, UNKNOWN, WITHIN, WORSE, choice_results
-from archlab.searching.dominance import DominanceConfig
-from archlab.searching.dominance_judge import DominanceJudge
-from archlab.searching.space import load_space
-from archlab.searching.study import is_interrupted, open_study
+from archlab.searching.results import best_trial
+from archlab.searching.results.choices import BEST, UNKNOWN, WITHIN, WORSE, choice_results
+from archlab.searching.space.dominance import DominanceConfig
+from archlab.searching.space.search_space import load_space
+from archlab.searching.study.dominance_judge import DominanceJudge
+from archlab.searching.study.study import is_interrupted, open_study
+from archlab.searching.trials import candidate_runs
 
 EMA, NORM = "model.layers[*].mixer.ema", "model.layers[*].norm"
 OFFSET = {"cema": 1.0, "ema": 1.2, "s4d": 1.1, "none": 2.0}
@@ -111,7 +112,7 @@ def test_a_search_that_is_killed_has_the_same_candidates_and_values(
     tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = comparing(tmp_path)
-    monkeypatch.setattr(archlab.searching.study, "MAX_ATTEMPTS", 99)
+    monkeypatch.setattr(archlab.searching.study.study, "MAX_ATTEMPTS", 99)
     search(file, tmp_path / "whole")
     for owner, name, number, is_done in KILL_AT:
         with monkeypatch.context() as patch:

@@ -11,10 +11,10 @@ import archlab.searching.run
 from archlab import ArchlabError
 from archlab.config.experiment import load
 from archlab.config.yaml_files import load_yaml
-from archlab.searching.search_dir import open_search
-from archlab.searching.space import load_space
-from archlab.searching.study import open_study
-from archlab.searching.trial_attrs import trial_attrs
+from archlab.searching.space.search_space import load_space
+from archlab.searching.study.search_dir import open_search
+from archlab.searching.study.study import open_study
+from archlab.searching.study.trial_attrs import trial_attrs
 
 VARY: dict[str, Any] = {
     "model.layers": {

@@ -20,11 +20,11 @@ from search_helpers import is_free, pretend, search, write_space
 import archlab.searching.run
 from archlab import ArchlabError, TrainingError
 from archlab.config.experiment import Experiment, load
-from archlab.searching.claims import lock_file
 from archlab.searching.failures import failure_reason
-from archlab.searching.space import load_space
-from archlab.searching.study import MAX_ATTEMPTS, delete_weights, finished_trials, is_interrupted, open_study
-from archlab.searching.summary import BaselineSummary
+from archlab.searching.results.summary import BaselineSummary
+from archlab.searching.space.search_space import load_space
+from archlab.searching.study.claims import lock_file
+from archlab.searching.study.study import MAX_ATTEMPTS, delete_weights, finished_trials, is_interrupted, open_study
 from archlab.storage.files import atomic_dir
 from archlab.storage.manifest import write_manifest
 from archlab.storage.trained_model import load_trained

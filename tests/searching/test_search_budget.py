@@ -7,7 +7,7 @@ from search_helpers import search, write_space
 
 from archlab.config.experiment import load
 from archlab.modeling.cost import estimate_cost
-from archlab.searching.study_config import parse_study
+from archlab.searching.space.study_config import parse_study
 
 
 @pytest.mark.slow

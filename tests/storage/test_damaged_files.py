@@ -18,8 +18,8 @@ from torch import nn
 
 from archlab import ArchlabError
 from archlab.reporting.format import describe_corpus, format_metrics
-from archlab.searching.baseline import BaselineResult, read_baseline
-from archlab.searching.summary import BaselineSummary, SearchSummary, TrialSummary, read_summary
+from archlab.searching.results.baseline import BaselineResult, read_baseline
+from archlab.searching.results.summary import BaselineSummary, SearchSummary, TrialSummary, read_summary
 from archlab.storage.checkpoint import load_checkpoint, save_checkpoint
 from archlab.storage.manifest import integrity_error, write_manifest
 from archlab.storage.provenance import read_provenance

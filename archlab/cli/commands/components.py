@@ -73,7 +73,7 @@ def schema(what: str, plugins: tuple[Path, ...], out: Path | None) -> None:
     for plugin in plugins:
         registry.load_plugin(str(plugin.resolve()), Path(), "--plugin")
     if what == "search":
-        from archlab.searching.space_schema import space_schema as make
+        from archlab.searching.space.space_schema import space_schema as make
     else:
         from archlab.config.json_schema import experiment_schema as make
     text = json.dumps(make(), indent=2) + "\n"

@@ -14,15 +14,15 @@ from archlab.config import experiment as config
 from archlab.config.experiment import Experiment, UnresolvedExperiment
 from archlab.errors import ConfigError
 from archlab.modeling.cost import estimate_cost
-from archlab.searching.apply import apply_values
-from archlab.searching.divisors import NoValue
 from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, overlap, refuse_incomparable
 from archlab.searching.ladder.scaling import depth_of, resize, scale_tree, scale_values, width_of
 from archlab.searching.ladder.sizes import size_of, solve_width
-from archlab.searching.pattern import Pattern
-from archlab.searching.planned import TrialCosts
-from archlab.searching.suggest import suggest
-from archlab.searching.variant import Varied
+from archlab.searching.sampling.suggest import suggest
+from archlab.searching.variants.apply import apply_values
+from archlab.searching.variants.divisors import NoValue
+from archlab.searching.variants.pattern import Pattern
+from archlab.searching.variants.planned import TrialCosts
+from archlab.searching.variants.variant import Varied
 
 _MODEL, _VOCABULARY, _LR = "model", "model.vocab_size", "train.lr"
 _LENGTHS = ("budget", "warmup_fraction")  # other ways to give the steps, which a rung's tokens give

@@ -11,12 +11,12 @@ from archlab.config import experiment as config
 from archlab.config.domains import Count, Index, Positive, Range
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError
-from archlab.searching import selectors
 from archlab.searching.ladder.rules import Rules, parse_rules
 from archlab.searching.ladder.scaling import WIDTH
 from archlab.searching.ladder.sizes import size_of
-from archlab.searching.ladder_keys import EXPERIMENT
-from archlab.searching.space import Space
+from archlab.searching.space.ladder_keys import EXPERIMENT
+from archlab.searching.space.search_space import Space
+from archlab.searching.variants import selectors
 
 METRICS = ("val_loss", "val_bpb")
 _RUNG = ("params", "by", "set", "layers", "tokens", "tokens_per_param", "seeds", "keep", "room", "elsewhere")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from archlab.searching.space import Space
+from archlab.searching.space.search_space import Space
 
 
 def as_rehearsal(space: Space) -> Space:

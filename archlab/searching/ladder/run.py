@@ -40,8 +40,8 @@ from archlab.searching.ladder.runs import LadderRun
 from archlab.searching.ladder.selection import Decision, decide, read_decision, write_decision
 from archlab.searching.ladder.sizes import size_of
 from archlab.searching.ladder.summary import LadderSummary, RungSummary, summarize
-from archlab.searching.search_dir import open_search
-from archlab.searching.space import Space
+from archlab.searching.space.search_space import Space
+from archlab.searching.study.search_dir import open_search
 from archlab.storage.files import remove_dir_atomic
 from archlab.storage.locks import lock
 from archlab.storage.ownership import RUN

@@ -14,7 +14,7 @@ from typing import Any
 from archlab.config import paths
 from archlab.config.experiment import Experiment, read
 from archlab.errors import ConfigError
-from archlab.searching import selectors
+from archlab.searching.variants import selectors
 
 WIDTH = "model.dim"
 _COUNTS = ("num_heads", "num_kv_heads", "num_groups")

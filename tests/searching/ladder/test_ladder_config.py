@@ -9,12 +9,12 @@ from search_helpers import write_space
 
 import archlab
 from archlab.errors import ArchlabError, ConfigError
-from archlab.searching.dry_run import dry_run
 from archlab.searching.ladder.candidates import all_candidates, at_rung, at_target, own_experiment
 from archlab.searching.ladder.config import Ladder, parse_ladder
 from archlab.searching.ladder.runs import plan_runs
 from archlab.searching.ladder.sizes import size_of
-from archlab.searching.space import load_space
+from archlab.searching.results.dry_run import dry_run
+from archlab.searching.space.search_space import load_space
 
 HIDDEN = "model.layers[*].ffn.hidden_dim"
 

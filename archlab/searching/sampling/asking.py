@@ -1,0 +1,107 @@
+"""Which trial is next: one to be run again, a seed, or what a choice or the sampler is due."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from archlab.errors import ConfigError
+from archlab.searching.sampling.steering import optuna_parameters
+from archlab.searching.sampling.turns import Turn, Wait, next_turn
+from archlab.searching.space.compare import Arm, arms, plan_rounds
+from archlab.searching.space.search_space import Space
+from archlab.searching.study.choice_view import ChoiceSampler
+from archlab.searching.study.study import SearchStudy, count_claimed, counts_candidates, is_exhausted, is_interrupted
+from archlab.searching.study.trial_attrs import trial_attrs
+from archlab.searching.variants.express import express
+
+Values = Mapping[str, Any]
+
+
+class TrialQueue:
+    """Asks a study for one trial after the other; the caller holds the study's lock."""
+
+    def __init__(self, study: SearchStudy, space: Space, total: int) -> None:
+        self.study, self.space, self.total = study, space, total
+        self.seeds = space.seed_values()
+        self.arms = arms(space.compare, space.vary) if space.compare else []
+        if self.arms:
+            self._check_seeds(plan_rounds(total, len(self.arms))[0].trials)
+
+    def _check_seeds(self, each: int) -> None:
+        for arm in self.arms:
+            names = [name for name, values in self.seeds.items() if _belongs(values, arm)]
+            if len(names) > each:
+                problem = f"{', '.join(names)} are of one choice, which gets {each} of {self.total} trials at first"
+                raise ConfigError("seeds", problem, self.space.source)
+
+    def ask(self) -> Trial | Wait | None:
+        """Return the next trial, or None if enough have begun."""
+        if self.arms:
+            turn = None if self._waiting() else self._next_turn()
+            if turn is None and not self._waiting():
+                return None
+            if isinstance(turn, Wait):
+                return turn
+            if turn is not None:
+                self._enqueue_turn(turn)
+        elif count_claimed(self.study) >= self.total or is_exhausted(self.study):
+            return None
+        elif not self._waiting():
+            self._enqueue_seed()
+        self.study.sampler = self._sampler()
+        return self.study.ask()
+
+    def _next_turn(self) -> Turn | Wait | None:
+        return next_turn(self.arms, self._begun(), self.total, self.space.objective, self.space.sign)
+
+    def _waiting(self) -> FrozenTrial | None:
+        return next(iter(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))), None)
+
+    def _begun(self) -> list[FrozenTrial]:
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state != TrialState.WAITING and not is_interrupted(trial)]
+
+    def _enqueue_seed(self) -> None:
+        tried = {trial_attrs(trial).get("seed_of") for trial in self.study.get_trials(deepcopy=False)}
+        name = next((name for name in self.seeds if name not in tried), None)
+        if name is not None:
+            self._enqueue(self.seeds[name], {"seed_of": name})
+
+    def _enqueue_turn(self, turn: Turn) -> None:
+        starts = self._starts(turn.arm)
+        attrs: dict[str, Any] = {"choice": turn.arm.label}
+        if turn.index >= len(starts):
+            self._enqueue(turn.arm.values, attrs)
+        else:
+            name, values = starts[turn.index]
+            self._enqueue(values, attrs | ({"seed_of": name} if name else {}))
+
+    def _starts(self, arm: Arm) -> list[tuple[str, Values]]:
+        """Return the first trials of a choice: seeds, and the base experiment with this choice and no other change."""
+        starts: list[tuple[str, Values]] = [(n, v) for n, v in self.seeds.items() if _belongs(v, arm)]
+        space = self.space
+        like_base, _ = express(space.varied, space.base, space.base.override(arm.values, "compare"))
+        values = {**like_base, **arm.values}
+        return starts if any(values == seed for _, seed in starts) else [*starts, ("", values)]
+
+    def _enqueue(self, values: Values, attrs: dict[str, Any]) -> None:
+        self.study.enqueue_trial(optuna_parameters(self.space.varied, self.space.base, values), attrs)
+
+    def _sampler(self) -> BaseSampler:
+        """Return the sampler of the next trial, seeded so that an interruption changes no candidate."""
+        study, objectives, waiting = self.space.study, len(self.space.objectives), self._waiting()
+        if self.arms and waiting:
+            choice = trial_attrs(waiting).get("choice")
+            index = sum(trial_attrs(trial).get("choice") == choice for trial in self._begun())
+            return ChoiceSampler(study.make_sampler(f"{choice}:{index}", objectives=objectives))
+        # A search that an earlier version began goes on as it would have: by the numbers of trials, retries included.
+        every = self._begun() if counts_candidates(self.study) else self.study.get_trials(deepcopy=False)
+        return study.make_sampler(len(every), objectives=objectives)
+
+
+def _belongs(values: Values, arm: Arm) -> bool:
+    return all(values.get(path) == value for path, value in arm.values.items())

@@ -1,0 +1,1 @@
+"""Search spaces from YAML, checked: what varies, what is compared, objectives, constraints, and the study."""

@@ -1,0 +1,138 @@
+"""A JSON Schema of search spaces, by which editors of YAML complete names and mark mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from archlab.config.domains import Count
+from archlab.config.json_schema import DRAFT, FORMAT, TEXT, TEXTS, Schema, experiment_schema, type_schema
+from archlab.searching.space.domain_schema import CHOICES, HOLD, INTERVAL, PATTERN, TIE
+from archlab.searching.space.dominance import DominanceConfig
+from archlab.searching.space.ladder_schema import ladder_properties
+from archlab.searching.space.search_space import COSTS, KEYS, MEASURED, VALIDATION
+from archlab.searching.space.study_config import DOMINATED, PRUNERS, SAMPLERS, STUDY_KEYS, Seed
+from archlab.searching.space.study_limits import BUDGETS
+from archlab.searching.variants.planned import PLANNED
+
+_DIRECTION: Schema = {"enum": ["minimize", "maximize"]}
+_VALIDATION_METRIC: Schema = {"pattern": f"^{VALIDATION}"}
+_PLACE: dict[str, Schema] = {
+    "at": {**TEXT, "description": "The experiment to which the trial's choices are applied."},
+    "device": {**TEXT, "description": "The device that is planned for: a shipped name, your own, or a file."},
+    "devices": {**type_schema(Count), "description": "The number of devices."},
+}
+
+
+def space_schema() -> Schema:
+    """Return the JSON Schema (draft 2020-12) of a search space, over every component that is registered."""
+    experiment = experiment_schema()
+    definitions = {**experiment.pop("$defs"), "experiment": {k: v for k, v in experiment.items() if k != "$schema"}}
+    properties: dict[str, Any] = {
+        "format": FORMAT,
+        "base": {"anyOf": [TEXT, {"$ref": "#/$defs/experiment"}], "description": "The experiment to search around."},
+        "description": TEXT,
+        "plugins": {**TEXTS, "description": "Python files or modules that register components."},
+        "override": {"type": "object", "description": "Values of the base by their paths."},
+        "vary": {
+            "type": "object",
+            "description": "The domain of each path; auto is the one declared beside the component.",
+            "minProperties": 1,
+            "additionalProperties": {"anyOf": [{"const": "auto"}, CHOICES, INTERVAL, TIE, PATTERN]},
+        },
+        "inner": _inner(),
+        "compare": {
+            "anyOf": [TEXT, TEXTS],
+            "description": "A varied path, or several, whose choices each get the same number of trials.",
+        },
+        "seeds": {**TEXTS, "description": "Experiments that are tried first."},
+        "hold": HOLD,
+        "objectives": _objectives(),
+        "constraints": {"type": "array", "items": _constraint()},
+        "study": _study(),
+        **ladder_properties(),
+    }
+    assert set(properties) == set(KEYS)
+    return {
+        "$schema": DRAFT,
+        "title": "archlab search space",
+        "type": "object",
+        "properties": properties,
+        "required": ["base"],
+        "anyOf": [{"required": ["vary"]}, {"required": ["rungs"]}],
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _inner() -> Schema:
+    return {
+        "type": "object",
+        "properties": {"trials": {**type_schema(Count), "description": "The runs of each candidate."}},
+        "required": ["trials"],
+        "minProperties": 2,
+        "description": "What every candidate has tuned by itself: the domain of each path.",
+        "additionalProperties": {"anyOf": [{"const": "auto"}, CHOICES, INTERVAL]},
+    }
+
+
+def _objectives() -> Schema:
+    return {
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": {"anyOf": [{"enum": [*dict.fromkeys((*COSTS, *MEASURED, *PLANNED))]}, _VALIDATION_METRIC]},
+        "additionalProperties": {"anyOf": [_DIRECTION, _planned()]},
+    }
+
+
+def _planned() -> Schema:
+    return {"type": "object", "properties": {**_PLACE, "direction": _DIRECTION}, "additionalProperties": False}
+
+
+def _constraint() -> Schema:
+    at = {
+        "type": "object",
+        "properties": {**_PLACE, "require": _bound((*COSTS, *PLANNED))},
+        "required": ["require"],
+        "additionalProperties": False,
+    }
+    return {"anyOf": [_bound(COSTS), at]}
+
+
+def _bound(metrics: Iterable[str]) -> Schema:
+    return {"type": "string", "pattern": rf"^\s*({'|'.join(metrics)})\s*(<=|<|>=|>)"}
+
+
+def _study() -> Schema:
+    properties = {
+        "sampler": _optuna_class(SAMPLERS),
+        "pruner": {"anyOf": [_optuna_class(PRUNERS), _dominated()]},
+        "trials": {**type_schema(Count), "default": 20},
+        "seed": {**type_schema(Seed), "default": 0},
+        "storage": {
+            "type": ["string", "null"],
+            "description": "The URL of Optuna's storage, best without a password; a file by default.",
+        },
+        "runs_per_trial": {**type_schema(Count), "default": 1, "description": "Random seeds of each candidate."},
+        "keep": _object({"best": {**type_schema(Count), "description": "Trials whose weights stay."}}, ["best"]),
+        "budget": _object({unit: {"type": "number", "exclusiveMinimum": 0} for unit in BUDGETS}, []),
+    }
+    assert set(properties) == set(STUDY_KEYS)
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _object(properties: Schema, required: list[str]) -> Schema:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _dominated() -> Schema:
+    options = {each.name: {"type": "integer", "default": each.default} for each in fields(DominanceConfig)}
+    mapping = _object({"type": {"const": DOMINATED}, **options}, ["type"])
+    return {"anyOf": [{"const": DOMINATED}, mapping], "description": "For several objectives."}
+
+
+def _optuna_class(names: Iterable[str]) -> Schema:
+    known = [*names]
+    options = {"type": "object", "properties": {"type": {"enum": known}}, "required": ["type"]}
+    return {"anyOf": [{"enum": known}, options, *([{"type": "null"}] if "none" in known else [])]}

@@ -1,0 +1,1 @@
+"""One trial: its training runs, its callbacks, its retries."""
