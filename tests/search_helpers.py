@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 import archlab
+import archlab.searching.run
+import archlab.searching.trials.prepared_trial
+import archlab.searching.trials.train_trial
 from archlab.config.experiment import Experiment
 from archlab.modeling.build import build
 from archlab.searching.run import SearchResult
@@ -41,6 +45,18 @@ TRAIN = {
     "compile": "off",
     "tensorboard": False,
 }
+
+
+def replace_training(patch: pytest.MonkeyPatch, train: Callable[..., TrainResult]) -> None:
+    """Let another function train the runs of trials."""
+    patch.setattr(archlab.searching.trials.train_trial, "train", train)
+
+
+def replace_costs(patch: pytest.MonkeyPatch, costs: Any) -> None:
+    """Let every model have the same costs, and no model be evaluated at the end."""
+    patch.setattr(archlab.searching.run, "estimate_cost", lambda experiment: costs)
+    patch.setattr(archlab.searching.trials.prepared_trial, "estimate_cost", lambda experiment: costs)
+    patch.setattr(archlab.searching.results.best_trial, "_evaluate", lambda folder, space: {})
 
 
 def write_space(folder: Path, **space: Any) -> Path:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import Trial, TrialState
 
-from archlab.config.experiment import Experiment, UnresolvedExperiment
 from archlab.data.task import Task
 from archlab.errors import ArchlabError, MachineError, TrainingError, one_line
 from archlab.modeling.cost import estimate_cost
@@ -30,31 +28,25 @@ from archlab.searching.failures import InfeasibleTrial, failure_reason
 from archlab.searching.results.baseline import BaselineResult, read_baseline
 from archlab.searching.results.best_trial import publish_best, summarize
 from archlab.searching.results.meter import Meter, is_used_up, search_spent
-from archlab.searching.results.objectives import decode_us_per_token, tokens_per_s
 from archlab.searching.results.summary import SearchSummary
 from archlab.searching.sampling.asking import TrialQueue
-from archlab.searching.sampling.repeats import with_own_seed
 from archlab.searching.sampling.trial_values import choose_values, held_base
 from archlab.searching.sampling.turns import Wait
-from archlab.searching.space.dominance import DominanceConfig
-from archlab.searching.space.inner import inner_values
 from archlab.searching.space.search_space import Space
-from archlab.searching.space.study_config import DOMINATED
-from archlab.searching.study.claims import claim, leave, trial_dir
+from archlab.searching.study.claims import claim, leave
 from archlab.searching.study.database import DatabaseError
-from archlab.searching.study.dominance_judge import DominanceJudge
 from archlab.searching.study.identity import read_identity, require_same_search
 from archlab.searching.study.search_dir import open_search
 from archlab.searching.study.study import fail_stale_trials, finished_trials, open_study, record_result
 from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs
-from archlab.searching.trials.callbacks import Judge, PruningCallback, SearchCallback, SearchCallbackList
-from archlab.searching.trials.candidate_runs import CandidateResult, CandidateRuns
+from archlab.searching.trials.callbacks import Judge, SearchCallback, SearchCallbackList
+from archlab.searching.trials.prepared_trial import judge_of, plan_objectives, prepare_trial
 from archlab.searching.trials.retries import continue_retried, continue_runs, leave_open
-from archlab.searching.variants.apply import apply_values
-from archlab.searching.variants.planned import TrialCosts
+from archlab.searching.trials.train_trial import train_trial
+from archlab.searching.trials.trial_job import TrialJob, TrialOutput, make_job
+from archlab.searching.variants.planned import Costs, TrialCosts
 from archlab.storage.locks import lock
-from archlab.training.callbacks import Callback
-from archlab.training.trainer import train
+from archlab.training.callbacks import Callback, CallbackList
 
 _POLL_S = 1.0  # between looks at the trials of other workers, on which the next choice depends
 STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -102,7 +94,7 @@ def _require_bits_per_byte(space: Space) -> None:
 
 
 class SearchWorker:
-    """One of the processes that work on a search: it claims trials one at a time, and trains them."""
+    """One of the workers of a search: it claims trials one at a time, and trains them."""
 
     def __init__(self, space: Space, folder: Path, total: int, callback: SearchCallback) -> None:
         self.space, self.folder, self.total, self.callback = space, folder, total, callback
@@ -138,12 +130,12 @@ class SearchWorker:
         return baseline
 
     def _train_baseline(self, run: Path) -> BaselineResult:
-        callback = self.callback.on_run("baseline", {})
         raw, self.meter = held_base(self.space), Meter()
         experiment = raw.resolve()
+        job = make_job(self.space, "baseline", run, raw, self.identity.search)
         try:
             costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, {}, self.space.varied)
-            metrics = self._planned(costs) | self._train_base(raw, run, callback, costs.own)
+            metrics = plan_objectives(self.space, costs) | self._train(job, costs.own, None).metrics
         except Exception as error:
             # A mistake in the base experiment stops the search, too: every trial would repeat it.
             if not isinstance(error, TrainingError) and not is_out_of_memory(error):
@@ -153,13 +145,6 @@ class SearchWorker:
             return BaselineResult(reason=reason)
         self.callback.on_result("baseline", "complete", "", metrics)
         return BaselineResult(metrics)
-
-    def _train_base(
-        self, raw: UnresolvedExperiment, run: Path, callback: Callback, costs: Mapping[str, float]
-    ) -> dict[str, float]:
-        if self.space.study.runs_per_trial == 1:
-            return self._train(raw.resolve(), run, callback, costs, resume=True)
-        return self._run_candidate(raw, run, [{}], "baseline", callback, costs).metrics
 
     def _run_next_trial(self) -> bool:
         """Claim and run a trial; return False if enough trials have ended or are running."""
@@ -192,7 +177,7 @@ class SearchWorker:
         state, reason, is_broken = TrialState.FAIL, "", False
         metrics: dict[str, float] = {}
         values: list[float] | None = None
-        self.meter = Meter()
+        self.meter = Meter(partial(self._note_spent, trial) if self.space.study.budget else None)
         try:
             metrics = self._objective(trial)
             values = [_require_finite(metrics, name) for name in self.space.objectives]
@@ -215,116 +200,41 @@ class SearchWorker:
             raise MachineError(f"trial {trial.number}: {reason}; this process cannot use the GPU any more")
 
     def _objective(self, trial: Trial) -> dict[str, float]:
-        label, chosen = f"trial {trial.number}", choose_values(trial, self.space)
-        values = chosen.values
-        set_trial_attrs(self.study, trial, {"values": values})
-        if chosen.problem:
-            self.callback.on_run(label, values)
-            raise InfeasibleTrial(chosen.problem)
-        raw = apply_values(self.space.varied, values, self.space.base, label)
-        if self.space.compare:
-            raw = with_own_seed(self.study, trial, raw, values, self.space.study.runs_per_trial)
-        settings = inner_values(self.space.inner, raw, self.space.study.seed)
-        runs = len(settings) + self.space.study.runs_per_trial - 1
-        callback = self.callback.on_run(label if runs == 1 else f"{label}, run 1 of {runs}", values | settings[0])
-        experiment = raw.override(settings[0], "inner").resolve()
-        costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, values, self.space.varied)
-        set_trial_attrs(self.study, trial, {"costs": dict(costs.own)})
-        self._require_feasible(trial, costs)
-        planned = self._planned(costs)
-        if self.space.planned:
-            set_trial_attrs(self.study, trial, {"costs": planned})
-        judge, folder = self._judge(trial, planned), trial_dir(self.folder, trial.number)
-        self.meter = Meter(partial(self._note_spent, trial) if self.space.study.budget else None)
-        if self.space.runs_per_trial == 1:
-            resume = continue_retried(self.study, trial, self.folder, self.space.pruned_by, judge)
-            callback = self._pruning(judge, experiment, callback)
-            return planned | self._train(experiment, folder, callback, costs.own, resume)
-        continue_runs(self.study, trial, self.folder)
-        result = self._run_candidate(raw, folder, settings, label, callback, costs.own, judge)
-        set_trial_attrs(self.study, trial, result.attrs)
-        return planned | result.metrics
+        chosen = choose_values(trial, self.space)
+        set_trial_attrs(self.study, trial, {"values": chosen.values})
+        try:
+            prepared = prepare_trial(self.study, self.space, trial, chosen, self.folder, self.identity.search)
+        except Exception:
+            self.callback.on_run(f"trial {trial.number}", chosen.values)  # which is told before its end is
+            raise
+        job, judge = prepared.job, judge_of(self.study, self.space, trial, prepared.planned)
+        if job.is_single:
+            job = replace(job, resume=continue_retried(self.study, trial, self.folder, job.metric, judge))
+        else:
+            continue_runs(self.study, trial, self.folder)
+        output = self._train(job, prepared.costs, judge)
+        set_trial_attrs(self.study, trial, output.attrs)
+        return prepared.planned | output.metrics
 
-    def _judge(self, trial: Trial, costs: Mapping[str, float]) -> Judge | None:
-        pruner = self.space.study.pruner
-        if pruner and pruner.type == DOMINATED:
-            return DominanceJudge(
-                self.study, trial, DominanceConfig.parse(pruner.options, "study.pruner"), self.space.objectives, costs
-            )
-        return trial if self.space.can_prune else None
-
-    def _pruning(self, judge: Judge | None, experiment: Experiment, callback: Callback) -> Callback:
-        if judge is None:
-            return callback
-        return PruningCallback(judge, self.space.pruned_by, experiment.train.steps, callback)
-
-    def _run_candidate(
-        self,
-        raw: UnresolvedExperiment,
-        folder: Path,
-        settings: Sequence[Mapping[str, Any]],
-        label: str,
-        first: Callback,
-        costs: Mapping[str, float],
-        judge: Judge | None = None,
-    ) -> CandidateResult:
-        """Run a candidate's settings and random seeds; `first` is the callback of its first run."""
-        total = len(settings) + self.space.study.runs_per_trial - 1
-
-        def train_one(
-            experiment: Experiment, run: Path, index: int, chosen: Mapping[str, Any], judge: Judge | None
-        ) -> dict[str, float]:
-            name = f"{label}, run {index + 1} of {total}"
-            callback = self.callback.on_run(name, chosen) if index else first
-            return self._train(experiment, run, self._pruning(judge, experiment, callback), costs, resume=True)
-
-        metric = self.space.pruned_by
-        sign = self.space.sign_of(metric)
-        runs = CandidateRuns(folder, train_one, metric, sign, judge, self.identity.search)
-        return runs.run(raw, settings, self.space.study.runs_per_trial)
+    def _train(self, job: TrialJob, costs: Costs, judge: Judge | None) -> TrialOutput:
+        return train_trial(job, Listener(judge, self.callback, self.meter, costs["flops_per_token"]))
 
     def _note_spent(self, trial: Trial, spent: dict[str, float]) -> None:
         set_trial_attrs(self.study, trial, {"spent": spent})
 
-    def _planned(self, costs: TrialCosts) -> dict[str, float]:
-        """Return a trial's own costs, and the objectives that are planned."""
-        planned = {name: costs.at(objective.place)[objective.metric] for name, objective in self.space.planned.items()}
-        return {**costs.own, **planned}
 
-    def _require_feasible(self, trial: Trial, costs: TrialCosts) -> None:
-        problems = []
-        for constraint in self.space.constraints:
-            constrained = costs.at(constraint.place)
-            violation = constraint.violation(constrained)
-            trial.set_constraint(constraint.name, violation)
-            if violation > 0:
-                problems.append(
-                    f"{constraint.name} is violated: {constraint.metric} is {constrained[constraint.metric]:g}"
-                )
-        if problems:
-            raise InfeasibleTrial("; ".join(problems))
+@dataclass(frozen=True)
+class Listener:
+    """Forwards what a trial tells to the callbacks of the search, and to its meter."""
 
-    def _train(
-        self, experiment: Experiment, run: Path, callback: Callback, costs: Mapping[str, float], resume: bool = False
-    ) -> dict[str, float]:
-        callbacks = [self.meter.watch(costs["flops_per_token"]), callback]
-        with _fresh_compiler():
-            metrics = dict(train(experiment, run, callbacks=callbacks, resume=resume, force=True).metrics)
-            speed = tokens_per_s(run)
-            if "decode_us_per_token" in self.space.objectives:
-                metrics["decode_us_per_token"] = decode_us_per_token(run)
-        return metrics | ({"tokens_per_s": speed} if speed else {})
+    judge: Judge | None
+    callback: SearchCallback
+    meter: Meter
+    flops_per_token: float
 
-
-@contextmanager
-def _fresh_compiler() -> Iterator[None]:
-    """Free compiled code and cached GPU memory when a run ends: the next trial has another model."""
-    try:
-        yield
-    finally:
-        torch.compiler.reset()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+        """Return the callback of a training run."""
+        return CallbackList([self.meter.watch(self.flops_per_token), self.callback.on_run(label, values)])
 
 
 def _require_finite(metrics: Mapping[str, float], name: str) -> float:

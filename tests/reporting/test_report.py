@@ -10,9 +10,8 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_helpers import TRAIN, pretend, search, write_space
+from search_helpers import TRAIN, pretend, replace_training, search, write_space
 
-import archlab.searching.run
 from archlab import ArchlabError
 from archlab.config.experiment import Experiment, load
 from archlab.reporting.data import Run, importances, read_search, short_names
@@ -55,9 +54,9 @@ class Reader(HTMLParser):
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def install(loss: Callable[[Experiment], float]) -> None:
-        monkeypatch.setattr(archlab.searching.run, "train", pretend(loss))
+        replace_training(monkeypatch, pretend(loss))
 
-    monkeypatch.setattr(archlab.searching.run, "train", pretend())
+    replace_training(monkeypatch, pretend())
     return install
 
 

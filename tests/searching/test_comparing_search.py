@@ -12,13 +12,13 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, create_trial
-from search_helpers import pretend, search, write_space
+from search_helpers import pretend, replace_costs, replace_training, search, write_space
 
 import archlab.searching.run
 import archlab.searching.study.study
+import archlab.searching.trials.train_trial
 from archlab.config.experiment import Experiment
 from archlab.errors import TrainingError
-from archlab.searching.results import best_trial
 from archlab.searching.results.choices import BEST, UNKNOWN, WITHIN, WORSE, choice_results
 from archlab.searching.space.dominance import DominanceConfig
 from archlab.searching.space.search_space import load_space
@@ -40,10 +40,9 @@ def loss_of(experiment: Experiment) -> float:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def install(loss: Callable[[Experiment], float] = loss_of) -> None:
-        monkeypatch.setattr(archlab.searching.run, "train", pretend(loss=loss))
+        replace_training(monkeypatch, pretend(loss=loss))
 
-    monkeypatch.setattr(archlab.searching.run, "estimate_cost", lambda experiment: COSTS)
-    monkeypatch.setattr(best_trial, "_evaluate", lambda folder: {})
+    replace_costs(monkeypatch, COSTS)
     install()
     return install
 
@@ -97,8 +96,8 @@ KILL_AT = [
     (optuna.Study, "enqueue_trial", 1, True),
     (optuna.Study, "ask", 1, True),
     (archlab.searching.run, "choose_values", 1, True),
-    (archlab.searching.run, "train", 2, False),
-    (archlab.searching.run, "train", 1, True),
+    (archlab.searching.trials.train_trial, "train", 2, False),
+    (archlab.searching.trials.train_trial, "train", 1, True),
     (candidate_runs, "delete_weights", 5, True),
     (candidate_runs.CandidateRuns, "_publish", 2, True),
     (archlab.searching.run, "record_result", 1, False),

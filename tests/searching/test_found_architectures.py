@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_helpers import pretend, search, write_space
+from search_helpers import pretend, replace_training, search, write_space
 
 import archlab
 import archlab.searching.run
@@ -40,7 +40,7 @@ def values_of(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_search_that_resumes_has_the_same_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archlab.searching.run, "train", pretend(loss=lambda experiment: experiment.model.knobs["dim"]))
+    replace_training(monkeypatch, pretend(loss=lambda experiment: experiment.model.knobs["dim"]))
     file = write_space(tmp_path, vary=VARY, hold=HOLD, study={"trials": 2, "pruner": "none"})
     search(file, tmp_path / "whole")
     search(file, tmp_path / "parts", trials=1)

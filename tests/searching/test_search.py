@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from search_helpers import is_free, pretend, search, write_space
+from search_helpers import is_free, pretend, replace_training, search, write_space
 
 import archlab.searching.run
 from archlab import ArchlabError, TrainingError
@@ -36,7 +36,7 @@ NO_PRUNING = {"pruner": "none"}
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def install(**loss: Callable[[Experiment], float]) -> None:
-        monkeypatch.setattr(archlab.searching.run, "train", pretend(**loss))
+        replace_training(monkeypatch, pretend(**loss))
 
     install()
     return install
@@ -313,7 +313,7 @@ _WORKER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import archlab.searching.run
+import archlab.searching.trials.train_trial
 from search_helpers import pretend, search
 
 done = pretend()
@@ -324,7 +324,7 @@ def slow(experiment, folder, **options):
         time.sleep({seconds})
     return done(experiment, folder, **options)
 
-archlab.searching.run.train = slow
+archlab.searching.trials.train_trial.train = slow
 search({file!r}, Path({folder!r}), trials={trials})
 """
 

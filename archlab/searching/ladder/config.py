@@ -19,6 +19,7 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.variants import selectors
 
 METRICS = ("val_loss", "val_bpb")
+_OF_OTHER_SEARCHES = ("inner", "compare", "seeds", "tasks")
 _RUNG = ("params", "by", "set", "layers", "tokens", "tokens_per_param", "seeds", "keep", "room", "elsewhere")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,79}")
 Part = Annotated[float, Range(low=0, above=True, high=1)]
@@ -115,6 +116,9 @@ def _parse(space: Space) -> Ladder:
         raise ConfigError("objectives", "a ladder compares one loss: {val_loss: minimize} or {val_bpb: minimize}")
     if space.hold is not None:
         raise ConfigError("hold", "each rung has a size of its own: give params in rungs")
+    for key in _OF_OTHER_SEARCHES:
+        if data.get(key):
+            raise ConfigError(key, "is of a search at one size; a ladder compares its candidates as they are")
     base = space.base.resolve()
     named = _parse_candidates(data.get("candidates"))
     if not named and not space.vary:

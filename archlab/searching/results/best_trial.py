@@ -127,8 +127,8 @@ def _summary(
         search=space.name,
         objectives=dict(space.objectives),
         trials=dict(Counter(trial.state.name.lower() for trial in finished_trials(study))),
-        best_trial=_summarize_best(best, folder),
-        baseline=BaselineSummary(baseline.metrics, baseline.reason, _evaluate(folder / "baseline")),
+        best_trial=_summarize_best(best, folder, space),
+        baseline=BaselineSummary(baseline.metrics, baseline.reason, _evaluate(folder / "baseline", space)),
         pareto=[trial.number for trial in study.best_trials] if len(space.objectives) > 1 else [],
         compressors=compressed_bpb(text) if text else {},
         validation_bytes=len(text),
@@ -142,18 +142,21 @@ def _summary(
     )
 
 
-def _summarize_best(best: FrozenTrial | None, folder: Path) -> TrialSummary | None:
+def _summarize_best(best: FrozenTrial | None, folder: Path, space: Space) -> TrialSummary | None:
     if best is None:
         return None
     attrs = trial_attrs(best)
     return TrialSummary(
-        best.number, attrs["values"] | attrs.get("tuned", {}), attrs["metrics"], _evaluate(folder / "best")
+        best.number, attrs["values"] | attrs.get("tuned", {}), attrs["metrics"], _evaluate(folder / "best", space)
     )
 
 
-def _evaluate(folder: Path) -> dict[str, float]:
-    """Return a trained model's metrics on the whole validation split, or nothing if there is no trained model."""
-    if not (folder / "model.safetensors").is_file() and not (folder / "final").is_dir():
+def _evaluate(folder: Path, space: Space) -> dict[str, float]:
+    """Return a trained model's metrics on the whole validation split, or nothing if there is no trained model.
+
+    Nothing either where there are several tasks: the model is that of one, and its metrics would be taken for means.
+    """
+    if space.tasks or not ((folder / "model.safetensors").is_file() or (folder / "final").is_dir()):
         return {}
     experiment, model = load_trained(folder)
     train, task = experiment.train, experiment.task.factory()()

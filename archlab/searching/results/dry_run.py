@@ -19,6 +19,7 @@ from archlab.searching.space.compare import arms, plan_rounds
 from archlab.searching.space.inner import inner_values
 from archlab.searching.space.listed_choices import listed_choices
 from archlab.searching.space.search_space import Space
+from archlab.searching.space.tasks import task_experiments
 from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.divisors import NoValue
 from archlab.searching.variants.hold import describe_miss
@@ -53,11 +54,11 @@ class DryRun:
 
 @dataclass(frozen=True)
 class _Candidate:
-    seconds: float
+    seconds: float  # on all tasks, as the next
     tokens: float
     weight_bytes: int
     checkpoint_bytes: int
-    runs: int
+    runs: int  # on one task
 
 
 def dry_run(space: Space, trials: int | None = None, *, device: str = "cpu", devices: int = 1) -> DryRun:
@@ -80,13 +81,13 @@ def dry_run(space: Space, trials: int | None = None, *, device: str = "cpu", dev
         except ConfigError:  # such a trial fails, or is infeasible, before its first step
             infeasible += 1
     seconds = [each.seconds * each.runs for each in sample]
-    own = base.seconds * space.study.runs_per_trial
+    own, tasks = base.seconds * space.study.runs_per_trial, len(space.tasks) or 1
     hours = (own + count * statistics.fmean(seconds)) / 3600
     return DryRun(
         device=device,
         devices=devices,
         trials=count,
-        runs=space.study.runs_per_trial + round(count * statistics.fmean(each.runs for each in sample)),
+        runs=tasks * (space.study.runs_per_trial + round(count * statistics.fmean(each.runs for each in sample))),
         tokens=base.tokens * space.study.runs_per_trial + count * statistics.fmean(c.tokens * c.runs for c in sample),
         hours=hours,
         slowest_hours=(own + count * max(seconds)) / 3600,
@@ -100,14 +101,15 @@ def dry_run(space: Space, trials: int | None = None, *, device: str = "cpu", dev
 
 def _plan_candidate(space: Space, raw: UnresolvedExperiment, device: str, devices: int) -> _Candidate:
     settings = inner_values(space.inner, raw, space.study.seed)
-    experiment = raw.override(settings[0], "inner").resolve()
-    train = experiment.train
-    planned = plan(experiment, device=device, devices=devices).to_dict()
-    tokens = train.steps * train.batch_size * train.accumulate * train.context
+    raw = raw.override(settings[0], "inner")
+    every = [one.resolve() for one in task_experiments(space.tasks, raw).values()] or [raw.resolve()]
+    # The first is planned for all: what tasks differ in is mostly the number of their tokens.
+    planned = plan(every[0], device=device, devices=devices).to_dict()
+    tokens = sum(each.train.steps * each.train.tokens_per_step for each in every)
     forward = planned["flops_per_token_forward"] / planned["flops_per_token"]
     weights = 4 * int(planned["params"])
     return _Candidate(
-        seconds=(tokens + forward * _evaluated_tokens(experiment)) / planned["tokens_per_s"],
+        seconds=(tokens + forward * sum(map(_evaluated_tokens, every))) / planned["tokens_per_s"],
         tokens=tokens,
         weight_bytes=weights,
         checkpoint_bytes=3 * weights,  # and AdamW's two moments

@@ -20,6 +20,7 @@ from archlab.searching.space.inner import Inner, check_inner, parse_inner
 from archlab.searching.space.ladder_keys import LADDER_KEYS, is_ladder, portable_ladder
 from archlab.searching.space.seeds import absolute_seeds, parse_seeds, seed_values
 from archlab.searching.space.study_config import DOMINATED, StudyConfig, parse_study
+from archlab.searching.space.tasks import Tasks, parse_tasks, resolve_tasks
 from archlab.searching.space.validation import validate_space
 from archlab.searching.space.vary import parse_vary
 from archlab.searching.variants import selectors
@@ -31,7 +32,7 @@ from archlab.searching.variants.variant import HELD, Varied
 _DATA_NAME = "search"  # the name of a space that is passed as a mapping, in errors and for its default directory
 KEYS = (
     *("format", "base", "description", "plugins", "override", "vary", "hold", "objectives", "constraints", "study"),
-    *("inner", "compare", "seeds"),
+    *("inner", "compare", "seeds", "tasks"),
     *LADDER_KEYS,
 )
 VALIDATION = "val_"
@@ -68,6 +69,7 @@ class Space:
     inner: Inner | None = None
     compare: tuple[str, ...] = ()
     seeds: tuple[str, ...] = ()
+    tasks: Tasks = field(default_factory=dict)
 
     @property
     def varied(self) -> dict[str, Varied]:
@@ -87,8 +89,11 @@ class Space:
 
     @property
     def can_prune(self) -> bool:
-        """Whether trials can be pruned: the only objective is a validation metric, reported during training."""
-        return len(self.objectives) == 1 and self.objective.startswith(VALIDATION)
+        """Whether trials can be pruned: the only objective is a validation metric, reported during training.
+
+        Not where it is a mean over tasks, which is known at the end.
+        """
+        return len(self.objectives) == 1 and self.objective.startswith(VALIDATION) and not self.tasks
 
     @property
     def sign(self) -> float:
@@ -189,21 +194,25 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
     experiment = base.resolve()
     vary = {} if is_ladder(tree) and not tree.get("vary") else parse_vary(_mapping(tree, "vary"))
     compare = parse_compare(tree.get("compare"), vary)
-    objectives, planned = _objectives(tree.get("objectives"), experiment.task.component.cls.metrics, file, recorded)
+    inner, hold = parse_inner(tree.get("inner"), vary), parse_hold(tree["hold"], "hold") if "hold" in tree else None
+    tasks = parse_tasks(tree.get("tasks"), (*vary, *(inner.domains if inner else ()), *((hold.by,) if hold else ())))
+    metrics = _common_metrics([experiment] if not tasks else resolve_tasks(tasks, base))
+    objectives, planned = _objectives(tree.get("objectives"), metrics, file, recorded)
     space = Space(
         name=file.stem,
         base=base,
         vary=vary,
-        hold=parse_hold(tree["hold"], "hold") if "hold" in tree else None,
+        hold=hold,
         objectives=objectives,
         planned=planned,
         constraints=parse_constraints(tree.get("constraints"), COSTS, file.parent, recorded=recorded),
         study=parse_study(tree.get("study"), "study"),
         source=str(file),
         data=_portable_data(tree, file.parent.resolve()) | portable_ladder(tree, file.parent.resolve()),
-        inner=parse_inner(tree.get("inner"), vary),
+        inner=inner,
         compare=compare,
         seeds=parse_seeds(tree.get("seeds")),
+        tasks=tasks,
     )
     _check_hold(space)
     validate_space(space.varied, base)
@@ -221,7 +230,7 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
 
 def _portable_data(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the YAML data for a copy of the space in another directory: its file names are absolute."""
-    data = {key: tree[key] for key in ("description", "vary", "hold", "inner", "compare") if key in tree}
+    data = {key: tree[key] for key in ("description", "vary", "hold", "inner", "compare", "tasks") if key in tree}
     if seeds := parse_seeds(tree.get("seeds")):
         data["seeds"] = absolute_seeds(seeds, folder)
     if plugins := _list(tree, "plugins"):
@@ -243,6 +252,12 @@ def _base(tree: Mapping[str, Any], file: Path, recorded: bool) -> config.Unresol
     if not isinstance(base, str | Mapping):
         raise ConfigError("base", "is missing: name the experiment to search around")
     return config.read(base, folder=file.parent, recorded=recorded).override(_mapping(tree, "override"), str(file))
+
+
+def _common_metrics(experiments: Sequence[config.Experiment]) -> list[str]:
+    """Return the metrics that the tasks of all experiments have."""
+    every = [experiment.task.component.cls.metrics for experiment in experiments]
+    return [name for name in every[0] if all(name in one for one in every)]
 
 
 def _check_hold(space: Space) -> None:

@@ -47,6 +47,12 @@ def space_schema() -> Schema:
             "description": "A varied path, or several, whose choices each get the same number of trials.",
         },
         "seeds": {**TEXTS, "description": "Experiments that are tried first."},
+        "tasks": {
+            "type": "object",
+            "minProperties": 1,
+            "description": "Tasks that every candidate is trained on, each by its values by path; metrics are means.",
+            "additionalProperties": {"type": "object"},
+        },
         "hold": HOLD,
         "objectives": _objectives(),
         "constraints": {"type": "array", "items": _constraint()},

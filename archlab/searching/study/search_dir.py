@@ -41,10 +41,11 @@ _OWN_DIRS = ("trials", "baseline", "best", *LADDER_DIRS)
 _OWN_FILES = ("summary.json", "ladder.json", "report.html", "base.yaml", "search.yaml", identity.NAME)
 _OF_STUDY = ("trials", "best", "summary.json", "report.html")  # what has no meaning without the study
 _RUNS: Layout = {**RUN, "runs": dir_of({"[0-9]*": dir_of(RUN)})}  # of a trial that has several
+_TRIAL: Layout = {**_RUNS, "tasks": dir_of({"[A-Za-z0-9]*": dir_of(_RUNS)})}
 _LAYOUT: Layout = {
     **dict.fromkeys((*_OWN_FILES, "study.db*", ".*.lock"), own_file),
-    "trials": dir_of({"[0-9]*": dir_of(_RUNS)}),
-    "baseline": dir_of(_RUNS),
+    "trials": dir_of({"[0-9]*": dir_of(_TRIAL)}),
+    "baseline": dir_of(_TRIAL),
     "best": listed_dir,
     **LADDER_LAYOUT,
     "report.html": report_file,

@@ -200,13 +200,15 @@ def _state(study: optuna.Study, number: int) -> TrialState:
 
 
 def delete_weights(run: Path, names: Sequence[str] | None = None) -> None:
-    """Remove the weights of a run, or those of `names`, and partly written ones of a killed process, of its runs too.
+    """Remove the weights of a run, or those of `names`, and partly written ones of a killed process.
+
+    Those of its tasks and runs are removed too.
 
     Links and foreign files stay.
     """
     own = [run / name for name in names or _WEIGHTS if (run / name).is_dir() and RUN[name](run / name) is None]
     for path in [*own, *(path for path in run.glob(".*.archlab-partial/") if not path.is_symlink())]:
         remove_dir_atomic(path)
-    for inner in run.glob("runs/[0-9]*/"):
+    for inner in (*run.glob("runs/[0-9]*/"), *run.glob("tasks/*/")):
         if not inner.is_symlink() and not inner.parent.is_symlink():
             delete_weights(inner, names)

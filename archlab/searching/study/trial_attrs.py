@@ -28,6 +28,7 @@ class TrialAttrs(TypedDict, total=False):
     - `choice`, `seed_of`: the compared choice that the trial belongs to, and the experiment that it was made from.
     - `repeat`: how many trials before it had the same values; each has another random seed.
     - `tuned`, `runs`: the inner settings of its best run, and what each of its runs has shown.
+    - `tasks`: the metrics on each task, of which `metrics` are the means.
     - `seed_metrics`, `std`: the metrics with each random seed, and their standard deviations.
     - `reported`: a validation metric by tokens, for pruning with several objectives.
     - `spent`: the seconds, tokens and FLOPs of this attempt.
@@ -47,6 +48,7 @@ class TrialAttrs(TypedDict, total=False):
     repeat: int
     tuned: dict[str, Any]
     runs: list[dict[str, Any]]
+    tasks: dict[str, dict[str, float]]
     seed_metrics: dict[str, list[float]]
     std: dict[str, float]
     reported: dict[str, float]

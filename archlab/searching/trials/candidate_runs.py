@@ -9,7 +9,6 @@ import math
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +24,7 @@ from archlab.searching.study.study import delete_weights
 from archlab.searching.study.trial_attrs import TrialAttrs
 from archlab.searching.trials.callbacks import Judge
 from archlab.searching.trials.retries import checkpoint_step
+from archlab.searching.trials.trial_job import TrialOutput
 from archlab.training import metrics as training_metrics
 
 _FILES = ("run.json", "experiment.yaml", "metrics.jsonl")  # experiment.yaml is what the other two need
@@ -37,14 +37,6 @@ class Train(Protocol):
         self, experiment: Experiment, run: Path, index: int, chosen: Mapping[str, Any], judge: Judge | None
     ) -> dict[str, float]:
         """Return the metrics; `index` counts the runs from 0, and `chosen` are the settings of this one."""
-
-
-@dataclass(frozen=True)
-class CandidateResult:
-    """The metrics of a candidate, means over its random seeds, and what the study stores of its runs."""
-
-    metrics: dict[str, float]
-    attrs: TrialAttrs
 
 
 class CandidateRuns:
@@ -60,7 +52,7 @@ class CandidateRuns:
         self.folder, self.train, self.metric, self.sign, self.judge = folder, train, metric, sign, judge
         self.search, self.steps_before = search, 0
 
-    def run(self, raw: UnresolvedExperiment, settings: Sequence[Mapping[str, Any]], seeds: int) -> CandidateResult:
+    def run(self, raw: UnresolvedExperiment, settings: Sequence[Mapping[str, Any]], seeds: int) -> TrialOutput:
         """Return the result of the best settings; raise TrainingError if none of them could be trained."""
         tuned = [self._tune(index, raw, settings) for index in range(len(settings))]
         best = self._best(tuned)
@@ -116,7 +108,7 @@ class CandidateRuns:
         try:
             return BaselineResult(self.train(experiment, run, index, chosen, judge), search=self.search)
         except optuna.TrialPruned:
-            self._copy_files(run)  # so that the report shows how far it came
+            copy_run_files(run, self.folder)  # so that the report shows how far it came
             raise
         except Exception as error:
             if outcome_of(error) is not Outcome.TRIAL or any(map(breaks_process, iter_causes(error))):
@@ -151,14 +143,9 @@ class CandidateRuns:
 
     def _publish(self, best: int) -> None:
         """Make the trial's directory one of its best run, with the trained model."""
-        self._copy_files(self._run_dir(best))
+        copy_run_files(self._run_dir(best), self.folder)
         if not (self.folder / "final").is_dir():
             (self._run_dir(best) / "final").rename(self.folder / "final")
-
-    def _copy_files(self, run: Path) -> None:
-        for name in _FILES:
-            if (run / name).is_file():
-                shutil.copyfile(run / name, self.folder / name)
 
     def _summarize(
         self,
@@ -166,7 +153,7 @@ class CandidateRuns:
         tuned: Sequence[BaselineResult],
         best: int,
         repeated: Sequence[BaselineResult],
-    ) -> CandidateResult:
+    ) -> TrialOutput:
         every = [result.metrics for result in repeated]
         runs = [
             {"values": dict(chosen), "value": result.metrics.get(self.metric), "reason": result.reason}
@@ -177,7 +164,14 @@ class CandidateRuns:
             attrs |= {"tuned": dict(settings[best]), "runs": runs}
         if len(every) > 1:
             attrs |= {"seed_metrics": _by_metric(every), "std": _combine(every, statistics.stdev)}
-        return CandidateResult(_combine(every, statistics.fmean), attrs)
+        return TrialOutput(_combine(every, statistics.fmean), attrs)
+
+
+def copy_run_files(run: Path, folder: Path) -> None:
+    """Copy what tells of a run into the directory of its trial."""
+    for name in _FILES:
+        if (run / name).is_file():
+            shutil.copyfile(run / name, folder / name)
 
 
 def _by_metric(every: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

@@ -52,7 +52,7 @@ def continue_runs(study: SearchStudy, trial: Trial, folder: Path) -> None:
     """Move the runs of the trial that this one runs again, and its trained model, into its directory."""
     own = trial_dir(folder, trial.number)
     for earlier in _earlier_runs(study, trial, folder):
-        for name in ("final", "runs"):  # of several earlier attempts, where one was killed between the two
+        for name in ("final", "runs", "tasks"):  # of several earlier attempts, where one was killed between the two
             if (earlier / name).is_dir() and not (own / name).exists():
                 (earlier / name).rename(own / name)
 

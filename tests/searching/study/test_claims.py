@@ -6,11 +6,9 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from search_helpers import pretend, search, write_space
+from search_helpers import pretend, replace_costs, replace_training, search, write_space
 
 from archlab.modeling.cost import Cost
-from archlab.searching import run
-from archlab.searching.results import best_trial
 from archlab.searching.space.search_space import load_space
 from archlab.searching.study.claims import claim, has_left, leave, lock_file, require_own_dir
 from archlab.searching.study.study import (
@@ -136,8 +134,7 @@ def test_a_worker_goes_on_when_another_has_closed_its_trial(
             closed.append(record_result(study, study.get_trials()[0], {"reason": "gone"}, None, FAIL))
         return done(experiment, place, **options)
 
-    monkeypatch.setattr(run, "train", train)
-    monkeypatch.setattr(run, "estimate_cost", lambda _: Cost(*[1] * 10))
-    monkeypatch.setattr(best_trial, "_evaluate", lambda _: {})
+    replace_training(monkeypatch, train)
+    replace_costs(monkeypatch, Cost(*[1] * 10))
     assert search(space_file, folder, trials=2).summary.trials == {"fail": 1, "complete": 1}
     assert closed == [True]

@@ -8,12 +8,10 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from search_helpers import pretend, search, write_space
+from search_helpers import pretend, replace_costs, replace_training, search, write_space
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from archlab.modeling.cost import Cost
-from archlab.searching import run
-from archlab.searching.results import best_trial
 from archlab.searching.space.search_space import load_space
 from archlab.searching.space.storage_url import sqlite_url, take_password
 from archlab.searching.study import database, study
@@ -139,9 +137,8 @@ def test_a_locked_file_is_waited_for(
 
 @pytest.mark.slow
 def test_a_trial_is_not_to_blame_for_its_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "train", pretend())
-    monkeypatch.setattr(run, "estimate_cost", lambda _: Cost(*[1] * 10))
-    monkeypatch.setattr(best_trial, "_evaluate", lambda _: {})
+    replace_training(monkeypatch, pretend())
+    replace_costs(monkeypatch, Cost(*[1] * 10))
     monkeypatch.setattr(study, "MAX_ATTEMPTS", 1)
     file, folder = write_space(tmp_path), tmp_path / "s"
     for _ in range(2):

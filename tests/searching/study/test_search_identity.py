@@ -7,12 +7,11 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial
-from search_helpers import pretend, search, write_space
+from search_helpers import pretend, replace_costs, replace_training, search, write_space
 
 import archlab
 from archlab import ArchlabError
 from archlab.modeling.cost import Cost
-from archlab.searching import run
 from archlab.searching.results import best_trial
 from archlab.searching.space.search_space import load_space
 from archlab.searching.study import study_storage
@@ -26,9 +25,8 @@ NO_PRUNING = {"pruner": "none"}
 def _fake_training() -> Iterator[None]:
     """Leave out what takes time and has no part in identities."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "train", pretend())
-        patch.setattr(run, "estimate_cost", lambda _: Cost(*[1] * 10))
-        patch.setattr(best_trial, "_evaluate", lambda _: {})
+        replace_training(patch, pretend())
+        replace_costs(patch, Cost(*[1] * 10))
         patch.setattr(best_trial, "compressed_bpb", lambda _: {})
         yield
 

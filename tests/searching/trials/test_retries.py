@@ -13,9 +13,8 @@ import pytest
 import sqlalchemy.exc
 import torch
 from optuna.trial import FrozenTrial
-from search_helpers import pretend, search, write_space
+from search_helpers import pretend, replace_training, search, write_space
 
-import archlab.searching.run
 from archlab import Callback, MachineError, SearchCallback
 from archlab.config.experiment import Experiment
 from archlab.searching.space.search_space import load_space
@@ -30,7 +29,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Replace training by one that takes no time, whose loss may raise."""
-    return lambda loss: monkeypatch.setattr(archlab.searching.run, "train", pretend(loss=loss))
+    return lambda loss: replace_training(monkeypatch, pretend(loss=loss))
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from search_helpers import pretend, search, write_space
+from search_helpers import pretend, replace_training, search, write_space
 
-import archlab.searching.run
 from archlab import ConfigError
 from archlab.planning.device import SHIPPED
 from archlab.searching.results.summary import read_summary
@@ -30,7 +29,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(folder.name)
         return train(experiment, folder, **options)
 
-    monkeypatch.setattr(archlab.searching.run, "train", note)
+    replace_training(monkeypatch, note)
     return names
 
 

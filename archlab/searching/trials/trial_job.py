@@ -1,0 +1,81 @@
+"""What is trained for one trial, as plain data, and what comes of it: another process can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from archlab.config.experiment import UnresolvedExperiment
+from archlab.searching.space.search_space import Space
+from archlab.searching.study.trial_attrs import TrialAttrs
+from archlab.searching.trials.callbacks import Judge
+from archlab.training.callbacks import Callback
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """The training runs of a trial, or of the baseline.
+
+    `settings` are those that are tuned, `tasks` the values of several tasks by their names, `seeds` the number of
+    random seeds of the best settings. `metric` is reported during training, a larger one better if `sign` is -1, and
+    `measured` are the objectives that are measured on the finished model. `values` are shown with the first run.
+    """
+
+    label: str
+    folder: Path
+    experiment: UnresolvedExperiment
+    metric: str
+    sign: float
+    search: str
+    settings: Sequence[Mapping[str, Any]] = ({},)
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seeds: int = 1
+    measured: Sequence[str] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = True
+
+    @property
+    def runs(self) -> int:
+        """The most training runs on one task."""
+        return len(self.settings) + self.seeds - 1
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the trial's directory is that of its only run."""
+        return self.runs == 1 and not self.tasks
+
+
+def make_job(space: Space, label: str, folder: Path, experiment: UnresolvedExperiment, search: str) -> TrialJob:
+    """Return the job of a trial of a space, without settings to tune."""
+    return TrialJob(
+        label,
+        folder,
+        experiment,
+        metric=space.pruned_by,
+        sign=space.sign_of(space.pruned_by),
+        search=search,
+        tasks=space.tasks,
+        seeds=space.study.runs_per_trial,
+        measured=tuple(space.objectives),
+    )
+
+
+@dataclass(frozen=True)
+class TrialOutput:
+    """The metrics of a trial, means over its random seeds and tasks, and what the study stores of its runs."""
+
+    metrics: dict[str, float]
+    attrs: TrialAttrs = field(default_factory=TrialAttrs)
+
+
+class TrialListener(Protocol):
+    """What a trial tells while it is trained, and whom it asks whether to go on."""
+
+    @property
+    def judge(self) -> Judge | None:
+        """What decides whether the trial is pruned, if anything does."""
+
+    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+        """A training run starts; return its callback."""
