@@ -55,8 +55,13 @@ def configure_process() -> None:
         os.environ.setdefault(THREADS, str(num_cores()))
     os.environ.setdefault(HUGE_PAGES, "1")
     if not os.environ.get(CACHE):
-        # torch's key of a library says `-march=native`, whatever that means on a machine that shares the home.
-        os.environ[CACHE] = str(usable_cache_dir("inductor") / machine_key())
+        os.environ[CACHE] = str(inductor_dir())
+
+
+def inductor_dir() -> Path:
+    """Return the directory of Inductor's cache, which all processes of a user on like machines share."""
+    # torch's key of a library says `-march=native`, whatever that means on a machine that shares the home.
+    return usable_cache_dir("inductor") / machine_key()
 
 
 @cache

@@ -1,0 +1,1 @@
+"""Launchers, one module each, found by name: each has its class as `LAUNCHER`."""
