@@ -47,6 +47,7 @@ from archlab.searching.study.identity import read_identity, require_same_search
 from archlab.searching.study.search_dir import open_search
 from archlab.searching.study.study import fail_stale_trials, finished_trials, open_study, record_result
 from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs
+from archlab.searching.study.workers import fence
 from archlab.searching.trials.callbacks import Judge, PruningCallback, SearchCallback, SearchCallbackList
 from archlab.searching.trials.candidate_runs import CandidateResult, CandidateRuns
 from archlab.searching.trials.retries import continue_retried, continue_runs, leave_open
@@ -307,7 +308,7 @@ class SearchWorker:
     def _train(
         self, experiment: Experiment, run: Path, callback: Callback, costs: Mapping[str, float], resume: bool = False
     ) -> dict[str, float]:
-        callbacks = [self.meter.watch(costs["flops_per_token"]), callback]
+        callbacks = [fence(self.folder), self.meter.watch(costs["flops_per_token"]), callback]
         with _fresh_compiler():
             metrics = dict(train(experiment, run, callbacks=callbacks, resume=resume, force=True).metrics)
             speed = tokens_per_s(run)

@@ -16,7 +16,7 @@ from archlab.config.yaml_reader import parse_yaml
 from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ArchlabError
 from archlab.searching.space.search_space import Space
-from archlab.searching.study import identity
+from archlab.searching.study import identity, workers
 from archlab.searching.study.identity import may_grow, new_identity, read_identity, require_unchanged
 from archlab.searching.study.ladder_layout import LADDER_DIRS, LADDER_LAYOUT
 from archlab.searching.study.study_storage import delete_study
@@ -36,7 +36,7 @@ from archlab.storage.ownership import (
 from archlab.storage.targets import is_occupied, require_dir
 from archlab.text import shell_path
 
-_OWN_DIRS = ("trials", "baseline", "best", *LADDER_DIRS)
+_OWN_DIRS = ("trials", "baseline", "best", workers.DIR, *LADDER_DIRS)
 # search.yaml and identity.json last: a directory that is cleared in part is still known as a search's.
 _OWN_FILES = ("summary.json", "ladder.json", "report.html", "base.yaml", "search.yaml", identity.NAME)
 _OF_STUDY = ("trials", "best", "summary.json", "report.html")  # what has no meaning without the study
@@ -46,6 +46,7 @@ _LAYOUT: Layout = {
     "trials": dir_of({"[0-9]*": dir_of(_RUNS)}),
     "baseline": dir_of(_RUNS),
     "best": listed_dir,
+    workers.DIR: dir_of({**dict.fromkeys(("*.json", "*.lock", "*.lost"), own_file), ".*.archlab-*": partial_path}),
     **LADDER_LAYOUT,
     "report.html": report_file,
     "put_aside": lambda folder: None,  # stays
@@ -77,7 +78,8 @@ def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
             _identify(space, folder)
             write_text(folder / "base.yaml", format_yaml(space.base_to_plain()))
             write_text(folder / "search.yaml", format_yaml(space.to_plain()))
-        yield
+        with workers.hold_lease(folder):
+            yield
 
 
 def _prepare(folder: Path) -> None:
