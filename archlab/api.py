@@ -132,12 +132,15 @@ def search(
     out: StrPath | None = None,
     trials: int | None = None,
     force: bool = False,
+    workers: int | None = None,
     callbacks: Sequence[SearchCallback] = (),
     trust_plugins: bool = False,
 ) -> SearchResult:
     """Search a space of architectures and return the best trial and a summary.
 
     `out` is the search's directory, runs/NAME by default; calling again with the same directory resumes the search.
+    So many `workers` each train one trial at a time, in a process of its own, which shares the cores and GPUs with the
+    others; by default this process trains one after the other, with whatever components it has registered.
     `trials` replaces the number of trials of the space. Raises ArchlabError if the directory holds another search.
 
         result = archlab.search("quickstart", trials=20, callbacks=[archlab.SearchProgressBar()])
@@ -149,7 +152,8 @@ def search(
         loaded = load_space(space, overrides)
     if loaded.is_ladder:
         raise ArchlabError(f"{loaded.source}: has rungs: archlab.run_ladder runs it")
-    return run(loaded, Path(out or Path("runs") / loaded.name), trials=trials, force=force, callbacks=callbacks)
+    folder = Path(out or Path("runs") / loaded.name)
+    return run(loaded, folder, trials=trials, force=force, callbacks=callbacks, workers=workers)
 
 
 @explain_failures

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import archlab
-import archlab.searching.run
 import archlab.searching.trials.prepared_trial
 import archlab.searching.trials.train_trial
+import archlab.searching.worker
 from archlab.config.experiment import Experiment
 from archlab.modeling.build import build
 from archlab.searching.run import SearchResult

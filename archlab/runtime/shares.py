@@ -39,6 +39,11 @@ class Shares:
         self._all = Share(num_cores, tuple(cores), tuple(gpus))
         self._free = self._all
 
+    @property
+    def whole(self) -> Share:
+        """What there is to share, whether it is taken or not."""
+        return self._all
+
     def require(self, resources: Resources) -> None:
         """Raise ArchlabError if there never is as much as is asked for."""
         for asked, has, what in (

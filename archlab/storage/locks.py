@@ -10,15 +10,17 @@ from pathlib import Path
 
 
 @contextmanager
-def lock(file: Path, *, wait: bool, shared: bool = False) -> Iterator[bool]:
+def lock(file: Path, *, wait: bool, shared: bool = False, create: bool = True) -> Iterator[bool]:
     """Hold a lock on a file, created if missing, and yield whether it was acquired.
 
-    With `wait` the call blocks until it is; without, it yields False if another process holds the lock.
+    With `wait` the call blocks until it is; without, it yields False if another process holds the lock. Raises
+    FileNotFoundError for a file that is missing and not to be created.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if create:
+        file.parent.mkdir(parents=True, exist_ok=True)
     # The file stays when the lock is released: a process that waits would otherwise lock a file without a name.
     # No link is followed: the file that it leads to is not archlab's to create or lock.
-    with _open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) as descriptor:
+    with _open(file, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0)) as descriptor:
         yield _acquire(descriptor, wait, shared)
 
 

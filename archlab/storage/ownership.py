@@ -95,9 +95,8 @@ def first_link(folder: Path, layout: Layout) -> Path | None:
 _compiled = dir_of({"*.pyc": own_file})  # what Python leaves beside a module that it imports
 
 RUN: Layout = {
-    **dict.fromkeys(
-        ("run.json", "experiment.yaml", "metrics.jsonl", "result.json", "lock", ".run.lock", "stopped"), own_file
-    ),
+    **dict.fromkeys(("run.json", "experiment.yaml", "metrics.jsonl", "result.json", ".run.lock"), own_file),
+    **dict.fromkeys(("lock", "stopped", "output.log"), own_file),  # of the search that a run is a trial of
     "tensorboard": dir_of({"events.out.tfevents.*": own_file}),
     "checkpoints": dir_of({"step_[0-9]*": listed_dir, ".*.archlab-partial": partial_path}),
     "final": listed_dir,

@@ -19,7 +19,8 @@ from archlab.storage.run_identity import RUN_FILE, experiment_identity, is_run, 
 from archlab.storage.targets import require_apart, require_dir
 from archlab.training.metrics import read as read_metrics
 
-_NOT_BEGUN = ("lock", ".run.lock", RUN_FILE)  # what a process that was killed before its first step may have left
+# What a process that was killed before its first step may have left.
+_NOT_BEGUN = ("lock", "output.log", ".run.lock", RUN_FILE)
 
 
 def require_run_dir(experiment: Experiment, folder: Path, resume: bool, force: bool) -> None:

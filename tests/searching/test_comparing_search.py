@@ -14,9 +14,9 @@ import pytest
 from optuna.trial import FrozenTrial, create_trial
 from search_helpers import pretend, replace_costs, replace_training, search, write_space
 
-import archlab.searching.run
 import archlab.searching.study.study
 import archlab.searching.trials.train_trial
+import archlab.searching.worker
 from archlab.config.experiment import Experiment
 from archlab.errors import TrainingError
 from archlab.searching.results.choices import BEST, UNKNOWN, WITHIN, WORSE, choice_results

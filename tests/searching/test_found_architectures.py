@@ -7,7 +7,7 @@ import pytest
 from search_helpers import pretend, replace_training, search, write_space
 
 import archlab
-import archlab.searching.run
+import archlab.searching.worker
 from archlab import ArchlabError
 from archlab.config.experiment import load
 from archlab.config.yaml_files import load_yaml

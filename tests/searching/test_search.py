@@ -17,7 +17,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from search_helpers import is_free, pretend, replace_training, search, write_space
 
-import archlab.searching.run
+import archlab.searching.worker
 from archlab import ArchlabError, TrainingError
 from archlab.config.experiment import Experiment, load
 from archlab.searching.failures import failure_reason
@@ -368,7 +368,7 @@ def test_a_trial_that_keeps_killing_its_process_is_given_up(tmp_path: Path, fake
     for _ in range(MAX_ATTEMPTS):
         trial = study.ask()  # by a worker that dies before it locks the trial
         assert trial.suggest_float("train.lr", 0.001, 0.1, log=True) == 0.05
-        archlab.searching.run.fail_stale_trials(study, folder)
+        archlab.searching.worker.fail_stale_trials(study, folder)
     given_up = [trial for trial in trials_of(folder) if "its process ended" in trial.user_attrs.get("reason", "")]
     assert len(given_up) == 1
     assert not study.get_trials(states=(TrialState.WAITING,))

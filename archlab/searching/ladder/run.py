@@ -42,6 +42,7 @@ from archlab.searching.ladder.sizes import size_of
 from archlab.searching.ladder.summary import LadderSummary, RungSummary, summarize
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.search_dir import open_search
+from archlab.searching.study.workers import hold_lease
 from archlab.storage.files import remove_dir_atomic
 from archlab.storage.locks import lock
 from archlab.storage.ownership import RUN
@@ -68,7 +69,7 @@ def run_ladder(
     """
     ladder = parse_ladder(space)
     candidates = all_candidates(ladder)
-    with stop_on_signals(), open_search(space, folder, force):
+    with stop_on_signals(), open_search(space, folder, force), hold_lease(folder):
         return LadderWorker(ladder, candidates, folder, LadderCallbackList(callbacks)).run()
 
 

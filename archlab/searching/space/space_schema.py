@@ -122,6 +122,11 @@ def _study() -> Schema:
         },
         "runs_per_trial": {**type_schema(Count), "default": 1, "description": "Random seeds of each candidate."},
         "keep": _object({"best": {**type_schema(Count), "description": "Trials whose weights stay."}}, ["best"]),
+        "time_limit": {
+            "type": ["number", "null"],
+            "exclusiveMinimum": 0,
+            "description": "The seconds after which a trial is ended, and has failed.",
+        },
         "budget": _object({unit: {"type": "number", "exclusiveMinimum": 0} for unit in BUDGETS}, []),
     }
     assert set(properties) == set(STUDY_KEYS)

@@ -16,7 +16,7 @@ from archlab.errors import ConfigError, did_you_mean, one_line
 from archlab.searching.space.compare import UNFIT_PRUNERS, UNFIT_SAMPLERS, plan_rounds
 from archlab.searching.space.dominance import DominanceConfig
 from archlab.searching.space.storage_url import take_password
-from archlab.searching.space.study_limits import parse_budget, parse_keep
+from archlab.searching.space.study_limits import parse_budget, parse_keep, parse_time_limit
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -43,7 +43,7 @@ PRUNERS = {
 DOMINATED = "dominated"  # a pruner of ours, since Optuna has none for several objectives: dominance.py
 
 _OURS = {"pruners": (DOMINATED,)}
-STUDY_KEYS = ("sampler", "pruner", "trials", "seed", "storage", "runs_per_trial", "keep", "budget")
+STUDY_KEYS = ("sampler", "pruner", "trials", "seed", "storage", "runs_per_trial", "keep", "budget", "time_limit")
 _SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
 REQUIRES = {"cmaes": "cmaes", "gp": "scipy", "qmc": "scipy"}
 _FIXED_SEED = ("qmc",)  # its points are one sequence, which another seed would restart
@@ -67,7 +67,7 @@ class StudyConfig:
 
     The URL has no password, so that it can be stored and printed; `storage_url` keeps it. `runs_per_trial` is the
     number of random seeds that each candidate is trained with, `keep` that of best trials whose weights stay, `budget`
-    what the whole search may use, by unit.
+    what the whole search may use, by unit, `time_limit` the seconds after which a trial has failed.
     """
 
     sampler: ClassConfig
@@ -78,6 +78,7 @@ class StudyConfig:
     runs_per_trial: int = 1
     keep: int = 1
     budget: Mapping[str, float] = field(default_factory=dict)
+    time_limit: float | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Return the section as YAML data."""
@@ -85,7 +86,8 @@ class StudyConfig:
         plain = {key: {"type": c.type, **c.options} for key, c in classes.items() if c}
         # A default of a later version is left out: a search of an earlier one must not become another search.
         later = {"runs_per_trial": self.runs_per_trial, "keep": {"best": self.keep}, "budget": dict(self.budget)}
-        defaults = {"runs_per_trial": 1, "keep": {"best": 1}, "budget": {}}
+        later["time_limit"] = self.time_limit
+        defaults = {"runs_per_trial": 1, "keep": {"best": 1}, "budget": {}, "time_limit": None}
         rest = {"trials": self.trials, "seed": self.seed, "storage": self.storage}
         return (
             plain
@@ -157,6 +159,7 @@ def parse_study(data: Any, path: str) -> StudyConfig:
         runs_per_trial=coerce(section.get("runs_per_trial", 1), Count, f"{path}.runs_per_trial"),
         keep=parse_keep(section.get("keep"), f"{path}.keep"),
         budget=parse_budget(section.get("budget"), f"{path}.budget"),
+        time_limit=parse_time_limit(section.get("time_limit"), f"{path}.time_limit"),
     )
     # Optuna checks the values of options in the constructors.
     settings.make_sampler(0)

@@ -23,6 +23,12 @@ def parse_budget(data: Any, path: str) -> dict[str, float]:
     return {unit: coerce(amount, _Amount, f"{path}.{unit}") for unit, amount in data.items()}
 
 
+def parse_time_limit(data: Any, path: str) -> float | None:
+    """Read `study.time_limit`, the seconds after which a trial is ended as failed; None is no limit."""
+    limit: float | None = coerce(data, _Amount | None, path)
+    return limit
+
+
 def parse_keep(data: Any, path: str) -> int:
     """Read `study.keep`, the number of best trials whose weights stay; 1 by default."""
     if data is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,14 @@ from optuna.trial import FrozenTrial, Trial
 
 from archlab.errors import ArchlabError
 from archlab.searching.study.trial_attrs import set_trial_attrs, trial_attrs
+from archlab.searching.study.workers import is_dead, own_lease
+from archlab.storage.lease_file import boot_id
+from archlab.storage.lease_observer import LeaseView
+from archlab.storage.leases import LeaseLost
 from archlab.storage.locks import lock
 
 _STOPPED = "stopped"
+_logger = logging.getLogger(__name__)
 
 
 def trial_dir(folder: Path, number: int) -> Path:
@@ -31,12 +37,38 @@ def lock_file(folder: Path, number: int) -> Path:
 
 @contextmanager
 def claim(study: optuna.Study, trial: Trial, folder: Path, search: str) -> Iterator[None]:
-    """Hold a trial's lock within a block, with the trial's own UUID in the study and in the directory."""
+    """Hold a trial within a block, with its own UUID and the worker's in the study and in the directory.
+
+    A block that ends because others have taken the trial over raises nothing: the worker goes on with another one.
+    """
+    lease, run = own_lease(folder), trial_dir(folder, trial.number)
+    if lease and lease.is_lost:
+        lease.renew()
     with lock(lock_file(folder, trial.number), wait=True):
         name = uuid.uuid4().hex
         set_trial_attrs(study, trial, {"id": name})
-        _write(folder, trial.number, {"search": search, "trial": name})
-        yield
+        holder = {"worker": lease.id, "boot": boot_id()} if lease else {}
+        _write(folder, trial.number, {"search": search, "trial": name, **holder})
+        if lease:
+            lease.update({"trial": trial.number, "run": str(run.relative_to(folder))})
+        try:
+            yield
+        except LeaseLost as error:
+            _logger.warning("trial %d: %s", trial.number, error)
+        finally:
+            if lease:
+                lease.update(None)
+
+
+@contextmanager
+def stale(folder: Path, number: int, workers: Mapping[str, LeaseView]) -> Iterator[bool]:
+    """Yield whether the worker of a running trial has died; `workers` are those that `bury_dead_workers` has seen."""
+    note = _read(folder, number)
+    with lock(lock_file(folder, number), wait=False) as acquired:
+        # On this kernel a lock that is free is that of a worker that has ended, or has left the trial. On another one
+        # it says nothing, and a process that was suspended still holds it.
+        is_left = acquired and ("worker" not in note or note.get("boot") == boot_id())
+        yield is_left or ("worker" in note and is_dead(folder, note["worker"], workers))
 
 
 def leave(folder: Path, number: int) -> None:

@@ -111,7 +111,10 @@ def may_grow(space: Space) -> bool:
 def _fixed_part(space: Space) -> dict[str, Any]:
     plain = space.to_plain()
     changeable = ("format", "base", "description", *(("vary",) if may_grow(space) else ()))
-    return {**_without(plain, *changeable), "study": _without(plain["study"], "trials", "storage", "keep", "budget")}
+    return {
+        **_without(plain, *changeable),
+        "study": _without(plain["study"], "trials", "storage", "keep", "budget", "time_limit"),
+    }
 
 
 def _without(plain: Mapping[str, Any], *keys: str) -> dict[str, Any]:

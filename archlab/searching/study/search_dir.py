@@ -16,7 +16,7 @@ from archlab.config.yaml_reader import parse_yaml
 from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ArchlabError
 from archlab.searching.space.search_space import Space
-from archlab.searching.study import identity
+from archlab.searching.study import identity, workers
 from archlab.searching.study.identity import may_grow, new_identity, read_identity, require_unchanged
 from archlab.searching.study.ladder_layout import LADDER_DIRS, LADDER_LAYOUT
 from archlab.searching.study.study_storage import delete_study
@@ -36,7 +36,7 @@ from archlab.storage.ownership import (
 from archlab.storage.targets import is_occupied, require_dir
 from archlab.text import shell_path
 
-_OWN_DIRS = ("trials", "baseline", "best", *LADDER_DIRS)
+_OWN_DIRS = ("trials", "baseline", "best", workers.DIR, *LADDER_DIRS)
 # search.yaml and identity.json last: a directory that is cleared in part is still known as a search's.
 _OWN_FILES = ("summary.json", "ladder.json", "report.html", "base.yaml", "search.yaml", identity.NAME)
 _OF_STUDY = ("trials", "best", "summary.json", "report.html")  # what has no meaning without the study
@@ -47,6 +47,7 @@ _LAYOUT: Layout = {
     "trials": dir_of({"[0-9]*": dir_of(_TRIAL)}),
     "baseline": dir_of(_TRIAL),
     "best": listed_dir,
+    workers.DIR: dir_of({**dict.fromkeys(("*.json", "*.lock", "*.lost"), own_file), ".*.archlab-*": partial_path}),
     **LADDER_LAYOUT,
     "report.html": report_file,
     "put_aside": lambda folder: None,  # stays
@@ -172,7 +173,7 @@ def _is_equal(can_grow: bool, path: str, old: Any, new: Any) -> bool:
     has_grown = can_grow and isinstance(old, list) and isinstance(new, list) and all(value in new for value in old)
     # A database may move, and have another user or password: the study in it is known by the search's UUID.
     has_moved = path == "study.storage" and old is not None and new is not None
-    ignored = ("format", "description", "study.trials", "study.keep", "study.budget")
+    ignored = ("format", "description", "study.trials", "study.keep", "study.budget", "study.time_limit")
     # A list within a letter's layer is a knob's value, and not choices.
     is_choices = path.startswith("vary.") and ".pattern.of." not in path and ".pattern.layer." not in path
     return path in ignored or old == new or has_moved or (has_grown and is_choices)

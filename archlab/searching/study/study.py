@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import optuna
@@ -15,14 +15,15 @@ from archlab.errors import ArchlabError, one_line
 from archlab.modeling.budget import resolve_budget
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.choice_view import ChoicePruner
-from archlab.searching.study.claims import has_left, lock_file, trial_dir
+from archlab.searching.study.claims import has_left, stale, trial_dir
+from archlab.searching.study.progress import progress_of
 from archlab.searching.study.study_storage import find_study, open_storage
 from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs, trial_attrs
+from archlab.searching.study.workers import bury_dead_workers
 from archlab.storage.files import remove_dir_atomic
-from archlab.storage.locks import lock
 from archlab.storage.ownership import RUN
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 2  # without a further checkpoint
 INTERRUPTED = "interrupted"
 # User attributes of the study.
 _EXHAUSTED, _VARY, _COUNTS_CANDIDATES = "exhausted", "vary", "counts_candidates"
@@ -116,27 +117,47 @@ def fail_stale_trials(study: SearchStudy, folder: Path) -> None:
 
     The caller holds the lock of the study, under which trials are claimed and enqueued.
     """
+    workers = bury_dead_workers(folder)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        with lock(lock_file(folder, trial.number), wait=False) as acquired:
+        with stale(folder, trial.number, workers) as is_stale:
             # Read again: its worker may have finished it, and released its lock, since the trials were listed.
-            if acquired and _state(study, trial.number) == TrialState.RUNNING:
+            if is_stale and _state(study, trial.number) == TrialState.RUNNING:
                 mark_interrupted(study, trial, folder, by_itself=not has_left(folder, trial))
     enqueue_retries(study)
 
 
 def mark_interrupted(study: SearchStudy, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
-    """Close an interrupted trial, to be enqueued again unless its own process has died MAX_ATTEMPTS times.
+    """Close an interrupted trial, to be enqueued again unless MAX_ATTEMPTS brought no further checkpoint.
 
-    `by_itself` says that the process died, rather than a user stopping it. The caller holds the trial's lock.
+    `by_itself` says that the process died, rather than a user stopping it. No other process writes the trial.
     """
-    attempt = trial_attrs(trial).get("attempt", 1) + by_itself
-    fatal = attempt > MAX_ATTEMPTS
-    reason = f"its process ended {MAX_ATTEMPTS} times while it ran" if fatal else INTERRUPTED
-    # The attempt before the state: a finished trial's attributes do not change, and the retry is made from them.
-    attrs: TrialAttrs = {"interrupted": not fatal, "reason": reason, "next_attempt": attempt}
+    attrs = trial_attrs(trial)
+    progress = _progress(study, trial, folder)
+    has_advanced = progress > attrs.get("progress", [0, 0])
+    fruitless = (0 if has_advanced else attrs.get("fruitless", 0)) + (by_itself and not has_advanced)
+    fatal = fruitless >= MAX_ATTEMPTS
+    reason = f"its process ended {fruitless} times while it ran, without a further checkpoint" if fatal else INTERRUPTED
+    # Before the state: a finished trial's attributes do not change, and the retry is made from them.
+    own: TrialAttrs = {"interrupted": not fatal, "reason": reason, "progress": progress, "fruitless": fruitless}
+    own["next_attempt"] = attrs.get("attempt", 1) + by_itself
     # Otherwise the retry continues from the last checkpoint.
-    if record_result(study, trial, attrs, None, TrialState.FAIL) and fatal:
+    if record_result(study, trial, own, None, TrialState.FAIL) and fatal:
         delete_weights(trial_dir(folder, trial.number))
+
+
+def _progress(study: SearchStudy, trial: FrozenTrial, folder: Path) -> list[int]:
+    """Return how far a trial has come, or the one that it runs again, whose checkpoints it may not have taken yet."""
+    every = [trial.number, *earlier_attempts(study, trial)]
+    return max(progress_of(trial_dir(folder, number)) for number in every)
+
+
+def earlier_attempts(study: optuna.Study, trial: FrozenTrial | Trial) -> Iterator[int]:
+    """Yield the numbers of the trials that a trial runs again, the latest first."""
+    trials = {each.number: each for each in study.get_trials(deepcopy=False)}
+    number: int | None = trial.user_attrs.get("retry_of")
+    while number in trials:
+        yield number
+        number = trial_attrs(trials[number]).get("retry_of")
 
 
 def enqueue_retries(study: SearchStudy) -> None:
@@ -157,6 +178,7 @@ def enqueue_retries(study: SearchStudy) -> None:
         parameters = {**fixed, **trial.params} if is_whole else fixed
         kept = {name: attrs[name] for name in _KEPT_ATTRS if name in attrs}  # type: ignore[literal-required]
         own = {"attempt": attrs.get("next_attempt", 1), "retry_of": trial.number}
+        own |= {"progress": attrs.get("progress", [0, 0]), "fruitless": attrs.get("fruitless", 0)}
         study.enqueue_trial(parameters, {**own, **kept})
 
 

@@ -24,6 +24,8 @@ class TrialAttrs(TypedDict, total=False):
     - `interrupted`: whether its process ended before the trial did, so that the trial is run again.
     - `attempt`, `retry_of`: the number of the attempt from 1, and the trial that this one runs again.
     - `next_attempt`: of an interrupted trial, the number of the attempt that runs it again.
+    - `progress`: of an interrupted trial and the one that runs it again, what is kept: ended runs, a step.
+    - `fruitless`: how many attempts in a row were killed without having come further than that.
     - `id`: the trial's UUID, since a number alone does not tell it from another search's trial.
     - `choice`, `seed_of`: the compared choice that the trial belongs to, and the experiment that it was made from.
     - `repeat`: how many trials before it had the same values; each has another random seed.
@@ -42,6 +44,8 @@ class TrialAttrs(TypedDict, total=False):
     attempt: int
     retry_of: int
     next_attempt: int
+    progress: list[int]
+    fruitless: int
     id: str
     choice: str
     seed_of: str

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from optuna.trial import Trial
 
-from archlab.errors import ArchlabError
 from archlab.searching.study.claims import leave, trial_dir
-from archlab.searching.study.study import SearchStudy, mark_interrupted
-from archlab.searching.study.trial_attrs import trial_attrs
+from archlab.searching.study.progress import checkpoint_step
+from archlab.searching.study.study import SearchStudy, earlier_attempts, mark_interrupted
 from archlab.searching.trials.callbacks import Judge
-from archlab.storage.checkpoint import latest_checkpoint
 from archlab.training import metrics
+
+__all__ = ["checkpoint_step", "continue_retried", "continue_runs", "leave_open"]
 
 
 def leave_open(study: SearchStudy, number: int, folder: Path) -> None:
@@ -59,19 +59,4 @@ def continue_runs(study: SearchStudy, trial: Trial, folder: Path) -> None:
 
 def _earlier_runs(study: SearchStudy, trial: Trial, folder: Path) -> Iterator[Path]:
     """Yield the directories of the trials that a trial runs again, the latest first."""
-    trials = {each.number: each for each in study.get_trials(deepcopy=False)}
-    number: int | None = trial.user_attrs.get("retry_of")
-    while number in trials:
-        yield trial_dir(folder, number)
-        number = trial_attrs(trials[number]).get("retry_of")
-
-
-def checkpoint_step(run: Path) -> int | None:
-    """Return the step of the checkpoint from which a run continues, or None if it starts over."""
-    if not all((run / name).is_file() for name in ("experiment.yaml", "metrics.jsonl")):
-        return None
-    try:
-        newest = latest_checkpoint(run / "checkpoints")
-    except ArchlabError:  # all are damaged: the retry starts over
-        return None
-    return int(newest.name.removeprefix("step_")) if newest else None
+    return (trial_dir(folder, number) for number in earlier_attempts(study, trial))

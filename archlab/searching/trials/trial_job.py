@@ -20,7 +20,8 @@ class TrialJob:
 
     `settings` are those that are tuned, `tasks` the values of several tasks by their names, `seeds` the number of
     random seeds of the best settings. `metric` is reported during training, a larger one better if `sign` is -1, and
-    `measured` are the objectives that are measured on the finished model. `values` are shown with the first run.
+    `measured` are the objectives that are measured on the finished model. `values` are shown with the first run, and
+    `alone` is for one whose process was killed before, as where memory is short.
     """
 
     label: str
@@ -35,6 +36,7 @@ class TrialJob:
     measured: Sequence[str] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = True
+    alone: bool = False
 
     @property
     def runs(self) -> int:

@@ -1,15 +1,17 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from search_helpers import pretend, replace_costs, replace_training, search, write_space
+from search_helpers import is_free, pretend, replace_costs, replace_training, search, write_space
 
 from archlab.modeling.cost import Cost
 from archlab.searching.space.search_space import load_space
+from archlab.searching.study import study as study_module
 from archlab.searching.study.claims import claim, has_left, leave, lock_file, require_own_dir
 from archlab.searching.study.study import (
     SearchStudy,
@@ -20,6 +22,10 @@ from archlab.searching.study.study import (
     record_result,
 )
 from archlab.searching.study.trial_attrs import trial_attrs
+from archlab.searching.study.workers import DIR, fence, hold_lease, own_lease, read_workers, work_on
+from archlab.storage.lease_file import read_lease
+from archlab.storage.lease_observer import LeaseObserver
+from archlab.storage.leases import LeaseLost, declare_lost, require_not_lost
 from archlab.storage.locks import lock
 
 RUNNING, WAITING, COMPLETE, FAIL = TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL
@@ -120,6 +126,131 @@ def test_the_lock_of_a_trial_says_whose_it_is(study: SearchStudy, folder: Path) 
     leave(folder, 0)
     assert has_left(folder, stored)
     require_own_dir(folder, stored)
+
+
+class Elsewhere:
+    """A worker on another machine, whose lease a worker here watches; `silent_s` is for how long it has been silent."""
+
+    def __init__(self, study: SearchStudy, folder: Path) -> None:
+        self.folder, self.trial = folder, begin(study)
+        with hold_lease(folder) as lease:
+            with claim(study, self.trial, folder, "search-id"):
+                told = read_lease(folder / DIR / f"{lease.id}.json")
+                note = json.loads(lock_file(folder, self.trial.number).read_text())
+            note["boot"] = "another kernel"
+            lock_file(folder, self.trial.number).write_text(json.dumps(note))
+        assert told is not None
+        self.told = replace(told, boot="another kernel", lease_s=1.0)
+        self.told.write(folder / DIR)
+
+    def be_silent(self, observer: LeaseObserver, silent_s: float) -> None:
+        """Let the observer look for so many seconds."""
+        now = observer.clock()
+        for step in range(int(silent_s * 10) + 1):
+            observer.clock = lambda step=step: now + step / 10  # type: ignore[misc]
+            observer.look()
+
+
+def test_a_worker_elsewhere_has_the_time_of_its_lease_whatever_its_lock_says_here(
+    study: SearchStudy, folder: Path
+) -> None:
+    there = Elsewhere(study, folder)
+    with hold_lease(folder) as lease:
+        assert is_free(lock_file(folder, 0))
+        there.be_silent(lease.observer, 0.8)
+        fail_stale_trials(study, folder)
+        assert states(study) == [RUNNING]
+        assert not require_not_lost(folder / DIR / f"{there.told.id}.lost")
+        there.be_silent(lease.observer, 0.5)
+        fail_stale_trials(study, folder)
+        assert states(study) == [FAIL, WAITING]
+        with pytest.raises(LeaseLost):
+            require_not_lost(folder / DIR / f"{there.told.id}.lost")
+        (died, here) = read_workers(folder)
+    assert (died.state, died.trial, died.run, died.reason) == (
+        *("died", 0, "trials/0000"),
+        "it has not answered for 1 s",
+    )
+    assert (here.id, here.state, here.trial) == (lease.id, "idle", None)
+
+
+def test_a_process_without_a_lease_takes_no_trial_of_a_worker_elsewhere(study: SearchStudy, folder: Path) -> None:
+    Elsewhere(study, folder)
+    for _ in range(3):
+        fail_stale_trials(study, folder)
+    assert states(study) == [RUNNING]
+
+
+def test_a_worker_elsewhere_that_ended_properly_has_left_its_trial(study: SearchStudy, folder: Path) -> None:
+    there = Elsewhere(study, folder)
+    (folder / DIR / f"{there.told.id}.json").unlink()
+    fail_stale_trials(study, folder)
+    assert states(study) == [FAIL, WAITING]
+
+
+def test_a_worker_that_wakes_up_too_late_writes_nothing_and_goes_on(
+    study: SearchStudy, other: SearchStudy, folder: Path
+) -> None:
+    trial = begin(study)
+    with hold_lease(folder) as lease:
+        first = lease.id
+        with claim(study, trial, folder, "search-id"):
+            assert [(w.state, w.trial) for w in read_workers(folder)] == [("working", 0)]
+            callback = fence(folder)
+            callback.on_step({"step": 1})
+            declare_lost(folder / DIR, lease.id, "it has not answered for 60 s")
+            with lock(lock_file(folder, 0), wait=False) as acquired:
+                assert not acquired, "the lock of a suspended process is still held"
+            fail_stale_trials(other, folder)
+            assert states(other) == [FAIL, WAITING]
+            callback.on_step({"step": 2})
+            raise AssertionError("the callback has not ended the run")
+        assert not record_result(study, trial, {"reason": ""}, [1.0], COMPLETE)
+        again = study.ask()
+        with claim(study, again, folder, "search-id"):
+            assert (again.number, lease.id != first, lease.is_lost) == (1, True, False)
+            fail_stale_trials(other, folder)
+            assert states(other) == [FAIL, RUNNING]
+
+
+def test_a_baseline_is_not_fenced(folder: Path) -> None:
+    with hold_lease(folder) as lease:
+        work_on(folder, {"run": "baseline"})
+        declare_lost(folder / DIR, lease.id, "late")
+        fence(folder).on_step({"step": 1})
+        assert own_lease(folder / "other") is None
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "attempts"),
+    [
+        ([[0, 0], [0, 0]], "its process ended 2 times while it ran, without a further checkpoint"),
+        ([[0, 2], [0, 2], [0, 2]], "its process ended 2 times while it ran, without a further checkpoint"),
+        ([[0, 0], [0, 2], [0, 2], [1, 0]], "interrupted"),
+    ],
+)
+def test_an_attempt_counts_if_the_checkpoint_did_not_advance(
+    study: SearchStudy, folder: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: list[list[int]], attempts: str
+) -> None:
+    begin(study).set_user_attr("values", {})
+    for number, progress in enumerate(checkpoints):
+        monkeypatch.setattr(study_module, "progress_of", lambda _, progress=progress: progress)
+        mark_interrupted(study, study.get_trials()[number], folder, by_itself=True)
+        enqueue_retries(study)
+        if number + 1 < len(checkpoints):
+            assert study.ask().number == number + 1
+    last = trial_attrs(study.get_trials()[len(checkpoints) - 1])
+    assert (last["reason"], last["next_attempt"]) == (attempts, len(checkpoints) + 1)
+    assert states(study)[len(checkpoints) :] == ([WAITING] if last["interrupted"] else [])
+
+
+def test_a_stop_by_the_user_counts_for_nothing(study: SearchStudy, folder: Path) -> None:
+    begin(study).set_user_attr("values", {})
+    for number in range(3):
+        mark_interrupted(study, study.get_trials()[number], folder, by_itself=False)
+        enqueue_retries(study)
+        study.ask()
+    assert trial_attrs(study.get_trials()[2])["fruitless"] == 0
 
 
 @pytest.mark.slow

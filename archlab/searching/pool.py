@@ -1,0 +1,83 @@
+"""Several workers of a search in one process, whose trials are processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from archlab.searching.space.search_space import Space
+from archlab.searching.study.study import SearchStudy
+from archlab.searching.study.workers import hold_lease
+from archlab.searching.trials.alone import hold_room
+from archlab.searching.trials.callbacks import SearchCallback
+from archlab.searching.trials.one_at_a_time import OneAtATime
+from archlab.searching.trials.seats import Seat, make_seats
+from archlab.searching.trials.trial_job import TrialJob, TrialListener, TrialOutput
+from archlab.searching.trials.trial_process import TrialProcesses
+from archlab.searching.worker import SearchResult, SearchWorker
+from archlab.storage.locks import lock
+
+_THREADS = "threads"  # user attribute of the study: another number of threads may round otherwise
+
+
+def run_pool(space: Space, folder: Path, total: int, callback: SearchCallback, workers: int) -> SearchResult:
+    """Run the trials of a search with several workers, none of which waits for another, and return its result.
+
+    Raises what one of them raises, after the trials of all have saved a checkpoint.
+    """
+    processes, callback = TrialProcesses(), OneAtATime(callback)
+    every = [SearchWorker(space, folder, total, callback) for _ in range(workers)]
+    for worker, seat in zip(every, _seats(every[0].study, folder, workers), strict=True):
+        worker.execute = _Execute(processes, seat, folder, space.study.time_limit)
+    every[0].begin()
+    with ThreadPoolExecutor(workers, thread_name_prefix="worker") as pool:
+        futures = [pool.submit(_work, worker, folder) for worker in every]
+        try:
+            _wait(futures)
+        except BaseException:
+            processes.stop()
+            _wait_for_checkpoints(futures, processes)
+            raise
+    with hold_lease(folder):
+        return every[0].finish()
+
+
+def _seats(study: SearchStudy, folder: Path, workers: int) -> list[Seat]:
+    """Share the machine out, with the number of threads that the search's trials have had since it began."""
+    with lock(folder / ".study.lock", wait=True):
+        seats = make_seats(workers, study.user_attrs.get(_THREADS))
+        if _THREADS not in study.user_attrs:
+            study.set_user_attr(_THREADS, seats[0].threads)
+    return seats
+
+
+class _Execute:
+    """Trains trials in processes, on the seat of a worker."""
+
+    def __init__(self, processes: TrialProcesses, seat: Seat, folder: Path, time_limit: float | None) -> None:
+        self.processes, self.seat, self.folder, self.time_limit = processes, seat, folder, time_limit
+
+    def __call__(self, job: TrialJob, listener: TrialListener) -> TrialOutput:
+        """Train a trial as soon as there is room."""
+        with hold_room(self.folder, alone=job.alone, is_stopping=self.processes.stopping.is_set):
+            return self.processes.train(job, listener, self.seat, self.time_limit)
+
+
+def _work(worker: SearchWorker, folder: Path) -> None:
+    with hold_lease(folder):
+        worker.work()
+
+
+def _wait(futures: Iterable[Future[None]]) -> None:
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in done:
+        future.result()
+
+
+def _wait_for_checkpoints(futures: Iterable[Future[None]], processes: TrialProcesses) -> None:
+    try:
+        wait(futures)
+    except BaseException:  # the user does not wait
+        processes.kill()
+        raise

@@ -1,0 +1,59 @@
+"""Callbacks that several workers of a search call, from one thread at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from archlab.config.experiment import Experiment
+from archlab.searching.space.search_space import Space
+from archlab.searching.trials.callbacks import SearchCallback
+from archlab.training.callbacks import Callback
+
+
+class OneAtATime(SearchCallback):
+    """Calls another callback, and those of its training runs, from one thread at a time."""
+
+    def __init__(self, callback: SearchCallback) -> None:
+        self.callback, self.lock = callback, threading.RLock()
+
+    def on_search(self, space: Space, done: int, total: int) -> None:
+        """Forward."""
+        with self.lock:
+            self.callback.on_search(space, done, total)
+
+    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+        """Forward, and return a callback that is called so too."""
+        with self.lock:
+            return _RunOneAtATime(self.callback.on_run(label, values), self.lock)
+
+    def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
+        """Forward."""
+        with self.lock:
+            self.callback.on_result(label, state, reason, metrics)
+
+
+class _RunOneAtATime(Callback):
+    def __init__(self, callback: Callback, lock: threading.RLock) -> None:
+        self.callback, self.lock = callback, lock
+
+    def on_start(self, experiment: Experiment, step: int) -> None:
+        """Forward."""
+        with self.lock:
+            self.callback.on_start(experiment, step)
+
+    def on_step(self, record: Mapping[str, float]) -> None:
+        """Forward."""
+        with self.lock:
+            self.callback.on_step(record)
+
+    def on_eval(self, record: Mapping[str, float]) -> None:
+        """Forward."""
+        with self.lock:
+            self.callback.on_eval(record)
+
+    def on_end(self) -> None:
+        """Forward."""
+        with self.lock:
+            self.callback.on_end()

@@ -1,0 +1,32 @@
+"""The seats of a search's workers on this machine: cores and GPUs that each trial has to itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archlab.runtime.launch import Resources
+from archlab.runtime.shares import machine_shares
+
+
+@dataclass(frozen=True)
+class Seat:
+    """The threads of a trial, the cores that they run on (any, where there are none), and its GPUs (None: all)."""
+
+    threads: int
+    cores: tuple[int, ...] = ()
+    gpus: tuple[str, ...] | None = None
+
+
+def make_seats(workers: int, threads: int | None = None) -> list[Seat]:
+    """Share this machine out to workers of `threads` threads each, as many as there is room for unless given.
+
+    More workers than cores share them all, and more than GPUs share those in turn.
+    """
+    shares = machine_shares()
+    whole = shares.whole
+    each = threads or max(1, whole.num_cores // workers)
+    gpus = [(whole.gpus[index % len(whole.gpus)],) if whole.gpus else None for index in range(workers)]
+    if each * workers > whole.num_cores:
+        return [Seat(each, (), own) for own in gpus]
+    cores = [shares.take(Resources(cpus=each)).cores for _ in range(workers)]
+    return [Seat(each, mine, own) for mine, own in zip(cores, gpus, strict=True)]

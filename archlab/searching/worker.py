@@ -1,0 +1,252 @@
+"""A worker of a search: it claims one trial after the other, and has them trained."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from archlab.errors import MachineError, TrainingError, one_line
+from archlab.modeling.cost import estimate_cost
+from archlab.runtime.outcome import Outcome, is_out_of_memory, iter_causes, outcome_of
+from archlab.runtime.private_apis import breaks_process
+from archlab.searching.failures import InfeasibleTrial, failure_reason
+from archlab.searching.results.baseline import BaselineResult, read_baseline
+from archlab.searching.results.best_trial import publish_best, summarize
+from archlab.searching.results.meter import Meter, is_used_up, search_spent
+from archlab.searching.results.summary import SearchSummary
+from archlab.searching.sampling.asking import TrialQueue
+from archlab.searching.sampling.trial_values import choose_values, held_base
+from archlab.searching.sampling.turns import Wait
+from archlab.searching.space.search_space import Space
+from archlab.searching.study.claims import claim, leave
+from archlab.searching.study.database import DatabaseError
+from archlab.searching.study.identity import read_identity, require_same_search
+from archlab.searching.study.study import (
+    INTERRUPTED,
+    fail_stale_trials,
+    finished_trials,
+    mark_interrupted,
+    open_study,
+    record_result,
+)
+from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs
+from archlab.searching.study.workers import fence
+from archlab.searching.trials.callbacks import Judge, SearchCallback
+from archlab.searching.trials.prepared_trial import judge_of, plan_objectives, prepare_trial
+from archlab.searching.trials.retries import continue_retried, continue_runs, leave_open
+from archlab.searching.trials.train_trial import train_trial
+from archlab.searching.trials.trial_job import TrialJob, TrialListener, TrialOutput, make_job
+from archlab.searching.trials.trial_process import TrialLost
+from archlab.searching.variants.planned import Costs, TrialCosts
+from archlab.storage.locks import lock
+from archlab.training.callbacks import Callback, CallbackList
+
+_POLL_S = 1.0  # between looks at the trials of other workers, on which the next choice depends
+STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The directory of a search, the number of its best trial if any is complete, and its summary."""
+
+    folder: Path
+    best_trial: int | None
+    summary: SearchSummary = field(repr=False)
+
+    @property
+    def model_dir(self) -> Path:
+        """The directory of the best trial's model, for `archlab.load_model`."""
+        return self.folder / "best"
+
+
+class Execute(Protocol):
+    """Trains a trial, in this process or in another."""
+
+    def __call__(self, job: TrialJob, listener: TrialListener) -> TrialOutput:
+        """Return what the trial has reached, or raise what ended it."""
+
+
+class SearchWorker:
+    """One of the workers of a search: it claims trials one at a time, and trains them."""
+
+    def __init__(
+        self, space: Space, folder: Path, total: int, callback: SearchCallback, execute: Execute = train_trial
+    ) -> None:
+        self.space, self.folder, self.total, self.callback, self.execute = space, folder, total, callback, execute
+        with lock(folder / ".study.lock", wait=True):  # two workers that create the database at once would both fail
+            self.study = open_study(space, folder)
+            identity = read_identity(folder)
+        assert identity is not None
+        self.identity = identity
+        self.queue, self.meter = TrialQueue(self.study, space, total), Meter()
+
+    def run(self) -> SearchResult:
+        """Run trials until their number is reached; return the result of the whole search."""
+        self.begin()
+        self.work()
+        return self.finish()
+
+    def begin(self) -> None:
+        """Tell how far the search is."""
+        self.callback.on_search(self.space, len(finished_trials(self.study)), self.total)
+
+    def work(self) -> None:
+        """Train the baseline, unless another worker does, and run trials until there is none to begin."""
+        self._run_baseline(wait=False)
+        # Before the first trial: a worker that was stopped may have left a better trial that is not published yet.
+        publish_best(self.study, self.space, self.folder, self.identity)
+        while self._run_next_trial():
+            publish_best(self.study, self.space, self.folder, self.identity)
+
+    def finish(self) -> SearchResult:
+        """Wait for the baseline, evaluate the best trial, and write the summary."""
+        baseline = self._run_baseline(wait=True)
+        assert baseline is not None
+        best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline)
+        return SearchResult(self.folder, best.number if best else None, summary)
+
+    def _run_baseline(self, *, wait: bool) -> BaselineResult | None:
+        """Train the base experiment once; return None, unless `wait`, while another worker trains it."""
+        run = self.folder / "baseline"
+        with lock(run / "lock", wait=wait) as acquired:
+            if acquired and read_baseline(run) is None:
+                result = self._train_baseline(run)
+                replace(result, search=self.identity.search, spent=self.meter.spent).write(run)
+        baseline = read_baseline(run)
+        require_same_search(baseline.search if baseline else "", self.identity, run)
+        return baseline
+
+    def _train_baseline(self, run: Path) -> BaselineResult:
+        raw, self.meter = held_base(self.space), Meter()
+        experiment = raw.resolve()
+        job = make_job(self.space, "baseline", run, raw, self.identity.search)
+        try:
+            costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, {}, self.space.varied)
+            metrics = plan_objectives(self.space, costs) | self._train(job, costs.own, None).metrics
+        except Exception as error:
+            # A mistake in the base experiment stops the search, too: every trial would repeat it.
+            if not isinstance(error, TrainingError) and not is_out_of_memory(error):
+                raise
+            reason = failure_reason(error)
+            self.callback.on_result("baseline", "failed", reason, {})
+            return BaselineResult(reason=reason)
+        self.callback.on_result("baseline", "complete", "", metrics)
+        return BaselineResult(metrics)
+
+    def _run_next_trial(self) -> bool:
+        """Claim and run a trial; return False if enough trials have ended or are running."""
+        with ExitStack() as held:
+            # Under one lock for all workers, so that each counts the trials that the others have claimed. It is held
+            # until the trial's own lock is acquired: a running trial that is not locked is one whose worker has died.
+            with lock(self.folder / ".study.lock", wait=True):
+                fail_stale_trials(self.study, self.folder)
+                trial = None if self._is_used_up() else self.queue.ask()
+                if isinstance(trial, Trial):
+                    held.enter_context(claim(self.study, trial, self.folder, self.identity.search))
+            if trial is None:
+                return False
+            if isinstance(trial, Wait):
+                time.sleep(_POLL_S)
+                return True
+            try:
+                self._run_trial(trial)
+            except DatabaseError:
+                leave(self.folder, trial.number)
+                raise
+        return True
+
+    def _is_used_up(self) -> bool:
+        budget = self.space.study.budget
+        return bool(budget) and is_used_up(budget, search_spent(self.study, self.folder))
+
+    def _run_trial(self, trial: Trial) -> None:
+        """Run one trial and record its state, metrics and failure reason."""
+        state, reason, is_broken = TrialState.FAIL, "", False
+        metrics: dict[str, float] = {}
+        values: list[float] | None = None
+        self.meter = Meter(partial(self._note_spent, trial) if self.space.study.budget else None)
+        try:
+            metrics = self._objective(trial)
+            values = [_require_finite(metrics, name) for name in self.space.objectives]
+            state = TrialState.COMPLETE
+        except (optuna.TrialPruned, InfeasibleTrial) as error:
+            state, reason = TrialState.PRUNED, one_line(error)
+        except TrialLost as error:
+            # The claim is still held: no other worker has closed the trial, and its process is gone.
+            mark_interrupted(self.study, self._stored(trial), self.folder, by_itself=error.by_itself)
+            self.callback.on_result(f"trial {trial.number}", INTERRUPTED, one_line(error), {})
+            return
+        except BaseException as error:
+            if outcome_of(error) is not Outcome.TRIAL:
+                if not isinstance(error, DatabaseError):  # which has been waited for, and is still away
+                    with suppress(Exception):
+                        self._note_spent(trial, self.meter.spent)
+                    leave_open(self.study, trial.number, self.folder)
+                raise
+            reason, is_broken = failure_reason(error), any(map(breaks_process, iter_causes(error)))
+        attrs: TrialAttrs = {"reason": reason, "metrics": metrics, "spent": self.meter.spent}
+        if not record_result(self.study, trial, attrs, values, state):
+            state, reason = TrialState.FAIL, "another worker has closed this trial; its result there counts"
+        self.callback.on_result(f"trial {trial.number}", STATE_NAMES[state], reason, metrics)
+        if is_broken:  # the trial's own doing, which the next one must not pay for
+            raise MachineError(f"trial {trial.number}: {reason}; this process cannot use the GPU any more")
+
+    def _stored(self, trial: Trial) -> FrozenTrial:
+        return self.study.get_trials()[trial.number]
+
+    def _objective(self, trial: Trial) -> dict[str, float]:
+        chosen = choose_values(trial, self.space)
+        set_trial_attrs(self.study, trial, {"values": chosen.values})
+        try:
+            prepared = prepare_trial(self.study, self.space, trial, chosen, self.folder, self.identity.search)
+        except Exception:
+            self.callback.on_run(f"trial {trial.number}", chosen.values)  # which is told before its end is
+            raise
+        job = replace(prepared.job, alone=trial.user_attrs.get("fruitless", 0) > 0)
+        judge = judge_of(self.study, self.space, trial, prepared.planned)
+        if job.is_single:
+            job = replace(job, resume=continue_retried(self.study, trial, self.folder, job.metric, judge))
+        else:
+            continue_runs(self.study, trial, self.folder)
+        output = self._train(job, prepared.costs, judge)
+        set_trial_attrs(self.study, trial, output.attrs)
+        return prepared.planned | output.metrics
+
+    def _train(self, job: TrialJob, costs: Costs, judge: Judge | None) -> TrialOutput:
+        return self.execute(job, Listener(judge, self.callback, self.meter, costs["flops_per_token"], self.folder))
+
+    def _note_spent(self, trial: Trial, spent: dict[str, float]) -> None:
+        set_trial_attrs(self.study, trial, {"spent": spent})
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Forwards what a trial tells to the callbacks of the search, and to its meter."""
+
+    judge: Judge | None
+    callback: SearchCallback
+    meter: Meter
+    flops_per_token: float
+    folder: Path
+
+    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+        """Return the callback of a training run."""
+        return CallbackList(
+            [fence(self.folder), self.meter.watch(self.flops_per_token), self.callback.on_run(label, values)]
+        )
+
+
+def _require_finite(metrics: Mapping[str, float], name: str) -> float:
+    value = metrics.get(name)
+    if value is None or not math.isfinite(value):
+        raise TrainingError(f"{name} is {value}")
+    return value
