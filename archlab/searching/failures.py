@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from archlab.errors import ArchlabError, ConfigError, describe_error, one_line
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from archlab.errors import ArchlabError, ConfigError, TrainingError, describe_error, one_line
 from archlab.runtime.outcome import is_out_of_memory
 
 
@@ -19,3 +22,12 @@ def failure_reason(error: BaseException) -> str:
     if is_out_of_memory(error):
         return f"out of memory: {one_line(error)}"
     return describe_error(error)
+
+
+@contextmanager
+def exits_fail() -> Iterator[None]:
+    """Raise TrainingError where a component calls sys.exit: it ends a trial, and not the search with success."""
+    try:
+        yield
+    except SystemExit as error:
+        raise TrainingError(f"sys.exit({error.code!r}) was called") from error

@@ -18,7 +18,7 @@ from archlab.errors import MachineError, TrainingError, one_line
 from archlab.modeling.cost import estimate_cost
 from archlab.runtime.outcome import Outcome, is_out_of_memory, iter_causes, outcome_of
 from archlab.runtime.private_apis import breaks_process
-from archlab.searching.failures import InfeasibleTrial, failure_reason
+from archlab.searching.failures import InfeasibleTrial, exits_fail, failure_reason
 from archlab.searching.results.baseline import BaselineResult, read_baseline
 from archlab.searching.results.best_trial import publish_best, summarize
 from archlab.searching.results.meter import Meter, is_used_up, search_spent
@@ -130,8 +130,9 @@ class SearchWorker:
         experiment = raw.resolve()
         job = make_job(self.space, "baseline", run, raw, self.identity.search)
         try:
-            costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, {}, self.space.varied)
-            metrics = plan_objectives(self.space, costs) | self._train(job, costs.own, None).metrics
+            with exits_fail():
+                costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, {}, self.space.varied)
+                metrics = plan_objectives(self.space, costs) | self._train(job, costs.own, None).metrics
         except Exception as error:
             # A mistake in the base experiment stops the search, too: every trial would repeat it.
             if not isinstance(error, TrainingError) and not is_out_of_memory(error):
@@ -175,7 +176,8 @@ class SearchWorker:
         values: list[float] | None = None
         self.meter = Meter(partial(self._note_spent, trial) if self.space.study.budget else None)
         try:
-            metrics = self._objective(trial)
+            with exits_fail():
+                metrics = self._objective(trial)
             values = [_require_finite(metrics, name) for name in self.space.objectives]
             state = TrialState.COMPLETE
         except (optuna.TrialPruned, InfeasibleTrial) as error:

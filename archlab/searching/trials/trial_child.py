@@ -20,10 +20,10 @@ import torch
 
 from archlab.config.experiment import Experiment
 from archlab.errors import one_line
-from archlab.runtime.outcome import Outcome, outcome_of
+from archlab.runtime.outcome import outcome_of
 from archlab.runtime.shares import DEVICES
 from archlab.runtime.signals import stop_on_signals
-from archlab.searching.failures import failure_reason
+from archlab.searching.failures import exits_fail, failure_reason
 from archlab.searching.trials.callbacks import Judge
 from archlab.searching.trials.seats import Seat
 from archlab.searching.trials.train_trial import train_trial
@@ -42,7 +42,7 @@ def run_child(connection: Connection, text: str, seat: Seat) -> None:
     with stop_on_signals():
         try:
             job = parse_job(text)
-            with _output_to(job.folder / OUTPUT), _logging_to(connection):
+            with _output_to(job.folder / OUTPUT), _logging_to(connection), exits_fail():
                 message = _train(job, connection)
         except BaseException as error:
             message = _describe(error)
@@ -80,8 +80,6 @@ def _describe(error: BaseException) -> tuple[Any, ...]:
     """Return the message that tells of an exception."""
     if isinstance(error, optuna.TrialPruned):
         return "pruned", one_line(error)
-    if isinstance(error, SystemExit):  # a plugin's: here it ends nothing but the trial
-        return "failed", Outcome.TRIAL, f"sys.exit({error.code!r}) was called"
     notes = getattr(error, "__notes__", [])
     return "failed", outcome_of(error), failure_reason(error) if isinstance(error, Exception) else "; ".join(notes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,10 +51,12 @@ class TrialJob:
 
 def make_job(space: Space, label: str, folder: Path, experiment: UnresolvedExperiment, search: str) -> TrialJob:
     """Return the job of a trial of a space, without settings to tune."""
+    # Those of the space too: whoever loads the trained model has only the experiment.
+    plugins = dict.fromkeys((*space.data.get("plugins", ()), *experiment.plugins))
     return TrialJob(
         label,
         folder,
-        experiment,
+        replace(experiment, plugins=tuple(plugins)),
         metric=space.pruned_by,
         sign=space.sign_of(space.pruned_by),
         search=search,

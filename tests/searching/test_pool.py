@@ -1,0 +1,169 @@
+"""Several workers of one search, whose trials are processes: what each of their ends costs, and what it does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial
+from search_helpers import write_space
+
+import archlab
+from archlab.searching.space.search_space import load_space
+from archlab.searching.study.study import is_interrupted, open_study
+from archlab.searching.study.workers import read_workers
+from archlab.training.metrics import read as read_metrics
+
+PLUGIN = """
+import os, sys, time
+import torch
+from torch._subclasses import FakeTensor
+from archlab import register
+
+@register("norm", "faulty")
+class Faulty(torch.nn.Module):
+    def __init__(self, dim: int, *, how: str = "none", eps: float = 1e-6) -> None:
+        super().__init__()
+        self.how, self.weight = how, torch.nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        if isinstance(x, FakeTensor):  # which only counts what training would take
+            return x * self.weight
+        if self.training and self.how == "exit":
+            sys.exit(0)
+        if self.training and self.how == "end":
+            os._exit(3)
+        if self.training and self.how == "crash":
+            os.kill(os.getpid(), 11)
+        if self.training and self.how == "raise":
+            raise ValueError("a mistake of the plugin's")
+        if self.training and self.how == "memory":
+            raise MemoryError("no room")
+        if self.training and self.how == "hang":
+            time.sleep(3600)
+        return x * self.weight
+"""
+REASONS = {
+    "exit": "sys.exit(0) was called",
+    "end": "its process ended by itself with status 3",
+    "crash": "its process ended 2 times while it ran, without a further checkpoint",
+    "raise": "ValueError: a mistake of the plugin's",
+    "memory": "out of memory: no room",
+    "hang": "ran longer than study.time_limit, 20 s",
+}
+
+
+def ended(folder: Path) -> list[FrozenTrial]:
+    trials = open_study(load_space(folder / "search.yaml", recorded=True), folder).get_trials()
+    return [trial for trial in trials if not is_interrupted(trial)]
+
+
+@pytest.mark.services
+def test_whatever_ends_a_trial_costs_that_trial_only(tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(PLUGIN)
+    norm = "model.layers[*].norm"
+    choices = ["rms", *({"type": "faulty", "how": how} for how in REASONS)]
+    study = {"sampler": "brute_force", "trials": 7, "time_limit": 20}
+    file = write_space(tmp_path, plugins=["faulty.py"], vary={norm: choices}, study=study)
+    result = archlab.search(str(file), out=tmp_path / "s", workers=2)
+    states, reasons = {}, {}
+    for trial in ended(tmp_path / "s"):
+        value = trial.user_attrs["values"][norm]
+        how = value["how"] if isinstance(value, dict) else value
+        states[how], reasons[how] = trial.state.name, trial.user_attrs["reason"]
+    assert states == {"rms": "COMPLETE", **dict.fromkeys(REASONS, "FAIL")}
+    for how, reason in REASONS.items():
+        assert reasons[how].startswith(reason), how
+    assert result.best_trial is not None
+    assert not read_workers(tmp_path / "s"), "a worker that ends well leaves no lease"
+
+
+class Saboteur(archlab.SearchCallback):
+    """Sends signals to trials' processes, each at its third update."""
+
+    def __init__(self, signals: list[signal.Signals]) -> None:
+        self.signals, self.results = signals, []
+
+    def on_run(self, label: str, values: Mapping[str, Any]) -> archlab.Callback:
+        return _Sabotage(self.signals) if label.startswith("trial") else archlab.Callback()
+
+    def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
+        self.results.append((state, reason))
+
+
+class _Sabotage(archlab.Callback):
+    def __init__(self, signals: list[signal.Signals]) -> None:
+        self.signals = signals
+
+    def on_step(self, record: Mapping[str, float]) -> None:
+        if record["step"] == 3 and self.signals:
+            number = self.signals.pop()
+            children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+            servers = [pid for file in children for pid in file.read_text().split()]
+            trials = [pid for server in servers for pid in _children(server)]
+            os.kill(int(max(trials, key=int)), number)
+
+
+def _children(pid: str) -> list[str]:
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [child for file in files for child in file.read_text().split()]
+
+
+@pytest.mark.services
+def test_a_trial_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    train = {"train.steps": 6, "train.checkpoint_every": 1, "train.eval_every": 3}
+    study = {"sampler": "random", "trials": 3, "pruner": "none"}
+    file = write_space(tmp_path, override=train, study=study)
+    saboteur = Saboteur([signal.SIGKILL, signal.SIGTERM])
+    archlab.search(str(file), out=tmp_path / "killed", workers=1, callbacks=[saboteur])
+    archlab.search(str(file), out=tmp_path / "whole", workers=2)
+    assert {"its process was ended by SIGKILL"} < {reason for _, reason in saboteur.results}
+    values = [{t.user_attrs["values"]["train.lr"]: t.value for t in ended(tmp_path / n)} for n in ("killed", "whole")]
+    assert values[0] == values[1]
+    assert len(values[0]) == 3
+    for run in (tmp_path / "killed" / "trials").iterdir():
+        if (run / "experiment.yaml").is_file() and ended_in(run):
+            again = archlab.train(run / "experiment.yaml", out=tmp_path / f"again{run.name}")
+            assert again.metrics["val_loss"] == read_metrics(run)[-1]["val_loss"]
+
+
+def ended_in(run: Path) -> bool:
+    return any(record["step"] == 6 and "val_loss" in record for record in read_metrics(run))
+
+
+@pytest.mark.services
+def test_a_search_that_is_stopped_saves_every_trial_and_goes_on(tmp_path: Path) -> None:
+    train = {"train.steps": 400, "train.eval_every": 200, "train.checkpoint_every": 0}
+    file = write_space(tmp_path, override=train, study={"sampler": "random", "trials": 2, "pruner": "none"})
+
+    stop = Stop()
+    with pytest.raises(KeyboardInterrupt):
+        archlab.search(str(file), out=tmp_path / "s", workers=2, callbacks=[stop])
+    assert len(list((tmp_path / "s").glob("**/checkpoints/step_*"))) == len(stop.begun) == 2
+    result = archlab.search(str(file), out=tmp_path / "s", workers=2)
+    assert result.summary.trials == {"complete": 2}
+
+
+class Stop(archlab.SearchCallback):
+    """Sends an interrupt as soon as two runs have begun."""
+
+    def __init__(self) -> None:
+        self.begun: set[str] = set()
+
+    def on_run(self, label: str, values: Mapping[str, Any]) -> archlab.Callback:
+        return _Note(self.begun, label)
+
+
+class _Note(archlab.Callback):
+    def __init__(self, begun: set[str], label: str) -> None:
+        self.begun, self.label = begun, label
+
+    def on_step(self, record: Mapping[str, float]) -> None:
+        if self.label not in self.begun:
+            self.begun.add(self.label)
+            if len(self.begun) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
