@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -10,11 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from archlab.cli.choice_tables import print_choices
-from archlab.cli.progress import ProgressBar
+from archlab.cli.live import say
+from archlab.cli.progress import PLAIN_EVERY_S, ProgressBar
+from archlab.cli.progress_lines import format_number, format_seconds, progress_lines, summary_line
 from archlab.cli.terminal import foreign
+from archlab.config.experiment import Experiment
 from archlab.reporting.data import Run, SearchData, read_search, short_names
 from archlab.reporting.figures import brief
 from archlab.reporting.format import format_metrics, format_validation
+from archlab.searching.results.against_baseline import is_worse_than_baseline
 from archlab.searching.results.shown_values import mark_gaps
 from archlab.searching.results.summary import SearchSummary, TrialSummary
 from archlab.searching.run import SearchResult
@@ -22,6 +29,9 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.trials.callbacks import SearchCallback
 from archlab.text import shell_path
 from archlab.training.callbacks import Callback
+from archlab.training.progress import Progress, RunProgress
+
+READ_EVERY_S = 5.0  # between looks at what other workers have done
 
 
 class SearchProgressBar(ProgressBar, SearchCallback):
@@ -31,6 +41,23 @@ class SearchProgressBar(ProgressBar, SearchCallback):
         super().__init__(console)
         self.done, self.total = 0, 0
         self.short: dict[str, str] = {}
+        self.progress = Progress("search", "")
+        self.read: Callable[[], Progress] | None = None
+        self.last_read = 0.0
+
+    def draw(self, width: int) -> Sequence[Text]:
+        """Return the live lines: the search as a whole, then every run that is in flight."""
+        return progress_lines(_with_own_run(self.progress, self.run), width) if self.progress.name else []
+
+    def on_start(self, experiment: Experiment, step: int) -> None:
+        """Start the bar of a run."""
+        self._refresh()  # here and not when the last run ended, before its worker had recorded all of it
+        super().on_start(experiment, step)
+
+    @property
+    def live_label(self) -> str:
+        """The name of the run in its live line, to which the number of trials does not belong."""
+        return self.label.partition(" (")[0]
 
     def on_search(self, space: Space, done: int, total: int) -> None:
         """Print the space, the varied knobs and the number of finished trials."""
@@ -40,22 +67,78 @@ class SearchProgressBar(ProgressBar, SearchCallback):
         over = foreign(f": {total} trials over {', '.join(self.short.values())}{finished}")
         self.print(Text.assemble(foreign(space.name, "bold"), over))
 
+    def on_study(self, read: Callable[[], Progress]) -> None:
+        """Show the search as a whole from now on."""
+        self.read = read
+        self._refresh()
+
+    def _refresh(self) -> None:
+        if self.read is not None:
+            self.progress, self.last_read = self.read(), time.monotonic()
+            self.lines.update()
+
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Show the training of one run under its label."""
         self.label = f"{label} ({self.done + 1} of {self.total})" if values else label
+        self.run = RunProgress(self.live_label, "starting")
         text = "  ".join(
             f"{self.short.get(path, path)}={brief(mark_gaps(path, value))}" for path, value in values.items()
         )
         self.print(Text.assemble(foreign(self.label, "cyan"), "  ", foreign(text)))
         return self
 
+    def on_step(self, record: Mapping[str, float]) -> None:
+        """Advance the run's bar, and now and then what other workers have done."""
+        super().on_step(record)
+        if self.is_live and time.monotonic() - self.last_read >= READ_EVERY_S:
+            self._refresh()
+
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
-        """Print the state, metrics and reason of a finished run."""
+        """Print the state, metrics and reason of a finished run, and where there are no live lines, how far all is."""
         name = label if label == "baseline" else f"{label} ({self.done + 1} of {self.total})"
         self.done += label != "baseline"
+        self.run = RunProgress("", "starting")
         color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
         details = "".join(f"  {part}" for part in (format_validation(metrics), reason) if part)
         self.print(Text.assemble(foreign(name, "cyan"), "  ", (state, color), foreign(details)))
+        self._refresh()
+        self.progress = replace(self.progress, running=_without(self.progress, label))
+        self.lines.update()
+        if not self.is_live and self.read is not None:
+            self.print(summary_line(self.progress))
+
+    def on_final_eval(self, label: str, done: int, total: int | None) -> None:
+        """Show how far the best trial or the baseline is evaluated on the whole validation split."""
+        self.lines.start()
+        shown, now = f"whole validation split: {label}", time.monotonic()
+        if self.run.label != shown:
+            self.begin = self.last_line = now
+            self.progress = replace(self.progress, seconds_left=None, running=())
+            if not self.is_live:
+                self.print(f"{shown}: evaluating")
+        left = (now - self.begin) / done * (total - done) if total and done and now > self.begin else None
+        self.run = RunProgress(shown, "evaluating", done, total or 0, {}, left)
+        self.lines.update(at_once=done == total)
+        if not self.is_live and now - self.last_line >= PLAIN_EVERY_S and total:
+            self.last_line = now
+            self.print(f"{shown}: {done / total:.0%}" + ("" if left is None else f"  eta {format_seconds(left)}"))
+        if done == total and not self.is_entered:
+            self.lines.stop()
+
+
+def _with_own_run(progress: Progress, own: RunProgress) -> Progress:
+    """Return a search's progress with the run of this process, of which its callbacks know more than its files."""
+    if not own.label:
+        return progress
+    running = (*_without(progress, own.label), own)
+    num_running = sum(run.state not in ("stopped", "evaluating") for run in running)
+    return replace(progress, running=running, counts={**progress.counts, "running": num_running})
+
+
+def _without(progress: Progress, label: str) -> tuple[RunProgress, ...]:
+    """Return what is running without a trial, whichever of its runs it is at."""
+    trial = label.partition(",")[0]
+    return tuple(run for run in progress.running if run.label.partition(",")[0] != trial)
 
 
 def print_summary(console: Console, result: SearchResult) -> None:
@@ -65,9 +148,11 @@ def print_summary(console: Console, result: SearchResult) -> None:
     print_choices(console, data)
     best = result.summary.best_trial
     if best is None:
-        console.print("no trial is complete; the reasons are in the table")
+        say(console, "no trial is complete; the reasons are in the table")
         return
-    console.print(_headline(result.summary, best), highlight=False, soft_wrap=True)
+    if front := _front(data, result.summary):
+        console.print(front)
+    say(console, _headline(result.summary, best))
     console.print(_files(result), highlight=False, soft_wrap=True)
 
 
@@ -90,10 +175,29 @@ def _row(run: Run, short: Mapping[str, str], metric: str) -> list[Text]:
     return [foreign(cell) for cell in (run.name, run.state, *shown, reached)]
 
 
+def _front(data: SearchData, summary: SearchSummary) -> Table | None:
+    """Return the Pareto set, by the first objective, where there are several."""
+    trials = {run.name: run for run in data.trials if run.name in map(str, summary.pareto)}
+    if not trials:
+        return None
+    names = list(summary.objectives)
+    title = foreign(f"Pareto set: {len(trials)} trials that no other one beats in {' and '.join(names)}")
+    table = Table("trial", title=title, title_justify="left", box=None, header_style="bold")
+    for name in names:
+        table.add_column(foreign(name), justify="right")
+    sign = -1 if summary.objectives[names[0]] == "maximize" else 1
+    for run in sorted(trials.values(), key=lambda one: sign * one.metrics.get(names[0], math.inf)):
+        values = [format_number(name, run.metrics[name]) if name in run.metrics else "" for name in names]
+        table.add_row(*map(foreign, (run.name, *values)))
+    return table
+
+
 def _headline(summary: SearchSummary, best: TrialSummary) -> Text:
     lines = [f", {format_metrics(best.validation)} on the whole validation split"]
     if summary.baseline.validation:
         lines.append(f"baseline at the same budget: {format_metrics(summary.baseline.validation)}")
+    if is_worse_than_baseline(summary):
+        lines.append("no trial is better than the baseline, which is the model to take")
     sizes = ", ".join(f"{name} {bits:.3f}" for name, bits in summary.compressors.items())
     if sizes:
         lines.append(f"whole-file compressors at their best setting, on the same text: {sizes}")

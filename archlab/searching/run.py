@@ -31,6 +31,7 @@ from archlab.searching.results.baseline import BaselineResult, read_baseline
 from archlab.searching.results.best_trial import publish_best, summarize
 from archlab.searching.results.meter import Meter, is_used_up, search_spent
 from archlab.searching.results.objectives import decode_us_per_token, tokens_per_s
+from archlab.searching.results.progress import search_progress
 from archlab.searching.results.summary import SearchSummary
 from archlab.searching.sampling.asking import TrialQueue
 from archlab.searching.sampling.repeats import with_own_seed
@@ -116,6 +117,7 @@ class SearchWorker:
     def run(self) -> SearchResult:
         """Run trials until their number is reached; return the result of the whole search."""
         self.callback.on_search(self.space, len(finished_trials(self.study)), self.total)
+        self.callback.on_study(partial(search_progress, self.study, self.space, self.folder, self.total))
         self._run_baseline(wait=False)
         # Before the first trial: a worker that was stopped may have left a better trial that is not published yet.
         publish_best(self.study, self.space, self.folder, self.identity)
@@ -123,7 +125,8 @@ class SearchWorker:
             publish_best(self.study, self.space, self.folder, self.identity)
         baseline = self._run_baseline(wait=True)
         assert baseline is not None
-        best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline)
+        told = self.callback.on_final_eval
+        best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline, told)
         return SearchResult(self.folder, best.number if best else None, summary)
 
     def _run_baseline(self, *, wait: bool) -> BaselineResult | None:

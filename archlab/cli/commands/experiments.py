@@ -67,10 +67,14 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
     NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
     """
     from archlab.cli.progress import ProgressBar
+    from archlab.cli.stopping import advise_at_stop, has_checkpoint
 
-    console = make_console()
-    with ProgressBar(console) as progress:
-        result = api.train(name, overrides, out=out, resume=resume, force=force, callbacks=[progress])
+    console, experiment = make_console(), api.load(name, overrides)
+    out = out or Path("runs") / experiment.name
+    if resume and not has_checkpoint(out):
+        click.echo(f"{out}: nothing to resume; the run starts at step 0")
+    with advise_at_stop("--resume goes on", checkpoint_of=out), ProgressBar(console) as progress:
+        result = api.train(experiment, out=out, resume=resume, force=force, callbacks=[progress])
     console.print(f"validation {format_metrics(result.metrics, 'val_')}")
     click.echo(f"model    {result.model_dir}\nmetrics  {result.folder / 'metrics.jsonl'}")
     folder = shell_path(result.folder)
@@ -116,13 +120,16 @@ def search(
         raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")
     from archlab.cli.ladder_progress import climb, is_ladder
     from archlab.cli.search_progress import SearchProgressBar, print_summary
+    from archlab.cli.stopping import advise_at_stop
 
+    goes_on = "the same command without --force goes on" if force else "the same command goes on"
     if is_ladder(name, overrides, rehearse=rehearse, trials=trials):
         overrides = (*overrides, f"study.trials={trials}") if trials is not None else overrides
-        climb(make_console(), name, overrides, out=out, rehearse=rehearse, force=force)
+        with advise_at_stop(goes_on):
+            climb(make_console(), name, overrides, out=out, rehearse=rehearse, force=force)
         return
     console = make_console()
-    with SearchProgressBar(console) as progress:
+    with advise_at_stop(goes_on), SearchProgressBar(console) as progress:
         result = api.search(name, overrides, out=out, trials=trials, force=force, callbacks=[progress])
     api.report(result.folder)
     print_summary(console, result)
