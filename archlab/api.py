@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from archlab.searching.trials.callbacks import SearchCallback
     from archlab.testing import CheckResult
     from archlab.training.callbacks import Callback
+    from archlab.training.progress import Progress
     from archlab.training.trainer import TrainResult
 
 StrPath: TypeAlias = str | PathLike[str]
@@ -145,6 +146,9 @@ def search(
     from archlab.searching.run import search as run
     from archlab.searching.space.search_space import load_space
 
+    if trials is not None:  # stored with the search, so that whoever watches it knows the number
+        overrides = (*overrides, f"study.trials={trials}")
+
     with plugin_policy(trust=trust_plugins):
         loaded = load_space(space, overrides)
     if loaded.is_ladder:
@@ -181,6 +185,20 @@ def run_ladder(
         raise ArchlabError(f"{loaded.source}: has no rungs: archlab.search searches it")
     loaded = as_rehearsal(loaded) if rehearse else loaded
     return run(loaded, Path(out or Path("runs") / loaded.name), force=force, callbacks=callbacks)
+
+
+@explain_failures
+def watch(folder: StrPath, *, trust_plugins: bool = False) -> Progress:
+    """Return how far a run, a search or a ladder has come, while other processes work on it; nothing is written.
+
+    Raises ArchlabError for another directory.
+
+        archlab.watch("runs/quickstart").best
+    """
+    from archlab.searching.watch import open_watch
+
+    with plugin_policy(trust=trust_plugins):
+        return open_watch(Path(folder))()
 
 
 @explain_failures

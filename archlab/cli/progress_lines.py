@@ -99,7 +99,7 @@ def _run_parts(run: RunProgress) -> list[Part]:
 
 def _step(run: RunProgress) -> str:
     if run.state == "evaluating":
-        return f"{run.step / run.steps:.0%}" if run.steps else f"{run.step:,} targets"
+        return f"{run.step / run.steps:.0%}" if run.steps else f"{run.step:,} targets" if run.step else ""
     return f"{run.step:,}/{run.steps:,}" if run.steps else f"{run.step:,}" if run.step else ""
 
 

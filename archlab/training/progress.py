@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-State = Literal["starting", "training", "validating", "evaluating", "stopped", "complete", "failed"]
+State = Literal["starting", "training", "validating", "evaluating", "stopped", "complete", "pruned", "failed"]
 Kind = Literal["run", "search", "ladder"]
 
 
@@ -26,6 +26,13 @@ class RunProgress:
     seconds_left: float | None = None
     reason: str = ""
 
+    @property
+    def times(self) -> tuple[float, float | None]:
+        """The seconds that the run has taken, as far as its speed tells, and those left."""
+        ahead = self.steps - self.step
+        is_known = self.seconds_left is not None and ahead > 0
+        return (self.seconds_left * self.step / ahead if is_known and self.seconds_left else 0.0), self.seconds_left
+
 
 @dataclass(frozen=True)
 class Reached:
@@ -44,6 +51,7 @@ class Progress:
     - `counts`: numbers by state: complete, pruned, failed, running, waiting.
     - `best`: the best value of each objective; `front`: the Pareto set where there are several.
     - `running`: the baseline, the trials or the runs that are in flight, of all workers.
+    - `recent`: the last trials or runs that ended.
     - `seconds_left`: for all that is left, None until it can be told.
     """
 
@@ -57,6 +65,7 @@ class Progress:
     baseline: Reached | None = None
     front: tuple[Reached, ...] = ()
     running: tuple[RunProgress, ...] = ()
+    recent: tuple[RunProgress, ...] = ()
     seconds_left: float | None = None
 
     @property
@@ -78,6 +87,8 @@ def estimate_left(durations: list[float], remaining: int, running: list[tuple[fl
     known = [elapsed + left for elapsed, left in running if left is not None]
     every = durations or known
     if not every:
+        return None
+    if not running and remaining <= 0:
         return None
     mean = sum(every) / len(every)
     in_flight = sum(max(mean - elapsed, 0.0) if left is None else left for elapsed, left in running)

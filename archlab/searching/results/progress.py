@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -19,7 +20,12 @@ from archlab.storage.lock_holders import holder
 from archlab.training.progress import Progress, Reached, RunProgress, estimate_left
 from archlab.training.run_progress import run_progress
 
-_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+_RECENT = 5
+_NAMES: Mapping[TrialState, Literal["complete", "pruned", "failed"]] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 BASELINE = "baseline"
 
 
@@ -28,7 +34,7 @@ def search_progress(study: optuna.Study, space: Space, folder: Path, total: int)
     trials = study.get_trials(deepcopy=False)
     done, running = finished_trials(study), [trial for trial in trials if trial.state == TrialState.RUNNING]
     baseline, runs = _baseline_run(folder), [_trial_run(folder, trial) for trial in running]
-    in_flight = [*map(_times, baseline), *map(_times_of_trial, running, runs)]
+    in_flight = [*(run.times for run in baseline), *map(_times_of_trial, running, runs)]
     counts = Counter(_NAMES[trial.state] for trial in done)
     counts["running"] = sum(run.state != "stopped" for run in runs)
     return Progress(
@@ -40,8 +46,19 @@ def search_progress(study: optuna.Study, space: Space, folder: Path, total: int)
         baseline=_baseline(folder, space.objectives),
         front=_front(study, space.objectives),
         running=(*baseline, *runs),
+        recent=tuple(map(_ended, sorted(done, key=_end)[-_RECENT:])),
         seconds_left=estimate_left(_durations(done, folder), total - len(done) - len(running), in_flight),
     )
+
+
+def _end(trial: FrozenTrial) -> float:
+    return trial.datetime_complete.timestamp() if trial.datetime_complete is not None else 0.0
+
+
+def _ended(trial: FrozenTrial) -> RunProgress:
+    attrs, state = trial_attrs(trial), _NAMES[trial.state]
+    metrics = {name: value for name, value in attrs.get("metrics", {}).items() if name.startswith("val_")}
+    return RunProgress(f"trial {trial.number}", state, metrics=metrics, reason=attrs.get("reason", ""))
 
 
 def _best(done: list[FrozenTrial], objectives: Mapping[str, str]) -> tuple[Reached, ...]:
@@ -107,13 +124,7 @@ def _between(trial: FrozenTrial) -> float:
     return trial.duration.total_seconds() if trial.duration is not None else 0.0
 
 
-def _times(run: RunProgress) -> tuple[float, float | None]:
-    """Return the seconds that a run has taken, as far as its speed tells, and those left."""
-    left, ahead = run.seconds_left, run.steps - run.step
-    return (left * run.step / ahead if left is not None and ahead > 0 else 0.0), left
-
-
 def _times_of_trial(trial: FrozenTrial, run: RunProgress) -> tuple[float, float | None]:
     if trial.datetime_start is None:
-        return _times(run)
+        return run.times
     return max(time.time() - trial.datetime_start.timestamp(), 0.0), run.seconds_left
