@@ -5,7 +5,7 @@ A failure of the machine, such as a full disk, is a MachineError whose cause is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -232,12 +232,14 @@ def evaluate(
     *,
     split: str = "test",
     max_tokens: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
     trust_plugins: bool = False,
 ) -> EvalResult:
     """Evaluate a trained model on a split of its task.
 
     `folder` is a run, a search or a checkpoint. `overrides` may change task, context and batch size, but not the model.
-    `max_tokens` limits the number of inputs read. Raises ArchlabError for a directory without a trained model.
+    `max_tokens` limits the number of inputs read; `progress` is called with the targets done, and those in all if that
+    is known. Raises ArchlabError for a directory without a trained model.
 
         archlab.evaluate("runs/a", split="validation").metrics["bpb"]
     """
@@ -252,7 +254,7 @@ def evaluate(
     validate(experiment)
     options = eval_options(experiment.train)
     options["precision"] = resolve_precision(options["precision"], device_of(model))
-    return run(model, experiment.task.factory()(), split, max_tokens=max_tokens, **options)
+    return run(model, experiment.task.factory()(), split, max_tokens=max_tokens, progress=progress, **options)
 
 
 @explain_failures
@@ -340,11 +342,15 @@ def import_checkpoint(
 
 @explain_failures
 def report(folder: StrPath, *, trust_plugins: bool = False) -> Path:
-    """Write report.html of a search or a run, readable offline; return its path."""
+    """Write report.html of a search or a run, readable offline, or of the one that a directory is a part of.
+
+    Returns its path.
+    """
     from archlab.reporting.report import report as write
+    from archlab.storage.model_places import owner_of
 
     with plugin_policy(trust=trust_plugins):
-        return write(Path(folder))
+        return write(owner_of(Path(folder)))
 
 
 @explain_failures

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -29,7 +30,9 @@ class LiveLines:
         self.is_started, self.last = False, 0.0
         # Redrawn by the thread that prints alone: rich counts the lines to erase before it draws, and of two threads
         # one would erase what the other has drawn meanwhile.
-        self.live = Live(self, console=self.console, transient=True, auto_refresh=False)
+        # What a command prints to standard output stays there while the lines are on standard error.
+        is_own = not self.console.stderr
+        self.live = Live(self, console=self.console, transient=True, auto_refresh=False, redirect_stdout=is_own)
 
     def start(self) -> None:
         """Begin to draw; a second start does nothing."""
@@ -42,6 +45,15 @@ class LiveLines:
         if self.is_started:
             self.is_started = False
             self.live.stop()
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Take the lines away for a block that prints by itself."""
+        was_started = self.is_started
+        self.stop()
+        yield
+        if was_started:
+            self.start()
 
     def update(self, *, at_once: bool = True) -> None:
         """Draw the lines again; unless `at_once`, not more than a few times a second."""

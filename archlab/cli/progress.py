@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -12,9 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from archlab.cli.live import LiveLines
-from archlab.cli.progress_lines import format_seconds, run_line
+from archlab.cli.progress_lines import format_seconds, run_line, task_line
 from archlab.config.experiment import Experiment
 from archlab.reporting.format import format_validation
+from archlab.runtime.progress import reporting
 from archlab.training.callbacks import Callback
 from archlab.training.progress import RunProgress
 
@@ -32,10 +34,13 @@ class ProgressBar(Callback):
         self.console, self.is_live = self.lines.console, self.lines.is_live
         self.label, self.run = "", RunProgress("", "starting")
         self.first_step, self.begin, self.after_first, self.last_line = 0, 0.0, 0.0, 0.0
-        self.is_entered = False
+        self.task: RunProgress | None = None
+        self.task_begin, self.task_line = 0.0, 0.0
+        self.block: ExitStack | None = None
 
     def __enter__(self) -> Self:
-        self.is_entered = True
+        self.block = ExitStack()
+        self.block.enter_context(reporting(self.show_task))
         self.lines.start()
         return self
 
@@ -43,10 +48,28 @@ class ProgressBar(Callback):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.lines.stop()
+        if self.block is not None:
+            self.block.close()
+            self.block = None
 
     def draw(self, width: int) -> Sequence[Text]:
-        """Return the live lines for a width."""
-        return [run_line(self.run, width)] if self.run.label else []
+        """Return the live lines for a width: the run, and what else is being done."""
+        return [run_line(run, width) for run in (self.run, self.task) if run is not None and run.label]
+
+    def show_task(self, label: str, done: int, total: int | None) -> None:
+        """Show a bar for other work than training until it is done, or a line every few seconds."""
+        now = time.monotonic()
+        if self.task is None or self.task.label != label:
+            self.task_begin = self.task_line = now
+            self.lines.start()
+        left = (now - self.task_begin) / done * (total - done) if total and done else None
+        self.task = None if done == total else RunProgress(label, "evaluating", done, total or 0, {}, left)
+        self.lines.update(at_once=done == total)
+        if not self.is_live and self.task is not None and now - self.task_line >= PLAIN_EVERY_S:
+            self.task_line = now
+            self.print(task_line(self.task))
+        if self.task is None and self.block is None:
+            self.lines.stop()
 
     def print(self, line: str | Text) -> None:
         """Print a permanent line above the bar."""
@@ -104,5 +127,5 @@ class ProgressBar(Callback):
 
     def on_end(self) -> None:
         """Remove the bar, unless a block of the caller's ends it; a search starts another for its next run."""
-        if not self.is_entered:
+        if self.block is None:
             self.lines.stop()

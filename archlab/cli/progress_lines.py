@@ -57,6 +57,12 @@ def run_line(run: RunProgress, width: int) -> Text:
     return _join(kept, width)
 
 
+def task_line(task: RunProgress) -> str:
+    """Return how far other work than training has come in one line, for where lines are not redrawn."""
+    parts = [task.label, _step(task), *(part.text for part in _left(task.seconds_left))]
+    return _GAP.join(part for part in parts if part)
+
+
 def summary_line(progress: Progress) -> str:
     """Return counts, the best and the time left in one line, for where lines are not redrawn."""
     parts = [*_count_parts(progress), *_best_parts(progress), *_left(progress.seconds_left)]
@@ -99,7 +105,7 @@ def _run_parts(run: RunProgress) -> list[Part]:
 
 def _step(run: RunProgress) -> str:
     if run.state == "evaluating":
-        return f"{run.step / run.steps:.0%}" if run.steps else f"{run.step:,} targets" if run.step else ""
+        return f"{run.step / run.steps:.0%}" if run.steps else f"{run.step:,}" if run.step else ""
     return f"{run.step:,}/{run.steps:,}" if run.steps else f"{run.step:,}" if run.step else ""
 
 

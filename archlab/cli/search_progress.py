@@ -14,8 +14,8 @@ from rich.text import Text
 
 from archlab.cli.choice_tables import print_choices
 from archlab.cli.live import say
-from archlab.cli.progress import PLAIN_EVERY_S, ProgressBar
-from archlab.cli.progress_lines import format_number, format_seconds, progress_lines, summary_line
+from archlab.cli.progress import ProgressBar
+from archlab.cli.progress_lines import format_number, progress_lines, run_line, summary_line
 from archlab.cli.terminal import foreign
 from archlab.config.experiment import Experiment
 from archlab.reporting.data import Run, SearchData, read_search, short_names
@@ -47,7 +47,8 @@ class SearchProgressBar(ProgressBar, SearchCallback):
 
     def draw(self, width: int) -> Sequence[Text]:
         """Return the live lines: the search as a whole, then every run that is in flight."""
-        return progress_lines(_with_own_run(self.progress, self.run), width) if self.progress.name else []
+        lines = progress_lines(_with_own_run(self.progress, self.run), width) if self.progress.name else []
+        return [*lines, *([run_line(self.task, width)] if self.task else [])]
 
     def on_start(self, experiment: Experiment, step: int) -> None:
         """Start the bar of a run."""
@@ -109,21 +110,8 @@ class SearchProgressBar(ProgressBar, SearchCallback):
 
     def on_final_eval(self, label: str, done: int, total: int | None) -> None:
         """Show how far the best trial or the baseline is evaluated on the whole validation split."""
-        self.lines.start()
-        shown, now = f"whole validation split: {label}", time.monotonic()
-        if self.run.label != shown:
-            self.begin = self.last_line = now
-            self.progress = replace(self.progress, seconds_left=None, running=())
-            if not self.is_live:
-                self.print(f"{shown}: evaluating")
-        left = (now - self.begin) / done * (total - done) if total and done and now > self.begin else None
-        self.run = RunProgress(shown, "evaluating", done, total or 0, {}, left)
-        self.lines.update(at_once=done == total)
-        if not self.is_live and now - self.last_line >= PLAIN_EVERY_S and total:
-            self.last_line = now
-            self.print(f"{shown}: {done / total:.0%}" + ("" if left is None else f"  eta {format_seconds(left)}"))
-        if done == total and not self.is_entered:
-            self.lines.stop()
+        self.progress = replace(self.progress, seconds_left=None, running=())
+        self.show_task(f"whole validation split: {label}", done, total)
 
 
 def _with_own_run(progress: Progress, own: RunProgress) -> Progress:
@@ -131,7 +119,7 @@ def _with_own_run(progress: Progress, own: RunProgress) -> Progress:
     if not own.label:
         return progress
     running = (*_without(progress, own.label), own)
-    num_running = sum(run.state not in ("stopped", "evaluating") for run in running)
+    num_running = sum(run.state != "stopped" for run in running)
     return replace(progress, running=running, counts={**progress.counts, "running": num_running})
 
 

@@ -12,7 +12,7 @@ from archlab.cli.completion import complete_space
 from archlab.cli.console import make_console
 from archlab.cli.options import FOLDER, FORCE, NAME, OVERRIDES, TRUST_PLUGINS
 from archlab.cli.streams import can_print
-from archlab.config.yaml_files import is_file_name
+from archlab.config.yaml_files import is_file_name, shipped_files
 from archlab.config.yaml_writer import format_yaml
 from archlab.reporting.format import format_metrics
 from archlab.text import shell_path
@@ -27,10 +27,11 @@ from archlab.text import shell_path
 def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) -> None:
     """Print an experiment's modules with shapes, and its costs, without allocating it.
 
-    NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
+    NAME is an experiment, a YAML file, or a directory that archlab wrote; PATH=VALUE sets a value by its path.
     """
     from archlab.cli.terminal import foreign, paragraph
 
+    name = _experiment_in(name)
     experiment = api.load(name, overrides)
     if as_yaml:
         text = experiment.to_yaml()
@@ -54,6 +55,18 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
     console.print(drawing.cost_table(experiment, figures, tokens))
 
 
+def _experiment_in(name: str) -> str:
+    """Return the experiment's file of a directory that archlab wrote, or the name as it is."""
+    folder = Path(name)
+    if not folder.is_dir() or (not is_file_name(name) and name in shipped_files()):
+        return name
+
+    from archlab.storage.model_places import experiment_file
+
+    file = experiment_file(folder)
+    return name if file is None else f"./{file}" if len(file.parts) == 1 else str(file)
+
+
 @click.command()
 @NAME
 @OVERRIDES
@@ -66,10 +79,12 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 
     NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
     """
+    experiment = api.load(name, overrides)
+
     from archlab.cli.progress import ProgressBar
     from archlab.cli.stopping import advise_at_stop, has_checkpoint
 
-    console, experiment = make_console(), api.load(name, overrides)
+    console = make_console()
     out = out or Path("runs") / experiment.name
     if resume and not has_checkpoint(out):
         click.echo(f"{out}: nothing to resume; the run starts at step 0")
@@ -145,12 +160,15 @@ def profile(name: str, overrides: tuple[str, ...]) -> None:
     NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
     """
     from archlab.cli.tables import profile_table
+    from archlab.cli.task_bar import task_bar
 
     experiment = api.load(name, overrides)
 
     from archlab.training.profiler import profile as measure
 
-    make_console().print(profile_table(name, measure(experiment)))
+    with task_bar():
+        measured = measure(experiment)
+    make_console().print(profile_table(name, measured))
 
 
 COMMANDS = (show, train, search, profile)
