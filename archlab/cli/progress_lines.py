@@ -133,7 +133,8 @@ def _head(progress: Progress, width: int) -> Text:
 def _count_parts(progress: Progress) -> list[Part]:
     what = "runs" if progress.kind == "ladder" else "trials"
     of = f"{progress.done} of {progress.total} {what} done" if progress.total else f"{progress.done} {what} done"
-    counts = [(state, progress.counts.get(state, 0)) for state in _COUNTS]
+    states = [state for state in _COUNTS if state != "pruned" or progress.kind == "search"]
+    counts = [(state, progress.counts.get(state, 0)) for state in states]
     return [Part(of), *(Part(f"{n} {state}", 1 if n else 4, _COLORS[state] if n else "dim") for state, n in counts)]
 
 

@@ -85,7 +85,7 @@ class SearchProgressBar(ProgressBar, SearchCallback):
         text = "  ".join(
             f"{self.short.get(path, path)}={brief(mark_gaps(path, value))}" for path, value in values.items()
         )
-        self.print(Text.assemble(foreign(self.label, "cyan"), "  ", foreign(text)))
+        self.print(Text.assemble(foreign(self.label, "cyan"), foreign(f"  {text}" if text else "")))
         return self
 
     def on_step(self, record: Mapping[str, float]) -> None:
@@ -139,6 +139,8 @@ def print_summary(console: Console, result: SearchResult) -> None:
         say(console, "no trial is complete; the reasons are in the table")
         return
     if front := _front(data, result.summary):
+        beaten = " and ".join(result.summary.objectives)
+        say(console, f"Pareto set: {front.row_count} trials that no other one beats in {beaten}")
         console.print(front)
     say(console, _headline(result.summary, best))
     console.print(_files(result), highlight=False, soft_wrap=True)
@@ -169,8 +171,7 @@ def _front(data: SearchData, summary: SearchSummary) -> Table | None:
     if not trials:
         return None
     names = list(summary.objectives)
-    title = foreign(f"Pareto set: {len(trials)} trials that no other one beats in {' and '.join(names)}")
-    table = Table("trial", title=title, title_justify="left", box=None, header_style="bold")
+    table = Table("trial", box=None, header_style="bold")
     for name in names:
         table.add_column(foreign(name), justify="right")
     sign = -1 if summary.objectives[names[0]] == "maximize" else 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from archlab.config.path_hints import hint_of_index, hint_of_key, hint_of_path
+from archlab.config.path_hints import hint_of_index, hint_of_path
 from archlab.errors import ConfigError
 
 Part: TypeAlias = str | int
@@ -64,17 +65,17 @@ def put(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     *above, last = split(path)
     node: Any = copy
     for part, following in pairwise([*above, last]):
-        node = _descend(node, part, path, following)
+        node = _descend(node, part, path, following, tree)
     _check_index(node, last, path)
     node[last] = value
     return copy
 
 
-def _descend(node: Any, part: Part, path: str, following: Part) -> Any:
+def _descend(node: Any, part: Part, path: str, following: Part, tree: Mapping[str, Any]) -> Any:
     _check_index(node, part, path)
     if isinstance(part, str) and node.get(part) is None:
         if not isinstance(following, str):  # a missing mapping is created, a missing list has no entry to set
-            raise ConfigError(path, f"there is no list {part!r}{hint_of_key(part, node, path)}")
+            raise ConfigError(path, f"there is no list {part!r}{hint_of_path(tree, split(path), path)}")
         node[part] = {}
     if isinstance(node[part], str):
         node[part] = {"type": node[part]}
