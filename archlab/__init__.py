@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         search,
         show,
         train,
+        watch,
     )
     from archlab.cli.ladder_progress import LadderProgressBar
     from archlab.cli.progress import ProgressBar
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from archlab.searching.trials.callbacks import SearchCallback
     from archlab.testing import CheckResult
     from archlab.training.callbacks import Callback
+    from archlab.training.progress import Progress
     from archlab.training.trainer import TrainResult
 
 __version__ = "0.1.0"
@@ -95,7 +97,7 @@ __version__ = "0.1.0"
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
     "archlab.api": "check evaluate export fit generate import_checkpoint load load_model migrate plan report "
-    "run_ladder search show train",
+    "run_ladder search show train watch",
     "archlab.cli.ladder_progress": "LadderProgressBar",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
@@ -124,6 +126,7 @@ _MODULES = {
     "archlab.searching.results.summary": "BaselineSummary SearchSummary TrialSummary",
     "archlab.testing": "CheckResult",
     "archlab.training.callbacks": "Callback",
+    "archlab.training.progress": "Progress",
     "archlab.training.trainer": "TrainResult",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
@@ -158,6 +161,7 @@ __all__ = [
     "Param",
     "Plan",
     "Positive",
+    "Progress",
     "ProgressBar",
     "Range",
     "Recurrent",
@@ -201,6 +205,7 @@ __all__ = [
     "slot",
     "slots",
     "train",
+    "watch",
 ]
 
 

@@ -5,7 +5,7 @@ A failure of the machine, such as a full disk, is a MachineError whose cause is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from archlab.searching.trials.callbacks import SearchCallback
     from archlab.testing import CheckResult
     from archlab.training.callbacks import Callback
+    from archlab.training.progress import Progress
     from archlab.training.trainer import TrainResult
 
 StrPath: TypeAlias = str | PathLike[str]
@@ -148,6 +149,9 @@ def search(
     from archlab.searching.run import search as run
     from archlab.searching.space.search_space import load_space
 
+    if trials is not None:  # stored with the search, so that whoever watches it knows the number
+        overrides = (*overrides, f"study.trials={trials}")
+
     with plugin_policy(trust=trust_plugins):
         loaded = load_space(space, overrides)
     if loaded.is_ladder:
@@ -188,6 +192,20 @@ def run_ladder(
 
 
 @explain_failures
+def watch(folder: StrPath, *, trust_plugins: bool = False) -> Progress:
+    """Return how far a run, a search or a ladder has come, while other processes work on it; nothing is written.
+
+    Raises ArchlabError for another directory.
+
+        archlab.watch("runs/quickstart").best
+    """
+    from archlab.searching.watch import open_watch
+
+    with plugin_policy(trust=trust_plugins):
+        return open_watch(Path(folder))()
+
+
+@explain_failures
 def dry_run(
     space: StrPath | Mapping[str, Yaml],
     overrides: Sequence[str] = (),
@@ -218,12 +236,14 @@ def evaluate(
     *,
     split: str = "test",
     max_tokens: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
     trust_plugins: bool = False,
 ) -> EvalResult:
     """Evaluate a trained model on a split of its task.
 
     `folder` is a run, a search or a checkpoint. `overrides` may change task, context and batch size, but not the model.
-    `max_tokens` limits the number of inputs read. Raises ArchlabError for a directory without a trained model.
+    `max_tokens` limits the number of inputs read; `progress` is called with the targets done, and those in all if that
+    is known. Raises ArchlabError for a directory without a trained model.
 
         archlab.evaluate("runs/a", split="validation").metrics["bpb"]
     """
@@ -238,7 +258,7 @@ def evaluate(
     validate(experiment)
     options = eval_options(experiment.train)
     options["precision"] = resolve_precision(options["precision"], device_of(model))
-    return run(model, experiment.task.factory()(), split, max_tokens=max_tokens, **options)
+    return run(model, experiment.task.factory()(), split, max_tokens=max_tokens, progress=progress, **options)
 
 
 @explain_failures
@@ -326,11 +346,15 @@ def import_checkpoint(
 
 @explain_failures
 def report(folder: StrPath, *, trust_plugins: bool = False) -> Path:
-    """Write report.html of a search or a run, readable offline; return its path."""
+    """Write report.html of a search or a run, readable offline, or of the one that a directory is a part of.
+
+    Returns its path.
+    """
     from archlab.reporting.report import report as write
+    from archlab.storage.model_places import owner_of
 
     with plugin_policy(trust=trust_plugins):
-        return write(Path(folder))
+        return write(owner_of(Path(folder)))
 
 
 @explain_failures

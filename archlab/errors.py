@@ -13,6 +13,8 @@ from archlab.text import shorten, visible
 _USER = re.compile(r"(:/{1,3}[^\s/:@]*):(?:\S*(?=@)|[^\n]{,80}?(?=@))")
 _PARAMETER = re.compile(r"((?:password|passwd|pwd|secret|token)=)[^\s&;,'\"]+", re.IGNORECASE)
 
+_MOST_NAMES = 12
+
 
 class ArchlabError(Exception):
     """An error whose message is for the user: the command line prints it without a traceback and exits with 2.
@@ -81,9 +83,16 @@ def nearest(name: object, known: Iterable[str], cutoff: float = 0.5) -> str | No
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest known name, or the list of known names if none is near."""
+    """Return "; did you mean 'x'?" for the nearest known name, or known names if none is near, a dozen at most."""
     known = sorted(known)
     near = nearest(name, known)  # a cutoff below difflib's 0.6: names are short
     if near:
         return f"; did you mean {near!r}?"
-    return f"; known: {', '.join(known)}" if known else ""
+    return f"; known: {list_names(known)}" if known else ""
+
+
+def list_names(names: Iterable[str]) -> str:
+    """Return names in one line; of many the first, and how many more there are."""
+    names = list(names)
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:_MOST_NAMES])} and {more} more"

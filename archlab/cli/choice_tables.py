@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from archlab.cli.live import say
 from archlab.cli.terminal import foreign
 from archlab.reporting.choices import HEAD, describe_spent, title_of
 from archlab.reporting.data import SearchData, short_names
@@ -22,7 +23,7 @@ def print_choices(console: Console, data: SearchData) -> None:
         console.print(_table(result, short[result.path]))
         notes |= dict.fromkeys(result.notes)
     for line in (*notes, *describe_spent(data)):
-        console.print(foreign(line), highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def _table(result: PathResult, name: str) -> Table:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +13,7 @@ from rich.text import Text
 
 from archlab import api
 from archlab.cli.progress import ProgressBar
+from archlab.cli.progress_lines import progress_lines, run_line, summary_line
 from archlab.cli.terminal import foreign
 from archlab.errors import ArchlabError
 from archlab.reporting.ladder_lines import agreement_line, forecast_cells, rung_title, target_lines
@@ -23,6 +26,7 @@ from archlab.searching.ladder.summary import LadderSummary, RungSummary, forecas
 from archlab.searching.space.search_space import load_space
 from archlab.text import shell_path
 from archlab.training.callbacks import Callback
+from archlab.training.progress import Progress, Reached, RunProgress, estimate_left
 
 WIDTH = 80
 
@@ -54,10 +58,28 @@ class LadderProgressBar(ProgressBar, LadderCallback):
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
-        self.done, self.total = 0, 0
+        self.done, self.total, self.metric = 0, 0, "loss"
+        self.progress, self.num_rungs = Progress("ladder", ""), 0
+        self.durations: list[float] = []
+        self.run_begin = 0.0
+
+    def draw(self, width: int) -> Sequence[Text]:
+        """Return the live lines: the rung as a whole, then the run that is in flight."""
+        own = self.run if self.run.label else None
+        running = (own,) if own else ()
+        counts = {**self.progress.counts, "running": len(running)}
+        progress = replace(self.progress, running=running, counts=counts, seconds_left=self._rung_left(own))
+        lines = progress_lines(progress, width) if self.progress.stage else []
+        return [*lines, *([run_line(self.task, width)] if self.task else [])]
+
+    def _rung_left(self, own: RunProgress | None) -> float | None:
+        running = [(time.monotonic() - self.run_begin, own.seconds_left)] if own else []
+        return estimate_left(self.durations, self.total - self.done - len(running), running)
 
     def on_ladder(self, ladder: Ladder, candidates: Sequence[str]) -> None:
         """Print the ladder, and that it is a rehearsal if it is one."""
+        self.num_rungs, self.metric = len(ladder.rungs), ladder.metric
+        self.progress = replace(self.progress, name=ladder.space.name)
         what = f": {len(ladder.rungs)} rungs, {len(candidates)} candidates: {', '.join(candidates)}"
         self.print(Text.assemble(foreign(ladder.space.name, "bold"), foreign(what)))
         if ladder.is_rehearsal:
@@ -65,23 +87,47 @@ class LadderProgressBar(ProgressBar, LadderCallback):
 
     def on_rung(self, rung: Rung, params: float, done: int, total: int, forecast: Forecast | None) -> None:
         """Print the rung, how many of its runs are done, and what was forecast of it."""
-        self.done, self.total = done, total
+        self.done, self.total, self.durations = done, total, []
+        stage = f"rung {rung.number} of {self.num_rungs}"
+        self.progress = replace(self.progress, stage=stage, total=total, counts={"complete": done}, best=())
         self.print(
             Text.assemble((f"rung {rung.number}", "bold"), f": {params:,.0f} parameters, {total} runs, {done} done")
         )
         if forecast is not None:
             self.print(f"  forecast of {forecast.written}: {', '.join(forecast.ranking)}; by {forecast.method}")
 
+    @property
+    def live_label(self) -> str:
+        """The name of the run in its live line, to which neither the rung nor the number of runs belongs."""
+        return self.label.partition(": ")[2].partition(" (")[0] or self.label
+
     def on_run(self, label: str) -> Callback:
         """Show the training of one run under its label."""
         self.label = f"{label} ({self.done + 1} of {self.total})"
+        self.run, self.run_begin = RunProgress(self.live_label, "starting"), time.monotonic()
+        self.lines.update()
         return self
 
     def on_result(self, label: str, loss: float | None, reason: str) -> None:
-        """Print what a run reached."""
+        """Print what a run reached, and where there are no live lines, how far the rung is."""
         self.done += 1
+        self.durations.append(time.monotonic() - self.run_begin)
+        self.run = RunProgress("", "starting")
+        self._count(label.partition(": ")[2] or label, loss)
         state = ("failed", "red") if loss is None else (f"{loss:.4f}", "green")
         self.print(Text.assemble(foreign(label, "cyan"), "  ", state, foreign(f"  {reason}" if reason else "")))
+        self.lines.update()
+        if not self.is_live:
+            left = self._rung_left(None)
+            self.print(f"{self.progress.stage}  {summary_line(replace(self.progress, seconds_left=left))}")
+
+    def _count(self, name: str, loss: float | None) -> None:
+        counts, state = dict(self.progress.counts), "failed" if loss is None else "complete"
+        counts[state] = counts.get(state, 0) + 1
+        best = self.progress.best
+        if loss is not None and (not best or loss < best[0].values[self.metric]):
+            best = (Reached(name, {self.metric: loss}),)
+        self.progress = replace(self.progress, counts=counts, best=best)
 
     def on_decision(self, rung: Rung, decision: Decision) -> None:
         """Print who goes on."""

@@ -17,6 +17,29 @@ OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...", she
 FORCE = click.option("--force", is_flag=True, help="Overwrite what archlab wrote to the directory, and nothing else.")
 
 
+class _Workers(click.ParamType):
+    """A number of workers, or as many as this machine has room for."""
+
+    name = "N|auto"
+
+    def convert(self, value: str | int, param: click.Parameter | None, context: click.Context | None) -> int:
+        """Return the number; fail for anything else."""
+        if value == "auto":
+            from archlab.searching.trials.seats import num_seats
+
+            return num_seats()
+        return int(click.IntRange(min=1).convert(value, param, context))
+
+
+WORKERS = click.option(
+    "--workers",
+    type=_Workers(),
+    default="1",
+    show_default=True,
+    help="Train so many trials at a time, each in a process of its own; auto fits them to the machine.",
+)
+
+
 def _apply_trust(context: click.Context, _: click.Parameter, trust: bool) -> None:
     # Standard input may be a file of prompts or `yes`: only a person at a terminal can be asked.
     is_person = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -10,18 +13,57 @@ from rich.table import Table
 from rich.text import Text
 
 from archlab.cli.choice_tables import print_choices
+from archlab.cli.live import say
 from archlab.cli.progress import ProgressBar
+from archlab.cli.progress_lines import format_number, progress_lines, run_line, summary_line
 from archlab.cli.terminal import foreign
+from archlab.config.experiment import Experiment
 from archlab.reporting.data import Run, SearchData, read_search, short_names
 from archlab.reporting.figures import brief
 from archlab.reporting.format import format_metrics, format_validation
+from archlab.searching.results.against_baseline import is_worse_than_baseline
+from archlab.searching.results.progress import BASELINE
 from archlab.searching.results.shown_values import mark_gaps
 from archlab.searching.results.summary import SearchSummary, TrialSummary
 from archlab.searching.run import SearchResult
 from archlab.searching.space.search_space import Space
+from archlab.searching.study.study import INTERRUPTED
 from archlab.searching.trials.callbacks import SearchCallback
 from archlab.text import shell_path
 from archlab.training.callbacks import Callback
+from archlab.training.progress import Progress, RunProgress
+
+READ_EVERY_S = 5.0  # between looks at what other workers have done
+
+
+class _RunBar(ProgressBar):
+    """The bar of one run of a search, among the lines of the whole."""
+
+    def __init__(self, owner: SearchProgressBar, label: str) -> None:
+        super().__init__(owner.console)
+        self.owner, self.lines, self.label = owner, owner.lines, label
+        self.run = RunProgress(self.live_label, "starting")
+
+    @property
+    def live_label(self) -> str:
+        """The name of the run in its live line, to which the number of trials does not belong."""
+        return self.label.partition(" (")[0]
+
+    def on_start(self, experiment: Experiment, step: int) -> None:
+        """Start the bar of a run."""
+        self.owner.refresh()  # here and not when the last run ended, before its worker had recorded all of it
+        super().on_start(experiment, step)
+
+    def on_step(self, record: Mapping[str, float]) -> None:
+        """Advance the run's bar, and now and then what other workers have done."""
+        super().on_step(record)
+        if self.is_live and time.monotonic() - self.owner.last_read >= READ_EVERY_S:
+            self.owner.refresh()
+
+    def on_end(self) -> None:
+        """Leave the lines to the other runs; without a block of the caller's they end with each run."""
+        if self.owner.block is None:
+            self.lines.stop()
 
 
 class SearchProgressBar(ProgressBar, SearchCallback):
@@ -31,6 +73,16 @@ class SearchProgressBar(ProgressBar, SearchCallback):
         super().__init__(console)
         self.done, self.total = 0, 0
         self.short: dict[str, str] = {}
+        self.progress = Progress("search", "")
+        self.read: Callable[[], Progress] | None = None
+        self.last_read = 0.0
+        self.bars: dict[str, _RunBar] = {}  # by trial, or the baseline
+
+    def draw(self, width: int) -> Sequence[Text]:
+        """Return the live lines: the search as a whole, then every run that is in flight."""
+        own = [bar.run for bar in self.bars.values()]
+        lines = progress_lines(_with_own_runs(self.progress, own), width) if self.progress.name else []
+        return [*lines, *([run_line(self.task, width)] if self.task else [])]
 
     def on_search(self, space: Space, done: int, total: int) -> None:
         """Print the space, the varied knobs and the number of finished trials."""
@@ -40,22 +92,74 @@ class SearchProgressBar(ProgressBar, SearchCallback):
         over = foreign(f": {total} trials over {', '.join(self.short.values())}{finished}")
         self.print(Text.assemble(foreign(space.name, "bold"), over))
 
+    def on_study(self, read: Callable[[], Progress]) -> None:
+        """Show the search as a whole from now on."""
+        self.read = read
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read how far all workers of the search have come."""
+        if self.read is not None:
+            self.progress, self.last_read = self.read(), time.monotonic()
+            self.lines.update()
+
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Show the training of one run under its label."""
-        self.label = f"{label} ({self.done + 1} of {self.total})" if values else label
+        bar = _RunBar(self, f"{label} ({self._number(label)} of {self.total})" if values else label)
+        self.bars[_trial_of(label)] = bar
         text = "  ".join(
             f"{self.short.get(path, path)}={brief(mark_gaps(path, value))}" for path, value in values.items()
         )
-        self.print(Text.assemble(foreign(self.label, "cyan"), "  ", foreign(text)))
-        return self
+        self.print(Text.assemble(foreign(bar.label, "cyan"), foreign(f"  {text}" if text else "")))
+        return bar
+
+    def _number(self, label: str) -> int:
+        """Return which of all trials one is that begins, or has begun."""
+        begun = [name for name in self.bars if name != BASELINE]
+        name = _trial_of(label)
+        return self.done + 1 + (begun.index(name) if name in begun else len(begun))
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
-        """Print the state, metrics and reason of a finished run."""
-        name = label if label == "baseline" else f"{label} ({self.done + 1} of {self.total})"
-        self.done += label != "baseline"
+        """Print the state, metrics and reason of a finished run, and where there are no live lines, how far all is."""
+        is_counted = label != BASELINE and state != INTERRUPTED
+        name = f"{label} ({self.done + 1} of {self.total})" if is_counted else label
+        self.done += is_counted
+        self.bars.pop(label, None)
         color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
         details = "".join(f"  {part}" for part in (format_validation(metrics), reason) if part)
         self.print(Text.assemble(foreign(name, "cyan"), "  ", (state, color), foreign(details)))
+        self.refresh()
+        self.progress = replace(self.progress, running=_without(self.progress, label))
+        self.lines.update()
+        if not self.is_live and self.read is not None:
+            self.print(summary_line(self.progress))
+
+    def on_final_eval(self, label: str, done: int, total: int | None) -> None:
+        """Show how far the best trial or the baseline is evaluated on the whole validation split."""
+        self.progress = replace(self.progress, seconds_left=None, running=())
+        self.show_task(f"whole validation split: {label}", done, total)
+
+
+def _with_own_runs(progress: Progress, own: Sequence[RunProgress]) -> Progress:
+    """Return a search's progress with the runs of this process, of which its callbacks know more than their files."""
+    if not own:
+        return progress
+    others = progress
+    for run in own:
+        others = replace(others, running=_without(others, run.label))
+    running = (*others.running, *own)
+    num_running = sum(run.state != "stopped" and run.label != BASELINE for run in running)
+    return replace(progress, running=running, counts={**progress.counts, "running": num_running})
+
+
+def _trial_of(label: str) -> str:
+    """Return the trial that the label of a run is of."""
+    return label.partition(",")[0]
+
+
+def _without(progress: Progress, label: str) -> tuple[RunProgress, ...]:
+    """Return what is running without a trial, whichever of its runs it is at."""
+    return tuple(run for run in progress.running if _trial_of(run.label) != _trial_of(label))
 
 
 def print_summary(console: Console, result: SearchResult) -> None:
@@ -65,9 +169,13 @@ def print_summary(console: Console, result: SearchResult) -> None:
     print_choices(console, data)
     best = result.summary.best_trial
     if best is None:
-        console.print("no trial is complete; the reasons are in the table")
+        say(console, "no trial is complete; the reasons are in the table")
         return
-    console.print(_headline(result.summary, best), highlight=False, soft_wrap=True)
+    if front := _front(data, result.summary):
+        beaten = " and ".join(result.summary.objectives)
+        say(console, f"Pareto set: {front.row_count} trials that no other one beats in {beaten}")
+        console.print(front)
+    say(console, _headline(result.summary, best))
     console.print(_files(result), highlight=False, soft_wrap=True)
 
 
@@ -90,10 +198,28 @@ def _row(run: Run, short: Mapping[str, str], metric: str) -> list[Text]:
     return [foreign(cell) for cell in (run.name, run.state, *shown, reached)]
 
 
+def _front(data: SearchData, summary: SearchSummary) -> Table | None:
+    """Return the Pareto set, by the first objective, where there are several."""
+    trials = {run.name: run for run in data.trials if run.name in map(str, summary.pareto)}
+    if not trials:
+        return None
+    names = list(summary.objectives)
+    table = Table("trial", box=None, header_style="bold")
+    for name in names:
+        table.add_column(foreign(name), justify="right")
+    sign = -1 if summary.objectives[names[0]] == "maximize" else 1
+    for run in sorted(trials.values(), key=lambda one: sign * one.metrics.get(names[0], math.inf)):
+        values = [format_number(name, run.metrics[name]) if name in run.metrics else "" for name in names]
+        table.add_row(*map(foreign, (run.name, *values)))
+    return table
+
+
 def _headline(summary: SearchSummary, best: TrialSummary) -> Text:
     lines = [f", {format_metrics(best.validation)} on the whole validation split"]
     if summary.baseline.validation:
         lines.append(f"baseline at the same budget: {format_metrics(summary.baseline.validation)}")
+    if is_worse_than_baseline(summary):
+        lines.append("no trial is better than the baseline, which is the model to take")
     sizes = ", ".join(f"{name} {bits:.3f}" for name, bits in summary.compressors.items())
     if sizes:
         lines.append(f"whole-file compressors at their best setting, on the same text: {sizes}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -15,19 +15,30 @@ if TYPE_CHECKING:
     from archlab.training.profiler import Profile
 
 
-def benchmark_table(rows: Iterator[BenchmarkResult]) -> Table:
-    """Return a table of operations and their times."""
+# Columns of known widths, 78 in all: a row is printed as soon as it is there.
+_NAME, _BACKEND = 30, 6
+_NUMBERS = {"time": 8, "eager": 8, "compiled": 9, "roofline": 9, "speedup": 8}
+
+
+def benchmark_heading() -> str:
+    """Return the title and the heading of the rows of `archlab bench`."""
     from archlab.ops.benchmark_cases import B, D, T
 
-    title = f"ms, float32, {B} x {T} tokens of {D} channels; roofline: memory reads every input, writes the output"
-    table = Table("operation", "backend", box=None, title=title, title_justify="left")
-    for heading in ("time", "reference, eager", "reference, compiled", "roofline", "speedup"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        times = (row.seconds, row.eager_s, row.compiled_s, row.roofline_s)
-        cells = ["" if s is None else f"{1000 * s:.2f}" for s in times]
-        table.add_row(row.name, row.backend, *cells, "" if row.speedup is None else f"{row.speedup:.1f}")
-    return table
+    title = f"ms, float32, {B} x {T} tokens of {D} channels; eager and compiled: the reference"
+    about = "roofline: memory reads every input and writes the output"
+    return "\n".join((title, about, _benchmark_line("operation", "by", list(_NUMBERS))))
+
+
+def benchmark_row(row: BenchmarkResult) -> str:
+    """Return the row of an operation's times."""
+    times = ["" if s is None else f"{1000 * s:.2f}" for s in (row.seconds, row.eager_s, row.compiled_s, row.roofline_s)]
+    numbers = [*times, "" if row.speedup is None else f"{row.speedup:.1f}"]
+    return _benchmark_line(row.name.replace("forward and back", "forward+back"), row.backend, numbers)
+
+
+def _benchmark_line(name: str, backend: str, numbers: Sequence[str]) -> str:
+    cells = (f"{number:>{width}}" for number, width in zip(numbers, _NUMBERS.values(), strict=True))
+    return f"{name:<{_NAME}} {backend:<{_BACKEND}}{''.join(cells)}"
 
 
 def kernels_table(rows: Iterator[KernelReport]) -> Table:

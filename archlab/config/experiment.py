@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from archlab.config import paths, renames
 from archlab.config.alternatives import make_way, make_way_for
 from archlab.config.interpolation import escape, interpolate
+from archlab.config.libraries import refuse_other_kind
 from archlab.config.overrides import parse_override
 from archlab.config.parallel import ParallelConfig, parallel_knobs, parse_parallel
 from archlab.config.plugin_trust import is_recorded, refuse_resolvers
@@ -188,6 +189,7 @@ def _read_file(file: Path, chain: tuple[Path, ...], recorded: bool) -> Unresolve
 
 
 def _extend(tree: dict[str, Any], file: Path, chain: tuple[Path, ...], recorded: bool) -> UnresolvedExperiment:
+    refuse_other_kind(tree, "experiments", file)
     reject_unknown(tree, KEYS, "")
     if recorded:
         refuse_resolvers(tree, file)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+from archlab.config.path_hints import hint_of_index, hint_of_path
 from archlab.errors import ConfigError
 
 Part: TypeAlias = str | int
@@ -63,17 +65,17 @@ def put(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     *above, last = split(path)
     node: Any = copy
     for part, following in pairwise([*above, last]):
-        node = _descend(node, part, path, following)
+        node = _descend(node, part, path, following, tree)
     _check_index(node, last, path)
     node[last] = value
     return copy
 
 
-def _descend(node: Any, part: Part, path: str, following: Part) -> Any:
+def _descend(node: Any, part: Part, path: str, following: Part, tree: Mapping[str, Any]) -> Any:
     _check_index(node, part, path)
     if isinstance(part, str) and node.get(part) is None:
         if not isinstance(following, str):  # a missing mapping is created, a missing list has no entry to set
-            raise ConfigError(path, f"there is no list {part!r}")
+            raise ConfigError(path, f"there is no list {part!r}{hint_of_path(tree, split(path), path)}")
         node[part] = {}
     if isinstance(node[part], str):
         node[part] = {"type": node[part]}
@@ -85,7 +87,8 @@ def _check_index(node: Any, part: Part, path: str) -> None:
         if not isinstance(node, list):
             raise ConfigError(path, f"[{part}] indexes a value that is not a list")
         if part >= len(node):
-            raise ConfigError(path, f"[{part}] is past the end of a list of {len(node)}")
+            hint = hint_of_index(node, part, path.partition(f"[{part}]")[0])
+            raise ConfigError(path, f"[{part}] is past the end of a list of {len(node)}{hint}")
     elif not isinstance(node, dict):
         raise ConfigError(path, f"{part!r} is a key of a value that is not a mapping")
 
@@ -104,7 +107,7 @@ def expand(tree: Any, path: str) -> list[str]:
 def _length(tree: Any, parts: list[Part], path: str) -> int:
     entries = get(tree, join(parts))
     if not isinstance(entries, list):
-        raise ConfigError(path, f"{join(parts)} is not a list")
+        raise ConfigError(path, f"{join(parts)} is not a list{hint_of_path(tree, parts, path)}")
     return len(entries)
 
 

@@ -10,7 +10,7 @@ from archlab.config import renames
 from archlab.config.domains import Count
 from archlab.config.registry import Component, Factory, Slot, find, names
 from archlab.config.schema import REQUIRED, Knob, coerce, reject_unknown
-from archlab.errors import ConfigError, one_line
+from archlab.errors import ConfigError, list_names, one_line
 
 MAX_REPEATS = 4096  # of layers: a typo is an error instead of a model that never finishes building
 REPEAT = Knob("repeat", Count, 1)
@@ -87,7 +87,7 @@ def parse(value: Any, kind: str, path: str, default: str | None = None) -> Spec:
     name = values.pop("type", None)
     name = default if name is None else name
     if name is None:
-        raise ConfigError(path, f"a {kind} needs a type: one of {', '.join(names(kind))}")
+        raise ConfigError(path, f"a {kind} needs a type: one of {list_names(names(kind))}")
     component = find(kind, name, path)
     reject_unknown(values, list(component.knobs), path, name, renames.current().knobs_of(kind, name))
     knobs = {knob.name: _parse_knob(knob, values, path, name) for knob in component.knobs.values()}
@@ -119,7 +119,7 @@ def _parse_slot(knob: Knob, values: Mapping[str, Any], path: str, owner: str) ->
     if slot.many:
         return _parse_list(values.get(knob.name), slot, path)
     if value is None:
-        raise ConfigError(path, f"{owner!r} needs a {slot.kind}: one of {', '.join(names(slot.kind))}")
+        raise ConfigError(path, f"{owner!r} needs a {slot.kind}: one of {list_names(names(slot.kind))}")
     return parse(value, slot.kind, path, slot.default)
 
 

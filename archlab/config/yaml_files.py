@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from archlab.config import renames
+from archlab.config.libraries import OTHER, one_of, use_of
 from archlab.config.yaml_reader import parse_yaml
 from archlab.config.yaml_writer import format_yaml
-from archlab.errors import ConfigError, did_you_mean, one_line
+from archlab.errors import ConfigError, did_you_mean, nearest, one_line
+from archlab.text import shell_path
 
 Yaml: TypeAlias = "bool | int | float | str | Sequence[Yaml] | Mapping[str, Yaml] | None"
+
+_FILES_OF_DIRS = ("experiment.yaml", "best/experiment.yaml", "search.yaml", "base.yaml")
 
 
 def shipped_files(folder: str = "experiments") -> dict[str, Path]:
@@ -35,14 +39,27 @@ def find_yaml(name: str, folder: Path, library: str) -> Path:
         except OSError as error:  # a name that is too long, or a directory that may not be read
             raise ConfigError("", f"no file {str(file)!r}: {error.strerror}") from None
         if not is_there:
-            raise ConfigError("", f"no file {str(file)!r}")
+            raise ConfigError("", _problem_of_path(file))
         return file
     known = shipped_files(library)
     if name not in known and library == "experiments" and name in renames.current().experiments:
         raise ConfigError("", renames.now_called(f"experiment {name!r}", renames.current().experiments[name]))
+    other = OTHER[library]
+    if name not in known and name in shipped_files(other):
+        raise ConfigError("", f"no {one_of(library)} {name!r}: {use_of(other, name)}")
+    if name not in known and file.is_dir():
+        raise ConfigError("", _problem_of_path(file))
     if name not in known:
-        raise ConfigError("", f"no {library.rstrip('s').replace('_', ' ')} {name!r}{did_you_mean(name, known)}")
+        listed = "" if nearest(name, known) else "; archlab list names them all"
+        raise ConfigError("", f"no {one_of(library)} {name!r}{did_you_mean(name, known)}{listed}")
     return known[name]
+
+
+def _problem_of_path(path: Path) -> str:
+    if not path.is_dir():
+        return f"no file {str(path)!r}"
+    inside = next((path / name for name in _FILES_OF_DIRS if (path / name).is_file()), None)
+    return f"{str(path)!r} is a directory" + (f"; name a file of it, {shell_path(inside)}" if inside else "")
 
 
 def load_yaml(file: Path) -> dict[str, Any]:

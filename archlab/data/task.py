@@ -65,6 +65,10 @@ class Task(Protocol):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets that cover a split once, in order, or its first `max_tokens` inputs."""
 
+    def num_eval_targets(self, split: str, context: int, max_tokens: int | None = None) -> int | None:
+        """Return the number of targets of `eval_batches`, for a progress bar; None where only reading would tell."""
+        return None
+
     def example_inputs(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
         """Return zeros of the inputs' shape and type, for counting costs."""
         dtype = torch.float32 if self.vocab_size is None else torch.int64

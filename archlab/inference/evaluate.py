@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from archlab.modeling.build import device_of, eval_mode
 from archlab.modeling.loss import iter_logits
 from archlab.ops.dtypes import without_autocast
 
+# Takes the targets evaluated so far, and those in all, None where the task cannot tell.
+EvalProgress: TypeAlias = Callable[[int, int | None], None]
 _AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
 
 
@@ -60,15 +63,18 @@ def evaluate(
     context: int,
     max_tokens: int | None = None,
     precision: str = "float32",
+    progress: EvalProgress | None = None,
 ) -> EvalResult:
     """Evaluate a model on a split, starting each sample from the initial state.
 
-    `max_tokens` limits the number of inputs read. Raises ArchlabError if the split has no target.
+    `max_tokens` limits the number of inputs read; `progress` is called after each batch. Raises ArchlabError if the
+    split has no target.
     """
     if precision not in _AUTOCAST:
         raise ArchlabError(f"precision: no precision {precision!r}{did_you_mean(precision, _AUTOCAST)}")
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
+    num_targets = task.num_eval_targets(split, context, max_tokens) if progress else None
     begin = time.perf_counter()
     with eval_mode(model), torch.no_grad():
         for inputs, targets in task.eval_batches(split, batch_size, context, max_tokens):
@@ -76,6 +82,8 @@ def evaluate(
                 for name, (total, count) in chunk.items():
                     sums[name] += float(total)
                     counts[name] += int(count)
+            if progress is not None:
+                progress(counts["loss"], num_targets)
     if not counts["loss"]:
         raise ArchlabError(f"the {split} split has no token to predict")
     metrics = {name: sums[name] / max(counts[name], 1) for name in sums}

@@ -38,16 +38,26 @@ class BenchmarkResult:
         return min(self.eager_s, self.compiled_s) / self.seconds if self.seconds else None
 
 
-def benchmark(operation: str | None = None) -> Iterator[BenchmarkResult]:
-    """Measure one operation, or all, on the GPU if there is one; raise ArchlabError for an unknown operation."""
+def count_benchmarks(operation: str | None = None) -> int:
+    """Return the number of results that `benchmark` yields; raise ArchlabError for an unknown operation."""
+    return 2 * len(_names(operation))
+
+
+def _names(operation: str | None) -> list[str]:
     if operation is not None and operation not in CASES:
         raise ArchlabError(f"no operation {operation!r}{did_you_mean(operation, CASES)}")
+    return list(CASES) if operation is None else [operation]
+
+
+def benchmark(operation: str | None = None) -> Iterator[BenchmarkResult]:
+    """Measure one operation, or all, on the GPU if there is one; raise ArchlabError for an unknown operation."""
+    names = _names(operation)
     select_matmul_precision()
     register_native_backends()
     register_triton_backends()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bandwidth = _copy_bandwidth(device)
-    for name in CASES if operation is None else (operation,):
+    for name in names:
         call, inputs = CASES[name](device)
         for trained in (False, True):
             yield _measure(name, call, inputs, trained, bandwidth)

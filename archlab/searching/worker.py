@@ -22,6 +22,7 @@ from archlab.searching.failures import InfeasibleTrial, exits_fail, failure_reas
 from archlab.searching.results.baseline import BaselineResult, read_baseline
 from archlab.searching.results.best_trial import publish_best, summarize
 from archlab.searching.results.meter import Meter, is_used_up, search_spent
+from archlab.searching.results.progress import search_progress
 from archlab.searching.results.summary import SearchSummary
 from archlab.searching.sampling.asking import TrialQueue
 from archlab.searching.sampling.trial_values import choose_values, held_base
@@ -98,6 +99,7 @@ class SearchWorker:
     def begin(self) -> None:
         """Tell how far the search is."""
         self.callback.on_search(self.space, len(finished_trials(self.study)), self.total)
+        self.callback.on_study(partial(search_progress, self.study, self.space, self.folder, self.total))
 
     def work(self) -> None:
         """Train the baseline, unless another worker does, and run trials until there is none to begin."""
@@ -111,7 +113,8 @@ class SearchWorker:
         """Wait for the baseline, evaluate the best trial, and write the summary."""
         baseline = self._run_baseline(wait=True)
         assert baseline is not None
-        best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline)
+        told = self.callback.on_final_eval
+        best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline, told)
         return SearchResult(self.folder, best.number if best else None, summary)
 
     def _run_baseline(self, *, wait: bool) -> BaselineResult | None:

@@ -12,7 +12,9 @@ from archlab.config.experiment import Experiment
 from archlab.errors import ArchlabError
 from archlab.modeling.build import build
 from archlab.storage import checkpoint
-from archlab.storage.run_identity import require_model_of
+from archlab.storage.identity import require_same
+from archlab.storage.model_places import run_of_checkpoint, why_no_model
+from archlab.storage.run_identity import RUN_FILE, read_run_identity, require_model_of
 from archlab.storage.snapshot import read_verified
 from archlab.storage.trained_task import load_experiment
 
@@ -26,26 +28,35 @@ def find_checkpoint(folder: Path) -> Path:
             if name:
                 require_model_of(folder, folder / name)
             return folder / name
-    problem = "holds no trained model (model.safetensors and experiment.yaml)" if folder.is_dir() else "is no folder"
-    raise ArchlabError(f"{folder}: {problem}")
+    raise ArchlabError(f"{folder}: {why_no_model(folder)}")
+
+
+def find_model(folder: Path) -> tuple[Path, Path]:
+    """Return the directory of a model's weights, and that of its experiment, which a run's checkpoint leaves there."""
+    run = run_of_checkpoint(folder)
+    if run is None:
+        return (found := find_checkpoint(folder)), found
+    require_same(checkpoint.read_checkpoint_identity(folder), folder, read_run_identity(run), run / RUN_FILE)
+    return folder, run
 
 
 def load_trained(
     folder: Path, device: str | torch.device = "cpu", overrides: Sequence[str] = ()
 ) -> tuple[Experiment, nn.Module]:
-    """Return experiment and model of a published checkpoint, a run or a search; raise ArchlabError if damaged.
+    """Return experiment and model of a checkpoint, a run or a search; raise ArchlabError if damaged.
 
     Both are of one version, also where another process replaces the checkpoint meanwhile.
     Overrides may change the task and the settings of training, but neither the model nor what its tokens mean. The
     experiment's task reads the tokenizer that the model carries, which `model.tokens` describes.
     """
-    return read_verified(find_checkpoint(folder), lambda checkpoint_dir: _load_model(checkpoint_dir, device, overrides))
+    weights, home = find_model(folder)
+    return read_verified(weights, lambda place: _load_model(place, home, device, overrides))
 
 
 def _load_model(
-    checkpoint_dir: Path, device: str | torch.device, overrides: Sequence[str]
+    checkpoint_dir: Path, home: Path, device: str | torch.device, overrides: Sequence[str]
 ) -> tuple[Experiment, nn.Module]:
-    experiment, tokens = load_experiment(checkpoint_dir, overrides)
+    experiment, tokens = load_experiment(home, overrides)
     model = build(experiment.model, device)
     model.tokens = tokens  # type: ignore[assignment]
     checkpoint.load_weights(checkpoint_dir, model)

@@ -41,6 +41,9 @@ class Callback:
         `record` holds step and the task's metrics with the prefix `val_`, such as val_loss and val_bpb.
         """
 
+    def on_eval_progress(self, done: int, total: int | None) -> None:
+        """Called while such an evaluation runs, after `done` of its `total` targets; None if the task cannot tell."""
+
     def on_end(self) -> None:
         """Called once when training ends, at its last step or with an exception."""
 
@@ -65,6 +68,11 @@ class CallbackList(Callback):
         """Forward to each callback."""
         for callback in self.callbacks:
             callback.on_eval(record)
+
+    def on_eval_progress(self, done: int, total: int | None) -> None:
+        """Forward to each callback."""
+        for callback in self.callbacks:
+            callback.on_eval_progress(done, total)
 
     def on_end(self) -> None:
         """Forward to each callback."""

@@ -14,12 +14,14 @@ from torch.profiler import ProfilerActivity
 
 from archlab.config.experiment import Experiment
 from archlab.runtime.determinism import deterministic_algorithms
+from archlab.runtime.progress import report_progress
 from archlab.runtime.timing import time_call
 from archlab.training.step import TrainStep, prepare_experiment
 
 # The first steps compile. After them the allocator still maps new pages, and the profiler's own buffers add to these:
 # a few profiles are discarded, so that the last shows the steady state of a long run.
 COMPILE_STEPS, WARMUP_PROFILES, MEASURED_STEPS = 2, 3, 3
+_ALL_STEPS = COMPILE_STEPS + (WARMUP_PROFILES + 2) * MEASURED_STEPS
 MIN_SHARE = 0.01  # of a step; parts below it are added to OTHER
 OTHER = "all else"
 # Patterns of operation names, and of kernel names on a GPU, as torch 2.13 and its libraries call them.
@@ -60,12 +62,22 @@ def profile(experiment: Experiment) -> Profile:
     """Profile the optimizer steps of an experiment without saving anything; raise ArchlabError as `train` does."""
     step = TrainStep(prepare_experiment(experiment))
     with deterministic_algorithms():  # as `train` does
-        for _ in range(COMPILE_STEPS):
+        for done in range(COMPILE_STEPS):
+            _report("compiling", done)
             step()
-        for _ in range(WARMUP_PROFILES):
+        for done in range(WARMUP_PROFILES):
+            _report("warming up", COMPILE_STEPS + done * MEASURED_STEPS)
             _profile_steps(step)
+        _report("measuring", _ALL_STEPS - 2 * MEASURED_STEPS)
         seconds = _time_steps(step)
-        return Profile(step.tokens, seconds, _aggregate(_profile_steps(step), step.device, seconds))
+        _report("measuring", _ALL_STEPS - MEASURED_STEPS)
+        parts = _aggregate(_profile_steps(step), step.device, seconds)
+        _report("measuring", _ALL_STEPS)
+        return Profile(step.tokens, seconds, parts)
+
+
+def _report(stage: str, done: int) -> None:
+    report_progress(f"profiling, {stage}", done, _ALL_STEPS)
 
 
 def kind_of(name: str) -> str | None:

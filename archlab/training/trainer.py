@@ -117,16 +117,23 @@ class Trainer:
         try:
             self._train_logged()
         except BaseException as error:
-            # Not after a second signal, by which an optimizer step may have ended half done, and the user waits.
-            if outcome_of(error) is Outcome.USER and not (isinstance(error, Stopped) and error.at_once):
-                self._save()
-                error.add_note(f"{self.folder}: a checkpoint of step {self.step} is saved")
+            if outcome_of(error) is Outcome.USER:
+                error.add_note(self._save_at_stop(error))
             raise
         # Last, since a directory `final` means a finished run: until then there is the checkpoint to resume from.
         require_own(self.folder, self.identity)
         final, tokens = self.folder / "final", read_run_tokens(self.folder)
         checkpoint.save_model(final, self.model, self.experiment.resolved, self._provenance(), tokens)
         return TrainResult(self.folder, last_metrics(self.folder))
+
+    def _save_at_stop(self, error: BaseException) -> str:
+        """Save a checkpoint, unless the user cannot wait; return what is told of it."""
+        # Not after a second signal, by which an optimizer step may have ended half done, and the user waits.
+        if isinstance(error, Stopped) and error.at_once:
+            last = max(checkpoint.checkpoints(self.folder / "checkpoints"), default=None)
+            return f"{self.folder}: {'nothing was saved' if last is None else f'was last saved at step {last}'}"
+        self._save()
+        return f"{self.folder}: saved at step {self.step}"
 
     def _train_logged(self) -> None:
         resume_step = self.step if self.resumed else None
@@ -159,7 +166,10 @@ class Trainer:
         t = self.train
         if not _is_due(self.step, t.eval_every, t.steps):
             return
-        result = evaluate(self.model, self.task, "validation", max_tokens=t.eval_tokens, **eval_options(t))
+        progress = self.callback.on_eval_progress
+        result = evaluate(
+            self.model, self.task, "validation", max_tokens=t.eval_tokens, progress=progress, **eval_options(t)
+        )
         metrics = result.metrics
         if not math.isfinite(metrics["loss"]):
             raise TrainingError(f"step {self.step}: the validation loss is {metrics['loss']}; try a smaller train.lr")

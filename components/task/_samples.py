@@ -63,6 +63,11 @@ class SampleTask(Task):
         indices = [int(epoch_order(size, seed, visit // size)[visit % size]) for _, visit in visits]
         return self.samples(split, indices, context, visits)
 
+    def num_eval_targets(self, split: str, context: int, max_tokens: int | None = None) -> int:
+        """Return the number of samples of `eval_batches`."""
+        size = self.size(split)
+        return size if max_tokens is None else min(size, math.ceil(max_tokens / context))
+
     def eval_batches(
         self, split: str, batch_size: int, context: int, max_tokens: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -71,8 +76,7 @@ class SampleTask(Task):
         All batches have one shape; classes after the last sample are -100.
         """
         self._require(split, context)
-        size = self.size(split)
-        count = size if max_tokens is None else min(size, math.ceil(max_tokens / context))
+        size, count = self.size(split), self.num_eval_targets(split, context, max_tokens)
         # Files are listed class by class: a fixed shuffle makes the first samples a sample of all classes.
         rows, shuffled = min(batch_size, count), epoch_order(size, 0, 0)
         for start in range(0, count, rows):

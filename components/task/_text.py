@@ -124,6 +124,11 @@ class TextTask(TokenizedTask):
         """
         yield from iter_windows(self._tokens(split), batch_size, context, max_tokens, self.tokenizer.prefix)
 
+    def num_eval_targets(self, split: str, context: int, max_tokens: int | None = None) -> int:
+        """Return the number of targets of `eval_batches`."""
+        count = self.length(split) - (0 if self.tokenizer.prefix else 1)
+        return count if max_tokens is None else min(count, max_tokens)
+
     def _tokens(self, split: str) -> NDArray[Any]:
         _require_split(split)
         return read_tokens(self.source, self.eval_bytes, self.tokenizer, split)

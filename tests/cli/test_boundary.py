@@ -100,8 +100,8 @@ def test_what_stops_a_command_is_no_error(error: BaseException, status: int, lin
 
 def test_a_stop_tells_what_was_saved(fail) -> None:
     error = KeyboardInterrupt()
-    error.add_note("runs/a: a checkpoint of step 3 is saved")
-    assert fail(error).err == "archlab: interrupted; runs/a: a checkpoint of step 3 is saved\n"
+    error.add_note("runs/a: saved at step 3")
+    assert fail(error).err == "archlab: interrupted; runs/a: saved at step 3\n"
 
 
 def test_a_thread_that_fails_is_one_line(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_terminal_sees_a_bar(tiny: Tiny) -> None:
     output = shown(tiny(), is_terminal=True)
     assert "tiny" in output
     assert "/12" in output
-    assert "eta" in output
+    assert "left" in output
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])

@@ -65,5 +65,5 @@ def test_term_saves_a_checkpoint(tiny_file: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert error.startswith(f"archlab: stopped by SIGTERM; {run}: a checkpoint of step ")
+    assert error.startswith(f"archlab: stopped by SIGTERM; {run}: saved at step ")
     assert error.count("\n") == 1

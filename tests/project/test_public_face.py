@@ -24,6 +24,7 @@ VERBS = (
     "search",
     "show",
     "train",
+    "watch",
 )
 
 

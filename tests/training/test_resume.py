@@ -142,7 +142,7 @@ def test_a_signal_to_stop_keeps_what_was_done(number: int, tiny: Tiny, tmp_path:
     with pytest.raises(KeyboardInterrupt) as caught:
         train(tiny("train.checkpoint_every=0"), tmp_path / "run", callbacks=[watch])
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step_00000002"]
-    assert caught.value.__notes__ == [f"{tmp_path / 'run'}: a checkpoint of step 2 is saved"]
+    assert caught.value.__notes__ == [f"{tmp_path / 'run'}: saved at step 2"]
 
 
 def test_a_second_signal_ends_at_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

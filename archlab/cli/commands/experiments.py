@@ -10,9 +10,9 @@ import click
 from archlab import api
 from archlab.cli.completion import complete_space
 from archlab.cli.console import make_console
-from archlab.cli.options import FOLDER, FORCE, NAME, OVERRIDES, TRUST_PLUGINS
+from archlab.cli.options import FOLDER, FORCE, NAME, OVERRIDES, TRUST_PLUGINS, WORKERS
 from archlab.cli.streams import can_print
-from archlab.config.yaml_files import is_file_name
+from archlab.config.yaml_files import is_file_name, shipped_files
 from archlab.config.yaml_writer import format_yaml
 from archlab.reporting.format import format_metrics
 from archlab.text import shell_path
@@ -27,10 +27,11 @@ from archlab.text import shell_path
 def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) -> None:
     """Print an experiment's modules with shapes, and its costs, without allocating it.
 
-    NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
+    NAME is an experiment, a YAML file, or a directory that archlab wrote; PATH=VALUE sets a value by its path.
     """
     from archlab.cli.terminal import foreign, paragraph
 
+    name = _experiment_in(name)
     experiment = api.load(name, overrides)
     if as_yaml:
         text = experiment.to_yaml()
@@ -54,6 +55,18 @@ def show(name: str, overrides: tuple[str, ...], as_json: bool, as_yaml: bool) ->
     console.print(drawing.cost_table(experiment, figures, tokens))
 
 
+def _experiment_in(name: str) -> str:
+    """Return the experiment's file of a directory that archlab wrote, or the name as it is."""
+    folder = Path(name)
+    if not folder.is_dir() or (not is_file_name(name) and name in shipped_files()):
+        return name
+
+    from archlab.storage.model_places import experiment_file
+
+    file = experiment_file(folder)
+    return name if file is None else f"./{file}" if len(file.parts) == 1 else str(file)
+
+
 @click.command()
 @NAME
 @OVERRIDES
@@ -66,11 +79,17 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 
     NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
     """
+    experiment = api.load(name, overrides)
+
     from archlab.cli.progress import ProgressBar
+    from archlab.cli.stopping import advise_at_stop, has_checkpoint
 
     console = make_console()
-    with ProgressBar(console) as progress:
-        result = api.train(name, overrides, out=out, resume=resume, force=force, callbacks=[progress])
+    out = out or Path("runs") / experiment.name
+    if resume and not has_checkpoint(out):
+        click.echo(f"{out}: nothing to resume; the run starts at step 0")
+    with advise_at_stop("--resume goes on", checkpoint_of=out), ProgressBar(console) as progress:
+        result = api.train(experiment, out=out, resume=resume, force=force, callbacks=[progress])
     console.print(f"validation {format_metrics(result.metrics, 'val_')}")
     click.echo(f"model    {result.model_dir}\nmetrics  {result.folder / 'metrics.jsonl'}")
     folder = shell_path(result.folder)
@@ -85,6 +104,7 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 @click.option("--trials", type=click.IntRange(min=1), help="Run this many trials, not the number that the space sets.")
 @click.option("--rehearse", is_flag=True, help="Run every rung of a ladder in small, to find mistakes in minutes.")
 @FORCE
+@WORKERS
 @click.option("--dry-run", is_flag=True, help="Print what the search will take, and start nothing.")
 @click.option("--device", help="The device that a dry run is for, cpu unless given.")
 @click.option("--devices", type=click.IntRange(min=1), help="How many devices a dry run gives each trial.")
@@ -96,6 +116,7 @@ def search(
     trials: int | None,
     rehearse: bool,
     force: bool,
+    workers: int,
     dry_run: bool,
     device: str | None,
     devices: int | None,
@@ -116,14 +137,19 @@ def search(
         raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")
     from archlab.cli.ladder_progress import climb, is_ladder
     from archlab.cli.search_progress import SearchProgressBar, print_summary
+    from archlab.cli.stopping import advise_at_stop
 
+    goes_on = "the same command without --force goes on" if force else "the same command goes on"
     if is_ladder(name, overrides, rehearse=rehearse, trials=trials):
+        if workers > 1:
+            raise click.UsageError("--workers is of a search at one size; for a ladder, start the same command again")
         overrides = (*overrides, f"study.trials={trials}") if trials is not None else overrides
-        climb(make_console(), name, overrides, out=out, rehearse=rehearse, force=force)
+        with advise_at_stop(goes_on):
+            climb(make_console(), name, overrides, out=out, rehearse=rehearse, force=force)
         return
     console = make_console()
-    with SearchProgressBar(console) as progress:
-        result = api.search(name, overrides, out=out, trials=trials, force=force, callbacks=[progress])
+    with advise_at_stop(goes_on), SearchProgressBar(console) as progress:
+        result = api.search(name, overrides, out=out, trials=trials, force=force, workers=workers, callbacks=[progress])
     api.report(result.folder)
     print_summary(console, result)
 
@@ -138,12 +164,15 @@ def profile(name: str, overrides: tuple[str, ...]) -> None:
     NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
     """
     from archlab.cli.tables import profile_table
+    from archlab.cli.task_bar import task_bar
 
     experiment = api.load(name, overrides)
 
     from archlab.training.profiler import profile as measure
 
-    make_console().print(profile_table(name, measure(experiment)))
+    with task_bar():
+        measured = measure(experiment)
+    make_console().print(profile_table(name, measured))
 
 
 COMMANDS = (show, train, search, profile)

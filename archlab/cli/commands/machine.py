@@ -22,10 +22,17 @@ def bench(operation: str | None) -> None:
 
     OPERATION is one of them; the default is all.
     """
-    from archlab.cli.tables import benchmark_table
-    from archlab.ops.benchmark import benchmark
+    from archlab.cli.tables import benchmark_heading, benchmark_row
+    from archlab.cli.task_bar import task_bar
+    from archlab.ops.benchmark import benchmark, count_benchmarks
 
-    make_console().print(benchmark_table(benchmark(operation)))
+    total, rows = count_benchmarks(operation), benchmark(operation)
+    with task_bar() as bar:
+        bar.show_task("measuring", 0, total)
+        for done, row in enumerate(rows, 1):
+            with bar.lines.hidden():
+                click.echo(benchmark_row(row) if done > 1 else f"{benchmark_heading()}\n{benchmark_row(row)}")
+            bar.show_task("measuring", done, total)
 
 
 @click.command()
@@ -36,9 +43,15 @@ def kernels(operation: str | None) -> None:
     OPERATION is one of those with kernels; the default is all.
     """
     from archlab.cli.tables import kernels_table
+    from archlab.cli.task_bar import task_bar
     from archlab.ops.triton.report import compile_kernels
 
-    make_console().print(kernels_table(compile_kernels(operation)))
+    with task_bar() as bar:
+        rows = []
+        for row in compile_kernels(operation):
+            rows.append(row)
+            bar.show_task(f"compiling kernels, {row.name} is done", len(rows), None)
+    make_console().print(kernels_table(iter(rows)))
 
 
 COMMANDS = (doctor, bench, kernels)

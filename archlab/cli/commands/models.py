@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,11 @@ def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | No
     FOLDER is the directory of a checkpoint, a run or a search; PATH=VALUE sets a value by its path, such as
     task.path=... or train.context=...
     """
-    result = api.evaluate(folder, overrides, split=split, max_tokens=tokens)
+    from archlab.cli.task_bar import task_bar
+
+    with task_bar() as bar:
+        told = partial(bar.show_task, f"evaluating on the {split} split")
+        result = api.evaluate(folder, overrides, split=split, max_tokens=tokens, progress=told)
     if as_json:
         click.echo(json.dumps({"split": split, **result.to_dict()}, indent=2))
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +16,12 @@ from archlab.data.tokenizers.incremental import IncrementalDecoder
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.data.tokenizers.tokenizer_file import TokenizerFile, open_tokenizer_file, refuse
 from archlab.errors import ArchlabError
+from archlab.runtime.progress import report_progress
 
 # The end-of-text tokens of GPT-2, Llama 2, Transformer-XL, Llama 3, BERT and ChatML, in order of preference.
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[SEP]", "<|im_end|>")
+
+_GROUP = 4_000_000  # characters
 
 
 class HuggingFaceTokenizer:
@@ -131,6 +134,18 @@ class HuggingFaceTokenizer:
     def _encode(self, texts: list[str], *, are_special: bool) -> list[list[int]]:
         # Of the library's object and not an argument; set at each call, because instances share the object of a file.
         self.tokenizer.encode_special_tokens = not are_special
+        ids: list[list[int]] = []
+        total, done = sum(map(len, texts)), 0
+        for group in _groups(texts):
+            if total > _GROUP:
+                report_progress(f"tokenizing {total / 1e6:,.0f} million characters", done, total)
+            ids += self._encode_group(group)
+            done += sum(map(len, group))
+        if total > _GROUP:
+            report_progress(f"tokenizing {total / 1e6:,.0f} million characters", total, total)
+        return ids
+
+    def _encode_group(self, texts: list[str]) -> list[list[int]]:
         try:
             with refuse(self.path):
                 encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -144,6 +159,19 @@ class HuggingFaceTokenizer:
         for text in texts:
             with refuse(f"{self.path}: has no tokens for {_brief(text)}"):
                 self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield texts in groups of a few million characters, which all cores share, so that a bar can advance."""
+    group, size = list[str](), 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= _GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _documents(text: bytes) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from archlab.data.tokenizers.base import SEPARATOR, Lost, MissingTokenizerError, token_dtype
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
+from archlab.runtime.progress import report_progress
 
 VOCABULARY = "vocabulary.json"
+_LONG, _TOLD_EVERY = 8_000_000, 100_000  # bytes of a text that takes seconds, and words between two reports
 
 
 class WordTokenizer:
@@ -27,7 +29,7 @@ class WordTokenizer:
     prefix: Sequence[int] = ()
 
     def __init__(self, text: bytes, vocab_size: int) -> None:
-        counts = Counter(split_words(text))
+        counts = Counter(_told("counting the words", split_words(text), len(text)))
         # Ties are broken by the word itself, so that the vocabulary does not depend on the order of documents.
         kept = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if word != "<unk>"]
         self._set_words(["<unk>", *kept[: vocab_size - 1]], vocab_size)
@@ -61,7 +63,8 @@ class WordTokenizer:
 
     def encode_corpus(self, text: bytes) -> NDArray[Any]:
         """Return the tokens of all documents."""
-        return np.fromiter((self.ids.get(word, 0) for word in split_words(text)), token_dtype(self.vocab_size))
+        words = _told("tokenizing", split_words(text), len(text))
+        return np.fromiter((self.ids.get(word, 0) for word in words), token_dtype(self.vocab_size))
 
     def num_bytes(self, text: bytes) -> int:
         """Return the number of bytes; a separator is the end of a line."""
@@ -105,6 +108,20 @@ class WordDecoder:
     def finish(self) -> str:
         """Return nothing, since no word waits for another."""
         return ""
+
+
+def _told(what: str, words: Iterable[str], size: int) -> Iterator[str]:
+    """Yield the words of a text of `size` bytes, and tell how far they have come."""
+    if size <= _LONG:
+        yield from words
+        return
+    done, what = 0, f"{what} of {size / 1e6:,.0f} MB"
+    for index, word in enumerate(words):
+        if not index % _TOLD_EVERY:
+            report_progress(what, min(done, size - 1), size)
+        done += len(word) + 1
+        yield word
+    report_progress(what, size, size)
 
 
 def split_words(text: bytes) -> Iterable[str]:

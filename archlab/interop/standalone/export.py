@@ -24,7 +24,7 @@ from archlab.storage.manifest import write_manifest
 from archlab.storage.model_tokens import token_files
 from archlab.storage.snapshot import read_verified
 from archlab.storage.targets import require_target
-from archlab.storage.trained_model import find_checkpoint
+from archlab.storage.trained_model import find_model
 from archlab.storage.trained_task import find_tokens
 
 _WEIGHTS, _CONFIG, _MODEL = "model.safetensors", "config.yaml", "model.py"
@@ -49,10 +49,10 @@ def export(checkpoint_folder: Path, out: Path, *, force: bool = False) -> Path:
     Returns `out`. Raises ArchlabError if the checkpoint is damaged, or if `out` is not empty: `force` replaces an
     earlier export and nothing else. A checkpoint that another process replaces meanwhile is read again.
     """
-    checkpoint = find_checkpoint(checkpoint_folder)
+    checkpoint, home = find_model(checkpoint_folder)
     check = require_target(out, "export", force=force, sources=[checkpoint])
     with atomic_dir(out, replace=True, check=check) as partial:
-        experiment, tokens = read_verified(checkpoint, lambda folder: _copy_checkpoint(folder, partial))
+        experiment, tokens = read_verified(checkpoint, lambda folder: _copy_checkpoint(folder, home, partial))
         write_text(partial / _CONFIG, experiment.to_yaml())
         write_text(partial / _MODEL, render_model(experiment, tokens))
         for name, data in token_files(tokens).items():
@@ -61,10 +61,10 @@ def export(checkpoint_folder: Path, out: Path, *, force: bool = False) -> Path:
     return out
 
 
-def _copy_checkpoint(checkpoint: Path, partial: Path) -> tuple[Experiment, ModelTokens | None]:
-    """Copy a checkpoint's weights and return its experiment, and what its tokens mean."""
+def _copy_checkpoint(checkpoint: Path, home: Path, partial: Path) -> tuple[Experiment, ModelTokens | None]:
+    """Copy a checkpoint's weights and return its experiment, which is in `home`, and what its tokens mean."""
     shutil.copyfile(checkpoint / _WEIGHTS, partial / _WEIGHTS)
-    return load(checkpoint / "experiment.yaml", recorded=True), find_tokens(checkpoint)
+    return load(home / "experiment.yaml", recorded=True), find_tokens(home)
 
 
 def render_model(experiment: Experiment, tokens: ModelTokens | None = None) -> str:

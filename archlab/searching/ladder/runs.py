@@ -11,7 +11,7 @@ from archlab.searching.ladder.config import Ladder, Rung
 from archlab.training.wsd import branch_points
 
 EXPERIMENT = "experiment.yaml"
-_REHEARSED_SEEDS = 2
+REHEARSED_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def candidate_dir(folder: Path, rung: int, candidate: str) -> Path:
 
 def plan_runs(ladder: Ladder, rung: Rung, candidate: str, experiment: Experiment, folder: Path) -> list[LadderRun]:
     """Return a candidate's runs at a rung, each trunk before its branches."""
-    seeds = min(rung.seeds, _REHEARSED_SEEDS) if ladder.is_rehearsal else rung.seeds
+    seeds = min(rung.seeds, REHEARSED_SEEDS) if ladder.is_rehearsal else rung.seeds
     return [run for seed in range(seeds) for run in _runs_of_seed(ladder, rung, candidate, experiment, folder, seed)]
 
 

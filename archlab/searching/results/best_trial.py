@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -31,6 +34,7 @@ from archlab.storage.model_tokens import read_tokens
 from archlab.storage.provenance import read_provenance
 from archlab.storage.trained_model import load_trained
 
+FinalProgress: TypeAlias = Callable[[str, int, int | None], None]
 _LOCK, _PROVENANCE = ".best.lock", "provenance.json"
 
 
@@ -98,13 +102,21 @@ def _publish(best: FrozenTrial, space: Space, folder: Path, identity: SearchIden
 
 
 def summarize(
-    study: optuna.Study, space: Space, folder: Path, identity: SearchIdentity, baseline: BaselineResult
+    study: optuna.Study,
+    space: Space,
+    folder: Path,
+    identity: SearchIdentity,
+    baseline: BaselineResult,
+    progress: FinalProgress | None = None,
 ) -> tuple[FrozenTrial | None, SearchSummary]:
-    """Publish the best trial, evaluate it and the baseline on the whole validation split, and write summary.json."""
+    """Publish the best trial, evaluate it and the baseline on the whole validation split, and write summary.json.
+
+    `progress` is called with the model's label, its targets so far, and those in all if the task can tell.
+    """
     # Under one lock, in which the study is read: the last worker to write has seen the trials of all others.
     with lock(folder / _LOCK, wait=True):
         best = _publish_best(study, space, folder, identity)
-        summary = _summary(study, space, folder, best, baseline, identity)
+        summary = _summary(study, space, folder, best, baseline, identity, progress)
         summary.write(folder)
     return best, summary
 
@@ -116,6 +128,7 @@ def _summary(
     best: FrozenTrial | None,
     baseline: BaselineResult,
     identity: SearchIdentity,
+    progress: FinalProgress | None,
 ) -> SearchSummary:
     base = space.base.resolve()
     # The baseline's own record: a budget was resolved to steps there.
@@ -127,8 +140,10 @@ def _summary(
         search=space.name,
         objectives=dict(space.objectives),
         trials=dict(Counter(trial.state.name.lower() for trial in finished_trials(study))),
-        best_trial=_summarize_best(best, folder, space),
-        baseline=BaselineSummary(baseline.metrics, baseline.reason, _evaluate(folder / "baseline", space)),
+        best_trial=_summarize_best(best, folder, space, progress),
+        baseline=BaselineSummary(
+            baseline.metrics, baseline.reason, _evaluate(folder / "baseline", "baseline", space, progress)
+        ),
         pareto=[trial.number for trial in study.best_trials] if len(space.objectives) > 1 else [],
         compressors=compressed_bpb(text) if text else {},
         validation_bytes=len(text),
@@ -142,16 +157,17 @@ def _summary(
     )
 
 
-def _summarize_best(best: FrozenTrial | None, folder: Path, space: Space) -> TrialSummary | None:
+def _summarize_best(
+    best: FrozenTrial | None, folder: Path, space: Space, progress: FinalProgress | None
+) -> TrialSummary | None:
     if best is None:
         return None
     attrs = trial_attrs(best)
-    return TrialSummary(
-        best.number, attrs["values"] | attrs.get("tuned", {}), attrs["metrics"], _evaluate(folder / "best", space)
-    )
+    validation = _evaluate(folder / "best", f"trial {best.number}", space, progress)
+    return TrialSummary(best.number, attrs["values"] | attrs.get("tuned", {}), attrs["metrics"], validation)
 
 
-def _evaluate(folder: Path, space: Space) -> dict[str, float]:
+def _evaluate(folder: Path, label: str, space: Space, progress: FinalProgress | None) -> dict[str, float]:
     """Return a trained model's metrics on the whole validation split, or nothing if there is no trained model.
 
     Nothing either where there are several tasks: the model is that of one, and its metrics would be taken for means.
@@ -160,4 +176,5 @@ def _evaluate(folder: Path, space: Space) -> dict[str, float]:
         return {}
     experiment, model = load_trained(folder)
     train, task = experiment.train, experiment.task.factory()()
-    return evaluate(model.to(train.device), task, "validation", **eval_options(train)).to_dict()
+    told = partial(progress, label) if progress else None
+    return evaluate(model.to(train.device), task, "validation", progress=told, **eval_options(train)).to_dict()

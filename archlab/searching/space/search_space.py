@@ -9,6 +9,7 @@ from typing import Any
 
 from archlab.config import experiment as config
 from archlab.config import paths, renames, yaml_files
+from archlab.config.libraries import refuse_other_kind
 from archlab.config.plugin_trust import is_recorded
 from archlab.config.registry import load_plugin
 from archlab.config.schema import coerce, reject_unknown
@@ -185,6 +186,7 @@ def _override_domain(vary: Mapping[str, Any], path: str, value: Any) -> dict[str
 
 
 def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], recorded: bool) -> Space:
+    refuse_other_kind(tree, "search_spaces", file)
     reject_unknown(tree, KEYS, "")
     renames.check_format(tree.get("format"))
     coerce(tree.get("description"), str | None, "description")

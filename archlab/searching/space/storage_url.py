@@ -82,6 +82,14 @@ def sqlite_url(file: Path) -> str:
     return URL.create("sqlite", database=database, query={"uri": "true"}).render_as_string(hide_password=False)
 
 
+def read_only_sqlite(url: str) -> str:
+    """Return the URL of an SQLite file as one that is opened for reading alone, and never created."""
+    parsed = make_url(url)
+    if not (parsed.database or "").startswith("file:"):
+        parsed = make_url(sqlite_url(Path(parsed.database or "")))
+    return parsed.update_query_dict({"mode": "ro"}).render_as_string(hide_password=False)
+
+
 def is_sqlite(url: str) -> bool:
     """Tell whether a URL names an SQLite database."""
     return re.match(r"sqlite(\+\w+)?:", url) is not None

@@ -8,6 +8,7 @@ from typing import Any
 from archlab.config import renames
 from archlab.config.domains import Choice, Domain, Interval, Tie
 from archlab.config.experiment import UnresolvedExperiment
+from archlab.config.path_hints import hint_of_path
 from archlab.config.registry import Slot, find
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.errors import ConfigError
@@ -49,7 +50,8 @@ def _validate(path: str, varied: Mapping[str, Varied], order: list[str], base: V
             else:
                 problems.append("")
     if not exists:
-        raise ConfigError(f"vary.{path}", "there is no such knob, whichever choices are made above it")
+        hint = hint_of_path(base.raw.tree, selectors.split(path), path)
+        raise ConfigError(f"vary.{path}", f"there is no such knob, whichever choices are made above it{hint}")
     if all(problems):
         raise ConfigError(f"vary.{path}", problems[0].removeprefix(f"{path}: "))
 

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from sqlalchemy import exc
 
 from archlab.errors import MachineError, one_line, redact
 from archlab.runtime.private_apis import cached_storage
-from archlab.searching.space.storage_url import PASSWORD, connection_url, is_sqlite, secrets_of
+from archlab.searching.space.storage_url import PASSWORD, connection_url, is_sqlite, read_only_sqlite, secrets_of
 
 PATIENCE_S = 60.0
 PAUSE_S = 1.0
@@ -100,18 +101,21 @@ def _public_methods() -> Iterator[str]:
 PatientStorage = type("PatientStorage", (_Storage,), {name: _patiently(name) for name in _public_methods()})
 
 
-def open_database(public_url: str, name: str = "") -> BaseStorage:
+def open_database(public_url: str, name: str = "", *, read_only: bool = False) -> BaseStorage:
     """Return Optuna's storage of a URL without its password; raise DatabaseError if it cannot be used.
 
-    `name` replaces the URL in messages.
+    `name` replaces the URL in messages; `read_only` creates neither a file nor tables.
     """
     url = connection_url(public_url)
+    if read_only and is_sqlite(url):
+        url = read_only_sqlite(url)
     database = PatientDatabase(name or public_url, secrets_of(url))
     options = {"connect_args": {"timeout": _SQLITE_BUSY_S}} if is_sqlite(url) else {"pool_pre_ping": True}
     # Optuna fills in {SCHEMA_VERSION}, and would take other braces, as in a password, for fields.
     template = url.replace("{", "{{").replace("}", "}}")
+    open_it = partial(RDBStorage, template, engine_kwargs=options, skip_table_creation=read_only)
     try:
-        storage = database.call(lambda: cached_storage(RDBStorage(template, engine_kwargs=options)))
+        storage = database.call(lambda: cached_storage(open_it()))
     except ValueError:  # of a port that is no number; its text may hold a part of the password
         raise DatabaseError(f"{database.name}: cannot be used: its port is not a number") from None
     return PatientStorage(storage, database)

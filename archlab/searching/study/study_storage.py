@@ -24,10 +24,10 @@ def open_storage(folder: Path, storage_url: str | None, create: bool) -> BaseSto
     """Return Optuna's storage of a search; `storage_url` is None for study.db, which only `create` creates."""
     file = folder / "study.db"
     if storage_url is not None:
-        return open_database(storage_url)
+        return open_database(storage_url, read_only=not create)
     if not create and not file.is_file():
         raise ArchlabError(f"{file}: is missing; archlab search begins the search again")
-    return open_database(sqlite_url(file), name=str(file))
+    return open_database(sqlite_url(file), name=str(file), read_only=not create)
 
 
 def find_study(storage: BaseStorage, space: Space, folder: Path, place: str, create: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import optuna
@@ -10,6 +10,7 @@ import optuna
 from archlab.config.experiment import Experiment
 from archlab.searching.space.search_space import Space
 from archlab.training.callbacks import Callback, CallbackList
+from archlab.training.progress import Progress
 
 
 class SearchCallback:
@@ -18,12 +19,18 @@ class SearchCallback:
     def on_search(self, space: Space, done: int, total: int) -> None:
         """The search starts, or resumes, after `done` of `total` trials."""
 
+    def on_study(self, read: Callable[[], Progress]) -> None:
+        """The study is open; `read` returns how far the search has come at the time of a call, all workers together."""
+
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """The baseline or a trial starts, or one of its runs; return the callback of that training run."""
         return Callback()
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
         """The baseline or a trial has ended as complete, pruned or failed."""
+
+    def on_final_eval(self, label: str, done: int, total: int | None) -> None:
+        """The best trial or the baseline is evaluated on the whole validation split: `done` of its `total` targets."""
 
 
 class SearchCallbackList(SearchCallback):
@@ -37,6 +44,11 @@ class SearchCallbackList(SearchCallback):
         for callback in self.callbacks:
             callback.on_search(space, done, total)
 
+    def on_study(self, read: Callable[[], Progress]) -> None:
+        """Forward to each."""
+        for callback in self.callbacks:
+            callback.on_study(read)
+
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Forward to each, and return all their callbacks of the training run."""
         return CallbackList([callback.on_run(label, values) for callback in self.callbacks])
@@ -45,6 +57,11 @@ class SearchCallbackList(SearchCallback):
         """Forward to each."""
         for callback in self.callbacks:
             callback.on_result(label, state, reason, metrics)
+
+    def on_final_eval(self, label: str, done: int, total: int | None) -> None:
+        """Forward to each."""
+        for callback in self.callbacks:
+            callback.on_final_eval(label, done, total)
 
 
 class Judge(Protocol):
@@ -79,6 +96,10 @@ class PruningCallback(Callback):
         self.judge.report(value, step)
         if step < self.steps and self.judge.should_prune():
             raise optuna.TrialPruned(f"pruned at step {step} of {self.steps}, with {self.metric} {value:.4g}")
+
+    def on_eval_progress(self, done: int, total: int | None) -> None:
+        """Forward."""
+        self.callback.on_eval_progress(done, total)
 
     def on_end(self) -> None:
         """Forward."""

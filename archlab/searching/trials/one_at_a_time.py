@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from archlab.config.experiment import Experiment
 from archlab.searching.space.search_space import Space
 from archlab.searching.trials.callbacks import SearchCallback
 from archlab.training.callbacks import Callback
+from archlab.training.progress import Progress
 
 
 class OneAtATime(SearchCallback):
@@ -23,6 +24,11 @@ class OneAtATime(SearchCallback):
         with self.lock:
             self.callback.on_search(space, done, total)
 
+    def on_study(self, read: Callable[[], Progress]) -> None:
+        """Forward."""
+        with self.lock:
+            self.callback.on_study(read)
+
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Forward, and return a callback that is called so too."""
         with self.lock:
@@ -32,6 +38,11 @@ class OneAtATime(SearchCallback):
         """Forward."""
         with self.lock:
             self.callback.on_result(label, state, reason, metrics)
+
+    def on_final_eval(self, label: str, done: int, total: int | None) -> None:
+        """Forward."""
+        with self.lock:
+            self.callback.on_final_eval(label, done, total)
 
 
 class _RunOneAtATime(Callback):
@@ -52,6 +63,11 @@ class _RunOneAtATime(Callback):
         """Forward."""
         with self.lock:
             self.callback.on_eval(record)
+
+    def on_eval_progress(self, done: int, total: int | None) -> None:
+        """Forward."""
+        with self.lock:
+            self.callback.on_eval_progress(done, total)
 
     def on_end(self) -> None:
         """Forward."""

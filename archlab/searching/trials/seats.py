@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from archlab.runtime.launch import Resources
+from archlab.runtime.memory import available_memory
 from archlab.runtime.shares import machine_shares
+
+_MEMORY_OF_TRIAL = 1.5e9  # of a small model's, its process included
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,14 @@ class Seat:
     threads: int
     cores: tuple[int, ...] = ()
     gpus: tuple[str, ...] | None = None
+
+
+def num_seats() -> int:
+    """Return how many workers this machine has room for: one for each GPU, or for each core that memory suffices for."""
+    whole = machine_shares().whole
+    if whole.gpus:
+        return len(whole.gpus)
+    return max(1, min(whole.num_cores, int(available_memory(torch.device("cpu")) // _MEMORY_OF_TRIAL)))
 
 
 def make_seats(workers: int, threads: int | None = None) -> list[Seat]:

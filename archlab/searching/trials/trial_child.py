@@ -132,6 +132,10 @@ class _CallbackTeller(Callback):
         """Forward."""
         _tell(self.connection, "call", "on_eval", dict(record))
 
+    def on_eval_progress(self, done: int, total: int | None) -> None:
+        """Forward."""
+        _tell(self.connection, "call", "on_eval_progress", done, total)
+
     def on_end(self) -> None:
         """Forward."""
         _tell(self.connection, "call", "on_end")

@@ -1,0 +1,87 @@
+"""The screen of `archlab watch`: lines that follow what another process does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from archlab.cli.live import LiveLines
+from archlab.cli.progress_lines import progress_lines, run_line, summary_line
+from archlab.training.progress import Progress
+
+EVERY_S = 2.0
+PLAIN_EVERY_S = 10.0  # where lines are not redrawn, and each one stays
+_ADVICE = {"search": "the same archlab search goes on", "ladder": "the same archlab search goes on"}
+
+
+def watch_lines(progress: Progress, width: int) -> list[Text]:
+    """Return what is running, and below it what has ended last."""
+    lines = progress_lines(progress, width)
+    lines += [run_line(run, width) for run in reversed(progress.recent)]
+    for trial in progress.front:
+        values = ", ".join(f"{name} {value:.6g}" for name, value in trial.values.items())
+        lines.append(Text(f"Pareto set: {trial.label}  {values}", overflow="ellipsis", no_wrap=True))
+    if progress.state == "stopped":
+        lines.append(Text(f"nobody works on it; {_ADVICE.get(progress.kind, 'archlab train --resume goes on')}", "dim"))
+    return lines
+
+
+def show_once(console: Console, read: Callable[[], Progress], *, as_json: bool) -> None:
+    """Print the present state."""
+    progress = read()
+    if as_json:
+        click.echo(json.dumps(progress.to_dict()))
+    else:
+        _print(console, progress)
+
+
+def follow(console: Console, read: Callable[[], Progress], *, as_json: bool) -> None:
+    """Show the state until nobody works on it any more, or the user has seen enough."""
+    with suppress(KeyboardInterrupt):
+        if as_json:
+            for progress in _states(read, EVERY_S):
+                click.echo(json.dumps(progress.to_dict()))
+        else:
+            _draw(console, read)
+
+
+def _draw(console: Console, read: Callable[[], Progress]) -> None:
+    shown: list[Progress] = []
+    lines = LiveLines(console, lambda width: watch_lines(shown[-1], width) if shown else ())
+    try:
+        for progress in _states(read, EVERY_S if lines.is_live else PLAIN_EVERY_S):
+            shown[:] = [progress]
+            if not lines.is_live:
+                console.print(_plain(progress), highlight=False, soft_wrap=True)
+            lines.start()
+            lines.update()
+    finally:
+        lines.stop()
+    _print(console, shown[-1])
+
+
+def _states(read: Callable[[], Progress], every_s: float) -> Iterator[Progress]:
+    """Yield the state again and again, as long as somebody works on it."""
+    while True:
+        progress = read()
+        yield progress
+        if progress.state != "running":
+            return
+        time.sleep(every_s)
+
+
+def _plain(progress: Progress) -> str:
+    runs: Sequence[str] = [run_line(run, 10_000).plain for run in progress.running]
+    head = [] if progress.kind == "run" else [f"{progress.name}  {summary_line(progress)}"]
+    return "\n".join([*head, *(f"  {run}" if head else run for run in runs)])
+
+
+def _print(console: Console, progress: Progress) -> None:
+    for line in watch_lines(progress, console.width):
+        console.print(line, highlight=False, soft_wrap=True)

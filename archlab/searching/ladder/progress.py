@@ -1,0 +1,86 @@
+"""How far a ladder has come: read from its directory, in which nothing is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from archlab.config.strict_json import read_object
+from archlab.searching.ladder.candidates import all_candidates, infeasible_reason
+from archlab.searching.ladder.config import Ladder, Rung
+from archlab.searching.ladder.results import FAILURE, LOCK
+from archlab.searching.ladder.runs import EXPERIMENT, REHEARSED_SEEDS
+from archlab.searching.ladder.selection import read_decision
+from archlab.storage.json_values import is_finite
+from archlab.storage.lock_holders import holder
+from archlab.training.progress import Progress, Reached, RunProgress, estimate_left
+from archlab.training.run_progress import run_progress
+
+
+def first_candidates(ladder: Ladder) -> list[str]:
+    """Return the names of the candidates that can be built, which enter the first rung."""
+    return [one.name for one in all_candidates(ladder) if not infeasible_reason(ladder, one)]
+
+
+def ladder_progress(ladder: Ladder, folder: Path, entrants: Sequence[str]) -> Progress:
+    """Return the progress of a ladder at the rung that it is at; `entrants` are those of the first rung."""
+    rung, names = ladder.rungs[0], list(entrants)
+    for rung in ladder.rungs:
+        decision = read_decision(folder / "rungs" / str(rung.number))
+        if decision is None or rung is ladder.rungs[-1]:
+            break
+        names = decision.goes_on
+    runs = [_run(place) for place in sorted((folder / "rungs" / str(rung.number)).glob("*/seed_*/"))]
+    in_flight = [run for run in runs if run.state not in ("complete", "failed")]
+    counts = Counter(run.state for run in runs if run.state in ("complete", "failed"))
+    counts["running"] = sum(run.state != "stopped" for run in in_flight)
+    total = max(len(names) * _runs_of_each(ladder, rung), len(runs))
+    return Progress(
+        kind="ladder",
+        name=ladder.space.name,
+        stage=f"rung {rung.number} of {len(ladder.rungs)}",
+        total=total,
+        counts=dict(counts),
+        best=_best(runs, ladder.metric),
+        running=tuple(in_flight),
+        seconds_left=_seconds_left(folder, rung, in_flight, total - len(runs)),
+    )
+
+
+def _runs_of_each(ladder: Ladder, rung: Rung) -> int:
+    seeds = min(rung.seeds, REHEARSED_SEEDS) if ladder.is_rehearsal else rung.seeds
+    return seeds * max(len({part for part in ladder.branches if part < 1}) + 1, 1)
+
+
+def _run(place: Path) -> RunProgress:
+    label = f"{place.parent.name} {place.name.replace('_', ' ')}"
+    progress = run_progress(place, label)
+    if (place / FAILURE).is_file():
+        reason = read_object(place / FAILURE, "the result of a run").get("reason")
+        return RunProgress(label, "failed", progress.step, progress.steps, progress.metrics, reason=str(reason))
+    if progress.state == "stopped" and holder(place / LOCK) is not None:  # its worker has not begun to train
+        return RunProgress(label, "starting", progress.step, progress.steps, progress.metrics)
+    return progress
+
+
+def _best(runs: Sequence[RunProgress], metric: str) -> tuple[Reached, ...]:
+    """Return the candidate with the lowest mean loss over its seeds so far."""
+    losses: dict[str, list[float]] = {}
+    for run in runs:
+        candidate, _, seed = run.label.partition(" seed ")
+        if run.state == "complete" and " at " not in seed and is_finite(run.metrics.get(metric)):
+            losses.setdefault(candidate, []).append(run.metrics[metric])
+    means = {name: fmean(values) for name, values in losses.items()}
+    best = min(means, key=lambda name: means[name], default=None)
+    return () if best is None else (Reached(best, {metric: means[best]}),)
+
+
+def _seconds_left(folder: Path, rung: Rung, running: Sequence[RunProgress], remaining: int) -> float | None:
+    durations = []
+    for place in (folder / "rungs" / str(rung.number)).glob("*/seed_*/final/"):
+        begun, ended = place.parent / EXPERIMENT, place
+        if begun.is_file():
+            durations.append(max(ended.stat().st_mtime - begun.stat().st_mtime, 0.0))
+    return estimate_left(durations, remaining, [run.times for run in running])

@@ -1,0 +1,33 @@
+"""Whether the best trial of a search is better than its baseline."""
+
+from __future__ import annotations
+
+from archlab.searching.results.summary import SearchSummary
+
+_VALIDATION = "val_"
+
+
+def is_worse_than_baseline(summary: SearchSummary) -> bool:
+    """Tell whether the best trial is worse than the baseline by the first objective; false where one is not known.
+
+    Both are compared on the whole validation split, if they were evaluated there.
+    """
+    pair = objective_values(summary)
+    if pair is None:
+        return False
+    best, baseline = pair
+    direction = next(iter(summary.objectives.values()))
+    return best < baseline if direction == "maximize" else best > baseline
+
+
+def objective_values(summary: SearchSummary) -> tuple[float, float] | None:
+    """Return the first objective of the best trial and of the baseline, or None where one of them has none."""
+    best, baseline, objective = summary.best_trial, summary.baseline, next(iter(summary.objectives))
+    if best is None:
+        return None
+    whole = objective.removeprefix(_VALIDATION)
+    if objective.startswith(_VALIDATION) and whole in best.validation and whole in baseline.validation:
+        return best.validation[whole], baseline.validation[whole]
+    if objective in best.metrics and objective in baseline.metrics:
+        return best.metrics[objective], baseline.metrics[objective]
+    return None

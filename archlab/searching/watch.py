@@ -1,0 +1,66 @@
+"""How far a run, a search or a ladder has come, for a process that only looks: it reads files and the study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from archlab.errors import ArchlabError
+from archlab.searching.ladder.config import parse_ladder
+from archlab.searching.ladder.progress import first_candidates, ladder_progress
+from archlab.searching.ladder.summary import NAME as LADDER_SUMMARY
+from archlab.searching.results.progress import search_progress
+from archlab.searching.results.summary import read_summary
+from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.study.study import open_study
+from archlab.storage.lock_holders import holder
+from archlab.storage.run_identity import is_run
+from archlab.training.progress import Progress, RunProgress
+from archlab.training.run_progress import read_run_progress
+
+
+def open_watch(folder: Path) -> Callable[[], Progress]:
+    """Return a function that reads the progress of a run, a search or a ladder; nothing is written by it.
+
+    Raises ArchlabError for another directory, and for one that cannot be read.
+    """
+    if (folder / "search.yaml").is_file():
+        space = load_space(folder / "search.yaml", recorded=True)
+        space = replace(space, name=folder.resolve().name)  # the file's own is search.yaml in every directory
+        return _open_ladder(space, folder) if space.is_ladder else _open_search(space, folder)
+    if is_run(folder):
+        return partial(read_run_progress, folder)
+    what = "holds no run, search or ladder" if folder.is_dir() else "is no directory"
+    raise ArchlabError(f"{folder}: {what} to watch")
+
+
+def _open_search(space: Space, folder: Path) -> Callable[[], Progress]:
+    study = open_study(space, folder, create=False)
+
+    def read() -> Progress:
+        progress = search_progress(study, space, folder, space.study.trials)
+        return _with_state(progress, folder, has_ended=read_summary(folder) is not None)
+
+    return read
+
+
+def _open_ladder(space: Space, folder: Path) -> Callable[[], Progress]:
+    ladder = parse_ladder(space)
+    entrants = first_candidates(ladder)
+
+    def read() -> Progress:
+        progress = ladder_progress(ladder, folder, entrants)
+        return _with_state(progress, folder, has_ended=(folder / LADDER_SUMMARY).is_file())
+
+    return read
+
+
+def _with_state(progress: Progress, folder: Path, *, has_ended: bool) -> Progress:
+    """Return the progress with whether somebody works on it, and what is done after the last trial."""
+    if holder(folder / ".workers.lock") is None:
+        return replace(progress, state="complete" if has_ended else "stopped", seconds_left=None)
+    if progress.running or progress.done < progress.total or holder(folder / ".best.lock") is None:
+        return progress
+    return replace(progress, running=(RunProgress("whole validation split: best trial and baseline", "evaluating"),))

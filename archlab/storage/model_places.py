@@ -1,0 +1,102 @@
+"""Where the trained models of a directory are, whichever of archlab's directories it is, and what it belongs to."""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+from pathlib import Path
+
+from archlab.storage.run_identity import is_run
+from archlab.text import shell_path
+
+WEIGHTS, EXPERIMENT, STATE = "model.safetensors", "experiment.yaml", "state.json"
+_SPACE = "search.yaml"
+_MAX_TOLD = 3
+
+
+def is_export(folder: Path) -> bool:
+    """Tell whether a directory is an export, which runs without archlab."""
+    return all((folder / name).is_file() for name in (WEIGHTS, "config.yaml", "model.py"))
+
+
+def run_of_checkpoint(folder: Path) -> Path | None:
+    """Return the run of a checkpoint that it resumes from, or None for another directory."""
+    folder = _named(folder)
+    run = folder.parent.parent
+    is_one = all((folder / name).is_file() for name in (WEIGHTS, STATE)) and folder.parent.name == "checkpoints"
+    return run if is_one and (run / EXPERIMENT).is_file() else None
+
+
+def owner_of(folder: Path) -> Path:
+    """Return the run or the search that a directory is a part of, or the directory itself."""
+    named = _named(folder)
+    if run := run_of_checkpoint(named):
+        return run
+    above = named.parent
+    if named.name in ("final", "checkpoints") and is_run(above):
+        return above
+    if named.name in ("best", "trials", "rungs", "launch", "forecasts") and (above / _SPACE).is_file():
+        return above
+    return folder
+
+
+def experiment_file(folder: Path) -> Path | None:
+    """Return the experiment of a directory: that of its model, a run's own, or the base of a search."""
+    for name in (EXPERIMENT, f"best/{EXPERIMENT}", f"final/{EXPERIMENT}"):
+        if (folder / name).is_file():
+            return folder / name
+    if (folder / _SPACE).is_file() and (folder / "base.yaml").is_file():
+        return folder / "base.yaml"
+    if is_export(folder):
+        return folder / "config.yaml"
+    owner = owner_of(folder)
+    return None if owner == folder else experiment_file(owner)
+
+
+def why_no_model(folder: Path) -> str:
+    """Return why a directory has no trained model to take, and where there is one."""
+    if folder.is_file():
+        return f"is a file; name its directory, {folder.parent}"
+    if not folder.is_dir():
+        return "is no folder"
+    if is_export(folder):
+        return f"is an export, which runs without archlab: python {shell_path(folder / 'model.py')}"
+    problem, others = _problem(folder), [str(place) for place in _models_below(folder)]
+    if others:
+        return f"{problem}; name one of its models, such as {', '.join(others)}"
+    return problem + _model_of_search(folder)
+
+
+def _problem(folder: Path) -> str:
+    if (folder / _SPACE).is_file():
+        why = "a ladder has one for each run" if (folder / "rungs").is_dir() else "no trial of the search is complete"
+        return f"holds no trained model: {why}"
+    if is_run(folder):
+        return "holds no trained model: the run has not ended, or its weights were deleted"
+    return f"holds no trained model ({WEIGHTS} and {EXPERIMENT})"
+
+
+def _models_below(folder: Path) -> list[Path]:
+    """Return a few trained models and checkpoints below a directory, the nearest first."""
+    patterns = ("step_*/", "checkpoints/step_*/", "*/final/", "*/*/final/", "*/*/*/final/", "*/*/*/*/final/", "*/best/")
+    if not (is_run(folder) or (folder / _SPACE).is_file() or owner_of(folder) != folder or _is_rung(folder)):
+        patterns = ("*/final/", "*/best/")
+    found = chain.from_iterable(sorted(folder.glob(pattern), reverse=True) for pattern in patterns)
+    models = (path for path in found if (path / WEIGHTS).is_file())
+    return [path.parent if path.name == "final" else path for path in islice(models, _MAX_TOLD)]
+
+
+def _is_rung(folder: Path) -> bool:
+    return any(above.name == "rungs" and (above.parent / _SPACE).is_file() for above in _named(folder).parents[:2])
+
+
+def _model_of_search(folder: Path) -> str:
+    """Return where the best model of the search is that a trial belongs to, if there is one."""
+    for above in _named(folder).parents[:4]:
+        if (above / _SPACE).is_file() and (above / "best" / WEIGHTS).is_file():
+            return f"; the best model of its search is {above / 'best'}"
+    return ""
+
+
+def _named(folder: Path) -> Path:
+    """Return a directory by a path that names it and the two above, which `.` and `..` do not."""
+    return folder if len(folder.parts) > 2 and ".." not in folder.parts else folder.absolute().resolve()

@@ -1,0 +1,153 @@
+"""What `archlab watch` tells of a search, a ladder and a run, and that it leaves their directories alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import Tiny
+from ladder_helpers import write_ladder
+from search_helpers import pretend, search, write_space
+
+import archlab
+from archlab import ArchlabError
+from archlab.searching.ladder.config import parse_ladder
+from archlab.searching.ladder.progress import first_candidates, ladder_progress
+from archlab.searching.ladder.selection import Decision, write_decision
+from archlab.searching.space.search_space import load_space
+from archlab.searching.watch import open_watch
+from archlab.storage.locks import lock
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    def state() -> dict[str, tuple[int, int]]:
+        return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+    before = state()
+    yield
+    assert state() == before
+
+
+def running_trial(folder: Path, number: int) -> None:
+    """Have the study say that a trial runs, with a log of ten steps."""
+    with sqlite3.connect(folder / "study.db") as database:
+        database.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = ?", (number,))
+    run = folder / f"trials/{number:04d}"
+    (run / "metrics.jsonl").write_text(
+        '{"step": 9, "loss": 2.5}\n{"step": 10, "loss": 2.25, "tokens_per_s": 800}\n{"st'
+    )
+    (run / "experiment.yaml").write_text(
+        "model: {}\ntask: {}\nplugins: []\nname: x\ndescription: x\ntrain: {steps: 50, batch_size: 2, context: 16}\n"
+    )
+    (run / "checkpoints").mkdir(exist_ok=True)
+    shutil.rmtree(run / "final", ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archlab.searching.run.train", pretend())
+    folder = tmp_path / "s"
+    search(write_space(tmp_path, study={"sampler": "random", "pruner": "none"}), folder, trials=3)
+    with unchanged(folder):
+        ended = archlab.watch(folder)
+    assert (ended.kind, ended.name, ended.state, ended.done, ended.total) == ("search", "s", "complete", 3, 3)
+    assert ended.seconds_left is None
+    assert [run.label for run in ended.recent] == ["trial 0", "trial 1", "trial 2"]
+    assert ended.best[0].values["val_loss"] == min(run.metrics["val_loss"] for run in ended.recent)
+
+    running_trial(folder, 1)
+    read = open_watch(folder)
+    with unchanged(folder):
+        dead = read()
+    assert dead.state == "complete"  # as nobody works on it and there is a summary of an earlier time
+    assert [(run.label, run.state) for run in dead.running] == [("trial 1", "stopped")]
+    assert dead.counts["running"] == 0
+    with (
+        lock(folder / ".workers.lock", wait=True, shared=True),
+        lock(folder / "trials/0001/lock", wait=True),
+        lock(folder / "trials/0001/.run.lock", wait=True),
+        unchanged(folder),
+    ):
+        alive = read()
+    assert (alive.state, alive.counts["running"], alive.done) == ("running", 1, 2)
+    run = alive.running[0]
+    assert (run.label, run.state, run.step, run.steps, run.metrics["loss"]) == ("trial 1", "training", 10, 50, 2.25)
+    assert run.seconds_left == 40 * 32 / 800
+    assert alive.seconds_left == pytest.approx(run.seconds_left)
+
+    (folder / "study.db").unlink()
+    with unchanged(folder), pytest.raises(ArchlabError, match=r"study\.db: is missing"):
+        archlab.watch(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_search_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archlab.searching.run.train", pretend())
+    search(write_space(tmp_path, study={"sampler": "random"}), tmp_path / "s", trials=1)
+    (tmp_path / "s").chmod(0o500)
+    assert archlab.watch(tmp_path / "s").done == 1
+
+
+def ladder_run(place: Path, tiny: Tiny, *, ended: bool) -> None:
+    place.mkdir(parents=True)
+    (place / "experiment.yaml").write_text(tiny().to_yaml())
+    (place / "run.json").write_text('{"identity": {"run": "1"}}')
+    (place / "metrics.jsonl").write_text('{"step": 4, "loss": 2, "tokens_per_s": 64}\n{"step": 4, "val_loss": 2.5}\n')
+    if ended:
+        (place / "final").mkdir()
+
+
+def test_a_ladder(tmp_path: Path, tiny: Tiny) -> None:
+    ladder, out = parse_ladder(load_space(write_ladder(tmp_path))), tmp_path / "ladder"
+    for number, candidate in enumerate(("megalodon", "averages")):
+        for seed in range(2):
+            ladder_run(out / f"rungs/1/{candidate}/seed_{seed}", tiny, ended=number + seed < 2)
+    entrants = first_candidates(ladder)
+    assert entrants == ["megalodon", "averages"]
+    going = out / "rungs/1/averages/seed_1"
+    with lock(going / "lock", wait=True), lock(going / ".run.lock", wait=True), unchanged(out):
+        first = ladder_progress(ladder, out, entrants)
+    assert (first.kind, first.stage, first.done, first.total) == ("ladder", "rung 1 of 2", 3, 4)
+    assert [(run.label, run.state, run.step) for run in first.running] == [("averages seed 1", "training", 4)]
+    assert first.best[0].values == {"val_loss": 2.5}
+    assert first.seconds_left is not None
+
+    (going / "result.json").write_text('{"reason": "the loss is nan"}')
+    failed = ladder_progress(ladder, out, entrants)
+    assert failed.counts == {"complete": 3, "failed": 1, "running": 0}
+    write_decision(out / "rungs/1", Decision(["megalodon"], {}, "loss", {"megalodon": 2.5}))
+    second = ladder_progress(ladder, out, entrants)
+    assert (second.stage, second.done, second.total) == ("rung 2 of 2", 0, 1)
+
+
+def test_a_run(tmp_path: Path, tiny: Tiny) -> None:
+    (tmp_path / "experiment.yaml").write_text(tiny().to_yaml())
+    (tmp_path / "run.json").write_text('{"identity": {"run": "1"}}')
+    assert archlab.watch(tmp_path).running[0].state == "stopped"
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 3, "loss": 2, "tokens_per_s": 64}\n{"step": 3, "val_loss": 2.5}\n'
+    )
+    (tmp_path / "checkpoints/step_00000002").mkdir(parents=True)
+    stopped = archlab.watch(tmp_path)
+    assert (stopped.kind, stopped.state) == ("run", "stopped")
+    assert stopped.running[0].reason == "no process works on it; saved at step 2"
+    with lock(tmp_path / ".run.lock", wait=True), unchanged(tmp_path):
+        run = archlab.watch(tmp_path).running[0]
+    assert (run.state, run.step, run.steps) == ("training", 3, 12)
+    assert run.metrics == {"loss": 2, "tokens_per_s": 64, "val_loss": 2.5}
+    assert run.seconds_left is not None
+
+
+def test_another_directory(tmp_path: Path) -> None:
+    with pytest.raises(ArchlabError, match="holds no run, search or ladder to watch"):
+        archlab.watch(tmp_path)
+    with pytest.raises(ArchlabError, match="nowhere: is no directory to watch"):
+        archlab.watch(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
