@@ -28,7 +28,8 @@ class _Workers(click.ParamType):
             from archlab.searching.trials.seats import num_seats
 
             return num_seats()
-        return int(click.IntRange(min=1).convert(value, param, context))
+        number: int = click.IntRange(min=1).convert(value, param, context)  # type: ignore[arg-type]  # it reads text
+        return number
 
 
 WORKERS = click.option(

@@ -115,7 +115,7 @@ class _Conversation:
             "start": lambda tree, step: self.callback.on_start(load(tree), step),
             "call": lambda name, *content: getattr(self.callback, name)(*content),
             "has_judge": lambda: send(self.connection, "answer", self.judge is not None),
-            "report": lambda value, step: self.judge and self.judge.report(value, step),
+            "report": self._report,
             "should_prune": lambda: send(self.connection, "answer", bool(self.judge and self.judge.should_prune())),
             "log": lambda name, level, text: logging.getLogger(name).log(level, "%s: %s", self.job.label, text),
         }
@@ -147,6 +147,10 @@ class _Conversation:
 
     def _run(self, label: str, values: dict[str, Any]) -> None:
         self.callback = self.listener.on_run(label, values)
+
+    def _report(self, value: float, step: int) -> None:
+        if self.judge is not None:
+            self.judge.report(value, step)
 
     def _watch_time(self) -> None:
         now = time.monotonic()
