@@ -25,7 +25,15 @@ from archlab.runtime.environment import hardware_info
 from archlab.runtime.matmul_precision import DEFAULT, measure_modes, select_matmul_precision
 from archlab.runtime.memory import available_memory, format_bytes
 from archlab.runtime.mixed_precision import MIN_SPEEDUP, bfloat16_speedup
-from archlab.runtime.process import HUGE_PAGES, TUNE, configure_malloc, has_huge_pages, tuning_enabled
+from archlab.runtime.process import (
+    HUGE_PAGES,
+    TUNE,
+    WAIT_POLICY,
+    configure_malloc,
+    has_huge_pages,
+    tuning_enabled,
+    wait_setting,
+)
 from archlab.runtime.toolchain import has_cpp_compiler
 
 Status = Literal["ok", "note", "problem"]
@@ -84,11 +92,20 @@ def _cpu() -> Iterator[Finding]:
     yield Finding("CPU", f"{facts['processor']}, {cores} cores")
     advice = "" if threads == cores else f"OMP_NUM_THREADS={cores} uses every core"
     yield Finding("threads", str(threads), "note" if advice else "ok", advice)
+    yield _idle_threads()
     quota = cpu_limit()
     if quota is not None:
         yield Finding("CPU limit (cgroup)", f"the time of {quota:g} cores")
     features = [name for name in _FEATURES if name in cpu_flags()]
     yield Finding("CPU features", ", ".join(features) or torch.backends.cpu.get_cpu_capability())
+
+
+def _idle_threads() -> Finding:
+    setting = wait_setting()
+    if setting == f"{WAIT_POLICY}=passive":
+        return Finding("threads that wait", f"sleep ({setting})")
+    advice = f"{WAIT_POLICY}=passive is several times as fast beside other processes"
+    return Finding("threads that wait", f"spin ({setting or 'the default'})", "note", advice)
 
 
 def _accelerator() -> Iterator[Finding]:

@@ -21,6 +21,10 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 THREADS = "OMP_NUM_THREADS"
 # torch's allocator then requests transparent huge pages (2 MB) for large tensors: fewer page faults and TLB misses.
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+# How OpenMP's threads wait between two parallel loops. By default they spin, as if nobody else wanted their processors:
+# where somebody does, each loop waits for threads that are not running (benchmarks/threads.py).
+WAIT_POLICY = "OMP_WAIT_POLICY"
+WAIT_VARIABLES = (WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # of all libraries, of GNU's, of LLVM's and Intel's
 _KERNEL_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # glibc returns every large block to the kernel when it is freed, and the next allocation faults its pages in again.
 # Parameters of mallopt (malloc.h): allocate no block by mmap, never trim the heap, grow it by 256 MB.
@@ -53,6 +57,8 @@ def configure_process() -> None:
     # Threads beyond a quota of processor time do not only wait: the kernel pauses all of them for most of each period.
     if num_cores() < scheduled_cores():
         os.environ.setdefault(THREADS, str(num_cores()))
+    if not any(name in os.environ for name in WAIT_VARIABLES):
+        os.environ[WAIT_POLICY] = "passive"
     os.environ.setdefault(HUGE_PAGES, "1")
     if not os.environ.get(CACHE):
         os.environ[CACHE] = str(inductor_dir())
@@ -62,6 +68,11 @@ def inductor_dir() -> Path:
     """Return the directory of Inductor's cache, which all processes of a user on like machines share."""
     # torch's key of a library says `-march=native`, whatever that means on a machine that shares the home.
     return usable_cache_dir("inductor") / machine_key()
+
+
+def wait_setting() -> str | None:
+    """Return how OpenMP's threads wait for work, as the variable that says so, or None if none does."""
+    return next((f"{name}={os.environ[name]}" for name in WAIT_VARIABLES if name in os.environ), None)
 
 
 @cache

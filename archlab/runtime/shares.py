@@ -26,10 +26,14 @@ class Share:
 
     def environment(self, threads: int, env: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that keep a process of `threads` threads within this share, given those it has."""
-        own = env.get(THREADS, "").split(",")[0]  # a list has one number for each level of nesting
-        threads = min(threads, int(own)) if own.isdecimal() and int(own) else threads
         shared = {CACHE: str(inductor_dir())} if tuning_enabled() and not env.get(CACHE) else {}
-        return {THREADS: str(threads), DEVICES: ",".join(self.gpus), **shared}
+        return {**thread_environment(threads, env), DEVICES: ",".join(self.gpus), **shared}
+
+
+def thread_environment(threads: int, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable that gives a process so many threads, or the fewer that its environment has."""
+    own = env.get(THREADS, "").split(",")[0]  # a list has one number for each level of nesting
+    return {THREADS: str(min(threads, int(own)) if own.isdecimal() and int(own) else threads)}
 
 
 class Shares:

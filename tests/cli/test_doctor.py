@@ -55,6 +55,17 @@ def test_what_the_machine_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     assert found("bfloat16").advice == "precision: auto trains in float32 here"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [("OMP_WAIT_POLICY", "passive", "ok"), ("OMP_WAIT_POLICY", "active", "note"), ("GOMP_SPINCOUNT", "5", "note")],
+)
+def test_how_threads_wait(name: str, value: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv(name, value)
+    finding = doctor._idle_threads()
+    assert (finding.status, f"{name}={value}" in finding.value) == (status, True)
+
+
 def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")

@@ -73,6 +73,42 @@ def test_large_tensors_use_huge_pages() -> None:
     assert [_run(code, kept | more) for more in ({}, {"ARCHLAB_TUNE": "off"})] == ["True", "False"]
 
 
+@pytest.mark.parametrize(
+    ("theirs", "policy"),
+    [
+        ({}, "passive"),
+        ({"OMP_WAIT_POLICY": "active"}, "active"),
+        ({"GOMP_SPINCOUNT": "9"}, None),
+        ({"KMP_BLOCKTIME": "1"}, None),
+    ],
+)
+def test_threads_without_work_sleep_unless_the_user_says_how_they_wait(
+    theirs: dict[str, str], policy: str | None, cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in process.WAIT_VARIABLES:
+        monkeypatch.setenv(name, "")  # so that it is set as before in the end
+        monkeypatch.delenv(name)
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    process.configure_process()
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp is that of Linux")
+def test_the_command_line_decides_before_libgomp_is_loaded() -> None:
+    code = "from archlab.runtime.process import configure_process; configure_process(); import torch"
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    command = [sys.executable, "-c", code]
+    # libgomp writes its settings to standard error as it is loaded.
+    told = subprocess.run(
+        command, env=kept | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True, check=True
+    )
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told.stderr
+    assert "GOMP_SPINCOUNT = '0'" in told.stderr
+
+
 def test_nothing_is_set_if_tuning_is_off(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHLAB_TUNE", "off")
     monkeypatch.setattr(process, "configure_malloc", lambda: pytest.fail("told the allocator"))
