@@ -35,14 +35,9 @@ def test_every_folder_of_code_is_a_package() -> None:
 def test_every_dependency_is_pinned(project: dict) -> None:
     pins = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     extras = project["project"]["optional-dependencies"]
-    assert "archlab[corpora,images,kernels]" in extras["dev"]
-    wanted = [
-        *project["project"]["dependencies"],
-        *extras["dev"],
-        *extras["corpora"],
-        *extras["images"],
-        *extras["kernels"],
-    ]
+    included = ("corpora", "images", "kernels", "mysql", "postgresql")
+    assert f"archlab[{','.join(included)}]" in extras["dev"]
+    wanted = [*project["project"]["dependencies"], *extras["dev"], *(name for key in included for name in extras[key])]
     assert [name for name in wanted if name.split(">=")[0].split("[")[0] not in {*pins, "archlab"}] == []
 
 

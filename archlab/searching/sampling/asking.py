@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ConfigError
+from archlab.searching.sampling.combinations import Combinations
+from archlab.searching.sampling.numbered import FixedSampler, PointSampler, next_number
 from archlab.searching.sampling.steering import optuna_parameters
 from archlab.searching.sampling.turns import Turn, Wait, next_turn
 from archlab.searching.space.compare import Arm, arms, plan_rounds
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.choice_view import ChoiceSampler
-from archlab.searching.study.study import SearchStudy, count_claimed, counts_candidates, is_exhausted, is_interrupted
-from archlab.searching.study.trial_attrs import trial_attrs
+from archlab.searching.study.study import (
+    SearchStudy,
+    count_claimed,
+    counts_candidates,
+    has_numbered_combinations,
+    is_exhausted,
+    is_interrupted,
+    mark_exhausted,
+)
+from archlab.searching.study.trial_attrs import set_trial_attrs, trial_attrs
 from archlab.searching.variants.express import express
 
 Values = Mapping[str, Any]
@@ -52,8 +63,16 @@ class TrialQueue:
             return None
         elif not self._waiting():
             self._enqueue_seed()
-        self.study.sampler = self._sampler()
-        return self.study.ask()
+        number = self._number()
+        sampler = self._sampler(number)
+        if sampler is None:
+            mark_exhausted(self.study)
+            return None
+        self.study.sampler = sampler
+        trial = self.study.ask()
+        if counts_candidates(self.study):
+            set_trial_attrs(self.study, trial, {"candidate": number})
+        return trial
 
     def _next_turn(self) -> Turn | Wait | None:
         return next_turn(self.arms, self._begun(), self.total, self.space.objective, self.space.sign)
@@ -91,16 +110,40 @@ class TrialQueue:
     def _enqueue(self, values: Values, attrs: dict[str, Any]) -> None:
         self.study.enqueue_trial(optuna_parameters(self.space.varied, self.space.base, values), attrs)
 
-    def _sampler(self) -> BaseSampler:
-        """Return the sampler of the next trial, seeded so that an interruption changes no candidate."""
+    def _number(self) -> int:
+        """Return the number of the next trial's candidate, within its choice if there are any to compare."""
+        waiting, trials = self._waiting(), self.study.get_trials(deepcopy=False)
+        # A search that an earlier version began goes on as it would have: by the numbers of trials, retries included.
+        if not counts_candidates(self.study) and not self.arms:
+            return len(trials)
+        attrs = trial_attrs(waiting) if waiting else {}
+        if "candidate" in attrs:
+            return attrs["candidate"]
+        own = [t for t in trials if not self.arms or trial_attrs(t).get("choice") == attrs.get("choice")]
+        return next_number(t for t in own if not is_interrupted(t) and not (waiting and t.number == waiting.number))
+
+    def _sampler(self, number: int) -> BaseSampler | None:
+        """Return the sampler of a candidate, seeded by its number, or None if everything has been tried."""
         study, objectives, waiting = self.space.study, len(self.space.objectives), self._waiting()
+        if study.sampler.type == "qmc":  # Optuna's own begins with a random point, and the first one is all zeros
+            seed = study.sampler_seed(number)
+            return PointSampler(number - 1, seed, **study.sampler.options) if number else RandomSampler(seed)
         if self.arms and waiting:
             choice = trial_attrs(waiting).get("choice")
-            index = sum(trial_attrs(trial).get("choice") == choice for trial in self._begun())
-            return ChoiceSampler(study.make_sampler(f"{choice}:{index}", objectives=objectives))
-        # A search that an earlier version began goes on as it would have: by the numbers of trials, retries included.
-        every = self._begun() if counts_candidates(self.study) else self.study.get_trials(deepcopy=False)
-        return study.make_sampler(len(every), objectives=objectives)
+            return ChoiceSampler(study.make_sampler(f"{choice}:{number}", objectives=objectives))
+        if study.sampler.type == "brute_force" and has_numbered_combinations(self.study):
+            return self._brute_force(number)
+        return study.make_sampler(number, objectives=objectives)
+
+    def _brute_force(self, number: int) -> BaseSampler | None:
+        combination = self.combinations.get(number - len(self.seeds)) if number >= len(self.seeds) else {}
+        other = RandomSampler(self.space.study.sampler_seed(number))  # of what a seed leaves open
+        return None if combination is None else FixedSampler(combination, other)
+
+    @cached_property
+    def combinations(self) -> Combinations:
+        """What brute force tries."""
+        return Combinations(self.space)
 
 
 def _belongs(values: Values, arm: Arm) -> bool:

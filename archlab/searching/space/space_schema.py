@@ -118,7 +118,7 @@ def _study() -> Schema:
         "seed": {**type_schema(Seed), "default": 0},
         "storage": {
             "type": ["string", "null"],
-            "description": "The URL of Optuna's storage, best without a password; a file by default.",
+            "description": "The URL of Optuna's storage without its password, or `journal`; an SQLite file by default.",
         },
         "runs_per_trial": {**type_schema(Count), "default": 1, "description": "Random seeds of each candidate."},
         "keep": _object({"best": {**type_schema(Count), "description": "Trials whose weights stay."}}, ["best"]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
@@ -16,6 +17,10 @@ from sqlalchemy.exc import ArgumentError
 from archlab.errors import ArchlabError, ConfigError
 
 PASSWORD = "ARCHLAB_STORAGE_PASSWORD"
+JOURNAL = "journal"  # by itself, a file in the search's directory
+# The drivers of archlab's extras. What SQLAlchemy takes without a word changes with its versions, and for MySQL it is
+# one that has to be compiled.
+DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 _REFERENCE = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)\}")
 _URL = re.compile(
     r"(?P<scheme>[\w+.-]+://)"
@@ -40,6 +45,8 @@ def take_password(url: str, path: str) -> str:
         raise ConfigError(path, "holds a reference other than ${oc.env:NAME}")
     if is_sqlite(url):
         return _with_absolute_path(url, path)
+    if is_journal(url):
+        return _absolute_journal(url, path)
     public = _without_secrets(url, path)
     if public != url:
         _given[public] = url
@@ -57,6 +64,8 @@ def connection_url(public: str) -> str:
     if is_sqlite(url):
         return _with_absolute_path(url, "study.storage")
     url = _fill_references(url)
+    if is_journal(url):
+        return _absolute_journal(url, "study.storage")
     found = _URL.fullmatch(url)
     password = os.environ.get(PASSWORD)
     if found and found["user"] and found["password"] is None and password:
@@ -93,6 +102,36 @@ def read_only_sqlite(url: str) -> str:
 def is_sqlite(url: str) -> bool:
     """Tell whether a URL names an SQLite database."""
     return re.match(r"sqlite(\+\w+)?:", url) is not None
+
+
+def is_journal(url: str) -> bool:
+    """Tell whether a URL names a file that holds a journal of Optuna's."""
+    return url == JOURNAL or url.startswith(f"{JOURNAL}:")
+
+
+def journal_file(url: str, folder: Path) -> Path:
+    """Return the file of a journal's URL, which is study.journal where it names none."""
+    return folder / "study.journal" if url == JOURNAL else Path(url.removeprefix(f"{JOURNAL}://"))
+
+
+def _absolute_journal(url: str, path: str) -> str:
+    """Return the URL of a journal that leads to the same file from every working directory."""
+    if url == JOURNAL:
+        return url
+    # As in a URL of a file, three slashes begin an absolute path; the four of an SQLite URL do, too.
+    name = re.sub("^/+", "/", url.removeprefix(f"{JOURNAL}:").removeprefix("//"))
+    if not name.strip("/") or name.endswith("/"):
+        raise ConfigError(path, f"{url!r} names no file, as journal:///shared/study.journal does")
+    if "${" in name:
+        return f"{JOURNAL}://{name}"
+    return f"{JOURNAL}://{Path(name).expanduser().absolute()}"
+
+
+def with_driver(url: str) -> str:
+    """Return a URL with the driver of archlab's extra for its database, if it names none and that one is installed."""
+    scheme, separator, rest = url.partition("://")
+    driver = DRIVERS.get(scheme, "")
+    return f"{scheme}+{driver}{separator}{rest}" if driver and find_spec(driver) else url
 
 
 def _without_secrets(url: str, path: str) -> str:

@@ -100,12 +100,16 @@ class StudyConfig:
         import optuna
 
         kind = self.sampler.type
-        number = 0 if kind in _FIXED_SEED else trial_number
-        seed = random.Random(f"{self.seed}:{number}").getrandbits(31)
+        seed = self.sampler_seed(trial_number)
         options: dict[str, Option] = dict(self.sampler.options)
         if kind == "tpe" and objectives == 1 and options.get("multivariate", True):
             options = {"group": True, **options}  # also sample knobs jointly that exist in some trials only
         return _construct(getattr(optuna.samplers, SAMPLERS[kind]), {**options, "seed": seed}, "study.sampler")
+
+    def sampler_seed(self, trial_number: int | str) -> int:
+        """Return the seed of one trial's sampler."""
+        number = 0 if self.sampler.type in _FIXED_SEED else trial_number
+        return random.Random(f"{self.seed}:{number}").getrandbits(31)
 
     def make_pruner(self, can_prune: bool, steps: int, eval_every: int, runs: int = 1) -> BasePruner:
         """Return the pruner for trials of `runs` runs of `steps` steps, by default hyperband with resources in steps.

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages.journal import JournalStorage
 from sqlalchemy import exc
 
 from archlab.errors import MachineError, one_line, redact
 from archlab.runtime.private_apis import cached_storage
-from archlab.searching.space.storage_url import PASSWORD, connection_url, is_sqlite, read_only_sqlite, secrets_of
+from archlab.searching.space.storage_url import (
+    DRIVERS,
+    PASSWORD,
+    connection_url,
+    is_sqlite,
+    read_only_sqlite,
+    secrets_of,
+    with_driver,
+)
+from archlab.searching.study.journal import JournalFile
 
 PATIENCE_S = 60.0
 PAUSE_S = 1.0
@@ -31,6 +43,11 @@ _TRANSIENT = (
 )
 # What waiting does not mend, though the drivers raise OperationalError for it.
 _PERMANENT = ("password", "authentication", "access denied", "does not exist", "unknown database", "no such", "denied")
+# Of a journal whose file server is away.
+_AWAY = {
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.EBUSY, errno.EAGAIN),
+    *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ECONNRESET, errno.EREMOTEIO),
+}
 _logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
@@ -51,7 +68,7 @@ class PatientDatabase:
         while True:
             try:
                 result = function()
-            except (exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
+            except (exc.SQLAlchemyError, StorageInternalError, ImportError, OSError) as error:
                 if started is None and _is_transient(error):
                     started = monotonic()
                     _logger.warning("%s: waiting %.0f s for it: %s", self.name, PATIENCE_S, self._reason(error))
@@ -64,8 +81,13 @@ class PatientDatabase:
                 return result
 
     def _error(self, error: Exception) -> DatabaseError:
-        hint = f"; its password is read from {PASSWORD}" if "password" in str(_innermost(error)).lower() else ""
-        return DatabaseError(f"{self.name}: cannot be used: {self._reason(error)}{hint}")
+        return DatabaseError(f"{self.name}: cannot be used: {self._reason(error)}{self._advice(error)}")
+
+    def _advice(self, error: Exception) -> str:
+        kind = self.name.partition(":")[0]
+        if isinstance(_innermost(error), ImportError) and kind in DRIVERS:
+            return f"; pip install 'archlab[{'mysql' if kind == 'mariadb' else kind}]'"
+        return f"; its password is read from {PASSWORD}" if "password" in str(_innermost(error)).lower() else ""
 
     def _reason(self, error: Exception) -> str:
         return self._without_secrets(one_line(_innermost(error)))
@@ -106,7 +128,7 @@ def open_database(public_url: str, name: str = "", *, read_only: bool = False) -
 
     `name` replaces the URL in messages; `read_only` creates neither a file nor tables.
     """
-    url = connection_url(public_url)
+    url = with_driver(connection_url(public_url))
     if read_only and is_sqlite(url):
         url = read_only_sqlite(url)
     database = PatientDatabase(name or public_url, secrets_of(url))
@@ -121,6 +143,12 @@ def open_database(public_url: str, name: str = "", *, read_only: bool = False) -
     return PatientStorage(storage, database)
 
 
+def open_journal(file: Path) -> BaseStorage:
+    """Return Optuna's storage of a file that workers share; raise DatabaseError if it cannot be used."""
+    database = PatientDatabase(str(file), [])
+    return PatientStorage(database.call(lambda: JournalStorage(JournalFile(file))), database)
+
+
 def _innermost(error: BaseException) -> BaseException:
     """Return the database driver's own error: SQLAlchemy's adds the statement with its values."""
     if isinstance(error, StorageInternalError | ImportError) and error.__cause__ is not None:
@@ -129,6 +157,8 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _AWAY
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         return _is_transient(error.__cause__)
     if getattr(error, "connection_invalidated", False):

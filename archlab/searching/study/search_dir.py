@@ -16,6 +16,7 @@ from archlab.config.yaml_reader import parse_yaml
 from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ArchlabError
 from archlab.searching.space.search_space import Space
+from archlab.searching.space.storage_url import JOURNAL
 from archlab.searching.study import identity, workers
 from archlab.searching.study.identity import may_grow, new_identity, read_identity, require_unchanged
 from archlab.searching.study.ladder_layout import LADDER_DIRS, LADDER_LAYOUT
@@ -43,7 +44,7 @@ _OF_STUDY = ("trials", "best", "summary.json", "report.html")  # what has no mea
 _RUNS: Layout = {**RUN, "runs": dir_of({"[0-9]*": dir_of(RUN)})}  # of a trial that has several
 _TRIAL: Layout = {**_RUNS, "tasks": dir_of({"[A-Za-z0-9]*": dir_of(_RUNS)})}
 _LAYOUT: Layout = {
-    **dict.fromkeys((*_OWN_FILES, "study.db*", ".*.lock"), own_file),
+    **dict.fromkeys((*_OWN_FILES, "study.db*", "study.journal*", ".*.lock"), own_file),
     "trials": dir_of({"[0-9]*": dir_of(_TRIAL)}),
     "baseline": dir_of(_TRIAL),
     "best": listed_dir,
@@ -131,10 +132,13 @@ def _identify(space: Space, folder: Path) -> None:
 
 
 def _put_aside_without_study(folder: Path) -> None:
-    """Put the trials of a search aside whose study.db was deleted: the new study numbers its own from 0."""
-    if not (folder / "search.yaml").is_file() or _stored_storage(folder) or (folder / "study.db").exists():
+    """Put the trials of a search aside whose study.db or study.journal was deleted: a new study counts from 0."""
+    if not (folder / "search.yaml").is_file():
         return
-    orphans = [path for path in (*(folder / name for name in _OF_STUDY), *folder.glob("study.db-*")) if path.exists()]
+    file = {None: "study.db", JOURNAL: "study.journal"}.get(_stored_storage(folder))
+    if file is None or (folder / file).exists():
+        return
+    orphans = [path for path in (*(folder / name for name in _OF_STUDY), *folder.glob(f"{file}-*")) if path.exists()]
     if not orphans:
         return
     aside = folder / "put_aside"
@@ -142,9 +146,7 @@ def _put_aside_without_study(folder: Path) -> None:
     place.mkdir(parents=True)
     for path in orphans:
         path.rename(place / path.name)
-    _logger.warning(
-        "%s: is missing; its trials were moved to %s, and the search begins again", folder / "study.db", place
-    )
+    _logger.warning("%s: is missing; its trials were moved to %s, and the search begins again", folder / file, place)
 
 
 def _stored_storage(folder: Path) -> str | None:

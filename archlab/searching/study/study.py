@@ -17,7 +17,7 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.study.choice_view import ChoicePruner
 from archlab.searching.study.claims import has_left, stale, trial_dir
 from archlab.searching.study.progress import progress_of
-from archlab.searching.study.study_storage import find_study, open_storage
+from archlab.searching.study.study_storage import find_study, open_storage, storage_name
 from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs, trial_attrs
 from archlab.searching.study.workers import bury_dead_workers
 from archlab.storage.files import remove_dir_atomic
@@ -26,8 +26,8 @@ from archlab.storage.ownership import RUN
 MAX_ATTEMPTS = 2  # without a further checkpoint
 INTERRUPTED = "interrupted"
 # User attributes of the study.
-_EXHAUSTED, _VARY, _COUNTS_CANDIDATES = "exhausted", "vary", "counts_candidates"
-_KEPT_ATTRS = ("choice", "seed_of", "repeat")  # of an interrupted trial, by the one that runs it again
+_EXHAUSTED, _VARY, _COUNTS_CANDIDATES, _NUMBERED = "exhausted", "vary", "counts_candidates", "numbered_combinations"
+_KEPT_ATTRS = ("choice", "seed_of", "repeat", "candidate")  # of an interrupted trial, by the one that runs it again
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _WEIGHTS = ("final", "checkpoints", "tokens")
 
@@ -53,7 +53,7 @@ def open_study(space: Space, folder: Path, *, create: bool = True) -> SearchStud
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings of a lost connection have a dozen lines
     train = resolve_budget(space.base.resolve()).train
-    place = space.study.storage or str(folder / "study.db")
+    place = storage_name(folder, space.study.storage)
     try:
         storage = open_storage(folder, space.study.storage, create)
         name = find_study(storage, space, folder, place, create)
@@ -81,6 +81,7 @@ def _record_choices(study: optuna.Study, space: Space) -> None:
     if study.user_attrs.get(_VARY) != choices:
         if _VARY not in study.user_attrs and not study.get_trials(deepcopy=False):
             study.set_user_attr(_COUNTS_CANDIDATES, True)
+            study.set_user_attr(_NUMBERED, True)
         study.set_user_attr(_VARY, choices)
         study.set_user_attr(_EXHAUSTED, False)
 
@@ -88,6 +89,16 @@ def _record_choices(study: optuna.Study, space: Space) -> None:
 def counts_candidates(study: optuna.Study) -> bool:
     """Whether the seed of a trial's sampler counts candidates, and not trials as in searches of earlier versions."""
     return bool(study.user_attrs.get(_COUNTS_CANDIDATES))
+
+
+def has_numbered_combinations(study: optuna.Study) -> bool:
+    """Whether brute force goes by the numbers of candidates, and not by what was tried as in earlier versions."""
+    return bool(study.user_attrs.get(_NUMBERED))
+
+
+def mark_exhausted(study: optuna.Study) -> None:
+    """Note that the whole space has been tried, or is being tried."""
+    study.set_user_attr(_EXHAUSTED, True)
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
@@ -214,7 +225,7 @@ def tell(study: SearchStudy, trial: FrozenTrial | Trial, values: Sequence[float]
             raise
         raise UpdateFinishedTrialError(one_line(error)) from error
     if study.stopped:  # recorded after the trial, whose result another worker would miss otherwise
-        study.set_user_attr(_EXHAUSTED, True)
+        mark_exhausted(study)
 
 
 def _state(study: optuna.Study, number: int) -> TrialState:

@@ -12,22 +12,49 @@ from optuna.trial import FrozenTrial, TrialState
 
 from archlab.errors import ArchlabError
 from archlab.searching.space.search_space import Space
-from archlab.searching.space.storage_url import sqlite_url, take_password
+from archlab.searching.space.storage_url import (
+    JOURNAL,
+    connection_url,
+    is_journal,
+    journal_file,
+    sqlite_url,
+    take_password,
+)
 from archlab.searching.study.claims import trial_dir
-from archlab.searching.study.database import open_database
+from archlab.searching.study.database import open_database, open_journal
 from archlab.searching.study.identity import LOCAL_STUDY, new_identity, read_identity, require_same_search
 
 _SEARCH = "search"  # user attribute of the study: the search's UUID
 
 
 def open_storage(folder: Path, storage_url: str | None, create: bool) -> BaseStorage:
-    """Return Optuna's storage of a search; `storage_url` is None for study.db, which only `create` creates."""
-    file = folder / "study.db"
-    if storage_url is not None:
+    """Return Optuna's storage of a search; `storage_url` is None for study.db.
+
+    A file, that or a journal, is only created by `create`, without which nothing is written.
+    """
+    file = _own_file(folder, storage_url)
+    if file is None:
+        assert storage_url is not None
         return open_database(storage_url, read_only=not create)
     if not create and not file.is_file():
         raise ArchlabError(f"{file}: is missing; archlab search begins the search again")
+    if storage_url is not None:
+        return open_journal(file)
     return open_database(sqlite_url(file), name=str(file), read_only=not create)
+
+
+def storage_name(folder: Path, storage_url: str | None) -> str:
+    """Return what messages call the storage: its file, or its URL."""
+    if storage_url is None:
+        return str(folder / "study.db")
+    return str(journal_file(storage_url, folder)) if is_journal(storage_url) else storage_url
+
+
+def _own_file(folder: Path, storage_url: str | None) -> Path | None:
+    if storage_url is None:
+        return folder / "study.db"
+    url = connection_url(storage_url)
+    return journal_file(url, folder) if is_journal(url) else None
 
 
 def find_study(storage: BaseStorage, space: Space, folder: Path, place: str, create: bool) -> str:
@@ -67,12 +94,12 @@ def _require_own_trials(trials: Sequence[FrozenTrial], folder: Path, what: str) 
 
 def delete_study(folder: Path, storage_url: str | None) -> None:
     """Remove the study of a search directory from its storage, unless that holds another search's by its name."""
-    for file in folder.glob("study.db*"):
+    for file in (*folder.glob("study.db*"), *folder.glob("study.journal*")):
         file.unlink()
-    if storage_url is None:
+    if storage_url is None or storage_url == JOURNAL:
         return
     identity, public = read_identity(folder), take_password(storage_url, "study.storage")
-    storage = open_database(public)
+    storage = open_storage(folder, public, create=True)
     try:
         study = storage.get_study_id_from_name(identity.study if identity else _former_name(folder, public))
     except KeyError:

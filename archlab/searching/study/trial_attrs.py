@@ -28,6 +28,7 @@ class TrialAttrs(TypedDict, total=False):
     - `fruitless`: how many attempts in a row were killed without having come further than that.
     - `id`: the trial's UUID, since a number alone does not tell it from another search's trial.
     - `choice`, `seed_of`: the compared choice that the trial belongs to, and the experiment that it was made from.
+    - `candidate`: the number of the candidate from 0, within its choice, by which its values are sampled.
     - `repeat`: how many trials before it had the same values; each has another random seed.
     - `tuned`, `runs`: the inner settings of its best run, and what each of its runs has shown.
     - `tasks`: the metrics on each task, of which `metrics` are the means.
@@ -49,6 +50,7 @@ class TrialAttrs(TypedDict, total=False):
     id: str
     choice: str
     seed_of: str
+    candidate: int
     repeat: int
     tuned: dict[str, Any]
     runs: list[dict[str, Any]]
