@@ -74,7 +74,7 @@ class LiveLines:
 def say(console: Console, line: str | Text) -> None:
     """Print a line of prose: wrapped between words on a terminal, and whole elsewhere."""
     text = foreign(line) if isinstance(line, str) else line
-    console.print(text, highlight=False, soft_wrap=not console.is_terminal)
+    console.print(text, highlight=False, soft_wrap=not console.is_terminal or console.is_dumb_terminal)
 
 
 def _in_ascii(line: Text) -> Text:

@@ -77,7 +77,15 @@ def _problem(folder: Path) -> str:
 
 def _models_below(folder: Path) -> list[Path]:
     """Return a few trained models and checkpoints below a directory, the nearest first."""
-    patterns = ("step_*/", "checkpoints/step_*/", "*/final/", "*/*/final/", "*/*/*/final/", "*/*/*/*/final/", "*/best/")
+    patterns: tuple[str, ...] = (
+        "step_*/",
+        "checkpoints/step_*/",
+        "*/final/",
+        "*/*/final/",
+        "*/*/*/final/",
+        "*/*/*/*/final/",
+        "*/best/",
+    )
     if not (is_run(folder) or (folder / _SPACE).is_file() or owner_of(folder) != folder or _is_rung(folder)):
         patterns = ("*/final/", "*/best/")
     found = chain.from_iterable(sorted(folder.glob(pattern), reverse=True) for pattern in patterns)

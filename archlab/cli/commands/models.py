@@ -25,7 +25,7 @@ from archlab.text import shell_path
 def export(folder: Path, out: Path, force: bool) -> None:
     """Write a trained model as a directory that runs without archlab.
 
-    FOLDER is the directory of a checkpoint, a run or a search.
+    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial.
     """
     path = api.export(folder, out, force=force)
     click.echo(f"{path}: model.safetensors, config.yaml and model.py")
@@ -57,7 +57,7 @@ def export(folder: Path, out: Path, force: bool) -> None:
 def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
     """Continue a text with a trained model.
 
-    FOLDER is the directory of a checkpoint, a run or a search.
+    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial.
     """
     prompt = decode_argument(prompt)
     pieces = api.generate(folder, prompt, max_new_tokens=tokens, **sampling)
@@ -107,8 +107,8 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | None, as_json: bool) -> None:
     """Evaluate a trained model on a split of its task, or of another task.
 
-    FOLDER is the directory of a checkpoint, a run or a search; PATH=VALUE sets a value by its path, such as
-    task.path=... or train.context=...
+    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial. PATH=VALUE sets a value by its
+    path, such as task.path=... or train.context=...
     """
     from archlab.cli.task_bar import task_bar
 
@@ -128,7 +128,7 @@ def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | No
 def report(folder: Path) -> None:
     """Write report.html of a search or a run.
 
-    FOLDER is its directory.
+    FOLDER is its directory, or a part of it such as best/ or final/.
     """
     click.echo(api.report(folder))
 

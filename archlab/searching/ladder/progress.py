@@ -34,7 +34,7 @@ def ladder_progress(ladder: Ladder, folder: Path, entrants: Sequence[str]) -> Pr
         names = decision.goes_on
     runs = [_run(place) for place in sorted((folder / "rungs" / str(rung.number)).glob("*/seed_*/"))]
     in_flight = [run for run in runs if run.state not in ("complete", "failed")]
-    counts = Counter(run.state for run in runs if run.state in ("complete", "failed"))
+    counts: Counter[str] = Counter(run.state for run in runs if run.state in ("complete", "failed"))
     counts["running"] = sum(run.state != "stopped" for run in in_flight)
     total = max(len(names) * _runs_of_each(ladder, rung), len(runs))
     return Progress(

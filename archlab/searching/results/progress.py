@@ -35,7 +35,7 @@ def search_progress(study: optuna.Study, space: Space, folder: Path, total: int)
     done, running = finished_trials(study), [trial for trial in trials if trial.state == TrialState.RUNNING]
     baseline, runs = _baseline_run(folder), [_trial_run(folder, trial) for trial in running]
     in_flight = [*(run.times for run in baseline), *map(_times_of_trial, running, runs)]
-    counts = Counter(_NAMES[trial.state] for trial in done)
+    counts: Counter[str] = Counter(_NAMES[trial.state] for trial in done)
     counts["running"] = sum(run.state != "stopped" for run in runs)
     return Progress(
         kind="search",

@@ -48,8 +48,9 @@ def test_train(run, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     assert "continue it with --resume" in again.err
     assert run("train", str(tiny_file), "train.steps=4", "--out", "runs/[a]", "--resume").status == 0
     assert run("train", str(tiny_file), "train.steps=3", "--out", "runs/[a]", "--force").status == 0
-    named = run("train", str(tiny_file), "train.steps=1")
+    named = run("train", str(tiny_file), "train.steps=1", "--resume")
     assert named.status == 0
+    assert named.out.startswith("runs/tiny: nothing to resume; the run starts at step 0\n")
     assert (tmp_path / "runs/tiny/final").is_dir()
 
 

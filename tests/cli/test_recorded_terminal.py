@@ -1,0 +1,53 @@
+"""Commands in a real terminal, at the widths in which people work."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+from rich.console import Console
+from search_helpers import write_space
+from terminal_helpers import run_in_terminal, screen
+
+from archlab.cli import live
+from archlab.cli.progress import ProgressBar
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_live_lines_leave_the_permanent_ones_alone(width: int, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_PAUSE_S", 0.0)
+    file, seen = io.StringIO(), []
+    console: Any = Console(file=file, force_terminal=True, width=width)
+    with ProgressBar(console) as bar:
+        bar.on_start(tiny(), 2)
+        for step in range(3, 13):
+            bar.on_step({"step": step, "loss": 2.5, "tokens_per_s": 1234.0})
+            bar.show_task("reading", step, 100)
+            seen.append(screen(file.getvalue(), width))
+            bar.print(f"note {step}")
+            if step == 4:
+                bar.on_eval({"step": 4, "val_loss": 2.0, "val_bpb": 2.885})
+    assert all(lines[-2].startswith("tiny  ") and lines[-1].startswith("reading  ") for lines in seen)
+    assert all(len(line) <= width for lines in seen for line in lines)
+    assert "6/12  loss 2.5000" in seen[3][-2]
+    assert ("bits/byte" in seen[3][-2]) == (width > 80)
+    left = [line for line in screen(file.getvalue(), width) if line]
+    assert left == ["tiny: resuming after step 2", *(f"note {step}" for step in range(3, 13))]
+
+
+@pytest.mark.slow
+def test_a_search_at_60_columns(tmp_path: Path) -> None:
+    write_space(tmp_path, study={"trials": 1, "sampler": "random"})
+    argv = [str(Path(sys.executable).parent / "archlab"), "search", "space.yaml", "--out", "a search"]
+    written = run_in_terminal(argv, tmp_path, 60)
+    left = screen(written, 60)
+    assert "space: 1 trials over lr" in left
+    assert any(line.startswith("trial 0 (1 of 1)  complete  val ") for line in left)
+    assert not any("running" in line for line in left)  # the live lines are gone
+    assert "0 of 1 trials done" in written
+    assert "whole validation split: trial 0" in written
+    assert "archlab export 'a search/best' --out" in " ".join(left)

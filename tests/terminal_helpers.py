@@ -1,0 +1,58 @@
+"""A terminal for tests: what a person sees after the control sequences that rich writes, and commands run in one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import termios
+from collections.abc import Sequence
+from pathlib import Path
+
+_TOKEN = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n])")
+
+
+def screen(written: str, width: int) -> list[str]:
+    """Return the lines of a terminal, those that have scrolled away included; longer lines wrap."""
+    lines, row, column = [""], 0, 0
+    for parameter, command, back, down, character in _TOKEN.findall(written):
+        if command == "A":
+            row = max(row - int(parameter or 1), 0)
+        elif command == "K":
+            lines[row] = "" if parameter == "2" else lines[row][:column]
+        elif back:
+            column = 0
+        elif down or (character and column == width):
+            row, column = row + 1, 0  # a terminal takes a new line for a return, too
+            lines += [""] * (row - len(lines) + 1)
+        if character:
+            lines[row] = lines[row][:column].ljust(column) + character + lines[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines]
+
+
+def run_in_terminal(argv: Sequence[str], folder: Path, width: int, *, term: str = "xterm-256color") -> str:
+    """Run a command in a terminal of a width, and return all that it wrote."""
+    process, terminal = pty.fork()
+    if not process:
+        os.chdir(folder)
+        # After the size is set below: the command would begin with that of another terminal.
+        os.read(0, 1)
+        environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+        os.execve(argv[0], list(argv), {**environment, "TERM": term})
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    os.write(terminal, b"\n")
+    written = b""
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # how Linux tells that the other side is closed
+            break
+        if not part:
+            break
+        written += part
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, written.decode()
+    return written.decode()
