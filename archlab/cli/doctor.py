@@ -150,8 +150,8 @@ def _tuning() -> Iterator[Finding]:
     value = "keeps large blocks" if kept else "default, or set by the environment"
     yield Finding("allocator", value, "ok" if kept else "note", advice)
     huge = has_huge_pages()
-    advice = "" if huge else f"{HUGE_PAGES}=1, on a kernel with huge pages, makes long contexts faster"
-    yield Finding("huge pages", "under large tensors" if huge else "none", "ok" if huge else "note", advice)
+    advice = f"without {HUGE_PAGES}=1 malloc loses less memory between tensors" if huge else ""
+    yield Finding("huge pages", "under large tensors" if huge else "none", "note" if huge else "ok", advice)
     for mode in measure_modes():
         is_selected = mode.name == select_matmul_precision()
         value = f"{mode.flops_per_s / 1e9:.0f} GFLOP/s, error {mode.error:.0e}{', selected' if is_selected else ''}"

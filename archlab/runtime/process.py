@@ -1,4 +1,4 @@
-"""Performance settings of a process: malloc, huge pages, and a persistent compile cache.
+"""Performance settings of a process: malloc, and a persistent compile cache.
 
 `ARCHLAB_TUNE=off` turns them off.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from archlab.runtime.user_dirs import ensure_user
 TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 THREADS = "OMP_NUM_THREADS"
-# torch's allocator then requests transparent huge pages (2 MB) for large tensors: fewer page faults and TLB misses.
+# torch's allocator then requests transparent huge pages (2 MB) for large tensors. Not by default: glibc cuts each block
+# that is aligned to them out of a larger one, and what it leaves grew a process by a fifth in a dozen steps.
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 # How OpenMP's threads wait between two parallel loops. By default they spin, as if nobody else wanted their processors:
 # where somebody does, each loop waits for threads that are not running (benchmarks/threads.py).
@@ -27,9 +29,15 @@ WAIT_POLICY = "OMP_WAIT_POLICY"
 WAIT_VARIABLES = (WAIT_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # of all libraries, of GNU's, of LLVM's and Intel's
 _KERNEL_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # glibc returns every large block to the kernel when it is freed, and the next allocation faults its pages in again.
-# Parameters of mallopt (malloc.h): allocate no block by mmap, never trim the heap, grow it by 256 MB.
-_MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
-_ALLOCATOR = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**28))
+# Parameters of mallopt (malloc.h): allocate no block by mmap, never trim the heap, grow it by 256 MB, join freed blocks
+# of every size with their neighbors.
+_MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD, _MXFAST = -4, -1, -2, 1
+_ALLOCATOR = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**28), (_MXFAST, 0))
+# What glibc cuts off a block to align it goes to its cache of small ones, where it no longer joins the block when that
+# is freed: the next tensor of the same size does not fit there, and a process grew to five times its tensors (glibc
+# 2.36). Without the cache it does fit. glibc reads this when a process starts, and never again.
+TUNABLES = "GLIBC_TUNABLES"
+_NO_SMALL_CACHE = "glibc.malloc.tcache_count=0"
 
 
 def env_switch(switch: str) -> bool:
@@ -59,7 +67,6 @@ def configure_process() -> None:
         os.environ.setdefault(THREADS, str(num_cores()))
     if not any(name in os.environ for name in WAIT_VARIABLES):
         os.environ[WAIT_POLICY] = "passive"
-    os.environ.setdefault(HUGE_PAGES, "1")
     if not os.environ.get(CACHE):
         os.environ[CACHE] = str(inductor_dir())
 
@@ -75,14 +82,34 @@ def wait_setting() -> str | None:
     return next((f"{name}={os.environ[name]}" for name in WAIT_VARIABLES if name in os.environ), None)
 
 
+def restart_without_small_cache() -> None:
+    """Start this command anew in the same process, once, if malloc then wastes less memory between tensors.
+
+    Nothing happens where the command line is not the program of this process, or malloc is not archlab's to set.
+    """
+    if tuning_enabled() and _is_malloc_ours() and TUNABLES not in os.environ and _is_program():
+        environment = {**os.environ, TUNABLES: _NO_SMALL_CACHE}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def _is_program() -> bool:
+    return bool(sys.executable) and sys.argv[0] in sys.orig_argv and Path(sys.argv[0]).is_file()
+
+
+def _is_malloc_ours() -> bool:
+    """Tell whether malloc is glibc's, and the environment has no settings of its own for it."""
+    of_user = any(name.startswith("MALLOC_") for name in os.environ)
+    of_user = of_user or os.environ.get(TUNABLES, _NO_SMALL_CACHE) != _NO_SMALL_CACHE
+    return not of_user and platform.libc_ver()[0] == "glibc"
+
+
 @cache
 def configure_malloc() -> bool:
     """Configure malloc to keep large blocks for reuse, and tell whether it is configured.
 
     Only glibc's malloc can be, and it is not if the environment has settings of its own for it.
     """
-    set_by_user = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if set_by_user or platform.libc_ver()[0] != "glibc":
+    if not _is_malloc_ours():
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(name, value) == 1 for name, value in _ALLOCATOR)

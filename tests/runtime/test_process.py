@@ -23,7 +23,6 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv(process.CACHE, "")
     monkeypatch.delenv(process.CACHE)
-    monkeypatch.setenv(process.HUGE_PAGES, "1")
     return tmp_path / "cache"
 
 
@@ -42,6 +41,30 @@ def test_freed_blocks_stay_with_the_process() -> None:
     assert told == ["True", "False", "False"]
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's: it cannot be told")
+def test_a_program_starts_anew_without_the_cache_of_small_blocks(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text(
+        "import os, sys; from archlab.runtime.process import restart_without_small_cache as restart; restart();"
+        "print(os.environ.get('GLIBC_TUNABLES'), *sys.argv[1:])"
+    )
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    theirs = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
+    command = [sys.executable, str(program), "train", "a b"]
+    told = [
+        subprocess.run(command, env=kept | more, capture_output=True, text=True, check=True).stdout.strip()
+        for more in ({}, {"ARCHLAB_TUNE": "off"}, theirs)
+    ]
+    ours = "glibc.malloc.tcache_count=0"
+    assert told == [f"{ours} train a b", "None train a b", "glibc.malloc.arena_max=1 train a b"]
+
+
+def test_a_process_that_runs_a_command_of_archlab_does_not_start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started anew"))
+    monkeypatch.setattr(sys, "argv", ["archlab", "train"])
+    process.restart_without_small_cache()
+
+
 def _run(code: str, environment: dict[str, str]) -> str:
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
@@ -55,14 +78,13 @@ def test_compiled_models_are_kept_for_the_user(cache_home: Path) -> None:
 
 def test_variables_of_the_user_are_kept(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(process.CACHE, "/mine")
-    monkeypatch.setenv(process.HUGE_PAGES, "0")
     process.configure_process()
-    assert (os.environ[process.CACHE], os.environ[process.HUGE_PAGES]) == ("/mine", "0")
+    assert os.environ[process.CACHE] == "/mine"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("[madvise]" not in _KERNEL, reason="this kernel does not give large pages to those who ask, alone")
-def test_large_tensors_use_huge_pages() -> None:
+def test_large_tensors_use_huge_pages_where_the_user_wants_them() -> None:
     code = (
         "from archlab.runtime.process import configure_process; configure_process();"
         "import torch; x = torch.ones(32 * 2**20);"
@@ -70,7 +92,7 @@ def test_large_tensors_use_huge_pages() -> None:
         "print(next(int(line.split()[1]) for line in lines if line.startswith('AnonHugePages')) > 100_000)"
     )
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    assert [_run(code, kept | more) for more in ({}, {"ARCHLAB_TUNE": "off"})] == ["True", "False"]
+    assert [_run(code, kept | more) for more in ({process.HUGE_PAGES: "1"}, {})] == ["True", "False"]
 
 
 @pytest.mark.parametrize(
@@ -112,10 +134,8 @@ def test_the_command_line_decides_before_libgomp_is_loaded() -> None:
 def test_nothing_is_set_if_tuning_is_off(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHLAB_TUNE", "off")
     monkeypatch.setattr(process, "configure_malloc", lambda: pytest.fail("told the allocator"))
-    monkeypatch.delenv(process.HUGE_PAGES, raising=False)
     process.configure_process()
     assert process.CACHE not in os.environ
-    assert process.HUGE_PAGES not in os.environ
 
 
 def test_a_cache_that_cannot_be_created_is_one_of_the_process(cache_home: Path) -> None:

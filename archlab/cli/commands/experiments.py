@@ -15,6 +15,7 @@ from archlab.cli.streams import can_print
 from archlab.config.yaml_files import is_file_name, shipped_files
 from archlab.config.yaml_writer import format_yaml
 from archlab.reporting.format import format_metrics
+from archlab.runtime.process import restart_without_small_cache
 from archlab.text import shell_path
 
 
@@ -84,6 +85,7 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
     from archlab.cli.progress import ProgressBar
     from archlab.cli.stopping import advise_at_stop, has_checkpoint
 
+    restart_without_small_cache()
     console = make_console()
     out = out or Path("runs") / experiment.name
     if resume and not has_checkpoint(out):
@@ -135,6 +137,7 @@ def search(
         return
     if device or devices:
         raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")
+    restart_without_small_cache()
     from archlab.cli.ladder_progress import climb, is_ladder
     from archlab.cli.search_progress import SearchProgressBar, print_summary
     from archlab.cli.stopping import advise_at_stop
