@@ -13,8 +13,7 @@ from archlab.cli.choice_tables import print_choices
 from archlab.cli.progress import ProgressBar
 from archlab.cli.terminal import foreign
 from archlab.reporting.data import Run, SearchData, read_search, short_names
-from archlab.reporting.figures import brief
-from archlab.reporting.format import format_metrics, format_validation
+from archlab.reporting.format import brief, format_metrics, format_validation
 from archlab.searching.results.shown_values import mark_gaps
 from archlab.searching.results.summary import SearchSummary, TrialSummary
 from archlab.searching.run import SearchResult
