@@ -117,7 +117,7 @@ def describe_fairness(data: SearchData) -> str:
 
 
 def _advice(data: SearchData) -> str:
-    return "" if data.space.compare else "A space with `compare` and `inner` tunes the base's own choice, too."
+    return "" if data.space.compare else "A space with compare and inner tunes the base's own choice, too."
 
 
 def _tuned_baseline(data: SearchData) -> Run | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -24,7 +25,8 @@ _SCRIPTS = (
 # Whatever the page holds, nothing is fetched: it reads the same without a network.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 _EXACT = 8  # digits of a number in a table that is saved
-_LONG = 40
+_DIGITS = 4  # of the largest number of a column
+_LONG, _WIDEST = 40, 11
 
 
 def escape(text: str, keep: str = "") -> str:
@@ -126,12 +128,13 @@ def table(
     """
     listed = [(kind, list(cells)) for kind, cells in rows]
     is_number = [bool(listed) and all(_is_blank_or_number(cells[i]) for _, cells in listed) for i in range(len(head))]
+    decimals = [_decimals([cells[i] for _, cells in listed]) for i in range(len(head))]
     titles = "".join(
         f'<th scope="col"{" class=n" if n else ""}>{_breakable(t)}</th>' for t, n in zip(head, is_number, strict=True)
     )
     names = [f' id="{escape(each)}"' for each in ids] or [""] * len(listed)
     body = "".join(
-        f"<tr{at}{_class(kind)}>{''.join(map(_cell, cells))}</tr>"
+        f"<tr{at}{_class(kind)}>{''.join(map(_cell, cells, is_number, decimals))}</tr>"
         for at, (kind, cells) in zip(names, listed, strict=True)
     )
     top = f"<thead><tr>{titles}</tr></thead>" if any(head) else ""
@@ -151,16 +154,29 @@ def _is_blank_or_number(value: Any) -> bool:
     return value in (None, "") or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _cell(value: Any) -> str:
+def _decimals(column: Sequence[Any]) -> int | None:
+    """Return how many decimals the numbers of a column have, so that they stand below each other."""
+    sizes = [abs(value) for value in column if isinstance(value, float) and math.isfinite(value)]
+    return max(0, _DIGITS - 1 - math.floor(math.log10(max(sizes)))) if sizes and max(sizes) > 0 else None
+
+
+def _cell(value: Any, is_number: bool, decimals: int | None) -> str:
     if isinstance(value, State):
         return f'<td><span class="state {escape(value)}">{escape(value)}</span></td>'
     if isinstance(value, Link):
         return f'<th scope="row"><a href="{escape(value.href)}">{escape(value)}</a></th>'
     if isinstance(value, int | float) and not isinstance(value, bool):
-        shown, exact = number(value), str(value) if isinstance(value, int) else f"{value:.{_EXACT}g}"
+        shown, exact = _aligned(value, decimals), str(value) if isinstance(value, int) else f"{value:.{_EXACT}g}"
         return f'<td class="n"{"" if shown == exact else f" data-v={exact}"}>{escape(shown)}</td>'
     text = "" if value is None else str(value)
-    return f"<td{' class=long' if len(text) > _LONG else ''}>{escape(text)}</td>"
+    kind = " class=long" if len(text) > _LONG else " class=n" if is_number else ""
+    return f"<td{kind}>{escape(text)}</td>"
+
+
+def _aligned(value: float, decimals: int | None) -> str:
+    shown = "" if decimals is None or not math.isfinite(value) else f"{value:,.{decimals}f}"
+    # What would be shown as zero, or is too large or small to be read so, has digits of its own.
+    return shown if shown and len(shown) <= _WIDEST and (value == 0 or float(shown.replace(",", ""))) else number(value)
 
 
 def number(value: float) -> str:

@@ -22,7 +22,7 @@ function drawPanel(figure, panel, left, top, width) {
   const group = make("g", { class: "panel" }, figure.svg), height = panelHeight(panel, figure.spec, width);
   if (panel.title) make("text", { x: left, y: top + 14, class: "title" }, group, fitText(panel.title, width, 14, 600));
   const names = panel.marks.filter((mark) => mark.m === "line" && mark.label);
-  const right = names.length ? Math.min(width * 0.34, Math.max(...names.map((mark) => textWidth(mark.label, 12)))) + 14 : 10;
+  const right = names.length ? Math.min(width * 0.34, Math.max(...names.map((mark) => textWidth(mark.label, 12, 600)))) + 14 : 10;
   const x = left + leftMargin(panel.y, height, width), y = top + (panel.title ? 24 : 0) + (panel.y.label ? 24 : 8);
   const box = { x, y, width: left + width - right - x, height, left, right: left + width };
   const down = panel.y.reverse || panel.y.scale === "category";
@@ -79,7 +79,7 @@ const MARKS = {
       const flat = here.panel.y.scale === "category";
       const x = here.sx.to(value) + (flat ? 0 : move), y = here.sy.to(mark.y[index]) + (spread ? spread[index] : flat ? move : 0);
       here.figure.add(drawDot(here.group, x, y, mark.c, mark.shape, mark.size), t);
-      here.places.take(x - 4, y - 4, 8, 8);
+      here.places.dots.push([x - 4, y - 4, x + 4, y + 4]);
       here.figure.hit(here, x, y, t, value, mark.y[index], mark.names ? mark.names[index] : mark.name);
     });
     if (mark.labels) mark.labels.forEach((text, index) => here.places.write(here.labels, text, here.sx.to(mark.x[index]), here.sy.to(mark.y[index]), mark.c));
@@ -92,7 +92,7 @@ const MARKS = {
     if (!mark.label) return;
     const text = fitText(mark.label, box.width), wide = textWidth(text, 12);
     const x = isFlat ? box.x + box.width - wide - 2 : Math.min(at + 5, box.x + box.width - wide), y = isFlat ? at - 5 : box.y + 10;
-    here.places.take(x, y - 11, wide, 14);
+    here.places.labels.push([x, y - 11, x + wide, y + 3]);
     make("text", { x: round(x), y: round(y), class: `halo rule-label ${mark.c}` }, here.labels, text);
   },
 };
@@ -125,6 +125,6 @@ function writeEnds(here) {
   for (const end of ends) {
     const x = Math.max(end.at[0], box.x) + 8, rest = box.right - x;
     if (Math.abs(end.y - end.at[1]) > 5) make("path", { d: `M${end.at[0] + 2},${end.at[1]}L${x - 1},${end.y}`, class: "edge" }, here.labels);
-    make("text", { x, y: round(end.y + 4), class: "halo end-label name", style: "font-size:12px" }, here.labels, fitText(end.label, rest));
+    make("text", { x, y: round(end.y + 4), class: `halo end-label mark ${end.c}` }, here.labels, fitText(end.label, rest, 12, 600));
   }
 }

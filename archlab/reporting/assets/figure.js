@@ -22,7 +22,8 @@ class Figure {
     if (!width || width === this.width) return;
     Object.assign(this, { width, boxes: [], hits: [], marks: new Map(), lines: [], brushes: [], at: -1 });
     this.svg = make("svg", { width, tabindex: 0, role: "img", "aria-label": this.caption });
-    this.svg.classList.toggle("many", Boolean(this.spec.many));
+    this.svg.classList.toggle("many", this.spec.many > 0);
+    this.svg.style.setProperty("--thin", Math.min(0.3, Math.max(0.06, 60 / (this.spec.many || 1))));
     this.plot.replaceChildren(this.svg); // first, so that text is measured in its style
     const height = Math.ceil(KINDS[this.spec.kind](this));
     this.svg.setAttribute("height", height);

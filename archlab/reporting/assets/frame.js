@@ -84,30 +84,30 @@ function fitTicks(scale, axis, box) {
   return scale.ticks(1).slice(0, 1);
 }
 
-// Keeps the boxes that are taken, so that a label is put where nothing is.
+// Keeps what is drawn, so that a label is put where it hides least: never over another label, rarely over a dot.
 class Places {
-  constructor(box) { this.box = box; this.taken = []; }
+  constructor(box) { this.box = box; this.dots = []; this.labels = []; }
 
-  take(x, y, width, height) { this.taken.push([x, y, x + width, y + height]); }
-
-  isFree(x, y, width, height) {
-    const inside = x >= this.box.left && x + width <= this.box.right && y >= this.box.y - 4 && y + height <= this.box.y + this.box.height + 2;
-    return inside && this.taken.every(([a, b, c, d]) => x >= c || x + width <= a || y >= d || y + height <= b);
+  cost(x, y, width, height) {
+    const { left, right, y: top, height: tall } = this.box;
+    if (x < left || x + width > right || y < top - 10 || y + height > top + tall + 2) return Infinity;
+    const hidden = (boxes) => boxes.filter(([a, b, c, d]) => x < c && x + width > a && y < d && y + height > b).length;
+    return hidden(this.labels) ? Infinity : hidden(this.dots);
   }
 
-  // Write a label beside a point, further away with a thin leader if all is taken; return false where nothing is free.
+  // Write a label beside a point; further away it gets a thin leader.
   write(group, text, x, y, kind) {
-    const width = textWidth(text, 12, 600), height = 13;
-    for (const far of [7, 18, 32]) {
+    const width = textWidth(text, 12, 600), height = 13, found = [];
+    for (const far of [7, 18, 32, 52, 76]) {
       for (const [dx, dy] of [[1, -0.6], [-1, -0.6], [1, 0.8], [-1, 0.8], [0, -1], [0, 1]]) {
         const left = x + dx * far - (dx < 0 ? width : dx === 0 ? width / 2 : 0), top = y + dy * far - height / 2;
-        if (!this.isFree(left, top, width, height)) continue;
-        this.take(left, top, width, height);
-        if (far > 7) make("path", { d: `M${round(x)},${round(y)}L${round(x + dx * far)},${round(y + dy * far)}`, class: "edge" }, group);
-        make("text", { x: round(left), y: round(top + 10), class: `halo name point-label ${kind}`, style: "font-size:12px" }, group, text);
-        return true;
+        found.push({ left, top, dx, dy, far, cost: this.cost(left, top, width, height) + far / 12 });
       }
     }
-    return false;
+    const best = found.reduce((one, other) => (other.cost < one.cost ? other : one));
+    if (best.cost === Infinity) return;
+    this.labels.push([best.left, best.top, best.left + width, best.top + height]);
+    if (best.far > 7) make("path", { d: `M${round(x)},${round(y)}L${round(x + best.dx * best.far)},${round(y + best.dy * best.far)}`, class: "tick" }, group);
+    make("text", { x: round(best.left), y: round(best.top + 10), class: `halo name point-label ${kind}`, style: "font-size:12px" }, group, text);
   }
 }

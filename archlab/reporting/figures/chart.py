@@ -13,7 +13,7 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 Part: TypeAlias = dict[str, Json]
 _DIGITS = 6  # more would make a page of a thousand curves heavier, and nobody sees them
 _LONGEST = 60
-MANY = 150  # lines from which each is drawn faintly
+_MANY = 150
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,17 @@ def key(kind: str, label: str, mark: str, shape: str = "circle") -> Part:
     return {"c": kind, "label": text(label), "m": mark, "shape": shape}
 
 
-def chart(panels: Sequence[Part], legend: Sequence[Part] = (), *, many: bool = False, **options: Json) -> Part:
-    """Return a chart; `many` lines are drawn faintly. Options are height, columns and min_width, in pixels."""
-    return {"kind": "chart", "panels": list(panels), "legend": list(legend), "many": many, **options}
+def chart(panels: Sequence[Part], legend: Sequence[Part] = (), *, many: int = 0, **options: Json) -> Part:
+    """Return a chart; the more runs there are in it, from 150 on, the fainter is each.
+
+    Options are height, columns and min_width, in pixels.
+    """
+    return {"kind": "chart", "panels": list(panels), "legend": list(legend), "many": many_or_none(many), **options}
+
+
+def many_or_none(count: int) -> int:
+    """Return how many runs a figure has if they would hide each other, else 0."""
+    return count if count > _MANY else 0
 
 
 def robust_top(values: Sequence[float], sign: float) -> float:

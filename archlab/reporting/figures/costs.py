@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from archlab.reporting.data import Run, SearchData
-from archlab.reporting.figures.chart import MANY, Figure, Part, axis, chart, dots, key, line, panel, robust_top
+from archlab.reporting.figures.chart import Figure, Part, axis, chart, dots, key, line, panel, robust_top
 from archlab.reporting.figures.runs import by_kind, legend, shape_of, value_of
 from archlab.reporting.format import axis_title
 
@@ -63,7 +63,7 @@ def cost_panels(data: SearchData) -> Figure | None:
     panels = [_panel(plane, data) for plane in pairs]
     keys = [*legend([kind for kind in by_kind(data) if kind in ("complete", "base", "best")], "dot")]
     keys.append(key("front", "Pareto front, named", "both"))
-    spec = chart(panels, keys, many=len(data.complete) > MANY, min_width=380, columns=3, height=340)
+    spec = chart(panels, keys, many=len(data.complete), min_width=380, columns=3, height=340)
     return Figure("costs", "costs against results of the complete trials, with the Pareto front", spec)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from archlab.reporting.data import Run, SearchData
-from archlab.reporting.figures.chart import MANY, Figure, Part, axis, chart, line, panel, robust_top
+from archlab.reporting.figures.chart import Figure, Part, axis, chart, line, panel, robust_top
 from archlab.reporting.figures.runs import by_kind, legend
 from archlab.reporting.format import axis_title
 
@@ -32,7 +32,7 @@ def learning_curves(data: SearchData) -> tuple[Figure, str] | None:
     made = panel(
         axis("step", [0, *steps], integer=True), axis(axis_title("val_loss"), [min(values), top], log=True), marks
     )
-    spec = chart([made], legend(kinds, "line"), many=len(curves) > MANY, height=480)
+    spec = chart([made], legend(kinds, "line"), many=len(curves), height=480)
     thinned = most < max(map(len, curves))
     return Figure("curves", f"validation loss by step of {len(curves)} runs", spec), _left_out(hidden, top, thinned)
 

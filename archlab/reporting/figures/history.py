@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archlab.reporting.data import Run, SearchData
-from archlab.reporting.figures.chart import MANY, Figure, Part, axis, chart, dots, key, line, panel, robust_top, rule
+from archlab.reporting.figures.chart import Figure, Part, axis, chart, dots, key, line, panel, robust_top, rule
 from archlab.reporting.figures.runs import by_kind, legend, shape_of, value_of
 from archlab.reporting.format import axis_title
 
@@ -27,7 +27,7 @@ def history(data: SearchData) -> Figure | None:
         axis("trial", [0, max(len(data.trials) - 1, 1)], integer=True), axis(axis_title(objective), shown), marks
     )
     keys = [key("best", "best so far", "line"), *legend(kinds, "dot")]
-    spec = chart([made], keys, many=len(data.trials) > MANY, height=300)
+    spec = chart([made], keys, many=len(data.trials), height=300)
     return Figure("history", f"{objective} of each trial, in their order, and the best so far", spec)
 
 
@@ -40,7 +40,7 @@ def _dots(kind: str, runs: list[tuple[int, Run]], data: SearchData, worst: float
     values = [value_of(run, data.space.objective) for _, run in runs]
     rows = [worst if value is None else _within(value, worst, data.space.sign) for value in values]
     points = [(int(run.name), value) for (_, run), value in zip(runs, rows, strict=True)]
-    size = 6 if kind == "best" else 3.5
+    size = 6 if kind == "best" else 3.5 if kind == "complete" else 3
     return dots(kind, points, shape=shape_of(kind), runs=[number for number, _ in runs], size=size)
 
 

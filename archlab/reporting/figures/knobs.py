@@ -6,7 +6,7 @@ import statistics
 
 from archlab.reporting.data import Run, SearchData, short_names
 from archlab.reporting.figures.axes import KnobAxis, knob_axis
-from archlab.reporting.figures.chart import MANY, Figure, Part, axis, chart, dots, key, panel, robust_top, rule
+from archlab.reporting.figures.chart import Figure, Part, axis, chart, dots, key, panel, robust_top, rule
 from archlab.reporting.figures.runs import by_kind, legend, shape_of, value_of
 from archlab.reporting.format import axis_title
 
@@ -31,7 +31,7 @@ def knob_panels(data: SearchData) -> tuple[Figure, str] | None:
         return None
     kinds = [kind for kind in by_kind(data) if kind in ("complete", "base", "best")]
     keys = [*legend(kinds, "dot"), key("complete", "median of a choice", "dot", "median")]
-    spec = chart(panels, keys, many=len(runs) > MANY, min_width=300, columns=3, height=240)
+    spec = chart(panels, keys, many=len(runs), min_width=300, columns=3, height=240)
     cut = [each.label for each in axes if len(each.names) > _MOST]
     note = f"Of {', '.join(cut)} the {_MOST} choices with the best results are shown." if cut else ""
     return Figure("knobs", f"{objective} by the value of each knob", spec), note

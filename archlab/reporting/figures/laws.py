@@ -13,6 +13,7 @@ from archlab.planning.fit_candidates import fit_candidates
 from archlab.planning.forecast import Draws, interval
 from archlab.reporting.figures.candidates import candidate_kinds
 from archlab.reporting.figures.chart import Figure, Part, axis, band, chart, dots, intervals, key, line, panel
+from archlab.reporting.figures.rungs import forecasts_of_target
 from archlab.searching.ladder.results import RunResult, points
 from archlab.searching.ladder.summary import LadderSummary
 
@@ -42,7 +43,7 @@ def law_panels(summary: LadderSummary) -> Figure | None:
     views = (("params", "parameters without embeddings"), ("flops", "FLOPs of a run"))
     panels = [_panel(name, title, runs, sizes, draws, kinds, summary) for name, title in views]
     legend = [key("complete", "a run", "dot"), key("complete", "law", "line"), key("complete", "90 % band", "band")]
-    if summary.target is not None and _targets(summary):
+    if summary.target is not None and forecasts_of_target(summary):
         legend.append(key("complete", "forecast of the target, 90 %", "interval"))
     spec = chart(panels, legend if draws else legend[:1], min_width=480, columns=2, height=420)
     return Figure("laws", f"{summary.metric} over parameters and over FLOPs, with the laws of the candidates", spec)
@@ -70,16 +71,11 @@ def _found(summary: LadderSummary) -> Sequence[Mapping[str, Any]]:
     return list(found)
 
 
-def _targets(summary: LadderSummary) -> Mapping[str, Mapping[str, Any]]:
-    found: Any = (summary.target or {}).get("candidates")
-    return found if isinstance(found, dict) else {}
-
-
 def _sizes(runs: Sequence[RunResult], summary: LadderSummary, name: str) -> list[Size]:
     """Return the sizes of a candidate's rungs, and of the target where it is forecast there."""
     rungs = sorted({run.rung for run in runs})
     sizes = [_mean_size([run for run in runs if run.rung == rung]) for rung in rungs]
-    figures = _targets(summary).get(name)
+    figures = forecasts_of_target(summary).get(name)
     if sizes and figures and summary.target is not None:
         params, tokens, last = float(figures["params"]), float(summary.target["tokens"]), sizes[-1]  # type: ignore[arg-type]
         # A run's FLOPs grow as the product does, but for embeddings and attention.
@@ -151,7 +147,7 @@ def _dots(kind: str, runs: Sequence[RunResult], view: str, name: str) -> list[Pa
 
 
 def _target(kind: str, name: str, view: str, sizes: Sequence[Size], summary: LadderSummary) -> list[Part]:
-    figures = _targets(summary).get(name)
+    figures = forecasts_of_target(summary).get(name)
     if not figures or not sizes:
         return []
     x, (low, high) = getattr(sizes[-1], view), figures["interval"]

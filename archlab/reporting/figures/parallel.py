@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from archlab.reporting.data import Run, SearchData, short_names
 from archlab.reporting.figures.axes import KnobAxis, knob_axis
-from archlab.reporting.figures.chart import MANY, Figure, Json, Part, axis, key, number, robust_top
+from archlab.reporting.figures.chart import Figure, Json, Part, axis, key, many_or_none, number, robust_top
 from archlab.reporting.figures.runs import by_kind, legend, value_of
 
 _ABSENT, _WORSE = "–", "worse"
 _SHADES = 5
+_ORDER = ("q4", "q3", "q2", "q1", "q0", "base", "best")  # drawn last, and so over the others
 
 
 def parallel_coordinates(data: SearchData) -> Figure | None:
@@ -27,14 +28,16 @@ def parallel_coordinates(data: SearchData) -> Figure | None:
     axes += [_objective_axis(metric, data, states) for metric in data.space.objectives]
     tops = {metric: _worst_shown(metric, data) for metric in data.space.objectives}
     shades = _shades(data)
-    rows: list[Json] = [
-        {"t": n, "c": shades.get(run.name, kind), "v": [*_places(run, knobs), *_results(kind, run, tops, data)]}
+    lines = [
+        (shades.get(run.name, kind), n, [*_places(run, knobs), *_results(kind, run, tops, data)])
         for kind, group in kinds.items()
         for n, run in group
         if run.values and (kind != "base" or all(value_of(run, metric) is not None for metric in tops))
     ]
+    lines.sort(key=lambda line: _ORDER.index(line[0]) if line[0] in _ORDER else -1)
+    rows: list[Json] = [{"t": n, "c": shade, "v": values} for shade, n, values in lines]
     legends = [key("q0", "better", "line"), key("q4", "worse", "line")]
-    spec: Part = {"kind": "parallel", "axes": axes, "rows": rows, "many": len(rows) > MANY}
+    spec: Part = {"kind": "parallel", "axes": axes, "rows": rows, "many": many_or_none(len(rows))}
     spec["legend"] = [*legend([kind for kind in kinds if kind != "complete"], "line"), *legends]
     return Figure("coordinates", "parallel coordinates: the values of each trial and what it reached", spec)
 

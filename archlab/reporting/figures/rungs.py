@@ -16,7 +16,7 @@ _TARGET = "target"
 def forecast_panels(summary: LadderSummary) -> Figure | None:
     """Return forecasts and losses of each rung side by side, or None where nothing was forecast in figures."""
     panels = [_forecast_panel(f"rung {rung.number}", forecast_of(rung), rung.losses) for rung in summary.rungs]
-    panels.append(_forecast_panel(_TARGET, _target(summary), {}))
+    panels.append(_forecast_panel(_TARGET, forecasts_of_target(summary), {}))
     shown = [each for each in panels if each is not None]
     if not shown:
         return None
@@ -29,7 +29,8 @@ def forecast_panels(summary: LadderSummary) -> Figure | None:
     return Figure("forecasts", "forecasts of each rung, written before it was trained, and what came out", spec)
 
 
-def _target(summary: LadderSummary) -> Mapping[str, Mapping[str, Any]]:
+def forecasts_of_target(summary: LadderSummary) -> Mapping[str, Mapping[str, Any]]:
+    """Return the figures that are forecast of the target, by candidate."""
     found: Any = (summary.target or {}).get("candidates")
     return found if isinstance(found, dict) else {}
 
@@ -83,7 +84,9 @@ def _rung_axis(rungs: Sequence[RungSummary], last: Sequence[str] = ()) -> Part:
 
 def probabilities(summary: LadderSummary) -> Figure | None:
     """Return the probability of being best, as it was forecast of each rung and of the target, or None without any."""
-    steps = [(f"rung {rung.number}", forecast_of(rung)) for rung in summary.rungs] + [(_TARGET, _target(summary))]
+    steps = [(f"rung {rung.number}", forecast_of(rung)) for rung in summary.rungs] + [
+        (_TARGET, forecasts_of_target(summary))
+    ]
     steps = [(title, found) for title, found in steps if found]
     if not steps:
         return None

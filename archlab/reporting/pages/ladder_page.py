@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from archlab.errors import ArchlabError
 from archlab.reporting.figures.laws import law_panels
-from archlab.reporting.figures.rungs import forecast_panels, probabilities, ranks
+from archlab.reporting.figures.rungs import forecast_panels, forecasts_of_target, probabilities, ranks
 from archlab.reporting.html import Link, code, facts, figure, heading, key_figures, page, paragraph, section, table
 from archlab.reporting.ladder_lines import agreement_line, forecast_cells, rung_title, target_lines
 from archlab.searching.ladder.results import RunResult
@@ -29,8 +29,10 @@ def ladder_page(folder: Path) -> str:
 def _lead(summary: LadderSummary) -> str:
     is_open = summary.verdict.startswith("stop") or summary.is_rehearsal
     verdict = f"{summary.verdict[0].upper()}{summary.verdict[1:]}."
-    lines = [*target_lines(summary), *([summary.waiting] if summary.waiting else [])]
-    notes = "".join(paragraph(f"{line.strip()}.", "note") for line in lines)
+    # The figures of the target have a table of their own.
+    lines = [line for line in target_lines(summary) if not line.startswith(" ")]
+    lines += [summary.waiting] if summary.waiting else []
+    notes = "".join(paragraph(f"{line[0].upper()}{line[1:]}.", "note") for line in lines)
     return paragraph(verdict, "lead warning" if is_open else "lead") + key_figures(_figures(summary)) + notes
 
 
@@ -47,6 +49,8 @@ def _sections(summary: LadderSummary, folder: Path) -> Iterator[str]:
         yield section("Loss over compute", figure(laws, _ABOUT_LAWS))
     if (forecasts := forecast_panels(summary)) is not None:
         yield section("Forecasts and what came out", figure(forecasts, _ABOUT_FORECASTS))
+    if targets := forecasts_of_target(summary):
+        yield section("Target", _target_table(targets))
     if (chances := probabilities(summary)) is not None:
         yield section("Probability of being best", figure(chances))
     if (order := ranks(summary)) is not None:
@@ -67,6 +71,15 @@ _ABOUT_LAWS = (
 _ABOUT_FORECASTS = (
     "Each forecast was written before its rung was trained. The bar is its 90 % interval of the mean over seeds."
 )
+
+
+def _target_table(targets: Mapping[str, Mapping[str, Any]]) -> str:
+    head = ["candidate", "forecast", "from (90 %)", "to (90 %)", "probability of being best"]
+    rows = [
+        ("", [name, found["forecast"], *found["interval"], found["probability_best"]])
+        for name, found in targets.items()
+    ]
+    return table(head, rows, name="target", narrow=True)
 
 
 def _rung(rung: RungSummary) -> Iterator[str]:
