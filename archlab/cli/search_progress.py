@@ -19,8 +19,7 @@ from archlab.cli.progress_lines import format_number, progress_lines, run_line, 
 from archlab.cli.terminal import foreign
 from archlab.config.experiment import Experiment
 from archlab.reporting.data import Run, SearchData, read_search, short_names
-from archlab.reporting.figures import brief
-from archlab.reporting.format import format_metrics, format_validation
+from archlab.reporting.format import brief, format_metrics, format_validation
 from archlab.searching.results.against_baseline import is_worse_than_baseline
 from archlab.searching.results.progress import BASELINE
 from archlab.searching.results.shown_values import mark_gaps

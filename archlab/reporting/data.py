@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from archlab.errors import one_line
 from archlab.searching.results.baseline import read_baseline
+from archlab.searching.results.best_trial import best_trial
 from archlab.searching.results.choices import PathResult, choice_results
 from archlab.searching.results.shown_values import base_value, mark_gaps
 from archlab.searching.results.summary import SearchSummary, read_summary
+from archlab.searching.sampling.candidates import Noise, candidates_of, noise_of
 from archlab.searching.space.search_space import Space, load_space
 from archlab.searching.study.claims import require_own_dir, trial_dir
 from archlab.searching.study.identity import read_identity, require_same_search
@@ -24,9 +24,8 @@ from archlab.searching.study.study import INTERRUPTED, is_interrupted, open_stud
 from archlab.searching.study.trial_attrs import trial_attrs
 from archlab.searching.variants import selectors
 from archlab.training import metrics
-from archlab.training.run_dir import last_metrics
 
-MIN_TRIALS_FOR_IMPORTANCE = 4
+INFEASIBLE = "infeasible"
 _STATES = {
     "COMPLETE": "complete",
     "PRUNED": "pruned",
@@ -38,7 +37,11 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Run:
-    """A trial or the baseline, with its validation loss by step."""
+    """A trial or the baseline, with its validation loss by step.
+
+    `place` is its directory within the search's, empty if there is none; `seed_values` are the first objective with
+    each random seed, empty where there was one.
+    """
 
     name: str
     state: str
@@ -46,6 +49,13 @@ class Run:
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: Sequence[tuple[int, float]] = ()
     reason: str = ""
+    place: str = ""
+    seed_values: Sequence[float] = ()
+
+    @property
+    def title(self) -> str:
+        """The name in a sentence."""
+        return f"trial {self.name}" if self.name.isdigit() else self.name
 
 
 @dataclass(frozen=True)
@@ -70,12 +80,30 @@ class SearchData:
         """The paths of which each trial has a value: the varied ones, and those that are tuned for it."""
         return [*self.space.varied, *(self.space.inner.domains if self.space.inner else ())]
 
-    @property
+    @cached_property
+    def best(self) -> Run | None:
+        """The best trial, that of now while the search has not ended; None until one is complete."""
+        found = self.best_trial if self.summary else getattr(best_trial(self.study), "number", None)
+        return None if found is None else next((run for run in self.trials if run.name == str(found)), None)
+
+    @cached_property
+    def pareto(self) -> list[int]:
+        """The numbers of the trials of the Pareto front, where there are several objectives."""
+        if len(self.space.objectives) < 2:
+            return []
+        return self.summary.pareto if self.summary else [trial.number for trial in self.study.best_trials]
+
+    @cached_property
+    def noise(self) -> Noise | None:
+        """The noise of the first objective between random seeds, or None where no trial had two."""
+        return noise_of(candidates_of(self.study.get_trials(deepcopy=False), self.space.objective))
+
+    @cached_property
     def choices(self) -> list[PathResult]:
         """The results of each choice of the varied paths."""
         return choice_results(self.space, self.study.get_trials(deepcopy=False))
 
-    @property
+    @cached_property
     def complete(self) -> list[Run]:
         """The completed trials."""
         return [trial for trial in self.trials if trial.state == "complete"]
@@ -92,17 +120,20 @@ def read_search(folder: Path) -> SearchData:
         folder=folder,
         space=space,
         study=study,
-        baseline=_baseline(space, folder / "baseline"),
-        trials=[_trial(trial, folder) for trial in study.get_trials(deepcopy=False)],
+        baseline=_baseline(space, folder),
+        trials=[_trial(trial, folder, space.objective) for trial in study.get_trials(deepcopy=False)],
         summary=summary,
     )
 
 
-def _baseline(space: Space, run: Path) -> Run:
+def _baseline(space: Space, folder: Path) -> Run:
+    run = folder / "baseline"
     result, values, curve = read_baseline(run), _base_values(space), curve_of(run)
+    place = "baseline" if run.is_dir() else ""
     if result is None:
-        return Run("baseline", "running", values, curve=curve)
-    return Run("baseline", "failed" if result.reason else "complete", values, result.metrics, curve, result.reason)
+        return Run("baseline", "running", values, curve=curve, place=place)
+    state = "failed" if result.reason else "complete"
+    return Run("baseline", state, values, result.metrics, curve, result.reason, place)
 
 
 def _base_values(space: Space) -> dict[str, Any]:
@@ -112,20 +143,39 @@ def _base_values(space: Space) -> dict[str, Any]:
     return {path: value for path, value in values.items() if value is not None}
 
 
-def _trial(trial: FrozenTrial, folder: Path) -> Run:
+def _trial(trial: FrozenTrial, folder: Path, objective: str) -> Run:
     require_own_dir(folder, trial)
     attrs, run = trial_attrs(trial), trial_dir(folder, trial.number)
+    records = metrics.read(run)
     # A running trial has no metrics in the study yet, and a pruned one never will: the run's log has the last ones.
-    metrics = {**attrs.get("costs", {}), **last_metrics(run), **attrs.get("metrics", {})}
-    state = INTERRUPTED if is_interrupted(trial) else _STATES[trial.state.name]
+    last = {name: value for record in records for name, value in record.items()}
     values = {path: mark_gaps(path, value) for path, value in attrs.get("values", {}).items()}
-    values |= attrs.get("tuned", {})
-    return Run(f"{trial.number}", state, values, metrics, curve_of(run), attrs.get("reason", ""))
+    return Run(
+        name=f"{trial.number}",
+        state=_state(trial, is_trained=bool(records)),
+        values=values | attrs.get("tuned", {}),
+        metrics={**attrs.get("costs", {}), **last, **attrs.get("metrics", {})},
+        curve=_curve(records, "val_loss"),
+        reason=attrs.get("reason", ""),
+        place=f"trials/{run.name}" if run.is_dir() else "",
+        seed_values=attrs.get("seed_metrics", {}).get(objective, ()),
+    )
+
+
+def _state(trial: FrozenTrial, *, is_trained: bool) -> str:
+    if is_interrupted(trial):
+        return INTERRUPTED
+    reported = is_trained or trial.intermediate_values or trial_attrs(trial).get("reported")
+    # Optuna knows no state for what violates a constraint: it is one that was pruned before its first step.
+    return INFEASIBLE if trial.state == TrialState.PRUNED and not reported else _STATES[trial.state.name]
 
 
 def curve_of(run: Path, metric: str = "val_loss") -> list[tuple[int, float]]:
     """Return a metric of a run by step."""
-    records = metrics.read(run)
+    return _curve(metrics.read(run), metric)
+
+
+def _curve(records: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:
     return [(int(record["step"]), record[metric]) for record in records if record.get(metric) is not None]
 
 
@@ -141,24 +191,3 @@ def short_names(vary: Sequence[str]) -> dict[str, str]:
         unique = (end for end in suffixes if sum(other == path or other.endswith(f".{end}") for other in vary) == 1)
         shortest[path] = next(unique, path)
     return shortest
-
-
-def importances(data: SearchData) -> tuple[dict[str, float], str]:
-    """Return the PED-ANOVA importance of each knob for the first objective, or an empty mapping and the reason."""
-    if len(data.complete) < MIN_TRIALS_FOR_IMPORTANCE:
-        need = f"{MIN_TRIALS_FOR_IMPORTANCE} complete trials are needed, and there are {len(data.complete)}"
-        return {}, f"Importances cannot be computed: {need}."
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna warns of any custom target, whatever its sign
-            shares = optuna.importance.get_param_importances(data.study, target=_loss_of(data))
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:
-        return {}, f"Importances cannot be computed: {one_line(error)}"
-    usable = {name: share for name, share in shares.items() if math.isfinite(share)}
-    return usable, "" if usable else "Importances cannot be computed: the trials differ too little."
-
-
-def _loss_of(data: SearchData) -> Callable[[FrozenTrial], float]:
-    """Return the target of PED-ANOVA, which expects lower values to be better."""
-    sign = -1.0 if data.space.objectives[data.space.objective] == "maximize" else 1.0
-    return lambda trial: sign * trial.values[0] if trial.values else math.nan

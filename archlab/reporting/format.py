@@ -1,4 +1,4 @@
-"""Metrics as one line of text."""
+"""Metrics and values as text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,42 @@ from collections.abc import Mapping
 from typing import Any
 
 _BOOKKEEPING = ("step", "tokens", "tokens_per_s")
+_UNITS = {
+    "val_loss": "validation loss, nats per token",
+    "loss": "training loss, nats per token",
+    "val_bpb": "validation, bits per byte",
+    "params": "parameters",
+    "params_non_embedding": "parameters without embeddings",
+    "flops_per_token": "training FLOPs per token",
+    "flops_per_token_forward": "forward FLOPs per token",
+    "state_bytes": "state of one stream, bytes",
+    "max_state_bytes": "largest state of one stream, bytes",
+    "memory_per_device": "memory of a training step, bytes",
+    "tokens_per_s": "training speed, tokens per second",
+    "decode_us_per_token": "decode latency, µs per token",
+    "weight_bytes": "weights, bytes",
+    "activation_bytes": "activations, bytes",
+    "tokens_per_step": "tokens per optimizer step",
+    "grad_norm": "gradient norm",
+    "lr": "learning rate",
+}
+
+
+def axis_title(metric: str) -> str:
+    """Return the name of a metric with its unit."""
+    return _UNITS.get(metric, metric)
+
+
+def brief(value: Any) -> str:
+    """Return a value as text for a table or an axis."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        rest = ", ".join(f"{key} {brief(entry)}" for key, entry in value.items() if key != "type")
+        return f"{value['type']} ({rest})" if "type" in value and rest else str(value.get("type", rest))
+    if isinstance(value, list):
+        return ", ".join(brief(entry) for entry in value)
+    return "null" if value is None else str(value)
 
 
 def format_metrics(metrics: Mapping[str, float], prefix: str = "") -> str:

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import html
+import json
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-
+from archlab.reporting.figures.chart import Figure, Json
 from archlab.storage.ownership import REPORT_MARK
 from archlab.text import visible
 
 _LINES = "\n\t"
-STYLE = """
-:root { --ink: #24292e; --soft: #6a737d; --line: #e3e6e8; --accent: #2f6f5e; --paper: #fff; --back: #f6f7f6; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1000px; margin: 0 auto; padding: 48px 24px 80px; }
-h1 { font-size: 30px; line-height: 1.2; margin: 0 0 12px; letter-spacing: -0.01em; }
-h1, p, td.long { overflow-wrap: anywhere; }
-h2 { font-size: 19px; margin: 0 0 10px; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
-  padding: 22px 24px; margin-top: 22px; }
-p { margin: 0 0 10px; } p.lead { font-size: 18px; } p.note, caption { color: var(--soft); font-size: 14px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); white-space: nowrap;
-  vertical-align: top; }
-th { color: var(--soft); font-weight: 600; }
-td.number { text-align: right; } td.long { white-space: normal; min-width: 16em; }
-tr.best td { background: #eef5f2; font-weight: 600; } tr.baseline td { background: #fbf3ec; }
-.state { border-radius: 8px; padding: 1px 8px; font-size: 13px; background: #eceff1; }
-.state.complete { background: #dcefe7; color: #1d5545; } .state.failed { background: #fbe3e0; color: #8c2f25; }
-pre { background: var(--back); border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px; overflow-x: auto;
-  font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; margin: 0 0 10px; }
-summary { cursor: pointer; color: var(--accent); font-weight: 600; }
-"""
+_ASSETS = Path(__file__).with_name("assets")
+_STYLES = ("page.css", "figures.css")
+_SCRIPTS = (
+    *("draw.js", "frame.js", "chart.js", "bars.js", "parallel.js", "layers.js"),
+    *("figure.js", "save.js", "tables.js", "main.js"),
+)
+# Whatever the page holds, nothing is fetched: it reads the same without a network.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+_EXACT = 8  # digits of a number in a table that is saved
+_DIGITS = 4  # of the largest number of a column
+_LONG, _WIDEST = 40, 11
 
 
 def escape(text: str, keep: str = "") -> str:
@@ -45,53 +34,149 @@ def escape(text: str, keep: str = "") -> str:
     return html.escape(visible(text, keep))
 
 
-def chart_label(text: str) -> str:
-    """Return text for a figure: plotly reads some HTML in it, and `%{x}` as a value of the point."""
-    return escape(text).replace("%{", "&#37;{")
-
-
-def page(title: str, lead: Sequence[str], sections: Iterable[str]) -> str:
-    """Return a page; the sections are HTML, everything else is text."""
+def page(title: str, lead: Sequence[str], sections: Iterable[str], data: Mapping[str, Json] | None = None) -> str:
+    """Return a page; the sections are HTML, the lead's first line stands out; `data` is what all figures share."""
     head = "".join(f'<p class="{"note" if index else "lead"}">{escape(text)}</p>' for index, text in enumerate(lead))
+    body = "".join(sections)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"{REPORT_MARK}"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
-        f"<body><main><h1>{escape(title)}</h1>{head}{''.join(sections)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{_assets(_STYLES)}</style></head>"
+        f"<body><main><h1>{escape(title)}</h1>{head}{_with_contents(body)}</main>"
+        f"{_json(data or {'runs': [], 'knobs': []}, 'page-data')}<script>{_assets(_SCRIPTS)}</script></body></html>\n"
     )
+
+
+@cache
+def _assets(names: Sequence[str]) -> str:
+    return "\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in names)
+
+
+def _with_contents(body: str) -> str:
+    """Return a body with links to its sections before the first one, where there are enough to need them."""
+    titles = re.findall(r'<section id="([^"]*)"><h2>(.*?)</h2>', body)
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in titles)
+    return body.replace("<section", f'<nav aria-label="sections">{links}</nav><section', 1) if len(titles) > 3 else body
+
+
+def _json(data: Json | Mapping[str, Json], name: str = "") -> str:
+    """Return data for the page's script; as `<` is escaped, no text in it ends the element."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json"{f" id={name}" if name else ""}>{text}</script>'
 
 
 def section(title: str, *parts: str, note: str = "") -> str:
     """Return a titled section; the parts are HTML, the note is text."""
-    below = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}{below}</section>"
+    above = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f'<section id="{anchor(title)}"><h2>{escape(title)}</h2>{above}{"".join(parts)}</section>'
 
 
-def figure(chart: go.Figure, name: str) -> str:
-    """Return a figure as HTML that uses the page's plotly.js."""
-    config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
-    return chart.to_html(include_plotlyjs=False, include_mathjax=False, full_html=False, div_id=name, config=config)
+def anchor(title: str) -> str:
+    """Return the name of a section or a file for a title: letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
 
 
-def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[Any]]]) -> str:
-    """Return a table; a row is a CSS class and cells, which are text, numbers, or a State."""
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    body = "".join(f'<tr class="{escape(kind)}">{"".join(map(_cell, cells))}</tr>' for kind, cells in rows)
-    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+def heading(text: str) -> str:
+    """Return the title of a part of a section."""
+    return f"<h3>{escape(text)}</h3>"
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """Return a paragraph of a kind (a CSS class)."""
+    return f'<p class="{escape(kind)}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def figure(chart: Figure, note: str = "") -> str:
+    """Return a figure as HTML: its data, and an empty place in which the page's script draws."""
+    caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
+    return (
+        f'<figure id="{escape(chart.name)}" data-figure aria-label="{escape(chart.description)}">{caption}'
+        f'<div class="plot"><noscript>The figure is drawn by a script; its numbers are in the tables.</noscript></div>'
+        f"{_json(chart.spec)}</figure>"
+    )
 
 
 class State(str):
-    """The state of a trial, shown as a badge."""
+    """The state of a trial, shown with a mark."""
 
 
-def _cell(value: Any) -> str:
+class Link(str):
+    """Text that leads to a file beside the report, at `href`."""
+
+    href: str
+
+    def __new__(cls, text: str, href: str) -> Link:
+        """Return the text with its address."""
+        link = super().__new__(cls, text)
+        link.href = href
+        return link
+
+
+def table(
+    head: Sequence[str],
+    rows: Iterable[tuple[str, Sequence[Any]]],
+    *,
+    name: str = "",
+    ids: Sequence[str] = (),
+    narrow: bool = False,
+) -> str:
+    """Return a table; a row is a CSS class and cells, which are text, numbers, a State or a Link.
+
+    One with a `name` can be sorted and saved under it. `ids` are the anchors of its rows.
+    """
+    listed = [(kind, list(cells)) for kind, cells in rows]
+    is_number = [bool(listed) and all(_is_blank_or_number(cells[i]) for _, cells in listed) for i in range(len(head))]
+    decimals = [_decimals([cells[i] for _, cells in listed]) for i in range(len(head))]
+    titles = "".join(
+        f'<th scope="col"{" class=n" if n else ""}>{_breakable(t)}</th>' for t, n in zip(head, is_number, strict=True)
+    )
+    names = [f' id="{escape(each)}"' for each in ids] or [""] * len(listed)
+    body = "".join(
+        f"<tr{at}{_class(kind)}>{''.join(map(_cell, cells, is_number, decimals))}</tr>"
+        for at, (kind, cells) in zip(names, listed, strict=True)
+    )
+    top = f"<thead><tr>{titles}</tr></thead>" if any(head) else ""
+    made = f'<div class="scroll"><table{" class=narrow" if narrow else ""}>{top}<tbody>{body}</tbody></table></div>'
+    return f'<div class="table" data-name="{escape(name)}">{made}</div>' if name else made
+
+
+def _breakable(title: str) -> str:
+    return escape(title).replace("_", "_<wbr>")
+
+
+def _class(kind: str) -> str:
+    return f' class="{escape(kind)}"' if kind else ""
+
+
+def _is_blank_or_number(value: Any) -> bool:
+    return value in (None, "") or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _decimals(column: Sequence[Any]) -> int | None:
+    """Return how many decimals the numbers of a column have, so that they stand below each other."""
+    sizes = [abs(value) for value in column if isinstance(value, float) and math.isfinite(value)]
+    return max(0, _DIGITS - 1 - math.floor(math.log10(max(sizes)))) if sizes and max(sizes) > 0 else None
+
+
+def _cell(value: Any, is_number: bool, decimals: int | None) -> str:
     if isinstance(value, State):
         return f'<td><span class="state {escape(value)}">{escape(value)}</span></td>'
+    if isinstance(value, Link):
+        return f'<th scope="row"><a href="{escape(value.href)}">{escape(value)}</a></th>'
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f'<td class="number">{escape(number(value))}</td>'
+        shown, exact = _aligned(value, decimals), str(value) if isinstance(value, int) else f"{value:.{_EXACT}g}"
+        return f'<td class="n"{"" if shown == exact else f" data-v={exact}"}>{escape(shown)}</td>'
     text = "" if value is None else str(value)
-    return f'<td class="{"long" if len(text) > 40 else ""}">{escape(text)}</td>'
+    kind = " class=long" if len(text) > _LONG else " class=n" if is_number else ""
+    return f"<td{kind}>{escape(text)}</td>"
+
+
+def _aligned(value: float, decimals: int | None) -> str:
+    shown = "" if decimals is None or not math.isfinite(value) else f"{value:,.{decimals}f}"
+    # What would be shown as zero, or is too large or small to be read so, has digits of its own.
+    return shown if shown and len(shown) <= _WIDEST and (value == 0 or float(shown.replace(",", ""))) else number(value)
 
 
 def number(value: float) -> str:
@@ -101,7 +186,16 @@ def number(value: float) -> str:
 
 def facts(pairs: Mapping[str, Any]) -> str:
     """Return a table of names and values."""
-    return table(("", ""), [("", (name, value)) for name, value in pairs.items()])
+    return table(("", ""), [("", (name, value)) for name, value in pairs.items()], narrow=True)
+
+
+def key_figures(items: Iterable[tuple[str, str, str]]) -> str:
+    """Return the few figures that matter most: name, value, and what belongs to it, as text."""
+    cells = (
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(about)}</small></dd></div>"
+        for name, value, about in items
+    )
+    return f'<dl class="figures">{"".join(cells)}</dl>'
 
 
 def code(text: str, *, folded: str = "") -> str:

@@ -81,7 +81,7 @@ for command in (["--help"], ["show", "--help"], ["show", "quickstat"], ["train",
         main()
     except SystemExit:
         pass
-heavy = {"torch", "optuna", "plotly", "numpy", "tensorboard"} & set(sys.modules)
+heavy = {"torch", "optuna", "numpy", "tensorboard"} & set(sys.modules)
 sys.exit(f"{command} needs {heavy}" if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)

@@ -43,7 +43,7 @@ def test_every_dependency_is_pinned(project: dict) -> None:
 
 @pytest.mark.parametrize("start", ["", "from archlab.cli.main import cli; cli(['--help'], standalone_mode=False)"])
 def test_starting_does_not_import_torch(start: str) -> None:
-    heavy = "{'torch', 'optuna', 'plotly', 'tensorboard', 'transformers'}"
+    heavy = "{'torch', 'optuna', 'tensorboard', 'transformers'}"
     code = f"import sys\nimport archlab\n{start}\nsys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,1 @@
+"""The pages of a search, a ladder and a run."""
