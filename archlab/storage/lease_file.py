@@ -79,4 +79,4 @@ def boot_id() -> str:
 
 def now() -> str:
     """Return the time in UTC, as it is written for people."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

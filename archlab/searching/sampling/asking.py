@@ -127,7 +127,7 @@ class TrialQueue:
         study, objectives, waiting = self.space.study, len(self.space.objectives), self._waiting()
         if study.sampler.type == "qmc":  # Optuna's own begins with a random point, and the first one is all zeros
             seed = study.sampler_seed(number)
-            return PointSampler(number - 1, seed, **study.sampler.options) if number else RandomSampler(seed)
+            return PointSampler(number - 1, seed, study.sampler.options) if number else RandomSampler(seed)
         if self.arms and waiting:
             choice = trial_attrs(waiting).get("choice")
             return ChoiceSampler(study.make_sampler(f"{choice}:{number}", objectives=objectives))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -16,9 +16,6 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from archlab.searching.study.trial_attrs import trial_attrs
-
-if TYPE_CHECKING:
-    from scipy.stats.qmc import QMCEngine
 
 _DIMS = 256  # of a point, of which a trial takes as many as it has parameters
 
@@ -65,11 +62,13 @@ class FixedSampler(_IndependentSampler):
 class PointSampler(_IndependentSampler):
     """Takes the coordinates of one point of a low-discrepancy sequence, in the order in which parameters are chosen.
 
-    Where a choice decides which parameters there are, as none of Optuna's does.
+    `options` are those of Optuna's QMCSampler, `qmc_type` and `scramble`.
+    Optuna's takes none for parameters that a choice decides on.
     """
 
-    def __init__(self, number: int, seed: int, qmc_type: str = "sobol", scramble: bool = False, **_: object) -> None:
-        self.number, self.seed, self.kind, self.scramble = number, seed, qmc_type, scramble
+    def __init__(self, number: int, seed: int, options: Mapping[str, object]) -> None:
+        self.number, self.seed = number, seed
+        self.kind, self.scramble = options.get("qmc_type", "sobol"), bool(options.get("scramble"))
         self._left: list[float] = []
 
     def sample_independent(
@@ -83,8 +82,8 @@ class PointSampler(_IndependentSampler):
     def _point(self) -> list[float]:
         from scipy.stats import qmc
 
-        kinds: dict[str, type[QMCEngine]] = {"sobol": qmc.Sobol, "halton": qmc.Halton}
-        engine = kinds[self.kind](_DIMS, scramble=self.scramble, seed=self.seed)
+        kind = qmc.Halton if self.kind == "halton" else qmc.Sobol
+        engine = kind(_DIMS, scramble=self.scramble, seed=self.seed)
         if self.number:
             engine.fast_forward(self.number)
         return [float(u) for u in engine.random(1)[0]]

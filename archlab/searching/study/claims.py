@@ -36,9 +36,10 @@ def lock_file(folder: Path, number: int) -> Path:
 
 
 @contextmanager
-def claim(study: optuna.Study, trial: Trial, folder: Path, search: str) -> Iterator[None]:
+def claim(study: optuna.Study, trial: Trial, folder: Path, search: str, *, is_apart: bool = False) -> Iterator[None]:
     """Hold a trial within a block, with its own UUID and the worker's in the study and in the directory.
 
+    `is_apart` says that it runs in a process of its own, so that it is hardly to blame for the death of the worker.
     A block that ends because others have taken the trial over raises nothing: the worker goes on with another one.
     """
     lease, run = own_lease(folder), trial_dir(folder, trial.number)
@@ -48,7 +49,7 @@ def claim(study: optuna.Study, trial: Trial, folder: Path, search: str) -> Itera
         name = uuid.uuid4().hex
         set_trial_attrs(study, trial, {"id": name})
         holder = {"worker": lease.id, "boot": boot_id()} if lease else {}
-        _write(folder, trial.number, {"search": search, "trial": name, **holder})
+        _write(folder, trial.number, {"search": search, "trial": name, "is_apart": is_apart, **holder})
         if lease:
             lease.update({"trial": trial.number, "run": str(run.relative_to(folder))})
         try:
@@ -80,6 +81,11 @@ def leave(folder: Path, number: int) -> None:
 def has_left(folder: Path, trial: FrozenTrial) -> bool:
     """Tell whether the worker of an open trial noted that it leaves it."""
     return (trial_dir(folder, trial.number) / _STOPPED).exists()
+
+
+def is_apart(folder: Path, trial: FrozenTrial) -> bool:
+    """Tell whether a trial runs, or ran, in a process of its own."""
+    return bool(_read(folder, trial.number).get("is_apart"))
 
 
 def require_own_dir(folder: Path, trial: FrozenTrial) -> None:

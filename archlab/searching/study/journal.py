@@ -28,7 +28,7 @@ class JournalFile(BaseJournalBackend):
         file.touch()
         self.file, self._offsets = file, [0]  # of each line, and of the next
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Yield the changes from a number on."""
         with self.file.open("rb") as file:
             first = min(log_number_from, len(self._offsets) - 1)

@@ -15,7 +15,7 @@ from archlab.errors import ArchlabError, one_line
 from archlab.modeling.budget import resolve_budget
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.choice_view import ChoicePruner
-from archlab.searching.study.claims import has_left, stale, trial_dir
+from archlab.searching.study.claims import has_left, is_apart, stale, trial_dir
 from archlab.searching.study.progress import progress_of
 from archlab.searching.study.study_storage import find_study, open_storage, storage_name
 from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs, trial_attrs
@@ -24,6 +24,7 @@ from archlab.storage.files import remove_dir_atomic
 from archlab.storage.ownership import RUN
 
 MAX_ATTEMPTS = 2  # without a further checkpoint
+MAX_WORKERS = 10  # that died without a further checkpoint of a trial that ran in another process: it may be its doing
 INTERRUPTED = "interrupted"
 # User attributes of the study.
 _EXHAUSTED, _VARY, _COUNTS_CANDIDATES, _NUMBERED = "exhausted", "vary", "counts_candidates", "numbered_combinations"
@@ -133,27 +134,40 @@ def fail_stale_trials(study: SearchStudy, folder: Path) -> None:
         with stale(folder, trial.number, workers) as is_stale:
             # Read again: its worker may have finished it, and released its lock, since the trials were listed.
             if is_stale and _state(study, trial.number) == TrialState.RUNNING:
-                mark_interrupted(study, trial, folder, by_itself=not has_left(folder, trial))
+                by_itself, by_worker = not has_left(folder, trial), is_apart(folder, trial)
+                mark_interrupted(study, trial, folder, by_itself=by_itself and not by_worker, by_worker=by_worker)
     enqueue_retries(study)
 
 
-def mark_interrupted(study: SearchStudy, trial: FrozenTrial, folder: Path, *, by_itself: bool) -> None:
+def mark_interrupted(
+    study: SearchStudy, trial: FrozenTrial, folder: Path, *, by_itself: bool, by_worker: bool = False
+) -> None:
     """Close an interrupted trial, to be enqueued again unless MAX_ATTEMPTS brought no further checkpoint.
 
-    `by_itself` says that the process died, rather than a user stopping it. No other process writes the trial.
+    `by_itself` says that its process died, rather than a user stopping it, `by_worker` that another process died, which
+    ran it. No process writes the trial any more.
     """
     attrs = trial_attrs(trial)
     progress = _progress(study, trial, folder)
     has_advanced = progress > attrs.get("progress", [0, 0])
-    fruitless = (0 if has_advanced else attrs.get("fruitless", 0)) + (by_itself and not has_advanced)
-    fatal = fruitless >= MAX_ATTEMPTS
-    reason = f"its process ended {fruitless} times while it ran, without a further checkpoint" if fatal else INTERRUPTED
+    fruitless = 0 if has_advanced else attrs.get("fruitless", 0) + by_itself
+    lost = 0 if has_advanced else attrs.get("lost_workers", 0) + by_worker
+    why = _why_given_up(fruitless, lost)
     # Before the state: a finished trial's attributes do not change, and the retry is made from them.
-    own: TrialAttrs = {"interrupted": not fatal, "reason": reason, "progress": progress, "fruitless": fruitless}
-    own["next_attempt"] = attrs.get("attempt", 1) + by_itself
+    own: TrialAttrs = {"interrupted": not why, "reason": why or INTERRUPTED, "progress": progress}
+    own |= {"fruitless": fruitless, "lost_workers": lost, "next_attempt": attrs.get("attempt", 1) + by_itself}
     # Otherwise the retry continues from the last checkpoint.
-    if record_result(study, trial, own, None, TrialState.FAIL) and fatal:
+    if record_result(study, trial, own, None, TrialState.FAIL) and why:
         delete_weights(trial_dir(folder, trial.number))
+
+
+def _why_given_up(fruitless: int, lost_workers: int) -> str:
+    """Return why a trial is not run again, after so many deaths of its process and of its workers, or nothing."""
+    if fruitless >= MAX_ATTEMPTS:
+        return f"its process ended {fruitless} times while it ran, without a further checkpoint"
+    if lost_workers >= MAX_WORKERS:
+        return f"{lost_workers} workers died while it ran, without a further checkpoint"
+    return ""
 
 
 def _progress(study: SearchStudy, trial: FrozenTrial, folder: Path) -> list[int]:
@@ -188,8 +202,9 @@ def enqueue_retries(study: SearchStudy) -> None:
         is_whole = "values" in attrs or not counts_candidates(study)
         parameters = {**fixed, **trial.params} if is_whole else fixed
         kept = {name: attrs[name] for name in _KEPT_ATTRS if name in attrs}  # type: ignore[literal-required]
-        own = {"attempt": attrs.get("next_attempt", 1), "retry_of": trial.number}
+        own: TrialAttrs = {"attempt": attrs.get("next_attempt", 1), "retry_of": trial.number}
         own |= {"progress": attrs.get("progress", [0, 0]), "fruitless": attrs.get("fruitless", 0)}
+        own |= {"lost_workers": attrs.get("lost_workers", 0)}
         study.enqueue_trial(parameters, {**own, **kept})
 
 

@@ -168,7 +168,7 @@ def test_points_are_those_of_the_sequence(options: dict[str, Any]) -> None:
     unit = FloatDistribution(0, 1)
 
     def point(number: int) -> list[float]:
-        sampler = PointSampler(number, 7, **options)
+        sampler = PointSampler(number, 7, options)
         return [sampler.sample_independent(study, trial._cached_frozen_trial, name, unit) for name in "abc"]
 
     points = [point(number) for number in range(8)]
@@ -185,7 +185,7 @@ def test_optunas_points_are_ours_where_no_choice_decides(tmp_path: Path) -> None
     for number in range(12):
         trial = study.ask(every)
         if number > 0:
-            ours = PointSampler(number - 1, 0)
+            ours = PointSampler(number - 1, 0, {})
             mine = {n: ours.sample_independent(study, trial._cached_frozen_trial, n, d) for n, d in every.items()}
             assert mine.pop("c") == trial.params.pop("c")
             assert mine == pytest.approx({name: trial.params[name] for name in mine}, rel=1e-12)

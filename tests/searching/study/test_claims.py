@@ -121,7 +121,7 @@ def test_the_lock_of_a_trial_says_whose_it_is(study: SearchStudy, folder: Path) 
     with claim(study, trial, folder, "search-id"):
         note = json.loads(lock_file(folder, 0).read_text())
     (stored,) = study.get_trials()
-    assert note == {"search": "search-id", "trial": trial_attrs(stored)["id"]}
+    assert note == {"search": "search-id", "trial": trial_attrs(stored)["id"], "is_apart": False}
     assert not has_left(folder, stored)
     leave(folder, 0)
     assert has_left(folder, stored)
@@ -242,6 +242,22 @@ def test_an_attempt_counts_if_the_checkpoint_did_not_advance(
     last = trial_attrs(study.get_trials()[len(checkpoints) - 1])
     assert (last["reason"], last["next_attempt"]) == (attempts, len(checkpoints) + 1)
     assert states(study)[len(checkpoints) :] == ([WAITING] if last["interrupted"] else [])
+
+
+def test_a_worker_that_dies_is_hardly_the_fault_of_a_trial_in_another_process(
+    study: SearchStudy, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_module, "MAX_WORKERS", 3)
+    trial = begin(study)
+    trial.set_user_attr("values", {})
+    for number in range(3):
+        with claim(study, trial, folder, "search-id", is_apart=True):
+            pass
+        fail_stale_trials(study, folder)
+        if number < 2:
+            trial = study.ask()
+    assert states(study) == [FAIL] * 3
+    assert trial_attrs(study.get_trials()[2])["reason"] == "3 workers died while it ran, without a further checkpoint"
 
 
 def test_a_stop_by_the_user_counts_for_nothing(study: SearchStudy, folder: Path) -> None:
