@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from archlab.config.experiment import load
 from archlab.modeling.step_trace import trace_step
 from archlab.planning.memory import resident_bytes
@@ -66,11 +63,14 @@ class Case:
 
 
 def report_memory() -> None:
-    """Print predicted and measured peak memory of each case."""
-    table = Table("architecture", "precision", "checkpointed", "predicted", "measured", "ratio")
+    """Print predicted and measured peak memory of each case as it is measured, and how many came within 10 %."""
+    ratios = []
+    print(f"{'architecture':16} {'precision':9} {'checkpointed':12} {'predicted':>9} {'measured':>9} ratio")
     for name, precision, checkpointed in product(ARCHITECTURES, ("float32", "bfloat16"), (False, True)):
         case = Case(name, precision, checkpointed)
         predicted, measured = case.predicted_bytes(), case.measured_bytes()
-        sizes = (f"{size / 1e6:.0f} MB" for size in (predicted, measured))
-        table.add_row(name, precision, str(checkpointed).lower(), *sizes, f"{predicted / measured:.2f}")
-    Console().print(table)
+        ratios.append(predicted / measured)
+        sizes = (f"{size / 1e6:6.0f} MB" for size in (predicted, measured))
+        print(f"{name:16} {precision:9} {str(checkpointed).lower():12}", *sizes, f"{ratios[-1]:.2f}", flush=True)
+    near = sum(abs(ratio - 1) <= 0.1 for ratio in ratios)
+    print(f"{near} of {len(ratios)} within 10 %, the worst {max(abs(ratio - 1) for ratio in ratios):.0%}")

@@ -10,9 +10,9 @@ from archlab.errors import ArchlabError
 from archlab.runtime.cgroups import memory_limit
 
 # Bytes of malloc's heap for a byte of tensors at a training step's peak, of which tensors of many sizes leave gaps that
-# later ones do not fit in. A fit to ten architectures in float32, with and without activation checkpointing, together
-# with what a process takes without tensors (benchmarks/plan.py memory): it need not hold for others.
-CPU_HEAP_RATIO = 1.38
+# later ones do not fit in, with the settings of `archlab train` (runtime/process.py). A fit to four architectures in
+# float32, together with what a process takes without tensors, held to others (benchmarks/plan.py memory).
+CPU_HEAP_RATIO = 1.05
 
 
 def cpu_heap_bytes(tensor_bytes: int) -> int:
