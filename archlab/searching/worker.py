@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from archlab.searching.study.study import (
     record_result,
 )
 from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs
-from archlab.searching.study.workers import fence
+from archlab.searching.study.workers import fence, work_on
 from archlab.searching.trials.callbacks import Judge, SearchCallback
 from archlab.searching.trials.prepared_trial import judge_of, plan_objectives, prepare_trial
 from archlab.searching.trials.retries import continue_retried, continue_runs, leave_open
@@ -122,7 +122,9 @@ class SearchWorker:
         run = self.folder / "baseline"
         with lock(run / "lock", wait=wait) as acquired:
             if acquired and read_baseline(run) is None:
+                work_on(self.folder, {"run": "baseline"})
                 result = self._train_baseline(run)
+                work_on(self.folder, None)
                 replace(result, search=self.identity.search, spent=self.meter.spent).write(run)
         baseline = read_baseline(run)
         require_same_search(baseline.search if baseline else "", self.identity, run)
@@ -155,7 +157,7 @@ class SearchWorker:
                 fail_stale_trials(self.study, self.folder)
                 trial = None if self._is_used_up() else self.queue.ask()
                 if isinstance(trial, Trial):
-                    held.enter_context(claim(self.study, trial, self.folder, self.identity.search))
+                    held.enter_context(self._claim(trial))
             if trial is None:
                 return False
             if isinstance(trial, Wait):
@@ -167,6 +169,10 @@ class SearchWorker:
                 leave(self.folder, trial.number)
                 raise
         return True
+
+    def _claim(self, trial: Trial) -> AbstractContextManager[None]:
+        is_apart = self.execute is not train_trial
+        return claim(self.study, trial, self.folder, self.identity.search, is_apart=is_apart)
 
     def _is_used_up(self) -> bool:
         budget = self.space.study.budget
