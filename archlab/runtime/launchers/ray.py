@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
@@ -62,8 +63,8 @@ class RayLauncher:
         self, *, address: str = "auto", resources: dict[str, float] | None = None, autoscaling: bool = False
     ) -> None:
         require_package("ray", "ray")
-        import ray
-
+        # Not typed: what its decorators add to a class and its methods is not in their types.
+        ray: Any = importlib.import_module("ray")
         self._ray, self._autoscaling = ray, autoscaling
         self._resources = resources or {}
         self._entries: dict[str, _Entry] = {}
