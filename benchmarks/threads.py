@@ -103,18 +103,25 @@ def main() -> None:
     busy: list[subprocess.Popen[Any]] = [subprocess.Popen(BUSY) for _ in os.sched_getaffinity(0)]
     with running(busy):
         pass
+    try:
+        show(settings, measure(trainers, busy))
+    finally:
+        for process in (trainer for pair in trainers.values() for trainer in pair):
+            process.close()
+        for burner in busy:
+            burner.kill()
+            burner.wait()
+
+
+def measure(trainers: dict[str, list[Trainer]], busy: list[subprocess.Popen[Any]]) -> dict[tuple[str, Any], float]:
+    """Return the shortest seconds of a step by setting and scene, over interleaved rounds."""
     best: dict[tuple[str, Any], float] = {}
     for _ in range(ROUNDS):
         for scene in SCENES:
             for setting, pair in trainers.items():
                 seconds = scene(pair, busy)
                 best[setting, scene] = min(best.get((setting, scene), seconds), seconds)
-    for process in (trainer for pair in trainers.values() for trainer in pair):
-        process.close()
-    for burner in busy:
-        burner.kill()
-        burner.wait()
-    show(settings, best)
+    return best
 
 
 def show(settings: list[str], best: dict[tuple[str, Any], float]) -> None:

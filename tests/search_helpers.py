@@ -54,7 +54,7 @@ def replace_training(patch: pytest.MonkeyPatch, train: Callable[..., TrainResult
 
 def replace_costs(patch: pytest.MonkeyPatch, costs: Any) -> None:
     """Let every model have the same costs, and no model be evaluated at the end."""
-    patch.setattr(archlab.searching.run, "estimate_cost", lambda experiment: costs)
+    patch.setattr(archlab.searching.worker, "estimate_cost", lambda experiment: costs)
     patch.setattr(archlab.searching.trials.prepared_trial, "estimate_cost", lambda experiment: costs)
     patch.setattr(archlab.searching.results.best_trial, "_evaluate", lambda *_: {})
 

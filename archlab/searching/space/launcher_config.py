@@ -34,7 +34,7 @@ def parse_launcher(data: Any, path: str) -> LauncherConfig:
     if not isinstance(name, str):
         raise ConfigError(path, f"{name!r} is not the name of a launcher")
     cls = find_launcher(name, path)
-    knobs = knobs_of(cls.__init__)  # type: ignore[misc]  # the constructor is a launcher's schema
+    knobs = knobs_of(cls.__init__)  # the constructor is a launcher's schema
     reject_unknown(options, list(knobs), path, owner=name)
     for knob in knobs.values():
         if knob.default is REQUIRED and knob.name not in options:

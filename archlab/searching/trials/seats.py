@@ -39,7 +39,7 @@ def make_seats(workers: int, threads: int | None = None) -> list[Seat]:
     whole = shares.whole
     each = threads or max(1, whole.num_cores // workers)
     gpus = [(whole.gpus[index % len(whole.gpus)],) if whole.gpus else None for index in range(workers)]
-    if each * workers > whole.num_cores:
+    if workers == 1 or each * workers > whole.num_cores:  # another process may have a worker too: nobody is pinned
         return [Seat(each, (), own) for own in gpus]
     cores = [shares.take(Resources(cpus=each)).cores for _ in range(workers)]
     return [Seat(each, mine, own) for mine, own in zip(cores, gpus, strict=True)]
