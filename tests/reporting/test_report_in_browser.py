@@ -33,10 +33,11 @@ LOOK = """(() => {
         && box.bottom <= frame.bottom + 2;
       if (!isInside) found.push(`${figure.id}: ${text.textContent} is outside of the figure`);
     }
-    for (const kind of [".ticktext, .axis, .title", ".point-label", ".end-label", ".name:not(.point-label):not(.end-label)"]) {
+    for (const kind of [".ticktext, .axis, .title", ".point-label", ".end-label", ".name:not(.point-label)"]) {
       const some = texts.filter((text) => text.matches(kind));
       some.forEach((one, index) => some.slice(index + 1).forEach((other) => {
-        if (overlap(boxOf(one), boxOf(other))) found.push(`${figure.id}: ${one.textContent} | ${other.textContent} overprint`);
+        const names = `${one.textContent} | ${other.textContent}`;
+        if (overlap(boxOf(one), boxOf(other))) found.push(`${figure.id}: ${names} overprint`);
       }));
     }
     for (const panel of figures.find((each) => each.id === figure.id).boxes) {

@@ -86,7 +86,7 @@ def line(
 ) -> Part:
     """Return a line of a kind (a CSS class), labeled at its end; `run` counts in the page's runs."""
     made: Part = {"m": "line", "c": kind, "x": numbers(x for x, _ in points), "y": numbers(y for _, y in points)}
-    options = {"label": text(label), "name": text(name), "steps": steps, "silent": silent}
+    options: Part = {"label": text(label), "name": text(name), "steps": steps, "silent": silent}
     return made | {key: value for key, value in options.items() if value} | ({} if run is None else {"t": run})
 
 
@@ -158,9 +158,12 @@ def many_or_none(count: int) -> int:
     return count if count > _MANY else 0
 
 
-def robust_top(values: Sequence[float], sign: float) -> float:
-    """Return the worst value that a figure has to show: a diverged run would leave no room for the others."""
+def robust_top(values: Sequence[float], sign: float, reach: float = 4.0) -> float:
+    """Return the worst value that a figure has to show: a diverged run would leave no room for the others.
+
+    It lies `reach` times as far beyond the third quartile as that lies from the best value.
+    """
     ordered = sorted((value for value in values if math.isfinite(value)), key=lambda value: sign * value)
-    best, typical = ordered[0], ordered[math.ceil(0.9 * (len(ordered) - 1))]
-    limit = typical + (typical - best) * 0.75
-    return limit if sign * ordered[-1] > sign * limit else ordered[-1]
+    best, quartile = ordered[0], ordered[math.ceil(0.75 * (len(ordered) - 1))]
+    limit = quartile + (quartile - best) * reach
+    return limit if quartile != best and sign * ordered[-1] > sign * limit else ordered[-1]

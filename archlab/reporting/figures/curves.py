@@ -12,6 +12,7 @@ from archlab.reporting.format import axis_title
 
 _POINTS = 40_000  # of all curves together: half a megabyte
 _LEAST = 12  # points of a curve, however many curves there are
+_REACH = 1.5  # of the third quartile, which the first evaluations do not belong to
 _FULL = 400  # of those that stand out
 
 
@@ -25,8 +26,9 @@ def learning_curves(data: SearchData) -> tuple[Figure, str] | None:
     most = max(_LEAST, _POINTS // len(curves))
     marks = [_mark(kind, number, run, most) for kind, runs in kinds.items() for number, run in runs]
     values = [value for curve in curves for _, value in curve]
-    # Evaluations at the beginning are worse than all others: a tenth of them says where the figure may be cut.
-    top = max(robust_top(values, 1.0), *(curve[-1][1] for kind in ("base", "best") for curve in _of(kinds, kind)))
+    top = max(
+        robust_top(values, 1.0, _REACH), *(curve[-1][1] for kind in ("base", "best") for curve in _of(kinds, kind))
+    )
     hidden = sum(value > top for value in values)
     steps = [step for curve in curves for step, _ in curve]
     made = panel(

@@ -24,7 +24,7 @@ def loss_curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     marks = [line("complete train", thin(training, _MOST), name="training")] if training else []
     marks += [line("best", thin(validation, _MOST), label="validation")] if validation else []
     steps = [step for step, _ in (*training, *validation)]
-    y = axis("loss, nats per token", [min(values), robust_top(values, 1.0) if len(values) > 20 else max(values)])
+    y = axis("loss, nats per token", [min(values), robust_top(values, 1.0, 2.0) if len(values) > 20 else max(values)])
     legend = [key("complete", "training, one batch", "line"), key("best", "validation", "line")]
     spec = chart([panel(axis("step", [0, *steps], integer=True), y, marks)], legend, height=400)
     return Figure("curves", "training and validation loss by step", spec)

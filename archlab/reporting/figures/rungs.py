@@ -39,7 +39,8 @@ def _forecast_panel(title: str, forecasts: Mapping[str, Mapping[str, Any]], loss
     if not forecasts:
         return None
     names = sorted(forecasts, key=lambda name: (losses.get(name, float("inf")), forecasts[name]["forecast"]))
-    rows = [(float(place), *map(float, forecasts[name]["interval"])) for place, name in enumerate(names)]
+    ends = [forecasts[name]["interval"] for name in names]
+    rows = [(float(place), float(low), float(high)) for place, (low, high) in enumerate(ends)]
     points = [(float(forecasts[name]["forecast"]), float(place)) for place, name in enumerate(names)]
     marks = [
         intervals("complete", rows),
@@ -53,8 +54,8 @@ def _forecast_panel(title: str, forecasts: Mapping[str, Mapping[str, Any]], loss
     ):
         if some:
             marks.append(dots(kind, [(x, y) for x, y, _ in some], shape=shape, names=[name for *_, name in some]))
-    ends = [end for _, low, high in rows for end in (low, high)]
-    return panel(axis("loss", [*ends, *(x for x, *_ in measured)]), categories("", names) | {"label": ""}, marks, title)
+    shown = [end for _, low, high in rows for end in (low, high)] + [x for x, *_ in measured]
+    return panel(axis("loss", shown), categories("", names) | {"label": ""}, marks, title)
 
 
 def ranks(summary: LadderSummary) -> Figure | None:

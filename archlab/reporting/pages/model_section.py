@@ -62,5 +62,5 @@ def yaml_difference(before: Mapping[str, Any], after: Mapping[str, Any], names: 
 
 
 def _unified(before: Mapping[str, Any], after: Mapping[str, Any], names: tuple[str, str]) -> Iterator[str]:
-    texts = [format_yaml(dict(tree)).splitlines() for tree in (before, after)]
-    return difflib.unified_diff(*texts, *names, lineterm="", n=2)
+    old, new = (format_yaml(dict(tree)).splitlines() for tree in (before, after))
+    return difflib.unified_diff(old, new, *names, lineterm="", n=2)
