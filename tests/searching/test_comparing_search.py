@@ -43,7 +43,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(archlab.searching.run, "train", pretend(loss=loss))
 
     monkeypatch.setattr(archlab.searching.run, "estimate_cost", lambda experiment: COSTS)
-    monkeypatch.setattr(best_trial, "_evaluate", lambda folder: {})
+    monkeypatch.setattr(best_trial, "_evaluate", lambda *_: {})
     install()
     return install
 

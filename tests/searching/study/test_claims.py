@@ -138,6 +138,6 @@ def test_a_worker_goes_on_when_another_has_closed_its_trial(
 
     monkeypatch.setattr(run, "train", train)
     monkeypatch.setattr(run, "estimate_cost", lambda _: Cost(*[1] * 10))
-    monkeypatch.setattr(best_trial, "_evaluate", lambda _: {})
+    monkeypatch.setattr(best_trial, "_evaluate", lambda *_: {})
     assert search(space_file, folder, trials=2).summary.trials == {"fail": 1, "complete": 1}
     assert closed == [True]

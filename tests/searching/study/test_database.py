@@ -141,7 +141,7 @@ def test_a_locked_file_is_waited_for(
 def test_a_trial_is_not_to_blame_for_its_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "train", pretend())
     monkeypatch.setattr(run, "estimate_cost", lambda _: Cost(*[1] * 10))
-    monkeypatch.setattr(best_trial, "_evaluate", lambda _: {})
+    monkeypatch.setattr(best_trial, "_evaluate", lambda *_: {})
     monkeypatch.setattr(study, "MAX_ATTEMPTS", 1)
     file, folder = write_space(tmp_path), tmp_path / "s"
     for _ in range(2):

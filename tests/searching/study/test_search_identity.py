@@ -28,7 +28,7 @@ def _fake_training() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "train", pretend())
         patch.setattr(run, "estimate_cost", lambda _: Cost(*[1] * 10))
-        patch.setattr(best_trial, "_evaluate", lambda _: {})
+        patch.setattr(best_trial, "_evaluate", lambda *_: {})
         patch.setattr(best_trial, "compressed_bpb", lambda _: {})
         yield
 
