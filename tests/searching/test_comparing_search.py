@@ -95,14 +95,14 @@ class Killed(BaseException):
 KILL_AT = [
     (optuna.Study, "enqueue_trial", 1, True),
     (optuna.Study, "ask", 1, True),
-    (archlab.searching.run, "choose_values", 1, True),
+    (archlab.searching.worker, "choose_values", 1, True),
     (archlab.searching.trials.train_trial, "train", 2, False),
     (archlab.searching.trials.train_trial, "train", 1, True),
     (candidate_runs, "delete_weights", 5, True),
     (candidate_runs.CandidateRuns, "_publish", 2, True),
-    (archlab.searching.run, "record_result", 1, False),
-    (archlab.searching.run, "record_result", 1, True),
-    (archlab.searching.run, "publish_best", 2, False),
+    (archlab.searching.worker, "record_result", 1, False),
+    (archlab.searching.worker, "record_result", 1, True),
+    (archlab.searching.worker, "publish_best", 2, False),
 ]
 
 
@@ -138,7 +138,7 @@ def _kill_at(patch: pytest.MonkeyPatch, owner: Any, name: str, number: int, is_d
         raise Killed
 
     patch.setattr(owner, name, call)
-    patch.setattr(archlab.searching.run, "leave_open", killed)
+    patch.setattr(archlab.searching.worker, "leave_open", killed)
 
 
 def test_a_setting_that_cannot_be_trained_costs_the_candidate_nothing(tmp_path: Path, fake: Any) -> None:

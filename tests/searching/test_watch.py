@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import Tiny
 from ladder_helpers import write_ladder
-from search_helpers import pretend, search, write_space
+from search_helpers import pretend, replace_training, search, write_space
 
 import archlab
 from archlab import ArchlabError
@@ -51,7 +51,7 @@ def running_trial(folder: Path, number: int) -> None:
 
 @pytest.mark.slow
 def test_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("archlab.searching.run.train", pretend())
+    replace_training(monkeypatch, pretend())
     folder = tmp_path / "s"
     search(write_space(tmp_path, study={"sampler": "random", "pruner": "none"}), folder, trials=3)
     with unchanged(folder):
@@ -89,7 +89,7 @@ def test_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_a_search_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("archlab.searching.run.train", pretend())
+    replace_training(monkeypatch, pretend())
     search(write_space(tmp_path, study={"sampler": "random"}), tmp_path / "s", trials=1)
     (tmp_path / "s").chmod(0o500)
     assert archlab.watch(tmp_path / "s").done == 1

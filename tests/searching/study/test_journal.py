@@ -10,12 +10,10 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.trial import TrialState
-from search_helpers import pretend, search, write_space
+from search_helpers import pretend, replace_costs, replace_training, search, write_space
 
 from archlab.errors import ArchlabError, ConfigError, MachineError
 from archlab.modeling.cost import Cost
-from archlab.searching import run
-from archlab.searching.results import best_trial
 from archlab.searching.space.search_space import load_space
 from archlab.searching.space.storage_url import connection_url, take_password
 from archlab.searching.study import database, journal
@@ -120,9 +118,8 @@ def test_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace what takes time."""
-    monkeypatch.setattr(run, "train", pretend())
-    monkeypatch.setattr(run, "estimate_cost", lambda _: Cost(*[1] * 10))
-    monkeypatch.setattr(best_trial, "_evaluate", lambda _: {})
+    replace_training(monkeypatch, pretend())
+    replace_costs(monkeypatch, Cost(*[1] * 10))
 
 
 @pytest.mark.slow

@@ -15,13 +15,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from search_helpers import pretend, search, write_space
+from search_helpers import pretend, replace_costs, replace_training, search, write_space
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ArchlabError
 from archlab.modeling.cost import Cost
-from archlab.searching import run
-from archlab.searching.results import best_trial
 from archlab.searching.space.storage_url import PASSWORD as VARIABLE
 from archlab.searching.study import database
 from archlab.searching.study.database import DatabaseError, open_database
@@ -141,9 +139,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Replace what takes time."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr(run, "estimate_cost", lambda _: Cost(*[1] * 10))
-    monkeypatch.setattr(best_trial, "_evaluate", lambda _: {})
-    monkeypatch.setattr(run, "train", pretend())
+    replace_costs(monkeypatch, Cost(*[1] * 10))
+    replace_training(monkeypatch, pretend())
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # of connections that end with the process that opened them
@@ -180,13 +177,13 @@ def test_a_server_that_is_away_for_a_while_loses_nothing(
             threading.Timer(1.5, server.start).start()
         return 1.0
 
-    monkeypatch.setattr(run, "train", pretend(loss=lose_server))
+    replace_training(monkeypatch, pretend(loss=lose_server))
     monkeypatch.setattr(database, "PAUSE_S", 0.2)
     storage = give_password(server, tmp_path, monkeypatch)
     file, folder = write_space(tmp_path, study={"storage": storage, "pruner": "none"}), tmp_path / "s"
     assert search(file, folder, trials=3).summary.trials == {"complete": 3}
     assert (len(stopped), caplog.text.count("is back after")) == (2, 2)
-    monkeypatch.setattr(run, "train", done)
+    replace_training(monkeypatch, done)
     assert search(file, folder, trials=4).summary.trials == {"complete": 4}
     shown = all_text(folder) + caplog.text + file.read_text()
     assert PASSWORD not in shown
@@ -223,11 +220,12 @@ def test_two_processes_share_a_study(server: Server, tmp_path: Path, monkeypatch
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
-from search_helpers import pretend, search
+import pytest
+from search_helpers import pretend, replace_costs, replace_training, search
 from archlab.modeling.cost import Cost
-from archlab.searching import run
-from archlab.searching.results import best_trial
-run.train, run.estimate_cost, best_trial._evaluate = pretend(), lambda _: Cost(*[1] * 10), lambda _: {{}}
+patch = pytest.MonkeyPatch()
+replace_training(patch, pretend())
+replace_costs(patch, Cost(*[1] * 10))
 search(Path({str(file)!r}), Path({str(folder)!r}), trials=6)
 """
     workers = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
