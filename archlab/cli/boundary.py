@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -69,7 +70,13 @@ def _report_stop(error: BaseException) -> int:
         return 128 + signal.SIGPIPE
     number = error.number if isinstance(error, Stopped) else signal.SIGINT
     text = "interrupted" if number == signal.SIGINT else str(error)
-    return _end("; ".join([text, *getattr(error, "__notes__", [])]), 128 + number)
+    return _end("; ".join([text, *getattr(error, "__notes__", [])]), _stop_status(number))
+
+
+def _stop_status(number: int) -> int:
+    """Return the exit status after a signal: a scheduler's, which TERM is in a job of Slurm's, asks to be run again."""
+    is_of_scheduler = number == signal.SIGUSR1 or (number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ)
+    return Outcome.PREEMPTED.exit_status if is_of_scheduler else 128 + number
 
 
 def _end(message: str, status: int, debug: bool = False) -> int:

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from archlab.cli.live import LiveLines
 from archlab.cli.progress_lines import progress_lines, run_line, summary_line
-from archlab.training.progress import Progress
+from archlab.cli.terminal import foreign
+from archlab.training.progress import Progress, WorkerProgress
 
 EVERY_S = 2.0
 PLAIN_EVERY_S = 10.0  # where lines are not redrawn, and each one stays
@@ -23,6 +24,7 @@ _ADVICE = {"search": "the same archlab search goes on", "ladder": "the same arch
 def watch_lines(progress: Progress, width: int) -> list[Text]:
     """Return what is running, and below it what has ended last."""
     lines = progress_lines(progress, width)
+    lines += [_worker_line(worker) for worker in progress.workers]
     lines += [run_line(run, width) for run in reversed(progress.recent)]
     for trial in progress.front:
         values = ", ".join(f"{name} {value:.6g}" for name, value in trial.values.items())
@@ -30,6 +32,13 @@ def watch_lines(progress: Progress, width: int) -> list[Text]:
     if progress.state == "stopped":
         lines.append(Text(f"nobody works on it; {_ADVICE.get(progress.kind, 'archlab train --resume goes on')}", "dim"))
     return lines
+
+
+def _worker_line(worker: WorkerProgress) -> Text:
+    style = "red" if worker.state in ("died", "ended") else "dim"
+    since = f"since {worker.since[:19].replace('T', ' ')} UTC" if worker.since else ""
+    parts = (f"worker {worker.host}:{worker.pid}", worker.state, worker.work, since, worker.reason)
+    return foreign("  ".join(part for part in parts if part), style)
 
 
 def show_once(console: Console, read: Callable[[], Progress], *, as_json: bool) -> None:

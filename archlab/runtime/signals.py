@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl-C (INT), TERM and HUP."""
+"""Signals that ask a run to stop: Ctrl-C (INT) and HUP of a terminal, TERM and USR1 of a scheduler."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ _DEFAULT: dict[signal.Signals, Callable[[int, FrameType | None], object] | signa
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGUSR1: signal.SIG_DFL,
 }
+# A scheduler may send these to a process twice, by itself and through a launcher; if it cannot wait, it sends KILL.
+_OF_SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has asked to stop; `at_once` for the second one, after which nothing more is saved."""
+    """A signal has asked to stop; `at_once` for a second one of the user's, after which nothing more is saved."""
 
     def __init__(self, number: int, at_once: bool = False) -> None:
         self.number, self.at_once = number, at_once
@@ -24,12 +27,14 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Handler:
-    """Raises Stopped at the first signal, or when a block ends that defers it, and at the second in any case."""
+    """Raises Stopped at the first signal, or when a block ends that defers it, and at the user's second at once."""
 
     def __init__(self) -> None:
         self.count, self.deferred, self.is_deferring = 0, 0, False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.count and number in _OF_SCHEDULERS:
+            return
         self.count += 1
         if self.count > 2:  # what the second one raised was caught, or takes too long to unwind
             signal.signal(number, signal.SIG_DFL)
@@ -52,7 +57,7 @@ _active: _Handler | None = None
 
 @contextmanager
 def stop_on_signals() -> Iterator[_Handler | None]:
-    """Raise Stopped, a KeyboardInterrupt, at INT, TERM and HUP in a block; do nothing outside the main thread.
+    """Raise Stopped, a KeyboardInterrupt, at INT, TERM, HUP and USR1 in a block; do nothing outside the main thread.
 
     A handler of the user's own stays, as does nohup's: HUP is then ignored.
     """

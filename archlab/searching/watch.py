@@ -15,9 +15,11 @@ from archlab.searching.results.progress import search_progress
 from archlab.searching.results.summary import read_summary
 from archlab.searching.space.search_space import Space, load_space
 from archlab.searching.study.study import open_study
+from archlab.searching.study.workers import DIR, Worker, read_workers
+from archlab.storage.lease_observer import LeaseObserver
 from archlab.storage.lock_holders import holder
 from archlab.storage.run_identity import is_run
-from archlab.training.progress import Progress, RunProgress
+from archlab.training.progress import Progress, RunProgress, WorkerProgress
 from archlab.training.run_progress import read_run_progress
 
 
@@ -37,10 +39,11 @@ def open_watch(folder: Path) -> Callable[[], Progress]:
 
 
 def _open_search(space: Space, folder: Path) -> Callable[[], Progress]:
-    study = open_study(space, folder, create=False)
+    study, observer = open_study(space, folder, create=False), LeaseObserver(folder / DIR)
 
     def read() -> Progress:
         progress = search_progress(study, space, folder, space.study.trials)
+        progress = replace(progress, workers=tuple(map(_worker, read_workers(folder, observer))))
         return _with_state(progress, folder, has_ended=read_summary(folder) is not None)
 
     return read
@@ -55,6 +58,12 @@ def _open_ladder(space: Space, folder: Path) -> Callable[[], Progress]:
         return _with_state(progress, folder, has_ended=(folder / LADDER_SUMMARY).is_file())
 
     return read
+
+
+def _worker(worker: Worker) -> WorkerProgress:
+    work = f"trial {worker.trial}" if worker.trial is not None else worker.run
+    since = worker.dead_since or (worker.work_since if work else worker.since)
+    return WorkerProgress(worker.state, worker.host, worker.pid, work, since, worker.reason)
 
 
 def _with_state(progress: Progress, folder: Path, *, has_ended: bool) -> Progress:

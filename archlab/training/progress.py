@@ -43,6 +43,18 @@ class Reached:
 
 
 @dataclass(frozen=True)
+class WorkerProgress:
+    """A process that works on a search, or died while it did: what it works on since when (UTC), where, and why not."""
+
+    state: str
+    host: str
+    pid: int
+    work: str = ""
+    since: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Progress:
     """A run, a search or a ladder as a whole, and what is running of it.
 
@@ -51,6 +63,7 @@ class Progress:
     - `counts`: numbers by state: complete, pruned, failed, running, waiting.
     - `best`: the best value of each objective; `front`: the Pareto set where there are several.
     - `running`: the baseline, the trials or the runs that are in flight, of all workers.
+    - `workers`: who works on it, and who died.
     - `recent`: the last trials or runs that ended.
     - `seconds_left`: for all that is left, None until it can be told.
     """
@@ -65,6 +78,7 @@ class Progress:
     baseline: Reached | None = None
     front: tuple[Reached, ...] = ()
     running: tuple[RunProgress, ...] = ()
+    workers: tuple[WorkerProgress, ...] = ()
     recent: tuple[RunProgress, ...] = ()
     seconds_left: float | None = None
 

@@ -89,6 +89,7 @@ def test_an_error_of_archlab_s_own_that_the_machine_caused(fail) -> None:
     ("error", "status", "line"),
     [
         (Stopped(signal.SIGTERM), 143, "archlab: stopped by SIGTERM\n"),
+        (Stopped(signal.SIGUSR1), 85, "archlab: stopped by SIGUSR1\n"),
         (Stopped(signal.SIGINT), 130, "archlab: interrupted\n"),
         (BrokenPipeError(32, "Broken pipe"), 141, ""),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from archlab.runtime.signals import Stopped, defer_keyboard_interrupt, stop_on_signals
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 
 def handlers() -> list[object]:
@@ -45,17 +45,17 @@ def test_deferred_to_the_end_of_a_block(number: signal.Signals) -> None:
 
 def deferred_twice() -> None:
     with stop_on_signals(), defer_keyboard_interrupt():
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         pytest.fail("went on")
 
 
 def while_the_first_is_handled() -> None:
     with stop_on_signals():
         try:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("work", [deferred_twice, while_the_first_is_handled])
@@ -63,6 +63,22 @@ def test_a_second_one_ends_at_once(work: Callable[[], None]) -> None:
     with pytest.raises(Stopped) as caught:
         work()
     assert caught.value.at_once
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_s_second_one_changes_nothing(number: signal.Signals) -> None:
+    reached = []
+
+    def work() -> None:
+        with stop_on_signals(), defer_keyboard_interrupt():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
+            reached.append("end of block")
+
+    with pytest.raises(Stopped) as caught:
+        work()
+    assert reached
+    assert not caught.value.at_once
 
 
 def test_a_signal_is_not_lost_if_the_block_fails() -> None:
