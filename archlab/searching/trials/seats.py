@@ -37,7 +37,8 @@ def make_seats(workers: int, threads: int | None = None) -> list[Seat]:
     """
     shares = machine_shares()
     whole = shares.whole
-    each = threads or max(1, whole.num_cores // workers)
+    # As many as torch would take by itself at most: OMP_NUM_THREADS is the user's wish.
+    each = threads or max(1, min(torch.get_num_threads(), whole.num_cores // workers))
     gpus = [(whole.gpus[index % len(whole.gpus)],) if whole.gpus else None for index in range(workers)]
     if workers == 1 or each * workers > whole.num_cores:  # another process may have a worker too: nobody is pinned
         return [Seat(each, (), own) for own in gpus]

@@ -1,0 +1,69 @@
+"""Trials an hour of a search with one worker and with several, in turns.
+
+python benchmarks/workers.py [SPACE [PATH=VALUE ...]]    the quickstart by default
+
+Each search runs the same trials, with the threads of the machine shared out among its workers. It is timed from the
+start of the first trial to the end of the last one: the baseline takes the same time however many workers there are.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROUNDS = 3
+TRIALS = 8
+# The same trials for everyone: nothing is pruned, and what is tried does not depend on what was found.
+SAME = ("study.sampler=random", "study.pruner=none", f"study.trials={TRIALS}", "train.compile=off")
+
+
+def search(space: str, overrides: Sequence[str], workers: int, threads: int, folder: Path) -> float:
+    """Return the trials per hour of one search."""
+    command = [str(Path(sys.executable).with_name("archlab")), "search", space, *SAME, *overrides]
+    command += ["--out", str(folder), "--workers", str(workers)]
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    subprocess.run(command, check=True, env=env, stdout=subprocess.DEVNULL)
+    return trials_per_hour(folder)
+
+
+def trials_per_hour(folder: Path) -> float:
+    """Return how many trials a search completed in an hour of its trials' time."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
+    times = [(trial.datetime_start, trial.datetime_complete) for trial in study.trials]
+    begins, ends = zip(*((begin, end) for begin, end in times if begin and end), strict=True)
+    return 3600 * len(begins) / (max(ends) - min(begins)).total_seconds()
+
+
+def main() -> None:
+    """Print the table."""
+    space, *overrides = sys.argv[1:] or ["quickstart"]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    kinds = {f"{cores} workers of one thread": (cores, 1), "one of one thread": (1, 1)}
+    kinds[f"one of {cores} threads"] = (1, cores)
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(ROUNDS):
+        for name, (workers, threads) in kinds.items():
+            with tempfile.TemporaryDirectory() as folder:
+                rates[name].append(search(space, overrides, workers, threads, Path(folder) / "s"))
+    table = Table(
+        "workers", "trials an hour", "of one of one thread", title=f"{space}, {TRIALS} trials, {ROUNDS} rounds"
+    )
+    alone = statistics.median(rates["one of one thread"])
+    for name, each in rates.items():
+        table.add_row(name, f"{statistics.median(each):.1f}", f"{statistics.median(each) / alone:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
