@@ -89,8 +89,9 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, tiny:
     with SearchProgressBar(console) as bar:
         bar.on_search(SPACE, 0, 5)
         bar.on_study(lambda: progress(1))
-        bar.on_run("trial 0", VALUES).on_start(tiny(), 0)
-        bar.on_step({"step": 12, "loss": 2.0, "tokens_per_s": 10.0})
+        run = bar.on_run("trial 0", VALUES)
+        run.on_start(tiny(), 0)
+        run.on_step({"step": 12, "loss": 2.0, "tokens_per_s": 10.0})
         bar.on_result("trial 0", "pruned", "pruned at step 12", {})
     assert console.file.getvalue().splitlines() == [
         "space: 5 trials over lr",
