@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from archlab.errors import ArchlabError
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.ladder.progress import first_candidates, ladder_progress
 from archlab.searching.ladder.summary import NAME as LADDER_SUMMARY
-from archlab.searching.results.progress import search_progress
+from archlab.searching.results.progress import BASELINE, search_progress
 from archlab.searching.results.summary import read_summary
 from archlab.searching.space.search_space import Space, load_space
 from archlab.searching.study.study import open_study
@@ -43,7 +43,7 @@ def _open_search(space: Space, folder: Path) -> Callable[[], Progress]:
 
     def read() -> Progress:
         progress = search_progress(study, space, folder, space.study.trials)
-        progress = replace(progress, workers=tuple(map(_worker, read_workers(folder, observer))))
+        progress = _with_workers(progress, [_worker(each) for each in read_workers(folder, observer)])
         return _with_state(progress, folder, has_ended=read_summary(folder) is not None)
 
     return read
@@ -60,6 +60,20 @@ def _open_ladder(space: Space, folder: Path) -> Callable[[], Progress]:
     return read
 
 
+def _with_workers(progress: Progress, workers: Sequence[WorkerProgress]) -> Progress:
+    """Return the progress with its workers, of whom those of other machines hold no lock that is seen here."""
+    at_work = {worker.work for worker in workers if worker.state == "working"}
+    running = tuple(
+        replace(run, state="training", reason="")
+        if run.state == "stopped" and run.label.partition(",")[0] in at_work
+        else run
+        for run in progress.running
+    )
+    num_running = sum(run.state != "stopped" and run.label != BASELINE for run in running)
+    counts = {**progress.counts, "running": num_running}
+    return replace(progress, running=running, counts=counts, workers=tuple(workers))
+
+
 def _worker(worker: Worker) -> WorkerProgress:
     work = f"trial {worker.trial}" if worker.trial is not None else worker.run
     since = worker.dead_since or (worker.work_since if work else worker.since)
@@ -68,7 +82,8 @@ def _worker(worker: Worker) -> WorkerProgress:
 
 def _with_state(progress: Progress, folder: Path, *, has_ended: bool) -> Progress:
     """Return the progress with whether somebody works on it, and what is done after the last trial."""
-    if holder(folder / ".workers.lock") is None:
+    is_alive = any(worker.state in ("working", "idle") for worker in progress.workers)
+    if not is_alive and holder(folder / ".workers.lock") is None:
         return replace(progress, state="complete" if has_ended else "stopped", seconds_left=None)
     if progress.running or progress.done < progress.total or holder(folder / ".best.lock") is None:
         return progress
