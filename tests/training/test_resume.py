@@ -150,10 +150,10 @@ def test_a_second_signal_ends_at_once(tiny: Tiny, tmp_path: Path, monkeypatch: p
 
     def slow(*arguments: Any) -> None:
         begun.append(save(*arguments))
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(checkpoint, "write_tensors", slow)
-    watch = Recorder(lambda record: signal.raise_signal(signal.SIGTERM))
+    watch = Recorder(lambda record: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         train(tiny("train.checkpoint_every=0"), tmp_path / "run", callbacks=[watch])
     assert len(begun) == 1
