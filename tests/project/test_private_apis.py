@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULE = "archlab/runtime/private_apis.py"
 LIBRARIES = ("torch", "optuna")
-PUBLIC = {
+PUBLIC = {"_asdict", "_fields", "_replace", "_exit"}  # of a named tuple, and of os
     "_asdict",
     "_fields",
     "_replace",
