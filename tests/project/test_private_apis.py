@@ -11,11 +11,6 @@ ROOT = Path(__file__).parents[2]
 MODULE = "archlab/runtime/private_apis.py"
 LIBRARIES = ("torch", "optuna")
 PUBLIC = {"_asdict", "_fields", "_replace", "_exit"}  # of a named tuple, and of os
-    "_asdict",
-    "_fields",
-    "_replace",
-    "_exit",
-}  # of a named tuple, and os._exit, whose names begin so all the same
 _PRIVATE_PATH = re.compile(rf"^(?:{'|'.join(LIBRARIES)})(?:\.\w+)*\._[a-z]")
 
 
