@@ -9,9 +9,9 @@ from typing import Any
 from archlab.config.domains import Interval
 from archlab.reporting.data import Run, SearchData
 from archlab.reporting.format import brief
+from archlab.searching.results.against_baseline import whole_split_values
 from archlab.searching.results.choices import significant_difference
 from archlab.searching.sampling.candidates import Candidate
-from archlab.searching.space.search_space import VALIDATION
 
 _LR = "train.lr"
 
@@ -59,11 +59,8 @@ def compare_with_baseline(data: SearchData) -> Comparison | None:
     if best is None:
         return None
     sign, margin = data.space.sign, _margin(best, data)
-    name = objective.removeprefix(VALIDATION)
-    if data.summary and data.summary.best_trial and objective.startswith(VALIDATION):
-        own, base = data.summary.best_trial.validation.get(name), data.summary.baseline.validation.get(name)
-        if own is not None and base is not None:
-            return Comparison(objective, own, base, sign, margin, is_whole=True)
+    if data.summary and (whole := whole_split_values(data.summary)):
+        return Comparison(objective, *whole, sign, margin, is_whole=True)
     own, base = best.metrics.get(objective), data.baseline.metrics.get(objective)
     if own is None or base is None:
         return None

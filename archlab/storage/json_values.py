@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from archlab.errors import ArchlabError
+from archlab.config.strict_json import read_object
+from archlab.errors import ArchlabError, one_line
+
+_Record = TypeVar("_Record")
 
 
 def is_number(value: object) -> bool:
@@ -48,6 +51,16 @@ def has_type(value: object, expected: Any) -> bool:
     if expected is int:
         return is_number(value) and isinstance(value, int)
     return isinstance(value, expected) if expected in (str, bool, type(None)) else True
+
+
+def read_record(cls: type[_Record], file: Path, what: str) -> _Record:
+    """Return the dataclass that a file holds as a JSON object; raise ArchlabError if the file is not `what`."""
+    try:
+        record = cls(**read_object(file, what))
+    except TypeError as error:
+        raise ArchlabError(f"{file}: is not {what}: {one_line(error)}") from error
+    require_fields(record, file)
+    return record
 
 
 def require_fields(record: Any, file: Path) -> None:

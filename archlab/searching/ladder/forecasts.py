@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from archlab.config.strict_json import read_object
-from archlab.errors import ArchlabError, one_line
+from archlab.errors import ArchlabError
 from archlab.storage.files import write_text
-from archlab.storage.json_values import require_fields
+from archlab.storage.json_values import read_record
 
 DIRECTORY = "forecasts"
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -114,12 +113,7 @@ def _file(folder: Path, number: int, rung: int) -> Path:
 
 
 def _read(file: Path) -> Forecast:
-    try:
-        forecast = Forecast(**read_object(file, "a forecast"))
-    except TypeError as error:
-        raise ArchlabError(f"{file}: is not a forecast: {one_line(error)}") from error
-    require_fields(forecast, file)
-    return forecast
+    return read_record(Forecast, file, "a forecast")
 
 
 def _hash_of(forecast: Forecast) -> str:

@@ -9,15 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from archlab.config.strict_json import read_object
-from archlab.errors import ArchlabError, one_line
 from archlab.planning.fit import Fit
 from archlab.searching.ladder.config import Rung
 from archlab.searching.ladder.forecasting import BY_LAW, BY_LOSS, Aim, fit, last_rung
 from archlab.searching.ladder.noise import SeedNoise, seed_noise
 from archlab.searching.ladder.results import RunResult, mean_losses
 from archlab.storage.files import write_text
-from archlab.storage.json_values import require_fields
+from archlab.storage.json_values import read_record
 
 FILE = "decision.json"
 _SURE = 0.9  # the probability of being best from which a candidate counts as the best
@@ -134,14 +132,7 @@ def _stop(names: Sequence[str], times: float, results: Sequence[RunResult]) -> s
 def read_decision(folder: Path) -> Decision | None:
     """Return what was decided after a rung, or None until it is; raise ArchlabError for a damaged file."""
     file = folder / FILE
-    if not file.is_file():
-        return None
-    try:
-        decision = Decision(**read_object(file, "a decision of a ladder"))
-    except TypeError as error:
-        raise ArchlabError(f"{file}: is not a decision of a ladder: {one_line(error)}") from error
-    require_fields(decision, file)
-    return decision
+    return read_record(Decision, file, "a decision of a ladder") if file.is_file() else None
 
 
 def write_decision(folder: Path, decision: Decision) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from archlab.searching.results.summary import SearchSummary
-
-_VALIDATION = "val_"
+from archlab.searching.space.search_space import VALIDATION
 
 
 def is_worse_than_baseline(summary: SearchSummary) -> bool:
@@ -25,9 +24,18 @@ def objective_values(summary: SearchSummary) -> tuple[float, float] | None:
     best, baseline, objective = summary.best_trial, summary.baseline, next(iter(summary.objectives))
     if best is None:
         return None
-    whole = objective.removeprefix(_VALIDATION)
-    if objective.startswith(_VALIDATION) and whole in best.validation and whole in baseline.validation:
-        return best.validation[whole], baseline.validation[whole]
+    if (whole := whole_split_values(summary)) is not None:
+        return whole
     if objective in best.metrics and objective in baseline.metrics:
         return best.metrics[objective], baseline.metrics[objective]
     return None
+
+
+def whole_split_values(summary: SearchSummary) -> tuple[float, float] | None:
+    """Return the first objective of both on the whole validation split, or None where it was not measured there."""
+    best, objective = summary.best_trial, next(iter(summary.objectives))
+    name = objective.removeprefix(VALIDATION)
+    if best is None or not objective.startswith(VALIDATION):
+        return None
+    own, base = best.validation.get(name), summary.baseline.validation.get(name)
+    return None if own is None or base is None else (own, base)

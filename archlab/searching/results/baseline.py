@@ -6,10 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from archlab.config.strict_json import read_object
-from archlab.errors import ArchlabError, one_line
 from archlab.storage.files import write_text
-from archlab.storage.json_values import require_fields
+from archlab.storage.json_values import read_record
 
 _NAME = "result.json"
 
@@ -37,11 +35,4 @@ def read_baseline(run: Path) -> BaselineResult | None:
     Raises ArchlabError for a file that is not a result.
     """
     file = run / _NAME
-    if not file.is_file():
-        return None
-    try:
-        result = BaselineResult(**read_object(file, "the result of a baseline"))
-    except TypeError as error:
-        raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
-    require_fields(result, file)
-    return result
+    return read_record(BaselineResult, file, "the result of a baseline") if file.is_file() else None

@@ -20,10 +20,10 @@ from archlab.runtime.outcome import Outcome, iter_causes, outcome_of
 from archlab.runtime.private_apis import breaks_process
 from archlab.searching.failures import failure_reason
 from archlab.searching.results.baseline import BaselineResult, read_baseline
+from archlab.searching.study.progress import checkpoint_step
 from archlab.searching.study.study import delete_weights
 from archlab.searching.study.trial_attrs import TrialAttrs
 from archlab.searching.trials.callbacks import Judge
-from archlab.searching.trials.retries import checkpoint_step
 from archlab.searching.trials.trial_job import TrialOutput
 from archlab.training import metrics as training_metrics
 
@@ -164,7 +164,7 @@ class CandidateRuns:
             attrs |= {"tuned": dict(settings[best]), "runs": runs}
         if len(every) > 1:
             attrs |= {"seed_metrics": _by_metric(every), "std": _combine(every, statistics.stdev)}
-        return TrialOutput(_combine(every, statistics.fmean), attrs)
+        return TrialOutput(mean_metrics(every), attrs)
 
 
 def copy_run_files(run: Path, folder: Path) -> None:
@@ -172,6 +172,11 @@ def copy_run_files(run: Path, folder: Path) -> None:
     for name in _FILES:
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
+
+
+def mean_metrics(every: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric that all have."""
+    return _combine(every, statistics.fmean)
 
 
 def _by_metric(every: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

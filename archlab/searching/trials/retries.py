@@ -15,8 +15,6 @@ from archlab.searching.study.study import SearchStudy, earlier_attempts, mark_in
 from archlab.searching.trials.callbacks import Judge
 from archlab.training import metrics
 
-__all__ = ["checkpoint_step", "continue_retried", "continue_runs", "leave_open"]
-
 
 def leave_open(study: SearchStudy, number: int, folder: Path) -> None:
     """Close a trial that something else has ended, so that a retry continues it, whatever else fails meanwhile."""

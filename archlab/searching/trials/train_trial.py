@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from archlab.searching.results.objectives import decode_us_per_token, tokens_per
 from archlab.searching.space.tasks import task_experiments
 from archlab.searching.study.study import delete_weights
 from archlab.searching.trials.callbacks import Judge, PruningCallback
-from archlab.searching.trials.candidate_runs import CandidateRuns, copy_run_files
+from archlab.searching.trials.candidate_runs import CandidateRuns, copy_run_files, mean_metrics
 from archlab.searching.trials.trial_job import TrialJob, TrialListener, TrialOutput
 from archlab.training.trainer import train
 
@@ -65,7 +64,7 @@ class _TrialTraining:
         for name in outputs:
             delete_weights(_task_dir(job.folder, name))
         every = [output.metrics for output in outputs.values()]
-        return TrialOutput(_means(every), {"tasks": dict(zip(outputs, every, strict=True))})
+        return TrialOutput(mean_metrics(every), {"tasks": dict(zip(outputs, every, strict=True))})
 
     def _train(
         self,
@@ -98,12 +97,6 @@ def _publish_task(folder: Path, first: str) -> None:
     copy_run_files(task, folder)
     if not (folder / "final").is_dir():  # as after an interruption that came between this and the result
         (task / "final").rename(folder / "final")
-
-
-def _means(every: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean over the tasks of each metric that all have."""
-    common = [name for name in every[0] if all(name in one for one in every)]
-    return {name: statistics.fmean(one[name] for one in every) for name in common}
 
 
 @contextmanager
