@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import archlab
-import archlab.searching.trials.prepared_trial
+import archlab.searching.results.best_trial
 import archlab.searching.trials.train_trial
-import archlab.searching.worker
+import archlab.searching.variants.cost_request
 from archlab.config.experiment import Experiment
 from archlab.modeling.build import build
 from archlab.searching.run import SearchResult
@@ -54,8 +54,7 @@ def replace_training(patch: pytest.MonkeyPatch, train: Callable[..., TrainResult
 
 def replace_costs(patch: pytest.MonkeyPatch, costs: Any) -> None:
     """Let every model have the same costs, and no model be evaluated at the end."""
-    patch.setattr(archlab.searching.worker, "estimate_cost", lambda experiment: costs)
-    patch.setattr(archlab.searching.trials.prepared_trial, "estimate_cost", lambda experiment: costs)
+    patch.setattr(archlab.searching.variants.cost_request, "estimate_cost", lambda experiment: costs)
     patch.setattr(archlab.searching.results.best_trial, "_evaluate", lambda *_: {})
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 from archlab.searching.space.search_space import Space
@@ -13,8 +14,8 @@ from archlab.searching.trials.alone import hold_room
 from archlab.searching.trials.callbacks import SearchCallback
 from archlab.searching.trials.one_at_a_time import OneAtATime
 from archlab.searching.trials.seats import Seat, make_seats
-from archlab.searching.trials.trial_job import TrialJob, TrialListener, TrialOutput
-from archlab.searching.trials.trial_process import TrialProcesses
+from archlab.searching.trials.trial_job import TrialRunner
+from archlab.searching.trials.trial_processes import TrialProcesses
 from archlab.searching.worker import SearchResult, SearchWorker
 from archlab.storage.locks import lock
 
@@ -26,10 +27,11 @@ def run_pool(space: Space, folder: Path, total: int, callback: SearchCallback, w
 
     Raises what one of them raises, after the trials of all have saved a checkpoint.
     """
-    processes, callback = TrialProcesses(), OneAtATime(callback)
+    plugins = tuple(dict.fromkeys((*space.data.get("plugins", ()), *space.base.plugins)))
+    processes, callback = TrialProcesses(plugins), OneAtATime(callback)
     every = [SearchWorker(space, folder, total, callback) for _ in range(workers)]
     for worker, seat in zip(every, _seats(every[0].study, folder, workers), strict=True):
-        worker.execute = _Execute(processes, seat, folder, space.study.time_limit)
+        worker.open_runner = _OpenProcess(processes, seat, folder, space.study.time_limit)
     every[0].begin()
     with ThreadPoolExecutor(workers, thread_name_prefix="worker") as pool:
         futures = [pool.submit(_work, worker, folder) for worker in every]
@@ -52,16 +54,20 @@ def _seats(study: SearchStudy, folder: Path, workers: int) -> list[Seat]:
     return seats
 
 
-class _Execute:
-    """Trains trials in processes, on the seat of a worker."""
+class _OpenProcess:
+    """Gives each trial a process on the seat of a worker."""
 
     def __init__(self, processes: TrialProcesses, seat: Seat, folder: Path, time_limit: float | None) -> None:
         self.processes, self.seat, self.folder, self.time_limit = processes, seat, folder, time_limit
 
-    def __call__(self, job: TrialJob, listener: TrialListener) -> TrialOutput:
-        """Train a trial as soon as there is room."""
-        with hold_room(self.folder, alone=job.alone, is_stopping=self.processes.stopping.is_set):
-            return self.processes.train(job, listener, self.seat, self.time_limit)
+    @contextmanager
+    def __call__(self, label: str, folder: Path, *, alone: bool) -> Iterator[TrialRunner]:
+        """Start the process of a trial as soon as there is room."""
+        with (
+            hold_room(self.folder, alone=alone, is_stopping=self.processes.stopping.is_set),
+            self.processes.open(label, folder, self.seat, self.time_limit) as process,
+        ):
+            yield process
 
 
 def _work(worker: SearchWorker, folder: Path) -> None:

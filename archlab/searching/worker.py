@@ -9,13 +9,12 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import MachineError, TrainingError, one_line
-from archlab.modeling.cost import estimate_cost
 from archlab.runtime.outcome import Outcome, is_out_of_memory, iter_causes, outcome_of
 from archlab.runtime.private_apis import breaks_process
 from archlab.searching.failures import InfeasibleTrial, exits_fail, failure_reason
@@ -25,10 +24,10 @@ from archlab.searching.results.meter import Meter, is_used_up, search_spent
 from archlab.searching.results.progress import search_progress
 from archlab.searching.results.summary import SearchSummary
 from archlab.searching.sampling.asking import TrialQueue
-from archlab.searching.sampling.trial_values import choose_values, held_base
+from archlab.searching.sampling.trial_values import choose_values, held_base, solve_held
 from archlab.searching.sampling.turns import Wait
 from archlab.searching.space.search_space import Space
-from archlab.searching.study.claims import claim, leave
+from archlab.searching.study.claims import claim, leave, trial_dir
 from archlab.searching.study.database import DatabaseError
 from archlab.searching.study.identity import read_identity, require_same_search
 from archlab.searching.study.study import (
@@ -44,10 +43,11 @@ from archlab.searching.study.workers import fence, work_on
 from archlab.searching.trials.callbacks import Judge, SearchCallback
 from archlab.searching.trials.prepared_trial import judge_of, plan_objectives, prepare_trial
 from archlab.searching.trials.retries import continue_retried, continue_runs, leave_open
-from archlab.searching.trials.train_trial import train_trial
-from archlab.searching.trials.trial_job import TrialJob, TrialListener, TrialOutput, make_job
+from archlab.searching.trials.train_trial import open_here
+from archlab.searching.trials.trial_job import OpenRunner, TrialJob, TrialOutput, TrialRunner, make_job
 from archlab.searching.trials.trial_process import TrialLost
-from archlab.searching.variants.planned import Costs, TrialCosts
+from archlab.searching.variants.cost_request import Costs
+from archlab.searching.variants.planned import TrialCosts
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback, CallbackList
 
@@ -69,20 +69,14 @@ class SearchResult:
         return self.folder / "best"
 
 
-class Execute(Protocol):
-    """Trains a trial, in this process or in another."""
-
-    def __call__(self, job: TrialJob, listener: TrialListener) -> TrialOutput:
-        """Return what the trial has reached, or raise what ended it."""
-
-
 class SearchWorker:
     """One of the workers of a search: it claims trials one at a time, and trains them."""
 
     def __init__(
-        self, space: Space, folder: Path, total: int, callback: SearchCallback, execute: Execute = train_trial
+        self, space: Space, folder: Path, total: int, callback: SearchCallback, open_runner: OpenRunner = open_here
     ) -> None:
-        self.space, self.folder, self.total, self.callback, self.execute = space, folder, total, callback, execute
+        self.space, self.folder, self.total, self.callback = space, folder, total, callback
+        self.open_runner = open_runner
         with lock(folder / ".study.lock", wait=True):  # two workers that create the database at once would both fail
             self.study = open_study(space, folder)
             identity = read_identity(folder)
@@ -132,12 +126,12 @@ class SearchWorker:
 
     def _train_baseline(self, run: Path) -> BaselineResult:
         raw, self.meter = held_base(self.space), Meter()
-        experiment = raw.resolve()
         job = make_job(self.space, "baseline", run, raw, self.identity.search)
         try:
-            with exits_fail():
-                costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, {}, self.space.varied)
-                metrics = plan_objectives(self.space, costs) | self._train(job, costs.own, None).metrics
+            with exits_fail(), self.open_runner("baseline", run, alone=False) as runner:
+                costs = TrialCosts(raw, {}, self.space.varied, runner.count)
+                planned = plan_objectives(self.space, costs)
+                metrics = planned | self._train(runner, job, costs.own, None).metrics
         except Exception as error:
             # A mistake in the base experiment stops the search, too: every trial would repeat it.
             if not isinstance(error, TrainingError) and not is_out_of_memory(error):
@@ -171,7 +165,7 @@ class SearchWorker:
         return True
 
     def _claim(self, trial: Trial) -> AbstractContextManager[None]:
-        is_apart = self.execute is not train_trial
+        is_apart = self.open_runner is not open_here
         return claim(self.study, trial, self.folder, self.identity.search, is_apart=is_apart)
 
     def _is_used_up(self) -> bool:
@@ -185,8 +179,10 @@ class SearchWorker:
         values: list[float] | None = None
         self.meter = Meter(partial(self._note_spent, trial) if self.space.study.budget else None)
         try:
-            with exits_fail():
-                metrics = self._objective(trial)
+            label, alone = f"trial {trial.number}", trial.user_attrs.get("fruitless", 0) > 0
+            run = trial_dir(self.folder, trial.number)
+            with exits_fail(), self.open_runner(label, run, alone=alone) as runner:
+                metrics = self._objective(trial, runner)
             values = [_require_finite(metrics, name) for name in self.space.objectives]
             state = TrialState.COMPLETE
         except (optuna.TrialPruned, InfeasibleTrial) as error:
@@ -214,26 +210,30 @@ class SearchWorker:
     def _stored(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials()[trial.number]
 
-    def _objective(self, trial: Trial) -> dict[str, float]:
-        chosen = choose_values(trial, self.space)
+    def _objective(self, trial: Trial, runner: TrialRunner) -> dict[str, float]:
+        suggested = choose_values(trial, self.space)
+        set_trial_attrs(self.study, trial, {"values": suggested})  # so that they are known if the process dies
+        chosen = solve_held(trial, self.space, suggested, runner.count)
         set_trial_attrs(self.study, trial, {"values": chosen.values})
         try:
-            prepared = prepare_trial(self.study, self.space, trial, chosen, self.folder, self.identity.search)
+            search = self.identity.search
+            prepared = prepare_trial(self.study, self.space, trial, chosen, self.folder, search, runner.count)
         except Exception:
             self.callback.on_run(f"trial {trial.number}", chosen.values)  # which is told before its end is
             raise
-        job = replace(prepared.job, alone=trial.user_attrs.get("fruitless", 0) > 0)
+        job = prepared.job
         judge = judge_of(self.study, self.space, trial, prepared.planned)
         if job.is_single:
             job = replace(job, resume=continue_retried(self.study, trial, self.folder, job.metric, judge))
         else:
             continue_runs(self.study, trial, self.folder)
-        output = self._train(job, prepared.costs, judge)
+        output = self._train(runner, job, prepared.costs, judge)
         set_trial_attrs(self.study, trial, output.attrs)
         return prepared.planned | output.metrics
 
-    def _train(self, job: TrialJob, costs: Costs, judge: Judge | None) -> TrialOutput:
-        return self.execute(job, Listener(judge, self.callback, self.meter, costs["flops_per_token"], self.folder))
+    def _train(self, runner: TrialRunner, job: TrialJob, costs: Costs, judge: Judge | None) -> TrialOutput:
+        listener = Listener(judge, self.callback, self.meter, costs["flops_per_token"], self.folder)
+        return runner.train(job, listener)
 
     def _note_spent(self, trial: Trial, spent: dict[str, float]) -> None:
         set_trial_attrs(self.study, trial, {"spent": spent})

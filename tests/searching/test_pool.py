@@ -28,10 +28,14 @@ from archlab import register
 class Faulty(torch.nn.Module):
     def __init__(self, dim: int, *, how: str = "none", eps: float = 1e-6) -> None:
         super().__init__()
+        if how == "crash when built":
+            os.kill(os.getpid(), 11)
         self.how, self.weight = how, torch.nn.Parameter(torch.ones(dim))
 
     def forward(self, x):
         if isinstance(x, FakeTensor):  # which only counts what training would take
+            if self.how == "end when counted":
+                os._exit(4)
             return x * self.weight
         if self.training and self.how == "exit":
             sys.exit(0)
@@ -54,6 +58,8 @@ REASONS = {
     "raise": "ValueError: a mistake of the plugin's",
     "memory": "out of memory: no room",
     "hang": "ran longer than study.time_limit, 20 s",
+    "crash when built": "its process ended 2 times while it ran, without a further checkpoint",
+    "end when counted": "its process ended by itself with status 4",
 }
 
 
@@ -67,8 +73,10 @@ def test_whatever_ends_a_trial_costs_that_trial_only(tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(PLUGIN)
     norm = "model.layers[*].norm"
     choices = ["rms", *({"type": "faulty", "how": how} for how in REASONS)]
-    study = {"sampler": "brute_force", "trials": 7, "time_limit": 20}
-    file = write_space(tmp_path, plugins=["faulty.py"], vary={norm: choices}, study=study)
+    study = {"sampler": "brute_force", "trials": 9, "time_limit": 20}
+    # What is solved for is counted in the trial's process, too.
+    held = {"hold": {"params": 16_000, "by": "model.layers[*].ffn.hidden_dim", "tolerance": 0.5}}
+    file = write_space(tmp_path, plugins=["faulty.py"], vary={norm: choices}, study=study, **held)
     result = archlab.search(str(file), out=tmp_path / "s", workers=2)
     states, reasons = {}, {}
     for trial in ended(tmp_path / "s"):

@@ -13,11 +13,11 @@ import optuna
 from archlab.config import experiment as config
 from archlab.config.experiment import Experiment, UnresolvedExperiment
 from archlab.errors import ConfigError
-from archlab.modeling.cost import estimate_cost
 from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, overlap, refuse_incomparable
 from archlab.searching.ladder.scaling import depth_of, resize, scale_tree, scale_values, width_of
 from archlab.searching.ladder.sizes import size_of, solve_width
 from archlab.searching.sampling.suggest import suggest
+from archlab.searching.space.constraints import problems_of
 from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.divisors import NoValue
 from archlab.searching.variants.pattern import Pattern
@@ -188,12 +188,5 @@ def infeasible_reason(ladder: Ladder, candidate: Candidate) -> str:
     """Return which constraint of the space a drawn candidate violates, or nothing; a named one is there by wish."""
     if not ladder.space.constraints or not candidate.is_drawn:
         return ""
-    experiment = own_experiment(ladder, candidate)
-    # Traced only where a constraint asks for it: at 7 B it takes seconds for each of many candidates.
-    own = {} if all(c.place for c in ladder.space.constraints) else estimate_cost(experiment).to_dict()
-    costs = TrialCosts(own, experiment, candidate.values, ladder.space.varied)
-    for constraint in ladder.space.constraints:
-        found = costs.at(constraint.place)
-        if constraint.violation(found) > 0:
-            return f"{constraint.name} is violated: {constraint.metric} is {found[constraint.metric]:g}"
-    return ""
+    experiment = config.read(own_experiment(ladder, candidate).resolved)
+    return problems_of(ladder.space.constraints, TrialCosts(experiment, candidate.values, ladder.space.varied))

@@ -11,11 +11,11 @@ from typing import Any
 
 from archlab.config.experiment import Experiment, UnresolvedExperiment
 from archlab.errors import ArchlabError, ConfigError
-from archlab.modeling.cost import estimate_cost
 from archlab.planning.plan import plan
 from archlab.searching.sampling.suggest import suggest
 from archlab.searching.sampling.trial_values import held_base, hold_values
 from archlab.searching.space.compare import arms, plan_rounds
+from archlab.searching.space.constraints import problems_of
 from archlab.searching.space.inner import inner_values
 from archlab.searching.space.listed_choices import listed_choices
 from archlab.searching.space.search_space import Space
@@ -153,12 +153,8 @@ def _feasible(space: Space, values: Mapping[str, Any]) -> UnresolvedExperiment:
         if solution.excess > 0:
             raise ConfigError("hold", describe_miss(solution, space.hold))
     raw = apply_values(space.varied, values, space.base, "dry run")
-    if space.constraints:
-        experiment = raw.resolve()
-        costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, values, space.varied)
-        for constraint in space.constraints:
-            if constraint.violation(costs.at(constraint.place)) > 0:
-                raise ConfigError("constraints", f"{constraint.name} is violated")
+    if problems := problems_of(space.constraints, TrialCosts(raw, values, space.varied)):
+        raise ConfigError("constraints", problems)
     return raw
 
 

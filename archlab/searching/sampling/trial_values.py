@@ -15,6 +15,7 @@ from archlab.config.spec import MAX_REPEATS
 from archlab.searching.sampling.suggest import suggest
 from archlab.searching.space.search_space import Space
 from archlab.searching.variants.apply import apply_values, retie
+from archlab.searching.variants.cost_request import CountCosts, count_costs
 from archlab.searching.variants.divisors import NoValue
 from archlab.searching.variants.hold import Hold, Solution, describe_miss, number, require_within, solve_by
 from archlab.searching.variants.layer_lists import is_layer_list
@@ -30,19 +31,20 @@ class TrialValues:
     problem: str = ""
 
 
-def choose_values(trial: Trial, space: Space) -> TrialValues:
-    """Return the values of a new trial, and tell the sampler if they cannot cost what is held.
-
-    Raises NoValue where a knob has none.
-    """
+def choose_values(trial: Trial, space: Space) -> dict[str, Any]:
+    """Return what the sampler suggests for a new trial; raise NoValue where a knob has none."""
     try:
-        values = suggest(trial, space.varied, space.base, exhaustive=space.study.sampler.type == "brute_force")
+        return suggest(trial, space.varied, space.base, exhaustive=space.study.sampler.type == "brute_force")
     except NoValue:
         trial.set_constraint("divides", 1.0)
         raise
+
+
+def solve_held(trial: Trial, space: Space, values: dict[str, Any], count: CountCosts = count_costs) -> TrialValues:
+    """Return a trial's values with what `hold` solves for, and tell the sampler if they cannot cost what is held."""
     if space.hold is None:
         return TrialValues(values)
-    held, solution = hold_values(space, values, space.base, f"trial {trial.number}")
+    held, solution = hold_values(space, values, space.base, f"trial {trial.number}", count=count)
     trial.set_constraint(space.hold.name, solution.excess)
     return TrialValues(held, describe_miss(solution, space.hold) if solution.excess > 0 else "")
 
@@ -66,7 +68,12 @@ def held_base(space: Space) -> UnresolvedExperiment:
 
 
 def hold_values(
-    space: Space, values: Mapping[str, Any], experiment: UnresolvedExperiment, source: str, hold: Hold | None = None
+    space: Space,
+    values: Mapping[str, Any],
+    experiment: UnresolvedExperiment,
+    source: str,
+    hold: Hold | None = None,
+    count: CountCosts = count_costs,
 ) -> tuple[dict[str, Any], Solution]:
     """Return a trial's values with the one that is solved for an experiment's cost, and the solution.
 
@@ -88,7 +95,8 @@ def hold_values(
 
     start = number(apply_values(varied, values, experiment, source), by)
     limit = MAX_REPEATS if is_layer_list(by, experiment) else LARGEST
-    solution = solve_by(hold, build, start, multiple_of=math.lcm(*_divisors(space, values, by)), most=limit)
+    step = math.lcm(*_divisors(space, values, by))
+    solution = solve_by(hold, build, start, multiple_of=step, most=limit, count=count)
     return retie(varied, with_number(solution.value), experiment, source), solution
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from archlab.config.schema import reject_unknown
 from archlab.errors import ConfigError
-from archlab.searching.variants.planned import PLACE_KEYS, Costs, Place, parse_place, require_known
+from archlab.searching.variants.cost_request import Costs
+from archlab.searching.variants.planned import PLACE_KEYS, Place, TrialCosts, parse_place, require_known
 
 _PATTERN = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
 
@@ -38,6 +39,16 @@ class Constraint:
         if excess == 0 and len(self.operator) == 1:  # equality violates < and >, and Optuna allows 0
             excess = math.ulp(self.bound)
         return excess / (abs(self.bound) or 1.0)
+
+    def problem(self, costs: TrialCosts) -> str:
+        """Return in words how a trial violates the constraint, or nothing."""
+        found = costs.at(self.place)
+        return f"{self.name} is violated: {self.metric} is {found[self.metric]:g}" if self.violation(found) > 0 else ""
+
+
+def problems_of(constraints: Sequence[Constraint], costs: TrialCosts) -> str:
+    """Return in words which constraints a trial violates, or nothing."""
+    return "; ".join(filter(None, (constraint.problem(costs) for constraint in constraints)))
 
 
 def parse_constraints(

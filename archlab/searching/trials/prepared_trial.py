@@ -8,10 +8,10 @@ from pathlib import Path
 
 from optuna.trial import Trial
 
-from archlab.modeling.cost import estimate_cost
 from archlab.searching.failures import InfeasibleTrial
 from archlab.searching.sampling.repeats import with_own_seed
 from archlab.searching.sampling.trial_values import TrialValues
+from archlab.searching.space.constraints import problems_of
 from archlab.searching.space.dominance import DominanceConfig
 from archlab.searching.space.inner import inner_values
 from archlab.searching.space.search_space import Space
@@ -23,7 +23,8 @@ from archlab.searching.study.trial_attrs import set_trial_attrs
 from archlab.searching.trials.callbacks import Judge
 from archlab.searching.trials.trial_job import TrialJob, make_job
 from archlab.searching.variants.apply import apply_values
-from archlab.searching.variants.planned import Costs, TrialCosts
+from archlab.searching.variants.cost_request import Costs, CountCosts
+from archlab.searching.variants.planned import TrialCosts
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,13 @@ class PreparedTrial:
 
 
 def prepare_trial(
-    study: SearchStudy, space: Space, trial: Trial, chosen: TrialValues, folder: Path, search: str
+    study: SearchStudy,
+    space: Space,
+    trial: Trial,
+    chosen: TrialValues,
+    folder: Path,
+    search: str,
+    count: CountCosts,
 ) -> PreparedTrial:
     """Return a trial that is ready to be trained in a search's directory; raise InfeasibleTrial for one that is not."""
     if chosen.problem:
@@ -46,8 +53,7 @@ def prepare_trial(
     if space.compare:
         raw = with_own_seed(study, trial, raw, values, space.study.runs_per_trial)
     settings = inner_values(space.inner, raw, space.study.seed)
-    experiment = raw.override(settings[0], "inner").resolve()
-    costs = TrialCosts(estimate_cost(experiment).to_dict(), experiment, values, space.varied)
+    costs = TrialCosts(raw.override(settings[0], "inner"), values, space.varied, count)
     set_trial_attrs(study, trial, {"costs": dict(costs.own)})
     require_feasible(space, trial, costs)
     planned = plan_objectives(space, costs)
@@ -65,16 +71,10 @@ def plan_objectives(space: Space, costs: TrialCosts) -> dict[str, float]:
 
 def require_feasible(space: Space, trial: Trial, costs: TrialCosts) -> None:
     """Tell the sampler how far a trial is from each constraint; raise InfeasibleTrial if it violates one."""
-    problems = []
     for constraint in space.constraints:
-        constrained = costs.at(constraint.place)
-        violation = constraint.violation(constrained)
-        trial.set_constraint(constraint.name, violation)
-        if violation > 0:
-            figure = f"{constraint.metric} is {constrained[constraint.metric]:g}"
-            problems.append(f"{constraint.name} is violated: {figure}")
-    if problems:
-        raise InfeasibleTrial("; ".join(problems))
+        trial.set_constraint(constraint.name, constraint.violation(costs.at(constraint.place)))
+    if problems := problems_of(space.constraints, costs):
+        raise InfeasibleTrial(problems)
 
 
 def judge_of(study: SearchStudy, space: Space, trial: Trial, costs: Mapping[str, float]) -> Judge | None:

@@ -16,6 +16,7 @@ from archlab.searching.study.study import delete_weights
 from archlab.searching.trials.callbacks import Judge, PruningCallback
 from archlab.searching.trials.candidate_runs import CandidateRuns, copy_run_files, mean_metrics
 from archlab.searching.trials.trial_job import TrialJob, TrialListener, TrialOutput
+from archlab.searching.variants.cost_request import CostRequest, Costs, count_costs
 from archlab.training.trainer import train
 
 _DECODING = "decode_us_per_token"
@@ -30,6 +31,24 @@ def train_trial(job: TrialJob, listener: TrialListener) -> TrialOutput:
     if job.is_single:
         return TrialOutput(training.train_single())
     return training.train_tasks() if job.tasks else training.train_runs(job.experiment, job.folder, job.label)
+
+
+class RunnerHere:
+    """Counts costs and trains in this process."""
+
+    def count(self, request: CostRequest) -> Costs:
+        """Return costs."""
+        return count_costs(request)
+
+    def train(self, job: TrialJob, listener: TrialListener) -> TrialOutput:
+        """Train a trial."""
+        return train_trial(job, listener)
+
+
+@contextmanager
+def open_here(label: str, folder: Path, *, alone: bool) -> Iterator[RunnerHere]:
+    """Give every trial this process to run in."""
+    yield RunnerHere()
 
 
 class _TrialTraining:

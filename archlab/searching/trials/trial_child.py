@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -19,7 +19,8 @@ import optuna
 import torch
 
 from archlab.config.experiment import Experiment
-from archlab.errors import one_line
+from archlab.config.registry import load_plugin
+from archlab.errors import ConfigError, one_line
 from archlab.runtime.outcome import outcome_of
 from archlab.runtime.shares import DEVICES
 from archlab.runtime.signals import stop_on_signals
@@ -28,25 +29,48 @@ from archlab.searching.trials.callbacks import Judge
 from archlab.searching.trials.seats import Seat
 from archlab.searching.trials.train_trial import train_trial
 from archlab.searching.trials.trial_job import TrialJob
-from archlab.searching.trials.wire import parse_job, receive, send
+from archlab.searching.trials.wire import parse_job, parse_request, receive, send
+from archlab.searching.variants.cost_request import count_costs
 from archlab.training.callbacks import Callback
 
 OUTPUT = "output.log"  # what the process printed, in the trial's directory
 _PR_SET_PDEATHSIG = 1
 
 
-def run_child(connection: Connection, text: str, seat: Seat) -> None:
-    """Train the job in `text` on its seat of the machine, and tell the connection what comes of it."""
+def run_child(connection: Connection, folder: str, plugins: Sequence[str], seat: Seat) -> None:
+    """Do what the connection asks for on a seat of the machine, with a trial's directory for what is printed."""
     _bind_to_worker()
     _sit_down(seat)
+    message: tuple[Any, ...] | None
     with stop_on_signals():
         try:
-            job = parse_job(text)
-            with _output_to(job.folder / OUTPUT), _logging_to(connection), exits_fail():
-                message = _train(job, connection)
+            with _output_to(Path(folder) / OUTPUT), _logging_to(connection), exits_fail():
+                for plugin in plugins:  # trusted when the search's own process imported them
+                    load_plugin(plugin, Path())
+                message = _serve(connection)
         except BaseException as error:
             message = _describe(error)
-    _tell(connection, *message)
+    if message is not None:
+        _tell(connection, *message)
+
+
+def _serve(connection: Connection) -> tuple[Any, ...] | None:
+    """Count costs as often as asked, then train; return what is to be told at the end, if anything."""
+    while True:
+        try:
+            question, (content,) = receive(connection)
+        except EOFError:  # no further question
+            return None
+        if question == "train":
+            return _train(parse_job(content), connection)
+        _tell(connection, *_count(content))
+
+
+def _count(content: str) -> tuple[Any, ...]:
+    try:
+        return "done", dict(count_costs(parse_request(content)))
+    except ConfigError as error:  # a search for the model that costs so much goes on
+        return "problem", error.path, error.problem, error.source, error.key
 
 
 def _tell(connection: Connection, kind: str, *content: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from archlab.config.experiment import UnresolvedExperiment
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.trial_attrs import TrialAttrs
 from archlab.searching.trials.callbacks import Judge
+from archlab.searching.variants.cost_request import CostRequest, Costs
 from archlab.training.callbacks import Callback
 
 
@@ -20,8 +22,7 @@ class TrialJob:
 
     `settings` are those that are tuned, `tasks` the values of several tasks by their names, `seeds` the number of
     random seeds of the best settings. `metric` is reported during training, a larger one better if `sign` is -1, and
-    `measured` are the objectives that are measured on the finished model. `values` are shown with the first run, and
-    `alone` is for one whose process was killed before, as where memory is short.
+    `measured` are the objectives that are measured on the finished model. `values` are shown with the first run.
     """
 
     label: str
@@ -36,7 +37,6 @@ class TrialJob:
     measured: Sequence[str] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = True
-    alone: bool = False
 
     @property
     def runs(self) -> int:
@@ -83,3 +83,25 @@ class TrialListener(Protocol):
 
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """A training run starts; return its callback."""
+
+
+class TrialRunner(Protocol):
+    """Counts the costs of one trial and trains it, in this process or in another."""
+
+    def count(self, request: CostRequest) -> Costs:
+        """Return costs; raise ConfigError if the experiment has no model."""
+        ...
+
+    def train(self, job: TrialJob, listener: TrialListener) -> TrialOutput:
+        """Return what the trial has reached, or raise what ended it."""
+        ...
+
+
+class OpenRunner(Protocol):
+    """Gives a trial a place to run in."""
+
+    def __call__(self, label: str, folder: Path, *, alone: bool) -> AbstractContextManager[TrialRunner]:
+        """Return what runs a trial in its directory; `alone` if its process was killed before, as where memory is
+        short.
+        """
+        ...

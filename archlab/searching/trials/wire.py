@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 from archlab.config.experiment import UnresolvedExperiment
 from archlab.config.provenance import Provenance
 from archlab.config.registry import load_plugin
+from archlab.config.schema import parse_settings
+from archlab.planning.device import Device
 from archlab.searching.trials.trial_job import TrialJob
+from archlab.searching.variants.cost_request import CostRequest
 
 
 def send(connection: Connection, kind: str, *content: Any) -> None:
@@ -32,20 +36,38 @@ def receive(connection: Connection) -> tuple[str, list[Any]]:
 
 def format_job(job: TrialJob) -> str:
     """Return a job as JSON."""
-    own = {"file": job.experiment.file, "tree": job.experiment.tree, "plugins": list(job.experiment.plugins)}
     fields = {name: getattr(job, name) for name in job.__dataclass_fields__ if name not in ("experiment", "folder")}
-    return json.dumps({**fields, "folder": str(job.folder.resolve()), "experiment": own})
+    own = {"folder": str(job.folder.resolve()), "experiment": _plain(job.experiment)}
+    return json.dumps({**fields, **own})
 
 
 def parse_job(text: str) -> TrialJob:
-    """Return the job of a JSON text, and import the plugins of its experiment.
-
-    They were trusted when the search's own process imported them.
-    """
+    """Return the job of a JSON text, after its experiment's plugins were imported."""
     fields = json.loads(text)
-    own = fields.pop("experiment")
-    for plugin in own["plugins"]:
+    own = {"folder": Path(fields["folder"]), "experiment": _experiment(fields["experiment"])}
+    return TrialJob(**{**fields, **own})
+
+
+def format_request(request: CostRequest) -> str:
+    """Return a request for costs as JSON."""
+    device = asdict(request.device) if request.device else None
+    rest = {"devices": request.devices, "parameters_only": request.parameters_only}
+    return json.dumps({"experiment": _plain(request.experiment), "device": device, **rest})
+
+
+def parse_request(text: str) -> CostRequest:
+    """Return the request of a JSON text, after its experiment's plugins were imported."""
+    fields = json.loads(text)
+    device = parse_settings(fields["device"], Device, "") if fields["device"] else None
+    return CostRequest(**{**fields, "experiment": _experiment(fields["experiment"]), "device": device})
+
+
+def _plain(experiment: UnresolvedExperiment) -> dict[str, Any]:
+    return {"file": experiment.file, "tree": experiment.tree, "plugins": list(experiment.plugins)}
+
+
+def _experiment(plain: dict[str, Any]) -> UnresolvedExperiment:
+    for plugin in plain["plugins"]:  # trusted when the search's own process imported them
         load_plugin(plugin, Path())
-    provenance = Provenance().add(own["file"], own["tree"])
-    experiment = UnresolvedExperiment(own["file"], own["tree"], provenance, tuple(own["plugins"]))
-    return TrialJob(**{**fields, "folder": Path(fields["folder"]), "experiment": experiment})
+    provenance = Provenance().add(plain["file"], plain["tree"])
+    return UnresolvedExperiment(plain["file"], plain["tree"], provenance, tuple(plain["plugins"]))

@@ -11,19 +11,15 @@ from typing import Annotated, Any
 from archlab.config import paths
 from archlab.config.domains import LARGEST, Count, Range
 from archlab.config.experiment import UnresolvedExperiment
-from archlab.config.registry import component_of
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError
-from archlab.modeling.build import build_on_meta, count_parameters
-from archlab.modeling.cost import estimate_cost
-from archlab.modeling.step_trace import ENDS
 from archlab.searching.variants import selectors
 from archlab.searching.variants.bisection import Bisection
+from archlab.searching.variants.cost_request import PARAMETER_COUNTS, CostRequest, CountCosts, count_costs
 from archlab.searching.variants.layer_lists import is_layer_list, resized, rolled, unrolled
 
-METRICS = ("params", "params_non_embedding", "flops_per_token", "memory_per_device", "state_bytes")
+METRICS = (*PARAMETER_COUNTS, "flops_per_token", "memory_per_device", "state_bytes")
 TOLERANCE = 0.05
-_COUNTED_FROM_PARAMETERS = METRICS[:2]
 _OPTIONS = ("by", "tolerance", "low", "high", "multiple_of")
 _Target = Annotated[float, Range(low=0, above=True, high=1e30)]
 _Tolerance = Annotated[float, Range(low=0, above=True, high=1)]
@@ -50,15 +46,14 @@ class Hold:
         """The budget as text, as it is named among constraints."""
         return f"{self.metric} = {self.target:g} by {self.by}"
 
-    def cost(self, raw: UnresolvedExperiment) -> float:
+    @property
+    def is_quick(self) -> bool:
+        """Whether it takes no trace of a training step to count what is held."""
+        return self.metric in PARAMETER_COUNTS
+
+    def cost(self, raw: UnresolvedExperiment, count: CountCosts = count_costs) -> float:
         """Return what is held of an experiment; raise ConfigError if it has no model."""
-        experiment = raw.resolve()
-        if self.metric not in _COUNTED_FROM_PARAMETERS:
-            return float(estimate_cost(experiment).to_dict()[self.metric])
-        model = build_on_meta(experiment.model)
-        ends = [m for m in model.modules() if (c := component_of(type(m))) is not None and c.kind in ENDS]
-        in_ends = {id(p): p.numel() for end in ends for p in end.parameters()}
-        return count_parameters(model) - (sum(in_ends.values()) if self.metric == "params_non_embedding" else 0)
+        return float(count(CostRequest(raw, parameters_only=self.is_quick))[self.metric])
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,13 @@ def _override(raw: UnresolvedExperiment, by: str, value: int) -> dict[str, Any]:
 
 
 def solve_by(
-    hold: Hold, build: Callable[[int], UnresolvedExperiment], start: int, *, multiple_of: int = 1, most: int = LARGEST
+    hold: Hold,
+    build: Callable[[int], UnresolvedExperiment],
+    start: int,
+    *,
+    multiple_of: int = 1,
+    most: int = LARGEST,
+    count: CountCosts = count_costs,
 ) -> Solution:
     """Return the number nearest to the target, where `build` makes the experiment with a number.
 
@@ -151,13 +152,13 @@ def solve_by(
 
     def cost(n: int) -> float | None:
         try:
-            return hold.cost(build(n))
+            return hold.cost(build(n), count)
         except ConfigError as error:
             problems.append(error)
             return None
 
     # Counting more than parameters takes a forward pass for each number: there the tolerance is made use of.
-    close = hold.tolerance / (10 if hold.metric in _COUNTED_FROM_PARAMETERS else 2)
+    close = hold.tolerance / (10 if hold.is_quick else 2)
     step = math.lcm(hold.multiple_of, multiple_of)
     found = Bisection(cost, hold.target, hold.low, min(hold.high, most), step, close).nearest(start)
     if found is None:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from archlab.config import experiment as config
 from archlab.config.domains import Count
-from archlab.config.experiment import Experiment
+from archlab.config.experiment import UnresolvedExperiment
 from archlab.config.schema import coerce, reject_unknown
 from archlab.config.yaml_files import is_file_name
 from archlab.errors import ConfigError, did_you_mean
-from archlab.modeling.cost import estimate_cost
 from archlab.planning.device import Device
 from archlab.planning.device_files import load_device
-from archlab.planning.plan import plan
 from archlab.searching.variants import selectors
 from archlab.searching.variants.apply import apply_values
+from archlab.searching.variants.cost_request import CostRequest, Costs, CountCosts, count_costs
 from archlab.searching.variants.variant import Varied
 
-Costs: TypeAlias = Mapping[str, float]
 # What a plan tells beside costs, of a device that has to be named.
 PLANNED = ("tokens_per_s", "days", "device_hours", "seconds_per_update", "mfu")
 PLACE_KEYS = ("at", "device", "devices")
@@ -47,34 +46,41 @@ class Place:
         parts = ((f"at {self.at.name}" if self.at else ""), (f"on {count}{self.device.name}" if self.device else ""))
         return " ".join(part for part in parts if part)
 
-    def costs(self, own: Experiment, values: Mapping[str, Any], varied: Mapping[str, Varied]) -> Costs:
-        """Return the costs of a trial's experiment, or of its choices at this place; `varied` are their domains."""
+    def request(
+        self, own: UnresolvedExperiment, values: Mapping[str, Any], varied: Mapping[str, Varied]
+    ) -> CostRequest:
+        """Return what asks for the costs of a trial's choices at this place; `varied` are their domains."""
         experiment = own
         if self.at is not None:
             choices = {path: value for path, value in values.items() if selectors.split(path)[0] == _MODEL}
-            there = apply_values(varied, choices, self.at, f"trial at {self.at.name}", keep_depth=True)
-            experiment = there.resolve()
-        if self.device is None:
-            return estimate_cost(experiment).to_dict()
-        figures = plan(experiment, device=self.device, devices=self.devices).to_dict()
-        return {name: value for name, value in figures.items() if type(value) in (int, float)}
+            experiment = apply_values(varied, choices, self.at, f"trial at {self.at.name}", keep_depth=True)
+        return CostRequest(experiment, self.device, self.devices)
 
 
 class TrialCosts:
     """The costs of one trial, each place's counted once."""
 
     def __init__(
-        self, own: Costs, experiment: Experiment, values: Mapping[str, Any], varied: Mapping[str, Varied]
+        self,
+        experiment: UnresolvedExperiment,
+        values: Mapping[str, Any],
+        varied: Mapping[str, Varied],
+        count: CountCosts = count_costs,
     ) -> None:
-        self.own, self._experiment, self._values, self._varied = own, experiment, values, varied
+        self._experiment, self._values, self._varied, self._count = experiment, values, varied, count
         self._known: dict[str, Costs] = {}
+
+    @cached_property
+    def own(self) -> Costs:
+        """The costs of the trial's own experiment."""
+        return self._count(CostRequest(self._experiment))
 
     def at(self, place: Place | None) -> Costs:
         """Return the costs at a place, or the trial's own."""
         if place is None:
             return self.own
         if str(place) not in self._known:
-            self._known[str(place)] = place.costs(self._experiment, self._values, self._varied)
+            self._known[str(place)] = self._count(place.request(self._experiment, self._values, self._varied))
         return self._known[str(place)]
 
 

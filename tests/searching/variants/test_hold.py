@@ -7,7 +7,7 @@ from search_helpers import write_space
 
 from archlab import ConfigError
 from archlab.config.experiment import read
-from archlab.searching.sampling.trial_values import choose_values, held_base
+from archlab.searching.sampling.trial_values import choose_values, held_base, solve_held
 from archlab.searching.space.search_space import Space, load_space
 from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.bisection import Bisection
@@ -26,7 +26,8 @@ def space_of(folder: Path, **asked: Any) -> Space:
 def ask(space: Space, seed: int) -> dict[str, Any]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    chosen = choose_values(study.ask(), space)
+    trial = study.ask()
+    chosen = solve_held(trial, space, choose_values(trial, space))
     assert chosen.problem == ""
     return chosen.values
 
