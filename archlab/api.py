@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from archlab.config import experiment as experiments
 from archlab.config.experiment import Experiment, Yaml, parse_override
@@ -133,30 +133,30 @@ def search(
     out: StrPath | None = None,
     trials: int | None = None,
     force: bool = False,
-    workers: int | None = None,
+    workers: int | Literal["auto"] | None = None,
     callbacks: Sequence[SearchCallback] = (),
     trust_plugins: bool = False,
 ) -> SearchResult:
     """Search a space of architectures and return the best trial and a summary.
 
-    `out` is the search's directory, runs/NAME by default; calling again with the same directory resumes the search.
-    So many `workers` each train one trial at a time, in a process of its own, which shares the cores and GPUs with the
-    others; by default this process trains one after the other, with whatever components it has registered.
+    `out` is the search's directory, runs/NAME by default; calling again with the same directory, or with the directory
+    in place of the space, resumes the search. So many `workers` each train one trial at a time, in a process of its
+    own, on this machine ("auto": as many as it has room for), or where the space's launcher places them; by default
+    this process trains one after the other, with whatever components it has registered.
     `trials` replaces the number of trials of the space. Raises ArchlabError if the directory holds another search.
 
         result = archlab.search("quickstart", trials=20, callbacks=[archlab.SearchProgressBar()])
     """
+    from archlab.searching.run import find_search
     from archlab.searching.run import search as run
-    from archlab.searching.space.search_space import load_space
 
     if trials is not None:  # stored with the search, so that whoever watches it knows the number
         overrides = (*overrides, f"study.trials={trials}")
 
     with plugin_policy(trust=trust_plugins):
-        loaded = load_space(space, overrides)
+        loaded, folder = find_search(space, overrides, out)
     if loaded.is_ladder:
         raise ArchlabError(f"{loaded.source}: has rungs: archlab.run_ladder runs it")
-    folder = Path(out or Path("runs") / loaded.name)
     return run(loaded, folder, trials=trials, force=force, callbacks=callbacks, workers=workers)
 
 
@@ -181,14 +181,16 @@ def run_ladder(
     """
     from archlab.searching.ladder.rehearsal import as_rehearsal
     from archlab.searching.ladder.run import run_ladder as run
-    from archlab.searching.space.search_space import load_space
+    from archlab.searching.run import find_search
 
     with plugin_policy(trust=trust_plugins):
-        loaded = load_space(space, overrides)
+        loaded, folder = find_search(space, overrides, out)
     if not loaded.is_ladder:
         raise ArchlabError(f"{loaded.source}: has no rungs: archlab.search searches it")
-    loaded = as_rehearsal(loaded) if rehearse else loaded
-    return run(loaded, Path(out or Path("runs") / loaded.name), force=force, callbacks=callbacks)
+    if rehearse:
+        loaded = as_rehearsal(loaded)
+        folder = Path(out or Path("runs") / loaded.name)
+    return run(loaded, folder, force=force, callbacks=callbacks)
 
 
 @explain_failures

@@ -23,7 +23,7 @@ from archlab.searching.ladder.forecasts import Forecast
 from archlab.searching.ladder.run import LadderResult
 from archlab.searching.ladder.selection import Decision
 from archlab.searching.ladder.summary import LadderSummary, RungSummary, forecast_of
-from archlab.searching.space.search_space import load_space
+from archlab.searching.run import find_search
 from archlab.text import shell_path
 from archlab.training.callbacks import Callback
 from archlab.training.progress import Progress, Reached, RunProgress, estimate_left
@@ -33,7 +33,7 @@ WIDTH = 80
 
 def is_ladder(name: str, overrides: Sequence[str], *, rehearse: bool, trials: int | None) -> bool:
     """Tell whether a space has rungs; raise ArchlabError if it has none and is to be rehearsed."""
-    space = load_space(name, overrides)
+    space, _ = find_search(name, overrides)
     if rehearse and not space.is_ladder:
         raise ArchlabError(f"{space.source}: has no rungs to rehearse")
     if trials is not None and space.is_ladder and not space.vary:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import click
 
 from archlab.cli.completion import complete_experiment, complete_override
 from archlab.config.plugin_trust import plugin_policy
 
+Workers: TypeAlias = int | Literal["auto"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
 PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
 NAME = click.argument("name", shell_complete=complete_experiment)
@@ -22,12 +24,10 @@ class _Workers(click.ParamType):
 
     name = "N|auto"
 
-    def convert(self, value: str | int, param: click.Parameter | None, context: click.Context | None) -> int:
-        """Return the number; fail for anything else."""
+    def convert(self, value: str | int, param: click.Parameter | None, context: click.Context | None) -> Workers:
+        """Return the number, or auto; fail for anything else."""
         if value == "auto":
-            from archlab.searching.trials.seats import num_seats
-
-            return num_seats()
+            return "auto"
         number: int = click.IntRange(min=1).convert(value, param, context)  # type: ignore[arg-type]  # it reads text
         return number
 
@@ -37,7 +37,8 @@ WORKERS = click.option(
     type=_Workers(),
     default="1",
     show_default=True,
-    help="Train so many trials at a time, each in a process of its own; auto fits them to the machine.",
+    help="Train so many trials at a time, each in a process of its own; auto fits them to the machine. They run on this"
+    " machine, or where the space's study.launcher places them.",
 )
 
 

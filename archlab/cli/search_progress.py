@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,11 +21,12 @@ from archlab.cli.terminal import foreign
 from archlab.config.experiment import Experiment
 from archlab.reporting.data import Run, SearchData, read_search, short_names
 from archlab.reporting.format import brief, format_metrics, format_validation
+from archlab.reporting.report import report
 from archlab.searching.results.against_baseline import is_worse_than_baseline
 from archlab.searching.results.progress import BASELINE
 from archlab.searching.results.shown_values import mark_gaps
 from archlab.searching.results.summary import SearchSummary, TrialSummary
-from archlab.searching.run import SearchResult
+from archlab.searching.run import SearchResult, join_search
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.study import INTERRUPTED
 from archlab.searching.trials.callbacks import SearchCallback
@@ -133,6 +135,11 @@ class SearchProgressBar(ProgressBar, SearchCallback):
         if not self.is_live and self.read is not None:
             self.print(summary_line(self.progress))
 
+    def on_wait(self) -> None:
+        """Show how far the workers have come."""
+        self.lines.start()
+        self.refresh()
+
     def on_final_eval(self, label: str, done: int, total: int | None) -> None:
         """Show how far the best trial or the baseline is evaluated on the whole validation split."""
         self.progress = replace(self.progress, seconds_left=None, running=())
@@ -159,6 +166,15 @@ def _trial_of(label: str) -> str:
 def _without(progress: Progress, label: str) -> tuple[RunProgress, ...]:
     """Return what is running without a trial, whichever of its runs it is at."""
     return tuple(run for run in progress.running if _trial_of(run.label) != _trial_of(label))
+
+
+def work_on_search(console: Console, folder: Path) -> None:
+    """Be one worker of a search; the last one to leave writes the report and prints the summary."""
+    with SearchProgressBar(console) as progress:
+        result = join_search(folder, [progress])
+    if result is not None:
+        report(folder)
+        print_summary(console, result)
 
 
 def print_summary(console: Console, result: SearchResult) -> None:

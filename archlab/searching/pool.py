@@ -27,6 +27,23 @@ def run_pool(space: Space, folder: Path, total: int, callback: SearchCallback, w
 
     Raises what one of them raises, after the trials of all have saved a checkpoint.
     """
+    worker = _work_in_pool(space, folder, total, callback, workers)
+    with hold_lease(folder):
+        return worker.finish()
+
+
+def run_one_of_many(space: Space, folder: Path, total: int, callback: SearchCallback) -> SearchResult | None:
+    """Run trials until there is none to begin; the last of all workers to leave returns the result of the search."""
+    worker = _work_in_pool(space, folder, total, callback, 1)
+    with hold_lease(folder):
+        return worker.finish() if worker.is_last() else None
+
+
+def _work_in_pool(space: Space, folder: Path, total: int, callback: SearchCallback, workers: int) -> SearchWorker:
+    """Run the trials of a search with several workers, and return one of them.
+
+    Raises what one of them raises, after the trials of all have saved a checkpoint.
+    """
     plugins = tuple(dict.fromkeys((*space.data.get("plugins", ()), *space.base.plugins)))
     processes, callback = TrialProcesses(plugins), OneAtATime(callback)
     every = [SearchWorker(space, folder, total, callback) for _ in range(workers)]
@@ -41,8 +58,7 @@ def run_pool(space: Space, folder: Path, total: int, callback: SearchCallback, w
             processes.stop()
             _wait_for_checkpoints(futures, processes)
             raise
-    with hold_lease(folder):
-        return every[0].finish()
+    return every[0]
 
 
 def _seats(study: SearchStudy, folder: Path, workers: int) -> list[Seat]:

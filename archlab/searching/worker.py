@@ -103,6 +103,10 @@ class SearchWorker:
         while self._run_next_trial():
             publish_best(self.study, self.space, self.folder, self.identity)
 
+    def is_last(self) -> bool:
+        """Tell whether no trial runs or waits, so that the search can be finished."""
+        return not self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+
     def finish(self) -> SearchResult:
         """Wait for the baseline, evaluate the best trial, and write the summary."""
         baseline = self._run_baseline(wait=True)

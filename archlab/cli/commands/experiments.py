@@ -10,7 +10,7 @@ import click
 from archlab import api
 from archlab.cli.completion import complete_space
 from archlab.cli.console import make_console
-from archlab.cli.options import FOLDER, FORCE, NAME, OVERRIDES, TRUST_PLUGINS, WORKERS
+from archlab.cli.options import FOLDER, FORCE, NAME, OVERRIDES, TRUST_PLUGINS, WORKERS, Workers
 from archlab.cli.streams import can_print
 from archlab.config.yaml_files import is_file_name, shipped_files
 from archlab.config.yaml_writer import format_yaml
@@ -110,6 +110,7 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 @click.option("--dry-run", is_flag=True, help="Print what the search will take, and start nothing.")
 @click.option("--device", help="The device that a dry run is for, cpu unless given.")
 @click.option("--devices", type=click.IntRange(min=1), help="How many devices a dry run gives each trial.")
+@click.option("--worker", is_flag=True, hidden=True, help="Be one worker of the search in the directory NAME.")
 @TRUST_PLUGINS
 def search(
     name: str,
@@ -118,15 +119,17 @@ def search(
     trials: int | None,
     rehearse: bool,
     force: bool,
-    workers: int,
+    workers: Workers,
     dry_run: bool,
     device: str | None,
     devices: int | None,
+    worker: bool,
 ) -> None:
     """Search a space of architectures; the same command resumes the search.
 
-    NAME is a search space or a YAML file; PATH=VALUE sets a value of the space, or of its base experiment. A space with
-    rungs is a ladder: its candidates are compared at growing sizes, and forecast at the size that it leads to.
+    NAME is a search space, a YAML file, or the directory of a search that is to go on; PATH=VALUE sets a value of the
+    space, or of its base experiment. A space with rungs is a ladder: its candidates are compared at growing sizes, and
+    forecast at the size that it leads to.
     """
     if dry_run:
         from archlab.cli.dry_run import print_dry_run
@@ -139,12 +142,15 @@ def search(
         raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")
     restart_without_small_cache()
     from archlab.cli.ladder_progress import climb, is_ladder
-    from archlab.cli.search_progress import SearchProgressBar, print_summary
+    from archlab.cli.search_progress import SearchProgressBar, print_summary, work_on_search
     from archlab.cli.stopping import advise_at_stop
 
+    if worker:
+        work_on_search(make_console(), Path(name))
+        return
     goes_on = "the same command without --force goes on" if force else "the same command goes on"
     if is_ladder(name, overrides, rehearse=rehearse, trials=trials):
-        if workers > 1:
+        if workers != 1:
             raise click.UsageError("--workers is of a search at one size; for a ladder, start the same command again")
         overrides = (*overrides, f"study.trials={trials}") if trials is not None else overrides
         with advise_at_stop(goes_on):

@@ -1,14 +1,40 @@
-"""A launcher in YAML: its name, or a mapping with its `type` and options."""
+"""Where the workers of a search run, in YAML: a launcher with its options, and what each worker needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from archlab.config.domains import Count, Range
 from archlab.config.schema import REQUIRED, coerce, knobs_of, reject_unknown
 from archlab.errors import ConfigError
-from archlab.runtime.launch import Launcher, find_launcher
+from archlab.runtime.launch import Launcher, Resources, find_launcher
+
+_NUMBERS = {
+    "cpus": Count,
+    "gpus": Annotated[int, Range(low=0)],
+    "time_limit": Annotated[float, Range(low=0, above=True)],
+}
+
+
+def parse_placement(section: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Read `launcher` and `resources` of a section; raise ConfigError for resources that no launcher is asked for."""
+    if section.get("launcher") is None:
+        if section.get("resources") is not None:
+            raise ConfigError(f"{path}.resources", f"are of workers that {path}.launcher places, and there is none")
+        return {}
+    launcher = parse_launcher(section["launcher"], f"{path}.launcher")
+    return {"launcher": launcher, "resources": _parse_resources(section.get("resources"), f"{path}.resources")}
+
+
+def _parse_resources(data: Any, path: str) -> Resources:
+    if data is None:
+        return Resources()
+    if not isinstance(data, Mapping):
+        raise ConfigError(path, f"{data!r} is not a mapping such as {{cpus: 4, gpus: 1}}")
+    reject_unknown(data, tuple(_NUMBERS), path)
+    return Resources(**{key: coerce(value, _NUMBERS[key], f"{path}.{key}") for key, value in data.items()})
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,21 @@ def _study() -> Schema:
             "exclusiveMinimum": 0,
             "description": "The seconds after which a trial is ended, and has failed.",
         },
+        "launcher": {
+            "anyOf": [{"type": ["string", "null"]}, {"type": "object", "properties": {"type": {"type": "string"}}}],
+            "description": "What places workers: local, slurm, ray, or another package's, with its options.",
+        },
+        "resources": {
+            **_object(
+                {
+                    "cpus": {**type_schema(Count), "default": 1},
+                    "gpus": {"type": "integer", "minimum": 0, "default": 0},
+                    "time_limit": {"type": "number", "exclusiveMinimum": 0, "description": "Seconds."},
+                },
+                [],
+            ),
+            "description": "What each worker has that a launcher places.",
+        },
         "budget": _object({unit: {"type": "number", "exclusiveMinimum": 0} for unit in BUDGETS}, []),
     }
     assert set(properties) == set(STUDY_KEYS)

@@ -74,6 +74,12 @@ def connection_url(public: str) -> str:
     return url
 
 
+def password_environment(public: str | None) -> dict[str, str]:
+    """Return the variable by which another process has the password that this one was given with a URL, if any."""
+    found = _URL.fullmatch(_given.get(public or "", ""))
+    return {PASSWORD: unquote(found["password"])} if found and found["password"] else {}
+
+
 def secrets_of(url: str) -> list[str]:
     """Return the passwords in a URL, as they are written and as they are read, longest first."""
     found = _URL.fullmatch(url)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, Union
 from archlab.config.domains import Count, Range
 from archlab.config.schema import coerce, reject_unknown
 from archlab.errors import ConfigError, did_you_mean, one_line
+from archlab.runtime.launch import Resources
 from archlab.searching.space.compare import UNFIT_PRUNERS, UNFIT_SAMPLERS, plan_rounds
 from archlab.searching.space.dominance import DominanceConfig
+from archlab.searching.space.launcher_config import LauncherConfig, parse_placement
 from archlab.searching.space.storage_url import take_password
 from archlab.searching.space.study_limits import parse_budget, parse_keep, parse_time_limit
 
@@ -43,7 +45,11 @@ PRUNERS = {
 DOMINATED = "dominated"  # a pruner of ours, since Optuna has none for several objectives: dominance.py
 
 _OURS = {"pruners": (DOMINATED,)}
-STUDY_KEYS = ("sampler", "pruner", "trials", "seed", "storage", "runs_per_trial", "keep", "budget", "time_limit")
+PLACEMENT_KEYS = ("launcher", "resources")  # where workers run, which is no part of what is searched
+STUDY_KEYS = (
+    *("sampler", "pruner", "trials", "seed", "storage", "runs_per_trial", "keep", "budget", "time_limit"),
+    *PLACEMENT_KEYS,
+)
 _SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
 REQUIRES = {"cmaes": "cmaes", "gp": "scipy", "qmc": "scipy"}
 _FIXED_SEED = ("qmc",)  # its points are one sequence, which another seed would restart
@@ -67,7 +73,8 @@ class StudyConfig:
 
     The URL has no password, so that it can be stored and printed; `storage_url` keeps it. `runs_per_trial` is the
     number of random seeds that each candidate is trained with, `keep` that of best trials whose weights stay, `budget`
-    what the whole search may use, by unit, `time_limit` the seconds after which a trial has failed.
+    what the whole search may use, by unit, `time_limit` the seconds after which a trial has failed. A `launcher` places
+    workers, each with `resources`; neither is stored with the search, which may go on elsewhere.
     """
 
     sampler: ClassConfig
@@ -79,6 +86,8 @@ class StudyConfig:
     keep: int = 1
     budget: Mapping[str, float] = field(default_factory=dict)
     time_limit: float | None = None
+    launcher: LauncherConfig | None = None
+    resources: Resources = field(default_factory=Resources)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the section as YAML data."""
@@ -164,6 +173,7 @@ def parse_study(data: Any, path: str) -> StudyConfig:
         keep=parse_keep(section.get("keep"), f"{path}.keep"),
         budget=parse_budget(section.get("budget"), f"{path}.budget"),
         time_limit=parse_time_limit(section.get("time_limit"), f"{path}.time_limit"),
+        **parse_placement(section, path),
     )
     # Optuna checks the values of options in the constructors.
     settings.make_sampler(0)

@@ -37,9 +37,11 @@ from archlab.storage.ownership import (
 from archlab.storage.targets import is_occupied, require_dir
 from archlab.text import shell_path
 
-_OWN_DIRS = ("trials", "baseline", "best", workers.DIR, *LADDER_DIRS)
+SPACE = "search.yaml"
+JOBS = "jobs"  # of workers that a launcher has placed: what they print, and the launcher's own files
+_OWN_DIRS = ("trials", "baseline", "best", workers.DIR, JOBS, *LADDER_DIRS)
 # search.yaml and identity.json last: a directory that is cleared in part is still known as a search's.
-_OWN_FILES = ("summary.json", "ladder.json", "report.html", "base.yaml", "search.yaml", identity.NAME)
+_OWN_FILES = ("summary.json", "ladder.json", "report.html", "base.yaml", SPACE, identity.NAME)
 _OF_STUDY = ("trials", "best", "summary.json", "report.html")  # what has no meaning without the study
 _RUNS: Layout = {**RUN, "runs": dir_of({"[0-9]*": dir_of(RUN)})}  # of a trial that has several
 _TRIAL: Layout = {**_RUNS, "tasks": dir_of({"[A-Za-z0-9]*": dir_of(_RUNS)})}
@@ -49,6 +51,7 @@ _LAYOUT: Layout = {
     "baseline": dir_of(_TRIAL),
     "best": listed_dir,
     workers.DIR: dir_of({**dict.fromkeys(("*.json", "*.lock", "*.lost"), own_file), ".*.archlab-*": partial_path}),
+    JOBS: dir_of({"[0-9]*": dir_of({"std*.log": own_file, "slurm": dir_of({"*": own_file})})}),
     **LADDER_LAYOUT,
     "report.html": report_file,
     "put_aside": lambda folder: None,  # stays
@@ -63,7 +66,7 @@ def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
 
     Raises ArchlabError if the directory holds something else, or another search's files.
     """
-    if not (folder / "search.yaml").is_file():
+    if not (folder / SPACE).is_file():
         _prepare(folder)
     elif force:
         _clear(folder)
@@ -79,7 +82,7 @@ def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
             _require_same(space, folder)
             _identify(space, folder)
             write_text(folder / "base.yaml", format_yaml(space.base_to_plain()))
-            write_text(folder / "search.yaml", format_yaml(space.to_plain()))
+            write_text(folder / SPACE, format_yaml(space.to_plain()))
         yield
 
 
@@ -90,7 +93,7 @@ def _prepare(folder: Path) -> None:
     own = {".workers.lock", ".study.lock", identity.NAME}
     own |= {"base.yaml"} if own & names else set()  # alone it is a user's
     foreign = sorted(name for name in names - own if not name.endswith(".archlab-partial"))
-    if "search.yaml" in names or not foreign:
+    if SPACE in names or not foreign:
         return
     if identity.NAME in names:  # left by a start-over that was killed
         _clear(folder)
@@ -125,7 +128,7 @@ def _identify(space: Space, folder: Path) -> None:
     A search of an earlier version has none until its study has been opened.
     """
     stored = read_identity(folder)
-    if not (folder / "search.yaml").is_file():
+    if not (folder / SPACE).is_file():
         new_identity(space).write(folder)
     elif stored is not None:
         require_unchanged(stored, space, folder)
@@ -133,7 +136,7 @@ def _identify(space: Space, folder: Path) -> None:
 
 def _put_aside_without_study(folder: Path) -> None:
     """Put the trials of a search aside whose study.db or study.journal was deleted: a new study counts from 0."""
-    if not (folder / "search.yaml").is_file():
+    if not (folder / SPACE).is_file():
         return
     file = {None: "study.db", JOURNAL: "study.journal"}.get(_stored_storage(folder))
     if file is None or (folder / file).exists():
@@ -151,7 +154,7 @@ def _put_aside_without_study(folder: Path) -> None:
 
 def _stored_storage(folder: Path) -> str | None:
     """Return the storage in a directory's search.yaml, None for study.db."""
-    file = folder / "search.yaml"
+    file = folder / SPACE
     data = load_yaml(file) if file.is_file() else {}
     storage = (data.get("study") or {}).get("storage")
     return None if storage is None else str(storage)
@@ -159,9 +162,9 @@ def _stored_storage(folder: Path) -> str | None:
 
 def _require_same(space: Space, folder: Path) -> None:
     """Raise ArchlabError for the first difference from the stored search; trials and choices may be added."""
-    if not (folder / "search.yaml").is_file():
+    if not (folder / SPACE).is_file():
         return
-    for name, plain in (("base.yaml", space.base_to_plain()), ("search.yaml", space.to_plain())):
+    for name, plain in (("base.yaml", space.base_to_plain()), (SPACE, space.to_plain())):
         old = load_yaml(folder / name)
         # Dumped and loaded again, so that tuples compare equal to lists.
         if difference := first_difference(old, parse_yaml(format_yaml(plain)), partial(_is_equal, may_grow(space))):

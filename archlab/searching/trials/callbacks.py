@@ -29,6 +29,9 @@ class SearchCallback:
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
         """The baseline or a trial has ended as complete, pruned or failed."""
 
+    def on_wait(self) -> None:
+        """Other processes do the work; called every few seconds until they have done it."""
+
     def on_final_eval(self, label: str, done: int, total: int | None) -> None:
         """The best trial or the baseline is evaluated on the whole validation split: `done` of its `total` targets."""
 
@@ -57,6 +60,11 @@ class SearchCallbackList(SearchCallback):
         """Forward to each."""
         for callback in self.callbacks:
             callback.on_result(label, state, reason, metrics)
+
+    def on_wait(self) -> None:
+        """Forward to each."""
+        for callback in self.callbacks:
+            callback.on_wait()
 
     def on_final_eval(self, label: str, done: int, total: int | None) -> None:
         """Forward to each."""

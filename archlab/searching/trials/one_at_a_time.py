@@ -39,6 +39,11 @@ class OneAtATime(SearchCallback):
         with self.lock:
             self.callback.on_result(label, state, reason, metrics)
 
+    def on_wait(self) -> None:
+        """Forward."""
+        with self.lock:
+            self.callback.on_wait()
+
     def on_final_eval(self, label: str, done: int, total: int | None) -> None:
         """Forward."""
         with self.lock:
