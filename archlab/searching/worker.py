@@ -51,6 +51,8 @@ from archlab.searching.variants.planned import TrialCosts
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback, CallbackList
 
+# In a trial that runs again: whatever stopped it may stop it again, and an attempt counts if it came no further.
+SAVE_EVERY_S = 20.0
 _POLL_S = 1.0  # between looks at the trials of other workers, on which the next choice depends
 STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -225,7 +227,7 @@ class SearchWorker:
         except Exception:
             self.callback.on_run(f"trial {trial.number}", chosen.values)  # which is told before its end is
             raise
-        job = prepared.job
+        job = replace(prepared.job, save_every_s=SAVE_EVERY_S if trial.user_attrs.get("retry_of") is not None else None)
         judge = judge_of(self.study, self.space, trial, prepared.planned)
         if job.is_single:
             job = replace(job, resume=continue_retried(self.study, trial, self.folder, job.metric, judge))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,9 +51,12 @@ def train(
     resume: bool = False,
     force: bool = False,
     callbacks: Sequence[Callback] = (),
+    save_every_s: float | None = None,
 ) -> TrainResult:
     """Train an experiment in a directory; `resume` continues exactly where the last whole checkpoint ended.
 
+    `save_every_s` is for a run that is likely to be killed: beside the experiment's own checkpoints one is saved after
+    the first step, and whenever so many seconds have passed.
     Raises ArchlabError if the directory holds another run or anything that archlab did not write, if another process
     trains there, if the model does not fit in memory, or if the loss is no longer finite.
     """
@@ -68,7 +72,7 @@ def train(
         with lock_run(folder):
             identity = open_run(experiment, folder, resume, force, budget)
             keep_run_tokens(experiment, folder, resume)
-            return Trainer(experiment, folder, resume, CallbackList(callbacks), identity).run()
+            return Trainer(experiment, folder, resume, CallbackList(callbacks), identity, save_every_s).run()
 
 
 def _settings_to_keep(folder: Path, train: TrainConfig, resume: bool) -> dict[str, str]:
@@ -87,8 +91,15 @@ class Trainer:
     """A training run, from its last checkpoint to its last step."""
 
     def __init__(
-        self, experiment: Experiment, folder: Path, resume: bool, callback: Callback, identity: Identity
+        self,
+        experiment: Experiment,
+        folder: Path,
+        resume: bool,
+        callback: Callback,
+        identity: Identity,
+        save_every_s: float | None = None,
     ) -> None:
+        self.save_every_s, self.saved_at = save_every_s, -math.inf
         self.experiment, self.train, self.folder, self.callback = experiment, experiment.train, folder, callback
         self.train_step = TrainStep(use_run_tokens(experiment, folder))
         self.model, self.task = self.train_step.model, self.train_step.task
@@ -157,9 +168,13 @@ class Trainer:
                     log.append(record)
             self.callback.on_step(record)  # after the record is on disk, which a callback may read, or end the run
             self._evaluate(log)
-            is_asked_for = self.step in (self.train.checkpoint_at or ())
-            if is_asked_for or _is_due(self.step, self.train.checkpoint_every, self.train.steps):
+            if self._must_save():
                 self._save()
+
+    def _must_save(self) -> bool:
+        is_asked_for = self.step in (self.train.checkpoint_at or ())
+        is_late = self.save_every_s is not None and time.monotonic() - self.saved_at >= self.save_every_s
+        return is_asked_for or is_late or _is_due(self.step, self.train.checkpoint_every, self.train.steps)
 
     def _evaluate(self, log: MetricsLog) -> None:
         """Evaluate on the validation split if it is due; raise TrainingError if the loss is not finite."""
@@ -189,6 +204,7 @@ class Trainer:
             keep=keep,
             keep_steps=self.train.checkpoint_at or (),
         )
+        self.saved_at = time.monotonic()
 
     def _origin(self) -> dict[str, Any]:
         """Return what a checkpoint tells of its run: its identity, its start, and size and checksum of its metrics."""

@@ -122,14 +122,22 @@ def _children(pid: str) -> list[str]:
 
 
 @pytest.mark.services
-def test_a_trial_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    train = {"train.steps": 6, "train.checkpoint_every": 1, "train.eval_every": 3}
+@pytest.mark.parametrize(
+    ("checkpoint_every", "signals"),
+    [(1, [signal.SIGKILL, signal.SIGTERM]), (0, [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL])],
+)
+def test_a_trial_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(
+    tmp_path: Path, checkpoint_every: int, signals: list[signal.Signals]
+) -> None:
+    # Also without checkpoints of its own: whoever is run again saves some, and comes further each time.
+    train = {"train.steps": 6, "train.checkpoint_every": checkpoint_every, "train.eval_every": 3}
     study = {"sampler": "random", "trials": 3, "pruner": "none"}
     file = write_space(tmp_path, override=train, study=study)
-    saboteur = Saboteur([signal.SIGKILL, signal.SIGTERM])
+    saboteur = Saboteur(list(signals))
     archlab.search(str(file), out=tmp_path / "killed", workers=1, callbacks=[saboteur])
     archlab.search(str(file), out=tmp_path / "whole", workers=2)
     assert {"its process was ended by SIGKILL"} < {reason for _, reason in saboteur.results}
+    assert not saboteur.signals
     values = [{t.user_attrs["values"]["train.lr"]: t.value for t in ended(tmp_path / n)} for n in ("killed", "whole")]
     assert values[0] == values[1]
     assert len(values[0]) == 3

@@ -99,7 +99,9 @@ class _TrialTraining:
         if judge is not None:
             callback = PruningCallback(judge, self.job.metric, experiment.train.steps, callback)
         with _fresh_compiler():
-            metrics = dict(train(experiment, run, callbacks=[callback], resume=resume, force=True).metrics)
+            every_s = self.job.save_every_s
+            result = train(experiment, run, callbacks=[callback], resume=resume, force=True, save_every_s=every_s)
+            metrics = dict(result.metrics)
             speed = tokens_per_s(run)
             if _DECODING in self.job.measured:
                 metrics[_DECODING] = decode_us_per_token(run)

@@ -23,6 +23,7 @@ class TrialJob:
     `settings` are those that are tuned, `tasks` the values of several tasks by their names, `seeds` the number of
     random seeds of the best settings. `metric` is reported during training, a larger one better if `sign` is -1, and
     `measured` are the objectives that are measured on the finished model. `values` are shown with the first run.
+    `save_every_s` is for a trial whose process was killed before, which is to come further each time.
     """
 
     label: str
@@ -37,6 +38,7 @@ class TrialJob:
     measured: Sequence[str] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = True
+    save_every_s: float | None = None
 
     @property
     def runs(self) -> int:
