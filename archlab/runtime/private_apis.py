@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # torch.compile wraps a module in another, which holds it under this name (torch 2.13).
 COMPILED_PREFIX = "_orig_mod."
+# What the first traced or decomposed operation imports, for seconds: a server of processes imports it once (torch 2.13).
+TRACER = "torch._dynamo"
 
 
 class AOTRunner(Protocol):

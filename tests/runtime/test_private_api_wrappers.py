@@ -1,5 +1,7 @@
 """Each private API of torch and Optuna is where its wrapper expects it, and does what the wrapper's name says."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,3 +184,9 @@ def test_operators_are_described() -> None:
         assert private_apis.flop_formula(torch.ops.aten.mm) is not None
         assert all(private_apis.flop_formula(operator) is not None for operator in private_apis.cpu_flash_attention())
         assert private_apis.argument_names(torch.ops.aten.mm.default) == ["self", "mat2"]
+
+
+def test_the_tracer_is_what_the_first_traced_operation_imports() -> None:
+    code = "import sys, torch; torch.randn(3, device='meta').add(torch.randperm(3, device='meta')); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert private_apis.TRACER in loaded

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from archlab.runtime.private_apis import TRACER
 from archlab.runtime.signals import Stopped
 from archlab.searching.trials.seats import Seat
 from archlab.searching.trials.trial_child import run_child
@@ -29,7 +30,7 @@ class TrialProcesses:
 
     def __init__(self, plugins: Sequence[str] = ()) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([_CHILD])
+        self.context.set_forkserver_preload([_CHILD, TRACER])
         self.plugins = tuple(plugins)
         self.stopping = threading.Event()
         self._running: set[BaseProcess] = set()
