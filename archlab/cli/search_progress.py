@@ -28,7 +28,7 @@ from archlab.searching.results.shown_values import mark_gaps
 from archlab.searching.results.summary import SearchSummary, TrialSummary
 from archlab.searching.run import SearchResult, join_search
 from archlab.searching.space.search_space import Space
-from archlab.searching.study.study import INTERRUPTED
+from archlab.searching.study.study import INTERRUPTED, PAUSED
 from archlab.searching.trials.callbacks import SearchCallback
 from archlab.text import shell_path
 from archlab.training.callbacks import Callback
@@ -122,11 +122,11 @@ class SearchProgressBar(ProgressBar, SearchCallback):
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
         """Print the state, metrics and reason of a finished run, and where there are no live lines, how far all is."""
-        is_counted = label != BASELINE and state != INTERRUPTED
+        is_counted = label != BASELINE and state not in (INTERRUPTED, PAUSED)
         name = f"{label} ({self.done + 1} of {self.total})" if is_counted else label
         self.done += is_counted
         self.bars.pop(label, None)
-        color = {"complete": "green", "pruned": "yellow"}.get(state, "red")
+        color = {"complete": "green", "pruned": "yellow", PAUSED: "yellow"}.get(state, "red")
         details = "".join(f"  {part}" for part in (format_validation(metrics), reason) if part)
         self.print(Text.assemble(foreign(name, "cyan"), "  ", (state, color), foreign(details)))
         self.refresh()

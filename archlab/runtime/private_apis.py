@@ -23,11 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage, RDBStorage
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import FrozenTrial, Trial, TrialState
 
 # torch.compile wraps a module in another, which holds it under this name (torch 2.13).
 COMPILED_PREFIX = "_orig_mod."
-# What the first traced or decomposed operation imports, for seconds: a server of processes imports it once (torch 2.13).
+# What the first traced operation imports, for seconds: a server of processes imports it once (torch 2.13).
 TRACER = "torch._dynamo"
 
 
@@ -231,3 +231,11 @@ def set_trial_attr(study: Study, trial: FrozenTrial, name: str, value: object) -
     # FrozenTrial.set_user_attr changes its copy alone, and only the worker that asked for a trial has a live Trial,
     # whose set_user_attr writes to the storage (Optuna 5.0).
     study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+def open_trial(study: Study, trial: FrozenTrial) -> Trial:
+    """Return an open trial that this process, or another one, has asked for and left."""
+    # Trial's constructor is public, and the number of a trial in its storage is not (Optuna 5.0).
+    from optuna.trial import Trial
+
+    return Trial(study, trial._trial_id)

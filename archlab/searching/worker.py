@@ -30,8 +30,11 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.study.claims import claim, leave, trial_dir
 from archlab.searching.study.database import DatabaseError
 from archlab.searching.study.identity import read_identity, require_same_search
+from archlab.searching.study.promotion import is_anything_running
 from archlab.searching.study.study import (
     INTERRUPTED,
+    PAUSED,
+    close_paused,
     fail_stale_trials,
     finished_trials,
     mark_interrupted,
@@ -40,7 +43,7 @@ from archlab.searching.study.study import (
 )
 from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs
 from archlab.searching.study.workers import fence, work_on
-from archlab.searching.trials.callbacks import Judge, SearchCallback
+from archlab.searching.trials.callbacks import Judge, SearchCallback, TrialPaused
 from archlab.searching.trials.prepared_trial import judge_of, plan_objectives, prepare_trial
 from archlab.searching.trials.retries import continue_retried, continue_runs, leave_open
 from archlab.searching.trials.train_trial import open_here
@@ -107,11 +110,14 @@ class SearchWorker:
 
     def is_last(self) -> bool:
         """Tell whether no trial runs or waits, so that the search can be finished."""
-        return not self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        return not is_anything_running(self.study)
 
     def finish(self) -> SearchResult:
         """Wait for the baseline, evaluate the best trial, and write the summary."""
         baseline = self._run_baseline(wait=True)
+        with lock(self.folder / ".study.lock", wait=True):
+            if self.is_last():
+                close_paused(self.study)
         assert baseline is not None
         told = self.callback.on_final_eval
         best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline, told)
@@ -183,7 +189,8 @@ class SearchWorker:
         state, reason, is_broken = TrialState.FAIL, "", False
         metrics: dict[str, float] = {}
         values: list[float] | None = None
-        self.meter = Meter(partial(self._note_spent, trial) if self.space.study.budget else None)
+        store = partial(self._note_spent, trial) if self.space.study.budget else None
+        self.meter = Meter(store, trial.user_attrs.get("spent"))  # a promoted trial has been trained before
         try:
             label, alone = f"trial {trial.number}", trial.user_attrs.get("fruitless", 0) > 0
             run = trial_dir(self.folder, trial.number)
@@ -193,6 +200,11 @@ class SearchWorker:
             state = TrialState.COMPLETE
         except (optuna.TrialPruned, InfeasibleTrial) as error:
             state, reason = TrialState.PRUNED, one_line(error)
+        except TrialPaused as error:
+            step = max(self._stored(trial).intermediate_values)
+            set_trial_attrs(self.study, trial, {"paused": step, "spent": self.meter.spent})
+            self.callback.on_result(f"trial {trial.number}", PAUSED, one_line(error), {})
+            return
         except TrialLost as error:
             # The claim is still held: no other worker has closed the trial, and its process is gone.
             mark_interrupted(self.study, self._stored(trial), self.folder, by_itself=error.by_itself)
@@ -230,7 +242,10 @@ class SearchWorker:
         job = replace(prepared.job, save_every_s=SAVE_EVERY_S if trial.user_attrs.get("retry_of") is not None else None)
         judge = judge_of(self.study, self.space, trial, prepared.planned)
         if job.is_single:
-            job = replace(job, resume=continue_retried(self.study, trial, self.folder, job.metric, judge))
+            is_promoted = trial.user_attrs.get("paused") == 0
+            job = replace(
+                job, resume=is_promoted or continue_retried(self.study, trial, self.folder, job.metric, judge)
+            )
         else:
             continue_runs(self.study, trial, self.folder)
         output = self._train(runner, job, prepared.costs, judge)

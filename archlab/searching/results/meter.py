@@ -21,12 +21,15 @@ _UNITS = {"hours": ("seconds", _S_PER_HOUR), "tokens": ("tokens", 1), "flops": (
 class Meter:
     """Counts what one trial uses, over all of its runs.
 
-    `store` is called at each evaluation, since a trial may be killed.
+    `store` is called at each evaluation, since a trial may be killed; `earlier` is what was counted before it paused.
     """
 
-    def __init__(self, store: Callable[[dict[str, float]], None] | None = None) -> None:
-        self.store, self.begin = store, time.monotonic()
-        self.tokens, self.flops = 0, 0.0
+    def __init__(
+        self, store: Callable[[dict[str, float]], None] | None = None, earlier: Mapping[str, float] | None = None
+    ) -> None:
+        known = earlier or {}
+        self.store, self.begin = store, time.monotonic() - known.get("seconds", 0.0)
+        self.tokens, self.flops = int(known.get("tokens", 0)), known.get("flops", 0.0)
 
     @property
     def spent(self) -> dict[str, float]:

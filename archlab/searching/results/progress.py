@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from archlab.searching.results.baseline import read_baseline
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.claims import trial_dir
+from archlab.searching.study.promotion import is_paused
 from archlab.searching.study.study import finished_trials
 from archlab.searching.study.trial_attrs import trial_attrs
 from archlab.storage.lock_holders import holder
@@ -32,11 +33,13 @@ BASELINE = "baseline"
 def search_progress(study: optuna.Study, space: Space, folder: Path, total: int) -> Progress:
     """Return the progress of a search of `total` trials, of all its workers together."""
     trials = study.get_trials(deepcopy=False)
-    done, running = finished_trials(study), [trial for trial in trials if trial.state == TrialState.RUNNING]
+    done, running = finished_trials(study), [t for t in trials if t.state == TrialState.RUNNING and not is_paused(t)]
+    paused = sum(map(is_paused, trials))
     baseline, runs = _baseline_run(folder), [_trial_run(folder, trial) for trial in running]
     in_flight = [*(run.times for run in baseline), *map(_times_of_trial, running, runs)]
     counts: Counter[str] = Counter(_NAMES[trial.state] for trial in done)
     counts["running"] = sum(run.state != "stopped" for run in runs)
+    counts |= {"paused": paused} if paused else {}
     return Progress(
         kind="search",
         name=space.name,
@@ -47,7 +50,7 @@ def search_progress(study: optuna.Study, space: Space, folder: Path, total: int)
         front=_front(study, space.objectives),
         running=(*baseline, *runs),
         recent=tuple(map(_ended, sorted(done, key=_end)[-_RECENT:])),
-        seconds_left=estimate_left(_durations(done, folder), total - len(done) - len(running), in_flight),
+        seconds_left=estimate_left(_durations(done, folder), total - len(done) - len(running) - paused, in_flight),
     )
 
 

@@ -17,6 +17,7 @@ from archlab.searching.sampling.turns import Turn, Wait, next_turn
 from archlab.searching.space.compare import Arm, arms, plan_rounds
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.choice_view import ChoiceSampler
+from archlab.searching.study.promotion import is_anything_running, promote
 from archlab.searching.study.study import (
     SearchStudy,
     count_claimed,
@@ -51,6 +52,8 @@ class TrialQueue:
 
     def ask(self) -> Trial | Wait | None:
         """Return the next trial, or None if enough have begun."""
+        if promoted := self._promoted():
+            return promoted
         if self.arms:
             turn = None if self._waiting() else self._next_turn()
             if turn is None and not self._waiting():
@@ -60,19 +63,23 @@ class TrialQueue:
             if turn is not None:
                 self._enqueue_turn(turn)
         elif count_claimed(self.study) >= self.total or is_exhausted(self.study):
-            return None
+            return Wait.FOR_RUNNING_TRIALS if self.space.rungs and is_anything_running(self.study) else None
         elif not self._waiting():
             self._enqueue_seed()
         number = self._number()
         sampler = self._sampler(number)
         if sampler is None:
             mark_exhausted(self.study)
-            return None
+            return self.ask() if self.space.rungs else None
         self.study.sampler = sampler
         trial = self.study.ask()
         if counts_candidates(self.study):
             set_trial_attrs(self.study, trial, {"candidate": number})
         return trial
+
+    def _promoted(self) -> Trial | None:
+        config, space = self.space.promotion, self.space
+        return promote(self.study, space.rungs, config.reduction_factor, space.sign) if config else None
 
     def _next_turn(self) -> Turn | Wait | None:
         return next_turn(self.arms, self._begun(), self.total, self.space.objective, self.space.sign)

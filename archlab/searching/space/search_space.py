@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from archlab.searching.space.constraints import Constraint, parse_constraints
 from archlab.searching.space.dominance import check_dominated
 from archlab.searching.space.inner import Inner, check_inner, parse_inner
 from archlab.searching.space.ladder_keys import LADDER_KEYS, is_ladder, portable_ladder
+from archlab.searching.space.promotion import PromotionConfig, check_promotion
 from archlab.searching.space.seeds import absolute_seeds, parse_seeds, seed_values
-from archlab.searching.space.study_config import DOMINATED, StudyConfig, parse_study
+from archlab.searching.space.study_config import DOMINATED, PROMOTION, StudyConfig, parse_study
 from archlab.searching.space.tasks import Tasks, parse_tasks, resolve_tasks
 from archlab.searching.space.validation import validate_space
 from archlab.searching.space.vary import parse_vary
@@ -95,6 +97,21 @@ class Space:
         Not where it is a mean over tasks, which is known at the end.
         """
         return len(self.objectives) == 1 and self.objective.startswith(VALIDATION) and not self.tasks
+
+    @property
+    def promotion(self) -> PromotionConfig | None:
+        """How trials pause and are promoted, if they do."""
+        pruner = self.study.pruner
+        is_ours = pruner is not None and pruner.type == PROMOTION
+        return PromotionConfig.parse(pruner.options, "study.pruner") if pruner and is_ours else None
+
+    @cached_property
+    def rungs(self) -> tuple[int, ...]:
+        """The steps at which trials pause, none unless they do."""
+        if self.promotion is None:
+            return ()
+        train = self.base.resolve().train
+        return self.promotion.rungs(train.steps, train.eval_every)
 
     @property
     def sign(self) -> float:
@@ -222,6 +239,9 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
     space.study.check_pruning(space.can_prune, experiment.train.eval_every)
     if space.study.pruner and space.study.pruner.type == DOMINATED:
         check_dominated(space.objectives, (*COSTS, *planned), VALIDATION)
+    if space.promotion is not None:
+        parts = {"inner": space.inner, "tasks": space.tasks, "compare": space.compare}
+        check_promotion(space.study.runs_per_trial, parts, experiment.train.steps)
     if compare:
         space = replace(space, vary=with_base_choices(compare, vary, base))
         space.study.check_comparison(len(arms(compare, space.vary)))

@@ -11,8 +11,9 @@ from archlab.config.json_schema import DRAFT, FORMAT, TEXT, TEXTS, Schema, exper
 from archlab.searching.space.domain_schema import CHOICES, HOLD, INTERVAL, PATTERN, TIE
 from archlab.searching.space.dominance import DominanceConfig
 from archlab.searching.space.ladder_schema import ladder_properties
+from archlab.searching.space.promotion import PromotionConfig
 from archlab.searching.space.search_space import COSTS, KEYS, MEASURED, VALIDATION
-from archlab.searching.space.study_config import DOMINATED, PRUNERS, SAMPLERS, STUDY_KEYS, Seed
+from archlab.searching.space.study_config import DOMINATED, PROMOTION, PRUNERS, SAMPLERS, STUDY_KEYS, Seed
 from archlab.searching.space.study_limits import BUDGETS
 from archlab.searching.variants.planned import PLANNED
 
@@ -113,7 +114,7 @@ def _bound(metrics: Iterable[str]) -> Schema:
 def _study() -> Schema:
     properties = {
         "sampler": _optuna_class(SAMPLERS),
-        "pruner": {"anyOf": [_optuna_class(PRUNERS), _dominated()]},
+        "pruner": {"anyOf": [_optuna_class(PRUNERS), _dominated(), _promotion()]},
         "trials": {**type_schema(Count), "default": 20},
         "seed": {**type_schema(Seed), "default": 0},
         "storage": {
@@ -156,6 +157,14 @@ def _dominated() -> Schema:
     options = {each.name: {"type": "integer", "default": each.default} for each in fields(DominanceConfig)}
     mapping = _object({"type": {"const": DOMINATED}, **options}, ["type"])
     return {"anyOf": [{"const": DOMINATED}, mapping], "description": "For several objectives."}
+
+
+def _promotion() -> Schema:
+    first = {"type": ["integer", "null"], "minimum": 1, "description": "The first pause; that of the first evaluation."}
+    factor = {"type": "integer", "minimum": 2, "default": PromotionConfig.reduction_factor}
+    options = {"type": {"const": PROMOTION}, "first_step": first, "reduction_factor": factor}
+    text = "Successive halving whose trials pause, and go on from their checkpoints."
+    return {"anyOf": [{"const": PROMOTION}, _object(options, ["type"])], "description": text}
 
 
 def _optuna_class(names: Iterable[str]) -> Schema:

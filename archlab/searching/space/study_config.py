@@ -17,6 +17,7 @@ from archlab.runtime.launch import Resources
 from archlab.searching.space.compare import UNFIT_PRUNERS, UNFIT_SAMPLERS, plan_rounds
 from archlab.searching.space.dominance import DominanceConfig
 from archlab.searching.space.launcher_config import LauncherConfig, parse_placement
+from archlab.searching.space.promotion import PromotionConfig
 from archlab.searching.space.storage_url import take_password
 from archlab.searching.space.study_limits import parse_budget, parse_keep, parse_time_limit
 
@@ -42,9 +43,10 @@ PRUNERS = {
     "successive_halving": "SuccessiveHalvingPruner",
     "threshold": "ThresholdPruner",
 }
-DOMINATED = "dominated"  # a pruner of ours, since Optuna has none for several objectives: dominance.py
+# Pruners of ours: Optuna has none for several objectives, and none whose trials go on where they have paused.
+DOMINATED, PROMOTION = "dominated", "promotion"
 
-_OURS = {"pruners": (DOMINATED,)}
+_OURS = {"pruners": (DOMINATED, PROMOTION)}
 PLACEMENT_KEYS = ("launcher", "resources")  # where workers run, which is no part of what is searched
 STUDY_KEYS = (
     *("sampler", "pruner", "trials", "seed", "storage", "runs_per_trial", "keep", "budget", "time_limit"),
@@ -131,7 +133,7 @@ class StudyConfig:
         default = ClassConfig("hyperband" if can_prune and eval_every else "none")
         config = self.pruner or default
         options = dict(config.options)
-        if config.type == DOMINATED:
+        if config.type in _OURS["pruners"]:
             return optuna.pruners.NopPruner()
         if config.type == "hyperband":
             first = max(eval_every, 1) if runs == 1 or not steps else steps
@@ -189,9 +191,12 @@ def _parse_storage(data: Any, path: str) -> str | None:
 
 def _parse_pruner(data: Any, path: str) -> ClassConfig:
     options = dict(data) if isinstance(data, Mapping) else {"type": data}
-    if options.pop("type", None) != DOMINATED:
-        return _parse_class(data, "pruners", PRUNERS, path)
-    return ClassConfig(DOMINATED, asdict(DominanceConfig.parse(options, path)))
+    kind = options.pop("type", None)
+    if kind == DOMINATED:
+        return ClassConfig(DOMINATED, asdict(DominanceConfig.parse(options, path)))
+    if kind == PROMOTION:
+        return ClassConfig(PROMOTION, PromotionConfig.parse(options, path).to_plain())
+    return _parse_class(data, "pruners", PRUNERS, path)
 
 
 def _parse_class(data: Any, module: str, known: Mapping[str, str], path: str) -> ClassConfig:

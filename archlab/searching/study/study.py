@@ -17,6 +17,7 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.study.choice_view import ChoicePruner
 from archlab.searching.study.claims import has_left, is_apart, stale, trial_dir
 from archlab.searching.study.progress import progress_of
+from archlab.searching.study.promotion import is_paused
 from archlab.searching.study.study_storage import find_study, open_storage, storage_name
 from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs, trial_attrs
 from archlab.searching.study.workers import bury_dead_workers
@@ -25,7 +26,7 @@ from archlab.storage.ownership import RUN
 
 MAX_ATTEMPTS = 2  # without a further checkpoint
 MAX_WORKERS = 10  # that died without a further checkpoint of a trial that ran in another process: it may be its doing
-INTERRUPTED = "interrupted"
+INTERRUPTED, PAUSED = "interrupted", "paused"
 # User attributes of the study.
 _EXHAUSTED, _VARY, _COUNTS_CANDIDATES, _NUMBERED = "exhausted", "vary", "counts_candidates", "numbered_combinations"
 _KEPT_ATTRS = ("choice", "seed_of", "repeat", "candidate")  # of an interrupted trial, by the one that runs it again
@@ -131,6 +132,8 @@ def fail_stale_trials(study: SearchStudy, folder: Path) -> None:
     """
     workers = bury_dead_workers(folder)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        if is_paused(trial):
+            continue
         with stale(folder, trial.number, workers) as is_stale:
             # Read again: its worker may have finished it, and released its lock, since the trials were listed.
             if is_stale and _state(study, trial.number) == TrialState.RUNNING:
@@ -183,6 +186,16 @@ def earlier_attempts(study: optuna.Study, trial: FrozenTrial | Trial) -> Iterato
     while number in trials:
         yield number
         number = trial_attrs(trials[number]).get("retry_of")
+
+
+def close_paused(study: SearchStudy) -> None:
+    """Close the trials that wait for a promotion that does not come any more.
+
+    The caller holds the lock of the study, in which nothing else runs.
+    """
+    for trial in filter(is_paused, study.get_trials(states=(TrialState.RUNNING,))):
+        reason = f"paused at step {trial_attrs(trial)['paused']}, and not promoted"
+        record_result(study, trial, {"reason": reason, "metrics": {}}, None, TrialState.PRUNED)
 
 
 def enqueue_retries(study: SearchStudy) -> None:

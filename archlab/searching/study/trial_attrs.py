@@ -36,6 +36,7 @@ class TrialAttrs(TypedDict, total=False):
     - `seed_metrics`, `std`: the metrics with each random seed, and their standard deviations.
     - `reported`: a validation metric by tokens, for pruning with several objectives.
     - `spent`: the seconds, tokens and FLOPs of this attempt.
+    - `paused`: the step at which it has paused, or 0 once it was promoted.
     """
 
     values: dict[str, Any]  # YAML data
@@ -61,6 +62,7 @@ class TrialAttrs(TypedDict, total=False):
     std: dict[str, float]
     reported: dict[str, float]
     spent: dict[str, float]
+    paused: int
 
 
 def trial_attrs(trial: FrozenTrial) -> TrialAttrs:

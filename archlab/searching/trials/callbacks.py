@@ -82,11 +82,17 @@ class Judge(Protocol):
         """Tell whether the trial is to end after its last evaluation."""
 
 
-class PruningCallback(Callback):
-    """Report a trial's evaluations to a judge, end the trial when it says so, and forward every hook."""
+class TrialPaused(BaseException):
+    """A trial pauses; no failure, so that training saves a checkpoint first."""
 
-    def __init__(self, judge: Judge, metric: str, steps: int, callback: Callback) -> None:
-        self.judge, self.metric, self.steps, self.callback = judge, metric, steps, callback
+
+class PruningCallback(Callback):
+    """Report a trial's evaluations to a judge, end or pause the trial when it says so, and forward every hook."""
+
+    def __init__(
+        self, judge: Judge, metric: str, steps: int, callback: Callback, end: type[BaseException] = optuna.TrialPruned
+    ) -> None:
+        self.judge, self.metric, self.steps, self.callback, self.end = judge, metric, steps, callback, end
 
     def on_start(self, experiment: Experiment, step: int) -> None:
         """Forward, and take over the number of steps, to which a budget of the trial has been resolved by now."""
@@ -98,12 +104,13 @@ class PruningCallback(Callback):
         self.callback.on_step(record)
 
     def on_eval(self, record: Mapping[str, float]) -> None:
-        """Forward, report the metric, and raise optuna.TrialPruned if the pruner asks for it before the last step."""
+        """Forward, report the metric, and raise TrialPruned or TrialPaused if the judge asks for it early enough."""
         self.callback.on_eval(record)
         step, value = int(record["step"]), float(record[self.metric])
         self.judge.report(value, step)
         if step < self.steps and self.judge.should_prune():
-            raise optuna.TrialPruned(f"pruned at step {step} of {self.steps}, with {self.metric} {value:.4g}")
+            what = "paused" if self.end is TrialPaused else "pruned"
+            raise self.end(f"{what} at step {step} of {self.steps}, with {self.metric} {value:.4g}")
 
     def on_eval_progress(self, done: int, total: int | None) -> None:
         """Forward."""

@@ -18,6 +18,7 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.space.study_config import DOMINATED
 from archlab.searching.study.claims import trial_dir
 from archlab.searching.study.dominance_judge import DominanceJudge
+from archlab.searching.study.promotion import PromotionJudge
 from archlab.searching.study.study import SearchStudy
 from archlab.searching.study.trial_attrs import set_trial_attrs
 from archlab.searching.trials.callbacks import Judge
@@ -83,4 +84,6 @@ def judge_of(study: SearchStudy, space: Space, trial: Trial, costs: Mapping[str,
     if pruner and pruner.type == DOMINATED:
         config = DominanceConfig.parse(pruner.options, "study.pruner")
         return DominanceJudge(study, trial, config, space.objectives, costs)
+    if space.promotion is not None:
+        return PromotionJudge(study, trial, space.rungs, space.promotion.reduction_factor, space.sign)
     return trial if space.can_prune else None

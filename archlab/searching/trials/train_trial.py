@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import torch
 
 from archlab.config.experiment import Experiment, UnresolvedExperiment
 from archlab.searching.results.objectives import decode_us_per_token, tokens_per_s
 from archlab.searching.space.tasks import task_experiments
 from archlab.searching.study.study import delete_weights
-from archlab.searching.trials.callbacks import Judge, PruningCallback
+from archlab.searching.trials.callbacks import Judge, PruningCallback, TrialPaused
 from archlab.searching.trials.candidate_runs import CandidateRuns, copy_run_files, mean_metrics
 from archlab.searching.trials.trial_job import TrialJob, TrialListener, TrialOutput
 from archlab.searching.variants.cost_request import CostRequest, Costs, count_costs
@@ -97,7 +98,8 @@ class _TrialTraining:
         callback = self.listener.on_run(label, chosen if self.has_begun else {**self.job.values, **chosen})
         self.has_begun = True
         if judge is not None:
-            callback = PruningCallback(judge, self.job.metric, experiment.train.steps, callback)
+            end = TrialPaused if self.job.pauses else optuna.TrialPruned
+            callback = PruningCallback(judge, self.job.metric, experiment.train.steps, callback, end)
         with _fresh_compiler():
             every_s = self.job.save_every_s
             result = train(experiment, run, callbacks=[callback], resume=resume, force=True, save_every_s=every_s)

@@ -25,7 +25,7 @@ from archlab.runtime.outcome import outcome_of
 from archlab.runtime.shares import DEVICES
 from archlab.runtime.signals import stop_on_signals
 from archlab.searching.failures import exits_fail, failure_reason
-from archlab.searching.trials.callbacks import Judge
+from archlab.searching.trials.callbacks import Judge, TrialPaused
 from archlab.searching.trials.seats import Seat
 from archlab.searching.trials.train_trial import train_trial
 from archlab.searching.trials.trial_job import TrialJob
@@ -104,6 +104,8 @@ def _describe(error: BaseException) -> tuple[Any, ...]:
     """Return the message that tells of an exception."""
     if isinstance(error, optuna.TrialPruned):
         return "pruned", one_line(error)
+    if isinstance(error, TrialPaused):
+        return "paused", one_line(error)
     notes = getattr(error, "__notes__", [])
     return "failed", outcome_of(error), failure_reason(error) if isinstance(error, Exception) else "; ".join(notes)
 

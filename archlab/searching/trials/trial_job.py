@@ -23,7 +23,8 @@ class TrialJob:
     `settings` are those that are tuned, `tasks` the values of several tasks by their names, `seeds` the number of
     random seeds of the best settings. `metric` is reported during training, a larger one better if `sign` is -1, and
     `measured` are the objectives that are measured on the finished model. `values` are shown with the first run.
-    `save_every_s` is for a trial whose process was killed before, which is to come further each time.
+    `save_every_s` is for a trial whose process was killed before, which is to come further each time, and
+    `pauses` for one that the judge does not end, but lets wait.
     """
 
     label: str
@@ -39,6 +40,7 @@ class TrialJob:
     values: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = True
     save_every_s: float | None = None
+    pauses: bool = False
 
     @property
     def runs(self) -> int:
@@ -65,6 +67,7 @@ def make_job(space: Space, label: str, folder: Path, experiment: UnresolvedExper
         tasks=space.tasks,
         seeds=space.study.runs_per_trial,
         measured=tuple(space.objectives),
+        pauses=space.promotion is not None,
     )
 
 

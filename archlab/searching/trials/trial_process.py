@@ -18,7 +18,7 @@ from archlab.config.experiment import load
 from archlab.errors import ArchlabError, ConfigError, MachineError, TrainingError
 from archlab.runtime.outcome import Outcome
 from archlab.runtime.signals import Stopped
-from archlab.searching.trials.callbacks import Judge
+from archlab.searching.trials.callbacks import Judge, TrialPaused
 from archlab.searching.trials.trial_child import OUTPUT
 from archlab.searching.trials.trial_job import TrialJob, TrialListener, TrialOutput
 from archlab.searching.trials.wire import format_job, format_request, receive, send
@@ -27,7 +27,11 @@ from archlab.training.callbacks import Callback
 
 _POLL_S = 0.2
 # What the process may tell that is raised here as it was there.
-_RAISED: dict[str, Callable[..., Exception]] = {"pruned": optuna.TrialPruned, "problem": ConfigError}
+_RAISED: dict[str, Callable[..., BaseException]] = {
+    "pruned": optuna.TrialPruned,
+    "paused": TrialPaused,
+    "problem": ConfigError,
+}
 _GRACE_S = 60.0  # to save a checkpoint in
 
 
