@@ -65,8 +65,8 @@ def task_line(task: RunProgress) -> str:
 
 def summary_line(progress: Progress) -> str:
     """Return counts, the best and the time left in one line, for where lines are not redrawn."""
-    parts = [*_count_parts(progress), *_best_parts(progress), *_left(progress.seconds_left)]
-    return _GAP.join(part.text for part in parts)
+    left = [f"about {part.text}{_of_all(progress)}" for part in _left(progress.seconds_left)]
+    return _GAP.join([part.text for part in (*_count_parts(progress), *_best_parts(progress))] + left)
 
 
 def format_seconds(seconds: float) -> str:
@@ -126,8 +126,13 @@ def _left(seconds: float | None) -> list[Part]:
 def _head(progress: Progress, width: int) -> Text:
     name = [Part(progress.name, 3, "bold"), *([Part(progress.stage, 2)] if progress.stage else [])]
     state = [] if progress.state == "running" else [Part(progress.state, 1, "bold")]
-    left = [Part(f"about {part.text}", 1) for part in _left(progress.seconds_left)]
+    left = [Part(f"about {part.text}{_of_all(progress)}", 1) for part in _left(progress.seconds_left)]
     return _fit([*name, *state, *_count_parts(progress), *left], width)
+
+
+def _of_all(progress: Progress) -> str:
+    """Return what the time left is of, where the counts are of a part."""
+    return " in all" if progress.kind == "ladder" else ""
 
 
 def _count_parts(progress: Progress) -> list[Part]:

@@ -11,6 +11,7 @@ from archlab.errors import ArchlabError
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.ladder.progress import first_candidates, ladder_progress
 from archlab.searching.ladder.summary import NAME as LADDER_SUMMARY
+from archlab.searching.ladder.time_left import rung_sizes
 from archlab.searching.results.progress import BASELINE, search_progress
 from archlab.searching.results.summary import read_summary
 from archlab.searching.space.search_space import Space, load_space
@@ -51,10 +52,10 @@ def _open_search(space: Space, folder: Path) -> Callable[[], Progress]:
 
 def _open_ladder(space: Space, folder: Path) -> Callable[[], Progress]:
     ladder = parse_ladder(space)
-    entrants = first_candidates(ladder)
+    entrants, sizes = first_candidates(ladder), rung_sizes(ladder)
 
     def read() -> Progress:
-        progress = ladder_progress(ladder, folder, entrants)
+        progress = ladder_progress(ladder, folder, entrants, sizes)
         return _with_state(progress, folder, has_ended=(folder / LADDER_SUMMARY).is_file())
 
     return read

@@ -19,6 +19,7 @@ from archlab import ArchlabError
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.ladder.progress import first_candidates, ladder_progress
 from archlab.searching.ladder.selection import Decision, write_decision
+from archlab.searching.ladder.time_left import rung_sizes
 from archlab.searching.space.search_space import load_space
 from archlab.searching.watch import open_watch
 from archlab.storage.locks import lock
@@ -111,19 +112,20 @@ def test_a_ladder(tmp_path: Path, tiny: Tiny) -> None:
             ladder_run(out / f"rungs/1/{candidate}/seed_{seed}", tiny, ended=number + seed < 2)
     entrants = first_candidates(ladder)
     assert entrants == ["megalodon", "averages"]
+    sizes = rung_sizes(ladder)
     going = out / "rungs/1/averages/seed_1"
     with lock(going / "lock", wait=True), lock(going / ".run.lock", wait=True), unchanged(out):
-        first = ladder_progress(ladder, out, entrants)
+        first = ladder_progress(ladder, out, entrants, sizes)
     assert (first.kind, first.stage, first.done, first.total) == ("ladder", "rung 1 of 2", 3, 4)
     assert [(run.label, run.state, run.step) for run in first.running] == [("averages seed 1", "training", 4)]
     assert first.best[0].values == {"val_loss": 2.5}
     assert first.seconds_left is not None
 
     (going / "result.json").write_text('{"reason": "the loss is nan"}')
-    failed = ladder_progress(ladder, out, entrants)
+    failed = ladder_progress(ladder, out, entrants, sizes)
     assert failed.counts == {"complete": 3, "failed": 1, "running": 0}
     write_decision(out / "rungs/1", Decision(["megalodon"], {}, "loss", {"megalodon": 2.5}))
-    second = ladder_progress(ladder, out, entrants)
+    second = ladder_progress(ladder, out, entrants, sizes)
     assert (second.stage, second.done, second.total) == ("rung 2 of 2", 0, 1)
 
 
