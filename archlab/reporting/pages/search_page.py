@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -116,19 +117,25 @@ def _importances(data: SearchData) -> list[str]:
         return [
             paragraph(f"{problem} The figure above shows every trial, and tables of choices best and median.", "note")
         ]
-    short = short_names(data.shown_paths)
-    names = {name: name.partition("{")[0] for name in by_name}
-    shares = {short.get(names[name], names[name]): share for name, share in by_name.items()}
+    shares = {_knob_of(name, data): share for name, share in by_name.items()}
     note = (
         f"{EVALUATOR} (Optuna's evaluator: which knobs tell the best tenth of the trials from the others) on "
-        f"{data.space.objective}, from {len(data.complete)} complete trials. Knobs that only some trials have are "
-        "left out."
+        f"{data.space.objective}, from {len(data.complete)} complete trials. A knob that only some trials have is "
+        "judged by these alone, and by itself for each choice that it belongs to."
     )
     chart = bars("importances", "importance of each knob", shares, ["c0"] * len(shares), label=_SHARE, shown="{:.2f}")
     return [figure(chart, note)]
 
 
 _SHARE = "share of importance"
+
+
+def _knob_of(name: str, data: SearchData) -> str:
+    """Return a knob by its short name, from Optuna's, which has the choices above it and a hash of its own choices."""
+    name = name.partition("{")[0]
+    path, choices = re.sub(r"=[^.\[\]]*", "", name), re.findall(r"=([^.\[\]]*)", name)
+    short = short_names(data.shown_paths).get(path)
+    return name if short is None else " of ".join([short, *reversed(choices)])
 
 
 def _commands(data: SearchData) -> list[str]:
