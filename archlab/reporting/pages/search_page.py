@@ -46,7 +46,8 @@ def _sections(data: SearchData) -> Iterator[str]:
         yield section("Learning curves", figure(curves[0], f"{_ABOUT_CURVES} {curves[1]}".strip()))
     yield section("Choices and results", *_coordinates(data))
     yield section("Best trial", *best_section(data))
-    yield section("All trials", trials_table(data), note=_ABOUT_TRIALS)
+    about_noise = f" {_ABOUT_NOISE}" if data.noise else ""
+    yield section("All trials", trials_table(data), note=f"{_ABOUT_TRIALS}{about_noise}")
     if reasons := reasons_table(data):
         yield section("Not complete, and why", reasons)
     yield section("Reproduce", code("\n".join(_commands(data))))
@@ -62,6 +63,9 @@ _ABOUT_TRIALS = (
     "A trial's name leads to its directory. Losses are those measured during training; of a trial that was pruned or "
     "is running, the last. vs. baseline is the difference of the first objective."
 )
+
+
+_ABOUT_NOISE = "± seeds is the standard deviation that random seeds alone give to that difference."
 
 
 def _about_history(data: SearchData) -> str:
