@@ -51,7 +51,8 @@ def _sections(data: SearchData) -> Iterator[str]:
     if reasons := reasons_table(data):
         yield section("Not complete, and why", reasons)
     yield section("Reproduce", code("\n".join(_commands(data))))
-    yield section("Environment", facts(_environment(data)))
+    if environment := _environment(data):
+        yield section("Environment", facts(environment))
 
 
 _ABOUT_COSTS = (
@@ -118,9 +119,8 @@ def _about_bits(summary: SearchSummary, bits: Mapping[str, float]) -> str:
 def _importances(data: SearchData) -> list[str]:
     by_name, problem = importances(data)
     if problem:
-        return [
-            paragraph(f"{problem} The figure above shows every trial, and tables of choices best and median.", "note")
-        ]
+        shown = " The figure above shows every trial, and tables of choices best and median."
+        return [paragraph(f"{problem}{shown if knob_panels(data) is not None else ''}", "note")]
     shares = {_knob_of(name, data): share for name, share in by_name.items()}
     note = (
         f"{EVALUATOR} (Optuna's evaluator: which knobs tell the best tenth of the trials from the others) on "
@@ -144,12 +144,14 @@ def _knob_of(name: str, data: SearchData) -> str:
 
 def _commands(data: SearchData) -> list[str]:
     search, best = data.folder / "search.yaml", data.folder / "best" / "experiment.yaml"
-    return [
+    again = [
         "# the same search from the start, in another directory",
         f"archlab search {shell_path(search)} --out {shell_path(f'{data.folder}-again')}",
-        "# the best trial alone",
-        f"archlab train {shell_path(best)} --out {shell_path(f'{data.folder}-again-best')}",
     ]
+    if not best.is_file():
+        return again
+    alone = f"archlab train {shell_path(best)} --out {shell_path(f'{data.folder}-again-best')}"
+    return [*again, "# the best trial alone", alone]
 
 
 def _environment(data: SearchData) -> dict[str, Any]:
