@@ -19,6 +19,7 @@ from archlab.searching.study.study import open_study
 from archlab.searching.study.workers import DIR, Worker, read_workers
 from archlab.storage.lease_observer import LeaseObserver
 from archlab.storage.lock_holders import holder
+from archlab.storage.model_places import owner_of
 from archlab.storage.run_identity import is_run
 from archlab.training.progress import Progress, RunProgress, WorkerProgress
 from archlab.training.run_progress import read_run_progress
@@ -27,8 +28,10 @@ from archlab.training.run_progress import read_run_progress
 def open_watch(folder: Path) -> Callable[[], Progress]:
     """Return a function that reads the progress of a run, a search or a ladder; nothing is written by it.
 
-    Raises ArchlabError for another directory, and for one that cannot be read.
+    A part of one, such as best/ or a rung, stands for the whole. Raises ArchlabError for another directory, and for
+    one that cannot be read.
     """
+    folder = owner_of(folder)
     if (folder / "search.yaml").is_file():
         space = load_space(folder / "search.yaml", recorded=True)
         space = replace(space, name=folder.resolve().name)  # the file's own is search.yaml in every directory
