@@ -155,10 +155,14 @@ def print_summary(console: Console, result: SearchResult) -> None:
         return
     if front := _front(data, result.summary):
         beaten = " and ".join(result.summary.objectives)
-        say(console, f"Pareto set: {front.row_count} trials that no other one beats in {beaten}")
+        say(console, f"Pareto set: {_count(front.row_count, 'trial')} that no other one beats in {beaten}")
         console.print(front)
     say(console, _headline(result.summary, best))
     console.print(_files(result), highlight=False, soft_wrap=True)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _trials(data: SearchData) -> Table:

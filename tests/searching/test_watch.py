@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import Tiny
@@ -20,6 +22,7 @@ from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.ladder.progress import first_candidates, ladder_progress
 from archlab.searching.ladder.selection import Decision, write_decision
 from archlab.searching.ladder.time_left import rung_sizes
+from archlab.searching.results.progress import _label, _latest_run
 from archlab.searching.space.search_space import load_space
 from archlab.searching.watch import open_watch
 from archlab.storage.locks import lock
@@ -127,6 +130,31 @@ def test_a_ladder(tmp_path: Path, tiny: Tiny) -> None:
     write_decision(out / "rungs/1", Decision(["megalodon"], {}, "loss", {"megalodon": 2.5}))
     second = ladder_progress(ladder, out, entrants, sizes)
     assert (second.stage, second.done, second.total) == ("rung 2 of 2", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("inner", "tasks", "runs", "label"),
+    [
+        ([], (), 1, "trial 3"),
+        (["runs/0", "runs/1"], (), 3, "trial 3, run 2 of 3"),
+        (["tasks/easy/runs/0"], ("easy", "hard"), 1, "trial 3, easy"),
+        (
+            ["tasks/easy/runs/0", "tasks/hard/runs/0", "tasks/hard/runs/1"],
+            ("easy", "hard"),
+            2,
+            "trial 3, hard, run 2 of 2",
+        ),
+    ],
+)
+def test_the_run_that_a_trial_is_at(
+    inner: list[str], tasks: tuple[str, ...], runs: int, label: str, tmp_path: Path
+) -> None:
+    for part in inner:
+        (tmp_path / part).mkdir(parents=True)
+    space: Any = SimpleNamespace(tasks=dict.fromkeys(tasks), runs_per_trial=runs)
+    run = _latest_run(tmp_path, space)
+    assert run == tmp_path / (inner[-1] if inner else "")
+    assert _label("trial 3", tmp_path, run, space) == label
 
 
 def test_a_run(tmp_path: Path, tiny: Tiny) -> None:
