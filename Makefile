@@ -12,7 +12,7 @@ help: ## Show what can be made
 		printf '%-18s %s\n' "$$name" "$$text"; done
 
 quickstart: $(READY) ## Set up, then run a small search from beginning to end
-	$(BIN)/archlab search quickstart
+	$(BIN)/archlab search quickstart --workers auto
 
 check: $(READY) ## Look for mistakes without running: style, types, import layers
 	$(BIN)/ruff check .

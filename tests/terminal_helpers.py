@@ -7,9 +7,12 @@ import os
 import pty
 import re
 import struct
+import sys
 import termios
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 _TOKEN = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n])")
 
@@ -33,15 +36,38 @@ def screen(written: str, width: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def run_in_terminal(argv: Sequence[str], folder: Path, width: int, *, term: str = "xterm-256color") -> str:
-    """Run a command in a terminal of a width, and return all that it wrote."""
+def _call(function: Callable[[], None], environment: dict[str, str]) -> NoReturn:
+    """Call a function with the standard streams of a new process, and end this one."""
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+    status = 1
+    try:
+        function()
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:  # no test of the process that was copied may go on here
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def run_in_terminal(
+    command: Sequence[str] | Callable[[], None], folder: Path, width: int, *, term: str = "xterm-256color"
+) -> str:
+    """Run a program, or a function in a copy of this process, in a terminal of a width; return all that it wrote."""
     process, terminal = pty.fork()
     if not process:
         os.chdir(folder)
         # After the size is set below: the command would begin with that of another terminal.
         os.read(0, 1)
         environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
-        os.execve(argv[0], list(argv), {**environment, "TERM": term})
+        environment["TERM"] = term
+        if not callable(command):
+            os.execve(command[0], list(command), environment)
+        _call(command, environment)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     os.write(terminal, b"\n")
     written = b""

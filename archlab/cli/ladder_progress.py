@@ -23,10 +23,11 @@ from archlab.searching.ladder.forecasts import Forecast
 from archlab.searching.ladder.run import LadderResult
 from archlab.searching.ladder.selection import Decision
 from archlab.searching.ladder.summary import LadderSummary, RungSummary, forecast_of
+from archlab.searching.ladder.time_left import LadderClock
 from archlab.searching.run import find_search
 from archlab.text import shell_path
 from archlab.training.callbacks import Callback
-from archlab.training.progress import Progress, Reached, RunProgress, estimate_left
+from archlab.training.progress import Progress, Reached, RunProgress
 
 WIDTH = 80
 
@@ -58,27 +59,29 @@ class LadderProgressBar(ProgressBar, LadderCallback):
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
-        self.done, self.total, self.metric = 0, 0, "loss"
+        self.metric = "loss"
         self.progress, self.num_rungs = Progress("ladder", ""), 0
-        self.durations: list[float] = []
+        self.clock: LadderClock | None = None
         self.run_begin = 0.0
 
     def draw(self, width: int) -> Sequence[Text]:
-        """Return the live lines: the rung as a whole, then the run that is in flight."""
+        """Return the live lines: the ladder as a whole, then the run that is in flight."""
         own = self.run if self.run.label else None
         running = (own,) if own else ()
         counts = {**self.progress.counts, "running": len(running)}
-        progress = replace(self.progress, running=running, counts=counts, seconds_left=self._rung_left(own))
+        progress = replace(self.progress, running=running, counts=counts, seconds_left=self._ladder_left(own))
         lines = progress_lines(progress, width) if self.progress.stage else []
         return [*lines, *([run_line(self.task, width)] if self.task else [])]
 
-    def _rung_left(self, own: RunProgress | None) -> float | None:
-        running = [(time.monotonic() - self.run_begin, own.seconds_left)] if own else []
-        return estimate_left(self.durations, self.total - self.done - len(running), running)
+    def _ladder_left(self, own: RunProgress | None) -> float | None:
+        if self.clock is None:
+            return None
+        now = [(own.label, time.monotonic() - self.run_begin, own.seconds_left)] if own else []
+        return self.clock.seconds_left(now)
 
     def on_ladder(self, ladder: Ladder, candidates: Sequence[str]) -> None:
         """Print the ladder, and that it is a rehearsal if it is one."""
-        self.num_rungs, self.metric = len(ladder.rungs), ladder.metric
+        self.num_rungs, self.metric, self.clock = len(ladder.rungs), ladder.metric, LadderClock(ladder)
         self.progress = replace(self.progress, name=ladder.space.name)
         what = f": {len(ladder.rungs)} rungs, {len(candidates)} candidates: {', '.join(candidates)}"
         self.print(Text.assemble(foreign(ladder.space.name, "bold"), foreign(what)))
@@ -87,7 +90,8 @@ class LadderProgressBar(ProgressBar, LadderCallback):
 
     def on_rung(self, rung: Rung, params: float, done: int, total: int, forecast: Forecast | None) -> None:
         """Print the rung, how many of its runs are done, and what was forecast of it."""
-        self.done, self.total, self.durations = done, total, []
+        if self.clock is not None:
+            self.clock.begin(rung, done, total)
         stage = f"rung {rung.number} of {self.num_rungs}"
         self.progress = replace(self.progress, stage=stage, total=total, counts={"complete": done}, best=())
         self.print(
@@ -98,27 +102,27 @@ class LadderProgressBar(ProgressBar, LadderCallback):
 
     @property
     def live_label(self) -> str:
-        """The name of the run in its live line, to which neither the rung nor the number of runs belongs."""
-        return self.label.partition(": ")[2].partition(" (")[0] or self.label
+        """The name of the run in its live line, to which the rung does not belong: the line above has it."""
+        return self.label.partition(": ")[2] or self.label
 
     def on_run(self, label: str) -> Callback:
         """Show the training of one run under its label."""
-        self.label = f"{label} ({self.done + 1} of {self.total})"
+        self.label = label
         self.run, self.run_begin = RunProgress(self.live_label, "starting"), time.monotonic()
         self.lines.update()
         return self
 
     def on_result(self, label: str, loss: float | None, reason: str) -> None:
         """Print what a run reached, and where there are no live lines, how far the rung is."""
-        self.done += 1
-        self.durations.append(time.monotonic() - self.run_begin)
+        if self.clock is not None:
+            self.clock.end(label, time.monotonic() - self.run_begin, is_measured=loss is not None)
         self.run = RunProgress("", "starting")
         self._count(label.partition(": ")[2] or label, loss)
         state = ("failed", "red") if loss is None else (f"{loss:.4f}", "green")
         self.print(Text.assemble(foreign(label, "cyan"), "  ", state, foreign(f"  {reason}" if reason else "")))
         self.lines.update()
         if not self.is_live:
-            left = self._rung_left(None)
+            left = self._ladder_left(None)
             self.print(f"{self.progress.stage}  {summary_line(replace(self.progress, seconds_left=left))}")
 
     def _count(self, name: str, loss: float | None) -> None:
@@ -150,14 +154,16 @@ def print_ladder(console: Console, result: LadderResult) -> None:
 def _rung_table(rung: RungSummary) -> Table:
     table = Table(title=foreign(rung_title(rung)), title_justify="left", box=None, header_style="bold")
     table.add_column("candidate", overflow="fold", max_width=24)
-    for name in ("loss", "forecast", "90 % interval", "error", "on"):
+    has_forecast = bool(forecast_of(rung))
+    for name in ("loss", *(("forecast", "90 % interval", "error") if has_forecast else ()), "on"):
         table.add_column(name, justify="right")
     goes_on = (rung.decision or {}).get("goes_on") or []
     names = [*rung.losses, *(name for name in rung.candidates if name not in rung.losses)]
     for name in names:
         is_on = isinstance(goes_on, list) and name in goes_on
-        cells = forecast_cells(rung.losses.get(name), forecast_of(rung).get(name))
-        table.add_row(*map(foreign, (name, *cells, "yes" if is_on else "")))
+        measured, *forecast = forecast_cells(rung.losses.get(name), forecast_of(rung).get(name))
+        cells = (name, measured, *(forecast if has_forecast else ()), "yes" if is_on else "")
+        table.add_row(*map(foreign, cells))
     return table
 
 

@@ -17,8 +17,9 @@ from archlab.training.progress import Progress, Reached, RunProgress
 _GAP = "  "
 _MIN_BAR, _MAX_BAR = 8, 40
 _MAX_RUNNING = 12
-_COUNTS = ("pruned", "failed", "running")
-_COLORS = {"pruned": "yellow", "failed": "red", "running": "cyan"}
+_COUNTS = ("pruned", "failed", "paused", "running")
+_ONLY_SOME = ("paused",)  # told where there are any
+_COLORS = {"pruned": "yellow", "failed": "red", "paused": "yellow", "running": "cyan"}
 _IN_FLIGHT = ("training", "validating", "evaluating")
 _BESIDE_LOSS = ("step", "loss", "val_loss", "tokens_per_s")
 
@@ -65,8 +66,8 @@ def task_line(task: RunProgress) -> str:
 
 def summary_line(progress: Progress) -> str:
     """Return counts, the best and the time left in one line, for where lines are not redrawn."""
-    parts = [*_count_parts(progress), *_best_parts(progress), *_left(progress.seconds_left)]
-    return _GAP.join(part.text for part in parts)
+    left = [f"about {part.text}{_of_all(progress)}" for part in _left(progress.seconds_left)]
+    return _GAP.join([part.text for part in (*_count_parts(progress), *_best_parts(progress))] + left)
 
 
 def format_seconds(seconds: float) -> str:
@@ -126,15 +127,20 @@ def _left(seconds: float | None) -> list[Part]:
 def _head(progress: Progress, width: int) -> Text:
     name = [Part(progress.name, 3, "bold"), *([Part(progress.stage, 2)] if progress.stage else [])]
     state = [] if progress.state == "running" else [Part(progress.state, 1, "bold")]
-    left = [Part(f"about {part.text}", 1) for part in _left(progress.seconds_left)]
+    left = [Part(f"about {part.text}{_of_all(progress)}", 1) for part in _left(progress.seconds_left)]
     return _fit([*name, *state, *_count_parts(progress), *left], width)
+
+
+def _of_all(progress: Progress) -> str:
+    """Return what the time left is of, where the counts are of a part."""
+    return " in all" if progress.kind == "ladder" else ""
 
 
 def _count_parts(progress: Progress) -> list[Part]:
     what = "runs" if progress.kind == "ladder" else "trials"
     of = f"{progress.done} of {progress.total} {what} done" if progress.total else f"{progress.done} {what} done"
     states = [state for state in _COUNTS if state != "pruned" or progress.kind == "search"]
-    counts = [(state, progress.counts.get(state, 0)) for state in states]
+    counts = [(s, progress.counts.get(s, 0)) for s in states if s not in _ONLY_SOME or progress.counts.get(s)]
     return [Part(of), *(Part(f"{n} {state}", 1 if n else 4, _COLORS[state] if n else "dim") for state, n in counts)]
 
 

@@ -28,7 +28,7 @@ from archlab.searching.results.shown_values import mark_gaps
 from archlab.searching.results.summary import SearchSummary, TrialSummary
 from archlab.searching.run import SearchResult, join_search
 from archlab.searching.space.search_space import Space
-from archlab.searching.study.study import INTERRUPTED, PAUSED
+from archlab.searching.study.study import PAUSED
 from archlab.searching.trials.callbacks import SearchCallback
 from archlab.text import shell_path
 from archlab.training.callbacks import Callback
@@ -43,12 +43,7 @@ class _RunBar(ProgressBar):
     def __init__(self, owner: SearchProgressBar, label: str) -> None:
         super().__init__(owner.console)
         self.owner, self.lines, self.label = owner, owner.lines, label
-        self.run = RunProgress(self.live_label, "starting")
-
-    @property
-    def live_label(self) -> str:
-        """The name of the run in its live line, to which the number of trials does not belong."""
-        return self.label.partition(" (")[0]
+        self.run = RunProgress(label, "starting")
 
     def on_start(self, experiment: Experiment, step: int) -> None:
         """Start the bar of a run."""
@@ -72,7 +67,6 @@ class SearchProgressBar(ProgressBar, SearchCallback):
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
-        self.done, self.total = 0, 0
         self.short: dict[str, str] = {}
         self.progress = Progress("search", "")
         self.read: Callable[[], Progress] | None = None
@@ -87,7 +81,6 @@ class SearchProgressBar(ProgressBar, SearchCallback):
 
     def on_search(self, space: Space, done: int, total: int) -> None:
         """Print the space, the varied knobs and the number of finished trials."""
-        self.done, self.total = done, total
         self.short = short_names([*space.varied, *(space.inner.domains if space.inner else ())])
         finished = f"; {done} done" if done else ""
         over = foreign(f": {total} trials over {', '.join(self.short.values())}{finished}")
@@ -106,7 +99,7 @@ class SearchProgressBar(ProgressBar, SearchCallback):
 
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Show the training of one run under its label."""
-        bar = _RunBar(self, f"{label} ({self._number(label)} of {self.total})" if values else label)
+        bar = _RunBar(self, label)
         self.bars[_trial_of(label)] = bar
         text = "  ".join(
             f"{self.short.get(path, path)}={brief(mark_gaps(path, value))}" for path, value in values.items()
@@ -114,21 +107,12 @@ class SearchProgressBar(ProgressBar, SearchCallback):
         self.print(Text.assemble(foreign(bar.label, "cyan"), foreign(f"  {text}" if text else "")))
         return bar
 
-    def _number(self, label: str) -> int:
-        """Return which of all trials one is that begins, or has begun."""
-        begun = [name for name in self.bars if name != BASELINE]
-        name = _trial_of(label)
-        return self.done + 1 + (begun.index(name) if name in begun else len(begun))
-
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
         """Print the state, metrics and reason of a finished run, and where there are no live lines, how far all is."""
-        is_counted = label != BASELINE and state not in (INTERRUPTED, PAUSED)
-        name = f"{label} ({self.done + 1} of {self.total})" if is_counted else label
-        self.done += is_counted
         self.bars.pop(label, None)
         color = {"complete": "green", "pruned": "yellow", PAUSED: "yellow"}.get(state, "red")
         details = "".join(f"  {part}" for part in (format_validation(metrics), reason) if part)
-        self.print(Text.assemble(foreign(name, "cyan"), "  ", (state, color), foreign(details)))
+        self.print(Text.assemble(foreign(label, "cyan"), "  ", (state, color), foreign(details)))
         self.refresh()
         self.progress = replace(self.progress, running=_without(self.progress, label))
         self.lines.update()
@@ -188,10 +172,14 @@ def print_summary(console: Console, result: SearchResult) -> None:
         return
     if front := _front(data, result.summary):
         beaten = " and ".join(result.summary.objectives)
-        say(console, f"Pareto set: {front.row_count} trials that no other one beats in {beaten}")
+        say(console, f"Pareto set: {_count(front.row_count, 'trial')} that no other one beats in {beaten}")
         console.print(front)
     say(console, _headline(result.summary, best))
     console.print(_files(result), highlight=False, soft_wrap=True)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _trials(data: SearchData) -> Table:

@@ -17,8 +17,11 @@ def hint_of_index(entries: Sequence[Any], index: int, place: str) -> str:
     `place` is the path of the list.
     """
     counts = [entry.get(REPEAT, 1) if isinstance(entry, Mapping) else 1 for entry in entries]
-    if not all(isinstance(count, int) for count in counts) or index >= sum(counts):
+    if not all(isinstance(count, int) for count in counts) or sum(counts) == len(entries):
         return ""
+    if index >= sum(counts):
+        whole = f"{place}[0] stands" if len(entries) == 1 else f"its {len(entries)} entries stand"
+        return f": {whole} for {sum(counts)} ({REPEAT}), numbers 0 to {sum(counts) - 1}"
     at, before = 0, 0
     while index >= before + counts[at]:
         before += counts[at]

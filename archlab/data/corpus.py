@@ -15,6 +15,7 @@ from archlab.data.split_names import SplitBy, assign_splits, document_file, miss
 from archlab.data.splits import SPLITS, hash_fraction
 from archlab.data.tokenizers import SEPARATOR
 from archlab.errors import ArchlabError
+from archlab.runtime.progress import report_each
 
 HELD_OUT_FRACTION = 0.05  # of the documents, or else of the bytes, for validation and for test each
 _REMEDY = "name every file by its split, leave others out with task.glob, or set task.split_by: documents"
@@ -53,7 +54,7 @@ def read_corpus(source: Source, eval_bytes: int | None, strict: bool = False) ->
     by the SHA-256 of their names; where they are too few to fill every split, the joined text is split by position: the
     last bytes are test, those before them validation. Empty documents are skipped.
     """
-    documents = list(source.documents())
+    documents = list(report_each("reading the corpus (MB)", source.documents(), lambda one: len(one[1]), 1_000_000))
     if not any(text for _, text in documents):
         raise ArchlabError(f"{source}: holds no text, only empty files")
     named = _split_by_name(source, documents)

@@ -29,7 +29,10 @@ def choice_tables(data: SearchData) -> Iterator[str]:
         if rows := list(_thirds(path, data)):
             yield heading(f"{short[path]}: thirds of its range by {data.space.objective}")
             yield table(
-                ["range", "tried", "complete", "best", "median", "best trial"], rows, name=f"range-{anchor(path)}"
+                ["range", "tried", "complete", "best", "median", "best trial"],
+                rows,
+                name=f"range-{anchor(path)}",
+                narrow=True,
             )
 
 
@@ -45,7 +48,7 @@ def _thirds(path: str, data: SearchData) -> Iterator[tuple[str, list[object]]]:
         values = [run.metrics[data.space.objective] for run in done]
         best = min(done, key=lambda run: data.space.sign * run.metrics[data.space.objective], default=None)
         reached = [best.metrics[data.space.objective], statistics.median(values)] if best else [None, None]
-        yield "", [f"{low:.3g} to {high:.3g}", len(inside), len(done), *reached, best.name if best else ""]
+        yield "", [f"{low:.3g} to {high:.3g}", len(inside), len(done), *reached, int(best.name) if best else None]
 
 
 def _is_inside(value: float | None, low: float, high: float, *, is_first: bool) -> bool:

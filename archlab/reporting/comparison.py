@@ -58,21 +58,21 @@ def compare_with_baseline(data: SearchData) -> Comparison | None:
     best, objective = data.best, data.space.objective
     if best is None:
         return None
-    sign, margin = data.space.sign, _margin(best, data)
+    sign, seeds = data.space.sign, max(data.space.study.runs_per_trial, 1)
     if data.summary and (whole := whole_split_values(data.summary)):
-        return Comparison(objective, *whole, sign, margin, is_whole=True)
+        # Of one model each, however many random seeds the means during training are of.
+        return Comparison(objective, *whole, sign, _margin(data, 1, 1), is_whole=True)
     own, base = best.metrics.get(objective), data.baseline.metrics.get(objective)
     if own is None or base is None:
         return None
-    return Comparison(objective, own, base, sign, margin, is_whole=False)
+    return Comparison(objective, own, base, sign, _margin(data, len(best.seed_values) or 1, seeds), is_whole=False)
 
 
-def _margin(best: Run, data: SearchData) -> float | None:
+def _margin(data: SearchData, own: int, base: int) -> float | None:
+    """Return the difference that random seeds alone explain at 95 % between means of so many of them."""
     if data.noise is None:
         return None
-    seeds = max(data.space.study.runs_per_trial, 1)
-    own, base = Candidate((), tuple(best.seed_values) or (0.0,)), Candidate((), (0.0,) * seeds)
-    return significant_difference(data.noise, own, base)
+    return significant_difference(data.noise, *(Candidate((), (0.0,) * seeds) for seeds in (own, base)))
 
 
 def describe_losses(data: SearchData) -> str:

@@ -45,6 +45,14 @@ def brief(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
+def format_amount(value: float) -> str:
+    """Return a large number as people say it, in thousands, millions, billions or trillions: 60 K, 1.25 M, 7 B."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if abs(value) >= 0.9995 * size and abs(value) < 9995 * size:
+            return f"{float(f'{value / size:.3g}'):g} {unit}"
+    return f"{value:.3g}"
+
+
 def format_metrics(metrics: Mapping[str, float], prefix: str = "") -> str:
     """Return metrics with their units, the loss first, then the metrics of the task."""
     units = {"loss": "loss {:.4f} nats", "bpb": "{:.3f} bits per byte"}

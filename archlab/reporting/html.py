@@ -27,6 +27,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 _EXACT = 8  # digits of a number in a table that is saved
 _DIGITS = 4  # of the largest number of a column
 _LONG, _WIDEST = 40, 11
+_SCIENTIFIC, _SCIENTIFIC_FROM = -1, 1e9
 
 
 def escape(text: str, keep: str = "") -> str:
@@ -155,8 +156,10 @@ def _is_blank_or_number(value: Any) -> bool:
 
 
 def _decimals(column: Sequence[Any]) -> int | None:
-    """Return how many decimals the numbers of a column have, so that they stand below each other."""
+    """Return how many decimals the numbers of a column have, so that they stand below each other; -1: a power of 10."""
     sizes = [abs(value) for value in column if isinstance(value, float) and math.isfinite(value)]
+    if sizes and max(sizes) >= _SCIENTIFIC_FROM:
+        return _SCIENTIFIC
     return max(0, _DIGITS - 1 - math.floor(math.log10(max(sizes)))) if sizes and max(sizes) > 0 else None
 
 
@@ -174,6 +177,8 @@ def _cell(value: Any, is_number: bool, decimals: int | None) -> str:
 
 
 def _aligned(value: float, decimals: int | None) -> str:
+    if decimals == _SCIENTIFIC and math.isfinite(value):
+        return f"{value:.3e}"
     shown = "" if decimals is None or not math.isfinite(value) else f"{value:,.{decimals}f}"
     # What would be shown as zero, or is too large or small to be read so, has digits of its own.
     return shown if shown and len(shown) <= _WIDEST and (value == 0 or float(shown.replace(",", ""))) else number(value)
@@ -181,7 +186,9 @@ def _aligned(value: float, decimals: int | None) -> str:
 
 def number(value: float) -> str:
     """Return a number as text: integers with separators, others with four significant digits."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < _SCIENTIFIC_FROM else f"{value:.4g}"
 
 
 def facts(pairs: Mapping[str, Any]) -> str:

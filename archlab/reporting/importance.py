@@ -6,8 +6,6 @@ import math
 import warnings
 from collections.abc import Callable
 
-import optuna
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 
 from archlab.errors import one_line
@@ -23,12 +21,13 @@ def importances(data: SearchData) -> tuple[dict[str, float], str]:
     if len(data.complete) < MIN_TRIALS:
         need = f"{MIN_TRIALS} complete trials are needed, and there are {len(data.complete)}"
         return {}, f"Importances cannot be computed: {need}."
+    # Here: it brings scikit-learn and SciPy with it, which take seconds.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna warns of any custom target, whatever its sign
-            shares = optuna.importance.get_param_importances(
-                data.study, evaluator=PedAnovaImportanceEvaluator(), target=_loss_of(data)
-            )
+            shares = get_param_importances(data.study, evaluator=PedAnovaImportanceEvaluator(), target=_loss_of(data))
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         return {}, f"Importances cannot be computed: {one_line(error)}"
     usable = {name: share for name, share in shares.items() if math.isfinite(share)}

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from archlab.reporting.format import format_amount
 from archlab.searching.ladder.summary import LadderSummary, RungSummary
 
 
 def rung_title(rung: RungSummary) -> str:
     """Return the title of a rung's table."""
     waits = " (not trained here)" if rung.waiting else ""
-    return f"rung {rung.number}: {rung.params:.3g} parameters without embeddings, {rung.tokens:.3g} tokens{waits}"
+    size = f"{format_amount(rung.params)} parameters without embeddings, {format_amount(rung.tokens)} tokens"
+    return f"rung {rung.number}: {size}{waits}"
 
 
 def forecast_cells(loss: float | None, figures: Mapping[str, Any] | None) -> tuple[str, str, str, str]:
@@ -41,7 +43,7 @@ def target_lines(summary: LadderSummary) -> list[str]:
     lines = []
     if summary.target is not None:
         lines.append(
-            f"target: {summary.target['params']:.3g} parameters, {summary.target['tokens']:.3g} tokens, "
+            f"target: {_amount_of(summary, 'params')} parameters, {_amount_of(summary, 'tokens')} tokens, "
             f"by {summary.target['method']}"
         )
         candidates = summary.target["candidates"]
@@ -52,6 +54,11 @@ def target_lines(summary: LadderSummary) -> list[str]:
     if summary.ranking:
         lines.append(f"plain ranking at the largest rung: {', '.join(summary.ranking)}")
     return lines + backtest_lines(summary.fit)
+
+
+def _amount_of(summary: LadderSummary, name: str) -> str:
+    value: Any = (summary.target or {}).get(name)
+    return format_amount(float(value))
 
 
 def _figures(found: Any) -> str:

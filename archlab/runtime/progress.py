@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeAlias
+from threading import Thread
+from typing import TypeAlias, TypeVar
 
+T = TypeVar("T")
 # Takes what is done, how much of it, and how much there is in all, None if nobody knows.
 Report: TypeAlias = Callable[[str, int, int | None], None]
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
+_EVERY_S = 0.2
+_MOST = 0.98  # of a call, while it has not ended
 
 
 @contextmanager
@@ -27,3 +33,57 @@ def report_progress(what: str, done: int, total: int | None) -> None:
     report = _report.get()
     if report is not None:
         report(what, done, total)
+
+
+def report_each(what: str, items: Iterable[T], size: Callable[[T], int], unit: int = 1) -> Iterator[T]:
+    """Yield items as they are, and tell how much of them has come, in units, of an amount that nobody knows yet."""
+    done = 0
+    report_progress(what, 0, None)
+    for item in items:
+        before, done = done // unit, done + size(item)
+        if done // unit != before:
+            report_progress(what, done // unit, None)
+        yield item
+    report_progress(what, done // unit, done // unit)
+
+
+class EstimatedProgress:
+    """Tells of calls that cannot tell how far they are: by their size, and the speed of those before.
+
+    `total` is the size of all calls together, `speed` what one does in a second before any has been measured.
+    """
+
+    def __init__(self, what: str, total: int, speed: float) -> None:
+        self.what, self.total, self.speed, self.done, self.seconds = what, total, speed, 0, 0.0
+
+    def run(self, size: int, work: Callable[[], T]) -> T:
+        """Return what a call of a size returns, or raise what it raises.
+
+        It runs in a thread, and has to leave the interpreter to others, as native code does. A Ctrl-C does not wait.
+        """
+        future: Future[T] = Future()
+        begin = time.monotonic()
+        report_progress(self.what, self.done, self.total)
+        Thread(target=_call, args=(work, future), daemon=True).start()
+        while not _has_ended(future):
+            passed = (time.monotonic() - begin) * self.speed
+            report_progress(self.what, self.done + int(min(passed, _MOST * size)), self.total)
+        self.seconds += time.monotonic() - begin
+        self.done += size
+        self.speed = self.done / max(self.seconds, 1e-9)
+        return future.result()
+
+
+def _call(work: Callable[[], T], future: Future[T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _has_ended(future: Future[T]) -> bool:
+    try:
+        future.exception(_EVERY_S)
+    except TimeoutError:
+        return False
+    return True

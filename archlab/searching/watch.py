@@ -11,6 +11,7 @@ from archlab.errors import ArchlabError
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.ladder.progress import first_candidates, ladder_progress
 from archlab.searching.ladder.summary import NAME as LADDER_SUMMARY
+from archlab.searching.ladder.time_left import rung_sizes
 from archlab.searching.results.progress import BASELINE, search_progress
 from archlab.searching.results.summary import read_summary
 from archlab.searching.space.search_space import Space, load_space
@@ -18,6 +19,7 @@ from archlab.searching.study.study import open_study
 from archlab.searching.study.workers import DIR, Worker, read_workers
 from archlab.storage.lease_observer import LeaseObserver
 from archlab.storage.lock_holders import holder
+from archlab.storage.model_places import owner_of
 from archlab.storage.run_identity import is_run
 from archlab.training.progress import Progress, RunProgress, WorkerProgress
 from archlab.training.run_progress import read_run_progress
@@ -26,8 +28,10 @@ from archlab.training.run_progress import read_run_progress
 def open_watch(folder: Path) -> Callable[[], Progress]:
     """Return a function that reads the progress of a run, a search or a ladder; nothing is written by it.
 
-    Raises ArchlabError for another directory, and for one that cannot be read.
+    A part of one, such as best/ or a rung, stands for the whole. Raises ArchlabError for another directory, and for
+    one that cannot be read.
     """
+    folder = owner_of(folder)
     if (folder / "search.yaml").is_file():
         space = load_space(folder / "search.yaml", recorded=True)
         space = replace(space, name=folder.resolve().name)  # the file's own is search.yaml in every directory
@@ -51,10 +55,10 @@ def _open_search(space: Space, folder: Path) -> Callable[[], Progress]:
 
 def _open_ladder(space: Space, folder: Path) -> Callable[[], Progress]:
     ladder = parse_ladder(space)
-    entrants = first_candidates(ladder)
+    entrants, sizes = first_candidates(ladder), rung_sizes(ladder)
 
     def read() -> Progress:
-        progress = ladder_progress(ladder, folder, entrants)
+        progress = ladder_progress(ladder, folder, entrants, sizes)
         return _with_state(progress, folder, has_ended=(folder / LADDER_SUMMARY).is_file())
 
     return read

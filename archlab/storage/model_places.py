@@ -28,6 +28,14 @@ def run_of_checkpoint(folder: Path) -> Path | None:
 
 def owner_of(folder: Path) -> Path:
     """Return the run or the search that a directory is a part of, or the directory itself."""
+    whole, named = _whole_of(folder), _named(folder)
+    if whole != folder or is_run(named) or (named / _SPACE).is_file():
+        return whole
+    return _search_of(named) or folder
+
+
+def _whole_of(folder: Path) -> Path:
+    """Return what a directory is the model or a collection of parts of, or the directory itself."""
     named = _named(folder)
     if run := run_of_checkpoint(named):
         return run
@@ -39,6 +47,22 @@ def owner_of(folder: Path) -> Path:
     return folder
 
 
+_PARTS = ("baseline", "best", "trials", "rungs", "launch", "forecasts", "workers")  # of a search's directory
+_DEEPEST = 5  # trials/0003/tasks/NAME/runs
+
+
+def _search_of(folder: Path) -> Path | None:
+    """Return the run or the search that a directory lies in, by the names that archlab gives what lies there."""
+    if not folder.is_dir():
+        return None
+    for above in folder.parents[:_DEEPEST]:
+        if is_run(above) and folder.relative_to(above).parts[0] in ("runs", "tasks"):
+            return above
+        if (above / _SPACE).is_file():
+            return above if folder.relative_to(above).parts[0] in _PARTS else None
+    return None
+
+
 def experiment_file(folder: Path) -> Path | None:
     """Return the experiment of a directory: that of its model, a run's own, or the base of a search."""
     for name in (EXPERIMENT, f"best/{EXPERIMENT}", f"final/{EXPERIMENT}"):
@@ -48,8 +72,8 @@ def experiment_file(folder: Path) -> Path | None:
         return folder / "base.yaml"
     if is_export(folder):
         return folder / "config.yaml"
-    owner = owner_of(folder)
-    return None if owner == folder else experiment_file(owner)
+    whole = _whole_of(folder)
+    return None if whole == folder else experiment_file(whole)
 
 
 def why_no_model(folder: Path) -> str:

@@ -65,7 +65,7 @@ class Progress:
     - `running`: the baseline, the trials or the runs that are in flight, of all workers.
     - `workers`: who works on it, and who died.
     - `recent`: the last trials or runs that ended.
-    - `seconds_left`: for all that is left, None until it can be told.
+    - `seconds_left`: for all that is left, of a ladder the rungs to come included; None until it can be told.
     """
 
     kind: Kind

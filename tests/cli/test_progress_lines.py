@@ -99,7 +99,7 @@ def test_names_are_shown_and_not_obeyed() -> None:
 def test_where_lines_are_not_redrawn() -> None:
     assert summary_line(SEARCH) == (
         "6 of 20 trials done  2 pruned  1 failed  0 running  best val_loss 2.5926 (trial 2)  baseline 2.6032  "
-        "83 min left"
+        "about 83 min left"
     )
     measured = RunProgress("whole validation split: baseline", "evaluating", 30, 60, seconds_left=3.0)
     assert task_line(measured) == "whole validation split: baseline  50%  3 s left"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Tiny
+from ladder_helpers import write_ladder
 from rich.console import Console
 
 from archlab.cli import live
@@ -17,8 +18,10 @@ from archlab.cli.ladder_progress import LadderProgressBar
 from archlab.cli.search_progress import SearchProgressBar, _front, _headline
 from archlab.cli.stopping import advise_at_stop
 from archlab.runtime.progress import report_progress
+from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.results.against_baseline import is_worse_than_baseline
 from archlab.searching.results.summary import BaselineSummary, SearchSummary, TrialSummary
+from archlab.searching.space.search_space import load_space
 from archlab.training.progress import Progress, Reached, RunProgress
 
 SPACE: Any = SimpleNamespace(name="space", varied={"train.lr": None}, inner=None)
@@ -65,7 +68,7 @@ def test_a_search_shows_the_whole_and_every_run(console: Console, tiny: Tiny) ->
         bar.on_final_eval("trial 0", 60, 60)
         assert len(lines(bar)) == 2
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "trial 1 (2 of 5)  complete  val 2.4000" in text
+    assert "trial 1  complete  val 2.4000" in text
     assert text.endswith("\x1b[2K")  # the live lines are gone
 
 
@@ -95,10 +98,10 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, tiny:
         bar.on_result("trial 0", "pruned", "pruned at step 12", {})
     assert console.file.getvalue().splitlines() == [
         "space: 5 trials over lr",
-        "trial 0 (1 of 5)  lr=0.01",
-        "trial 0 (1 of 5) 12/12  loss 2.0000  10 tokens/s  eta 0 s",
-        "trial 0 (1 of 5)  pruned  pruned at step 12",
-        "1 of 5 trials done  0 pruned  0 failed  0 running  best val_loss 2.5000 (trial 0)  90 s left",
+        "trial 0  lr=0.01",
+        "trial 0 12/12  loss 2.0000  10 tokens/s  eta 0 s",
+        "trial 0  pruned  pruned at step 12",
+        "1 of 5 trials done  0 pruned  0 failed  0 running  best val_loss 2.5000 (trial 0)  about 90 s left",
     ]
 
 
@@ -119,20 +122,22 @@ def test_long_work_below_is_shown_in_a_block_alone(console: Console) -> None:
         assert lines(bar) == []
 
 
-def test_a_ladder_shows_its_rung(console: Console, tiny: Tiny) -> None:
-    ladder: Any = SimpleNamespace(
-        rungs=[1, 2], metric="val_loss", space=SimpleNamespace(name="ladder"), is_rehearsal=False
-    )
-    rung: Any = SimpleNamespace(number=1)
+def test_a_ladder_shows_its_rung_and_the_time_left_of_all(console: Console, tiny: Tiny, tmp_path: Path) -> None:
+    ladder = parse_ladder(load_space(write_ladder(tmp_path)))
     with LadderProgressBar(console) as bar:
         bar.on_ladder(ladder, ["llama", "mamba"])
-        bar.on_rung(rung, 60_000.0, 1, 4, None)
-        bar.on_run("rung 1: llama seed 1").on_start(tiny(), 0)
-        assert lines(bar)[0] == "ladder  rung 1 of 2  1 of 4 runs done  0 failed  1 running"
+        bar.on_rung(ladder.rungs[0], 60_000.0, 1, 4, None)
+        run: Any = bar.on_run("rung 1: llama seed 1")
+        run.on_start(tiny(), 0)
+        assert lines(bar)[0] == "space  rung 1 of 2  1 of 4 runs done  0 failed  1 running"
         assert lines(bar)[1].startswith("llama seed 1  ╌")
+        run.on_step({"step": 6, "loss": 2.25, "tokens_per_s": 100.0})
+        assert lines(bar)[0].endswith("left in all")
+        bar.run_begin -= 40  # seconds
         bar.on_result("rung 1: llama seed 1", 3.25, "")
         bar.on_result("rung 1: mamba seed 0", None, "the loss is nan")
-        assert lines(bar)[0].startswith("ladder  rung 1 of 2  3 of 4 runs done  1 failed  0 running  about ")
+        # One run of this rung, and two of the next, of twice the tokens and some more parameters.
+        assert lines(bar)[0] == "space  rung 1 of 2  3 of 4 runs done  1 failed  about 5 min left in all"
         assert lines(bar)[1] == "best val_loss 3.2500 (llama seed 1)"
 
 

@@ -27,7 +27,7 @@ TREE = {"model": {"layers": [{"repeat": 3, "norm": "rms"}, "plain", {"repeat": 8
         ("model.layers[9].norm", r"or split it into entries with repeat 5, 1 and 2$"),
         ("model.layers[4].norm", r"of the 8 .* split it into entries with repeat 1 and 7$"),
         ("model.layers[11].norm", r"with repeat 7 and 1$"),
-        ("model.layers[12].norm", r"\[12\] is past the end of a list of 3$"),
+        ("model.layers[12].norm", r"\[12\] is past the end of a list of 3: its 3 entries stand for \d+ \(repeat\)"),
         ("model.layer[0].norm", r"there is no list 'layer'; did you mean model.layers\[0\].norm\?$"),
         ("modle.layers[0].norm", r"there is no list 'layers'; did you mean model.layers\[0\].norm\?$"),
     ],

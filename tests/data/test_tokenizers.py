@@ -9,7 +9,8 @@ import pytest
 from data_helpers import write_tokenizer
 
 from archlab import ArchlabError
-from archlab.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, WordTokenizer, load_tokenizer
+from archlab.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, WordTokenizer, hugging_face, load_tokenizer
+from archlab.runtime.progress import reporting
 
 
 def test_bytes_are_tokens() -> None:
@@ -74,3 +75,15 @@ def test_a_missing_tokenizers_library_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ArchlabError, match=r"t\.json: needs the tokenizers library: pip install tokenizers"):
         load_tokenizer("t.json")
+
+
+def test_one_huge_document_is_told_of_while_it_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = HuggingFaceTokenizer(str(write_tokenizer(tmp_path / "tokenizer.json")))
+    text = ("grüne Ente € mal " * 40).encode() + b"\0" + b"mal" * 30
+    whole = tokenizer.encode_corpus(text).tolist()
+    monkeypatch.setattr(hugging_face, "_GROUP", 100)
+    told: list[tuple[str, int, int | None]] = []
+    with reporting(lambda *each: told.append(each)):
+        assert tokenizer.encode_corpus(text).tolist() == whole
+    assert told[0] == ("tokenizing 0 million characters", 0, 770)
+    assert told[-1] == ("tokenizing 0 million characters", 770, 770)

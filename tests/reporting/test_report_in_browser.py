@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -124,3 +127,46 @@ def test_figures_and_tables_are_used_by_hand(browser: Browser, tmp_path: Path) -
     assert "trial 0" in browser.run("tip.textContent")
     assert browser.run("document.querySelectorAll('.hot-layer > *').length") > 3
     assert browser.complaints == []
+
+
+def test_figures_and_tables_are_saved_as_files(browser: Browser, tmp_path: Path) -> None:
+    browser.open(PAGES["5 trials"](tmp_path), width=1400, dark=True)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(saved))
+    sizes = browser.run(
+        "figures.map((each) => [each.id, each.svg.viewBox.baseVal.width, each.svg.viewBox.baseVal.height])"
+    )
+    for name, width, height in sizes:
+        browser.run(f"document.querySelector('#{name} .tools button:last-child').click(), 1")
+        image = _wait_for(saved / f"{name}.png")
+        assert _size_of_png(image) == (2 * (width + 32), 2 * (height + 32))  # for screens of two pixels a point
+        assert len(set(_pixels_of_png(image))) > 50
+    browser.run("document.querySelector('#history .tools button').click(), 1")
+    assert _wait_for(saved / "history.svg").startswith(b"<svg")
+    browser.run("document.querySelector('[data-name=trials] .tools button').click(), 1")
+    assert _wait_for(saved / "trials.csv").startswith(b"trial,state,val loss")
+    assert browser.complaints == []
+
+
+def _wait_for(file: Path) -> bytes:
+    deadline = time.monotonic() + 20
+    while not file.is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return file.read_bytes()
+
+
+def _size_of_png(image: bytes) -> tuple[int, int]:
+    assert image.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", image[16:24])
+    return width, height
+
+
+def _pixels_of_png(image: bytes) -> bytes:
+    data, at = b"", 8
+    while at < len(image):
+        (length,) = struct.unpack(">I", image[at : at + 4])
+        if image[at + 4 : at + 8] == b"IDAT":
+            data += image[at + 8 : at + 8 + length]
+        at += length + 12
+    return zlib.decompress(data)

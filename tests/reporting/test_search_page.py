@@ -56,7 +56,7 @@ def test_two_losses_noise_and_the_baseline_s_learning_rate_are_told(sixty: Searc
     assert comparison.is_whole
     assert comparison.gain > 0
     assert comparison.margin is not None
-    assert comparison.margin == pytest.approx(2 * 0.02 * (2 / 3) ** 0.5, rel=0.3)
+    assert comparison.margin == pytest.approx(2 * 0.02 * 2**0.5, rel=0.3)  # of one model each
     assert "more than the" in headline(sixty, comparison)
     assert "during training, on the first 64 tokens of the validation split, the mean of 3" in describe_losses(sixty)
     assert describe_fairness(sixty).startswith("The baseline's learning rate was not tuned: it was trained once")

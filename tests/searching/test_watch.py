@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import Tiny
@@ -19,6 +21,8 @@ from archlab import ArchlabError
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.ladder.progress import first_candidates, ladder_progress
 from archlab.searching.ladder.selection import Decision, write_decision
+from archlab.searching.ladder.time_left import rung_sizes
+from archlab.searching.results.progress import _label, _latest_run
 from archlab.searching.space.search_space import load_space
 from archlab.searching.watch import open_watch
 from archlab.storage.locks import lock
@@ -111,20 +115,46 @@ def test_a_ladder(tmp_path: Path, tiny: Tiny) -> None:
             ladder_run(out / f"rungs/1/{candidate}/seed_{seed}", tiny, ended=number + seed < 2)
     entrants = first_candidates(ladder)
     assert entrants == ["megalodon", "averages"]
+    sizes = rung_sizes(ladder)
     going = out / "rungs/1/averages/seed_1"
     with lock(going / "lock", wait=True), lock(going / ".run.lock", wait=True), unchanged(out):
-        first = ladder_progress(ladder, out, entrants)
+        first = ladder_progress(ladder, out, entrants, sizes)
     assert (first.kind, first.stage, first.done, first.total) == ("ladder", "rung 1 of 2", 3, 4)
     assert [(run.label, run.state, run.step) for run in first.running] == [("averages seed 1", "training", 4)]
     assert first.best[0].values == {"val_loss": 2.5}
     assert first.seconds_left is not None
 
     (going / "result.json").write_text('{"reason": "the loss is nan"}')
-    failed = ladder_progress(ladder, out, entrants)
+    failed = ladder_progress(ladder, out, entrants, sizes)
     assert failed.counts == {"complete": 3, "failed": 1, "running": 0}
     write_decision(out / "rungs/1", Decision(["megalodon"], {}, "loss", {"megalodon": 2.5}))
-    second = ladder_progress(ladder, out, entrants)
+    second = ladder_progress(ladder, out, entrants, sizes)
     assert (second.stage, second.done, second.total) == ("rung 2 of 2", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("inner", "tasks", "runs", "label"),
+    [
+        ([], (), 1, "trial 3"),
+        (["runs/0", "runs/1"], (), 3, "trial 3, run 2 of 3"),
+        (["tasks/easy/runs/0"], ("easy", "hard"), 1, "trial 3, easy"),
+        (
+            ["tasks/easy/runs/0", "tasks/hard/runs/0", "tasks/hard/runs/1"],
+            ("easy", "hard"),
+            2,
+            "trial 3, hard, run 2 of 2",
+        ),
+    ],
+)
+def test_the_run_that_a_trial_is_at(
+    inner: list[str], tasks: tuple[str, ...], runs: int, label: str, tmp_path: Path
+) -> None:
+    for part in inner:
+        (tmp_path / part).mkdir(parents=True)
+    space: Any = SimpleNamespace(tasks=dict.fromkeys(tasks), runs_per_trial=runs)
+    run = _latest_run(tmp_path, space)
+    assert run == tmp_path / (inner[-1] if inner else "")
+    assert _label("trial 3", tmp_path, run, space) == label
 
 
 def test_a_run(tmp_path: Path, tiny: Tiny) -> None:

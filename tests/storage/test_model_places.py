@@ -60,6 +60,13 @@ def test_parts_belong_to_their_run_or_search(run: Path, tmp_path: Path, monkeypa
     assert owner_of(tmp_path / "nowhere") == tmp_path / "nowhere"
     touch(tmp_path / "search.yaml", tmp_path / "best/x", tmp_path / "rungs/x")
     assert owner_of(tmp_path / "best") == owner_of(tmp_path / "rungs") == tmp_path
+    touch(tmp_path / "rungs/1/llama/x", tmp_path / "trials/0003/tasks/a/runs/x", tmp_path / "notes/x")
+    for part in ("rungs/1", "rungs/1/llama", "trials/0003", "trials/0003/tasks/a/runs"):
+        assert owner_of(tmp_path / part) == tmp_path
+        assert experiment_file(tmp_path / part) is None  # that of the whole is another one
+    touch(tmp_path / "trials/0004/runs/0/x", tmp_path / "trials/0004/run.json")
+    assert owner_of(tmp_path / "trials/0004/runs") == tmp_path / "trials/0004"
+    assert owner_of(tmp_path / "notes") == tmp_path / "notes"
     monkeypatch.chdir(run / "checkpoints/step_00000001")
     assert owner_of(Path()).resolve() == run.resolve()
     monkeypatch.chdir(run.parent)

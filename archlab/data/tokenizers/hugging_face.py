@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,12 @@ from archlab.data.tokenizers.incremental import IncrementalDecoder
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.data.tokenizers.tokenizer_file import TokenizerFile, open_tokenizer_file, refuse
 from archlab.errors import ArchlabError
-from archlab.runtime.progress import report_progress
+from archlab.runtime.progress import EstimatedProgress, report_progress
 
 # The end-of-text tokens of GPT-2, Llama 2, Transformer-XL, Llama 3, BERT and ChatML, in order of preference.
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[SEP]", "<|im_end|>")
 
-_GROUP = 4_000_000  # characters
+_GROUP, _SAMPLE = 4_000_000, 200_000  # characters
 
 
 class HuggingFaceTokenizer:
@@ -134,16 +136,22 @@ class HuggingFaceTokenizer:
     def _encode(self, texts: list[str], *, are_special: bool) -> list[list[int]]:
         # Of the library's object and not an argument; set at each call, because instances share the object of a file.
         self.tokenizer.encode_special_tokens = not are_special
-        ids: list[list[int]] = []
-        total, done = sum(map(len, texts)), 0
-        for group in _groups(texts):
-            if total > _GROUP:
-                report_progress(f"tokenizing {total / 1e6:,.0f} million characters", done, total)
-            ids += self._encode_group(group)
-            done += sum(map(len, group))
-        if total > _GROUP:
-            report_progress(f"tokenizing {total / 1e6:,.0f} million characters", total, total)
+        total = sum(map(len, texts))
+        if total <= _GROUP:
+            return self._encode_group(texts) if texts else []
+        told = EstimatedProgress(f"tokenizing {total / 1e6:,.0f} million characters", total, self._speed(texts))
+        groups = (told.run(sum(map(len, group)), partial(self._encode_group, group)) for group in _groups(texts))
+        ids = [tokens for group in groups for tokens in group]
+        report_progress(told.what, total, total)
         return ids
+
+    def _speed(self, texts: list[str]) -> float:
+        """Return the characters that are encoded in a second, so that a bar advances within a document, too."""
+        sample = max(texts, key=len)[:_SAMPLE]
+        begin = time.monotonic()
+        with suppress(Exception):
+            self.tokenizer.encode(sample, add_special_tokens=False)
+        return len(sample) / max(time.monotonic() - begin, 1e-6)
 
     def _encode_group(self, texts: list[str]) -> list[list[int]]:
         try:

@@ -23,7 +23,7 @@ function drawPanel(figure, panel, left, top, width) {
   if (panel.title) make("text", { x: left, y: top + 14, class: "title" }, group, fitText(panel.title, width, 14, 600));
   const names = panel.marks.filter((mark) => mark.m === "line" && mark.label);
   const right = names.length ? Math.min(width * 0.34, Math.max(...names.map((mark) => textWidth(mark.label, 12, 600)))) + 14 : 10;
-  const x = left + leftMargin(panel.y, height, width), y = top + (panel.title ? 24 : 0) + (panel.y.label ? 24 : 8);
+  const x = left + leftMargin(panel.y, height, width), y = top + (panel.title ? 24 : 0) + (panel.y.label ? 28 : 8);
   const box = { x, y, width: left + width - right - x, height, left, right: left + width };
   const down = panel.y.reverse || panel.y.scale === "category";
   const sy = scaleOf(panel.y, down ? y : y + height, down ? y + height : y), sx = scaleOf(panel.x, x, x + box.width);

@@ -49,7 +49,7 @@ function drawYAxis(group, axis, scale, box) {
     make("path", { d: `M${box.x},${y}h${box.width}`, class: "grid" }, group);
     if (index % spare === 0) make("text", { x: box.x - 8, y: y + 4, "text-anchor": "end", class: "ticktext" }, group, fitText(name, box.x - box.left - 8));
   });
-  if (axis.label) make("text", { x: box.left, y: box.y - 11, class: "axis" }, group, fitText(axis.label, box.right - box.left));
+  if (axis.label) make("text", { x: box.left, y: box.y - 14, class: "axis" }, group, fitText(axis.label, box.right - box.left));
 }
 
 function drawXAxis(group, axis, scale, box) {

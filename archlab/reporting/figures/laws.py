@@ -115,7 +115,8 @@ def _panel(
     values = [run.loss for run in runs if run.loss is not None]
     ends_y = [end for each in bands for bound in ("lo", "hi") for end in _floats(each[bound])]
     low = min([*values, *(end for end in ends_y if end > 0)])
-    shown = [getattr(size, view) for each in sizes.values() for size in each]
+    # Of the runs too: those of one rung differ, and a branch has fewer tokens than its rung.
+    shown = [float(getattr(run, view)) for run in runs] + [getattr(s, view) for each in sizes.values() for s in each]
     return panel(axis(title, shown, log=True), axis(summary.metric, [low, max(values)], log=True), [*bands, *marks])
 
 

@@ -62,7 +62,7 @@ def _objective_axis(metric: str, data: SearchData, states: Sequence[str]) -> Par
     baseline = value_of(data.baseline, metric)
     made = axis(metric, shown if baseline is None else [*shown, baseline])
     # What ended early reached no value to compare: it has a place of its own beyond the axis.
-    return _with_slots(made, [*states, *([_WORSE] if len(shown) < len(values) else [])])
+    return _with_slots(made, [*states, *([_WORSE] if len(shown) < len(data.complete) else [])])
 
 
 def _places(run: Run, knobs: Sequence[KnobAxis]) -> list[Json]:
@@ -72,10 +72,12 @@ def _places(run: Run, knobs: Sequence[KnobAxis]) -> list[Json]:
 def _results(kind: str, run: Run, tops: Mapping[str, float], data: SearchData) -> list[Json]:
     if kind not in ("complete", "base", "best"):
         return [kind] * len(tops)
-    return [_result(kind, run.metrics[metric], data.space.sign_of(metric), top) for metric, top in tops.items()]
+    return [_result(kind, value_of(run, metric), data.space.sign_of(metric), top) for metric, top in tops.items()]
 
 
-def _result(kind: str, value: float, sign: float, top: float) -> Json:
+def _result(kind: str, value: float | None, sign: float, top: float) -> Json:
+    if value is None:  # it is not finite
+        return _WORSE
     return _WORSE if kind == "complete" and sign * value > sign * top else number(value)
 
 

@@ -15,8 +15,8 @@ _BESIDE = ("lr", "grad_norm", "tokens_per_s")
 _KNOWN = {"step", "tokens", "loss", "val_loss", *_BESIDE}
 
 
-def loss_curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Return the training and the validation loss by step, or None where nothing was logged."""
+def loss_curves(records: Sequence[Mapping[str, Any]]) -> tuple[Figure, str] | None:
+    """Return the training and the validation loss by step and what is not shown, or None where nothing was logged."""
     training, validation = points_of(records, "loss"), points_of(records, "val_loss")
     values = [value for _, value in (*training, *validation)]
     if not values:
@@ -24,10 +24,13 @@ def loss_curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     marks = [line("complete train", thin(training, _MOST), name="training")] if training else []
     marks += [line("best", thin(validation, _MOST), label="validation")] if validation else []
     steps = [step for step, _ in (*training, *validation)]
-    y = axis("loss, nats per token", [min(values), robust_top(values, 1.0, 2.0) if len(values) > 20 else max(values)])
+    top = robust_top(values, 1.0, 2.0) if len(values) > 20 else max(values)
+    y = axis("loss, nats per token", [min(values), top])
     legend = [key("complete", "training, one batch", "line"), key("best", "validation", "line")]
     spec = chart([panel(axis("step", [0, *steps], integer=True), y, marks)], legend, height=400)
-    return Figure("curves", "training and validation loss by step", spec)
+    hidden = sum(value > top for value in values)
+    note = f"{hidden} losses above {top:.4g} are cut off." if hidden else ""
+    return Figure("curves", "training and validation loss by step", spec), note
 
 
 def other_curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -47,7 +50,7 @@ def _panel(records: Sequence[Mapping[str, Any]], name: str) -> Part | None:
         return None
     steps, values = zip(*points, strict=True)
     is_log = name == "grad_norm" and min(values) > 0 and max(values) / min(values) > 30
-    kind = "best" if name.startswith("val_") else "complete"
+    kind = "best" if name.startswith("val_") else "c8"
     made = line(kind, thin(points, _MOST), name=name)
     return panel(axis("step", [0, *steps], integer=True), axis(axis_title(name), values, log=is_log), [made])
 

@@ -65,7 +65,7 @@ def ranks(summary: LadderSummary) -> Figure | None:
         return None
     kinds = candidate_kinds(summary)
     places = {
-        name: [(n, list(rung.losses).index(name) + 1) for n, rung in enumerate(trained) if name in rung.losses]
+        name: [(n, list(rung.losses).index(name)) for n, rung in enumerate(trained) if name in rung.losses]
         for name in kinds
     }
     marks: list[Part] = []
@@ -74,8 +74,8 @@ def ranks(summary: LadderSummary) -> Figure | None:
             marks.append(line(kind, places[name], label=name, name=name, silent=True))
             marks.append(dots(kind, places[name], names=[name] * len(places[name]), size=5))
     most = max(len(rung.losses) for rung in trained)
-    y = axis("rank by the loss", [], integer=True, domain=(0.6, most + 0.4)) | {"reverse": True}
-    spec = chart([panel(_rung_axis(trained), y, marks)], height=max(160, min(28 * most + 40, 560)))
+    y = categories("rank by the loss", [str(rank) for rank in range(1, most + 1)])
+    spec = chart([panel(_rung_axis(trained), y, marks) | {"row": 28 if most <= 20 else 16}])
     return Figure("ranks", "rank of each candidate at each rung", spec)
 
 

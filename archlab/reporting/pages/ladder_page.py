@@ -28,25 +28,30 @@ def ladder_page(folder: Path) -> str:
 
 def _lead(summary: LadderSummary) -> str:
     is_open = summary.verdict.startswith("stop") or summary.is_rehearsal
-    verdict = f"{summary.verdict[0].upper()}{summary.verdict[1:]}."
+    is_name = summary.verdict.split(" ")[0] in {run.candidate for run in summary.results}
+    verdict = f"{summary.verdict if is_name else _capital(summary.verdict)}."
     # The figures of the target have a table of their own.
     lines = [line for line in target_lines(summary) if not line.startswith(" ")]
     lines += [summary.waiting] if summary.waiting else []
-    notes = "".join(paragraph(f"{line[0].upper()}{line[1:]}.", "note") for line in lines)
+    notes = "".join(paragraph(f"{_capital(line)}.", "note") for line in lines)
     return paragraph(verdict, "lead warning" if is_open else "lead") + key_figures(_figures(summary)) + notes
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _figures(summary: LadderSummary) -> Iterator[tuple[str, str, str]]:
     trained = [rung for rung in summary.rungs if rung.losses]
     yield "rungs", f"{len(trained)} of {len(summary.rungs)}", "trained"
-    yield "candidates", str(len({run.candidate for run in summary.results})), f"{len(summary.goes_on)} go on"
+    yield "candidates", str(len({run.candidate for run in summary.results})), f"{len(summary.goes_on)} left"
     yield "runs", str(len(summary.results)), f"{sum(run.loss is None for run in summary.results)} without a loss"
     yield "FLOPs", f"{summary.flops:.3g}", "of all runs, forward and backward"
 
 
 def _sections(summary: LadderSummary, folder: Path) -> Iterator[str]:
     if (laws := law_panels(summary)) is not None:
-        yield section("Loss over compute", figure(laws, _ABOUT_LAWS))
+        yield section("Loss over compute", figure(laws, _ABOUT_LAWS if summary.fit is not None else _ABOUT_MEANS))
     if (forecasts := forecast_panels(summary)) is not None:
         yield section("Forecasts and what came out", figure(forecasts, _ABOUT_FORECASTS))
     if targets := forecasts_of_target(summary):
@@ -55,7 +60,7 @@ def _sections(summary: LadderSummary, folder: Path) -> Iterator[str]:
         yield section("Probability of being best", figure(chances))
     if (order := ranks(summary)) is not None:
         yield section("Rank by rung", figure(order, "A line that ends early is a candidate that did not go on."))
-    yield section("Rungs", *(part for rung in summary.rungs for part in _rung(rung)))
+    yield section("Rungs", *(part for rung in summary.rungs for part in _rung(rung, _onward(rung, summary))))
     if summary.failed:
         yield section("Dropped out", facts(summary.failed))
     yield section("All runs", _runs_table(summary, folder))
@@ -67,6 +72,9 @@ def _sections(summary: LadderSummary, folder: Path) -> Iterator[str]:
 _ABOUT_LAWS = (
     "FLOPs are counted, forward and backward. Lines are the laws L(N, D) = E + A/N^a + B/D^b along the rungs' sizes "
     "and tokens, bands what is left open of them (90 %). A dashed line joins means where no law was fitted."
+)
+_ABOUT_MEANS = (
+    "FLOPs are counted, forward and backward. Dashed lines join the means over random seeds; no law was fitted."
 )
 _ABOUT_FORECASTS = (
     "Each forecast was written before its rung was trained. The bar is its 90 % interval of the mean over seeds."
@@ -82,36 +90,56 @@ def _target_table(targets: Mapping[str, Mapping[str, Any]]) -> str:
     return table(head, rows, name="target", narrow=True)
 
 
-def _rung(rung: RungSummary) -> Iterator[str]:
-    yield heading(rung_title(rung).capitalize())
-    yield _rung_table(rung)
+def _onward(rung: RungSummary, summary: LadderSummary) -> str:
+    """Return what the table says of a candidate that goes on from a rung; nothing where the ladder ends with it."""
+    if rung is not summary.rungs[-1]:
+        return "goes on"
+    return "goes on to the target" if summary.target is not None else ""
+
+
+def _rung(rung: RungSummary, onward: str) -> Iterator[str]:
+    yield heading(_capital(rung_title(rung)))
+    yield _rung_table(rung, onward)
     if note := agreement_line(rung):
-        yield paragraph(f"{note[0].upper()}{note[1:]}.", "note")
+        yield paragraph(f"{_capital(note)}.", "note")
 
 
-def _rung_table(rung: RungSummary) -> str:
-    goes_on = (rung.decision or {}).get("goes_on")
-    dropped: Any = (rung.decision or {}).get("dropped") or {}
+def _rung_table(rung: RungSummary, onward: str) -> str:
     names = [*rung.losses, *(name for name in rung.candidates if name not in rung.losses)]
+    has_forecast = bool(forecast_of(rung))
     rows = []
     for name in names:
-        is_on = isinstance(goes_on, list) and name in goes_on
-        cells = forecast_cells(rung.losses.get(name), forecast_of(rung).get(name))
-        rows.append(("best" if is_on else "", (name, *cells, "goes on" if is_on else dropped.get(name, ""))))
-    head = ("candidate", "loss", "forecast", "90 % interval", "error", "decision")
+        measured, *forecast = forecast_cells(rung.losses.get(name), forecast_of(rung).get(name))
+        decision = _decision(name, rung, onward)
+        cells = [name, measured, *(forecast if has_forecast else []), *([decision] if onward else [])]
+        rows.append(("best" if onward and decision == onward else "", cells))
+    head = ["candidate", "loss", *(_OF_FORECAST if has_forecast else []), *(["decision"] if onward else [])]
     return table(head, rows, name=f"rung-{rung.number}", narrow=True)
+
+
+_OF_FORECAST = ("forecast", "90 % interval", "error")
+
+
+def _decision(name: str, rung: RungSummary, onward: str) -> str:
+    if rung.decision is None:
+        return ""
+    goes_on: Any = rung.decision.get("goes_on") or []
+    dropped: Any = rung.decision.get("dropped") or {}
+    return onward if name in goes_on else str(dropped.get(name) or "does not go on")
 
 
 def _runs_table(summary: LadderSummary, folder: Path) -> str:
     has_reason = any(run.reason for run in summary.results)
-    head = ["run", "candidate", "rung", "seed", "part", "params", "tokens", "FLOPs", summary.metric]
-    rows = [("", _run(run, folder, has_reason)) for run in summary.results]
-    return table([*head, *(["reason"] if has_reason else [])], rows, name="runs")
+    has_parts = any(run.part != 1.0 for run in summary.results)
+    of_run = ["run", "candidate", "rung", "seed", *(["part"] if has_parts else [])]
+    head = [*of_run, "params", "tokens", "FLOPs", summary.metric, *(["reason"] if has_reason else [])]
+    rows = [("", _run(run, folder, has_parts, has_reason)) for run in summary.results]
+    return table(head, rows, name="runs")
 
 
-def _run(run: RunResult, folder: Path, has_reason: bool) -> list[Any]:
+def _run(run: RunResult, folder: Path, has_parts: bool, has_reason: bool) -> list[Any]:
     branch = "" if run.part == 1.0 else f"_at_{run.part:g}"
     title, place = f"rung {run.rung}, seed {run.seed}", f"rungs/{run.rung}/{run.candidate}/seed_{run.seed}{branch}"
     name: Any = Link(title, f"{quote(place)}/") if (folder / place).is_dir() else title
-    cells = [name, run.candidate, run.rung, run.seed, run.part, run.params, run.tokens, run.flops, run.loss]
-    return [*cells, *([run.reason] if has_reason else [])]
+    cells = [name, run.candidate, run.rung, run.seed, *([run.part] if has_parts else [])]
+    return [*cells, run.params, run.tokens, run.flops, run.loss, *([run.reason] if has_reason else [])]

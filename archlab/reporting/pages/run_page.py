@@ -14,6 +14,7 @@ from archlab.reporting.html import code, facts, figure, key_figures, page, parag
 from archlab.reporting.pages.model_section import diagram
 from archlab.storage.provenance import read_provenance
 from archlab.storage.run_identity import require_model_of, require_unedited
+from archlab.text import shell_path
 from archlab.training import metrics
 from archlab.training.metrics_file import NAME, read_kept
 
@@ -24,12 +25,14 @@ def run_page(folder: Path) -> str:
     experiment, records = load(folder / "experiment.yaml", recorded=True), metrics.read(folder)
     last = {name: value for record in records for name, value in record.items()}
     lead = paragraph(_headline(last, experiment.train.steps), "lead") + key_figures(_figures(last, records, experiment))
+    if not (folder / "final").is_dir():
+        lead += paragraph("The run has not ended; this is its state now.", "note")
     return page(f"Run: {experiment.name}", [], [lead, *_sections(folder, experiment, records)])
 
 
 def _sections(folder: Path, experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if (losses := loss_curves(records)) is not None:
-        yield section("Learning curves", figure(losses))
+        yield section("Learning curves", figure(*losses))
     if (others := other_curves(records)) is not None:
         yield section("Other metrics", figure(others))
     costs = estimate_cost(experiment).to_dict()
@@ -43,6 +46,8 @@ def _sections(folder: Path, experiment: Experiment, records: Sequence[Mapping[st
     yield section("Evaluations", _evaluations(records))
     text = (folder / "experiment.yaml").read_text(encoding="utf-8")
     yield section("Experiment", code(text, folded="All settings"))
+    again = f"archlab train {shell_path(folder / 'experiment.yaml')} --out {shell_path(f'{folder}-again')}"
+    yield section("Reproduce", code(f"# the same run from the start, in another directory\n{again}"))
     yield section("Environment", facts(_environment(folder)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -45,11 +46,13 @@ def _sections(data: SearchData) -> Iterator[str]:
         yield section("Learning curves", figure(curves[0], f"{_ABOUT_CURVES} {curves[1]}".strip()))
     yield section("Choices and results", *_coordinates(data))
     yield section("Best trial", *best_section(data))
-    yield section("All trials", trials_table(data), note=_ABOUT_TRIALS)
+    about_noise = f" {_ABOUT_NOISE}" if data.noise else ""
+    yield section("All trials", trials_table(data), note=f"{_ABOUT_TRIALS}{about_noise}")
     if reasons := reasons_table(data):
         yield section("Not complete, and why", reasons)
     yield section("Reproduce", code("\n".join(_commands(data))))
-    yield section("Environment", facts(_environment(data)))
+    if environment := _environment(data):
+        yield section("Environment", facts(environment))
 
 
 _ABOUT_COSTS = (
@@ -61,6 +64,9 @@ _ABOUT_TRIALS = (
     "A trial's name leads to its directory. Losses are those measured during training; of a trial that was pruned or "
     "is running, the last. vs. baseline is the difference of the first objective."
 )
+
+
+_ABOUT_NOISE = "± seeds is the standard deviation that random seeds alone give to that difference."
 
 
 def _about_history(data: SearchData) -> str:
@@ -113,16 +119,13 @@ def _about_bits(summary: SearchSummary, bits: Mapping[str, float]) -> str:
 def _importances(data: SearchData) -> list[str]:
     by_name, problem = importances(data)
     if problem:
-        return [
-            paragraph(f"{problem} The figure above shows every trial, and tables of choices best and median.", "note")
-        ]
-    short = short_names(data.shown_paths)
-    names = {name: name.partition("{")[0] for name in by_name}
-    shares = {short.get(names[name], names[name]): share for name, share in by_name.items()}
+        shown = " The figure above shows every trial, and tables of choices best and median."
+        return [paragraph(f"{problem}{shown if knob_panels(data) is not None else ''}", "note")]
+    shares = {_knob_of(name, data): share for name, share in by_name.items()}
     note = (
         f"{EVALUATOR} (Optuna's evaluator: which knobs tell the best tenth of the trials from the others) on "
-        f"{data.space.objective}, from {len(data.complete)} complete trials. Knobs that only some trials have are "
-        "left out."
+        f"{data.space.objective}, from {len(data.complete)} complete trials. A knob that only some trials have is "
+        "judged by these alone, and by itself for each choice that it belongs to."
     )
     chart = bars("importances", "importance of each knob", shares, ["c0"] * len(shares), label=_SHARE, shown="{:.2f}")
     return [figure(chart, note)]
@@ -131,14 +134,24 @@ def _importances(data: SearchData) -> list[str]:
 _SHARE = "share of importance"
 
 
+def _knob_of(name: str, data: SearchData) -> str:
+    """Return a knob by its short name, from Optuna's, which has the choices above it and a hash of its own choices."""
+    name = name.partition("{")[0]
+    path, choices = re.sub(r"=[^.\[\]]*", "", name), re.findall(r"=([^.\[\]]*)", name)
+    short = short_names(data.shown_paths).get(path)
+    return name if short is None else " of ".join([short, *reversed(choices)])
+
+
 def _commands(data: SearchData) -> list[str]:
     search, best = data.folder / "search.yaml", data.folder / "best" / "experiment.yaml"
-    return [
+    again = [
         "# the same search from the start, in another directory",
         f"archlab search {shell_path(search)} --out {shell_path(f'{data.folder}-again')}",
-        "# the best trial alone",
-        f"archlab train {shell_path(best)} --out {shell_path(f'{data.folder}-again-best')}",
     ]
+    if not best.is_file():
+        return again
+    alone = f"archlab train {shell_path(best)} --out {shell_path(f'{data.folder}-again-best')}"
+    return [*again, "# the best trial alone", alone]
 
 
 def _environment(data: SearchData) -> dict[str, Any]:

@@ -57,8 +57,9 @@ def _against_baseline(run: Run, data: SearchData) -> list[float | None]:
     difference = own - base if is_known and own is not None and base is not None else None
     if data.noise is None:
         return [difference]
-    spread = data.noise.std / max(len(run.seed_values), 1) ** 0.5
-    return [difference, spread if run.state == "complete" else None]
+    own_seeds, base_seeds = max(len(run.seed_values), 1), max(data.space.study.runs_per_trial, 1)
+    spread = data.noise.std * (1 / own_seeds + 1 / base_seeds) ** 0.5
+    return [difference, spread if difference is not None else None]
 
 
 def reasons_table(data: SearchData) -> str:

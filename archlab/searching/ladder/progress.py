@@ -11,11 +11,12 @@ from archlab.config.strict_json import read_object
 from archlab.searching.ladder.candidates import all_candidates, infeasible_reason
 from archlab.searching.ladder.config import Ladder, Rung
 from archlab.searching.ladder.results import FAILURE, LOCK
-from archlab.searching.ladder.runs import EXPERIMENT, REHEARSED_SEEDS
+from archlab.searching.ladder.runs import EXPERIMENT
 from archlab.searching.ladder.selection import read_decision
+from archlab.searching.ladder.time_left import Sizes, ladder_seconds_left, num_runs, run_share, runs_ahead
 from archlab.storage.json_values import is_finite
 from archlab.storage.lock_holders import holder
-from archlab.training.progress import Progress, Reached, RunProgress, estimate_left
+from archlab.training.progress import Progress, Reached, RunProgress
 from archlab.training.run_progress import run_progress
 
 
@@ -24,8 +25,11 @@ def first_candidates(ladder: Ladder) -> list[str]:
     return [one.name for one in all_candidates(ladder) if not infeasible_reason(ladder, one)]
 
 
-def ladder_progress(ladder: Ladder, folder: Path, entrants: Sequence[str]) -> Progress:
-    """Return the progress of a ladder at the rung that it is at; `entrants` are those of the first rung."""
+def ladder_progress(ladder: Ladder, folder: Path, entrants: Sequence[str], sizes: Sizes) -> Progress:
+    """Return the progress of a ladder at the rung that it is at; `entrants` are those of the first rung.
+
+    The seconds left are those of all rungs, whose `sizes` are.
+    """
     rung, names = ladder.rungs[0], list(entrants)
     for rung in ladder.rungs:
         decision = read_decision(folder / "rungs" / str(rung.number))
@@ -36,7 +40,7 @@ def ladder_progress(ladder: Ladder, folder: Path, entrants: Sequence[str]) -> Pr
     in_flight = [run for run in runs if run.state not in ("complete", "failed")]
     counts: Counter[str] = Counter(run.state for run in runs if run.state in ("complete", "failed"))
     counts["running"] = sum(run.state != "stopped" for run in in_flight)
-    total = max(len(names) * _runs_of_each(ladder, rung), len(runs))
+    total = max(len(names) * num_runs(ladder, rung), len(runs))
     return Progress(
         kind="ladder",
         name=ladder.space.name,
@@ -45,13 +49,8 @@ def ladder_progress(ladder: Ladder, folder: Path, entrants: Sequence[str]) -> Pr
         counts=dict(counts),
         best=_best(runs, ladder.metric),
         running=tuple(in_flight),
-        seconds_left=_seconds_left(folder, rung, in_flight, total - len(runs)),
+        seconds_left=_seconds_left(ladder, folder, rung, runs, len(names), sizes),
     )
-
-
-def _runs_of_each(ladder: Ladder, rung: Rung) -> int:
-    seeds = min(rung.seeds, REHEARSED_SEEDS) if ladder.is_rehearsal else rung.seeds
-    return seeds * max(len({part for part in ladder.branches if part < 1}) + 1, 1)
 
 
 def _run(place: Path) -> RunProgress:
@@ -77,10 +76,22 @@ def _best(runs: Sequence[RunProgress], metric: str) -> tuple[Reached, ...]:
     return () if best is None else (Reached(best, {metric: means[best]}),)
 
 
-def _seconds_left(folder: Path, rung: Rung, running: Sequence[RunProgress], remaining: int) -> float | None:
-    durations = []
-    for place in (folder / "rungs" / str(rung.number)).glob("*/seed_*/final/"):
-        begun, ended = place.parent / EXPERIMENT, place
-        if begun.is_file():
-            durations.append(max(ended.stat().st_mtime - begun.stat().st_mtime, 0.0))
-    return estimate_left(durations, remaining, [run.times for run in running])
+def _seconds_left(
+    ladder: Ladder, folder: Path, rung: Rung, runs: Sequence[RunProgress], entrants: int, sizes: Sizes
+) -> float | None:
+    measured = {one.number: _durations(ladder, folder, one) for one in ladder.rungs[: rung.number]}
+    ended = sum(run_share(ladder, run.label) for run in runs if run.state in ("complete", "failed"))
+    running = [(run_share(ladder, run.label), *run.times) for run in runs if run.state not in ("complete", "failed")]
+    return ladder_seconds_left(sizes, runs_ahead(ladder, rung, entrants), measured, ended, running)
+
+
+def _durations(ladder: Ladder, folder: Path, rung: Rung) -> dict[str, list[float]]:
+    """Return how long whole runs of a rung take, by the times of the files of those that have ended."""
+    durations: dict[str, list[float]] = {}
+    for ended in (folder / "rungs" / str(rung.number)).glob("*/seed_*/final/"):
+        run = ended.parent
+        if (begun := run / EXPERIMENT).is_file():
+            seconds = max(ended.stat().st_mtime - begun.stat().st_mtime, 0.0)
+            share = run_share(ladder, run.name.replace("_", " "))
+            durations.setdefault(run.parent.name, []).append(seconds / share)
+    return durations

@@ -35,8 +35,11 @@ def search_progress(study: optuna.Study, space: Space, folder: Path, total: int)
     trials = study.get_trials(deepcopy=False)
     done, running = finished_trials(study), [t for t in trials if t.state == TrialState.RUNNING and not is_paused(t)]
     paused = sum(map(is_paused, trials))
-    baseline, runs = _baseline_run(folder), [_trial_run(folder, trial) for trial in running]
-    in_flight = [*(run.times for run in baseline), *map(_times_of_trial, running, runs)]
+    baseline, runs = _baseline_run(folder, space), [_trial_run(folder, trial, space) for trial in running]
+    in_flight = [
+        *(run.times for run in baseline),
+        *(_times(*each, folder, space) for each in zip(running, runs, strict=True)),
+    ]
     counts: Counter[str] = Counter(_NAMES[trial.state] for trial in done)
     counts["running"] = sum(run.state != "stopped" for run in runs)
     counts |= {"paused": paused} if paused else {}
@@ -90,17 +93,18 @@ def _baseline(folder: Path, objectives: Mapping[str, str]) -> Reached | None:
     return Reached(BASELINE, values) if values else None
 
 
-def _baseline_run(folder: Path) -> list[RunProgress]:
-    run = folder / BASELINE
-    if read_baseline(run) is not None or holder(run / "lock") is None:
+def _baseline_run(folder: Path, space: Space) -> list[RunProgress]:
+    place = folder / BASELINE
+    if read_baseline(place) is not None or holder(place / "lock") is None:
         return []
-    return [run_progress(_latest_run(run), BASELINE)]
+    run = _latest_run(place, space)
+    return [run_progress(run, _label(BASELINE, place, run, space))]
 
 
-def _trial_run(folder: Path, trial: FrozenTrial) -> RunProgress:
+def _trial_run(folder: Path, trial: FrozenTrial, space: Space) -> RunProgress:
     place = trial_dir(folder, trial.number)
-    run = _latest_run(place)
-    label = f"trial {trial.number}" + (f", run {int(run.name) + 1}" if run != place else "")
+    run = _latest_run(place, space)
+    label = _label(f"trial {trial.number}", place, run, space)
     progress = run_progress(run, label)
     if holder(place / "lock") is None:
         reason = "its process is gone; the next worker goes on with it"
@@ -110,10 +114,21 @@ def _trial_run(folder: Path, trial: FrozenTrial) -> RunProgress:
     return progress
 
 
-def _latest_run(place: Path) -> Path:
-    """Return the directory of the run that a trial is at, where it has several."""
-    inner = [run for run in place.glob("runs/[0-9]*/") if run.name.isdigit()]
-    return max(inner, key=lambda run: int(run.name), default=place)
+def _latest_run(place: Path, space: Space) -> Path:
+    """Return the directory of the run that a trial is at, where it has several: of tasks, of random seeds."""
+    task = next((of for name in reversed([*space.tasks]) if (of := place / "tasks" / name).is_dir()), place)
+    inner = [run for run in task.glob("runs/[0-9]*/") if run.name.isdigit()]
+    return max(inner, key=lambda run: int(run.name), default=task)
+
+
+def _label(name: str, place: Path, run: Path, space: Space) -> str:
+    """Return the name of the run that a trial is at, as its own display has it."""
+    kinds = run.relative_to(place).parts[::2]
+    values = run.relative_to(place).parts[1::2]
+    told = dict(zip(kinds, values, strict=True))
+    task = f", {told['tasks']}" if "tasks" in told else ""
+    several = "runs" in told and space.runs_per_trial > 1
+    return f"{name}{task}" + (f", run {int(told['runs']) + 1} of {space.runs_per_trial}" if several else "")
 
 
 def _durations(done: list[FrozenTrial], folder: Path) -> list[float]:
@@ -127,7 +142,15 @@ def _between(trial: FrozenTrial) -> float:
     return trial.duration.total_seconds() if trial.duration is not None else 0.0
 
 
-def _times_of_trial(trial: FrozenTrial, run: RunProgress) -> tuple[float, float | None]:
+def _times(trial: FrozenTrial, run: RunProgress, folder: Path, space: Space) -> tuple[float, float | None]:
+    """Return the seconds that a trial has taken so far, and those left of all its runs, if they can be told."""
     if trial.datetime_start is None:
         return run.times
-    return max(time.time() - trial.datetime_start.timestamp(), 0.0), run.seconds_left
+    elapsed = max(time.time() - trial.datetime_start.timestamp(), 0.0)
+    num_runs = space.runs_per_trial * max(len(space.tasks), 1)
+    if num_runs == 1:
+        return elapsed, run.seconds_left
+    place = trial_dir(folder, trial.number)
+    ended = sum(1 for pattern in ("runs/*", "tasks/*/runs/*") for _ in place.glob(f"{pattern}/result.json"))
+    share = (ended + (run.step / run.steps if run.steps and run.state == "training" else 0.0)) / num_runs
+    return elapsed, elapsed * (1 - share) / share if 0 < share <= 1 else None

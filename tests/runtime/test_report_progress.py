@@ -1,0 +1,47 @@
+"""Progress of work that knows how much there is, of work that does not, and of calls that say nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from archlab.runtime import progress
+from archlab.runtime.progress import EstimatedProgress, report_each, reporting
+
+Told = list[tuple[str, int, int | None]]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+    monkeypatch.setattr(progress, "_EVERY_S", 0.005)
+    found: Told = []
+    with reporting(lambda *each: found.append(each)):
+        yield found
+
+
+def test_a_call_that_tells_nothing_is_estimated_by_its_size(told: Told) -> None:
+    calls = EstimatedProgress("encoding", 300, speed=1000.0)
+    assert calls.run(100, lambda: time.sleep(0.08)) is None
+    done = [done for _, done, _ in told]
+    assert done[0] == 0  # there is a bar from the first moment
+    assert done == sorted(done)
+    assert len(set(done)) > 3
+    assert max(done) <= 98
+    assert calls.speed == pytest.approx(100 / 0.08, rel=0.5)  # as measured
+    assert calls.run(200, lambda: 5) == 5
+    assert all(total == 300 for *_, total in told)
+
+
+def test_what_a_call_raises_is_raised(told: Told) -> None:
+    def fail() -> None:
+        raise TimeoutError("of the call itself")
+
+    with pytest.raises(TimeoutError, match="of the call itself"):
+        EstimatedProgress("encoding", 1, 1.0).run(1, fail)
+
+
+def test_items_of_an_unknown_amount_are_counted(told: Told) -> None:
+    assert list(report_each("reading (k)", ["a" * 700, "b" * 700, "c"], len, 1000)) == ["a" * 700, "b" * 700, "c"]
+    assert told == [("reading (k)", 0, None), ("reading (k)", 1, None), ("reading (k)", 1, 1)]
