@@ -60,7 +60,7 @@ class Progress:
 
     - `stage`: the part of a ladder that `total` and `counts` are of.
     - `total`: the number of trials, or of the runs of a ladder's rung.
-    - `counts`: numbers by state: complete, pruned, failed, running, waiting.
+    - `counts`: numbers by state: complete, pruned, failed, paused, running, waiting.
     - `best`: the best value of each objective; `front`: the Pareto set where there are several.
     - `running`: the baseline, the trials or the runs that are in flight, of all workers.
     - `workers`: who works on it, and who died.
