@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.config.registry import component_of
+from archlab.data.prepared import PreparedCorpus
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
 from archlab.ops.dtypes import at_least_float32
@@ -51,8 +53,16 @@ class Task(Protocol):
     def check(self, context: int) -> None:
         """Raise ArchlabError unless every split can be read and has samples of this context, in inputs."""
 
-    def prepare(self) -> object | None:
-        """Make once what reading the data costs at every start; return what was made, None if there is nothing."""
+    def require_sources(self) -> None:
+        """Raise ArchlabError if data that the task names are not there, before they are read or a model is built."""
+
+    def prepare(self) -> Sequence[PreparedCorpus]:
+        """Make the tokens of the data, which are made once; return where they are, none if nothing is to be made."""
+        return ()
+
+    @property
+    def prepared_dir(self) -> Path | None:
+        """The directory of the prepared corpus that the task names, there or not; None for a task that names none."""
         return None
 
     def describe(self) -> dict[str, Any]:

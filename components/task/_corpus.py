@@ -6,13 +6,14 @@ B batch, T time (context).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 from torch import Tensor
 
 from archlab import ArchlabError, did_you_mean
+from archlab.data.prepared import PreparedCorpus
 from archlab.data.splits import SPLITS
 from archlab.data.token_corpus import TokenCorpus, is_recoverable
 from archlab.data.windows import iter_windows, min_length, read_windows
@@ -38,9 +39,9 @@ class CorpusTask(TokenizedTask):
         for split in SPLITS:
             self._require_window(split, context)
 
-    def prepare(self) -> TokenCorpus:
-        """Make the tokens, if they are not there."""
-        return self.corpus
+    def prepare(self) -> Sequence[PreparedCorpus]:
+        """Make the tokens, if they are not there and not bytes."""
+        return [self.corpus] if isinstance(self.corpus, PreparedCorpus) else []
 
     def describe(self) -> dict[str, Any]:
         """Return the corpus as data: bytes of each split as used and as available, documents, SHA-256."""

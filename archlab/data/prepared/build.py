@@ -22,7 +22,7 @@ from archlab.errors import ArchlabError, MachineError
 from archlab.runtime.fsync import fsync_path
 from archlab.runtime.progress import report_progress, reporting_within
 
-_GROUP = 2**22  # bytes that are encoded together: enough for all cores, and a bar that moves
+_GROUP = 2**20  # bytes that are encoded together: enough for all cores, and little to do again for a killed process
 _TOLD_FROM = 2**20  # bytes of a text that takes more than a moment
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -111,7 +111,7 @@ def _encode(recipe: Recipe, writer: TokenWriter) -> None:
         size += sum(len(part.text) for part in parts)
         if size >= _GROUP:
             _write_group(recipe, writer, group, size, total)
-            writer.note({"shard": shard, "document": number + 1, "offsets": cursor.offsets})
+            writer.note({"shard": shard, "document": number + 1, "offsets": cursor.offsets, "total": total})
             group, size = [], 0
     _write_group(recipe, writer, group, size, total)
     if total >= _TOLD_FROM:

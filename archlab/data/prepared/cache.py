@@ -72,13 +72,11 @@ def prepare_at(source: Source, eval_bytes: int | None, tokenizer: Tokenizer, fol
     known = know_source(source, eval_bytes, tokens_dir() / SOURCES)
     recipe = Recipe(known, tokenizer, _key(known.sha256, eval_bytes, tokenizer))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f".{folder.name}.lock")
-    with _only_one(lock, _partial(folder)):
+    with _only_one(folder.with_name(f".{folder.name}.lock"), _partial(folder)):
         if os.path.lexists(folder):
             _require_same(folder, recipe.key)
         else:
             build(recipe, _partial(folder), folder)
-        lock.unlink(missing_ok=True)
     return open_corpus(folder)
 
 
@@ -114,26 +112,33 @@ def _open_sound(folder: Path) -> PreparedCorpus | None:
 @contextmanager
 def _only_one(lock: Path, partial: Path) -> Iterator[None]:
     """Hold a lock that other processes which make the same tokens wait for, while they show how far this one is."""
-    # The kernel takes the lock from a process that ends, however it does.
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    while (descriptor := _try_lock(lock)) is None:
+        _report_other(partial)
+        time.sleep(_POLL_S)
     try:
-        while not _try_lock(descriptor):
-            _report_other(partial)
-            time.sleep(_POLL_S)
         yield
     finally:
+        lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(lock: Path) -> int | None:
+    """Return the open file of a lock, or None while another process has it; the kernel takes it from one that ends."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        # The process that had it may have removed the file meanwhile: the next one would lock another.
+        if os.fstat(descriptor).st_ino == lock.stat().st_ino:
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None
 
 
 def _report_other(partial: Path) -> None:
-    journal = read_json(partial / JOURNAL) or {"splits": {}}
+    journal = read_json(partial / JOURNAL) or {"splits": {}, "place": {}}
     done = sum(counts["bytes"] for counts in journal["splits"].values())
-    report_progress("another process is tokenizing the text, bytes", done, None)
+    total = journal["place"].get("total")
+    size = f" of {total / 1e6:,.0f} MB" if total else ""
+    report_progress(f"waiting for the process that tokenizes the text{size}", min(done, (total or done + 1) - 1), total)

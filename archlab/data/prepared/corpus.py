@@ -49,6 +49,10 @@ class PreparedCorpus:
         """The bytes of each split."""
         return {split: self.manifest.splits[split].bytes for split in SPLITS}
 
+    def verify(self) -> None:
+        """Raise ArchlabError unless every byte of the files is as it was written."""
+        read_manifest(self.folder, whole=True)
+
     def length(self, split: str) -> int:
         """Return the number of tokens of a split."""
         return self.manifest.splits[split].tokens
