@@ -68,7 +68,10 @@ class Prepared(CorpusTask):
         """The tokenizer, which a trained model carries, or else the corpus."""
         if self.known_tokenizer is None:
             return self.corpus.tokenizer
-        return load_tokenizer(self.known_tokenizer, bool(self.known_special_tokens))
+        special_tokens = self.known_special_tokens
+        if special_tokens is None:
+            special_tokens = bool(self.corpus.manifest.tokenizer.get("special_tokens", False))
+        return load_tokenizer(self.known_tokenizer, special_tokens)
 
     def check(self, context: int = 1) -> None:
         """Raise ArchlabError unless the corpus is there, its tokens mean the model's, and every split has a window."""
