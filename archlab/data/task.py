@@ -55,6 +55,7 @@ class Task(Protocol):
 
     def require_sources(self) -> None:
         """Raise ArchlabError if data that the task names are not there, before they are read or a model is built."""
+        return
 
     def prepare(self) -> Sequence[PreparedCorpus]:
         """Make the tokens of the data, which are made once; return where they are, none if nothing is to be made."""

@@ -83,7 +83,7 @@ class Mixture(TokenizedTask):
         self.own_tokenizer, self.own_vocab_size = tokenizer, vocab_size
         self.mixing = Mixing([source.weight for source in sources])
         self.names = [source.label for source in sources]
-        self.metrics = ("loss", "bpb", *(f"loss_{name}" for name in self.names))
+        self.metrics: Sequence[str] = ("loss", "bpb", *(f"loss_{name}" for name in self.names))
 
     @property
     def vocab_size(self) -> int:  # type: ignore[override]
