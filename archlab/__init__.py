@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from archlab.config.param_roles import Param
     from archlab.config.registry import Factory, register, slot, slots
     from archlab.config.spec import Spec
+    from archlab.config.text_source import TextSource
     from archlab.config.train_config import TrainConfig
     from archlab.data.prepared import PreparedCorpus
     from archlab.data.task import Task
@@ -111,6 +112,7 @@ _MODULES = {
     "archlab.config.param_roles": "Param",
     "archlab.config.registry": "Factory register slot slots",
     "archlab.config.spec": "Spec",
+    "archlab.config.text_source": "TextSource",
     "archlab.config.train_config": "TrainConfig",
     "archlab.data.prepared": "PreparedCorpus",
     "archlab.data.task": "Task",
@@ -178,6 +180,7 @@ __all__ = [
     "State",
     "StateScope",
     "Task",
+    "TextSource",
     "TrainConfig",
     "TrainResult",
     "TrainingError",

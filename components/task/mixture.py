@@ -9,18 +9,15 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from archlab import Count, Positive, register
+from archlab import Count, TextSource, register
 from archlab.data.mixing import Mixing
 from archlab.data.prepared import PreparedCorpus
-from archlab.data.split_names import SplitBy
 from archlab.data.splits import SPLITS
 from archlab.data.task import Task
 from archlab.data.text_sources import TextFiles
@@ -31,24 +28,6 @@ from ._tokenized import TokenizedTask
 from .prepared import Prepared
 
 _NAME = re.compile(r"[\w-]+")
-
-
-@dataclass(frozen=True)
-class MixtureSource:
-    """A text by its `path`, as the task `text` reads it, or a prepared `corpus`; and the share of samples from it."""
-
-    weight: Positive
-    path: str | None = None
-    corpus: str | None = None
-    name: str | None = None
-    glob: str = "**/*"
-    field: str = "text"
-    split_by: SplitBy = "names"
-
-    @property
-    def label(self) -> str:
-        """The name of the source in metrics: its own, or that of its file or directory."""
-        return self.name or Path(self.path or self.corpus or "").stem
 
 
 @register("task", "mixture")
@@ -70,7 +49,7 @@ class Mixture(TokenizedTask):
     def __init__(
         self,
         *,
-        sources: list[MixtureSource],
+        sources: list[TextSource],
         tokenizer: str | None = None,
         special_tokens: bool = False,
         vocab_size: Count | None = None,
@@ -83,7 +62,7 @@ class Mixture(TokenizedTask):
         self.own_tokenizer, self.own_vocab_size = tokenizer, vocab_size
         self.mixing = Mixing([source.weight for source in sources])
         self.names = [source.label for source in sources]
-        self.metrics: Sequence[str] = ("loss", "bpb", *(f"loss_{name}" for name in self.names))
+        self.metrics = ("loss", "bpb", *(f"loss_{name}" for name in self.names))
 
     @property
     def vocab_size(self) -> int:  # type: ignore[override]
@@ -103,7 +82,7 @@ class Mixture(TokenizedTask):
         """The tasks of the sources."""
         return [self._part(source) for source in self.sources]
 
-    def _part(self, source: MixtureSource) -> CorpusTask:
+    def _part(self, source: TextSource) -> CorpusTask:
         if source.corpus is not None:
             return self._prepared(source.corpus, self.tokenizer_name)
         files = TextFiles(source.path or "", source.glob, source.field, source.split_by)
@@ -194,7 +173,7 @@ class Mixture(TokenizedTask):
         return all(told)
 
 
-def _require_sources(sources: Sequence[MixtureSource]) -> None:
+def _require_sources(sources: Sequence[TextSource]) -> None:
     if not sources:
         raise ValueError("sources is empty: need one or more")
     labels = [source.label for source in sources]

@@ -9,8 +9,8 @@ from data_helpers import SENTENCES, write_json_lines, write_tokenizer
 from torch import nn
 
 import archlab
-from archlab import ArchlabError, ConfigError
-from archlab.components.task.mixture import Mixture, MixtureSource
+from archlab import ArchlabError, ConfigError, TextSource
+from archlab.components.task.mixture import Mixture
 from archlab.components.task.text import Text
 from archlab.config.schema import coerce
 from archlab.data.mixing import Mixing
@@ -28,7 +28,7 @@ def texts(tmp_path: Path) -> Path:
 
 def mixture(texts: Path, **knobs: object) -> Mixture:
     weights = {"web": 0.5, "code": 0.3, "books": 0.2}
-    sources = [MixtureSource(weight, path=str(texts / name)) for name, weight in weights.items()]
+    sources = [TextSource(weight, path=str(texts / name)) for name, weight in weights.items()]
     return Mixture(sources=sources, **{"eval_bytes": 500, **knobs})  # type: ignore[arg-type]
 
 
@@ -111,7 +111,7 @@ def test_a_tokenizer_and_a_prepared_corpus_are_mixed(texts: Path) -> None:
     file = str(write_tokenizer(texts / "tokenizer.json"))
     prepare_text(texts / "code", texts / "prepared", file, eval_bytes=500)
     sources = [{"path": str(texts / "web"), "weight": 3}, {"corpus": str(texts / "prepared"), "weight": 1}]
-    task = Mixture(sources=coerce(sources, list[MixtureSource], "task.sources"), eval_bytes=500)
+    task = Mixture(sources=coerce(sources, list[TextSource], "task.sources"), eval_bytes=500)
     task.check(16)
     assert task.tokenizer.vocab_size == 400
     assert len(task.prepare()) == 2
@@ -119,7 +119,7 @@ def test_a_tokenizer_and_a_prepared_corpus_are_mixed(texts: Path) -> None:
     assert facts["sources"]["prepared"]["weight"] == 1
     assert facts["documents"] == 450
     other = mixture(texts, tokenizer="bytes")
-    other.sources.append(MixtureSource(1.0, corpus=str(texts / "prepared")))
+    other.sources.append(TextSource(1.0, corpus=str(texts / "prepared")))
     with pytest.raises(ArchlabError, match=r"prepared: its tokens are tokenizer\.json.*, but the model's are bytes"):
         Mixture(sources=other.sources, tokenizer="bytes").check(16)
 

@@ -43,9 +43,9 @@ def prepare(
 ) -> None:
     """Make the tokens of a text once; training does so by itself when it starts.
 
-    NAME is an experiment or a YAML file, whose text is prepared in the user's cache. With --corpus and --tokenizer it
-    is a text of yours, written to --out, or to where NAME looks for the corpus that it names. The same command goes on
-    where a killed one ended.
+    NAME is an experiment or a YAML file, whose text is prepared in the user's cache; PATH=VALUE sets a value by its
+    path. With --corpus and --tokenizer it is a text of yours, written to --out, or to where NAME looks for the corpus
+    that it names. The same command goes on where a killed one ended.
     """
     _require_whole(name, corpus, tokenizer, out)
     from archlab.cli.prepared_table import describe_cache, prepared_table
