@@ -22,6 +22,7 @@ from archlab.config.import_file import import_file
 from archlab.config.param_roles import Param, check_params
 from archlab.config.schema import Knob, knobs_of, wiring_of
 from archlab.config.source import Declaration, UnreadableSource, read_declaration
+from archlab.config.text_source import TextSource
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
 
 Factory: TypeAlias = Callable[..., Any]
@@ -155,7 +156,11 @@ def _identity(cls: type) -> tuple[str, str]:
 
 
 # What declarations import from archlab.
-_PUBLIC = {**vars(domains), "Factory": Factory, "Param": Param, "register": register, "slot": slot, "slots": slots}
+_PUBLIC = {
+    **vars(domains),
+    **{"Factory": Factory, "Param": Param, "TextSource": TextSource},
+    **{"register": register, "slot": slot, "slots": slots},
+}
 
 
 @cache

@@ -43,8 +43,9 @@ def prepare_experiment(experiment: Experiment, previous: Mapping[str, str] | Non
 def check_experiment(experiment: Experiment) -> Cost:
     """Raise ArchlabError unless the model fits the task and the task's data can be read; return the cost."""
     require_one_device(experiment.parallel)
-    model = validate(experiment)
     task: Task = experiment.task.factory()()
+    task.require_sources()  # first: a model of billions of parameters takes a while even without memory
+    model = validate(experiment)
     task.check(experiment.train.context)
     return estimate_cost(experiment, model)
 

@@ -17,7 +17,7 @@ class TokenizedTask(Task):
     """Next-token prediction of text by a tokenizer: `bytes`, or the path of a tokenizer.json."""
 
     predicts_next = True
-    metrics = ("loss", "bpb")
+    metrics: Sequence[str] = ("loss", "bpb")
     tokenizer_name: str
     special_tokens: bool = False
 

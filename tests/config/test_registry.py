@@ -4,6 +4,7 @@ import inspect
 import sys
 import types
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -39,7 +40,7 @@ def is_known(annotation: Any) -> bool:
         return all(option is type(None) or is_known(option) for option in args)
     if origin in (list, Sequence):
         return is_known(args[0])
-    return origin is Literal or annotation in (int, float, bool, str)
+    return origin is Literal or is_dataclass(annotation) or annotation in (int, float, bool, str)
 
 
 @every_component
