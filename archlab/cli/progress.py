@@ -112,7 +112,8 @@ class ProgressBar(Callback):
         val = format_validation(run.metrics)
         figures = [f"loss {run.metrics['loss']:.4f}", val, f"{run.metrics['tokens_per_s']:,.0f} tokens/s"]
         shown = "  ".join(part for part in figures if part)
-        return f"{self.label or 'step'} {run.step}/{run.steps}  {shown}  eta {format_seconds(left)}"
+        name = f"{self.label}  " if self.label else "step "
+        return f"{name}{run.step}/{run.steps}  {shown}  eta {format_seconds(left)}"
 
     def on_eval(self, record: Mapping[str, float]) -> None:
         """Show the validation loss beside the bar from now on."""

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from archlab.cli.live import LiveLines
+from archlab.cli.live import LiveLines, say
 from archlab.cli.progress_lines import progress_lines, run_line, summary_line
 from archlab.cli.terminal import foreign
 from archlab.training.progress import Progress, WorkerProgress
@@ -93,4 +93,4 @@ def _plain(progress: Progress) -> str:
 
 def _print(console: Console, progress: Progress) -> None:
     for line in watch_lines(progress, console.width):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ _TAIL_BYTES = 65536  # of a log, which may have millions of lines; the last eval
 def read_run_progress(folder: Path) -> Progress:
     """Return the progress of a run by itself; raise ConfigError if its experiment cannot be read."""
     run = run_progress(folder, folder.resolve().name)
+    if run.state == "stopped" and run.steps and run.step >= run.steps:
+        run = replace(run, state="complete", reason="its model was not kept")  # as of a trial that was not the best
     state = {"complete": "complete", "stopped": "stopped", "failed": "failed"}.get(run.state, "running")
     return Progress("run", run.label, state, running=(run,))  # type: ignore[arg-type]
 

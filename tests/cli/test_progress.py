@@ -37,7 +37,7 @@ def test_every_line_tells_how_long_is_left(tiny: Tiny, monkeypatch: pytest.Monke
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     lines = shown(tiny(), name="trial 3").splitlines()
     assert len(lines) == 12
-    assert lines[0] == "trial 3 1/12  loss 2.5000  1,234 tokens/s  eta 55 s"
+    assert lines[0] == "trial 3  1/12  loss 2.5000  1,234 tokens/s  eta 55 s"
     assert lines[5].endswith("eta 30 s")
 
 

@@ -99,7 +99,7 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, tiny:
     assert console.file.getvalue().splitlines() == [
         "space: 5 trials over lr",
         "trial 0  lr=0.01",
-        "trial 0 12/12  loss 2.0000  10 tokens/s  eta 0 s",
+        "trial 0  12/12  loss 2.0000  10 tokens/s  eta 0 s",
         "trial 0  pruned  pruned at step 12",
         "1 of 5 trials done  0 pruned  0 failed  0 running  best val_loss 2.5000 (trial 0)  about 90 s left",
     ]

@@ -114,6 +114,7 @@ def test_the_best_so_far(sixty: SearchData) -> None:
     assert len(line["x"]) == len({value for value in so_far if np.isfinite(value)}) + 1  # to the last trial
 
 
+@pytest.mark.slow  # it may be the first to import scikit-learn
 @pytest.mark.parametrize(("complete", "is_told"), [(19, False), (20, True)])
 def test_importance_from_twenty_trials_on(complete: int, is_told: bool, sixty: SearchData) -> None:
     kept = [run for run in sixty.trials if run.state == "complete"][:complete]

@@ -77,6 +77,7 @@ def test_a_baseline_that_was_tuned_is_named(sixty: SearchData) -> None:
     assert f"the base experiment is trial {base.name}: val_loss" in describe_fairness(replace(sixty, trials=trials))
 
 
+@pytest.mark.slow  # it may be the first to import scikit-learn
 def test_importance_is_not_told_from_few_trials(tmp_path: Path, sixty: SearchData) -> None:
     few = make_search(tmp_path, 7)
     need = f"20 complete trials are needed, and there are {len(few.complete)}."

@@ -173,6 +173,10 @@ def test_a_run(tmp_path: Path, tiny: Tiny) -> None:
     assert (run.state, run.step, run.steps) == ("training", 3, 12)
     assert run.metrics == {"loss": 2, "tokens_per_s": 64, "val_loss": 2.5}
     assert run.seconds_left is not None
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 12, "loss": 1, "val_loss": 1.5}\n')
+    ended = archlab.watch(tmp_path)
+    assert (ended.state, ended.running[0].reason) == ("complete", "its model was not kept")
 
 
 def test_another_directory(tmp_path: Path) -> None:
