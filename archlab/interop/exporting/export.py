@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def _fitting(
 
 def _write(model: ExportedModel, folder: Path, formats: Mapping[str, ExportFormat]) -> None:
     write_text(folder / "config.yaml", model.experiment.to_yaml())
+    write_text(folder / "provenance.json", json.dumps(dict(model.origin), indent=2) + "\n")
     for name, data in token_files(model.tokens).items():
         write_bytes(folder / name, data)
     for each in formats.values():

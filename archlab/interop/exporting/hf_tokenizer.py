@@ -29,6 +29,11 @@ class SpecialTokens:
     pad: str | None = None
     pad_id: int | None = None
 
+    def ids(self) -> dict[str, int]:
+        """Return the numbers by their names in config.json."""
+        ids = {"bos_token_id": self.bos_id, "eos_token_id": self.eos_id, "pad_token_id": self.pad_id}
+        return {name: number for name, number in ids.items() if number is not None}
+
 
 def special_tokens(tokens: ModelTokens | None) -> SpecialTokens:
     """Return the special tokens of what a model's tokens mean."""
@@ -71,7 +76,7 @@ def _config(tokens: ModelTokens) -> dict[str, Any]:
 
 def hf_tokenizer_files(tokens: ModelTokens | None, special: SpecialTokens) -> dict[str, bytes]:
     """Return tokenizer.json and tokenizer_config.json by name; none where the tokens are no text's."""
-    if tokens is None or special.pad is None:
+    if tokens is None or tokens.kind not in ("bytes", "words", "tokenizer"):
         return {}
     named = {"bos_token": special.bos, "eos_token": special.eos, "pad_token": special.pad}
     config = {
@@ -123,7 +128,7 @@ def _tokenizer(special: SpecialTokens, split: Any, decoder: Any, model: Mapping[
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": special.pad_id, "content": special.pad, **flags}],
+        "added_tokens": [{"id": special.pad_id, "content": special.pad, **flags}] if special.pad else [],
         "normalizer": None,
         "pre_tokenizer": split,
         "post_processor": None,

@@ -61,7 +61,7 @@ class Transformers:
         special = special_tokens(model.tokens)
         write_text(folder / f"{_auto_module(model)}.py", render_auto(model))
         write_text(folder / "config.json", _json(_config(model, special)))
-        write_text(folder / "generation_config.json", _json(_ids(special)))
+        write_text(folder / "generation_config.json", _json(special.ids()))
         for name, data in hf_tokenizer_files(model.tokens, special).items():
             write_bytes(folder / name, data)
 
@@ -114,15 +114,10 @@ def _config(model: ExportedModel, special: SpecialTokens) -> dict[str, Any]:
 
 def _padding(special: SpecialTokens, vocab_size: int) -> dict[str, Any]:
     """Return the special tokens of config.json, which complains of padding that lies past the vocabulary."""
-    ids = _ids(special)
+    ids = special.ids()
     if ids.get("pad_token_id", 0) < vocab_size:
         return ids
     return {"padding_id": ids.pop("pad_token_id"), **ids}
-
-
-def _ids(special: SpecialTokens) -> dict[str, Any]:
-    ids = {"bos_token_id": special.bos_id, "eos_token_id": special.eos_id, "pad_token_id": special.pad_id}
-    return {name: number for name, number in ids.items() if number is not None}
 
 
 def _json(data: dict[str, Any]) -> str:
