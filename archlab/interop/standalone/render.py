@@ -64,6 +64,11 @@ def _children_first(spec: Spec) -> Iterator[Spec]:
     yield spec
 
 
+def is_program(experiment: Experiment, tokens: ModelTokens | None) -> bool:
+    """Tell whether the module can be run, to continue a text given on its command line."""
+    return template.main in _functions(experiment, tokens)
+
+
 def _functions(experiment: Experiment, tokens: ModelTokens | None) -> list[Callable[..., Any]]:
     """Return the template's functions for a model: `generate` needs a language model, `main` one of bytes."""
     if not experiment.task.component.cls.predicts_next:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from archlab.interop.exporting.exported_model import ExportedModel
 from archlab.interop.exporting.weights import write_weights
-from archlab.interop.standalone import template
-from archlab.interop.standalone.render import render_model
+from archlab.interop.standalone.render import is_program, render_model
 from archlab.storage.files import write_text
 from archlab.text import shell_path
 
@@ -43,7 +42,7 @@ class Standalone:
 
     def advice(self, model: ExportedModel, folder: Path) -> str:
         """Return a command that continues a text, or else the import."""
-        if f"def {template.main.__name__}(" in render_model(model.experiment, model.tokens):
+        if is_program(model.experiment, model.tokens):
             return f"python {shell_path(folder / f'{model.module}.py')} 'def '"
         return f"from {model.module} import load  # in {folder}"
 
