@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -28,7 +30,7 @@ from archlab.searching.run import SearchResult
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.study import INTERRUPTED
 from archlab.searching.trials.callbacks import SearchCallback
-from archlab.text import shell_path
+from archlab.text import shell_path, shell_quote
 from archlab.training.callbacks import Callback
 from archlab.training.progress import Progress, RunProgress
 
@@ -225,6 +227,11 @@ def _headline(summary: SearchSummary, best: TrialSummary) -> Text:
     return Text.assemble((f"best: trial {best.trial}", "bold"), Text("\n").join(map(foreign, lines)))
 
 
+def _start(folder: Path) -> str:
+    """Return the override by which a run begins with the best trial's weights rather than anew."""
+    return shell_quote(f"train.start_from={{checkpoint: {json.dumps(str(folder / 'best'), ensure_ascii=False)}}}")
+
+
 def _files(result: SearchResult) -> Text:
     folder = result.folder
     lines = [
@@ -234,7 +241,7 @@ def _files(result: SearchResult) -> Text:
         f"study   {folder / 'study.db'}, for Optuna",
         "next",
         f'  archlab generate {shell_path(folder / "best")} --prompt "def "',
-        f"  archlab train {shell_path(folder / 'best/experiment.yaml')} train.steps=2000 --out runs/longer",
+        f"  archlab train {shell_path(folder / 'best/experiment.yaml')} train.steps=2000 {_start(folder)} --out runs/longer",
         f"  archlab export {shell_path(folder / 'best')} --out {shell_path(folder / 'standalone')}",
     ]
     return Text("\n").join(map(foreign, lines))
