@@ -227,9 +227,11 @@ def _headline(summary: SearchSummary, best: TrialSummary) -> Text:
     return Text.assemble((f"best: trial {best.trial}", "bold"), Text("\n").join(map(foreign, lines)))
 
 
-def _start(folder: Path) -> str:
-    """Return the override by which a run begins with the best trial's weights rather than anew."""
-    return shell_quote(f"train.start_from={{checkpoint: {json.dumps(str(folder / 'best'), ensure_ascii=False)}}}")
+def _train_on(folder: Path) -> str:
+    """Return the best trial's experiment, with the overrides by which a run begins with its weights and is longer."""
+    best = json.dumps(str(folder / "best"), ensure_ascii=False)
+    start = shell_quote(f"train.start_from={{checkpoint: {best}}}")
+    return f"{shell_path(folder / 'best/experiment.yaml')} train.steps=2000 {start}"
 
 
 def _files(result: SearchResult) -> Text:
@@ -241,7 +243,7 @@ def _files(result: SearchResult) -> Text:
         f"study   {folder / 'study.db'}, for Optuna",
         "next",
         f'  archlab generate {shell_path(folder / "best")} --prompt "def "',
-        f"  archlab train {shell_path(folder / 'best/experiment.yaml')} train.steps=2000 {_start(folder)} --out runs/longer",
+        f"  archlab train {_train_on(folder)} --out runs/longer",
         f"  archlab export {shell_path(folder / 'best')} --out {shell_path(folder / 'standalone')}",
     ]
     return Text("\n").join(map(foreign, lines))

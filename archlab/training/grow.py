@@ -112,7 +112,8 @@ def _kind(block: nn.Module) -> tuple[str, ...]:
 def _places(old: Sequence[object], new: Sequence[object], stack: str) -> list[int]:
     """Return the place of each old block among the new ones: spread evenly, or else the first that are of its kind."""
     spread = [-(-index * len(new) // len(old)) for index in range(len(old))]
-    if all(new[place] == kind for place, kind in zip(spread, old, strict=True)):
+    segments = [max(index for index, place in enumerate(spread) if place <= number) for number in range(len(new))]
+    if all(kind == old[segment] for kind, segment in zip(new, segments, strict=True)):
         return spread
     places: list[int] = []
     for index, kind in enumerate(old):
