@@ -152,11 +152,12 @@ def _weight_files(path: Path) -> list[Path]:
     if not index.is_file():
         return [path / _WEIGHTS]
     places = read_object(index, "an index of weights").get("weight_map")
-    names = set(places.values()) if isinstance(places, dict) else {None}
-    for name in names:
+    if not isinstance(places, dict):
+        raise ArchlabError(f"{index}: has no weight_map")
+    for name in places.values():
         if not isinstance(name, str) or Path(name).name != name:
             raise ArchlabError(f"{index}: names {name!r}, which is no file beside it")
-    return [path / name for name in sorted(names)]
+    return [path / name for name in sorted(set(places.values()))]
 
 
 def _require_present_names(tensors: Iterable[str], model: nn.Module, path: Path) -> None:

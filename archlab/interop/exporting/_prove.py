@@ -15,7 +15,7 @@ class _WithoutArchlab:
             raise ImportError(f"{name}: an export must not import it")
 
 
-sys.meta_path.insert(0, _WithoutArchlab())  # type: ignore[arg-type]
+sys.meta_path.insert(0, _WithoutArchlab())
 sys.path.pop(0)  # the directory of this file
 
 import torch  # noqa: E402
@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 def main() -> None:
     """Save the logits of whole inputs, of tokens one by one, and of padded rows."""
     loader, folder, inputs, outputs = sys.argv[1:]
-    namespace: dict = {}  # type: ignore[type-arg]
+    namespace: dict = {}
     with open(loader, encoding="utf-8") as file:
         exec(compile(file.read(), loader, "exec"), namespace)
     given = load_file(inputs)

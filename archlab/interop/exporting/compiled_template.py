@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from archlab.runtime.private_apis import load_package
+
 FORMAT = 1
 
 
@@ -34,10 +36,10 @@ class CompiledModel:
     def __init__(self, folder: Path) -> None:
         self.facts = json.loads((folder / "compiled.json").read_text(encoding="utf-8"))
         _check(folder, self.facts)
-        self._many = torch._inductor.aoti_load_package(str(folder / "model.pt2"))
+        self._many = load_package(str(folder / "model.pt2"))
         if not self.facts["state"]:
             return
-        self._one = torch._inductor.aoti_load_package(str(folder / "token.pt2"))
+        self._one = load_package(str(folder / "token.pt2"))
         data = bytearray((folder / "initial_state.bin").read_bytes())
         self._initial: list[Tensor] = []
         for entry in self.facts["state"]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from archlab.errors import ArchlabError, one_line
+from archlab.runtime.private_apis import compile_package, op_namespace
 
 _BATCH, _TOKENS = 2, 24  # of the example; a dimension cannot be traced at 0 or 1
 _SYMBOLIC = ("builtins", "_operator", "math", "torch")  # arithmetic of sizes
@@ -69,10 +70,9 @@ def _require_aten(program: ExportedProgram) -> None:
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
-        if isinstance(node.target, torch._ops.OpOverload):
-            if node.target.namespace != "aten":
-                raise ArchlabError(f"pt2: the model calls {node.target}, which is no operation of ATen")
-        elif getattr(node.target, "__module__", "").partition(".")[0] not in _SYMBOLIC:
+        namespace = op_namespace(node.target)
+        is_symbolic = getattr(node.target, "__module__", "").partition(".")[0] in _SYMBOLIC
+        if namespace != "aten" and not (namespace is None and is_symbolic):
             raise ArchlabError(f"pt2: the model calls {node.target}, which is no operation of ATen")
 
 
@@ -100,6 +100,6 @@ def trace_entries(model: Any, inputs: Tensor, state: Mapping[str, Tensor], limit
 def compile_entry(entry: Entry, file: Path, options: Mapping[str, Any]) -> None:
     """Compile an entry to a package; raise ArchlabError with what the compiler says if it cannot."""
     try:
-        torch._inductor.aoti_compile_and_package(entry.program, package_path=str(file), inductor_configs=dict(options))
+        compile_package(entry.program, file, dict(options))
     except Exception as error:  # of Inductor or of the C++ compiler, which have no common class
         raise ArchlabError(f"pt2: cannot be compiled: {one_line(error)}") from error

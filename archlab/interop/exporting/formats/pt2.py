@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 from importlib.resources import files
@@ -19,6 +20,7 @@ from archlab.interop.exporting.exported_model import ExportedModel
 from archlab.interop.standalone.render import render_model
 from archlab.modeling.state import max_context
 from archlab.runtime.cpu_info import cpu_flags, cpu_name
+from archlab.runtime.private_apis import load_package
 from archlab.runtime.toolchain import has_cpp_compiler
 from archlab.storage.files import sha256_of, write_bytes, write_text
 from archlab.storage.tensors import copy_into
@@ -42,6 +44,7 @@ _INSTRUCTIONS = (
 )
 _PORTABLE = ("avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm")  # x86-64-v3
 _PORTABLE_OPTIONS = {"cpp.simdlen": 256, "cpp.march": "x86-64-v3"}
+_IMPORT = "\nfrom archlab.runtime.private_apis import load_package\n"
 _LOADER = """
 NEEDS = ("torch",)
 
@@ -142,7 +145,9 @@ def _pack(state: dict[str, Tensor]) -> tuple[bytes, list[dict[str, Any]]]:
 def _render(model: ExportedModel) -> str:
     source = files("archlab.interop.exporting").joinpath("compiled_template.py").read_text(encoding="utf-8")
     title = model.experiment.name.replace("\\", "/").replace('"', "'")
-    return source.removeprefix("# mypy: ignore-errors\n").replace("TITLE", title).replace("MODULE", _module(model))
+    source = source.removeprefix("# mypy: ignore-errors\n").replace("TITLE", title).replace("MODULE", _module(model))
+    own = inspect.getsource(load_package).replace("Callable[..., Any]", "object")
+    return source.replace(_IMPORT, "") + f"\n\n{own}"
 
 
 FORMAT = Pt2
