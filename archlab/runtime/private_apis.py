@@ -167,7 +167,9 @@ def load_aot_library(library: Path) -> AOTRunner:
 def compile_package(program: Any, package: Path, options: dict[str, Any]) -> None:
     """Compile a program of torch.export to a package of AOTInductor."""
     # Documented under this name, in a module whose own begins with an underscore (torch 2.13).
-    torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # copies a tree through an API that torch 2.13 deprecates
+        torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
 
 
 def load_package(package: str) -> Callable[..., Any]:

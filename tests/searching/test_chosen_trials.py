@@ -23,8 +23,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     space = SimpleNamespace(name="it", is_ladder=False)
     monkeypatch.setattr(chosen_trials, "load_space", lambda file, recorded: space)
     monkeypatch.setattr(chosen_trials, "open_study", lambda space, folder, create: study)
-    (tmp_path / "search.yaml").touch()
-    return tmp_path
+    place = tmp_path / "it"
+    for number in range(4):
+        (place / f"trials/000{number}/final").mkdir(parents=True)
+        (place / f"trials/000{number}/final/model.safetensors").touch()
+    (place / "search.yaml").touch()
+    return place
 
 
 def numbers(folder: Path, **chosen: object) -> list[int]:
@@ -38,12 +42,13 @@ def test_trials_are_chosen(folder: Path) -> None:
     assert numbers(folder, top=2) == [1, 2]
     assert numbers(folder, top=9) == [1, 2, 3, 0]
     assert numbers(folder, pareto=True) == [1, 3, 0]
-    assert numbers(folder, trial=4) == [4]  # it has failed; its run may hold a checkpoint
 
 
 def test_what_is_no_trial_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match="has no trial 7; it has 0 to 4"):
         choose_trials(folder, trial=7)
+    with pytest.raises(ArchlabError, match=r"trial 4 holds no weights; study\.keep"):
+        choose_trials(folder, trial=4)
     (folder / "search.yaml").unlink()
     with pytest.raises(ArchlabError, match="is no search"):
         choose_trials(tmp_path, top=1)
