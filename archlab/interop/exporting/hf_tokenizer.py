@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from archlab.data.tokenizers import ModelTokens
 from archlab.data.tokenizers.hugging_face import END_OF_TEXT
 from archlab.data.tokenizers.tokenizer_file import CONFIG, TOKENIZER
+from archlab.storage.model_tokens import token_files
 
 _PAD = "<|pad|>"
 _NUM_BYTES = 256
+_ORIGINAL = "tokenizer_original.json"
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,22 @@ def hf_tokenizer_files(tokens: ModelTokens | None, special: SpecialTokens) -> di
     }
     if tokens.kind == "tokenizer":
         if (tokens.before or tokens.after) and not tokens.special_tokens:
-            # The model was trained on texts without them; these two replace what tokenizer.json adds of its own accord.
-            config |= {"add_bos_token": False, "add_eos_token": False}
+            return _without_additions(tokens, config)
         return {CONFIG: _json(config)}
     made = _byte_tokenizer(special) if tokens.kind == "bytes" else _word_tokenizer(tokens, special)
     return {TOKENIZER: _json(made), CONFIG: _json(config)}
+
+
+def _without_additions(tokens: ModelTokens, config: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files of a tokenizer that adds no special tokens to a text, as the model was trained without them.
+
+    The original goes along under another name, because its checksum tells what the model's tokens mean.
+    """
+    additions = [name for name in ("add_bos_token", "add_eos_token") if name in config]
+    plain = {**json.loads(tokens.files[TOKENIZER]), "post_processor": None}
+    kept = replace(tokens, files={_ORIGINAL: tokens.files[TOKENIZER]})
+    own = {TOKENIZER: _json(plain), CONFIG: _json({**config, **dict.fromkeys(additions, False)})}
+    return {**token_files(kept), **own}
 
 
 def _byte_tokenizer(special: SpecialTokens) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from archlab.interop.exporting.proof import expected_logits, prove
 from archlab.interop.exporting.weights import write_weights
 from archlab.modeling.build import build
 from archlab.storage.checkpoint import save_model
+from archlab.storage.model_tokens import token_files
 
 MIXED = "model.layers=[{mixer: {type: megalodon, shared_dim: 16, value_dim: 32}, ffn: {type: mlp, hidden_dim: 16}}]"
 GENERATE = """
@@ -197,3 +198,24 @@ def test_the_words_of_a_vocabulary_are_read_as_they_were(tmp_path: Path) -> None
     theirs = tokenizers.Tokenizer.from_str(made["tokenizer.json"].decode())
     for text in ("the cat\nsat on a mat", "mat", "the  the"):
         assert theirs.encode(text).ids == own.encode(text)
+
+
+def test_a_tokenizer_adds_what_the_model_was_trained_with(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    from archlab.data.tokenizers.hugging_face import HuggingFaceTokenizer
+    from archlab.storage.model_tokens import read_tokens
+
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "<bos>": 2}, "a"))
+    made.add_special_tokens(["<bos>"])
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    made.save(str(tmp_path / "tokenizer.json"))
+    for special, ids in ((False, [1]), (True, [2, 1])):
+        tokens = HuggingFaceTokenizer(str(tmp_path / "tokenizer.json"), special).model_tokens()
+        out = tmp_path / str(special)
+        out.mkdir()
+        for name, data in {**token_files(tokens), **hf_tokenizer_files(tokens, special_tokens(tokens))}.items():
+            (out / name).write_bytes(data)
+        assert tokenizers.Tokenizer.from_file(str(out / "tokenizer.json")).encode("b").ids == ids
+        again = read_tokens(out)
+        assert again is not None
+        assert (again.sha256, again.special_tokens, again.before) == (tokens.sha256, special, ("<bos>",))
