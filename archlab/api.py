@@ -385,12 +385,44 @@ def _encode_prompt(task: Task, experiment: Experiment, prompt: str) -> list[int]
 
 
 @explain_failures
-def export(folder: StrPath, out: StrPath, *, force: bool = False, trust_plugins: bool = False) -> Path:
-    """Export a trained model as readable Python and weights that need torch and safetensors alone; return `out`."""
-    from archlab.interop.standalone.export import export as write
+def export(
+    folder: StrPath,
+    out: StrPath,
+    *,
+    to: Sequence[str] = (),
+    trial: int | None = None,
+    top: int | None = None,
+    pareto: bool = False,
+    force: bool = False,
+    options: Mapping[str, object] | None = None,
+    tell: Callable[[str], None] | None = None,
+    trust_plugins: bool = False,
+) -> Path:
+    """Export a trained model to a directory that works without archlab, and prove that it does; return `out`.
 
+    `to` are the names of formats, by default standalone and transformers, `options` theirs, such as `portable` of pt2.
+    Of a search `trial` takes one by its number, `top` the best so many, `pareto` those of the Pareto front; several go
+    to directories of their own below `out`. `tell` is called with a line for each thing done. Raises ArchlabError for a
+    part that a format does not have, and an export that gives other logits than the model, which is not left behind.
+
+        archlab.export("runs/a", "out/a", to=["transformers"])
+    """
+    from archlab.interop.exporting.export import export as write
+
+    chosen: dict[Path, tuple[Path, Mapping[str, object]]] = {Path(out): (Path(folder), {})}
     with plugin_policy(trust=trust_plugins):
-        return write(Path(folder), Path(out), force=force)
+        if trial is not None or top is not None or pareto:
+            from archlab.searching.results.chosen_trials import choose_trials
+
+            trials = choose_trials(Path(folder), trial=trial, top=top, pareto=pareto)
+            chosen = {Path(out, f"trial_{each.number:04d}"): (each.folder, each.origin) for each in trials}
+            if trial is not None:
+                chosen = {Path(out): (trials[0].folder, trials[0].origin)}
+        for place, (source, origin) in chosen.items():
+            if tell is not None and len(chosen) > 1:
+                tell(f"{source}: to {place}")
+            write(source, place, to, force=force, options=options, origin=origin, tell=tell or (lambda line: None))
+    return Path(out)
 
 
 @explain_failures

@@ -1,6 +1,6 @@
 """Load a standalone export with torch and safetensors alone: archlab need not be installed.
 
-`archlab export RUN --out DIRECTORY` writes model.safetensors, config.yaml and model.py.
+`archlab export RUN --out DIRECTORY` writes model.safetensors, config.yaml and modeling_NAME.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 
 def main(directory: Path) -> None:
     """Load the model, read a text in two pieces, and continue it greedily."""
-    spec = spec_from_file_location("model", directory / "model.py")
+    (file,) = directory.glob("modeling_*.py")
+    spec = spec_from_file_location("model", file)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

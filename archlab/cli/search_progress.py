@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from archlab.searching.run import SearchResult, join_search
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.study import PAUSED
 from archlab.searching.trials.callbacks import SearchCallback
-from archlab.text import shell_path
+from archlab.text import shell_path, shell_quote
 from archlab.training.callbacks import Callback
 from archlab.training.progress import Progress, RunProgress
 
@@ -229,6 +230,13 @@ def _headline(summary: SearchSummary, best: TrialSummary) -> Text:
     return Text.assemble((f"best: trial {best.trial}", "bold"), Text("\n").join(map(foreign, lines)))
 
 
+def _train_on(folder: Path) -> str:
+    """Return the best trial's experiment, with the overrides by which a run begins with its weights and is longer."""
+    best = json.dumps(str(folder / "best"), ensure_ascii=False)
+    start = shell_quote(f"train.start_from={{checkpoint: {best}}}")
+    return f"{shell_path(folder / 'best/experiment.yaml')} train.steps=2000 {start}"
+
+
 def _files(result: SearchResult) -> Text:
     folder = result.folder
     lines = [
@@ -238,7 +246,7 @@ def _files(result: SearchResult) -> Text:
         f"study   {folder / 'study.db'}, for Optuna",
         "next",
         f'  archlab generate {shell_path(folder / "best")} --prompt "def "',
-        f"  archlab train {shell_path(folder / 'best/experiment.yaml')} train.steps=2000 --out runs/longer",
+        f"  archlab train {_train_on(folder)} --out runs/longer",
         f"  archlab export {shell_path(folder / 'best')} --out {shell_path(folder / 'standalone')}",
     ]
     return Text("\n").join(map(foreign, lines))

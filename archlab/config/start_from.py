@@ -13,14 +13,15 @@ from archlab.config.domains import Index
 class StartFrom:
     """A checkpoint, and what of it is loaded.
 
-    `checkpoint` is a run, a search, a trained model or one checkpoint, seen from the current directory; `step` picks
-    one of a run's checkpoints, by default the last.
+    `checkpoint` is a run, a search, a trained model, an export, an import or one checkpoint, seen from the current
+    directory; `step` picks one of a run's checkpoints, by default the last. `match` is `strict`; `names`, for the
+    tensors that fit; or `grow`, for a smaller model whose function the larger one begins with.
     """
 
     checkpoint: str
     step: Index | None = None
     load: Literal["weights", "everything"] = "weights"
-    match: Literal["strict", "names"] = "strict"
+    match: Literal["strict", "names", "grow"] = "strict"
 
     def absolute(self) -> StartFrom:
         """Return the same with an absolute path, as a run records it."""

@@ -123,8 +123,9 @@ def parse_train(value: Any, path: str = "train") -> TrainConfig:
     """Parse the `train:` section; raise ConfigError for unknown settings and invalid values."""
     train = parse_settings(value, TrainConfig, path)
     refuse_both(value, path)
-    if train.start_from is not None and (train.start_from.load, train.start_from.match) == ("everything", "names"):
-        problem = "'names' goes with load: weights; everything is of the same model"
+    start = train.start_from
+    if start is not None and start.load == "everything" and start.match != "strict":
+        problem = f"{start.match!r} goes with load: weights; everything is of the same model"
         raise ConfigError(f"{path}.start_from.match", problem)
     if train.budget is None:
         _check_checkpoints(train)

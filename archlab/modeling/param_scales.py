@@ -129,7 +129,12 @@ def iter_branches(model: nn.Module) -> Iterator[nn.Module]:
         if not hasattr(block, "branches"):
             problem = "has no `branches`, the modules whose outputs it adds to its input, which completep scales"
             raise ConfigError(PATH, f"{type(block).__name__} {problem}")
-        yield from (branch for module in block.branches for branch in _innermost(module))  # type: ignore[union-attr]
+        yield from branches_of(block)
+
+
+def branches_of(block: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules whose outputs a block adds to its input; raise ConfigError if they cannot be scaled."""
+    yield from (branch for module in block.branches for branch in _innermost(module))  # type: ignore[union-attr]
 
 
 def _innermost(module: nn.Module) -> Iterator[nn.Module]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from archlab.config.strict_json import read_object
 from archlab.config.yaml_writer import format_yaml
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
@@ -30,6 +31,7 @@ from archlab.text import shell_path
 
 __all__ = ["latest_checkpoint", "load_checkpoint", "load_weights", "save_checkpoint", "save_model", "verify"]
 
+WEIGHT_INDEX = "model.safetensors.index.json"
 _log = logging.getLogger(__name__)
 _WEIGHTS, _OPTIMIZER, _RNG, _STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"
 
@@ -113,7 +115,7 @@ def read_checkpoint_identity(path: Path) -> Identity:
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load a checkpoint's weights into a model; raise ArchlabError, changing nothing, if they do not fit."""
-    tensors = read_tensors(path / _WEIGHTS)
+    tensors = read_weights(path)
     _require_present_names(tensors, model, path)
     copy_into(model, tensors, path / _WEIGHTS)
 
@@ -123,19 +125,39 @@ def check_weights(path: Path, model: nn.Module) -> TensorFit:
 
     Raises ArchlabError if the file is damaged or its tensors have names of an earlier version.
     """
-    header = read_header(path / _WEIGHTS)
-    stored = {name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in header.tensors.items()}
+    headers = (read_header(file) for file in _weight_files(path))
+    every = [entry for header in headers for entry in header.tensors.items()]
+    stored = {name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in every}
     _require_present_names(stored, model, path)
     return fit_tensors(named_tensors(model), stored)
 
 
 def load_matching_weights(path: Path, model: nn.Module) -> None:
     """Load those of a checkpoint's tensors that match the model's in name, kind and shape; the others stay."""
-    tensors = read_tensors(path / _WEIGHTS)
+    tensors = read_weights(path)
     own = named_tensors(model)
     with torch.no_grad():
         for name in fit_tensors(own, tensors).matching:
             own[name].copy_(tensors[name])
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors; raise ArchlabError naming a file that is damaged."""
+    return {name: tensor for file in _weight_files(path) for name, tensor in read_tensors(file).items()}
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """Return the files of a checkpoint's weights: one, but of a large export those that its index names."""
+    index = path / WEIGHT_INDEX
+    if not index.is_file():
+        return [path / _WEIGHTS]
+    places = read_object(index, "an index of weights").get("weight_map")
+    if not isinstance(places, dict):
+        raise ArchlabError(f"{index}: has no weight_map")
+    for name in places.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ArchlabError(f"{index}: names {name!r}, which is no file beside it")
+    return [path / name for name in sorted(set(places.values()))]
 
 
 def _require_present_names(tensors: Iterable[str], model: nn.Module, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain, islice
 from pathlib import Path
 
+from archlab.storage.manifest import read_manifest
 from archlab.storage.run_identity import is_run
 from archlab.text import shell_path
 
@@ -15,7 +16,17 @@ _MAX_TOLD = 3
 
 def is_export(folder: Path) -> bool:
     """Tell whether a directory is an export, which runs without archlab."""
-    return all((folder / name).is_file() for name in (WEIGHTS, "config.yaml", "model.py"))
+    if all((folder / name).is_file() for name in (WEIGHTS, "config.yaml", "model.py")):  # of archlab 0.1
+        return True
+    try:
+        return (folder / "config.yaml").is_file() and read_manifest(folder).kind == "export"
+    except (OSError, ValueError):
+        return False
+
+
+def export_module(folder: Path) -> Path | None:
+    """Return the Python module of an export, or None for one in other formats alone."""
+    return next(iter(sorted([*folder.glob("modeling_*.py"), *folder.glob("model.py")])), None)
 
 
 def run_of_checkpoint(folder: Path) -> Path | None:
@@ -83,7 +94,9 @@ def why_no_model(folder: Path) -> str:
     if not folder.is_dir():
         return "is no folder"
     if is_export(folder):
-        return f"is an export, which runs without archlab: python {shell_path(folder / 'model.py')}"
+        module = export_module(folder)
+        how = f": python {shell_path(module)}" if module else f"; see {folder / 'README.md'}"
+        return f"is an export, which runs without archlab{how}"
     problem, others = _problem(folder), [str(place) for place in _models_below(folder)]
     if others:
         return f"{problem}; name one of its models, such as {', '.join(others)}"

@@ -9,9 +9,10 @@ from typing import Any
 from archlab.config.start_from import StartFrom
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError, ConfigError
-from archlab.storage.checkpoint import checkpoints, latest_checkpoint
+from archlab.storage.checkpoint import WEIGHT_INDEX, checkpoints, latest_checkpoint
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import read_manifest
+from archlab.storage.model_places import is_export
 from archlab.storage.model_tokens import read_tokens
 from archlab.storage.provenance import read_provenance
 from archlab.storage.run_state import read_state
@@ -20,6 +21,7 @@ from archlab.storage.trained_task import find_tokens
 
 _PATH = "train.start_from"
 _WEIGHTS, _STATE, _EXPERIMENT, _PROVENANCE = "model.safetensors", "state.json", "experiment.yaml", "provenance.json"
+_CONFIG = "config.yaml"  # of an export
 _MAX_TOLD = 20
 
 
@@ -48,8 +50,8 @@ class StartPoint:
     @property
     def experiment_file(self) -> Path | None:
         """The experiment that it was trained by, or None for a checkpoint that was taken out of its run."""
-        file = self._owner / _EXPERIMENT
-        return file if file.is_file() else None
+        files = (self._owner / _EXPERIMENT, self._owner / _CONFIG)
+        return next((file for file in files if file.is_file()), None)
 
     @property
     def _owner(self) -> Path:
@@ -58,7 +60,7 @@ class StartPoint:
     def tokens(self) -> ModelTokens | None:
         """Return what the model's tokens mean, or None for real values and where nobody knows."""
         if not self.has_state:
-            return find_tokens(self.folder)
+            return read_tokens(self.folder) if is_export(self.folder) else find_tokens(self.folder)
         return read_tokens(self._owner / "tokens")
 
     @property
@@ -71,7 +73,8 @@ class StartPoint:
     def origin(self) -> dict[str, Any]:
         """Return what a new run remembers of it: its place, run, step, and the SHA-256 of its weights."""
         try:
-            sha256 = read_manifest(self.folder).files[_WEIGHTS][1]
+            files = read_manifest(self.folder).files
+            sha256 = files[WEIGHT_INDEX if WEIGHT_INDEX in files else _WEIGHTS][1]
         except (OSError, ValueError, KeyError) as error:
             raise ArchlabError(f"{self.folder}: has no manifest that lists {_WEIGHTS}") from error
         run = self._identity().get("run", "")
@@ -106,14 +109,14 @@ def find_start(start: StartFrom) -> StartPoint:
 
 
 def _is_published(folder: Path) -> bool:
-    return any((folder / name / _WEIGHTS).is_file() for name in PUBLISHED)
+    return is_export(folder) or any((folder / name / _WEIGHTS).is_file() for name in PUBLISHED)
 
 
 def _published(folder: Path, start: StartFrom) -> Path:
     if not _is_published(folder):
         problem = f"{start.checkpoint!r} holds no checkpoint and no trained model ({_WEIGHTS})"
         raise ConfigError(f"{_PATH}.checkpoint", problem)
-    return find_checkpoint(folder)
+    return folder if is_export(folder) else find_checkpoint(folder)
 
 
 def _final_of_step(run: Path, start: StartFrom, known: dict[int, Path]) -> StartPoint:

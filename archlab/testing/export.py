@@ -14,7 +14,7 @@ from archlab.config.experiment import Experiment
 from archlab.config.import_file import import_file
 from archlab.config.spec import parse
 from archlab.config.train_config import TrainConfig
-from archlab.interop.standalone.export import render_model
+from archlab.interop.standalone.render import render_model
 from archlab.testing.component_case import PRECISE, ComponentCase, reference_models, require_close
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from archlab.config.diff import first_difference
 from archlab.config.experiment import Experiment, load
+from archlab.config.spec import Spec
 from archlab.config.start_from import StartFrom
 from archlab.config.train_config import TrainConfig
 from archlab.data.task import Task
@@ -23,12 +24,13 @@ from archlab.data.tokenizers import MissingTokenizerError
 from archlab.data.tokenizers.model_tokens import UNKNOWN_TOKENS, ModelTokens
 from archlab.errors import ConfigError
 from archlab.modeling.build import build_on_meta
-from archlab.storage.checkpoint import check_weights, load_checkpoint, load_matching_weights, load_weights
+from archlab.storage.checkpoint import check_weights, load_checkpoint, load_matching_weights, load_weights, read_weights
 from archlab.storage.manifest import verify
 from archlab.storage.snapshot import read_verified
 from archlab.storage.start_point import StartPoint, find_start
 from archlab.storage.targets import require_apart
 from archlab.training.data_identity import data_identity, require_same_data
+from archlab.training.grow import grow_weights, plan_growth
 from archlab.training.step import TrainStep
 
 _PATH = "train.start_from"
@@ -91,12 +93,27 @@ def load_start(start: StartFrom, train_step: TrainStep) -> dict[str, Any]:
         train_step.step = int(state["step"])
         return {**point.origin(), "load": start.load}
     not_loaded = {}
+    if start.match == "grow":
+        earlier = _earlier(point)
+        grown = read_verified(
+            point.folder, lambda folder: grow_weights(read_weights(folder), earlier, train_step.model)
+        )
+        _log.warning("%s: %s", point.folder, grown)
+        return {**point.origin(), "load": start.load, "grown": str(grown)}
     if start.match == "strict":
         read_verified(point.folder, lambda folder: load_weights(folder, train_step.model))
     else:
         not_loaded = _not_loaded(point, train_step.model)
         read_verified(point.folder, lambda folder: load_matching_weights(folder, train_step.model))
     return {**point.origin(), "load": start.load, **({"not_loaded": not_loaded} if not_loaded else {})}
+
+
+def _earlier(point: StartPoint) -> Spec:
+    """Return the spec of the model that a checkpoint is of."""
+    if point.experiment_file is None:
+        problem = f"{str(point.folder)!r} does not tell its model; name its run"
+        raise ConfigError(f"{_PATH}.checkpoint", problem)
+    return load(point.experiment_file, recorded=True).model
 
 
 def _not_loaded(point: StartPoint, model: nn.Module) -> dict[str, list[str]]:
@@ -123,8 +140,11 @@ def _some(names: Sequence[str]) -> str:
 
 def _check_weights(point: StartPoint, start: StartFrom, model: nn.Module) -> None:
     fit = check_weights(point.folder, model)
+    if start.match == "grow":
+        plan_growth(build_on_meta(_earlier(point)), model)
+        return
     if start.match == "strict" and not fit.is_exact:
-        advice = "" if start.load == "everything" else "; match: names loads what fits"
+        advice = "" if start.load == "everything" else "; match: names loads what fits, match: grow a smaller model"
         raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} does not fit the model: {fit}{advice}")
     if not fit.matching:
         raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} has no tensor that fits the model: {fit}")

@@ -75,7 +75,7 @@ def test_a_checkpoints_plugin_does_not_run_unasked(publish: Publish, tmp_path: P
         lambda: archlab.load_model(folder),
         lambda: archlab.evaluate(folder),
         lambda: archlab.generate(folder, "a"),
-        lambda: archlab.export(folder, tmp_path / "out"),
+        lambda: archlab.export(folder, tmp_path / "out", to=["standalone"]),
         lambda: archlab.load(folder / "experiment.yaml"),
         lambda: archlab.train(folder / "experiment.yaml", out=tmp_path / "run"),
     )

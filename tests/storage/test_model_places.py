@@ -42,7 +42,7 @@ def test_a_checkpoint_of_a_run_is_a_model(tiny: Tiny, tmp_path: Path) -> None:
     one, two, three = (torch.cat([p.flatten() for p in m.parameters()]) for m in (model, last, final))
     assert not torch.equal(one, two)
     assert torch.equal(two, three)
-    assert (archlab.export(step, tmp_path / "export") / "model.py").is_file()
+    assert (archlab.export(step, tmp_path / "export", to=["standalone"]) / "modeling_tiny.py").is_file()
     assert "is an export, which runs without archlab: python " in why_no_model(tmp_path / "export")
 
 

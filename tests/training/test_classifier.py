@@ -52,7 +52,7 @@ def test_a_classifier_is_trained_measured_reported_and_exported(digits: Path, tm
     assert 0 <= found.metrics["accuracy"] <= 1
     assert found.tokens == 300
     assert "accuracy" in api.report(tmp_path / "run").read_text()
-    module = (api.export(tmp_path / "run", tmp_path / "out") / "model.py").read_text()
+    module = (api.export(tmp_path / "run", tmp_path / "out", to=["standalone"]) / "modeling_digits.py").read_text()
     assert "def generate" not in module
     with pytest.raises(ArchlabError, match="no text to continue"):
         list(api.generate(tmp_path / "run", "abc"))

@@ -20,17 +20,38 @@ from archlab.text import shell_path
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="Write the export to this directory.")
+@click.option(
+    "--to", "to", multiple=True, metavar="FORMAT", help="Write this format: standalone, transformers, native or pt2."
+)
+@click.option("--trial", type=click.IntRange(min=0), help="Export this trial of a search.")
+@click.option("--top", type=click.IntRange(min=1), help="Export the best so many trials of a search.")
+@click.option("--pareto", is_flag=True, help="Export the trials of the Pareto front of a search.")
+@click.option("--portable", is_flag=True, help="Compile pt2 for every processor with AVX2, not this one.")
 @FORCE
 @TRUST_PLUGINS
-def export(folder: Path, out: Path, force: bool) -> None:
-    """Write a trained model as a directory that runs without archlab.
+def export(
+    folder: Path,
+    out: Path,
+    to: tuple[str, ...],
+    trial: int | None,
+    top: int | None,
+    pareto: bool,
+    portable: bool,
+    force: bool,
+) -> None:
+    """Write a trained model as a directory that works without archlab.
 
-    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial.
+    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial, an import. The default formats are
+    standalone and transformers. Each is loaded in a process without archlab and compared with the model first.
     """
-    path = api.export(folder, out, force=force)
-    click.echo(f"{path}: model.safetensors, config.yaml and model.py")
-    if "def main(" in (path / "model.py").read_text(encoding="utf-8"):
-        click.echo(f"try it: python {shell_path(path / 'model.py')} 'def '")
+    if sum((trial is not None, top is not None, pareto)) > 1:
+        raise click.UsageError("--trial, --top and --pareto choose trials in different ways; give one of them")
+    names = [name for each in to for name in each.split(",") if name]
+    options = {"portable": True} if portable else {}
+    path = api.export(
+        folder, out, to=names, trial=trial, top=top, pareto=pareto, force=force, options=options, tell=click.echo
+    )
+    click.echo(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 
 @click.command()

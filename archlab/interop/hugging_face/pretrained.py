@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields
 from archlab.interop._tensors import check_tensors, export_tensors, load_tensors
 from archlab.interop.hugging_face.config_json import HFConfig, find_model_type, read_config
-from archlab.interop.hugging_face.match import match, match_model_type
+from archlab.interop.hugging_face.match import Match, match, match_model_type
 from archlab.interop.hugging_face.tensor_files import (
     StoredTensor,
     common_dtype,
@@ -119,21 +119,37 @@ def save_pretrained(
     if not isinstance(spec, Spec):
         raise ArchlabError(f"{folder}: this model was not built from a spec, which its config.json is derived from")
     found = match_model_type(spec) if model_type is None else match(spec, model_type, str(folder))
-    target = find_model_type(found.model_type, str(folder))
     check = require_target(folder, "pretrained", force=force)
+    with atomic_dir(folder, replace=True, check=check) as partial:
+        write_pretrained(model, found, partial)
+        for name, data in _tokenizer_files(model).items():
+            write_bytes(partial / name, data)
+        write_manifest(partial, "pretrained")
+    return folder
+
+
+def write_pretrained(
+    model: nn.Module,
+    found: Match,
+    folder: Path,
+    write: Callable[[Path, Mapping[str, Tensor]], None] | None = None,
+) -> None:
+    """Write a model's config.json and weights, as a `model_type` that it matches, into an existing directory.
+
+    `write` writes the tensors; the default is to one file.
+    """
+    target = find_model_type(found.model_type, str(folder))
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     header = {"architectures": [target.architecture], "model_type": found.model_type, "dtype": dtype}
     # A null by default says nothing, and transformers warns of some that it does not expect.
     fields = {k: v for k, v in found.fields.items() if v is not None or target.fields.get(k) is not None}
     parameters = _by_their_names(_shifted(model, found.shifts), target, found.fields)
     tensors = export_tensors(parameters, target.to_hf)
-    with atomic_dir(folder, replace=True, check=check) as partial:
-        write_tensors(partial / "model.safetensors", tensors, metadata={"format": "pt"})
-        write_text(partial / "config.json", json.dumps({**header, **fields}, indent=2) + "\n")
-        for name, data in _tokenizer_files(model).items():
-            write_bytes(partial / name, data)
-        write_manifest(partial, "pretrained")
-    return folder
+    write_text(folder / "config.json", json.dumps({**header, **fields}, indent=2) + "\n")
+    if write is None:
+        write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
+    else:
+        write(folder, tensors)
 
 
 def _tokenizer_files(model: nn.Module) -> Mapping[str, bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,17 +19,47 @@ def build() -> nn.Module:
 
 
 def load(folder: str | Path = Path(__file__).parent, device: str | torch.device = "cpu") -> nn.Module:
-    """Return the model in evaluation mode with the weights in `folder`; raise ValueError if their names do not fit."""
+    """Return the model in evaluation mode with the weights in `folder`.
+
+    Raises ValueError naming the file that is damaged, or the tensor that does not fit.
+    """
     with torch.device(device):
         model = build()
-    weights = load_file(Path(folder) / "model.safetensors", device=str(device))
-    first: dict[int, str] = {}
+    weights, first = dict[str, torch.Tensor](), dict[int, str]()
+    for file in weight_files(Path(folder)):
+        weights |= load_file(file, device=str(device))
     for name, tensor in model.state_dict(keep_vars=True).items():
         first.setdefault(id(tensor), name)  # tied tensors are stored once, under their first name
+    if weights.keys() == {f"model.{name}" for name in first.values()}:  # transformers' save_pretrained wrote them
+        weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
     if weights.keys() != set(first.values()):
-        raise ValueError(f"the weights do not fit the model: {sorted(weights.keys() ^ set(first.values()))}")
+        raise ValueError(f"{folder}: the weights do not fit the model: {sorted(weights.keys() ^ set(first.values()))}")
+    for name, tensor in model.state_dict().items():
+        if name in weights and weights[name].shape != tensor.shape:
+            raise ValueError(f"{folder}: {name} has shape {list(weights[name].shape)} and not {list(tensor.shape)}")
     model.load_state_dict(weights, strict=False)
     return model.eval()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return a folder's safetensors files; raise ValueError naming one that is missing or not as it was written."""
+    index, listed = folder / "model.safetensors.index.json", folder / "manifest.json"
+    names = {"model.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    # transformers' save_pretrained leaves no manifest.
+    known = json.loads(listed.read_text(encoding="utf-8"))["files"] if listed.is_file() else {}
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ValueError(f"{folder}: has no file {name!r}")
+        if name in known and _sha256(folder / name) != known[name]["sha256"]:
+            raise ValueError(f"{folder / name}: has changed since it was written; its SHA-256 is in {listed.name}")
+    return [folder / name for name in sorted(names)]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @torch.inference_mode()

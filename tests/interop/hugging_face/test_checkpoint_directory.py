@@ -327,4 +327,4 @@ def test_an_imported_checkpoint_is_one_of_ours(folder: Path, tmp_path: Path, tex
         api.evaluate(out, ["model.dim=4"])
     with pytest.raises(ArchlabError, match="is not empty"):
         import_checkpoint(folder, out)
-    assert api.export(out, tmp_path / "standalone").is_dir()
+    assert api.export(out, tmp_path / "standalone", to=["standalone"]).is_dir()

@@ -120,8 +120,8 @@ def test_a_prompt_beyond_the_models_vocabulary_is_refused(folder: Path, tmp_path
 
 
 def test_an_export_carries_the_tokenizer(folder: Path, tmp_path: Path) -> None:
-    out = api.export(import_checkpoint(folder, tmp_path / "out"), tmp_path / "export")
+    out = api.export(import_checkpoint(folder, tmp_path / "out"), tmp_path / "export", to=["standalone"])
     assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
-    head = (out / "model.py").read_text()
+    head = (out / "modeling_llama.py").read_text()
     assert "The tokens are those of tokenizer.json; its special tokens are '<bos>' before a text." in head
     assert "def main(" not in head

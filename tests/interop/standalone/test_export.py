@@ -1,7 +1,6 @@
 """An exported model gives the same scores in a process that cannot import archlab."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from archlab import ArchlabError
 from archlab.config import experiment as config
 from archlab.config.yaml_files import shipped_files
-from archlab.interop.standalone.export import export, render_model
+from archlab.interop.exporting import exported_model
+from archlab.interop.exporting.export import export as export_to
+from archlab.interop.standalone.render import render_model
 from archlab.modeling.build import build
 from archlab.ops import dispatch
 from archlab.storage.checkpoint import save_model
@@ -83,7 +84,7 @@ class Block:
 sys.meta_path.insert(0, Block())
 sys.path.insert(0, sys.argv[1])
 import torch
-from model import generate, load
+from modeling_it import generate, load
 from safetensors.torch import load_file, save_file
 
 tokens = load_file(sys.argv[2])["tokens"]
@@ -104,6 +105,10 @@ EXPERIMENTS = {
     "plugin": "base: llama2_tiny\nplugins: [parts.py]\n"
     "model: {layers: [{mixer: {type: both, gain: 2}}, {repeat: 2, mixer: {type: megalodon, shared_dim: 64}}]}",
 }
+
+
+def export(folder: Path, out: Path, *, force: bool = False) -> Path:
+    return export_to(folder, out, ["standalone"], force=force)
 
 
 def save_checkpoint(folder: Path, yaml: str) -> Path:
@@ -153,13 +158,14 @@ def test_logits_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.slow
 def test_the_file_is_tidy_and_runs_by_itself(tmp_path: Path) -> None:
     out = export(save_checkpoint(tmp_path / "run", EXPERIMENTS["plugin"]), tmp_path / "out")
-    names = ["config.yaml", "manifest.json", "model.py", "model.safetensors", "tokens.json"]
+    texts = ["README.md", "config.yaml", "manifest.json"]
+    names = [*texts, "model.safetensors", "modeling_it.py", "provenance.json", "tokens.json"]
     assert sorted(file.name for file in out.iterdir()) == names
     assert config.load(out / "config.yaml").model.to_plain()["layers"][1]["repeat"] == 2
     ruff = ["-m", "ruff", "--isolated"]
-    run(*ruff, "check", "--select", "F,E1,E7,W", out / "model.py")
-    run(*ruff, "format", "--check", "--line-length", "120", out / "model.py")
-    assert run(out / "model.py", "Once").startswith("Once")
+    run(*ruff, "check", "--select", "F,E1,E7,W", out / "modeling_it.py")
+    run(*ruff, "format", "--check", "--line-length", "120", out / "modeling_it.py")
+    assert run(out / "modeling_it.py", "Once").startswith("Once")
 
 
 def test_only_what_is_used_is_taken_over_as_it_was_written(tmp_path: Path) -> None:
@@ -195,7 +201,7 @@ def test_an_earlier_export_is_replaced_only_by_force(tmp_path: Path) -> None:
     newer = save_checkpoint(tmp_path / "newer", EXPERIMENTS["plugin"])
     with pytest.raises(ArchlabError, match="not empty"):
         export(newer, out)
-    assert "silu" in (export(newer, out, force=True) / "model.py").read_text()
+    assert "silu" in (export(newer, out, force=True) / "modeling_it.py").read_text()
     (out / "thesis.tex").write_text("mine")
     with pytest.raises(ArchlabError, match=r"thesis\.tex"):
         export(folder, out, force=True)
@@ -206,16 +212,19 @@ def test_a_checkpoint_that_is_replaced_while_it_is_exported_is_exported_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save_checkpoint(tmp_path / "run", EXPERIMENTS["tied"])
-    copyfile, newer = shutil.copyfile, [EXPERIMENTS["plugin"]]
+    load_late, newer = load_file, [EXPERIMENTS["plugin"]]
 
-    def copy_late(source: Path, target: Path) -> None:
-        copyfile(source, target)
+    def read_late(file: Path) -> dict[str, torch.Tensor]:
+        tensors = load_late(file)
         if newer:
             save_checkpoint(tmp_path / "run", newer.pop())
+        return tensors
 
-    monkeypatch.setattr(shutil, "copyfile", copy_late)
+    monkeypatch.setattr(exported_model, "load_file", read_late)
     out = export(folder, tmp_path / "out")
-    assert (out / "model.safetensors").read_bytes() == (folder / "final/model.safetensors").read_bytes()
+    written, expected = (load_file(place / "model.safetensors") for place in (out, folder / "final"))
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], expected[name]) for name in written)
     assert (out / "config.yaml").read_text() == config.load(folder / "it.yaml").to_yaml()
 
 

@@ -1,14 +1,13 @@
-"""Export of a trained model to a directory that runs without archlab: weights, the YAML, and one Python module."""
+"""The source of one readable Python module that builds a model, loads its weights and generates tokens."""
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import archlab
-from archlab.config.experiment import Experiment, load
+from archlab.config.experiment import Experiment
 from archlab.config.spec import Spec
 from archlab.data.tokenizers import ModelTokens
 from archlab.errors import one_line
@@ -19,52 +18,20 @@ from archlab.interop.standalone.rendering import packages_of, render_definitions
 from archlab.interop.standalone.source import ExternalName
 from archlab.interop.standalone.statements import definition_of
 from archlab.modeling.build import build_on_meta, count_parameters
-from archlab.storage.files import atomic_dir, write_bytes, write_text
-from archlab.storage.manifest import write_manifest
-from archlab.storage.model_tokens import token_files
-from archlab.storage.snapshot import read_verified
-from archlab.storage.targets import require_target
-from archlab.storage.trained_model import find_model
-from archlab.storage.trained_task import find_tokens
 
-_WEIGHTS, _CONFIG, _MODEL = "model.safetensors", "config.yaml", "model.py"
 _PARTIAL = ExternalName("functools.partial", "partial")
 _BUILD_STUB = 'raise NotImplementedError("the export writes this function")'
 _HEADER = '''"""{title}.
 
 {size:,} parameters. Needs {packages}; the weights are in model.safetensors, the experiment in config.yaml.
 
-{tokens}    from model import load
+{tokens}    from {module} import load
     model = load()
     logits, state = model(tokens)  # integers [batch, time]; passing the state back continues the sequence
 
 Written by archlab {version}.
 """
 '''
-
-
-def export(checkpoint_folder: Path, out: Path, *, force: bool = False) -> Path:
-    """Write a checkpoint, or the one of a run or a search, to `out` as a model that does not need archlab.
-
-    Returns `out`. Raises ArchlabError if the checkpoint is damaged, or if `out` is not empty: `force` replaces an
-    earlier export and nothing else. A checkpoint that another process replaces meanwhile is read again.
-    """
-    checkpoint, home = find_model(checkpoint_folder)
-    check = require_target(out, "export", force=force, sources=[checkpoint])
-    with atomic_dir(out, replace=True, check=check) as partial:
-        experiment, tokens = read_verified(checkpoint, lambda folder: _copy_checkpoint(folder, home, partial))
-        write_text(partial / _CONFIG, experiment.to_yaml())
-        write_text(partial / _MODEL, render_model(experiment, tokens))
-        for name, data in token_files(tokens).items():
-            write_bytes(partial / name, data)
-        write_manifest(partial, "export")
-    return out
-
-
-def _copy_checkpoint(checkpoint: Path, home: Path, partial: Path) -> tuple[Experiment, ModelTokens | None]:
-    """Copy a checkpoint's weights and return its experiment, which is in `home`, and what its tokens mean."""
-    shutil.copyfile(checkpoint / _WEIGHTS, partial / _WEIGHTS)
-    return load(home / "experiment.yaml", recorded=True), find_tokens(home)
 
 
 def render_model(experiment: Experiment, tokens: ModelTokens | None = None) -> str:
@@ -84,6 +51,11 @@ def render_model(experiment: Experiment, tokens: ModelTokens | None = None) -> s
     return "\n".join([*head, *space, body, *tail, ""])
 
 
+def module_name(name: str) -> str:
+    """Return the name of the module that an experiment's model is written to: an identifier, whatever its name is."""
+    return f"modeling_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_') or 'model'}"
+
+
 def _children_first(spec: Spec) -> Iterator[Spec]:
     for value in spec.knobs.values():
         for child in value if isinstance(value, list) else [value]:
@@ -92,11 +64,16 @@ def _children_first(spec: Spec) -> Iterator[Spec]:
     yield spec
 
 
+def is_program(experiment: Experiment, tokens: ModelTokens | None) -> bool:
+    """Tell whether the module can be run, to continue a text given on its command line."""
+    return template.main in _functions(experiment, tokens)
+
+
 def _functions(experiment: Experiment, tokens: ModelTokens | None) -> list[Callable[..., Any]]:
     """Return the template's functions for a model: `generate` needs a language model, `main` one of bytes."""
     if not experiment.task.component.cls.predicts_next:
-        return [template.build, template.load]
-    functions: list[Callable[..., Any]] = [template.build, template.load, template.generate]
+        return [template.build, template.load, template.weight_files]
+    functions: list[Callable[..., Any]] = [template.build, template.load, template.weight_files, template.generate]
     is_of_bytes = tokens is not None and tokens.kind == "bytes" and experiment.model.knobs.get("vocab_size") == 256
     return [*functions, template.main] if is_of_bytes else functions
 
@@ -109,6 +86,7 @@ def _header(experiment: Experiment, bundle: Bundle, tokens: ModelTokens | None) 
         size=count_parameters(build_on_meta(experiment.model)),
         packages=" and ".join(packages_of(bundle)),
         tokens=_describe_tokens(tokens),
+        module=module_name(experiment.name),
         version=archlab.__version__,
     )
 

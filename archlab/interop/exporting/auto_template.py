@@ -1,0 +1,242 @@
+# mypy: ignore-errors
+"""NAME for transformers: `AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)`.
+
+The model itself is in MODELING.py. B batch, T time, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from .MODELING import build, weight_files
+
+FORMAT = 1  # of these files; a later one is refused by its number
+
+
+class ArchlabConfig(PretrainedConfig):
+    """What the library asks of every model; the architecture is code, and config.yaml its description."""
+
+    model_type = "archlab"
+
+    def __init__(self, archlab_format: int = FORMAT, padding_id: int | None = None, **fields) -> None:
+        if archlab_format != FORMAT:
+            raise ValueError(f"config.json: archlab_format {archlab_format} is not {FORMAT}, which this file reads")
+        self.archlab_format, self.padding_id = archlab_format, padding_id
+        super().__init__(**fields)
+
+
+class StateCache(Cache):
+    """The model's recurrent state, a mapping of tensors [B, ...]; each row has read as many tokens as it has read."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.state: dict[str, Tensor] | None = None
+        self.num_tokens = 0  # of the longest row, padding included
+
+    is_compileable = False
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return how many positions of `input_ids` were read."""
+        return self.num_tokens
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        """Return that there is no maximum."""
+        return -1
+
+    get_max_cache_shape = get_max_length
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the rows of these indices, in their order."""
+        if self.state is not None:
+            self.state = {name: x.index_select(0, beam_idx.to(x.device)) for name, x in self.state.items()}
+
+    batch_select_indices = reorder_cache
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        if self.state is not None:
+            self.state = {name: x.repeat_interleave(repeats, 0) for name, x in self.state.items()}
+
+    def reset(self) -> None:
+        """Start over."""
+        self.state, self.num_tokens = None, 0
+
+    def crop(self, *_) -> None:
+        """Raise: a recurrent state has no way back."""
+        raise ValueError("the state of a recurrent model cannot be cut to fewer tokens")
+
+
+class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
+    """The model under the library's interface."""
+
+    config_class = ArchlabConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _is_stateful = True
+
+    def __init__(self, config: ArchlabConfig) -> None:
+        super().__init__(config)
+        self.model = build()
+        # from_pretrained builds on the meta device, where what no file holds has no values.
+        self._is_loading = any(parameter.is_meta for parameter in self.model.parameters())
+        if self._is_loading:
+            with torch.device("cpu"):
+                self._initial_buffers = dict(build().named_buffers())
+        self._tied_weights_keys = _tied_names(self)
+        config.tie_word_embeddings = bool(self._tied_weights_keys)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, folder, *args, **options):
+        """Load the model; raise ValueError naming a file that has changed since it was exported."""
+        if Path(folder).is_dir():
+            weight_files(Path(folder))
+        return super().from_pretrained(folder, *args, **options)
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fill in what no file holds; `build` has initialized a model that is not loaded."""
+        if not self._is_loading:
+            return
+        prefix = next((name for name, each in self.model.named_modules() if each is module), None)
+        if prefix is None:
+            return
+        for name, parameter in module.named_parameters(recurse=False):
+            if not getattr(parameter, "_is_hf_initialized", False):
+                raise ValueError(f"the weights hold no {f'{prefix}.{name}'.lstrip('.')}")
+        for name, buffer in module.named_buffers(recurse=False):
+            if not getattr(buffer, "_is_hf_initialized", False):
+                buffer.copy_(self._initial_buffers[f"{prefix}.{name}".lstrip(".")])
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the embedding."""
+        return self.model.embedding
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: StateCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+        **loss_options,
+    ) -> CausalLMOutputWithPast | tuple:
+        """Return logits of the last `logits_to_keep` positions, or of all, and the cache after them.
+
+        Padding, where `attention_mask` is 0, is not read: each row gives what it gives alone. `loss_options` are the
+        library's `num_items_in_batch` and `shift_labels`.
+        """
+        unknown = [name for name in loss_options if name not in ("num_items_in_batch", "shift_labels")]
+        if unknown:
+            raise TypeError(f"this model has no {', '.join(unknown)}; positions follow from attention_mask")
+        if past_key_values is not None and not isinstance(past_key_values, StateCache):
+            raise TypeError(f"past_key_values is a {type(past_key_values).__name__}; this model has a StateCache")
+        cache = StateCache() if past_key_values is None else past_key_values
+        if use_cache is None:
+            use_cache = labels is None and getattr(self.config, "use_cache", True)
+        needs_state = use_cache or past_key_values is not None
+        kept_BT = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
+        logits, state = self._run(self._readable(input_ids), kept_BT, cache.state, logits_to_keep, needs_state)
+        if needs_state:
+            cache.state, cache.num_tokens = state, cache.num_tokens + input_ids.shape[1]
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_options)
+            loss = loss + _auxiliary_loss(state) / (loss_options.get("num_items_in_batch") or labels.numel())
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if needs_state else None)
+        return output if return_dict or return_dict is None else output.to_tuple()
+
+    def prepare_inputs_for_generation(
+        self, input_ids, next_sequence_length=None, past_key_values=None, attention_mask=None, use_cache=True, **options
+    ) -> dict:
+        """Return the inputs of one step: the tokens that the cache has not seen."""
+        if options.get("inputs_embeds") is not None:
+            raise ValueError("this model reads input_ids, and no inputs_embeds")
+        if next_sequence_length is not None:
+            input_ids = input_ids[:, -next_sequence_length:]
+        kept = {name: options[name] for name in ("logits_to_keep",) if options.get(name) is not None}
+        return {
+            "input_ids": input_ids,
+            "past_key_values": past_key_values,
+            "attention_mask": attention_mask,
+            "use_cache": use_cache,
+        } | kept
+
+    def _readable(self, tokens_BT: Tensor) -> Tensor:
+        # A row that has ended is fed the padding's number, which may lie past the vocabulary; nobody reads its logits.
+        pad = self.config.padding_id
+        return tokens_BT if pad is None else tokens_BT.masked_fill(tokens_BT == pad, 0)
+
+    def _run(
+        self, tokens_BT: Tensor, kept_BT: Tensor | None, state, num_logits: int, needs_state: bool
+    ) -> tuple[Tensor, dict]:
+        """Return the logits of the last positions, of all if `num_logits` is 0, and the state after them."""
+        has_features = hasattr(self.model, "features") and hasattr(self.model, "head")
+        call = self.model.features if has_features else self.model
+        # What follows a token does not change its logits: padding at the end is in the way of the state alone.
+        if kept_BT is None or kept_BT.all() or (state is None and not needs_state and _is_at_end(~kept_BT)):
+            x_BTD, state = call(tokens_BT, state)
+        else:
+            x_BTD, state = _run_rows(self.model, call, tokens_BT, kept_BT, state)
+        x_BTD = x_BTD[:, -num_logits:] if num_logits else x_BTD
+        return (self.model.head(x_BTD) if has_features else x_BTD), state
+
+
+def _tied_names(model: nn.Module) -> dict[str, str]:
+    """Return the first name of each parameter that has another one, by the other one."""
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first.setdefault(id(parameter), name)
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every if first[id(parameter)] != name}
+
+
+def _is_at_end(padding_BT: Tensor) -> bool:
+    return bool((padding_BT[:, 1:] >= padding_BT[:, :-1]).all())
+
+
+def _auxiliary_loss(state: dict[str, Tensor]) -> Tensor | float:
+    return sum(loss_B.sum() for name, loss_B in state.items() if name.rpartition(".")[2] == "auxiliary_loss")
+
+
+def _run_rows(model: nn.Module, call, tokens_BT: Tensor, kept_BT: Tensor, state) -> tuple[Tensor, dict]:
+    """Call the model on the tokens that are kept, rows of one number of them at a time; outputs elsewhere are 0.
+
+    So each row is computed as if it were alone, whatever the architecture: none of its layers ever sees padding.
+    """
+    num_kept_B, rows, outputs, states = kept_BT.sum(1), [], [], []
+    for num_kept in num_kept_B.unique().flip(0).tolist():
+        rows.append((num_kept_B == num_kept).nonzero()[:, 0])
+        kept, own = kept_BT[rows[-1]], None
+        if state is not None:
+            own = {name: x[rows[-1]] for name, x in state.items()}
+        if num_kept:
+            y, own = call(tokens_BT[rows[-1]][kept].view(len(kept), num_kept), own)
+            outputs.append(y.new_zeros(*kept.shape, y.shape[-1]).masked_scatter(kept[..., None], y))
+        elif outputs:
+            outputs.append(torch.zeros_like(outputs[0][:1]).expand(len(kept), -1, -1))
+        else:
+            raise ValueError("attention_mask leaves no token to read")
+        states.append(model.init_state(len(kept)) if own is None else own)
+    order = torch.cat(rows).argsort()
+    return torch.cat(outputs)[order], {name: _join([each[name] for each in states])[order] for name in states[0]}
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """Concatenate states of rows; one that has read less has fewer steps in its second dimension, and gets zeros."""
+    if parts[0].dim() > 1:
+        steps = max(x.shape[1] for x in parts)
+        parts = [F.pad(x, (0, 0) * (x.dim() - 2) + (0, steps - x.shape[1])) for x in parts]
+    return torch.cat(parts)
