@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from archlab.cli.terminal import foreign
 from archlab.config.experiment import Experiment
 from archlab.config.registry import Component, component_of
+from archlab.data.prepared import MissingCorpusError
 from archlab.data.task import Task
 from archlab.modeling.budget import resolve_budget
 from archlab.modeling.build import count_parameters, validate
@@ -31,7 +32,8 @@ def cost_summary(experiment: Experiment, model: nn.Module | None = None) -> dict
     Where there is a budget, `steps` are those that it gives, None for one of seconds, which only a run can tell.
     """
     cost, task = estimate_cost(experiment, model), experiment.task.factory()()
-    figures = {"name": experiment.name, **cost.to_dict(), **({"sources": shares} if (shares := task.shares()) else {})}
+    shares = getattr(task, "shares", dict)()  # a task need not derive from Task
+    figures = {"name": experiment.name, **cost.to_dict(), **({"sources": dict(shares)} if shares else {})}
     if experiment.train.budget is None:
         return figures
     return {**figures, "steps": resolve_budget(experiment, cost).train.steps or None}
@@ -95,7 +97,10 @@ def describe_tokens(experiment: Experiment, folder: Path | None) -> str:
     if carried is None and experiment.task.knobs.get("tokenizer") == "words":  # which only the whole corpus would tell
         return "words of the training text"
     task: Task = experiment.task.factory()()
-    return str(carried or task.model_tokens() or "")
+    try:
+        return str(carried or task.model_tokens() or "")
+    except MissingCorpusError as error:  # which training would need, and costs do not
+        return str(error)
 
 
 def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = "") -> Table:

@@ -44,7 +44,8 @@ def check_experiment(experiment: Experiment) -> Cost:
     """Raise ArchlabError unless the model fits the task and the task's data can be read; return the cost."""
     require_one_device(experiment.parallel)
     task: Task = experiment.task.factory()()
-    task.require_sources()  # first: a model of billions of parameters takes a while even without memory
+    # First: a model of billions of parameters takes a while even without memory. A task need not derive from Task.
+    getattr(task, "require_sources", lambda: None)()
     model = validate(experiment)
     task.check(experiment.train.context)
     return estimate_cost(experiment, model)
