@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from archlab.config.yaml_writer import format_yaml
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
+from archlab.parallel.shard import divided_like, whole_tensors
 from archlab.storage.files import atomic_dir, remove_dir_atomic, write_bytes, write_text
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import integrity_error, verify, write_manifest
@@ -43,16 +44,19 @@ def save_checkpoint(
     *,
     keep: int,
     keep_steps: Sequence[int] = (),
+    whole: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None,
 ) -> Path:
     """Write folder/step_00000100, then delete all but the newest `keep` and `keep_steps`; `extra` is JSON data.
 
-    Checkpoints of later steps, which a run that was started over has left, are deleted as well.
+    Checkpoints of later steps, which a run that was started over has left, are deleted as well. `whole` is what
+    `gather_state` has returned, where the tensors are divided among processes.
     """
     path = folder / f"step_{step:08d}"
     state = {"step": step, "extra": dict(extra), "optimizer": groups_of(model, optimizer)}
+    weights, moments = whole or gather_state(model, optimizer)
     with atomic_dir(path, replace=True, check=require_listed) as partial:
-        write_tensors(partial / _WEIGHTS, named_tensors(model))
-        write_tensors(partial / _OPTIMIZER, tensors_of(model, optimizer))
+        write_tensors(partial / _WEIGHTS, weights)
+        write_tensors(partial / _OPTIMIZER, moments)
         write_tensors(partial / _RNG, random_states())
         write_text(partial / _STATE, json.dumps(state, indent=2))
         write_manifest(partial, "checkpoint")
@@ -62,6 +66,16 @@ def save_checkpoint(
     for old in [number for number in steps if number > step] + [n for n in earlier if n not in keep_steps]:
         _remove_own(steps[old])
     return path
+
+
+def gather_state(
+    model: nn.Module, optimizer: Optimizer, keep: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return a model's and an optimizer's tensors by name, whole; all processes that divide them call this together.
+
+    One that does not `keep` them gets none.
+    """
+    return whole_tensors(named_tensors(model), keep), whole_tensors(tensors_of(model, optimizer), keep)
 
 
 def _remove_own(old: Path) -> None:
@@ -135,7 +149,7 @@ def load_matching_weights(path: Path, model: nn.Module) -> None:
     own = named_tensors(model)
     with torch.no_grad():
         for name in fit_tensors(own, tensors).matching:
-            own[name].copy_(tensors[name])
+            own[name].copy_(divided_like(own[name], tensors[name]))
 
 
 def _require_present_names(tensors: Iterable[str], model: nn.Module, path: Path) -> None:
@@ -165,13 +179,15 @@ def save_model(
     *,
     kind: str = "model",
     check: Callable[[Path], None] = require_listed,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a self-contained model directory: weights, resolved experiment, provenance, and what its tokens mean.
 
     `check` raises for an earlier directory that must stay; the default is one with files that archlab did not write.
+    `weights` are the model's, whole, where it is divided among processes.
     """
     with atomic_dir(folder, replace=True, check=check) as partial:
-        write_tensors(partial / _WEIGHTS, named_tensors(model))
+        write_tensors(partial / _WEIGHTS, named_tensors(model) if weights is None else weights)
         write_text(partial / "experiment.yaml", format_yaml(experiment_resolved))
         write_text(partial / "provenance.json", json.dumps(dict(provenance), indent=2))
         for name, data in token_files(tokens).items():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, one_line
+from archlab.parallel.shard import divided_like
 from archlab.runtime.private_apis import COMPILED_PREFIX
 from archlab.storage.safetensors_header import read_header
 
@@ -48,7 +49,7 @@ def copy_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> 
         raise ArchlabError(f"{source}: does not fit the model: {fit}")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(divided_like(tensor, tensors[name]))
 
 
 @dataclass(frozen=True)
