@@ -36,7 +36,7 @@ def train_in_processes(experiment: Experiment, processes: int, max_restarts: int
     command = [sys.executable, "-m", "archlab", *arguments_without(sys.argv[1:], _OWN_OPTIONS)]
     status = run_processes(processes, command, max_restarts=max_restarts, again=["--resume"], tell=_tell)
     if status:
-        click.get_current_context().exit(status)
+        raise SystemExit(status)
 
 
 def _tell(text: str) -> None:

@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,12 @@ class RankPool:
     def __init__(self, size: int = SIZE) -> None:
         # A server that has imported what they need forks each: a fork of this process could not run backward passes.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "archlab.testing.parallel"])
+        context.set_forkserver_preload(["archlab.testing.parallel"])
         self._folder = tempfile.TemporaryDirectory()
         self._file = str(Path(self._folder.name) / "store")
         self._links: list[Connection] = []
-        self._processes, self._calls = [], 0
+        self._processes: list[BaseProcess] = []
+        self._calls = 0
         for rank in range(size):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, rank, self._file), daemon=True)
@@ -81,6 +84,7 @@ def rank_pool() -> RankPool:
 def _serve(link: Connection, rank: int, file: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # FSDP's, of outputs that are views, which nothing here writes to
     while True:
         try:
             number, count, function, arguments = link.recv()
