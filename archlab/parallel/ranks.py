@@ -22,9 +22,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from archlab.config.experiment import Experiment
 from archlab.config.parallel import Layout, layout_of
 from archlab.errors import ArchlabError, ConfigError, MachineError, PeerError
-from archlab.parallel.session import PATIENCE, Session, session
+from archlab.parallel.session import PATIENCE, Session, present_place, session
 from archlab.runtime.outcome import Outcome, outcome_of
-from archlab.runtime.place import find_place
 from archlab.runtime.rank_status import (
     RankStatus,
     explain_loss,
@@ -206,7 +205,7 @@ def join_ranks(experiment: Experiment) -> Iterator[Ranks]:
     Raises ConfigError if the layout is of another number of processes. An error of communication, once another process
     has gone or stands still, is raised as MachineError naming it, by one process; by the others as PeerError.
     """
-    place = find_place()
+    place = present_place()
     try:
         layout = layout_of(experiment.parallel, place.count)
     except ConfigError as error:

@@ -38,20 +38,30 @@ def session(device: str) -> Iterator[Session | None]:
 
     `device` is `train.device`. Raises ArchlabError if there is no GPU for this process, or the others are not found.
     """
-    global _session
-    place = find_place()
+    place = present_place()
     if place.count == 1 or _session is not None:
         yield _session
         return
-    _session = join(place, device)
-    try:
-        yield _session
-    except BaseException:
-        # The others may be gone, whom leaving would wait for; the process ends soon.
-        _session = None
-        raise
-    _session = None
+    with adopt(join(place, device)) as joined:
+        yield joined
+    # Not after an exception: the others may be gone, whom leaving would wait for, and the process ends soon.
     dist.destroy_process_group()
+
+
+@contextmanager
+def adopt(joined: Session) -> Iterator[Session]:
+    """Have a session that somebody else has joined be this process's."""
+    global _session
+    before, _session = _session, joined
+    try:
+        yield joined
+    finally:
+        _session = before
+
+
+def present_place() -> Place:
+    """Return the place in the session, or in that which the environment tells of."""
+    return find_place() if _session is None else _session.place
 
 
 def join(place: Place, device: str) -> Session:

@@ -42,7 +42,8 @@ def run_processes(
     """
     if os.environ.get(THREADS) in (None, str(num_cores())):  # by itself a process would use all cores
         os.environ[THREADS] = str(max(1, num_cores() // num_processes))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells of each process three times
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell of each process three times
     for attempt in range(max_restarts + 1):
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
         os.environ[STORE] = f"127.0.0.1:{store.port}"

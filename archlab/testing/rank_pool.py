@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from archlab.parallel.session import Session
+from archlab.parallel.session import Session, adopt
 from archlab.runtime.place import Place
 
 SIZE = 4  # as many ranks as any check asks for
@@ -103,6 +103,8 @@ def _in_group(
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=_TIMEOUT)
     try:
         place = Place(rank, count, rank, count)
-        return function(Session(place, torch.device("cpu"), dist.PrefixStore("archlab", store)), *arguments)
+        joined = Session(place, torch.device("cpu"), dist.PrefixStore("archlab", store))
+        with adopt(joined):
+            return function(joined, *arguments)
     finally:
         dist.destroy_process_group()

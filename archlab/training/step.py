@@ -26,10 +26,10 @@ from archlab.parallel.fit import divide_work, memory_of_rank, require_fit
 from archlab.parallel.gradients import clip_gradients, sum_gradients
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay
+from archlab.parallel.session import present_place
 from archlab.parallel.shard import shard_model, unshard
 from archlab.runtime.memory import require_memory
 from archlab.runtime.mixed_precision import resolve_precision
-from archlab.runtime.place import find_place
 from archlab.training.optimizer import build_optimizer, lr_multiplier
 
 
@@ -45,7 +45,7 @@ def prepare_experiment(
     experiment = resolve_auto(resolve_budget(experiment, cost), cost, previous)
     # By the tensors alone: what malloc loses between them differs too much to refuse a run for it.
     needed, fixed = memory_of_rank(experiment, cost, layout_of(experiment.parallel, processes))
-    local = find_place().local_count if processes > 1 else 1
+    local = present_place().local_count if processes > 1 else 1
     require_memory(needed, torch.device(experiment.train.device), fixed=fixed, processes=local)
     return experiment
 
