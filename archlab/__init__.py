@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         load_model,
         migrate,
         plan,
+        prepare,
+        prepare_corpus,
         report,
         run_ladder,
         search,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from archlab.config.registry import Factory, register, slot, slots
     from archlab.config.spec import Spec
     from archlab.config.train_config import TrainConfig
+    from archlab.data.prepared import PreparedCorpus
     from archlab.data.task import Task
     from archlab.errors import ArchlabError, ConfigError, MachineError, TrainingError, did_you_mean, one_line
     from archlab.inference.evaluate import EvalResult
@@ -96,8 +99,8 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate export fit generate import_checkpoint load load_model migrate plan report "
-    "run_ladder search show train watch",
+    "archlab.api": "check evaluate export fit generate import_checkpoint load load_model migrate plan "
+    "prepare prepare_corpus report run_ladder search show train watch",
     "archlab.cli.ladder_progress": "LadderProgressBar",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
@@ -109,6 +112,7 @@ _MODULES = {
     "archlab.config.registry": "Factory register slot slots",
     "archlab.config.spec": "Spec",
     "archlab.config.train_config": "TrainConfig",
+    "archlab.data.prepared": "PreparedCorpus",
     "archlab.data.task": "Task",
     "archlab.errors": "ArchlabError ConfigError MachineError TrainingError did_you_mean one_line",
     "archlab.inference.evaluate": "EvalResult",
@@ -161,6 +165,7 @@ __all__ = [
     "Param",
     "Plan",
     "Positive",
+    "PreparedCorpus",
     "Progress",
     "ProgressBar",
     "Range",
@@ -196,6 +201,8 @@ __all__ = [
     "migrate",
     "one_line",
     "plan",
+    "prepare",
+    "prepare_corpus",
     "register",
     "report",
     "reserve_state",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from archlab.data.prepared import PreparedCorpus
     from archlab.data.task import Task
     from archlab.inference.evaluate import EvalResult
     from archlab.modeling.cost import Cost
@@ -96,6 +97,66 @@ def plan(
     from archlab.planning.plan import plan as make
 
     return make(loaded, device=device, devices=devices, tokens=tokens)
+
+
+@explain_failures
+def prepare(
+    experiment: ExperimentLike, overrides: Sequence[str] = (), *, trust_plugins: bool = False
+) -> list[PreparedCorpus]:
+    """Make the tokens of an experiment's text in the user's cache, if they are not there; return them.
+
+    Training does the same when it starts. Returns nothing for data that are read as they are, such as bytes.
+
+        [corpus] = archlab.prepare("megalodon_tiny", ["task={type: text, path: books, tokenizer: tokenizer.json}"])
+        corpus.length("train"), corpus.folder
+    """
+    loaded = load(experiment, overrides, trust_plugins=trust_plugins)
+    task: Task = loaded.task.factory()()
+    return list(task.prepare())
+
+
+@explain_failures
+def prepare_corpus(
+    corpus: StrPath,
+    out: StrPath,
+    *,
+    tokenizer: StrPath,
+    vocab_size: int | None = None,
+    special_tokens: bool = False,
+    glob: str = "**/*",
+    field: str = "text",
+    eval_bytes: int | None = 2**19,
+) -> PreparedCorpus:
+    """Make the tokens of a file or directory of text in the directory `out`, for the task `prepared`; return them.
+
+    `tokenizer` is the path of a tokenizer.json, "bytes", or "words" with a `vocab_size`. The same call goes on where a
+    killed one ended. Raises ArchlabError for a directory that holds anything else.
+
+        archlab.prepare_corpus("books", "corpora/books", tokenizer="tokenizer.json").length("train")
+    """
+    from archlab.data.prepared import prepare_text
+
+    return prepare_text(
+        Path(corpus),
+        Path(out),
+        str(tokenizer),
+        vocab_size=vocab_size,
+        special_tokens=special_tokens,
+        glob=glob,
+        field=field,
+        eval_bytes=eval_bytes,
+    )
+
+
+def corpus_dir(experiment: ExperimentLike, overrides: Sequence[str] = ()) -> Path:
+    """Return the directory of the prepared corpus that an experiment names; raise ArchlabError if it names none."""
+    loaded = load(experiment, overrides)
+    task: Task = loaded.task.factory()()
+    if task.prepared_dir is None:
+        raise ArchlabError(
+            f"{loaded.name}: its task, {loaded.task.name}, names no prepared corpus; say --out DIRECTORY"
+        )
+    return task.prepared_dir
 
 
 @explain_failures

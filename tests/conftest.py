@@ -98,6 +98,14 @@ def state_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def tokens_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tokens of the tests' texts somewhere else than in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARCHLAB_TOKENS", str(tmp_path_factory.mktemp("tokens")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def plugins_of_one_test() -> Iterator[None]:
     """Forget the components that a test registered."""

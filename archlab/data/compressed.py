@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import bz2
 import importlib
+import io
 import lzma
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Protocol
+from typing import Any, Protocol
 
 from archlab.errors import ArchlabError, one_line
 
@@ -33,6 +34,7 @@ _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
 }
 COMPRESSED = (*_DECOMPRESSORS, ".zst")
 _CHUNK = 2**16  # bytes that are copied for each stream: bgzip writes one for every 64 kB
+_PIECE = 2**20  # bytes of a file that are read at a time
 _SHARD = re.compile(r"[-_.]\d+(?:-of-\d+)?$")
 
 
@@ -57,6 +59,97 @@ def decompress(data: bytes, suffix: str, location: str) -> bytes:
         raise
     except Exception as error:  # each library has errors of its own
         raise ArchlabError(f"{location}: is truncated or damaged, as {suffix} data: {one_line(error)}") from error
+
+
+def iter_bytes(path: Path, compression: Sequence[str], advance: Callable[[int], None]) -> Iterator[bytes]:
+    """Yield a file's bytes in pieces, decompressed; raise ArchlabError naming one that cannot be read, or is damaged.
+
+    `advance` is told of the bytes that have been read from the file.
+    """
+    if len(compression) > 1:  # which nobody does
+        data = read_bytes(path)
+        for suffix in compression:
+            data = decompress(data, suffix, str(path))
+        yield data
+        return
+    chunks = _iter_file(path, advance)
+    if not compression:
+        yield from chunks
+        return
+    try:
+        yield from _iter_decompressed(chunks, compression[0], str(path))
+    except (ArchlabError, MemoryError):
+        raise
+    except Exception as error:  # each library has errors of its own
+        raise ArchlabError(f"{path}: is truncated or damaged, as {compression[0]} data: {one_line(error)}") from error
+
+
+def _iter_file(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
+    try:
+        if not path.is_file():  # a FIFO would be waited for
+            raise ArchlabError(f"{path}: cannot be read: not a file, or a broken link")
+        with path.open("rb") as file:
+            while chunk := file.read(_PIECE):
+                advance(len(chunk))
+                yield chunk
+    except OSError as error:
+        raise ArchlabError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _iter_decompressed(chunks: Iterator[bytes], suffix: str, location: str) -> Iterator[bytes]:
+    if suffix == ".zst":
+        yield from _iter_zstd(chunks, location)
+        return
+    stream: _Decompressor | None = None
+    num_streams = 0
+    for chunk in chunks:
+        left = chunk
+        while left:
+            if stream is None and not (left := left.lstrip(b"\0") if num_streams else left):  # see `_decompress`
+                break
+            if stream is None:
+                stream, num_streams = _DECOMPRESSORS[suffix](), num_streams + 1
+            yield stream.decompress(left)
+            left = stream.unused_data if stream.eof else b""
+            stream = None if stream.eof else stream
+    if stream is not None or not num_streams:
+        raise EOFError("the data end before the end of a stream")
+
+
+def _iter_zstd(chunks: Iterator[bytes], location: str) -> Iterator[bytes]:
+    first = next(chunks, b"")
+    if not first:
+        raise EOFError("the file is empty")
+    with _open_zstd(_Joined(first, chunks), location) as stream:
+        while piece := stream.read(_PIECE):
+            yield bytes(piece)
+
+
+def _open_zstd(file: Any, location: str) -> Any:
+    for library in ("compression.zstd", "backports.zstd"):  # the first comes with Python 3.14
+        with suppress(ImportError):
+            return importlib.import_module(library).open(file)
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise ArchlabError(f"{location}: Zstandard needs the pyarrow library: pip install pyarrow") from error
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd")
+
+
+class _Joined(io.RawIOBase):
+    """Chunks as a file that can be read once, from its start."""
+
+    def __init__(self, first: bytes, chunks: Iterable[bytes]) -> None:
+        self.left, self.chunks = first, iter(chunks)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.left = self.left or next(self.chunks, b"")
+        piece, self.left = self.left[: len(buffer)], self.left[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
 
 
 def _decompress(data: bytes, decompressor: Callable[[], _Decompressor]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from archlab.errors import ArchlabError
 
@@ -94,6 +94,21 @@ def require_utf8(text: bytes, location: str) -> None:
         raise ArchlabError(
             f"{location}: is not UTF-8: byte 0x{text[error.start]:02X} at {error.start:,}; convert the file"
         ) from error
+
+
+def iter_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a text that comes in chunks, without the signature of UTF-8; see `split_lines`."""
+    begun: list[bytes] = []  # of one line, which may be longer than many chunks
+    is_first = True
+    for chunk in chunks:
+        *ended, rest = chunk.split(b"\n")
+        for end in ended:
+            line = b"".join((*begun, end)).removesuffix(b"\r")
+            yield line.removeprefix(BOM) if is_first else line
+            begun, is_first = [], False
+        begun.append(rest)
+    if last := b"".join(begun):
+        yield (last.removeprefix(BOM) if is_first else last).removesuffix(b"\r")
 
 
 def split_lines(data: bytes) -> list[bytes]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from archlab.data.compressed import decompress, read_bytes, split_suffix
+from archlab.data.compressed import decompress, iter_bytes, read_bytes, split_suffix
 from archlab.data.file_types import (
     BOM,
     is_no_data,
+    iter_lines,
     list_briefly,
     require_text,
     require_text_name,
@@ -31,14 +32,24 @@ _JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 _TABLES = (".parquet", ".arrow", ".feather")
 
 
-def read_documents(name: str, path: Path, field: str) -> Iterator[Document]:
+def read_documents(
+    name: str, path: Path, field: str, advance: Callable[[int], None] = lambda num_bytes: None
+) -> Iterator[Document]:
     """Yield the documents of a file: a text file is one document, JSON and tables have one in the `field` of each row.
 
     Text, `*.jsonl`, `*.json`, `*.parquet` and `*.arrow` are told by their suffixes in any case, before one of
     compression (.gz, .xz, .bz2, .zst); a `*.zip` holds such files. Raises ArchlabError naming the file, and its row, of
-    what is truncated, damaged, no text, or of another format.
+    what is truncated, damaged, no text, or of another format. JSON lines are read line by line, of a file of any size;
+    `advance` is told of the bytes that have been read.
     """
-    yield from _read_data(name, path.name, read_bytes(path), field, str(path))
+    suffix, compression = split_suffix(path.name)
+    if suffix in _JSON_LINES:
+        lines = iter_lines(iter_bytes(path, compression, advance))
+        yield from _at_least_one(name, read_json_lines(name, lines, field, str(path)))
+        return
+    data = read_bytes(path)
+    advance(len(data))
+    yield from _read_data(name, path.name, data, field, str(path))
 
 
 def _read_data(name: str, file: str, data: bytes, field: str, location: str) -> Iterator[Document]:
@@ -52,11 +63,15 @@ def _read_data(name: str, file: str, data: bytes, field: str, location: str) -> 
     if suffix in _TABLES:
         documents = read_table(name, data, field, suffix, location)
     elif suffix in _JSON_LINES:
-        documents = read_json_lines(name, data, field, location)
+        documents = read_json_lines(name, split_lines(data.removeprefix(BOM)), field, location)
     elif suffix == ".json":
         documents = read_json(name, data, field, location)
     else:
         documents = iter([(name, require_text(data, location))])
+    yield from _at_least_one(name, documents)
+
+
+def _at_least_one(name: str, documents: Iterator[Document]) -> Iterator[Document]:
     # A table without a row is an empty document: an empty test split must be noticed, not cut from another.
     yield next(documents, (name, b""))
     yield from documents

@@ -12,18 +12,27 @@ from archlab.errors import ArchlabError, did_you_mean, one_line
 _Row: TypeAlias = tuple[str, str]  # its name within the file, and its text
 
 
-def read_json_lines(name: str, data: bytes, field: str, location: str) -> Iterator[tuple[str, bytes]]:
+def read_json_lines(name: str, lines: Iterable[bytes], field: str, location: str) -> Iterator[tuple[str, bytes]]:
     """Yield the `field` of the object in each line; blank lines are skipped.
 
     Raises ArchlabError naming the line of anything else.
     """
-    lines = split_lines(data.removeprefix(BOM))
-    for number, line in enumerate(lines, 1):
+    for number, (line, is_last) in enumerate(_mark_last(lines), 1):
         place = f"{location}:{number}"
         if line.strip(b" \t\r"):
-            hint = "the file is truncated" if number == len(lines) else "a line holds one object"
+            hint = "the file is truncated" if is_last else "a line holds one object"
             entry = _parse(line, place, hint)
             yield f"{name}:{number}", encode_text(_get_field(entry, field, place), field, place)
+
+
+def _mark_last(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yield each line, and whether it is the last one."""
+    following = iter(lines)
+    line = next(following, None)
+    while line is not None:
+        after = next(following, None)
+        yield line, after is None
+        line = after
 
 
 def read_json(name: str, data: bytes, field: str, location: str) -> Iterator[tuple[str, bytes]]:
@@ -34,7 +43,7 @@ def read_json(name: str, data: bytes, field: str, location: str) -> Iterator[tup
     """
     data = data.removeprefix(BOM)
     if _is_json_lines(data):
-        yield from read_json_lines(name, data, field, location)
+        yield from read_json_lines(name, split_lines(data), field, location)
         return
     for row, text in _list_rows(_parse(data, location, "the file is damaged or truncated"), field, location):
         yield f"{name}:{row}", encode_text(text, field, f"{location}, document {row}")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Order: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+MAX_STORED = 2**24  # windows of a mapped corpus, whose order takes 128 MB
+_ROUNDS = 6
 
 
 def random_state(*seeds: int) -> np.random.RandomState:
@@ -13,6 +19,40 @@ def random_state(*seeds: int) -> np.random.RandomState:
     # RandomState is frozen by numpy's policy (NEP 19), while the methods of np.random.Generator may change their
     # streams. SeedSequence mixes several seeds into one without correlated streams.
     return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seeds)))
+
+
+def permutation(random: np.random.RandomState, size: int, max_stored: int) -> Order:
+    """Return a permutation of the indices below `size` as a function; one of more than `max_stored` takes no memory."""
+    if size <= max_stored:
+        stored: NDArray[np.int64] = random.permutation(size)
+        return stored.__getitem__
+    return partial(_feistel, size, random.randint(0, 2**32, _ROUNDS, np.uint64))
+
+
+def _feistel(size: int, keys: NDArray[np.uint64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Permute indices below `size` by a Feistel network over the next even number of bits.
+
+    What falls outside of `size` is permuted again until it does not (cycle walking), fewer than three times on average.
+    """
+    half = np.uint64(-(-(size - 1).bit_length() // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+    values = indices.astype(np.uint64)
+    outside = np.ones(len(values), bool)
+    while outside.any():
+        left, right = values[outside] >> half, values[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right, key) & mask)
+        values[outside] = (left << half) | right
+        outside = values >= size
+    return values.astype(np.int64)
+
+
+def _mix(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+    """Return a hash of values under a key: the finalizer of SplitMix64."""
+    mixed = values * np.uint64(0x9E3779B97F4A7C15) + key
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.config.registry import component_of
+from archlab.data.prepared import PreparedCorpus
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
 from archlab.ops.dtypes import at_least_float32
@@ -51,6 +53,18 @@ class Task(Protocol):
     def check(self, context: int) -> None:
         """Raise ArchlabError unless every split can be read and has samples of this context, in inputs."""
 
+    def require_sources(self) -> None:
+        """Raise ArchlabError if data that the task names are not there, before they are read or a model is built."""
+
+    def prepare(self) -> Sequence[PreparedCorpus]:
+        """Make the tokens of the data, which are made once; return where they are, none if nothing is to be made."""
+        return ()
+
+    @property
+    def prepared_dir(self) -> Path | None:
+        """The directory of the prepared corpus that the task names, there or not; None for a task that names none."""
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Return the data's provenance as plain data: source, sizes, checksums."""
         return {}
@@ -58,6 +72,21 @@ class Task(Protocol):
     @abstractmethod
     def batch(self, split: str, step: int, batch_size: int, context: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a step: a function of the arguments alone, so that a run can be resumed."""
+
+    def rows(
+        self, split: str, start: int, stop: int, *, batch_size: int, context: int, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of the samples from `start` to `stop`, counted from the first of a run.
+
+        These are rows of `batch`, whatever divides them among processes: update u of a run reads the samples from
+        `u * n` to `(u + 1) * n`, n being `batch_size * accumulate`, and a process any part of them. By default the
+        batches that they are in are made whole; a task that can make samples one by one makes only those.
+        """
+        first, last = start // batch_size, -(-stop // batch_size)
+        batches = [self.batch(split, step, batch_size, context, seed) for step in range(first, last)]
+        inputs, targets = (torch.cat(each) for each in zip(*batches, strict=True))
+        own = slice(start - first * batch_size, stop - first * batch_size)
+        return inputs[own], targets[own]
 
     @abstractmethod
     def eval_batches(

@@ -7,15 +7,17 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePath
 from typing import Any
 
 from archlab.data.file_types import is_no_data, list_briefly
 from archlab.data.folders import FoundFile, file_stamp, list_files_below, matches_glob, require_distinct
-from archlab.data.formats import Document, read_documents, read_file
+from archlab.data.formats import read_documents, read_file
 from archlab.data.json_documents import encode_text
 from archlab.data.split_names import SplitBy, find_split_names
+from archlab.data.stamps import Stamp, stamp_files
+from archlab.data.survey import Advance, Document, Shard, ShardedSource
 from archlab.errors import ArchlabError, did_you_mean, one_line
 
 INSTALLED = ("site-packages", "dist-packages", "__pycache__")
@@ -23,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class TextFiles:
+class TextFiles(ShardedSource):
     """A file, or the files of a folder that match a glob pattern.
 
     Hidden files are left out, and so are README, LICENSE and metadata unless the pattern names its files; a log message
@@ -44,13 +46,17 @@ class TextFiles:
     def __hash__(self) -> int:
         return hash(self._key)
 
-    def documents(self) -> Iterator[Document]:
-        """Yield the documents of the files, sorted by the files' names relative to the folder."""
+    def shards(self) -> list[Shard]:
+        """Return the files, sorted by their names relative to the folder; a log message tells what is left out."""
         files, left_out = self._selection
         if left_out:
             _log.warning("%s: left out, not data by name: %s", self.path, list_briefly(left_out))
-        for name, path, _ in files:
-            yield from read_documents(name, path, self.field)
+        return [Shard(file.stamp[2], partial(read_documents, file.name, file.path, self.field)) for file in files]
+
+    def stamp(self) -> Stamp:
+        """Return a digest of the names, sizes and times of the files and of how they are read."""
+        files = [(file.name, file.path) for file in self._selection[0]]
+        return stamp_files(files, self.path, self.glob, self.field, self.split_by)
 
     @cached_property
     def _key(self) -> tuple[str, ...]:
@@ -85,7 +91,7 @@ class TextFiles:
 
 
 @dataclass(frozen=True)
-class StdlibSource:
+class StdlibSource(ShardedSource):
     """The *.py files of a library's folder, without the packages that are installed in it."""
 
     path: str
@@ -94,8 +100,15 @@ class StdlibSource:
     def __str__(self) -> str:
         return self.path
 
-    def documents(self) -> Iterator[Document]:
-        """Yield the files, sorted by their names relative to the folder."""
+    def shards(self) -> list[Shard]:
+        """Return the files in one part, sorted by their names relative to the folder."""
+        return [Shard(0, self._documents)]
+
+    def stamp(self) -> Stamp:
+        """Return a stamp that is not settled: the files are read at every start."""
+        return Stamp("", False)
+
+    def _documents(self, advance: Advance) -> Iterator[Document]:
         files = []
         for root, folders, names in os.walk(self.path):
             folders[:] = [folder for folder in folders if folder not in INSTALLED]  # in place: os.walk skips the others
@@ -109,7 +122,7 @@ class StdlibSource:
 
 
 @dataclass(frozen=True)
-class HubDataset:
+class HubDataset(ShardedSource):
     """A text column of a data set of the datasets library, with train, validation and test splits."""
 
     name: str
@@ -120,8 +133,17 @@ class HubDataset:
     def __str__(self) -> str:
         return self.name if self.config is None else f"{self.name} ({self.config})"
 
-    def documents(self) -> Iterator[Document]:
-        """Yield the rows of every split that is one by name; a log message tells the others."""
+    def shards(self) -> list[Shard]:
+        """Return the rows of every split that is one by name, in one part; a log message tells the others."""
+        return [Shard(0, self._documents)]
+
+    def stamp(self) -> Stamp:
+        """Return a digest of the names, sizes and times of the files in which the library keeps the data."""
+        files = [Path(file["filename"]) for rows in self._load().values() for file in getattr(rows, "cache_files", ())]
+        named = [(path.name, path) for path in files]
+        return stamp_files(named, str(self), self.field, self.split_by) if named else Stamp("", False)
+
+    def _documents(self, advance: Advance) -> Iterator[Document]:
         dataset = self._load()
         others = [str(split) for split in dataset if not find_split_names(str(split))]
         if others:

@@ -1,54 +1,121 @@
-"""The tokens of a corpus, encoded once per process."""
+"""The tokens of a corpus: bytes in memory, or what a tokenizer made once, mapped into memory."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
-from archlab.data.corpus import Source, read_corpus
-from archlab.data.tokenizers import ByteTokenizer, Lost, Tokenizer, WordTokenizer
-from archlab.errors import ArchlabError
+from archlab.data.corpus import Corpus, read_corpus
+from archlab.data.prepared import open_prepared, word_tokenizer
+from archlab.data.splits import SPLITS
+from archlab.data.survey import Source
+from archlab.data.tokenizers import ByteTokenizer, Tokenizer, WordTokenizer
 
 _log = logging.getLogger(__name__)
 # Of a text's bytes. A word in a thousand that is lost changes bits per byte in the fourth digit, if at all.
 _MAX_LOST = 1e-3
 
 
-@lru_cache(maxsize=12)
-def read_tokens(source: Source, eval_bytes: int | None, tokenizer: Tokenizer, split: str) -> NDArray[Any]:
-    """Read and encode a split of a corpus, as the smallest type that holds its tokens."""
-    text = _text(source, eval_bytes, tokenizer, split)
-    try:
-        return tokenizer.encode_corpus(text)
-    except ArchlabError as error:
-        raise ArchlabError(f"{source}: {error}") from error
+class TokenCorpus(Protocol):
+    """What a task reads of a corpus: its tokens by split, their bytes, and what identifies the text."""
+
+    @property
+    def documents(self) -> int:
+        """The number of documents of all splits."""
+
+    @property
+    def split_by(self) -> str:
+        """How the documents were split, in words."""
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the text."""
+
+    @property
+    def available(self) -> Mapping[str, int]:
+        """The bytes of each split before evaluation was capped."""
+
+    @property
+    def used(self) -> Mapping[str, int]:
+        """The bytes of each split."""
+
+    def length(self, split: str) -> int:
+        """Return the number of tokens of a split."""
+
+    def tokens(self, split: str) -> NDArray[Any]:
+        """Return the tokens of a split."""
+
+    def num_bytes(self, split: str) -> int:
+        """Return the number of bytes of a split's text that its tokens stand for."""
+
+    def text(self, split: str) -> bytes:
+        """Return the text of a split; raise ArchlabError if it is not kept."""
+
+    def lost(self, split: str) -> tuple[int, str]:
+        """Return the bytes of a split's text that its tokens do not tell, and an example."""
+
+
+class ByteCorpus:
+    """A corpus whose tokens are its bytes, which are not prepared but read."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.documents, self.split_by, self.sha256 = corpus.documents, corpus.split_by, corpus.sha256
+        self.available, self._texts = corpus.available, corpus.texts
+
+    @property
+    def used(self) -> Mapping[str, int]:
+        """The bytes of each split."""
+        return {split: len(self._texts[split]) for split in SPLITS}
+
+    def length(self, split: str) -> int:
+        """Return the number of bytes of a split."""
+        return len(self._texts[split])
+
+    def tokens(self, split: str) -> NDArray[Any]:
+        """Return the bytes of a split."""
+        return np.frombuffer(self._texts[split], np.uint8)
+
+    def num_bytes(self, split: str) -> int:
+        """Return the number of bytes of a split."""
+        return len(self._texts[split])
+
+    def text(self, split: str) -> bytes:
+        """Return the text of a split."""
+        return self._texts[split]
+
+    def lost(self, split: str) -> tuple[int, str]:
+        """Return that nothing is lost."""
+        return 0, ""
 
 
 @lru_cache(maxsize=4)
-def fit_word_tokenizer(source: Source, eval_bytes: int | None, vocab_size: int) -> WordTokenizer:
+def open_tokens(source: Source, eval_bytes: int | None, tokenizer: Tokenizer) -> TokenCorpus:
+    """Open the tokens of a source; make them once, in the user's cache, where that costs something."""
+    if isinstance(tokenizer, ByteTokenizer):
+        return ByteCorpus(read_corpus(source, eval_bytes))
+    return open_prepared(source, eval_bytes, tokenizer)
+
+
+@lru_cache(maxsize=4)
+def fit_word_tokenizer(source: Source, vocab_size: int) -> WordTokenizer:
     """Return the tokenizer of the most frequent words of a corpus."""
-    # The training text alone: the vocabulary must not know the words of held-out text.
-    return WordTokenizer(read_corpus(source, eval_bytes, True).texts["train"], vocab_size)
+    return word_tokenizer(source, vocab_size)
 
 
-@lru_cache(maxsize=12)
-def is_recoverable(source: Source, eval_bytes: int | None, tokenizer: Tokenizer, split: str) -> bool:
+@lru_cache(maxsize=64)
+def is_recoverable(lost: int, example: str, size: int, split: str, location: str) -> bool:
     """Tell whether a split's text can be had back from its tokens; log a warning with what is lost if it cannot.
 
     Bits per byte of other text are wrong: the tokens cost fewer bits than the text would. At the extreme, a text of
     unknown words alone costs nothing.
     """
-    text = _text(source, eval_bytes, tokenizer, split)
-    lost: Lost = tokenizer.lost(text)
-    if lost.num_bytes <= _MAX_LOST * len(text):
+    if lost <= _MAX_LOST * size:
         return True
-    told = f"the tokenizer loses {lost.num_bytes / len(text):.1%} of the {split} text, as {lost.example}"
-    _log.warning("%s: %s: bits per byte would be wrong and are left out", source, told)
+    told = f"the tokenizer loses {lost / size:.1%} of the {split} text, as {example}"
+    _log.warning("%s: %s: bits per byte would be wrong and are left out", location, told)
     return False
-
-
-def _text(source: Source, eval_bytes: int | None, tokenizer: Tokenizer, split: str) -> bytes:
-    return read_corpus(source, eval_bytes, not isinstance(tokenizer, ByteTokenizer)).texts[split]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archlab.data.sampling import random_state
+from archlab.data.sampling import MAX_STORED, Order, permutation, random_state
 from archlab.ops.linear_cross_entropy import IGNORED
 
 
@@ -27,22 +27,31 @@ def min_length(context: int, prefix: Sequence[int] = ()) -> int:
 def sample_windows(
     tokens: NDArray[Any], step: int, batch_size: int, context: int, seed: int, prefix: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets [B, T] of a step: windows do not overlap, and each is visited once per epoch.
+    """Return the windows [B, T] of a step: those of `read_windows` from `step * batch_size` on."""
+    return read_windows(tokens, range(step * batch_size, (step + 1) * batch_size), context, seed, prefix)
 
-    Every window begins with `prefix`, whose tokens are no targets.
+
+def read_windows(
+    tokens: NDArray[Any], samples: Sequence[int], context: int, seed: int, prefix: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets [B, T] of some of a run's samples: a function of the seed and of their numbers.
+
+    Sample n is the one that a run reads after n others, however they are divided among steps and processes. Windows do
+    not overlap, and each is visited once per epoch, in an order of its own. Every window begins with `prefix`, whose
+    tokens are no targets.
     """
     stride, unpredicted = _stride(context, prefix)
     num_windows = (len(tokens) - unpredicted) // stride
     slack = len(tokens) - unpredicted - num_windows * stride
-    visits = step * batch_size + np.arange(batch_size)
-    starts = np.empty(batch_size, np.int64)
+    visits = np.asarray(samples, np.int64)
+    starts = np.empty(len(visits), np.int64)
     # A batch may span epochs, even several where the text is short.
     for epoch in np.unique(visits // num_windows):
-        order, shift = _window_order(num_windows, slack, seed, int(epoch))
+        order, shift = _window_order(num_windows, slack, seed, int(epoch), isinstance(tokens, np.memmap))
         in_epoch = visits // num_windows == epoch
-        starts[in_epoch] = order[visits[in_epoch] % num_windows] * stride + shift
+        starts[in_epoch] = order(visits[in_epoch] % num_windows) * stride + shift
     read_BT = tokens[starts[:, None] + np.arange(stride + unpredicted)].astype(np.int64)
-    window_BT = torch.from_numpy(np.concatenate([_repeat(prefix, batch_size), read_BT], 1))
+    window_BT = torch.from_numpy(np.concatenate([_repeat(prefix, len(visits)), read_BT], 1))
     inputs_BT, targets_BT = window_BT[:, :-1].contiguous(), window_BT[:, 1:].contiguous()
     targets_BT[:, : max(len(prefix) - 1, 0)] = IGNORED
     return inputs_BT, targets_BT
@@ -81,10 +90,12 @@ def _repeat(prefix: Sequence[int], rows: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=4)
-def _window_order(num_windows: int, slack: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], int]:
+def _window_order(num_windows: int, slack: int, seed: int, epoch: int, is_mapped: bool) -> tuple[Order, int]:
     """Return an epoch's order of windows, and the offset of the first, so that windows differ between epochs."""
     random = random_state(seed, epoch)
-    return random.permutation(num_windows), int(random.randint(slack + 1))
+    # The order of a text in memory is stored at any size, as it always was: runs go on with the same one.
+    order = permutation(random, num_windows, MAX_STORED if is_mapped else num_windows)
+    return order, int(random.randint(slack + 1))
 
 
 def _pad_windows(tokens: NDArray[Any], rows: int, width: int, filler: int) -> NDArray[np.int64]:

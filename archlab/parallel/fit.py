@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
@@ -96,13 +95,10 @@ def divide_work(train: TrainConfig, ranks: Ranks) -> Work:
 
 def read_rows(task: Task, train: TrainConfig, step: int, begin: int, end: int) -> tuple[Tensor, Tensor]:
     """Return the sequences `begin` to `end` of an update, whichever ranks there are: the order is one process's."""
-    size, parts = train.batch_size, []
-    for number in range(begin // size, -(-end // size)):
+    size = train.batch_size
+    number, offset = divmod(begin, size)
+    if not offset and end - begin == size:
         # Batches are a function of this number alone, so that a resumed run reads the same ones.
-        batch = task.batch("train", step * train.accumulate + number, size, train.context, train.seed)
-        rows = slice(max(0, begin - number * size), end - number * size)
-        parts.append(batch if rows == slice(0, size) else tuple(tensor[rows] for tensor in batch))
-    if len(parts) == 1:
-        return parts[0]
-    inputs, targets = zip(*parts, strict=True)
-    return torch.cat(inputs), torch.cat(targets)
+        return task.batch("train", step * train.accumulate + number, size, train.context, train.seed)
+    first = step * train.accumulate * size
+    return task.rows("train", first + begin, first + end, batch_size=size, context=train.context, seed=train.seed)

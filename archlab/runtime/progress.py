@@ -22,6 +22,19 @@ def reporting(report: Report) -> Iterator[None]:
         _report.reset(token)
 
 
+@contextmanager
+def reporting_within(what: str, base: int, size: int, total: int | None) -> Iterator[None]:
+    """Have the progress of a block told as that of the part of a larger work from `base` to `base + size`."""
+    report = _report.get()
+
+    def told(_: str, done: int, of: int | None) -> None:
+        if report is not None and of:
+            report(what, base + size * done // of, total)
+
+    with reporting(told):
+        yield
+
+
 def report_progress(what: str, done: int, total: int | None) -> None:
     """Tell how far some work has come; the last call has `done` equal to `total`."""
     report = _report.get()

@@ -53,9 +53,10 @@ def prepare_experiment(
 def check_experiment(experiment: Experiment, processes: int = 1) -> Cost:
     """Raise ArchlabError unless model, task and layout fit, and the task's data can be read; return the cost."""
     layout = layout_of(experiment.parallel, processes)
+    task: Task = experiment.task.factory()()
+    task.require_sources()  # first: a model of billions of parameters takes a while even without memory
     model = validate(experiment)
     require_fit(experiment, model, layout)
-    task: Task = experiment.task.factory()()
     task.check(experiment.train.context)
     return estimate_cost(experiment, model)
 

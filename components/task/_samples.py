@@ -57,9 +57,17 @@ class SampleTask(Task):
 
     def batch(self, split: str, step: int, batch_size: int, context: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return inputs and classes of a step: a function of the arguments alone."""
+        return self.rows(
+            split, step * batch_size, (step + 1) * batch_size, batch_size=batch_size, context=context, seed=seed
+        )
+
+    def rows(
+        self, split: str, start: int, stop: int, *, batch_size: int, context: int, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs and classes of samples of a run; see `Task.rows`."""
         self._require(split, context)
-        size, first = self.size(split), step * batch_size
-        visits = [(seed, visit) for visit in range(first, first + batch_size)]
+        size = self.size(split)
+        visits = [(seed, visit) for visit in range(start, stop)]
         indices = [int(epoch_order(size, seed, visit // size)[visit % size]) for _, visit in visits]
         return self.samples(split, indices, context, visits)
 

@@ -58,10 +58,12 @@ class SyntheticTask(SampleTask):
         sizes = super().describe()["samples"] | {"train": self.train_size or "endless"}
         return {"source": "made from the seed", "data_seed": self.data_seed, "samples": sizes}
 
-    def batch(self, split: str, step: int, batch_size: int, context: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a step: a function of the arguments alone."""
+    def rows(
+        self, split: str, start: int, stop: int, *, batch_size: int, context: int, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of samples of a run; see `Task.rows`."""
         self._require(split, context)
-        visits = step * batch_size + np.arange(batch_size)
+        visits = np.arange(start, stop)
         if split == "train" and self.train_size is None:
             return self._gather(split, visits, context, seed)
         size = self.size(split)

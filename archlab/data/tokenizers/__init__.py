@@ -6,7 +6,7 @@ from archlab.data.tokenizers.hugging_face import HuggingFaceTokenizer
 from archlab.data.tokenizers.incremental import IncrementalDecoder
 from archlab.data.tokenizers.load import load_tokenizer
 from archlab.data.tokenizers.model_tokens import UNKNOWN_TOKENS, ModelTokens
-from archlab.data.tokenizers.word import VOCABULARY, WordTokenizer, split_words
+from archlab.data.tokenizers.word import VOCABULARY, WordTokenizer, load_words, split_words
 
 __all__ = [
     "SEPARATOR",
@@ -22,5 +22,6 @@ __all__ = [
     "Tokenizer",
     "WordTokenizer",
     "load_tokenizer",
+    "load_words",
     "split_words",
 ]

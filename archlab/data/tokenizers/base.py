@@ -60,6 +60,12 @@ class Tokenizer(Protocol):
     def encode_corpus(self, text: bytes) -> NDArray[Any]:
         """Return the tokens of a corpus, whose documents are separated by SEPARATOR, without `prefix`."""
 
+    def encode_documents(self, texts: Sequence[bytes], *, ends_corpus: bool = True) -> list[NDArray[Any]]:
+        """Return the tokens of consecutive documents of a corpus, each with what ends it in `encode_corpus`.
+
+        `ends_corpus` tells whether the last of them is the last of the corpus.
+        """
+
     def num_bytes(self, text: bytes) -> int:
         """Return the number of bytes of a corpus that its tokens stand for."""
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from archlab.data.tokenizers.base import Lost
+from archlab.data.tokenizers.base import SEPARATOR, Lost
 from archlab.data.tokenizers.model_tokens import ModelTokens
 
 
@@ -32,6 +32,11 @@ class ByteTokenizer:
     def encode_corpus(self, text: bytes) -> NDArray[Any]:
         """Return the bytes of a corpus, separators included."""
         return np.frombuffer(text, np.uint8)
+
+    def encode_documents(self, texts: Sequence[bytes], *, ends_corpus: bool = True) -> list[NDArray[Any]]:
+        """Return the bytes of each document, and a separator after each but the last of a corpus."""
+        ends = [SEPARATOR] * (len(texts) - 1) + [b"" if ends_corpus else SEPARATOR]
+        return [np.frombuffer(text + end, np.uint8) for text, end in zip(texts, ends, strict=True)]
 
     def num_bytes(self, text: bytes) -> int:
         """Return the number of bytes, separators included."""

@@ -100,9 +100,13 @@ class HuggingFaceTokenizer:
 
     def encode_corpus(self, text: bytes) -> NDArray[Any]:
         """Return the tokens of all documents, each followed by the end-of-text token."""
+        return np.concatenate(self.encode_documents(text.split(SEPARATOR)))
+
+    def encode_documents(self, texts: Sequence[bytes], *, ends_corpus: bool = True) -> list[NDArray[Any]]:
+        """Return the tokens of each document, followed by the end-of-text token."""
         dtype = token_dtype(self.vocab_size)
-        encoded = self._encode(_documents(text), are_special=self.special_tokens)
-        return np.concatenate([np.asarray(ids + self.end, dtype) for ids in encoded])
+        encoded = self._encode([text.decode() for text in texts], are_special=self.special_tokens)
+        return [np.asarray(ids + self.end, dtype) for ids in encoded]
 
     def num_bytes(self, text: bytes) -> int:
         """Return the number of bytes; separators count if a token stands for them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
@@ -29,7 +29,16 @@ class WordTokenizer:
     prefix: Sequence[int] = ()
 
     def __init__(self, text: bytes, vocab_size: int) -> None:
-        counts = Counter(_told("counting the words", split_words(text), len(text)))
+        self._set_most_frequent(Counter(_told("counting the words", split_words(text), len(text))), vocab_size)
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], vocab_size: int) -> WordTokenizer:
+        """Return the tokenizer of the most frequent of counted words, `<eos>` among them."""
+        tokenizer = cls.__new__(cls)
+        tokenizer._set_most_frequent(counts, vocab_size)
+        return tokenizer
+
+    def _set_most_frequent(self, counts: Mapping[str, int], vocab_size: int) -> None:
         # Ties are broken by the word itself, so that the vocabulary does not depend on the order of documents.
         kept = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if word != "<unk>"]
         self._set_words(["<unk>", *kept[: vocab_size - 1]], vocab_size)
@@ -65,6 +74,11 @@ class WordTokenizer:
         """Return the tokens of all documents."""
         words = _told("tokenizing", split_words(text), len(text))
         return np.fromiter((self.ids.get(word, 0) for word in words), token_dtype(self.vocab_size))
+
+    def encode_documents(self, texts: Sequence[bytes], *, ends_corpus: bool = True) -> list[NDArray[Any]]:
+        """Return the tokens of each document; its end is the end of a line."""
+        ends = [b"\n"] * (len(texts) - 1) + [b"" if ends_corpus else b"\n"]
+        return [self.encode_corpus(text + end) for text, end in zip(texts, ends, strict=True)]
 
     def num_bytes(self, text: bytes) -> int:
         """Return the number of bytes; a separator is the end of a line."""

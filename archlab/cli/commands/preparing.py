@@ -1,0 +1,82 @@
+"""The command that makes tokens once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archlab import api
+from archlab.cli.completion import complete_experiment
+from archlab.cli.console import make_console
+from archlab.cli.options import FOLDER, OVERRIDES, TRUST_PLUGINS
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=complete_experiment)
+@OVERRIDES
+@click.option("--corpus", type=click.Path(path_type=Path), help="Read this text: a file, or a directory of files.")
+@click.option("--tokenizer", metavar="FILE", help="Encode it by this tokenizer.json, or as 'bytes' or 'words'.")
+@click.option("--out", type=FOLDER, help="Write the tokens to this directory.")
+@click.option("--vocab-size", type=click.IntRange(min=1), help="Keep so many of the most frequent words.")
+@click.option("--glob", default="**/*", show_default=True, help="Read the files of a directory that match.")
+@click.option("--field", default="text", show_default=True, help="Read this field of JSON, or column of a table.")
+@click.option("--special-tokens", is_flag=True, help="Have the tokenizer's special tokens work.")
+@click.option(
+    "--eval-bytes",
+    type=click.IntRange(min=1),
+    default=2**19,
+    show_default=True,
+    help="Hold out at most so many bytes for validation, and for test.",
+)
+@click.option("--check", is_flag=True, help="Compare every byte of the tokens with its checksum.")
+@TRUST_PLUGINS
+def prepare(
+    name: str | None,
+    overrides: tuple[str, ...],
+    corpus: Path | None,
+    tokenizer: str | None,
+    out: Path | None,
+    check: bool,
+    **reading: Any,
+) -> None:
+    """Make the tokens of a text once; training does so by itself when it starts.
+
+    NAME is an experiment or a YAML file, whose text is prepared in the user's cache. With --corpus and --tokenizer it
+    is a text of yours, written to --out, or to where NAME looks for the corpus that it names. The same command goes on
+    where a killed one ended.
+    """
+    _require_whole(name, corpus, tokenizer, out)
+    from archlab.cli.prepared_table import prepared_table
+    from archlab.cli.stopping import advise_at_stop
+    from archlab.cli.task_bar import task_bar
+
+    with advise_at_stop("the same command goes on"), task_bar():
+        if corpus is None or tokenizer is None:
+            found = api.prepare(name or "", overrides)
+        else:
+            place = out or api.corpus_dir(name or "", overrides)
+            found = [api.prepare_corpus(corpus, place, tokenizer=tokenizer, **reading)]
+        for one in found if check else ():
+            one.verify()
+    if not found:
+        click.echo(f"{name}: nothing to prepare: its data are read as they are")
+    for one in found:
+        make_console().print(prepared_table(one))
+
+
+def _require_whole(name: str | None, corpus: Path | None, tokenizer: str | None, out: Path | None) -> None:
+    if corpus is None and (tokenizer is not None or out is not None):
+        raise click.UsageError("--tokenizer and --out are of a text of yours: name it with --corpus")
+    if corpus is not None and tokenizer is None:
+        raise click.UsageError("--corpus needs --tokenizer: a tokenizer.json, bytes, or words with --vocab-size")
+    if name is None and corpus is None:
+        raise click.UsageError("name an experiment, or a text with --corpus and --tokenizer")
+    if name is None and out is None:
+        raise click.UsageError(
+            "--corpus needs --out, the directory of its tokens, or an experiment that names a corpus"
+        )
+
+
+COMMANDS = (prepare,)

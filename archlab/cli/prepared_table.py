@@ -1,0 +1,40 @@
+"""The table of prepared tokens, and what the user's cache of them holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from archlab.cli.terminal import foreign
+from archlab.data.prepared import PreparedCorpus
+from archlab.data.splits import SPLITS
+from archlab.runtime.memory import format_bytes
+
+
+def prepared_table(corpus: PreparedCorpus) -> Table:
+    """Return where tokens lie, how many there are, and what they mean."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rows = {"tokens in": str(corpus.folder)} | {split: _split_row(corpus, split) for split in SPLITS}
+    rows |= {
+        "text": f"{corpus.manifest.source}, {corpus.documents:,} documents, split by {corpus.split_by}",
+        "tokenizer": f"{corpus.tokenizer.model_tokens()}, {corpus.manifest.vocab_size:,} tokens",
+        "on disk": format_bytes(folder_size(corpus.folder)),
+    }
+    for name, value in rows.items():
+        table.add_row(Text(name, "bold"), foreign(value))
+    return table
+
+
+def _split_row(corpus: PreparedCorpus, split: str) -> str:
+    counts = corpus.manifest.splits[split]
+    share = f", {counts.bytes / counts.tokens:.2f} bytes each" if counts.tokens else ""
+    return f"{counts.tokens:,} tokens in {counts.documents:,} documents{share}"
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of the files in a directory and below."""
+    files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    return sum(file.lstat().st_size for file in files if file.exists())
