@@ -127,14 +127,14 @@ class Ranks:
         """Return an error that all ranks raise at the same place, for the others than the first one PeerError."""
         return error if self.is_first else PeerError(outcome_of(error).exit_status)
 
-    def explain_loss(self) -> ArchlabError:
-        """Return the error of a rank that has waited for the others in vain: one of them tells of it."""
+    def explain_loss(self, waited: bool) -> ArchlabError:
+        """Return the error of a rank that has lost the others, or waited for them in vain: one of them tells of it."""
         status = PeerError(Outcome.MACHINE.exit_status)
         if self.session is None or self._status_store is None:
             return status
         store, own = self._status_store, RankStatus(self.rank, *self._published)
         try:
-            publish(store, replace(own, lost=True))
+            publish(store, replace(own, lost=True, waited=waited))
             # archlab's launcher knows more, and tells of it itself.
             if has_launcher() or store.compare_set("speaker", "", str(self.rank)) != str(self.rank).encode():
                 return status
@@ -219,7 +219,7 @@ def join_ranks(experiment: Experiment) -> Iterator[Ranks]:
         except Exception as error:
             if joined is None or not is_lost_peer(error):
                 raise
-            raise ranks.explain_loss() from error
+            raise ranks.explain_loss("timed out" in str(error).lower()) from error
 
 
 def is_lost_peer(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from archlab.runtime.place import Place, find_place, rendezvous
 
 TIMEOUT = "ARCHLAB_COLLECTIVE_TIMEOUT"  # seconds
 _DEFAULT_TIMEOUT_S = 600.0
+_JOINING = timedelta(minutes=10)
 # For what only the first process does: it may read and tokenize a corpus before the others go on.
 PATIENCE = timedelta(hours=24)
 
@@ -71,7 +72,8 @@ def join(place: Place, device: str) -> Session:
     os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port), RANK=str(place.rank), WORLD_SIZE=str(place.count))
     timeout = timedelta(seconds=collective_timeout())
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        store, _, _ = next(dist.rendezvous("env://", timeout=_JOINING))
+        _wait_for_all(store, place)
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(
             backend,
@@ -85,6 +87,12 @@ def join(place: Place, device: str) -> Session:
         problem = f"the {place.count} processes do not find each other at {host}:{port}: {one_line(error)}"
         raise MachineError(problem) from error
     return Session(place, chosen, dist.PrefixStore("archlab", store))
+
+
+def _wait_for_all(store: dist.Store, place: Place) -> None:
+    """Wait until every process is there: some have imported torch long before others, which is no sign of a fault."""
+    store.set(f"here/{place.rank}", "")
+    store.wait([f"here/{rank}" for rank in range(place.count)], _JOINING)
 
 
 def _device_of(place: Place, device: str) -> torch.device:

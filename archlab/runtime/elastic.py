@@ -42,6 +42,7 @@ def run_processes(
     """
     if os.environ.get(THREADS) in (None, str(num_cores())):  # by itself a process would use all cores
         os.environ[THREADS] = str(max(1, num_cores() // num_processes))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # of the processes; their errors are told in one line each
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell of each process three times
     for attempt in range(max_restarts + 1):
@@ -80,17 +81,18 @@ def _explain(failures: Mapping[int, ProcessFailure], store: dist.Store, count: i
     """Return the exit status of the process that failed first, and a line about it unless it has told of itself."""
     killed = {r: f for r, f in failures.items() if f.exitcode < 0 and -f.exitcode not in _ENDED_BY_LAUNCHER}
     statuses = read_statuses(store, count)
-    if killed:
+    if killed and not any(status.waited for status in statuses):  # what stands still the launcher itself has killed
         rank, failure = next(iter(killed.items()))
         at = next((f" in update {s.update} ({s.phase})" for s in statuses if s.rank == rank), "")
         name = signal.Signals(-failure.exitcode).name
         return 128 - failure.exitcode, f"rank {rank} of {count} was killed{at}: {name}"
     lost = {status.rank for status in statuses if status.lost}
-    own = {rank: failure for rank, failure in failures.items() if rank not in lost}
-    failure = min((own or failures).values(), key=lambda failure: failure.timestamp)
-    status = failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode
+    told = [failure for rank, failure in failures.items() if failure.exitcode >= 0 and rank not in lost]
+    if lost and not told:
+        return Outcome.MACHINE.exit_status, explain_loss(statuses)
+    failure = min(told or failures.values(), key=lambda failure: failure.timestamp)
     # torchrun itself ends with 1, whatever it was: a full disk would look like a mistake in the model.
-    return status, "" if own else explain_loss(statuses)
+    return failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode, ""
 
 
 if __name__ == "__main__":

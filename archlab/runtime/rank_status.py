@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch.distributed as dist
 
+_PHASES = ("start", "data", "compute", "reduce", "evaluate", "gather", "write")  # of an update, in their order
 STORE = "ARCHLAB_RANK_STORE"  # host:port of the launcher's store, if archlab is the launcher
 
 
 @dataclass(frozen=True)
 class RankStatus:
-    """The update that a rank works on, and the phase of it; `lost` once it has waited for the others in vain."""
+    """The update that a rank works on, and the phase of it; whether it has `lost` the others, or `waited` in vain."""
 
     rank: int
     update: int
     phase: str
     lost: bool = False
+    waited: bool = False
 
     def __str__(self) -> str:
         return f"rank {self.rank} in update {self.update} ({self.phase})"
@@ -57,7 +59,7 @@ def read_statuses(store: dist.Store, count: int) -> list[RankStatus]:
 def slowest(statuses: Sequence[RankStatus]) -> RankStatus | None:
     """Return the status of the rank that is the furthest behind, of those that do not wait for others if there are."""
     waited_for = [status for status in statuses if not status.lost] or statuses
-    return min(waited_for, key=lambda status: (status.update, status.phase in ("reduce", "write")), default=None)
+    return min(waited_for, key=lambda status: (status.update, _PHASES.index(status.phase)), default=None)
 
 
 def explain_loss(statuses: Sequence[RankStatus]) -> str:
@@ -67,4 +69,5 @@ def explain_loss(statuses: Sequence[RankStatus]) -> str:
         return "the processes have lost each other before the first update"
     ahead = max(status.update for status in statuses)
     others = f"; the others are in update {ahead}" if ahead > last.update else ""
-    return f"the processes have lost each other: {last} is the last to be heard of{others}"
+    what = "stands still" if any(status.waited for status in statuses) else "is the last to be heard of"
+    return f"the processes have lost each other: {last} {what}{others}"

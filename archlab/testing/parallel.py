@@ -97,20 +97,25 @@ def _one(model: nn.Module, inputs: Tensor, targets: Tensor) -> Iterator[tuple[st
 def _part(model: nn.Module, inputs: Tensor, targets: Tensor, ranks: Ranks) -> Iterator[tuple[str, Any]]:
     shard_model(model, ranks)
     relay = Relay(ranks) if ranks.layout.chunk > 1 else None
-    own_inputs, own_targets, rows = _own(inputs, ranks), _own(targets, ranks), len(inputs) // ranks.layout.data
-    initial: State | None = relay.receive(rows) if relay else None
-    unshard(model)
-    logits, state = model(own_inputs) if initial is None else model(own_inputs, initial)
-    auxiliary = auxiliary_loss(state).sum() * (relay is None or relay.is_last)
-    loss = _loss(logits, own_targets) / targets.numel() + auxiliary / targets.numel()
-    if relay:
-        relay.send(state, rows)
-        relay.backward(loss, state, rows)
+    outputs, losses = list[Tensor](), list[float]()
+
+    def forward(inputs: Tensor, own_targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
+        unshard(model)
+        logits, state = model(inputs) if initial is None else model(inputs, initial)
+        auxiliary = auxiliary_loss(state).sum() * (relay is None or relay.is_last)
+        loss = (_loss(logits, own_targets) + auxiliary) / targets.numel()
+        outputs.append(logits.detach())
+        losses.append(float(loss.detach()))
+        return loss, state
+
+    own = _own(inputs, ranks), _own(targets, ranks)
+    if relay is None:
+        forward(*own)[0].backward()
     else:
-        loss.backward()
+        relay.run(model, list(zip(*(tensor.split(1) for tensor in own), strict=True)), forward)
     sum_gradients(model, ranks)
-    yield "outputs", logits.detach()
-    yield "losses", torch.tensor(ranks.sum(float(loss.detach())), dtype=PRECISE)[0]
+    yield "outputs", torch.cat(outputs)
+    yield "losses", torch.tensor(ranks.sum(sum(losses)), dtype=PRECISE)[0]
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     yield from ((f"gradients of {name}", whole) for name, whole in whole_tensors(gradients).items())
 

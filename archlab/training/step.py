@@ -149,17 +149,21 @@ class TrainStep:
             raise self.ranks.told_once(TrainingError(problem))
         loss = torch.zeros((), device=self.device)
         self.ranks.publish(self.step + 1, "compute")
-        for inputs, targets in batches:
-            initial = self._relay.receive(len(inputs)) if self._relay else None
+
+        def forward(inputs: Tensor, targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
+            nonlocal loss
             total, auxiliary, state = self._losses(inputs, targets, initial)
-            # Layers' own losses are means over tokens, of which every one adds to them, asked for or not.
-            scaled = total / num_targets + auxiliary / num_tokens
-            if self._relay:
-                self._relay.send(state, len(inputs))
-                self._relay.backward(scaled, state, len(inputs))
-            else:
-                scaled.backward()
             loss = loss + total.detach() / num_targets
+            # Layers' own losses are means over tokens, of which every one adds to them, asked for or not.
+            return total / num_targets + auxiliary / num_tokens, state
+
+        for inputs, targets in batches:
+            if self._relay is None:
+                forward(inputs, targets)[0].backward()
+            else:
+                count = self._relay.num_pieces(len(inputs))
+                pieces = zip(inputs.chunk(count), targets.chunk(count), strict=True)
+                self._relay.run(self.model, list(pieces), forward)
         return self.ranks.sum(float(loss))[0]  # waits for the device, so once in an update
 
     def _batch(self, micro_batch: int) -> tuple[Tensor, Tensor]:

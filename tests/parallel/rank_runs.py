@@ -18,7 +18,7 @@ from archlab.runtime.signals import Stopped
 from archlab.storage import checkpoint
 from archlab.training import trainer
 from archlab.training.callbacks import Callback
-from archlab.training.step import TrainStep, prepare_experiment
+from archlab.training.step import TrainStep
 
 
 class Failing(Callback):
@@ -92,7 +92,8 @@ FAILURES = {"nan": _losses_nan, "disk": _disk_full, "signal": _signaled, "interr
 
 def two_updates(session: Session, name: str, overrides: list[str]) -> dict[str, float]:
     """Return loss and gradient norm of two updates of a shipped experiment without dropout."""
-    experiment = prepare_experiment(load(name, overrides), processes=session.place.count)
+    experiment = load(name, overrides)
+    assert experiment.parallel is not None
     layout = experiment.parallel.layout(session.place.count)
     return run_updates(TrainStep(experiment, Ranks(layout, session)))
 

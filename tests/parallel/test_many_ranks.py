@@ -16,7 +16,7 @@ from archlab.config.yaml_files import shipped_files
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.build import validate
 from archlab.testing.rank_pool import rank_pool
-from archlab.training.step import TrainStep, prepare_experiment
+from archlab.training.step import TrainStep
 from archlab.training.trainer import train
 
 pytestmark = pytest.mark.services
@@ -103,6 +103,6 @@ def test_every_small_experiment_divides(name: str) -> None:
     axes = {"shard": 2, "chunk": 2} if streams and experiment.train.context % 2 == 0 else {"shard": 2}
     count = 4 if len(axes) > 1 else 2
     actual = rank_pool().run(count, two_updates, name, SMALL + layout(**axes))
-    expected = run_updates(TrainStep(prepare_experiment(experiment)))
+    expected = run_updates(TrainStep(experiment))
     for record in actual:
         assert record == pytest.approx(expected, rel=1e-4), json.dumps(axes)
