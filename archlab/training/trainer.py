@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -33,6 +34,8 @@ from archlab.training.run_dir import join_identity, last_metrics, open_run, requ
 from archlab.training.run_tokens import keep_run_tokens, read_run_tokens, use_run_tokens
 from archlab.training.start_from import check_start, load_start, settings_of_start, with_absolute_start
 from archlab.training.step import TrainStep
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,16 @@ class Trainer:
         with self.ranks.keep_error():
             self._build(resume, identity)
         self.ranks.raise_together()
+        self._tell_of_waiting()
+
+    def _tell_of_waiting(self) -> None:
+        chunks = self.ranks.layout.chunk
+        if chunks > 1 and self.ranks.is_first and self.train_step.work.rows == 1:
+            _log.warning(
+                "parallel.chunk: a rank has one sequence at a time, for which %d ranks compute one after the other; "
+                "more sequences at a time (train.batch_size) keep all of them at work",
+                chunks,
+            )
 
     def _build(self, resume: bool, identity: Identity) -> None:
         experiment, folder = self.experiment, self.folder
