@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from archlab.parallel.ranks import Ranks
+from archlab.parallel.shard import has_both_kinds
 
 _SUMMED_OVER = ("replicate", "chunk")  # FSDP sums over the shards
 _BUCKET = 2**25  # bytes of gradients that are sent at a time
@@ -18,10 +19,17 @@ _BUCKET = 2**25  # bytes of gradients that are sent at a time
 @torch.no_grad()
 def sum_gradients(model: nn.Module, ranks: Ranks) -> None:
     """Sum the gradients over the ranks that have the same weights; each has divided by the targets of all."""
-    groups = [ranks.mesh.get_group(axis) for axis in _SUMMED_OVER if ranks.layout.to_dict()[axis] > 1]
-    if not groups:
-        return
-    used = _used_anywhere([p for p in model.parameters() if p.requires_grad], groups)
+    sizes = ranks.layout.to_dict()
+    groups = [ranks.mesh.get_group(axis) for axis in _SUMMED_OVER if sizes[axis] > 1]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if groups:
+        _sum(trained, groups)
+    if ranks.layout.shard > 1 and (whole := [p for p in trained if not isinstance(p, DTensor)]):
+        _sum(whole, [ranks.mesh.get_group("shard")])
+
+
+def _sum(parameters: Sequence[nn.Parameter], groups: Sequence[dist.ProcessGroup]) -> None:
+    used = _used_anywhere(parameters, groups)
     for bucket in _buckets([_local(_gradient(parameter)) for parameter in used]):
         flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
         for group in groups:
@@ -62,8 +70,19 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 def clip_gradients(model: nn.Module, max_norm: float) -> float:
     """Scale the gradients to a norm over all of their shards, and return the norm from before."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    if not has_both_kinds(model):
+        norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    kinds = [[p for p in model.parameters() if isinstance(p, DTensor) == is_divided] for is_divided in (True, False)]
+    norms = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in kinds]
+    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    total = torch.linalg.vector_norm(torch.stack(whole))
+    for kind in kinds:
+        scale = float((max_norm / (total + 1e-6)).clamp(max=1.0))  # as torch's own
+        for parameter in kind:
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+    return float(total)
 
 
 def _local(tensor: Tensor) -> Tensor:

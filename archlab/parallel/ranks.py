@@ -73,8 +73,9 @@ class Ranks:
         """The mesh of the axes that have more than one rank, of several processes."""
         assert self.session is not None
         sizes = self.layout.to_dict()
-        axes = [axis for axis in AXES if sizes[axis] > 1]
-        return init_device_mesh(self.session.device.type, [sizes[axis] for axis in axes], mesh_dim_names=axes)
+        axes = tuple(axis for axis in AXES if sizes[axis] > 1)
+        shape = tuple(sizes[axis] for axis in axes)
+        return init_device_mesh(self.session.device.type, shape, mesh_dim_names=axes)
 
     def sum(self, *values: float) -> list[float]:
         """Return the sums of values over all ranks, each of which has its own part of the whole."""

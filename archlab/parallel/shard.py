@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -21,14 +23,39 @@ def shard_model(model: nn.Module, ranks: Ranks) -> None:
     if ranks.layout.shard == 1:
         return
     mesh = ranks.mesh["shard"]
+    # fully_shard takes no parameter without dimensions: every rank has all of these, and their gradients are summed.
+    kept_whole = {parameter for parameter in model.parameters() if parameter.dim() == 0}
     for part in [*iter_blocks(model), model]:
-        fully_shard(part, mesh=mesh)
+        fully_shard(part, mesh=mesh, ignored_params=kept_whole)
         assert isinstance(part, FSDPModule)
         # The loss divides by the targets of all ranks, so that gradients are sums: gloo has no other reduction either.
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
     if get_features(model) is not None:
         register_fsdp_forward_method(model, "features")  # which the loss in chunks calls in place of the model
+
+
+class MixedAdamW(torch.optim.AdamW):
+    """AdamW of parameters of which some are divided and some are whole, which no fused step takes together."""
+
+    def step(self, closure: Any = None) -> Any:
+        """Make the step of both kinds one after the other."""
+        groups = self.param_groups
+        parts = [
+            (group, [p for p in group["params"] if isinstance(p, DTensor) == is_divided])
+            for group in groups
+            for is_divided in (True, False)
+        ]
+        self.param_groups = [{**group, "params": params} for group, params in parts if params]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = groups
+
+
+def has_both_kinds(model: nn.Module) -> bool:
+    """Tell whether some parameters are divided and others whole."""
+    return len({isinstance(parameter, DTensor) for parameter in model.parameters()}) > 1
 
 
 def unshard(model: nn.Module) -> None:
@@ -52,9 +79,10 @@ def whole_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str,
     """Return tensors with those that are divided gathered, which all ranks do; a rank that keeps none has none."""
     whole = {}
     for name, tensor in tensors.items():
-        full = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        detached = tensor.detach()
+        full = detached.full_tensor().cpu() if isinstance(detached, DTensor) else detached
         if keep:
-            whole[name] = full.cpu() if isinstance(tensor, DTensor) else full
+            whole[name] = full
     return whole
 
 

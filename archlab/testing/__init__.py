@@ -74,5 +74,4 @@ def checks(kind: str, name: str, inputs: Tensor | None = None, **knobs: Any) -> 
     case = ComponentCase(kind, name, knobs, inputs)
     case.spec()
     varied = (allocates_what_it_reads, has_no_dead_knob, exports, declares_parameters, transfers)
-    varied += (several_processes_equal_one,)
-    return [Check(function, case) for function in (*default_checks(), *varied)]
+    return [Check(function, case) for function in (*default_checks(), *varied, several_processes_equal_one)]
