@@ -53,6 +53,11 @@ class MixedAdamW(torch.optim.AdamW):
             self.param_groups = groups
 
 
+def is_divided(model: nn.Module) -> bool:
+    """Tell whether ranks divide a model's parameters."""
+    return isinstance(model, FSDPModule)
+
+
 def has_both_kinds(model: nn.Module) -> bool:
     """Tell whether some parameters are divided and others whole."""
     return len({isinstance(parameter, DTensor) for parameter in model.parameters()}) > 1

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from archlab.config.yaml_writer import format_yaml
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
-from archlab.parallel.shard import divided_like, whole_tensors
+from archlab.parallel.shard import divided_like, is_divided, whole_tensors
 from archlab.storage.files import atomic_dir, remove_dir_atomic, write_bytes, write_text
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import integrity_error, verify, write_manifest
@@ -111,7 +111,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
     """
     # All files are read before anything is restored, so that a damaged one changes nothing.
     state = read_state(path / _STATE)
-    moments, random_states = read_tensors(path / _OPTIMIZER), read_tensors(path / _RNG)
+    # Several processes of a machine would each hold all moments, to keep their part of them.
+    moments = read_tensors(path / _OPTIMIZER, mapped=is_divided(model))
+    random_states = read_tensors(path / _RNG)
     check_random_states(random_states, path / _RNG)
     check_optimizer(model, optimizer, moments, state.optimizer, path)
     load_weights(path, model)
@@ -127,7 +129,7 @@ def read_checkpoint_identity(path: Path) -> Identity:
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load a checkpoint's weights into a model; raise ArchlabError, changing nothing, if they do not fit."""
-    tensors = read_tensors(path / _WEIGHTS)
+    tensors = read_tensors(path / _WEIGHTS, mapped=is_divided(model))
     _require_present_names(tensors, model, path)
     copy_into(model, tensors, path / _WEIGHTS)
 

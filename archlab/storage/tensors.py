@@ -30,12 +30,16 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file, metadata)
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; raise ArchlabError naming the file, and the tensor if one is wrong."""
+def read_tensors(file: Path, *, mapped: bool = False) -> dict[str, Tensor]:
+    """Read a safetensors file; raise ArchlabError naming the file, and the tensor if one is wrong.
+
+    `mapped` tensors take no memory of their own: the caller copies what it needs, and drops them.
+    """
     read_header(file)
     try:
+        tensors = load_file(file)
         # The loaded tensors map the file, which the process may replace while it uses them.
-        return {name: tensor.clone() for name, tensor in load_file(file).items()}
+        return tensors if mapped else {name: tensor.clone() for name, tensor in tensors.items()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ArchlabError(f"{file}: truncated, or not a safetensors file: {one_line(error)}") from error
 
