@@ -103,7 +103,9 @@ class TrainStep:
         # Checkpointing replaces the forward of each block, so it comes before compilation, which traces that.
         if self.train.checkpoint_activations:
             apply_activation_checkpointing(self.model)
-        compile_model(self.model, self.train.compile, hooked=self.ranks.layout.shard > 1)
+        # Dynamo skips a module's call of torch.utils.checkpoint, but traces a forward that is it (torch 2.13).
+        hooked = self.ranks.layout.shard > 1 or self.train.checkpoint_activations
+        compile_model(self.model, self.train.compile, hooked=hooked)
         shard_model(self.model, self.ranks)
         # Last: its moments are those of the parameters that are this rank's.
         self.optimizer = build_optimizer(self.model, self.train, scales)
