@@ -30,6 +30,7 @@ ROUNDS = 5
 SIZES = (f"model.vocab_size={VOCAB_SIZE}", f"model.dim={DIM}", f"model.layers[0].repeat={LAYERS}")
 LLAMA = (
     "llama2_7b",
+    "task=stdlib",
     *SIZES,
     f"model.layers[0].mixer.num_heads={HEADS}",
     f"model.layers[0].mixer.attention.window_size={CONTEXT}",
@@ -37,6 +38,7 @@ LLAMA = (
 )
 MEGALODON = (
     "megalodon_7b",
+    "task=stdlib",
     *SIZES,
     "model.layers[0].mixer.shared_dim=256",
     "model.layers[0].mixer.value_dim=2048",

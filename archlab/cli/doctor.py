@@ -201,6 +201,13 @@ def _cache() -> Iterator[Finding]:
         yield Finding("compile cache", f"{folder} is not writable", "problem", advice)
 
 
+def _tokens() -> Iterator[Finding]:
+    from archlab.cli.prepared_table import describe_cache
+
+    value, advice = describe_cache()
+    yield Finding("token cache", value, advice=advice)
+
+
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _python,
     _dependencies,
@@ -213,4 +220,5 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _memory,
     _disk,
     _cache,
+    _tokens,
 )

@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from archlab.cli.terminal import foreign
-from archlab.data.prepared import PreparedCorpus
+from archlab.data.prepared import PreparedCorpus, tokens_dir
+from archlab.data.prepared.manifest import MANIFEST
 from archlab.data.splits import SPLITS
 from archlab.runtime.memory import format_bytes
+from archlab.text import shell_path
 
 
 def prepared_table(corpus: PreparedCorpus) -> Table:
@@ -32,6 +34,15 @@ def _split_row(corpus: PreparedCorpus, split: str) -> str:
     counts = corpus.manifest.splits[split]
     share = f", {counts.bytes / counts.tokens:.2f} bytes each" if counts.tokens else ""
     return f"{counts.tokens:,} tokens in {counts.documents:,} documents{share}"
+
+
+def describe_cache() -> tuple[str, str]:
+    """Return where the user's cache of tokens is and what it holds, and how to empty it."""
+    folder = tokens_dir()
+    corpora = len(list(folder.glob(f"*/{MANIFEST}")))
+    size = folder_size(folder)
+    held = f"{folder}: {corpora} {'corpus' if corpora == 1 else 'corpora'}, {format_bytes(size)}"
+    return held, f"rm -r {shell_path(folder)} empties it" if size else ""
 
 
 def folder_size(folder: Path) -> int:

@@ -30,8 +30,8 @@ def cost_summary(experiment: Experiment, model: nn.Module | None = None) -> dict
 
     Where there is a budget, `steps` are those that it gives, None for one of seconds, which only a run can tell.
     """
-    cost = estimate_cost(experiment, model)
-    figures = {"name": experiment.name, **cost.to_dict()}
+    cost, task = estimate_cost(experiment, model), experiment.task.factory()()
+    figures = {"name": experiment.name, **cost.to_dict(), **({"sources": shares} if (shares := task.shares()) else {})}
     if experiment.train.budget is None:
         return figures
     return {**figures, "steps": resolve_budget(experiment, cost).train.steps or None}
@@ -115,7 +115,10 @@ def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = ""
     }
     if experiment.train.budget is not None:
         rows["steps"] = f"{figures['steps'] or 'measured when it starts'}, for a budget of {experiment.train.budget}"
-    for name, value in (rows | ({"tokens": tokens} if tokens else {})).items():
+    rows |= {"tokens": tokens} if tokens else {}
+    if shares := figures.get("sources"):
+        rows["sources"] = ", ".join(f"{name} {share:.6g}" for name, share in shares.items()) + " of the samples"
+    for name, value in rows.items():
         table.add_row(Text(name, "bold"), value)
     return table
 

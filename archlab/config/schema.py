@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from archlab.config.domains import Range
@@ -58,6 +58,12 @@ def parse_settings(value: Any, section: type[Settings], path: str) -> Settings:
             raise ConfigError(path, f"needs {knob.name!r}: {knob.type_name}")
     at = f"{path}." if path else ""
     return section(**{key: coerce(setting, knobs[key].type, f"{at}{key}") for key, setting in value.items()})
+
+
+def settings_to_plain(settings: Any) -> dict[str, Any]:
+    """Return a dataclass of settings as YAML data, without what is as by default."""
+    knobs = settings_of(type(settings))
+    return {name: value for name, value in asdict(settings).items() if value != knobs[name].default}
 
 
 def section_of(expected: Any) -> type | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from archlab.config import renames
 from archlab.config.domains import Count
 from archlab.config.registry import Component, Factory, Slot, find, names
-from archlab.config.schema import REQUIRED, Knob, coerce, reject_unknown
+from archlab.config.schema import REQUIRED, Knob, coerce, reject_unknown, settings_to_plain
 from archlab.errors import ConfigError, list_names, one_line
 
 MAX_REPEATS = 4096  # of layers: a typo is an error instead of a model that never finishes building
@@ -56,7 +56,9 @@ class Spec:
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
-    return value.to_plain() if isinstance(value, Spec) else value
+    if isinstance(value, Spec):
+        return value.to_plain()
+    return settings_to_plain(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 @dataclass(frozen=True)

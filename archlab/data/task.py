@@ -6,7 +6,7 @@ Letters: B batch, T time (context), V outputs.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +55,7 @@ class Task(Protocol):
 
     def require_sources(self) -> None:
         """Raise ArchlabError if data that the task names are not there, before they are read or a model is built."""
+        return
 
     def prepare(self) -> Sequence[PreparedCorpus]:
         """Make the tokens of the data, which are made once; return where they are, none if nothing is to be made."""
@@ -97,6 +98,14 @@ class Task(Protocol):
     def num_eval_targets(self, split: str, context: int, max_tokens: int | None = None) -> int | None:
         """Return the number of targets of `eval_batches`, for a progress bar; None where only reading would tell."""
         return None
+
+    def shares(self) -> Mapping[str, float]:
+        """Return the share of a run's samples that each of several sources has, by its name, without reading one."""
+        return {}
+
+    def eval_parts(self) -> Mapping[str, tuple[float, Task]]:
+        """Return share and task of each source that is evaluated by itself; none for a task that is evaluated whole."""
+        return {}
 
     def example_inputs(self, batch_size: int, context: int, device: str | torch.device) -> Tensor:
         """Return zeros of the inputs' shape and type, for counting costs."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, TypedDict
 
 import torch
@@ -75,6 +76,9 @@ def evaluate(
     """
     if precision not in _AUTOCAST:
         raise ArchlabError(f"precision: no precision {precision!r}{did_you_mean(precision, _AUTOCAST)}")
+    if parts := task.eval_parts():
+        options = EvalOptions(batch_size=batch_size, context=context, precision=precision)
+        return _evaluate_parts(model, parts, split, max_tokens, progress, options, ranks)
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
     num_targets = task.num_eval_targets(split, context, max_tokens) if progress else None
@@ -104,6 +108,36 @@ def _done(own: int, ranks: Ranks, total: int | None) -> int:
     """Return about how many targets all ranks have evaluated: each knows its own alone."""
     done = own * (ranks.count // ranks.layout.tensor)
     return own if ranks.count == 1 else done if total is None else min(done, total)
+
+
+def _evaluate_parts(
+    model: nn.Module,
+    parts: Mapping[str, tuple[float, Task]],
+    split: str,
+    max_tokens: int | None,
+    progress: EvalProgress | None,
+    options: EvalOptions,
+    ranks: Ranks | None,
+) -> EvalResult:
+    """Evaluate each part by itself; the loss of all is the mean of theirs, as often as they are trained on."""
+    own_tokens = None if max_tokens is None else math.ceil(max_tokens / len(parts))
+    begin, tokens, metrics = time.perf_counter(), 0, dict[str, float]()
+    nats = num_bytes = 0.0
+    for name, (share, part) in parts.items():
+        told = None if progress is None else partial(_tell_after, progress, tokens)
+        result = evaluate(model, part, split, max_tokens=own_tokens, progress=told, ranks=ranks, **options)
+        tokens += result.tokens
+        nats += share * result.metrics["loss"]
+        metrics[f"loss_{name}"] = result.metrics["loss"]
+        is_right = "bpb" in result.metrics
+        num_bytes += share * part.bytes_per_evaluated_token(split, own_tokens) if is_right else math.nan
+    # A part whose bytes nobody knows leaves those of all unknown.
+    bits = {} if math.isnan(num_bytes) else {"bpb": nats / math.log(2) / num_bytes}
+    return EvalResult(split, {"loss": nats, **bits, **metrics}, tokens, tokens / (time.perf_counter() - begin))
+
+
+def _tell_after(progress: EvalProgress, before: int, done: int, total: int | None) -> None:
+    progress(before + done, None)
 
 
 def _evaluate_batch(model: nn.Module, task: Task, inputs: Tensor, targets: Tensor, precision: str) -> list[Any]:

@@ -19,23 +19,23 @@ class RowTask(SampleTask):
     num_fields: int
     header = 0
 
-    def rows(self, split: str) -> Rows:
+    def table(self, split: str) -> Rows:
         """Return the rows of a split."""
         return open_rows(self.path, self.names[split], self.num_fields, self.header)
 
     def read_rows(self, split: str, indices: Sequence[int]) -> list[tuple[str, list[bytes]]]:
         """Return the location, as file:line, and the fields of some rows."""
-        rows = self.rows(split)
+        rows = self.table(split)
         return [(rows.locate(index), rows[index]) for index in indices]
 
     def size(self, split: str) -> int:
         """Return the number of rows of a split."""
-        return len(self.rows(split))
+        return len(self.table(split))
 
     def describe(self) -> dict[str, Any]:
         """Return the number of rows of each split, and the SHA-256 of each file."""
         return {
             "source": self.path,
             **super().describe(),
-            "sha256": {split: self.rows(split).sha256() for split in SPLITS},
+            "sha256": {split: self.table(split).sha256() for split in SPLITS},
         }

@@ -31,7 +31,7 @@ class Prepared(CorpusTask):
     ) -> None:
         if not corpus.strip("/."):
             raise ValueError(f"corpus {corpus!r} is neither a name nor a path")
-        self.corpus_name, self.vocab_size = corpus, vocab_size
+        self.corpus_name, self.vocab_size, self.max_vocab_size = corpus, vocab_size, vocab_size
         self.known_tokenizer, self.known_special_tokens = tokenizer, special_tokens
 
     @property
@@ -47,7 +47,7 @@ class Prepared(CorpusTask):
     def require_sources(self) -> None:
         """Raise ArchlabError if the corpus is not there, or has more tokens than the model."""
         found = self.corpus.manifest.vocab_size
-        if found > self.vocab_size:
+        if found > self.max_vocab_size:
             raise ArchlabError(
                 f"{self.location}: has {found:,} different tokens, more than vocab_size {self.vocab_size:,}"
             )
@@ -68,7 +68,10 @@ class Prepared(CorpusTask):
         """The tokenizer, which a trained model carries, or else the corpus."""
         if self.known_tokenizer is None:
             return self.corpus.tokenizer
-        return load_tokenizer(self.known_tokenizer, bool(self.known_special_tokens))
+        special_tokens = self.known_special_tokens
+        if special_tokens is None:
+            special_tokens = bool(self.corpus.manifest.tokenizer.get("special_tokens", False))
+        return load_tokenizer(self.known_tokenizer, special_tokens)
 
     def check(self, context: int = 1) -> None:
         """Raise ArchlabError unless the corpus is there, its tokens mean the model's, and every split has a window."""

@@ -166,6 +166,7 @@ def test_what_a_killed_process_began_goes_on(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "_GROUP", 1500)
         patch.setattr(writer, "_EVERY_S", 0.0)
+        patch.setattr(writer, "_PATIENCE", 0)
         expected = prepared.prepare_at(source(text), 999, tokenizer, tmp_path / "whole")
         whole = sum(encoded)
         kill_after(groups, patch)

@@ -38,6 +38,17 @@ def test_an_example_runs(name: str, said: str, tmp_path: Path) -> None:
     assert said in run(name, tmp_path / "out")
 
 
+@pytest.mark.services
+def test_any_folder_of_text_is_prepared_and_trained_on(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / "text" / str(number % 7)).mkdir(parents=True, exist_ok=True)
+        lines = "".join(f"{n} times {number} is {n * number}, grüne Ente.\n" for n in range(40))
+        (tmp_path / "text" / str(number % 7) / f"{number}.txt").write_text(lines)
+    said = run("prepare_a_folder.py", tmp_path / "text", tmp_path / "out")
+    assert "tokens of 300 documents in " in said
+    assert "bits per byte after 6 steps" in said
+
+
 def test_every_example_is_listed() -> None:
     listed = (EXAMPLES / "README.md").read_text()
     assert [file.name for file in EXAMPLES.glob("*.py") if f"[{file.name}]" not in listed] == []

@@ -48,7 +48,7 @@ def prepare(
     where a killed one ended.
     """
     _require_whole(name, corpus, tokenizer, out)
-    from archlab.cli.prepared_table import prepared_table
+    from archlab.cli.prepared_table import describe_cache, prepared_table
     from archlab.cli.stopping import advise_at_stop
     from archlab.cli.task_bar import task_bar
 
@@ -64,6 +64,9 @@ def prepare(
         click.echo(f"{name}: nothing to prepare: its data are read as they are")
     for one in found:
         make_console().print(prepared_table(one))
+    if found and corpus is None:
+        held, advice = describe_cache()
+        click.echo(f"token cache {held}; {advice}")
 
 
 def _require_whole(name: str | None, corpus: Path | None, tokenizer: str | None, out: Path | None) -> None:

@@ -22,7 +22,7 @@ from archlab.errors import ArchlabError, MachineError
 from archlab.runtime.fsync import fsync_path
 from archlab.runtime.progress import report_progress, reporting_within
 
-_GROUP = 2**20  # bytes that are encoded together: enough for all cores, and little to do again for a killed process
+_GROUP = 2**21  # bytes that are encoded together: enough for all cores, and little to do again for a killed process
 _TOLD_FROM = 2**20  # bytes of a text that takes more than a moment
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

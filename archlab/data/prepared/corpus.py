@@ -106,7 +106,8 @@ class PreparedCorpus:
 
 def open_corpus(folder: Path) -> PreparedCorpus:
     """Open a directory of prepared tokens; raise ArchlabError naming what is missing or damaged."""
-    return _open(folder, stamp_files([(MANIFEST, folder / MANIFEST)]).digest)
+    files = sorted(folder.iterdir()) if folder.is_dir() else [folder / MANIFEST]
+    return _open(folder, stamp_files([(file.name, file) for file in files]).digest)
 
 
 @lru_cache(maxsize=16)

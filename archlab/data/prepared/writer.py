@@ -22,6 +22,7 @@ JOURNAL = "journal.json"
 ENDS = np.dtype("<i8")
 HELD_OUT = SPLITS[1:]
 _EVERY_S = 5.0  # between two entries in the journal: what a killed process has to do again
+_PATIENCE = 20  # times as long as an entry takes, on a disk that is slow to write files through
 
 
 def tokens_name(split: str) -> str:
@@ -51,7 +52,7 @@ class TokenWriter:
         self.counts = {split: SplitCounts() for split in SPLITS}
         self.dtype = tokenizer.encode_documents([b""])[0].dtype.newbyteorder("<")
         self._files: dict[str, IO[bytes]] = {}
-        self._written = 0.0
+        self._next = 0.0
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -67,7 +68,7 @@ class TokenWriter:
             for name in _FILES:
                 file = self._files[name] = stack.enter_context((self.folder / name).open("ab"))
                 file.truncate(journal["sizes"][name] if self.place else 0)
-            self._written = time.monotonic()
+            self._next = time.monotonic() + _EVERY_S
             yield
 
     def _has(self, sizes: Mapping[str, int]) -> bool:
@@ -101,9 +102,10 @@ class TokenWriter:
         counts.documents += len(texts)
         counts.bytes += len(between) + len(joined)
 
-    def note(self, place: Mapping[str, Any], *, at_once: bool = False) -> None:
+    def note(self, place: Mapping[str, Any]) -> None:
         """Write down, every few seconds, how far the source was read and the files written."""
-        if not at_once and time.monotonic() - self._written < _EVERY_S:
+        begin = time.monotonic()
+        if begin < self._next:
             return
         for name, file in self._files.items():
             file.flush()
@@ -111,4 +113,5 @@ class TokenWriter:
         sizes = {name: file.tell() for name, file in self._files.items()}
         splits = {split: asdict(counts) for split, counts in self.counts.items()}
         write_json(self.folder / JOURNAL, {"key": self.key, "place": dict(place), "sizes": sizes, "splits": splits})
-        self._written = time.monotonic()
+        now = time.monotonic()
+        self._next = now + max(_EVERY_S, _PATIENCE * (now - begin))
