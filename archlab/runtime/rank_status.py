@@ -51,22 +51,24 @@ def publish(store: dist.Store, status: RankStatus) -> None:
 
 
 def read_statuses(store: dist.Store, count: int) -> list[RankStatus]:
-    """Return the last status of every rank that has told one."""
-    keys = [f"status/{rank}" for rank in range(count)]
-    return [RankStatus(**json.loads(store.get(key))) for key in keys if store.check([key])]
+    """Return the last status of every rank, of one that has told none that it starts."""
+    return [_read(store, rank) for rank in range(count)]
 
 
-def slowest(statuses: Sequence[RankStatus]) -> RankStatus | None:
+def _read(store: dist.Store, rank: int) -> RankStatus:
+    key = f"status/{rank}"
+    return RankStatus(**json.loads(store.get(key))) if store.check([key]) else RankStatus(rank, 0, "start")
+
+
+def slowest(statuses: Sequence[RankStatus]) -> RankStatus:
     """Return the status of the rank that is the furthest behind, of those that do not wait for others if there are."""
     waited_for = [status for status in statuses if not status.lost] or statuses
-    return min(waited_for, key=lambda status: (status.update, _PHASES.index(status.phase)), default=None)
+    return min(waited_for, key=lambda status: (status.update, _PHASES.index(status.phase)))
 
 
 def explain_loss(statuses: Sequence[RankStatus]) -> str:
     """Return in a line which rank the others have waited for."""
     last = slowest(statuses)
-    if last is None:
-        return "the processes have lost each other before the first update"
     ahead = max(status.update for status in statuses)
     others = f"; the others are in update {ahead}" if ahead > last.update else ""
     what = "stands still" if any(status.waited for status in statuses) else "is the last to be heard of"
