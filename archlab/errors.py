@@ -42,6 +42,14 @@ class TrainingError(ArchlabError):
     """A training run that cannot continue, such as one whose loss is not finite."""
 
 
+class PeerError(ArchlabError):
+    """The failure of a run that another of its processes, or their launcher, tells of; this one ends in silence."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__("another process of the run has failed")
+
+
 def redact(text: str) -> str:
     """Replace the passwords of the URLs in a text by `***`."""
     return _PARAMETER.sub(r"\1***", _USER.sub(r"\1:***", text))

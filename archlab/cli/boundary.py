@@ -16,8 +16,9 @@ import click
 
 from archlab.cli.streams import abandon, prepare_streams
 from archlab.cli.traceback_file import write_traceback
-from archlab.errors import ArchlabError, describe_error, redact
+from archlab.errors import ArchlabError, PeerError, describe_error, redact
 from archlab.runtime.outcome import Outcome, iter_causes, outcome_of
+from archlab.runtime.place import find_place
 from archlab.runtime.signals import Stopped
 from archlab.text import shorten, visible
 
@@ -51,6 +52,8 @@ def run(command: Callable[[], object], *, debug: bool) -> int:
 
 
 def _report(error: BaseException, debug: bool) -> int:
+    if isinstance(error, PeerError) and not debug:
+        return error.status
     outcome = outcome_of(error)
     if isinstance(error, click.Abort) or outcome is Outcome.USER:
         return _report_stop(error)
@@ -69,6 +72,8 @@ def _report_stop(error: BaseException) -> int:
         abandon(sys.stdout)
         return 128 + signal.SIGPIPE
     number = error.number if isinstance(error, Stopped) else signal.SIGINT
+    if not find_place().is_first:  # the first process tells of what all were asked
+        return _stop_status(number)
     text = "interrupted" if number == signal.SIGINT else str(error)
     return _end("; ".join([text, *getattr(error, "__notes__", [])]), _stop_status(number))
 
@@ -83,8 +88,14 @@ def _end(message: str, status: int, debug: bool = False) -> int:
     if debug:
         raise  # noqa: PLE0704 - called while an exception is handled
     with suppress(OSError, ValueError):  # standard error is full, closed or gone, too
-        print(f"archlab: {line(message)}", file=sys.stderr, flush=True)
+        print(f"archlab: {_rank()}{line(message)}", file=sys.stderr, flush=True)
     return status
+
+
+def _rank() -> str:
+    """Return which of several processes this is, but nothing in the first one."""
+    place = find_place()
+    return "" if place.is_first else f"rank {place.rank}: "
 
 
 def line(message: str) -> str:

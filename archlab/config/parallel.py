@@ -78,11 +78,39 @@ def parse_parallel(value: Any) -> ParallelConfig | None:
     return ParallelConfig(**{key: coerce(size, knobs[key].type, f"{PATH}.{key}") for key, size in value.items()})
 
 
-def require_one_device(parallel: ParallelConfig | None) -> None:
-    """Raise ConfigError for a layout of several devices, on which archlab plans but does not train yet."""
-    if parallel is not None and parallel.min_devices > 1:
+def layout_of(parallel: ParallelConfig | None, processes: int = 1) -> Layout:
+    """Return the layout of a run in so many processes, which are all copies where an experiment has no `parallel:`.
+
+    Raises ConfigError where the processes are not those of the layout, with the option that starts the right number.
+    """
+    config = parallel or ParallelConfig()
+    if processes == 1 and config.min_devices > 1:
         raise ConfigError(
             PATH,
-            f"a layout of {parallel.min_devices} devices: archlab trains on one device today, and plans for many "
-            "(archlab plan); remove the section to train here",
+            f"a layout of {config.min_devices} devices, and this is one process: start {config.min_devices} of them "
+            f"with --processes {config.min_devices}, torchrun or srun, or remove the section to train in one",
         )
+    return config.layout(processes)
+
+
+def divide_sequences(layout: Layout, batch_size: int, accumulate: int) -> tuple[int, int]:
+    """Return how many sequences a rank has at a time, and how often in an update: `batch_size` at most, all the same.
+
+    Raises ConfigError where the ranks do not divide the sequences of an update.
+    """
+    sequences = batch_size * accumulate
+    if sequences % layout.data:
+        raise ConfigError(
+            PATH,
+            f"replicate {layout.replicate} * shard {layout.shard} does not divide the {sequences} sequences of "
+            "an update (train.batch_size * train.accumulate)",
+        )
+    local = sequences // layout.data
+    micro = max(size for size in range(1, min(local, batch_size) + 1) if local % size == 0)
+    return micro, local // micro
+
+
+def require_chunks(layout: Layout, context: int) -> None:
+    """Raise ConfigError where the chunks of a layout do not divide the context."""
+    if context % layout.chunk:
+        raise ConfigError(f"{PATH}.chunk", f"{layout.chunk} does not divide train.context, {context}")

@@ -22,6 +22,8 @@ from archlab.errors import ArchlabError, did_you_mean
 from archlab.modeling.build import device_of, eval_mode
 from archlab.modeling.loss import iter_logits
 from archlab.ops.dtypes import without_autocast
+from archlab.parallel.ranks import Ranks
+from archlab.parallel.shard import whole_ends
 
 # Takes the targets evaluated so far, and those in all, None where the task cannot tell.
 EvalProgress: TypeAlias = Callable[[int, int | None], None]
@@ -65,8 +67,9 @@ def evaluate(
     max_tokens: int | None = None,
     precision: str = "float32",
     progress: EvalProgress | None = None,
+    ranks: Ranks | None = None,
 ) -> EvalResult:
-    """Evaluate a model on a split, starting each sample from the initial state.
+    """Evaluate a model on a split, starting each sample from the initial state; several `ranks` divide the batches.
 
     `max_tokens` limits the number of inputs read; `progress` is called after each batch. Raises ArchlabError if the
     split has no target.
@@ -76,25 +79,36 @@ def evaluate(
     # A task need not derive from Task, and those of before it had parts have none.
     if parts := getattr(task, "eval_parts", dict)():
         options = EvalOptions(batch_size=batch_size, context=context, precision=precision)
-        return _evaluate_parts(model, parts, split, max_tokens, progress, options)
+        return _evaluate_parts(model, parts, split, max_tokens, progress, options, ranks)
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
     num_targets = task.num_eval_targets(split, context, max_tokens) if progress else None
-    begin = time.perf_counter()
-    with eval_mode(model), torch.no_grad():
-        for inputs, targets in task.eval_batches(split, batch_size, context, max_tokens):
+    begin, ranks = time.perf_counter(), ranks or Ranks()
+    with eval_mode(model), whole_ends(model), torch.no_grad():
+        batches = task.eval_batches(split, batch_size, context, max_tokens)
+        for (inputs, targets), is_own in ranks.share(batches):
             for chunk in _evaluate_batch(model, task, inputs, targets, precision):
                 for name, (total, count) in chunk.items():
-                    sums[name] += float(total)
-                    counts[name] += int(count)
+                    sums[name] += float(total) * is_own
+                    counts[name] += int(count) * is_own
             if progress is not None:
-                progress(counts["loss"], num_targets)
+                progress(_done(counts["loss"], ranks, num_targets), num_targets)
+    if ranks.count > 1:
+        names = sorted(sums)
+        sums = dict(zip(names, ranks.sum(*(sums[name] for name in names)), strict=True))
+        counts = dict(zip(names, map(int, ranks.sum(*(counts[name] for name in names))), strict=True))
     if not counts["loss"]:
         raise ArchlabError(f"the {split} split has no token to predict")
     metrics = {name: sums[name] / max(counts[name], 1) for name in sums}
     if "bpb" in task.metrics and task.has_bits_per_byte(split):
         metrics["bpb"] = metrics["loss"] / math.log(2) / task.bytes_per_evaluated_token(split, max_tokens)
     return EvalResult(split, metrics, counts["loss"], counts["loss"] / (time.perf_counter() - begin))
+
+
+def _done(own: int, ranks: Ranks, total: int | None) -> int:
+    """Return about how many targets all ranks have evaluated: each knows its own alone."""
+    done = own * (ranks.count // ranks.layout.tensor)
+    return own if ranks.count == 1 else done if total is None else min(done, total)
 
 
 def _evaluate_parts(
@@ -104,6 +118,7 @@ def _evaluate_parts(
     max_tokens: int | None,
     progress: EvalProgress | None,
     options: EvalOptions,
+    ranks: Ranks | None,
 ) -> EvalResult:
     """Evaluate each part by itself; the loss of all is the mean of theirs, as often as they are trained on."""
     own_tokens = None if max_tokens is None else math.ceil(max_tokens / len(parts))
@@ -111,7 +126,7 @@ def _evaluate_parts(
     nats = num_bytes = 0.0
     for name, (share, part) in parts.items():
         told = None if progress is None else partial(_tell_after, progress, tokens)
-        result = evaluate(model, part, split, max_tokens=own_tokens, progress=told, **options)
+        result = evaluate(model, part, split, max_tokens=own_tokens, progress=told, ranks=ranks, **options)
         tokens += result.tokens
         nats += share * result.metrics["loss"]
         metrics[f"loss_{name}"] = result.metrics["loss"]

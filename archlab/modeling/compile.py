@@ -44,8 +44,11 @@ def resolve_compile_mode(policy: str, device: torch.device, flops: float) -> str
     return "block" if is_worthwhile else "off"
 
 
-def compile_model(model: nn.Module, policy: str, backend: str = "inductor") -> None:
-    """Compile in place: block by block, where identical blocks share one graph, or the whole model as one graph."""
+def compile_model(model: nn.Module, policy: str, backend: str = "inductor", *, hooked: bool = False) -> None:
+    """Compile in place: block by block, where identical blocks share one graph, or the whole model as one graph.
+
+    `hooked` leaves room for hooks, as FSDP's, which are to run around what is compiled.
+    """
     if policy == "off":
         return
     cache_graphs_with_autocast()
@@ -54,7 +57,10 @@ def compile_model(model: nn.Module, policy: str, backend: str = "inductor") -> N
         # The chunked loss calls features, not the model, and would otherwise run it uncompiled.
         model.features = torch.compile(features, fullgraph=True, backend=backend)  # type: ignore[assignment]
     for part in {"block": [*iter_blocks(model), *_non_block_modules(model)], "model": [model]}[policy]:
-        part.compile(fullgraph=True, backend=backend)
+        if hooked:
+            part.forward = torch.compile(part.forward, fullgraph=True, backend=backend)
+        else:
+            part.compile(fullgraph=True, backend=backend)
 
 
 def _non_block_modules(model: nn.Module) -> Iterator[nn.Module]:

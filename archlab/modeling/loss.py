@@ -16,18 +16,19 @@ from archlab.ops.dtypes import at_least_float32
 from archlab.ops.linear_cross_entropy import IGNORED, MAX_CHUNK_LOGITS, linear_cross_entropy
 
 
-def total_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, State]:
+def total_loss(model: nn.Module, inputs: Tensor, targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
     """Return the cross-entropy in nats, summed over the targets that are not -100, and the last state.
 
     A sum, because a mean cannot be averaged over parts of a batch, such as micro-batches, that have different numbers
     of targets: divide by `count_targets` of the whole.
     """
+    started = () if initial is None else (initial,)
     weight_VD, features = chunked_output_weight(model, targets.numel()), get_features(model)
     if weight_VD is None or features is None:
-        logits, state = model(inputs)
+        logits, state = model(inputs, *started)
         logits_NV = at_least_float32(logits.flatten(0, -2))
         return F.cross_entropy(logits_NV, targets.flatten(), ignore_index=IGNORED, reduction="sum"), state
-    x_BTD, state = features(inputs)
+    x_BTD, state = features(inputs, *started)
     return linear_cross_entropy(x_BTD.flatten(0, -2), weight_VD, targets.flatten()), state
 
 

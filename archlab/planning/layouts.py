@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from archlab.config.parallel import PATH, Layout
+from archlab.config.parallel import PATH, Layout, divide_sequences, require_chunks
 from archlab.errors import ConfigError
 from archlab.planning.sharded_step import Setting, ShardedStep, shard_step
 
@@ -61,14 +61,9 @@ def iter_layouts(setting: Setting, devices: int) -> Iterator[Layout]:
 
 def require_divisible(setting: Setting, layout: Layout) -> None:
     """Raise ConfigError for a layout that does not divide the sequences of an update, or their context."""
-    if setting.sequences % layout.data:
-        raise ConfigError(
-            PATH,
-            f"replicate {layout.replicate} * shard {layout.shard} does not divide the {setting.sequences} sequences of "
-            "an update (train.batch_size * train.accumulate)",
-        )
-    if setting.context % layout.chunk:
-        raise ConfigError(f"{PATH}.chunk", f"{layout.chunk} does not divide train.context, {setting.context}")
+    train = setting.experiment.train
+    divide_sequences(layout, train.batch_size, train.accumulate)
+    require_chunks(layout, setting.context)
 
 
 def _fastest(steps: Sequence[ShardedStep]) -> ShardedStep:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from archlab.config.experiment import Experiment
-from archlab.config.parallel import Layout
+from archlab.config.parallel import Layout, divide_sequences
 from archlab.modeling.step_trace import StepTrace
 from archlab.planning.communication import Links
 from archlab.planning.device import Device
@@ -106,11 +106,10 @@ class Setting:
 
 def shard_step(setting: Setting, layout: Layout) -> ShardedStep:
     """Return memory and time of an update on each device of a layout, which must divide the sequences."""
-    local = setting.sequences // layout.data
     # The experiment's micro-batch is what one device holds at a time, whatever the layout leaves for it to do.
-    micro = max(size for size in range(1, min(local, setting.experiment.train.batch_size) + 1) if local % size == 0)
+    train = setting.experiment.train
+    micro, accumulate = divide_sequences(layout, train.batch_size, train.accumulate)
     trace = setting.workload.at(micro)
-    accumulate = local // micro
     memory = _memory(setting, layout, trace)
     return ShardedStep(layout, micro, accumulate, memory, _time(setting, layout, trace, micro, accumulate))
 

@@ -39,16 +39,28 @@ def _machine_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def require_memory(needed: int, device: torch.device) -> None:
-    """Raise ArchlabError if a training step needs more memory than is available."""
+def require_memory(needed: int, device: torch.device, *, fixed: int = 0, processes: int = 1) -> None:
+    """Raise ArchlabError if a training step needs more memory than is available.
+
+    `fixed` of the bytes are weights, gradients and moments, which no setting makes fewer; so many `processes` of this
+    machine need as much each, and share it unless a GPU is one's own.
+    """
+    processes = processes if device.type == "cpu" else 1
     free = available_memory(device)
-    if needed > free:
-        group = memory_limit() if device.type == "cpu" else None
-        limit = f" of the {format_bytes(group.limit)} of its control group" if group and group.available <= free else ""
-        raise ArchlabError(
-            f"a training step needs about {format_bytes(needed)}, and {device} has {format_bytes(free)} free{limit}; "
-            "try a smaller train.batch_size or train.context, or train.checkpoint_activations=true"
-        )
+    if needed * processes <= free:
+        return
+    group = memory_limit() if device.type == "cpu" else None
+    limit = f" of the {format_bytes(group.limit)} of its control group" if group and group.available <= free else ""
+    advice = "try a smaller train.batch_size or train.context, or train.checkpoint_activations=true"
+    if fixed * processes > free:
+        enough = -(-fixed * processes // free)
+        advice = f"no setting helps: weights, gradients and moments alone are {format_bytes(fixed * processes)}"
+        advice += f"; divide them over at least {enough} such devices (parallel.shard)"
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    raise ArchlabError(
+        f"a training step needs about {format_bytes(needed)}{each}, and {device} has {format_bytes(free)} free{limit}; "
+        f"{advice}"
+    )
 
 
 def format_bytes(size: float) -> str:

@@ -55,6 +55,14 @@ class _Handler:
 _active: _Handler | None = None
 
 
+def take_deferred() -> int:
+    """Return the number of the signal that a block defers, which then raises nothing at its end; 0 if there is none."""
+    if _active is None:
+        return 0
+    number, _active.deferred = _active.deferred, 0
+    return number
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[_Handler | None]:
     """Raise Stopped, a KeyboardInterrupt, at INT, TERM, HUP and USR1 in a block; do nothing outside the main thread.

@@ -17,6 +17,7 @@ from archlab.config.strict_json import read_object
 from archlab.config.yaml_writer import format_yaml
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
+from archlab.parallel.shard import divided_like, is_divided, whole_tensors
 from archlab.storage.files import atomic_dir, remove_dir_atomic, write_bytes, write_text
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import integrity_error, verify, write_manifest
@@ -45,16 +46,19 @@ def save_checkpoint(
     *,
     keep: int,
     keep_steps: Sequence[int] = (),
+    whole: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None,
 ) -> Path:
     """Write folder/step_00000100, then delete all but the newest `keep` and `keep_steps`; `extra` is JSON data.
 
-    Checkpoints of later steps, which a run that was started over has left, are deleted as well.
+    Checkpoints of later steps, which a run that was started over has left, are deleted as well. `whole` is what
+    `gather_state` has returned, where the tensors are divided among processes.
     """
     path = folder / f"step_{step:08d}"
     state = {"step": step, "extra": dict(extra), "optimizer": groups_of(model, optimizer)}
+    weights, moments = whole or gather_state(model, optimizer)
     with atomic_dir(path, replace=True, check=require_listed) as partial:
-        write_tensors(partial / _WEIGHTS, named_tensors(model))
-        write_tensors(partial / _OPTIMIZER, tensors_of(model, optimizer))
+        write_tensors(partial / _WEIGHTS, weights)
+        write_tensors(partial / _OPTIMIZER, moments)
         write_tensors(partial / _RNG, random_states())
         write_text(partial / _STATE, json.dumps(state, indent=2))
         write_manifest(partial, "checkpoint")
@@ -64,6 +68,16 @@ def save_checkpoint(
     for old in [number for number in steps if number > step] + [n for n in earlier if n not in keep_steps]:
         _remove_own(steps[old])
     return path
+
+
+def gather_state(
+    model: nn.Module, optimizer: Optimizer, keep: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return a model's and an optimizer's tensors by name, whole; all processes that divide them call this together.
+
+    One that does not `keep` them gets none.
+    """
+    return whole_tensors(named_tensors(model), keep), whole_tensors(tensors_of(model, optimizer), keep)
 
 
 def _remove_own(old: Path) -> None:
@@ -99,7 +113,9 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
     """
     # All files are read before anything is restored, so that a damaged one changes nothing.
     state = read_state(path / _STATE)
-    moments, random_states = read_tensors(path / _OPTIMIZER), read_tensors(path / _RNG)
+    # Several processes of a machine would each hold all moments, to keep their part of them.
+    moments = read_tensors(path / _OPTIMIZER, mapped=is_divided(model))
+    random_states = read_tensors(path / _RNG)
     check_random_states(random_states, path / _RNG)
     check_optimizer(model, optimizer, moments, state.optimizer, path)
     load_weights(path, model)
@@ -115,7 +131,7 @@ def read_checkpoint_identity(path: Path) -> Identity:
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load a checkpoint's weights into a model; raise ArchlabError, changing nothing, if they do not fit."""
-    tensors = read_weights(path)
+    tensors = read_weights(path, mapped=is_divided(model))
     _require_present_names(tensors, model, path)
     copy_into(model, tensors, path / _WEIGHTS)
 
@@ -138,12 +154,13 @@ def load_matching_weights(path: Path, model: nn.Module) -> None:
     own = named_tensors(model)
     with torch.no_grad():
         for name in fit_tensors(own, tensors).matching:
-            own[name].copy_(tensors[name])
+            own[name].copy_(divided_like(own[name], tensors[name]))
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return a checkpoint's tensors; raise ArchlabError naming a file that is damaged."""
-    return {name: tensor for file in _weight_files(path) for name, tensor in read_tensors(file).items()}
+def read_weights(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors, left in their files if `mapped`; raise ArchlabError naming a damaged file."""
+    files = _weight_files(path)
+    return {name: tensor for file in files for name, tensor in read_tensors(file, mapped=mapped).items()}
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -187,13 +204,15 @@ def save_model(
     *,
     kind: str = "model",
     check: Callable[[Path], None] = require_listed,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a self-contained model directory: weights, resolved experiment, provenance, and what its tokens mean.
 
     `check` raises for an earlier directory that must stay; the default is one with files that archlab did not write.
+    `weights` are the model's, whole, where it is divided among processes.
     """
     with atomic_dir(folder, replace=True, check=check) as partial:
-        write_tensors(partial / _WEIGHTS, named_tensors(model))
+        write_tensors(partial / _WEIGHTS, named_tensors(model) if weights is None else weights)
         write_text(partial / "experiment.yaml", format_yaml(experiment_resolved))
         write_text(partial / "provenance.json", json.dumps(dict(provenance), indent=2))
         for name, data in token_files(tokens).items():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from archlab.errors import ArchlabError
+from archlab.parallel.shard import divided_like
 from archlab.storage.json_values import is_finite
 from archlab.storage.tensors import named_tensors
 
@@ -101,11 +102,11 @@ def restore_optimizer(
     """
     # torch's state_dict numbers parameters in the order of their groups.
     names = [name for group in groups_of(model, optimizer) for name in group["params"]]
-    indices = {name: index for index, name in enumerate(names)}
+    indices, own = {name: index for index, name in enumerate(names)}, named_tensors(model)
     state: dict[int, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition(".")
-        state.setdefault(indices[name], {})[key] = tensor
+        state.setdefault(indices[name], {})[key] = tensor if key == "step" else divided_like(own[name], tensor)
     current = optimizer.state_dict()["param_groups"]
     merged = [_merge_group(group, saved) for group, saved in zip(current, groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})

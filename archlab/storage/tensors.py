@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, one_line
+from archlab.parallel.shard import divided_like
 from archlab.runtime.private_apis import COMPILED_PREFIX
 from archlab.storage.safetensors_header import read_header
 
@@ -29,12 +30,16 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file, metadata)
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; raise ArchlabError naming the file, and the tensor if one is wrong."""
+def read_tensors(file: Path, *, mapped: bool = False) -> dict[str, Tensor]:
+    """Read a safetensors file; raise ArchlabError naming the file, and the tensor if one is wrong.
+
+    `mapped` tensors take no memory of their own: the caller copies what it needs, and drops them.
+    """
     read_header(file)
     try:
+        tensors = load_file(file)
         # The loaded tensors map the file, which the process may replace while it uses them.
-        return {name: tensor.clone() for name, tensor in load_file(file).items()}
+        return tensors if mapped else {name: tensor.clone() for name, tensor in tensors.items()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ArchlabError(f"{file}: truncated, or not a safetensors file: {one_line(error)}") from error
 
@@ -48,7 +53,7 @@ def copy_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> 
         raise ArchlabError(f"{source}: does not fit the model: {fit}")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(divided_like(tensor, tensors[name]))
 
 
 @dataclass(frozen=True)

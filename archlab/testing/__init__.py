@@ -17,6 +17,7 @@ from archlab.testing.allocation import allocates_what_it_reads
 from archlab.testing.checks import default_checks
 from archlab.testing.component_case import CheckFailed, ComponentCase
 from archlab.testing.export import exports
+from archlab.testing.parallel import several_processes_equal_one
 from archlab.testing.params import declares_parameters
 from archlab.testing.transfer import transfers
 from archlab.testing.variation import has_no_dead_knob, random_case
@@ -73,4 +74,4 @@ def checks(kind: str, name: str, inputs: Tensor | None = None, **knobs: Any) -> 
     case = ComponentCase(kind, name, knobs, inputs)
     case.spec()
     varied = (allocates_what_it_reads, has_no_dead_knob, exports, declares_parameters, transfers)
-    return [Check(function, case) for function in (*default_checks(), *varied)]
+    return [Check(function, case) for function in (*default_checks(), *varied, several_processes_equal_one)]

@@ -22,12 +22,12 @@ WARMUP_STEPS, MIN_STEPS, MAX_STEPS = 3, 5, 50
 MAX_SHARE = 0.02  # of the budget, that measuring may take beyond MIN_STEPS
 
 
-def prepare_run(experiment: Experiment, previous: Mapping[str, str] | None = None) -> Experiment:
+def prepare_run(experiment: Experiment, previous: Mapping[str, str] | None = None, processes: int = 1) -> Experiment:
     """Check an experiment and return it with every `auto` and its budget resolved; see `prepare_experiment`.
 
     A budget of seconds is measured: a few optimizer steps are made and thrown away.
     """
-    prepared = prepare_experiment(experiment, previous)
+    prepared = prepare_experiment(experiment, previous, processes)
     budget = prepared.train.budget
     if budget is None:
         return prepared

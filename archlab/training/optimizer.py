@@ -11,6 +11,7 @@ from torch import nn
 
 from archlab.config.train_config import TrainConfig
 from archlab.modeling.param_scales import ParamScale
+from archlab.parallel.shard import MixedAdamW, has_both_kinds
 
 START_LR_RATIO = 1e-4  # not 0: the first step would change nothing
 
@@ -24,7 +25,8 @@ def build_optimizer(
     the learning rate.
     """
     groups = _standard_groups(model, train) if scales is None else _scaled_groups(model, train, scales)
-    return torch.optim.AdamW(
+    optimizer = MixedAdamW if has_both_kinds(model) else torch.optim.AdamW
+    return optimizer(
         [group for group in groups if group["params"]],
         lr=train.lr,
         betas=(train.beta1, train.beta2),

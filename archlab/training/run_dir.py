@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool, bu
 
 def _resume(experiment: Experiment, folder: Path) -> Identity:
     file = folder / "experiment.yaml"
-    difference = first_difference(load(file, recorded=True).resolved, experiment.resolved)
+    # Any layout goes on exactly where another one has stopped.
+    earlier, present = (replace(one, parallel=None) for one in (load(file, recorded=True), experiment))
+    difference = first_difference(earlier.resolved, present.resolved)
     if difference:
         raise ArchlabError(f"{file}: {difference}; name another directory, or start over with --force")
     require_unedited(folder)

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from archlab.config.experiment import Experiment
-from archlab.config.parallel import require_one_device
+from archlab.config.parallel import layout_of
 from archlab.data.task import Task
 from archlab.errors import ConfigError, TrainingError
 from archlab.modeling.budget import resolve_budget
@@ -21,32 +21,43 @@ from archlab.modeling.compile import apply_activation_checkpointing, compile_mod
 from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.loss import count_targets, total_loss
 from archlab.modeling.parametrization import parametrize
-from archlab.modeling.state import auxiliary_loss
+from archlab.modeling.state import State, auxiliary_loss
+from archlab.parallel.fit import divide_work, memory_of_rank, require_fit
+from archlab.parallel.gradients import clip_gradients, sum_gradients
+from archlab.parallel.ranks import Ranks
+from archlab.parallel.relay import Relay
+from archlab.parallel.session import present_place
+from archlab.parallel.shard import shard_model, unshard
 from archlab.runtime.memory import require_memory
 from archlab.runtime.mixed_precision import resolve_precision
 from archlab.training.optimizer import build_optimizer, lr_multiplier
 
 
-def prepare_experiment(experiment: Experiment, previous: Mapping[str, str] | None = None) -> Experiment:
+def prepare_experiment(
+    experiment: Experiment, previous: Mapping[str, str] | None = None, processes: int = 1
+) -> Experiment:
     """Check an experiment and return it with every `auto` and a budget but one of seconds resolved, for TrainStep.
 
     `previous` are settings resolved when the run started, which a resumed run keeps. Raises ArchlabError if model, task
     and context do not fit, if data or device are missing, or if a training step does not fit in memory.
     """
-    cost = check_experiment(experiment)
+    cost = check_experiment(experiment, processes)
     experiment = resolve_auto(resolve_budget(experiment, cost), cost, previous)
     # By the tensors alone: what malloc loses between them differs too much to refuse a run for it.
-    require_memory(cost.memory_per_device, torch.device(experiment.train.device))
+    needed, fixed = memory_of_rank(experiment, cost, layout_of(experiment.parallel, processes))
+    local = present_place().local_count if processes > 1 else 1
+    require_memory(needed, torch.device(experiment.train.device), fixed=fixed, processes=local)
     return experiment
 
 
-def check_experiment(experiment: Experiment) -> Cost:
-    """Raise ArchlabError unless the model fits the task and the task's data can be read; return the cost."""
-    require_one_device(experiment.parallel)
+def check_experiment(experiment: Experiment, processes: int = 1) -> Cost:
+    """Raise ArchlabError unless model, task and layout fit, and the task's data can be read; return the cost."""
+    layout = layout_of(experiment.parallel, processes)
     task: Task = experiment.task.factory()()
     # First: a model of billions of parameters takes a while even without memory. A task need not derive from Task.
     getattr(task, "require_sources", lambda: None)()
     model = validate(experiment)
+    require_fit(experiment, model, layout)
     task.check(experiment.train.context)
     return estimate_cost(experiment, model)
 
@@ -74,23 +85,32 @@ def _resolve_device(name: str) -> torch.device:
 
 
 class TrainStep:
-    """Model, optimizer and task of an experiment that `prepare_experiment` returned; each call makes one step."""
+    """Model, optimizer and task of an experiment that `prepare_experiment` returned; each call makes one step.
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.train, self.step = experiment.train, 0
+    With several `ranks`, each makes its part of the same step.
+    """
+
+    def __init__(self, experiment: Experiment, ranks: Ranks | None = None) -> None:
+        self.train, self.step, self.ranks = experiment.train, 0, ranks or Ranks()
         self.device = torch.device(self.train.device)
         self.task: Task = experiment.task.factory()()
+        self.work = divide_work(self.train, self.ranks)
         # The default generator draws dropout; checkpoints save its state. Parameters are drawn by a generator of their
         # own and on the CPU, so that a seed gives the same model on every device.
         torch.manual_seed(self.train.seed)
         model = build(experiment.model, "cpu", self.train.seed)
         scales = parametrize(experiment, model)
         self.model = model.to(self.device)
-        self.optimizer = build_optimizer(self.model, self.train, scales)
         # Checkpointing replaces the forward of each block, so it comes before compilation, which traces that.
         if self.train.checkpoint_activations:
             apply_activation_checkpointing(self.model)
-        compile_model(self.model, self.train.compile)
+        # Dynamo skips a module's call of torch.utils.checkpoint, but traces a forward that is it (torch 2.13).
+        hooked = self.ranks.layout.shard > 1 or self.train.checkpoint_activations
+        compile_model(self.model, self.train.compile, hooked=hooked)
+        shard_model(self.model, self.ranks)
+        # Last: its moments are those of the parameters that are this rank's.
+        self.optimizer = build_optimizer(self.model, self.train, scales)
+        self._relay = Relay(self.ranks) if self.ranks.layout.chunk > 1 else None
 
     @property
     def tokens(self) -> int:
@@ -102,8 +122,9 @@ class TrainStep:
         begin, lr = time.perf_counter(), self.train.lr * lr_multiplier(self.step, self.train)
         self.model.train()
         loss = self._backward()
-        max_norm = math.inf if self.train.clip is None else self.train.clip
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
+        self.ranks.publish(self.step + 1, "reduce")
+        sum_gradients(self.model, self.ranks)
+        norm = clip_gradients(self.model, math.inf if self.train.clip is None else self.train.clip)
         self._require_finite(loss, norm)  # before the step, which would write NaN into the weights
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -117,36 +138,55 @@ class TrainStep:
         """Accumulate the gradients of the update's micro-batches; return its loss in nats per target.
 
         The loss is one mean over the targets of all micro-batches, not a mean of their means: these differ where
-        micro-batches have different numbers of targets. So the targets are counted before the first backward pass.
+        micro-batches have different numbers of targets. So the targets are counted before the first backward pass, and
+        those of all ranks, whose gradients are then summed and not divided again.
         """
-        batches = [self._batch(micro_batch) for micro_batch in range(self.train.accumulate)]
-        num_targets = sum(count_targets(targets) for _, targets in batches)
+        self.ranks.publish(self.step + 1, "data")
+        self.ranks.seed(self.train.seed, self.step)
+        batches = [self._batch(micro_batch) for micro_batch in range(self.work.accumulate)]
+        own_targets = sum(count_targets(targets) for _, targets in batches)
+        own_tokens = sum(len(inputs) for inputs, _ in batches) * self.work.context
+        num_targets, num_tokens = self.ranks.sum(own_targets, own_tokens)
         if not num_targets:
-            raise TrainingError(f"step {self.step + 1}: no target is asked for in its {len(batches)} batches")
-        num_tokens = sum(len(inputs) for inputs, _ in batches) * self.train.context
+            problem = f"step {self.step + 1}: no target is asked for in its {len(batches)} batches"
+            raise self.ranks.told_once(TrainingError(problem))
         loss = torch.zeros((), device=self.device)
-        for batch in batches:
-            total, auxiliary = self._losses(*batch)
-            # Layers' own losses are means over tokens, of which every one adds to them, asked for or not.
-            (total / num_targets + auxiliary / num_tokens).backward()
+        self.ranks.publish(self.step + 1, "compute")
+
+        def forward(inputs: Tensor, targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
+            nonlocal loss
+            total, auxiliary, state = self._losses(inputs, targets, initial)
             loss = loss + total.detach() / num_targets
-        return float(loss)  # waits for the device, so once in an update
+            # Layers' own losses are means over tokens, of which every one adds to them, asked for or not.
+            return total / num_targets + auxiliary / num_tokens, state
+
+        for inputs, targets in batches:
+            if self._relay is None:
+                forward(inputs, targets)[0].backward()
+            else:
+                count = self._relay.num_pieces(len(inputs))
+                pieces = zip(inputs.chunk(count), targets.chunk(count), strict=True)
+                self._relay.run(self.model, list(pieces), forward)
+        return self.ranks.sum(float(loss))[0]  # waits for the device, so once in an update
 
     def _batch(self, micro_batch: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a micro-batch, on the CPU."""
-        # Batches are a function of this number alone, so that a resumed run reads the same ones.
-        number = self.step * self.train.accumulate + micro_batch
-        return self.task.batch("train", number, self.train.batch_size, self.train.context, self.train.seed)
+        """Return inputs and targets of a micro-batch of this rank, on the CPU."""
+        return self.work.batch(self.task, self.step, micro_batch)
 
-    def _losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, inputs: Tensor, targets: Tensor, initial: State | None) -> tuple[Tensor, Tensor, State]:
         """Return the sums of the loss over the targets and of the layers' auxiliary losses over the tokens."""
         inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in (inputs, targets))
+        unshard(self.model)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
-            total, state = total_loss(self.model, inputs, targets)
-        return total, auxiliary_loss(state).sum()
+            total, state = total_loss(self.model, inputs, targets, initial)
+        auxiliary = auxiliary_loss(state).sum()
+        if self._relay and not self._relay.is_last:  # a stream's own losses are in its last state, of all its tokens
+            auxiliary = torch.zeros_like(auxiliary)
+        return total, auxiliary, state
 
     def _require_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
         problem = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-        raise TrainingError(f"step {self.step + 1}: {problem}; try a smaller train.lr, or a longer train.warmup")
+        advice = "try a smaller train.lr, or a longer train.warmup"
+        raise self.ranks.told_once(TrainingError(f"step {self.step + 1}: {problem}; {advice}"))

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from archlab.config.experiment import Experiment, load
-from archlab.config.train_config import TrainConfig
-from archlab.errors import TrainingError
+from archlab.config.train_config import TrainConfig, parse_train
+from archlab.errors import ArchlabError, TrainingError
 from archlab.inference.evaluate import eval_options, evaluate
+from archlab.parallel.ranks import Ranks, join_ranks
 from archlab.runtime.determinism import deterministic_algorithms
 from archlab.runtime.environment import versions
 from archlab.runtime.outcome import Outcome, outcome_of
+from archlab.runtime.place import was_restarted
 from archlab.runtime.signals import Stopped, defer_keyboard_interrupt, stop_on_signals
 from archlab.storage import checkpoint
 from archlab.storage.identity import KEY, Identity
@@ -29,6 +35,8 @@ from archlab.training.run_dir import join_identity, last_metrics, open_run, requ
 from archlab.training.run_tokens import keep_run_tokens, read_run_tokens, use_run_tokens
 from archlab.training.start_from import check_start, load_start, settings_of_start, with_absolute_start
 from archlab.training.step import TrainStep
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,19 +68,47 @@ def train(
     Raises ArchlabError if the directory holds another run or anything that archlab did not write, if another process
     trains there, if the model does not fit in memory, or if the loss is no longer finite.
     """
-    with stop_on_signals(), deterministic_algorithms():
+    again = was_restarted()  # by a launcher, after a failure: what there is now is this run's
+    resume, force = resume or again, force and not again
+    with stop_on_signals(), deterministic_algorithms(), join_ranks(experiment) as ranks, ExitStack() as held:
+        begun = _Beginning(with_absolute_start(experiment), folder, resume, force, ranks.count)
+        # The first process alone looks at the directory and writes there; the others go on with what it has found.
+        told = ranks.on_first(lambda: begun.begin(held))
+        if not ranks.is_first:
+            begun.follow(told)
+        callback = CallbackList(callbacks) if ranks.is_first else Callback()
+        return Trainer(begun.experiment, folder, resume, callback, begun.identity, ranks, save_every_s).run()
+
+
+class _Beginning:
+    """The start of a run: its experiment with every setting resolved, and its identity."""
+
+    def __init__(self, experiment: Experiment, folder: Path, resume: bool, force: bool, processes: int) -> None:
+        self.experiment, self.folder, self.resume, self.force = experiment, folder, resume, force
+        self.processes, self.identity = processes, {}  # type: int, Identity
+
+    def begin(self, held: ExitStack) -> dict[str, Any]:
+        """Check the experiment, lock the run's directory and open it; return what the other processes need."""
+        folder, resume, force = self.folder, self.resume, self.force
         # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves it alone.
-        experiment, budget = with_absolute_start(experiment), experiment.train.budget
+        experiment, budget = self.experiment, self.experiment.train.budget
         running = keep_budget(use_run_tokens(experiment, folder), folder) if resume else experiment
-        prepared = prepare_run(running, _settings_to_keep(folder, experiment.train, resume))
-        experiment = replace(prepared, task=experiment.task)
+        prepared = prepare_run(running, _settings_to_keep(folder, experiment.train, resume), self.processes)
+        self.experiment = experiment = replace(prepared, task=experiment.task)
         require_run_dir(experiment, folder, resume, force)
         if not resume or not checkpoint.checkpoints(folder / "checkpoints"):
             check_start(experiment, out=folder)
-        with lock_run(folder):
-            identity = open_run(experiment, folder, resume, force, budget)
-            keep_run_tokens(experiment, folder, resume)
-            return Trainer(experiment, folder, resume, CallbackList(callbacks), identity, save_every_s).run()
+        held.enter_context(lock_run(folder))
+        self.identity = open_run(experiment, folder, resume, force, budget)
+        keep_run_tokens(experiment, folder, resume)
+        return {"train": experiment.train.to_plain(), "identity": dict(self.identity)}
+
+    def follow(self, told: Mapping[str, Any]) -> None:
+        """Take over what the first process has found; raise ArchlabError if this one does not see the directory."""
+        if not (self.folder / "run.json").is_file():
+            raise ArchlabError(f"{self.folder}: is not what the first process has opened; all need one file system")
+        self.experiment = replace(self.experiment, train=parse_train(told["train"]))
+        self.identity = told["identity"]
 
 
 def _settings_to_keep(folder: Path, train: TrainConfig, resume: bool) -> dict[str, str]:
@@ -97,11 +133,29 @@ class Trainer:
         resume: bool,
         callback: Callback,
         identity: Identity,
+        ranks: Ranks | None = None,
         save_every_s: float | None = None,
     ) -> None:
         self.save_every_s, self.saved_at = save_every_s, -math.inf
         self.experiment, self.train, self.folder, self.callback = experiment, experiment.train, folder, callback
-        self.train_step = TrainStep(use_run_tokens(experiment, folder))
+        self.ranks, self.log = ranks or Ranks(), None  # type: Ranks, MetricsLog | None
+        with self.ranks.keep_error():
+            self._build(resume, identity)
+        self.ranks.raise_together()
+        self._tell_of_waiting()
+
+    def _tell_of_waiting(self) -> None:
+        chunks = self.ranks.layout.chunk
+        if chunks > 1 and self.ranks.is_first and self.train_step.work.rows == 1:
+            _log.warning(
+                "parallel.chunk: a rank has one sequence at a time, for which %d ranks compute one after the other; "
+                "more sequences at a time (train.batch_size) keep all of them at work",
+                chunks,
+            )
+
+    def _build(self, resume: bool, identity: Identity) -> None:
+        experiment, folder = self.experiment, self.folder
+        self.train_step = TrainStep(use_run_tokens(experiment, folder), self.ranks)
         self.model, self.task = self.train_step.model, self.train_step.task
         last = checkpoint.latest_checkpoint(folder / "checkpoints") if resume else None
         # After the model is built: loading also restores the default random generator, which building reseeds.
@@ -113,8 +167,9 @@ class Trainer:
         if last is not None:
             require_same_data(state.get("data", {}), self.data, last)
         # After the data are compared: it writes their checksum into the run's directory.
-        self.identity = join_identity(folder, identity, self.data.get("sha256"), last)
-        self.log: MetricsLog | None = None
+        self.identity = identity
+        if self.ranks.is_first:
+            self.identity = join_identity(folder, identity, self.data.get("sha256"), last)
         self.expected_log = state.get("metrics_log")
 
     @property
@@ -124,18 +179,32 @@ class Trainer:
 
     def run(self) -> TrainResult:
         """Train to the last step and save the model; a user's wish to stop saves a checkpoint first."""
-        self.callback.on_start(self.experiment, self.step)
         try:
+            with self.ranks.keep_error():
+                self.callback.on_start(self.experiment, self.step)
             self._train_logged()
         except BaseException as error:
             if outcome_of(error) is Outcome.USER:
                 error.add_note(self._save_at_stop(error))
             raise
-        # Last, since a directory `final` means a finished run: until then there is the checkpoint to resume from.
+        weights = self._whole()[0]
+        self.ranks.publish(self.step, "write")
+        self.ranks.on_first(lambda: self._publish(weights))
+        return TrainResult(self.folder, last_metrics(self.folder))
+
+    def _publish(self, weights: Mapping[str, Tensor] | None) -> None:
+        """Save the model: last, since a directory `final` means a finished run; until then there is the checkpoint."""
         require_own(self.folder, self.identity)
         final, tokens = self.folder / "final", read_run_tokens(self.folder)
-        checkpoint.save_model(final, self.model, self.experiment.resolved, self._provenance(), tokens)
-        return TrainResult(self.folder, last_metrics(self.folder))
+        resolved, provenance = self.experiment.resolved, self._provenance()
+        checkpoint.save_model(final, self.model, resolved, provenance, tokens, weights=weights)
+
+    def _whole(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | tuple[None, None]:
+        """Return the tensors of model and optimizer where ranks divide them, in the first of these."""
+        if self.ranks.layout.shard == 1:
+            return None, None
+        self.ranks.publish(self.step, "gather")
+        return checkpoint.gather_state(self.model, self.train_step.optimizer, keep=self.ranks.is_first)
 
     def _save_at_stop(self, error: BaseException) -> str:
         """Save a checkpoint, unless the user cannot wait; return what is told of it."""
@@ -147,62 +216,104 @@ class Trainer:
         return f"{self.folder}: saved at step {self.step}"
 
     def _train_logged(self) -> None:
-        resume_step = self.step if self.resumed else None
-        board, expected = self.train.tensorboard, self.expected_log
         try:
-            with MetricsLog(self.folder, tensorboard=board, resume_step=resume_step, expected=expected) as self.log:
-                self._train_loop(self.log)
+            with ExitStack() as opened, self.ranks.together():
+                self.ranks.on_first(lambda: self._open_log(opened))
+                self._train_loop()
         finally:
             self.callback.on_end()
 
-    def _train_loop(self, log: MetricsLog) -> None:
+    def _open_log(self, opened: ExitStack) -> None:
+        resume_step = self.step if self.resumed else None
+        board, expected = self.train.tensorboard, self.expected_log
+        log = MetricsLog(self.folder, tensorboard=board, resume_step=resume_step, expected=expected)
+        self.log = opened.enter_context(log)
+
+    def _append(self, record: Mapping[str, float]) -> None:
+        if self.log is not None:
+            self.log.append(record)
+
+    def _lacks_evaluation(self) -> bool:
+        """Tell whether a signal during an evaluation has saved the checkpoint that the run goes on from."""
+        return not any("val_loss" in r for r in read_metrics(self.folder) if r["step"] == self.step)
+
+    def _train_loop(self) -> None:
         """Make the remaining optimizer steps, with evaluations and checkpoints when they are due."""
-        # A signal during an evaluation saves a checkpoint after the step, whose evaluation is then still missing.
-        if self.step and not any("val_loss" in r for r in read_metrics(self.folder) if r["step"] == self.step):
-            self._evaluate(log)
+        if self.step and self.ranks.on_first(self._lacks_evaluation):
+            self._evaluate()
         while self.step < self.train.steps:
+            self.ranks.raise_together()
             # An interrupted optimizer step, or one whose record is missing, could not be resumed from exactly.
             with defer_keyboard_interrupt():
                 record = self.train_step()
                 if _is_due(self.step, self.train.log_every, self.train.steps):
-                    log.append(record)
-            self.callback.on_step(record)  # after the record is on disk, which a callback may read, or end the run
-            self._evaluate(log)
+                    with self.ranks.keep_error():
+                        self._append(record)
+            with self.ranks.keep_error():
+                self.callback.on_step(record)  # after the record is on disk, which a callback may read, or end the run
+            self._evaluate()
             if self._must_save():
                 self._save()
+        self.ranks.raise_together()
 
     def _must_save(self) -> bool:
         is_asked_for = self.step in (self.train.checkpoint_at or ())
-        is_late = self.save_every_s is not None and time.monotonic() - self.saved_at >= self.save_every_s
-        return is_asked_for or is_late or _is_due(self.step, self.train.checkpoint_every, self.train.steps)
+        if is_asked_for or _is_due(self.step, self.train.checkpoint_every, self.train.steps):
+            return True
+        # All save together, and their clocks differ.
+        return self.save_every_s is not None and self.ranks.on_first(self._is_late)
 
-    def _evaluate(self, log: MetricsLog) -> None:
+    def _is_late(self) -> bool:
+        return self.save_every_s is not None and time.monotonic() - self.saved_at >= self.save_every_s
+
+    def _evaluate(self) -> None:
         """Evaluate on the validation split if it is due; raise TrainingError if the loss is not finite."""
         t = self.train
         if not _is_due(self.step, t.eval_every, t.steps):
             return
-        progress = self.callback.on_eval_progress
+        self.ranks.publish(self.step, "evaluate")
         result = evaluate(
-            self.model, self.task, "validation", max_tokens=t.eval_tokens, progress=progress, **eval_options(t)
+            self.model,
+            self.task,
+            "validation",
+            max_tokens=t.eval_tokens,
+            progress=self._show_evaluation,
+            ranks=self.ranks,
+            **eval_options(t),
         )
         metrics = result.metrics
         if not math.isfinite(metrics["loss"]):
-            raise TrainingError(f"step {self.step}: the validation loss is {metrics['loss']}; try a smaller train.lr")
+            problem = f"step {self.step}: the validation loss is {metrics['loss']}; try a smaller train.lr"
+            raise self.ranks.told_once(TrainingError(problem))
         record = {"step": self.step, **{f"val_{name}": metrics[name] for name in self.task.metrics if name in metrics}}
-        log.append(record)
-        self.callback.on_eval(record)
+        with self.ranks.keep_error():
+            self._append(record)
+            self.callback.on_eval(record)
+
+    def _show_evaluation(self, done: int, total: int | None) -> None:
+        with self.ranks.keep_error():
+            self.callback.on_eval_progress(done, total)
+        self.ranks.raise_together()
 
     def _save(self) -> None:
+        whole = self._whole()
+        self.ranks.publish(self.step, "write")
+        with self.ranks.keep_error():
+            if self.ranks.is_first:
+                self._write_checkpoint(whole if whole[0] is not None else None)
+        self.ranks.raise_together()
+
+    def _write_checkpoint(self, whole: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None) -> None:
         require_own(self.folder, self.identity)
-        optimizer, keep = self.train_step.optimizer, self.train.keep_checkpoints
         checkpoint.save_checkpoint(
             self.folder / "checkpoints",
             self.step,
             self.model,
-            optimizer,
+            self.train_step.optimizer,
             {**self._origin(), "data": self.data},
-            keep=keep,
+            keep=self.train.keep_checkpoints,
             keep_steps=self.train.checkpoint_at or (),
+            whole=whole,
         )
         self.saved_at = time.monotonic()
 

@@ -71,14 +71,26 @@ def every_check() -> dict[str, Check]:
 EVERY = every_check()
 
 
+SEVERAL = "several_processes_equal_one"
+SEVERAL_IDS = [name for name in EVERY if name.endswith(SEVERAL)]
 SLOW = ("compiles", "exports", "has_no_dead_knob", "allocates_what_it_reads", "transfers")
 
 
 @pytest.mark.parametrize(
     "check",
-    [pytest.param(check, id=name, marks=[pytest.mark.slow] * name.endswith(SLOW)) for name, check in EVERY.items()],
+    [
+        pytest.param(check, id=name, marks=[pytest.mark.slow] * name.endswith(SLOW))
+        for name, check in EVERY.items()
+        if not name.endswith(SEVERAL)
+    ],
 )
 def test_every_component(check: Check) -> None:
+    check()
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("check", [check for name, check in EVERY.items() if name.endswith(SEVERAL)], ids=SEVERAL_IDS)
+def test_every_component_in_several_processes(check: Check) -> None:
     check()
 
 

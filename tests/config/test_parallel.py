@@ -1,10 +1,15 @@
-from pathlib import Path
-
 import pytest
 
 from archlab import ConfigError
 from archlab.config.experiment import load, read
-from archlab.config.parallel import Layout, ParallelConfig, parse_parallel, require_one_device
+from archlab.config.parallel import (
+    Layout,
+    ParallelConfig,
+    divide_sequences,
+    layout_of,
+    parse_parallel,
+    require_chunks,
+)
 
 
 def test_replicate_takes_the_devices_that_are_left() -> None:
@@ -47,8 +52,36 @@ def test_an_experiment_keeps_its_layout_and_one_without_has_no_section() -> None
     assert read("megalodon_tiny").knob("parallel.chunk") is not None
 
 
-def test_a_layout_of_several_devices_is_planned_but_not_trained(tmp_path: Path) -> None:
-    require_one_device(None)
-    require_one_device(ParallelConfig(shard=1))
-    with pytest.raises(ConfigError, match="a layout of 8 devices: archlab trains on one device today, and plans for"):
-        require_one_device(ParallelConfig(shard=8))
+def test_a_layout_needs_its_number_of_processes() -> None:
+    assert layout_of(None) == layout_of(ParallelConfig(shard=1)) == Layout()
+    assert layout_of(None, 4) == Layout(replicate=4)
+    with pytest.raises(
+        ConfigError, match="a layout of 8 devices, and this is one process: start 8 of them with --proc"
+    ):
+        layout_of(ParallelConfig(shard=8))
+    with pytest.raises(ConfigError, match="parallel: shard 8 is 8 devices, not 2"):
+        layout_of(ParallelConfig(shard=8), 2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "batch_size", "accumulate", "work"),
+    [
+        (Layout(), 8, 2, (8, 2)),
+        (Layout(replicate=4), 8, 2, (4, 1)),
+        (Layout(shard=2, chunk=4), 8, 2, (8, 1)),
+        (Layout(replicate=2), 2, 5, (1, 5)),
+        (Layout(replicate=4), 6, 4, (6, 1)),
+    ],
+)
+def test_ranks_have_a_micro_batch_at_most(
+    layout: Layout, batch_size: int, accumulate: int, work: tuple[int, int]
+) -> None:
+    assert divide_sequences(layout, batch_size, accumulate) == work
+    assert work[0] * work[1] * layout.data == batch_size * accumulate
+
+
+def test_what_a_layout_does_not_divide_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"replicate 2 \* shard 2 does not divide the 6 sequences of an update"):
+        divide_sequences(Layout(replicate=2, shard=2), 3, 2)
+    with pytest.raises(ConfigError, match=r"parallel\.chunk: 3 does not divide train\.context, 32"):
+        require_chunks(Layout(chunk=3), 32)

@@ -15,6 +15,7 @@ from archlab.cli.streams import can_print
 from archlab.config.yaml_files import is_file_name, shipped_files
 from archlab.config.yaml_writer import format_yaml
 from archlab.reporting.format import format_metrics
+from archlab.runtime.place import find_place
 from archlab.runtime.process import restart_without_small_cache
 from archlab.text import shell_path
 
@@ -74,13 +75,36 @@ def _experiment_in(name: str) -> str:
 @click.option("--out", type=FOLDER, help="Write the run to this directory; the default is runs/NAME.")
 @click.option("--resume", is_flag=True, help="Resume the run from its last checkpoint.")
 @FORCE
+@click.option("--processes", type=click.IntRange(min=1), default=1, help="Train in so many processes of this machine.")
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Go on from the last checkpoint so often when one of several processes is killed or lost.",
+)
 @TRUST_PLUGINS
-def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool, force: bool) -> None:
+def train(
+    name: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    force: bool,
+    processes: int,
+    max_restarts: int,
+) -> None:
     """Train an experiment and save the model.
 
-    NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
+    NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path. With several processes the experiment's
+    `parallel:` says how they divide the work; torchrun and srun start them on several machines.
     """
     experiment = api.load(name, overrides)
+    if processes > 1:
+        from archlab.cli.many_processes import train_in_processes
+
+        train_in_processes(experiment, processes, max_restarts)
+        return
+    if max_restarts:
+        raise click.UsageError("--max-restarts is of several --processes")
 
     from archlab.cli.progress import ProgressBar
     from archlab.cli.stopping import advise_at_stop, has_checkpoint
@@ -88,6 +112,9 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
     restart_without_small_cache()
     console = make_console()
     out = out or Path("runs") / experiment.name
+    if not find_place().is_first:  # the first process alone prints
+        api.train(experiment, out=out, resume=resume, force=force)
+        return
     if resume and not has_checkpoint(out):
         click.echo(f"{out}: nothing to resume; the run starts at step 0")
     with advise_at_stop("--resume goes on", checkpoint_of=out), ProgressBar(console) as progress:

@@ -1,0 +1,104 @@
+"""Whether a layout fits an experiment, and which part of an update's sequences is whose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from archlab.config.experiment import Experiment
+from archlab.config.parallel import PATH, Layout, divide_sequences, require_chunks
+from archlab.config.train_config import TrainConfig
+from archlab.data.task import Task
+from archlab.errors import ConfigError
+from archlab.modeling.backbone import is_causal, is_per_sample
+from archlab.modeling.cost import Cost, estimate_cost
+from archlab.parallel.ranks import Ranks
+
+
+def require_fit(experiment: Experiment, model: nn.Module, layout: Layout) -> None:
+    """Raise ConfigError unless a layout divides an experiment; the model may be on meta."""
+    if layout.devices == 1:
+        return
+    train = experiment.train
+    divide_sequences(layout, train.batch_size, train.accumulate)
+    require_chunks(layout, train.context)
+    if layout.tensor > 1:
+        problem = (
+            f"{layout.tensor}: archlab plans for tensor parallelism (archlab plan), and does not train with it yet"
+        )
+        raise ConfigError(f"{PATH}.tensor", f"{problem}; shard divides weights too")
+    if layout.chunk > 1:
+        _require_stream(experiment, model, layout)
+    if layout.shard > 1 and train.compile == "model":
+        raise ConfigError("train.compile", f"'model' does not go with {PATH}.shard, which gathers blocks: use block")
+    if train.budget is not None and train.budget.kind == "seconds":
+        problem = "seconds are measured in one process; with several give tokens, flops or train.steps"
+        raise ConfigError("train.budget", problem)
+
+
+def _require_stream(experiment: Experiment, model: nn.Module, layout: Layout) -> None:
+    task: Task = experiment.task.factory()()
+    if not is_causal(model):
+        problem = "the model sees later tokens, which another rank has"
+    elif is_per_sample(model) or task.per_sample:
+        problem = "the model answers once a sample, and not at every step"
+    elif task.vocab_size is None:
+        problem = f"the inputs of the task {experiment.task.name!r} are no tokens"
+    else:
+        return
+    raise ConfigError(f"{PATH}.chunk", f"{layout.chunk} cuts the context of a stream, but {problem}")
+
+
+def memory_of_rank(experiment: Experiment, cost: Cost, layout: Layout) -> tuple[int, int]:
+    """Return the bytes that an update takes in each rank, and those of them that are weights, gradients and moments.
+
+    `cost` is that of the experiment.
+    """
+    fixed = 4 * cost.weight_bytes
+    if layout.devices == 1:
+        return cost.memory_per_device, fixed
+    rows, _ = divide_sequences(layout, experiment.train.batch_size, experiment.train.accumulate)
+    train = replace(experiment.train, batch_size=rows, context=experiment.train.context // layout.chunk)
+    local = estimate_cost(replace(experiment, train=train))
+    own = fixed // layout.shard
+    return local.memory_per_device - fixed + own, own
+
+
+@dataclass(frozen=True)
+class Work:
+    """The part of each update that is one rank's: `accumulate` micro-batches of `rows` sequences, cut to `context`."""
+
+    train: TrainConfig
+    rows: int
+    accumulate: int
+    context: int
+    data_index: int
+    chunk_index: int
+
+    def batch(self, task: Task, step: int, micro_batch: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a micro-batch of an update, counted from 0."""
+        begin = (self.data_index * self.accumulate + micro_batch) * self.rows
+        inputs, targets = read_rows(task, self.train, step, begin, begin + self.rows)
+        if self.context == self.train.context:
+            return inputs, targets
+        piece = slice(self.chunk_index * self.context, (self.chunk_index + 1) * self.context)
+        return inputs[:, piece], targets[:, piece]
+
+
+def divide_work(train: TrainConfig, ranks: Ranks) -> Work:
+    """Return the part of an update that is a rank's."""
+    rows, accumulate = divide_sequences(ranks.layout, train.batch_size, train.accumulate)
+    context = train.context // ranks.layout.chunk
+    return Work(train, rows, accumulate, context, ranks.data_index, ranks.chunk_index)
+
+
+def read_rows(task: Task, train: TrainConfig, step: int, begin: int, end: int) -> tuple[Tensor, Tensor]:
+    """Return the sequences `begin` to `end` of an update, whichever ranks there are: the order is one process's."""
+    size = train.batch_size
+    number, offset = divmod(begin, size)
+    if not offset and end - begin == size:
+        # Batches are a function of this number alone, so that a resumed run reads the same ones.
+        return task.batch("train", step * train.accumulate + number, size, train.context, train.seed)
+    first = step * train.accumulate * size
+    return task.rows("train", first + begin, first + end, batch_size=size, context=train.context, seed=train.seed)

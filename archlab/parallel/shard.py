@@ -1,0 +1,99 @@
+"""Weights, gradients and moments divided among ranks: torch's fully_shard (FSDP2), and tensors that are whole again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from archlab.modeling.backbone import get_features, iter_blocks
+from archlab.parallel.ranks import Ranks
+
+
+def shard_model(model: nn.Module, ranks: Ranks) -> None:
+    """Divide a model's parameters in place, block by block: each is whole only while it computes.
+
+    Last of what is done to a model: after activation checkpointing and compilation.
+    """
+    if ranks.layout.shard == 1:
+        return
+    mesh = ranks.mesh["shard"]
+    # fully_shard takes no parameter without dimensions: every rank has all of these, and their gradients are summed.
+    kept_whole = {parameter for parameter in model.parameters() if parameter.dim() == 0}
+    for part in [*iter_blocks(model), model]:
+        fully_shard(part, mesh=mesh, ignored_params=kept_whole)
+        assert isinstance(part, FSDPModule)
+        # The loss divides by the targets of all ranks, so that gradients are sums: gloo has no other reduction either.
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)
+    if get_features(model) is not None:
+        register_fsdp_forward_method(model, "features")  # which the loss in chunks calls in place of the model
+
+
+class MixedAdamW(torch.optim.AdamW):
+    """AdamW of parameters of which some are divided and some are whole, which no fused step takes together."""
+
+    def step(self, closure: Any = None) -> Any:
+        """Make the step of both kinds one after the other."""
+        groups = self.param_groups
+        parts = [
+            (group, [p for p in group["params"] if isinstance(p, DTensor) == is_divided])
+            for group in groups
+            for is_divided in (True, False)
+        ]
+        self.param_groups = [{**group, "params": params} for group, params in parts if params]
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = groups
+
+
+def is_divided(model: nn.Module) -> bool:
+    """Tell whether ranks divide a model's parameters."""
+    return isinstance(model, FSDPModule)
+
+
+def has_both_kinds(model: nn.Module) -> bool:
+    """Tell whether some parameters are divided and others whole."""
+    return len({isinstance(parameter, DTensor) for parameter in model.parameters()}) > 1
+
+
+def unshard(model: nn.Module) -> None:
+    """Have the parameters around the blocks whole: the loss reads the head's weight before it calls the model."""
+    if isinstance(model, FSDPModule):
+        model.unshard()
+
+
+@contextmanager
+def whole_ends(model: nn.Module) -> Iterator[None]:
+    """Have the parameters around the blocks whole in a block without a backward pass, which would divide them again."""
+    unshard(model)
+    try:
+        yield
+    finally:
+        if isinstance(model, FSDPModule):
+            model.reshard()
+
+
+def whole_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """Return tensors with those that are divided gathered, which all ranks do; a rank that keeps none has none."""
+    whole = {}
+    for name, tensor in tensors.items():
+        detached = tensor.detach()
+        full = detached.full_tensor().cpu() if isinstance(detached, DTensor) else detached
+        if keep:
+            whole[name] = full
+    return whole
+
+
+def divided_like(own: Tensor, whole: Tensor) -> Tensor:
+    """Return this rank's part of a whole tensor, divided as another is; itself if that is whole."""
+    if not isinstance(own, DTensor):
+        return whole
+    # Every rank has read all of it: nothing is sent.
+    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None)

@@ -1,0 +1,129 @@
+"""The check of a component in several processes against one.
+
+B batch, T time, V outputs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archlab.config.parallel import Layout
+from archlab.config.registry import find, load_plugin
+from archlab.modeling.state import State, auxiliary_loss
+from archlab.parallel.gradients import sum_gradients
+from archlab.parallel.ranks import Ranks
+from archlab.parallel.relay import Relay
+from archlab.parallel.session import Session
+from archlab.parallel.shard import shard_model, unshard, whole_tensors
+from archlab.testing.component_case import PRECISE, CheckFailed, ComponentCase, is_stream
+from archlab.testing.rank_pool import rank_pool
+
+TOKENS, ROWS = 12, 4  # which 2 and 4 divide
+# Of models that answer at every step, and of the others, whose context is not cut.
+STREAMS = (Layout(replicate=2), Layout(chunk=2), Layout(chunk=4), Layout(shard=2, chunk=2))
+OTHERS = (Layout(replicate=2), Layout(replicate=2, shard=2))
+TOLERANCE, TOLERANCE_OF_FLOAT32 = 1e-10, 2e-5
+# Gradients that are zero but for rounding, such as that of a bias before a softmax, are compared with the others.
+_SMALL = 1e-3
+
+
+def several_processes_equal_one(case: ComponentCase) -> None:
+    """2 and 4 processes give the outputs, the loss and the gradients of one, however they divide batch and context."""
+    plugin = _plugin_of(case)
+    for layout in STREAMS if is_stream(case, case.build()) else OTHERS:
+        for problem in rank_pool().run(layout.devices, compare_with_one, case, layout, plugin):
+            if problem is not None:
+                raise CheckFailed(problem)
+
+
+def _plugin_of(case: ComponentCase) -> str | None:
+    """Return the file that registers a component which does not ship with archlab."""
+    cls = find(case.kind, case.name).cls
+    return None if cls.__module__.startswith("archlab.components.") else str(Path(inspect.getfile(cls)).resolve())
+
+
+def compare_with_one(session: Session, case: ComponentCase, layout: Layout, plugin: str | None) -> str | None:
+    """Return how this rank's part of a model's outputs and gradients differs from what one process computes."""
+    if plugin is not None:
+        load_plugin(plugin, Path())
+    ranks = Ranks(layout, session)
+    problem = _compare(case, ranks, PRECISE, TOLERANCE, _SMALL)
+    if problem is None and layout.shard > 1:
+        problem = _compare(case, ranks, torch.float32, TOLERANCE_OF_FLOAT32, 1.0)
+    return problem
+
+
+def _compare(case: ComponentCase, ranks: Ranks, dtype: torch.dtype, tolerance: float, small: float) -> str | None:
+    """Return the first difference of more than a tolerance of the largest value, or of `small` of all gradients'."""
+    inputs, targets = _example(case, case.build(dtype), dtype)
+    expected = dict(_one(case.build(dtype), inputs, targets))
+    floor = small * max(float(x.abs().max()) for name, x in expected.items() if name.startswith("gradients"))
+    for name, actual in _part(case.build(dtype), inputs, targets, ranks):
+        wanted = _own(expected[name], ranks) if name == "outputs" else expected[name]
+        difference = float((actual - wanted).abs().max()) / max(float(wanted.abs().max()), floor)
+        if difference > tolerance:
+            where = " * ".join(f"{axis} {size}" for axis, size in ranks.layout.to_dict().items() if size > 1)
+            kind = str(dtype).removeprefix("torch.")
+            return f"{name} differ by {difference:.1e} of the largest in {kind} under {where}"
+    return None
+
+
+def _example(case: ComponentCase, model: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    inputs = case.example_inputs(TOKENS, dtype=dtype)
+    inputs = torch.cat([inputs] * (ROWS // len(inputs)))
+    inputs = torch.cat([x.roll(index, 0)[None] for index, x in enumerate(inputs)])  # so that no two rows are alike
+    with torch.no_grad():
+        logits = model(inputs)[0]
+    targets = torch.arange(logits[..., 0].numel()) * 7 % logits.shape[-1]
+    return inputs, targets.view(logits.shape[:-1])
+
+
+def _one(model: nn.Module, inputs: Tensor, targets: Tensor) -> Iterator[tuple[str, Any]]:
+    logits, state = model(inputs)
+    loss = _loss(logits, targets) / targets.numel() + auxiliary_loss(state).sum() / targets.numel()
+    loss.backward()
+    yield "outputs", logits.detach()
+    yield "losses", loss.detach()
+    yield from ((f"gradients of {name}", p.grad) for name, p in model.named_parameters() if p.grad is not None)
+
+
+def _part(model: nn.Module, inputs: Tensor, targets: Tensor, ranks: Ranks) -> Iterator[tuple[str, Any]]:
+    shard_model(model, ranks)
+    relay = Relay(ranks) if ranks.layout.chunk > 1 else None
+    outputs, losses = list[Tensor](), list[float]()
+
+    def forward(inputs: Tensor, own_targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
+        unshard(model)
+        logits, state = model(inputs) if initial is None else model(inputs, initial)
+        auxiliary = auxiliary_loss(state).sum() * (relay is None or relay.is_last)
+        loss = (_loss(logits, own_targets) + auxiliary) / targets.numel()
+        outputs.append(logits.detach())
+        losses.append(float(loss.detach()))
+        return loss, state
+
+    own = _own(inputs, ranks), _own(targets, ranks)
+    if relay is None:
+        forward(*own)[0].backward()
+    else:
+        relay.run(model, list(zip(*(tensor.split(1) for tensor in own), strict=True)), forward)
+    sum_gradients(model, ranks)
+    yield "outputs", torch.cat(outputs)
+    yield "losses", torch.tensor(ranks.sum(sum(losses)), dtype=PRECISE)[0]
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    yield from ((f"gradients of {name}", whole) for name, whole in whole_tensors(gradients).items())
+
+
+def _loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum")
+
+
+def _own(whole: Tensor, ranks: Ranks) -> Tensor:
+    part = whole.chunk(ranks.layout.data)[ranks.data_index]
+    return part if ranks.layout.chunk == 1 else part.chunk(ranks.layout.chunk, 1)[ranks.chunk_index]

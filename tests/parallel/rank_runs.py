@@ -1,0 +1,109 @@
+"""What a test has the processes of a pool do: train, with something that goes wrong in one of them."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from archlab.config.experiment import load
+from archlab.parallel.ranks import Ranks
+from archlab.parallel.session import Session
+from archlab.runtime.signals import Stopped
+from archlab.storage import checkpoint
+from archlab.training import trainer
+from archlab.training.callbacks import Callback
+from archlab.training.step import TrainStep
+
+
+class Failing(Callback):
+    """Does something after an update."""
+
+    def __init__(self, step: int, act: Callable[[], None]) -> None:
+        self.step, self.act = step, act
+
+    def on_step(self, record: Any) -> None:
+        if record["step"] == self.step:
+            self.act()
+
+
+def train_in_ranks(session: Session, file: Path, overrides: list[str], out: Path, options: dict[str, Any]) -> str:
+    """Train, with `fail` in the rank `at`; return how it ended in this rank."""
+    options = dict(options)
+    fail, at = options.pop("fail", None), options.pop("at", 0)
+    undo = FAILURES[fail]() if fail and session.place.rank == at else lambda: None
+    callbacks = [Failing(4, interrupt)] if fail == "interrupt" else []
+    try:
+        trainer.train(load(file, overrides), out, callbacks=callbacks, **options)
+    except BaseException as error:
+        number = f" {signal.Signals(error.number).name}" if isinstance(error, Stopped) else ""
+        return f"{type(error).__name__}{number}: {'; '.join([str(error), *getattr(error, '__notes__', [])])}"
+    finally:
+        undo()
+    return "done"
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _losses_nan() -> Callable[[], None]:
+    whole = TrainStep._losses
+
+    def spoiled(self: TrainStep, *arguments: Any) -> Any:
+        total, *rest = whole(self, *arguments)
+        return total * (float("nan") if self.step == 4 else 1.0), *rest
+
+    TrainStep._losses = spoiled  # type: ignore[method-assign]
+    return lambda: setattr(TrainStep, "_losses", whole)
+
+
+def _disk_full() -> Callable[[], None]:
+    whole, calls = checkpoint.write_tensors, []
+
+    def full(*arguments: Any) -> None:
+        calls.append(whole(*arguments))
+        if len(calls) > 4:  # in the second checkpoint
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoint.write_tensors = full
+    return lambda: setattr(checkpoint, "write_tensors", whole)
+
+
+def _signaled() -> Callable[[], None]:
+    whole = TrainStep._backward
+
+    def signaled(self: TrainStep) -> float:
+        if self.step == 4:
+            signal.raise_signal(signal.SIGUSR1)
+        return whole(self)
+
+    TrainStep._backward = signaled  # type: ignore[method-assign]
+    return lambda: setattr(TrainStep, "_backward", whole)
+
+
+FAILURES = {"nan": _losses_nan, "disk": _disk_full, "signal": _signaled, "interrupt": lambda: lambda: None}
+
+
+def two_updates(session: Session, name: str, overrides: list[str]) -> dict[str, float]:
+    """Return loss and gradient norm of two updates of a shipped experiment without dropout."""
+    experiment = load(name, overrides)
+    assert experiment.parallel is not None
+    layout = experiment.parallel.layout(session.place.count)
+    return run_updates(TrainStep(experiment, Ranks(layout, session)))
+
+
+def run_updates(step: TrainStep) -> dict[str, float]:
+    for part in step.model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        elif isinstance(getattr(part, "dropout", None), float):
+            part.dropout = 0.0
+    torch.manual_seed(0)
+    records = [step() for _ in range(2)]
+    return {f"{key} {index}": record[key] for index, record in enumerate(records) for key in ("loss", "grad_norm")}

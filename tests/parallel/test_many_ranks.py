@@ -1,0 +1,108 @@
+"""Runs of several processes against runs of one: curves, checkpoints, and how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tiny
+from rank_runs import run_updates, train_in_ranks, two_updates
+from run_helpers import curve
+
+from archlab.config.experiment import load
+from archlab.config.yaml_files import shipped_files
+from archlab.modeling.backbone import is_causal, is_per_sample
+from archlab.modeling.build import validate
+from archlab.testing.rank_pool import rank_pool
+from archlab.training.step import TrainStep
+from archlab.training.trainer import train
+
+pytestmark = pytest.mark.services
+# Six sequences an update, in three micro-batches; without dropout, which ranks draw on their own.
+SAME = ["model.layers[0].dropout=0", "train.accumulate=3", "train.clip=0.5", "train.steps=6", "train.eval_tokens=160"]
+CLOSE = 2e-6
+
+
+def layout(**axes: int) -> list[str]:
+    return [f"parallel.{axis}={size}" for axis, size in axes.items()]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("one")
+
+
+@pytest.fixture
+def alone(tiny: Tiny, one: Path) -> list[dict[str, Any]]:
+    """The records of one process."""
+    if not (one / "run").exists():
+        train(tiny(*SAME), one / "run")
+    return curve(one / "run")
+
+
+def assert_same_curve(actual: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert [list(record) for record in actual] == [list(record) for record in expected]
+    for record, other in zip(actual, expected, strict=True):
+        assert record == pytest.approx(other, rel=CLOSE)
+
+
+@pytest.mark.parametrize("axes", [{"replicate": 2}, {"shard": 2}, {"chunk": 2}, {"shard": 2, "chunk": 2}], ids="-".join)
+def test_any_layout_gives_the_curve_of_one_process(
+    axes: dict[str, int], tiny_file: Path, tmp_path: Path, alone: list[dict[str, Any]]
+) -> None:
+    count = 4 if len(axes) > 1 else 2
+    ended = rank_pool().run(count, train_in_ranks, tiny_file, SAME + layout(**axes), tmp_path / "run", {})
+    assert ended == ["done"] * count
+    assert_same_curve(curve(tmp_path / "run"), alone)
+
+
+def test_a_run_goes_on_in_other_layouts(
+    tiny: Tiny, tiny_file: Path, tmp_path: Path, alone: list[dict[str, Any]]
+) -> None:
+    run, pool = tmp_path / "run", rank_pool()
+    stop = {"fail": "interrupt"}
+    assert "saved at step 4" in pool.run(2, train_in_ranks, tiny_file, [*SAME, *layout(shard=2)], run, stop)[0]
+    resumed = pool.run(4, train_in_ranks, tiny_file, [*SAME, *layout(shard=2, chunk=2)], run, {"resume": True})
+    assert resumed == ["done"] * 4
+    assert_same_curve(curve(run), alone)
+    train(tiny(*SAME), run, resume=True)
+    assert_same_curve(curve(run), alone)
+
+
+ENDS = {
+    "nan": (1, "TrainingError: step 5: the loss is nan", "PeerError", 3),
+    "disk": (0, "MachineError|OSError", "PeerError", 3),
+    "signal": (1, "Stopped SIGUSR1", "Stopped SIGUSR1", 5),
+    "interrupt": (0, "KeyboardInterrupt", "Stopped SIGINT", 4),
+}
+
+
+@pytest.mark.parametrize("fail", ENDS)
+def test_what_happens_to_one_rank_ends_all(fail: str, tiny_file: Path, tmp_path: Path) -> None:
+    at, first, other, saved = ENDS[fail]
+    options, run = {"fail": fail, "at": at}, tmp_path / "run"
+    ended = rank_pool().run(2, train_in_ranks, tiny_file, [*SAME, *layout(shard=2)], run, options)
+    assert any(ended[0].startswith(text) for text in first.split("|")), ended
+    assert ended[1].startswith(other), ended
+    assert max(path.name for path in (run / "checkpoints").glob("step_*")) == f"step_{saved:08d}"
+    if "Stopped" in first or fail == "interrupt":
+        assert all(f"saved at step {saved}" in text for text in ended)
+
+
+SMALL = ["train.compile=off", "train.precision=float32", "train.device=cpu", "train.batch_size=2", "train.accumulate=1"]
+
+
+@pytest.mark.parametrize("name", sorted(name for name in shipped_files() if name.endswith("_tiny")))
+def test_every_small_experiment_divides(name: str) -> None:
+    experiment = load(name, SMALL)
+    model = validate(experiment)
+    task = experiment.task.factory()()
+    streams = is_causal(model) and not is_per_sample(model) and task.vocab_size is not None
+    axes = {"shard": 2, "chunk": 2} if streams and experiment.train.context % 2 == 0 else {"shard": 2}
+    count = 4 if len(axes) > 1 else 2
+    actual = rank_pool().run(count, two_updates, name, SMALL + layout(**axes))
+    expected = run_updates(TrainStep(experiment))
+    for record in actual:
+        assert record == pytest.approx(expected, rel=1e-4), json.dumps(axes)
