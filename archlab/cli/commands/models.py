@@ -21,12 +21,11 @@ from archlab.text import shell_path
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="Write the export to this directory.")
 @click.option(
-    "--to", "to", multiple=True, metavar="FORMAT", help="Write this format: standalone, transformers, native or pt2."
+    "--to", "to", multiple=True, metavar="FORMAT", help="Write this format: standalone, transformers or native."
 )
 @click.option("--trial", type=click.IntRange(min=0), help="Export this trial of a search.")
 @click.option("--top", type=click.IntRange(min=1), help="Export the best so many trials of a search.")
 @click.option("--pareto", is_flag=True, help="Export the trials of the Pareto front of a search.")
-@click.option("--portable", is_flag=True, help="Compile pt2 for every processor with AVX2, not this one.")
 @FORCE
 @TRUST_PLUGINS
 def export(
@@ -36,7 +35,6 @@ def export(
     trial: int | None,
     top: int | None,
     pareto: bool,
-    portable: bool,
     force: bool,
 ) -> None:
     """Write a trained model as a directory that works without archlab.
@@ -47,10 +45,7 @@ def export(
     if sum((trial is not None, top is not None, pareto)) > 1:
         raise click.UsageError("--trial, --top and --pareto choose trials in different ways; give one of them")
     names = [name for each in to for name in each.split(",") if name]
-    options = {"portable": True} if portable else {}
-    path = api.export(
-        folder, out, to=names, trial=trial, top=top, pareto=pareto, force=force, options=options, tell=click.echo
-    )
+    path = api.export(folder, out, to=names, trial=trial, top=top, pareto=pareto, force=force, tell=click.echo)
     click.echo(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 

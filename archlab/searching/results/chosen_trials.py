@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ def _chosen(trial: FrozenTrial, folder: Path) -> ChosenTrial:
     if not any(place.glob("final/*.safetensors")) and not any(place.glob("checkpoints/step_*")):
         advice = f"study.keep says how many of the best keep theirs; the best model is {folder / 'best'}"
         raise ArchlabError(f"{folder}: trial {trial.number} holds no weights; {advice}")
-    kept = {name: attrs[name] for name in ("values", "metrics") if name in attrs}  # type: ignore[literal-required]
+    every: Mapping[str, Any] = attrs
+    kept = {name: every[name] for name in ("values", "metrics") if name in every}
     ids = {"trial_id": attrs["id"]} if "id" in attrs else {}
-    origin = {"search": folder.resolve().name, "trial": trial.number, **kept, **ids}
+    origin: dict[str, Any] = {"search": folder.resolve().name, "trial": trial.number, **kept, **ids}
     return ChosenTrial(trial.number, place, origin)

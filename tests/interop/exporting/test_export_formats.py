@@ -82,7 +82,9 @@ def run_python(code: str, *arguments: object, home: Path) -> None:
 
 
 @pytest.mark.services
-@pytest.mark.parametrize("model", ["", MIXED, "model.head={type: language_model, tied: true}"])
+@pytest.mark.parametrize(
+    "model", ["", MIXED, "model.head={type: language_model, tied: true}"], ids=["mega", "megalodon", "tied"]
+)
 def test_transformers_generates_what_each_prompt_alone_gives(tiny: Tiny, tmp_path: Path, model: str) -> None:
     pytest.importorskip("transformers")
     lines: list[str] = []
