@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def cost_summary(experiment: Experiment, model: nn.Module | None = None) -> dict
     Where there is a budget, `steps` are those that it gives, None for one of seconds, which only a run can tell.
     """
     cost, task = estimate_cost(experiment, model), experiment.task.factory()()
-    shares = getattr(task, "shares", dict)()  # a task need not derive from Task
+    shares: Mapping[str, float] = getattr(task, "shares", dict)()  # a task need not derive from Task
     figures = {"name": experiment.name, **cost.to_dict(), **({"sources": dict(shares)} if shares else {})}
     if experiment.train.budget is None:
         return figures

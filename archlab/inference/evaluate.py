@@ -77,7 +77,8 @@ def evaluate(
     if precision not in _AUTOCAST:
         raise ArchlabError(f"precision: no precision {precision!r}{did_you_mean(precision, _AUTOCAST)}")
     # A task need not derive from Task, and those of before it had parts have none.
-    if parts := getattr(task, "eval_parts", dict)():
+    parts: Mapping[str, tuple[float, Task]] = getattr(task, "eval_parts", dict)()
+    if parts:
         options = EvalOptions(batch_size=batch_size, context=context, precision=precision)
         return _evaluate_parts(model, parts, split, max_tokens, progress, options, ranks)
     sums: dict[str, float] = defaultdict(float)
