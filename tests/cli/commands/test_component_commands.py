@@ -39,7 +39,7 @@ def test_list(run) -> None:
 def test_check(run, tmp_path: Path) -> None:
     done = run("check", "norm", "rms", "eps=0.001")
     assert done.status == 0, done.err
-    assert done.out.count("passed  ") == 14
+    assert done.out.count("passed  ") == 15
     source = tmp_path / "peeks.py"
     source.write_text(PEEKS)
     done = run("check", "ffn", "peeks", "--plugin", str(source))
