@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from archlab.errors import ArchlabError, ConfigError, MachineError, TrainingError
+from archlab.runtime.signals import is_stopping
 
 
 class Outcome(StrEnum):
@@ -61,7 +62,12 @@ def outcome_of_exit(status: int) -> Outcome:
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """Return whose failure an exception is: TRIAL unless it, or an exception that led to it, is another's."""
+    """Return whose failure an exception is: TRIAL unless it, or an exception that led to it, is another's.
+
+    While a signal stops the process every exception is the user's.
+    """
+    if is_stopping():  # which a library that was interrupted amid its work may have made another error of
+        return Outcome.USER
     return next(filter(None, map(_outcome, iter_causes(error))), Outcome.TRIAL)
 
 

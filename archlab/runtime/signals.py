@@ -55,6 +55,11 @@ class _Handler:
 _active: _Handler | None = None
 
 
+def is_stopping() -> bool:
+    """Tell whether a signal has asked to stop the block of `stop_on_signals` that this process is in."""
+    return _active is not None and _active.count > 0
+
+
 def take_deferred() -> int:
     """Return the number of the signal that a block defers, which then raises nothing at its end; 0 if there is none."""
     if _active is None:

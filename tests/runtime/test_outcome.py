@@ -18,7 +18,7 @@ from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompil
 
 from archlab import ArchlabError, ConfigError, MachineError, TrainingError
 from archlab.runtime.outcome import Outcome, outcome_of, outcome_of_exit
-from archlab.runtime.signals import Stopped
+from archlab.runtime.signals import Stopped, stop_on_signals
 
 
 def accelerator_error(code: int) -> torch.AcceleratorError:
@@ -140,3 +140,13 @@ def test_an_exit_status_means_the_outcome_that_has_it(outcome: Outcome) -> None:
 )
 def test_other_exit_statuses(status: int, outcome: Outcome) -> None:
     assert outcome_of_exit(status) == outcome
+
+
+def test_an_error_while_a_signal_stops_the_process_is_the_users() -> None:
+    error = ConfigError("model", "is wrong")  # as of a library that was interrupted amid its work
+    with stop_on_signals():
+        assert outcome_of(error) is Outcome.TRIAL
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert outcome_of(error) is Outcome.USER
+    assert outcome_of(error) is Outcome.TRIAL

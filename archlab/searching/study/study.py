@@ -25,7 +25,7 @@ from archlab.storage.files import remove_dir_atomic
 from archlab.storage.ownership import RUN
 
 MAX_ATTEMPTS = 2  # without a further checkpoint
-MAX_WORKERS = 10  # that died without a further checkpoint of a trial that ran in another process: it may be its doing
+MAX_WORKERS = 25  # that died without a further checkpoint of a trial that ran in another process: it may be its doing
 INTERRUPTED, PAUSED = "interrupted", "paused"
 # User attributes of the study.
 _EXHAUSTED, _VARY, _COUNTS_CANDIDATES, _NUMBERED = "exhausted", "vary", "counts_candidates", "numbered_combinations"

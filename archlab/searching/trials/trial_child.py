@@ -23,7 +23,7 @@ from archlab.config.registry import load_plugin
 from archlab.errors import ConfigError, one_line
 from archlab.runtime.outcome import outcome_of
 from archlab.runtime.shares import DEVICES
-from archlab.runtime.signals import stop_on_signals
+from archlab.runtime.signals import is_stopping, stop_on_signals
 from archlab.searching.failures import exits_fail, failure_reason
 from archlab.searching.trials.callbacks import Judge, TrialPaused
 from archlab.searching.trials.seats import Seat
@@ -70,6 +70,8 @@ def _count(content: str) -> tuple[Any, ...]:
     try:
         return "done", dict(count_costs(parse_request(content)))
     except ConfigError as error:  # a search for the model that costs so much goes on
+        if is_stopping():
+            raise
         return "problem", error.path, error.problem, error.source, error.key
 
 
