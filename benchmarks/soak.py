@@ -19,6 +19,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 import yaml
 from optuna.trial import FrozenTrial
 
@@ -90,6 +91,7 @@ def _children(pid: int) -> list[int]:
 
 def differing(trials: list[FrozenTrial], folder: Path, count: int) -> list[int]:
     """Train some trials again alone; return those that reach another loss."""
+    torch.set_num_threads(1)  # as the trials had: another number may round otherwise
     wrong = []
     for trial in random.Random(1).sample(trials, k=min(count, len(trials))):
         run = folder / "trials" / f"{trial.number:04d}" / "experiment.yaml"
