@@ -7,9 +7,6 @@ A launcher is a class whose keyword-only parameters are its options. Those that 
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,10 +15,11 @@ from pathlib import Path
 from typing import Protocol
 
 from archlab.errors import ArchlabError, ConfigError, did_you_mean
+from archlab.runtime.extensions import Extensions
 from archlab.runtime.outcome import Outcome
 
 GROUP = "archlab.launchers"
-_PACKAGE = "archlab.runtime.launchers"  # imported by name, since its modules import this one
+_LAUNCHERS = Extensions("archlab.runtime.launchers", "LAUNCHER", GROUP)
 STDOUT, STDERR = "stdout.log", "stderr.log"  # of a job, in its folder; a job that is run again appends to them
 
 
@@ -89,16 +87,13 @@ class Launcher(Protocol):
 
 def launcher_names() -> list[str]:
     """Return the names of all launchers."""
-    return sorted({*_shipped(), *_installed()})
+    return _LAUNCHERS.names()
 
 
 def find_launcher(name: str, path: str = "launcher") -> Callable[..., Launcher]:
     """Return the class of a launcher by its name; raise ConfigError, which names `path`, if there is none."""
-    if name in _shipped():
-        found = importlib.import_module(f"{_PACKAGE}.{name}").LAUNCHER
-    elif name in _installed():
-        found = _installed()[name].load()
-    else:
+    found: Callable[..., Launcher] | None = _LAUNCHERS.find(name)
+    if found is None:
         raise ConfigError(path, f"no launcher {name!r}{did_you_mean(name, launcher_names())}")
     return found
 
@@ -114,12 +109,3 @@ def command_of(job: Job) -> tuple[str, ...]:
     if job.resources.processes == 1:
         return job.argv
     return (sys.executable, "-m", "archlab.runtime.elastic", str(job.resources.processes), *job.argv)
-
-
-def _shipped() -> list[str]:
-    modules = pkgutil.iter_modules(importlib.import_module(_PACKAGE).__path__)
-    return [module.name for module in modules if not module.name.startswith("_")]
-
-
-def _installed() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,18 +46,6 @@ def report_progress(what: str, done: int, total: int | None) -> None:
     report = _report.get()
     if report is not None:
         report(what, done, total)
-
-
-def report_each(what: str, items: Iterable[T], size: Callable[[T], int], unit: int = 1) -> Iterator[T]:
-    """Yield items as they are, and tell how much of them has come, in units, of an amount that nobody knows yet."""
-    done = 0
-    report_progress(what, 0, None)
-    for item in items:
-        before, done = done // unit, done + size(item)
-        if done // unit != before:
-            report_progress(what, done // unit, None)
-        yield item
-    report_progress(what, done // unit, done // unit)
 
 
 class EstimatedProgress:

@@ -44,8 +44,7 @@ def _work_in_pool(space: Space, folder: Path, total: int, callback: SearchCallba
 
     Raises what one of them raises, after the trials of all have saved a checkpoint.
     """
-    plugins = tuple(dict.fromkeys((*space.data.get("plugins", ()), *space.base.plugins)))
-    processes, callback = TrialProcesses(plugins), OneAtATime(callback)
+    processes, callback = TrialProcesses(space.plugins), OneAtATime(callback)
     every = [SearchWorker(space, folder, total, callback) for _ in range(workers)]
     for worker, seat in zip(every, _seats(every[0].study, folder, workers), strict=True):
         worker.open_runner = _OpenProcess(processes, seat, folder, space.study.time_limit)

@@ -15,6 +15,7 @@ from archlab.searching.ladder.time_left import rung_sizes
 from archlab.searching.results.progress import BASELINE, search_progress
 from archlab.searching.results.summary import read_summary
 from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.study.search_dir import SPACE
 from archlab.searching.study.study import open_study
 from archlab.searching.study.workers import DIR, Worker, read_workers
 from archlab.storage.lease_observer import LeaseObserver
@@ -32,8 +33,8 @@ def open_watch(folder: Path) -> Callable[[], Progress]:
     one that cannot be read.
     """
     folder = owner_of(folder)
-    if (folder / "search.yaml").is_file():
-        space = load_space(folder / "search.yaml", recorded=True)
+    if (folder / SPACE).is_file():
+        space = load_space(folder / SPACE, recorded=True)
         space = replace(space, name=folder.resolve().name)  # the file's own is search.yaml in every directory
         return _open_ladder(space, folder) if space.is_ladder else _open_search(space, folder)
     if is_run(folder):

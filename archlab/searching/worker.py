@@ -115,10 +115,10 @@ class SearchWorker:
     def finish(self) -> SearchResult:
         """Wait for the baseline, evaluate the best trial, and write the summary."""
         baseline = self._run_baseline(wait=True)
+        assert baseline is not None
         with lock(self.folder / ".study.lock", wait=True):
             if self.is_last():
                 close_paused(self.study)
-        assert baseline is not None
         told = self.callback.on_final_eval
         best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline, told)
         return SearchResult(self.folder, best.number if best else None, summary)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from archlab.runtime import progress
-from archlab.runtime.progress import EstimatedProgress, report_each, reporting
+from archlab.runtime.progress import EstimatedProgress, reporting
 
 Told = list[tuple[str, int, int | None]]
 
@@ -40,8 +40,3 @@ def test_what_a_call_raises_is_raised(told: Told) -> None:
 
     with pytest.raises(TimeoutError, match="of the call itself"):
         EstimatedProgress("encoding", 1, 1.0).run(1, fail)
-
-
-def test_items_of_an_unknown_amount_are_counted(told: Told) -> None:
-    assert list(report_each("reading (k)", ["a" * 700, "b" * 700, "c"], len, 1000)) == ["a" * 700, "b" * 700, "c"]
-    assert told == [("reading (k)", 0, None), ("reading (k)", 1, None), ("reading (k)", 1, 1)]

@@ -7,19 +7,17 @@ A format is a class whose keyword-only parameters are its options. Those that sh
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import inspect
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from archlab.errors import ArchlabError, did_you_mean
 from archlab.interop.exporting.exported_model import ExportedModel
+from archlab.runtime.extensions import Extensions
 
 GROUP = "archlab.export_formats"
-_PACKAGE = f"{__package__}.formats"  # imported by name, since its modules import this one
+_FORMATS = Extensions(f"{__package__}.formats", "FORMAT", GROUP)
 
 
 class ExportFormat(Protocol):
@@ -57,16 +55,13 @@ class ExportFormat(Protocol):
 
 def format_names() -> list[str]:
     """Return the names of all export formats."""
-    return sorted({*_shipped(), *_installed()})
+    return _FORMATS.names()
 
 
 def find_export_format(name: str) -> Callable[..., ExportFormat]:
     """Return the class of an export format by its name; raise ArchlabError if there is none."""
-    if name in _shipped():
-        found: Callable[..., ExportFormat] = importlib.import_module(f"{_PACKAGE}.{name}").FORMAT
-    elif name in _installed():
-        found = _installed()[name].load()
-    else:
+    found: Callable[..., ExportFormat] | None = _FORMATS.find(name)
+    if found is None:
         known = format_names()
         raise ArchlabError(f"no export format {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
     return found
@@ -91,12 +86,3 @@ def make_formats(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, 
         others = ", ".join(name for name in made if name != alone)
         raise ArchlabError(f"{alone} needs a directory of its own, without {others}; export it to another --out")
     return made
-
-
-def _shipped() -> list[str]:
-    modules = pkgutil.iter_modules(importlib.import_module(_PACKAGE).__path__)
-    return [module.name for module in modules if not module.name.startswith("_")]
-
-
-def _installed() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}

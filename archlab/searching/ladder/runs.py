@@ -44,10 +44,18 @@ def candidate_dir(folder: Path, rung: int, candidate: str) -> Path:
     return folder / "rungs" / str(rung) / candidate
 
 
+def num_seeds(ladder: Ladder, rung: Rung) -> int:
+    """Return how often each candidate is trained at a rung."""
+    return min(rung.seeds, REHEARSED_SEEDS) if ladder.is_rehearsal else rung.seeds
+
+
 def plan_runs(ladder: Ladder, rung: Rung, candidate: str, experiment: Experiment, folder: Path) -> list[LadderRun]:
     """Return a candidate's runs at a rung, each trunk before its branches."""
-    seeds = min(rung.seeds, REHEARSED_SEEDS) if ladder.is_rehearsal else rung.seeds
-    return [run for seed in range(seeds) for run in _runs_of_seed(ladder, rung, candidate, experiment, folder, seed)]
+    return [
+        run
+        for seed in range(num_seeds(ladder, rung))
+        for run in _runs_of_seed(ladder, rung, candidate, experiment, folder, seed)
+    ]
 
 
 def _runs_of_seed(

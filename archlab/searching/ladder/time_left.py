@@ -9,7 +9,7 @@ from statistics import fmean, median
 from archlab.errors import ConfigError
 from archlab.searching.ladder.candidates import nominal_params
 from archlab.searching.ladder.config import Ladder, Rung
-from archlab.searching.ladder.runs import REHEARSED_SEEDS
+from archlab.searching.ladder.runs import num_seeds
 
 # Seconds per token grow with this power of the parameters where a single rung has been measured: less than in
 # proportion, as small models leave a machine waiting. Two rungs tell their own.
@@ -46,11 +46,6 @@ def runs_ahead(ladder: Ladder, at: Rung, entrants: int) -> dict[int, float]:
         found[rung.number] = going * num_seeds(ladder, rung) * _share_of_all(ladder)
         going = min(going, rung.keep + rung.room) if rung.keep else going
     return found
-
-
-def num_seeds(ladder: Ladder, rung: Rung) -> int:
-    """Return how often each candidate is trained at a rung."""
-    return min(rung.seeds, REHEARSED_SEEDS) if ladder.is_rehearsal else rung.seeds
 
 
 def num_runs(ladder: Ladder, rung: Rung) -> int:

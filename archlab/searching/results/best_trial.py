@@ -43,8 +43,13 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     front = study.best_trials
     if not front:
         return None
+    return min(front, key=by_first_objective(study))
+
+
+def by_first_objective(study: optuna.Study) -> Callable[[FrozenTrial], tuple[float, int]]:
+    """Return the key that orders complete trials, the best by the first objective first."""
     sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
-    return min(front, key=lambda trial: (sign * trial.values[0], trial.number))
+    return lambda trial: (sign * trial.values[0], trial.number)
 
 
 def publish_best(

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from archlab.errors import ArchlabError
+from archlab.searching.results.best_trial import by_first_objective
 from archlab.searching.space.search_space import load_space
 from archlab.searching.study.claims import trial_dir
+from archlab.searching.study.search_dir import SPACE
 from archlab.searching.study.study import open_study
 from archlab.searching.study.trial_attrs import trial_attrs
-
-_SPACE = "search.yaml"
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,9 @@ def choose_trials(
 
     Raises ArchlabError for a directory that is no search, and a number that it does not have.
     """
-    if not (folder / _SPACE).is_file():
+    if not (folder / SPACE).is_file():
         raise ArchlabError(f"{folder}: is no search; --trial, --top and --pareto choose among the trials of one")
-    space = load_space(folder / _SPACE, recorded=True)
+    space = load_space(folder / SPACE, recorded=True)
     if space.is_ladder:
         raise ArchlabError(f"{folder}: is a ladder; name one of its runs below {folder / 'rungs'}")
     study = open_study(space, folder, create=False)
@@ -47,10 +46,9 @@ def choose_trials(
         if not found:
             raise ArchlabError(f"{folder}: has no trial {trial}; it has {_range(every)}")
         return [_chosen(each, folder) for each in found]
-    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
     of_front = {each.number for each in study.best_trials}
     done = [each for each in every if each.state == TrialState.COMPLETE and (not pareto or each.number in of_front)]
-    ranked = sorted(done, key=lambda each: (sign * each.values[0], each.number))
+    ranked = sorted(done, key=by_first_objective(study))
     if not ranked:
         raise ArchlabError(f"{folder}: no trial is complete")
     return [_chosen(each, folder) for each in ranked[: top if top is not None else len(ranked)]]

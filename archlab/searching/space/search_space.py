@@ -99,6 +99,11 @@ class Space:
         return len(self.objectives) == 1 and self.objective.startswith(VALIDATION) and not self.tasks
 
     @property
+    def plugins(self) -> tuple[str, ...]:
+        """The plugins of the space and of its base experiment."""
+        return tuple(dict.fromkeys((*self.data.get("plugins", ()), *self.base.plugins)))
+
+    @property
     def promotion(self) -> PromotionConfig | None:
         """How trials pause and are promoted, if they do."""
         pruner = self.study.pruner

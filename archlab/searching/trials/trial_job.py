@@ -55,12 +55,11 @@ class TrialJob:
 
 def make_job(space: Space, label: str, folder: Path, experiment: UnresolvedExperiment, search: str) -> TrialJob:
     """Return the job of a trial of a space, without settings to tune."""
-    # Those of the space too: whoever loads the trained model has only the experiment.
-    plugins = dict.fromkeys((*space.data.get("plugins", ()), *experiment.plugins))
     return TrialJob(
         label,
         folder,
-        replace(experiment, plugins=tuple(plugins)),
+        # Those of the space too: whoever loads the trained model has only the experiment.
+        replace(experiment, plugins=space.plugins),
         metric=space.pruned_by,
         sign=space.sign_of(space.pruned_by),
         search=search,

@@ -1,0 +1,39 @@
+"""What ships as modules of a package, and what other installed packages add by entry points, found by name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """The objects named `attribute` in the modules of a `package`, and the entry points of a `group`.
+
+    The package is named and not imported before it is asked for, since its modules may import who asks.
+    """
+
+    package: str
+    attribute: str
+    group: str
+
+    def names(self) -> list[str]:
+        """Return the names of all."""
+        return sorted({*self._shipped(), *self._installed()})
+
+    def find(self, name: str) -> Any:
+        """Return the object of a name, or None if there is none."""
+        if name in self._shipped():
+            return getattr(importlib.import_module(f"{self.package}.{name}"), self.attribute)
+        point = self._installed().get(name)
+        return None if point is None else point.load()
+
+    def _shipped(self) -> list[str]:
+        modules = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
+        return [module.name for module in modules if not module.name.startswith("_")]
+
+    def _installed(self) -> dict[str, importlib.metadata.EntryPoint]:
+        return {point.name: point for point in importlib.metadata.entry_points(group=self.group)}
