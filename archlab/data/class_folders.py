@@ -79,7 +79,8 @@ def list_splits(
         if mismatched:
             raise ArchlabError(f"{folder}: its classes are not those of {folders['train']}: {mismatched[0]!r}")
     fractions = {split: fraction for split in ("validation", "test") if split not in folders}
-    for folder in {*folders.values(), *(folder.parent for folder in folders.values() if len(folders) > 1)}:
+    parents = [folder.parent for folder in folders.values() if len(folders) > 1]
+    for folder in dict.fromkeys([*folders.values(), *parents]):
         _require_no_files_beside(folder, suffixes)
     train = list_files(folders["train"], classes, suffixes)
     require_train_names(folders["train"], train)

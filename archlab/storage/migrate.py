@@ -168,7 +168,7 @@ def _rewrite(folder: Path, plan: _Plan) -> None:
             if (copy / file).is_symlink():  # it would be written through, to a file outside
                 raise ArchlabError(f"{folder / file}: is a link, which is not followed to be rewritten")
             write(copy / file)
-        for place in {file.parent for file in plan.writes}:
+        for place in dict.fromkeys(file.parent for file in plan.writes):
             if (copy / place / _MANIFEST).is_file():
                 kind = read_manifest(copy / place).kind
                 (copy / place / _MANIFEST).unlink()  # else the new manifest would list the old one

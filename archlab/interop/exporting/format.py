@@ -79,7 +79,7 @@ def make_formats(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, 
         taken |= known
         chosen = find_export_format(name)(**{key: options[key] for key in known})
         made |= make_formats([each for each in chosen.needs if each not in made], {}) | {name: chosen}
-    for option in set(options) - taken:
+    for option in sorted(set(options) - taken):
         raise ArchlabError(f"{option}: none of the formats {', '.join(made)} has this option")
     alone = next((name for name, each in made.items() if each.is_alone and len(made) > 1), None)
     if alone:

@@ -22,7 +22,7 @@ def render_imports(bundle: Bundle, also: Iterable[ExternalName]) -> str:
     externals = {*bundle.externals(), *also}
     plain = {f"import {name}" for name in bundle.submodules()}
     members: dict[str, set[str]] = {}
-    for external in externals:
+    for external in sorted(externals, key=lambda each: each.dotted):  # names that clash are numbered in this order
         module, _, name = external.dotted.rpartition(".")
         alias = bundle.name(external)
         if module:

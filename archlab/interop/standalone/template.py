@@ -49,9 +49,10 @@ def weight_files(folder: Path) -> list[Path]:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     # transformers' save_pretrained leaves no manifest.
     known = json.loads(listed.read_text(encoding="utf-8"))["files"] if listed.is_file() else {}
-    for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise ValueError(f"{folder}: has no file {name!r}")
+    missing = sorted(name for name in names if Path(name).name != name or not (folder / name).is_file())
+    if missing:
+        raise ValueError(f"{folder}: has no file {missing[0]!r}")
+    for name in sorted(names):
         if name in known and _sha256(folder / name) != known[name]["sha256"]:
             raise ValueError(f"{folder / name}: has changed since it was written; its SHA-256 is in {listed.name}")
     return [folder / name for name in sorted(names)]
