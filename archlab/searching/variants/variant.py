@@ -131,7 +131,8 @@ class Variant:
     def _put_pattern(self, path: str, pattern: Pattern, value: PatternValue, keep_depth: bool = False) -> Variant:
         layers = unrolled(self.raw, path)
         depth = len(layers) if keep_depth else value.depth or pattern.depth
-        named = {letter: self._layer(path, layers[0], pattern.knobs_of(letter)) for letter in dict.fromkeys(value.letters)}
+        letters = dict.fromkeys(value.letters)
+        named = {letter: self._layer(path, layers[0], pattern.knobs_of(letter)) for letter in letters}
         entries = [named[value.letters[at]] for at in value.sources(depth)]
         patterns = {**self.patterns, path: replace(value, depth=depth)}
         return replace(self._override({path: entries}), patterns=patterns, lists=(*self.lists, path))
