@@ -230,11 +230,13 @@ def run_ladder(
     rehearse: bool = False,
     force: bool = False,
     callbacks: Sequence[LadderCallback] = (),
+    workers: int | Literal["auto"] | None = None,
     trust_plugins: bool = False,
 ) -> LadderResult:
     """Run the ladder of a space with `rungs:`, and return its summary with the forecast of its target.
 
     `out` is the ladder's directory, runs/NAME by default; calling again with the same directory resumes the ladder.
+    So many `workers` each train one run at a time, as those of `archlab.search` do.
     `rehearse` runs every rung in small, within 15 minutes, in runs/NAME-rehearsal by default.
 
         result = archlab.run_ladder("small_ladder", rehearse=True)
@@ -251,7 +253,7 @@ def run_ladder(
     if rehearse:
         loaded = as_rehearsal(loaded)
         folder = Path(out or Path("runs") / loaded.name)
-    return run(loaded, folder, force=force, callbacks=callbacks)
+    return run(loaded, folder, force=force, callbacks=callbacks, workers=workers)
 
 
 @explain_failures

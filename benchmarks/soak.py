@@ -1,9 +1,11 @@
 """A study of many trials whose workers are killed at random, held against the same trials trained alone.
 
 python benchmarks/soak.py [--trials 60] [--workers 4] [--kill-every 20] [--storage journal] [--alone 10]
+    [--storage postgresql://me@host/searches --database-down "COMMAND" --database-up "COMMAND"]
 
 Every so many seconds one worker, or the process of its trial, gets SIGKILL, and another SIGTERM; whoever has ended is
-started again. At the end every candidate is complete, once, and some of them, trained again alone, have the same loss.
+started again. Two commands stop a database and start it again 30 seconds later, twice. At the end every candidate is
+complete, once, and some of them, trained again alone, have the same loss.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from archlab.searching.study.workers import read_workers
 
 LAYER = {"norm": "rms", "mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "swiglu", "hidden_dim": 32}}
 TRAIN = {"steps": 200, "batch_size": 4, "context": 64, "warmup": 10, "eval_every": 100, "eval_tokens": 512}
+OUTAGE_S = 30
 RUN = {"device": "cpu", "precision": "float32", "compile": "off", "tensorboard": False, "checkpoint_every": 50}
 
 
@@ -89,6 +92,26 @@ def _children(pid: int) -> list[int]:
     return [int(child) for file in files for child in file.read_text().split()]
 
 
+class Outages:
+    """Stops the database at given times, each for 30 seconds."""
+
+    def __init__(self, down: str | None, up: str | None) -> None:
+        self.down, self.up = down, up
+        self.times = [60.0, 150.0] if down and up else []
+        self.back: float | None = None
+        self.count = 0
+
+    def poll(self, now: float) -> None:
+        """Stop or start the database if it is time to; `now` in seconds since the begin."""
+        if self.back is not None and now >= self.back:
+            self.back = None
+            subprocess.run(str(self.up), shell=True, check=True)
+        elif self.back is None and self.times and now >= self.times[0]:
+            self.times.pop(0)
+            self.back, self.count = now + OUTAGE_S, self.count + 1
+            subprocess.run(str(self.down), shell=True, check=True)
+
+
 def differing(trials: list[FrozenTrial], folder: Path, count: int) -> list[int]:
     """Train some trials again alone; return those that reach another loss."""
     torch.set_num_threads(1)  # as the trials had: another number may round otherwise
@@ -109,17 +132,20 @@ def main() -> None:
     parser.add_argument("--kill-every", type=float, default=20)
     parser.add_argument("--storage")
     parser.add_argument("--alone", type=int, default=10)
+    parser.add_argument("--database-down", metavar="COMMAND")
+    parser.add_argument("--database-up", metavar="COMMAND")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "s"
         workers, begin = Workers(write_space(Path(place), arguments), folder, arguments.workers), time.monotonic()
-        last = begin
-        while workers.keep():
+        last, outages = begin, Outages(arguments.database_down, arguments.database_up)
+        while workers.keep() or outages.back is not None:
             time.sleep(0.5)
+            outages.poll(time.monotonic() - begin)
             if time.monotonic() - last > arguments.kill_every:
                 last = time.monotonic()
                 workers.hurt()
-        print(f"{time.monotonic() - begin:.0f} s; signals: {workers.signals}")
+        print(f"{time.monotonic() - begin:.0f} s; signals: {workers.signals}; outages: {outages.count}")
         study = open_study(load_space(folder / "search.yaml", recorded=True), folder)
         ended = [trial for trial in study.get_trials() if not is_interrupted(trial)]
         complete = [trial for trial in ended if trial.state.name == "COMPLETE"]

@@ -12,22 +12,24 @@ from rich.table import Table
 from rich.text import Text
 
 from archlab import api
-from archlab.cli.progress import ProgressBar
+from archlab.cli.options import Workers
 from archlab.cli.progress_lines import progress_lines, run_line, summary_line
+from archlab.cli.run_bars import ManyRunsBar, RunBar
 from archlab.cli.terminal import foreign
 from archlab.errors import ArchlabError
 from archlab.reporting.ladder_lines import agreement_line, forecast_cells, rung_title, target_lines
 from archlab.searching.ladder.callbacks import LadderCallback
 from archlab.searching.ladder.config import Ladder, Rung
 from archlab.searching.ladder.forecasts import Forecast
-from archlab.searching.ladder.run import LadderResult
+from archlab.searching.ladder.run import LadderResult, join_ladder
 from archlab.searching.ladder.selection import Decision
 from archlab.searching.ladder.summary import LadderSummary, RungSummary, forecast_of
 from archlab.searching.ladder.time_left import LadderClock
 from archlab.searching.run import find_search
+from archlab.searching.space.search_space import Space
 from archlab.text import shell_path
 from archlab.training.callbacks import Callback
-from archlab.training.progress import Progress, Reached, RunProgress
+from archlab.training.progress import Progress, Reached
 
 WIDTH = 80
 
@@ -43,18 +45,38 @@ def is_ladder(name: str, overrides: Sequence[str], *, rehearse: bool, trials: in
 
 
 def climb(
-    console: Console, name: str, overrides: Sequence[str], *, out: Path | None, rehearse: bool, force: bool
+    console: Console,
+    name: str,
+    overrides: Sequence[str],
+    *,
+    out: Path | None,
+    rehearse: bool,
+    force: bool,
+    workers: Workers,
 ) -> None:
     """Run a ladder and print its summary; raise ArchlabError if it has to go on elsewhere."""
     with LadderProgressBar(console) as progress:
-        result = api.run_ladder(name, overrides, out=out, rehearse=rehearse, force=force, callbacks=[progress])
+        result = api.run_ladder(
+            name, overrides, out=out, rehearse=rehearse, force=force, workers=workers, callbacks=[progress]
+        )
+    _conclude(console, result)
+
+
+def work_on_ladder(console: Console, space: Space, folder: Path) -> None:
+    """Be one of the workers that a launcher has placed; each that comes to the end writes the same report."""
+    with LadderProgressBar(console) as progress:
+        result = join_ladder(space, folder, [progress])
+    _conclude(console, result)
+
+
+def _conclude(console: Console, result: LadderResult) -> None:
     api.report(result.folder)
     print_ladder(console, result)
     if result.waiting:
         raise ArchlabError(f"{result.waiting}; train {result.folder / 'launch'} elsewhere, and run this command again")
 
 
-class LadderProgressBar(ProgressBar, LadderCallback):
+class LadderProgressBar(ManyRunsBar, LadderCallback):
     """Show each run of a ladder as a bar, and its result as a line."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -62,22 +84,26 @@ class LadderProgressBar(ProgressBar, LadderCallback):
         self.metric = "loss"
         self.progress, self.num_rungs = Progress("ladder", ""), 0
         self.clock: LadderClock | None = None
-        self.run_begin = 0.0
 
     def draw(self, width: int) -> Sequence[Text]:
-        """Return the live lines: the ladder as a whole, then the run that is in flight."""
-        own = self.run if self.run.label else None
-        running = (own,) if own else ()
-        counts = {**self.progress.counts, "running": len(running)}
-        progress = replace(self.progress, running=running, counts=counts, seconds_left=self._ladder_left(own))
-        lines = progress_lines(progress, width) if self.progress.stage else []
+        """Return the live lines: the ladder as a whole, then the runs that are in flight."""
+        lines = progress_lines(self._with_own_runs(), width) if self.progress.stage else []
         return [*lines, *([run_line(self.task, width)] if self.task else [])]
 
-    def _ladder_left(self, own: RunProgress | None) -> float | None:
+    def _with_own_runs(self) -> Progress:
+        """Return the progress with the runs of this process, unless others do the work."""
+        own = [bar.run for bar in self.bars.values()]
+        if not own and self.progress.running:
+            return self.progress
+        counts = {**self.progress.counts, "running": len(own)}
+        return replace(self.progress, running=tuple(own), counts=counts, seconds_left=self._ladder_left())
+
+    def _ladder_left(self) -> float | None:
         if self.clock is None:
             return None
-        now = [(own.label, time.monotonic() - self.run_begin, own.seconds_left)] if own else []
-        return self.clock.seconds_left(now)
+        now = time.monotonic()
+        runs = [(bar.label, now - bar.opened, bar.run.seconds_left) for bar in self.bars.values()]
+        return self.clock.seconds_left(runs)
 
     def on_ladder(self, ladder: Ladder, candidates: Sequence[str]) -> None:
         """Print the ladder, and that it is a rehearsal if it is one."""
@@ -93,37 +119,31 @@ class LadderProgressBar(ProgressBar, LadderCallback):
         if self.clock is not None:
             self.clock.begin(rung, done, total)
         stage = f"rung {rung.number} of {self.num_rungs}"
-        self.progress = replace(self.progress, stage=stage, total=total, counts={"complete": done}, best=())
+        self.progress = Progress("ladder", self.progress.name, stage=stage, total=total, counts={"complete": done})
         self.print(
             Text.assemble((f"rung {rung.number}", "bold"), f": {params:,.0f} parameters, {total} runs, {done} done")
         )
         if forecast is not None:
             self.print(f"  forecast of {forecast.written}: {', '.join(forecast.ranking)}; by {forecast.method}")
 
-    @property
-    def live_label(self) -> str:
-        """The name of the run in its live line, to which the rung does not belong: the line above has it."""
-        return self.label.partition(": ")[2] or self.label
-
     def on_run(self, label: str) -> Callback:
-        """Show the training of one run under its label."""
-        self.label = label
-        self.run, self.run_begin = RunProgress(self.live_label, "starting"), time.monotonic()
+        """Show the training of one run; its live line leaves out the rung, which the line above has."""
+        bar = self.bars[label] = RunBar(self, label, _without_rung(label))
         self.lines.update()
-        return self
+        return bar
 
     def on_result(self, label: str, loss: float | None, reason: str) -> None:
         """Print what a run reached, and where there are no live lines, how far the rung is."""
+        bar = self.bars.pop(label, None)
         if self.clock is not None:
-            self.clock.end(label, time.monotonic() - self.run_begin, is_measured=loss is not None)
-        self.run = RunProgress("", "starting")
-        self._count(label.partition(": ")[2] or label, loss)
+            seconds = time.monotonic() - bar.opened if bar else 0.0
+            self.clock.end(label, seconds, is_measured=bar is not None and loss is not None)
+        self._count(_without_rung(label), loss)
         state = ("failed", "red") if loss is None else (f"{loss:.4f}", "green")
         self.print(Text.assemble(foreign(label, "cyan"), "  ", state, foreign(f"  {reason}" if reason else "")))
         self.lines.update()
         if not self.is_live:
-            left = self._ladder_left(None)
-            self.print(f"{self.progress.stage}  {summary_line(replace(self.progress, seconds_left=left))}")
+            self._print_summary(replace(self.progress, seconds_left=self._ladder_left()))
 
     def _count(self, name: str, loss: float | None) -> None:
         counts, state = dict(self.progress.counts), "failed" if loss is None else "complete"
@@ -133,9 +153,25 @@ class LadderProgressBar(ProgressBar, LadderCallback):
             best = (Reached(name, {self.metric: loss}),)
         self.progress = replace(self.progress, counts=counts, best=best)
 
+    def on_wait(self, progress: Progress) -> None:
+        """Show how far the workers have come that a launcher has placed."""
+        has_moved = (progress.stage, progress.done) != (self.progress.stage, self.progress.done)
+        self.progress = progress
+        self.lines.start()
+        self.refresh()
+        if not self.is_live and has_moved:
+            self._print_summary(progress)
+
+    def _print_summary(self, progress: Progress) -> None:
+        self.print(f"{progress.stage}  {summary_line(progress)}")
+
     def on_decision(self, rung: Rung, decision: Decision) -> None:
         """Print who goes on."""
         self.print(f"rung {rung.number}: on goes {', '.join(decision.goes_on) or 'nobody'} (by {decision.by})")
+
+
+def _without_rung(label: str) -> str:
+    return label.partition(": ")[2] or label
 
 
 def print_ladder(console: Console, result: LadderResult) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,9 @@ from rich.text import Text
 
 from archlab.cli.choice_tables import print_choices
 from archlab.cli.live import say
-from archlab.cli.progress import ProgressBar
 from archlab.cli.progress_lines import format_number, progress_lines, run_line, summary_line
+from archlab.cli.run_bars import ManyRunsBar, RunBar
 from archlab.cli.terminal import foreign
-from archlab.config.experiment import Experiment
 from archlab.reporting.data import Run, SearchData, read_search, short_names
 from archlab.reporting.format import brief, format_metrics, format_validation
 from archlab.reporting.report import report
@@ -35,44 +33,15 @@ from archlab.text import shell_path, shell_quote
 from archlab.training.callbacks import Callback
 from archlab.training.progress import Progress, RunProgress
 
-READ_EVERY_S = 5.0  # between looks at what other workers have done
 
-
-class _RunBar(ProgressBar):
-    """The bar of one run of a search, among the lines of the whole."""
-
-    def __init__(self, owner: SearchProgressBar, label: str) -> None:
-        super().__init__(owner.console)
-        self.owner, self.lines, self.label = owner, owner.lines, label
-        self.run = RunProgress(label, "starting")
-
-    def on_start(self, experiment: Experiment, step: int) -> None:
-        """Start the bar of a run."""
-        self.owner.refresh()  # here and not when the last run ended, before its worker had recorded all of it
-        super().on_start(experiment, step)
-
-    def on_step(self, record: Mapping[str, float]) -> None:
-        """Advance the run's bar, and now and then what other workers have done."""
-        super().on_step(record)
-        if self.is_live and time.monotonic() - self.owner.last_read >= READ_EVERY_S:
-            self.owner.refresh()
-
-    def on_end(self) -> None:
-        """Leave the lines to the other runs; without a block of the caller's they end with each run."""
-        if self.owner.block is None:
-            self.lines.stop()
-
-
-class SearchProgressBar(ProgressBar, SearchCallback):
+class SearchProgressBar(ManyRunsBar, SearchCallback):
     """Show each run of a search as a bar, and its result as a line."""
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
         self.short: dict[str, str] = {}
         self.progress = Progress("search", "")
-        self.read: Callable[[], Progress] | None = None
-        self.last_read = 0.0
-        self.bars: dict[str, _RunBar] = {}  # by trial, or the baseline
+        self.read: Callable[[], Progress] | None = None  # `bars` are by trial, or the baseline
 
     def draw(self, width: int) -> Sequence[Text]:
         """Return the live lines: the search as a whole, then every run that is in flight."""
@@ -95,12 +64,12 @@ class SearchProgressBar(ProgressBar, SearchCallback):
     def refresh(self) -> None:
         """Read how far all workers of the search have come."""
         if self.read is not None:
-            self.progress, self.last_read = self.read(), time.monotonic()
-            self.lines.update()
+            self.progress = self.read()
+            super().refresh()
 
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Show the training of one run under its label."""
-        bar = _RunBar(self, label)
+        bar = RunBar(self, label)
         self.bars[_trial_of(label)] = bar
         text = "  ".join(
             f"{self.short.get(path, path)}={brief(mark_gaps(path, value))}" for path, value in values.items()
@@ -153,10 +122,10 @@ def _without(progress: Progress, label: str) -> tuple[RunProgress, ...]:
     return tuple(run for run in progress.running if _trial_of(run.label) != _trial_of(label))
 
 
-def work_on_search(console: Console, folder: Path) -> None:
+def work_on_search(console: Console, space: Space, folder: Path) -> None:
     """Be one worker of a search; the last one to leave writes the report and prints the summary."""
     with SearchProgressBar(console) as progress:
-        result = join_search(folder, [progress])
+        result = join_search(space, folder, [progress])
     if result is not None:
         report(folder)
         print_summary(console, result)

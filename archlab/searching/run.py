@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from archlab.data.task import Task
-from archlab.errors import ArchlabError, ConfigError
+from archlab.errors import ArchlabError
 from archlab.runtime.signals import stop_on_signals
+from archlab.searching.fleet import require_number
 from archlab.searching.launched import run_launched
 from archlab.searching.pool import run_one_of_many, run_pool
 from archlab.searching.sampling.trial_values import held_base
@@ -44,16 +45,14 @@ def search(
     it has one; with None this process trains one after the other.
     Raises ArchlabError where the directory holds another search, naming the first difference.
     """
-    launched = space.study.launcher is not None
-    if launched and not isinstance(workers, int):
-        raise ConfigError("study.launcher", "is to place a number of workers: give it, as in --workers 4", space.source)
+    require_number(space, workers)
     count = num_seats() if workers == "auto" else workers
     _require_bits_per_byte(space)
     total = trials if trials is not None else space.study.trials
     held_base(space)  # a budget that even the base experiment cannot meet is refused before there is a directory
     with stop_on_signals(), open_search(space, folder, force):
         if count is not None:
-            run_workers = run_launched if launched else run_pool
+            run_workers = run_pool if space.study.launcher is None else run_launched
             return run_workers(space, folder, total, SearchCallbackList(callbacks), count)
         with hold_lease(folder):
             return SearchWorker(space, folder, total, SearchCallbackList(callbacks)).run()
@@ -76,12 +75,11 @@ def find_search(
     return space, Path(out or Path("runs") / space.name)
 
 
-def join_search(folder: Path, callbacks: Sequence[SearchCallback] = ()) -> SearchResult | None:
+def join_search(space: Space, folder: Path, callbacks: Sequence[SearchCallback] = ()) -> SearchResult | None:
     """Be one worker of the search in a directory until no trial is left to begin.
 
     Returns its result if this worker was the last to leave, or else None.
     """
-    space, _ = find_search(folder)
     with stop_on_signals(), open_search(space, folder, force=False):
         return run_one_of_many(space, folder, space.study.trials, SearchCallbackList(callbacks))
 

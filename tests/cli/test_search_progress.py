@@ -133,7 +133,7 @@ def test_a_ladder_shows_its_rung_and_the_time_left_of_all(console: Console, tiny
         assert lines(bar)[1].startswith("llama seed 1  ╌")
         run.on_step({"step": 6, "loss": 2.25, "tokens_per_s": 100.0})
         assert lines(bar)[0].endswith("left in all")
-        bar.run_begin -= 40  # seconds
+        run.opened -= 40  # seconds
         bar.on_result("rung 1: llama seed 1", 3.25, "")
         bar.on_result("rung 1: mamba seed 0", None, "the loss is nan")
         # One run of this rung, and two of the next, of twice the tokens and some more parameters.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from search_helpers import pretend, replace_costs, replace_training, write_space
+from slurm_cluster import slurm_cluster
 
 import archlab
 from archlab import ArchlabError, ConfigError
 from archlab.runtime.launch import STDERR, Job
 from archlab.runtime.outcome import Outcome
-from archlab.searching.launched import MAX_DEATHS, Fleet
+from archlab.searching.fleet import MAX_DEATHS, Fleet
 from archlab.searching.run import find_search
 from archlab.searching.space.search_space import load_space
 from archlab.searching.study.workers import read_workers
@@ -144,3 +146,35 @@ def test_two_placed_workers_finish_a_search_though_one_is_killed(tmp_path: Path)
     assert result.best_trial is not None
     assert (folder / "jobs" / "0" / "stdout.log").read_text()
     archlab.search(str(file), out=folder, workers=1, force=True, trials=1)  # all that is there is archlab's
+
+
+class Requeuer(archlab.SearchCallback):
+    """Has Slurm stop and queue one worker again, as for a job of higher priority, once a trial has ended."""
+
+    def __init__(self) -> None:
+        self.requeued, self.has_ended = "", False
+
+    def on_wait(self) -> None:
+        running = subprocess.run(["squeue", "-h", "-t", "R", "-o", "%A"], capture_output=True, text=True, check=True)
+        if not self.requeued and (jobs := running.stdout.split()) and self.has_ended:
+            self.requeued = jobs[0]
+            subprocess.run(["scontrol", "requeue", self.requeued], check=True)
+
+    def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
+        self.has_ended = True
+
+
+@pytest.mark.services
+def test_workers_in_a_queue_of_slurm_finish_a_search_though_one_is_requeued(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit", reason='submitit is missing: pip install "archlab[slurm]"')
+    with slurm_cluster(tmp_path_factory.mktemp("cluster")) as env:
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        train = {"train.steps": 60, "train.checkpoint_every": 5, "train.eval_every": 60}
+        file = write_space(tmp_path, override=train, study={**LOCAL, "launcher": "slurm", "trials": 6})
+        callback = Requeuer()
+        result = archlab.search(str(file), out=tmp_path / "s", workers=2, callbacks=[callback])
+    assert callback.requeued
+    assert result.summary.trials == {"complete": 6}

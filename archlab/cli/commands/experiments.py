@@ -169,19 +169,18 @@ def search(
         raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")
     restart_without_small_cache()
     from archlab.cli.ladder_progress import climb, is_ladder
-    from archlab.cli.search_progress import SearchProgressBar, print_summary, work_on_search
+    from archlab.cli.placed_worker import work
+    from archlab.cli.search_progress import SearchProgressBar, print_summary
     from archlab.cli.stopping import advise_at_stop
 
     if worker:
-        work_on_search(make_console(), Path(name))
+        work(make_console(), Path(name))
         return
     goes_on = "the same command without --force goes on" if force else "the same command goes on"
     if is_ladder(name, overrides, rehearse=rehearse, trials=trials):
-        if workers != 1:
-            raise click.UsageError("--workers is of a search at one size; for a ladder, start the same command again")
         overrides = (*overrides, f"study.trials={trials}") if trials is not None else overrides
         with advise_at_stop(goes_on):
-            climb(make_console(), name, overrides, out=out, rehearse=rehearse, force=force)
+            climb(make_console(), name, overrides, out=out, rehearse=rehearse, force=force, workers=workers)
         return
     console = make_console()
     with advise_at_stop(goes_on), SearchProgressBar(console) as progress:

@@ -12,10 +12,16 @@ from archlab.searching.ladder.plan_rungs import RungPlan
 MOST_DAYS = 30.0  # of a rung on one CPU: what takes longer is a mistake here, and belongs on other machines
 
 
-def refusal(rung: Rung, runs: RungPlan) -> str:
+def elsewhere(rung: Rung) -> str:
+    """Return that a rung is to be trained elsewhere if it is, or nothing."""
+    return f"rung {rung.number} is to be trained elsewhere" if rung.elsewhere else ""
+
+
+def refusal(runs: RungPlan) -> str:
     """Return why a rung cannot be trained on this machine, with the plan's figures, or nothing."""
+    rung = runs.rung
     if rung.elsewhere:
-        return f"rung {rung.number} is to be trained elsewhere"
+        return elsewhere(rung)
     if torch.cuda.is_available():
         return ""  # a run that does not fit says so itself
     plans = {name: plan(entrant.experiment, device="cpu") for name, entrant in runs.entrants.items()}

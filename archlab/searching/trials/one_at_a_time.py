@@ -32,7 +32,7 @@ class OneAtATime(SearchCallback):
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """Forward, and return a callback that is called so too."""
         with self.lock:
-            return _RunOneAtATime(self.callback.on_run(label, values), self.lock)
+            return RunOneAtATime(self.callback.on_run(label, values), self.lock)
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
         """Forward."""
@@ -50,7 +50,9 @@ class OneAtATime(SearchCallback):
             self.callback.on_final_eval(label, done, total)
 
 
-class _RunOneAtATime(Callback):
+class RunOneAtATime(Callback):
+    """Calls the callback of a training run while a lock is held."""
+
     def __init__(self, callback: Callback, lock: threading.RLock) -> None:
         self.callback, self.lock = callback, lock
 

@@ -101,8 +101,8 @@ class _TrialTraining:
             end = TrialPaused if self.job.pauses else optuna.TrialPruned
             callback = PruningCallback(judge, self.job.metric, experiment.train.steps, callback, end)
         with _fresh_compiler():
-            every_s = self.job.save_every_s
-            result = train(experiment, run, callbacks=[callback], resume=resume, force=True, save_every_s=every_s)
+            force, every_s = self.job.force, self.job.save_every_s
+            result = train(experiment, run, callbacks=[callback], resume=resume, force=force, save_every_s=every_s)
             metrics = dict(result.metrics)
             speed = tokens_per_s(run)
             if _DECODING in self.job.measured:

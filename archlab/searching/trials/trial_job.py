@@ -24,7 +24,8 @@ class TrialJob:
     random seeds of the best settings. `metric` is reported during training, a larger one better if `sign` is -1, and
     `measured` are the objectives that are measured on the finished model. `values` are shown with the first run.
     `save_every_s` is for a trial whose process was killed before, which is to come further each time, and
-    `pauses` for one that the judge does not end, but lets wait.
+    `pauses` for one that the judge does not end, but lets wait. `force` starts over where the directory holds another
+    run.
     """
 
     label: str
@@ -41,6 +42,7 @@ class TrialJob:
     resume: bool = True
     save_every_s: float | None = None
     pauses: bool = False
+    force: bool = True
 
     @property
     def runs(self) -> int:

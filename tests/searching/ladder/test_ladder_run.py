@@ -21,6 +21,7 @@ from archlab.searching.ladder.rehearsal import as_rehearsal
 from archlab.searching.ladder.sizes import size_of
 from archlab.searching.ladder.summary import LadderSummary, read_ladder
 from archlab.searching.space.search_space import load_space
+from archlab.searching.trials import train_trial
 
 LONG = [
     {"set": {"model.dim": 16}, "tokens": 3200, "seeds": 2},
@@ -34,8 +35,8 @@ LONG = [
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train nothing, and trace no costs, which takes most of the time."""
-    monkeypatch.setattr(ladder_run, "train", pretend())
-    monkeypatch.setattr(ladder_run, "refusal", lambda rung, plan: "is to be trained elsewhere" * rung.elsewhere)
+    monkeypatch.setattr(train_trial, "train", pretend())
+    monkeypatch.setattr(ladder_run, "refusal", lambda plan: "is to be trained elsewhere" * plan.rung.elsewhere)
     monkeypatch.setattr(plan_rungs, "estimate_cost", _cost)
 
 
@@ -132,7 +133,7 @@ def test_a_candidate_that_fails_keeps_its_reason_and_drops_out(tmp_path: Path, m
             raise TrainingError("step 3: the loss is nan")
         return law(experiment, params)
 
-    monkeypatch.setattr(ladder_run, "train", pretend(fail))
+    monkeypatch.setattr(train_trial, "train", pretend(fail))
     file = write_ladder(tmp_path)
     summary = climb(file, tmp_path / "out").summary
     assert summary.failed == {"averages": "rung 1: step 3: the loss is nan"}
