@@ -22,6 +22,7 @@ from archlab.config.import_file import import_file
 from archlab.config.param_roles import Param, check_params
 from archlab.config.schema import Knob, knobs_of, wiring_of
 from archlab.config.source import Declaration, UnreadableSource, read_declaration
+from archlab.config.tensor_plan import TensorPlan
 from archlab.config.text_source import TextSource
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
 
@@ -60,7 +61,7 @@ def slots(kind: str, default: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Component:
-    """A registered class with its kind and name in YAML, its knobs, its search domains, and its parameters' roles.
+    """A registered class with its kind and name in YAML, its knobs, its search domains, its parameters' roles and plan.
 
     If `declaration` is given, read from the source, the class is imported when it is first used.
     """
@@ -70,6 +71,7 @@ class Component:
     loaded: type[Any] | None = field(default=None, repr=False, compare=False)
     search: Mapping[str, Domain] = field(default_factory=dict)
     params: Mapping[str, Param] = field(default_factory=dict)
+    tensor: TensorPlan | None = None
     declaration: Declaration | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -119,16 +121,18 @@ def register(
     *,
     search: Mapping[str, Domain] | None = None,
     params: Mapping[str, Param] | None = None,
+    tensor: TensorPlan | None = None,
 ) -> Callable[[Class], Class]:
     """Register a class for `kind: name` in YAML, with the search domains that `auto` selects and its parameters' roles.
 
-    `params` are by name in the class's own module; children that are components declare their own. Raises ArchlabError
-    if the name is taken, or a domain is declared for a knob that does not exist.
+    `params` are by name in the class's own module; children that are components declare their own. `tensor` says how
+    its code is divided over ranks. Raises ArchlabError if the name is taken, or a domain is declared for a knob that
+    does not exist.
     """
     check_params(params or {})
 
     def decorate(cls: Class) -> Class:
-        component = Component(kind, name, cls, dict(search or {}), dict(params or {}))
+        component = Component(kind, name, cls, dict(search or {}), dict(params or {}), tensor)
         if cls.__module__ == _module(kind, name) and (kind, name) in _declared:
             # The component that was read from the source stays the only one of its name, so that specs made before the
             # import and after it are equal.
@@ -158,7 +162,7 @@ def _identity(cls: type) -> tuple[str, str]:
 # What declarations import from archlab.
 _PUBLIC = {
     **vars(domains),
-    **{"Factory": Factory, "Param": Param, "TextSource": TextSource},
+    **{"Factory": Factory, "Param": Param, "TensorPlan": TensorPlan, "TextSource": TextSource},
     **{"register": register, "slot": slot, "slots": slots},
 }
 
@@ -207,7 +211,8 @@ def find(kind: str, name: Any, path: str = "") -> Component:
     if (kind, name) not in _declared and name in _shipped().get(kind, []):
         with suppress(UnreadableSource):
             declaration = read_declaration(_module(kind, name), kind, name, _PUBLIC)
-            _declared[kind, name] = Component(kind, name, None, declaration.search, declaration.params, declaration)
+            declared = (declaration.search, declaration.params, declaration.tensor)
+            _declared[kind, name] = Component(kind, name, None, *declared, declaration)
     if (kind, name) in _declared:
         return _declared[kind, name]
     importlib.import_module(_module(kind, name))

@@ -28,6 +28,7 @@ from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay
 from archlab.parallel.session import present_place
 from archlab.parallel.shard import shard_model, unshard
+from archlab.parallel.tensor import divide_model
 from archlab.runtime.memory import require_memory
 from archlab.runtime.mixed_precision import resolve_precision
 from archlab.training.optimizer import build_optimizer, lr_multiplier
@@ -100,6 +101,8 @@ class TrainStep:
         torch.manual_seed(self.train.seed)
         model = build(experiment.model, "cpu", self.train.seed)
         scales = parametrize(experiment, model)
+        if self.ranks.layout.tensor > 1:
+            divide_model(model, self.ranks.tensor_axis)
         self.model = model.to(self.device)
         # Checkpointing replaces the forward of each block, so it comes before compilation, which traces that.
         if self.train.checkpoint_activations:
@@ -124,7 +127,7 @@ class TrainStep:
         loss = self._backward()
         self.ranks.publish(self.step + 1, "reduce")
         sum_gradients(self.model, self.ranks)
-        norm = clip_gradients(self.model, math.inf if self.train.clip is None else self.train.clip)
+        norm = clip_gradients(self.model, math.inf if self.train.clip is None else self.train.clip, self.ranks)
         self._require_finite(loss, norm)  # before the step, which would write NaN into the weights
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -157,8 +160,9 @@ class TrainStep:
             nonlocal loss
             total, auxiliary, state = self._losses(inputs, targets, initial)
             loss = loss + total.detach() / num_targets
-            # Layers' own losses are means over tokens, of which every one adds to them, asked for or not.
-            return total / num_targets + auxiliary / num_tokens, state
+            # Layers' own losses are means over tokens, of which every one adds to them, asked for or not. Ranks that
+            # divide heads and channels each have their part of the loss: see archlab.ops.rank_sum.
+            return (total / num_targets + auxiliary / num_tokens) / self.ranks.layout.tensor, state
 
         for inputs, targets in batches:
             if self._relay is None:

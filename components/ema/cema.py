@@ -5,13 +5,19 @@ import math
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Param, Recurrent, State, choice, register
+from archlab import Count, Param, Recurrent, State, TensorPlan, choice, register
 from archlab.components._init import truncated_normal_
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
 
 
-@register("ema", "cema", search={"num_dims": choice(4, 8, 16, 32)}, params={"*": Param("vector", tensor="column")})
+@register(
+    "ema",
+    "cema",
+    search={"num_dims": choice(4, 8, 16, 32)},
+    params={"*": Param("vector", tensor="column")},
+    tensor=TensorPlan(),
+)
 class ComplexEMA(Recurrent):
     """Complex exponential moving average, Megalodon eq. 2 (arXiv:2404.08801).
 

@@ -3,13 +3,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Param, Recurrent, State, choice, register
+from archlab import Count, Param, Recurrent, State, TensorPlan, choice, register
 from archlab.components._init import truncated_normal_
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
 
 
-@register("ema", "ema", search={"num_dims": choice(2, 4, 8, 16)}, params={"*": Param("vector", tensor="column")})
+@register(
+    "ema",
+    "ema",
+    search={"num_dims": choice(2, 4, 8, 16)},
+    params={"*": Param("vector", tensor="column")},
+    tensor=TensorPlan(),
+)
 class DampedEMA(Recurrent):
     """Multi-dimensional damped exponential moving average, Mega eq. 5 and 6 (arXiv:2209.10655).
 

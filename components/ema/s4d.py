@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Param, Positive, Recurrent, State, choice, register
+from archlab import Count, Param, Positive, Recurrent, State, TensorPlan, choice, register
 from archlab.components._dt import check_dt_range
 from archlab.ops.diagonal_scan import Decay, complex_mul, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
@@ -20,6 +20,7 @@ Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
     "s4d",
     search={"num_dims": choice(4, 8, 16, 32), "spectrum": choice("linear", "inverse", "legendre")},
     params={"*": Param("vector", tensor="column")},
+    tensor=TensorPlan(),
 )
 class DiagonalStateSpace(Recurrent):
     """Diagonal state space model with zero-order hold, S4D (arXiv:2206.11893).

@@ -3,14 +3,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Param, Recurrent, State, choice, register
+from archlab import Count, Param, Recurrent, State, TensorPlan, choice, register
 
 
 @register(
     "ema",
     "short_conv",
     search={"kernel_size": choice(2, 3, 4, 8)},
-    params={"weight": Param("vector"), "bias": Param("vector", tensor="column")},
+    params={"weight": Param("vector", tensor="column", fan_out=1), "bias": Param("vector", tensor="column")},
+    tensor=TensorPlan(),
 )
 class ShortConvolution(Recurrent):
     """A short causal depthwise convolution, the last tap on the current token (arXiv:2212.14052).
