@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from archlab.config import domains, plugin_trust, renames
 from archlab.config.docstrings import argument_meanings
@@ -28,6 +28,8 @@ from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
 
 Factory: TypeAlias = Callable[..., Any]
 Class = TypeVar("Class", bound=type)
+# How state crosses ranks: handed on from one to the next, or summarized by each and merged.
+Carry: TypeAlias = Literal["relay", "associative"]
 
 _PACKAGE = "archlab.components"
 _registered: dict[tuple[str, str], Component] = {}
@@ -72,6 +74,7 @@ class Component:
     search: Mapping[str, Domain] = field(default_factory=dict)
     params: Mapping[str, Param] = field(default_factory=dict)
     tensor: TensorPlan | None = None
+    carry: Carry = "relay"
     declaration: Declaration | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -122,17 +125,22 @@ def register(
     search: Mapping[str, Domain] | None = None,
     params: Mapping[str, Param] | None = None,
     tensor: TensorPlan | None = None,
+    carry: Carry = "relay",
 ) -> Callable[[Class], Class]:
     """Register a class for `kind: name` in YAML, with the search domains that `auto` selects and its parameters' roles.
 
     `params` are by name in the class's own module; children that are components declare their own. `tensor` says how
-    its code is divided over ranks. Raises ArchlabError if the name is taken, or a domain is declared for a knob that
-    does not exist.
+    its code is divided over ranks, and `carry` how its state crosses ranks that divide a context. Raises ArchlabError
+    if the name is taken, or a domain is declared for a knob that does not exist.
     """
     check_params(params or {})
+    if carry not in get_args(Carry):
+        raise ArchlabError(
+            f"carry={carry!r} is not one of {', '.join(get_args(Carry))}{did_you_mean(carry, get_args(Carry))}"
+        )
 
     def decorate(cls: Class) -> Class:
-        component = Component(kind, name, cls, dict(search or {}), dict(params or {}), tensor)
+        component = Component(kind, name, cls, dict(search or {}), dict(params or {}), tensor, carry)
         if cls.__module__ == _module(kind, name) and (kind, name) in _declared:
             # The component that was read from the source stays the only one of its name, so that specs made before the
             # import and after it are equal.
@@ -211,7 +219,7 @@ def find(kind: str, name: Any, path: str = "") -> Component:
     if (kind, name) not in _declared and name in _shipped().get(kind, []):
         with suppress(UnreadableSource):
             declaration = read_declaration(_module(kind, name), kind, name, _PUBLIC)
-            declared = (declaration.search, declaration.params, declaration.tensor)
+            declared = (declaration.search, declaration.params, declaration.tensor, declaration.carry)
             _declared[kind, name] = Component(kind, name, None, *declared, declaration)
     if (kind, name) in _declared:
         return _declared[kind, name]

@@ -26,7 +26,7 @@ class UnreadableSource(Exception):
 
 @dataclass(frozen=True)
 class Declaration:
-    """The docstring, knobs, wiring, search domains, parameters' roles and tensor plan of a component's class.
+    """The docstring, knobs, wiring, search domains, parameters' roles, tensor plan and carry of a class.
 
     `constructor_doc` is the docstring of the class that defines the constructor, which explains inherited knobs.
     """
@@ -38,6 +38,7 @@ class Declaration:
     search: Mapping[str, Domain]
     params: Mapping[str, Param]
     tensor: TensorPlan | None
+    carry: Any
 
 
 def read_declaration(module: str, kind: str, name: str, public: Mapping[str, Any]) -> Declaration:
@@ -50,7 +51,12 @@ def read_declaration(module: str, kind: str, name: str, public: Mapping[str, Any
         cls, call = source.registered(kind, name)
         function, owner, definer = source.constructor(cls)
         words = {word.arg: source.evaluate(word.value) for word in call.keywords}
-        declared = (words.get("search") or {}, words.get("params") or {}, words.get("tensor"))
+        declared = (
+            words.get("search") or {},
+            words.get("params") or {},
+            words.get("tensor"),
+            words.get("carry", "relay"),
+        )
         doc, constructor_doc = (ast.get_docstring(node, clean=False) or "" for node in (cls, definer))
         if function is None:
             return Declaration(doc, constructor_doc, {}, (), *declared)

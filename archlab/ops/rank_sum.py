@@ -81,3 +81,71 @@ def gather_over_ranks(x: Tensor, group: str) -> Tensor:
     gathered = [torch.empty_like(x) for _ in range(_groups[group].size())]
     dist.all_gather(gathered, x, group=_groups[group])
     return torch.cat(gathered)
+
+
+# Gathering, with its gradient: what a rank has given is read by all, so that its gradient is the sum of theirs.
+@torch.library.custom_op("archlab::rank_gather", mutates_args=())
+def _gather(x: Tensor, size: int, group: str) -> Tensor:
+    return gather_over_ranks(x[None].contiguous(), group)
+
+
+@_gather.register_fake
+def _(x: Tensor, size: int, group: str) -> Tensor:
+    return x.new_empty(size, *x.shape)
+
+
+@torch.library.custom_op("archlab::rank_scatter_sum", mutates_args=())
+def _scatter_sum(x: Tensor, group: str) -> Tensor:
+    # gloo has no reduce-scatter.
+    return _reduce(x, "sum", group)[_groups[group].rank()].clone()
+
+
+@_scatter_sum.register_fake
+def _(x: Tensor, group: str) -> Tensor:
+    return x.new_empty(x.shape[1:])
+
+
+def _keep_gather(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.group = inputs[2]
+
+
+def _gather_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    return _scatter_sum(gradient, ctx.group), None, None
+
+
+_gather.register_autograd(_gather_gradient, setup_context=_keep_gather)
+
+
+def gather_with_gradient(x: Tensor, axis: RankAxis) -> Tensor:
+    """Return the tensors of all ranks of an axis [n, ...], of one shape; all of them call this."""
+    gathered: Tensor = _gather(x, axis.size, axis.group)
+    return gathered
+
+
+@torch.library.custom_op("archlab::tie_gradient", mutates_args=())
+def _tie(x: Tensor, other: Tensor) -> Tensor:
+    return x.clone()
+
+
+@_tie.register_fake
+def _(x: Tensor, other: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _keep_other(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _tied_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    return gradient, torch.zeros_like(ctx.saved_tensors[0])
+
+
+_tie.register_autograd(_tied_gradient, setup_context=_keep_other)
+
+
+def tie_gradient(x: Tensor, other: Tensor) -> Tensor:
+    """Return x; the backward pass through it also passes through the other tensor, with a gradient of 0."""
+    if not (other.requires_grad and torch.is_grad_enabled()):
+        return x
+    tied: Tensor = _tie(x, other)
+    return tied

@@ -43,7 +43,7 @@ class _SplitCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, dtotal: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dtotal: Tensor) -> tuple[Tensor | None, ...]:
         # All ranks have returned this loss, and each reads its part of it.
         factor = sum_over_ranks(dtotal, ctx.group)
         # In at least float32: a factor such as 1 / 1000, rounded to bfloat16, would scale all gradients by a wrong one.

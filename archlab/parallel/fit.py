@@ -34,6 +34,11 @@ def require_fit(experiment: Experiment, model: nn.Module, layout: Layout) -> Non
         _require_stream(experiment, model, layout)
     if layout.shard > 1 and train.compile == "model":
         raise ConfigError("train.compile", f"'model' does not go with {PATH}.shard, which gathers blocks: use block")
+    if layout.tensor > 1 and train.compile == "model":
+        # Parts of a vocabulary differ in size, and so may the order of sums in graphs of all of a model.
+        raise ConfigError(
+            "train.compile", f"'model' does not go with {PATH}.tensor, whose sums have an order: use block"
+        )
     if train.budget is not None and train.budget.kind == "seconds":
         problem = "seconds are measured in one process; with several give tokens, flops or train.steps"
         raise ConfigError("train.budget", problem)

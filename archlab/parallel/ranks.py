@@ -83,6 +83,11 @@ class Ranks:
         """The ranks that divide heads, channels and vocabularies with this one."""
         return RankAxis.of_group(self.mesh.get_group("tensor"))
 
+    @cached_property
+    def chunk_axis(self) -> RankAxis:
+        """The ranks that divide a context with this one."""
+        return RankAxis.of_group(self.mesh.get_group("chunk"))
+
     def sum(self, *values: float) -> list[float]:
         """Return the sums of values over all ranks, each of which has its own part of the whole."""
         if self.session is None:

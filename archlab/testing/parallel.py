@@ -22,6 +22,7 @@ from archlab.config.widths import is_heads
 from archlab.errors import ConfigError
 from archlab.modeling.build import build_on_meta
 from archlab.modeling.state import State, auxiliary_loss
+from archlab.parallel.carry import Carry, can_carry
 from archlab.parallel.division import DoesNotDivide, plan_division
 from archlab.parallel.gradients import sum_gradients
 from archlab.parallel.ranks import Ranks
@@ -131,10 +132,13 @@ def _one(model: nn.Module, inputs: Tensor, targets: Tensor) -> Iterator[tuple[st
 
 
 def _part(model: nn.Module, inputs: Tensor, targets: Tensor, ranks: Ranks) -> Iterator[tuple[str, Any]]:
+    carries = ranks.layout.chunk > 1 and ranks.count == 4 and can_carry(model)
     if ranks.layout.tensor > 1:
         divide_model(model, ranks.tensor_axis)
+    carry = Carry(model, ranks.chunk_axis) if carries else None
     shard_model(model, ranks)
-    relay = Relay(ranks) if ranks.layout.chunk > 1 else None
+    # The relay is what all models have; what declares more is tried in layouts of four.
+    relay = Relay(ranks) if ranks.layout.chunk > 1 and carry is None else None
     outputs, losses = list[Tensor](), list[Tensor]()
 
     def forward(inputs: Tensor, own_targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
@@ -148,7 +152,10 @@ def _part(model: nn.Module, inputs: Tensor, targets: Tensor, ranks: Ranks) -> It
         return loss, state
 
     own = _own(inputs, ranks), _own(targets, ranks)
-    if relay is None:
+    if carry is not None:
+        with carry.running(own[0]) as initial:
+            forward(*own, initial)[0].backward()
+    elif relay is None:
         forward(*own)[0].backward()
     else:
         relay.run(model, list(zip(*(tensor.split(1) for tensor in own), strict=True)), forward)

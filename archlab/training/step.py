@@ -22,6 +22,7 @@ from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.loss import count_targets, total_loss
 from archlab.modeling.parametrization import parametrize
 from archlab.modeling.state import State, auxiliary_loss
+from archlab.parallel.carry import Carry, can_carry
 from archlab.parallel.fit import divide_work, memory_of_rank, require_fit
 from archlab.parallel.gradients import clip_gradients, sum_gradients
 from archlab.parallel.ranks import Ranks
@@ -104,6 +105,11 @@ class TrainStep:
         if self.ranks.layout.tensor > 1:
             divide_model(model, self.ranks.tensor_axis)
         self.model = model.to(self.device)
+        layout = self.ranks.layout
+        # Compiled, ranks would have graphs of their own, which may exchange summaries in another order each.
+        carries = layout.chunk > 1 and self.train.compile == "off" and can_carry(model)
+        # Before checkpointing, for which the exchange is a part of the layer.
+        self._carry = Carry(self.model, self.ranks.chunk_axis) if carries else None
         # Checkpointing replaces the forward of each block, so it comes before compilation, which traces that.
         if self.train.checkpoint_activations:
             apply_activation_checkpointing(self.model)
@@ -113,7 +119,12 @@ class TrainStep:
         shard_model(self.model, self.ranks)
         # Last: its moments are those of the parameters that are this rank's.
         self.optimizer = build_optimizer(self.model, self.train, scales)
-        self._relay = Relay(self.ranks) if self.ranks.layout.chunk > 1 else None
+        self._relay = Relay(self.ranks) if layout.chunk > 1 and self._carry is None else None
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether ranks that have a context in pieces compute them one after the other."""
+        return self._relay is not None
 
     @property
     def tokens(self) -> int:
@@ -165,7 +176,10 @@ class TrainStep:
             return (total / num_targets + auxiliary / num_tokens) / self.ranks.layout.tensor, state
 
         for inputs, targets in batches:
-            if self._relay is None:
+            if self._carry is not None:
+                with self._carry.running(inputs.to(self.device)) as initial:
+                    forward(inputs, targets, initial)[0].backward()
+            elif self._relay is None:
                 forward(inputs, targets)[0].backward()
             else:
                 count = self._relay.num_pieces(len(inputs))

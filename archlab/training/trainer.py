@@ -147,7 +147,7 @@ class Trainer:
 
     def _tell_of_waiting(self) -> None:
         chunks = self.ranks.layout.chunk
-        if chunks > 1 and self.ranks.is_first and self.train_step.work.rows == 1:
+        if self.train_step.is_relayed and self.ranks.is_first and self.train_step.work.rows == 1:
             _log.warning(
                 "parallel.chunk: a rank has one sequence at a time, for which %d ranks compute one after the other; "
                 "more sequences at a time (train.batch_size) keep all of them at work",

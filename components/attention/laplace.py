@@ -14,7 +14,7 @@ from ._pointwise import PointwiseAttention
 _MEAN, _DEVIATION = math.sqrt(1 / 2), math.sqrt(1 / (4 * math.pi))
 
 
-@register("attention", "laplace", tensor=BY_HEADS)
+@register("attention", "laplace", tensor=BY_HEADS, carry="associative")
 class LaplaceAttention(PointwiseAttention):
     """Attention with the normal distribution function of the scores as weights, Mega eq. 17 (arXiv:2209.10655).
 

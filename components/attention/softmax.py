@@ -12,7 +12,7 @@ from archlab.components.position._base import Position
 from archlab.ops.causal_attention import causal_attention
 
 
-@register("attention", "softmax", tensor=BY_HEADS)
+@register("attention", "softmax", tensor=BY_HEADS, carry="associative")
 class SoftmaxAttention(WindowedAttention):
     """Softmax of scaled dot products (arXiv:1706.03762) over a causal window, computed by a fused kernel.
 
