@@ -10,9 +10,9 @@ The verbs, one function each:
 An experiment is a name that comes with archlab, the path of a YAML file, the same data as a mapping, or an
 `Experiment`. Errors that a user can correct are `ArchlabError`s whose message is one line.
 
-A plugin's author needs `register`, `Param`, `slot`, `slots`, `Factory`, the types of knobs (`Count`, `Width`, ...), the
-domains of a search (`choice`, `interval`), `Recurrent`, `State` and `StateScope`; the operations are in
-`archlab.ops`, readers of data files in `archlab.data`, conversions of other libraries' models in `archlab.interop`.
+A plugin's author needs `register`, `Param`, `TensorPlan`, `slot`, `slots`, `Factory`, the types of knobs (`Count`,
+`Width`, ...), the domains of a search (`choice`, `interval`), `Recurrent`, `State` and `StateScope`; the operations are
+in `archlab.ops`, readers of data files in `archlab.data`, conversions of other libraries' models in `archlab.interop`.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from archlab.config.param_roles import Param
     from archlab.config.registry import Factory, register, slot, slots
     from archlab.config.spec import Spec
+    from archlab.config.tensor_plan import TensorPlan
     from archlab.config.text_source import TextSource
     from archlab.config.train_config import TrainConfig
     from archlab.data.prepared import PreparedCorpus
@@ -112,6 +113,7 @@ _MODULES = {
     "archlab.config.param_roles": "Param",
     "archlab.config.registry": "Factory register slot slots",
     "archlab.config.spec": "Spec",
+    "archlab.config.tensor_plan": "TensorPlan",
     "archlab.config.text_source": "TextSource",
     "archlab.config.train_config": "TrainConfig",
     "archlab.data.prepared": "PreparedCorpus",
@@ -180,6 +182,7 @@ __all__ = [
     "State",
     "StateScope",
     "Task",
+    "TensorPlan",
     "TextSource",
     "TrainConfig",
     "TrainResult",

@@ -28,6 +28,18 @@ class TokenShift(Recurrent):
         """Return zeros before the first token."""
         return {"last": self._device_anchor.new_zeros(batch_size, self.dim)}
 
+    def summarize(self, x_BTD: Tensor) -> State:
+        """Return the latest input of a piece."""
+        return {"last": x_BTD[:, -1]}
+
+    def merge(self, earlier: State, later: State) -> State:
+        """Return the latest input of two pieces."""
+        return later
+
+    def enter(self, summary: State) -> State:
+        """Return the state after the pieces of a summary."""
+        return {"last": summary["last"].to(self._device_anchor.dtype)}
+
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the previous input of each token."""
         last = (state or self.init_state(x_BTD.shape[0]))["last"]

@@ -11,6 +11,7 @@ from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.errors import ConfigError
 
 PATH = "parallel"
+TENSOR_PATH = f"{PATH}.tensor"
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ class Param:
     - `role`: `hidden`, a matrix from features to features; `input`, from what does not grow with the model (a
       vocabulary, a patch, a rank) to features, or vectors added to them; `output`, from features to what does not grow;
       `vector`, everything else: scales, biases, decays, filters of a channel.
-    - `tensor`: what tensor parallelism splits: the outputs (`column`) or inputs (`row`) of a matrix, heads (axis 0),
-      the vocabulary, or nothing.
+    - `tensor`: what tensor parallelism splits: the outputs (`column`) or inputs (`row`) of a matrix, or the channels of
+      a vector (`column`), heads (axis 0), the vocabulary (axis 0), or nothing.
     - `branch`: whether the component's output, as the branch of a residual, is proportional to the parameter and the
       others so marked: depth scales these.
     - `scale`: powers of the growth of numbers that the component or its children have as attributes, by which the
       parameter is multiplied: `{"head_dim": -0.5}` for a query whose scores are divided by sqrt(head_dim).
-    - `fan_in`, `fan_out`: the axes of a matrix's inputs and outputs, where they are not the last and the first one.
+    - `fan_in`, `fan_out`: the axes of a matrix's inputs and outputs, where they are not the last and the first one;
+      `fan_out` is that of a vector's channels, too.
     """
 
     role: Role

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from archlab.config import domains, plugin_trust, renames
 from archlab.config.docstrings import argument_meanings
@@ -22,11 +22,14 @@ from archlab.config.import_file import import_file
 from archlab.config.param_roles import Param, check_params
 from archlab.config.schema import Knob, knobs_of, wiring_of
 from archlab.config.source import Declaration, UnreadableSource, read_declaration
+from archlab.config.tensor_plan import TensorPlan
 from archlab.config.text_source import TextSource
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
 
 Factory: TypeAlias = Callable[..., Any]
 Class = TypeVar("Class", bound=type)
+# How state crosses ranks: handed on from one to the next, or summarized by each and merged.
+Carry: TypeAlias = Literal["relay", "associative"]
 
 _PACKAGE = "archlab.components"
 _registered: dict[tuple[str, str], Component] = {}
@@ -60,7 +63,7 @@ def slots(kind: str, default: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Component:
-    """A registered class with its kind and name in YAML, its knobs, its search domains, and its parameters' roles.
+    """A registered class with its kind and name in YAML, its knobs, its search domains, its parameters' roles and plan.
 
     If `declaration` is given, read from the source, the class is imported when it is first used.
     """
@@ -70,6 +73,8 @@ class Component:
     loaded: type[Any] | None = field(default=None, repr=False, compare=False)
     search: Mapping[str, Domain] = field(default_factory=dict)
     params: Mapping[str, Param] = field(default_factory=dict)
+    tensor: TensorPlan | None = None
+    carry: Carry = "relay"
     declaration: Declaration | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -119,16 +124,23 @@ def register(
     *,
     search: Mapping[str, Domain] | None = None,
     params: Mapping[str, Param] | None = None,
+    tensor: TensorPlan | None = None,
+    carry: Carry = "relay",
 ) -> Callable[[Class], Class]:
     """Register a class for `kind: name` in YAML, with the search domains that `auto` selects and its parameters' roles.
 
-    `params` are by name in the class's own module; children that are components declare their own. Raises ArchlabError
+    `params` are by name in the class's own module; children that are components declare their own. `tensor` says how
+    its code is divided over ranks, and `carry` how its state crosses ranks that divide a context. Raises ArchlabError
     if the name is taken, or a domain is declared for a knob that does not exist.
     """
     check_params(params or {})
+    if carry not in get_args(Carry):
+        raise ArchlabError(
+            f"carry={carry!r} is not one of {', '.join(get_args(Carry))}{did_you_mean(carry, get_args(Carry))}"
+        )
 
     def decorate(cls: Class) -> Class:
-        component = Component(kind, name, cls, dict(search or {}), dict(params or {}))
+        component = Component(kind, name, cls, dict(search or {}), dict(params or {}), tensor, carry)
         if cls.__module__ == _module(kind, name) and (kind, name) in _declared:
             # The component that was read from the source stays the only one of its name, so that specs made before the
             # import and after it are equal.
@@ -158,7 +170,7 @@ def _identity(cls: type) -> tuple[str, str]:
 # What declarations import from archlab.
 _PUBLIC = {
     **vars(domains),
-    **{"Factory": Factory, "Param": Param, "TextSource": TextSource},
+    **{"Factory": Factory, "Param": Param, "TensorPlan": TensorPlan, "TextSource": TextSource},
     **{"register": register, "slot": slot, "slots": slots},
 }
 
@@ -207,7 +219,8 @@ def find(kind: str, name: Any, path: str = "") -> Component:
     if (kind, name) not in _declared and name in _shipped().get(kind, []):
         with suppress(UnreadableSource):
             declaration = read_declaration(_module(kind, name), kind, name, _PUBLIC)
-            _declared[kind, name] = Component(kind, name, None, declaration.search, declaration.params, declaration)
+            declared = (declaration.search, declaration.params, declaration.tensor, declaration.carry)
+            _declared[kind, name] = Component(kind, name, None, *declared, declaration)
     if (kind, name) in _declared:
         return _declared[kind, name]
     importlib.import_module(_module(kind, name))

@@ -13,6 +13,7 @@ from typing import Any
 from archlab.config.domains import Domain
 from archlab.config.param_roles import Param
 from archlab.config.schema import REQUIRED, Knob
+from archlab.config.tensor_plan import TensorPlan
 
 _shared: dict[str, _Source] = {}
 # Modules whose import is cheap; a name from any other one is not evaluated.
@@ -25,7 +26,7 @@ class UnreadableSource(Exception):
 
 @dataclass(frozen=True)
 class Declaration:
-    """The docstring, knobs, wiring, search domains and parameters' roles of a component's class.
+    """The docstring, knobs, wiring, search domains, parameters' roles, tensor plan and carry of a class.
 
     `constructor_doc` is the docstring of the class that defines the constructor, which explains inherited knobs.
     """
@@ -36,6 +37,8 @@ class Declaration:
     wiring: tuple[str, ...]
     search: Mapping[str, Domain]
     params: Mapping[str, Param]
+    tensor: TensorPlan | None
+    carry: Any
 
 
 def read_declaration(module: str, kind: str, name: str, public: Mapping[str, Any]) -> Declaration:
@@ -48,11 +51,16 @@ def read_declaration(module: str, kind: str, name: str, public: Mapping[str, Any
         cls, call = source.registered(kind, name)
         function, owner, definer = source.constructor(cls)
         words = {word.arg: source.evaluate(word.value) for word in call.keywords}
-        search, params = words.get("search") or {}, words.get("params") or {}
+        declared = (
+            words.get("search") or {},
+            words.get("params") or {},
+            words.get("tensor"),
+            words.get("carry", "relay"),
+        )
         doc, constructor_doc = (ast.get_docstring(node, clean=False) or "" for node in (cls, definer))
         if function is None:
-            return Declaration(doc, constructor_doc, {}, (), search, params)
-        return Declaration(doc, constructor_doc, owner.knobs(function), _wiring(function), search, params)
+            return Declaration(doc, constructor_doc, {}, (), *declared)
+        return Declaration(doc, constructor_doc, owner.knobs(function), _wiring(function), *declared)
     except UnreadableSource:
         raise
     except Exception as error:

@@ -60,6 +60,11 @@ def _scale_knob(spec: Spec, name: str, value: Any, ratio: Fraction, given: Mappi
     raise ConfigError(path, f"{value} times {ratio} is {float(scaled):g}, no whole number: set it in train.base_model")
 
 
+def is_heads(expected: Any) -> bool:
+    """Return whether a knob's type is that of a number of heads."""
+    return HEADS in _marks(expected)
+
+
 def _marks(expected: Any) -> set[str]:
     """Return the marks that annotate a knob's type."""
     own = {a for a in get_args(expected)[1:] if isinstance(a, str)} if get_origin(expected) is Annotated else set[str]()

@@ -6,6 +6,7 @@ B batch, T time, D width, V outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from archlab.modeling.state import State
 
 Features: TypeAlias = Callable[..., tuple[Tensor, "State"]]
+
+
+@dataclass(frozen=True)
+class OutputSplit:
+    """The outputs of a head that this rank has the weights of, from `first` on, among those of a group of ranks."""
+
+    first: int
+    group: str
 
 
 class Part(Protocol):
@@ -48,6 +57,7 @@ class Backbone(Protocol):
             multiplied by, without a bias.
         features: Everything below the head: inputs and state to features [B, T, D] and state. With `head.matrix` it
             allows the loss to be computed in chunks of logits.
+        output_split: Set where ranks divide the rows of `head.matrix`.
     """
 
     spec: Spec
@@ -56,6 +66,7 @@ class Backbone(Protocol):
     per_sample: bool = False
     head: nn.Module | None = None
     features: Features | None = None
+    output_split: OutputSplit | None = None
 
     def init_state(self, batch_size: int) -> State:
         """Return the state before the first token, as `archlab.Recurrent` has it."""
@@ -102,6 +113,12 @@ def output_weight(model: nn.Module) -> Tensor | None:
     head = _read(model, Backbone, "head")
     matrix: Tensor | None = getattr(head, "matrix", None)
     return None if get_features(model) is None else matrix
+
+
+def get_output_split(model: nn.Module) -> OutputSplit | None:
+    """Return which rows of the output weight are this rank's, or None where it has all of them."""
+    split: OutputSplit | None = _read(model, Backbone, "output_split")
+    return split
 
 
 def is_causal(model: nn.Module) -> bool:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.modeling.backbone import apply_head, get_features, output_weight
+from archlab.modeling.backbone import apply_head, get_features, get_output_split, output_weight
 from archlab.modeling.state import State
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.linear_cross_entropy import IGNORED, MAX_CHUNK_LOGITS, linear_cross_entropy
+from archlab.ops.split_cross_entropy import split_cross_entropy
 
 
 def total_loss(model: nn.Module, inputs: Tensor, targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
@@ -24,6 +25,13 @@ def total_loss(model: nn.Module, inputs: Tensor, targets: Tensor, initial: State
     """
     started = () if initial is None else (initial,)
     weight_VD, features = chunked_output_weight(model, targets.numel()), get_features(model)
+    split = get_output_split(model)
+    if split is not None and features is not None:
+        x_BTD, state = features(inputs, *started)
+        part_VD = output_weight(model)
+        assert part_VD is not None
+        total = split_cross_entropy(x_BTD.flatten(0, -2), part_VD, targets.flatten(), split.first, split.group)
+        return total, state
     if weight_VD is None or features is None:
         logits, state = model(inputs, *started)
         logits_NV = at_least_float32(logits.flatten(0, -2))

@@ -127,4 +127,5 @@ class StateScope:
         return output
 
     def _child_state(self, name: str) -> State | None:
-        return None if self.initial is None else _select(self.initial, name)
+        # A child of which the state says nothing starts its stream, or is told of it otherwise.
+        return None if self.initial is None else _select(self.initial, name) or None

@@ -13,7 +13,10 @@ from archlab.data.task import Task
 from archlab.errors import ConfigError
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.cost import Cost, estimate_cost
+from archlab.modeling.step_trace import trace_step
+from archlab.parallel.division import plan_division
 from archlab.parallel.ranks import Ranks
+from archlab.parallel.tensor import build_part
 
 
 def require_fit(experiment: Experiment, model: nn.Module, layout: Layout) -> None:
@@ -24,14 +27,18 @@ def require_fit(experiment: Experiment, model: nn.Module, layout: Layout) -> Non
     divide_sequences(layout, train.batch_size, train.accumulate)
     require_chunks(layout, train.context)
     if layout.tensor > 1:
-        problem = (
-            f"{layout.tensor}: archlab plans for tensor parallelism (archlab plan), and does not train with it yet"
-        )
-        raise ConfigError(f"{PATH}.tensor", f"{problem}; shard divides weights too")
+        plan_division(model, layout.tensor)
+        if train.start_from is not None and train.start_from.match == "grow":
+            raise ConfigError("train.start_from.match", f"'grow' reads whole weights, which {PATH}.tensor divides")
     if layout.chunk > 1:
         _require_stream(experiment, model, layout)
     if layout.shard > 1 and train.compile == "model":
         raise ConfigError("train.compile", f"'model' does not go with {PATH}.shard, which gathers blocks: use block")
+    if layout.tensor > 1 and train.compile == "model":
+        # Parts of a vocabulary differ in size, and so may the order of sums in graphs of all of a model.
+        raise ConfigError(
+            "train.compile", f"'model' does not go with {PATH}.tensor, whose sums have an order: use block"
+        )
     if train.budget is not None and train.budget.kind == "seconds":
         problem = "seconds are measured in one process; with several give tokens, flops or train.steps"
         raise ConfigError("train.budget", problem)
@@ -60,9 +67,14 @@ def memory_of_rank(experiment: Experiment, cost: Cost, layout: Layout) -> tuple[
         return cost.memory_per_device, fixed
     rows, _ = divide_sequences(layout, experiment.train.batch_size, experiment.train.accumulate)
     train = replace(experiment.train, batch_size=rows, context=experiment.train.context // layout.chunk)
-    local = estimate_cost(replace(experiment, train=train))
+    local = replace(experiment, train=train)
+    if layout.tensor > 1:
+        trace = trace_step(local, build_part(experiment.model, layout.tensor))
+        peak, fixed = trace.peak_bytes, 4 * trace.weight_bytes
+    else:
+        peak = estimate_cost(local).memory_per_device
     own = fixed // layout.shard
-    return local.memory_per_device - fixed + own, own
+    return peak - fixed + own, own
 
 
 @dataclass(frozen=True)

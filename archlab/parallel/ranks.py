@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from archlab.config.experiment import Experiment
 from archlab.config.parallel import Layout, layout_of
 from archlab.errors import ArchlabError, ConfigError, MachineError, PeerError
+from archlab.ops.rank_sum import RankAxis
 from archlab.parallel.session import PATIENCE, Session, present_place, session
 from archlab.runtime.outcome import Outcome, outcome_of
 from archlab.runtime.rank_status import (
@@ -76,6 +77,16 @@ class Ranks:
         axes = tuple(axis for axis in AXES if sizes[axis] > 1)
         shape = tuple(sizes[axis] for axis in axes)
         return init_device_mesh(self.session.device.type, shape, mesh_dim_names=axes)
+
+    @cached_property
+    def tensor_axis(self) -> RankAxis:
+        """The ranks that divide heads, channels and vocabularies with this one."""
+        return RankAxis.of_group(self.mesh.get_group("tensor"))
+
+    @cached_property
+    def chunk_axis(self) -> RankAxis:
+        """The ranks that divide a context with this one."""
+        return RankAxis.of_group(self.mesh.get_group("chunk"))
 
     def sum(self, *values: float) -> list[float]:
         """Return the sums of values over all ranks, each of which has its own part of the whole."""

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from archlab.modeling.backbone import get_features, iter_blocks
 from archlab.parallel.ranks import Ranks
+from archlab.parallel.tensor import gather_part, get_cuts
 
 
 def shard_model(model: nn.Module, ranks: Ranks) -> None:
@@ -55,7 +56,7 @@ class MixedAdamW(torch.optim.AdamW):
 
 def is_divided(model: nn.Module) -> bool:
     """Tell whether ranks divide a model's parameters."""
-    return isinstance(model, FSDPModule)
+    return isinstance(model, FSDPModule) or bool(get_cuts(model))
 
 
 def has_both_kinds(model: nn.Module) -> bool:
@@ -80,14 +81,24 @@ def whole_ends(model: nn.Module) -> Iterator[None]:
             model.reshard()
 
 
-def whole_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
-    """Return tensors with those that are divided gathered, which all ranks do; a rank that keeps none has none."""
-    whole = {}
+def whole_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor], keep: bool = True, *, prefixed: bool = False
+) -> dict[str, Tensor]:
+    """Return tensors with those that are divided gathered, which all ranks do; a rank that keeps none has none.
+
+    They are by the names of the model's parameters, or `prefixed` by another one, as moments are.
+    """
+    whole, cuts = {}, get_cuts(model)
     for name, tensor in tensors.items():
-        detached = tensor.detach()
-        full = detached.full_tensor().cpu() if isinstance(detached, DTensor) else detached
+        full, cut = tensor.detach(), cuts.get(name.partition(".")[2] if prefixed else name)
+        if isinstance(full, DTensor):
+            full = full.full_tensor()
+        if cut is not None and full.dim():  # a moment's count of steps has no parts
+            full = gather_part(full, cut)
         if keep:
-            whole[name] = full
+            # What was gathered is not left on a device, which has no room for all of it.
+            is_gathered = cut is not None or isinstance(tensor, DTensor)
+            whole[name] = full.cpu() if is_gathered else full
     return whole
 
 

@@ -46,10 +46,10 @@ def fits(setting: Setting, step: ShardedStep) -> bool:
 def iter_layouts(setting: Setting, devices: int) -> Iterator[Layout]:
     """Yield the layouts of a number of devices that divide sequences and context, those with a tensor axis in a node.
 
-    The tensor axis takes powers of two: every width that models have divides by a few of them.
+    The tensor axis takes the powers of two that divide the model's heads and widths.
     """
     for tensor in _divisors(devices):
-        if tensor > setting.device.devices_per_node or tensor & (tensor - 1) or setting.width % tensor:
+        if tensor > setting.device.devices_per_node or tensor & (tensor - 1) or not setting.workload.divides(tensor):
             continue
         for chunk in _divisors(devices // tensor):
             if setting.context % chunk or (chunk > 1 and not setting.can_chunk):

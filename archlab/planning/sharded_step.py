@@ -13,7 +13,7 @@ from archlab.planning.memory import resident_bytes
 from archlab.planning.roofline import step_time
 from archlab.planning.workload import Workload
 
-FLOAT32 = 4
+RANK_REDUCE = "archlab.rank_reduce"  # the operation of sums over the axis tensor
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class ShardedStep:
 class Setting:
     """What all layouts of a plan share: experiment (its precision resolved), work and device.
 
-    `compiled` says whether blocks are, `can_chunk` whether a sequence may be cut; `blocks` are counted, and `width` is
-    the number of channels between them.
+    `compiled` says whether blocks are, and `can_chunk` whether a sequence may be cut.
     """
 
     experiment: Experiment
@@ -80,8 +79,6 @@ class Setting:
     device: Device
     compiled: bool
     can_chunk: bool
-    blocks: int
-    width: int
 
     @property
     def sequences(self) -> int:
@@ -109,27 +106,26 @@ def shard_step(setting: Setting, layout: Layout) -> ShardedStep:
     # The experiment's micro-batch is what one device holds at a time, whatever the layout leaves for it to do.
     train = setting.experiment.train
     micro, accumulate = divide_sequences(layout, train.batch_size, train.accumulate)
-    trace = setting.workload.at(micro)
+    trace = setting.workload.at(micro, layout.tensor)
     memory = _memory(setting, layout, trace)
     return ShardedStep(layout, micro, accumulate, memory, _time(setting, layout, trace, micro, accumulate))
 
 
 def _memory(setting: Setting, layout: Layout, trace: StepTrace) -> MemoryTerms:
-    owned, shared = layout.shard * layout.tensor, layout.tensor * layout.chunk
-    weights, gradients = trace.weight_bytes // owned, trace.gradient_bytes // owned
-    optimizer = trace.optimizer_bytes // owned
+    weights, gradients = trace.weight_bytes // layout.shard, trace.gradient_bytes // layout.shard
+    optimizer = trace.optimizer_bytes // layout.shard
     activations = _activations(setting, layout, trace)
     gathered = 0
     if layout.shard > 1:
         # The block at work and the next one, in the dtype of the products, and the gradients of one in float32.
-        gathered = round(trace.largest_block_bytes * (2 * setting.compute_share + 1) / layout.tensor)
-    tensors = weights + gradients + optimizer + activations // shared + gathered
+        gathered = round(trace.largest_block_bytes * (2 * setting.compute_share + 1))
+    tensors = weights + gradients + optimizer + activations // layout.chunk + gathered
     reserved = setting.device.reserved
     return MemoryTerms(
         weights,
         gradients,
         optimizer,
-        activations // shared,
+        activations // layout.chunk,
         gathered,
         _process_bytes(setting, trace),
         round(reserved.communication) if layout.devices > 1 else 0,
@@ -151,17 +147,17 @@ def _activations(setting: Setting, layout: Layout, trace: StepTrace) -> int:
         # Of one device activations go while gradients come; sharded, these are too small to take their place.
         peak = max(peak, trace.activation_bytes)
     if layout.shard > 1 and setting.keeps_casts:  # no longer: each block's weights are gathered again
-        peak -= min(peak, setting.workload.at(0).activation_bytes)
+        peak -= min(peak, setting.workload.at(0, layout.tensor).activation_bytes)
     return peak
 
 
 def _time(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accumulate: int) -> TimeTerms:
-    shared, owned = layout.tensor * layout.chunk, layout.shard * layout.tensor
-    step = [op for op in trace.ops if op.phase != "optimizer"]
+    step = [op for op in trace.ops if op.phase != "optimizer" and op.name != RANK_REDUCE]
     update = [op for op in trace.ops if op.phase == "optimizer"]
-    once = step_time(step, setting.device, compiled=setting.compiled, share=1 / shared)
-    optimizer = step_time(update, setting.device, compiled=False, share=1 / owned).total
+    once = step_time(step, setting.device, compiled=setting.compiled, share=1 / layout.chunk)
+    optimizer = step_time(update, setting.device, compiled=False, share=1 / layout.shard).total
     each, last = _communication(setting, layout, trace, micro, once.total)
+    last += _common_seconds(setting, layout, trace)
     return TimeTerms(
         accumulate * once.compute,
         accumulate * once.memory,
@@ -176,20 +172,29 @@ def _communication(
 ) -> tuple[float, float]:
     """Return the seconds of each micro-batch, and of the update, in which a device waits for its links."""
     links, share = Links(layout, setting.device), setting.compute_share
-    weights = trace.weight_bytes / layout.tensor
+    weights = trace.weight_bytes
     # Passes over the activations: forward, backward (which is two of them), and forward again.
     passes = 4 if setting.experiment.train.checkpoint_activations else 3
     # Weights are gathered forward and backward, while the block before computes; gradients are summed in float32.
     sharding = links.gather_seconds("shard", (2 * share + 1) * weights)
-    first = links.gather_seconds("shard", share * trace.largest_block_bytes / layout.tensor)
-    tokens = micro * setting.context / layout.chunk
-    # Two branches a block, each summed over the axis tensor, in every pass over it: nothing else can be done meanwhile.
-    branches = (passes - 1) * 2 * setting.blocks
-    products = links.reduce_seconds("tensor", branches * tokens * setting.width * FLOAT32 * share)
+    first = links.gather_seconds("shard", share * trace.largest_block_bytes)
+    # Sums over the axis tensor, in every pass over them: nothing else can be done meanwhile. One reads and writes.
+    summed = sum(op.bytes for op in trace.ops if op.name == RANK_REDUCE) / 2
+    products = links.reduce_seconds("tensor", summed / layout.chunk)
     # What a stream carries over a cut: keys and values of attention, or the state of a recurrence.
-    carried = links.gather_seconds("chunk", passes * micro * trace.state_bytes * share / layout.tensor)
+    carried = links.gather_seconds("chunk", passes * micro * trace.state_bytes * share)
     each = max(0.0, sharding - computing) + first + products + carried
     copies = links.reduce_seconds("replicate", weights / layout.shard)
     # The last backward pass, two thirds of the work, hides the sum over the copies; chunks share all their weights.
     chunks = links.reduce_seconds("chunk", weights / layout.shard)
     return each, max(0.0, copies + chunks - 2 / 3 * computing)
+
+
+def _common_seconds(setting: Setting, layout: Layout, trace: StepTrace) -> float:
+    """Return the seconds in which the ranks of the axis tensor sum the gradients of what none of them divides."""
+    if layout.tensor == 1:
+        return 0.0
+    # Of W bytes D are divided among n, and C are not: W = C + D, and each device has C + D / n.
+    whole, n = setting.workload.at(0).weight_bytes, layout.tensor
+    common = max(0.0, (n * trace.weight_bytes - whole) / (n - 1))
+    return Links(layout, setting.device).reduce_seconds("tensor", common / layout.shard)

@@ -10,7 +10,10 @@ from typing import Any
 from torch import nn
 
 from archlab.config.experiment import Experiment
+from archlab.errors import ConfigError
 from archlab.modeling.step_trace import OpCost, StepTrace, trace_step
+from archlab.parallel.division import plan_division
+from archlab.parallel.tensor import build_part
 
 # What a model is or does per token, whatever the number of sequences.
 _CONSTANT = ("params_by_part", "params", "params_non_embedding", "flops_per_token", "flops_per_token_forward")
@@ -18,7 +21,36 @@ _FIGURES = ("calls", "flops", "bytes", "skipped_flops")
 
 
 class Workload:
-    """Traces of an experiment's micro-batch at any number of sequences, in which all costs of a step are linear."""
+    """Traces of an experiment's micro-batch on one device, or of its part on each of those that divide the model."""
+
+    def __init__(self, experiment: Experiment, model: nn.Module) -> None:
+        self._experiment, self._model = experiment, model
+        self._traces = {1: _Traces(experiment, model)}
+
+    @property
+    def trace(self) -> StepTrace:
+        """The trace of the experiment on one device."""
+        return self._traces[1].trace
+
+    def at(self, sequences: int, tensor: int = 1) -> StepTrace:
+        """Return the trace of so many sequences; at 0, what does not depend on them, such as casts of weights.
+
+        Raises ConfigError for a model that `tensor` devices do not divide.
+        """
+        if tensor not in self._traces:
+            self._traces[tensor] = _Traces(self._experiment, build_part(self._experiment.model, tensor))
+        return self._traces[tensor].at(sequences)
+
+    def divides(self, tensor: int) -> bool:
+        """Return whether so many devices may divide the model along the axis `tensor`."""
+        try:
+            return tensor == 1 or bool(plan_division(self._model, tensor).axes)
+        except ConfigError:
+            return False
+
+
+class _Traces:
+    """Traces of one model at any number of sequences, in which all costs of a step are linear."""
 
     def __init__(self, experiment: Experiment, model: nn.Module) -> None:
         self._experiment, self._model = experiment, model
@@ -32,7 +64,7 @@ class Workload:
         return sequences, _trace(self._experiment, self._model, sequences)
 
     def at(self, sequences: int) -> StepTrace:
-        """Return the trace of so many sequences; at 0, what does not depend on them, such as casts of weights."""
+        """Return the trace of so many sequences."""
         if sequences == self.sequences:
             return self.trace
         known, other = self._other

@@ -18,6 +18,7 @@ from archlab.config.yaml_writer import format_yaml
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
 from archlab.parallel.shard import divided_like, is_divided, whole_tensors
+from archlab.parallel.tensor import parts_of
 from archlab.storage.files import atomic_dir, remove_dir_atomic, write_bytes, write_text
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import integrity_error, verify, write_manifest
@@ -77,7 +78,8 @@ def gather_state(
 
     One that does not `keep` them gets none.
     """
-    return whole_tensors(named_tensors(model), keep), whole_tensors(tensors_of(model, optimizer), keep)
+    weights = whole_tensors(model, named_tensors(model), keep)
+    return weights, whole_tensors(model, tensors_of(model, optimizer), keep, prefixed=True)
 
 
 def _remove_own(old: Path) -> None:
@@ -114,7 +116,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
     # All files are read before anything is restored, so that a damaged one changes nothing.
     state = read_state(path / _STATE)
     # Several processes of a machine would each hold all moments, to keep their part of them.
-    moments = read_tensors(path / _OPTIMIZER, mapped=is_divided(model))
+    moments = parts_of(model, read_tensors(path / _OPTIMIZER, mapped=is_divided(model)), prefixed=True)
     random_states = read_tensors(path / _RNG)
     check_random_states(random_states, path / _RNG)
     check_optimizer(model, optimizer, moments, state.optimizer, path)
@@ -145,12 +147,12 @@ def check_weights(path: Path, model: nn.Module) -> TensorFit:
     every = [entry for header in headers for entry in header.tensors.items()]
     stored = {name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in every}
     _require_present_names(stored, model, path)
-    return fit_tensors(named_tensors(model), stored)
+    return fit_tensors(named_tensors(model), parts_of(model, stored))
 
 
 def load_matching_weights(path: Path, model: nn.Module) -> None:
     """Load those of a checkpoint's tensors that match the model's in name, kind and shape; the others stay."""
-    tensors = read_weights(path)
+    tensors = parts_of(model, read_weights(path))
     own = named_tensors(model)
     with torch.no_grad():
         for name in fit_tensors(own, tensors).matching:

@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.config.parallel import Layout
+from archlab.config.parallel import TENSOR_PATH, Layout
 from archlab.config.registry import find, load_plugin
+from archlab.config.widths import is_heads
+from archlab.errors import ConfigError
+from archlab.modeling.build import build_on_meta
 from archlab.modeling.state import State, auxiliary_loss
+from archlab.parallel.carry import Carry, can_carry
+from archlab.parallel.division import DoesNotDivide, plan_division
 from archlab.parallel.gradients import sum_gradients
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay
 from archlab.parallel.session import Session
 from archlab.parallel.shard import shard_model, unshard, whole_tensors
+from archlab.parallel.tensor import divide_model
 from archlab.testing.component_case import PRECISE, CheckFailed, ComponentCase, is_stream
 from archlab.testing.rank_pool import rank_pool
 
@@ -29,18 +37,47 @@ TOKENS, ROWS = 12, 4  # which 2 and 4 divide
 # Of models that answer at every step, and of the others, whose context is not cut.
 STREAMS = (Layout(replicate=2), Layout(chunk=2), Layout(chunk=4), Layout(shard=2, chunk=2))
 OTHERS = (Layout(replicate=2), Layout(replicate=2, shard=2))
+# Of any model, as far as its heads and widths allow; in four processes the first that they do.
+TENSOR = ((Layout(tensor=2),), (Layout(tensor=4), Layout(shard=2, tensor=2)))
 TOLERANCE, TOLERANCE_OF_FLOAT32 = 1e-10, 2e-5
 # Gradients that are zero but for rounding, such as that of a bias before a softmax, are compared with the others.
 _SMALL = 1e-3
 
 
 def several_processes_equal_one(case: ComponentCase) -> None:
-    """2 and 4 processes give the outputs, the loss and the gradients of one, however they divide batch and context."""
+    """2 and 4 processes give the outputs, the loss and the gradients of one, however they divide batch and context.
+
+    So they do where they divide heads and channels, as far as the component declares it.
+    """
     plugin = _plugin_of(case)
-    for layout in STREAMS if is_stream(case, case.build()) else OTHERS:
-        for problem in rank_pool().run(layout.devices, compare_with_one, case, layout, plugin):
+    for layout, fitting in _layouts(case):
+        for problem in rank_pool().run(layout.devices, compare_with_one, fitting, layout, plugin):
             if problem is not None:
                 raise CheckFailed(problem)
+
+
+def _layouts(case: ComponentCase) -> Iterator[tuple[Layout, ComponentCase]]:
+    yield from ((layout, case) for layout in (STREAMS if is_stream(case, build_on_meta(case.spec())) else OTHERS))
+    for layouts in TENSOR:
+        # With as many heads as there are ranks, where its own do not divide.
+        variants = ((x, v) for x in layouts for v in (case, case.with_knobs(**dict.fromkeys(_heads(case), x.tensor))))
+        yield from islice((pair for pair in variants if _divides(pair[1], pair[0].tensor)), 1)
+
+
+def _heads(case: ComponentCase) -> list[str]:
+    """Return the knobs that are numbers of heads."""
+    return [name for name, knob in find(case.kind, case.name).knobs.items() if is_heads(knob.type)]
+
+
+def _divides(case: ComponentCase, size: int) -> bool:
+    try:
+        plan_division(build_on_meta(case.spec()), size)
+    except ConfigError as error:
+        # Heads that no model has, or that ranks do not divide. A plan that is wrong in itself is no such thing.
+        if error.path == TENSOR_PATH and not isinstance(error, DoesNotDivide):
+            raise CheckFailed(str(error)) from error
+        return False
+    return True
 
 
 def _plugin_of(case: ComponentCase) -> str | None:
@@ -95,29 +132,40 @@ def _one(model: nn.Module, inputs: Tensor, targets: Tensor) -> Iterator[tuple[st
 
 
 def _part(model: nn.Module, inputs: Tensor, targets: Tensor, ranks: Ranks) -> Iterator[tuple[str, Any]]:
+    carries = ranks.layout.chunk > 1 and ranks.count == 4 and can_carry(model)
+    if ranks.layout.tensor > 1:
+        divide_model(model, ranks.tensor_axis)
+    carry = Carry(model, ranks.chunk_axis) if carries else None
     shard_model(model, ranks)
-    relay = Relay(ranks) if ranks.layout.chunk > 1 else None
-    outputs, losses = list[Tensor](), list[float]()
+    # The relay is what all models have; what declares more is tried in layouts of four.
+    relay = Relay(ranks) if ranks.layout.chunk > 1 and carry is None else None
+    outputs, losses = list[Tensor](), list[Tensor]()
 
     def forward(inputs: Tensor, own_targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
         unshard(model)
         logits, state = model(inputs) if initial is None else model(inputs, initial)
         auxiliary = auxiliary_loss(state).sum() * (relay is None or relay.is_last)
-        loss = (_loss(logits, own_targets) + auxiliary) / targets.numel()
+        # Ranks that divide heads each have their part of an auxiliary loss, as of a mean over heads.
+        loss = (_loss(logits, own_targets) + auxiliary) / targets.numel() / ranks.layout.tensor
         outputs.append(logits.detach())
-        losses.append(float(loss.detach()))
+        losses.append(loss.detach())
         return loss, state
 
     own = _own(inputs, ranks), _own(targets, ranks)
-    if relay is None:
+    if carry is not None:
+        with carry.running(own[0]) as initial:
+            forward(*own, initial)[0].backward()
+    elif relay is None:
         forward(*own)[0].backward()
     else:
         relay.run(model, list(zip(*(tensor.split(1) for tensor in own), strict=True)), forward)
     sum_gradients(model, ranks)
     yield "outputs", torch.cat(outputs)
-    yield "losses", torch.tensor(ranks.sum(sum(losses)), dtype=PRECISE)[0]
+    loss = torch.stack(losses).sum()
+    dist.all_reduce(loss)
+    yield "losses", loss
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    yield from ((f"gradients of {name}", whole) for name, whole in whole_tensors(gradients).items())
+    yield from ((f"gradients of {name}", whole) for name, whole in whole_tensors(model, gradients).items())
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:

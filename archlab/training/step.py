@@ -22,12 +22,14 @@ from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.loss import count_targets, total_loss
 from archlab.modeling.parametrization import parametrize
 from archlab.modeling.state import State, auxiliary_loss
+from archlab.parallel.carry import Carry, can_carry
 from archlab.parallel.fit import divide_work, memory_of_rank, require_fit
 from archlab.parallel.gradients import clip_gradients, sum_gradients
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay
 from archlab.parallel.session import present_place
 from archlab.parallel.shard import shard_model, unshard
+from archlab.parallel.tensor import divide_model
 from archlab.runtime.memory import require_memory
 from archlab.runtime.mixed_precision import resolve_precision
 from archlab.training.optimizer import build_optimizer, lr_multiplier
@@ -100,7 +102,14 @@ class TrainStep:
         torch.manual_seed(self.train.seed)
         model = build(experiment.model, "cpu", self.train.seed)
         scales = parametrize(experiment, model)
+        if self.ranks.layout.tensor > 1:
+            divide_model(model, self.ranks.tensor_axis)
         self.model = model.to(self.device)
+        layout = self.ranks.layout
+        # Compiled, ranks would have graphs of their own, which may exchange summaries in another order each.
+        carries = layout.chunk > 1 and self.train.compile == "off" and can_carry(model)
+        # Before checkpointing, for which the exchange is a part of the layer.
+        self._carry = Carry(self.model, self.ranks.chunk_axis) if carries else None
         # Checkpointing replaces the forward of each block, so it comes before compilation, which traces that.
         if self.train.checkpoint_activations:
             apply_activation_checkpointing(self.model)
@@ -110,7 +119,12 @@ class TrainStep:
         shard_model(self.model, self.ranks)
         # Last: its moments are those of the parameters that are this rank's.
         self.optimizer = build_optimizer(self.model, self.train, scales)
-        self._relay = Relay(self.ranks) if self.ranks.layout.chunk > 1 else None
+        self._relay = Relay(self.ranks) if layout.chunk > 1 and self._carry is None else None
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether ranks that have a context in pieces compute them one after the other."""
+        return self._relay is not None
 
     @property
     def tokens(self) -> int:
@@ -124,7 +138,7 @@ class TrainStep:
         loss = self._backward()
         self.ranks.publish(self.step + 1, "reduce")
         sum_gradients(self.model, self.ranks)
-        norm = clip_gradients(self.model, math.inf if self.train.clip is None else self.train.clip)
+        norm = clip_gradients(self.model, math.inf if self.train.clip is None else self.train.clip, self.ranks)
         self._require_finite(loss, norm)  # before the step, which would write NaN into the weights
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -157,11 +171,15 @@ class TrainStep:
             nonlocal loss
             total, auxiliary, state = self._losses(inputs, targets, initial)
             loss = loss + total.detach() / num_targets
-            # Layers' own losses are means over tokens, of which every one adds to them, asked for or not.
-            return total / num_targets + auxiliary / num_tokens, state
+            # Layers' own losses are means over tokens, of which every one adds to them, asked for or not. Ranks that
+            # divide heads and channels each have their part of the loss: see archlab.ops.rank_sum.
+            return (total / num_targets + auxiliary / num_tokens) / self.ranks.layout.tensor, state
 
         for inputs, targets in batches:
-            if self._relay is None:
+            if self._carry is not None:
+                with self._carry.running(inputs.to(self.device)) as initial:
+                    forward(inputs, targets, initial)[0].backward()
+            elif self._relay is None:
                 forward(inputs, targets)[0].backward()
             else:
                 count = self._relay.num_pieces(len(inputs))

@@ -18,6 +18,7 @@ from archlab.config.train_config import TrainConfig, parse_train
 from archlab.errors import ArchlabError, TrainingError
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.parallel.ranks import Ranks, join_ranks
+from archlab.parallel.shard import is_divided
 from archlab.runtime.determinism import deterministic_algorithms
 from archlab.runtime.environment import versions
 from archlab.runtime.outcome import Outcome, outcome_of
@@ -146,7 +147,7 @@ class Trainer:
 
     def _tell_of_waiting(self) -> None:
         chunks = self.ranks.layout.chunk
-        if chunks > 1 and self.ranks.is_first and self.train_step.work.rows == 1:
+        if self.train_step.is_relayed and self.ranks.is_first and self.train_step.work.rows == 1:
             _log.warning(
                 "parallel.chunk: a rank has one sequence at a time, for which %d ranks compute one after the other; "
                 "more sequences at a time (train.batch_size) keep all of them at work",
@@ -201,7 +202,7 @@ class Trainer:
 
     def _whole(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | tuple[None, None]:
         """Return the tensors of model and optimizer where ranks divide them, in the first of these."""
-        if self.ranks.layout.shard == 1:
+        if not is_divided(self.model):
             return None, None
         self.ranks.publish(self.step, "gather")
         return checkpoint.gather_state(self.model, self.train_step.optimizer, keep=self.ranks.is_first)

@@ -2,6 +2,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archlab import TensorPlan
+
+# Of attention functions whose heads do not read each other; they keep their shape as `shape`.
+BY_HEADS = TensorPlan(counts=("shape.num_heads", "shape.num_kv_heads"), parts=("position",))
+
 
 @dataclass(frozen=True)
 class AttentionShape:

@@ -80,6 +80,25 @@ class WindowedAttention(Recurrent):
         """Return the state with a ring buffer that a stream of `num_tokens` tokens does not outgrow."""
         return reserve_rings(state, {"keys": self.window_size, "values": self.window_size}, num_tokens)
 
+    def summarize(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> State:
+        """Return keys and values of a piece; nothing where it ends at the end of a chunk, as all pieces do then."""
+        whole_chunks = self.window == "chunk" and k_BTGK.shape[1] % self.window_size == 0
+        return {} if whole_chunks else {"keys": k_BTGK, "values": v_BTGV}
+
+    def merge(self, earlier: State, later: State) -> State:
+        """Return the keys and values of two pieces."""
+        return {name: torch.cat((earlier[name], later[name]), dim=1) for name in later}
+
+    def enter(self, summary: State) -> State:
+        """Return the state after the pieces of a summary, which start at position 0."""
+        B, before = summary["keys"].shape[:2]
+        position_1T = torch.arange(before, device=summary["keys"].device)[None]
+        place_1T = position_1T % self.window_size if self.window == "chunk" else position_1T
+        keys = self.position.rotate(summary["keys"], place_1T)
+        slots = min(before, self.window_size)
+        rings = (update_ring(None, x, position_1T, self.window_size, slots) for x in (keys, summary["values"]))
+        return {"position": position_1T.new_full((B,), before), **dict(zip(("keys", "values"), rings, strict=True))}
+
     def forward(
         self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State | None = None
     ) -> tuple[Tensor, State]:

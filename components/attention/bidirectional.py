@@ -5,11 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab import Fraction, register
-from archlab.components.attention._shape import AttentionShape
+from archlab.components.attention._shape import BY_HEADS, AttentionShape
 from archlab.components.position._base import Position
 
 
-@register("attention", "bidirectional")
+@register("attention", "bidirectional", tensor=BY_HEADS)
 class BidirectionalAttention(nn.Module):
     """Softmax of scaled dot products over all keys, earlier and later (arXiv:1706.03762).
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from archlab import AUXILIARY_LOSS, Count, Index, Param, Recurrent, State, register
 from archlab.components._ring import num_slots, reserve_rings, reserved, unroll_ring, update_ring
 from archlab.components.attention._compression import Compression, KVCache, attend, reconstruction_loss
-from archlab.components.attention._shape import AttentionShape
+from archlab.components.attention._shape import BY_HEADS, AttentionShape
 from archlab.components.position._base import Position
 from archlab.ops.assertions import assert_async
 from archlab.ops.dtypes import at_least_float32
@@ -35,6 +35,7 @@ class Sizes(NamedTuple):
         "compression.*_weight": Param("hidden", tensor="heads", fan_in=2, fan_out=3),
         "compression.*_bias": Param("vector", tensor="heads"),
     },
+    tensor=BY_HEADS,
 )
 class CompressiveAttention(Recurrent):
     """Softmax over a segment, a memory of the tokens before it, and a compressed memory before that (arXiv:1911.05507).

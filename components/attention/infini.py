@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Param, Recurrent, State, StateScope, register
+from archlab import Count, Param, Recurrent, State, StateScope, TensorPlan, register
 from archlab.components._per_sample import select_samples
 from archlab.components.attention._shape import AttentionShape
 from archlab.components.position._base import Position
@@ -33,7 +33,12 @@ class Memory(NamedTuple):
         return Memory(*(x.clone() for x in self))
 
 
-@register("attention", "infini", params={"share": Param("vector", tensor="heads")})
+@register(
+    "attention",
+    "infini",
+    params={"share": Param("vector", tensor="heads")},
+    tensor=TensorPlan(counts=("shape.num_heads", "shape.num_kv_heads"), parts=("local",)),
+)
 class InfiniAttention(Recurrent):
     """Causal softmax inside a segment, and linear attention to all segments before it (arXiv:2404.07143).
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from archlab import register
+from archlab.components.attention._shape import BY_HEADS
 
 from ._pointwise import PointwiseAttention
 
@@ -13,7 +14,7 @@ from ._pointwise import PointwiseAttention
 _MEAN, _DEVIATION = math.sqrt(1 / 2), math.sqrt(1 / (4 * math.pi))
 
 
-@register("attention", "laplace")
+@register("attention", "laplace", tensor=BY_HEADS, carry="associative")
 class LaplaceAttention(PointwiseAttention):
     """Attention with the normal distribution function of the scores as weights, Mega eq. 17 (arXiv:2209.10655).
 

@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab import Positive, Recurrent, State, register
-from archlab.components.attention._shape import AttentionShape
+from archlab.components.attention._shape import BY_HEADS, AttentionShape
 from archlab.components.position._base import Position
 from archlab.ops.dtypes import at_least_float32, without_autocast
 from archlab.ops.gated_linear import gated_linear
 
 
-@register("attention", "linear")
+@register("attention", "linear", tensor=BY_HEADS)
 class LinearAttention(Recurrent):
     """Attention by running sums, y = f(q) S / f(q) n for S += f(k)^T v, n += f(k), f = elu + 1 (arXiv:2006.16236).
 

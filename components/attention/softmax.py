@@ -6,13 +6,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab import Count, Fraction, register
-from archlab.components.attention._shape import AttentionShape
+from archlab.components.attention._shape import BY_HEADS, AttentionShape
 from archlab.components.attention._window import Window, WindowedAttention
 from archlab.components.position._base import Position
 from archlab.ops.causal_attention import causal_attention
 
 
-@register("attention", "softmax")
+@register("attention", "softmax", tensor=BY_HEADS, carry="associative")
 class SoftmaxAttention(WindowedAttention):
     """Softmax of scaled dot products (arXiv:1706.03762) over a causal window, computed by a fused kernel.
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from archlab import Count, Factory, Recurrent, State, StateScope, Width, max_context, register, slot, slots
 
 
-@register("backbone", "stack")
+@register("backbone", "stack", carry="associative")
 class Stack(Recurrent):
     """A sequence of layers between an embedding and a head.
 
@@ -59,6 +59,18 @@ class Stack(Recurrent):
         """Return the state before the first token."""
         device = next(self.parameters()).device
         return {"position": torch.zeros(batch_size, dtype=torch.int64, device=device)} | super().init_state(batch_size)
+
+    def summarize(self, tokens_BT: Tensor) -> State:
+        """Return the number of positions of a piece."""
+        return {"position": torch.full_like(tokens_BT[:, 0], tokens_BT.shape[1])}
+
+    def merge(self, earlier: State, later: State) -> State:
+        """Return the number of positions of two pieces."""
+        return {"position": earlier["position"] + later["position"]}
+
+    def enter(self, summary: State) -> State:
+        """Return the state of the stack itself; its parts have theirs."""
+        return summary
 
     def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return logits for the next token at every position, and the state after the last."""

@@ -3,13 +3,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Param, Recurrent, State, choice, register
+from archlab import Count, Param, Recurrent, State, TensorPlan, choice, register
 from archlab.components._init import truncated_normal_
+from archlab.components.ema._diagonal import merge_scans, summarize_scan
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
 
 
-@register("ema", "ema", search={"num_dims": choice(2, 4, 8, 16)}, params={"*": Param("vector", tensor="column")})
+@register(
+    "ema",
+    "ema",
+    search={"num_dims": choice(2, 4, 8, 16)},
+    params={"*": Param("vector", tensor="column")},
+    tensor=TensorPlan(),
+    carry="associative",
+)
 class DampedEMA(Recurrent):
     """Multi-dimensional damped exponential moving average, Mega eq. 5 and 6 (arXiv:2209.10655).
 
@@ -45,12 +53,28 @@ class DampedEMA(Recurrent):
         """Return h = 0."""
         return {"h": at_least_float32(self.eta).new_zeros(batch_size, *self.eta.shape, 1)}
 
+    def summarize(self, x_BTD: Tensor) -> State:
+        """Return the state after a piece by itself, and by what it multiplies an earlier one."""
+        return summarize_scan(x_BTD, *self._coefficients())
+
+    def merge(self, earlier: State, later: State) -> State:
+        """Return the summary of two pieces."""
+        return merge_scans(earlier, later)
+
+    def enter(self, summary: State) -> State:
+        """Return the state after the pieces of a summary."""
+        return {"h": summary["h"]}
+
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Average the past of every channel by h_t = (1 - p d) h_{t-1} + p beta x_t, y_t = eta h_t / sqrt(N)."""
+        decay, weight_DN1 = self._coefficients()
+        y_BTD, h = diagonal_scan(x_BTD, decay, weight_DN1, state["h"] if state else None)
+        return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.omega)).to(x_BTD.dtype), {"h": h}
+
+    def _coefficients(self) -> tuple[Decay, Tensor]:
+        """Return the decay 1 - p d and the output's weight p beta eta / sqrt(N)."""
         p_DN = torch.sigmoid(at_least_float32(self.alpha))
         # Below 1, since the decay's logarithm is -inf where both sigmoids round to 1.
         shrink = (p_DN * torch.sigmoid(at_least_float32(self.delta))).clamp(max=1 - 1e-7)
         weight_DN = p_DN * at_least_float32(self.beta) * at_least_float32(self.eta) * p_DN.shape[1] ** -0.5
-        decay = Decay(torch.log1p(-shrink), None)
-        y_BTD, h = diagonal_scan(x_BTD, decay, weight_DN[..., None], state["h"] if state else None)
-        return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.omega)).to(x_BTD.dtype), {"h": h}
+        return Decay(torch.log1p(-shrink), None), weight_DN[..., None]

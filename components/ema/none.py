@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from archlab import register
+from archlab import TensorPlan, register
 
 
-@register("ema", "none")
+@register("ema", "none", tensor=TensorPlan())
 class NoEMA(nn.Module):
     """No moving average: the identity.
 

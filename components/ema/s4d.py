@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Param, Positive, Recurrent, State, choice, register
+from archlab import Count, Param, Positive, Recurrent, State, TensorPlan, choice, register
 from archlab.components._dt import check_dt_range
+from archlab.components.ema._diagonal import merge_scans, summarize_scan
 from archlab.ops.diagonal_scan import Decay, complex_mul, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
 
@@ -20,6 +21,8 @@ Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
     "s4d",
     search={"num_dims": choice(4, 8, 16, 32), "spectrum": choice("linear", "inverse", "legendre")},
     params={"*": Param("vector", tensor="column")},
+    tensor=TensorPlan(),
+    carry="associative",
 )
 class DiagonalStateSpace(Recurrent):
     """Diagonal state space model with zero-order hold, S4D (arXiv:2206.11893).
@@ -68,6 +71,18 @@ class DiagonalStateSpace(Recurrent):
     def init_state(self, batch_size: int) -> State:
         """Return h = 0."""
         return {"h": at_least_float32(self.read).new_zeros(batch_size, *self.read.shape)}
+
+    def summarize(self, x_BTD: Tensor) -> State:
+        """Return the state after a piece by itself, and by what it multiplies an earlier one."""
+        return summarize_scan(x_BTD, *self._discretize())
+
+    def merge(self, earlier: State, later: State) -> State:
+        """Return the summary of two pieces."""
+        return merge_scans(earlier, later)
+
+    def enter(self, summary: State) -> State:
+        """Return the state after the pieces of a summary."""
+        return {"h": summary["h"]}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Filter every channel by its own state space model."""

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from archlab import Count, Param, Recurrent, State, choice, register
+from archlab import Count, Param, Recurrent, State, TensorPlan, choice, register
 
 
 @register(
     "ema",
     "short_conv",
     search={"kernel_size": choice(2, 3, 4, 8)},
-    params={"weight": Param("vector"), "bias": Param("vector", tensor="column")},
+    params={"weight": Param("vector", tensor="column", fan_out=1), "bias": Param("vector", tensor="column")},
+    tensor=TensorPlan(),
+    carry="associative",
 )
 class ShortConvolution(Recurrent):
     """A short causal depthwise convolution, the last tap on the current token (arXiv:2212.14052).
@@ -39,6 +42,20 @@ class ShortConvolution(Recurrent):
     def init_state(self, batch_size: int) -> State:
         """Return zeros before the first token."""
         return {"past": self.weight.new_zeros(batch_size, len(self.weight) - 1, self.weight.shape[1])}
+
+    def summarize(self, x_BTD: Tensor) -> State:
+        """Return the latest inputs of a piece."""
+        size = min(x_BTD.shape[1], len(self.weight) - 1)
+        return {"past": x_BTD[:, x_BTD.shape[1] - size :]} if size else {}
+
+    def merge(self, earlier: State, later: State) -> State:
+        """Return the latest inputs of two pieces."""
+        return {"past": torch.cat((earlier["past"], later["past"]), dim=1)[:, -(len(self.weight) - 1) :]}
+
+    def enter(self, summary: State) -> State:
+        """Return the state after the pieces of a summary."""
+        missing = len(self.weight) - 1 - summary["past"].shape[1]
+        return {"past": F.pad(summary["past"], (0, 0, missing, 0)).to(self.weight.dtype)}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Convolve each channel with its taps."""

@@ -19,7 +19,7 @@ PARAMS: dict[str, Param] = {
 GATED_PARAMS: dict[str, Param] = {
     **PARAMS,
     "receptance_mix": Param("vector"),
-    "receptance.weight": Param("hidden"),
+    "receptance.weight": Param("hidden", tensor="row"),
 }
 
 

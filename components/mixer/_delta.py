@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab import Factory, Param, Recurrent, State, StateScope
+from archlab import Factory, Param, Recurrent, State, StateScope, TensorPlan
 from archlab.components._init import Init, linear
 from archlab.components.mixer._heads import MIXED_PARAMS, ConvProjection, GatedOutput, head_width, heads, l2_normalize
 from archlab.components.norm.rms import RMSNorm
@@ -19,6 +19,7 @@ PARAMS: dict[str, Param] = {
     "fraction.weight": Param("hidden", tensor="column"),
     **MIXED_PARAMS,
 }
+PLAN = TensorPlan(counts=("num_heads",), parts=("*.ema",))
 
 
 class DeltaRule(Recurrent):

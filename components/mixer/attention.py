@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from archlab import Count, Factory, Heads, Param, Recurrent, State, StateScope, choice, register, slot
+from archlab import Count, Factory, Heads, Param, Recurrent, State, StateScope, TensorPlan, choice, register, slot
 from archlab.components._init import Init, linear
 from archlab.components.attention._shape import AttentionShape
 
@@ -21,6 +21,7 @@ from archlab.components.attention._shape import AttentionShape
         "out.weight": Param("hidden", tensor="row", branch=True),
         "out.bias": Param("vector", branch=True),
     },
+    tensor=TensorPlan(parts=("attention",)),
 )
 class MultiHeadAttention(Recurrent):
     """Multi-head attention (arXiv:1706.03762), with keys and values shared by groups of heads (arXiv:2305.13245).

@@ -3,7 +3,7 @@ from __future__ import annotations
 from archlab import Factory, Heads, Positive, Width, choice, register, slot
 from archlab.components._init import Init
 
-from ._delta import PARAMS, DeltaRule
+from ._delta import PARAMS, PLAN, DeltaRule
 
 
 @register(
@@ -11,6 +11,7 @@ from ._delta import PARAMS, DeltaRule
     "delta_net",
     search={"num_heads": choice(1, 2, 4, 8), "gate": choice(False, True), "negative_eigenvalues": choice(False, True)},
     params=PARAMS,
+    tensor=PLAN,
 )
 class DeltaNet(DeltaRule):
     """Linear attention that replaces the value of a key instead of adding to it, DeltaNet (arXiv:2406.06484).

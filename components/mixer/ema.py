@@ -14,7 +14,7 @@ from archlab.components._init import Init, linear
     "mixer",
     "ema",
     search={"dropout": interval(0.0, 0.3)},
-    params={"out.weight": Param("hidden"), "out.bias": Param("vector")},
+    params={"out.weight": Param("hidden", tensor="row"), "out.bias": Param("vector")},
 )
 class EMAMixer(Recurrent):
     """A linear recurrence per channel, then a gated linear unit over the channels, S4 section 3.4 (arXiv:2111.00396).

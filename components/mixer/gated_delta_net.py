@@ -8,7 +8,7 @@ from archlab.components._dt import init_dt_bias_, softplus
 from archlab.components._init import Init, linear
 from archlab.ops.dtypes import at_least_float32
 
-from ._delta import PARAMS, DeltaRule
+from ._delta import PARAMS, PLAN, DeltaRule
 
 
 @register(
@@ -21,6 +21,7 @@ from ._delta import PARAMS, DeltaRule
         "step.bias": Param("vector", tensor="heads"),
         "log_rate": Param("vector", tensor="heads"),
     },
+    tensor=PLAN,
 )
 class GatedDeltaNet(DeltaRule):
     """The delta rule on a matrix with a data-dependent decay, Gated DeltaNet (arXiv:2412.06464).

@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Heads, Param, Positive, Recurrent, State, Width, choice, register
+from archlab import Count, Heads, Param, Positive, Recurrent, State, TensorPlan, Width, choice, register
 from archlab.components._init import Init, linear
 from archlab.components.mixer._heads import QKV_PARAMS, GatedOutput, head_width, heads
 from archlab.components.norm.rms import RMSNorm
@@ -21,6 +21,7 @@ from archlab.ops.gated_linear import gated_linear
         "decay.1.weight": Param("input", tensor="column"),
         "decay.1.bias": Param("vector", tensor="column"),
     },
+    tensor=TensorPlan(counts=("num_heads",)),
 )
 class GatedLinearAttention(Recurrent):
     """Linear attention with a data-dependent decay per key channel, GLA section 4.4 (arXiv:2312.06635).

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Param, Positive, Recurrent, State, StateScope, choice, register
+from archlab import Count, Param, Positive, Recurrent, State, StateScope, TensorPlan, choice, register
 from archlab.components._dt import check_dt_range, init_dt_bias_, softplus
 from archlab.components._init import Init, linear
 from archlab.components.ema.short_conv import ShortConvolution
@@ -31,6 +31,7 @@ from archlab.ops.selective_scan import selective_scan
         "out_proj.weight": Param("hidden", tensor="row", branch=True),
         "out_proj.bias": Param("vector", branch=True),
     },
+    tensor=TensorPlan(parts=("conv",)),
 )
 class Mamba(Recurrent):
     """Selective state space model between a short convolution and a gate, Mamba (arXiv:2312.00752).

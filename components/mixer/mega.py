@@ -14,6 +14,7 @@ from archlab import (
     Recurrent,
     State,
     StateScope,
+    TensorPlan,
     Width,
     choice,
     interval,
@@ -40,15 +41,16 @@ from archlab.components.attention._shape import AttentionShape
         "value.bias": Param("vector", tensor="column"),
         "reset.weight": Param("hidden", tensor="column"),
         "reset.bias": Param("vector", tensor="column"),
-        "update.weight": Param("hidden"),
+        "update.weight": Param("hidden", tensor="row"),
         "update.bias": Param("vector"),
-        "hidden.weight": Param("hidden"),
+        "hidden.weight": Param("hidden", tensor="row"),
         "hidden.bias": Param("vector"),
         "out.weight": Param("hidden", tensor="row"),
         # Both queries and keys are proportional to their row, so that scores have the product of two scales.
-        "gamma": Param("vector", scale={"attention.score_size": -0.5}),
-        "beta": Param("vector", scale={"attention.score_size": -0.5}),
+        "gamma": Param("vector", tensor="column", scale={"attention.score_size": -0.5}, fan_out=1),
+        "beta": Param("vector", tensor="column", scale={"attention.score_size": -0.5}, fan_out=1),
     },
+    tensor=TensorPlan(counts=("num_heads",), parts=("attention",)),
 )
 class Mega(Recurrent):
     """Gated attention whose queries and keys see a moving average, Mega eq. 7 to 15 (arXiv:2209.10655).

@@ -13,6 +13,7 @@ from archlab import (
     Recurrent,
     State,
     StateScope,
+    TensorPlan,
     Width,
     choice,
     register,
@@ -34,13 +35,14 @@ from archlab.ops.dtypes import at_least_float32
         "shared.bias": Param("vector", tensor="column"),
         "reset.weight": Param("hidden", tensor="column"),
         "reset.bias": Param("vector", tensor="column"),
-        "hidden.weight": Param("hidden", branch=True),
+        "hidden.weight": Param("hidden", tensor="row", branch=True),
         "hidden.bias": Param("vector", branch=True),
         "out.weight": Param("hidden", tensor="row", branch=True),
-        "gamma": Param("vector"),
+        "gamma": Param("vector", tensor="column", fan_out=1),
         # Scores divide z z^T by the head's width K; beta is added to z / sqrt(K), and meets a key of K such entries.
-        "beta": Param("vector", scale={"head_dim": -0.5}),
+        "beta": Param("vector", tensor="column", scale={"head_dim": -0.5}, fan_out=1),
     },
+    tensor=TensorPlan(counts=("num_heads",), parts=("attention",)),
 )
 class MegalodonAttention(Recurrent):
     """Attention with normalized keys from moving averages, and gated values, Megalodon section 3.3 (arXiv:2404.08801).

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab import Factory, Heads, Positive, Recurrent, State, Width, choice, register, slot
+from archlab import Factory, Heads, Positive, Recurrent, State, TensorPlan, Width, choice, register, slot
 from archlab.components._init import Init, linear
 from archlab.components.mixer._heads import QKV_PARAMS, GatedOutput, head_width, heads
 from archlab.components.norm.group import GroupNorm
@@ -12,7 +12,13 @@ from archlab.ops.dtypes import at_least_float32
 from archlab.ops.gated_linear import gated_linear
 
 
-@register("mixer", "retention", search={"num_heads": choice(1, 2, 4, 8)}, params=QKV_PARAMS)
+@register(
+    "mixer",
+    "retention",
+    search={"num_heads": choice(1, 2, 4, 8)},
+    params=QKV_PARAMS,
+    tensor=TensorPlan(counts=("num_heads",), first="first_head", parts=("position", "mixed.norm")),
+)
 class MultiScaleRetention(Recurrent):
     """Linear attention with a fixed decay per head, 1 - 2^(-5 - h) for head h, RetNet (arXiv:2307.08621).
 
@@ -45,7 +51,7 @@ class MultiScaleRetention(Recurrent):
         super().__init__()
         key_dim, value_dim = key_dim or dim, value_dim or 2 * dim
         self.head_dims = (head_width("key_dim", key_dim, num_heads), head_width("value_dim", value_dim, num_heads))
-        self.num_heads = num_heads
+        self.num_heads, self.first_head = num_heads, 0
         self.position = position(num_heads, self.head_dims[0]).require_place("attention")
         if type(self.position).bias is not Position.bias:
             raise ValueError(f"retention has no scores for {type(self.position).__name__} to add to")
@@ -73,5 +79,5 @@ class MultiScaleRetention(Recurrent):
 
     def _log_decay(self, like: Tensor) -> Tensor:
         """Return log(1 - 2^(-5 - h)) of each head h, by log1p since the last heads' decays round to 1 in float32."""
-        head = torch.arange(self.num_heads, dtype=like.dtype, device=like.device)
+        head = self.first_head + torch.arange(self.num_heads, dtype=like.dtype, device=like.device)
         return torch.log1p(-torch.exp2(-5 - head))

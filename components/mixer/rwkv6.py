@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Param, Positive, Recurrent, State, StateScope, choice, register
+from archlab import Count, Param, Positive, Recurrent, State, StateScope, TensorPlan, choice, register
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, channel_fraction
 from archlab.components.norm.group import GroupNorm
@@ -34,6 +34,7 @@ from ._low_rank import LowRank
         "gate.weight": Param("hidden", tensor="column"),
         "out.weight": Param("hidden", tensor="row", branch=True),
     },
+    tensor=TensorPlan(counts=("num_heads",), parts=("norm",)),
 )
 class RWKV6TimeMix(Recurrent):
     """The time mix of RWKV-6 (Finch), a matrix per head with a data-dependent decay (arXiv:2404.05892).

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Param, Positive, Recurrent, State, StateScope, choice, register
+from archlab import Count, Param, Positive, Recurrent, State, StateScope, TensorPlan, choice, register
 from archlab.components._init import Init, linear
 from archlab.components._token_shift import TokenShift, channel_fraction
 from archlab.components.norm.group import GroupNorm
@@ -37,6 +37,7 @@ MIN_LOG_DECAY = -math.exp(-0.5)  # as in the paper: decays lie between exp(-exp(
         # Multiplies r k^T over a head after the norm, which the sums themselves pass.
         "bonus": Param("vector", tensor="heads", scale={"head_dim": -1.0}),
     },
+    tensor=TensorPlan(counts=("num_heads",), parts=("norm",)),
 )
 class RWKV7TimeMix(Recurrent):
     """The time mix of RWKV-7 (Goose), a matrix per head under a generalized delta rule (arXiv:2503.14456).

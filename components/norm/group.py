@@ -3,12 +3,18 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from archlab import Count, Positive, choice, register
+from archlab import Count, Param, Positive, TensorPlan, choice, register
 
-from ._affine import SCALE_AND_SHIFT, Affine
+from ._affine import Affine
 
 
-@register("norm", "group", search={"num_groups": choice(1, 2, 4, 8, 16)}, params=SCALE_AND_SHIFT)
+@register(
+    "norm",
+    "group",
+    search={"num_groups": choice(1, 2, 4, 8, 16)},
+    params={"weight": Param("vector", tensor="column"), "bias": Param("vector", tensor="column")},
+    tensor=TensorPlan(counts=("num_groups",)),
+)
 class GroupNorm(Affine):
     """Group normalization over contiguous groups of channels (arXiv:1803.08494).
 

@@ -9,7 +9,7 @@ from archlab.ops.dtypes import at_least_float32
 from archlab.ops.timestep_norm import timestep_norm
 
 
-@register("norm", "timestep", search={"num_groups": choice(1, 4, 16, 32)}, params=SCALE_AND_SHIFT)
+@register("norm", "timestep", search={"num_groups": choice(1, 4, 16, 32)}, params=SCALE_AND_SHIFT, carry="associative")
 class TimestepNorm(Recurrent):
     """Group normalization by the statistics of all steps so far, Megalodon section 3.2 (arXiv:2404.08801).
 
@@ -41,6 +41,26 @@ class TimestepNorm(Recurrent):
         mean = self.weight.new_zeros(batch_size, self.num_groups, dtype=torch.float64)
         count = torch.zeros(batch_size, dtype=torch.int64, device=mean.device)
         return {"count": count, "mean": mean, "var": torch.ones_like(mean)}
+
+    def summarize(self, x_BTD: Tensor) -> State:
+        """Return the number of steps of a piece, and their mean and sum of squared distances from it in each group."""
+        x_BTGK = at_least_float32(x_BTD).unflatten(-1, (self.num_groups, -1))
+        var_BG, mean_BG = (part.double() for part in torch.var_mean(x_BTGK, (1, 3), correction=0))
+        count_B1 = torch.full_like(mean_BG[:, :1], x_BTD.shape[1])
+        return {"count": count_B1, "mean": mean_BG, "distance": count_B1 * var_BG}
+
+    def merge(self, earlier: State, later: State) -> State:
+        """Return the statistics of two pieces (Chan, Golub and LeVeque, 1979)."""
+        count_B1, shift_BG = earlier["count"] + later["count"], later["mean"] - earlier["mean"]
+        share_B1 = later["count"] / count_B1
+        between_BG = shift_BG.square() * earlier["count"] * share_B1
+        distance_BG = earlier["distance"] + later["distance"] + between_BG
+        return {"count": count_B1, "mean": earlier["mean"] + share_B1 * shift_BG, "distance": distance_BG}
+
+    def enter(self, summary: State) -> State:
+        """Return the state after the pieces of a summary."""
+        count_B1 = summary["count"]
+        return {"count": count_B1[:, 0].long(), "mean": summary["mean"], "var": summary["distance"] / count_B1}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Normalize each step by the mean and variance of its group up to and including itself."""

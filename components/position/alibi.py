@@ -3,12 +3,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab import Positive, register
+from archlab import Positive, TensorPlan, register
 
 from ._base import Position
 
 
-@register("position", "alibi")
+@register("position", "alibi", tensor=TensorPlan(counts=("num_heads",), first="first_head"))
 class ALiBi(Position):
     """A penalty on scores in proportion to the distance, with a fixed slope per head (arXiv:2108.12409).
 
@@ -21,11 +21,14 @@ class ALiBi(Position):
     def __init__(self, num_heads: int, head_dim: int, *, max_bias: Positive = 8.0) -> None:
         super().__init__()
         self.num_heads, self.max_bias = num_heads, max_bias
+        # Of a rank that has some of the heads, whose slopes depend on how many there are in all.
+        self.first_head, self.total_heads = 0, num_heads
 
     def bias(self, query_BQ: Tensor, key_BS: Tensor) -> Tensor:
         """Return -slope * (query - key)."""
         distance = (query_BQ.unsqueeze(-1) - key_BS.unsqueeze(-2)).float().unsqueeze(1)
-        return -distance * _slopes(self.num_heads, self.max_bias, distance.device).view(-1, 1, 1)
+        slopes = _slopes(self.total_heads, self.max_bias, distance.device)
+        return -distance * slopes[self.first_head : self.first_head + self.num_heads].view(-1, 1, 1)
 
 
 def _slopes(num_heads: int, max_bias: float, device: torch.device) -> Tensor:

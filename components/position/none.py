@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from archlab import register
+from archlab import TensorPlan, register
 
 from ._base import Position
 
 
-@register("position", "none")
+@register("position", "none", tensor=TensorPlan())
 class NoPosition(Position):
     """No position encoding: masks and recurrences alone convey the order."""
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Param, choice, register
+from archlab import Count, Param, TensorPlan, choice, register
 
 from ._base import Position
 
@@ -14,6 +14,7 @@ from ._base import Position
     "relative_bias",
     search={"max_distance": choice(128, 512, 2048)},
     params={"weight": Param("vector", tensor="heads")},
+    tensor=TensorPlan(),
 )
 class RelativeBias(Position):
     """A learned bias of the scores per head and distance, as in Mega (arXiv:2209.10655).

@@ -3,14 +3,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab import Positive, choice, register
+from archlab import Positive, TensorPlan, choice, register
 from archlab.ops.dtypes import at_least_float32
 from archlab.ops.rotary import rotary_cos_sin
 
 from ._base import Position
 
 
-@register("position", "rope", search={"base": choice(1e4, 1e5, 1e6)})
+@register("position", "rope", search={"base": choice(1e4, 1e5, 1e6)}, tensor=TensorPlan())
 class RotaryPosition(Position):
     """Rotation of pairs of features by angles proportional to the position, RoPE (arXiv:2104.09864).
 

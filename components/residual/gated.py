@@ -15,7 +15,7 @@ from ._base import Branch, Residual
     "residual",
     "gated",
     search={"share": choice(0.1, 0.25, 0.5)},
-    params={"*_gate.weight": Param("hidden"), "*_gate.bias": Param("vector")},
+    params={"*_gate.weight": Param("hidden", tensor="row"), "*_gate.bias": Param("vector")},
 )
 class GatedResidual(Residual):
     """Highway connections, which replace a gated share of the input, y = x + g * (branch(x) - x) (arXiv:1505.00387).

@@ -27,7 +27,7 @@ def test_own_options_are_not_handed_on() -> None:
             ["--processes", "2", "parallel.chunk=2", "train.context=31"],
             "parallel.chunk: 2 does not divide train.context",
         ),
-        (["--processes", "2", "parallel.tensor=2"], "parallel.tensor: 2: archlab plans for tensor parallelism"),
+        (["--processes", "2", "parallel.tensor=2"], "parallel.tensor: 2 does not divide num_heads 1 of mixer 'mega'"),
         (["parallel.shard=2"], "parallel: a layout of 2 devices, and this is one process: start 2 of them"),
         (["--max-restarts", "2"], "--max-restarts is of several --processes"),
     ],

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from archlab.config.experiment import load
+from archlab.config.parallel import Layout
+from archlab.ops.split_cross_entropy import split_cross_entropy
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.session import Session
 from archlab.runtime.signals import Stopped
@@ -107,3 +109,18 @@ def run_updates(step: TrainStep) -> dict[str, float]:
     torch.manual_seed(0)
     records = [step() for _ in range(2)]
     return {f"{key} {index}": record[key] for index, record in enumerate(records) for key in ("loss", "grad_norm")}
+
+
+def split_loss(
+    session: Session, x: Tensor, weight: Tensor, targets: Tensor, factor: float
+) -> tuple[float, Tensor, Tensor]:
+    """Return the loss over a vocabulary of which each rank has a part, and this rank's parts of the gradients."""
+    axis = Ranks(Layout(tensor=session.place.count), session).tensor_axis
+    parts = weight.chunk(axis.size)
+    first = sum(map(len, parts[: axis.index]))
+    x, part = x.requires_grad_(), parts[axis.index].clone().requires_grad_()
+    loss = split_cross_entropy(x, part, targets, first, axis.group)
+    (loss * factor / axis.size).backward()
+    assert x.grad is not None
+    assert part.grad is not None
+    return loss.item(), x.grad, part.grad

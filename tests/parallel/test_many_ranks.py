@@ -7,21 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Tiny
-from rank_runs import run_updates, train_in_ranks, two_updates
+from rank_runs import run_updates, split_loss, train_in_ranks, two_updates
 from run_helpers import curve
+from torch import nn
 
 from archlab.config.experiment import load
 from archlab.config.yaml_files import shipped_files
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.build import validate
+from archlab.ops.linear_cross_entropy import linear_cross_entropy_reference
+from archlab.parallel.division import DoesNotDivide, plan_division
 from archlab.testing.rank_pool import rank_pool
 from archlab.training.step import TrainStep
 from archlab.training.trainer import train
 
 pytestmark = pytest.mark.services
 # Six sequences an update, in three micro-batches; without dropout, which ranks draw on their own.
-SAME = ["model.layers[0].dropout=0", "train.accumulate=3", "train.clip=0.5", "train.steps=6", "train.eval_tokens=160"]
+SAME = [
+    "model.layers[0].dropout=0",
+    "model.layers[0].mixer.num_heads=2",
+    "train.accumulate=3",
+    "train.clip=0.5",
+    "train.steps=6",
+    "train.eval_tokens=160",
+]
 CLOSE = 2e-6
 
 
@@ -48,7 +59,18 @@ def assert_same_curve(actual: list[dict[str, Any]], expected: list[dict[str, Any
         assert record == pytest.approx(other, rel=CLOSE)
 
 
-@pytest.mark.parametrize("axes", [{"replicate": 2}, {"shard": 2}, {"chunk": 2}, {"shard": 2, "chunk": 2}], ids="-".join)
+LAYOUTS = [
+    {"replicate": 2},
+    {"shard": 2},
+    {"chunk": 2},
+    {"tensor": 2},
+    {"shard": 2, "chunk": 2},
+    {"shard": 2, "tensor": 2},
+    {"chunk": 2, "tensor": 2},
+]
+
+
+@pytest.mark.parametrize("axes", LAYOUTS, ids="-".join)
 def test_any_layout_gives_the_curve_of_one_process(
     axes: dict[str, int], tiny_file: Path, tmp_path: Path, alone: list[dict[str, Any]]
 ) -> None:
@@ -64,7 +86,7 @@ def test_a_run_goes_on_in_other_layouts(
     run, pool = tmp_path / "run", rank_pool()
     stop = {"fail": "interrupt"}
     assert "saved at step 4" in pool.run(2, train_in_ranks, tiny_file, [*SAME, *layout(shard=2)], run, stop)[0]
-    resumed = pool.run(4, train_in_ranks, tiny_file, [*SAME, *layout(shard=2, chunk=2)], run, {"resume": True})
+    resumed = pool.run(4, train_in_ranks, tiny_file, [*SAME, *layout(chunk=2, tensor=2)], run, {"resume": True})
     assert resumed == ["done"] * 4
     assert_same_curve(curve(run), alone)
     train(tiny(*SAME), run, resume=True)
@@ -100,9 +122,31 @@ def test_every_small_experiment_divides(name: str) -> None:
     model = validate(experiment)
     task = experiment.task.factory()()
     streams = is_causal(model) and not is_per_sample(model) and task.vocab_size is not None
-    axes = {"shard": 2, "chunk": 2} if streams and experiment.train.context % 2 == 0 else {"shard": 2}
-    count = 4 if len(axes) > 1 else 2
-    actual = rank_pool().run(count, two_updates, name, SMALL + layout(**axes))
+    axes = [{"shard": 2, "tensor": 2} if divides(model, 2) else {"shard": 2}]
+    axes += [{"chunk": 2}] if streams and experiment.train.context % 2 == 0 else []
     expected = run_updates(TrainStep(experiment))
-    for record in actual:
-        assert record == pytest.approx(expected, rel=1e-4), json.dumps(axes)
+    for sizes in axes:
+        for record in rank_pool().run(2 * len(sizes), two_updates, name, SMALL + layout(**sizes)):
+            assert record == pytest.approx(expected, rel=1e-4), json.dumps(sizes)
+
+
+def divides(model: nn.Module, size: int) -> bool:
+    try:
+        return bool(plan_division(model, size).axes)
+    except DoesNotDivide:
+        return False
+
+
+def test_a_loss_over_a_divided_vocabulary_is_that_of_all_of_it() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, weight = (torch.randn(rows, 5, generator=generator, dtype=torch.float64) for rows in (300, 11))
+    targets = torch.randint(11, (300,), generator=generator)
+    targets[::7] = -100
+    x.requires_grad_()
+    weight.requires_grad_()
+    loss = linear_cross_entropy_reference(x, weight, targets)
+    (0.3 * loss).backward()
+    ranks = rank_pool().run(4, split_loss, x.detach(), weight.detach(), targets, 0.3)
+    assert all(own == pytest.approx(loss.item(), rel=1e-12) for own, _, _ in ranks)
+    torch.testing.assert_close(sum(dx for _, dx, _ in ranks), x.grad)
+    torch.testing.assert_close(torch.cat([dweight for _, _, dweight in ranks]), weight.grad)

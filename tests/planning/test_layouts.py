@@ -21,23 +21,29 @@ WEIGHTS = 28 * GB  # of 7 G parameters
 class FakeWorkload:
     """A model of 7 G parameters: 2 GB of casts, and 5 GB of activations for each sequence."""
 
-    def at(self, sequences: int) -> StepTrace:
-        activations = 2 * GB + 5 * GB * sequences
+    def divides(self, tensor: int) -> bool:
+        return tensor <= 4
+
+    def at(self, sequences: int, tensor: int = 1) -> StepTrace:
+        """Half of the activations and a tenth of the weights are not divided."""
+        weights = WEIGHTS * (tensor + 9) // (10 * tensor)
+        activations = (2 * GB + 5 * GB * sequences) * (tensor + 1) // (2 * tensor)
         ops = (
-            OpCost("aten.mm", "forward", torch.bfloat16, 1, 10**14 * sequences, GB),
-            OpCost("adamw", "optimizer", torch.float32, 1, 0, 7 * WEIGHTS),
+            OpCost("aten.mm", "forward", torch.bfloat16, 1, 10**14 * sequences // tensor, GB),
+            OpCost("archlab.rank_reduce", "forward", torch.bfloat16, 64, 0, 10 * GB * (tensor > 1)),
+            OpCost("adamw", "optimizer", torch.float32, 1, 0, 7 * weights),
         )
         return StepTrace(
             ops=ops,
             params_by_part={"all": 7 * GB},
             params=7 * GB,
             params_non_embedding=7 * GB,
-            weight_bytes=WEIGHTS,
-            gradient_bytes=WEIGHTS,
-            optimizer_bytes=2 * WEIGHTS,
+            weight_bytes=weights,
+            gradient_bytes=weights,
+            optimizer_bytes=2 * weights,
             activation_bytes=activations,
-            largest_block_bytes=GB,
-            peak_bytes=4 * WEIGHTS + activations,
+            largest_block_bytes=GB // tensor,
+            peak_bytes=4 * weights + activations,
             tokens=4096 * sequences,
             flops_per_token=3 * 10**10,
             recomputed_flops_per_token=0,
@@ -50,7 +56,7 @@ class FakeWorkload:
 def setting(device: str = "a100-80g", batch_size: int = 2, accumulate: int = 16, **options: Any) -> Setting:
     train = [f"train.batch_size={batch_size}", f"train.accumulate={accumulate}", "train.context=4096"]
     experiment: Experiment = load("megalodon_tiny", [*train, "train.precision=bfloat16"])
-    values = {"compiled": True, "can_chunk": True, "blocks": 32, "width": 4096, **options}
+    values = {"compiled": True, "can_chunk": True, **options}
     return Setting(experiment, cast(Workload, FakeWorkload()), load_device(device), **values)
 
 
@@ -60,14 +66,15 @@ def test_every_layout_multiplies_to_the_devices_and_divides_sequences_and_contex
     for layout in layouts:
         assert layout.devices == 64
         assert 32 % layout.data == 0
-        assert layout.tensor <= 8
+        assert layout.tensor <= 4
         require_divisible(setting(), layout)
 
 
 def test_weights_gradients_and_moments_are_divided_and_activations_by_what_divides_a_sequence() -> None:
     memory = shard_step(setting(), Layout(shard=8, tensor=2, chunk=2)).memory
-    assert (memory.weights, memory.gradients, memory.optimizer) == (WEIGHTS // 16, WEIGHTS // 16, WEIGHTS // 8)
-    assert memory.activations == 10 * GB // 4  # two sequences, and no casts of blocks that are gathered again
+    own = WEIGHTS * 11 // 20
+    assert (memory.weights, memory.gradients, memory.optimizer) == (own // 8, own // 8, own // 4)
+    assert memory.activations == 10 * GB * 3 // 8  # two sequences, and no casts of blocks that are gathered again
     assert memory.gathered == GB  # two blocks in bfloat16 and the gradients of one, halved by the axis tensor
     assert memory.communication > 0
     assert memory.total == sum((memory.weights, memory.gradients, memory.optimizer, memory.activations)) + GB + round(
@@ -131,3 +138,11 @@ def test_waiting_for_links_is_what_computing_does_not_hide() -> None:
     layout = Layout(shard=16)
     assert shard_step(slow, layout).time.communication > 10 * shard_step(fast, layout).time.communication
     assert shard_step(fast, Layout()).time.communication == 0
+
+
+def test_the_tensor_axis_waits_for_sums_of_activations_and_of_the_gradients_that_all_have() -> None:
+    work, layout = setting(), Layout(tensor=2)
+    seconds, links = shard_step(work, layout).time, Links(layout, work.device)
+    waiting = 16 * links.reduce_seconds("tensor", 5 * GB) + links.reduce_seconds("tensor", WEIGHTS / 10)
+    assert seconds.communication == pytest.approx(waiting)
+    assert seconds.compute == pytest.approx(shard_step(work, Layout()).time.compute / 2)

@@ -1,0 +1,82 @@
+"""What components summarize of a piece of a sequence, merged, is the state after the pieces."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archlab import ArchlabError, register
+from archlab.components.attention._shape import AttentionShape
+from archlab.components.attention.softmax import SoftmaxAttention
+from archlab.components.ema.cema import ComplexEMA
+from archlab.components.ema.ema import DampedEMA
+from archlab.components.ema.s4d import DiagonalStateSpace
+from archlab.components.ema.short_conv import ShortConvolution
+from archlab.components.norm.timestep import TimestepNorm
+from archlab.components.position.rope import RotaryPosition
+from archlab.config.registry import components
+from archlab.parallel.carry import can_carry
+from archlab.testing import ComponentCase
+
+LAYERS = {
+    "ema": lambda: DampedEMA(6, num_dims=3),
+    "cema": lambda: ComplexEMA(6, num_dims=3),
+    "s4d": lambda: DiagonalStateSpace(6, num_dims=3),
+    "short_conv": lambda: ShortConvolution(6, kernel_size=4),
+    "long_conv": lambda: ShortConvolution(6, kernel_size=12),
+    "one_tap": lambda: ShortConvolution(6, kernel_size=1),
+    "timestep": lambda: TimestepNorm(6, num_groups=2),
+}
+WINDOWS = [("full", 24), ("sliding", 3), ("sliding", 9), ("chunk", 3), ("chunk", 4), ("chunk", 10)]
+PIECES, STEPS = 4, 6
+
+
+def assert_pieces_merge(layer: Any, *inputs: Tensor) -> None:
+    whole, _ = layer(*inputs)
+    pieces = list(zip(*(x.split(STEPS, 1) for x in inputs), strict=True))
+    summaries, state = [layer.summarize(*piece) for piece in pieces], None
+    for index, (piece, expected) in enumerate(zip(pieces, whole.split(STEPS, 1), strict=True)):
+        if index and summaries[0]:
+            merged = summaries[0]
+            for later in summaries[1:index]:
+                merged = layer.merge(merged, later)
+            state = layer.enter(merged)
+            assert state.keys() == layer.init_state(len(piece[0])).keys()
+        actual, _ = layer(*piece, state)
+        torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_enters_the_state_after_earlier_pieces(name: str) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[name]().double()
+    assert_pieces_merge(layer, torch.randn(2, PIECES * STEPS, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("window", "size"), WINDOWS)
+def test_attention_enters_the_keys_of_earlier_pieces(window: Any, size: int) -> None:
+    torch.manual_seed(0)
+    shape = AttentionShape(4, 2, 6, 3, scale=0.4)
+    layer = SoftmaxAttention(shape, RotaryPosition(4, 6), window=window, window_size=size).double()
+    sizes = ((4, 6), (2, 6), (2, 3))
+    assert_pieces_merge(layer, *(torch.randn(2, PIECES * STEPS, *size, dtype=torch.float64) for size in sizes))
+
+
+def test_chunks_that_end_with_the_pieces_exchange_nothing() -> None:
+    shape = AttentionShape(1, 1, 2, 2, scale=1.0)
+    layer = SoftmaxAttention(shape, RotaryPosition(1, 2), window="chunk", window_size=3)
+    assert layer.summarize(*(torch.zeros(1, STEPS, 1, 2) for _ in range(3))) == {}
+
+
+def test_a_model_is_carried_if_all_of_its_state_is() -> None:
+    assert can_carry(ComponentCase("mixer", "megalodon", {"norm": {"type": "timestep", "num_groups": 4}}).build())
+    assert not can_carry(ComponentCase("mixer", "gla").build())
+    for component in components():
+        if component.carry == "associative":
+            assert all(hasattr(component.cls, name) for name in ("summarize", "merge", "enter")), component.name
+
+
+def test_a_carry_that_there_is_none_of_is_refused() -> None:
+    with pytest.raises(ArchlabError, match="carry='associated' is not one of relay, associative"):
+        register("ema", "wrong_carry", carry="associated")(nn.Module)  # type: ignore[arg-type]
