@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,18 +68,19 @@ def measure(num_tokens: int, compile: bool) -> Iterator[tuple[int, float, float]
 
 
 def main() -> None:
-    """Generate as many tokens as the command line says, and print both slopes."""
+    """Generate as many tokens as the command line says, or until Ctrl-C, and print both slopes."""
     numbers = [argument for argument in sys.argv[1:] if argument != "--eager"]
     num_tokens, compile = int(numbers[0]) if numbers else TOKENS, "--eager" not in sys.argv
     console = Console(width=110)
-    points = []
-    for point in measure(num_tokens, compile):
-        points.append(point)
-        if len(points) % (POINTS // 10) == 0:
-            console.print(f"{point[0]:>9,} tokens: {point[1]:7.1f} us a token, {point[2]:7.1f} MB")
+    points: list[tuple[int, float, float]] = []
+    with suppress(KeyboardInterrupt):
+        for point in measure(num_tokens, compile):
+            points.append(point)
+            if len(points) % (POINTS // 10) == 0:
+                console.print(f"{point[0]:>9,} tokens: {point[1]:7.1f} us a token, {point[2]:7.1f} MB")
     tokens, microseconds, megabytes = np.array(points).T
     how = "compiled" if compile else "eager"
-    title = f"{num_tokens:,} tokens of megalodon_tiny, {how}, {torch.get_num_threads()} threads"
+    title = f"{points[-1][0]:,} tokens of megalodon_tiny, {how}, {torch.get_num_threads()} threads"
     table = Table("what", "mean", "within a million tokens", "", title=title, box=None, title_justify="left")
     for what, values in (("us a token", microseconds), ("resident MB", megabytes)):
         line = fit(tokens, values)

@@ -16,7 +16,7 @@ from archlab.modeling.build import device_of
 from archlab.modeling.state import RESERVED, State, init_state, reserve_state
 
 # Long enough for the speed of one call on the whole prompt, short enough for its activations to stay in few megabytes.
-CHUNK = 2048
+CHUNK = 4096
 
 
 class TokenStream:

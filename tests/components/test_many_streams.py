@@ -84,6 +84,7 @@ def sizes_of(model: nn.Module, state: State) -> dict[str, int]:
     return {"state": state_bytes(state), "held": held, "allocated": sys.getallocatedblocks()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", CASES, ids="-".join)
 @torch.no_grad()
 def test_nothing_grows_with_the_length_of_a_stream(part: tuple[str, str]) -> None:
