@@ -84,7 +84,7 @@ def main() -> None:
     table = Table("what", "mean", "within a million tokens", "", title=title, box=None, title_justify="left")
     for what, values in (("us a token", microseconds), ("resident MB", megabytes)):
         line = fit(tokens, values)
-        grows = "constant" if line.is_zero else "changes"
+        grows = "no trend" if line.is_zero else "a trend"
         table.add_row(what, f"{line.mean:,.1f}", f"{line.per_million:+.2f} ± {line.error:.2f}", grows)
     console.print(table)
 
