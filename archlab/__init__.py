@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         export,
         fit,
         generate,
+        generate_batch,
+        generate_tokens,
         import_checkpoint,
         load,
         load_model,
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from archlab.data.task import Task
     from archlab.errors import ArchlabError, ConfigError, MachineError, TrainingError, did_you_mean, one_line
     from archlab.inference.evaluate import EvalResult
+    from archlab.inference.generation import GeneratedToken, Generation, Prompt
     from archlab.modeling.backbone import Backbone, is_causal
     from archlab.modeling.cost import Cost
     from archlab.modeling.state import (
@@ -101,8 +104,8 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate export fit generate import_checkpoint load load_model migrate plan "
-    "prepare prepare_corpus report run_ladder search show train watch",
+    "archlab.api": "check evaluate export fit generate generate_batch generate_tokens import_checkpoint load "
+    "load_model migrate plan prepare prepare_corpus report run_ladder search show train watch",
     "archlab.cli.ladder_progress": "LadderProgressBar",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
@@ -120,6 +123,7 @@ _MODULES = {
     "archlab.data.task": "Task",
     "archlab.errors": "ArchlabError ConfigError MachineError TrainingError did_you_mean one_line",
     "archlab.inference.evaluate": "EvalResult",
+    "archlab.inference.generation": "GeneratedToken Generation Prompt",
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
     "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
@@ -157,6 +161,8 @@ __all__ = [
     "Factory",
     "Fit",
     "Fraction",
+    "GeneratedToken",
+    "Generation",
     "Heads",
     "Index",
     "LadderCallback",
@@ -172,6 +178,7 @@ __all__ = [
     "PreparedCorpus",
     "Progress",
     "ProgressBar",
+    "Prompt",
     "Range",
     "Recurrent",
     "SearchCallback",
@@ -196,6 +203,8 @@ __all__ = [
     "export",
     "fit",
     "generate",
+    "generate_batch",
+    "generate_tokens",
     "import_checkpoint",
     "init_state",
     "interop",

@@ -8,7 +8,17 @@ import click
 
 from archlab import __version__
 from archlab.cli.boundary import run
-from archlab.cli.commands import components, experiments, fit, machine, models, planning, preparing, watching
+from archlab.cli.commands import (
+    components,
+    experiments,
+    fit,
+    generating,
+    machine,
+    models,
+    planning,
+    preparing,
+    watching,
+)
 from archlab.cli.group import SuggestingGroup
 from archlab.runtime.process import configure_process
 
@@ -27,7 +37,7 @@ def cli() -> None:
     """
 
 
-for module in (experiments, preparing, watching, planning, fit, models, components, machine):
+for module in (experiments, preparing, watching, planning, fit, models, generating, components, machine):
     for command in module.COMMANDS:
         cli.add_command(command)
 

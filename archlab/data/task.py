@@ -152,8 +152,12 @@ class Task(Protocol):
         """Return the tokens of a text; raise ArchlabError if the task has no text."""
         raise ArchlabError("this task has no text to continue; its inputs are numbers or synthetic tokens")
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """Return the tokens of a text that goes on after others, by default those of the text alone."""
+        return self.encode(text)
+
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Yield the text that each token adds; raise ArchlabError if the task has no text."""
+        """Yield the text that each token adds, one piece a token; raise ArchlabError if the task has no text."""
         raise ArchlabError("this task has no text to decode; its inputs are numbers or synthetic tokens")
 
     def decode_continuation(self, prompt: Sequence[int], tokens: Iterable[int]) -> Iterator[str]:

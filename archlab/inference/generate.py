@@ -1,6 +1,6 @@
 """Autoregressive sampling from a model.
 
-T time, V vocabulary.
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, show_value
-from archlab.inference.decoder import Decoder
-from archlab.modeling.build import device_of, eval_mode
-from archlab.modeling.state import State
+from archlab.inference.token_stream import TokenStream
+from archlab.modeling.build import eval_mode
 from archlab.runtime.toolchain import has_cpp_compiler
 
 # For fewer new tokens than these, compiling the decoder takes longer than it saves.
@@ -62,6 +61,36 @@ class Sampler:
         return torch.zeros_like(probabilities).scatter(0, tokens, ordered)
 
 
+class TokenGenerator:
+    """Reads tokens, then samples one token after another, each of which it reads when the next is asked for.
+
+    `logits_V` are those after what the stream has read so far. `last_logits_V` are those that a token was sampled from.
+    """
+
+    last_logits_V: Tensor
+
+    def __init__(
+        self, stream: TokenStream, sampler: Sampler, tokens: Sequence[int], logits_V: Tensor | None = None
+    ) -> None:
+        self.stream, self.sampler = stream, sampler
+        self._unread, self._logits_V = list(tokens), logits_V
+
+    def logits(self) -> Tensor:
+        """Return the logits [V] after every token so far."""
+        if self._unread:
+            self._logits_V = self.stream.read(self._unread)
+            self._unread = []
+        assert self._logits_V is not None, "there is no token to continue"
+        return self._logits_V
+
+    def __call__(self) -> int:
+        """Return the next token."""
+        self.last_logits_V = self.logits()
+        token = self.sampler(self.last_logits_V)
+        self._unread = [token]
+        return token
+
+
 def generate(
     model: nn.Module,
     tokens: Sequence[int],
@@ -73,7 +102,7 @@ def generate(
     seed: int = 0,
     compile: bool | None = None,
 ) -> Iterator[int]:
-    """Prefill the prompt in one call, then yield new tokens, decoded one at a time.
+    """Prefill the prompt, then yield new tokens, decoded one at a time.
 
     `compile` compiles the decoding; by default from COMPILE_MIN_TOKENS new tokens on. Raises ArchlabError at once, not
     at the first token, for an empty prompt or a setting out of range.
@@ -82,36 +111,19 @@ def generate(
         raise ArchlabError("the prompt is empty: the model needs at least one token to continue")
     if max_new_tokens < 0:
         raise ArchlabError(f"max_new_tokens {max_new_tokens} is below 0")
+    stream = TokenStream(model, compiled_room(len(tokens), max_new_tokens, compile))
+    generator = TokenGenerator(stream, Sampler(temperature, top_k, top_p, seed), tokens)
+    return _generate(model, generator, max_new_tokens)
+
+
+def compiled_room(num_read: int, max_new_tokens: int, compile: bool | None) -> int | None:
+    """Return how many tokens a compiled decoder needs room for, or None where decoding is not compiled."""
     compiled = max_new_tokens >= COMPILE_MIN_TOKENS and has_cpp_compiler() if compile is None else compile
-    return _generate(model, list(tokens), max_new_tokens, Sampler(temperature, top_k, top_p, seed), compiled)
-
-
-@torch.no_grad()
-def _generate(
-    model: nn.Module, tokens: list[int], max_new_tokens: int, sampler: Sampler, compiled: bool
-) -> Iterator[int]:
     # Powers of two, so that streams of different lengths share compiled decoders.
-    room = 2 ** (len(tokens) + max_new_tokens - 1).bit_length() if compiled else None
-    stream, device = _TokenStream(model, room), device_of(model)
+    return 2 ** (num_read + max_new_tokens - 1).bit_length() if compiled else None
+
+
+def _generate(model: nn.Module, generator: TokenGenerator, max_new_tokens: int) -> Iterator[int]:
     with eval_mode(model):
         for _ in range(max_new_tokens):
-            logits_1TV = stream(torch.tensor([tokens], device=device))
-            tokens = [sampler(logits_1TV[0, -1])]
-            yield tokens[0]
-
-
-class _TokenStream:
-    """Calls a model on successive tokens of a stream, then with a decoder compiled for `room` tokens, if any."""
-
-    def __init__(self, model: nn.Module, room: int | None) -> None:
-        self.model, self.room = model, room
-        self.state: State | None = None
-        self.decoder: Decoder | None = None
-
-    def __call__(self, tokens_1T: Tensor) -> Tensor:
-        if self.decoder is not None:
-            return self.decoder(tokens_1T)
-        logits_1TV, self.state = self.model(tokens_1T, self.state)
-        if self.room is not None:
-            self.decoder = Decoder(self.model, self.state, self.room)
-        return logits_1TV
+            yield generator()

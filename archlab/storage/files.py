@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from archlab.errors import ArchlabError
 from archlab.runtime.fsync import fsync_path
@@ -27,11 +28,18 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically: a reader finds the old content or the new."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write that takes the place of `path` at the end of the block, or is deleted if that raises."""
     path = path.resolve()
     partial = _partial_path(path)
     try:
         with partial.open("xb") as file:
-            file.write(data)
+            yield file
         fsync_path(partial)  # before the rename: a file system may otherwise make the name durable and not the content
         partial.replace(path)
     finally:

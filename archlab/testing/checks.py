@@ -35,6 +35,7 @@ STEPS = (
     1e-7,
 )  # of finite differences: a large step is too coarse for steep functions, a small one too noisy for flat ones
 CALLS = (TOKENS, 1, 2)
+ROW_LENGTHS = (3, 8)  # of the rows of a batch
 CHUNK_SIZES = ([TOKENS], [1] * TOKENS, [4, 8, 1])
 
 
@@ -129,6 +130,27 @@ def can_save_state(case: ComponentCase) -> None:
     require_close(restored, expected, 0.0, "outputs after a saved state")
 
 
+@torch.no_grad()
+def rows_are_independent(case: ComponentCase) -> None:
+    """Rows of a batch that have read different numbers of tokens give what each gives alone, as prompts in a batch."""
+    model = case.build()
+    if not is_stream(case, model):
+        return
+    streams = [row_T[None] for row_T in case.example_inputs()]
+    states = [
+        reserve_state(model, model(stream[:, :length])[1], TOKENS)
+        for stream, length in zip(streams, ROW_LENGTHS, strict=True)
+    ]
+    state = {name: torch.cat([each[name] for each in states]) for name in states[0]}
+    for step in range(TOKENS - max(ROW_LENGTHS)):
+        tokens = (stream[:, length + step] for stream, length in zip(streams, ROW_LENGTHS, strict=True))
+        y, state = model(torch.stack([*tokens]), state)
+        for row, (stream, length) in enumerate(zip(streams, ROW_LENGTHS, strict=True)):
+            expected, _ = model(stream[:, : length + step + 1])
+            name = f"outputs of a row after {length + step} tokens, beside one of another length,"
+            require_close(y[row, -1], expected[0, -1], 1e-10, name)
+
+
 def has_all_gradients(case: ComponentCase) -> None:
     """Every parameter has a finite, nonzero gradient, and an optimizer step lowers the loss."""
     model = case.build(torch.float32)
@@ -221,4 +243,4 @@ def bfloat16_is_close(case: ComponentCase) -> None:
 def default_checks() -> Iterator[Callable[[ComponentCase], None]]:
     """Yield the checks that need one model alone, and no variation of its knobs."""
     yield from (is_causal, chunked_equals_whole, chunked_equals_whole_in_float32, has_fixed_size_state, can_save_state)
-    yield from (has_all_gradients, has_exact_gradients, compiles, bfloat16_is_close)
+    yield from (rows_are_independent, has_all_gradients, has_exact_gradients, compiles, bfloat16_is_close)

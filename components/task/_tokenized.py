@@ -41,6 +41,10 @@ class TokenizedTask(Task):
             _log.warning("the tokenizer loses part of %r, as %s", text, lost.example)
         return tokens
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """Return the tokens of a text that goes on after others: without those that precede every text."""
+        return self.encode(text)[len(self.tokenizer.prefix) :]
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""
         return self.tokenizer.decode(tokens)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from fake_model import Bigram
+from torch import nn
 
 from archlab import ArchlabError
 from archlab.inference.generate import Sampler, generate
@@ -19,6 +20,23 @@ def test_greedy_follows_the_likeliest_tokens() -> None:
     model = Bigram(CYCLE)
     assert list(generate(model, [3, 1], max_new_tokens=6, temperature=0)) == [2, 3, 4, 0, 1, 2]
     assert model.calls == [2, 1, 1, 1, 1, 1]
+
+
+def test_a_long_prompt_is_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archlab.inference.token_stream.CHUNK", 3)
+    model = Bigram(CYCLE)
+    assert list(generate(model, [3, 1, 0, 4, 2, 1, 2], max_new_tokens=2, temperature=0)) == [3, 4]
+    assert model.calls == [3, 3, 1, 1]
+
+
+def test_the_head_reads_the_last_token_of_a_prompt_alone() -> None:
+    model = Bigram(CYCLE)
+    model.features = lambda tokens, state: (model.table[tokens], state or {})  # type: ignore[assignment]
+    model.head = nn.Identity()
+    widths: list[int] = []
+    model.head.register_forward_hook(lambda _, inputs, output: widths.append(inputs[0].shape[1]))
+    assert list(generate(model, [3, 1, 0], max_new_tokens=2, temperature=0)) == [1, 2]
+    assert widths == [1, 1]
 
 
 def test_nothing_is_computed_for_no_tokens() -> None:

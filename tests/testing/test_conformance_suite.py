@@ -93,6 +93,19 @@ class Views(Last):
         return y, {"last": torch.cat((x[:, -1], x[:, -1]))[: len(x)]}
 
 
+class Alike(Last):
+    """Takes all rows for where the first one is."""
+
+    def init_state(self, batch_size: int) -> State:
+        return super().init_state(batch_size) | {"count": torch.zeros(batch_size, dtype=torch.int64)}
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, new = super().forward(x, state)
+        count = (state or self.init_state(len(x)))["count"]
+        place = count[:1, None, None] + torch.arange(x.shape[1])[:, None]
+        return y * (1 + place), new | {"count": count + x.shape[1]}
+
+
 class Padded(Last):
     """Allocates for its limit, whatever it reads."""
 
@@ -153,6 +166,7 @@ class DeadKnob(Last):
         (Forgets, "chunked_equals_whole", "outputs of calls of [1, 1"),
         (Grows, "has_fixed_size_state", "the state changes from"),
         (Views, "has_fixed_size_state", "is a view of a larger one"),
+        (Alike, "rows_are_independent", "outputs of a row after 8 tokens, beside one of another length"),
         (Padded, "allocates_what_it_reads", "bytes instead of"),
         (Unused, "has_all_gradients", "unused.weight has no gradient"),
         (WrongGradient, "has_exact_gradients", "the slope of the loss"),

@@ -1,18 +1,15 @@
-"""Commands on trained models: export, generate, eval, report, import, migrate."""
+"""Commands on trained models: export, eval, report, import, migrate."""
 
 from __future__ import annotations
 
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
 from archlab import api
-from archlab.cli.escaping import write_data
 from archlab.cli.options import FOLDER, FORCE, OVERRIDES, TRUST_PLUGINS
-from archlab.cli.streams import decode_argument
 from archlab.reporting.format import format_metrics
 from archlab.text import shell_path
 
@@ -47,40 +44,6 @@ def export(
     names = [name for each in to for name in each.split(",") if name]
     path = api.export(folder, out, to=names, trial=trial, top=top, pareto=pareto, force=force, tell=click.echo)
     click.echo(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
-
-
-@click.command()
-@click.argument("folder", type=FOLDER)
-@click.option("--prompt", required=True, help="Continue this text.")
-@click.option("--tokens", default=200, show_default=True, type=click.IntRange(min=0), help="Generate this many tokens.")
-@click.option(
-    "--temperature",
-    default=0.8,
-    show_default=True,
-    type=float,
-    help="Divide the logits by this; 0 takes the most likely token.",
-)
-@click.option("--top-k", type=int, help="Sample among this many most likely tokens.")
-@click.option("--top-p", type=float, help="Sample among the most likely tokens that together have this probability.")
-@click.option("--seed", default=0, show_default=True, type=int, help="Seed the random numbers.")
-@click.option(
-    "--compile/--no-compile",
-    "compile",
-    default=None,
-    help="Compile the model; the default is to compile for 10,000 tokens or more.",
-)
-@TRUST_PLUGINS
-def generate(folder: Path, prompt: str, tokens: int, **sampling: Any) -> None:
-    """Continue a text with a trained model.
-
-    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial.
-    """
-    prompt = decode_argument(prompt)
-    pieces = api.generate(folder, prompt, max_new_tokens=tokens, **sampling)
-    write_data(prompt)
-    for piece in pieces:
-        write_data(piece)
-    click.echo()
 
 
 @click.command("import")
@@ -161,4 +124,4 @@ def migrate(folder: Path) -> None:
     click.echo("\n".join(changes) if changes else f"{folder}: nothing to do")
 
 
-COMMANDS = (export, generate, import_, eval_, report, migrate)
+COMMANDS = (export, import_, eval_, report, migrate)
