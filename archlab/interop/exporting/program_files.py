@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -73,7 +74,7 @@ def render_calls(model: ExportedModel, template: str, module: str) -> str:
     first = head.partition("from __future__ import annotations\n")
     head = f"{first[0]}{first[1]}\n{_IMPORTS}{first[2].lstrip()}"
     own = calls.partition("\nFORMAT = ")
-    body = body.replace(_CALLS, "").replace(_LOAD, "").replace("\n\n\n\n", "\n\n\n")
+    body = re.sub(r"\n{4,}", "\n\n\n", body.replace(_CALLS, "").replace(_LOAD, ""))
     return f"{head.rstrip()}\nfrom pathlib import Path\n{body}\n\nFORMAT = {own[2]}"
 
 
