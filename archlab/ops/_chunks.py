@@ -18,12 +18,16 @@ CHUNK = 64  # the usual size of linear attention's chunks: products of 64 x 64 a
 
 def chunk_size(num_tokens: int) -> int:
     """Return the steps of a chunk: a power of two, as `decayed_scores` halves it, and at most CHUNK."""
+    if isinstance(num_tokens, torch.SymInt):  # a program is traced for any number
+        return CHUNK
     return min(CHUNK, 1 << (num_tokens - 1).bit_length())
 
 
 def split_chunks(x_BTHK: Tensor, size: int) -> Tensor:
     """Split time into chunks [B, H, M, size, K], the last one padded with zeros."""
-    padded = F.pad(x_BTHK, (0, 0, 0, 0, 0, -x_BTHK.shape[1] % size))
+    T = x_BTHK.shape[1]
+    # Without a modulus where there is one chunk: its size is then known where T is not, in a program that is traced.
+    padded = F.pad(x_BTHK, (0, 0, 0, 0, 0, size - T if size >= T else -T % size))
     return padded.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4).contiguous()
 
 

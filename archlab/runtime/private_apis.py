@@ -166,6 +166,30 @@ def load_aot_library(library: Path) -> AOTRunner:
     return torch._C._aoti.AOTIModelContainerRunnerCpu(str(library), 1)
 
 
+def compile_package(program: Any, package: Path, options: dict[str, Any]) -> None:
+    """Compile a program of torch.export to a package of AOTInductor."""
+    # Documented under this name, in a module whose own begins with an underscore (torch 2.13).
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # copies a tree through an API that torch 2.13 deprecates
+        torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=options)
+
+
+def load_package(package: str) -> Callable[..., Any]:
+    """Load a package of AOTInductor."""
+    # As above; compiled exports take this function along (torch 2.13).
+    return torch._inductor.aoti_load_package(package)
+
+
+def op_namespace(target: object) -> str | None:
+    """Return the namespace of an operator, such as aten, or None for a function that is no operator."""
+    # The public torch.ops makes them, and has no type for them (torch 2.13).
+    from torch._ops import OperatorBase, OpOverload
+
+    if isinstance(target, OpOverload):
+        return target.namespace
+    return "higher_order" if isinstance(target, OperatorBase) else None
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an allocation failed, on a GPU or on the CPU."""
     # torch's allocator for the CPU raises a bare RuntimeError (torch 2.13).

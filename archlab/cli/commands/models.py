@@ -18,11 +18,16 @@ from archlab.text import shell_path
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="Write the export to this directory.")
 @click.option(
-    "--to", "to", multiple=True, metavar="FORMAT", help="Write this format: standalone, transformers or native."
+    "--to",
+    "to",
+    multiple=True,
+    metavar="FORMAT",
+    help="Write this format: standalone, transformers, native, pt2 or onnx.",
 )
 @click.option("--trial", type=click.IntRange(min=0), help="Export this trial of a search.")
 @click.option("--top", type=click.IntRange(min=1), help="Export the best so many trials of a search.")
 @click.option("--pareto", is_flag=True, help="Export the trials of the Pareto front of a search.")
+@click.option("--portable", is_flag=True, help="Compile pt2 for every processor with AVX2, not for this one.")
 @FORCE
 @TRUST_PLUGINS
 def export(
@@ -32,6 +37,7 @@ def export(
     trial: int | None,
     top: int | None,
     pareto: bool,
+    portable: bool,
     force: bool,
 ) -> None:
     """Write a trained model as a directory that works without archlab.
@@ -42,7 +48,10 @@ def export(
     if sum((trial is not None, top is not None, pareto)) > 1:
         raise click.UsageError("--trial, --top and --pareto choose trials in different ways; give one of them")
     names = [name for each in to for name in each.split(",") if name]
-    path = api.export(folder, out, to=names, trial=trial, top=top, pareto=pareto, force=force, tell=click.echo)
+    options = {"portable": True} if portable else {}
+    path = api.export(
+        folder, out, to=names, trial=trial, top=top, pareto=pareto, force=force, options=options, tell=click.echo
+    )
     click.echo(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
 
 

@@ -4,6 +4,7 @@ python _prove.py LOADER FOLDER INPUTS OUTPUTS; it is run as a file, and so impor
 """
 
 import sys
+from collections.abc import Mapping
 
 
 class _WithoutArchlab:
@@ -15,29 +16,36 @@ class _WithoutArchlab:
             raise ImportError(f"{name}: an export must not import it")
 
 
-sys.meta_path.insert(0, _WithoutArchlab())
-sys.path.pop(0)  # the directory of this file
+if __name__ == "__main__":
+    sys.meta_path.insert(0, _WithoutArchlab())
+    sys.path.pop(0)  # the directory of this file
 
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 
 def main() -> None:
-    """Save the logits of whole inputs, of tokens one by one, and of padded rows."""
+    """Save what the loader gives."""
     loader, folder, inputs, outputs = sys.argv[1:]
-    namespace: dict = {}
     with open(loader, encoding="utf-8") as file:
-        exec(compile(file.read(), loader, "exec"), namespace)
+        source = file.read()
     given = load_file(inputs)
-    torch.set_num_threads(int(given.pop("num_threads")))
+    torch.set_num_threads(int(given["num_threads"]))
+    save_file(run_loader(source, folder, given), outputs)
+
+
+def run_loader(source: str, folder: str, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the logits of whole inputs, of tokens one by one, of a single row, and of padded rows."""
+    namespace: dict = {}
+    exec(compile(source, "<loader>", "exec"), namespace)
     with torch.inference_mode():
         call = namespace["load"](folder)
-        result = {"whole": call(given["inputs"], None)[0]}
+        result = {"whole": call(given["inputs"], None)[0], "row": call(given["row"], None)[0]}
         if "steps" in given:
             result["steps"] = _in_steps(call, given["inputs"])
         if "padded" in namespace and "mask" in given:
             result["padded"] = namespace["padded"](folder)(given["padded"], given["mask"])
-    save_file({name: tensor.float().contiguous() for name, tensor in result.items()}, outputs)
+    return {name: tensor.float().contiguous() for name, tensor in result.items()}
 
 
 def _in_steps(call, tokens):  # type: ignore[no-untyped-def]
@@ -48,4 +56,5 @@ def _in_steps(call, tokens):  # type: ignore[no-untyped-def]
     return torch.cat(logits, dim=1)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -33,12 +33,18 @@ class ArchlabConfig(PretrainedConfig):
 
 
 class StateCache(Cache):
-    """The model's recurrent state, a mapping of tensors [B, ...]; each row has read as many tokens as it has read."""
+    """The model's recurrent state, a mapping of tensors [B, ...]; each row has read as many tokens as it has read.
+
+    Speculation takes tokens back. A recurrent state has no way back, so while past is recorded the state before each
+    call is kept; `crop` returns to one, and leaves the call's tokens that stay to be read again with the next ones.
+    """
 
     def __init__(self) -> None:
         super().__init__(layers=[])
         self.state: dict[str, Tensor] | None = None
         self.num_tokens = 0  # of the longest row, padding included
+        self.to_read: tuple[Tensor, Tensor] | None = None  # tokens [B, T] that the state lacks, and which are kept
+        self._past: list[tuple] | None = None  # of each call since the last crop: state, tokens, which are kept
 
     is_compileable = False
 
@@ -54,23 +60,58 @@ class StateCache(Cache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the rows of these indices, in their order."""
-        if self.state is not None:
-            self.state = {name: x.index_select(0, beam_idx.to(x.device)) for name, x in self.state.items()}
+        self._for_rows(lambda x: x.index_select(0, beam_idx.to(x.device)))
 
     batch_select_indices = reorder_cache
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row."""
+        self._for_rows(lambda x: x.repeat_interleave(repeats, 0))
+
+    def _for_rows(self, change) -> None:
         if self.state is not None:
-            self.state = {name: x.repeat_interleave(repeats, 0) for name, x in self.state.items()}
+            self.state = {name: change(x) for name, x in self.state.items()}
+        if self.to_read is not None:
+            self.to_read = (change(self.to_read[0]), change(self.to_read[1]))
+        self._past = None if self._past is None else []  # of other rows
 
     def reset(self) -> None:
         """Start over."""
-        self.state, self.num_tokens = None, 0
+        self.state, self.num_tokens, self.to_read = None, 0, None
+        self._past = None if self._past is None else []
 
-    def crop(self, *_) -> None:
-        """Raise: a recurrent state has no way back."""
-        raise ValueError("the state of a recurrent model cannot be cut to fewer tokens")
+    def activate_past_recording(self) -> None:
+        """Let `crop` take back what is read from now on."""
+        self._past = []
+
+    def begin(self, tokens_BT: Tensor, kept_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens of a call after those that are to be read again, and which of them are kept."""
+        self.num_tokens += tokens_BT.shape[1]
+        if self.to_read is None and self._past is None:
+            return tokens_BT, kept_BT
+        kept_BT = torch.ones_like(tokens_BT, dtype=torch.bool) if kept_BT is None else kept_BT
+        if self.to_read is not None:
+            tokens_BT = torch.cat((self.to_read[0], tokens_BT), 1)
+            kept_BT = torch.cat((self.to_read[1], kept_BT), 1)
+            self.to_read = None
+        if self._past is not None:
+            self._past.append((self.state, tokens_BT, kept_BT))
+        return tokens_BT, kept_BT
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last -`tokens_to_remove` tokens, which were read since recording began or the last crop."""
+        if tokens_to_remove > 0 or (tokens_to_remove and self._past is None):
+            raise ValueError(f"crop({tokens_to_remove}): only what is read while past is recorded can be taken back")
+        left = -tokens_to_remove
+        self.num_tokens -= left
+        while left:
+            if not self._past:
+                raise ValueError(f"crop({tokens_to_remove}): so many tokens were not recorded")
+            self.state, tokens_BT, kept_BT = self._past.pop()
+            stay = max(0, tokens_BT.shape[1] - left)
+            left -= tokens_BT.shape[1] - stay
+            self.to_read = (tokens_BT[:, :stay], kept_BT[:, :stay]) if stay else None
+        self._past = None if self._past is None else []
 
 
 class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
@@ -79,7 +120,6 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = ArchlabConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    _is_stateful = True
 
     def __init__(self, config: ArchlabConfig) -> None:
         super().__init__(config)
@@ -103,6 +143,14 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *arguments, **options) -> None:
+        if generation_config.use_cache is False or model_kwargs.get("past_key_values") is not None:
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, *arguments, **options)
+            return
+        model_kwargs["past_key_values"] = StateCache()
+        if generation_config.is_assistant:
+            model_kwargs["past_key_values"].activate_past_recording()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Fill in what no file holds; `build` has initialized a model that is not loaded."""
@@ -148,9 +196,10 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache = labels is None and getattr(self.config, "use_cache", True)
         needs_state = use_cache or past_key_values is not None
         kept_BT = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
-        logits, state = self._run(self._readable(input_ids), kept_BT, cache.state, logits_to_keep, needs_state)
-        if needs_state:
-            cache.state, cache.num_tokens = state, cache.num_tokens + input_ids.shape[1]
+        tokens_BT, kept_BT = cache.begin(self._readable(input_ids), kept_BT)
+        num_logits = logits_to_keep or input_ids.shape[1]
+        logits, state = self._run(tokens_BT, kept_BT, cache.state, num_logits, needs_state)
+        cache.state = state
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_options)
@@ -159,14 +208,21 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
         return output if return_dict or return_dict is None else output.to_tuple()
 
     def prepare_inputs_for_generation(
-        self, input_ids, next_sequence_length=None, past_key_values=None, attention_mask=None, use_cache=True, **options
+        self,
+        input_ids,
+        next_sequence_length=None,
+        past_key_values=None,
+        attention_mask=None,
+        use_cache=True,
+        logits_to_keep=None,
+        **options,
     ) -> dict:
         """Return the inputs of one step: the tokens that the cache has not seen."""
         if options.get("inputs_embeds") is not None:
             raise ValueError("this model reads input_ids, and no inputs_embeds")
         if next_sequence_length is not None:
             input_ids = input_ids[:, -next_sequence_length:]
-        kept = {name: options[name] for name in ("logits_to_keep",) if options.get(name) is not None}
+        kept = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
         return {
             "input_ids": input_ids,
             "past_key_values": past_key_values,
@@ -182,7 +238,7 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
     def _run(
         self, tokens_BT: Tensor, kept_BT: Tensor | None, state, num_logits: int, needs_state: bool
     ) -> tuple[Tensor, dict]:
-        """Return the logits of the last positions, of all if `num_logits` is 0, and the state after them."""
+        """Return the logits of the last positions, and the state after them."""
         has_features = hasattr(self.model, "features") and hasattr(self.model, "head")
         call = self.model.features if has_features else self.model
         # What follows a token does not change its logits: padding at the end is in the way of the state alone.
@@ -190,7 +246,7 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
             x_BTD, state = call(tokens_BT, state)
         else:
             x_BTD, state = _run_rows(self.model, call, tokens_BT, kept_BT, state)
-        x_BTD = x_BTD[:, -num_logits:] if num_logits else x_BTD
+        x_BTD = x_BTD[:, -num_logits:]
         return (self.model.head(x_BTD) if has_features else x_BTD), state
 
 

@@ -26,7 +26,7 @@ from archlab.ops.dispatch import reference_only
 from archlab.storage.tensors import read_tensors, write_tensors
 
 TOLERANCE = 1e-5  # of logits in float32, relative to the largest of them where that is above 1
-_TOKENS, _BATCH, _SKIPPED = 24, 2, 7
+_TOKENS, _BATCH, _SKIPPED, _LEFT_OUT = 24, 2, 7, 3
 _SCRIPT = Path(__file__).with_name("_prove.py")
 _TIMEOUT_S = 3600
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Expected:
-    """Fixed inputs and the model's logits: of all at once, and token by token for one that is a stream.
+    """Fixed inputs and the model's logits: of all at once, of a row by itself, and for a stream token by token.
 
     `padded` are those of a batch whose second row begins with padding, which that row never sees.
     """
@@ -50,16 +50,19 @@ def expected_logits(exported: ExportedModel) -> Expected:
     inputs = _inputs(exported, model)
     threads = {"num_threads": torch.tensor(torch.get_num_threads())}
     with reference_only():
-        logits = {"whole": model(inputs)[0]}
-        if not exported.is_stream():
-            return Expected({"inputs": inputs, **threads}, logits)
+        # Another batch than that of the whole, and another length where there is one: programs may be made for one.
+        is_stream, row = exported.is_stream(), inputs[1:]
+        row = (row[:, : max(1, row.shape[1] - _LEFT_OUT)] if is_stream else row).clone()
+        logits, given = {"whole": model(inputs)[0], "row": model(row)[0]}, {"inputs": inputs, "row": row, **threads}
+        if not is_stream:
+            return Expected(given, logits)
         logits |= {"steps": _in_steps(model, inputs)}
         padded, mask = _with_padding(inputs)
         skipped = min(_SKIPPED, inputs.shape[1] - 1)
         logits["padded"] = logits["whole"].clone()
         logits["padded"][1:, skipped:] = model(inputs[1:, skipped:])[0]
         logits["padded"][1:, :skipped] = 0
-    return Expected({"inputs": inputs, "steps": torch.ones(1), "padded": padded, "mask": mask, **threads}, logits)
+    return Expected({**given, "steps": torch.ones(1), "padded": padded, "mask": mask}, logits)
 
 
 def _inputs(exported: ExportedModel, model: nn.Module) -> Tensor:

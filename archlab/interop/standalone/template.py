@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -27,7 +28,7 @@ def load(folder: str | Path = Path(__file__).parent, device: str | torch.device 
         model = build()
     weights, first = dict[str, torch.Tensor](), dict[int, str]()
     for file in weight_files(Path(folder)):
-        weights |= load_file(file, device=str(device))
+        weights |= _read_weights(file, str(device))
     for name, tensor in model.state_dict(keep_vars=True).items():
         first.setdefault(id(tensor), name)  # tied tensors are stored once, under their first name
     if weights.keys() == {f"model.{name}" for name in first.values()}:  # transformers' save_pretrained wrote them
@@ -44,18 +45,32 @@ def load(folder: str | Path = Path(__file__).parent, device: str | torch.device 
 def weight_files(folder: Path) -> list[Path]:
     """Return a folder's safetensors files; raise ValueError naming one that is missing or not as it was written."""
     index, listed = folder / "model.safetensors.index.json", folder / "manifest.json"
-    names = {"model.safetensors"}
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    # transformers' save_pretrained leaves no manifest.
-    known = json.loads(listed.read_text(encoding="utf-8"))["files"] if listed.is_file() else {}
-    missing = sorted(name for name in names if Path(name).name != name or not (folder / name).is_file())
-    if missing:
-        raise ValueError(f"{folder}: has no file {missing[0]!r}")
-    for name in sorted(names):
-        if name in known and _sha256(folder / name) != known[name]["sha256"]:
+    names = sorted({str(name) for name in _read_entries(index, "weight_map").values()} or {"model.safetensors"})
+    known = _read_entries(listed, "files")  # transformers' save_pretrained leaves none
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ValueError(f"{folder}: has no file {name!r}")
+        if name in known and known[name] != {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}:
             raise ValueError(f"{folder / name}: has changed since it was written; its SHA-256 is in {listed.name}")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in names]
+
+
+def _read_entries(file: Path, key: str) -> dict[str, Any]:
+    """Return an entry of a JSON file that is an object, an empty one if there is no file."""
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))[key] if file.is_file() else {}
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file}: is damaged: {error}") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"{file}: is damaged: {key} is no object")
+    return entries
+
+
+def _read_weights(file: Path, device: str) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file, device=device)
+    except Exception as error:  # of safetensors and of the file system, which have no common class
+        raise ValueError(f"{file}: is damaged: {error}") from error
 
 
 def _sha256(file: Path) -> str:
