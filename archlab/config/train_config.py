@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from archlab.config.alternatives import refuse_both
 from archlab.config.budget import Budget
 from archlab.config.domains import Count, Fraction, Index, NonNegative, Positive, Range
+from archlab.config.profile_steps import ProfileSteps
 from archlab.config.schema import Knob, parse_settings, section_of, settings_of
 from archlab.config.start_from import StartFrom
 from archlab.errors import ConfigError
@@ -19,6 +20,7 @@ Beta: TypeAlias = Annotated[float, Range(low=0, high=0.999999)]
 _OFF_BY_DEFAULT = (
     *("warmup_fraction", "budget", "start_from", "checkpoint_at"),
     *("base_width", "base_depth", "base_model"),
+    *("loggers", "profile"),
 )
 
 
@@ -66,6 +68,8 @@ class TrainConfig:
     base_width: Count | None = None
     base_depth: Count | None = None
     base_model: dict[str, Count] | None = None
+    loggers: list[str] | None = None
+    profile: ProfileSteps | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -123,6 +127,10 @@ def parse_train(value: Any, path: str = "train") -> TrainConfig:
     """Parse the `train:` section; raise ConfigError for unknown settings and invalid values."""
     train = parse_settings(value, TrainConfig, path)
     refuse_both(value, path)
+    profile = train.profile
+    if profile is not None and train.budget is None and profile.last > train.steps:
+        problem = f"update {profile.last} is past the last step, {train.steps}"
+        raise ConfigError(f"{path}.profile", problem)
     start = train.start_from
     if start is not None and start.load == "everything" and start.match != "strict":
         problem = f"{start.match!r} goes with load: weights; everything is of the same model"

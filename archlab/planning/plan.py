@@ -101,13 +101,14 @@ def plan(
 ) -> Plan:
     """Plan the training of an experiment on devices of a kind, by default the layout's number of them, or one.
 
-    `tokens` is the budget, by default that of the experiment's steps. Raises ConfigError for an unknown device, and for
-    a layout that does not divide the sequences of an update.
+    `tokens` is the budget, by default that of the experiment's steps. For another number of devices than the layout's
+    one is proposed, as without a layout. Raises ConfigError for an unknown device, and for a layout that does not
+    divide the sequences of an update.
     """
     device = load_device(device) if isinstance(device, str) else device
     parallel = experiment.parallel
     devices = devices or (parallel.min_devices if parallel else 1)
-    layout = parallel.layout(devices) if parallel else None
+    layout = parallel.layout(devices) if parallel and parallel.fits(devices) else None
     experiment = _resolve(experiment, device)
     model = validate(experiment)
     setting = _setting(experiment, model, device)
@@ -192,8 +193,15 @@ def _plan(
         mfu_source=device.efficiency.source,
         tokens=tokens if tokens is not None else float(train.steps * tokens_per_update),
         checkpoint_bytes=trace.weight_bytes + trace.optimizer_bytes,
-        notes=_notes(device),
+        notes=(*_notes(device), *_layout_notes(experiment, devices)),
     )
+
+
+def _layout_notes(experiment: Experiment, devices: int) -> list[str]:
+    parallel = experiment.parallel
+    if parallel is None or parallel.fits(devices):
+        return []
+    return [f"the experiment's own layout is of {parallel.min_devices:,} devices"]
 
 
 def _mfu(trace: StepTrace, setting: Setting, step: ShardedStep, tokens: int) -> float:

@@ -31,6 +31,17 @@ class Workload:
         sequences = 1 if self.sequences > 1 else 2
         return sequences, _trace(self._experiment, self._model, sequences)
 
+    @cached_property
+    def _half(self) -> StepTrace:
+        """The trace of one sequence of half the context, made when it is needed."""
+        train = replace(self._experiment.train, context=max(1, self._experiment.train.context // 2))
+        return _trace(replace(self._experiment, train=train), self._model, 1)
+
+    def state_bytes(self, share: float) -> int:
+        """Return the bytes of one stream's state after a share of the context: of attention, it grows with that."""
+        whole, half = self.trace.state_bytes, self._half.state_bytes
+        return max(0, round(whole + (whole - half) * 2 * (share - 1)))
+
     def at(self, sequences: int) -> StepTrace:
         """Return the trace of so many sequences; at 0, what does not depend on them, such as casts of weights."""
         if sequences == self.sequences:

@@ -21,6 +21,9 @@ WEIGHTS = 28 * GB  # of 7 G parameters
 class FakeWorkload:
     """A model of 7 G parameters: 2 GB of casts, and 5 GB of activations for each sequence."""
 
+    def state_bytes(self, share: float) -> int:
+        return round(share * 10**6)
+
     def at(self, sequences: int) -> StepTrace:
         activations = 2 * GB + 5 * GB * sequences
         ops = (
@@ -67,8 +70,9 @@ def test_every_layout_multiplies_to_the_devices_and_divides_sequences_and_contex
 def test_weights_gradients_and_moments_are_divided_and_activations_by_what_divides_a_sequence() -> None:
     memory = shard_step(setting(), Layout(shard=8, tensor=2, chunk=2)).memory
     assert (memory.weights, memory.gradients, memory.optimizer) == (WEIGHTS // 16, WEIGHTS // 16, WEIGHTS // 8)
-    assert memory.activations == 10 * GB // 4  # two sequences, and no casts of blocks that are gathered again
-    assert memory.gathered == GB  # two blocks in bfloat16 and the gradients of one, halved by the axis tensor
+    # Two sequences, and at the cut the states: three of half a context, and one of all of it.
+    assert memory.activations == 10 * GB // 4 + 2 * 2_500_000 // 2
+    assert memory.gathered == 2 * GB  # two blocks and their gradients in float32, halved by the axis tensor
     assert memory.communication > 0
     assert memory.total == sum((memory.weights, memory.gradients, memory.optimizer, memory.activations)) + GB + round(
         memory.context + memory.communication + memory.allocator
