@@ -7,8 +7,8 @@ from typing import Any
 
 from archlab.config.experiment import Experiment, load
 
-# The second layer already finds the neighbors that each one has; two more show what one adds.
-_FEW, _MORE = 2, 4
+# Of three, one has the neighbors that all but the first and the last have; the fourth shows what another adds.
+_FEW, _MORE = 3, 4
 
 
 def by_few_layers(experiment: Experiment, measure: Callable[[Experiment], int]) -> int:

@@ -194,7 +194,7 @@ def _casts(setting: Setting, layout: Layout) -> int:
 
 
 def _summed(layout: Layout, trace: StepTrace, gradients: int) -> int:
-    """Return the bytes of gradients that are sent at a time to ranks with the same weights, once activations are gone."""
+    """Return the bytes of gradients that are sent at a time to be summed, once activations are gone."""
     if layout.replicate * layout.chunk == 1:
         return 0
     matrix = FLOAT32 * (trace.params - trace.params_non_embedding) // 2 // (layout.shard * layout.tensor)
