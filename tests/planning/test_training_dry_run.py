@@ -51,7 +51,7 @@ def test_the_plan_is_near_what_torch_tracks(name: str, layout: str, recompute: b
 def test_a_deep_model_is_counted_from_a_few_of_its_layers() -> None:
     deep = load("llama2_tiny", ["model.layers[0].repeat=7", "train.context=32", "train.precision=float32"])
     layout = Layout(shard=2)
-    assert track_update(deep, layout) == pytest.approx(track_whole(deep, layout), rel=0.01)
+    assert track_update(deep, layout) == pytest.approx(track_whole(deep, layout), rel=0.02)
 
 
 def test_nothing_is_left_of_the_processes_that_are_not_there(tiny: Tiny) -> None:
