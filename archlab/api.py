@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from archlab.inference.evaluate import EvalResult
     from archlab.inference.generation import GeneratedToken, Generation, Prompt
     from archlab.modeling.cost import Cost
+    from archlab.planning.dry_run import TrainingDryRun
     from archlab.planning.fit import Fit
     from archlab.planning.losses import LossPoint
     from archlab.planning.plan import Plan
@@ -94,10 +95,34 @@ def plan(
         archlab.plan("megalodon_7b", device="a100-80g", devices=256).days
     """
     loaded = load(experiment, overrides, trust_plugins=trust_plugins)
+    if devices is not None and loaded.parallel and any(each.startswith("parallel") for each in overrides):
+        loaded.parallel.layout(devices)  # both are asked for
 
     from archlab.planning.plan import plan as make
 
     return make(loaded, device=device, devices=devices, tokens=tokens)
+
+
+@explain_failures
+def dry_run_training(
+    experiment: ExperimentLike,
+    overrides: Sequence[str] = (),
+    *,
+    device: str | None = None,
+    processes: int | None = None,
+    trust_plugins: bool = False,
+) -> TrainingDryRun:
+    """Make an update of a training run in its layout without memory and without the other processes, and plan it.
+
+    `processes` is by default the number of the experiment's `parallel:`; `device` is one that `archlab plan` knows, by
+    default an A100 of 80 GB for several processes, else this machine's CPU. Raises ConfigError for a layout that does
+    not fit.
+
+        archlab.api.dry_run_training("megalodon_7b").tracked_bytes
+    """
+    from archlab.planning.dry_run import dry_run as make
+
+    return make(load(experiment, overrides, trust_plugins=trust_plugins), device=device, processes=processes)
 
 
 @explain_failures
@@ -182,9 +207,11 @@ def train(
     """
     loaded = load(experiment, overrides)
 
+    from archlab.planning.this_device import peak_flops
     from archlab.training.trainer import train as run
 
-    return run(loaded, Path(out or Path("runs") / loaded.name), resume=resume, force=force, callbacks=callbacks)
+    place = Path(out or Path("runs") / loaded.name)
+    return run(loaded, place, resume=resume, force=force, callbacks=callbacks, peak_flops=peak_flops)
 
 
 @explain_failures

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from run_helpers import CLOCK
 from search_helpers import write_space
 
 from archlab.config.experiment import Experiment
@@ -61,6 +62,6 @@ def losses_in(out: Path) -> Mapping[str, str]:
     found = {}
     for file in sorted(out.glob("rungs/*/*/seed_*/metrics.jsonl")):
         records = [json.loads(line) for line in file.read_text().splitlines()]
-        kept = [{k: v for k, v in record.items() if k != "tokens_per_s"} for record in records]
+        kept = [{k: v for k, v in record.items() if k not in CLOCK} for record in records]
         found[str(file.relative_to(out))] = json.dumps(kept)
     return found

@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from archlab.config.experiment import Experiment
 from archlab.training import metrics
 from archlab.training.callbacks import Callback
+from archlab.training.metrics_file import OF_THE_MACHINE
 from archlab.training.trainer import train
+
+CLOCK = ("tokens_per_s", *OF_THE_MACHINE)
 
 
 class Recorder(Callback):
@@ -45,7 +48,7 @@ def interrupt_at(step: int) -> Callable[[dict[str, Any]], None]:
 
 def curve(folder: Path) -> list[dict[str, Any]]:
     """Return a run's records without what depends on the clock."""
-    return [{k: v for k, v in record.items() if k != "tokens_per_s"} for record in metrics.read(folder)]
+    return [{k: v for k, v in record.items() if k not in CLOCK} for record in metrics.read(folder)]
 
 
 def same_weights(one: Path, other: Path) -> bool:

@@ -49,6 +49,7 @@ def experiment_schema() -> Schema:
         "train": mapping_of(train_knobs().values()),
         "parallel": {
             **mapping_of(parallel_knobs().values()),
+            "type": ["object", "null"],
             "description": "Devices along each axis; their product is the number of devices.",
         },
     }

@@ -52,6 +52,11 @@ class ParallelConfig:
         """The number of devices of the layout, or the fewest where `replicate` takes what is left."""
         return (self.replicate or 1) * self.shard * self.tensor * self.chunk
 
+    def fits(self, devices: int) -> bool:
+        """Tell whether there is a layout on so many devices."""
+        inner = self.shard * self.tensor * self.chunk
+        return devices == inner * (self.replicate or max(1, devices // inner))
+
     def layout(self, devices: int) -> Layout:
         """Return the layout on a number of devices; raise ConfigError if its product is another number."""
         inner = self.shard * self.tensor * self.chunk

@@ -9,16 +9,19 @@ from typing import Annotated, Any, Literal, TypeAlias
 from archlab.config.alternatives import refuse_both
 from archlab.config.budget import Budget
 from archlab.config.domains import Count, Fraction, Index, NonNegative, Positive, Range
+from archlab.config.profile_steps import ProfileSteps
 from archlab.config.schema import Knob, parse_settings, section_of, settings_of
 from archlab.config.start_from import StartFrom
 from archlab.errors import ConfigError
 
 # At 1 the bias correction of Adam would divide by zero.
 Beta: TypeAlias = Annotated[float, Range(low=0, high=0.999999)]
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 # Left out of plain data while they are not in use: that of an experiment without them is what it was before they were.
 _OFF_BY_DEFAULT = (
     *("warmup_fraction", "budget", "start_from", "checkpoint_at"),
     *("base_width", "base_depth", "base_model"),
+    *("loggers", "profile"),
 )
 
 
@@ -46,7 +49,7 @@ class TrainConfig:
     beta2: Beta = 0.98
     eps: Positive = 1e-8
     clip: Positive | None = 1.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     compile: Literal["auto", "off", "block", "model"] = "auto"
     checkpoint_activations: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -66,6 +69,8 @@ class TrainConfig:
     base_width: Count | None = None
     base_depth: Count | None = None
     base_model: dict[str, Count] | None = None
+    loggers: list[str] | None = None
+    profile: ProfileSteps | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -123,6 +128,10 @@ def parse_train(value: Any, path: str = "train") -> TrainConfig:
     """Parse the `train:` section; raise ConfigError for unknown settings and invalid values."""
     train = parse_settings(value, TrainConfig, path)
     refuse_both(value, path)
+    profile = train.profile
+    if profile is not None and train.budget is None and profile.last > train.steps:
+        problem = f"update {profile.last} is past the last step, {train.steps}"
+        raise ConfigError(f"{path}.profile", problem)
     start = train.start_from
     if start is not None and start.load == "everything" and start.match != "strict":
         problem = f"{start.match!r} goes with load: weights; everything is of the same model"

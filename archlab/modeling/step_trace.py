@@ -118,7 +118,7 @@ def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder
                 parameter.grad = torch.empty_like(parameter)
                 recorder.follow(parameter.grad)
         resident = recorder.live
-        batch = _example_batch(experiment.task.factory()(), model, train)
+        batch = example_batch(experiment.task.factory()(), model, train)
         repeated: list[RepeatedBlock] = []
         with recorder, skip_repeated_blocks(model, lambda: _append(repeated, RepeatedBlock(recorder))):
             recorder.follow(list(batch))
@@ -138,7 +138,8 @@ def _append(blocks: list[RepeatedBlock], block: RepeatedBlock) -> RepeatedBlock:
     return block
 
 
-def _example_batch(task: Task, model: nn.Module, train: TrainConfig) -> tuple[Tensor, Tensor]:
+def example_batch(task: Task, model: nn.Module, train: TrainConfig) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets of a micro-batch in their shapes and types, for counting costs."""
     inputs = task.example_inputs(train.batch_size, train.context, "cpu")
     shape = inputs.shape[:1] if is_per_sample(model) else inputs.shape[:2]
     return inputs, inputs.new_zeros(shape, dtype=torch.int64)

@@ -13,7 +13,7 @@ from archlab.parallel.ranks import Ranks
 from archlab.parallel.tensor import get_cuts
 
 _SUMMED_OVER = ("replicate", "chunk")  # FSDP sums over the shards
-_BUCKET = 2**25  # bytes of gradients that are sent at a time
+BUCKET = 2**25  # bytes of gradients that are sent at a time
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     bucket, size = list[Tensor](), 0
     for gradient in gradients:
-        if bucket and (size > _BUCKET or gradient.dtype != bucket[0].dtype):
+        if bucket and (size > BUCKET or gradient.dtype != bucket[0].dtype):
             yield bucket
             bucket, size = [], 0
         bucket.append(gradient)

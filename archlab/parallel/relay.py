@@ -26,6 +26,11 @@ Forward: TypeAlias = Callable[[Tensor, Tensor, State | None], tuple[Tensor, Stat
 PIECES = 2  # for each rank of a context: with twice as many, ranks wait for a fifth of the time instead of a third
 
 
+def num_pieces(rows: int, chunks: int) -> int:
+    """Return into how many pieces a micro-batch of so many sequences is cut, each of them over so many ranks."""
+    return max(size for size in range(1, min(rows, PIECES * chunks) + 1) if rows % size == 0)
+
+
 class Relay:
     """The links of a rank to those that have the pieces of the context before and after its own."""
 
@@ -45,9 +50,13 @@ class Relay:
         """Whether this rank has the end of the context."""
         return self._after is None
 
+    def expect(self, before: Relay) -> None:
+        """Know the entries of a state from the relay of the rank before, rather than be told by a message of its."""
+        self._headers |= {("in", rows): header for (way, rows), header in before._headers.items() if way == "out"}
+
     def num_pieces(self, rows: int) -> int:
         """Return into how many pieces of equally many sequences a micro-batch is cut, for ranks to wait little."""
-        return max(size for size in range(1, min(rows, PIECES * self._chunks) + 1) if rows % size == 0)
+        return num_pieces(rows, self._chunks)
 
     def run(self, model: nn.Module, pieces: Sequence[Piece], forward: Forward) -> None:
         """Run the passes of a micro-batch in pieces; `forward` returns the loss of one, and its last state."""

@@ -59,7 +59,8 @@ class Device:
     """A device that trains: peak rates, memory, links, and how much of them training reaches.
 
     `call_seconds` is the time of launching one operation in eager mode, `cache` the bytes of tensors that stay in the
-    processor's cache between operations, at `cache_bandwidth` bytes per second.
+    processor's cache between operations, at `cache_bandwidth` bytes per second. `reported_as` are parts of the names
+    by which its driver calls it.
     """
 
     description: str
@@ -76,6 +77,7 @@ class Device:
     cache: NonNegative = 0
     cache_bandwidth: Positive | None = None
     threads: Count | None = None
+    reported_as: list[str] | None = None
     name: str = ""
     file: str = ""
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.config.parallel import Layout
-from archlab.config.train_config import TrainConfig
-from archlab.modeling.backbone import is_causal, is_per_sample
+from archlab.config.train_config import Precision, TrainConfig
+from archlab.modeling.backbone import is_causal, is_per_sample, iter_blocks
 from archlab.modeling.build import validate
 from archlab.modeling.compile import resolve_compile_mode
 from archlab.modeling.step_trace import StepTrace
@@ -42,7 +42,7 @@ class Plan:
     proposed: bool
     fits: bool
     enough_devices: int | None
-    precision: str
+    precision: Precision
     compile: str
     micro_batch: int
     accumulate: int
@@ -101,13 +101,14 @@ def plan(
 ) -> Plan:
     """Plan the training of an experiment on devices of a kind, by default the layout's number of them, or one.
 
-    `tokens` is the budget, by default that of the experiment's steps. Raises ConfigError for an unknown device, and for
-    a layout that does not divide the sequences of an update.
+    `tokens` is the budget, by default that of the experiment's steps. For another number of devices than the layout's
+    one is proposed, as without a layout. Raises ConfigError for an unknown device, and for a layout that does not
+    divide the sequences of an update.
     """
     device = load_device(device) if isinstance(device, str) else device
     parallel = experiment.parallel
     devices = devices or (parallel.min_devices if parallel else 1)
-    layout = parallel.layout(devices) if parallel else None
+    layout = parallel.layout(devices) if parallel and parallel.fits(devices) else None
     experiment = _resolve(experiment, device)
     model = validate(experiment)
     setting = _setting(experiment, model, device)
@@ -118,7 +119,7 @@ def plan(
 def _resolve(experiment: Experiment, device: Device) -> Experiment:
     """Return the experiment with precision and compilation as they would be on a device."""
     train = experiment.train
-    precision = train.precision
+    precision: Precision = train.precision
     if precision == "auto":
         is_faster = device.flops.bfloat16 >= MIN_SPEEDUP * device.flops.float32
         precision = "bfloat16" if is_faster else "float32"
@@ -139,6 +140,7 @@ def _setting(experiment: Experiment, model: nn.Module, device: Device) -> Settin
         device=device,
         compiled=_compile_mode(experiment.train, device, workload.trace) != "off",
         can_chunk=is_causal(model) and not is_per_sample(model),
+        blocks=sum(1 for _ in iter_blocks(model)),
     )
 
 
@@ -184,8 +186,15 @@ def _plan(
         mfu_source=device.efficiency.source,
         tokens=tokens if tokens is not None else float(train.steps * tokens_per_update),
         checkpoint_bytes=trace.weight_bytes + trace.optimizer_bytes,
-        notes=_notes(device),
+        notes=(*_notes(device), *_layout_notes(experiment, devices)),
     )
+
+
+def _layout_notes(experiment: Experiment, devices: int) -> list[str]:
+    parallel = experiment.parallel
+    if parallel is None or parallel.fits(devices):
+        return []
+    return [f"the experiment's own layout is of {parallel.min_devices:,} devices"]
 
 
 def _mfu(trace: StepTrace, setting: Setting, step: ShardedStep, tokens: int) -> float:

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from archlab.config.experiment import Experiment
 from archlab.config.parallel import Layout, divide_sequences
 from archlab.modeling.step_trace import StepTrace
+from archlab.parallel.gradients import BUCKET
+from archlab.parallel.relay import num_pieces
 from archlab.planning.communication import Links
 from archlab.planning.device import Device
 from archlab.planning.memory import resident_bytes
 from archlab.planning.roofline import step_time
 from archlab.planning.workload import Workload
 
+FLOAT32 = 4
 RANK_REDUCE = "archlab.rank_reduce"  # the operation of sums over the axis tensor
 
 
@@ -33,6 +36,11 @@ class MemoryTerms:
     context: int = 0
     communication: int = 0
     allocator: int = 0
+
+    @property
+    def tensors(self) -> int:
+        """The bytes of tensors, which a tracker of tensors sees."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.gathered
 
     @property
     def total(self) -> int:
@@ -71,7 +79,7 @@ class ShardedStep:
 class Setting:
     """What all layouts of a plan share: experiment (its precision resolved), work and device.
 
-    `compiled` says whether blocks are, and `can_chunk` whether a sequence may be cut.
+    `compiled` says whether blocks are, and `can_chunk` whether a sequence may be cut; `blocks` are counted.
     """
 
     experiment: Experiment
@@ -79,6 +87,7 @@ class Setting:
     device: Device
     compiled: bool
     can_chunk: bool
+    blocks: int
 
     @property
     def sequences(self) -> int:
@@ -107,30 +116,40 @@ def shard_step(setting: Setting, layout: Layout) -> ShardedStep:
     train = setting.experiment.train
     micro, accumulate = divide_sequences(layout, train.batch_size, train.accumulate)
     trace = setting.workload.at(micro, layout.tensor)
-    memory = _memory(setting, layout, trace)
+    memory = _memory(setting, layout, trace, micro)
     return ShardedStep(layout, micro, accumulate, memory, _time(setting, layout, trace, micro, accumulate))
 
 
-def _memory(setting: Setting, layout: Layout, trace: StepTrace) -> MemoryTerms:
+def _memory(setting: Setting, layout: Layout, trace: StepTrace, micro: int) -> MemoryTerms:
     weights, gradients = trace.weight_bytes // layout.shard, trace.gradient_bytes // layout.shard
     optimizer = trace.optimizer_bytes // layout.shard
-    activations = _activations(setting, layout, trace)
+    activations = max(_activations(setting, layout, micro), _summed(layout, trace, gradients))
     gathered = 0
     if layout.shard > 1:
-        # The block at work and the next one, in the dtype of the products, and the gradients of one in float32.
-        gathered = round(trace.largest_block_bytes * (2 * setting.compute_share + 1))
-    tensors = weights + gradients + optimizer + activations // layout.chunk + gathered
+        gathered = _gathered(setting, trace, activations)
+    tensors = weights + gradients + optimizer + activations + gathered
     reserved = setting.device.reserved
     return MemoryTerms(
         weights,
         gradients,
         optimizer,
-        activations // layout.chunk,
+        activations,
         gathered,
         _process_bytes(setting, trace),
         round(reserved.communication) if layout.devices > 1 else 0,
         round(reserved.allocator * tensors),
     )
+
+
+def _gathered(setting: Setting, trace: StepTrace, activations: int) -> int:
+    """Return the bytes, in float32, of what FSDP has whole at the peak: blocks, and what is around them throughout."""
+    block, ends = trace.largest_block_bytes, FLOAT32 * (trace.params - trace.params_non_embedding)
+    # Of a block's backward pass: the block and the next one on its way here; its gradients, and those of the block
+    # before on their way. By then the activations of that one are gone, unless all are recomputed.
+    gradients = 2 * block
+    if not setting.experiment.train.checkpoint_activations:
+        gradients = max(0, gradients - activations // max(1, setting.blocks))
+    return 2 * block + gradients + ends
 
 
 def _process_bytes(setting: Setting, trace: StepTrace) -> int:
@@ -140,15 +159,51 @@ def _process_bytes(setting: Setting, trace: StepTrace) -> int:
     return resident_bytes(trace, setting.experiment) - trace.peak_bytes
 
 
-def _activations(setting: Setting, layout: Layout, trace: StepTrace) -> int:
+def _activations(setting: Setting, layout: Layout, micro: int) -> int:
+    """Return the bytes at the peak beyond weights, gradients and optimizer, of a device with so many sequences."""
+    if layout.chunk == 1:
+        return _at_peak(setting, layout, micro)
+    # All pieces go forward before the first one goes backward, so that what one takes there comes on top.
+    piece = micro // num_pieces(micro, layout.chunk)
+    passing = max(0, _at_peak(setting, layout, piece) - _saved(setting, layout, piece))
+    carried = micro * _carried_bytes(setting, layout) // layout.tensor
+    return (_saved(setting, layout, micro) + passing) // layout.chunk + carried
+
+
+def _at_peak(setting: Setting, layout: Layout, rows: int) -> int:
     """Return the bytes at the peak beyond weights, gradients and optimizer, of a device that has whole sequences."""
+    trace = setting.workload.at(rows, layout.tensor)
     peak = trace.peak_bytes - trace.weight_bytes - trace.optimizer_bytes - trace.gradient_bytes
-    if layout.shard > 1:
-        # Of one device activations go while gradients come; sharded, these are too small to take their place.
-        peak = max(peak, trace.activation_bytes)
-    if layout.shard > 1 and setting.keeps_casts:  # no longer: each block's weights are gathered again
-        peak -= min(peak, setting.workload.at(0, layout.tensor).activation_bytes)
-    return peak
+    if layout.shard == 1:
+        return peak
+    # Of one device activations go while gradients come; sharded, these are too small to take their place.
+    return max(0, max(peak, trace.activation_bytes) - _casts(setting, layout))
+
+
+def _saved(setting: Setting, layout: Layout, rows: int) -> int:
+    """Return the bytes that the forward pass of whole sequences leaves for the backward pass."""
+    return max(0, setting.workload.at(rows, layout.tensor).activation_bytes - _casts(setting, layout))
+
+
+def _casts(setting: Setting, layout: Layout) -> int:
+    """Return the bytes of casts of weights that a sharded device does not keep: it gathers each block's again."""
+    return setting.workload.at(0, layout.tensor).activation_bytes if layout.shard > 1 and setting.keeps_casts else 0
+
+
+def _summed(layout: Layout, trace: StepTrace, gradients: int) -> int:
+    """Return the bytes of gradients that are sent at a time to be summed, once activations are gone."""
+    if layout.replicate * layout.chunk == 1:
+        return 0
+    matrix = FLOAT32 * (trace.params - trace.params_non_embedding) // 2 // layout.shard
+    return min(gradients, BUCKET + matrix)
+
+
+def _carried_bytes(setting: Setting, layout: Layout) -> int:
+    """Return the bytes of one sequence's states at the edges of a rank's piece, the rank that has most of them."""
+    # The state that it starts from, its gradient, and that again on its way; the state that it ends in. A rank amid
+    # others has the gradient of that as well.
+    begin, end = (setting.workload.state_bytes(chunks / layout.chunk) for chunks in (layout.chunk - 1, layout.chunk))
+    return 3 * begin + (2 if layout.chunk > 2 else 1) * end
 
 
 def _time(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accumulate: int) -> TimeTerms:

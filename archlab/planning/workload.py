@@ -41,6 +41,10 @@ class Workload:
             self._traces[tensor] = _Traces(self._experiment, build_part(self._experiment.model, tensor))
         return self._traces[tensor].at(sequences)
 
+    def state_bytes(self, share: float) -> int:
+        """Return the bytes of one stream's state after a share of the context: of attention, it grows with that."""
+        return self._traces[1].state_bytes(share)
+
     def divides(self, tensor: int) -> bool:
         """Return whether so many devices may divide the model along the axis `tensor`."""
         try:
@@ -62,6 +66,17 @@ class _Traces:
         """The trace of another number of sequences, made when it is needed: a single device needs none."""
         sequences = 1 if self.sequences > 1 else 2
         return sequences, _trace(self._experiment, self._model, sequences)
+
+    @cached_property
+    def _half(self) -> StepTrace:
+        """The trace of one sequence of half the context, made when it is needed."""
+        train = replace(self._experiment.train, context=max(1, self._experiment.train.context // 2))
+        return _trace(replace(self._experiment, train=train), self._model, 1)
+
+    def state_bytes(self, share: float) -> int:
+        """Return the bytes of one stream's state after a share of the context."""
+        whole, half = self.trace.state_bytes, self._half.state_bytes
+        return max(0, round(whole + (whole - half) * 2 * (share - 1)))
 
     def at(self, sequences: int) -> StepTrace:
         """Return the trace of so many sequences."""

@@ -24,6 +24,9 @@ _UNITS = {
     "activation_bytes": "activations, bytes",
     "tokens_per_step": "tokens per optimizer step",
     "grad_norm": "gradient norm",
+    "mfu": "share of the peak FLOP/s",
+    "memory_bytes": "most memory so far, bytes",
+    "data_wait_s": "waiting for data, s per update",
     "lr": "learning rate",
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 
 import torch
 
@@ -39,6 +41,14 @@ def _machine_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def most_used_memory(device: torch.device) -> int:
+    """Return the most bytes that this process has used so far: of tensors on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def require_memory(needed: int, device: torch.device, *, fixed: int = 0, processes: int = 1) -> None:
     """Raise ArchlabError if a training step needs more memory than is available.
 
@@ -52,15 +62,20 @@ def require_memory(needed: int, device: torch.device, *, fixed: int = 0, process
     group = memory_limit() if device.type == "cpu" else None
     limit = f" of the {format_bytes(group.limit)} of its control group" if group and group.available <= free else ""
     advice = "try a smaller train.batch_size or train.context, or train.checkpoint_activations=true"
-    if fixed * processes > free:
-        enough = -(-fixed * processes // free)
-        advice = f"no setting helps: weights, gradients and moments alone are {format_bytes(fixed * processes)}"
-        advice += f"; divide them over at least {enough} such devices (parallel.shard)"
+    advice = why_no_setting_helps(fixed * processes, free) or advice
     each = f" in each of {processes} processes" if processes > 1 else ""
     raise ArchlabError(
         f"a training step needs about {format_bytes(needed)}{each}, and {device} has {format_bytes(free)} free{limit}; "
         f"{advice}"
     )
+
+
+def why_no_setting_helps(fixed: int, free: int) -> str:
+    """Return what is true where `fixed` bytes of weights, gradients and moments are more than there are; else ""."""
+    if fixed <= free:
+        return ""
+    alone = f"no setting helps: weights, gradients and moments alone are {format_bytes(fixed)}"
+    return f"{alone}; divide them over at least {-(-fixed // free)} such devices (parallel.shard)"
 
 
 def format_bytes(size: float) -> str:

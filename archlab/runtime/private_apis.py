@@ -66,6 +66,54 @@ def fake_tensors() -> AbstractContextManager[Any]:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
+@contextmanager
+def fake_process_group(rank: int, count: int) -> Iterator[None]:
+    """Have this process be one of so many, which need not be there: collectives return at once, and send nothing."""
+    # The backend is public, and the store that it needs is in a module for tests (torch 2.13). Below, collectives are
+    # told what to return of tensors without memory.
+    import torch.distributed as dist
+    import torch.distributed._tools.fake_collectives  # noqa: F401
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=count)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class MemoryTracker(Protocol):
+    """A context in which the memory of tensors is followed from operation to operation."""
+
+    def __enter__(self) -> MemoryTracker:
+        """Begin."""
+        ...
+
+    def __exit__(self, *error: object) -> None:
+        """End."""
+        ...
+
+    def track_external(self, *objects: object) -> None:
+        """Count models, optimizers and tensors that were made before."""
+
+    def get_tracker_snapshot(self, kind: str) -> dict[torch.device, dict[Any, int]]:
+        """Return the bytes by device, and by kind of tensor or as "Total", now ("current") or at the "peak"."""
+        ...
+
+
+def memory_tracker() -> MemoryTracker:
+    """Return torch's tracker of memory."""
+    # All of its module is private (torch 2.13). Its figures of each module are left out: they allow no module to be
+    # called twice in an update, and the peak of all does not need them.
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    tracker: Any = MemTracker()
+    for hook in ("_pre_fw_hook", "_post_fw_hook", "_pre_bw_hook", "_post_bw_hook"):
+        setattr(tracker, hook, lambda *_: None)
+    followed: MemoryTracker = tracker
+    return followed
+
+
 def flop_formula(operation: object) -> Callable[..., int] | None:
     """Return the formula registered for an operation's FLOPs, of its inputs and `out_val`, or None."""
     # `register_flop_formula` is public, and what it registers in is not (torch 2.13).

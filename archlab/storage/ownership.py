@@ -98,6 +98,7 @@ RUN: Layout = {
     **dict.fromkeys(("run.json", "experiment.yaml", "metrics.jsonl", "result.json", ".run.lock"), own_file),
     **dict.fromkeys(("lock", "stopped", "output.log"), own_file),  # of the search that a run is a trial of
     "tensorboard": dir_of({"events.out.tfevents.*": own_file}),
+    "profile": dir_of({"updates_*.json.gz": own_file, ".*.archlab-*": partial_path}),
     "checkpoints": dir_of({"step_[0-9]*": listed_dir, ".*.archlab-partial": partial_path}),
     "final": listed_dir,
     "tokens": dir_of({**dict.fromkeys(_TOKEN_FILES, own_file), ".*.archlab-*": partial_path}),

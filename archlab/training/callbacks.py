@@ -32,7 +32,9 @@ class Callback:
     def on_step(self, record: Mapping[str, float]) -> None:
         """Called after each optimizer step.
 
-        `record` holds step, loss (nats per target), lr, grad_norm, tokens_per_s, and tokens since the first step.
+        `record` holds step, loss (nats per target), lr, grad_norm, tokens_per_s, and tokens since the first step; of
+        the first process memory_bytes (the most so far) and data_wait_s; tokens_per_s_per_device, and where the peak
+        of the device is known mfu, the share of it that the model's own FLOPs take.
         """
 
     def on_eval(self, record: Mapping[str, float]) -> None:

@@ -15,7 +15,9 @@ from archlab.storage.json_values import is_count, is_finite
 
 NAME = "metrics.jsonl"
 _log = logging.getLogger(__name__)
-_NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "tokens")
+# What a record tells of the machine, beside its speed: it differs from run to run, and says nothing of the model.
+OF_THE_MACHINE = ("tokens_per_s_per_device", "mfu", "memory_bytes", "data_wait_s")
+_NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "tokens", *OF_THE_MACHINE)
 _ADVICE = "restore it, or remove it to go on without the records before"
 
 

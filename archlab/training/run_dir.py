@@ -19,6 +19,7 @@ from archlab.storage.ownership import RUN, first_foreign, first_link, listed_dir
 from archlab.storage.run_identity import RUN_FILE, experiment_identity, is_run, read_run_identity, require_unedited
 from archlab.storage.targets import require_apart, require_dir
 from archlab.training.metrics import read as read_metrics
+from archlab.training.metrics_file import OF_THE_MACHINE
 
 # What a process that was killed before its first step may have left.
 _NOT_BEGUN = ("lock", "output.log", ".run.lock", RUN_FILE)
@@ -93,13 +94,18 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool, bu
 def _resume(experiment: Experiment, folder: Path) -> Identity:
     file = folder / "experiment.yaml"
     # Any layout goes on exactly where another one has stopped.
-    earlier, present = (replace(one, parallel=None) for one in (load(file, recorded=True), experiment))
+    earlier, present = map(_as_resumed, (load(file, recorded=True), experiment))
     difference = first_difference(earlier.resolved, present.resolved)
     if difference:
         raise ArchlabError(f"{file}: {difference}; name another directory, or start over with --force")
     require_unedited(folder)
     # A run of archlab 0.1 has no UUID until its last checkpoint is known.
     return {**experiment_identity(file), **read_run_identity(folder)}
+
+
+def _as_resumed(experiment: Experiment) -> Experiment:
+    """Return an experiment without what says where it trains and who is told of it."""
+    return replace(experiment, parallel=None, train=replace(experiment.train, loggers=None, profile=None))
 
 
 def join_identity(folder: Path, own: Identity, data: Any, last: Path | None) -> Identity:
@@ -140,6 +146,7 @@ def _remove_earlier(folder: Path) -> None:
     for old in [
         *folder.glob("final/"),
         *folder.glob("tokens/"),
+        *folder.glob("profile/"),
         *sorted((folder / "checkpoints").glob("step_*"), reverse=True),
     ]:
         remove_dir_atomic(old)
@@ -149,8 +156,8 @@ def _remove_earlier(folder: Path) -> None:
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
-    """Return the last value of each metric of a run."""
+    """Return the last value of each metric of a run, without those of the machine that it ran on."""
     merged: dict[str, float] = {}
     for record in read_metrics(folder):
         merged |= record
-    return merged
+    return {name: value for name, value in merged.items() if name not in OF_THE_MACHINE}

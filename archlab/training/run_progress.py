@@ -13,9 +13,10 @@ from archlab.errors import ConfigError
 from archlab.storage.checkpoint import checkpoints
 from archlab.storage.lock_holders import holder
 from archlab.storage.run_identity import is_run
-from archlab.training.metrics_file import NAME
+from archlab.training.metrics_file import NAME, OF_THE_MACHINE
 from archlab.training.progress import Progress, RunProgress, State
 
+_UNTOLD = ("lr", "grad_norm", "tokens", *OF_THE_MACHINE)
 _TAIL_BYTES = 65536  # of a log, which may have millions of lines; the last evaluation of most runs lies in it
 
 
@@ -65,7 +66,7 @@ def _last_metrics(file: Path) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for record in _tail(file):
         metrics |= {name: value for name, value in record.items() if isinstance(value, int | float)}
-    return {name: metrics[name] for name in metrics if name not in ("lr", "grad_norm", "tokens")}
+    return {name: metrics[name] for name in metrics if name not in _UNTOLD}
 
 
 def _tail(file: Path) -> Iterator[dict[str, Any]]:

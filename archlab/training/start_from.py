@@ -38,7 +38,17 @@ _PATH = "train.start_from"
 # in the data would have another meaning.
 _FREE = {
     *("steps", "budget", "lr", "warmup", "warmup_fraction", "schedule", "end_lr_ratio", "decay_fraction", "clip"),
-    *("precision", "compile", "checkpoint_activations", "device", "log_every", "tensorboard", "start_from"),
+    *(
+        "precision",
+        "compile",
+        "checkpoint_activations",
+        "device",
+        "log_every",
+        "tensorboard",
+        "loggers",
+        "profile",
+        "start_from",
+    ),
     *("eval_every", "eval_tokens", "checkpoint_every", "checkpoint_at", "keep_checkpoints"),
     *("batch_size", "accumulate"),  # whose product counts
 }

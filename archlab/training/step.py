@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
 from archlab.config.parallel import layout_of
@@ -30,7 +30,7 @@ from archlab.parallel.relay import Relay
 from archlab.parallel.session import present_place
 from archlab.parallel.shard import shard_model, unshard
 from archlab.parallel.tensor import divide_model
-from archlab.runtime.memory import require_memory
+from archlab.runtime.memory import most_used_memory, require_memory
 from archlab.runtime.mixed_precision import resolve_precision
 from archlab.training.optimizer import build_optimizer, lr_multiplier
 
@@ -89,10 +89,11 @@ def _resolve_device(name: str) -> torch.device:
 class TrainStep:
     """Model, optimizer and task of an experiment that `prepare_experiment` returned; each call makes one step.
 
-    With several `ranks`, each makes its part of the same step.
+    With several `ranks`, each makes its part of the same step. `model`, on the device, is taken
+    in place of one that is built.
     """
 
-    def __init__(self, experiment: Experiment, ranks: Ranks | None = None) -> None:
+    def __init__(self, experiment: Experiment, ranks: Ranks | None = None, model: nn.Module | None = None) -> None:
         self.train, self.step, self.ranks = experiment.train, 0, ranks or Ranks()
         self.device = torch.device(self.train.device)
         self.task: Task = experiment.task.factory()()
@@ -100,16 +101,14 @@ class TrainStep:
         # The default generator draws dropout; checkpoints save its state. Parameters are drawn by a generator of their
         # own and on the CPU, so that a seed gives the same model on every device.
         torch.manual_seed(self.train.seed)
-        model = build(experiment.model, "cpu", self.train.seed)
-        scales = parametrize(experiment, model)
+        self.model = model if model is not None else build(experiment.model, "cpu", self.train.seed)
+        scales = parametrize(experiment, self.model)
         if self.ranks.layout.tensor > 1:
-            divide_model(model, self.ranks.tensor_axis)
-        self.model = model.to(self.device)
-        layout = self.ranks.layout
-        # Compiled, ranks would have graphs of their own, which may exchange summaries in another order each.
-        carries = layout.chunk > 1 and self.train.compile == "off" and can_carry(model)
+            divide_model(self.model, self.ranks.tensor_axis)
+        if model is None:
+            self.model = self.model.to(self.device)
         # Before checkpointing, for which the exchange is a part of the layer.
-        self._carry = Carry(self.model, self.ranks.chunk_axis) if carries else None
+        self._carry = Carry(self.model, self.ranks.chunk_axis) if self._can_carry() else None
         # Checkpointing replaces the forward of each block, so it comes before compilation, which traces that.
         if self.train.checkpoint_activations:
             apply_activation_checkpointing(self.model)
@@ -119,12 +118,20 @@ class TrainStep:
         shard_model(self.model, self.ranks)
         # Last: its moments are those of the parameters that are this rank's.
         self.optimizer = build_optimizer(self.model, self.train, scales)
-        self._relay = Relay(self.ranks) if layout.chunk > 1 and self._carry is None else None
+        # Tokens per second of a device that reaches its peak, where that is known.
+        self.peak_speed: float | None = None
+        self._data_wait_s = 0.0
+        self.relay = Relay(self.ranks) if self.ranks.layout.chunk > 1 and self._carry is None else None
+
+    def _can_carry(self) -> bool:
+        """Tell whether ranks that have a context in pieces compute them at once."""
+        # Compiled, ranks would have graphs of their own, which may exchange summaries in another order each.
+        return self.ranks.layout.chunk > 1 and self.train.compile == "off" and can_carry(self.model)
 
     @property
     def is_relayed(self) -> bool:
         """Whether ranks that have a context in pieces compute them one after the other."""
-        return self._relay is not None
+        return self.relay is not None
 
     @property
     def tokens(self) -> int:
@@ -146,7 +153,21 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         speed, tokens = self.tokens / (time.perf_counter() - begin), self.step * self.tokens
-        return {"step": self.step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens_per_s": speed, "tokens": tokens}
+        figures = {
+            "step": self.step,
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": norm,
+            "tokens_per_s": speed,
+            "tokens": tokens,
+        }
+        return figures | self._of_the_machine(speed / self.ranks.count)
+
+    def _of_the_machine(self, speed: float) -> dict[str, float]:
+        """Return what the record of an update tells of this process and its device, which makes so many tokens/s."""
+        share = {} if self.peak_speed is None else {"mfu": speed / self.peak_speed}
+        used = {"memory_bytes": most_used_memory(self.device), "data_wait_s": self._data_wait_s}
+        return {"tokens_per_s_per_device": speed, **share, **used}
 
     def _backward(self) -> float:
         """Accumulate the gradients of the update's micro-batches; return its loss in nats per target.
@@ -157,7 +178,9 @@ class TrainStep:
         """
         self.ranks.publish(self.step + 1, "data")
         self.ranks.seed(self.train.seed, self.step)
+        begin = time.perf_counter()
         batches = [self._batch(micro_batch) for micro_batch in range(self.work.accumulate)]
+        self._data_wait_s = time.perf_counter() - begin
         own_targets = sum(count_targets(targets) for _, targets in batches)
         own_tokens = sum(len(inputs) for inputs, _ in batches) * self.work.context
         num_targets, num_tokens = self.ranks.sum(own_targets, own_tokens)
@@ -179,12 +202,12 @@ class TrainStep:
             if self._carry is not None:
                 with self._carry.running(inputs.to(self.device)) as initial:
                     forward(inputs, targets, initial)[0].backward()
-            elif self._relay is None:
+            elif self.relay is None:
                 forward(inputs, targets)[0].backward()
             else:
-                count = self._relay.num_pieces(len(inputs))
+                count = self.relay.num_pieces(len(inputs))
                 pieces = zip(inputs.chunk(count), targets.chunk(count), strict=True)
-                self._relay.run(self.model, list(pieces), forward)
+                self.relay.run(self.model, list(pieces), forward)
         return self.ranks.sum(float(loss))[0]  # waits for the device, so once in an update
 
     def _batch(self, micro_batch: int) -> tuple[Tensor, Tensor]:
@@ -195,10 +218,12 @@ class TrainStep:
         """Return the sums of the loss over the targets and of the layers' auxiliary losses over the tokens."""
         inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in (inputs, targets))
         unshard(self.model)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
+        # Its cache would keep every block's weights in bfloat16, and a sharded rank has but one block whole at a time.
+        keep, bfloat16 = self.ranks.layout.shard == 1, self.train.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=keep):
             total, state = total_loss(self.model, inputs, targets, initial)
         auxiliary = auxiliary_loss(state).sum()
-        if self._relay and not self._relay.is_last:  # a stream's own losses are in its last state, of all its tokens
+        if self.relay and not self.relay.is_last:  # a stream's own losses are in its last state, of all its tokens
             auxiliary = torch.zeros_like(auxiliary)
         return total, auxiliary, state
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from archlab.config.experiment import Experiment, load
 from archlab.config.train_config import TrainConfig, parse_train
 from archlab.errors import ArchlabError, TrainingError
 from archlab.inference.evaluate import eval_options, evaluate
+from archlab.modeling.cost import estimate_cost
 from archlab.parallel.ranks import Ranks, join_ranks
 from archlab.parallel.shard import is_divided
 from archlab.runtime.determinism import deterministic_algorithms
@@ -32,12 +33,16 @@ from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.data_identity import data_identity, require_same_data
 from archlab.training.metrics import MetricsLog
 from archlab.training.metrics import read as read_metrics
+from archlab.training.one_process import refuse_one_process
 from archlab.training.run_dir import join_identity, last_metrics, open_run, require_own, require_run_dir
+from archlab.training.run_loggers import make_loggers, require_loggers
 from archlab.training.run_tokens import keep_run_tokens, read_run_tokens, use_run_tokens
 from archlab.training.start_from import check_start, load_start, settings_of_start, with_absolute_start
 from archlab.training.step import TrainStep
+from archlab.training.trace import Trace
 
 _log = logging.getLogger(__name__)
+PeakFlops: TypeAlias = Callable[[str, str], float | None]  # of a type of device, in a precision
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,17 @@ def train(
     force: bool = False,
     callbacks: Sequence[Callback] = (),
     save_every_s: float | None = None,
+    peak_flops: PeakFlops | None = None,
 ) -> TrainResult:
     """Train an experiment in a directory; `resume` continues exactly where the last whole checkpoint ended.
 
     `save_every_s` is for a run that is likely to be killed: beside the experiment's own checkpoints one is saved after
-    the first step, and whenever so many seconds have passed.
+    the first step, and whenever so many seconds have passed. `peak_flops` tells the FLOP/s of a device in a precision,
+    or None, for `mfu` in the metrics.
     Raises ArchlabError if the directory holds another run or anything that archlab did not write, if another process
     trains there, if the model does not fit in memory, or if the loss is no longer finite.
     """
+    refuse_one_process(experiment)
     again = was_restarted()  # by a launcher, after a failure: what there is now is this run's
     resume, force = resume or again, force and not again
     with stop_on_signals(), deterministic_algorithms(), join_ranks(experiment) as ranks, ExitStack() as held:
@@ -77,8 +85,16 @@ def train(
         told = ranks.on_first(lambda: begun.begin(held))
         if not ranks.is_first:
             begun.follow(told)
-        callback = CallbackList(callbacks) if ranks.is_first else Callback()
-        return Trainer(begun.experiment, folder, resume, callback, begun.identity, ranks, save_every_s).run()
+        callback = CallbackList([*begun.loggers(), *callbacks]) if ranks.is_first else Callback()
+        trainer = Trainer(begun.experiment, folder, resume, callback, begun.identity, ranks, save_every_s)
+        if ranks.is_first and peak_flops is not None:
+            trainer.train_step.peak_speed = _peak_speed(begun.experiment, peak_flops)
+        return trainer.run()
+
+
+def _peak_speed(experiment: Experiment, peak_flops: PeakFlops) -> float | None:
+    peak = peak_flops(experiment.train.device, experiment.train.precision)
+    return None if peak is None else peak / estimate_cost(experiment).flops_per_token
 
 
 class _Beginning:
@@ -93,6 +109,7 @@ class _Beginning:
         folder, resume, force = self.folder, self.resume, self.force
         # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves it alone.
         experiment, budget = self.experiment, self.experiment.train.budget
+        require_loggers(experiment.train.loggers or ())
         running = keep_budget(use_run_tokens(experiment, folder), folder) if resume else experiment
         prepared = prepare_run(running, _settings_to_keep(folder, experiment.train, resume), self.processes)
         self.experiment = experiment = replace(prepared, task=experiment.task)
@@ -103,6 +120,12 @@ class _Beginning:
         self.identity = open_run(experiment, folder, resume, force, budget)
         keep_run_tokens(experiment, folder, resume)
         return {"train": experiment.train.to_plain(), "identity": dict(self.identity)}
+
+    def loggers(self) -> list[Callback]:
+        """Return what the experiment itself asks to be told of the run."""
+        profile, id = self.experiment.train.profile, str(self.identity.get("run", self.folder.resolve().name))
+        traces = [Trace(self.folder, profile)] if profile else []
+        return [*traces, *make_loggers(self.experiment, self.folder, id)]
 
     def follow(self, told: Mapping[str, Any]) -> None:
         """Take over what the first process has found; raise ArchlabError if this one does not see the directory."""

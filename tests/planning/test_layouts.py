@@ -24,6 +24,9 @@ class FakeWorkload:
     def divides(self, tensor: int) -> bool:
         return tensor <= 4
 
+    def state_bytes(self, share: float) -> int:
+        return round(share * 10**6)
+
     def at(self, sequences: int, tensor: int = 1) -> StepTrace:
         """Half of the activations and a tenth of the weights are not divided."""
         weights = WEIGHTS * (tensor + 9) // (10 * tensor)
@@ -56,7 +59,7 @@ class FakeWorkload:
 def setting(device: str = "a100-80g", batch_size: int = 2, accumulate: int = 16, **options: Any) -> Setting:
     train = [f"train.batch_size={batch_size}", f"train.accumulate={accumulate}", "train.context=4096"]
     experiment: Experiment = load("megalodon_tiny", [*train, "train.precision=bfloat16"])
-    values = {"compiled": True, "can_chunk": True, **options}
+    values = {"compiled": True, "can_chunk": True, "blocks": 32, **options}
     return Setting(experiment, cast(Workload, FakeWorkload()), load_device(device), **values)
 
 
@@ -74,12 +77,15 @@ def test_weights_gradients_and_moments_are_divided_and_activations_by_what_divid
     memory = shard_step(setting(), Layout(shard=8, tensor=2, chunk=2)).memory
     own = WEIGHTS * 11 // 20
     assert (memory.weights, memory.gradients, memory.optimizer) == (own // 8, own // 8, own // 4)
-    assert memory.activations == 10 * GB * 3 // 8  # two sequences, and no casts of blocks that are gathered again
-    assert memory.gathered == GB  # two blocks in bfloat16 and the gradients of one, halved by the axis tensor
+    # Two sequences, no casts of blocks that are gathered again, and at the cut the states: three of half a context, and
+    # one of all of it.
+    assert memory.activations == 10 * GB * 3 // 8 + 2 * 2_500_000 // 2
+    # Two blocks and their gradients in float32, but for the activations of one that are gone by then; halved by tensor.
+    assert memory.gathered == 2 * GB - memory.activations // 32
     assert memory.communication > 0
-    assert memory.total == sum((memory.weights, memory.gradients, memory.optimizer, memory.activations)) + GB + round(
-        memory.context + memory.communication + memory.allocator
-    )
+    assert memory.total == sum(
+        (memory.weights, memory.gradients, memory.optimizer, memory.activations)
+    ) + memory.gathered + round(memory.context + memory.communication + memory.allocator)
 
 
 def test_the_layout_only_divides_the_sequences_of_an_update() -> None:

@@ -82,6 +82,8 @@ def _experiment_in(name: str) -> str:
     default=0,
     help="Go on from the last checkpoint so often when one of several processes is killed or lost.",
 )
+@click.option("--dry-run", is_flag=True, help="Try the layout without memory, print what to launch; start nothing.")
+@click.option("--device", help="The device that a dry run is for.")
 @TRUST_PLUGINS
 def train(
     name: str,
@@ -91,6 +93,8 @@ def train(
     force: bool,
     processes: int,
     max_restarts: int,
+    dry_run: bool,
+    device: str | None,
 ) -> None:
     """Train an experiment and save the model.
 
@@ -98,6 +102,14 @@ def train(
     `parallel:` says how they divide the work; torchrun and srun start them on several machines.
     """
     experiment = api.load(name, overrides)
+    if dry_run:
+        from archlab.cli.train_dry_run import print_dry_run
+
+        made = api.dry_run_training(experiment, device=device, processes=processes if processes > 1 else None)
+        print_dry_run(make_console(), made, [name, *overrides, *(["--out", str(out)] if out else [])])
+        return
+    if device:
+        raise click.UsageError("--device is of --dry-run; train.device says where an experiment trains")
     if processes > 1:
         from archlab.cli.many_processes import train_in_processes
 

@@ -11,8 +11,8 @@ from archlab.reporting.figures.curves import thin
 from archlab.reporting.format import axis_title
 
 _MOST = 1500  # points of a curve
-_BESIDE = ("lr", "grad_norm", "tokens_per_s")
-_KNOWN = {"step", "tokens", "loss", "val_loss", *_BESIDE}
+_BESIDE = ("lr", "grad_norm", "tokens_per_s", "mfu", "memory_bytes", "data_wait_s")
+_KNOWN = {"step", "tokens", "loss", "val_loss", "tokens_per_s_per_device", *_BESIDE}
 
 
 def loss_curves(records: Sequence[Mapping[str, Any]]) -> tuple[Figure, str] | None:

@@ -1,0 +1,45 @@
+"""A figure of a deep model from models of fewer layers: what each further layer adds to it is the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from archlab.config.experiment import Experiment, load
+
+# Of three, one has the neighbors that all but the first and the last have; the fourth shows what another adds.
+_FEW, _MORE = 3, 4
+
+
+def by_few_layers(experiment: Experiment, measure: Callable[[Experiment], int]) -> int:
+    """Return a figure that grows with each repetition of a layer as with the one before, from models of few of them.
+
+    Of a model whose `layers:` repeat none more than four times, it is measured as it is.
+    """
+    repeats = _repeats(experiment)
+    deep = [index for index, repeat in enumerate(repeats) if repeat > _MORE]
+    if not deep:
+        return measure(experiment)
+    few = [_FEW if index in deep else repeat for index, repeat in enumerate(repeats)]
+    least = total = measure(_with_repeats(experiment, few))
+    for index in deep:
+        more = [_MORE if index == other else repeat for other, repeat in enumerate(few)]
+        each = (measure(_with_repeats(experiment, more)) - least) / (_MORE - _FEW)
+        total += round(each * (repeats[index] - _FEW))
+    return total
+
+
+def _repeats(experiment: Experiment) -> list[int]:
+    return [int(layer.get("repeat", 1)) for layer in _layers(experiment.resolved)]
+
+
+def _layers(tree: Any) -> Sequence[dict[str, Any]]:
+    layers = tree["model"].get("layers")
+    return layers if isinstance(layers, list) and all(isinstance(layer, dict) for layer in layers) else []
+
+
+def _with_repeats(experiment: Experiment, repeats: Sequence[int]) -> Experiment:
+    tree = experiment.resolved
+    for layer, repeat in zip(_layers(tree), repeats, strict=True):
+        layer["repeat"] = repeat
+    return load(tree)

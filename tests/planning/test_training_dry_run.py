@@ -1,0 +1,86 @@
+"""An update without memory and without the other ranks, and whether the plan has known what it takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch.distributed as dist
+from click.testing import CliRunner
+from conftest import Tiny
+
+import archlab
+from archlab.cli.main import cli
+from archlab.config.experiment import load
+from archlab.config.parallel import Layout
+from archlab.errors import ConfigError
+from archlab.planning.dry_run import dry_run
+from archlab.planning.fake_step import track_update, track_whole
+
+# Wide and deep enough that tensors are larger than what surrounds them, and small enough to trace in a moment.
+SIZES = [
+    "model.dim=128",
+    "model.layers[0].repeat=3",
+    "train.batch_size=4",
+    "train.context=256",
+    "train.precision=float32",
+]
+
+
+def invoke(*words: str) -> str:
+    result = CliRunner().invoke(cli, ["train", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+CASES = (
+    ("megalodon_tiny", "shard: 4", True),
+    *(("llama2_tiny", layout, True) for layout in ("chunk: 2", "replicate: 2", "shard: 2, chunk: 2")),
+    ("llama2_tiny", "shard: 4", False),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "layout", "recompute"), CASES)
+def test_the_plan_is_near_what_torch_tracks(name: str, layout: str, recompute: bool) -> None:
+    words = [*SIZES, f"train.checkpoint_activations={recompute}", f"parallel={{{layout}}}"]
+    made = dry_run(load(name, words))
+    assert made.plan.devices == made.plan.layout.devices
+    assert abs(made.difference) <= 0.1, f"planned {made.planned_bytes:,}, tracked {made.tracked_bytes:,}"
+
+
+@pytest.mark.slow
+def test_a_deep_model_is_counted_from_a_few_of_its_layers() -> None:
+    deep = load("llama2_tiny", ["model.layers[0].repeat=7", "train.context=32", "train.precision=float32"])
+    layout = Layout(shard=2)
+    assert track_update(deep, layout) == pytest.approx(track_whole(deep, layout), rel=0.02)
+
+
+def test_nothing_is_left_of_the_processes_that_are_not_there(tiny: Tiny) -> None:
+    whole = track_update(tiny("train.precision=float32"), Layout())
+    assert track_update(tiny(), Layout(replicate=2)) < whole  # which has half of the sequences
+    assert not dist.is_initialized()
+
+
+@pytest.mark.slow
+def test_the_commands_that_start_it_are_printed(tiny_file) -> None:
+    text = invoke(str(tiny_file), "--dry-run", "parallel.shard=16", "train.batch_size=16", "--out", "a run")
+    assert "layout        shard 16" in text
+    assert "16 x a100-80g" in text
+    assert "torchrun --nnodes 2" in text
+    assert "srun --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 --kill-on-bad-exit=1" in text
+    assert "train.batch_size=16 --out 'a run'" in text
+    assert "of 80 GB" in text or "fits 80 GB" in text
+
+
+def test_what_does_not_fit_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"parallel: replicate 3 \* shard 1 does not divide the 2 sequences"):
+        dry_run(tiny("parallel.replicate=3"))
+    with pytest.raises(ConfigError, match="parallel: shard 2 is 2 devices, not 4"):
+        dry_run(tiny("parallel={replicate: 1, shard: 2}"), processes=4)
+
+
+def test_the_recipes_are_of_the_devices_that_they_name() -> None:
+    for name, devices in (("megalodon_7b", 256), ("megalodon_7b_64h100", 64)):
+        parallel = load(name).parallel
+        assert parallel is not None
+        assert parallel.min_devices == devices
+    assert archlab.load("megalodon_7b", ["parallel=null"]).parallel is None
