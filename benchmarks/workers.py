@@ -5,8 +5,7 @@ python benchmarks/workers.py [SPACE [PATH=VALUE ...]] [--trials N] [--rounds N] 
 On two cores the quickstart takes two hours, and a quarter of one with train.steps=30 --trials 4 --rounds 2.
 
 Each search runs the same trials, with the threads of the machine shared out among its workers. It is timed from the
-start of the first trial to that of the last one: the baseline takes the same time however many workers there are, and
-at the end of a search a worker without a further trial waits for the others.
+end of the baseline, which one worker trains, to the start of the last trial, after which workers wait for each other.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -37,16 +37,22 @@ def search(space: str, overrides: Sequence[str], workers: int, threads: int, fol
 
 
 def trials_per_hour(folder: Path) -> float:
-    """Return how many trials a search completed in an hour, until its last one began: after it workers wait."""
+    """Return how many trials a search completed in an hour, while all of its workers had trials to train."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'study.db'}")
     times = [(trial.datetime_start, trial.datetime_complete) for trial in study.trials]
     spans = [(begin, end) for begin, end in times if begin and end]
-    first, last = min(begin for begin, _ in spans), max(begin for begin, _ in spans)
-    done = sum(min((last - begin) / (end - begin), 1.0) for begin, end in spans)
+    # One worker trains the baseline while the others begin with the trials, and after the last begin workers wait.
+    first = max(min(begin for begin, _ in spans), _time_of(folder / "baseline" / "result.json"))
+    last = max(begin for begin, _ in spans)
+    done = sum((min(end, last) - max(begin, first)) / (end - begin) for begin, end in spans if begin < last)
     return 3600 * done / (last - first).total_seconds()
+
+
+def _time_of(file: Path) -> datetime:
+    return datetime.fromtimestamp(file.stat().st_mtime)
 
 
 def parse_arguments() -> argparse.Namespace:
