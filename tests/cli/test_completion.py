@@ -32,7 +32,7 @@ def test_names_of_spaces_kinds_and_components() -> None:
 
 
 def test_paths_and_values_of_overrides() -> None:
-    assert complete("train", "quickstart", "train.l") == ["train.lr=", "train.log_every="]
+    assert complete("train", "quickstart", "train.l") == ["train.lr=", "train.log_every=", "train.loggers="]
     paths = complete("train", "quickstart", "model.layers[0].")
     assert {"model.layers[0].mixer=", "model.layers[0].mixer.ema.num_dims=", "model.layers[0].repeat="} <= set(paths)
     assert complete("show", "quickstart", "model.layers[0].mixer.ema=") == [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from archlab import ArchlabError, ConfigError, Count, Param, TensorPlan, register
+from archlab import ArchlabError, ConfigError, Param, TensorPlan, register
 from archlab.config.spec import parse
 from archlab.modeling.build import build, build_on_meta
 from archlab.ops.rank_sum import RankAxis
@@ -83,7 +83,7 @@ class MixingHeads(nn.Module):
 class OddRow(nn.Module):
     """A matrix that is no layer of its own."""
 
-    def __init__(self, dim: int, *, hidden_dim: Count = 8) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim, dim))
 

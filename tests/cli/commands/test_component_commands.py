@@ -6,6 +6,7 @@ import pytest
 
 from archlab.config import registry
 from archlab.config.yaml_files import shipped_files
+from archlab.testing import checks
 
 PEEKS = '''
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def test_list(run) -> None:
 def test_check(run, tmp_path: Path) -> None:
     done = run("check", "norm", "rms", "eps=0.001")
     assert done.status == 0, done.err
-    assert done.out.count("passed  ") == 15
+    assert done.out.count("passed  ") == len(checks("norm", "rms", eps=0.001)) > 10
     source = tmp_path / "peeks.py"
     source.write_text(PEEKS)
     done = run("check", "ffn", "peeks", "--plugin", str(source))
