@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab import ArchlabError, ConfigError, Param, TensorPlan, register
+from archlab.config import registry
 from archlab.config.spec import parse
 from archlab.modeling.build import build, build_on_meta
 from archlab.ops.rank_sum import RankAxis
@@ -67,7 +68,6 @@ def test_a_number_that_does_not_divide_is_refused_with_the_nearest_that_does(
         plan_division(model(mixer), size)
 
 
-@register("attention", "mixing_heads", params={"mix": Param("vector")})
 class MixingHeads(nn.Module):
     """Heads that read each other, and so declare no plan."""
 
@@ -79,7 +79,6 @@ class MixingHeads(nn.Module):
         return torch.einsum("hg,btgv->bthv", self.mix, v)
 
 
-@register("ffn", "odd_row", params={"weight": Param("hidden", tensor="row")})
 class OddRow(nn.Module):
     """A matrix that is no layer of its own."""
 
@@ -91,6 +90,15 @@ class OddRow(nn.Module):
         return x @ self.weight
 
 
+@pytest.fixture
+def own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the two above, for a test alone."""
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    register("attention", "mixing_heads", params={"mix": Param("vector")})(MixingHeads)
+    register("ffn", "odd_row", params={"weight": Param("hidden", tensor="row")})(OddRow)
+
+
+@pytest.mark.usefixtures("own_parts")
 def test_what_is_not_declared_stays_whole_and_so_does_what_is_around_it() -> None:
     division = plan_division(model({"type": "attention", "attention": "mixing_heads"}), 2)
     assert not any(name.startswith("blocks.0.mixer") for name in division.axes)
@@ -109,6 +117,7 @@ def test_what_is_not_declared_stays_whole_and_so_does_what_is_around_it() -> Non
         )
 
 
+@pytest.mark.usefixtures("own_parts")
 def test_a_plan_that_is_wrong_is_told() -> None:
     with pytest.raises(ConfigError, match=r"a row for 'blocks\.0\.ffn\.weight', which is not the weight of an "):
         plan_division(model(ffn="odd_row"), 2)
