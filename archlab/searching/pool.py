@@ -9,7 +9,7 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.study.study import SearchStudy
 from archlab.searching.study.workers import hold_lease
 from archlab.searching.trials.callbacks import SearchCallback
-from archlab.searching.trials.one_at_a_time import OneAtATime
+from archlab.searching.trials.one_at_a_time import one_at_a_time
 from archlab.searching.trials.process_pool import ProcessPool
 from archlab.searching.trials.seats import Seat, make_seats
 from archlab.searching.worker import SearchResult, SearchWorker
@@ -37,7 +37,7 @@ def run_one_of_many(space: Space, folder: Path, total: int, callback: SearchCall
 
 def _work_in_pool(space: Space, folder: Path, total: int, callback: SearchCallback, workers: int) -> SearchWorker:
     """Run the trials of a search with several workers, and return one of them."""
-    callback = OneAtATime(callback)
+    callback = one_at_a_time(callback)
     every = [SearchWorker(space, folder, total, callback) for _ in range(workers)]
     seats = _seats(every[0].study, folder, workers)
     pool = ProcessPool(folder, seats, space.plugins, space.study.time_limit)

@@ -47,15 +47,13 @@ from archlab.searching.trials.callbacks import Judge, SearchCallback, TrialPause
 from archlab.searching.trials.prepared_trial import judge_of, plan_objectives, prepare_trial
 from archlab.searching.trials.retries import continue_retried, continue_runs, leave_open
 from archlab.searching.trials.train_trial import open_here
-from archlab.searching.trials.trial_job import OpenRunner, TrialJob, TrialOutput, TrialRunner, make_job
+from archlab.searching.trials.trial_job import SAVE_EVERY_S, OpenRunner, TrialJob, TrialOutput, TrialRunner, make_job
 from archlab.searching.trials.trial_process import TrialLost
 from archlab.searching.variants.cost_request import Costs
 from archlab.searching.variants.planned import TrialCosts
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback, CallbackList
 
-# In a trial that runs again: whatever stopped it may stop it again, and an attempt counts if it came no further.
-SAVE_EVERY_S = 20.0
 _POLL_S = 1.0  # between looks at the trials of other workers, on which the next choice depends
 STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 

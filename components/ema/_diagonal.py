@@ -5,20 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from archlab import State
+from archlab import Recurrent, State
 from archlab.ops.diagonal_scan import Decay, complex_mul, diagonal_scan
 
 
-def summarize_scan(x_BTD: Tensor, decay: Decay, weight_DNP: Tensor) -> State:
-    """Return the state h [B, D, N, P] after a piece that starts from 0, and the factor of an earlier state."""
-    _, h = diagonal_scan(x_BTD, decay, weight_DNP, None)
-    steps = torch.full((1,), x_BTD.shape[1], dtype=torch.float64, device=h.device)
-    wide = Decay(*(None if part is None else part.double() for part in decay))  # type: ignore[arg-type]
-    factor_DNP = wide.powers(steps)[:, 0].to(h.dtype)
-    return {"h": h, "factor": factor_DNP.expand_as(h).contiguous()}
+class DiagonalRecurrence(Recurrent):
+    """A layer whose state is h [B, D, N, P] of a diagonal scan, P being 1 or 2 (real and imaginary part)."""
 
+    def _coefficients(self) -> tuple[Decay, Tensor]:
+        """Return the decay, and the weight of the output [D, N, P]."""
+        raise NotImplementedError
 
-def merge_scans(earlier: State, later: State) -> State:
-    """Return the summary of two pieces."""
-    carried = complex_mul(later["factor"], earlier["h"])
-    return {"h": carried + later["h"], "factor": complex_mul(earlier["factor"], later["factor"])}
+    def summarize(self, x_BTD: Tensor) -> State:
+        """Return the state after a piece that starts from 0, and the factor of an earlier state."""
+        decay, weight_DNP = self._coefficients()
+        _, h = diagonal_scan(x_BTD, decay, weight_DNP, None)
+        steps = torch.full((1,), x_BTD.shape[1], dtype=torch.float64, device=h.device)
+        wide = Decay(*(None if part is None else part.double() for part in decay))  # type: ignore[arg-type]
+        factor_DNP = wide.powers(steps)[:, 0].to(h.dtype)
+        return {"h": h, "factor": factor_DNP.expand_as(h).contiguous()}
+
+    def merge(self, earlier: State, later: State) -> State:
+        """Return the summary of two pieces."""
+        carried = complex_mul(later["factor"], earlier["h"])
+        return {"h": carried + later["h"], "factor": complex_mul(earlier["factor"], later["factor"])}
+
+    def enter(self, summary: State) -> State:
+        """Return the state after the pieces of a summary."""
+        return {"h": summary["h"]}

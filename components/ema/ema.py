@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Param, Recurrent, State, TensorPlan, choice, register
+from archlab import Count, Param, State, TensorPlan, choice, register
 from archlab.components._init import truncated_normal_
-from archlab.components.ema._diagonal import merge_scans, summarize_scan
+from archlab.components.ema._diagonal import DiagonalRecurrence
 from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
 
@@ -18,7 +18,7 @@ from archlab.ops.dtypes import at_least_float32
     tensor=TensorPlan(),
     carry="associative",
 )
-class DampedEMA(Recurrent):
+class DampedEMA(DiagonalRecurrence):
     """Multi-dimensional damped exponential moving average, Mega eq. 5 and 6 (arXiv:2209.10655).
 
     x: [B, T, D] -> [B, T, D].  State: h [B, D, N, 1].
@@ -52,18 +52,6 @@ class DampedEMA(Recurrent):
     def init_state(self, batch_size: int) -> State:
         """Return h = 0."""
         return {"h": at_least_float32(self.eta).new_zeros(batch_size, *self.eta.shape, 1)}
-
-    def summarize(self, x_BTD: Tensor) -> State:
-        """Return the state after a piece by itself, and by what it multiplies an earlier one."""
-        return summarize_scan(x_BTD, *self._coefficients())
-
-    def merge(self, earlier: State, later: State) -> State:
-        """Return the summary of two pieces."""
-        return merge_scans(earlier, later)
-
-    def enter(self, summary: State) -> State:
-        """Return the state after the pieces of a summary."""
-        return {"h": summary["h"]}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Average the past of every channel by h_t = (1 - p d) h_{t-1} + p beta x_t, y_t = eta h_t / sqrt(N)."""

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Param, Positive, Recurrent, State, TensorPlan, choice, register
+from archlab import Count, Param, Positive, State, TensorPlan, choice, register
 from archlab.components._dt import check_dt_range
-from archlab.components.ema._diagonal import merge_scans, summarize_scan
+from archlab.components.ema._diagonal import DiagonalRecurrence
 from archlab.ops.diagonal_scan import Decay, complex_mul, diagonal_scan
 from archlab.ops.dtypes import at_least_float32
 
@@ -24,7 +24,7 @@ Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
     tensor=TensorPlan(),
     carry="associative",
 )
-class DiagonalStateSpace(Recurrent):
+class DiagonalStateSpace(DiagonalRecurrence):
     """Diagonal state space model with zero-order hold, S4D (arXiv:2206.11893).
 
     x: [B, T, D] -> [B, T, D].  State: h [B, D, num_dims, 2], real and imaginary; each stands for itself and its
@@ -72,25 +72,13 @@ class DiagonalStateSpace(Recurrent):
         """Return h = 0."""
         return {"h": at_least_float32(self.read).new_zeros(batch_size, *self.read.shape)}
 
-    def summarize(self, x_BTD: Tensor) -> State:
-        """Return the state after a piece by itself, and by what it multiplies an earlier one."""
-        return summarize_scan(x_BTD, *self._discretize())
-
-    def merge(self, earlier: State, later: State) -> State:
-        """Return the summary of two pieces."""
-        return merge_scans(earlier, later)
-
-    def enter(self, summary: State) -> State:
-        """Return the state after the pieces of a summary."""
-        return {"h": summary["h"]}
-
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Filter every channel by its own state space model."""
-        decay, weight_DN2 = self._discretize()
+        decay, weight_DN2 = self._coefficients()
         y_BTD, h = diagonal_scan(x_BTD, decay, weight_DN2, state["h"] if state else None)
         return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.skip)).to(x_BTD.dtype), {"h": h}
 
-    def _discretize(self) -> tuple[Decay, Tensor]:
+    def _coefficients(self) -> tuple[Decay, Tensor]:
         """Return the decay exp(dt A) and the output's weight 2 C (exp(dt A) - 1) / A, B being 1.
 
         The factor 2 adds the conjugate state. With dt A = r + i a, exp(dt A) - 1 loses its digits for a small dt; its

@@ -125,7 +125,7 @@ def test_s4d_is_the_differential_equation_with_the_input_held():
 def test_s4d_holds_short_steps_exactly_in_float32(step):
     torch.manual_seed(0)
     layer = find("ema", "s4d").cls(8, num_dims=4, dt_min=step, dt_max=step)
-    weight = layer._discretize()[1]
+    weight = layer._coefficients()[1]
     exact = 2 * torch.view_as_complex(layer.double().read) * held(layer)[1]
     assert ((torch.view_as_complex(weight.double()) - exact).abs() < 1e-6 * exact.abs()).all()
 

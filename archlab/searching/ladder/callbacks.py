@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 from archlab.searching.ladder.config import Ladder, Rung
 from archlab.searching.ladder.forecasts import Forecast
 from archlab.searching.ladder.selection import Decision
-from archlab.searching.trials.one_at_a_time import RunOneAtATime
 from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.progress import Progress
 
@@ -70,40 +68,3 @@ class LadderCallbackList(LadderCallback):
         """Forward to each."""
         for callback in self.callbacks:
             callback.on_wait(progress)
-
-
-class LadderOneAtATime(LadderCallback):
-    """Calls another callback, and those of its training runs, from one thread at a time."""
-
-    def __init__(self, callback: LadderCallback) -> None:
-        self.callback, self.lock = callback, threading.RLock()
-
-    def on_ladder(self, ladder: Ladder, candidates: Sequence[str]) -> None:
-        """Forward."""
-        with self.lock:
-            self.callback.on_ladder(ladder, candidates)
-
-    def on_rung(self, rung: Rung, params: float, done: int, total: int, forecast: Forecast | None) -> None:
-        """Forward."""
-        with self.lock:
-            self.callback.on_rung(rung, params, done, total, forecast)
-
-    def on_run(self, label: str) -> Callback:
-        """Forward, and return a callback that is called so too."""
-        with self.lock:
-            return RunOneAtATime(self.callback.on_run(label), self.lock)
-
-    def on_result(self, label: str, loss: float | None, reason: str) -> None:
-        """Forward."""
-        with self.lock:
-            self.callback.on_result(label, loss, reason)
-
-    def on_decision(self, rung: Rung, decision: Decision) -> None:
-        """Forward."""
-        with self.lock:
-            self.callback.on_decision(rung, decision)
-
-    def on_wait(self, progress: Progress) -> None:
-        """Forward."""
-        with self.lock:
-            self.callback.on_wait(progress)

@@ -14,7 +14,7 @@ from pathlib import Path
 from archlab.errors import ArchlabError
 from archlab.runtime.signals import stop_on_signals
 from archlab.searching.fleet import require_number
-from archlab.searching.ladder.callbacks import LadderCallback, LadderCallbackList, LadderOneAtATime
+from archlab.searching.ladder.callbacks import LadderCallback, LadderCallbackList
 from archlab.searching.ladder.candidates import all_candidates, infeasible_reason
 from archlab.searching.ladder.capacity import elsewhere, refusal
 from archlab.searching.ladder.config import Candidate, Ladder, Rung, parse_ladder
@@ -38,6 +38,7 @@ from archlab.searching.ladder.workers import Trainer, Workers, make_trainer, wit
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.search_dir import open_search
 from archlab.searching.study.workers import hold_lease
+from archlab.searching.trials.one_at_a_time import one_at_a_time
 from archlab.storage.files import remove_dir_atomic
 from archlab.storage.locks import lock
 from archlab.storage.ownership import RUN
@@ -69,7 +70,7 @@ def run_ladder(
     ladder = parse_ladder(space)
     candidates = all_candidates(ladder)
     require_number(space, workers)
-    callback = LadderOneAtATime(LadderCallbackList(callbacks))
+    callback = one_at_a_time(LadderCallbackList(callbacks))
     with stop_on_signals(), open_search(space, folder, force):
         callback.on_ladder(ladder, [candidate.name for candidate in candidates])
         trainer = make_trainer(ladder, folder, callback, workers)

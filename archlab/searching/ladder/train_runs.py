@@ -18,15 +18,14 @@ from archlab.searching.ladder.callbacks import LadderCallback
 from archlab.searching.ladder.results import FAILURE, LOCK, read_failure, read_loss, write_failure
 from archlab.searching.ladder.runs import LadderRun
 from archlab.searching.study.progress import checkpoint_step
+from archlab.searching.study.study import MAX_ATTEMPTS
 from archlab.searching.trials.callbacks import Judge
 from archlab.searching.trials.train_trial import open_here
-from archlab.searching.trials.trial_job import OpenRunner, TrialJob
+from archlab.searching.trials.trial_job import SAVE_EVERY_S, OpenRunner, TrialJob
 from archlab.searching.trials.trial_process import TrialLost
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback
 
-MAX_FRUITLESS = 2  # processes of a run that are killed before it has come any further
-SAVE_EVERY_S = 20.0  # in a run whose process was killed
 _POLL_S = 1.0  # between looks at the runs that other processes train
 InThreads = Callable[[Sequence[Callable[[], None]]], None]
 
@@ -128,7 +127,7 @@ class RunTrainer:
             except TrialLost as error:
                 has_advanced = not error.by_itself or (checkpoint_step(run.folder) or 0) > before
                 fruitless, save_every_s = 0 if has_advanced else fruitless + 1, SAVE_EVERY_S
-                if fruitless == MAX_FRUITLESS:
+                if fruitless == MAX_ATTEMPTS:
                     raise
 
     def _job(self, run: LadderRun, save_every_s: float | None) -> TrialJob:

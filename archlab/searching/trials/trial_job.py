@@ -15,6 +15,9 @@ from archlab.searching.trials.callbacks import Judge
 from archlab.searching.variants.cost_request import CostRequest, Costs
 from archlab.training.callbacks import Callback
 
+# In a trial that runs again: whatever stopped it may stop it again, and an attempt counts if it came no further.
+SAVE_EVERY_S = 20.0
+
 
 @dataclass(frozen=True)
 class TrialJob:
