@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from archlab import api
 from archlab.cli.escaping import unwrapped, write_data
 from archlab.cli.options import FOLDER, TRUST_PLUGINS
 from archlab.cli.streams import can_print, decode_argument
+
+if TYPE_CHECKING:
+    from archlab.inference.generation import GeneratedToken
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 INPUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
@@ -116,14 +119,14 @@ def _require_one_way(single: Mapping[str, object], batch: Path | None, out: Path
         raise click.UsageError("--out is for the results of a --batch; a text goes to standard output")
 
 
-def _print_text(tokens: Iterator[api.GeneratedToken], prompt: str | None) -> None:
+def _print_text(tokens: Iterator[GeneratedToken], prompt: str | None) -> None:
     write_data(prompt or "")
     for token in tokens:
         write_data(token.text)
     click.echo()
 
 
-def _print_tokens(tokens: Iterator[api.GeneratedToken]) -> None:
+def _print_tokens(tokens: Iterator[GeneratedToken]) -> None:
     from archlab.inference.prompt_file import format_token
 
     for token in tokens:

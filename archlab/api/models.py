@@ -1,0 +1,146 @@
+"""Verbs on trained models and what was written of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from archlab.api.inputs import StrPath
+from archlab.config.plugin_trust import plugin_policy
+from archlab.runtime.known_failures import explain_failures
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from archlab.inference.evaluate import EvalResult
+
+
+@explain_failures
+def evaluate(
+    folder: StrPath,
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "test",
+    max_tokens: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    trust_plugins: bool = False,
+) -> EvalResult:
+    """Evaluate a trained model on a split of its task.
+
+    `folder` is a run, a search or a checkpoint. `overrides` may change task, context and batch size, but not the model.
+    `max_tokens` limits the number of inputs read; `progress` is called with the targets done, and those in all if that
+    is known. Raises ArchlabError for a directory without a trained model.
+
+        archlab.evaluate("runs/a", split="validation").metrics["bpb"]
+    """
+    from archlab.inference.evaluate import eval_options
+    from archlab.inference.evaluate import evaluate as run
+    from archlab.modeling.build import device_of, validate
+    from archlab.runtime.mixed_precision import resolve_precision
+    from archlab.storage.trained_model import load_trained
+
+    with plugin_policy(trust=trust_plugins):
+        experiment, model = load_trained(Path(folder), overrides=overrides)
+    validate(experiment)
+    options = eval_options(experiment.train)
+    options["precision"] = resolve_precision(options["precision"], device_of(model))
+    return run(model, experiment.task.factory()(), split, max_tokens=max_tokens, progress=progress, **options)
+
+
+@explain_failures
+def export(
+    folder: StrPath,
+    out: StrPath,
+    *,
+    to: Sequence[str] = (),
+    trial: int | None = None,
+    top: int | None = None,
+    pareto: bool = False,
+    force: bool = False,
+    options: Mapping[str, object] | None = None,
+    tell: Callable[[str], None] | None = None,
+    trust_plugins: bool = False,
+) -> Path:
+    """Export a trained model to a directory that works without archlab, and prove that it does; return `out`.
+
+    `to` are the names of formats, by default standalone and transformers, `options` theirs, such as `portable` of pt2.
+    Of a search `trial` takes one by its number, `top` the best so many, `pareto` those of the Pareto front; several go
+    to directories of their own below `out`. `tell` is called with a line for each thing done. Raises ArchlabError for a
+    part that a format does not have, and an export that gives other logits than the model, which is not left behind.
+
+        archlab.export("runs/a", "out/a", to=["transformers"])
+    """
+    from archlab.interop.exporting.export import export as write
+
+    chosen: dict[Path, tuple[Path, Mapping[str, object]]] = {Path(out): (Path(folder), {})}
+    with plugin_policy(trust=trust_plugins):
+        if trial is not None or top is not None or pareto:
+            from archlab.searching.results.chosen_trials import choose_trials
+
+            trials = choose_trials(Path(folder), trial=trial, top=top, pareto=pareto)
+            chosen = {Path(out, f"trial_{each.number:04d}"): (each.folder, each.origin) for each in trials}
+            if trial is not None:
+                chosen = {Path(out): (trials[0].folder, trials[0].origin)}
+        for place, (source, origin) in chosen.items():
+            if tell is not None and len(chosen) > 1:
+                tell(f"{source}: to {place}")
+            write(source, place, to, force=force, options=options, origin=origin, tell=tell or (lambda line: None))
+    return Path(out)
+
+
+@explain_failures
+def import_checkpoint(
+    directory: StrPath, out: StrPath, *, tokenizer: str | None = None, special_tokens: bool = True, force: bool = False
+) -> Path:
+    """Convert a checkpoint directory of the transformers library to one of archlab's; return `out`.
+
+    `tokenizer` is "bytes" or the path of a tokenizer.json; by default the directory's own, if it has one.
+    `special_tokens` adds to a text what the tokenizer does of its own accord, such as a BOS token.
+    """
+    from archlab.interop import import_checkpoint as convert
+
+    return convert(Path(directory), Path(out), tokenizer=tokenizer, special_tokens=special_tokens, force=force)
+
+
+@explain_failures
+def report(folder: StrPath, *, trust_plugins: bool = False) -> Path:
+    """Write report.html of a search or a run, readable offline, or of the one that a directory is a part of.
+
+    Returns its path.
+    """
+    from archlab.reporting.report import report as write
+    from archlab.storage.model_places import owner_of
+
+    with plugin_policy(trust=trust_plugins):
+        return write(owner_of(Path(folder)))
+
+
+@explain_failures
+def migrate(folder: StrPath, *, trust_plugins: bool = False) -> list[str]:
+    """Rewrite a run, a search or a checkpoint of an earlier version in the present format; return each change.
+
+    Returns nothing where there is nothing to change. Raises ArchlabError for another directory, and a damaged one.
+    """
+    from archlab.storage.migrate import migrate as rewrite
+
+    with plugin_policy(trust=trust_plugins):
+        return rewrite(Path(folder))
+
+
+@explain_failures
+def load_model(folder: StrPath, device: str | torch.device = "cpu", *, trust_plugins: bool = False) -> nn.Module:
+    """Load the trained model of a run, a search or a checkpoint, in evaluation mode.
+
+    Raises ArchlabError for a directory without a trained model, or a damaged one.
+
+        model = archlab.load_model("runs/a")
+        logits, state = model(tokens)  # [B, T] int64 -> [B, T, V]
+        logits, state = model(more_tokens, state)  # continues the stream
+    """
+    from archlab.storage.trained_model import load_trained
+
+    with plugin_policy(trust=trust_plugins):
+        _, model = load_trained(Path(folder), device)
+    return model
