@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -90,54 +91,64 @@ def test_whatever_ends_a_trial_costs_that_trial_only(tmp_path: Path) -> None:
     assert not read_workers(tmp_path / "s"), "a worker that ends well leaves no lease"
 
 
-class Saboteur(archlab.SearchCallback):
-    """Sends signals to trials' processes, each at its third update."""
+SABOTEUR = """
+import json, os, pathlib
+import torch
+from torch._subclasses import FakeTensor
+from archlab import register
 
-    def __init__(self, signals: list[signal.Signals]) -> None:
-        self.signals, self.results = signals, []
+SIGNALS = pathlib.Path(__file__).with_name("signals.json")
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> archlab.Callback:
-        return _Sabotage(self.signals) if label.startswith("trial") else archlab.Callback()
+@register("norm", "saboteur")
+class Saboteur(torch.nn.Module):
+    "Sends its own process the next signal of a file in the third update of a run."
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        if self.training and not isinstance(x, FakeTensor):
+            self.updates += 1
+            signals = json.loads(SIGNALS.read_text())
+            if self.updates == 3 and signals:
+                SIGNALS.write_text(json.dumps(signals[1:]))
+                os.kill(os.getpid(), signals[0])
+        return x
+"""
+
+
+class Results(archlab.SearchCallback):
+    """Keeps why each attempt ended."""
+
+    def __init__(self) -> None:
+        self.reasons: set[str] = set()
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
-        self.results.append((state, reason))
-
-
-class _Sabotage(archlab.Callback):
-    def __init__(self, signals: list[signal.Signals]) -> None:
-        self.signals = signals
-
-    def on_step(self, record: Mapping[str, float]) -> None:
-        if record["step"] == 3 and self.signals:
-            number = self.signals.pop()
-            children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-            servers = [pid for file in children for pid in file.read_text().split()]
-            trials = [pid for server in servers for pid in _children(server)]
-            os.kill(int(max(trials, key=int)), number)
-
-
-def _children(pid: str) -> list[str]:
-    files = Path(f"/proc/{pid}/task").glob("*/children")
-    return [child for file in files for child in file.read_text().split()]
+        self.reasons.add(reason)
 
 
 @pytest.mark.services
 @pytest.mark.parametrize(
     ("checkpoint_every", "signals"),
-    [(1, [signal.SIGKILL, signal.SIGTERM]), (0, [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL])],
+    [(1, [signal.SIGTERM, signal.SIGKILL]), (0, [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL])],
 )
 def test_a_trial_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(
     tmp_path: Path, checkpoint_every: int, signals: list[signal.Signals]
 ) -> None:
     # Also without checkpoints of its own: whoever is run again saves some, and comes further each time.
+    # Signals are of a run's own making: whoever sends one to a run of milliseconds may be late.
+    (tmp_path / "saboteur.py").write_text(SABOTEUR)
+    (tmp_path / "signals.json").write_text(json.dumps(signals))
     train = {"train.steps": 6, "train.checkpoint_every": checkpoint_every, "train.eval_every": 3}
     study = {"sampler": "random", "trials": 3, "pruner": "none"}
-    file = write_space(tmp_path, override=train, study=study)
-    saboteur = Saboteur(list(signals))
-    archlab.search(str(file), out=tmp_path / "killed", workers=1, callbacks=[saboteur])
+    override = {**train, "model.norm": "saboteur"}
+    file = write_space(tmp_path, override=override, study=study, plugins=["saboteur.py"])
+    results = Results()
+    archlab.search(str(file), out=tmp_path / "killed", workers=1, callbacks=[results])
     archlab.search(str(file), out=tmp_path / "whole", workers=2)
-    assert {"its process was ended by SIGKILL"} < {reason for _, reason in saboteur.results}
-    assert not saboteur.signals
+    assert {"its process was ended by SIGKILL"} < results.reasons
+    assert not json.loads((tmp_path / "signals.json").read_text())
     values = [{t.user_attrs["values"]["train.lr"]: t.value for t in ended(tmp_path / n)} for n in ("killed", "whole")]
     assert values[0] == values[1]
     assert len(values[0]) == 3
