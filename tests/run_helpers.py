@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ from archlab.training.callbacks import Callback
 from archlab.training.metrics_file import OF_THE_MACHINE
 from archlab.training.trainer import train
 
+TEXTS = ["one", "a longer text", "x", "and the last of these texts, which is cut where a context ends"] * 8
 CLOCK = ("tokens_per_s", *OF_THE_MACHINE)
+
+
+def write_documents(folder: Path) -> str:
+    """Write short documents to a directory; return the override that makes them the task."""
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        lines = (json.dumps({"text": text}) for text in TEXTS)
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return f"task={{type: text, path: {folder}}}"
 
 
 class Recorder(Callback):

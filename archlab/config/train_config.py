@@ -32,7 +32,8 @@ class TrainConfig:
     `eval_every: 0` and `checkpoint_every: 0` mean at the end only; `eval_tokens: null` is the whole split. While a
     `budget` of FLOPs or seconds is not resolved (archlab.modeling.budget), `steps` is 0. Under a `parametrization`
     other than standard, `lr` and initialization are those of a model as wide as `base_width`, with the sizes of
-    `base_model` by path, and of `base_depth` layers.
+    `base_model` by path, and of `base_depth` layers. `documents: separate` starts every document anew, which other
+    tools call packing with intra-document masking; `joined` lets a context go on from one to the next.
     """
 
     steps: Count = 1000
@@ -71,6 +72,7 @@ class TrainConfig:
     base_model: dict[str, Count] | None = None
     loggers: list[str] | None = None
     profile: ProfileSteps | None = None
+    documents: Literal["joined", "separate"] = "joined"
 
     @property
     def tokens_per_step(self) -> int:
@@ -106,6 +108,7 @@ class TrainConfig:
             "warmup": self.warmup_fraction is not None,
             "decay_fraction": self.schedule != "wsd",
             "parametrization": self.parametrization == "standard",
+            "documents": self.documents == "joined",
         }
         return {key: value for key, value in plain.items() if not unused.get(key)}
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.config.registry import component_of
+from archlab.data.documents import Document
 from archlab.data.prepared import PreparedCorpus
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
@@ -31,6 +32,7 @@ class Task(Protocol):
         vocab_size: Number of tokens of inputs [B, T] int64; None if inputs are real values [B, ...].
         per_sample: Whether targets are [B], one per sample, rather than [B, T] with IGNORED where none is asked for.
         predicts_next: Whether targets are later inputs, so that a model must be causal.
+        has_documents: Whether samples are parts of texts whose documents can be told apart.
         metrics_are_per_token: Whether the metrics of a part of the steps can be summed with those of the others.
         tokens: What the tokens mean, where several tasks have the same; a task's own tokens by default.
         metrics: Names of the metrics; `bpb` is computed from the loss and `bytes_per_token`.
@@ -40,6 +42,7 @@ class Task(Protocol):
     vocab_size: int | None = None
     per_sample: bool = False
     predicts_next: bool = False
+    has_documents: bool = False
     metrics_are_per_token: bool = True
     tokens: str = ""
     metrics: Sequence[str] = ("loss", "accuracy")
@@ -94,6 +97,18 @@ class Task(Protocol):
         self, split: str, batch_size: int, context: int, max_tokens: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets that cover a split once, in order, or its first `max_tokens` inputs."""
+
+    def documents(
+        self, split: str, start: int, stop: int, *, batch_size: int, context: int, seed: int
+    ) -> list[Document]:
+        """Return inputs and targets of each document, or part of one, that the same samples of `rows` hold."""
+        raise ArchlabError("this task has no documents")
+
+    def eval_documents(
+        self, split: str, batch_size: int, context: int, max_tokens: int | None = None
+    ) -> Iterator[list[Document]]:
+        """Yield inputs and targets of each document, or part of one, that the batches of `eval_batches` hold."""
+        raise ArchlabError("this task has no documents")
 
     def num_eval_targets(self, split: str, context: int, max_tokens: int | None = None) -> int | None:
         """Return the number of targets of `eval_batches`, for a progress bar; None where only reading would tell."""

@@ -14,7 +14,7 @@ from archlab.data.corpus import Corpus, read_corpus
 from archlab.data.prepared import open_prepared, word_tokenizer
 from archlab.data.splits import SPLITS
 from archlab.data.survey import Source
-from archlab.data.tokenizers import ByteTokenizer, Tokenizer, WordTokenizer
+from archlab.data.tokenizers import SEPARATOR, ByteTokenizer, Tokenizer, WordTokenizer
 
 _log = logging.getLogger(__name__)
 # Of a text's bytes. A word in a thousand that is lost changes bits per byte in the fourth digit, if at all.
@@ -50,6 +50,9 @@ class TokenCorpus(Protocol):
     def tokens(self, split: str) -> NDArray[Any]:
         """Return the tokens of a split."""
 
+    def ends(self, split: str) -> NDArray[Any]:
+        """Return the place behind the last token of each document of a split."""
+
     def num_bytes(self, split: str) -> int:
         """Return the number of bytes of a split's text that its tokens stand for."""
 
@@ -80,6 +83,10 @@ class ByteCorpus:
         """Return the bytes of a split."""
         return np.frombuffer(self._texts[split], np.uint8)
 
+    def ends(self, split: str) -> NDArray[Any]:
+        """Return the place behind each separator, which a byte 0 within a document is, too."""
+        return _ends(self._texts[split])
+
     def num_bytes(self, split: str) -> int:
         """Return the number of bytes of a split."""
         return len(self._texts[split])
@@ -91,6 +98,11 @@ class ByteCorpus:
     def lost(self, split: str) -> tuple[int, str]:
         """Return that nothing is lost."""
         return 0, ""
+
+
+@lru_cache(maxsize=3)
+def _ends(text: bytes) -> NDArray[Any]:
+    return np.flatnonzero(np.frombuffer(text, np.uint8) == SEPARATOR[0]) + 1
 
 
 @lru_cache(maxsize=4)

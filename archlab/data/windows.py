@@ -40,7 +40,20 @@ def read_windows(
     not overlap, and each is visited once per epoch, in an order of its own. Every window begins with `prefix`, whose
     tokens are no targets.
     """
-    stride, unpredicted = _stride(context, prefix)
+    stride, unpredicted = stride_of(context, prefix)
+    starts = window_starts(tokens, samples, context, seed, prefix)
+    read_BT = tokens[starts[:, None] + np.arange(stride + unpredicted)].astype(np.int64)
+    window_BT = torch.from_numpy(np.concatenate([_repeat(prefix, len(starts)), read_BT], 1))
+    inputs_BT, targets_BT = window_BT[:, :-1].contiguous(), window_BT[:, 1:].contiguous()
+    targets_BT[:, : max(len(prefix) - 1, 0)] = IGNORED
+    return inputs_BT, targets_BT
+
+
+def window_starts(
+    tokens: NDArray[Any], samples: Sequence[int], context: int, seed: int, prefix: Sequence[int] = ()
+) -> NDArray[np.int64]:
+    """Return the places of the first tokens of some of a run's samples."""
+    stride, unpredicted = stride_of(context, prefix)
     num_windows = (len(tokens) - unpredicted) // stride
     slack = len(tokens) - unpredicted - num_windows * stride
     visits = np.asarray(samples, np.int64)
@@ -50,11 +63,7 @@ def read_windows(
         order, shift = _window_order(num_windows, slack, seed, int(epoch), isinstance(tokens, np.memmap))
         in_epoch = visits // num_windows == epoch
         starts[in_epoch] = order(visits[in_epoch] % num_windows) * stride + shift
-    read_BT = tokens[starts[:, None] + np.arange(stride + unpredicted)].astype(np.int64)
-    window_BT = torch.from_numpy(np.concatenate([_repeat(prefix, len(visits)), read_BT], 1))
-    inputs_BT, targets_BT = window_BT[:, :-1].contiguous(), window_BT[:, 1:].contiguous()
-    targets_BT[:, : max(len(prefix) - 1, 0)] = IGNORED
-    return inputs_BT, targets_BT
+    return starts
 
 
 def iter_windows(
@@ -65,7 +74,7 @@ def iter_windows(
     All batches have one shape, which torch.compile would otherwise compile again; targets after the end are IGNORED.
     Every window begins with `prefix`, whose tokens are no targets.
     """
-    stride, unpredicted = _stride(context, prefix)
+    stride, unpredicted = stride_of(context, prefix)
     count = max(len(tokens) - unpredicted if max_tokens is None else min(len(tokens) - unpredicted, max_tokens), 0)
     rows = min(batch_size, math.ceil(count / stride))
     for start in range(0, count, max(rows * stride, 1)):
@@ -80,7 +89,7 @@ def iter_windows(
         )
 
 
-def _stride(context: int, prefix: Sequence[int]) -> tuple[int, int]:
+def stride_of(context: int, prefix: Sequence[int]) -> tuple[int, int]:
     """Return the number of targets of a window, and that of the text's first tokens that are none."""
     return (context + 1 - len(prefix), 0) if prefix else (context, 1)
 

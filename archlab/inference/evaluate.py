@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypedDict
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from archlab.config.train_config import TrainConfig
+from archlab.data.documents import group_by_length
 from archlab.data.task import Task
 from archlab.errors import ArchlabError, did_you_mean
 from archlab.modeling.build import device_of, eval_mode
@@ -50,11 +51,13 @@ class EvalOptions(TypedDict):
     batch_size: int
     context: int
     precision: str
+    documents: str
 
 
 def eval_options(train: TrainConfig) -> EvalOptions:
     """Return the options of the evaluations during training."""
-    return {"batch_size": train.batch_size, "context": train.context, "precision": train.precision}
+    sizes = {"batch_size": train.batch_size, "context": train.context}
+    return {**sizes, "precision": train.precision, "documents": train.documents}
 
 
 def evaluate(
@@ -66,11 +69,13 @@ def evaluate(
     context: int,
     max_tokens: int | None = None,
     precision: str = "float32",
+    documents: str = "joined",
     progress: EvalProgress | None = None,
     ranks: Ranks | None = None,
 ) -> EvalResult:
     """Evaluate a model on a split, starting each sample from the initial state; several `ranks` divide the batches.
 
+    With `documents="separate"` each document in a sample starts from it, too.
     `max_tokens` limits the number of inputs read; `progress` is called after each batch. Raises ArchlabError if the
     split has no target.
     """
@@ -79,14 +84,16 @@ def evaluate(
     # A task need not derive from Task, and those of before it had parts have none.
     parts: Mapping[str, tuple[float, Task]] = getattr(task, "eval_parts", dict)()
     if parts:
-        options = EvalOptions(batch_size=batch_size, context=context, precision=precision)
+        options = EvalOptions(batch_size=batch_size, context=context, precision=precision, documents=documents)
         return _evaluate_parts(model, parts, split, max_tokens, progress, options, ranks)
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
-    num_targets = task.num_eval_targets(split, context, max_tokens) if progress else None
+    is_whole = documents == "joined"
+    num_targets = task.num_eval_targets(split, context, max_tokens) if progress and is_whole else None
     begin, ranks = time.perf_counter(), ranks or Ranks()
     with eval_mode(model), whole_ends(model), torch.no_grad():
-        batches = task.eval_batches(split, batch_size, context, max_tokens)
+        source = task.eval_batches if is_whole else partial(_documents, task)
+        batches = source(split, batch_size, context, max_tokens)
         for (inputs, targets), is_own in ranks.share(batches):
             for chunk in _evaluate_batch(model, task, inputs, targets, precision):
                 for name, (total, count) in chunk.items():
@@ -104,6 +111,14 @@ def evaluate(
     if "bpb" in task.metrics and task.has_bits_per_byte(split):
         metrics["bpb"] = metrics["loss"] / math.log(2) / task.bytes_per_evaluated_token(split, max_tokens)
     return EvalResult(split, metrics, counts["loss"], counts["loss"] / (time.perf_counter() - begin))
+
+
+def _documents(
+    task: Task, split: str, batch_size: int, context: int, max_tokens: int | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs and targets of the documents in each batch, those of similar lengths together."""
+    for documents in task.eval_documents(split, batch_size, context, max_tokens):
+        yield from group_by_length(documents)
 
 
 def _done(own: int, ranks: Ranks, total: int | None) -> int:

@@ -17,6 +17,7 @@ from archlab.errors import ConfigError
 from archlab.modeling.backbone import is_causal, is_per_sample, num_outputs
 from archlab.modeling.param_roles import PATH
 from archlab.modeling.param_scales import base_spec, param_scales
+from archlab.modeling.separate_documents import require_separable
 from archlab.modeling.state import max_context
 from archlab.ops.native import register_native_backends
 from archlab.ops.rotary import register_opaque_ops
@@ -92,6 +93,7 @@ def _validate(experiment: Experiment) -> nn.Module:
     model, context = build_on_meta(experiment.model), experiment.train.context
     task: Task = experiment.task.factory()()
     _check_task(experiment, model, task)
+    require_separable(experiment, model, task)
     limit = max_context(model)
     if limit is not None and context > limit:
         raise ConfigError(

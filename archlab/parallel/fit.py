@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
 from archlab.config.parallel import PATH, Layout, divide_sequences, require_chunks
 from archlab.config.train_config import TrainConfig
+from archlab.data.documents import NUM_GROUPS, Document, group_by_length
 from archlab.data.task import Task
 from archlab.errors import ConfigError
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.step_trace import trace_step
+from archlab.ops.linear_cross_entropy import IGNORED
 from archlab.parallel.division import plan_division
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.tensor import build_part
@@ -52,6 +55,8 @@ def _require_stream(experiment: Experiment, model: nn.Module, layout: Layout) ->
         problem = "the model answers once a sample, and not at every step"
     elif task.vocab_size is None:
         problem = f"the inputs of the task {experiment.task.name!r} are no tokens"
+    elif experiment.train.documents == "separate":
+        problem = "train.documents has rows of many lengths: divide by shard"
     else:
         return
     raise ConfigError(f"{PATH}.chunk", f"{layout.chunk} cuts the context of a stream, but {problem}")
@@ -87,22 +92,32 @@ class Work:
     context: int
     data_index: int
     chunk_index: int
+    is_alone: bool
 
-    def batch(self, task: Task, step: int, micro_batch: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of a micro-batch of an update, counted from 0."""
+    def batches(self, task: Task, step: int, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
+        """Return inputs and targets of a micro-batch of an update, counted from 0; documents apart come in several."""
         begin = (self.data_index * self.accumulate + micro_batch) * self.rows
+        if self.train.documents == "separate":
+            return self._of_documents(read_documents(task, self.train, step, begin, begin + self.rows))
         inputs, targets = read_rows(task, self.train, step, begin, begin + self.rows)
         if self.context == self.train.context:
-            return inputs, targets
+            return [(inputs, targets)]
         piece = slice(self.chunk_index * self.context, (self.chunk_index + 1) * self.context)
-        return inputs[:, piece], targets[:, piece]
+        return [(inputs[:, piece], targets[:, piece])]
+
+    def _of_documents(self, documents: list[Document]) -> list[Document]:
+        """Return batches of documents, as many in each rank: ranks gather weights together."""
+        batches = group_by_length(documents)
+        nothing = torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), IGNORED)
+        return batches if self.is_alone else batches + [nothing] * (NUM_GROUPS - len(batches))
 
 
 def divide_work(train: TrainConfig, ranks: Ranks) -> Work:
     """Return the part of an update that is a rank's."""
     rows, accumulate = divide_sequences(ranks.layout, train.batch_size, train.accumulate)
     context = train.context // ranks.layout.chunk
-    return Work(train, rows, accumulate, context, ranks.data_index, ranks.chunk_index)
+    is_alone = ranks.count == 1
+    return Work(train, rows, accumulate, context, ranks.data_index, ranks.chunk_index, is_alone)
 
 
 def read_rows(task: Task, train: TrainConfig, step: int, begin: int, end: int) -> tuple[Tensor, Tensor]:
@@ -113,4 +128,14 @@ def read_rows(task: Task, train: TrainConfig, step: int, begin: int, end: int) -
         # Batches are a function of this number alone, so that a resumed run reads the same ones.
         return task.batch("train", step * train.accumulate + number, size, train.context, train.seed)
     first = step * train.accumulate * size
-    return task.rows("train", first + begin, first + end, batch_size=size, context=train.context, seed=train.seed)
+    return task.rows("train", first + begin, first + end, **_sizes(train))
+
+
+def read_documents(task: Task, train: TrainConfig, step: int, begin: int, end: int) -> list[Document]:
+    """Return the documents in the sequences `begin` to `end` of an update."""
+    first = step * train.accumulate * train.batch_size
+    return task.documents("train", first + begin, first + end, **_sizes(train))
+
+
+def _sizes(train: TrainConfig) -> dict[str, int]:
+    return {"batch_size": train.batch_size, "context": train.context, "seed": train.seed}

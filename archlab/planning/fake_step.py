@@ -99,9 +99,9 @@ class _FakeStep(TrainStep):
         """Go by the relay, as the compiled run that is planned does."""
         return False
 
-    def _batch(self, micro_batch: int) -> tuple[Tensor, Tensor]:
+    def _batches(self, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
         own = replace(self.train, batch_size=self.work.rows, context=self.work.context)
-        return example_batch(self.task, self.model, own)
+        return [example_batch(self.task, self.model, own)]
 
     def fill_moments(self) -> None:
         """Make the moments of AdamW, which every update but the first finds."""

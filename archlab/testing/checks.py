@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from archlab.data.documents import pad_documents
 from archlab.errors import one_line
 from archlab.modeling import backbone
 from archlab.modeling.compile import compile_model
-from archlab.modeling.state import State, init_state, reserve_state
+from archlab.modeling.state import AUXILIARY_LOSS, State, init_state, reserve_state
+from archlab.ops.linear_cross_entropy import IGNORED
 from archlab.runtime.private_apis import compile_error
 from archlab.testing.component_case import (
     BATCH,
@@ -36,6 +39,7 @@ STEPS = (
 )  # of finite differences: a large step is too coarse for steep functions, a small one too noisy for flat ones
 CALLS = (TOKENS, 1, 2)
 ROW_LENGTHS = (3, 8)  # of the rows of a batch
+DOCUMENT_LENGTHS = (TOKENS, 6)
 CHUNK_SIZES = ([TOKENS], [1] * TOKENS, [4, 8, 1])
 
 
@@ -151,6 +155,30 @@ def rows_are_independent(case: ComponentCase) -> None:
             require_close(y[row, -1], expected[0, -1], 1e-10, name)
 
 
+def packed_equals_separate(case: ComponentCase) -> None:
+    """Documents in one batch, padded at their ends, have the outputs and gradients that each has alone."""
+    model = case.build()
+    if not is_stream(case, model) or any(name.endswith(AUXILIARY_LOSS) for name in init_state(model, 1)):
+        return
+    rows = [row_T[:length] for row_T, length in zip(case.example_inputs(), DOCUMENT_LENGTHS, strict=True)]
+    inputs, targets = pad_documents([(row_T, row_T) for row_T in rows])
+    alone = [model(row_T[None])[0][0] for row_T in rows]
+    packed = model(inputs)[0]
+    require_close(packed[targets != IGNORED], torch.cat(alone), 1e-10, "outputs of documents in one batch")
+    parameters = dict(model.named_parameters())
+    apart, together = (
+        torch.autograd.grad(_nats(logits, target), list(parameters.values()), materialize_grads=True)
+        for logits, target in ((torch.cat(alone), torch.cat(rows)), (packed, targets))
+    )
+    for name, actual, expected in zip(parameters, together, apart, strict=True):
+        require_close(actual, expected, 1e-9, f"the gradient of {name} for documents in one batch")
+
+
+def _nats(logits: Tensor, targets: Tensor) -> Tensor:
+    flat = targets.flatten()
+    return F.cross_entropy(logits.flatten(0, -2), flat, ignore_index=IGNORED, reduction="sum") / (flat >= 0).sum()
+
+
 def has_all_gradients(case: ComponentCase) -> None:
     """Every parameter has a finite, nonzero gradient, and an optimizer step lowers the loss."""
     model = case.build(torch.float32)
@@ -243,4 +271,5 @@ def bfloat16_is_close(case: ComponentCase) -> None:
 def default_checks() -> Iterator[Callable[[ComponentCase], None]]:
     """Yield the checks that need one model alone, and no variation of its knobs."""
     yield from (is_causal, chunked_equals_whole, chunked_equals_whole_in_float32, has_fixed_size_state, can_save_state)
-    yield from (rows_are_independent, has_all_gradients, has_exact_gradients, compiles, bfloat16_is_close)
+    yield from (rows_are_independent, packed_equals_separate)
+    yield from (has_all_gradients, has_exact_gradients, compiles, bfloat16_is_close)

@@ -179,7 +179,7 @@ class TrainStep:
         self.ranks.publish(self.step + 1, "data")
         self.ranks.seed(self.train.seed, self.step)
         begin = time.perf_counter()
-        batches = [self._batch(micro_batch) for micro_batch in range(self.work.accumulate)]
+        batches = [batch for each in range(self.work.accumulate) for batch in self._batches(each)]
         self._data_wait_s = time.perf_counter() - begin
         own_targets = sum(count_targets(targets) for _, targets in batches)
         own_tokens = sum(len(inputs) for inputs, _ in batches) * self.work.context
@@ -210,9 +210,9 @@ class TrainStep:
                 self.relay.run(self.model, list(pieces), forward)
         return self.ranks.sum(float(loss))[0]  # waits for the device, so once in an update
 
-    def _batch(self, micro_batch: int) -> tuple[Tensor, Tensor]:
+    def _batches(self, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
         """Return inputs and targets of a micro-batch of this rank, on the CPU."""
-        return self.work.batch(self.task, self.step, micro_batch)
+        return self.work.batches(self.task, self.step, micro_batch)
 
     def _losses(self, inputs: Tensor, targets: Tensor, initial: State | None) -> tuple[Tensor, Tensor, State]:
         """Return the sums of the loss over the targets and of the layers' auxiliary losses over the tokens."""

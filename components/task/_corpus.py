@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from archlab import ArchlabError, did_you_mean
+from archlab.data.documents import Document, iter_documents, read_documents
 from archlab.data.prepared import PreparedCorpus
 from archlab.data.splits import SPLITS
 from archlab.data.token_corpus import TokenCorpus, is_recoverable
@@ -23,6 +24,8 @@ from ._tokenized import TokenizedTask
 
 class CorpusTask(TokenizedTask):
     """Predict each token of a corpus from those before it; the constructor does not open the corpus."""
+
+    has_documents = True
 
     @property
     @abstractmethod
@@ -98,6 +101,21 @@ class CorpusTask(TokenizedTask):
         """Return inputs and targets [B, T] of samples of a run; see `Task.rows`."""
         self._require_window(split, context)
         return read_windows(self._tokens(split), range(start, stop), context, seed, self.tokenizer.prefix)
+
+    def documents(
+        self, split: str, start: int, stop: int, *, batch_size: int, context: int, seed: int
+    ) -> list[Document]:
+        """Return inputs and targets of each document in the same samples; see `Task.documents`."""
+        self._require_window(split, context)
+        tokens, ends = self._tokens(split), self.corpus.ends(split)
+        return read_documents(tokens, ends, range(start, stop), context, seed, self.tokenizer.prefix)
+
+    def eval_documents(
+        self, split: str, batch_size: int, context: int, max_tokens: int | None = None
+    ) -> Iterator[list[Document]]:
+        """Yield inputs and targets of each document in the same batches."""
+        tokens, ends = self._tokens(split), self.corpus.ends(split)
+        yield from iter_documents(tokens, ends, batch_size, context, max_tokens, self.tokenizer.prefix)
 
     def eval_batches(
         self, split: str, batch_size: int, context: int, max_tokens: int | None = None

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from archlab import Count, TextSource, register
+from archlab.data.documents import Document
 from archlab.data.mixing import Mixing
 from archlab.data.prepared import PreparedCorpus
 from archlab.data.splits import SPLITS
@@ -45,6 +46,8 @@ class Mixture(TokenizedTask):
         vocab_size: Number of tokens of the model, where the tokenizer has fewer; null is as many.
         eval_bytes: Bytes of the validation and test splits of each source that are used; null uses all.
     """
+
+    has_documents = True
 
     def __init__(
         self,
@@ -148,6 +151,14 @@ class Mixture(TokenizedTask):
                 sizes = {"batch_size": batch_size, "context": context, "seed": seed}
                 inputs[own == index], targets[own == index] = self.parts[index].rows(split, first, last, **sizes)
         return inputs, targets
+
+    def documents(
+        self, split: str, start: int, stop: int, *, batch_size: int, context: int, seed: int
+    ) -> list[Document]:
+        """Return inputs and targets of each document in the same samples; see `Task.documents`."""
+        sizes = {"batch_size": batch_size, "context": context, "seed": seed}
+        ranges = zip(self.parts, self.mixing.counts(start), self.mixing.counts(stop), strict=True)
+        return [each for part, first, last in ranges for each in part.documents(split, first, last, **sizes)]
 
     def eval_batches(
         self, split: str, batch_size: int, context: int, max_tokens: int | None = None

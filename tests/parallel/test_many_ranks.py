@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import Tiny
 from rank_runs import run_updates, split_loss, train_in_ranks, two_updates
-from run_helpers import curve
+from run_helpers import curve, write_documents
 from torch import nn
 
 from archlab.config.experiment import load
@@ -78,6 +78,14 @@ def test_any_layout_gives_the_curve_of_one_process(
     ended = rank_pool().run(count, train_in_ranks, tiny_file, SAME + layout(**axes), tmp_path / "run", {})
     assert ended == ["done"] * count
     assert_same_curve(curve(tmp_path / "run"), alone)
+
+
+def test_documents_apart_are_divided_among_ranks(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+    overrides = [write_documents(tmp_path / "texts"), *SAME, "train.documents=separate"]
+    train(tiny(*overrides), tmp_path / "one")
+    ended = rank_pool().run(2, train_in_ranks, tiny_file, overrides + layout(shard=2), tmp_path / "run", {})
+    assert ended == ["done"] * 2
+    assert_same_curve(curve(tmp_path / "run"), curve(tmp_path / "one"))
 
 
 def test_a_run_goes_on_in_other_layouts(

@@ -146,6 +146,12 @@ class Breaks(Last):
         return (y if float(y.detach().sum()) > -1e9 else -y), state
 
 
+class ByLength(Last):
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, state = super().forward(x, state)
+        return y * x.shape[1], state
+
+
 class Coarse(Last):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         y, state = super().forward(x, state)
@@ -167,6 +173,7 @@ class DeadKnob(Last):
         (Grows, "has_fixed_size_state", "the state changes from"),
         (Views, "has_fixed_size_state", "is a view of a larger one"),
         (Alike, "rows_are_independent", "outputs of a row after 8 tokens, beside one of another length"),
+        (ByLength, "packed_equals_separate", "outputs of documents in one batch"),
         (Padded, "allocates_what_it_reads", "bytes instead of"),
         (Unused, "has_all_gradients", "unused.weight has no gradient"),
         (WrongGradient, "has_exact_gradients", "the slope of the loss"),
