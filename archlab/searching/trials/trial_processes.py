@@ -5,7 +5,6 @@ A crash, an exit, a leak or a hang of a trial costs that trial only.
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,13 +12,11 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from archlab.runtime.private_apis import TRACER
 from archlab.runtime.signals import Stopped
 from archlab.searching.trials.seats import Seat
 from archlab.searching.trials.trial_child import run_child
 from archlab.searching.trials.trial_process import TrialProcess
-
-_CHILD = "archlab.searching.trials.trial_child"
+from archlab.searching.trials.trial_server import trial_context
 
 
 class TrialProcesses:
@@ -29,8 +26,7 @@ class TrialProcesses:
     """
 
     def __init__(self, plugins: Sequence[str] = ()) -> None:
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([_CHILD, TRACER])
+        self.context = trial_context()
         self.plugins = tuple(plugins)
         self.stopping = threading.Event()
         self._running: set[BaseProcess] = set()
