@@ -43,6 +43,7 @@ from archlab.searching.study.study import (
 )
 from archlab.searching.study.trial_attrs import TrialAttrs, set_trial_attrs
 from archlab.searching.study.workers import fence, work_on
+from archlab.searching.trials.attempts import train_to_its_end
 from archlab.searching.trials.callbacks import Judge, SearchCallback, TrialPaused
 from archlab.searching.trials.prepared_trial import judge_of, plan_objectives, prepare_trial
 from archlab.searching.trials.retries import continue_retried, continue_runs, leave_open
@@ -138,10 +139,7 @@ class SearchWorker:
         raw, self.meter = held_base(self.space), Meter()
         job = make_job(self.space, "baseline", run, raw, self.identity.search)
         try:
-            with exits_fail(), self.open_runner("baseline", run, alone=False) as runner:
-                costs = TrialCosts(raw, {}, self.space.varied, runner.count)
-                planned = plan_objectives(self.space, costs)
-                metrics = planned | self._train(runner, job, costs.own, None).metrics
+            metrics = train_to_its_end("baseline", run, self.open_runner, partial(self._measure_baseline, job))
         except Exception as error:
             # A mistake in the base experiment stops the search, too: every trial would repeat it.
             if not isinstance(error, TrainingError) and not is_out_of_memory(error):
@@ -151,6 +149,11 @@ class SearchWorker:
             return BaselineResult(reason=reason)
         self.callback.on_result("baseline", "complete", "", metrics)
         return BaselineResult(metrics)
+
+    def _measure_baseline(self, job: TrialJob, runner: TrialRunner, save_every_s: float | None) -> dict[str, float]:
+        costs = TrialCosts(job.experiment, {}, self.space.varied, runner.count)
+        planned = plan_objectives(self.space, costs)
+        return planned | self._train(runner, replace(job, save_every_s=save_every_s), costs.own, None).metrics
 
     def _run_next_trial(self) -> bool:
         """Claim and run a trial; return False if enough trials have ended or are running."""

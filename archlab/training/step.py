@@ -72,10 +72,12 @@ def resolve_auto(experiment: Experiment, cost: Cost, previous: Mapping[str, str]
     train = replace(experiment.train, **dict[str, Any](previous or {}))
     device = _resolve_device(train.device)
     flops = float(cost.flops_per_token) * cost.tokens_per_step * train.steps
+    # Rows of documents have other lengths in every update, for each of which a block would be compiled.
+    is_eager = train.compile == "auto" and train.documents == "separate"
     resolved: dict[str, Any] = {
         "device": device.type,
         "precision": resolve_precision(train.precision, device),
-        "compile": resolve_compile_mode(train.compile, device, flops),
+        "compile": "off" if is_eager else resolve_compile_mode(train.compile, device, flops),
     }
     return replace(experiment, train=replace(train, **resolved))
 

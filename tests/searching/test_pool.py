@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +118,19 @@ class Saboteur(torch.nn.Module):
 """
 
 
-class Results(archlab.SearchCallback):
-    """Keeps why each attempt ended."""
+class Sabotage(archlab.SearchCallback):
+    """Gives the signals to the trials, once the baseline, killed, is trained; keeps why each attempt ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path, signals: Sequence[signal.Signals]) -> None:
+        self.file, self.signals = file, [*signals]
         self.reasons: set[str] = set()
+        file.write_text(json.dumps([signal.SIGKILL]))
+
+    def on_run(self, label: str, values: Mapping[str, Any]) -> archlab.Callback:
+        if label.startswith("trial") and self.signals:
+            self.file.write_text(json.dumps(self.signals))
+            self.signals = []
+        return archlab.Callback()
 
     def on_result(self, label: str, state: str, reason: str, metrics: Mapping[str, float]) -> None:
         self.reasons.add(reason)
@@ -139,16 +147,15 @@ def test_a_trial_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(
     # Also without checkpoints of its own: whoever is run again saves some, and comes further each time.
     # Signals are of a run's own making: whoever sends one to a run of milliseconds may be late.
     (tmp_path / "saboteur.py").write_text(SABOTEUR)
-    (tmp_path / "signals.json").write_text(json.dumps(signals))
     train = {"train.steps": 6, "train.checkpoint_every": checkpoint_every, "train.eval_every": 3}
     study = {"sampler": "random", "trials": 3, "pruner": "none"}
     override = {**train, "model.norm": "saboteur"}
     file = write_space(tmp_path, override=override, study=study, plugins=["saboteur.py"])
-    results = Results()
-    archlab.search(str(file), out=tmp_path / "killed", workers=1, callbacks=[results])
+    sabotage = Sabotage(tmp_path / "signals.json", signals)
+    archlab.search(str(file), out=tmp_path / "killed", workers=1, callbacks=[sabotage])
     archlab.search(str(file), out=tmp_path / "whole", workers=2)
-    assert {"its process was ended by SIGKILL"} < results.reasons
-    assert not json.loads((tmp_path / "signals.json").read_text())
+    assert {"its process was ended by SIGKILL"} < sabotage.reasons
+    assert json.loads(sabotage.file.read_text()) == sabotage.signals == []
     values = [{t.user_attrs["values"]["train.lr"]: t.value for t in ended(tmp_path / n)} for n in ("killed", "whole")]
     assert values[0] == values[1]
     assert len(values[0]) == 3

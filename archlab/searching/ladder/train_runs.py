@@ -13,16 +13,14 @@ from typing import Any
 
 from archlab.config.experiment import read
 from archlab.runtime.outcome import Outcome, outcome_of
-from archlab.searching.failures import exits_fail, failure_reason
+from archlab.searching.failures import failure_reason
 from archlab.searching.ladder.callbacks import LadderCallback
 from archlab.searching.ladder.results import FAILURE, LOCK, read_failure, read_loss, write_failure
 from archlab.searching.ladder.runs import LadderRun
-from archlab.searching.study.progress import checkpoint_step
-from archlab.searching.study.study import MAX_ATTEMPTS
+from archlab.searching.trials.attempts import train_to_its_end
 from archlab.searching.trials.callbacks import Judge
 from archlab.searching.trials.train_trial import open_here
-from archlab.searching.trials.trial_job import SAVE_EVERY_S, OpenRunner, TrialJob
-from archlab.searching.trials.trial_process import TrialLost
+from archlab.searching.trials.trial_job import OpenRunner, TrialJob
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback
 
@@ -106,7 +104,12 @@ class RunTrainer:
             return
         callback = self.callback.on_run(run.label)
         try:
-            self._train_to_its_end(run, open_runner, _Listener(callback))
+            train_to_its_end(
+                run.label,
+                run.folder,
+                open_runner,
+                lambda runner, save_every_s: runner.train(self._job(run, save_every_s), _Listener(callback)),
+            )
         except BaseException as error:
             if outcome_of(error) is not Outcome.TRIAL:
                 raise
@@ -114,21 +117,6 @@ class RunTrainer:
             self.callback.on_result(run.label, None, failure_reason(error))
         else:
             self.callback.on_result(run.label, self.losses.of(run), "")
-
-    def _train_to_its_end(self, run: LadderRun, open_runner: OpenRunner, listener: _Listener) -> None:
-        """Train a run, again from its checkpoint where its process was killed, as often as it comes further."""
-        fruitless, save_every_s = 0, None
-        while True:
-            before = checkpoint_step(run.folder) or 0
-            try:
-                with exits_fail(), open_runner(run.label, run.folder, alone=fruitless > 0) as runner:
-                    runner.train(self._job(run, save_every_s), listener)
-                return
-            except TrialLost as error:
-                has_advanced = not error.by_itself or (checkpoint_step(run.folder) or 0) > before
-                fruitless, save_every_s = 0 if has_advanced else fruitless + 1, SAVE_EVERY_S
-                if fruitless == MAX_ATTEMPTS:
-                    raise
 
     def _job(self, run: LadderRun, save_every_s: float | None) -> TrialJob:
         metric, experiment = self.losses.metric, read(run.experiment.resolved)
