@@ -40,9 +40,9 @@ class Failing(Callback):
 def train_in_ranks(session: Session, file: Path, overrides: list[str], out: Path, options: dict[str, Any]) -> str:
     """Train, with `fail` in the rank `at`; return how it ended in this rank."""
     options = dict(options)
-    fail, at = options.pop("fail", None), options.pop("at", 0)
+    fail, at, stop_at = options.pop("fail", None), options.pop("at", 0), options.pop("stop_at", 4)
     undo = FAILURES[fail]() if fail and session.place.rank == at else lambda: None
-    callbacks = [Failing(4, interrupt)] if fail == "interrupt" else []
+    callbacks = [Failing(stop_at, interrupt)] if fail == "interrupt" else []
     try:
         trainer.train(load(file, overrides), out, callbacks=callbacks, **options)
     except BaseException as error:
