@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from archlab.modeling.backbone import get_features, iter_blocks
 from archlab.parallel.ranks import Ranks
@@ -100,11 +100,3 @@ def whole_tensors(
             is_gathered = cut is not None or isinstance(tensor, DTensor)
             whole[name] = full.cpu() if is_gathered else full
     return whole
-
-
-def divided_like(own: Tensor, whole: Tensor) -> Tensor:
-    """Return this rank's part of a whole tensor, divided as another is; itself if that is whole."""
-    if not isinstance(own, DTensor):
-        return whole
-    # Every rank has read all of it: nothing is sent.
-    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None)

@@ -147,23 +147,6 @@ def _output(forward: Callable[[Tensor], Tensor], cut: Cut, x_BTD: Tensor) -> Ten
     return gather_outputs(forward(x_BTD), cut.begin, cut.size, cut.group)
 
 
-def parts_of(model: nn.Module, tensors: Mapping[str, Tensor], prefixed: bool = False) -> dict[str, Tensor]:
-    """Return whole tensors cut as a model's parameters are; names may have a `prefix.`, as those of moments.
-
-    A tensor that does not have the shape of the whole parameter is left for the caller to find. Of a divided model all
-    are copies, so that neither a file nor a whole tensor is held for a part of it.
-    """
-    cuts = get_cuts(model)
-    if not cuts:
-        return dict(tensors)
-    parts = {}
-    for name, tensor in tensors.items():
-        cut = cuts.get(name.partition(".")[2] if prefixed else name)
-        fits = cut is not None and tensor.dim() > cut.axis and tensor.shape[cut.axis] == cut.size
-        parts[name] = (cut.part_of(tensor) if cut is not None and fits else tensor).clone()
-    return parts
-
-
 def gather_part(part: Tensor, cut: Cut) -> Tensor:
     """Return the whole of a tensor that all ranks of an axis have parts of, which all of them call."""
     first = part.movedim(cut.axis, 0).contiguous()

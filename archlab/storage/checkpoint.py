@@ -9,16 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from archlab.config.strict_json import read_object
 from archlab.config.yaml_writer import format_yaml
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
-from archlab.parallel.shard import divided_like, is_divided, whole_tensors
-from archlab.parallel.tensor import parts_of
 from archlab.storage.files import atomic_dir, remove_dir_atomic, write_bytes, write_text
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import integrity_error, verify, write_manifest
@@ -27,15 +23,15 @@ from archlab.storage.optimizer_state import check_optimizer, groups_of, restore_
 from archlab.storage.ownership import listed_dir, require_listed
 from archlab.storage.renamed_tensors import former_names, has_former_names
 from archlab.storage.run_state import check_random_states, random_states, read_state, set_random_states
-from archlab.storage.safetensors_header import read_header
-from archlab.storage.tensors import TensorFit, copy_into, fit_tensors, named_tensors, read_tensors, write_tensors
+from archlab.storage.stored_tensors import OPTIMIZER, StoredTensors
+from archlab.storage.tensor_parts import fit_stored, load_into, load_named, read_parts
+from archlab.storage.tensors import TensorFit, named_tensors, read_tensors, write_tensors
 from archlab.text import shell_path
 
 __all__ = ["latest_checkpoint", "load_checkpoint", "load_weights", "save_checkpoint", "save_model", "verify"]
 
-WEIGHT_INDEX = "model.safetensors.index.json"
 _log = logging.getLogger(__name__)
-_WEIGHTS, _OPTIMIZER, _RNG, _STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"
+_WEIGHTS, _OPTIMIZER, RNG, STATE = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"
 
 
 def save_checkpoint(
@@ -47,39 +43,34 @@ def save_checkpoint(
     *,
     keep: int,
     keep_steps: Sequence[int] = (),
-    whole: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None,
 ) -> Path:
-    """Write folder/step_00000100, then delete all but the newest `keep` and `keep_steps`; `extra` is JSON data.
-
-    Checkpoints of later steps, which a run that was started over has left, are deleted as well. `whole` is what
-    `gather_state` has returned, where the tensors are divided among processes.
-    """
+    """Write folder/step_00000100 of a model that is not divided, then `rotate`; `extra` is JSON data."""
     path = folder / f"step_{step:08d}"
-    state = {"step": step, "extra": dict(extra), "optimizer": groups_of(model, optimizer)}
-    weights, moments = whole or gather_state(model, optimizer)
     with atomic_dir(path, replace=True, check=require_listed) as partial:
-        write_tensors(partial / _WEIGHTS, weights)
-        write_tensors(partial / _OPTIMIZER, moments)
-        write_tensors(partial / _RNG, random_states())
-        write_text(partial / _STATE, json.dumps(state, indent=2))
+        write_tensors(partial / _WEIGHTS, named_tensors(model))
+        write_tensors(partial / _OPTIMIZER, tensors_of(model, optimizer))
+        write_tensors(partial / RNG, random_states())
+        write_text(partial / STATE, json.dumps(state_of(step, model, optimizer, extra), indent=2))
         write_manifest(partial, "checkpoint")
+    rotate(folder, step, keep, keep_steps)
+    return path
+
+
+def state_of(step: int, model: nn.Module, optimizer: Optimizer, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of state.json."""
+    return {"step": step, "extra": dict(extra), "optimizer": groups_of(model, optimizer)}
+
+
+def rotate(folder: Path, step: int, keep: int, keep_steps: Sequence[int]) -> None:
+    """Delete all checkpoints but the newest `keep`, until that of a step, and `keep_steps`.
+
+    Those of later steps, which a run that was started over has left, are deleted as well.
+    """
     # After the new one is complete: until then the old ones are all that a crash leaves to resume from.
     steps = checkpoints(folder)
     earlier = [number for number in steps if number <= step][keep:]
     for old in [number for number in steps if number > step] + [n for n in earlier if n not in keep_steps]:
         _remove_own(steps[old])
-    return path
-
-
-def gather_state(
-    model: nn.Module, optimizer: Optimizer, keep: bool = True
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return a model's and an optimizer's tensors by name, whole; all processes that divide them call this together.
-
-    One that does not `keep` them gets none.
-    """
-    weights = whole_tensors(model, named_tensors(model), keep)
-    return weights, whole_tensors(model, tensors_of(model, optimizer), keep, prefixed=True)
 
 
 def _remove_own(old: Path) -> None:
@@ -114,11 +105,10 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
     Raises ArchlabError for a file that does not fit, before anything but the weights is changed.
     """
     # All files are read before anything is restored, so that a damaged one changes nothing.
-    state = read_state(path / _STATE)
-    # Several processes of a machine would each hold all moments, to keep their part of them.
-    moments = parts_of(model, read_tensors(path / _OPTIMIZER, mapped=is_divided(model)), prefixed=True)
-    random_states = read_tensors(path / _RNG)
-    check_random_states(random_states, path / _RNG)
+    state = read_state(path / STATE)
+    moments = read_parts(model, StoredTensors(path, OPTIMIZER))
+    random_states = read_tensors(path / RNG)
+    check_random_states(random_states, path / RNG)
     check_optimizer(model, optimizer, moments, state.optimizer, path)
     load_weights(path, model)
     restore_optimizer(model, optimizer, moments, state.optimizer)
@@ -128,14 +118,14 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
 
 def read_checkpoint_identity(path: Path) -> Identity:
     """Return the identity of the run that a checkpoint belongs to, empty for one of an earlier version."""
-    return identity_in(read_state(path / _STATE).extra, path / _STATE)
+    return identity_in(read_state(path / STATE).extra, path / STATE)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load a checkpoint's weights into a model; raise ArchlabError, changing nothing, if they do not fit."""
-    tensors = read_weights(path, mapped=is_divided(model))
-    _require_present_names(tensors, model, path)
-    copy_into(model, tensors, path / _WEIGHTS)
+    stored = StoredTensors(path)
+    _require_present_names(stored, model, stored.source)
+    load_into(model, stored)
 
 
 def check_weights(path: Path, model: nn.Module) -> TensorFit:
@@ -143,47 +133,22 @@ def check_weights(path: Path, model: nn.Module) -> TensorFit:
 
     Raises ArchlabError if the file is damaged or its tensors have names of an earlier version.
     """
-    headers = (read_header(file) for file in _weight_files(path))
-    every = [entry for header in headers for entry in header.tensors.items()]
-    stored = {name: torch.empty(info.shape, dtype=info.dtype, device="meta") for name, info in every}
-    _require_present_names(stored, model, path)
-    return fit_tensors(named_tensors(model), parts_of(model, stored))
+    stored = StoredTensors(path)
+    _require_present_names(stored, model, stored.source)
+    return fit_stored(model, stored)
 
 
 def load_matching_weights(path: Path, model: nn.Module) -> None:
     """Load those of a checkpoint's tensors that match the model's in name, kind and shape; the others stay."""
-    tensors = parts_of(model, read_weights(path))
-    own = named_tensors(model)
-    with torch.no_grad():
-        for name in fit_tensors(own, tensors).matching:
-            own[name].copy_(divided_like(own[name], tensors[name]))
+    stored = StoredTensors(path)
+    load_named(model, stored, fit_stored(model, stored).matching)
 
 
-def read_weights(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
-    """Return a checkpoint's tensors, left in their files if `mapped`; raise ArchlabError naming a damaged file."""
-    files = _weight_files(path)
-    return {name: tensor for file in files for name, tensor in read_tensors(file, mapped=mapped).items()}
-
-
-def _weight_files(path: Path) -> list[Path]:
-    """Return the files of a checkpoint's weights: one, but of a large export those that its index names."""
-    index = path / WEIGHT_INDEX
-    if not index.is_file():
-        return [path / _WEIGHTS]
-    places = read_object(index, "an index of weights").get("weight_map")
-    if not isinstance(places, dict):
-        raise ArchlabError(f"{index}: has no weight_map")
-    for name in places.values():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ArchlabError(f"{index}: names {name!r}, which is no file beside it")
-    return [path / name for name in sorted(set(places.values()))]
-
-
-def _require_present_names(tensors: Iterable[str], model: nn.Module, path: Path) -> None:
+def _require_present_names(tensors: Iterable[str], model: nn.Module, source: Path) -> None:
     if has_former_names(tensors, former_names(model)):
-        root = _root(path)
+        root = _root(source.parent if source.is_file() else source)
         raise ArchlabError(
-            f"{path / _WEIGHTS}: its tensors have names of an earlier version; run archlab migrate {shell_path(root)}"
+            f"{source}: its tensors have names of an earlier version; run archlab migrate {shell_path(root)}"
         )
 
 
@@ -206,15 +171,18 @@ def save_model(
     *,
     kind: str = "model",
     check: Callable[[Path], None] = require_listed,
-    weights: Mapping[str, Tensor] | None = None,
+    weights: StoredTensors | None = None,
 ) -> None:
     """Write a self-contained model directory: weights, resolved experiment, provenance, and what its tokens mean.
 
     `check` raises for an earlier directory that must stay; the default is one with files that archlab did not write.
-    `weights` are the model's, whole, where it is divided among processes.
+    `weights` are the model's, in a checkpoint, where it is divided among processes.
     """
     with atomic_dir(folder, replace=True, check=check) as partial:
-        write_tensors(partial / _WEIGHTS, named_tensors(model) if weights is None else weights)
+        if weights is None:
+            write_tensors(partial / _WEIGHTS, named_tensors(model))
+        else:
+            weights.write_whole(partial / _WEIGHTS)
         write_text(partial / "experiment.yaml", format_yaml(experiment_resolved))
         write_text(partial / "provenance.json", json.dumps(dict(provenance), indent=2))
         for name, data in token_files(tokens).items():

@@ -27,10 +27,16 @@ class Manifest:
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
-def write_manifest(folder: Path, kind: str = "") -> None:
-    """Write manifest.json with every file of a directory."""
-    files = {file.name: {"size": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(folder.iterdir())}
+def write_manifest(folder: Path, kind: str = "", known: Mapping[str, tuple[int, str]] | None = None) -> None:
+    """Write manifest.json with every file of a directory; of those that are `known` size and SHA-256 are given."""
+    entries = {**{file.name: None for file in folder.iterdir()}, **(known or {})}
+    found = {name: entry or _describe(folder / name) for name, entry in sorted(entries.items())}
+    files = {name: {"size": size, "sha256": sha256} for name, (size, sha256) in found.items()}
     write_text(folder / NAME, json.dumps({"kind": kind, "files": files}, indent=2))
+
+
+def _describe(file: Path) -> tuple[int, str]:
+    return file.stat().st_size, sha256_of(file)
 
 
 def read_manifest(folder: Path) -> Manifest:

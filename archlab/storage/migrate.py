@@ -26,10 +26,13 @@ from archlab.storage.manifest import integrity_error, read_manifest, write_manif
 from archlab.storage.renamed_tensors import former_names, has_former_names
 from archlab.storage.run_identity import RUN_FILE, is_run
 from archlab.storage.run_lock import lock_run
+from archlab.storage.safetensors_header import read_header
+from archlab.storage.stored_tensors import OPTIMIZER, StoredTensors, rename_metadata, tensor_files
 from archlab.storage.tensors import read_tensors, write_tensors
 
 _EXPERIMENT, _BASE, _SPACE = "experiment.yaml", "base.yaml", "search.yaml"
-_WEIGHTS, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+_WEIGHTS, _STATE, _MANIFEST = "model.safetensors", "state.json", "manifest.json"
+_FIRST_PART = "model-part-00001-of-*.safetensors"
 
 
 @dataclass
@@ -80,10 +83,10 @@ def _plan(folder: Path) -> _Plan:
         former[file.parent] = _plan_experiment(file, folder, plan)
     if (folder / _SPACE).is_file():
         _plan_space(folder, plan)
-    for weights in sorted(folder.rglob(_WEIGHTS)):
-        owner = next((parent for parent in weights.parents if parent in former), None)
+    for place in sorted({file.parent for kind in (_WEIGHTS, _FIRST_PART) for file in folder.rglob(kind)}):
+        owner = next((parent for parent in (place, *place.parents) if parent in former), None)
         if owner is not None:
-            _plan_tensors(weights.parent, folder, former[owner], plan)
+            _plan_tensors(place, folder, former[owner], plan)
     _plan_identities(folder, plan)
     return plan
 
@@ -123,16 +126,21 @@ def _plan_tensors(folder: Path, root: Path, former: Mapping[str, str], plan: _Pl
     is_published = (folder / _EXPERIMENT).is_file()
     if not former or (not is_published and integrity_error(folder)):
         return
-    names = read_tensors(folder / _WEIGHTS)
+    names = StoredTensors(folder)
     if not has_former_names(names, former):
         return
     _require_whole(folder)
     place = folder.relative_to(root)
-    plan.changes.append(f"{place / _WEIGHTS}: {sum(name in former for name in names)} tensors renamed")
-    rewrites = {_WEIGHTS: _rename_weights, _OPTIMIZER: _rename_moments, _STATE: _rename_groups}
-    for name, rewrite in rewrites.items():
-        if (folder / name).is_file():
-            plan.writes[place / name] = partial(rewrite, former=former)
+    which = names.source.relative_to(root)
+    plan.changes.append(f"{which}: {sum(name in former for name in names)} tensors renamed")
+    rewrites: dict[Path, Callable[..., None]] = {
+        **dict.fromkeys(names.files, _rename_weights),
+        **dict.fromkeys(tensor_files(folder, OPTIMIZER), _rename_moments),
+        folder / _STATE: _rename_groups,
+    }
+    for file, rewrite in rewrites.items():
+        if file.is_file():
+            plan.writes[place / file.name] = partial(rewrite, former=former)
 
 
 def _plan_identities(folder: Path, plan: _Plan) -> None:
@@ -196,8 +204,9 @@ def _rename_moments(file: Path, former: Mapping[str, str]) -> None:
 
 def _replace_tensors(file: Path, rename: Callable[[str], str]) -> None:
     tensors = {rename(name): tensor for name, tensor in read_tensors(file).items()}
+    metadata = rename_metadata(read_header(file).metadata, rename)
     file.unlink()  # a link to the old directory's file, which must keep its content
-    write_tensors(file, tensors)
+    write_tensors(file, tensors, metadata or None)
 
 
 def _rename_groups(file: Path, former: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from archlab.storage.manifest import read_manifest
 from archlab.storage.run_identity import is_run
+from archlab.storage.stored_tensors import has_tensors
 from archlab.text import shell_path
 
 WEIGHTS, EXPERIMENT, STATE = "model.safetensors", "experiment.yaml", "state.json"
@@ -33,7 +34,7 @@ def run_of_checkpoint(folder: Path) -> Path | None:
     """Return the run of a checkpoint that it resumes from, or None for another directory."""
     folder = _named(folder)
     run = folder.parent.parent
-    is_one = all((folder / name).is_file() for name in (WEIGHTS, STATE)) and folder.parent.name == "checkpoints"
+    is_one = (folder / STATE).is_file() and folder.parent.name == "checkpoints" and has_tensors(folder)
     return run if is_one and (run / EXPERIMENT).is_file() else None
 
 
@@ -126,7 +127,7 @@ def _models_below(folder: Path) -> list[Path]:
     if not (is_run(folder) or (folder / _SPACE).is_file() or owner_of(folder) != folder or _is_rung(folder)):
         patterns = ("*/final/", "*/best/")
     found = chain.from_iterable(sorted(folder.glob(pattern), reverse=True) for pattern in patterns)
-    models = (path for path in found if (path / WEIGHTS).is_file())
+    models = (path for path in found if has_tensors(path))
     return [path.parent if path.name == "final" else path for path in islice(models, _MAX_TOLD)]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from archlab.errors import ArchlabError
-from archlab.parallel.shard import divided_like
+from archlab.parallel.parts import local_of, with_local
 from archlab.storage.json_values import is_finite
 from archlab.storage.tensors import named_tensors
 
@@ -38,13 +38,16 @@ def groups_of(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
 def check_optimizer(
     model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]], source: Path
 ) -> None:
-    """Raise ArchlabError unless an optimizer can continue from `tensors_of` and `groups_of` of a checkpoint."""
+    """Raise ArchlabError unless an optimizer can continue from `tensors_of` and `groups_of` of a checkpoint.
+
+    Of tensors that ranks divide, it is given this one's parts.
+    """
     own = groups_of(model, optimizer)
     if [group["params"] for group in own] != [group["params"] for group in groups]:
         raise ArchlabError(f"{source}: its optimizer has other parameter groups than this run's")
     for index, (mine, saved) in enumerate(zip(own, groups, strict=True)):
         _check_settings(mine, saved, f"{source}: its optimizer's group {index}")
-    shapes = {name: tensor.shape for name, tensor in named_tensors(model).items()}
+    shapes = {name: local_of(tensor).shape for name, tensor in named_tensors(model).items()}
     listed = {name for group in own for name in group["params"]}
     keys, found = _state_keys(optimizer), dict[str, set[str]]()
     for full_name, tensor in tensors.items():
@@ -106,7 +109,7 @@ def restore_optimizer(
     state: dict[int, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition(".")
-        state.setdefault(indices[name], {})[key] = tensor if key == "step" else divided_like(own[name], tensor)
+        state.setdefault(indices[name], {})[key] = tensor if key == "step" else with_local(own[name], tensor)
     current = optimizer.state_dict()["param_groups"]
     merged = [_merge_group(group, saved) for group, saved in zip(current, groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})

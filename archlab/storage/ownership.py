@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from archlab.errors import ArchlabError
 from archlab.storage.manifest import NAME, read_manifest
+from archlab.storage.stored_tensors import is_part_file
 
 # A check returns the first path at or below a path that archlab did not write, or None.
 Check: TypeAlias = Callable[[Path], Path | None]
@@ -49,7 +50,7 @@ def listed_dir(folder: Path) -> Path | None:
     try:
         names = {*read_manifest(folder).files, NAME}
     except (OSError, ValueError):  # a damaged checkpoint is replaced like any other
-        names = _CHECKPOINT_FILES
+        names = _CHECKPOINT_FILES | {file.name for file in folder.iterdir() if is_part_file(file.name)}
     layout: Layout = {**dict.fromkeys(names, own_file), "__pycache__": _compiled}
     return first_foreign(folder, layout, exact=True)
 

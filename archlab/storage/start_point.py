@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,14 @@ from typing import Any
 from archlab.config.start_from import StartFrom
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError, ConfigError
-from archlab.storage.checkpoint import WEIGHT_INDEX, checkpoints, latest_checkpoint
+from archlab.storage.checkpoint import checkpoints, latest_checkpoint
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import read_manifest
 from archlab.storage.model_places import is_export
 from archlab.storage.model_tokens import read_tokens
 from archlab.storage.provenance import read_provenance
 from archlab.storage.run_state import read_state
+from archlab.storage.stored_tensors import MODEL, WEIGHT_INDEX, is_part_file
 from archlab.storage.trained_model import PUBLISHED, find_checkpoint
 from archlab.storage.trained_task import find_tokens
 
@@ -74,7 +77,7 @@ class StartPoint:
         """Return what a new run remembers of it: its place, run, step, and the SHA-256 of its weights."""
         try:
             files = read_manifest(self.folder).files
-            sha256 = files[WEIGHT_INDEX if WEIGHT_INDEX in files else _WEIGHTS][1]
+            sha256 = _sha256_of_weights({name: sha256 for name, (_, sha256) in files.items()})
         except (OSError, ValueError, KeyError) as error:
             raise ArchlabError(f"{self.folder}: has no manifest that lists {_WEIGHTS}") from error
         run = self._identity().get("run", "")
@@ -88,6 +91,14 @@ class StartPoint:
     def _provenance(self) -> dict[str, Any]:
         file = self.folder / _PROVENANCE
         return read_provenance(file) if file.is_file() else {}
+
+
+def _sha256_of_weights(files: Mapping[str, str]) -> str:
+    """Return the SHA-256 of a checkpoint's weights, of parts that of the list of theirs; raise KeyError for none."""
+    parts = [f"{sha256}  {name}\n" for name, sha256 in sorted(files.items()) if is_part_file(name, MODEL)]
+    if parts:
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+    return files[WEIGHT_INDEX if WEIGHT_INDEX in files else _WEIGHTS]
 
 
 def find_start(start: StartFrom) -> StartPoint:

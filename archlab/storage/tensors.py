@@ -12,8 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, one_line
-from archlab.parallel.shard import divided_like
-from archlab.parallel.tensor import parts_of
 from archlab.runtime.private_apis import COMPILED_PREFIX
 from archlab.storage.safetensors_header import read_header
 
@@ -46,15 +44,15 @@ def read_tensors(file: Path, *, mapped: bool = False) -> dict[str, Tensor]:
 
 
 def copy_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copy tensors into a model; raise ArchlabError, changing nothing, unless names and shapes match."""
-    own, tensors = named_tensors(model), parts_of(model, tensors)
+    """Copy tensors into a model that is not divided; raise ArchlabError, changing nothing, unless they fit it."""
+    own = named_tensors(model)
     assert not any(tensor.is_meta for tensor in own.values()), "a model on the meta device holds no values"
     fit = fit_tensors(own, tensors)
     if not fit.is_exact:
         raise ArchlabError(f"{source}: does not fit the model: {fit}")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(divided_like(tensor, tensors[name]))
+            tensor.copy_(tensors[name])
 
 
 @dataclass(frozen=True)

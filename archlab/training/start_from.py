@@ -24,10 +24,11 @@ from archlab.data.tokenizers import MissingTokenizerError
 from archlab.data.tokenizers.model_tokens import UNKNOWN_TOKENS, ModelTokens
 from archlab.errors import ConfigError
 from archlab.modeling.build import build_on_meta
-from archlab.storage.checkpoint import check_weights, load_checkpoint, load_matching_weights, load_weights, read_weights
+from archlab.storage.checkpoint import check_weights, load_checkpoint, load_matching_weights, load_weights
 from archlab.storage.manifest import verify
 from archlab.storage.snapshot import read_verified
 from archlab.storage.start_point import StartPoint, find_start
+from archlab.storage.stored_tensors import StoredTensors
 from archlab.storage.targets import require_apart
 from archlab.training.data_identity import data_identity, require_same_data
 from archlab.training.grow import grow_weights, plan_growth
@@ -106,7 +107,7 @@ def load_start(start: StartFrom, train_step: TrainStep) -> dict[str, Any]:
     if start.match == "grow":
         earlier = _earlier(point)
         grown = read_verified(
-            point.folder, lambda folder: grow_weights(read_weights(folder), earlier, train_step.model)
+            point.folder, lambda folder: grow_weights(StoredTensors(folder), earlier, train_step.model)
         )
         _log.warning("%s: %s", point.folder, grown)
         return {**point.origin(), "load": start.load, "grown": str(grown)}

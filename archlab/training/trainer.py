@@ -11,15 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch import Tensor
-
 from archlab.config.experiment import Experiment, load
 from archlab.config.train_config import TrainConfig, parse_train
 from archlab.errors import ArchlabError, TrainingError
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.modeling.cost import estimate_cost
 from archlab.parallel.ranks import Ranks, join_ranks
-from archlab.parallel.shard import is_divided
 from archlab.runtime.determinism import deterministic_algorithms
 from archlab.runtime.environment import versions
 from archlab.runtime.outcome import Outcome, outcome_of
@@ -37,6 +34,7 @@ from archlab.training.one_process import refuse_one_process
 from archlab.training.run_dir import join_identity, last_metrics, open_run, require_own, require_run_dir
 from archlab.training.run_loggers import make_loggers, require_loggers
 from archlab.training.run_tokens import keep_run_tokens, read_run_tokens, use_run_tokens
+from archlab.training.saving import Saver
 from archlab.training.start_from import check_start, load_start, settings_of_start, with_absolute_start
 from archlab.training.step import TrainStep
 from archlab.training.trace import Trace
@@ -86,7 +84,7 @@ def train(
         if not ranks.is_first:
             begun.follow(told)
         callback = CallbackList([*begun.loggers(), *callbacks]) if ranks.is_first else Callback()
-        trainer = Trainer(begun.experiment, folder, resume, callback, begun.identity, ranks, save_every_s)
+        trainer = Trainer(begun.experiment, folder, begun.last, callback, begun.identity, ranks, save_every_s)
         if ranks.is_first and peak_flops is not None:
             trainer.train_step.peak_speed = _peak_speed(begun.experiment, peak_flops)
         return trainer.run()
@@ -98,11 +96,12 @@ def _peak_speed(experiment: Experiment, peak_flops: PeakFlops) -> float | None:
 
 
 class _Beginning:
-    """The start of a run: its experiment with every setting resolved, and its identity."""
+    """The start of a run: its experiment with every setting resolved, identity, and the checkpoint to go on from."""
 
     def __init__(self, experiment: Experiment, folder: Path, resume: bool, force: bool, processes: int) -> None:
         self.experiment, self.folder, self.resume, self.force = experiment, folder, resume, force
         self.processes, self.identity = processes, {}  # type: int, Identity
+        self.last: Path | None = None
 
     def begin(self, held: ExitStack) -> dict[str, Any]:
         """Check the experiment, lock the run's directory and open it; return what the other processes need."""
@@ -119,7 +118,10 @@ class _Beginning:
         held.enter_context(lock_run(folder))
         self.identity = open_run(experiment, folder, resume, force, budget)
         keep_run_tokens(experiment, folder, resume)
-        return {"train": experiment.train.to_plain(), "identity": dict(self.identity)}
+        # By the first process alone: all of its files are read, to compare their checksums.
+        self.last = checkpoint.latest_checkpoint(folder / "checkpoints") if resume else None
+        last = None if self.last is None else str(self.last)
+        return {"train": experiment.train.to_plain(), "identity": dict(self.identity), "last": last}
 
     def loggers(self) -> list[Callback]:
         """Return what the experiment itself asks to be told of the run."""
@@ -132,7 +134,7 @@ class _Beginning:
         if not (self.folder / "run.json").is_file():
             raise ArchlabError(f"{self.folder}: is not what the first process has opened; all need one file system")
         self.experiment = replace(self.experiment, train=parse_train(told["train"]))
-        self.identity = told["identity"]
+        self.identity, self.last = told["identity"], told["last"] and Path(told["last"])
 
 
 def _settings_to_keep(folder: Path, train: TrainConfig, resume: bool) -> dict[str, str]:
@@ -154,17 +156,17 @@ class Trainer:
         self,
         experiment: Experiment,
         folder: Path,
-        resume: bool,
+        last: Path | None,
         callback: Callback,
         identity: Identity,
         ranks: Ranks | None = None,
         save_every_s: float | None = None,
     ) -> None:
-        self.save_every_s, self.saved_at = save_every_s, -math.inf
+        self.save_every_s = save_every_s
         self.experiment, self.train, self.folder, self.callback = experiment, experiment.train, folder, callback
         self.ranks, self.log = ranks or Ranks(), None  # type: Ranks, MetricsLog | None
         with self.ranks.keep_error():
-            self._build(resume, identity)
+            self._build(last, identity)
         self.ranks.raise_together()
         self._tell_of_waiting()
 
@@ -177,11 +179,11 @@ class Trainer:
                 chunks,
             )
 
-    def _build(self, resume: bool, identity: Identity) -> None:
+    def _build(self, last: Path | None, identity: Identity) -> None:
         experiment, folder = self.experiment, self.folder
         self.train_step = TrainStep(use_run_tokens(experiment, folder), self.ranks)
         self.model, self.task = self.train_step.model, self.train_step.task
-        last = checkpoint.latest_checkpoint(folder / "checkpoints") if resume else None
+        self.saver = Saver(folder / "checkpoints", self.train, self.train_step, self.ranks, self._tell)
         # After the model is built: loading also restores the default random generator, which building reseeds.
         state = checkpoint.load_checkpoint(last, self.model, self.train_step.optimizer) if last else {}
         self.train_step.step, self.resumed = int(state.get("step", 0)), last is not None
@@ -207,28 +209,24 @@ class Trainer:
             with self.ranks.keep_error():
                 self.callback.on_start(self.experiment, self.step)
             self._train_logged()
+            self.saver.finish()
         except BaseException as error:
-            if outcome_of(error) is Outcome.USER:
-                error.add_note(self._save_at_stop(error))
+            try:
+                if outcome_of(error) is Outcome.USER:
+                    error.add_note(self._save_at_stop(error))
+            finally:
+                self.saver.end(error)
             raise
-        weights = self._whole()[0]
         self.ranks.publish(self.step, "write")
-        self.ranks.on_first(lambda: self._publish(weights))
+        self.ranks.on_first(self._publish)
         return TrainResult(self.folder, last_metrics(self.folder))
 
-    def _publish(self, weights: Mapping[str, Tensor] | None) -> None:
+    def _publish(self) -> None:
         """Save the model: last, since a directory `final` means a finished run; until then there is the checkpoint."""
         require_own(self.folder, self.identity)
         final, tokens = self.folder / "final", read_run_tokens(self.folder)
-        resolved, provenance = self.experiment.resolved, self._provenance()
+        resolved, provenance, weights = self.experiment.resolved, self._provenance(), self.saver.last_weights()
         checkpoint.save_model(final, self.model, resolved, provenance, tokens, weights=weights)
-
-    def _whole(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | tuple[None, None]:
-        """Return the tensors of model and optimizer where ranks divide them, in the first of these."""
-        if not is_divided(self.model):
-            return None, None
-        self.ranks.publish(self.step, "gather")
-        return checkpoint.gather_state(self.model, self.train_step.optimizer, keep=self.ranks.is_first)
 
     def _save_at_stop(self, error: BaseException) -> str:
         """Save a checkpoint, unless the user cannot wait; return what is told of it."""
@@ -236,7 +234,8 @@ class Trainer:
         if isinstance(error, Stopped) and error.at_once:
             last = max(checkpoint.checkpoints(self.folder / "checkpoints"), default=None)
             return f"{self.folder}: {'nothing was saved' if last is None else f'was last saved at step {last}'}"
-        self._save()
+        self.saver.save()
+        self.saver.finish()
         return f"{self.folder}: saved at step {self.step}"
 
     def _train_logged(self) -> None:
@@ -266,6 +265,8 @@ class Trainer:
         if self.step and self.ranks.on_first(self._lacks_evaluation):
             self._evaluate()
         while self.step < self.train.steps:
+            with self.ranks.keep_error():
+                self.saver.check()
             self.ranks.raise_together()
             # An interrupted optimizer step, or one whose record is missing, could not be resumed from exactly.
             with defer_keyboard_interrupt():
@@ -277,7 +278,7 @@ class Trainer:
                 self.callback.on_step(record)  # after the record is on disk, which a callback may read, or end the run
             self._evaluate()
             if self._must_save():
-                self._save()
+                self.saver.save()
         self.ranks.raise_together()
 
     def _must_save(self) -> bool:
@@ -288,7 +289,7 @@ class Trainer:
         return self.save_every_s is not None and self.ranks.on_first(self._is_late)
 
     def _is_late(self) -> bool:
-        return self.save_every_s is not None and time.monotonic() - self.saved_at >= self.save_every_s
+        return self.save_every_s is not None and time.monotonic() - self.saver.saved_at >= self.save_every_s
 
     def _evaluate(self) -> None:
         """Evaluate on the validation split if it is due; raise TrainingError if the loss is not finite."""
@@ -319,27 +320,10 @@ class Trainer:
             self.callback.on_eval_progress(done, total)
         self.ranks.raise_together()
 
-    def _save(self) -> None:
-        whole = self._whole()
-        self.ranks.publish(self.step, "write")
-        with self.ranks.keep_error():
-            if self.ranks.is_first:
-                self._write_checkpoint(whole if whole[0] is not None else None)
-        self.ranks.raise_together()
-
-    def _write_checkpoint(self, whole: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None) -> None:
+    def _tell(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the run beside its state; raise if the directory is not the run's."""
         require_own(self.folder, self.identity)
-        checkpoint.save_checkpoint(
-            self.folder / "checkpoints",
-            self.step,
-            self.model,
-            self.train_step.optimizer,
-            {**self._origin(), "data": self.data},
-            keep=self.train.keep_checkpoints,
-            keep_steps=self.train.checkpoint_at or (),
-            whole=whole,
-        )
-        self.saved_at = time.monotonic()
+        return {**self._origin(), "data": self.data}
 
     def _origin(self) -> dict[str, Any]:
         """Return what a checkpoint tells of its run: its identity, its start, and size and checksum of its metrics."""

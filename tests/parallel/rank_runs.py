@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,11 @@ from archlab.ops.split_cross_entropy import split_cross_entropy
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.session import Session
 from archlab.runtime.signals import Stopped
-from archlab.storage import checkpoint
+from archlab.storage import part_save
+from archlab.storage.checkpoint import load_checkpoint
 from archlab.training import trainer
 from archlab.training.callbacks import Callback
+from archlab.training.saving import Saver
 from archlab.training.step import TrainStep
 
 
@@ -37,9 +40,9 @@ class Failing(Callback):
 def train_in_ranks(session: Session, file: Path, overrides: list[str], out: Path, options: dict[str, Any]) -> str:
     """Train, with `fail` in the rank `at`; return how it ended in this rank."""
     options = dict(options)
-    fail, at = options.pop("fail", None), options.pop("at", 0)
+    fail, at, stop_at = options.pop("fail", None), options.pop("at", 0), options.pop("stop_at", 4)
     undo = FAILURES[fail]() if fail and session.place.rank == at else lambda: None
-    callbacks = [Failing(4, interrupt)] if fail == "interrupt" else []
+    callbacks = [Failing(stop_at, interrupt)] if fail == "interrupt" else []
     try:
         trainer.train(load(file, overrides), out, callbacks=callbacks, **options)
     except BaseException as error:
@@ -66,15 +69,42 @@ def _losses_nan() -> Callable[[], None]:
 
 
 def _disk_full() -> Callable[[], None]:
-    whole, calls = checkpoint.write_tensors, []
+    return _at_write(3, lambda: os_error(errno.ENOSPC))
 
-    def full(*arguments: Any) -> None:
-        calls.append(whole(*arguments))
-        if len(calls) > 4:  # in the second checkpoint
-            raise OSError(errno.ENOSPC, "No space left on device")
 
-    checkpoint.write_tensors = full
-    return lambda: setattr(checkpoint, "write_tensors", whole)
+def os_error(number: int) -> None:
+    raise OSError(number, os.strerror(number))
+
+
+def _at_write(number: int, act: Callable[[], None]) -> Callable[[], None]:
+    """Act in the middle of the file of this number that a rank writes; it writes two for each checkpoint."""
+    whole, calls = part_save.stream_tensors, []
+
+    def spoiled(file: Path, *arguments: Any) -> Any:
+        calls.append(file)
+        if len(calls) == number:
+            file.write_bytes(b"half")
+            act()
+        return whole(file, *arguments)
+
+    part_save.stream_tensors = spoiled
+    return lambda: setattr(part_save, "stream_tensors", whole)
+
+
+def _killed_at_write() -> Callable[[], None]:
+    return _at_write(4, kill)
+
+
+def _killed_at_update() -> Callable[[], None]:
+    TrainStep._backward = lambda self: kill() if self.step == 4 else _backward(self)  # type: ignore[method-assign]
+    return lambda: None
+
+
+_backward = TrainStep._backward
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _signaled() -> Callable[[], None]:
@@ -89,7 +119,44 @@ def _signaled() -> Callable[[], None]:
     return lambda: setattr(TrainStep, "_backward", whole)
 
 
-FAILURES = {"nan": _losses_nan, "disk": _disk_full, "signal": _signaled, "interrupt": lambda: lambda: None}
+FAILURES = {
+    "nan": _losses_nan,
+    "disk": _disk_full,
+    "signal": _signaled,
+    "interrupt": lambda: lambda: None,
+    "killed_at_write": _killed_at_write,
+    "killed_at_update": _killed_at_update,
+}
+
+
+def save_state(session: Session, file: Path, overrides: list[str], folder: Path) -> str:
+    """Save the state after two updates; return where."""
+    step = _train_step(session, file, overrides)
+    for _ in range(2):
+        step()
+    return _save(step, folder)
+
+
+def load_and_save(session: Session, file: Path, overrides: list[str], places: dict[Path, Path]) -> None:
+    """Load checkpoints of any layout in this one, each to be saved again elsewhere."""
+    step = _train_step(session, file, overrides)
+    for source, folder in places.items():
+        assert load_checkpoint(source, step.model, step.optimizer) == {"step": 2, "of": "test"}
+        step.step = 2
+        _save(step, folder)
+
+
+def _train_step(session: Session, file: Path, overrides: list[str]) -> TrainStep:
+    experiment = load(file, overrides)
+    assert experiment.parallel is not None
+    return TrainStep(experiment, Ranks(experiment.parallel.layout(session.place.count), session))
+
+
+def _save(step: TrainStep, folder: Path) -> str:
+    saver = Saver(folder, step.train, step, step.ranks, lambda: {"of": "test"})
+    saver.save()
+    saver.finish()
+    return str(folder / f"step_{step.step:08d}")
 
 
 def two_updates(session: Session, name: str, overrides: list[str]) -> dict[str, float]:

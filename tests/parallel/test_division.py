@@ -12,7 +12,8 @@ from archlab.config.spec import parse
 from archlab.modeling.build import build, build_on_meta
 from archlab.ops.rank_sum import RankAxis
 from archlab.parallel.division import DoesNotDivide, plan_division
-from archlab.parallel.tensor import RowLinear, divide_model, get_cuts, parts_of
+from archlab.parallel.parts import Part, parts_of
+from archlab.parallel.tensor import RowLinear, divide_model, get_cuts
 
 
 def model(mixer: Any = "attention", ffn: Any = "swiglu", **stack: Any) -> nn.Module:
@@ -127,13 +128,13 @@ def test_a_plan_that_is_wrong_is_told() -> None:
         TensorPlan(first="first_head")
 
 
-def test_whole_tensors_are_cut_as_parameters_are() -> None:
-    own = part(model(), 2, 0)
-    stored = {"exp_avg.blocks.0.ffn.down.weight": torch.ones(32, 88), "step.blocks.0.ffn.down.weight": torch.ones(())}
-    parts = parts_of(own, stored, prefixed=True)
-    assert [tensor.shape for tensor in parts.values()] == [(32, 44), ()]
-    wrong = {"blocks.0.ffn.down.weight": torch.ones(32, 80)}
-    assert parts_of(own, wrong)["blocks.0.ffn.down.weight"].shape == (32, 80)
+def test_a_rank_knows_which_part_of_the_whole_it_has() -> None:
+    own = part(model(), 2, 1)
+    parts = parts_of(own, dict(own.named_parameters()))
+    assert parts["blocks.0.ffn.down.weight"] == Part((32, 88), (0, 44), (32, 44), frozenset({"tensor"}))
+    assert parts["embedding.weight"].spans == ((9, 17), (0, 32))
+    moments = {"exp_avg.embedding.weight": own.embedding.weight, "step.embedding.weight": torch.ones(())}
+    assert list(parts_of(own, moments, prefixed=True).values()) == [parts["embedding.weight"], Part((), (), ())]
 
 
 def test_a_tied_head_shares_the_part_of_the_embedding() -> None:

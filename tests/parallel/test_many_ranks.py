@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
+import shutil
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import Tiny
-from rank_runs import run_updates, split_loss, train_in_ranks, two_updates
+from rank_runs import load_and_save, run_updates, save_state, split_loss, train_in_ranks, two_updates
 from run_helpers import curve, write_documents
 from torch import nn
 
 from archlab.config.experiment import load
+from archlab.config.start_from import StartFrom
 from archlab.config.yaml_files import shipped_files
+from archlab.errors import ArchlabError
+from archlab.interop.exporting.exported_model import read_model
+from archlab.interop.exporting.weights import write_weights
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.build import validate
 from archlab.ops.linear_cross_entropy import linear_cross_entropy_reference
 from archlab.parallel.division import DoesNotDivide, plan_division
-from archlab.testing.rank_pool import rank_pool
+from archlab.storage.checkpoint import load_checkpoint, save_checkpoint, verify
+from archlab.storage.migrate import migrate
+from archlab.storage.start_point import find_start
+from archlab.storage.stored_tensors import MODEL, OPTIMIZER, StoredTensors
+from archlab.storage.tensors import read_tensors
+from archlab.storage.trained_model import load_trained
+from archlab.testing.rank_pool import RankPool, rank_pool
 from archlab.training.step import TrainStep
 from archlab.training.trainer import train
 
@@ -119,6 +131,88 @@ def test_what_happens_to_one_rank_ends_all(fail: str, tiny_file: Path, tmp_path:
     assert max(path.name for path in (run / "checkpoints").glob("step_*")) == f"step_{saved:08d}"
     if "Stopped" in first or fail == "interrupt":
         assert all(f"saved at step {saved}" in text for text in ended)
+
+
+def test_a_full_disk_of_another_rank_ends_all_and_is_told_by_it(tiny_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = rank_pool().run(2, train_in_ranks, tiny_file, [*SAME, *layout(shard=2)], run, {"fail": "disk", "at": 1})
+    assert ended[0].startswith("PeerError")
+    assert ended[1] == "OSError: [Errno 28] No space left on device"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000003"]
+
+
+EIGHT = [*SAME, "train.accumulate=4"]  # sequences an update, for four shards
+DIVIDED = [{"shard": 4}, {"shard": 2, "tensor": 2}, {"shard": 2, "chunk": 2}, {"tensor": 2}]
+
+
+def test_a_checkpoint_of_any_layout_is_read_in_any_other(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+    names, pool = ["-".join(axes) + str(max(axes.values())) for axes in DIVIDED], rank_pool()
+    alone = TrainStep(tiny(*EIGHT))
+    for _ in range(2):
+        alone()
+    saved = {"one": save_checkpoint(tmp_path / "one", 2, alone.model, alone.optimizer, {"of": "test"}, keep=1)}
+    for name, axes in zip(names, DIVIDED, strict=True):
+        arguments = (tiny_file, EIGHT + layout(**axes), tmp_path / name)
+        saved[name] = Path(pool.run(prod(axes.values()), save_state, *arguments)[0])
+    assert len(list(saved["shard4"].glob("model-part-*-of-00004.safetensors"))) == 4
+    for name, axes in zip(names, DIVIDED, strict=True):
+        again = {source: tmp_path / f"{place}_in_{name}" for place, source in saved.items()}
+        pool.run(prod(axes.values()), load_and_save, tiny_file, EIGHT + layout(**axes), again)
+        for source, folder in again.items():
+            assert_same_state(source, folder / source.name)
+    for source in saved.values():
+        verify(source)
+        load_checkpoint(source, alone.model, alone.optimizer)
+        assert_same_state(source, save_checkpoint(tmp_path / "last", 2, alone.model, alone.optimizer, {}, keep=1))
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    for kind in (MODEL, OPTIMIZER):
+        first, second = StoredTensors(one, kind), StoredTensors(other, kind)
+        assert set(first) == set(second)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(*(read_tensors(place / "rng.safetensors")["cpu"] for place in (one, other)))
+
+
+@pytest.mark.parametrize(("fail", "at"), [("killed_at_write", 2), ("killed_at_update", 0)])
+def test_runs_that_are_killed_go_on_with_fewer_processes(
+    fail: str, at: int, tiny: Tiny, tiny_file: Path, tmp_path: Path, alone: list[dict[str, Any]]
+) -> None:
+    run, often, pool = tmp_path / "run", [*SAME, "train.checkpoint_every=2"], RankPool()
+    with pytest.raises(EOFError):  # of the process that was killed; the others are then killed too
+        pool.run(4, train_in_ranks, tiny_file, [*often, *layout(shard=2, tensor=2)], run, {"fail": fail, "at": at})
+    pool.close()
+    left = sorted(path.name for path in (run / "checkpoints").glob("step_*"))
+    # The second one was being written, of which a rank that was killed in it has left nothing.
+    assert left[0] == "step_00000002"
+    assert left[1:] in ([[]] if fail == "killed_at_write" else [[], ["step_00000004"]])
+    halfway = {"resume": True, "fail": "interrupt", "stop_at": 5}
+    arguments = (tiny_file, [*often, *layout(shard=2)], run)
+    assert rank_pool().run(2, train_in_ranks, *arguments, halfway)[0].endswith("saved at step 5")
+    assert_usable(run)
+    train(tiny(*often), run, resume=True)
+    assert_same_curve(curve(run), alone)
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def assert_usable(run: Path) -> None:
+    """A run that ranks have left in parts is exported, and loaded from its checkpoint, as any other."""
+    last = run / "checkpoints/step_00000005"
+    weights = StoredTensors(last)
+    assert all(part.name.endswith("-of-00002.safetensors") for part in weights.files)
+    _, model = load_trained(last)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    exported = read_model(run)
+    assert "step 5, the last checkpoint" in exported.note
+    write_weights(run.parent, exported.tensors)
+    written = read_tensors(run.parent / "model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in written.items())
+    assert find_start(StartFrom(str(run), load="everything")).origin()["step"] == 5
+    assert migrate(run) == []
+    broken = shutil.copytree(last, run.parent / "broken/step_00000005")
+    (broken / weights.files[1].name).unlink()
+    with pytest.raises(ArchlabError, match=r"step_00000005: model-part-00002-of-00002.safetensors is missing"):
+        verify(broken)
 
 
 SMALL = ["train.compile=off", "train.precision=float32", "train.device=cpu", "train.batch_size=2", "train.accumulate=1"]

@@ -22,6 +22,7 @@ from archlab.storage.provenance import read_provenance
 from archlab.storage.run_state import read_state
 from archlab.storage.safetensors_header import read_header
 from archlab.storage.snapshot import read_verified
+from archlab.storage.stored_tensors import StoredTensors
 from archlab.storage.tensors import copy_into
 from archlab.storage.trained_model import PUBLISHED, find_model
 from archlab.storage.trained_task import find_tokens
@@ -97,7 +98,6 @@ def _find(folder: Path) -> tuple[Path, Path]:
 
 def _read(weights: Path, home: Path, origin: Mapping[str, Any]) -> ExportedModel:
     experiment = load(home / _EXPERIMENT, recorded=True)
-    read_header(weights / WEIGHTS)
     known, note = _provenance(home), ""
     if weights != home:
         step = read_state(weights / _STATE).step
@@ -106,7 +106,7 @@ def _read(weights: Path, home: Path, origin: Mapping[str, Any]) -> ExportedModel
         if (home / "final" / WEIGHTS).is_file():
             note = ""
     tokens = read_tokens(home / "tokens") or find_tokens(home)
-    return ExportedModel(weights, experiment, _tensors(weights / WEIGHTS), tokens, {**known, **origin}, note)
+    return ExportedModel(weights, experiment, _tensors(weights), tokens, {**known, **origin}, note)
 
 
 def _provenance(home: Path) -> dict[str, Any]:
@@ -114,7 +114,11 @@ def _provenance(home: Path) -> dict[str, Any]:
     return read_provenance(file) if file.is_file() else {}
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def _tensors(weights: Path) -> Mapping[str, Tensor]:
+    file = weights / WEIGHTS
+    if not file.is_file():  # of an interrupted run, whose ranks have written parts
+        return StoredTensors(weights)
+    read_header(file)
     try:
         return load_file(file)
     except (OSError, ValueError, RuntimeError) as error:
