@@ -160,7 +160,7 @@ def _chunk_state_grads(
     carried = torch.zeros_like(decays[0])
     for j in reversed(range(len(decays))):
         carried = torch.addcmul(carried, out[j, :, :, None], dy[j, :, None]).mul_(decays[j])
-    total_RD, B = dt.sum(0), len(dlast_BND)
+    total_RD, B = dt.sum(0), dlast_BND.shape[0]
     after_RND, dinitial_BND = _chunk_initial_states(
         _reverse_chunks(total_RD, B), _reverse_chunks(carried, B), A_ND, dlast_BND
     )
@@ -178,8 +178,8 @@ def _chunk_initial_states(dt_RD: Tensor, ends_RND: Tensor, A_ND: Tensor, initial
     Beyond GROUP chunks, all groups are scanned in parallel from zeros, then the groups by this function itself, then
     all groups again from the states found: GROUP + M / GROUP sequential steps, twice, instead of M.
     """
-    B = len(initial_BND)
-    M = len(dt_RD) // B
+    B = initial_BND.shape[0]  # len() of a tensor is a number: a traced program would be for that many rows alone
+    M = dt_RD.shape[0] // B
     if M <= GROUP:
         states = _sequential_chunks(dt_RD.unflatten(0, (B, M)), ends_RND.unflatten(0, (B, M)), A_ND, initial_BND)
         return torch.stack(states[:-1], 1).flatten(0, 1), states[-1]

@@ -191,8 +191,9 @@ class WindowedAttention(Recurrent):
     def _extend(self, q_BTHK: Tensor, keys: Tensor, values: Tensor, position_BT: Tensor) -> Tensor:
         """Attend from the new tokens to the earlier and new keys, in blocks of queries beside their windows."""
         B, T = q_BTHK.shape[:2]
-        before, C = keys.shape[1] - T, min(T, self.window_size)
-        num_blocks = -(-T // C)
+        # Compared rather than by min(T, W): a call of up to W tokens, of any length, is then traced as one block.
+        before, C = keys.shape[1] - T, T if self.window_size >= T else self.window_size
+        num_blocks = 1 if self.window_size >= T else -(-T // C)
         padding = num_blocks * C - T
         q_RHCK = self._repeat_kv(_split_blocks(q_BTHK, C))
         k_RHSK, v_RHSV = (self._repeat_kv(_split_overlapping(x, C, before, padding)) for x in (keys, values))
@@ -229,5 +230,7 @@ def _split_blocks(x_BTGK: Tensor, size: int) -> Tensor:
 
 def _split_overlapping(x_BTGK: Tensor, size: int, before: int, padding: int) -> Tensor:
     """Split time into blocks of `size` steps joined to the batch, each preceded by the `before` steps ahead of it."""
+    if x_BTGK.shape[1] == before + size:
+        return x_BTGK
     x = F.pad(x_BTGK, (0, 0, 0, 0, 0, padding)).unfold(1, before + size, size)
     return x.movedim(-1, 2).flatten(0, 1)

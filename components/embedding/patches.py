@@ -63,5 +63,5 @@ class PatchEmbedding(nn.Module):
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"images of {height} x {width} pixels are not whole patches of {self.patch_size}")
         x_BND = F.conv2d(images_BCHW, self.weight, self.bias, stride=self.patch_size).flatten(2).mT
-        tokens = [token_D.to(x_BND.dtype).expand(len(x_BND), 1, -1) for token_D in self.class_tokens]
+        tokens = [token_D.to(x_BND.dtype).expand(x_BND.shape[0], 1, -1) for token_D in self.class_tokens]
         return self.dropout(torch.cat((*tokens, x_BND), dim=1))

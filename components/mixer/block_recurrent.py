@@ -123,7 +123,7 @@ class BlockRecurrentAttention(Recurrent):
 
     def _prefill(self, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor) -> tuple[Tensor, Tensor]:
         """Attend to the states from position 0, block by block; return the outputs and the states after them."""
-        B, W = len(q_BTHK), self.block_size
+        B, W = q_BTHK.shape[0], self.block_size
         states_BND, outputs = self.states.initial(B), []
         for q, k, v in zip(*(x.split(W, dim=1) for x in (q_BTHK, k_BTHK, v_BTHK)), strict=True):
             projected = self.states.project_states(states_BND)

@@ -6,7 +6,7 @@ B batch, T time.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class _Flat(nn.Module):
 @torch.no_grad()
 def _trace(model: nn.Module, inputs: Tensor, state: Mapping[str, Tensor], *, dynamic_length: bool) -> ExportedProgram:
     """Trace a call on inputs [B, T] and the state of one row, repeated."""
-    rows = [x.repeat(len(inputs), *[1] * (x.dim() - 1)) for x in state.values()]
+    rows = _repeated(state.values(), len(inputs))
     batch = {0: Dim.AUTO}
     shapes = {"inputs": {**batch, **({1: Dim.AUTO} if dynamic_length else {})}, "state": (batch,) * len(rows)}
     flat = _Flat(model, list(state)).eval()
@@ -116,9 +116,38 @@ def _trace(model: nn.Module, inputs: Tensor, state: Mapping[str, Tensor], *, dyn
     except Exception as error:  # torch.export raises whatever the traced code does
         raise ArchlabError(f"{_failing_part(error, model)} cannot be traced: {one_line(str(error))}") from error
     _require_aten(program)
-    if isinstance(_input_shape(program)[0], int):
+    if any(isinstance(shape[0], int) for shape in _input_shapes(program)):
         raise ArchlabError("the model cannot be traced: its operations depend on the size of the batch")
+    _require_sizes(program, flat)
     return program
+
+
+def _require_sizes(program: ExportedProgram, flat: Callable[..., tuple[Tensor, ...]]) -> None:
+    """Raise ArchlabError for a program that is only right for the sizes of its example."""
+    # torch.export drops what it assumed of a size, such as min(T, W) == 24, where it has no bounds for that (torch
+    # 2.13). Its module can check these, but among them are contiguities, which other sizes break without harm.
+    module = program.module(check_guards=False)
+    for arguments in other_calls(program):
+        sizes, why = list(arguments[0].shape[:2]), "its logits are others"
+        try:
+            logits = module(*arguments)[0]
+        except Exception as error:  # whatever an operation raises at another size
+            logits, why = None, one_line(error)
+        if logits is None or not torch.allclose(logits, flat(*arguments)[0], rtol=1e-3, atol=1e-3):
+            raise ArchlabError(f"the model cannot be traced: it is fixed to sizes, other than inputs {sizes}: {why}")
+
+
+def other_calls(program: ExportedProgram) -> list[tuple[Tensor, ...]]:
+    """Return the inputs and states of calls of other sizes than a program was traced with: one row, and three."""
+    (inputs, *state), _ = program.example_inputs
+    shortest, longest = _lengths(program)
+    short = inputs.shape[1] if shortest == longest else shortest
+    one = tuple(x[:1] for x in (inputs, *state))
+    return [(one[0][:, :short], *one[1:]), _repeated(one, 3)]
+
+
+def _repeated(rows: Iterable[Tensor], count: int) -> tuple[Tensor, ...]:
+    return tuple(x.repeat(count, *[1] * (x.dim() - 1)) for x in rows)
 
 
 def _failing_part(error: BaseException, model: nn.Module) -> str:
@@ -163,16 +192,15 @@ def part_of(node: Node) -> str:
     return f"{name} ({getattr(cls, '__name__', str(cls).rpartition('.')[2])})" if name else "the model"
 
 
-def _input_shape(program: ExportedProgram) -> Sequence[Any]:
-    name = program.graph_signature.user_inputs[0]
-    node = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == name)
-    shape: Sequence[Any] = node.meta["val"].shape
-    return shape
+def _input_shapes(program: ExportedProgram) -> list[Sequence[Any]]:
+    """Return the shapes of the inputs and of the state's tensors."""
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    return [nodes[name].meta["val"].shape for name in program.graph_signature.user_inputs]
 
 
 def _lengths(program: ExportedProgram) -> tuple[int, int | None]:
     """Return the shortest and the longest input of a program; both are equal where tracing has fixed the length."""
-    size = _input_shape(program)[1]
+    size = _input_shapes(program)[0][1]
     if isinstance(size, int):
         return size, size
     bounds = program.range_constraints[size.node.expr]

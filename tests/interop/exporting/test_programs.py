@@ -16,7 +16,7 @@ import archlab
 from archlab import ArchlabError, api
 from archlab.config.experiment import load
 from archlab.config.import_file import import_file
-from archlab.interop.exporting import calls_template
+from archlab.interop.exporting import calls_template, onnx_run, programs
 from archlab.interop.exporting.export import export
 from archlab.interop.exporting.exported_model import ExportedModel, read_model
 from archlab.interop.exporting.formats.pt2 import Pt2
@@ -155,6 +155,38 @@ def run_any(call: Any, model: torch.nn.Module, read: Any = lambda x: x) -> None:
         rest, _ = call(read(tokens[:, length // 2 + 1 :]), state) if length > 1 else (first[:, :0], None)
         whole = np.concatenate((np.asarray(first), np.asarray(rest)), 1)
         torch.testing.assert_close(torch.from_numpy(whole), expected, rtol=1e-5, atol=1e-5)
+
+
+class Doubled(torch.nn.Module):
+    """Returns what a model of two rows, whose number tracing has fixed, would return."""
+
+    def forward(self, x_BT: torch.Tensor) -> tuple[torch.Tensor]:
+        return (x_BT * 2,)
+
+
+@pytest.mark.slow
+def test_a_program_that_is_fixed_to_its_example_is_refused() -> None:
+    x, auto = torch.arange(12.0).view(2, 6), torch.export.Dim.AUTO
+    program = torch.export.export(Doubled(), (x,), dynamic_shapes=({0: auto, 1: auto},), strict=False)
+    programs._require_sizes(program, Doubled())
+    with pytest.raises(ArchlabError, match=r"fixed to sizes, other than inputs \[1, \d\]: its logits are others"):
+        programs._require_sizes(program, lambda x_BT: (x_BT * x_BT.shape[0],))
+
+
+def test_the_part_of_an_onnx_node_is_named(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node("Reshape", ["x", "shape"], ["y"], name="node_Reshape_12")
+    scopes = {
+        "name_scopes": ["", "model.blocks.0", "model.blocks.0.mixer", "view_8"],
+        "class_hierarchy": ["m._Flat", "m.Block", "m.Mamba", "aten.view"],
+    }
+    for name, value in scopes.items():
+        node.metadata_props.add(key=f"pkg.torch.onnx.{name}", value=repr(value))
+    graph = onnx.helper.make_graph([node], "graph", [], [])
+    onnx.save(onnx.helper.make_model(graph), str(tmp_path / "model.onnx"))
+    told = onnx_run._failing_part(tmp_path / "model.onnx", "while running Reshape node. Name:'node_Reshape_12' Status")
+    assert told == "model.blocks.0.mixer (Mamba)"
+    assert onnx_run._failing_part(tmp_path / "model.onnx", "Name:'node_Reshape_1'") == "the model"
 
 
 @needs_compiler

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -15,6 +16,7 @@ from torch.fx import Node
 
 from archlab.errors import ArchlabError, one_line
 from archlab.interop.exporting.exported_model import ExportedModel
+from archlab.interop.exporting.onnx_run import require_runs
 from archlab.interop.exporting.program_files import LOADER, module_of, render_calls, write_facts
 from archlab.interop.exporting.programs import Programs, local_variables, part_of, trace_programs
 from archlab.storage.files import write_text
@@ -47,6 +49,7 @@ class Onnx:
         before = set(folder.iterdir())
         for name, program in programs.by_name.items():
             _convert(program, programs, folder / f"{name}.onnx")
+            require_runs(folder / f"{name}.onnx", program)
         written = sorted(file.name for file in set(folder.iterdir()) - before)
         write_facts(folder, "onnx.json", programs, written, {})
         write_text(folder / f"{module}.py", render_calls(model, "onnx_template", module))
@@ -72,11 +75,18 @@ def _convert(program: ExportedProgram, programs: Programs, file: Path) -> None:
                 verbose=False,
             )
         assert made is not None
+        _forget_traces(made.model)
         made.save(file)
     except Exception as error:  # the exporter raises whatever its conversions do
         node = _failing_node(error)
         part = "the model" if node is None else f"{part_of(node)} calls {node.target}, which"
         raise ArchlabError(f"onnx: {part} cannot be written as ONNX: {one_line(_innermost(error))}") from error
+
+
+def _forget_traces(model: Any) -> None:
+    """Remove what the exporter notes of where each operation was traced: lines of a file that is there no longer."""
+    for node in model.graph:
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
 
 
 @contextmanager
