@@ -13,6 +13,7 @@ from archlab.searching.results.best_trial import best_trial
 from archlab.searching.results.progress import search_progress
 from archlab.searching.results.summary import SearchSummary, read_summary
 from archlab.searching.space.search_space import Space
+from archlab.searching.study.search_dir import STUDY_LOCK
 from archlab.searching.study.study import SearchStudy, finished_trials, open_study
 from archlab.searching.study.trial_attrs import trial_attrs
 from archlab.searching.trials.callbacks import SearchCallback
@@ -26,7 +27,7 @@ def run_launched(space: Space, folder: Path, total: int, callback: SearchCallbac
     Asks all to save and end where this process is interrupted. Raises MachineError if they end before the search.
     """
     assert space.study.launcher is not None
-    with lock(folder / ".study.lock", wait=True):
+    with lock(folder / STUDY_LOCK, wait=True):
         study = open_study(space, folder)
     events = _Events(study, callback)
     callback.on_search(space, len(events.told), total)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from archlab.searching.space.search_space import Space
+from archlab.searching.study.search_dir import STUDY_LOCK
 from archlab.searching.study.study import SearchStudy
 from archlab.searching.study.workers import hold_lease
 from archlab.searching.trials.callbacks import SearchCallback
@@ -50,7 +51,7 @@ def _work_in_pool(space: Space, folder: Path, total: int, callback: SearchCallba
 
 def _seats(study: SearchStudy, folder: Path, workers: int) -> list[Seat]:
     """Share the machine out, with the number of threads that the search's trials have had since it began."""
-    with lock(folder / ".study.lock", wait=True):
+    with lock(folder / STUDY_LOCK, wait=True):
         seats = make_seats(workers, study.user_attrs.get(_THREADS))
         if _THREADS not in study.user_attrs:
             study.set_user_attr(_THREADS, seats[0].threads)

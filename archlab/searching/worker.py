@@ -31,13 +31,13 @@ from archlab.searching.study.claims import claim, leave, trial_dir
 from archlab.searching.study.database import DatabaseError
 from archlab.searching.study.identity import read_identity, require_same_search
 from archlab.searching.study.promotion import is_anything_running
+from archlab.searching.study.search_dir import STUDY_LOCK
 from archlab.searching.study.study import (
     INTERRUPTED,
     PAUSED,
     close_paused,
     fail_stale_trials,
     finished_trials,
-    mark_interrupted,
     open_study,
     record_result,
 )
@@ -46,7 +46,7 @@ from archlab.searching.study.workers import fence, work_on
 from archlab.searching.trials.attempts import train_to_its_end
 from archlab.searching.trials.callbacks import Judge, SearchCallback, TrialPaused
 from archlab.searching.trials.prepared_trial import judge_of, plan_objectives, prepare_trial
-from archlab.searching.trials.retries import continue_retried, continue_runs, leave_open
+from archlab.searching.trials.retries import continue_retried, continue_runs, interrupt, leave_open
 from archlab.searching.trials.train_trial import open_here
 from archlab.searching.trials.trial_job import SAVE_EVERY_S, OpenRunner, TrialJob, TrialOutput, TrialRunner, make_job
 from archlab.searching.trials.trial_process import TrialLost
@@ -81,7 +81,7 @@ class SearchWorker:
     ) -> None:
         self.space, self.folder, self.total, self.callback = space, folder, total, callback
         self.open_runner = open_runner
-        with lock(folder / ".study.lock", wait=True):  # two workers that create the database at once would both fail
+        with lock(folder / STUDY_LOCK, wait=True):  # two workers that create the database at once would both fail
             self.study = open_study(space, folder)
             identity = read_identity(folder)
         assert identity is not None
@@ -115,7 +115,7 @@ class SearchWorker:
         """Wait for the baseline, evaluate the best trial, and write the summary."""
         baseline = self._run_baseline(wait=True)
         assert baseline is not None
-        with lock(self.folder / ".study.lock", wait=True):
+        with lock(self.folder / STUDY_LOCK, wait=True):
             if self.is_last():
                 close_paused(self.study)
         told = self.callback.on_final_eval
@@ -160,7 +160,7 @@ class SearchWorker:
         with ExitStack() as held:
             # Under one lock for all workers, so that each counts the trials that the others have claimed. It is held
             # until the trial's own lock is acquired: a running trial that is not locked is one whose worker has died.
-            with lock(self.folder / ".study.lock", wait=True):
+            with lock(self.folder / STUDY_LOCK, wait=True):
                 fail_stale_trials(self.study, self.folder)
                 trial = None if self._is_used_up() else self.queue.ask()
                 if isinstance(trial, Trial):
@@ -208,7 +208,7 @@ class SearchWorker:
             return
         except TrialLost as error:
             # The claim is still held: no other worker has closed the trial, and its process is gone.
-            mark_interrupted(self.study, self._stored(trial), self.folder, by_itself=error.by_itself)
+            interrupt(self.study, trial.number, self.folder, by_itself=error.by_itself)
             self.callback.on_result(f"trial {trial.number}", INTERRUPTED, one_line(error), {})
             return
         except BaseException as error:

@@ -38,6 +38,7 @@ from archlab.storage.targets import is_occupied, require_dir
 from archlab.text import shell_path
 
 SPACE = "search.yaml"
+STUDY_LOCK = ".study.lock"  # held by whoever claims, enqueues or interrupts trials
 JOBS = "jobs"  # of workers that a launcher has placed: what they print, and the launcher's own files
 _OWN_DIRS = ("trials", "baseline", "best", workers.DIR, JOBS, *LADDER_DIRS)
 # search.yaml and identity.json last: a directory that is cleared in part is still known as a search's.
@@ -78,7 +79,7 @@ def open_search(space: Space, folder: Path, force: bool) -> Iterator[None]:
             if not space.is_ladder:  # which has no study
                 _put_aside_without_study(folder)
     with lock(folder / ".workers.lock", wait=True, shared=True):
-        with lock(folder / ".study.lock", wait=True):
+        with lock(folder / STUDY_LOCK, wait=True):
             _require_same(space, folder)
             _identify(space, folder)
             write_text(folder / "base.yaml", format_yaml(space.base_to_plain()))
@@ -90,7 +91,7 @@ def _prepare(folder: Path) -> None:
     """Create the directory, unless another worker has just created it, or was killed while it did."""
     require_dir(folder)
     names = {path.name for path in folder.iterdir()} if is_occupied(folder) else set()
-    own = {".workers.lock", ".study.lock", identity.NAME}
+    own = {".workers.lock", STUDY_LOCK, identity.NAME}
     own |= {"base.yaml"} if own & names else set()  # alone it is a user's
     foreign = sorted(name for name in names - own if not name.endswith(".archlab-partial"))
     if SPACE in names or not foreign:

@@ -148,7 +148,7 @@ def mark_interrupted(
     """Close an interrupted trial, to be enqueued again unless MAX_ATTEMPTS brought no further checkpoint.
 
     `by_itself` says that its process died, rather than a user stopping it, `by_worker` that another process died, which
-    ran it. No process writes the trial any more.
+    ran it. No process writes the trial any more, and the caller holds the lock of the study.
     """
     attrs = trial_attrs(trial)
     progress = _progress(study, trial, folder)

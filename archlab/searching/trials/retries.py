@@ -11,8 +11,10 @@ from optuna.trial import Trial
 
 from archlab.searching.study.claims import leave, trial_dir
 from archlab.searching.study.progress import checkpoint_step
+from archlab.searching.study.search_dir import STUDY_LOCK
 from archlab.searching.study.study import SearchStudy, earlier_attempts, mark_interrupted
 from archlab.searching.trials.callbacks import Judge
+from archlab.storage.locks import lock
 from archlab.training import metrics
 
 
@@ -22,7 +24,15 @@ def leave_open(study: SearchStudy, number: int, folder: Path) -> None:
     # the trial's own doing.
     leave(folder, number)
     with suppress(Exception):  # the caller raises what ended the trial
-        mark_interrupted(study, study.get_trials()[number], folder, by_itself=False)
+        interrupt(study, number, folder, by_itself=False)
+
+
+def interrupt(study: SearchStudy, number: int, folder: Path, *, by_itself: bool) -> None:
+    """Close a trial that this process has claimed and that was interrupted; see `mark_interrupted`."""
+    # Nobody may ask for a trial meanwhile, having enqueued what is to be run again: a candidate that neither runs nor
+    # waits would be taken for one that is still to come, and be tried twice.
+    with lock(folder / STUDY_LOCK, wait=True):
+        mark_interrupted(study, study.get_trials()[number], folder, by_itself=by_itself)
 
 
 def continue_retried(study: SearchStudy, trial: Trial, folder: Path, metric: str, judge: Judge | None) -> bool:

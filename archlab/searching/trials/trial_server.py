@@ -16,6 +16,7 @@ import threading
 import warnings
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
+from typing import Any
 
 from archlab.runtime.private_apis import TRACER
 
@@ -38,7 +39,7 @@ def fork_trial_server() -> None:
         return
     for name in _MODULES:
         importlib.import_module(name)
-    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     if threading.active_count() > 1 or server._forkserver_pid is not None:
         return  # a thread may hold a lock that nobody would release in the server
     resource_tracker.ensure_running()

@@ -19,8 +19,10 @@ from archlab import Callback, MachineError, SearchCallback
 from archlab.config.experiment import Experiment
 from archlab.searching.space.search_space import load_space
 from archlab.searching.study import study
+from archlab.searching.study.search_dir import STUDY_LOCK
 from archlab.searching.study.study import is_interrupted, open_study
 from archlab.searching.trials import retries
+from archlab.storage.locks import lock
 
 NO_PRUNING = {"pruner": "none"}
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -134,3 +136,21 @@ def test_a_stopped_trial_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert second.values == trials_of(tmp_path / "whole")[0].values, "as if it had not been stopped"
     assert result.summary.best_trial.validation["loss"] == whole.summary.best_trial.validation["loss"]
     assert not (folder / "trials/0000/checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_no_trial_is_asked_for_while_one_is_interrupted(tmp_path: Path, fake: Any, monkeypatch: Any) -> None:
+    # Between the two its candidate, which neither runs nor waits, would be taken for one that nobody has tried.
+    folder, held = tmp_path / "s", []
+    whole = retries.mark_interrupted
+
+    def mark(*arguments: Any, **options: Any) -> None:
+        with lock(folder / STUDY_LOCK, wait=False) as acquired:
+            held.append(not acquired)
+        whole(*arguments, **options)
+
+    monkeypatch.setattr(retries, "mark_interrupted", mark)
+    fake(failing(None, FULL))
+    with pytest.raises(MachineError):
+        search(write_space(tmp_path, study=NO_PRUNING | {"trials": 2}), folder)
+    assert held == [True]
