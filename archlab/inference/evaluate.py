@@ -56,8 +56,9 @@ class EvalOptions(TypedDict):
 
 def eval_options(train: TrainConfig) -> EvalOptions:
     """Return the options of the evaluations during training."""
-    sizes = {"batch_size": train.batch_size, "context": train.context}
-    return {**sizes, "precision": train.precision, "documents": train.documents}
+    return EvalOptions(
+        batch_size=train.batch_size, context=train.context, precision=train.precision, documents=train.documents
+    )
 
 
 def evaluate(
