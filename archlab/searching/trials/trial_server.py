@@ -62,8 +62,9 @@ def fork_trial_server() -> None:
 def _serve(listener_fd: int, alive_r: int) -> None:
     """Be the server, and end with it: what this process was about to do is its parent's."""
     try:
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+        for number in _SIGNALS:  # as a new program has them: what is ignored stays so, as SIGHUP under nohup
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         forkserver.main(listener_fd, alive_r, [])
     finally:
         os._exit(0)
