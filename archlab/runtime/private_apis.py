@@ -1,4 +1,4 @@
-"""Private APIs of torch and Optuna, each behind a public function."""
+"""Private APIs of torch, Optuna and Python, each behind a public function."""
 
 # No other module uses them: when a release moves one, one test fails and one function changes. The comments name the
 # reason for each and the version that it was checked with; the tests of all pass with torch 2.12.0 too. A model that
@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,6 +45,20 @@ class AOTRunner(Protocol):
         self, constants: dict[str, Tensor], use_inactive: bool, check_full_update: bool, user_managed: bool, /
     ) -> None:
         """Set the constants; with `user_managed` they are borrowed and not copied."""
+
+
+def has_fork_server() -> bool:
+    """Tell whether multiprocessing has started its fork server."""
+    # The public ensure_running only starts one (Python 3.11 to 3.13).
+    server: Any = forkserver._forkserver
+    return server._forkserver_pid is not None
+
+
+def use_fork_server(address: str, alive_fd: int, pid: int) -> None:
+    """Have multiprocessing use a fork server that it has not started."""
+    # It starts its own as a new interpreter, which imports everything again (Python 3.11 to 3.13).
+    server: Any = forkserver._forkserver
+    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, alive_fd, pid
 
 
 def assert_async(condition: Tensor, message: str) -> None:

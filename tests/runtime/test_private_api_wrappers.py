@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 
 import optuna
@@ -190,3 +191,12 @@ def test_the_tracer_is_what_the_first_traced_operation_imports() -> None:
     code = "import sys, torch; torch.randn(3, device='meta').add(torch.randperm(3, device='meta')); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert private_apis.TRACER in loaded
+
+
+def test_a_fork_server_of_ones_own_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forkserver, "_forkserver", forkserver.ForkServer())
+    with uses("multiprocessing.forkserver._forkserver"):
+        assert not private_apis.has_fork_server()
+        private_apis.use_fork_server("address", 3, 4)
+        assert private_apis.has_fork_server()
+    monkeypatch.undo()

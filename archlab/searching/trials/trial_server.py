@@ -16,9 +16,8 @@ import threading
 import warnings
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
-from typing import Any
 
-from archlab.runtime.private_apis import TRACER
+from archlab.runtime.private_apis import TRACER, has_fork_server, use_fork_server
 
 _MODULES = ("archlab.searching.trials.trial_child", TRACER)
 # Where `forkserver.main` is what `_serve` calls: Python 3.14's asks for a key, too.
@@ -39,8 +38,7 @@ def fork_trial_server() -> None:
         return
     for name in _MODULES:
         importlib.import_module(name)
-    server: Any = forkserver._forkserver
-    if threading.active_count() > 1 or server._forkserver_pid is not None:
+    if threading.active_count() > 1 or has_fork_server():
         return  # a thread may hold a lock that nobody would release in the server
     resource_tracker.ensure_running()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -56,7 +54,7 @@ def fork_trial_server() -> None:
             os.close(alive_w)  # the server ends when no process has it
             _serve(listener.detach(), alive_r)
     os.close(alive_r)
-    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, alive_w, pid
+    use_fork_server(address, alive_w, pid)
 
 
 def _serve(listener_fd: int, alive_r: int) -> None:
