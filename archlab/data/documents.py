@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from archlab.data.windows import stride_of, window_starts
+from archlab.data.windows import count_targets, stride_of, window_starts
 from archlab.ops.linear_cross_entropy import IGNORED
 
 Document: TypeAlias = tuple[Tensor, Tensor]  # its inputs and targets, each [tokens], or [N, L] of several
@@ -53,7 +53,7 @@ def iter_documents(
 ) -> Iterator[list[Document]]:
     """Yield the parts of documents in the windows that cover the tokens once, so many windows at a time."""
     stride, unpredicted = stride_of(context, prefix)
-    count = max(len(tokens) - unpredicted if max_tokens is None else min(len(tokens) - unpredicted, max_tokens), 0)
+    count = count_targets(tokens, unpredicted, max_tokens)
     for first in range(0, count, batch_size * stride):
         starts = range(first, min(first + batch_size * stride, count), stride)
         windows = ((start, min(start + stride, count) + unpredicted) for start in starts)

@@ -69,6 +69,7 @@ class ByteCorpus:
     def __init__(self, corpus: Corpus) -> None:
         self.documents, self.split_by, self.sha256 = corpus.documents, corpus.split_by, corpus.sha256
         self.available, self._texts = corpus.available, corpus.texts
+        self._ends: dict[str, NDArray[Any]] = {}
 
     @property
     def used(self) -> Mapping[str, int]:
@@ -85,7 +86,9 @@ class ByteCorpus:
 
     def ends(self, split: str) -> NDArray[Any]:
         """Return the place behind each separator, which a byte 0 within a document is, too."""
-        return _ends(self._texts[split])
+        if split not in self._ends:  # every batch asks
+            self._ends[split] = np.flatnonzero(self.tokens(split) == SEPARATOR[0]) + 1
+        return self._ends[split]
 
     def num_bytes(self, split: str) -> int:
         """Return the number of bytes of a split."""
@@ -98,11 +101,6 @@ class ByteCorpus:
     def lost(self, split: str) -> tuple[int, str]:
         """Return that nothing is lost."""
         return 0, ""
-
-
-@lru_cache(maxsize=3)
-def _ends(text: bytes) -> NDArray[Any]:
-    return np.flatnonzero(np.frombuffer(text, np.uint8) == SEPARATOR[0]) + 1
 
 
 @lru_cache(maxsize=4)

@@ -75,7 +75,7 @@ def iter_windows(
     Every window begins with `prefix`, whose tokens are no targets.
     """
     stride, unpredicted = stride_of(context, prefix)
-    count = max(len(tokens) - unpredicted if max_tokens is None else min(len(tokens) - unpredicted, max_tokens), 0)
+    count = count_targets(tokens, unpredicted, max_tokens)
     rows = min(batch_size, math.ceil(count / stride))
     for start in range(0, count, max(rows * stride, 1)):
         stop = min(start + rows * stride, count)
@@ -87,6 +87,12 @@ def iter_windows(
             torch.from_numpy(np.concatenate([_repeat(prefix, rows), inputs], 1)),
             torch.from_numpy(np.concatenate([ignored, targets], 1)),
         )
+
+
+def count_targets(tokens: NDArray[Any], unpredicted: int, max_tokens: int | None) -> int:
+    """Return the number of targets of a text, or of the first of them that are asked for."""
+    count = max(len(tokens) - unpredicted, 0)
+    return count if max_tokens is None else min(count, max_tokens)
 
 
 def stride_of(context: int, prefix: Sequence[int]) -> tuple[int, int]:

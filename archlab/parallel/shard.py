@@ -81,22 +81,12 @@ def whole_ends(model: nn.Module) -> Iterator[None]:
             model.reshard()
 
 
-def whole_tensors(
-    model: nn.Module, tensors: Mapping[str, Tensor], keep: bool = True, *, prefixed: bool = False
-) -> dict[str, Tensor]:
-    """Return tensors with those that are divided gathered, which all ranks do; a rank that keeps none has none.
-
-    They are by the names of the model's parameters, or `prefixed` by another one, as moments are.
-    """
+def whole_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors, named as a model's parameters, with those that are divided gathered, which all ranks do."""
     whole, cuts = {}, get_cuts(model)
     for name, tensor in tensors.items():
-        full, cut = tensor.detach(), cuts.get(name.partition(".")[2] if prefixed else name)
+        full = tensor.detach()
         if isinstance(full, DTensor):
             full = full.full_tensor()
-        if cut is not None and full.dim():  # a moment's count of steps has no parts
-            full = gather_part(full, cut)
-        if keep:
-            # What was gathered is not left on a device, which has no room for all of it.
-            is_gathered = cut is not None or isinstance(tensor, DTensor)
-            whole[name] = full.cpu() if is_gathered else full
+        whole[name] = gather_part(full, cuts[name]) if name in cuts else full
     return whole

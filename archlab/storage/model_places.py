@@ -7,7 +7,7 @@ from pathlib import Path
 
 from archlab.storage.manifest import read_manifest
 from archlab.storage.run_identity import is_run
-from archlab.storage.stored_tensors import has_tensors
+from archlab.storage.stored_tensors import has_weights
 from archlab.text import shell_path
 
 WEIGHTS, EXPERIMENT, STATE = "model.safetensors", "experiment.yaml", "state.json"
@@ -34,7 +34,7 @@ def run_of_checkpoint(folder: Path) -> Path | None:
     """Return the run of a checkpoint that it resumes from, or None for another directory."""
     folder = _named(folder)
     run = folder.parent.parent
-    is_one = (folder / STATE).is_file() and folder.parent.name == "checkpoints" and has_tensors(folder)
+    is_one = (folder / STATE).is_file() and folder.parent.name == "checkpoints" and has_weights(folder)
     return run if is_one and (run / EXPERIMENT).is_file() else None
 
 
@@ -127,7 +127,7 @@ def _models_below(folder: Path) -> list[Path]:
     if not (is_run(folder) or (folder / _SPACE).is_file() or owner_of(folder) != folder or _is_rung(folder)):
         patterns = ("*/final/", "*/best/")
     found = chain.from_iterable(sorted(folder.glob(pattern), reverse=True) for pattern in patterns)
-    models = (path for path in found if has_tensors(path))
+    models = (path for path in found if has_weights(path))
     return [path.parent if path.name == "final" else path for path in islice(models, _MAX_TOLD)]
 
 

@@ -57,9 +57,9 @@ def tensor_files(folder: Path, kind: str) -> list[Path]:
     return [folder / part_file(kind, rank, count) for rank in range(count)]
 
 
-def has_tensors(folder: Path, kind: str = MODEL) -> bool:
-    """Tell whether a directory holds tensors, whole or in parts."""
-    return any(file.is_file() for file in tensor_files(folder, kind))
+def has_weights(folder: Path) -> bool:
+    """Tell whether a directory holds a model's tensors, whole or in parts."""
+    return any(file.is_file() for file in tensor_files(folder, MODEL))
 
 
 def _indexed(index: Path) -> list[Path]:

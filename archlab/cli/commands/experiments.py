@@ -180,10 +180,9 @@ def search(
     if device or devices:
         raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")
     restart_without_small_cache()
-    if worker or workers is not None:
-        from archlab.searching.trials.trial_server import fork_trial_server
+    from archlab.searching.trials.trial_server import fork_trial_server
 
-        fork_trial_server()  # before anything is done that a fork would not survive
+    fork_trial_server()  # before anything is done that a fork would not survive
     from archlab.cli.ladder_progress import climb, is_ladder
     from archlab.cli.placed_worker import work
     from archlab.cli.search_progress import SearchProgressBar, print_summary
