@@ -98,9 +98,12 @@ def train(
 ) -> None:
     """Train an experiment and save the model.
 
-    NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path. With several processes the experiment's
-    `parallel:` says how they divide the work; torchrun and srun start them on several machines.
+    NAME is an experiment, a YAML file or, with --resume, a run's directory; PATH=VALUE sets a value by its path. With
+    several processes the experiment's `parallel:` says how they divide the work; torchrun and srun start them on
+    several machines.
     """
+    if resume and (file := _experiment_in(name)) != name:
+        name, out = file, out or Path(name)
     experiment = api.load(name, overrides)
     if dry_run:
         from archlab.cli.train_dry_run import print_dry_run

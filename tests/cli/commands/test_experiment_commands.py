@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,21 @@ def test_train(run, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     assert named.status == 0
     assert named.out.startswith("runs/tiny: nothing to resume; the run starts at step 0\n")
     assert (tmp_path / "runs/tiny/final").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", ["train.steps=4", "train.budget={tokens: 512}"])
+def test_a_run_is_resumed_by_its_directory(run, tiny_file: Path, tmp_path: Path, length: str) -> None:
+    assert run("train", str(tiny_file), length, "--out", "a").status == 0
+    shutil.rmtree(tmp_path / "a/final")
+    done = run("train", "a", "--resume")
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[-3] == "model    a/final"
+    assert (tmp_path / "a/final/model.safetensors").is_file()
+    refused = run("train", "a", "train.lr=0.5", "--resume")
+    assert (refused.status, "train.lr" in refused.err) == (2, True)
+    nothing = run("train", "a")
+    assert (nothing.status, "is a directory" in nothing.err) == (2, True)
 
 
 @pytest.mark.slow
