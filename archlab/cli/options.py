@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from os import PathLike
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -10,6 +12,8 @@ import click
 
 from archlab.cli.completion import complete_experiment, complete_override
 from archlab.config.plugin_trust import plugin_policy
+from archlab.errors import ArchlabError, nearest
+from archlab.text import shell_path
 
 Workers: TypeAlias = int | Literal["auto"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -17,6 +21,29 @@ PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
 NAME = click.argument("name", shell_complete=complete_experiment)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...", shell_complete=complete_override)
 FORCE = click.option("--force", is_flag=True, help="Overwrite what archlab wrote to the directory, and nothing else.")
+
+
+class _WrittenFolder(click.Path):
+    """A directory that is there: told before a command imports torch, with the nearest name beside it."""
+
+    def convert(self, value: str | PathLike[str], param: click.Parameter | None, context: click.Context | None) -> Path:
+        """Return the path; raise ArchlabError if nothing is there."""
+        folder = Path(super().convert(value, param, context))
+        if not os.path.exists(folder):  # not Path.exists, which raises for a name that is too long
+            near = nearest(folder.name, _names_in(folder.parent))
+            hint = f"; did you mean {shell_path(folder.parent / near)}?" if near else ""
+            raise ArchlabError(f"{folder}: is no directory{hint}")
+        return folder
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    except OSError:
+        return []
+
+
+WRITTEN_FOLDER = _WrittenFolder(path_type=Path, file_okay=False)
 
 
 class _Workers(click.ParamType):

@@ -18,7 +18,12 @@ from archlab.training.progress import Progress, WorkerProgress
 
 EVERY_S = 2.0
 PLAIN_EVERY_S = 10.0  # where lines are not redrawn, and each one stays
-_ADVICE = {"search": "the same archlab search goes on", "ladder": "the same archlab search goes on"}
+_ADVICE = {
+    "run": "archlab train --resume goes on",
+    "trial": "archlab search goes on with it, unless it was pruned",
+    "search": "the same archlab search goes on",
+    "ladder": "the same archlab search goes on",
+}
 
 
 def watch_lines(progress: Progress, width: int) -> list[Text]:
@@ -30,7 +35,7 @@ def watch_lines(progress: Progress, width: int) -> list[Text]:
         values = ", ".join(f"{name} {value:.6g}" for name, value in trial.values.items())
         lines.append(Text(f"Pareto set: {trial.label}  {values}", overflow="ellipsis", no_wrap=True))
     if progress.state == "stopped":
-        lines.append(Text(f"nobody works on it; {_ADVICE.get(progress.kind, 'archlab train --resume goes on')}", "dim"))
+        lines.append(Text(f"nobody works on it; {_ADVICE[progress.kind]}", "dim"))
     return lines
 
 
@@ -87,7 +92,7 @@ def _states(read: Callable[[], Progress], every_s: float) -> Iterator[Progress]:
 
 def _plain(progress: Progress) -> str:
     runs: Sequence[str] = [run_line(run, 10_000).plain for run in progress.running]
-    head = [] if progress.kind == "run" else [f"{progress.name}  {summary_line(progress)}"]
+    head = [] if progress.kind in ("run", "trial") else [f"{progress.name}  {summary_line(progress)}"]
     return "\n".join([*head, *(f"  {run}" if head else run for run in runs)])
 
 

@@ -20,7 +20,7 @@ from archlab.searching.study.study import open_study
 from archlab.searching.study.workers import DIR, Worker, read_workers
 from archlab.storage.lease_observer import LeaseObserver
 from archlab.storage.lock_holders import holder
-from archlab.storage.model_places import owner_of
+from archlab.storage.model_places import owner_of, search_of
 from archlab.storage.run_identity import is_run
 from archlab.training.progress import Progress, RunProgress, WorkerProgress
 from archlab.training.run_progress import read_run_progress
@@ -38,9 +38,13 @@ def open_watch(folder: Path) -> Callable[[], Progress]:
         space = replace(space, name=folder.resolve().name)  # the file's own is search.yaml in every directory
         return _open_ladder(space, folder) if space.is_ladder else _open_search(space, folder)
     if is_run(folder):
-        return partial(read_run_progress, folder)
+        return partial(_read_trial if search_of(folder) else read_run_progress, folder)
     what = "holds no run, search or ladder" if folder.is_dir() else "is no directory"
     raise ArchlabError(f"{folder}: {what} to watch")
+
+
+def _read_trial(folder: Path) -> Progress:
+    return replace(read_run_progress(folder), kind="trial")
 
 
 def _open_search(space: Space, folder: Path) -> Callable[[], Progress]:

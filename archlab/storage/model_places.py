@@ -43,7 +43,7 @@ def owner_of(folder: Path) -> Path:
     whole, named = _whole_of(folder), _named(folder)
     if whole != folder or is_run(named) or (named / _SPACE).is_file():
         return whole
-    return _search_of(named) or folder
+    return search_of(named) or folder
 
 
 def _whole_of(folder: Path) -> Path:
@@ -63,7 +63,7 @@ _PARTS = ("baseline", "best", "trials", "rungs", "launch", "forecasts", "workers
 _DEEPEST = 5  # trials/0003/tasks/NAME/runs
 
 
-def _search_of(folder: Path) -> Path | None:
+def search_of(folder: Path) -> Path | None:
     """Return the run or the search that a directory lies in, by the names that archlab gives what lies there."""
     if not folder.is_dir():
         return None
@@ -93,7 +93,7 @@ def why_no_model(folder: Path) -> str:
     if folder.is_file():
         return f"is a file; name its directory, {folder.parent}"
     if not folder.is_dir():
-        return "is no folder"
+        return "is no directory"
     if is_export(folder):
         module = export_module(folder)
         how = f": python {shell_path(module)}" if module else f"; see {folder / 'README.md'}"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 State = Literal["starting", "training", "validating", "evaluating", "stopped", "complete", "pruned", "failed"]
-Kind = Literal["run", "search", "ladder"]
+Kind = Literal["run", "trial", "search", "ladder"]  # a trial is a run of a search
 
 
 @dataclass(frozen=True)

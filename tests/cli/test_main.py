@@ -25,10 +25,10 @@ LISTED = ["list", "show", "train", "search", "export", "generate", "eval", "repo
         (["list", "norms"], "no kind 'norms'; did you mean 'norm'?"),
         (["train", "quickstart", "model.dim=100"], "timestep: dim 100 is not divisible by num_groups 8"),
         (["train", "quickstart", "train.batch_size=10000000"], "a training step needs about"),
-        (["generate", "nowhere", "--prompt", "x"], "nowhere: is no folder"),
+        (["generate", "nowhere", "--prompt", "x"], "nowhere: is no directory"),
         (["generate", ".", "--prompt", "x"], ".: holds no trained model"),
         (["generate", ".", "--prompt", "x", "--tokens", "-1"], "Invalid value for '--tokens'"),
-        (["eval", "nowhere"], "nowhere: is no folder"),
+        (["eval", "nowhere"], "nowhere: is no directory"),
         (["eval", ".", "--split", "tset"], "Invalid value for '--split'"),
         (["report", "nowhere"], "nowhere"),
         (["export", "nowhere", "--out", "x"], "nowhere"),
@@ -71,11 +71,15 @@ def test_help_cuts_no_sentence_of_a_command(run) -> None:
     assert "..." not in run("--help").out.partition("Commands:")[2]
 
 
-def test_help_needs_no_torch_and_neither_does_a_typo() -> None:
+def test_help_needs_no_torch_and_neither_does_a_typo(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
     code = """
 import sys
 from archlab.cli.main import main
-for command in (["--help"], ["show", "--help"], ["show", "quickstat"], ["train", "quickstart", "train.lr=fast"]):
+for command in (
+    ["--help"], ["show", "--help"], ["show", "quickstat"], ["search", "mixerz"], ["eval", "runz/a"], ["report", "a"],
+    ["watch", "run"], ["train", "quickstart", "train.lr=fast"]
+):
     sys.argv = ["archlab", *command]
     try:
         main()
@@ -84,10 +88,16 @@ for command in (["--help"], ["show", "--help"], ["show", "quickstat"], ["train",
 heavy = {"torch", "optuna", "numpy", "tensorboard"} & set(sys.modules)
 sys.exit(f"{command} needs {heavy}" if heavy else 0)
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == [
         "archlab: no experiment 'quickstat'; did you mean 'quickstart'?",
+        "archlab: no search space 'mixerz'; did you mean 'mixers'?",
+        "archlab: runz/a: is no directory",
+        "archlab: a: is no directory",
+        "archlab: run: is no directory; did you mean runs?",
         "archlab: command line: train.lr: 'fast' is not a number",
     ]
 

@@ -18,6 +18,7 @@ from search_helpers import pretend, replace_training, search, write_space
 
 import archlab
 from archlab import ArchlabError
+from archlab.cli.watching import watch_lines
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.ladder.progress import first_candidates, ladder_progress
 from archlab.searching.ladder.selection import Decision, write_decision
@@ -177,6 +178,17 @@ def test_a_run(tmp_path: Path, tiny: Tiny) -> None:
         log.write('{"step": 12, "loss": 1, "val_loss": 1.5}\n')
     ended = archlab.watch(tmp_path)
     assert (ended.state, ended.running[0].reason) == ("complete", "its model was not kept")
+
+
+def test_a_trial_goes_on_with_its_search(tmp_path: Path, tiny: Tiny) -> None:
+    (tmp_path / "search.yaml").write_text("{}")
+    trial = tmp_path / "trials/0001"
+    trial.mkdir(parents=True)
+    (trial / "experiment.yaml").write_text(tiny().to_yaml())
+    (trial / "run.json").write_text('{"identity": {"run": "1"}}')
+    watched = archlab.watch(trial)
+    assert (watched.kind, watched.state) == ("trial", "stopped")
+    assert "archlab search goes on" in watch_lines(watched, 80)[-1].plain
 
 
 def test_another_directory(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from archlab.cli.completion import complete_space
 from archlab.cli.console import make_console
 from archlab.cli.options import FOLDER, FORCE, NAME, OVERRIDES, TRUST_PLUGINS, WORKERS, Workers
 from archlab.cli.streams import can_print
-from archlab.config.yaml_files import is_file_name, shipped_files
+from archlab.config.yaml_files import find_yaml, is_file_name, shipped_files
 from archlab.config.yaml_writer import format_yaml
 from archlab.reporting.format import format_metrics
 from archlab.runtime.place import find_place
@@ -182,6 +182,8 @@ def search(
         return
     if device or devices:
         raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")
+    if not Path(name).is_dir():
+        find_yaml(name, Path(), "search_spaces")  # what is misspelled is told before torch is imported
     restart_without_small_cache()
     from archlab.searching.trials.trial_server import fork_trial_server
 

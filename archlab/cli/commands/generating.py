@@ -12,7 +12,7 @@ import click
 
 from archlab import api
 from archlab.cli.escaping import unwrapped, write_data
-from archlab.cli.options import FOLDER, TRUST_PLUGINS
+from archlab.cli.options import TRUST_PLUGINS, WRITTEN_FOLDER
 from archlab.cli.streams import can_print, decode_argument
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _STDIN = Path("-")
 
 
 @click.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER)
 @click.option("--prompt", help="Continue this text.")
 @click.option("--batch", type=INPUT, help="Continue the texts of this file of JSON lines; - is standard input.")
 @click.option("--out", type=FILE, help="Write the results of --batch to this file.")

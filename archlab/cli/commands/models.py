@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from archlab import api
-from archlab.cli.options import FOLDER, FORCE, OVERRIDES, TRUST_PLUGINS
+from archlab.cli.options import FOLDER, FORCE, OVERRIDES, TRUST_PLUGINS, WRITTEN_FOLDER
 from archlab.reporting.format import format_metrics
 from archlab.text import shell_path
 
 
 @click.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="Write the export to this directory.")
 @click.option(
     "--to",
@@ -78,7 +78,7 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 
 
 @click.command("eval")
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER)
 @OVERRIDES
 @click.option(
     "--split",
@@ -111,7 +111,7 @@ def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | No
 
 
 @click.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER)
 @TRUST_PLUGINS
 def report(folder: Path) -> None:
     """Write report.html of a search or a run.
@@ -122,7 +122,7 @@ def report(folder: Path) -> None:
 
 
 @click.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER)
 @TRUST_PLUGINS
 def migrate(folder: Path) -> None:
     """Rewrite a run, search or checkpoint of an earlier version.

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from archlab.cli.console import make_console
-from archlab.cli.options import FOLDER, TRUST_PLUGINS
+from archlab.cli.options import TRUST_PLUGINS, WRITTEN_FOLDER
 
 
 @click.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER)
 @click.option("--once", is_flag=True, help="Print the present state and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the state as JSON, one object per line.")
 @TRUST_PLUGINS
