@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from archlab.api import (
         check,
         evaluate,
+        evaluate_suite,
         export,
         fit,
         generate,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from archlab.errors import ArchlabError, ConfigError, MachineError, TrainingError, did_you_mean, one_line
     from archlab.inference.evaluate import EvalResult
     from archlab.inference.generation import GeneratedToken, Generation, Prompt
+    from archlab.inference.suite import Curve, Estimate, SuiteProgress, SuiteRequest, SuiteResult
     from archlab.modeling.backbone import Backbone, is_causal
     from archlab.modeling.cost import Cost
     from archlab.modeling.state import (
@@ -104,8 +106,8 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate export fit generate generate_batch generate_tokens import_checkpoint load "
-    "load_model migrate plan prepare prepare_corpus report run_ladder search show train watch",
+    "archlab.api": "check evaluate evaluate_suite export fit generate generate_batch generate_tokens import_checkpoint "
+    "load load_model migrate plan prepare prepare_corpus report run_ladder search show train watch",
     "archlab.cli.ladder_progress": "LadderProgressBar",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
@@ -124,6 +126,7 @@ _MODULES = {
     "archlab.errors": "ArchlabError ConfigError MachineError TrainingError did_you_mean one_line",
     "archlab.inference.evaluate": "EvalResult",
     "archlab.inference.generation": "GeneratedToken Generation Prompt",
+    "archlab.inference.suite": "Curve Estimate SuiteProgress SuiteRequest SuiteResult",
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
     "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
@@ -155,7 +158,9 @@ __all__ = [
     "ConfigError",
     "Cost",
     "Count",
+    "Curve",
     "Domain",
+    "Estimate",
     "EvalResult",
     "Experiment",
     "Factory",
@@ -188,6 +193,9 @@ __all__ = [
     "Spec",
     "State",
     "StateScope",
+    "SuiteProgress",
+    "SuiteRequest",
+    "SuiteResult",
     "Task",
     "TensorPlan",
     "TextSource",
@@ -200,6 +208,7 @@ __all__ = [
     "choice",
     "did_you_mean",
     "evaluate",
+    "evaluate_suite",
     "export",
     "fit",
     "generate",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from archlab.inference.evaluate import EvalResult
+    from archlab.inference.suite import SuiteResult
 
 
 @explain_failures
@@ -47,6 +48,50 @@ def evaluate(
     options = eval_options(experiment.train)
     options["precision"] = resolve_precision(options["precision"], device_of(model))
     return run(model, experiment.task.factory()(), split, max_tokens=max_tokens, progress=progress, **options)
+
+
+@explain_failures
+def evaluate_suite(
+    folder: StrPath,
+    suite: str,
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "test",
+    text: StrPath | None = None,
+    max_tokens: int | None = None,
+    max_context: int | None = None,
+    out: StrPath | None = None,
+    force: bool = False,
+    progress: Callable[[str, int, int | None], None] | None = None,
+    trust_plugins: bool = False,
+) -> SuiteResult:
+    """Measure a trained model by a suite: `context` is its loss by context length and by position.
+
+    `folder` and `overrides` are those of `evaluate`; `text` is a file in place of a split. A run's results are written
+    to its evaluations/SUITE, those of another model to `out`, if that is given; `force` overwrites earlier ones.
+    `max_context` is the longest context, `progress` is called with what is measured, the tokens done and those in all.
+    Raises ArchlabError for a suite that there is none of, and for a model or data that it cannot measure.
+
+        archlab.evaluate_suite("runs/a", "context", text="book.txt").curves[0].points
+    """
+    from archlab.inference.suite import SuiteRequest, find_suite
+    from archlab.inference.window_source import read_text
+    from archlab.modeling.build import validate
+    from archlab.reporting.evaluation import evaluation_dir, require_evaluation_target, write_evaluation
+    from archlab.storage.trained_model import load_trained
+
+    measure, place = find_suite(suite), Path(out) if out is not None else evaluation_dir(Path(folder), suite)
+    if place is not None:
+        require_evaluation_target(place, force=force)
+    with plugin_policy(trust=trust_plugins):
+        experiment, model = load_trained(Path(folder), overrides=overrides)
+    validate(experiment)
+    words = None if text is None else read_text(Path(text))
+    request = SuiteRequest(split, words, max_tokens, max_context)
+    result = measure(model, experiment, request, progress or (lambda what, done, total: None))
+    if place is not None:
+        write_evaluation(place, result, Path(folder).resolve().name, force=force)
+    return result
 
 
 @explain_failures

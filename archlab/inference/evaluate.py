@@ -158,10 +158,16 @@ def _tell_after(progress: EvalProgress, before: int, done: int, total: int | Non
     progress(before + done, None)
 
 
+def autocast(model: nn.Module, precision: str) -> torch.autocast:
+    """Return a context in which a model computes in a precision, on the device where it is."""
+    dtype = _AUTOCAST[precision]
+    return torch.autocast(device_of(model).type, dtype, enabled=dtype is not None)
+
+
 def _evaluate_batch(model: nn.Module, task: Task, inputs: Tensor, targets: Tensor, precision: str) -> list[Any]:
     """Return the sums and counts of each metric for each chunk of logits."""
-    device, dtype, sums = device_of(model), _AUTOCAST[precision], []
-    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+    device, sums = device_of(model), []
+    with autocast(model, precision):
         for logits, chunk_targets in iter_logits(
             model, inputs.to(device), targets.to(device), metrics_are_per_token=task.metrics_are_per_token
         ):

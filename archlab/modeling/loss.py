@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.modeling.backbone import apply_head, get_features, get_output_split, output_weight
 from archlab.modeling.state import State
-from archlab.ops.dtypes import at_least_float32
+from archlab.ops.dtypes import at_least_float32, without_autocast
 from archlab.ops.linear_cross_entropy import IGNORED, MAX_CHUNK_LOGITS, linear_cross_entropy
 from archlab.ops.split_cross_entropy import split_cross_entropy
 
@@ -38,6 +39,30 @@ def total_loss(model: nn.Module, inputs: Tensor, targets: Tensor, initial: State
         return F.cross_entropy(logits_NV, targets.flatten(), ignore_index=IGNORED, reduction="sum"), state
     x_BTD, state = features(inputs, *started)
     return linear_cross_entropy(x_BTD.flatten(0, -2), weight_VD, targets.flatten()), state
+
+
+def token_losses(
+    model: nn.Module, inputs: Tensor, targets: Tensor, initial: State | None = None
+) -> tuple[Tensor, State]:
+    """Return the cross-entropy in nats of each target [B, T], 0 where it is -100, and the last state; for evaluation.
+
+    Logits of a large vocabulary are computed in chunks of tokens.
+    """
+    started = () if initial is None else (initial,)
+    weight_VD, features = chunked_output_weight(model, targets.numel()), get_features(model)
+    if weight_VD is None or features is None:
+        logits_BTV, state = model(inputs, *started)
+        return _each_loss(logits_BTV, targets), state
+    x_BTD, state = features(inputs, *started)
+    steps = max(1, MAX_CHUNK_LOGITS // (len(weight_VD) * len(targets)))
+    chunks = zip(x_BTD.split(steps, 1), targets.split(steps, 1), strict=True)
+    return torch.cat([_each_loss(apply_head(model, x), asked) for x, asked in chunks], 1), state
+
+
+def _each_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    with without_autocast(logits_BTV):
+        logits_BVT = at_least_float32(logits_BTV).transpose(1, 2)
+        return F.cross_entropy(logits_BVT, targets_BT, ignore_index=IGNORED, reduction="none")
 
 
 def count_targets(targets: Tensor) -> int:

@@ -38,6 +38,13 @@ def run_of_checkpoint(folder: Path) -> Path | None:
     return run if is_one and (run / EXPERIMENT).is_file() else None
 
 
+def run_of_model(folder: Path) -> Path | None:
+    """Return the run whose trained model a directory is or holds; None of others, and of a checkpoint."""
+    named = _named(folder)
+    run = named.parent if named.name == "final" else named
+    return run if is_run(run) and (run / "final").is_dir() else None
+
+
 def owner_of(folder: Path) -> Path:
     """Return the run or the search that a directory is a part of, or the directory itself."""
     whole, named = _whole_of(folder), _named(folder)

@@ -102,6 +102,7 @@ RUN: Layout = {
     "profile": dir_of({"updates_*.json.gz": own_file, ".*.archlab-*": partial_path}),
     "checkpoints": dir_of({"step_[0-9]*": listed_dir, ".*.archlab-partial": partial_path}),
     "final": listed_dir,
+    "evaluations": dir_of({".*.archlab-*": partial_path, "*": listed_dir}),
     "tokens": dir_of({**dict.fromkeys(_TOKEN_FILES, own_file), ".*.archlab-*": partial_path}),
     "report.html": report_file,
     ".*.archlab-*": partial_path,

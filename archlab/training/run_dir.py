@@ -147,6 +147,7 @@ def _remove_earlier(folder: Path) -> None:
         *folder.glob("final/"),
         *folder.glob("tokens/"),
         *folder.glob("profile/"),
+        *folder.glob("evaluations/"),
         *sorted((folder / "checkpoints").glob("step_*"), reverse=True),
     ]:
         remove_dir_atomic(old)

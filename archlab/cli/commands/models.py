@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from archlab import api
+from archlab.cli.console import make_console
 from archlab.cli.options import FOLDER, FORCE, OVERRIDES, TRUST_PLUGINS, WRITTEN_FOLDER
 from archlab.reporting.format import format_metrics
 from archlab.text import shell_path
@@ -90,14 +93,42 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 @click.option(
     "--tokens", type=click.IntRange(min=1), help="Evaluate on this many tokens; the default is the whole split."
 )
+@click.option("--suite", help="Measure by a suite: context is the loss by context length and by position.")
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Measure a suite on all of this text, not on a split.",
+)
+@click.option("--max-context", type=click.IntRange(min=1), help="The longest context of the suite context.")
+@click.option("--out", type=FOLDER, help="Write what a suite found here; of a run it is evaluations/SUITE in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@FORCE
 @TRUST_PLUGINS
-def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | None, as_json: bool) -> None:
-    """Evaluate a trained model on a split of its task, or of another task.
+def eval_(
+    folder: Path,
+    overrides: tuple[str, ...],
+    split: str,
+    tokens: int | None,
+    suite: str | None,
+    text: Path | None,
+    max_context: int | None,
+    out: Path | None,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Evaluate a trained model on a split of its task, or of another task, or by a suite.
 
     FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial. PATH=VALUE sets a value by its
     path, such as task.path=... or train.context=...
     """
+    if suite is not None:
+        asked = {"split": split, "text": text, "max_tokens": tokens, "max_context": max_context}
+        _evaluate_suite(folder, overrides, suite, out, force=force, as_json=as_json, asked=asked)
+        return
+    of_suites = {"--text": text, "--max-context": max_context, "--out": out, "--force": force or None}
+    if given := next((name for name, value in of_suites.items() if value is not None), None):
+        raise click.UsageError(f"{given} is of a --suite")
+
     from archlab.cli.task_bar import task_bar
 
     with task_bar() as bar:
@@ -108,6 +139,30 @@ def eval_(folder: Path, overrides: tuple[str, ...], split: str, tokens: int | No
         return
     click.echo(f"{split}: {format_metrics(result.metrics)}")
     click.echo(f"{result.tokens:,} targets at {result.tokens_per_s:,.0f} per second")
+
+
+def _evaluate_suite(
+    folder: Path,
+    overrides: tuple[str, ...],
+    suite: str,
+    out: Path | None,
+    *,
+    force: bool,
+    as_json: bool,
+    asked: Mapping[str, Any],
+) -> None:
+    from archlab.cli.suite_tables import suite_tables
+    from archlab.cli.task_bar import task_bar
+    from archlab.reporting.evaluation import evaluation_dir
+
+    with task_bar() as bar:
+        result = api.evaluate_suite(folder, suite, overrides, out=out, force=force, progress=bar.show_task, **asked)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    make_console().print(suite_tables(result))
+    if place := out or evaluation_dir(folder, suite):
+        click.echo(f"page     {place / 'index.html'}")
 
 
 @click.command()

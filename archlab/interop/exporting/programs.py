@@ -109,7 +109,8 @@ def _trace(model: nn.Module, inputs: Tensor, state: Mapping[str, Tensor], *, dyn
     """Trace a call on inputs [B, T] and the state of one row, repeated."""
     rows = _repeated(state.values(), len(inputs))
     batch = {0: Dim.AUTO}
-    shapes = {"inputs": {**batch, **({1: Dim.AUTO} if dynamic_length else {})}, "state": (batch,) * len(rows)}
+    shapes: dict[str, Any] = {"inputs": {**batch, **({1: Dim.AUTO} if dynamic_length else {})}}
+    shapes |= {"state": (batch,) * len(rows)} if rows else {}  # torch.export knows no argument without a value
     flat = _Flat(model, list(state)).eval()
     try:
         program = torch.export.export(flat, (inputs, *rows), dynamic_shapes=shapes, strict=False)

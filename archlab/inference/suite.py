@@ -1,0 +1,116 @@
+"""What a suite of measurements is asked for, and what it returns: curves and figures with their uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from archlab.config.experiment import Experiment
+from archlab.errors import ArchlabError, did_you_mean
+from archlab.runtime.extensions import Extensions
+
+GROUP = "archlab.suites"
+_SUITES = Extensions("archlab.inference.suites", "SUITE", GROUP)
+Setting: TypeAlias = str | int | float | None
+# Takes what is measured, how much of it is done, and of how much.
+SuiteProgress: TypeAlias = Callable[[str, int, int | None], None]
+
+_RESAMPLES, _FEWEST_UNITS, _MOST_UNITS, _COVERAGE = 2000, 4, 4096, 0.9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 90 % interval, by bootstrap over `units`; None where there are too few to tell."""
+
+    value: float
+    low: float | None
+    high: float | None
+    units: int
+    count: int  # of what was averaged: targets, or items
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Estimates along an axis: `x` and `y` are what the axes show, `unit` what was resampled, `points` ordered by x."""
+
+    name: str
+    title: str
+    x: str
+    y: str
+    unit: str
+    points: Sequence[tuple[float, Estimate]]
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What a suite found of a model: `settings` are what it depends on, `tokens` how many the model read."""
+
+    suite: str
+    settings: Mapping[str, Setting]
+    tokens: int
+    curves: Sequence[Curve] = ()
+    figures: Mapping[str, Estimate] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the result as JSON data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SuiteRequest:
+    """What to measure: a split of the experiment's data or a `text`, so many of its tokens, contexts up to one."""
+
+    split: str = "test"
+    text: str | None = None
+    max_tokens: int | None = None
+    max_context: int | None = None
+
+
+class Suite(Protocol):
+    """A function that measures a trained model; it leaves the model as it was."""
+
+    def __call__(
+        self, model: nn.Module, experiment: Experiment, request: SuiteRequest, progress: SuiteProgress
+    ) -> SuiteResult:
+        """Return what was measured; raise ArchlabError for a model or data that it cannot be measured with."""
+
+
+def suite_names() -> list[str]:
+    """Return the names of all suites."""
+    return _SUITES.names()
+
+
+def find_suite(name: str) -> Suite:
+    """Return the suite of a name; raise ArchlabError, naming the nearest, if there is none."""
+    suite: Suite | None = _SUITES.find(name)
+    if suite is None:
+        raise ArchlabError(f"no suite {name!r}{did_you_mean(name, suite_names())}")
+    return suite
+
+
+def estimate(sums: Sequence[float] | NDArray[np.float64], counts: Sequence[float] | NDArray[np.float64]) -> Estimate:
+    """Return the mean of units' sums over their counts, and its interval from resampling the units.
+
+    Of more than some thousands, neighbors are resampled together.
+    """
+    sums_N, counts_N = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+    value, total = float(sums_N.sum() / counts_N.sum()), int(counts_N.sum())
+    if len(sums_N) < _FEWEST_UNITS or not math.isfinite(value):
+        return Estimate(value, None, None, len(sums_N), total)
+    if len(sums_N) > _MOST_UNITS:
+        edges = np.linspace(0, len(sums_N), _MOST_UNITS, endpoint=False).astype(np.int64)
+        sums_N, counts_N = np.add.reduceat(sums_N, edges), np.add.reduceat(counts_N, edges)
+    units = len(sums_N)
+    drawn = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), _RESAMPLES)
+    counted = drawn @ counts_N
+    means = (drawn @ sums_N)[counted > 0] / counted[counted > 0]
+    low, high = np.quantile(means, [(1 - _COVERAGE) / 2, (1 + _COVERAGE) / 2])
+    return Estimate(value, float(low), float(high), units, total)
