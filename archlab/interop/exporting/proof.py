@@ -69,7 +69,9 @@ def _inputs(exported: ExportedModel, model: nn.Module) -> Tensor:
     if not exported.reads_tokens:
         task: Task = exported.experiment.task.factory()()
         return task.example_inputs(_BATCH, exported.experiment.train.context, "cpu")
-    length, limit = _TOKENS, max_context(model)
+    # What is no stream may have been written for the task's length alone.
+    length = _TOKENS if exported.is_stream() else exported.experiment.train.context
+    limit = max_context(model)
     generator = torch.Generator().manual_seed(0)
     length = length if limit is None else min(length, limit)
     return torch.randint(exported.vocab_size or 1, (_BATCH, length), generator=generator)

@@ -211,3 +211,16 @@ def test_an_onnx_model_gives_what_the_model_gives(tiny: Tiny, tmp_path: Path) ->
     assert "row and steps and whole logits differ by at most" in lines[0]
     module = import_file(out / "onnx_tiny.py", "onnx_tiny_checked")
     run_any(module.load(out), api.load_model(run), lambda tokens: tokens.numpy())
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("name", ["deit_tiny", "megalodon_digits_tiny"])
+def test_a_classifier_has_one_program(name: str, tmp_path: Path) -> None:
+    """Of images, and of tokens, whose number is that of the task: neither reads a stream."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    run = publish(load(name, ["model.layers[0].repeat=1"]), tmp_path / "run")
+    lines: list[str] = []
+    out = export(run, tmp_path / "out", ["onnx"], tell=lines.append)
+    assert "row and whole logits differ by at most" in lines[0]
+    assert not (out / "token.onnx").exists()
