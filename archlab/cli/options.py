@@ -28,7 +28,7 @@ class _WrittenFolder(click.Path):
 
     def convert(self, value: str | PathLike[str], param: click.Parameter | None, context: click.Context | None) -> Path:
         """Return the path; raise ArchlabError if nothing is there."""
-        folder = Path(super().convert(value, param, context))
+        folder = Path(os.fsdecode(super().convert(value, param, context)))
         if not os.path.exists(folder):  # not Path.exists, which raises for a name that is too long
             near = nearest(folder.name, _names_in(folder.parent))
             hint = f"; did you mean {shell_path(folder.parent / near)}?" if near else ""

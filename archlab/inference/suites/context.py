@@ -16,7 +16,7 @@ from archlab.config.experiment import Experiment
 from archlab.data.task import Task
 from archlab.errors import ArchlabError, ConfigError
 from archlab.inference.evaluate import autocast
-from archlab.inference.suite import Curve, SuiteProgress, SuiteRequest, SuiteResult
+from archlab.inference.suite import Curve, Setting, SuiteProgress, SuiteRequest, SuiteResult
 from archlab.inference.token_stream import CHUNK
 from archlab.inference.window_source import SplitSource, TextSource, WindowSource
 from archlab.inference.windows import Windows
@@ -57,7 +57,7 @@ def loss_by_context(
         told = partial(_tell, progress, lengths, num_targets, len(measured))
         with eval_mode(model), torch.no_grad(), autocast(model, precision):
             measured.append(_measure(model, source, length, num_targets, told))
-    settings = {
+    settings: dict[str, Setting] = {
         "data": source.name,
         "targets": num_targets,
         "trained_context": experiment.train.context,

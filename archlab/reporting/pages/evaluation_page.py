@@ -36,7 +36,7 @@ def _sections(result: SuiteResult) -> Iterator[str]:
         yield section("Figures", table(["figure", *HEAD], rows, name="figures", narrow=True))
     for curve in result.curves:
         rows = [("", (_whole(x), *_cells(each))) for x, each in curve.points]
-        made = table([curve.x, *HEAD], rows, name=curve.name, narrow=True)
+        made = table([curve.x, *HEAD[:3], curve.unit, "count"], rows, name=curve.name, narrow=True)
         yield section(curve.title, figure(_figure(curve)), made, note=f"{_INTERVAL} {curve.unit}.")
     yield section("Settings", facts({name: value for name, value in result.settings.items() if value is not None}))
 

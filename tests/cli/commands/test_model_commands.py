@@ -36,6 +36,22 @@ def test_eval(run, trained: Path) -> None:
     assert figures["bpb"] > 0
 
 
+def test_eval_by_a_suite(run, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    done = run("eval", str(trained), "--suite", "context", "--out", str(out))
+    assert done.status == 0, done.err
+    assert "Loss by context length" in done.out
+    assert done.out.endswith(f"page     {out}/index.html\n")
+    assert all(len(line) <= 80 for line in done.out.splitlines()[:-1])
+    assert {file.suffix for file in out.iterdir()} == {".html", ".csv", ".json"}
+    again = run("eval", str(trained), "--suite", "context", "--out", str(out))
+    assert (again.status, "overwrite it with --force" in again.err) == (2, True)
+    unknown = run("eval", str(trained), "--suite", "contxt")
+    assert (unknown.status, "did you mean 'context'?" in unknown.err) == (2, True)
+    alone = run("eval", str(trained), "--out", str(out))
+    assert (alone.status, "--out is of a --suite" in alone.err) == (2, True)
+
+
 def test_generate(run, trained: Path) -> None:
     done = run("generate", str(trained), "--prompt", "3 times", "--tokens", "20")
     assert done.status == 0
