@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -15,24 +13,13 @@ from archlab.errors import ArchlabError, is_unicode
 from archlab.inference.batch import decode_rows
 from archlab.inference.generate import Sampler, TokenGenerator, compiled_room
 from archlab.inference.generation import GeneratedToken, Generation, Prompt, Settings
-from archlab.inference.saved_state import SavedState, load_state, require_state_file, save_state
+from archlab.inference.saved_state import SavedState, load_state, require_state_file
 from archlab.inference.text_output import TextOutput
+from archlab.inference.text_stream import StateFiles, TextStream
 from archlab.inference.token_stream import TokenStream, with_room
-from archlab.modeling.build import eval_mode
 from archlab.modeling.state import max_context
 from archlab.runtime.progress import report_progress
 from archlab.storage.trained_model import load_trained
-
-_CONTEXT = 64  # tokens before the next one that a state is saved with: what its text may depend on
-
-
-@dataclass(frozen=True)
-class StateFiles:
-    """Files that a generation starts from, if any, and that its end is written to, if any."""
-
-    load: Path | None = None
-    save: Path | None = None
-    force: bool = False
 
 
 class TextModel:
@@ -89,6 +76,21 @@ class TextModel:
         if files.save is not None:
             require_state_file(files.save, force=files.force)
         saved = None if files.load is None else load_state(files.load, self.model)
+        return self.open_stream(prompt, settings, saved=saved, seed=seed, compile=compile).run(files)
+
+    def open_stream(
+        self,
+        prompt: str | None,
+        settings: Settings,
+        *,
+        saved: SavedState | None = None,
+        seed: int | None = None,
+        compile: bool | None = None,
+    ) -> TextStream:
+        """Return the stream that continues a prompt, or where another ended, or a prompt after it; nothing is read yet.
+
+        Raises ArchlabError for what cannot be done.
+        """
         is_prompted = saved is None or bool(prompt)
         tokens = self.encode(prompt or "", is_continuation=saved is not None) if is_prompted else []
         num_read = len(tokens) + (saved.position if saved else 0)
@@ -100,7 +102,7 @@ class TextModel:
         state = None if saved is None else with_room(self.model, saved.state, num_read + settings.max_new_tokens)
         stream = TokenStream(self.model, room, state)
         generator = TokenGenerator(stream, sampler, tokens, saved.logits_V if saved else None)
-        return _TextStream(self, generator, settings, saved, tokens).run(files)
+        return TextStream(self.model, self.task, generator, settings, saved, tokens)
 
     def batch(self, prompts: Sequence[Prompt], defaults: Settings, batch_size: int) -> Iterator[Generation]:
         """Continue prompts, several at a time, each as it would be alone; yield the results in their order.
@@ -165,63 +167,3 @@ class _Row:
         tokens = (*self.given, *self.output.finish())
         text, found = "".join(token.text for token in tokens), self.output.found
         return Generation(self.prompt, text, tokens, "length" if found is None else "stop", found)
-
-
-class _TextStream:
-    """A single stream, from a prompt or a saved state to its end."""
-
-    def __init__(
-        self,
-        model: TextModel,
-        generator: TokenGenerator,
-        settings: Settings,
-        saved: SavedState | None,
-        tokens: Sequence[int],
-    ) -> None:
-        self.model, self.generator, self.settings, self.saved = model, generator, settings, saved
-        context = [*(saved.context if saved else ()), *tokens[-_CONTEXT:]]
-        self.position = len(tokens) + (saved.position if saved else 0)
-        self.is_prompted = bool(tokens)
-        # Those of a held text may be many: a stop text can be long.
-        self.recent = deque(context, maxlen=16 * _CONTEXT)
-        self.output = self._output(context)
-
-    def _output(self, context: Sequence[int]) -> TextOutput:
-        return TextOutput(self.model.task, context, self.settings.stop, self.settings.logprobs)
-
-    def run(self, files: StateFiles) -> Iterator[GeneratedToken]:
-        """Yield the tokens whose text is certain, then write the state if it is asked for."""
-        yield from self._held()
-        with eval_mode(self.model.model):
-            for _ in range(self.settings.max_new_tokens):
-                if self.output.found is not None:
-                    break
-                token = self.generator()
-                self.recent.append(token)
-                self.position += 1
-                yield from self.output.add(token, self.generator.last_logits_V)
-            if files.save is not None:
-                save_state(files.save, self.model.model, self._end(), force=files.force)
-                return  # what is held is the continuation's to give out
-        yield from self.output.finish()
-
-    def _held(self) -> Iterator[GeneratedToken]:
-        """Yield what the saved generation has held back: all of it before a prompt, otherwise what is certain now."""
-        if self.saved is None or not self.saved.held:
-            return
-        if self.is_prompted:
-            before = TextOutput(self.model.task, self.saved.context)
-            for token in self.saved.held:
-                yield from before.add_scored(token)
-            yield from before.finish()
-            return
-        self.recent.extend(token.token for token in self.saved.held)
-        for token in self.saved.held:
-            if self.output.found is None:
-                yield from self.output.add_scored(token)
-
-    def _end(self) -> SavedState:
-        logits_V, held = self.generator.logits(), self.output.held
-        context = list(self.recent)[: len(self.recent) - len(held)][-_CONTEXT:]
-        random = self.generator.sampler.generator.get_state()
-        return SavedState(self.generator.stream.state, logits_V, random, self.position, context, held)

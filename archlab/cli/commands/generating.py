@@ -80,16 +80,24 @@ def generate(
 ) -> None:
     """Continue a text with a trained model.
 
-    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial.
+    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial. In a terminal without --prompt or
+    --batch it is a conversation.
 
     A line of a --batch is {"prompt": "def "}, or with settings of its own: id, tokens, temperature, top_k, top_p, seed
     and stop. A line of the results has prompt, text, num_tokens and finish_reason.
     """
     single = {"--prompt": prompt, "--save-state": save_state, "--load-state": load_state, "--compile": compile or None}
-    _require_one_way(single, batch, out)
+    is_conversation = _is_terminal() and not any(value is not None for value in (prompt, load_state, batch, out))
+    if not is_conversation:
+        _require_one_way(single, batch, out)
     sampling |= {"max_new_tokens": tokens, "stop": [decode_argument(text) for text in stop], "logprobs": logprobs}
     if batch is not None:
         _generate_batch(folder, batch, out, force, seed=seed or 0, batch_size=batch_size, **sampling)
+        return
+    if is_conversation:
+        if logprobs is not None or save_state is not None:
+            raise click.UsageError("--logprobs and --save-state are of a --prompt, not of a conversation")
+        _converse(folder, seed or 0, compile, sampling)
         return
     text = None if prompt is None else decode_argument(prompt)
     new = api.generate_tokens(
@@ -106,6 +114,20 @@ def generate(
         _print_tokens(new)
     else:
         _print_text(new, text if load_state is None else None)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and unwrapped(sys.stdout).isatty()
+
+
+def _converse(folder: Path, seed: int, compile: bool | None, sampling: Mapping[str, Any]) -> None:
+    from archlab.cli.conversing import converse
+    from archlab.inference.conversation import Conversation
+    from archlab.inference.generation import Settings
+    from archlab.inference.text_model import TextModel
+
+    settings = Settings(seed=seed, **sampling)
+    converse(Conversation(TextModel.load(folder), settings, compile=compile))
 
 
 def _require_one_way(single: Mapping[str, object], batch: Path | None, out: Path | None) -> None:
