@@ -29,6 +29,15 @@ def test_rope_turns_pairs(interleaved, head_dim):
                 torch.testing.assert_close(y[b, t, :, second], turned.imag)
 
 
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_rope_turns_the_first_part_of_the_features(interleaved):
+    x, position = torch.randn(2, 3, 2, 10, dtype=torch.float64), torch.tensor([[0, 1, 70]])
+    partly = build("rope", 2, 10, interleaved=interleaved, fraction=0.45)
+    y, whole = partly.rotate(x, position), build("rope", 2, 4, interleaved=interleaved)
+    torch.testing.assert_close(y[..., :4], whole.rotate(x[..., :4], position))
+    assert torch.equal(y[..., 4:], x[..., 4:])
+
+
 def test_rope_sees_distances_alone_even_late_in_float32():
     rope = build("rope", 1, 64)
     q, k = torch.randn(2, 1, 1, 1, 64)
@@ -44,6 +53,10 @@ def test_rope_keeps_the_type_and_needs_pairs():
     assert rope.rotate(torch.ones(1, 2, 1, 4, dtype=torch.bfloat16), torch.tensor([[0, 1]])).dtype == torch.bfloat16
     with pytest.raises(ValueError, match="head_dim 5 is odd"):
         build("rope", 1, 5)
+    with pytest.raises(ValueError, match=r"0\.5 of head_dim 10, 5 features, is odd"):
+        build("rope", 1, 10, fraction=0.5)
+    with pytest.raises(ValueError, match=r"0\.05 of head_dim 10, 0 features, is 0"):
+        build("rope", 1, 10, fraction=0.05)
 
 
 SLOPES = {
