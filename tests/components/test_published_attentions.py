@@ -21,6 +21,15 @@ SHARED = {
 }
 
 
+MLA = {
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 6,
+    "v_head_dim": 9,
+    "kv_lora_rank": 7,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+}
+
+
 def build(knobs: dict[str, Any]) -> nn.Module:
     heads = {"num_heads": 6, "num_kv_heads": 2, "head_dim": 8}
     spec = parse({"type": "attention", **heads, **knobs}, "mixer", "mixer")
@@ -91,3 +100,60 @@ def test_gated_attention_with_partial_rope_is_that_of_qwen3_next() -> None:
         given[f"query.{part}"], given[f"gate.{part}"] = (both[:, i].flatten(0, 1) for i in (0, 1))
     ours.load_state_dict(given)
     assert_same(ours, theirs, qwen3_next.Qwen3NextRotaryEmbedding(config), 64)
+
+
+def mla_names(has_query_latent: bool) -> dict[str, str]:
+    query = {"q_a_proj": "query_down", "q_a_layernorm": "query_norm", "q_b_proj": "query_up"}
+    ours = (query if has_query_latent else {"q_proj": "query_up"}) | {
+        "kv_a_layernorm": "latent_norm",
+        "kv_b_proj": "attention.up",
+        "o_proj": "out",
+    }
+    names = {f"{theirs}.weight": f"{own}.weight" for theirs, own in ours.items()}
+    return names | {f"{theirs}.bias": f"{ours[theirs]}.bias" for theirs in ("q_a_proj", "o_proj") if theirs in ours}
+
+
+@pytest.mark.parametrize("query_rank", [None, 13])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("window", [5, 64])
+def test_latent_attention_is_that_of_deepseek_v3(
+    query_rank: int | None, bias: bool, interleaved: bool, window: int
+) -> None:
+    from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek
+
+    own = {"q_lora_rank": query_rank, "attention_bias": bias, "rope_interleave": interleaved, "num_key_value_heads": 6}
+    config = transformers.DeepseekV3Config(**(SHARED | MLA | own | {"head_dim": 6}))
+    theirs = random_model(lambda config: deepseek.DeepseekV3Attention(config, 0), config, torch.float64)
+    knobs = {
+        "num_heads": 6,
+        "latent_dim": 7,
+        "query_latent_dim": query_rank,
+        "head_dim": 10,
+        "position_dim": 6,
+        "value_head_dim": 9,
+        "bias": bias,
+        "norm": {"type": "rms", "eps": 1e-6, "zero_centered": False},
+        "window": "sliding",
+        "window_size": window,
+        "position": {"type": "rope", "base": 500.0, "interleaved": interleaved},
+    }
+    ours = parse({"type": "mla", **knobs}, "mixer", "mixer").factory()(D).double().eval()
+    names = mla_names(query_rank is not None)
+    given = {names.get(name, name): tensor for name, tensor in theirs.named_parameters()}
+    for part in ("weight", "bias")[: 1 + bias]:
+        both = given.pop(f"kv_a_proj_with_mqa.{part}")
+        given[f"latent_down.{part}"], given[f"place_down.{part}"] = both.split((7, 6))
+    ours.load_state_dict(given)
+    assert_same(ours, theirs, deepseek.DeepseekV3RotaryEmbedding(config), window)
+
+
+def test_a_latent_layer_of_deepseek_v3s_size_has_its_parameters() -> None:
+    from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek
+
+    sizes = {"latent_dim": 512, "query_latent_dim": 1536, "head_dim": 128, "position_dim": 64, "num_heads": 128}
+    with torch.device("meta"):
+        theirs = deepseek.DeepseekV3Attention(transformers.DeepseekV3Config(), 0)
+        ours = parse({"type": "mla", **sizes}, "mixer", "mixer").factory()(7168)
+    counts = [sum(p.numel() for p in layer.parameters()) for layer in (ours, theirs)]
+    assert counts == [187_107_328, 187_107_328]
