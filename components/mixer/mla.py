@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from archlab import (
     Count,
@@ -67,6 +67,7 @@ class LatentMixer(Recurrent):
     """
 
     query_down: InitLinear | None
+    query_norm: nn.Module | None
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class LatentMixer(Recurrent):
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Make queries and latents, attend with every head, and project the concatenated outputs."""
         scope, query_BTD = StateScope(state), x_BTD
-        if self.query_down is not None:
+        if self.query_down is not None and self.query_norm is not None:
             query_BTD = scope("query_norm", self.query_norm, self.query_down(x_BTD))
         q_BTHK = self.query_up(query_BTD).unflatten(-1, (-1, self.query_dim))
         latent_BTR = scope("latent_norm", self.latent_norm, self.latent_down(x_BTD))

@@ -19,6 +19,20 @@ SIZES = {
     "max_position_embeddings": 64,
     "eos_token_id": None,
 }
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 8.0, "truncate": False}
+SCALED = {
+    "linear": {"rope_type": "linear", "factor": 3.0},
+    "llama3": LLAMA3 | {"original_max_position_embeddings": 20},
+    "yarn": YARN | {"original_max_position_embeddings": 16},
+    "yarn-mscale": YARN | {"original_max_position_embeddings": 16, "mscale": 1.0, "mscale_all_dim": 0.7},
+    "yarn-length": {
+        "rope_type": "yarn",
+        "factor": 2.0,
+        "original_max_position_embeddings": 32,
+        "attention_factor": 1.2,
+    },
+}
 LONG = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
 TIGHT = {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 1.3}
 CASES = {
@@ -26,6 +40,12 @@ CASES = {
     "llama-tied": ("Llama", {"tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
     "llama-biased": ("Llama", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 6}),
     "llama-one-key": ("Llama", {"num_key_value_heads": 1, "vocab_size": 101}),
+    **{
+        f"{system.lower()}-{name}": (system, {"head_dim": 8, "rope_parameters": rope | {"rope_theta": 300.0}})
+        for system, names in (("Llama", SCALED), ("Qwen3", ["yarn"]), ("Mistral", ["llama3"]), ("Gemma2", ["linear"]))
+        for name, rope in SCALED.items()
+        if name in names
+    },
     "mistral-sliding": ("Mistral", {"sliding_window": 5, "head_dim": 8}),
     "mistral-longer-than-text": ("Mistral", {"sliding_window": 50, "head_dim": 4} | LONG),
     "mistral-full": ("Mistral", {"sliding_window": None, "tie_word_embeddings": True}),
@@ -65,7 +85,7 @@ CASES = {
             "num_hidden_layers": 3,
             "final_logit_softcapping": 2.0,
             "rope_parameters": {
-                "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
             },
         },
@@ -114,8 +134,8 @@ def test_what_the_cases_differ_in_is_seen(system: str, one: dict[str, object], o
     [
         (
             "Llama",
-            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
-            "rope_parameters .*'linear'",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+            "rope_parameters .*'dynamic'",
         ),
         ("Llama", {"hidden_act": "gelu"}, "hidden_act 'gelu': not represented, only 'silu' or 'swish' is"),
         ("Gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention True: not represented"),

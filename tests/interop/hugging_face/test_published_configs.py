@@ -83,13 +83,23 @@ STORYWRITER = PUBLISHED["mosaicml/mpt-7b"]["attn_config"] | {"alibi_bias_max": 1
     [
         (
             "Meta-Llama-3-8B",
-            {"rope_scaling": LLAMA3 | {"rope_type": "llama3"}},
-            "rope_scaling .*only rope_type 'default' is",
+            {"rope_scaling": LLAMA3 | {"rope_type": "longrope"}},
+            "rope_scaling .*only rope_type 'default' or 'linear' or 'llama3' or 'yarn' is",
+        ),
+        (
+            "Meta-Llama-3-8B",
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}},
+            "rope_scaling .*: 'high_freq_factor' is missing",
         ),
         (
             "Llama-2-7b-hf",
-            {"rope_scaling": {"type": "linear", "factor": 4.0}},
-            "rope_scaling .*only rope_type 'default' is",
+            {"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_parameters": {"type": "linear", "factor": 2.0}},
+            "rope_parameters and rope_scaling are one value",
+        ),
+        (
+            "Llama-2-7b-hf",
+            {"rope_scaling": {"type": "linear", "factor": 4.0, "low_freq_factor": 1.0}},
+            "rope_scaling .*only rope_type 'linear' without low_freq_factor is",
         ),
         ("SmolLM2-135M", {"rope_interleaved": True}, "rope_interleaved True: not represented, only False is"),
         (

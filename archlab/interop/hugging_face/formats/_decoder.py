@@ -8,9 +8,9 @@ from typing import Any
 from archlab.errors import ArchlabError
 from archlab.interop._formats import Fields, KeyMap
 from archlab.interop.hugging_face.formats._names import layer_keys, num_layers
+from archlab.interop.hugging_face.formats._rope import rope_fields, rope_position
 from archlab.interop.hugging_face.formats._windows import FULL, SLIDING
 
-ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 FIELDS: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -31,9 +31,6 @@ FIELDS: dict[str, Any] = {
 FIXED: dict[str, tuple[Any, ...]] = {}
 # How many devices multiplied a part each while it was trained: the sum is the same.
 IGNORED = ("pretraining_tp",)
-# What scaled angles are computed from; the default ones are not.
-ROPE_IGNORED = {"rope_type", "type", "rope_theta", "original_max_position_embeddings"}
-ROPE_OFF = {"partial_rotary_factor": 1, "factor": 1}
 BLOCK = {
     "input_layernorm": "norm",
     "self_attn.q_proj": "mixer.query",
@@ -72,7 +69,7 @@ def decoder_config(
     """Return the YAML data of a decoder, with full attention over its maximum context unless `attention` is given."""
     check_layer_types(config, sliding=attention is not None)
     full = {"window": "full", "window_size": config["max_position_embeddings"]}
-    mixer = {"attention": attention or full, "position": {"type": "rope", "base": rope_base(config)}}
+    mixer = {"attention": attention or full, "position": rope_position(config)}
     layer = {"repeat": config["num_hidden_layers"], "mixer": mixer, "ffn": ffn}
     return stack_config(config, [layer], zero_centered=zero_centered, scale=scale)
 
@@ -119,28 +116,6 @@ def _layer(config: Fields, own: Fields, zero_centered: bool) -> dict[str, Any]:
     return {**layer, **own, "mixer": ours, "ffn": ffn}
 
 
-def rope_base(config: Fields, default: float = 10000.0) -> float:
-    """Return the base of the rotary angles; raise ArchlabError for scaled angles, and for two bases."""
-    bases = {"rope_theta": config["rope_theta"]}
-    for field in ("rope_parameters", "rope_scaling"):
-        rope = config[field] or {}
-        if not _is_unscaled(rope):
-            raise ArchlabError(f"{field} {rope!r}: not represented, only rope_type 'default' is")
-        bases[f"{field}.rope_theta"] = rope.get("rope_theta")
-    given = {name: base for name, base in bases.items() if base is not None}
-    if len(set(given.values())) > 1:
-        values = " and ".join(f"{name} {base!r}" for name, base in given.items())
-        raise ArchlabError(f"{values} are one value; leave one out")
-    return float(next(iter(given.values()), default))
-
-
-def _is_unscaled(rope: Fields) -> bool:
-    """Tell whether angles are the default ones: of this type, or scaled linearly by 1."""
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    rest = {name: value for name, value in rope.items() if name not in ROPE_IGNORED and value is not None}
-    return kind in ("default", *(["linear"] if rest.get("factor") == 1 else [])) and rest.items() <= ROPE_OFF.items()
-
-
 def check_layer_types(config: Fields, sliding: bool) -> None:
     """Raise ArchlabError where a list of the layers' kinds says other than that all have, or lack, a sliding window."""
     kind = SLIDING if sliding else FULL
@@ -164,6 +139,6 @@ def decoder_fields(model: Fields) -> dict[str, Any]:
         "max_position_embeddings": attention.get("window_size", 2048),
         "rms_norm_eps": layer["norm"].get("eps", 1e-6),
         "tie_word_embeddings": model["head"].get("tied", False),
-        "rope_parameters": ROPE | {"rope_theta": mixer.get("position", {}).get("base", 10000.0)},
+        "rope_parameters": rope_fields(mixer.get("position", {})),
         "attention_dropout": attention.get("dropout", 0.0),
     }

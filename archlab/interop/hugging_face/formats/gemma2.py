@@ -7,6 +7,7 @@ from typing import Any
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder, _windows
 from archlab.interop.hugging_face.formats._names import knob
+from archlab.interop.hugging_face.formats._rope import rope_position
 from archlab.interop.hugging_face.formats._windows import FULL, SLIDING
 
 FIELDS: dict[str, Any] = _decoder.FIELDS | {
@@ -44,7 +45,7 @@ def key_map(config: Fields) -> KeyMap:
 
 def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
-    position = {"type": "rope", "base": _decoder.rope_base(config)}
+    position = rope_position(config)
     windows = _windows.windows(config, soft_cap=config["attn_logit_softcapping"])
     layers = {kind: layer(config, {"attention": window, "position": position}) for kind, window in windows.items()}
     kinds = config["layer_types"] or [FULL if index % 2 else SLIDING for index in range(config["num_hidden_layers"])]

@@ -7,6 +7,7 @@ from typing import Any
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder, _windows, gemma2
+from archlab.interop.hugging_face.formats._rope import rope_fields, rope_position
 from archlab.interop.hugging_face.formats._windows import FULL, SLIDING
 
 FIELDS: dict[str, Any] = gemma2.FIELDS | {
@@ -34,7 +35,7 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
     norm = _decoder.rms(config, True)
     layers = {}
     for kind, window in _windows.windows(config).items():
-        position = {"type": "rope", "base": _base(config, kind)}
+        position = _position(config, kind)
         layers[kind] = gemma2.layer(config, {"attention": window, "position": position, "qk_norm": norm})
     return gemma2.sandwich_config(config, _windows.window_layers(config, _kinds(config), layers))
 
@@ -46,8 +47,8 @@ def _kinds(config: Fields) -> list[str]:
     return list(config["layer_types"] or default)
 
 
-def _base(config: Fields, kind: str) -> float:
-    """Return the base of the rotary angles of a kind of layer; raise ArchlabError for scaled ones."""
+def _position(config: Fields, kind: str) -> dict[str, Any]:
+    """Return the position of a kind of layer; older files scale that of full attention alone."""
     field, default = BASES[kind]
     nested = config["rope_parameters"] or {}
     if unknown := set(nested) - set(BASES):
@@ -55,14 +56,15 @@ def _base(config: Fields, kind: str) -> float:
         raise ArchlabError(f"rope_parameters: {sorted(unknown)[0]!r} is no kind of layer, only {kinds} are")
     scaling = config["rope_scaling"] if kind == FULL else None
     own = {"rope_theta": config[field], "rope_parameters": nested.get(kind), "rope_scaling": scaling}
-    return _decoder.rope_base(own, default)
+    longest = {"max_position_embeddings": config["max_position_embeddings"]}
+    return rope_position(own | longest, default, types=("default", "linear"))
 
 
 def to_hf_config(model: Fields) -> dict[str, Any]:
     """Return the configuration closest to a model's YAML data."""
     fields, ropes = gemma2.sandwich_fields(model), {}
     for kind, layer in zip(fields["layer_types"], _layers(model), strict=True):
-        ropes[kind] = _decoder.ROPE | {"rope_theta": layer["mixer"]["position"].get("base", 10000.0)}
+        ropes[kind] = rope_fields(layer["mixer"]["position"])
     return fields | {"rope_parameters": ropes}
 
 

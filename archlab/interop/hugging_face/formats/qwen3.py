@@ -7,6 +7,7 @@ from typing import Any
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder, _windows
+from archlab.interop.hugging_face.formats._rope import rope_position
 from archlab.interop.hugging_face.formats._windows import FULL, SLIDING
 
 FIELDS: dict[str, Any] = _decoder.FIELDS | {
@@ -31,7 +32,7 @@ def key_map(config: Fields) -> KeyMap:
 def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     windows = _windows.windows(config if config["use_sliding_window"] else {**config, "sliding_window": None})
-    own = {"qk_norm": _decoder.rms(config, False), "position": {"type": "rope", "base": _decoder.rope_base(config)}}
+    own = {"qk_norm": _decoder.rms(config, False), "position": rope_position(config)}
     layers = {
         kind: {"mixer": own | {"attention": attention}, "ffn": {"type": "swiglu"}}
         for kind, attention in windows.items()
