@@ -54,7 +54,7 @@ class Backbone(Protocol):
         num_outputs: Number of logits, or None, which leaves it unchecked against the task.
         per_sample: Whether logits are [B, V], one per sample, rather than [B, T, V].
         head: The module from features to logits. Its `matrix` [V, D], if any, is the weight that features are
-            multiplied by, without a bias.
+            multiplied by, without a bias; its `soft_cap` c, if any, bounds each product z as c tanh(z / c).
         features: Everything below the head: inputs and state to features [B, T, D] and state. With `head.matrix` it
             allows the loss to be computed in chunks of logits.
         output_split: Set where ranks divide the rows of `head.matrix`.
@@ -113,6 +113,11 @@ def output_weight(model: nn.Module) -> Tensor | None:
     head = _read(model, Backbone, "head")
     matrix: Tensor | None = getattr(head, "matrix", None)
     return None if get_features(model) is None else matrix
+
+
+def output_soft_cap(model: nn.Module) -> float:
+    """Return the bound of the products with the output weight, or 0 for none."""
+    return getattr(_read(model, Backbone, "head"), "soft_cap", None) or 0.0
 
 
 def get_output_split(model: nn.Module) -> OutputSplit | None:

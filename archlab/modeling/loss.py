@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab.modeling.backbone import apply_head, get_features, get_output_split, output_weight
+from archlab.modeling.backbone import apply_head, get_features, get_output_split, output_soft_cap, output_weight
 from archlab.modeling.state import State
 from archlab.ops.dtypes import at_least_float32, without_autocast
 from archlab.ops.linear_cross_entropy import IGNORED, MAX_CHUNK_LOGITS, linear_cross_entropy
@@ -26,19 +26,19 @@ def total_loss(model: nn.Module, inputs: Tensor, targets: Tensor, initial: State
     """
     started = () if initial is None else (initial,)
     weight_VD, features = chunked_output_weight(model, targets.numel()), get_features(model)
-    split = get_output_split(model)
+    split, soft_cap = get_output_split(model), output_soft_cap(model)
     if split is not None and features is not None:
         x_BTD, state = features(inputs, *started)
         part_VD = output_weight(model)
         assert part_VD is not None
-        total = split_cross_entropy(x_BTD.flatten(0, -2), part_VD, targets.flatten(), split.first, split.group)
-        return total, state
+        x_ND, targets_N = x_BTD.flatten(0, -2), targets.flatten()
+        return split_cross_entropy(x_ND, part_VD, targets_N, split.first, split.group, soft_cap), state
     if weight_VD is None or features is None:
         logits, state = model(inputs, *started)
         logits_NV = at_least_float32(logits.flatten(0, -2))
         return F.cross_entropy(logits_NV, targets.flatten(), ignore_index=IGNORED, reduction="sum"), state
     x_BTD, state = features(inputs, *started)
-    return linear_cross_entropy(x_BTD.flatten(0, -2), weight_VD, targets.flatten()), state
+    return linear_cross_entropy(x_BTD.flatten(0, -2), weight_VD, targets.flatten(), soft_cap), state
 
 
 def token_losses(

@@ -11,31 +11,36 @@ import torch
 from torch import Tensor
 
 from archlab.ops.dtypes import at_least_float32, product_dtype
-from archlab.ops.linear_cross_entropy import IGNORED, MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS
+from archlab.ops.linear_cross_entropy import IGNORED, MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS, cap_logits
 from archlab.ops.rank_sum import max_over_ranks, sum_over_ranks
 
 
-def split_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, first: int, group: str) -> Tensor:
+def split_cross_entropy(
+    x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, first: int, group: str, soft_cap: float = 0.0
+) -> Tensor:
     """Return the sum of -log softmax(x weightᵀ)[target] in nats, over targets other than -100, the same in all ranks.
 
     A rank has the rows of the weight from `first` on. As `linear_cross_entropy`, it computes gradients chunk by chunk,
     while a chunk's logits exist; ranks exchange three numbers a token.
     """
     dtype = product_dtype(x_ND)
-    total: Tensor = _SplitCrossEntropy.apply(x_ND.to(dtype), weight_VD.to(dtype), target_N, first, group)
+    total: Tensor = _SplitCrossEntropy.apply(x_ND.to(dtype), weight_VD.to(dtype), target_N, first, group, soft_cap)
     return total
 
 
 class _SplitCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, first: int, group: str) -> Tensor:
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, first: int, group: str, soft_cap: float
+    ) -> Tensor:
         dx_ND, dweight_VD = torch.empty_like(x_ND), at_least_float32(torch.zeros_like(weight_VD))
         total = dweight_VD.new_zeros(())
         rows = max(MIN_CHUNK_TOKENS, MAX_CHUNK_LOGITS // len(weight_VD))
         for x_RD, target_R, dx_RD in zip(x_ND.split(rows), target_N.split(rows), dx_ND.split(rows), strict=True):
-            loss, dlogits_RV = _loss_and_gradient(at_least_float32(x_RD @ weight_VD.mT), target_R, first, group)
+            logits_RV, slope_RV = cap_logits(at_least_float32(x_RD @ weight_VD.mT), soft_cap)
+            loss, dlogits_RV = _loss_and_gradient(logits_RV, target_R, first, group)
             total += loss
-            dlogits_RV = dlogits_RV.to(x_RD.dtype)
+            dlogits_RV = (dlogits_RV if slope_RV is None else dlogits_RV * slope_RV).to(x_RD.dtype)
             dx_RD.copy_(dlogits_RV @ weight_VD)
             dweight_VD += dlogits_RV.mT @ x_RD
         ctx.save_for_backward(dx_ND, dweight_VD.to(weight_VD.dtype))
@@ -48,7 +53,7 @@ class _SplitCrossEntropy(torch.autograd.Function):
         factor = sum_over_ranks(dtotal, ctx.group)
         # In at least float32: a factor such as 1 / 1000, rounded to bfloat16, would scale all gradients by a wrong one.
         scaled = ((at_least_float32(x) * factor).to(x.dtype) for x in ctx.saved_tensors)
-        return (*scaled, None, None, None)
+        return (*scaled, None, None, None, None)
 
 
 def _loss_and_gradient(logits_RV: Tensor, target_R: Tensor, first: int, group: str) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Param, choice, register
+from archlab import Count, Param, Positive, choice, register
 from archlab.components._init import TokenInit, init_tokens_
 from archlab.ops.dtypes import at_least_float32
 
@@ -23,6 +23,7 @@ class LanguageModelHead(nn.Module):
     Args:
         tied: Whether the weight is that of the embedding.
         num_outputs: Number of logits; null for vocab_size.
+        soft_cap: Bound c of the logits, each of which becomes c * tanh(logit / c) (arXiv:2408.00118); null for none.
         init: Distribution of the weight: N(0, 1/D) `truncated` at three deviations, or `normal`, N(0, 0.02²).
     """
 
@@ -37,6 +38,7 @@ class LanguageModelHead(nn.Module):
         *,
         tied: bool = False,
         num_outputs: Count | None = None,
+        soft_cap: Positive | None = None,
         init: TokenInit = "truncated",
     ) -> None:
         super().__init__()
@@ -45,7 +47,7 @@ class LanguageModelHead(nn.Module):
             raise ValueError("needs num_outputs, or a model with a vocab_size")
         if tied and num_outputs != vocab_size:
             raise ValueError(f"a tied head has vocab_size {vocab_size} outputs, not num_outputs {num_outputs}")
-        self.init, self.num_outputs = init, num_outputs
+        self.init, self.num_outputs, self.soft_cap = init, num_outputs, soft_cap
         self._tied = (embedding,) if tied else ()  # a tuple hides the embedding, whose weight must have one name
         self.register_parameter("weight", None if tied else nn.Parameter(torch.empty(num_outputs, dim)))
         self.reset_parameters()
@@ -57,7 +59,8 @@ class LanguageModelHead(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Project every x to the vocabulary."""
-        return at_least_float32(F.linear(x_BTD, self.matrix))
+        logits_BTV = at_least_float32(F.linear(x_BTD, self.matrix))
+        return logits_BTV if self.soft_cap is None else self.soft_cap * (logits_BTV / self.soft_cap).tanh()
 
     @property
     def matrix(self) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from archlab import Factory, Fraction, Recurrent, State, StateScope, register, slot
+from archlab.components.norm.none import NoNorm
 
 
 @register("layer", "block")
@@ -20,6 +21,8 @@ class Block(Recurrent):
         mixer: Sequence mixer.
         ffn_norm: Norm before the feed-forward layer, or after it where the residual is post-norm.
         ffn: Feed-forward layer.
+        output_norm: Norm after the mixer, before the residual adds its output.
+        ffn_output_norm: Norm after the feed-forward layer, before the residual adds its output.
         dropout: Probability of zeroing an output of the mixer or the feed-forward layer in training.
     """
 
@@ -33,12 +36,15 @@ class Block(Recurrent):
         mixer: Factory = slot("mixer"),
         ffn_norm: Factory = slot("norm", "rms"),
         ffn: Factory = slot("ffn", "swiglu"),
+        output_norm: Factory = slot("norm", "none"),
+        ffn_output_norm: Factory = slot("norm", "none"),
         dropout: Fraction = 0.0,
     ) -> None:
         super().__init__()
         self.residual = residual(dim, layer_index)
         self.norm, self.mixer = norm(dim), mixer(dim)
         self.ffn_norm, self.ffn = ffn_norm(dim), ffn(dim)
+        self.output_norm, self.ffn_output_norm = output_norm(dim), ffn_output_norm(dim)
         self.dropout = nn.Dropout(dropout)
         if self.residual.needs_ffn and getattr(self.ffn, "adds_nothing", False):
             raise ValueError("this residual needs an ffn: without one the mixer would not reach the output")
@@ -46,33 +52,35 @@ class Block(Recurrent):
     @property
     def branches(self) -> tuple[nn.Module, ...]:
         """The modules whose outputs the residual adds to the input."""
-        branches: tuple[nn.Module, ...] = self.residual.added(self.mixer, self.ffn)
+        pairs = ((self.output_norm, self.mixer), (self.ffn_output_norm, self.ffn))
+        outer = (body if isinstance(norm, NoNorm) else norm for norm, body in pairs)
+        branches: tuple[nn.Module, ...] = self.residual.added(*outer)
         return branches
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run both branches by the residual scheme."""
         scope = StateScope(state)
-        mixer = BlockBranch(scope, self, "norm", "mixer")
-        ffn = BlockBranch(scope, self, "ffn_norm", "ffn")
+        mixer = BlockBranch(scope, self, "norm", "mixer", "output_norm")
+        ffn = BlockBranch(scope, self, "ffn_norm", "ffn", "ffn_output_norm")
         return self.residual(x_BTD, mixer, ffn), scope.state
 
 
 class BlockBranch:
-    """A `Branch` of a block: a norm and a body whose state the scope carries.
+    """A `Branch` of a block: a norm, and a body with a norm after it, whose state the scope carries.
 
-    The names of norm and body are also the prefixes of their entries in the block's state.
+    Their names are also the prefixes of their entries in the block's state.
     """
 
-    def __init__(self, scope: StateScope, block: Any, norm: str, body: str) -> None:
-        self.scope, self.block, self.names = scope, block, (norm, body)
+    def __init__(self, scope: StateScope, block: Any, norm: str, body: str, output_norm: str) -> None:
+        self.scope, self.block, self.names = scope, block, (norm, body, output_norm)
 
     def norm(self, x_BTD: Tensor) -> Tensor:
         """Normalize."""
         return self._call(self.names[0], x_BTD)
 
     def body(self, x_BTD: Tensor) -> Tensor:
-        """Apply the mixer or ffn, then dropout."""
-        return self.block.dropout(self._call(self.names[1], x_BTD))
+        """Apply the mixer or ffn, then the norm of its output and dropout."""
+        return self.block.dropout(self._call(self.names[2], self._call(self.names[1], x_BTD)))
 
     def __call__(self, x_BTD: Tensor) -> Tensor:
         """Normalize, then apply the body."""

@@ -1,16 +1,33 @@
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from torch import Tensor
 
-from archlab import Count, Factory, Heads, Param, Recurrent, State, StateScope, TensorPlan, choice, register, slot
-from archlab.components._init import Init, linear
+from archlab import (
+    Count,
+    Factory,
+    Heads,
+    Param,
+    Positive,
+    Recurrent,
+    State,
+    StateScope,
+    TensorPlan,
+    choice,
+    register,
+    slot,
+)
+from archlab.components._init import Init, InitLinear, linear
 from archlab.components.attention._shape import AttentionShape
+
+OutputGate: TypeAlias = Literal["none", "head", "feature"]
 
 
 @register(
     "mixer",
     "attention",
-    search={"num_heads": choice(1, 2, 4, 8)},
+    search={"num_heads": choice(1, 2, 4, 8), "output_gate": choice("none", "head", "feature")},
     params={
         "query.weight": Param("hidden", tensor="column", scale={"attention.score_size": -1.0}),
         "query.bias": Param("vector", tensor="column", scale={"attention.score_size": -1.0}),
@@ -18,6 +35,8 @@ from archlab.components.attention._shape import AttentionShape
         "key.bias": Param("vector", tensor="column"),
         "value.weight": Param("hidden", tensor="column"),
         "value.bias": Param("vector", tensor="column"),
+        "gate.weight": Param("hidden", tensor="column"),
+        "gate.bias": Param("vector", tensor="column"),
         "out.weight": Param("hidden", tensor="row", branch=True),
         "out.bias": Param("vector", branch=True),
     },
@@ -26,18 +45,25 @@ from archlab.components.attention._shape import AttentionShape
 class MultiHeadAttention(Recurrent):
     """Multi-head attention (arXiv:1706.03762), with keys and values shared by groups of heads (arXiv:2305.13245).
 
-    x: [B, T, D] -> [B, T, D].  Scores are divided by sqrt(head_dim).
-    Raises ValueError where num_heads does not divide D, or num_kv_heads does not divide num_heads.
+    x: [B, T, D] -> [B, T, D].
+    Raises ValueError where num_heads does not divide D, where num_kv_heads does not divide num_heads, or for a qk_norm
+    with a state.
 
     Args:
         num_heads: Number of query heads.
         num_kv_heads: Number of key and value heads; null for one per query head.
         head_dim: Width of a head; null for D / num_heads.
+        scale: Factor of the scores; null for 1 / sqrt(head_dim).
+        qk_norm: Norm of each head's query, and another of each head's key, before positions (arXiv:2010.04245).
+        output_gate: Whether the output is multiplied by the sigmoid of a projection of x (arXiv:2505.06708), which is
+            one number per `head` or per `feature` of every head, or by `none`.
         bias: Whether the projections have a bias.
         init: Distribution of the projections' weights.
         attention: Attention function of the heads.
         position: Positions that rotate queries and keys, or add a bias to the scores.
     """
+
+    gate: InitLinear | None
 
     def __init__(
         self,
@@ -46,6 +72,9 @@ class MultiHeadAttention(Recurrent):
         num_heads: Heads = 4,
         num_kv_heads: Heads | None = None,
         head_dim: Count | None = None,
+        scale: Positive | None = None,
+        qk_norm: Factory = slot("norm", "none"),
+        output_gate: OutputGate = "none",
         bias: bool = False,
         init: Init = "he",
         attention: Factory = slot("attention", "softmax"),
@@ -62,12 +91,20 @@ class MultiHeadAttention(Recurrent):
         self.key = linear(dim, num_kv_heads * self.head_dim, bias=bias, init=init)
         self.value = linear(dim, num_kv_heads * self.head_dim, bias=bias, init=init)
         self.out = linear(num_heads * self.head_dim, dim, bias=bias, init=init)
-        shape = AttentionShape(num_heads, num_kv_heads, self.head_dim, self.head_dim, scale=self.head_dim**-0.5)
+        gates = {"none": 0, "head": num_heads, "feature": num_heads * self.head_dim}[output_gate]
+        self.gate = linear(dim, gates, bias=bias, init=init) if gates else None
+        self.query_norm, self.key_norm = qk_norm(self.head_dim), qk_norm(self.head_dim)
+        if isinstance(self.query_norm, Recurrent):
+            raise ValueError(f"qk_norm {type(self.query_norm).__name__} has a state, which a norm of heads cannot have")
+        scale = self.head_dim**-0.5 if scale is None else scale
+        shape = AttentionShape(num_heads, num_kv_heads, self.head_dim, self.head_dim, scale)
         self.attention = attention(shape, position(num_heads, self.head_dim).require_place("attention"))
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Attend with every head, and project the concatenated outputs."""
         scope = StateScope(state)
-        qkv = (part(x_BTD).unflatten(-1, (-1, self.head_dim)) for part in (self.query, self.key, self.value))
-        y_BTHV = scope("attention", self.attention, *qkv)
+        q, k, v = (part(x_BTD).unflatten(-1, (-1, self.head_dim)) for part in (self.query, self.key, self.value))
+        y_BTHV = scope("attention", self.attention, self.query_norm(q), self.key_norm(k), v)
+        if self.gate is not None:
+            y_BTHV = y_BTHV * self.gate(x_BTD).sigmoid().unflatten(-1, (y_BTHV.shape[2], -1))
         return self.out(y_BTHV.flatten(-2)), scope.state

@@ -35,6 +35,12 @@ class Affine(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    @torch.no_grad()
+    def shrink_branch(self, factor: float) -> None:
+        """Multiply the scale, and with it the output, by a factor at initialization."""
+        if self.weight is not None:
+            self.weight.add_(float(self.zero_centered)).mul_(factor).sub_(float(self.zero_centered))
+
     def normalize(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         """Return x normalized, scaled and shifted, all in x's dtype."""
         raise NotImplementedError

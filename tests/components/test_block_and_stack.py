@@ -1,6 +1,6 @@
 import pytest
 import torch
-from streams import in_pieces
+from streams import assert_one_stream, assert_same_gradients, in_pieces
 from torch import nn
 
 from archlab import Recurrent
@@ -8,6 +8,8 @@ from archlab.config.registry import find
 from archlab.config.spec import parse
 from archlab.modeling.build import build as build_spec
 from archlab.modeling.build import build_on_meta
+from archlab.testing.component_case import ComponentCase
+from archlab.testing.transfer import transfers
 
 VOCAB, DIM = 17, 8
 MEGALODON = {
@@ -87,6 +89,43 @@ def test_a_block_hands_each_part_its_own_state():
         "ffn_norm.seen": 6,
         "ffn.seen": 7,
     }
+
+
+OUTPUT_NORMS = {"output_norm": {"type": "rms", "eps": 1e-3}, "ffn_output_norm": {"type": "layer", "bias": False}}
+
+
+@pytest.mark.parametrize("residual", ["pre_norm", "parallel", "two_hop"])
+def test_norms_of_the_outputs_come_before_the_residual(residual):
+    knobs = SLIDING | OUTPUT_NORMS | {"residual": residual}
+    layer = parse(knobs, "layer", "layer", "block").factory()(DIM, 0).double()
+    x = torch.randn(2, 7, DIM, dtype=torch.float64, requires_grad=True)
+
+    def mixer(h):
+        return layer.output_norm(layer.mixer(layer.norm(h))[0])
+
+    def ffn(h):
+        return layer.ffn_output_norm(layer.ffn(layer.ffn_norm(h)))
+
+    def expected():
+        y = x + mixer(x)
+        return {"pre_norm": y + ffn(y), "parallel": y + ffn(x), "two_hop": x + ffn(y)}[residual]
+
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    assert_same_gradients(layer(x)[0], expected(), [x, *layer.parameters()])
+    assert layer.branches == layer.residual.added(layer.output_norm, layer.ffn_output_norm)
+
+
+@pytest.mark.slow
+def test_learning_rates_transfer_where_outputs_are_normalized():
+    knobs = {"mixer": {"type": "attention", "attention": {"type": "softmax", "window_size": 32}}, **OUTPUT_NORMS}
+    transfers(ComponentCase("layer", "block", knobs))
+
+
+def test_a_norm_of_an_output_keeps_its_state():
+    norm = {"output_norm": {"type": "timestep", "num_groups": 2}}
+    layer = parse(SLIDING | norm, "layer", "layer", "block").factory()(DIM, 0).double()
+    assert_one_stream(layer, torch.randn(2, 9, DIM, dtype=torch.float64))
 
 
 def test_a_block_names_no_state_of_parts_that_forget():

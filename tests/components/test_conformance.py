@@ -46,6 +46,7 @@ SMALL = {
     ("mixer", "attention"): {"attention": SOFTMAX},
     ("mixer", "block_recurrent"): {"block_size": 4, "num_states": 3},
     ("mixer", "mamba2"): {"head_dim": 8, "state_dim": 5},
+    ("mixer", "mla"): {"latent_dim": 12, "position_dim": 4, **WINDOW},
     ("mixer", "mega"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
     ("mixer", "megalodon"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
     ("mixer", "rwkv6"): {"head_dim": 8, "mix_rank": 4, "decay_rank": 6},

@@ -42,6 +42,14 @@ def test_head_scores_by_its_own_matrix():
     assert sorted(model.state_dict()) == ["embedding.weight", "head.weight"]
 
 
+def test_a_cap_bounds_the_logits():
+    model = Ends(tied=True, soft_cap=0.5).double()
+    torch.nn.init.normal_(model.embedding.weight)
+    products = model.embedding.weight[TOKENS] @ model.embedding.weight.T
+    torch.testing.assert_close(model(TOKENS), 0.5 * (products / 0.5).tanh())
+    assert products.abs().max() > 2
+
+
 def test_logits_are_at_least_float32():
     assert Ends().bfloat16()(TOKENS).dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):

@@ -29,6 +29,10 @@ def build(window, window_size, position="none", num_kv_heads=2, **knobs):
     return layer
 
 
+CAPPED, SINKS = {"soft_cap": 0.8}, {"sinks": True}
+every_change_of_scores = pytest.mark.parametrize("knobs", [CAPPED, SINKS, CAPPED | SINKS], ids=["cap", "sink", "both"])
+
+
 def inputs(num_tokens, num_kv_heads=2, batch_size=2):
     torch.manual_seed(1)
     widths = ((HEADS, K), (num_kv_heads, K), (num_kv_heads, V))
@@ -46,13 +50,17 @@ def score(layer, q, k, t, s, h):
     if name == "RotaryPosition":
         angle = distance * 10000.0 ** (-2 * torch.arange(K // 2, dtype=torch.float64) / K)
         q, k = (torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) for x in (q, k))
-        return (q * k.conj() * torch.polar(torch.ones_like(angle), angle)).sum(-1).real * SCALE
+        return capped(layer, (q * k.conj() * torch.polar(torch.ones_like(angle), angle)).sum(-1).real * SCALE)
     bias = 0.0
     if name == "ALiBi":
         bias = -distance * 2.0 ** (-8 * (h + 1) / HEADS)
     if name == "RelativeBias":
         bias = layer.position.weight[h, min(distance, 5)]
-    return (q * k).sum(-1) * SCALE + bias
+    return capped(layer, (q * k).sum(-1) * SCALE) + bias
+
+
+def capped(layer, score):
+    return score if layer.soft_cap is None else layer.soft_cap * (score / layer.soft_cap).tanh()
 
 
 def plain(layer, q, k, v):
@@ -63,7 +71,8 @@ def plain(layer, q, k, v):
         for h in range(HEADS):
             g = h // share
             scores = torch.stack([score(layer, q[:, t, h], k[:, s, g], t, s, h) for s in seen], -1)
-            weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+            sink = 0 if layer.sink is None else layer.sink[h].exp()
+            weights = scores.exp() / (sink + scores.exp().sum(-1, keepdim=True))
             outputs.append((weights[..., None] * v[:, seen, g]).sum(1))
     return torch.stack(outputs, 1).unflatten(1, (-1, HEADS))
 
@@ -77,6 +86,36 @@ def test_agrees_with_a_loop_in_one_call_and_as_a_stream(window, position, num_to
     qkv = inputs(num_tokens)
     expected, ours = plain(layer, *qkv), [layer(*qkv)[0], layer(*qkv, layer.init_state(2))[0]]
     assert_same_gradients(torch.stack(ours), torch.stack([expected, expected]), [*qkv, *layer.parameters()])
+
+
+@pytest.mark.slow
+@everywhere
+@pytest.mark.parametrize("position", ["rope", "alibi"])
+@every_change_of_scores
+@pytest.mark.parametrize(("num_tokens", "size"), [(1, 4), (3, 4), (5, 4), (11, 4)])
+def test_changed_scores_agree_with_a_loop_in_one_call_and_as_a_stream(window, position, knobs, num_tokens, size):
+    layer = build(window, 12 if window == "full" else size, position, **knobs)
+    qkv = inputs(num_tokens)
+    expected, ours = plain(layer, *qkv), [layer(*qkv)[0], layer(*qkv, layer.init_state(2))[0]]
+    assert_same_gradients(torch.stack(ours), torch.stack([expected, expected]), [*qkv, *layer.parameters()])
+
+
+@everywhere
+@every_change_of_scores
+def test_changed_scores_stream(window, knobs):
+    layer = build(window, 11 if window == "full" else 4, "rope", **knobs)
+    assert_one_stream(layer, *(x.detach() for x in inputs(11)))
+
+
+@everywhere
+@every_change_of_scores
+def test_changed_scores_stay_finite_and_close_in_half_precision(window, knobs):
+    layer, qkv = build(window, 11 if window == "full" else 4, "rope", **knobs), inputs(11)
+    expected = torch.autograd.grad(layer(*qkv)[0].sum(), qkv)
+    leaves = [x.detach().bfloat16().requires_grad_() for x in qkv]
+    y, _ = layer.bfloat16()(*leaves)
+    for ours, exact in zip(torch.autograd.grad(y.sum(), leaves), expected, strict=True):
+        assert (ours - exact).norm() < 3e-2 * exact.norm()
 
 
 @everywhere

@@ -23,12 +23,23 @@ def draw(num_tokens, dtype=torch.float64):
     return x.requires_grad_(), weight.requires_grad_(), target
 
 
+@pytest.mark.parametrize("soft_cap", [0.0, 1.5])
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 4, 20])
-def test_equals_the_loss_of_all_scores(num_tokens):
+def test_equals_the_loss_of_all_scores(num_tokens, soft_cap):
     x, weight, target = draw(num_tokens)
-    assert_same_gradients(
-        linear_cross_entropy(x, weight, target), linear_cross_entropy_reference(x, weight, target), [x, weight]
-    )
+    expected = linear_cross_entropy_reference(x, weight, target, soft_cap)
+    assert_same_gradients(linear_cross_entropy(x, weight, target, soft_cap), expected, [x, weight])
+
+
+def test_a_cap_bounds_the_logits_in_half_precision_too():
+    x, weight, target = draw(40, torch.float32)
+    exact = linear_cross_entropy(x, weight, target, 1.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = linear_cross_entropy(x, weight, target, 1.5)
+    torch.testing.assert_close(half, exact, rtol=1e-2, atol=0)
+    for ours, theirs in zip(*(torch.autograd.grad(loss, [x, weight]) for loss in (half, exact)), strict=True):
+        assert (ours - theirs).norm() < 2e-2 * theirs.norm()
+    assert not torch.isclose(exact, linear_cross_entropy(x, weight, target))
 
 
 def test_a_scaled_loss_has_scaled_gradients():
@@ -84,7 +95,7 @@ def test_no_more_scores_are_held_than_a_part(monkeypatch):
 
 @pytest.mark.slow
 def test_custom_op_is_registered_correctly():
-    torch.library.opcheck(torch.ops.archlab.linear_cross_entropy.default, draw(5))
+    torch.library.opcheck(torch.ops.archlab.linear_cross_entropy.default, (*draw(5), 0.7))
 
 
 @pytest.mark.slow

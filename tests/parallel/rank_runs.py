@@ -179,14 +179,14 @@ def run_updates(step: TrainStep) -> dict[str, float]:
 
 
 def split_loss(
-    session: Session, x: Tensor, weight: Tensor, targets: Tensor, factor: float
+    session: Session, x: Tensor, weight: Tensor, targets: Tensor, factor: float, soft_cap: float
 ) -> tuple[float, Tensor, Tensor]:
     """Return the loss over a vocabulary of which each rank has a part, and this rank's parts of the gradients."""
     axis = Ranks(Layout(tensor=session.place.count), session).tensor_axis
     parts = weight.chunk(axis.size)
     first = sum(map(len, parts[: axis.index]))
     x, part = x.requires_grad_(), parts[axis.index].clone().requires_grad_()
-    loss = split_cross_entropy(x, part, targets, first, axis.group)
+    loss = split_cross_entropy(x, part, targets, first, axis.group, soft_cap)
     (loss * factor / axis.size).backward()
     assert x.grad is not None
     assert part.grad is not None

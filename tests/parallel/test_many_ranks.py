@@ -239,16 +239,17 @@ def divides(model: nn.Module, size: int) -> bool:
         return False
 
 
-def test_a_loss_over_a_divided_vocabulary_is_that_of_all_of_it() -> None:
+@pytest.mark.parametrize("soft_cap", [0.0, 1.5])
+def test_a_loss_over_a_divided_vocabulary_is_that_of_all_of_it(soft_cap: float) -> None:
     generator = torch.Generator().manual_seed(3)
     x, weight = (torch.randn(rows, 5, generator=generator, dtype=torch.float64) for rows in (300, 11))
     targets = torch.randint(11, (300,), generator=generator)
     targets[::7] = -100
     x.requires_grad_()
     weight.requires_grad_()
-    loss = linear_cross_entropy_reference(x, weight, targets)
+    loss = linear_cross_entropy_reference(x, weight, targets, soft_cap)
     (0.3 * loss).backward()
-    ranks = rank_pool().run(4, split_loss, x.detach(), weight.detach(), targets, 0.3)
+    ranks = rank_pool().run(4, split_loss, x.detach(), weight.detach(), targets, 0.3, soft_cap)
     assert all(own == pytest.approx(loss.item(), rel=1e-12) for own, _, _ in ranks)
     torch.testing.assert_close(sum(dx for _, dx, _ in ranks), x.grad)
     torch.testing.assert_close(torch.cat([dweight for _, _, dweight in ranks]), weight.grad)

@@ -21,6 +21,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "llama": DECODER,
     "mistral": DECODER | {"sliding_window": 5},
     "gemma": DECODER,
+    "gemma2": DECODER | {"sliding_window": 5, "query_pre_attn_scalar": 7},
+    "gemma3_text": DECODER | {"sliding_window": 5, "num_hidden_layers": 7},
+    "qwen3": DECODER,
     "mamba": {"hidden_size": 24, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 2, "intermediate_size": 48},
     "mamba2": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "num_heads": 8, "head_dim": 8},
     "mpt": {"d_model": 24, "n_heads": 4, "n_layers": 2},
@@ -71,6 +74,7 @@ def test_small_models_of_published_files_give_the_same_logits(name: str, tmp_pat
 
 
 LLAMA3 = {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192}
+TWO_ROPES = {"full_attention": {"rope_type": "default"}, "cross_attention": {"rope_type": "default"}}
 STORYWRITER = PUBLISHED["mosaicml/mpt-7b"]["attn_config"] | {"alibi_bias_max": 16}
 
 
@@ -79,13 +83,23 @@ STORYWRITER = PUBLISHED["mosaicml/mpt-7b"]["attn_config"] | {"alibi_bias_max": 1
     [
         (
             "Meta-Llama-3-8B",
-            {"rope_scaling": LLAMA3 | {"rope_type": "llama3"}},
-            "rope_scaling .*only rope_type 'default' is",
+            {"rope_scaling": LLAMA3 | {"rope_type": "longrope"}},
+            "rope_scaling .*only rope_type 'default' or 'linear' or 'llama3' or 'yarn' is",
+        ),
+        (
+            "Meta-Llama-3-8B",
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}},
+            "rope_scaling .*: 'high_freq_factor' is missing",
         ),
         (
             "Llama-2-7b-hf",
-            {"rope_scaling": {"type": "linear", "factor": 4.0}},
-            "rope_scaling .*only rope_type 'default' is",
+            {"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_parameters": {"type": "linear", "factor": 2.0}},
+            "rope_parameters and rope_scaling are one value",
+        ),
+        (
+            "Llama-2-7b-hf",
+            {"rope_scaling": {"type": "linear", "factor": 4.0, "low_freq_factor": 1.0}},
+            "rope_scaling .*only rope_type 'linear' without low_freq_factor is",
         ),
         ("SmolLM2-135M", {"rope_interleaved": True}, "rope_interleaved True: not represented, only False is"),
         (
@@ -123,6 +137,20 @@ STORYWRITER = PUBLISHED["mosaicml/mpt-7b"]["attn_config"] | {"alibi_bias_max": 1
         ("SmolLM2-135M", {"num_hidden_layers": True}, "num_hidden_layers True is not a whole number"),
         ("SmolLM2-135M", {"tie_word_embeddings": "yes"}, "tie_word_embeddings 'yes' is not true or false"),
         ("SmolLM2-135M", {"num_attention_heads": 0}, "config.json: "),
+        ("Qwen3-0.6B", {"layer_types": ["full_attention"]}, "layer_types has 1 entries for num_hidden_layers 28"),
+        (
+            "Qwen3-0.6B",
+            {"layer_types": ["chunked_attention"] * 28},
+            "layer_types 'chunked_attention': not represented, only 'full_attention' are",
+        ),
+        (
+            "Qwen3-0.6B",
+            {"layer_types": ["sliding_attention"] * 28, "sliding_window": 5},
+            "layer_types has 'sliding_attention', and use_sliding_window False",
+        ),
+        ("gemma-2-2b", {"use_bidirectional_attention": True}, "use_bidirectional_attention True: not represented"),
+        ("gemma-3-1b-pt", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0: not represented"),
+        ("gemma-3-1b-pt", {"rope_parameters": TWO_ROPES}, "'cross_attention' is no kind of layer"),
         ("mpt-7b", {"attn_config": STORYWRITER}, "attn_config.alibi_bias_max 16: not represented, only 8 is"),
         ("mpt-7b", {"attn_config": {"clip_qkv": 6}}, "attn_config.clip_qkv 6: not represented, only None is"),
         ("mpt-7b", {"attn_config": {"alibi_bias": 16}}, "attn_config: unknown field 'alibi_bias', here 16"),

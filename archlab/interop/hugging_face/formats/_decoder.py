@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archlab.errors import ArchlabError
 from archlab.interop._formats import Fields, KeyMap
 from archlab.interop.hugging_face.formats._names import layer_keys, num_layers
+from archlab.interop.hugging_face.formats._rope import rope_fields, rope_position
+from archlab.interop.hugging_face.formats._windows import FULL, SLIDING
 
-ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 FIELDS: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -29,9 +31,6 @@ FIELDS: dict[str, Any] = {
 FIXED: dict[str, tuple[Any, ...]] = {}
 # How many devices multiplied a part each while it was trained: the sum is the same.
 IGNORED = ("pretraining_tp",)
-# What scaled angles are computed from; the default ones are not.
-ROPE_IGNORED = {"rope_type", "type", "rope_theta", "original_max_position_embeddings"}
-ROPE_OFF = {"partial_rotary_factor": 1, "factor": 1}
 BLOCK = {
     "input_layernorm": "norm",
     "self_attn.q_proj": "mixer.query",
@@ -45,12 +44,14 @@ BLOCK = {
 }
 
 
-def key_map(config: Fields) -> KeyMap:
+def key_map(config: Fields, block: Mapping[str, str] = BLOCK) -> KeyMap:
     """Return archlab's name for each of theirs."""
     biased = {"self_attn": config.get("attention_bias", False), "mlp": config.get("mlp_bias", False)}
-    layer = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in BLOCK.items()}
+    layer = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in block.items()}
     layer |= {
-        f"{theirs}.bias": f"{ours}.bias" for theirs, ours in BLOCK.items() if biased.get(theirs.partition(".")[0])
+        f"{theirs}.bias": f"{ours}.bias"
+        for theirs, ours in block.items()
+        if theirs.endswith("_proj") and biased.get(theirs.partition(".")[0])
     }
     ends: KeyMap = {"model.embed_tokens.weight": "embedding.weight", "model.norm.weight": "norm.weight"}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
@@ -68,66 +69,56 @@ def decoder_config(
     """Return the YAML data of a decoder, with full attention over its maximum context unless `attention` is given."""
     check_layer_types(config, sliding=attention is not None)
     full = {"window": "full", "window_size": config["max_position_embeddings"]}
-    window = {"type": "softmax", "dropout": config["attention_dropout"], **(attention or full)}
-    norm = {"type": "rms", "eps": config["rms_norm_eps"], "zero_centered": zero_centered}
-    layer = {
-        "type": "block",
-        "repeat": config["num_hidden_layers"],
-        "residual": "pre_norm",
-        "norm": norm,
-        "mixer": _mixer(config, window),
-        "ffn_norm": norm,
-        "ffn": {"hidden_dim": config["intermediate_size"], "bias": config.get("mlp_bias", False), **ffn},
-    }
+    mixer = {"attention": attention or full, "position": rope_position(config)}
+    layer = {"repeat": config["num_hidden_layers"], "mixer": mixer, "ffn": ffn}
+    return stack_config(config, [layer], zero_centered=zero_centered, scale=scale)
+
+
+def stack_config(
+    config: Fields,
+    layers: Sequence[Fields],
+    *,
+    zero_centered: bool = False,
+    scale: bool = False,
+    soft_cap: float | None = None,
+) -> dict[str, Any]:
+    """Return the YAML data of a decoder of layers, each given as what sets it apart."""
     return {
         "type": "stack",
         "vocab_size": config["vocab_size"],
         "dim": config["hidden_size"],
         "embedding": {"type": "tokens", "scale": scale},
-        "layers": [layer],
-        "norm": norm,
-        "head": {"type": "language_model", "tied": config["tie_word_embeddings"]},
+        "layers": [_layer(config, layer, zero_centered) for layer in layers],
+        "norm": rms(config, zero_centered),
+        "head": {"type": "language_model", "tied": config["tie_word_embeddings"], "soft_cap": soft_cap},
     }
 
 
-def _mixer(config: Fields, attention: Fields) -> dict[str, Any]:
-    heads = config["num_attention_heads"]
-    return {
+def rms(config: Fields, zero_centered: bool) -> dict[str, Any]:
+    """Return the YAML data of a norm."""
+    return {"type": "rms", "eps": config["rms_norm_eps"], "zero_centered": zero_centered}
+
+
+def _layer(config: Fields, own: Fields, zero_centered: bool) -> dict[str, Any]:
+    norm, heads, mixer = rms(config, zero_centered), config["num_attention_heads"], own["mixer"]
+    ours = {
         "type": "attention",
         "num_heads": heads,
         "num_kv_heads": config["num_key_value_heads"] or heads,
         "head_dim": config["head_dim"] or config["hidden_size"] // heads,
         "bias": config.get("attention_bias", False),
-        "attention": dict(attention),
-        "position": {"type": "rope", "base": rope_base(config), "interleaved": False},
+        **mixer,
+        "attention": {"type": "softmax", "dropout": config["attention_dropout"], **mixer["attention"]},
+        "position": {"interleaved": False, **mixer["position"]},
     }
-
-
-def rope_base(config: Fields) -> float:
-    """Return the base of the rotary angles; raise ArchlabError for scaled angles, and for two bases."""
-    bases = {"rope_theta": config["rope_theta"]}
-    for field in ("rope_parameters", "rope_scaling"):
-        rope = config[field] or {}
-        if not _is_unscaled(rope):
-            raise ArchlabError(f"{field} {rope!r}: not represented, only rope_type 'default' is")
-        bases[f"{field}.rope_theta"] = rope.get("rope_theta")
-    given = {name: base for name, base in bases.items() if base is not None}
-    if len(set(given.values())) > 1:
-        values = " and ".join(f"{name} {base!r}" for name, base in given.items())
-        raise ArchlabError(f"{values} are one value; leave one out")
-    return float(next(iter(given.values()), ROPE["rope_theta"]))  # type: ignore[arg-type]
-
-
-def _is_unscaled(rope: Fields) -> bool:
-    """Tell whether angles are the default ones: of this type, or scaled linearly by 1."""
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    rest = {name: value for name, value in rope.items() if name not in ROPE_IGNORED and value is not None}
-    return kind in ("default", *(["linear"] if rest.get("factor") == 1 else [])) and rest.items() <= ROPE_OFF.items()
+    ffn = {"hidden_dim": config["intermediate_size"], "bias": config.get("mlp_bias", False), **own["ffn"]}
+    layer = {"type": "block", "residual": "pre_norm", "norm": norm, "ffn_norm": norm}
+    return {**layer, **own, "mixer": ours, "ffn": ffn}
 
 
 def check_layer_types(config: Fields, sliding: bool) -> None:
     """Raise ArchlabError where a list of the layers' kinds says other than that all have, or lack, a sliding window."""
-    kind = "sliding_attention" if sliding else "full_attention"
+    kind = SLIDING if sliding else FULL
     if any(layer != kind for layer in config["layer_types"] or []):
         raise ArchlabError(f"layer_types {config['layer_types']!r}: not represented, only {kind!r} for every layer is")
 
@@ -148,6 +139,6 @@ def decoder_fields(model: Fields) -> dict[str, Any]:
         "max_position_embeddings": attention.get("window_size", 2048),
         "rms_norm_eps": layer["norm"].get("eps", 1e-6),
         "tie_word_embeddings": model["head"].get("tied", False),
-        "rope_parameters": ROPE | {"rope_theta": mixer.get("position", {}).get("base", 10000.0)},
+        "rope_parameters": rope_fields(mixer.get("position", {})),
         "attention_dropout": attention.get("dropout", 0.0),
     }
