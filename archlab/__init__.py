@@ -78,9 +78,11 @@ if TYPE_CHECKING:
     from archlab.modeling.state import (
         AUXILIARY_LOSS,
         RESERVED,
+        UPDATE_SUM,
         Recurrent,
         State,
         StateScope,
+        find_training_sum,
         init_state,
         max_context,
         reserve_state,
@@ -126,7 +128,10 @@ _MODULES = {
     "archlab.inference.generation": "GeneratedToken Generation Prompt",
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
-    "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
+    "archlab.modeling.state": (
+        "AUXILIARY_LOSS RESERVED UPDATE_SUM Recurrent State StateScope find_training_sum init_state "
+        "max_context reserve_state"
+    ),
     "archlab.planning.fit": "Fit",
     "archlab.planning.losses": "LossPoint",
     "archlab.planning.plan": "Plan",
@@ -147,6 +152,7 @@ __all__ = [
     "AUXILIARY_LOSS",
     "LARGEST",
     "RESERVED",
+    "UPDATE_SUM",
     "ArchlabError",
     "Backbone",
     "BaselineSummary",
