@@ -207,6 +207,7 @@ __all__ = [
     "did_you_mean",
     "evaluate",
     "export",
+    "find_training_sum",
     "fit",
     "generate",
     "generate_batch",

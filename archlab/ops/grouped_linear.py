@@ -28,8 +28,9 @@ def grouped_linear(x_ND: Tensor, weight_EPD: Tensor, counts_E: Tensor) -> Tensor
     Products are in autocast's dtype where it is on.
     """
     dtype = product_dtype(x_ND)
-    # An exported program has no control flow that depends on numbers of rows.
-    run = _all_products if torch.compiler.is_exporting() else find_backend(_NAME, x_ND) or grouped_linear_reference
+    # An exported program has no control flow that depends on numbers of rows, and a tensor without values no numbers.
+    is_static = torch.compiler.is_exporting() or x_ND.is_meta
+    run = _all_products if is_static else find_backend(_NAME, x_ND) or grouped_linear_reference
     y_NP: Tensor = run(x_ND.to(dtype), weight_EPD.to(dtype), counts_E)
     return y_NP
 
@@ -62,7 +63,7 @@ def _fewest_products(x_ND: Tensor, weight_EPD: Tensor, counts_E: Tensor) -> Tens
 
 def without_opaque_products() -> AbstractContextManager[None]:
     """Compute by torch's own operations in a block, for a trace of a decoding step that runs without Python."""
-    return replace_backends({backend: _fewest_products for backend in grouped_backends()})
+    return replace_backends(dict.fromkeys(grouped_backends(), _fewest_products))
 
 
 # Opaque to torch.compile: the numbers of rows differ in every batch, and each would be a graph of its own.
@@ -125,11 +126,11 @@ register_flop_formula(torch.ops.archlab.grouped_linear_back)(_backward_flops)
 
 
 def grouped_backends() -> dict[tuple[str, str], Callable[..., Any]]:
-    """Return the opaque operation as the backend on every device, that of tensors without values included."""
-    return {(_NAME, device_type): _forward for device_type in ("cpu", "cuda", "meta")}
+    """Return the opaque operation as the backend on every device that models are run on."""
+    return {(_NAME, device_type): _forward for device_type in ("cpu", "cuda")}
 
 
 def register_grouped_backends() -> None:
-    """Register the opaque operation on every device that models are run on."""
+    """Register the opaque operation."""
     for (name, device_type), backend in grouped_backends().items():
         register_backend(name, device_type, backend)

@@ -45,7 +45,7 @@ class Experts(nn.Module):
 
     def forward(self, x_ND: Tensor, expert_NK: Tensor, weight_NK: Tensor) -> Tensor:
         """Sort the tokens by expert, run every expert on its own, and add up what each token gets."""
-        (N, D), K = x_ND.shape, expert_NK.shape[1]
+        K = expert_NK.shape[1]
         expert_R = expert_NK.flatten()
         order_R = expert_R.argsort()  # in any order within an expert
         counts_E = count_experts(expert_R[None], len(self.gate))[0]
@@ -53,7 +53,7 @@ class Experts(nn.Module):
         hidden_RH = F.silu(grouped_linear(x_RD, self.gate, counts_E)) * grouped_linear(x_RD, self.up, counts_E)
         y_RD = grouped_linear(hidden_RH, self.down, counts_E)
         # By the inverse order and a sum, since adding rows to their tokens in place has no fixed order on a GPU.
-        y_NKD = y_RD[order_R.argsort()].unflatten(0, (N, K))
+        y_NKD = y_RD[order_R.argsort()].unflatten(0, (-1, K))
         return (y_NKD * weight_NK[..., None]).sum(1).to(y_RD.dtype)
 
 

@@ -20,6 +20,7 @@ DECODER = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "
 SMALL: dict[str, dict[str, Any]] = {
     "llama": DECODER,
     "mistral": DECODER | {"sliding_window": 5},
+    "mixtral": DECODER | {"num_local_experts": 3},
     "gemma": DECODER,
     "mamba": {"hidden_size": 24, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 2, "intermediate_size": 48},
     "mamba2": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "num_heads": 8, "head_dim": 8},
