@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import Tiny
 from hugging_face_helpers import transformers
+from run_helpers import Recorder, curve, interrupt_at, same_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
@@ -27,6 +29,7 @@ from archlab.testing import checks
 from archlab.testing.component_case import ComponentCase
 from archlab.testing.parallel import several_processes_equal_one
 from archlab.training.step import TrainStep
+from archlab.training.trainer import train
 
 D, H, S, E, K = 10, 7, 6, 9, 3  # features, hidden ones of an expert and of the shared one, experts, those of a token
 SIZES = {"hidden_size": D, "num_experts_per_tok": K, "hidden_act": "silu"}
@@ -284,6 +287,17 @@ def test_the_bias_is_the_same_however_an_update_is_cut(own: tuple[str, ...], tin
     assert found[0]
     assert all(bias.any() for bias in found[0].values())
     torch.testing.assert_close(found[1:], [found[0]] * 2, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_run_with_a_bias_goes_on_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(tiny(MOE), whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(MOE), run, callbacks=[Recorder(interrupt_at(5))])
+    train(tiny(MOE), run, resume=True)
+    assert curve(run) == curve(whole)
+    assert same_weights(run, whole)
 
 
 def test_documents_apart_are_refused(tiny: Tiny) -> None:
