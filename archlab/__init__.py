@@ -80,9 +80,11 @@ if TYPE_CHECKING:
     from archlab.modeling.state import (
         AUXILIARY_LOSS,
         RESERVED,
+        UPDATE_SUM,
         Recurrent,
         State,
         StateScope,
+        find_training_sum,
         init_state,
         max_context,
         reserve_state,
@@ -129,7 +131,10 @@ _MODULES = {
     "archlab.inference.suite": "Curve Estimate SuiteProgress SuiteRequest SuiteResult",
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
-    "archlab.modeling.state": "AUXILIARY_LOSS RESERVED Recurrent State StateScope init_state max_context reserve_state",
+    "archlab.modeling.state": (
+        "AUXILIARY_LOSS RESERVED UPDATE_SUM Recurrent State StateScope find_training_sum init_state "
+        "max_context reserve_state"
+    ),
     "archlab.planning.fit": "Fit",
     "archlab.planning.losses": "LossPoint",
     "archlab.planning.plan": "Plan",
@@ -150,6 +155,7 @@ __all__ = [
     "AUXILIARY_LOSS",
     "LARGEST",
     "RESERVED",
+    "UPDATE_SUM",
     "ArchlabError",
     "Backbone",
     "BaselineSummary",
@@ -210,6 +216,7 @@ __all__ = [
     "evaluate",
     "evaluate_suite",
     "export",
+    "find_training_sum",
     "fit",
     "generate",
     "generate_batch",

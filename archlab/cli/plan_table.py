@@ -40,6 +40,8 @@ def plan_table(plan: Plan) -> Table:
 def _model(plan: Plan) -> Iterator[tuple[str, str, str]]:
     yield "parameters", format_count(plan.params), f"{plan.params:,}"
     yield "without embeddings", format_count(plan.params_non_embedding), ""
+    if plan.params_active < plan.params:
+        yield "active parameters", format_count(plan.params_active), "those that a token uses"
     parts = sorted(plan.params_by_part.items(), key=lambda part: -part[1])
     small = sum(count for _, count in parts if count < _MIN_SHARE * plan.params)
     for part, count in [*(p for p in parts if p[1] >= _MIN_SHARE * plan.params), ("other", small)]:

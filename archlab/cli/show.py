@@ -118,6 +118,8 @@ def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = ""
         "training memory": f"{format_bytes(figures['memory_per_device'])} with gradients and AdamW's moments",
         "tokens per step": f"{figures['tokens_per_step']:,}",
     }
+    if figures["params_active"] < figures["params"]:
+        rows["parameters"] += f", of which a token uses {figures['params_active']:,}"
     if experiment.train.budget is not None:
         rows["steps"] = f"{figures['steps'] or 'measured when it starts'}, for a budget of {experiment.train.budget}"
     rows |= {"tokens": tokens} if tokens else {}

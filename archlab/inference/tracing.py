@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from archlab.errors import ArchlabError
+from archlab.ops.grouped_linear import without_opaque_products
 from archlab.runtime.private_apis import (
     is_data_dependent_error,
     is_dtype_conversion,
@@ -36,7 +37,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
     try:
-        with trace_compiled_modules_eagerly():
+        with trace_compiled_modules_eagerly(), without_opaque_products():
             program = make_fx(run)(*(x.clone() for x in inputs))
     except RuntimeError as error:
         if not is_data_dependent_error(error):

@@ -37,7 +37,8 @@ class CheckpointFormat:
     - `fields`: the fields of config.json that are read, with transformers' defaults.
     - `to_archlab_config(fields)`: the YAML data of the model.
     - `to_hf_config(model)`: the fields closest to a model's YAML data; the caller verifies that they describe it.
-    - `key_map(fields)`: archlab's parameter for each of their tensors; several if theirs concatenates them on axis 0.
+    - `key_map(fields)`: archlab's parameter for each of their tensors; several if theirs concatenates them on axis 0,
+      and `name[3]` for entry 3 of a parameter's axis 0, of which each is a tensor of theirs.
     - `fixed`: fields that are supported at some values only, the first being the default.
     - `ignored`: fields that do not affect the function.
     - `aliases`: other names that transformers reads a field by.

@@ -19,6 +19,7 @@ from archlab.modeling.param_roles import PATH
 from archlab.modeling.param_scales import base_spec, param_scales
 from archlab.modeling.separate_documents import require_separable
 from archlab.modeling.state import max_context
+from archlab.ops.grouped_linear import register_grouped_backends
 from archlab.ops.native import register_native_backends
 from archlab.ops.rotary import register_opaque_ops
 from archlab.ops.triton import register_triton_backends
@@ -54,6 +55,7 @@ def configure_backends() -> None:
     register_native_backends()
     register_triton_backends()
     register_opaque_ops()
+    register_grouped_backends()
 
 
 def build_on_meta(spec: Spec) -> nn.Module:

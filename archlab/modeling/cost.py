@@ -18,6 +18,7 @@ from archlab.modeling.step_trace import StepTrace, trace_step
 class Cost:
     """Cost of an experiment: sizes in bytes, and the FLOPs of training per token at the experiment's context.
 
+    `params_active` are the parameters that a token uses: those of a mixture's experts that it has.
     `flops_per_token` is forward and backward, without what activation checkpointing recomputes, and
     `flops_per_token_forward` the forward pass alone. `state_bytes` is the size of one stream's state after the
     experiment's context, `max_state_bytes` its bound at any length, which compiled decoders may reserve.
@@ -28,6 +29,7 @@ class Cost:
 
     params: int
     params_non_embedding: int
+    params_active: int
     flops_per_token: int
     flops_per_token_forward: int
     state_bytes: int
@@ -53,6 +55,7 @@ def estimate_cost(experiment: Experiment, model: nn.Module | None = None) -> Cos
     return Cost(
         params=trace.params,
         params_non_embedding=trace.params_non_embedding,
+        params_active=trace.params_active,
         flops_per_token=trace.flops_per_token,
         flops_per_token_forward=trace.flops_per_token_forward,
         state_bytes=trace.state_bytes,

@@ -8,7 +8,7 @@ from archlab.config.experiment import Experiment
 from archlab.data.task import Task
 from archlab.errors import ConfigError
 from archlab.modeling.backbone import is_causal
-from archlab.modeling.state import AUXILIARY_LOSS, init_state
+from archlab.modeling.state import find_training_sum
 
 PATH = "train.documents"
 
@@ -21,7 +21,7 @@ def require_separable(experiment: Experiment, model: nn.Module, task: Task) -> N
         raise ConfigError(PATH, f"the task {experiment.task.name!r} has no documents to separate")
     if not is_causal(model):
         raise ConfigError(PATH, "the model sees later tokens, and so the padding behind a document")
-    part = next((name for name in init_state(model, 1) if name.rpartition(".")[2] == AUXILIARY_LOSS), None)
+    part = find_training_sum(model)
     if part is not None:
-        name = part.removesuffix(f".{AUXILIARY_LOSS}")
-        raise ConfigError(PATH, f"{name} has a loss of its own, which would count the padding behind a document")
+        problem = "sums a loss of its own, or counts, over all tokens, the padding behind a document included"
+        raise ConfigError(PATH, f"{part} {problem}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 State: TypeAlias = dict[str, Tensor]
 AUXILIARY_LOSS = "auxiliary_loss"
+UPDATE_SUM = "update_sum"
 RESERVED = "reserved"  # entry [B] of a layer's state whose tensors have room for later tokens, and so do not grow
 
 
@@ -24,6 +25,22 @@ def auxiliary_loss(state: State) -> Tensor:
     """
     losses = (loss_B for name, loss_B in state.items() if name.rpartition(".")[2] == AUXILIARY_LOSS)
     return sum(losses, start=torch.zeros(()))
+
+
+def update_sums(state: State) -> dict[str, Tensor]:
+    """Return what layers count over the tokens of an update, summed over streams, by the layer's path in the model.
+
+    A layer that counts accumulates it from the first token on in the entry `update_sum` [B, ...] of its state, as
+    integers. After an optimizer step `layer.finish_update(sum)` gets the sum over all tokens of the update.
+    """
+    split = ((*name.rpartition("."), tensor) for name, tensor in state.items())
+    return {path: tensor.detach().sum(0) for path, _, entry, tensor in split if entry == UPDATE_SUM}
+
+
+def find_training_sum(module: nn.Module) -> str | None:
+    """Return the path of the first part that sums a loss of its own, or counts, over all tokens that it is given."""
+    names = (name.rpartition(".") for name in init_state(module, 1))
+    return next((path for path, _, entry in names if entry in (AUXILIARY_LOSS, UPDATE_SUM)), None)
 
 
 class Recurrent(nn.Module):

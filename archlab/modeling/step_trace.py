@@ -24,6 +24,7 @@ from archlab.modeling.repeated_costs import RepeatedBlock
 from archlab.modeling.state import State, auxiliary_loss, init_state, reserve_state, state_bytes
 from archlab.modeling.step_recorder import PHASES, OpCost, StepRecorder
 from archlab.ops.dispatch import use_backends
+from archlab.ops.grouped_linear import grouped_backends
 from archlab.ops.native import native_backends
 
 ENDS = ("embedding", "head")  # the kinds of component that params_non_embedding leaves out
@@ -36,7 +37,8 @@ class StepTrace:
 
     Bytes are those of tensors: `peak_bytes` is the most that is alive at once, weights, gradients, AdamW's moments and
     all temporary tensors included, `activation_bytes` what the forward pass leaves for the backward pass, and
-    `largest_block_bytes` the weights of the largest block. `params_by_part` sums to `params`. `flops_per_token` is
+    `largest_block_bytes` the weights of the largest block. `params_by_part` sums to `params`, of which a token uses
+    `params_active`. `flops_per_token` is
     forward and backward; what checkpointing recomputes is `recomputed_flops_per_token`. `tokens` are those of the
     micro-batch.
     """
@@ -45,6 +47,7 @@ class StepTrace:
     params_by_part: Mapping[str, int]
     params: int
     params_non_embedding: int
+    params_active: int
     weight_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
@@ -83,12 +86,13 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
     ops, tokens = recorder.ops(), train.batch_size * train.context
     flops = {phase: sum(op.flops for op in ops if op.phase == phase) for phase in PHASES}
     both = flops["forward"] + flops["backward"]
-    parts = _params_by_part(model)
+    parts, idle = _params_by_part(model), sum(getattr(module, "idle_params", 0) for module in model.modules())
     return StepTrace(
         ops=ops,
         params_by_part=parts,
         params=sum(parts.values()),
         params_non_embedding=sum(parts.values()) - _end_params(model),
+        params_active=sum(parts.values()) - idle,
         weight_bytes=_num_bytes(weights),
         gradient_bytes=_num_bytes(trained),
         optimizer_bytes=2 * _num_bytes(trained),  # AdamW's two moments
@@ -107,7 +111,7 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
 def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder, int, int]:
     """Return a recorder of both passes, the bytes of a stream's state after them, and those alive between them."""
     train, recorder, blocks = experiment.train, StepRecorder(), list(iter_blocks(model))
-    with use_backends(native_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
+    with use_backends(native_backends() | grouped_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
         if train.checkpoint_activations:
             trace_activation_checkpointing(model, recorder.recomputing)
         recorder.follow(tensors)

@@ -49,6 +49,11 @@ def reference_only() -> AbstractContextManager[None]:
     return use_backends({})
 
 
+def replace_backends(backends: Mapping[tuple[str, str], Callable[..., Any]]) -> AbstractContextManager[None]:
+    """Temporarily use these backends in place of those of their operations and types of device."""
+    return use_backends({**_BACKENDS, **backends})
+
+
 @contextmanager
 def use_backends(backends: Mapping[tuple[str, str], Callable[..., Any]]) -> Iterator[None]:
     """Temporarily use these backends, by operation and type of device, and no others."""

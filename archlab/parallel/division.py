@@ -159,9 +159,17 @@ def _require_linear(model: nn.Module, division: Division) -> None:
     for member in division.members:
         for name in (name for name, param in member.params.items() if param.tensor == "row"):
             path, _, leaf = name.rpartition(".")
-            if leaf != "weight" or type(model.get_submodule(path)).forward is not nn.Linear.forward:
+            module = model.get_submodule(path)
+            is_linear = leaf == "weight" and type(module).forward is nn.Linear.forward
+            if not is_linear and not adds_over_inputs(module):
                 problem = f"{member} declares a row for {name!r}, which is not the weight of an nn.Linear"
-                raise ConfigError(TENSOR_PATH, f"{problem}: only its output is summed over ranks")
+                advice = "only its output is summed over ranks, and that of a module with `adds_over_inputs = True`"
+                raise ConfigError(TENSOR_PATH, f"{problem}: {advice}")
+
+
+def adds_over_inputs(module: nn.Module) -> bool:
+    """Tell whether a module declares that its output is a sum over the inputs of its rows, in any parts of them."""
+    return bool(getattr(module, "adds_over_inputs", False))
 
 
 def _counts(member: Member, _: dict[str, Any]) -> Iterator[tuple[int, str]]:

@@ -20,7 +20,7 @@ from archlab.config.spec import Spec
 from archlab.modeling.backbone import OutputSplit, output_weight
 from archlab.modeling.build import build_on_meta
 from archlab.ops.rank_sum import RankAxis, gather_outputs, gather_over_ranks, sum_over_ranks
-from archlab.parallel.division import Cut, Division, Member, plan_division
+from archlab.parallel.division import Cut, Division, Member, adds_over_inputs, plan_division
 
 _CUTS = "tensor_cuts"  # the attribute of a divided model
 
@@ -126,6 +126,12 @@ def _replace_rows(model: nn.Module, division: Division, cuts: Mapping[str, Cut])
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear) and id(child) in rows:
                 setattr(module, name, RowLinear(child, rows[id(child)]))
+            elif id(child) in rows and adds_over_inputs(child) and "forward" not in vars(child):
+                child.forward = partial(_add_outputs, child.forward, rows[id(child)].group)
+
+
+def _add_outputs(forward: Callable[..., Tensor], group: str, *inputs: Tensor) -> Tensor:
+    return sum_over_ranks(forward(*inputs), group)
 
 
 def _divide_vocabulary(member: Member, cuts: Mapping[str, Cut]) -> None:

@@ -22,6 +22,7 @@ from archlab.modeling.build import validate
 from archlab.modeling.fake_model import on_fake_cpu
 from archlab.modeling.step_trace import example_batch
 from archlab.ops.dispatch import use_backends
+from archlab.ops.grouped_linear import grouped_backends
 from archlab.ops.native import native_backends
 from archlab.ops.op_costs import find_body, trace_loops
 from archlab.parallel.ranks import Ranks
@@ -57,7 +58,11 @@ def track_whole(experiment: Experiment, layout: Layout) -> int:
 
 def _track(experiment: Experiment, layout: Layout, rank: int, before: Relay | None = None) -> tuple[int, Relay | None]:
     """Return the bytes of a rank, and its relay; `before` is that of the rank before it."""
-    with _fake_ranks(layout, rank) as ranks, use_backends(native_backends()), torch.random.fork_rng(devices=[]):
+    with (
+        _fake_ranks(layout, rank) as ranks,
+        use_backends(native_backends() | grouped_backends()),
+        torch.random.fork_rng(devices=[]),
+    ):
         model = validate(experiment)
         with on_fake_cpu(model):
             step = _FakeStep(_as_tracked(experiment), ranks, model)

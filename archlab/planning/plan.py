@@ -49,6 +49,7 @@ class Plan:
     context: int
     params: int
     params_non_embedding: int
+    params_active: int
     params_by_part: dict[str, int]
     flops_per_token: int
     flops_per_token_forward: int
@@ -172,6 +173,7 @@ def _plan(
         context=train.context,
         params=trace.params,
         params_non_embedding=trace.params_non_embedding,
+        params_active=trace.params_active,
         params_by_part=dict(trace.params_by_part),
         flops_per_token=trace.flops_per_token,
         flops_per_token_forward=trace.flops_per_token_forward,

@@ -16,7 +16,14 @@ from archlab.parallel.division import plan_division
 from archlab.parallel.tensor import build_part
 
 # What a model is or does per token, whatever the number of sequences.
-_CONSTANT = ("params_by_part", "params", "params_non_embedding", "flops_per_token", "flops_per_token_forward")
+_CONSTANT = (
+    "params_by_part",
+    "params",
+    "params_non_embedding",
+    "params_active",
+    "flops_per_token",
+    "flops_per_token_forward",
+)
 _FIGURES = ("calls", "flops", "bytes", "skipped_flops")
 
 

@@ -144,7 +144,7 @@ def _part(model: nn.Module, inputs: Tensor, targets: Tensor, ranks: Ranks) -> It
     def forward(inputs: Tensor, own_targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
         unshard(model)
         logits, state = model(inputs) if initial is None else model(inputs, initial)
-        auxiliary = auxiliary_loss(state).sum() * (relay is None or relay.is_last)
+        auxiliary = auxiliary_loss(state).sum() * (ranks.chunk_index == ranks.layout.chunk - 1)
         # Ranks that divide heads each have their part of an auxiliary loss, as of a mean over heads.
         loss = (_loss(logits, own_targets) + auxiliary) / targets.numel() / ranks.layout.tensor
         outputs.append(logits.detach())

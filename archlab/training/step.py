@@ -21,7 +21,7 @@ from archlab.modeling.compile import apply_activation_checkpointing, compile_mod
 from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.loss import count_targets, total_loss
 from archlab.modeling.parametrization import parametrize
-from archlab.modeling.state import State, auxiliary_loss
+from archlab.modeling.state import State, auxiliary_loss, update_sums
 from archlab.parallel.carry import Carry, can_carry
 from archlab.parallel.fit import divide_work, memory_of_rank, require_fit
 from archlab.parallel.gradients import clip_gradients, sum_gradients
@@ -30,6 +30,7 @@ from archlab.parallel.relay import Relay
 from archlab.parallel.session import present_place
 from archlab.parallel.shard import shard_model, unshard
 from archlab.parallel.tensor import divide_model
+from archlab.parallel.update_sums import finish_update
 from archlab.runtime.memory import most_used_memory, require_memory
 from archlab.runtime.mixed_precision import resolve_precision
 from archlab.training.optimizer import build_optimizer, lr_multiplier
@@ -131,6 +132,11 @@ class TrainStep:
         return self.ranks.layout.chunk > 1 and self.train.compile == "off" and can_carry(self.model)
 
     @property
+    def _has_end(self) -> bool:
+        """Whether this rank has the end of its sequences, whose state has the layers' own losses of all tokens."""
+        return self.ranks.chunk_index == self.ranks.layout.chunk - 1
+
+    @property
     def is_relayed(self) -> bool:
         """Whether ranks that have a context in pieces compute them one after the other."""
         return self.relay is not None
@@ -144,7 +150,7 @@ class TrainStep:
         """Make one optimizer step and return its record; raise TrainingError if loss or gradients are not finite."""
         begin, lr = time.perf_counter(), self.train.lr * lr_multiplier(self.step, self.train)
         self.model.train()
-        loss = self._backward()
+        loss, sums = self._backward()
         self.ranks.publish(self.step + 1, "reduce")
         sum_gradients(self.model, self.ranks)
         norm = clip_gradients(self.model, math.inf if self.train.clip is None else self.train.clip, self.ranks)
@@ -153,6 +159,7 @@ class TrainStep:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        finish_update(self.model, sums, self.ranks)
         self.step += 1
         speed, tokens = self.tokens / (time.perf_counter() - begin), self.step * self.tokens
         figures = {
@@ -171,8 +178,10 @@ class TrainStep:
         used = {"memory_bytes": most_used_memory(self.device), "data_wait_s": self._data_wait_s}
         return {"tokens_per_s_per_device": speed, **share, **used}
 
-    def _backward(self) -> float:
+    def _backward(self) -> tuple[float, dict[str, Tensor]]:
         """Accumulate the gradients of the update's micro-batches; return its loss in nats per target.
+
+        And what layers have counted in this rank's sequences, by their paths.
 
         The loss is one mean over the targets of all micro-batches, not a mean of their means: these differ where
         micro-batches have different numbers of targets. So the targets are counted before the first backward pass, and
@@ -189,13 +198,15 @@ class TrainStep:
         if not num_targets:
             problem = f"step {self.step + 1}: no target is asked for in its {len(batches)} batches"
             raise self.ranks.told_once(TrainingError(problem))
-        loss = torch.zeros((), device=self.device)
+        loss, sums = torch.zeros((), device=self.device), dict[str, Tensor]()
         self.ranks.publish(self.step + 1, "compute")
 
         def forward(inputs: Tensor, targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
             nonlocal loss
             total, auxiliary, state = self._losses(inputs, targets, initial)
             loss = loss + total.detach() / num_targets
+            for path, counted in update_sums(state).items():
+                sums[path] = counted * self._has_end + sums.get(path, 0)
             # Layers' own losses are means over tokens, of which every one adds to them, asked for or not. Ranks that
             # divide heads and channels each have their part of the loss: see archlab.ops.rank_sum.
             return (total / num_targets + auxiliary / num_tokens) / self.ranks.layout.tensor, state
@@ -210,7 +221,7 @@ class TrainStep:
                 count = self.relay.num_pieces(len(inputs))
                 pieces = zip(inputs.chunk(count), targets.chunk(count), strict=True)
                 self.relay.run(self.model, list(pieces), forward)
-        return self.ranks.sum(float(loss))[0]  # waits for the device, so once in an update
+        return self.ranks.sum(float(loss))[0], sums  # waits for the device, so once in an update
 
     def _batches(self, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
         """Return inputs and targets of a micro-batch of this rank, on the CPU."""
@@ -224,10 +235,7 @@ class TrainStep:
         keep, bfloat16 = self.ranks.layout.shard == 1, self.train.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=keep):
             total, state = total_loss(self.model, inputs, targets, initial)
-        auxiliary = auxiliary_loss(state).sum()
-        if self.relay and not self.relay.is_last:  # a stream's own losses are in its last state, of all its tokens
-            auxiliary = torch.zeros_like(auxiliary)
-        return total, auxiliary, state
+        return total, auxiliary_loss(state).sum() * self._has_end, state
 
     def _require_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):

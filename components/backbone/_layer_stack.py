@@ -4,6 +4,8 @@ from torch import Tensor, nn
 
 from archlab import Factory, Recurrent, State, StateScope
 
+from ._streams import close_streams, count_streams, open_streams
+
 
 class LayerStack(Recurrent):
     """A sequence of layers and a final norm, without embedding and head.
@@ -14,11 +16,13 @@ class LayerStack(Recurrent):
     def __init__(self, dim: int, layers: list[Factory], norm: Factory) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
+        self.num_streams = count_streams(self.blocks)
         self.norm = norm(dim)
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run through the layers and the norm."""
         scope = StateScope(state)
+        x = open_streams(x_BTD, self.num_streams)
         for index, block in enumerate(self.blocks):
-            x_BTD = scope(f"blocks.{index}", block, x_BTD)
-        return scope("norm", self.norm, x_BTD), scope.state
+            x = scope(f"blocks.{index}", block, x)
+        return scope("norm", self.norm, close_streams(x, self.num_streams)), scope.state

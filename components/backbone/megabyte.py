@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from archlab import (
-    AUXILIARY_LOSS,
     Count,
     Factory,
     Param,
@@ -17,6 +16,7 @@ from archlab import (
     StateScope,
     Width,
     choice,
+    find_training_sum,
     init_state,
     max_context,
     register,
@@ -43,7 +43,7 @@ class Megabyte(Recurrent):
     next patch, which are projected and added to the local embeddings. The local layers start from their initial state
     in every patch, so they are not part of the state.
     Raises ValueError where patch_size does not divide dim, where the context of the local layers is shorter than a
-    patch, where they have an auxiliary loss, or where a layer is not causal.
+    patch, where they have an auxiliary loss or count for an update, or where a layer is not causal.
     Deviations: patches are cut in the inputs rather than in the targets, one byte later: the local layers read
     that byte in place of the paper's padding. The pieces before the first patch are learned directly, instead of an
     output of the global model for a learned input.
@@ -180,8 +180,10 @@ def _check_layers(global_layers: LayerStack, local_layers: LayerStack, patch_siz
     limit = max_context(local_layers)
     if limit is not None and limit < patch_size:
         raise ValueError(f"local layers see {limit} bytes (window_size), not the patch_size {patch_size}")
-    if any(name.rpartition(".")[2] == AUXILIARY_LOSS for name in init_state(local_layers, 1)):
-        raise ValueError("local layers restart in every patch: they have no state to sum an auxiliary loss in")
+    if find_training_sum(local_layers) is not None:
+        raise ValueError(
+            "local layers restart in every patch: they have no state to sum an auxiliary loss or counts in"
+        )
     for part in (*global_layers.modules(), *local_layers.modules()):
         if not getattr(part, "causal", True):
             raise ValueError(f"{type(part).__name__} sees later bytes: it is not causal")

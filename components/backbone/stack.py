@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from archlab import Count, Factory, Recurrent, State, StateScope, Width, max_context, register, slot, slots
 
+from ._streams import close_streams, count_streams, open_streams
+
 
 @register("backbone", "stack", carry="associative")
 class Stack(Recurrent):
@@ -19,7 +21,7 @@ class Stack(Recurrent):
         embedding: Embedding of the inputs.
         position: Position encoding added to the embedded inputs.
         embedding_norm: Norm before the first layer.
-        layers: Layers, from the first to the last.
+        layers: Layers, from the first to the last; their features are [B, T, S, D] where they have S residual streams.
         norm: Norm before the head.
         head: Head that maps features to logits.
     """
@@ -42,6 +44,7 @@ class Stack(Recurrent):
         self.position = position(1, dim).require_place("embedding")
         self.embedding_norm = embedding_norm(dim)
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
+        self.num_streams = count_streams(self.blocks)
         self.norm = norm(dim)
         self.head = head(dim, vocab_size, self.embedding)
         self.num_outputs, self.per_sample = self.head.num_outputs, self.head.per_sample
@@ -84,7 +87,8 @@ class Stack(Recurrent):
         start_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=x_BTD.device)
         x_BTD = self.position.embed(x_BTD, start_B[:, None] + torch.arange(T, device=x_BTD.device))
         x_BTD = scope("embedding_norm", self.embedding_norm, x_BTD)
+        x = open_streams(x_BTD, self.num_streams)
         for index, block in enumerate(self.blocks):
-            x_BTD = scope(f"blocks.{index}", block, x_BTD)
-        x_BTD = scope("norm", self.norm, x_BTD)
+            x = scope(f"blocks.{index}", block, x)
+        x_BTD = scope("norm", self.norm, close_streams(x, self.num_streams))
         return x_BTD, scope.state | {"position": start_B + T}

@@ -12,7 +12,7 @@ from archlab.components.norm.none import NoNorm
 class Block(Recurrent):
     """A sequence mixer and a feed-forward layer, each after a norm, combined by a residual scheme.
 
-    x: [B, T, D] -> [B, T, D].
+    x: [B, T, D] -> [B, T, D], or [B, T, S, D] -> [B, T, S, D] where the residual has S streams.
     Raises ValueError for a residual that needs an ffn, together with ffn `none`.
 
     Args:
@@ -42,6 +42,7 @@ class Block(Recurrent):
     ) -> None:
         super().__init__()
         self.residual = residual(dim, layer_index)
+        self.num_streams = getattr(self.residual, "num_streams", None)
         self.norm, self.mixer = norm(dim), mixer(dim)
         self.ffn_norm, self.ffn = ffn_norm(dim), ffn(dim)
         self.output_norm, self.ffn_output_norm = output_norm(dim), ffn_output_norm(dim)
@@ -62,7 +63,7 @@ class Block(Recurrent):
         scope = StateScope(state)
         mixer = BlockBranch(scope, self, "norm", "mixer", "output_norm")
         ffn = BlockBranch(scope, self, "ffn_norm", "ffn", "ffn_output_norm")
-        return self.residual(x_BTD, mixer, ffn), scope.state
+        return scope("residual", self.residual, x_BTD, mixer, ffn), scope.state
 
 
 class BlockBranch:

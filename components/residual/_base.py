@@ -27,7 +27,8 @@ class Branch(Protocol):
 class Residual(nn.Module):
     """A residual scheme: constructed with (dim, layer_index), called with the block's input and its two branches.
 
-    x: [B, T, D] -> [B, T, D].  `needs_ffn` declares that the mixer reaches the output through the ffn alone.
+    x: [B, T, D] -> [B, T, D].  `needs_ffn` declares that the mixer reaches the output through the ffn alone. One with
+    an attribute `num_streams` is called with [B, T, S, D], all S streams from one layer to the next.
     """
 
     needs_ffn = False

@@ -175,5 +175,5 @@ def test_refuses_local_layers_with_a_loss_that_would_be_forgotten():
             return {"auxiliary_loss": torch.zeros(batch_size)}
 
     megabyte = find("backbone", "megabyte").cls
-    with pytest.raises(ValueError, match="no state to sum an auxiliary loss in"):
+    with pytest.raises(ValueError, match="no state to sum an auxiliary loss or counts in"):
         megabyte(vocab_size=VOCAB, dim=8, local_dim=LOCAL, layers=[], local_layers=[lambda dim, index: Losing()])

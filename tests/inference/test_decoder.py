@@ -28,6 +28,11 @@ MODELS = {
         "model.layers[0].mixer.num_kv_heads=1",
         f"model.layers[0].mixer.attention.window_size={WINDOW}",
     ),
+    "mixtral_tiny": (
+        "model.layers[0].mixer.num_heads=2",
+        "model.layers[0].mixer.num_kv_heads=1",
+        "model.layers[0].ffn.hidden_dim=20",
+    ),
 }
 
 
@@ -51,6 +56,9 @@ def after_a_prompt(model: nn.Module, tokens_BT: Tensor, prompt: int) -> tuple[St
 def test_decoders_give_what_their_models_give_and_share_nothing() -> None:
     check_decoder("megalodon_tiny", 1)
     check_decoder("mistral_tiny", 2)
+    # Two rows of two experts read the matrices of these, and five rows those of all.
+    check_decoder("mixtral_tiny", 2)
+    check_decoder("mixtral_tiny", 5)
     model, tokens_BT = small("mistral_tiny"), torch.tensor([[1, 7], [3, 2]])
     start, (expected_B1V,) = after_a_prompt(model, tokens_BT, 1)
     # Room for this stream alone, and not for whole windows.

@@ -16,6 +16,7 @@ from archlab.modeling.state import reserve_state, state_bytes
 from archlab.modeling.step_recorder import StepRecorder
 from archlab.modeling.step_trace import trace_step
 from archlab.ops.dispatch import use_backends
+from archlab.ops.grouped_linear import grouped_backends
 from archlab.ops.native import native_backends
 from archlab.ops.native.library import unavailable_reason
 from archlab.training.step import TrainStep
@@ -113,7 +114,7 @@ def test_a_tied_matrix_is_counted_once(tiny: Tiny) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["megalodon_tiny", "mamba_tiny", "gated_delta_net_tiny"])
+@pytest.mark.parametrize("name", ["megalodon_tiny", "mamba_tiny", "gated_delta_net_tiny", "mixtral_tiny"])
 def test_memory_is_that_of_a_step_on_a_cpu(name: str) -> None:
     sizes = ["train.batch_size=2", "train.context=128", "train.device=cpu", "train.precision=float32"]
     experiment = config.load(name, [*sizes, "train.compile=off", "train.clip=null"])
@@ -122,7 +123,7 @@ def test_memory_is_that_of_a_step_on_a_cpu(name: str) -> None:
     recorder = StepRecorder()
     recorder.follow([*step.model.parameters(), *step.model.buffers()])
     recorder.follow(list(step.optimizer.state.values()))
-    with recorder, use_backends(native_backends() if not unavailable_reason() else {}):
+    with recorder, use_backends((native_backends() if not unavailable_reason() else {}) | grouped_backends()):
         step()
     if not unavailable_reason():
         assert estimate_cost(experiment).memory_per_device == pytest.approx(recorder.peak, rel=0.02)

@@ -191,3 +191,11 @@ def split_loss(
     assert x.grad is not None
     assert part.grad is not None
     return loss.item(), x.grad, part.grad
+
+
+def buffers_after(session: Session, file: Path, overrides: list[str]) -> dict[str, Tensor]:
+    """Return a model's buffers after three updates."""
+    step = _train_step(session, file, overrides)
+    for _ in range(3):
+        step()
+    return {name: buffer.clone() for name, buffer in step.model.named_buffers()}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Tiny
-from rank_runs import load_and_save, run_updates, save_state, split_loss, train_in_ranks, two_updates
+from rank_runs import buffers_after, load_and_save, run_updates, save_state, split_loss, train_in_ranks, two_updates
 from run_helpers import curve, write_documents
 from torch import nn
 
@@ -237,6 +237,22 @@ def divides(model: nn.Module, size: int) -> bool:
         return bool(plan_division(model, size).axes)
     except DoesNotDivide:
         return False
+
+
+EXPERTS = "model.layers[0].ffn={type: moe, num_experts: 4, top_k: 2, hidden_dim: 24, bias_rate: 0.01}"
+
+
+def test_what_layers_count_is_that_of_all_ranks(tiny: Tiny, tiny_file: Path) -> None:
+    step = TrainStep(tiny(*SAME, EXPERTS))
+    for _ in range(3):
+        step()
+    expected = dict(step.model.named_buffers())
+    assert any(name.endswith("ffn.bias") and bias.any() for name, bias in expected.items())
+    for sizes in LAYOUTS:
+        for found in rank_pool().run(
+            prod(sizes.values()), buffers_after, tiny_file, [*SAME, EXPERTS, *layout(**sizes)]
+        ):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0, msg=json.dumps(sizes))
 
 
 @pytest.mark.parametrize("soft_cap", [0.0, 1.5])

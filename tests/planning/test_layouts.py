@@ -41,6 +41,7 @@ class FakeWorkload:
             params_by_part={"all": 7 * GB},
             params=7 * GB,
             params_non_embedding=7 * GB,
+            params_active=7 * GB,
             weight_bytes=weights,
             gradient_bytes=weights,
             optimizer_bytes=2 * weights,

@@ -59,5 +59,11 @@ def test_small_tensors_stay_in_the_cache() -> None:
 
 
 def test_operations_are_told_apart_by_their_names() -> None:
-    names = ("aten.mm", "aten._scaled_dot_product_flash_attention_for_cpu", "aten.addmm", "aten.add", "archlab.wkv")
+    names = (
+        "aten.mm",
+        "aten._scaled_dot_product_flash_attention_for_cpu",
+        "archlab.grouped_linear",
+        "aten.add",
+        "archlab.wkv",
+    )
     assert [kind_of(op(name)) for name in names] == ["matmul", "attention", "matmul", "other", "other"]

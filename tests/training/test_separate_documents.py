@@ -64,7 +64,7 @@ def test_a_run_is_evaluated_on_documents_apart(tiny_file: Path, texts: str, tmp_
                 "model.layers[0].mixer={type: attention, num_heads: 2, "
                 "attention: {type: compressive, window_size: 4, memory_size: 4, compressed_size: 4}}"
             ],
-            "blocks.0.mixer.attention has a loss of its own",
+            "blocks.0.mixer.attention sums a loss of its own",
         ),
     ],
 )

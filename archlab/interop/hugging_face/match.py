@@ -15,7 +15,7 @@ from archlab.interop._formats import Fields
 from archlab.interop.hugging_face.config_json import find_model_type, model_types
 from archlab.modeling.build import build_on_meta
 
-_NO_FUNCTION = ("init", "dropout")  # knobs of training alone
+_NO_FUNCTION = ("init", "dropout", "balance_loss")  # knobs of training alone
 _CENTERED, _SCALE = "zero_centered", "weight"  # of a norm
 
 

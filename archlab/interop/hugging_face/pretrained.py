@@ -169,9 +169,17 @@ def _shifted(model: nn.Module, shifts: Mapping[str, float]) -> dict[str, Tensor]
 
 def _by_their_names(own: Mapping[str, Value], target: CheckpointFormat, fields: Fields) -> dict[str, list[Value]]:
     key_map = {theirs: (ours,) if isinstance(ours, str) else ours for theirs, ours in target.key_map(fields).items()}
-    parameters = {theirs: [own[name] for name in several] for theirs, several in key_map.items()}
-    assert sum(map(len, parameters.values())) == len(own), f"no name for one of {sorted(own)}"
+    parameters = {theirs: [_entry(own, name) for name in several] for theirs, several in key_map.items()}
+    ours = [name for several in key_map.values() for name in several]
+    assert {name.partition("[")[0] for name in ours} == set(own), f"no name for one of {sorted(own)}"
+    assert len(set(ours)) == len(ours), "two names for one parameter"
     return parameters
+
+
+def _entry(own: Mapping[str, Value], name: str) -> Value:
+    """Return a parameter, or the entry of its axis 0 that a name such as `experts.down[3]` has."""
+    whole, _, index = name.removesuffix("]").partition("[")
+    return own[whole][int(index)] if index else own[whole]  # type: ignore[return-value]  # a view of a parameter
 
 
 def _tied_head(model: nn.Module, parameters: Mapping[str, object]) -> dict[str, list[nn.Parameter]]:

@@ -200,6 +200,7 @@ def test_sizes_that_the_tensors_do_not_have_allocate_nothing(folder: Path) -> No
     [
         ("llama2_tiny", "llama"),
         ("mistral_tiny", "mistral"),
+        ("mixtral_tiny", "mixtral"),
         ("gemma_tiny", "gemma"),
         ("mpt_tiny", "mpt"),
         ("mamba_tiny", "mamba"),

@@ -1,4 +1,4 @@
-"""LLaMA, Mistral and Gemma of the transformers library, in odd shapes, in both directions."""
+"""LLaMA, Mistral, Mixtral and Gemma of the transformers library, in odd shapes, in both directions."""
 
 from pathlib import Path
 
@@ -35,6 +35,8 @@ SCALED = {
 }
 LONG = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
 TIGHT = {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 1.3}
+# Their products of experts need rows of 16 bytes.
+ALIGNED = {"intermediate_size": 52}
 CASES = {
     "llama-grouped": ("Llama", {"head_dim": 10} | LONG),
     "llama-tied": ("Llama", {"tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
@@ -49,6 +51,13 @@ CASES = {
     "mistral-sliding": ("Mistral", {"sliding_window": 5, "head_dim": 8}),
     "mistral-longer-than-text": ("Mistral", {"sliding_window": 50, "head_dim": 4} | LONG),
     "mistral-full": ("Mistral", {"sliding_window": None, "tie_word_embeddings": True}),
+    "mixtral": ("Mixtral", ALIGNED | {"num_local_experts": 5, "num_experts_per_tok": 3, "head_dim": 10} | LONG),
+    "mixtral-sliding": (
+        "Mixtral",
+        ALIGNED | {"sliding_window": 5, "num_local_experts": 3, "tie_word_embeddings": True},
+    ),
+    "mixtral-one": ("Mixtral", ALIGNED | {"num_local_experts": 4, "num_experts_per_tok": 1}),
+    "mixtral-dense": ("Mixtral", ALIGNED | {"num_local_experts": 1, "num_experts_per_tok": 1}),
     "gemma": ("Gemma", {"head_dim": 16}),
     "gemma-one-key": ("Gemma", {"head_dim": 6, "num_key_value_heads": 1} | LONG),
     "qwen3": ("Qwen3", {"head_dim": 10} | LONG),

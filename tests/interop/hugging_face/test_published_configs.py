@@ -20,6 +20,7 @@ DECODER = {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "
 SMALL: dict[str, dict[str, Any]] = {
     "llama": DECODER,
     "mistral": DECODER | {"sliding_window": 5},
+    "mixtral": DECODER | {"num_local_experts": 3},
     "gemma": DECODER,
     "gemma2": DECODER | {"sliding_window": 5, "query_pre_attn_scalar": 7},
     "gemma3_text": DECODER | {"sliding_window": 5, "num_hidden_layers": 7},

@@ -1,0 +1,33 @@
+"""Mixtures of experts in configurations and checkpoints, where each expert's matrices are tensors of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archlab.interop._formats import KeyMap
+
+ROUTED = ("hidden_dim", "num_experts", "top_k", "normalize")
+
+
+def experts_config(hidden_dim: int, num_experts: int, top_k: int, *, normalize: bool) -> dict[str, Any]:
+    """Return the YAML data of a mixture whose scores are a softmax; the loss of its balance is left to training."""
+    sizes = dict(zip(ROUTED, (hidden_dim, num_experts, top_k, normalize), strict=True))
+    return {"type": "moe", "balance_loss": 0.0, **sizes}
+
+
+def experts_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sizes of the mixture in a model's YAML data, with defaults filled in."""
+    ffn = {"num_experts": 8, "top_k": 2, "normalize": True} | model["layers"][0]["ffn"]
+    hidden_dim = ffn.get("hidden_dim") or 8 * -(-model["dim"] // (3 * ffn["top_k"]))
+    return {name: (ffn | {"hidden_dim": hidden_dim})[name] for name in ROUTED}
+
+
+def expert_keys(theirs: str, num_experts: int, names: Mapping[str, str]) -> KeyMap:
+    """Return the names within one layer; `names` are theirs of an expert's `gate`, `up` and `down`."""
+    experts: KeyMap = {
+        f"{theirs}.experts.{index}.{name}.weight": f"ffn.experts.{ours}[{index}]"
+        for index in range(num_experts)
+        for ours, name in names.items()
+    }
+    return {f"{theirs}.gate.weight": "ffn.router.weight"} | experts
