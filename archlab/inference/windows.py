@@ -14,10 +14,13 @@ _PER_OCTAVE = 2  # ranges of positions: their ends are 1, 2, 3, 4, 6, 8, 11, 16,
 
 
 class Windows:
-    """Sums of losses in windows of a length, which cover a text in order."""
+    """Sums of losses in windows of a length, which cover a text in order.
 
-    def __init__(self, length: int) -> None:
-        self.length, self.num_targets, self.num_windows = length, 0, 0
+    With `keeps_losses` the loss of each target is kept, 4 bytes each, for longer windows to be compared with.
+    """
+
+    def __init__(self, length: int, *, keeps_losses: bool = False) -> None:
+        self.length, self.num_targets, self.num_windows, self.keeps_losses = length, 0, 0, keeps_losses
         ends = np.round(2 ** (np.arange(_PER_OCTAVE * length.bit_length()) / _PER_OCTAVE)).astype(np.int64)
         self._edges = np.unique([0, *ends[ends < length], length])
         self._sums = list[NDArray[np.float64]]()
@@ -35,7 +38,8 @@ class Windows:
         for row, (losses_T, is_target_T) in enumerate(zip(losses_BT, is_target_BT, strict=True)):
             np.add.at(self._sums[-1][row], place_T, np.where(is_target_T, losses_T, 0.0))
             np.add.at(self._counts[-1][row], place_T, is_target_T)
-        self._losses.append(losses_BT[is_target_BT].astype(np.float32))
+        if self.keeps_losses:
+            self._losses.append(losses_BT[is_target_BT].astype(np.float32))
         self.num_targets += int(is_target_BT.sum())
 
     def mean(self) -> Estimate:

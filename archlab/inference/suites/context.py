@@ -56,7 +56,9 @@ def loss_by_context(
     for length in lengths:
         told = partial(_tell, progress, lengths, num_targets, len(measured))
         with eval_mode(model), torch.no_grad(), autocast(model, precision):
-            measured.append(_measure(model, source, length, num_targets, told))
+            windows = Windows(length, keeps_losses=not measured)  # the shortest are what the others are compared with
+            _measure(model, source, windows, num_targets, told)
+            measured.append(windows)
     settings: dict[str, Setting] = {
         "data": source.name,
         "targets": num_targets,
@@ -117,10 +119,10 @@ def _lengths(experiment: Experiment, source: WindowSource, request: SuiteRequest
 
 
 def _measure(
-    model: nn.Module, source: WindowSource, length: int, num_targets: int, told: Callable[[int], None]
-) -> Windows:
+    model: nn.Module, source: WindowSource, windows: Windows, num_targets: int, told: Callable[[int], None]
+) -> None:
     """Read a text in windows of a length, some windows at a time, or one piece by piece."""
-    windows, rows = Windows(length), max(CHUNK // length, 1)
+    length, rows = windows.length, max(CHUNK // windows.length, 1)
     for inputs_BL, targets_BL in source.batches(rows, length, num_targets):
         state: State | None = None
         for first in range(0, length, CHUNK):
@@ -128,7 +130,6 @@ def _measure(
             losses_BT, state = token_losses(model, inputs_BT, targets_BT, state)
             windows.add(first, losses_BT.double().cpu().numpy(), (targets_BT != IGNORED).cpu().numpy())
             told(windows.num_targets)
-    return windows
 
 
 SUITE = loss_by_context
