@@ -85,7 +85,7 @@ def test_weights_gradients_and_moments_are_divided_and_activations_by_what_divid
     memory = shard_step(setting(), Layout(shard=8, tensor=2, chunk=2)).memory
     own = WEIGHTS * 11 // 20
     assert (memory.weights, memory.gradients, memory.optimizer) == (own // 8, own // 8, own // 4)
-    # Two pieces of one sequence each, half of it here: what one saves, and in the other the third block's backward pass.
+    # Two pieces of one sequence each, half of it here: what one saves, and of the other the third block going back.
     # At the cut the states of two sequences: three of half a context, and one of all of it.
     block = own // 5
     assert memory.activations == 2 * GB + (block + 3 * GB // 2) + 2 * 2_500_000 // 2
