@@ -5,6 +5,7 @@ The update is `TrainStep`'s, in the blocks, collectives and order of a run, on t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from archlab.modeling.step_trace import example_batch
 from archlab.ops.dispatch import use_backends
 from archlab.ops.native import native_backends
 from archlab.ops.op_costs import find_body, trace_loops
+from archlab.parallel.gradients import clip_gradients
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay
 from archlab.parallel.session import Session
@@ -104,9 +106,13 @@ class _FakeStep(TrainStep):
         return [example_batch(self.task, self.model, own)]
 
     def fill_moments(self) -> None:
-        """Make the moments of AdamW, which every update but the first finds."""
+        """Make the moments of AdamW, and what DTensor keeps of its operations, which every update but the first finds."""
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        # DTensor learns the shapes of results once for each operation, from whole tensors without memory of its own,
+        # which the tracker could not tell from those of the update.
+        with _Answers():
+            clip_gradients(self.model, math.inf, self.ranks)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
