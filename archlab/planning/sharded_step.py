@@ -11,7 +11,7 @@ from archlab.parallel.gradients import BUCKET
 from archlab.parallel.relay import num_pieces
 from archlab.planning.communication import Links
 from archlab.planning.device import Device
-from archlab.planning.memory import resident_bytes
+from archlab.planning.memory import process_bytes, staged_bytes
 from archlab.planning.roofline import step_time
 from archlab.planning.sharded_memory import peak_moment
 from archlab.planning.workload import Workload
@@ -27,7 +27,8 @@ class MemoryTerms:
     `gathered` are the weights of the blocks that FSDP has whole at a time, and what it sends weights and gradients in;
     `activations` include gradients that it has not divided by then, `gradients` those that are there. `context` is the
     process (on a CPU the interpreter with its libraries, and what its allocator keeps), `communication` buffers of
-    collectives, `allocator` what fragmentation loses.
+    collectives, `allocator` what fragmentation loses, `staged` the copies that a checkpoint is written from while
+    training goes on: of a GPU's process they are in the host's memory.
     """
 
     weights: int
@@ -38,6 +39,7 @@ class MemoryTerms:
     context: int = 0
     communication: int = 0
     allocator: int = 0
+    staged: int = 0
 
     @property
     def tensors(self) -> int:
@@ -126,16 +128,18 @@ def _memory(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accu
     if (summed := whole + _summed(layout, trace, whole)) > gradients + activations + gathered:
         gradients, activations, gathered = whole, summed - whole, 0
     tensors = weights + gradients + optimizer + activations + gathered
-    reserved = setting.device.reserved
+    reserved, is_gpu = setting.device.reserved, setting.device.kind == "gpu"
+    tokens = micro * setting.context // layout.chunk
     return MemoryTerms(
         weights,
         gradients,
         optimizer,
         activations,
         gathered,
-        _process_bytes(setting, trace),
+        round(reserved.context) if is_gpu else process_bytes(tensors, tokens, accumulate),
         round(reserved.communication) if layout.devices > 1 else 0,
         round(reserved.allocator * tensors),
+        0 if is_gpu else staged_bytes(weights + optimizer, layout),
     )
 
 
@@ -150,13 +154,6 @@ def _sharded(setting: Setting, layout: Layout, micro: int, accumulate: int) -> t
 
 def _pieces(layout: Layout, micro: int) -> int:
     return num_pieces(micro, layout.chunk) if layout.chunk > 1 else 1
-
-
-def _process_bytes(setting: Setting, trace: StepTrace) -> int:
-    """Return the bytes of a process that are no tensor's."""
-    if setting.device.kind == "gpu":
-        return round(setting.device.reserved.context)
-    return resident_bytes(trace, setting.experiment) - trace.peak_bytes
 
 
 def _activations(setting: Setting, layout: Layout, micro: int) -> int:
