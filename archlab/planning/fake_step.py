@@ -44,16 +44,17 @@ def track_update(experiment: Experiment, layout: Layout) -> int:
     A deep model's are counted from those of a few of its layers. The experiment's precision must be resolved. Raises
     ConfigError if the layout does not fit the experiment.
     """
-    return by_few_layers(experiment, partial(track_whole, layout=layout))
+    # The rank that has most of a deep model may not be the one that has most of a few layers.
+    return max(by_few_layers(experiment, partial(track_ranks, layout=layout)))
 
 
-def track_whole(experiment: Experiment, layout: Layout) -> int:
-    """Return the same of a model all of whose layers are run, which takes seconds for each."""
+def track_ranks(experiment: Experiment, layout: Layout) -> list[int]:
+    """Return the same of each rank along `chunk`, of a model all of whose layers are run, which takes seconds each."""
     # The first has no state to start from, the last none to hand on, and attention keeps more from one to the next.
-    most, relay = 0, None
+    most, relay = list[int](), None
     for chunk in range(layout.chunk):
         tracked, relay = _track(experiment, layout, chunk * layout.tensor, relay)
-        most = max(most, tracked)
+        most.append(tracked)
     return most
 
 

@@ -181,10 +181,10 @@ def _summed(layout: Layout, trace: StepTrace, gradients: int) -> int:
 
 def _carried_bytes(setting: Setting, layout: Layout) -> int:
     """Return the bytes of one sequence's states at the edges of a rank's piece, the rank that has most of them."""
-    # The state that it starts from, its gradient, and that again on its way; the state that it ends in. A rank amid
-    # others has the gradient of that as well.
-    begin, end = (setting.workload.state_bytes(chunks / layout.chunk) for chunks in (layout.chunk - 1, layout.chunk))
-    return 3 * begin + (2 if layout.chunk > 2 else 1) * end
+    # The last but one: the state that it ends in, the message that has it, and its gradient. A rank amid others has the
+    # state that it starts from as well, and the gradient of that.
+    begin, end = (setting.workload.state_bytes((layout.chunk - after) / layout.chunk) for after in (2, 1))
+    return 3 * end + (2 * begin if layout.chunk > 2 else 0)
 
 
 def _time(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accumulate: int) -> TimeTerms:

@@ -86,9 +86,9 @@ def test_weights_gradients_and_moments_are_divided_and_activations_by_what_divid
     own = WEIGHTS * 11 // 20
     assert (memory.weights, memory.gradients, memory.optimizer) == (own // 8, own // 8, own // 4)
     # Two pieces of one sequence each, half of it here: what one saves, and of the other the third block going back.
-    # At the cut the states of two sequences: three of half a context, and one of all of it.
+    # At the cut the states of two sequences, after half of a context, three times each.
     block = own // 5
-    assert memory.activations == 2 * GB + (block + 3 * GB // 2) + 2 * 2_500_000 // 2
+    assert memory.activations == 2 * GB + (block + 3 * GB // 2) + 2 * 1_500_000 // 2
     # The ends, the block, the one before it on its way here, and the gradients of the one after on theirs.
     assert memory.gathered == 4 * block
     assert memory.communication > 0

@@ -13,7 +13,7 @@ from archlab.config.experiment import load
 from archlab.config.parallel import Layout
 from archlab.errors import ConfigError
 from archlab.planning.dry_run import dry_run
-from archlab.planning.fake_step import track_update, track_whole
+from archlab.planning.fake_step import track_ranks, track_update
 
 # Small enough to trace in a moment: every term of the plan weighs something.
 SIZES = ["train.batch_size=4", "train.precision=float32"]
@@ -41,6 +41,8 @@ CASES = (
 
 
 @pytest.mark.slow
+# torch warns that a block returned a view, which mamba2's last operation is here; nothing writes to it in place.
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 @pytest.mark.parametrize(("name", "layout", "context", "recompute"), CASES)
 def test_the_plan_is_near_what_torch_tracks(name: str, layout: str, context: int, recompute: bool) -> None:
     heads = ["model.layers[0].mixer.num_heads=2"] if name == "megalodon_tiny" else []
@@ -62,7 +64,7 @@ def test_the_plan_knows_that_a_sharded_run_keeps_no_casts(recompute: bool) -> No
 def test_a_deep_model_is_counted_from_a_few_of_its_layers() -> None:
     deep = load("llama2_tiny", ["model.layers[0].repeat=7", "train.context=32", "train.precision=float32"])
     layout = Layout(shard=2)
-    assert track_update(deep, layout) == pytest.approx(track_whole(deep, layout), rel=0.02)
+    assert track_update(deep, layout) == pytest.approx(max(track_ranks(deep, layout)), rel=0.02)
 
 
 def test_nothing_is_left_of_the_processes_that_are_not_there(tiny: Tiny) -> None:
