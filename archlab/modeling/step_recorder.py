@@ -62,7 +62,7 @@ class StepRecorder(DispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.phase, self.counts = PHASES[0], Counter[_Kind]()
-        self.live = self.peak = self.top = 0
+        self.live = self.peak = self.top = self._mark = 0
         self.backward_flops_ahead = 0
         self.made: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
@@ -119,7 +119,13 @@ class StepRecorder(DispatchMode):
     def grow(self, num_bytes: int) -> None:
         """Add bytes to those alive; a negative number frees."""
         self.live += num_bytes
+        self._mark = max(self._mark, self.live)
         self.note_peak(self.live)
+
+    def take_mark(self, going: int = 0) -> int:
+        """Return the most bytes that were alive since the last call; `going` are added to those alive at once."""
+        mark, self._mark = self._mark, self.live + going
+        return mark
 
     def note_peak(self, num_bytes: int) -> None:
         """Take note of a number of live bytes that was reached."""

@@ -93,11 +93,11 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
         params=sum(parts.values()),
         params_non_embedding=sum(parts.values()) - _end_params(model),
         params_active=sum(parts.values()) - idle,
-        weight_bytes=_num_bytes(weights),
-        gradient_bytes=_num_bytes(trained),
-        optimizer_bytes=2 * _num_bytes(trained),  # AdamW's two moments
+        weight_bytes=num_bytes(weights),
+        gradient_bytes=num_bytes(trained),
+        optimizer_bytes=2 * num_bytes(trained),  # AdamW's two moments
         activation_bytes=activations,
-        largest_block_bytes=max((_num_bytes(block.parameters()) for block in iter_blocks(model)), default=0),
+        largest_block_bytes=max((num_bytes(block.parameters()) for block in iter_blocks(model)), default=0),
         peak_bytes=recorder.peak,
         tokens=tokens,
         flops_per_token=both // tokens,
@@ -116,7 +116,7 @@ def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder
             trace_activation_checkpointing(model, recorder.recomputing)
         recorder.follow(tensors)
         trained = [tensor for tensor in tensors if tensor.requires_grad]
-        recorder.grow(2 * _num_bytes(trained))
+        recorder.grow(2 * num_bytes(trained))
         if train.accumulate > 1:  # the gradients of the micro-batches before it
             for parameter in trained:
                 parameter.grad = torch.empty_like(parameter)
@@ -126,7 +126,7 @@ def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder
         repeated: list[RepeatedBlock] = []
         with recorder, skip_repeated_blocks(model, lambda: _append(repeated, RepeatedBlock(recorder))):
             recorder.follow(list(batch))
-            loss, state = _loss(model, *batch, train.precision)
+            loss, state = step_loss(model, *batch, train.precision)
             stream_bytes = state_bytes(state) // train.batch_size
             del state  # as in training, where it does not outlive the loss
             for block in repeated:
@@ -149,8 +149,11 @@ def example_batch(task: Task, model: nn.Module, train: TrainConfig) -> tuple[Ten
     return inputs, inputs.new_zeros(shape, dtype=torch.int64)
 
 
-def _loss(model: nn.Module, inputs: Tensor, targets: Tensor, precision: str) -> tuple[Tensor, State]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+def step_loss(
+    model: nn.Module, inputs: Tensor, targets: Tensor, precision: str, *, keeps_casts: bool = True
+) -> tuple[Tensor, State]:
+    """Return the loss of a micro-batch and the last state; `keeps_casts` has autocast keep its copies of weights."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=keeps_casts):
         total, state = total_loss(model, inputs, targets)
     # As a training step weights them: means over targets and tokens.
     return total / targets.numel() + auxiliary_loss(state).sum() / targets.numel(), state
@@ -158,14 +161,15 @@ def _loss(model: nn.Module, inputs: Tensor, targets: Tensor, precision: str) -> 
 
 def _record_update(recorder: StepRecorder, trained: list[nn.Parameter], train: TrainConfig) -> None:
     """Count clipping and AdamW by their reads and writes: fused, they compute in place."""
-    recorder.phase, size = "optimizer", _num_bytes(trained)
+    recorder.phase, size = "optimizer", num_bytes(trained)
     if train.clip is not None:
         recorder.count("clip_grad_norm", torch.float32, calls=2, bytes=3 * size)
     # It reads weights, gradients and both moments, and writes all but the gradients.
     recorder.count("adamw", torch.float32, calls=1, bytes=7 * size)
 
 
-def _num_bytes(tensors: Iterable[Tensor]) -> int:
+def num_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

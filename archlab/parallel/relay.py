@@ -66,7 +66,9 @@ class Relay:
             initial = self._receive(rows)
             loss, state = forward(inputs, targets, initial)
             self._send(state, rows)
-            passes.append((loss, initial, state, rows))
+            # Of the last rank nothing reads the state, and its graph, which no backward pass frees, holds activations.
+            passes.append((loss, initial, {} if self.is_last else state, rows))
+            del state
         for loss, initial, state, rows in passes:
             unshard(model)  # the backward pass of another piece has divided what this one's has saved
             self._backward(loss, initial, state, rows)
@@ -81,7 +83,8 @@ class Relay:
         header = self._headers.get(("in", rows)) or self._receive_header(rows)
         initial = self._receive_state(header, self._before)
         for tensor in initial.values():
-            tensor.requires_grad_(tensor.is_floating_point())
+            if tensor.is_floating_point():
+                tensor.requires_grad_().register_post_accumulate_grad_hook(_own_gradient)
         return initial
 
     def _send(self, state: State, rows: int) -> None:
@@ -170,6 +173,12 @@ def _unpack(flat: Mapping[str, Tensor], header: Header, device: torch.device) ->
         if dtype in used:
             used[dtype] += size
     return state
+
+
+def _own_gradient(leaf: Tensor) -> None:
+    """Have a leaf's gradient hold no more memory than it takes: that of a concatenation is a view of the whole."""
+    if leaf.grad is not None and leaf.grad.untyped_storage().nbytes() > leaf.grad.nbytes:
+        leaf.grad = leaf.grad.clone()
 
 
 def _gradient(leaf: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ The update is `TrainStep`'s, in the blocks, collectives and order of a run, on t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +26,7 @@ from archlab.ops.dispatch import use_backends
 from archlab.ops.grouped_linear import grouped_backends
 from archlab.ops.native import native_backends
 from archlab.ops.op_costs import find_body, trace_loops
+from archlab.parallel.gradients import clip_gradients
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay
 from archlab.parallel.session import Session
@@ -43,16 +45,17 @@ def track_update(experiment: Experiment, layout: Layout) -> int:
     A deep model's are counted from those of a few of its layers. The experiment's precision must be resolved. Raises
     ConfigError if the layout does not fit the experiment.
     """
-    return by_few_layers(experiment, partial(track_whole, layout=layout))
+    # The rank that has most of a deep model may not be the one that has most of a few layers.
+    return max(by_few_layers(experiment, partial(track_ranks, layout=layout)))
 
 
-def track_whole(experiment: Experiment, layout: Layout) -> int:
-    """Return the same of a model all of whose layers are run, which takes seconds for each."""
+def track_ranks(experiment: Experiment, layout: Layout) -> list[int]:
+    """Return the same of each rank along `chunk`, of a model all of whose layers are run, which takes seconds each."""
     # The first has no state to start from, the last none to hand on, and attention keeps more from one to the next.
-    most, relay = 0, None
+    most, relay = list[int](), None
     for chunk in range(layout.chunk):
         tracked, relay = _track(experiment, layout, chunk * layout.tensor, relay)
-        most = max(most, tracked)
+        most.append(tracked)
     return most
 
 
@@ -109,9 +112,13 @@ class _FakeStep(TrainStep):
         return [example_batch(self.task, self.model, own)]
 
     def fill_moments(self) -> None:
-        """Make the moments of AdamW, which every update but the first finds."""
+        """Make what every update but the first finds: the moments of AdamW, and what DTensor knows of operations."""
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        # DTensor learns the shapes of results once for each operation, from whole tensors without memory of its own,
+        # which the tracker could not tell from those of the update.
+        with _Answers():
+            clip_gradients(self.model, math.inf, self.ranks)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -1,4 +1,4 @@
-"""A figure of a deep model from models of fewer layers: what each further layer adds to it is the same for all."""
+"""Figures of a deep model from models of fewer layers: what each further layer adds to them is the same for all."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from archlab.config.experiment import Experiment, load
 _FEW, _MORE = 3, 4
 
 
-def by_few_layers(experiment: Experiment, measure: Callable[[Experiment], int]) -> int:
-    """Return a figure that grows with each repetition of a layer as with the one before, from models of few of them.
+def by_few_layers(experiment: Experiment, measure: Callable[[Experiment], Sequence[int]]) -> list[int]:
+    """Return figures that grow with each repetition of a layer as with the one before, from models of few of them.
 
     Of a model whose `layers:` repeat none more than four times, it is measured as it is.
     """
     repeats = _repeats(experiment)
     deep = [index for index, repeat in enumerate(repeats) if repeat > _MORE]
     if not deep:
-        return measure(experiment)
+        return list(measure(experiment))
     few = [_FEW if index in deep else repeat for index, repeat in enumerate(repeats)]
-    least = total = measure(_with_repeats(experiment, few))
+    least = measure(_with_repeats(experiment, few))
+    totals = list(least)
     for index in deep:
         more = [_MORE if index == other else repeat for other, repeat in enumerate(few)]
-        each = (measure(_with_repeats(experiment, more)) - least) / (_MORE - _FEW)
-        total += round(each * (repeats[index] - _FEW))
-    return total
+        times = (repeats[index] - _FEW) / (_MORE - _FEW)
+        grown = measure(_with_repeats(experiment, more))
+        totals = [total + round(times * (b - a)) for total, a, b in zip(totals, least, grown, strict=True)]
+    return totals
 
 
 def _repeats(experiment: Experiment) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from archlab.config.experiment import Experiment
+from archlab.config.parallel import Layout
 from archlab.modeling.step_trace import StepTrace
 from archlab.runtime.memory import cpu_heap_bytes
 
@@ -14,6 +15,19 @@ _BATCH_BYTES = 16  # of a token: input and target
 
 def resident_bytes(trace: StepTrace, experiment: Experiment) -> int:
     """Return the peak resident bytes of `archlab train` on a CPU, interpreter and libraries included."""
+    return trace.peak_bytes + process_bytes(trace.peak_bytes, trace.tokens, experiment.train.accumulate)
+
+
+def process_bytes(tensors: int, tokens: int, accumulate: int) -> int:
+    """Return the resident bytes of a process on a CPU that are no tensor's, where those of a step take so many."""
     # The batches of all micro-batches are read before the first forward pass, as their targets are counted.
-    later_batches = (experiment.train.accumulate - 1) * trace.tokens * _BATCH_BYTES
-    return PROCESS_BYTES + cpu_heap_bytes(trace.peak_bytes) + later_batches
+    return PROCESS_BYTES + cpu_heap_bytes(tensors) - tensors + (accumulate - 1) * tokens * _BATCH_BYTES
+
+
+def staged_bytes(own: int, layout: Layout) -> int:
+    """Return the bytes of the copies that a rank writes a checkpoint from while it trains on.
+
+    `own` are those of its weights and moments. A model that ranks do not divide is written before training goes on;
+    of one that they do, ranks with the same parts take turns to save them.
+    """
+    return own // (layout.replicate * layout.chunk) if layout.shard * layout.tensor > 1 else 0

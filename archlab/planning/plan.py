@@ -12,7 +12,7 @@ from torch import nn
 from archlab.config.experiment import Experiment
 from archlab.config.parallel import Layout
 from archlab.config.train_config import Precision, TrainConfig
-from archlab.modeling.backbone import is_causal, is_per_sample, iter_blocks
+from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.build import validate
 from archlab.modeling.compile import resolve_compile_mode
 from archlab.modeling.step_trace import StepTrace
@@ -141,7 +141,6 @@ def _setting(experiment: Experiment, model: nn.Module, device: Device) -> Settin
         device=device,
         compiled=_compile_mode(experiment.train, device, workload.trace) != "off",
         can_chunk=is_causal(model) and not is_per_sample(model),
-        blocks=sum(1 for _ in iter_blocks(model)),
     )
 
 

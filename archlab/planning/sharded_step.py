@@ -11,8 +11,9 @@ from archlab.parallel.gradients import BUCKET
 from archlab.parallel.relay import num_pieces
 from archlab.planning.communication import Links
 from archlab.planning.device import Device
-from archlab.planning.memory import resident_bytes
+from archlab.planning.memory import process_bytes, staged_bytes
 from archlab.planning.roofline import step_time
+from archlab.planning.sharded_memory import peak_moment
 from archlab.planning.workload import Workload
 
 FLOAT32 = 4
@@ -23,9 +24,11 @@ RANK_REDUCE = "archlab.rank_reduce"  # the operation of sums over the axis tenso
 class MemoryTerms:
     """Bytes of one device at the peak of a step.
 
-    `gathered` are the weights and gradients of the blocks that FSDP has whole at a time, `context` is the process (on a
-    CPU the interpreter with its libraries, and what its allocator keeps), `communication` buffers of collectives,
-    `allocator` what fragmentation loses.
+    `gathered` are the weights of the blocks that FSDP has whole at a time, and what it sends weights and gradients in;
+    `activations` include gradients that it has not divided by then, `gradients` those that are there. `context` is the
+    process (on a CPU the interpreter with its libraries, and what its allocator keeps), `communication` buffers of
+    collectives, `allocator` what fragmentation loses, `staged` the copies that a checkpoint is written from while
+    training goes on: of a GPU's process they are in the host's memory.
     """
 
     weights: int
@@ -36,6 +39,7 @@ class MemoryTerms:
     context: int = 0
     communication: int = 0
     allocator: int = 0
+    staged: int = 0
 
     @property
     def tensors(self) -> int:
@@ -79,7 +83,7 @@ class ShardedStep:
 class Setting:
     """What all layouts of a plan share: experiment (its precision resolved), work and device.
 
-    `compiled` says whether blocks are, and `can_chunk` whether a sequence may be cut; `blocks` are counted.
+    `compiled` says whether blocks are, and `can_chunk` whether a sequence may be cut.
     """
 
     experiment: Experiment
@@ -87,7 +91,6 @@ class Setting:
     device: Device
     compiled: bool
     can_chunk: bool
-    blocks: int
 
     @property
     def sequences(self) -> int:
@@ -98,11 +101,6 @@ class Setting:
     def context(self) -> int:
         """The tokens of a sequence."""
         return self.experiment.train.context
-
-    @property
-    def keeps_casts(self) -> bool:
-        """Whether the backward pass finds the weights of all blocks in bfloat16, as autocast left them."""
-        return self.experiment.train.precision == "bfloat16" and not self.experiment.train.checkpoint_activations
 
     @property
     def compute_share(self) -> float:
@@ -116,78 +114,61 @@ def shard_step(setting: Setting, layout: Layout) -> ShardedStep:
     train = setting.experiment.train
     micro, accumulate = divide_sequences(layout, train.batch_size, train.accumulate)
     trace = setting.workload.at(micro, layout.tensor)
-    memory = _memory(setting, layout, trace, micro)
+    memory = _memory(setting, layout, trace, micro, accumulate)
     return ShardedStep(layout, micro, accumulate, memory, _time(setting, layout, trace, micro, accumulate))
 
 
-def _memory(setting: Setting, layout: Layout, trace: StepTrace, micro: int) -> MemoryTerms:
-    weights, gradients = trace.weight_bytes // layout.shard, trace.gradient_bytes // layout.shard
-    optimizer = trace.optimizer_bytes // layout.shard
-    activations = max(_activations(setting, layout, micro), _summed(layout, trace, gradients))
-    gathered = 0
+def _memory(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accumulate: int) -> MemoryTerms:
+    weights, optimizer = trace.weight_bytes // layout.shard, trace.optimizer_bytes // layout.shard
     if layout.shard > 1:
-        gathered = _gathered(setting, trace, activations)
+        gradients, activations, gathered = _sharded(setting, layout, micro, accumulate)
+    else:
+        gradients, activations, gathered = trace.gradient_bytes, _activations(setting, layout, micro), 0
+    whole = trace.gradient_bytes // layout.shard
+    if (summed := whole + _summed(layout, trace, whole)) > gradients + activations + gathered:
+        gradients, activations, gathered = whole, summed - whole, 0
     tensors = weights + gradients + optimizer + activations + gathered
-    reserved = setting.device.reserved
+    reserved, is_gpu = setting.device.reserved, setting.device.kind == "gpu"
+    tokens = micro * setting.context // layout.chunk
     return MemoryTerms(
         weights,
         gradients,
         optimizer,
         activations,
         gathered,
-        _process_bytes(setting, trace),
+        round(reserved.context) if is_gpu else process_bytes(tensors, tokens, accumulate),
         round(reserved.communication) if layout.devices > 1 else 0,
         round(reserved.allocator * tensors),
+        0 if is_gpu else staged_bytes(weights + optimizer, layout),
     )
 
 
-def _gathered(setting: Setting, trace: StepTrace, activations: int) -> int:
-    """Return the bytes, in float32, of what FSDP has whole at the peak: blocks, and what is around them throughout."""
-    block, ends = trace.largest_block_bytes, FLOAT32 * (trace.params - trace.params_non_embedding)
-    # Of a block's backward pass: the block and the next one on its way here; its gradients, and those of the block
-    # before on their way. By then the activations of that one are gone, unless all are recomputed.
-    gradients = 2 * block
-    if not setting.experiment.train.checkpoint_activations:
-        gradients = max(0, gradients - activations // max(1, setting.blocks))
-    return 2 * block + gradients + ends
+def _sharded(setting: Setting, layout: Layout, micro: int, accumulate: int) -> tuple[int, int, int]:
+    """Return gradients, activations and what is whole at the peak of a device that has the blocks one at a time."""
+    pieces = _pieces(layout, micro)
+    memory = setting.workload.memory_at(micro / pieces / layout.chunk, layout.tensor)
+    moment = peak_moment(memory, layout.shard, pieces=pieces, again=accumulate > 1)
+    carried = micro * _carried_bytes(setting, layout) // layout.tensor if layout.chunk > 1 else 0
+    return moment.reduced // layout.shard, moment.alive + carried, moment.gathered
 
 
-def _process_bytes(setting: Setting, trace: StepTrace) -> int:
-    """Return the bytes of a process that are no tensor's."""
-    if setting.device.kind == "gpu":
-        return round(setting.device.reserved.context)
-    return resident_bytes(trace, setting.experiment) - trace.peak_bytes
+def _pieces(layout: Layout, micro: int) -> int:
+    return num_pieces(micro, layout.chunk) if layout.chunk > 1 else 1
 
 
 def _activations(setting: Setting, layout: Layout, micro: int) -> int:
-    """Return the bytes at the peak beyond weights, gradients and optimizer, of a device with so many sequences."""
+    """Return the bytes at the peak beyond weights, gradients and optimizer, of a device that has all weights."""
     if layout.chunk == 1:
-        return _at_peak(setting, layout, micro)
+        return _at_peak(setting.workload.at(micro, layout.tensor))
     # All pieces go forward before the first one goes backward, so that what one takes there comes on top.
-    piece = micro // num_pieces(micro, layout.chunk)
-    passing = max(0, _at_peak(setting, layout, piece) - _saved(setting, layout, piece))
+    pieces = _pieces(layout, micro)
+    piece = setting.workload.at(micro / pieces / layout.chunk, layout.tensor)
     carried = micro * _carried_bytes(setting, layout) // layout.tensor
-    return (_saved(setting, layout, micro) + passing) // layout.chunk + carried
+    return (pieces - 1) * piece.activation_bytes + _at_peak(piece) + carried
 
 
-def _at_peak(setting: Setting, layout: Layout, rows: int) -> int:
-    """Return the bytes at the peak beyond weights, gradients and optimizer, of a device that has whole sequences."""
-    trace = setting.workload.at(rows, layout.tensor)
-    peak = trace.peak_bytes - trace.weight_bytes - trace.optimizer_bytes - trace.gradient_bytes
-    if layout.shard == 1:
-        return peak
-    # Of one device activations go while gradients come; sharded, these are too small to take their place.
-    return max(0, max(peak, trace.activation_bytes) - _casts(setting, layout))
-
-
-def _saved(setting: Setting, layout: Layout, rows: int) -> int:
-    """Return the bytes that the forward pass of whole sequences leaves for the backward pass."""
-    return max(0, setting.workload.at(rows, layout.tensor).activation_bytes - _casts(setting, layout))
-
-
-def _casts(setting: Setting, layout: Layout) -> int:
-    """Return the bytes of casts of weights that a sharded device does not keep: it gathers each block's again."""
-    return setting.workload.at(0, layout.tensor).activation_bytes if layout.shard > 1 and setting.keeps_casts else 0
+def _at_peak(trace: StepTrace) -> int:
+    return trace.peak_bytes - trace.weight_bytes - trace.optimizer_bytes - trace.gradient_bytes
 
 
 def _summed(layout: Layout, trace: StepTrace, gradients: int) -> int:
@@ -200,10 +181,10 @@ def _summed(layout: Layout, trace: StepTrace, gradients: int) -> int:
 
 def _carried_bytes(setting: Setting, layout: Layout) -> int:
     """Return the bytes of one sequence's states at the edges of a rank's piece, the rank that has most of them."""
-    # The state that it starts from, its gradient, and that again on its way; the state that it ends in. A rank amid
-    # others has the gradient of that as well.
-    begin, end = (setting.workload.state_bytes(chunks / layout.chunk) for chunks in (layout.chunk - 1, layout.chunk))
-    return 3 * begin + (2 if layout.chunk > 2 else 1) * end
+    # The last but one: the state that it ends in, the message that has it, and its gradient. A rank amid others has the
+    # state that it starts from as well, and the gradient of that.
+    begin, end = (setting.workload.state_bytes((layout.chunk - after) / layout.chunk) for after in (2, 1))
+    return 3 * end + (2 * begin if layout.chunk > 2 else 0)
 
 
 def _time(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accumulate: int) -> TimeTerms:

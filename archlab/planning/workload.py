@@ -11,6 +11,7 @@ from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ConfigError
+from archlab.modeling.block_memory import BlockMemory, StepMemory, trace_memory
 from archlab.modeling.step_trace import OpCost, StepTrace, trace_step
 from archlab.parallel.division import plan_division
 from archlab.parallel.tensor import build_part
@@ -39,7 +40,7 @@ class Workload:
         """The trace of the experiment on one device."""
         return self._traces[1].trace
 
-    def at(self, sequences: int, tensor: int = 1) -> StepTrace:
+    def at(self, sequences: float, tensor: int = 1) -> StepTrace:
         """Return the trace of so many sequences; at 0, what does not depend on them, such as casts of weights.
 
         Raises ConfigError for a model that `tensor` devices do not divide.
@@ -51,6 +52,11 @@ class Workload:
     def state_bytes(self, share: float) -> int:
         """Return the bytes of one stream's state after a share of the context: of attention, it grows with that."""
         return self._traces[1].state_bytes(share)
+
+    def memory_at(self, sequences: float, tensor: int = 1) -> StepMemory:
+        """Return the memory of so many sequences by block, for a device that has the blocks whole one by one."""
+        self.at(0, tensor)
+        return self._traces[tensor].memory_at(sequences)
 
     def divides(self, tensor: int) -> bool:
         """Return whether so many devices may divide the model along the axis `tensor`."""
@@ -85,7 +91,18 @@ class _Traces:
         whole, half = self.trace.state_bytes, self._half.state_bytes
         return max(0, round(whole + (whole - half) * 2 * (share - 1)))
 
-    def at(self, sequences: int) -> StepTrace:
+    @cached_property
+    def _memories(self) -> tuple[StepMemory, StepMemory]:
+        """The memory of one sequence and of two, block by block, made when it is needed."""
+        one, two = (_of_sequences(self._experiment, sequences) for sequences in (1, 2))
+        return trace_memory(one, self._model), trace_memory(two, self._model)
+
+    def memory_at(self, sequences: float) -> StepMemory:
+        """Return the memory of so many sequences by block."""
+        one, two = self._memories
+        return _memory_between(one, two, lambda a, b: max(0, round(a + (b - a) * (sequences - 1))))
+
+    def at(self, sequences: float) -> StepTrace:
         """Return the trace of so many sequences."""
         if sequences == self.sequences:
             return self.trace
@@ -95,7 +112,19 @@ class _Traces:
 
 
 def _trace(experiment: Experiment, model: nn.Module, sequences: int) -> StepTrace:
-    return trace_step(replace(experiment, train=replace(experiment.train, batch_size=sequences)), model)
+    return trace_step(_of_sequences(experiment, sequences), model)
+
+
+def _of_sequences(experiment: Experiment, sequences: int) -> Experiment:
+    return replace(experiment, train=replace(experiment.train, batch_size=sequences))
+
+
+def _memory_between(one: StepMemory, two: StepMemory, between: Callable[[int, int], int]) -> StepMemory:
+    blocks = tuple(
+        BlockMemory(a.weight_bytes, between(a.forward, b.forward), between(a.backward, b.backward))
+        for a, b in zip(one.blocks, two.blocks, strict=True)
+    )
+    return StepMemory(blocks, between(one.ends, two.ends), one.end_bytes, between(one.saved, two.saved))
 
 
 def _interpolate(one: StepTrace, two: StepTrace, between: Callable[[int, int], int]) -> StepTrace:

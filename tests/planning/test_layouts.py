@@ -7,6 +7,7 @@ import torch
 from archlab import ConfigError
 from archlab.config.experiment import Experiment, load
 from archlab.config.parallel import Layout
+from archlab.modeling.block_memory import BlockMemory, StepMemory
 from archlab.modeling.step_trace import OpCost, StepTrace
 from archlab.planning.communication import Links
 from archlab.planning.device_files import load_device
@@ -27,12 +28,19 @@ class FakeWorkload:
     def state_bytes(self, share: float) -> int:
         return round(share * 10**6)
 
-    def at(self, sequences: int, tensor: int = 1) -> StepTrace:
+    def memory_at(self, sequences: float, tensor: int = 1) -> StepMemory:
+        """Four blocks and ends of which a tenth is not divided, and 4 GB for each sequence, 1 GB of each block."""
+        block = WEIGHTS * (tensor + 9) // (10 * tensor) // 5
+        sizes = [round(GB * sequences * number) for number in range(1, 5)]
+        blocks = tuple(BlockMemory(block, size, block + size) for size in sizes)
+        return StepMemory(blocks, round(5 * GB * sequences), block, round(4 * GB * sequences))
+
+    def at(self, sequences: float, tensor: int = 1) -> StepTrace:
         """Half of the activations and a tenth of the weights are not divided."""
         weights = WEIGHTS * (tensor + 9) // (10 * tensor)
-        activations = (2 * GB + 5 * GB * sequences) * (tensor + 1) // (2 * tensor)
+        activations = round((2 * GB + 5 * GB * sequences) * (tensor + 1) / (2 * tensor))
         ops = (
-            OpCost("aten.mm", "forward", torch.bfloat16, 1, 10**14 * sequences // tensor, GB),
+            OpCost("aten.mm", "forward", torch.bfloat16, 1, round(10**14 * sequences) // tensor, GB),
             OpCost("archlab.rank_reduce", "forward", torch.bfloat16, 64, 0, 10 * GB * (tensor > 1)),
             OpCost("adamw", "optimizer", torch.float32, 1, 0, 7 * weights),
         )
@@ -48,7 +56,7 @@ class FakeWorkload:
             activation_bytes=activations,
             largest_block_bytes=GB // tensor,
             peak_bytes=4 * weights + activations,
-            tokens=4096 * sequences,
+            tokens=round(4096 * sequences),
             flops_per_token=3 * 10**10,
             recomputed_flops_per_token=0,
             flops_per_token_forward=10**10,
@@ -60,7 +68,7 @@ class FakeWorkload:
 def setting(device: str = "a100-80g", batch_size: int = 2, accumulate: int = 16, **options: Any) -> Setting:
     train = [f"train.batch_size={batch_size}", f"train.accumulate={accumulate}", "train.context=4096"]
     experiment: Experiment = load("megalodon_tiny", [*train, "train.precision=bfloat16"])
-    values = {"compiled": True, "can_chunk": True, "blocks": 32, **options}
+    values = {"compiled": True, "can_chunk": True, **options}
     return Setting(experiment, cast(Workload, FakeWorkload()), load_device(device), **values)
 
 
@@ -78,11 +86,12 @@ def test_weights_gradients_and_moments_are_divided_and_activations_by_what_divid
     memory = shard_step(setting(), Layout(shard=8, tensor=2, chunk=2)).memory
     own = WEIGHTS * 11 // 20
     assert (memory.weights, memory.gradients, memory.optimizer) == (own // 8, own // 8, own // 4)
-    # Two sequences, no casts of blocks that are gathered again, and at the cut the states: three of half a context, and
-    # one of all of it.
-    assert memory.activations == 10 * GB * 3 // 8 + 2 * 2_500_000 // 2
-    # Two blocks and their gradients in float32, but for the activations of one that are gone by then; halved by tensor.
-    assert memory.gathered == 2 * GB - memory.activations // 32
+    # Two pieces of one sequence each, half of it here: what one saves, and of the other the third block going back.
+    # At the cut the states of two sequences, after half of a context, three times each.
+    block = own // 5
+    assert memory.activations == 2 * GB + (block + 3 * GB // 2) + 2 * 1_500_000 // 2
+    # The ends, the block, the one before it on its way here, and the gradients of the one after on theirs.
+    assert memory.gathered == 4 * block
     assert memory.communication > 0
     assert memory.total == sum(
         (memory.weights, memory.gradients, memory.optimizer, memory.activations)

@@ -13,16 +13,10 @@ from archlab.config.experiment import load
 from archlab.config.parallel import Layout
 from archlab.errors import ConfigError
 from archlab.planning.dry_run import dry_run
-from archlab.planning.fake_step import track_update, track_whole
+from archlab.planning.fake_step import track_ranks, track_update
 
-# Wide and deep enough that tensors are larger than what surrounds them, and small enough to trace in a moment.
-SIZES = [
-    "model.dim=128",
-    "model.layers[0].repeat=3",
-    "train.batch_size=4",
-    "train.context=256",
-    "train.precision=float32",
-]
+# Small enough to trace in a moment: every term of the plan weighs something.
+SIZES = ["train.batch_size=4", "train.precision=float32"]
 
 
 def invoke(*words: str) -> str:
@@ -31,27 +25,46 @@ def invoke(*words: str) -> str:
     return result.output
 
 
+# By architecture, layout, context and whether activations are computed anew: each axis, pairs, and all three.
 CASES = (
-    ("megalodon_tiny", "shard: 4", True),
-    *(("llama2_tiny", layout, True) for layout in ("chunk: 2", "replicate: 2", "shard: 2, chunk: 2")),
-    ("llama2_tiny", "shard: 4", False),
+    ("megalodon_tiny", "shard: 4", 256, True),
+    ("megalodon_tiny", "shard: 2, tensor: 2, chunk: 2", 32, True),
+    ("megalodon_tiny", "tensor: 2, chunk: 2", 256, False),
+    ("llama2_tiny", "shard: 4", 32, False),
+    ("llama2_tiny", "tensor: 2", 256, True),
+    ("llama2_tiny", "shard: 2, tensor: 2", 32, False),
+    ("llama2_tiny", "shard: 2, chunk: 2", 32, True),
+    ("llama2_tiny", "replicate: 2", 256, True),
+    ("hybrid_tiny", "shard: 4", 16, True),  # unlike blocks, little beside weights
+    ("mamba2_tiny", "shard: 2, tensor: 2, chunk: 2", 64, True),
 )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "layout", "recompute"), CASES)
-def test_the_plan_is_near_what_torch_tracks(name: str, layout: str, recompute: bool) -> None:
-    words = [*SIZES, f"train.checkpoint_activations={recompute}", f"parallel={{{layout}}}"]
-    made = dry_run(load(name, words))
+# torch warns that a block returned a view, which mamba2's last operation is here; nothing writes to it in place.
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
+@pytest.mark.parametrize(("name", "layout", "context", "recompute"), CASES)
+def test_the_plan_is_near_what_torch_tracks(name: str, layout: str, context: int, recompute: bool) -> None:
+    heads = ["model.layers[0].mixer.num_heads=2"] if name == "megalodon_tiny" else []
+    words = [*SIZES, *heads, f"train.context={context}", f"train.checkpoint_activations={recompute}"]
+    made = dry_run(load(name, [*words, f"parallel={{{layout}}}"]))
     assert made.plan.devices == made.plan.layout.devices
     assert abs(made.difference) <= 0.1, f"planned {made.planned_bytes:,}, tracked {made.tracked_bytes:,}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [True, False])
+def test_the_plan_knows_that_a_sharded_run_keeps_no_casts(recompute: bool) -> None:
+    words = ["train.precision=bfloat16", "train.context=64", f"train.checkpoint_activations={recompute}"]
+    made = dry_run(load("llama2_tiny", [*words, "model.layers[0].repeat=6", "parallel={shard: 4}"]))
+    assert abs(made.difference) <= 0.05, f"planned {made.planned_bytes:,}, tracked {made.tracked_bytes:,}"
 
 
 @pytest.mark.slow
 def test_a_deep_model_is_counted_from_a_few_of_its_layers() -> None:
     deep = load("llama2_tiny", ["model.layers[0].repeat=7", "train.context=32", "train.precision=float32"])
     layout = Layout(shard=2)
-    assert track_update(deep, layout) == pytest.approx(track_whole(deep, layout), rel=0.02)
+    assert track_update(deep, layout) == pytest.approx(max(track_ranks(deep, layout)), rel=0.02)
 
 
 def test_nothing_is_left_of_the_processes_that_are_not_there(tiny: Tiny) -> None:
