@@ -52,7 +52,7 @@ class TrainConfig:
     clip: Positive | None = 1.0
     precision: Precision = "auto"
     compile: Literal["auto", "off", "block", "model"] = "auto"
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool | Literal["selective"] = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: Annotated[int, Range(low=0, high=2**31)] = 0
     eval_every: Index = 0

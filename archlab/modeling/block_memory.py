@@ -58,7 +58,7 @@ def trace_memory(experiment: Experiment, model: nn.Module) -> StepMemory:
     watch, train = _Watch(recorder), experiment.train
     with use_backends(native_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
         if train.checkpoint_activations:
-            trace_activation_checkpointing(model, recorder.recomputing)
+            trace_activation_checkpointing(model, train.checkpoint_activations, recorder.recomputing)
         recorder.follow(tensors)
         resident, batch = recorder.live, example_batch(experiment.task.factory()(), model, train)
         repeated: list[RepeatedBlock] = []

@@ -3,37 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    SelectiveCheckpointContext,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from archlab.modeling.backbone import get_features, iter_blocks
-from archlab.runtime.private_apis import cache_graphs_with_autocast
+from archlab.runtime.private_apis import cache_graphs_with_autocast, flop_formula, op_namespace
 from archlab.runtime.toolchain import has_cpp_compiler
 
 # Compiling takes about a minute: on a CPU it is worth that only to runs of several, which these FLOPs take.
 AUTO_COMPILE_FLOPS = 5e13
+Checkpointing: TypeAlias = Literal[True, "selective"]
 
 
-def apply_activation_checkpointing(model: nn.Module) -> None:
-    """Save only the input of each block for the backward pass, which recomputes the rest."""
+def apply_activation_checkpointing(model: nn.Module, kind: Checkpointing) -> None:
+    """Save the input of each block alone for the backward pass, which recomputes the rest.
+
+    A `selective` one saves what costs most to repeat as well: results of matrix products, of attention and of scans.
+    """
+    contexts = {"context_fn": _selective_contexts} if kind == "selective" else {}
     for layer in iter_blocks(model):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, **contexts)
 
 
-def trace_activation_checkpointing(model: nn.Module, recomputing: Callable[[], AbstractContextManager[None]]) -> None:
+def trace_activation_checkpointing(
+    model: nn.Module, kind: Checkpointing, recomputing: Callable[[], AbstractContextManager[None]]
+) -> None:
     """Do the same to a model without values: no random state is restored; `recomputing` surrounds what is repeated."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        saving, repeating = _selective_contexts() if kind == "selective" else (nullcontext(), nullcontext())
+        return saving, _both(repeating, recomputing())
+
     for layer in iter_blocks(model):
         layer.forward = partial(
-            checkpoint,
-            layer.forward,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), recomputing()),
+            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
         )
+
+
+@contextmanager
+def _both(outer: AbstractContextManager[None], inner: AbstractContextManager[None]) -> Iterator[None]:
+    with outer, inner:
+        yield
+
+
+def _is_worth_saving(
+    _: SelectiveCheckpointContext, operation: object, *args: object, **kwargs: object
+) -> CheckpointPolicy:
+    is_product = (
+        flop_formula(getattr(operation, "overloadpacket", None)) is not None or op_namespace(operation) == "archlab"
+    )
+    return CheckpointPolicy.MUST_SAVE if is_product else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_selective_contexts = partial(create_selective_checkpoint_contexts, _is_worth_saving)
 
 
 def resolve_compile_mode(policy: str, device: torch.device, flops: float) -> str:

@@ -113,7 +113,7 @@ def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder
     train, recorder, blocks = experiment.train, StepRecorder(), list(iter_blocks(model))
     with use_backends(native_backends() | grouped_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
         if train.checkpoint_activations:
-            trace_activation_checkpointing(model, recorder.recomputing)
+            trace_activation_checkpointing(model, train.checkpoint_activations, recorder.recomputing)
         recorder.follow(tensors)
         trained = [tensor for tensor in tensors if tensor.requires_grad]
         recorder.grow(2 * num_bytes(trained))

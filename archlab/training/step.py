@@ -114,9 +114,9 @@ class TrainStep:
         self._carry = Carry(self.model, self.ranks.chunk_axis) if self._can_carry() else None
         # Checkpointing replaces the forward of each block, so it comes before compilation, which traces that.
         if self.train.checkpoint_activations:
-            apply_activation_checkpointing(self.model)
+            apply_activation_checkpointing(self.model, self.train.checkpoint_activations)
         # Dynamo skips a module's call of torch.utils.checkpoint, but traces a forward that is it (torch 2.13).
-        hooked = self.ranks.layout.shard > 1 or self.train.checkpoint_activations
+        hooked = self.ranks.layout.shard > 1 or bool(self.train.checkpoint_activations)
         compile_model(self.model, self.train.compile, hooked=hooked)
         shard_model(self.model, self.ranks)
         # Last: its moments are those of the parameters that are this rank's.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Literal
 
 import pytest
 import torch
@@ -28,10 +29,11 @@ def gradients(model: nn.Module) -> list[Tensor]:
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
-def test_recomputing_changes_no_gradient_even_with_dropout(tiny: Tiny) -> None:
+@pytest.mark.parametrize("kind", [True, "selective"])
+def test_recomputing_changes_no_gradient_even_with_dropout(kind: Literal[True, "selective"], tiny: Tiny) -> None:
     spec = tiny().model
     plain, recomputed = build(spec), build(spec)
-    apply_activation_checkpointing(recomputed)
+    apply_activation_checkpointing(recomputed, kind)
     for one, other in zip(gradients(plain), gradients(recomputed), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -39,7 +41,7 @@ def test_recomputing_changes_no_gradient_even_with_dropout(tiny: Tiny) -> None:
 def test_recomputing_keeps_names(tiny: Tiny) -> None:
     model = build(tiny().model)
     names = list(model.state_dict())
-    apply_activation_checkpointing(model)
+    apply_activation_checkpointing(model, True)
     assert list(model.state_dict()) == names
 
 

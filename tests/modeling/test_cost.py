@@ -147,6 +147,18 @@ def test_recomputed_activations_are_not_kept(tiny: Tiny) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama2_tiny", "megalodon_tiny", "mamba_tiny"])
+def test_selective_recomputation_repeats_no_product_and_keeps_less(name: str) -> None:
+    words = ["model.layers[0].repeat=4", "train.context=128", "train.precision=float32"]
+    kinds = ("false", "selective", "true")
+    kept, selective, recomputed = (
+        trace_step(config.load(name, [*words, f"train.checkpoint_activations={kind}"])) for kind in kinds
+    )
+    assert recomputed.activation_bytes < selective.activation_bytes < 0.8 * kept.activation_bytes
+    assert selective.recomputed_flops_per_token == 0 < recomputed.recomputed_flops_per_token
+
+
+@pytest.mark.slow
 def test_nothing_is_allocated() -> None:
     experiment = config.load("llama2_7b", ["train.context=4096"])
     assert all(p.is_meta for p in build_on_meta(experiment.model).parameters())

@@ -17,7 +17,7 @@ NAMES = ["megalodon_tiny", "llama2_tiny", "mamba_tiny"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointed", ["false", "true"])
+@pytest.mark.parametrize("checkpointed", ["false", "true", "selective"])
 @pytest.mark.parametrize("name", NAMES)
 def test_costs_are_those_of_running_every_block(name: str, checkpointed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = experiment.load(name, [*DEEP, f"train.checkpoint_activations={checkpointed}"])

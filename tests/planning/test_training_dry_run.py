@@ -37,6 +37,8 @@ CASES = (
     ("llama2_tiny", "replicate: 2", 256, True),
     ("hybrid_tiny", "shard: 4", 16, True),  # unlike blocks, little beside weights
     ("mamba2_tiny", "shard: 2, tensor: 2, chunk: 2", 64, True),
+    ("megalodon_tiny", "shard: 4", 64, "selective"),
+    ("llama2_tiny", "tensor: 2, chunk: 2", 256, "selective"),
 )
 
 
@@ -44,7 +46,7 @@ CASES = (
 # torch warns that a block returned a view, which mamba2's last operation is here; nothing writes to it in place.
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 @pytest.mark.parametrize(("name", "layout", "context", "recompute"), CASES)
-def test_the_plan_is_near_what_torch_tracks(name: str, layout: str, context: int, recompute: bool) -> None:
+def test_the_plan_is_near_what_torch_tracks(name: str, layout: str, context: int, recompute: bool | str) -> None:
     heads = ["model.layers[0].mixer.num_heads=2"] if name == "megalodon_tiny" else []
     words = [*SIZES, *heads, f"train.context={context}", f"train.checkpoint_activations={recompute}"]
     made = dry_run(load(name, [*words, f"parallel={{{layout}}}"]))

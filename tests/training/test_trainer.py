@@ -67,8 +67,9 @@ def test_accumulation_is_a_bigger_batch(tiny: Tiny, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_recomputing_activations_changes_no_loss(tiny: Tiny, tmp_path: Path, whole: Path) -> None:
-    recomputed = losses(tiny("train.checkpoint_activations=true"), tmp_path / "run")
+@pytest.mark.parametrize("kind", ["true", "selective"])
+def test_recomputing_activations_changes_no_loss(kind: str, tiny: Tiny, tmp_path: Path, whole: Path) -> None:
+    recomputed = losses(tiny(f"train.checkpoint_activations={kind}"), tmp_path / "run")
     assert recomputed == [r["loss"] for r in curve(whole) if "loss" in r]
     assert same_weights(tmp_path / "run", whole)
 
