@@ -54,6 +54,7 @@ SMALL = {
     ("layer", "block"): {"mixer": {"type": "attention", "attention": SOFTMAX}},
     ("mixer", "attention"): {"attention": SOFTMAX},
     ("mixer", "block_recurrent"): {"block_size": 4, "num_states": 3},
+    ("mixer", "forgetting"): WINDOW,
     ("mixer", "mamba2"): {"head_dim": 8, "state_dim": 5},
     ("mixer", "mla"): {"latent_dim": 12, "position_dim": 4, **WINDOW},
     ("mixer", "mega"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
@@ -78,6 +79,12 @@ SWITCHED_ON = {
         },
     ),
     "query_latent_dim": ("mixer", "mla", {"query_latent_dim": 10, "latent_dim": 12, "position_dim": 4, **WINDOW}),
+    "forgetting-chunk": (
+        "mixer",
+        "forgetting",
+        {"window": "chunk", "window_size": 5, "num_kv_heads": 2, "position": "rope", "output_gate": "head"},
+    ),
+    "forgetting-full": ("mixer", "forgetting", {"window_size": 16, "position": "alibi", "qk_norm": "rms"}),
     "logits-soft_cap": ("head", "language_model", {"soft_cap": 5.0}),
     "output_norm": (
         "layer",
