@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from itertools import cycle, islice
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -85,11 +86,18 @@ def has_no_dead_knob(case: ComponentCase) -> None:
 
 
 def variants(case: ComponentCase) -> Iterator[ComponentCase]:
-    """Yield the component itself, then with random knobs: some knobs have an effect only together with others."""
+    """Yield the component itself, then with random knobs: some knobs have an effect only together with others.
+
+    The last ones change the case's own knobs too, one at a time, which may rule out what is looked for.
+    """
     yield case
     rng = random.Random(0)
     for _ in range(ATTEMPTS):
         yield random_case(case, rng)
+    for name in case.knobs:
+        values = cycle(_other_values(find(case.kind, case.name).knobs[name]))
+        others = (case.with_knobs(**{name: value}) for value in islice(values, ATTEMPTS))
+        yield from filter(_builds, (random_case(other, rng) for other in others))
 
 
 def _has_effect(case: ComponentCase, knob: Knob) -> bool:

@@ -6,7 +6,7 @@ the ring, K width of a key, V width of a value, C block size, W window.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class WindowedAttention(Recurrent):
     """
 
     _device_anchor: Tensor
+    rings: ClassVar[tuple[str, ...]] = ("keys", "values")
 
     def __init__(
         self, shape: AttentionShape, position: Position, *, window: Window = "full", window_size: Count = 2048
@@ -78,7 +79,7 @@ class WindowedAttention(Recurrent):
 
     def reserve_state(self, state: State, num_tokens: int | None) -> State:
         """Return the state with a ring buffer that a stream of `num_tokens` tokens does not outgrow."""
-        return reserve_rings(state, {"keys": self.window_size, "values": self.window_size}, num_tokens)
+        return reserve_rings(state, dict.fromkeys(self.rings, self.window_size), num_tokens)
 
     def summarize(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> State:
         """Return keys and values of a piece; nothing where it ends at the end of a chunk, as all pieces do then."""
@@ -96,37 +97,44 @@ class WindowedAttention(Recurrent):
         place_1T = position_1T % self.window_size if self.window == "chunk" else position_1T
         keys = self.position.rotate(summary["keys"], place_1T)
         slots = min(before, self.window_size)
-        rings = (update_ring(None, x, position_1T, self.window_size, slots) for x in (keys, summary["values"]))
-        return {"position": position_1T.new_full((B,), before), **dict(zip(("keys", "values"), rings, strict=True))}
+        entries = {"keys": keys} | {name: summary[name] for name in self.rings[1:]}
+        rings = {name: update_ring(None, x, position_1T, self.window_size, slots) for name, x in entries.items()}
+        return {"position": position_1T.new_full((B,), before)} | rings
 
     def forward(
         self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State | None = None
     ) -> tuple[Tensor, State]:
         """Attend within the window, and store the new keys and values in the ring buffer."""
+        return self._run(q_BTHK, (k_BTGK, v_BTGV), state)
+
+    def _run(self, q_BTHK: Tensor, new: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+        """Attend to entries: keys, values and, if there are any, log gates [B, T, H], of which a score has the sum.
+
+        The sum is that of the gates after the key's token, up to that of the query.
+        """
         B, T = q_BTHK.shape[:2]
         self._check_context(T, state)
         # Without a state all samples start at 0, and one row of positions serves the whole batch.
         start_B1 = state["position"][:, None] if state else torch.zeros(1, 1, dtype=torch.int64, device=q_BTHK.device)
         position_BT = start_B1 + torch.arange(T, device=q_BTHK.device)
         place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
-        q_BTHK, k_BTGK = self.position.rotate(q_BTHK, place_BT), self.position.rotate(k_BTGK, place_BT)
-        old_k, old_v = (state["keys"], state["values"]) if state else (None, None)
-        slots = num_slots(state, 0 if old_k is None else old_k.shape[1], T, self.window_size)
-        ring_k, ring_v = (
-            update_ring(old, new, position_BT, self.window_size, slots)
-            for old, new in ((old_k, k_BTGK), (old_v, v_BTGV))
+        q_BTHK, new = self.position.rotate(q_BTHK, place_BT), (self.position.rotate(new[0], place_BT), *new[1:])
+        old = tuple(state[name] for name in self.rings) if state else (None,) * len(new)
+        slots = num_slots(state, 0 if old[0] is None else old[0].shape[1], T, self.window_size)
+        ring = tuple(
+            update_ring(before, x, position_BT, self.window_size, slots) for before, x in zip(old, new, strict=True)
         )
         if state and T == 1:
-            y_BTHV = self._decode(q_BTHK, ring_k, ring_v, position_BT)
+            y_BTHV = self._decode(q_BTHK, ring, position_BT)
         elif state and self.window == "chunk" and self.window_size <= T:
-            y_BTHV = self._prefill_mid_chunk(q_BTHK, k_BTGK, v_BTGV, state, position_BT)
+            y_BTHV = self._prefill_mid_chunk(q_BTHK, new, state, position_BT)
         elif state or (self.window == "sliding" and self.window_size < T):
-            keys, values = self._unroll_ring(old_k, k_BTGK, start_B1), self._unroll_ring(old_v, v_BTGV, start_B1)
-            y_BTHV = self._extend(q_BTHK, keys, values, position_BT)
+            seen = tuple(self._unroll_ring(before, x, start_B1) for before, x in zip(old, new, strict=True))
+            y_BTHV = self._extend(q_BTHK, seen, position_BT)
         else:
-            y_BTHV = self._prefill(q_BTHK, k_BTGK, v_BTGV)
-        new = {"position": position_BT[:, -1].expand(B) + 1, "keys": ring_k, "values": ring_v}
-        return y_BTHV, new | reserved(state)
+            y_BTHV = self._prefill(q_BTHK, new)
+        rings = dict(zip(self.rings, ring, strict=True))
+        return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1} | rings | reserved(state)
 
     def _check_context(self, num_tokens: int, state: State | None) -> None:
         """Raise where full attention would overwrite a key that later queries see."""
@@ -148,29 +156,37 @@ class WindowedAttention(Recurrent):
         if self.window_size >= T:
             return new_BTGK
         # Blocks after the first one see a whole window each.
-        return F.pad(new_BTGK, (0, 0, 0, 0, before + T - new_BTGK.shape[1], 0))
+        return _pad_time(new_BTGK, before + T - new_BTGK.shape[1], 0)
 
-    def _decode(self, q_B1HK: Tensor, keys_BSGK: Tensor, values_BSGV: Tensor, position_B1: Tensor) -> Tensor:
+    def _decode(self, q_B1HK: Tensor, entries_BS: tuple[Tensor, ...], position_B1: Tensor) -> Tensor:
         """Attend from a single token to the ring buffer in slot order, which softmax does not depend on."""
+        keys_BSGK, values_BSGV, *gates = entries_BS
         # Slots that are not yet filled have negative positions.
         age_BS = (position_B1 - torch.arange(keys_BSGK.shape[1], device=q_B1HK.device)) % self.window_size
         key_BS = position_B1 - age_BS
         mask = self._mask(position_B1[:, :, None], key_BS[:, None])[:, None]
         q_BH1K, k_BHSK, v_BHSV = (self._repeat_kv(x) for x in (q_B1HK, keys_BSGK, values_BSGV))
-        y_BH1V = self.attend(q_BH1K, k_BHSK, v_BHSV, mask, self.position.bias(position_B1, key_BS))
+        bias = self.position.bias(position_B1, key_BS)
+        if gates:
+            bias = _add(bias, _fall_in_ring(gates[0], position_B1 % self.window_size))
+        y_BH1V = self.attend(q_BH1K, k_BHSK, v_BHSV, mask, bias)
         return y_BH1V.transpose(1, 2)
 
-    def _prefill(self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor) -> Tensor:
+    def _prefill(self, q_BTHK: Tensor, entries_BT: tuple[Tensor, ...]) -> Tensor:
         """Attend from position 0, with the blocks of a chunked window joined to the batch."""
         B, T = q_BTHK.shape[:2]
         C = min(T, self.window_size)
-        q_RHCK, k_RHCK, v_RHCV = (self._repeat_kv(_split_blocks(x, C)) for x in (q_BTHK, k_BTGK, v_BTGV))
+        q_RCHK, k_RCGK, v_RCGV, *gates = (_split_blocks(x, C) for x in (q_BTHK, *entries_BT))
         steps_1C = torch.arange(C, device=q_BTHK.device)[None]
-        y_RHCV = self.attend_causal(q_RHCK, k_RHCK, v_RHCV, self.position.bias(steps_1C, steps_1C))
+        bias = self.position.bias(steps_1C, steps_1C)
+        if gates:
+            bias = _add(bias, _fall(gates[0], C))
+        q_RHCK, k_RHCK, v_RHCV = (self._repeat_kv(x) for x in (q_RCHK, k_RCGK, v_RCGV))
+        y_RHCV = self.attend_causal(q_RHCK, k_RHCK, v_RHCV, bias)
         return y_RHCV.transpose(1, 2).reshape(B, -1, *y_RHCV.shape[1::2])[:, :T]
 
     def _prefill_mid_chunk(
-        self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State, position_BT: Tensor
+        self, q_BTHK: Tensor, entries_BT: tuple[Tensor, ...], state: State, position_BT: Tensor
     ) -> Tensor:
         """Prefill from inside a chunk: lay out the tokens of the ring and the new ones from the chunk's start on.
 
@@ -185,18 +201,18 @@ class WindowedAttention(Recurrent):
             return pad_ring(first_BSHK.to(new_BTHK.dtype), size).index_put(places, new_BTHK)
 
         no_queries = q_BTHK.new_zeros(B, 0, *q_BTHK.shape[2:])
-        keys, values = place(state["keys"], k_BTGK), place(state["values"], v_BTGV)
-        return self._prefill(place(no_queries, q_BTHK), keys, values)[places]
+        entries = tuple(place(state[name], x) for name, x in zip(self.rings, entries_BT, strict=True))
+        return self._prefill(place(no_queries, q_BTHK), entries)[places]
 
-    def _extend(self, q_BTHK: Tensor, keys: Tensor, values: Tensor, position_BT: Tensor) -> Tensor:
+    def _extend(self, q_BTHK: Tensor, entries_BS: tuple[Tensor, ...], position_BT: Tensor) -> Tensor:
         """Attend from the new tokens to the earlier and new keys, in blocks of queries beside their windows."""
         B, T = q_BTHK.shape[:2]
         # Compared rather than by min(T, W): a call of up to W tokens, of any length, is then traced as one block.
-        before, C = keys.shape[1] - T, T if self.window_size >= T else self.window_size
+        before, C = entries_BS[0].shape[1] - T, T if self.window_size >= T else self.window_size
         num_blocks = 1 if self.window_size >= T else -(-T // C)
         padding = num_blocks * C - T
         q_RHCK = self._repeat_kv(_split_blocks(q_BTHK, C))
-        k_RHSK, v_RHSV = (self._repeat_kv(_split_overlapping(x, C, before, padding)) for x in (keys, values))
+        k_RSGK, v_RSGV, *gates = (_split_overlapping(x, C, before, padding) for x in entries_BS)
         start_BM1 = (position_BT[:, :1] + torch.arange(num_blocks, device=q_BTHK.device) * C)[..., None]
         query_RC = (start_BM1 + torch.arange(C, device=q_BTHK.device)).flatten(0, 1)
         key_RS = (start_BM1 - before + torch.arange(before + C, device=q_BTHK.device)).flatten(0, 1)
@@ -205,7 +221,9 @@ class WindowedAttention(Recurrent):
         if query_RC.shape[0] != q_RHCK.shape[0]:  # one row of positions serves the whole batch
             mask = mask.repeat(B, 1, 1, 1)
             bias = bias if bias is None else bias.repeat(B, 1, 1, 1)
-        y_RHCV = self.attend(q_RHCK, k_RHSK, v_RHSV, mask, bias)
+        if gates:
+            bias = _add(bias, _fall(gates[0], C))
+        y_RHCV = self.attend(q_RHCK, self._repeat_kv(k_RSGK), self._repeat_kv(v_RSGV), mask, bias)
         return y_RHCV.transpose(1, 2).reshape(B, -1, *y_RHCV.shape[1::2])[:, :T]
 
     def _mask(self, query: Tensor, key: Tensor) -> Tensor:
@@ -222,9 +240,28 @@ class WindowedAttention(Recurrent):
         return x_RGSK if group_size == 1 else x_RGSK.repeat_interleave(group_size, dim=1)
 
 
+def _add(bias: Tensor | None, fall_RHQS: Tensor) -> Tensor:
+    return fall_RHQS if bias is None else bias + fall_RHQS
+
+
+def _fall(gates_RSH: Tensor, num_queries: int) -> Tensor:
+    """Return the sums [R, H, Q, S] of the log gates after each key, up to each of the queries, the last of the keys."""
+    sum_RHS = gates_RSH.mT.cumsum(-1)
+    return sum_RHS[..., -num_queries:, None] - sum_RHS[..., None, :]
+
+
+def _fall_in_ring(gates_BSH: Tensor, slot_B1: Tensor) -> Tensor:
+    """Return the sums [B, H, 1, S] of the log gates after each key of a ring, up to a query's in its slot."""
+    sum_BHS, slot_B11 = gates_BSH.mT.cumsum(-1), slot_B1[:, None]
+    # What lies behind the query's slot has been read before what lies ahead of it.
+    is_before_B1S = torch.arange(sum_BHS.shape[-1], device=sum_BHS.device) > slot_B11
+    query_BH1 = sum_BHS.gather(-1, slot_B11.expand(*sum_BHS.shape[:2], 1))
+    return (query_BH1 - sum_BHS + is_before_B1S * sum_BHS[..., -1:])[:, :, None]
+
+
 def _split_blocks(x_BTGK: Tensor, size: int) -> Tensor:
     """Split time into blocks joined to the batch, the last one padded with zeros."""
-    x = F.pad(x_BTGK, (0, 0, 0, 0, 0, -x_BTGK.shape[1] % size))
+    x = _pad_time(x_BTGK, 0, -x_BTGK.shape[1] % size)
     return x.reshape(-1, size, *x.shape[2:])
 
 
@@ -232,5 +269,9 @@ def _split_overlapping(x_BTGK: Tensor, size: int, before: int, padding: int) -> 
     """Split time into blocks of `size` steps joined to the batch, each preceded by the `before` steps ahead of it."""
     if x_BTGK.shape[1] == before + size:
         return x_BTGK
-    x = F.pad(x_BTGK, (0, 0, 0, 0, 0, padding)).unfold(1, before + size, size)
+    x = _pad_time(x_BTGK, 0, padding).unfold(1, before + size, size)
     return x.movedim(-1, 2).flatten(0, 1)
+
+
+def _pad_time(x_BT: Tensor, before: int, after: int) -> Tensor:
+    return F.pad(x_BT, (0, 0) * (x_BT.dim() - 2) + (before, after))

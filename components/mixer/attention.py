@@ -23,23 +23,25 @@ from archlab.components.attention._shape import AttentionShape
 
 OutputGate: TypeAlias = Literal["none", "head", "feature"]
 
+PARAMS = {
+    "query.weight": Param("hidden", tensor="column", scale={"attention.score_size": -1.0}),
+    "query.bias": Param("vector", tensor="column", scale={"attention.score_size": -1.0}),
+    "key.weight": Param("hidden", tensor="column"),
+    "key.bias": Param("vector", tensor="column"),
+    "value.weight": Param("hidden", tensor="column"),
+    "value.bias": Param("vector", tensor="column"),
+    "gate.weight": Param("hidden", tensor="column"),
+    "gate.bias": Param("vector", tensor="column"),
+    "out.weight": Param("hidden", tensor="row", branch=True),
+    "out.bias": Param("vector", branch=True),
+}
+
 
 @register(
     "mixer",
     "attention",
     search={"num_heads": choice(1, 2, 4, 8), "output_gate": choice("none", "head", "feature")},
-    params={
-        "query.weight": Param("hidden", tensor="column", scale={"attention.score_size": -1.0}),
-        "query.bias": Param("vector", tensor="column", scale={"attention.score_size": -1.0}),
-        "key.weight": Param("hidden", tensor="column"),
-        "key.bias": Param("vector", tensor="column"),
-        "value.weight": Param("hidden", tensor="column"),
-        "value.bias": Param("vector", tensor="column"),
-        "gate.weight": Param("hidden", tensor="column"),
-        "gate.bias": Param("vector", tensor="column"),
-        "out.weight": Param("hidden", tensor="row", branch=True),
-        "out.bias": Param("vector", branch=True),
-    },
+    params=PARAMS,
     tensor=TensorPlan(parts=("attention",)),
 )
 class MultiHeadAttention(Recurrent):
@@ -104,7 +106,11 @@ class MultiHeadAttention(Recurrent):
         """Attend with every head, and project the concatenated outputs."""
         scope = StateScope(state)
         q, k, v = (part(x_BTD).unflatten(-1, (-1, self.head_dim)) for part in (self.query, self.key, self.value))
-        y_BTHV = scope("attention", self.attention, self.query_norm(q), self.key_norm(k), v)
+        y_BTHV = scope("attention", self.attention, self.query_norm(q), self.key_norm(k), v, *self._conditions(x_BTD))
         if self.gate is not None:
             y_BTHV = y_BTHV * self.gate(x_BTD).sigmoid().unflatten(-1, (y_BTHV.shape[2], -1))
         return self.out(y_BTHV.flatten(-2)), scope.state
+
+    def _conditions(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
+        """Return what the attention function reads of the input beside queries, keys and values."""
+        return ()

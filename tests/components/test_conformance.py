@@ -12,8 +12,17 @@ from archlab.config.registry import find, kinds, names
 from archlab.config.spec import parse
 from archlab.modeling.state import reserve_state
 from archlab.testing import Check, ComponentCase, checks, random_case
-from archlab.testing.checks import chunked_equals_whole, has_exact_gradients, has_fixed_size_state, is_causal
+from archlab.testing.checks import (
+    chunked_equals_whole,
+    compiles,
+    default_checks,
+    has_exact_gradients,
+    has_fixed_size_state,
+    is_causal,
+)
 from archlab.testing.component_case import loss_of
+from archlab.testing.export import exports
+from archlab.testing.parallel import several_processes_equal_one
 
 WINDOW = {"window": "sliding", "window_size": 5}
 SOFTMAX = {"type": "softmax", **WINDOW}
@@ -45,6 +54,7 @@ SMALL = {
     ("layer", "block"): {"mixer": {"type": "attention", "attention": SOFTMAX}},
     ("mixer", "attention"): {"attention": SOFTMAX},
     ("mixer", "block_recurrent"): {"block_size": 4, "num_states": 3},
+    ("mixer", "forgetting"): WINDOW,
     ("mixer", "mamba2"): {"head_dim": 8, "state_dim": 5},
     ("mixer", "mla"): {"latent_dim": 12, "position_dim": 4, **WINDOW},
     ("mixer", "mega"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
@@ -52,6 +62,35 @@ SMALL = {
     ("mixer", "rwkv6"): {"head_dim": 8, "mix_rank": 4, "decay_rank": 6},
     ("mixer", "rwkv7"): {"head_dim": 8, "decay_rank": 4, "rate_rank": 5, "gate_rank": 6},
     ("norm", "timestep"): {"num_groups": 4},
+}
+# Knobs that are off unless asked for, and change what the ranks of several processes divide or what a state holds.
+CHUNKS = {"type": "softmax", "window": "chunk", "window_size": 5}
+SWITCHED_ON = {
+    "output_gate-head": ("mixer", "attention", {"output_gate": "head", "qk_norm": "rms", "attention": SOFTMAX}),
+    "output_gate-feature": (
+        "mixer",
+        "attention",
+        {
+            "output_gate": "feature",
+            "qk_norm": "rms",
+            "num_kv_heads": 2,
+            "bias": True,
+            "attention": CHUNKS | {"soft_cap": 5.0, "sinks": True},
+        },
+    ),
+    "query_latent_dim": ("mixer", "mla", {"query_latent_dim": 10, "latent_dim": 12, "position_dim": 4, **WINDOW}),
+    "forgetting-chunk": (
+        "mixer",
+        "forgetting",
+        {"window": "chunk", "window_size": 5, "num_kv_heads": 2, "position": "rope", "output_gate": "head"},
+    ),
+    "forgetting-full": ("mixer", "forgetting", {"window_size": 16, "position": "alibi", "qk_norm": "rms"}),
+    "logits-soft_cap": ("head", "language_model", {"soft_cap": 5.0}),
+    "output_norm": (
+        "layer",
+        "block",
+        {"mixer": {"type": "attention", "attention": SOFTMAX}, "output_norm": "rms", "ffn_output_norm": "rms"},
+    ),
 }
 INPUTS = {("embedding", "patches"): IMAGES, ("embedding", "frames"): WAVES}
 PARTS = [(kind, name) for kind in kinds() if kind != "task" for name in names(kind)]
@@ -93,6 +132,19 @@ def test_every_component(check: Check) -> None:
 @pytest.mark.parametrize("check", [check for name, check in EVERY.items() if name.endswith(SEVERAL)], ids=SEVERAL_IDS)
 def test_every_component_in_several_processes(check: Check) -> None:
     check()
+
+
+@pytest.mark.parametrize("case", [ComponentCase(*case) for case in SWITCHED_ON.values()], ids=SWITCHED_ON)
+def test_knobs_switched_on(case: ComponentCase) -> None:
+    for check in (*default_checks(), exports):
+        if check is not compiles:  # the slowest, and the one that depends least on a knob
+            check(case)
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("case", [ComponentCase(*case) for case in SWITCHED_ON.values()], ids=SWITCHED_ON)
+def test_knobs_switched_on_in_several_processes(case: ComponentCase) -> None:
+    several_processes_equal_one(case)
 
 
 @pytest.mark.slow

@@ -187,6 +187,19 @@ def test_a_broken_component_fails_its_check(cls: type, check: str, problem: str)
         run_check(cls, check)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("check", "kind", "name", "knobs"),
+    [
+        ("declares_parameters", "mixer", "attention", {"output_gate": "none"}),
+        ("declares_parameters", "head", "language_model", {"tied": True}),
+        ("has_no_dead_knob", "head", "language_model", {"tied": True}),
+    ],
+)
+def test_a_knob_that_rules_others_out_is_no_fault_of_them(check: str, kind: str, name: str, knobs: dict) -> None:
+    next(each for each in checks(kind, name, **knobs) if str(each) == check)()
+
+
 def test_a_component_that_fits_no_model_is_refused() -> None:
     with pytest.raises(ConfigError, match="no mixer 'mine'"):
         checks("mixer", "mine")
