@@ -30,9 +30,9 @@ def apply_activation_checkpointing(model: nn.Module, kind: Checkpointing) -> Non
 
     A `selective` one saves what costs most to repeat as well: results of matrix products, of attention and of scans.
     """
-    contexts = {"context_fn": _selective_contexts} if kind == "selective" else {}
     for layer in iter_blocks(model):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, **contexts)
+        recomputed = partial(checkpoint, layer.forward, use_reentrant=False)
+        layer.forward = partial(recomputed, context_fn=_selective_contexts) if kind == "selective" else recomputed
 
 
 def trace_activation_checkpointing(

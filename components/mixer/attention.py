@@ -42,14 +42,15 @@ PARAMS = {
     "attention",
     search={"num_heads": choice(1, 2, 4, 8), "output_gate": choice("none", "head", "feature")},
     params=PARAMS,
-    tensor=TensorPlan(parts=("attention",)),
+    # A norm of all heads together needs them together: without a plan of its own it keeps all of the mixer whole.
+    tensor=TensorPlan(parts=("attention", "wide_*_norm")),
 )
 class MultiHeadAttention(Recurrent):
     """Multi-head attention (arXiv:1706.03762), with keys and values shared by groups of heads (arXiv:2305.13245).
 
     x: [B, T, D] -> [B, T, D].
-    Raises ValueError where num_heads does not divide D, where num_kv_heads does not divide num_heads, or for a qk_norm
-    with a state.
+    Raises ValueError where num_heads does not divide D, where num_kv_heads does not divide num_heads, or for a norm of
+    queries and keys with a state.
 
     Args:
         num_heads: Number of query heads.
@@ -57,6 +58,8 @@ class MultiHeadAttention(Recurrent):
         head_dim: Width of a head; null for D / num_heads.
         scale: Factor of the scores; null for 1 / sqrt(head_dim).
         qk_norm: Norm of each head's query, and another of each head's key, before positions (arXiv:2010.04245).
+        wide_qk_norm: Norm of all heads' queries together, and another of their keys, before qk_norm (OLMoE,
+            arXiv:2409.02060).
         output_gate: Whether the output is multiplied by the sigmoid of a projection of x (arXiv:2505.06708), which is
             one number per `head` or per `feature` of every head, or by `none`.
         bias: Whether the projections have a bias.
@@ -76,6 +79,7 @@ class MultiHeadAttention(Recurrent):
         head_dim: Count | None = None,
         scale: Positive | None = None,
         qk_norm: Factory = slot("norm", "none"),
+        wide_qk_norm: Factory = slot("norm", "none"),
         output_gate: OutputGate = "none",
         bias: bool = False,
         init: Init = "he",
@@ -96,8 +100,11 @@ class MultiHeadAttention(Recurrent):
         gates = {"none": 0, "head": num_heads, "feature": num_heads * self.head_dim}[output_gate]
         self.gate = linear(dim, gates, bias=bias, init=init) if gates else None
         self.query_norm, self.key_norm = qk_norm(self.head_dim), qk_norm(self.head_dim)
-        if isinstance(self.query_norm, Recurrent):
-            raise ValueError(f"qk_norm {type(self.query_norm).__name__} has a state, which a norm of heads cannot have")
+        self.wide_query_norm = wide_qk_norm(num_heads * self.head_dim)
+        self.wide_key_norm = wide_qk_norm(num_kv_heads * self.head_dim)
+        for knob, norm in (("qk_norm", self.query_norm), ("wide_qk_norm", self.wide_query_norm)):
+            if isinstance(norm, Recurrent):
+                raise ValueError(f"{knob} {type(norm).__name__} has a state, which a norm of heads cannot have")
         scale = self.head_dim**-0.5 if scale is None else scale
         shape = AttentionShape(num_heads, num_kv_heads, self.head_dim, self.head_dim, scale)
         self.attention = attention(shape, position(num_heads, self.head_dim).require_place("attention"))
@@ -105,7 +112,8 @@ class MultiHeadAttention(Recurrent):
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Attend with every head, and project the concatenated outputs."""
         scope = StateScope(state)
-        q, k, v = (part(x_BTD).unflatten(-1, (-1, self.head_dim)) for part in (self.query, self.key, self.value))
+        parts = self.wide_query_norm(self.query(x_BTD)), self.wide_key_norm(self.key(x_BTD)), self.value(x_BTD)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
         y_BTHV = scope("attention", self.attention, self.query_norm(q), self.key_norm(k), v, *self._conditions(x_BTD))
         if self.gate is not None:
             y_BTHV = y_BTHV * self.gate(x_BTD).sigmoid().unflatten(-1, (y_BTHV.shape[2], -1))

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from archlab import register
+from archlab import TensorPlan, register
 
 
-@register("norm", "none")
+@register("norm", "none", tensor=TensorPlan())
 class NoNorm(nn.Module):
     """No normalization: the identity.
 

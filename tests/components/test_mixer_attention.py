@@ -21,6 +21,7 @@ def plain(mixer, x, num_heads, num_kv_heads, head_dim):
     """Causal softmax attention, one head after the other."""
     T = x.shape[1]
     q, k, v = affine(mixer.query, x), affine(mixer.key, x), affine(mixer.value, x)
+    q, k = mixer.wide_query_norm(q), mixer.wide_key_norm(k)
     rotate, position = mixer.attention.position.rotate, torch.arange(T)[None]
     heads, scale = [], mixer.attention.shape.scale
     gates = None if mixer.gate is None else affine(mixer.gate, x).sigmoid()
@@ -45,13 +46,14 @@ def plain(mixer, x, num_heads, num_kv_heads, head_dim):
         ({"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "bias": True}, (4, 2, 8)),
         ({"num_heads": 3, "num_kv_heads": 1}, (3, 1, 4)),
         ({"num_heads": 3, "num_kv_heads": 1, "scale": 0.7, "qk_norm": find("norm", "rms").cls}, (3, 1, 4)),
+        ({"num_heads": 3, "num_kv_heads": 1, "wide_qk_norm": find("norm", "rms").cls}, (3, 1, 4)),
         ({"num_heads": 2, "qk_norm": find("norm", "layer").cls, "bias": True, "output_gate": "head"}, (2, 2, 6)),
         ({"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "bias": True, "output_gate": "feature"}, (4, 2, 8)),
     ],
 )
 def test_agrees_with_heads_in_turn(knobs, widths):
     mixer, x = build(**knobs), torch.randn(2, 9, 12, dtype=torch.float64, requires_grad=True)
-    for norm in (mixer.query_norm, mixer.key_norm):
+    for norm in (mixer.query_norm, mixer.key_norm, mixer.wide_query_norm, mixer.wide_key_norm):
         for parameter in norm.parameters():
             torch.nn.init.normal_(parameter)
     assert_same_gradients(mixer(x)[0], plain(mixer, x, *widths), [x, *mixer.parameters()])
@@ -71,7 +73,8 @@ def test_streams(attention):
         ({"num_heads": 5}, "dim 12 is not divisible by num_heads 5"),
         ({"num_heads": 4, "num_kv_heads": 3}, "num_heads 4 is not divisible by num_kv_heads 3"),
         ({"num_heads": 4}, "head_dim 3 is odd"),
-        ({"qk_norm": partial(find("norm", "timestep").cls, num_groups=1)}, "qk_norm TimestepNorm has a state"),
+        ({"qk_norm": partial(find("norm", "timestep").cls, num_groups=1)}, "^qk_norm TimestepNorm has a state"),
+        ({"wide_qk_norm": partial(find("norm", "timestep").cls, num_groups=1)}, "wide_qk_norm TimestepNorm has a"),
         ({"position": find("position", "learned").cls}, "is a position of the embedding"),
     ],
 )

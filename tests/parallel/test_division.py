@@ -118,6 +118,13 @@ def test_what_is_not_declared_stays_whole_and_so_does_what_is_around_it() -> Non
         )
 
 
+@pytest.mark.parametrize(("norm", "is_divided"), [("qk_norm", True), ("wide_qk_norm", False)])
+def test_a_norm_of_all_heads_together_keeps_them_together(norm: str, is_divided: bool) -> None:
+    division = plan_division(model({"type": "attention", "num_heads": 4, norm: "rms"}), 2)
+    assert any(name.startswith("blocks.0.mixer") for name in division.axes) is is_divided
+    assert "blocks.0.ffn.down.weight" in division.axes
+
+
 @pytest.mark.usefixtures("own_parts")
 def test_a_plan_that_is_wrong_is_told() -> None:
     with pytest.raises(ConfigError, match=r"a row for 'blocks\.0\.ffn\.weight', which is not the weight of an "):

@@ -201,6 +201,8 @@ def test_sizes_that_the_tensors_do_not_have_allocate_nothing(folder: Path) -> No
         ("llama2_tiny", "llama"),
         ("mistral_tiny", "mistral"),
         ("mixtral_tiny", "mixtral"),
+        ("olmoe_tiny", "olmoe"),
+        ("qwen3_moe_tiny", "qwen3_moe"),
         ("gemma_tiny", "gemma"),
         ("mpt_tiny", "mpt"),
         ("mamba_tiny", "mamba"),

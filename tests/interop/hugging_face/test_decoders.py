@@ -1,4 +1,4 @@
-"""LLaMA, Mistral, Mixtral and Gemma of the transformers library, in odd shapes, in both directions."""
+"""LLaMA, Mistral, Mixtral, OLMoE, Qwen3 and Gemma of the transformers library, in odd shapes, in both directions."""
 
 from pathlib import Path
 
@@ -37,6 +37,7 @@ LONG = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
 TIGHT = {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 1.3}
 # Their products of experts need rows of 16 bytes.
 ALIGNED = {"intermediate_size": 52}
+EXPERTS = {"moe_intermediate_size": 12, "num_experts": 5, "num_experts_per_tok": 3, "head_dim": 10}
 CASES = {
     "llama-grouped": ("Llama", {"head_dim": 10} | LONG),
     "llama-tied": ("Llama", {"tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
@@ -58,6 +59,31 @@ CASES = {
     ),
     "mixtral-one": ("Mixtral", ALIGNED | {"num_local_experts": 4, "num_experts_per_tok": 1}),
     "mixtral-dense": ("Mixtral", ALIGNED | {"num_local_experts": 1, "num_experts_per_tok": 1}),
+    "olmoe": ("Olmoe", ALIGNED | {"num_experts": 5, "num_experts_per_tok": 3} | LONG),
+    "olmoe-normalized-one-key": (
+        "Olmoe",
+        ALIGNED | {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True, "num_key_value_heads": 1},
+    ),
+    "olmoe-tied-biased": (
+        "Olmoe",
+        ALIGNED | {"num_experts": 3, "num_experts_per_tok": 1, "tie_word_embeddings": True, "attention_bias": True},
+    ),
+    "qwen3-moe": ("Qwen3Moe", EXPERTS | LONG),
+    "qwen3-moe-normalized-biased": (
+        "Qwen3Moe",
+        EXPERTS | {"norm_topk_prob": True, "attention_bias": True, "tie_word_embeddings": True, "rms_norm_eps": 1e-3},
+    ),
+    "qwen3-moe-every-second-layer": ("Qwen3Moe", EXPERTS | {"decoder_sparse_step": 2, "num_hidden_layers": 5}),
+    "qwen3-moe-dense-layers": (
+        "Qwen3Moe",
+        EXPERTS | {"mlp_only_layers": [0, 3], "num_hidden_layers": 4, "norm_topk_prob": True},
+    ),
+    "qwen3-moe-both-mixes-sliding": (
+        "Qwen3Moe",
+        EXPERTS
+        | {"decoder_sparse_step": 3, "mlp_only_layers": [2, 9], "num_hidden_layers": 7, "head_dim": 4}
+        | {"use_sliding_window": True, "sliding_window": 5},
+    ),
     "gemma": ("Gemma", {"head_dim": 16}),
     "gemma-one-key": ("Gemma", {"head_dim": 6, "num_key_value_heads": 1} | LONG),
     "qwen3": ("Qwen3", {"head_dim": 10} | LONG),
@@ -102,7 +128,7 @@ CASES = {
     "gemma-untied": ("Gemma", {"head_dim": 8, "tie_word_embeddings": False, "attention_bias": True}),
 }
 CONFIGS = {"Gemma3": "Gemma3Text"}
-TYPES = {"Gemma3": "gemma3_text"}
+TYPES = {"Gemma3": "gemma3_text", "Qwen3Moe": "qwen3_moe"}
 every_case = pytest.mark.parametrize(("system", "own"), CASES.values(), ids=CASES)
 
 
@@ -128,6 +154,9 @@ def test_logits_and_decoding_agree_both_ways(tmp_path: Path, system: str, own: d
         ("Gemma2", {"final_logit_softcapping": 1.3}, {"final_logit_softcapping": None}),
         ("Gemma2", {"query_pre_attn_scalar": 7}, {"query_pre_attn_scalar": 256}),
         ("Gemma2", {"sliding_window": 5}, {"sliding_window": 50}),
+        ("Olmoe", ALIGNED | {"norm_topk_prob": True, "head_dim": 6}, ALIGNED | {"head_dim": 6}),
+        ("Qwen3Moe", EXPERTS | {"norm_topk_prob": True}, EXPERTS | {"norm_topk_prob": False}),
+        ("Qwen3Moe", EXPERTS | {"sliding_window": 5, "use_sliding_window": True}, EXPERTS | {"sliding_window": 5}),
         ("Gemma3", {"layer_types": ["full_attention"] * 2}, {"layer_types": ["sliding_attention"] * 2}),
     ],
 )
@@ -147,6 +176,7 @@ def test_what_the_cases_differ_in_is_seen(system: str, one: dict[str, object], o
             "rope_parameters .*'dynamic'",
         ),
         ("Llama", {"hidden_act": "gelu"}, "hidden_act 'gelu': not represented, only 'silu' or 'swish' is"),
+        ("Olmoe", {"clip_qkv": 8.0}, "clip_qkv 8.0: not represented, only None is"),
         ("Gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention True: not represented"),
     ],
 )

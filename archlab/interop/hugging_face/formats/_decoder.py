@@ -7,6 +7,7 @@ from typing import Any
 
 from archlab.errors import ArchlabError
 from archlab.interop._formats import Fields, KeyMap
+from archlab.interop.hugging_face.formats._experts import is_sparse
 from archlab.interop.hugging_face.formats._names import layer_keys, num_layers
 from archlab.interop.hugging_face.formats._rope import rope_fields, rope_position
 from archlab.interop.hugging_face.formats._windows import FULL, SLIDING
@@ -111,7 +112,8 @@ def _layer(config: Fields, own: Fields, zero_centered: bool) -> dict[str, Any]:
         "attention": {"type": "softmax", "dropout": config["attention_dropout"], **mixer["attention"]},
         "position": {"interleaved": False, **mixer["position"]},
     }
-    ffn = {"hidden_dim": config["intermediate_size"], "bias": config.get("mlp_bias", False), **own["ffn"]}
+    dense = {"hidden_dim": config["intermediate_size"], "bias": config.get("mlp_bias", False)}
+    ffn = own["ffn"] if is_sparse(own) else dense | own["ffn"]
     layer = {"type": "block", "residual": "pre_norm", "norm": norm, "ffn_norm": norm}
     return {**layer, **own, "mixer": ours, "ffn": ffn}
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from archlab.interop._formats import KeyMap
+from archlab.interop.hugging_face.formats._names import prefixed
 
+MOE = "moe"
 ROUTED = ("hidden_dim", "num_experts", "top_k", "normalize")
 
 
 def experts_config(hidden_dim: int, num_experts: int, top_k: int, *, normalize: bool) -> dict[str, Any]:
     """Return the YAML data of a mixture whose scores are a softmax; the loss of its balance is left to training."""
     sizes = dict(zip(ROUTED, (hidden_dim, num_experts, top_k, normalize), strict=True))
-    return {"type": "moe", "balance_loss": 0.0, **sizes}
+    return {"type": MOE, "balance_loss": 0.0, **sizes}
+
+
+def is_sparse(layer: Mapping[str, Any]) -> bool:
+    """Tell whether the ffn of a layer's YAML data is a mixture."""
+    return bool(layer["ffn"]["type"] == MOE)
 
 
 def experts_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sizes of the mixture in a model's YAML data, with defaults filled in."""
-    ffn = {"num_experts": 8, "top_k": 2, "normalize": True} | model["layers"][0]["ffn"]
+    """Return the sizes of the first mixture in a model's YAML data, with defaults filled in."""
+    ffn = {"num_experts": 8, "top_k": 2, "normalize": True}
+    ffn |= next((layer["ffn"] for layer in model["layers"] if is_sparse(layer)), {})
     hidden_dim = ffn.get("hidden_dim") or 8 * -(-model["dim"] // (3 * ffn["top_k"]))
     return {name: (ffn | {"hidden_dim": hidden_dim})[name] for name in ROUTED}
 
@@ -31,3 +39,13 @@ def expert_keys(theirs: str, num_experts: int, names: Mapping[str, str]) -> KeyM
         for ours, name in names.items()
     }
     return {f"{theirs}.gate.weight": "ffn.router.weight"} | experts
+
+
+def sparse_key_map(dense: KeyMap, layers: Iterable[int], experts: KeyMap) -> KeyMap:
+    """Return a decoder's key map, with the names of a mixture in place of the dense ffn's in some of its layers."""
+    own = {f"model.layers.{i}": f"blocks.{i}" for i in layers}
+    replaced = tuple(f"{theirs}.mlp." for theirs in own)
+    kept = {name: ours for name, ours in dense.items() if not name.startswith(replaced)}
+    return kept | {
+        f"{theirs}.{name}": prefixed(module, ours) for theirs, module in own.items() for name, ours in experts.items()
+    }

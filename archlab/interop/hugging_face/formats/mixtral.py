@@ -6,8 +6,7 @@ from typing import Any
 
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder, mistral
-from archlab.interop.hugging_face.formats._experts import expert_keys, experts_config, experts_of
-from archlab.interop.hugging_face.formats._names import layer_keys
+from archlab.interop.hugging_face.formats._experts import expert_keys, experts_config, experts_of, sparse_key_map
 
 FIELDS: dict[str, Any] = mistral.FIELDS | {
     "rms_norm_eps": 1e-5,
@@ -38,9 +37,8 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
 
 def key_map(config: Fields) -> KeyMap:
     """Return archlab's name for each of theirs."""
-    dense = {theirs: ours for theirs, ours in _decoder.key_map(config).items() if ".mlp." not in theirs}
     experts = expert_keys(_THEIRS, config["num_local_experts"], _NAMES)
-    return dense | layer_keys(config["num_hidden_layers"], "model.layers", experts)
+    return sparse_key_map(_decoder.key_map(config), range(config["num_hidden_layers"]), experts)
 
 
 FORMAT = CheckpointFormat(
