@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from archlab.runtime.measured_choice import choose_once
 from archlab.runtime.process import tuning_enabled
 from archlab.runtime.timing import best_time
 
@@ -35,10 +36,10 @@ class MatmulMode:
 
 @cache
 def select_matmul_precision() -> str:
-    """Select the fastest exact mode for this process, unless tuning is off, and return its name."""
+    """Select the mode for this process that was the fastest exact one on this machine, unless tuning is off."""
     if not tuning_enabled() or not torch.backends.mkldnn.is_available():
         return DEFAULT
-    mode = fastest_exact_mode(measure_modes())
+    mode = choose_once("matmul", (DEFAULT, *CANDIDATES), lambda: fastest_exact_mode(measure_modes()))
     _onednn_matmul().fp32_precision = mode
     return mode
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import torch
 
 from archlab.runtime.matmul_precision import select_matmul_precision, time_matmul
+from archlab.runtime.measured_choice import choose_once
 
 # Casts and the operations that autocast keeps in float32 cost more than a smaller speedup of the matmuls gains.
 MIN_SPEEDUP = 1.3
@@ -16,10 +18,18 @@ SIZES, GIVE_UP_RATIO = (128, 768), 0.2
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return float32 or bfloat16; `auto` is bfloat16 if its matmuls are at least 1.3 times as fast on this device."""
+    """Return float32 or bfloat16; `auto` is bfloat16 if its matmuls are at least 1.3 times as fast on this device.
+
+    It is measured once on a machine.
+    """
     if precision != "auto":
         return precision
-    return "bfloat16" if bfloat16_speedup(device.type) >= MIN_SPEEDUP else "float32"
+    name = "cpu" if device.type == "cpu" else re.sub(r"\W+", "-", torch.cuda.get_device_name(device))
+    return choose_once(f"precision-{name}", ("float32", "bfloat16"), lambda: _faster(device.type))
+
+
+def _faster(device_type: str) -> str:
+    return "bfloat16" if bfloat16_speedup(device_type) >= MIN_SPEEDUP else "float32"
 
 
 @cache

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from archlab.runtime import mixed_precision
+from archlab.runtime import measured_choice, mixed_precision
 from archlab.runtime.mixed_precision import MIN_SPEEDUP, SIZES, bfloat16_speedup, resolve_precision
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def measured_anew() -> Iterator[None]:
+def measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(measured_choice, "usable_cache_dir", lambda name: tmp_path)
     bfloat16_speedup.cache_clear()
     yield
     bfloat16_speedup.cache_clear()
