@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from archlab.ops.dispatch import find_backend
 from archlab.ops.dtypes import at_least_float32, product_dtype
 
-NUM_CHUNKS = 4  # of queries: 10 of the 16 pairs with chunks of keys are computed, 6 are above the diagonal
+NUM_CHUNKS = 4  # of queries: 10 of the 16 pairs with chunks of keys are computed
 
 
 def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: float) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from archlab.ops.dtypes import at_least_float32
 
-NUM_CHUNKS = 4  # of queries: 10 of the 16 pairs with chunks of keys are computed, 6 are above the diagonal
+NUM_CHUNKS = 4  # of queries: 10 of the 16 pairs with chunks of keys are computed
 
 
 @dataclass(frozen=True)

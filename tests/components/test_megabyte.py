@@ -145,7 +145,7 @@ def test_checkpointing_reaches_the_layers_of_both_models():
     model, given = build(), text(13)
     assert len(list(iter_blocks(model))) == 3
     before = torch.autograd.grad(model(given)[0].square().sum(), list(model.parameters()))
-    apply_activation_checkpointing(model)
+    apply_activation_checkpointing(model, True)
     after = torch.autograd.grad(model(given)[0].square().sum(), list(model.parameters()))
     torch.testing.assert_close(after, before)
 

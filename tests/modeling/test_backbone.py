@@ -38,7 +38,7 @@ def test_a_backbone_that_declares_nothing_has_the_defaults() -> None:
 
 def test_such_a_backbone_can_be_trained_and_evaluated() -> None:
     model, tokens_BT = Bare(), torch.arange(4)[None]
-    apply_activation_checkpointing(model)
+    apply_activation_checkpointing(model, True)
     compile_model(model, "off")
     loss, _ = total_loss(model, tokens_BT, tokens_BT)
     assert loss.isfinite()

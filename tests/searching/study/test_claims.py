@@ -282,6 +282,6 @@ def test_a_worker_goes_on_when_another_has_closed_its_trial(
         return done(experiment, place, **options)
 
     replace_training(monkeypatch, train)
-    replace_costs(monkeypatch, Cost(*[1] * 10))
+    replace_costs(monkeypatch, Cost(*[1] * 11))
     assert search(space_file, folder, trials=2).summary.trials == {"fail": 1, "complete": 1}
     assert closed == [True]

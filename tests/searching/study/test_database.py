@@ -138,7 +138,7 @@ def test_a_locked_file_is_waited_for(
 @pytest.mark.slow
 def test_a_trial_is_not_to_blame_for_its_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_training(monkeypatch, pretend())
-    replace_costs(monkeypatch, Cost(*[1] * 10))
+    replace_costs(monkeypatch, Cost(*[1] * 11))
     monkeypatch.setattr(study, "MAX_ATTEMPTS", 1)
     file, folder = write_space(tmp_path), tmp_path / "s"
     for _ in range(2):

@@ -119,7 +119,7 @@ def test_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace what takes time."""
     replace_training(monkeypatch, pretend())
-    replace_costs(monkeypatch, Cost(*[1] * 10))
+    replace_costs(monkeypatch, Cost(*[1] * 11))
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def _fake_training() -> Iterator[None]:
     """Leave out what takes time and has no part in identities."""
     with pytest.MonkeyPatch.context() as patch:
         replace_training(patch, pretend())
-        replace_costs(patch, Cost(*[1] * 10))
+        replace_costs(patch, Cost(*[1] * 11))
         patch.setattr(best_trial, "compressed_bpb", lambda _: {})
         yield
 

@@ -139,7 +139,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Replace what takes time."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    replace_costs(monkeypatch, Cost(*[1] * 10))
+    replace_costs(monkeypatch, Cost(*[1] * 11))
     replace_training(monkeypatch, pretend())
     yield
     with warnings.catch_warnings():
@@ -225,7 +225,7 @@ from search_helpers import pretend, replace_costs, replace_training, search
 from archlab.modeling.cost import Cost
 patch = pytest.MonkeyPatch()
 replace_training(patch, pretend())
-replace_costs(patch, Cost(*[1] * 10))
+replace_costs(patch, Cost(*[1] * 11))
 search(Path({str(file)!r}), Path({str(folder)!r}), trials=6)
 """
     workers = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
