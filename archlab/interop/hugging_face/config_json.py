@@ -15,6 +15,9 @@ from archlab.interop.hugging_face.unknown_fields import problem_of
 
 _FORMATS = f"{__package__}.formats"
 
+# Formats list every layer, before anything tells whether there are weights of so many.
+_LAYERS, _MOST_LAYERS = "num_hidden_layers", 100_000
+
 
 @dataclass(frozen=True)
 class HFConfig:
@@ -99,4 +102,6 @@ def _type_problem(field: str, value: Any, default: Any) -> str:
     is_number = isinstance(default, int | float)
     if is_number and (isinstance(value, bool) or (isinstance(default, int) and isinstance(value, float))):
         return f"{field} {value!r} is not a {'whole ' if isinstance(default, int) else ''}number"
+    if field == _LAYERS and isinstance(value, int) and value > _MOST_LAYERS:
+        return f"{field} {value:,} is above {_MOST_LAYERS:,}"
     return ""

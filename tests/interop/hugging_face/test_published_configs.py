@@ -137,6 +137,11 @@ STORYWRITER = PUBLISHED["mosaicml/mpt-7b"]["attn_config"] | {"alibi_bias_max": 1
             "quantization: quantized weights are not read",
         ),
         ("SmolLM2-135M", {"num_hidden_layers": 1.5}, "num_hidden_layers 1.5 is not a whole number"),
+        (
+            "SmolLM2-135M",
+            {"num_hidden_layers": 2**70},
+            "num_hidden_layers 1,180,591,620,717,411,303,424 is above 100,000",
+        ),
         ("SmolLM2-135M", {"num_hidden_layers": True}, "num_hidden_layers True is not a whole number"),
         ("SmolLM2-135M", {"tie_word_embeddings": "yes"}, "tie_word_embeddings 'yes' is not true or false"),
         ("SmolLM2-135M", {"num_attention_heads": 0}, "config.json: "),
