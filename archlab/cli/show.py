@@ -53,7 +53,9 @@ def model_tree(experiment: Experiment, model: nn.Module | None = None) -> Tree:
 def _grow(branch: Tree, module: nn.Module, shapes: dict[nn.Module, str]) -> None:
     for name, part, count in _children(module):
         component = component_of(type(part))
-        if component is not None or count_parameters(part):
+        # A layer has up to six norms, of which most models have two.
+        is_absent = component is not None and (component.kind, component.name) == ("norm", "none")
+        if (component is not None and not is_absent) or count_parameters(part):
             leaf = branch.add(_label(name, part, component, shapes, count))
             _grow(leaf, part, shapes)
 

@@ -41,7 +41,7 @@ def test_layers_that_differ_are_drawn_apart() -> None:
 
 def test_parameters_of_a_tree_add_up(tiny: Tiny) -> None:
     top = [line.split() for line in drawn(show.model_tree(tiny())).splitlines() if line[:3] in ("├──", "└──")]
-    assert [words[2] for words in top] == ["tokens", "none", "none", "block", "rms", "language_model"]
+    assert [words[2] for words in top] == ["tokens", "none", "block", "rms", "language_model"], "and no norm"
     assert sum(int(words[3].replace(",", "")) for words in top if words[2] != "none") == estimate_cost(tiny()).params
 
 
