@@ -5,7 +5,6 @@ python benchmarks/prefill.py [speed memory]
 
 from __future__ import annotations
 
-import resource
 import sys
 
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 from archlab.config.experiment import load
 from archlab.inference.token_stream import CHUNK, TokenStream
 from archlab.modeling.build import build
+from archlab.runtime.memory import most_used_memory
 
 PROMPT, SHORT, ROUNDS = 65_536, 8192, 3
 
@@ -54,7 +54,7 @@ def memory() -> list[Row]:
 def peak_of_prompt(num_tokens: int) -> float:
     """Return the peak memory of this process in MB after it has read a prompt."""
     TokenStream(tiny().eval()).read(prompt(num_tokens))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return most_used_memory(torch.device("cpu")) / 1e6
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from archlab import ArchlabError
 from archlab.runtime import memory
-from archlab.runtime.memory import available_memory, format_bytes, require_memory
+from archlab.runtime.memory import available_memory, format_bytes, most_used_memory, require_memory
 
 CPU = torch.device("cpu")
 
@@ -39,6 +41,16 @@ def test_total_memory_if_the_system_does_not_report_what_is_free(monkeypatch: py
 
     monkeypatch.setattr(builtins, "open", refuse)
     assert available_memory(CPU) > 10**6
+
+
+def test_what_started_a_process_is_not_counted_as_its_own() -> None:
+    """A notebook of many gigabytes that starts a run would be logged as the run's."""
+    code = "import torch; from archlab.runtime.memory import most_used_memory as m; print(m(torch.device('cpu')))"
+    large = torch.ones(300_000_000, dtype=torch.float32)
+    own = most_used_memory(CPU)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert own > large.nbytes
+    assert 50e6 < int(done.stdout) < large.nbytes
 
 
 def test_too_much_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
