@@ -16,14 +16,10 @@ from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
 from archlab.modeling.backbone import iter_blocks
-from archlab.modeling.compile import trace_activation_checkpointing
-from archlab.modeling.fake_model import on_fake_cpu
 from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
-from archlab.modeling.repeated_costs import RepeatedBlock
+from archlab.modeling.repeated_costs import RepeatedBlocks
 from archlab.modeling.step_recorder import StepRecorder
-from archlab.modeling.step_trace import example_batch, num_bytes, step_loss
-from archlab.ops.dispatch import use_backends
-from archlab.ops.native import native_backends
+from archlab.modeling.step_trace import as_trained, example_batch, num_bytes, step_loss
 
 
 @dataclass(frozen=True)
@@ -56,20 +52,16 @@ def trace_memory(experiment: Experiment, model: nn.Module) -> StepMemory:
     """Trace the memory of a micro-batch of the experiment; `model` is that of `validate`, or a part of it."""
     recorder, blocks = StepRecorder(), list(iter_blocks(model))
     watch, train = _Watch(recorder), experiment.train
-    with use_backends(native_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
-        if train.checkpoint_activations:
-            trace_activation_checkpointing(model, train.checkpoint_activations, recorder.recomputing)
-        recorder.follow(tensors)
+    with as_trained(model, train, recorder):
         resident, batch = recorder.live, example_batch(experiment.task.factory()(), model, train)
-        repeated: list[RepeatedBlock] = []
-        with watch.inside(blocks), recorder, skip_repeated_blocks(model, lambda: _append(repeated, recorder)):
+        repeated = RepeatedBlocks(recorder)
+        with watch.inside(blocks), recorder, skip_repeated_blocks(model, repeated.add):
             watch.around(blocks)
             recorder.follow(list(batch))
             # A divided model's weights in bfloat16 are cast anew for each operation: see TrainStep.
             loss, state = step_loss(model, *batch, train.precision, keeps_casts=False)
             del state
-            for block in repeated:
-                block.end_forward()
+            repeated.end_forward()
             saved = recorder.live - resident
             loss.backward()
             watch.close()
@@ -81,11 +73,6 @@ def trace_memory(experiment: Experiment, model: nn.Module) -> StepMemory:
         end_bytes=num_bytes(model.parameters()) - sum(entry.weight_bytes for entry in watch.entries),
         saved=saved,
     )
-
-
-def _append(blocks: list[RepeatedBlock], recorder: StepRecorder) -> RepeatedBlock:
-    blocks.append(RepeatedBlock(recorder))
-    return blocks[-1]
 
 
 @dataclass

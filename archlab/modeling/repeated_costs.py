@@ -98,3 +98,20 @@ class RepeatedBlock:
             self.backward.close()
             self.backward.close_memory()
             self.backward.repeat(self.times)
+
+
+class RepeatedBlocks:
+    """The measured blocks of all runs of identical ones in a model."""
+
+    def __init__(self, recorder: StepRecorder) -> None:
+        self.recorder, self.blocks = recorder, list[RepeatedBlock]()
+
+    def add(self) -> RepeatedBlock:
+        """Return another block to measure."""
+        self.blocks.append(RepeatedBlock(self.recorder))
+        return self.blocks[-1]
+
+    def end_forward(self) -> None:
+        """Free what the model's forward pass has freed of the measured blocks."""
+        for block in self.blocks:
+            block.end_forward()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +21,11 @@ from archlab.modeling.compile import trace_activation_checkpointing
 from archlab.modeling.fake_model import on_fake_cpu
 from archlab.modeling.loss import total_loss
 from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
-from archlab.modeling.repeated_costs import RepeatedBlock
+from archlab.modeling.repeated_costs import RepeatedBlocks
 from archlab.modeling.state import State, auxiliary_loss, init_state, reserve_state, state_bytes
 from archlab.modeling.step_recorder import PHASES, OpCost, StepRecorder
 from archlab.ops.dispatch import use_backends
-from archlab.ops.grouped_linear import grouped_backends
-from archlab.ops.native import native_backends
+from archlab.ops.traced_backends import traced_backends
 
 ENDS = ("embedding", "head")  # the kinds of component that params_non_embedding leaves out
 _WRAPPERS = ("backbone", "layer")  # the kinds whose parts are told apart
@@ -110,11 +110,8 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
 
 def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder, int, int]:
     """Return a recorder of both passes, the bytes of a stream's state after them, and those alive between them."""
-    train, recorder, blocks = experiment.train, StepRecorder(), list(iter_blocks(model))
-    with use_backends(native_backends() | grouped_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
-        if train.checkpoint_activations:
-            trace_activation_checkpointing(model, train.checkpoint_activations, recorder.recomputing)
-        recorder.follow(tensors)
+    train, recorder = experiment.train, StepRecorder()
+    with as_trained(model, train, recorder) as tensors:
         trained = [tensor for tensor in tensors if tensor.requires_grad]
         recorder.grow(2 * num_bytes(trained))
         if train.accumulate > 1:  # the gradients of the micro-batches before it
@@ -123,23 +120,28 @@ def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder
                 recorder.follow(parameter.grad)
         resident = recorder.live
         batch = example_batch(experiment.task.factory()(), model, train)
-        repeated: list[RepeatedBlock] = []
-        with recorder, skip_repeated_blocks(model, lambda: _append(repeated, RepeatedBlock(recorder))):
+        repeated = RepeatedBlocks(recorder)
+        with recorder, skip_repeated_blocks(model, repeated.add):
             recorder.follow(list(batch))
             loss, state = step_loss(model, *batch, train.precision)
             stream_bytes = state_bytes(state) // train.batch_size
             del state  # as in training, where it does not outlive the loss
-            for block in repeated:
-                block.end_forward()
+            repeated.end_forward()
             activations = recorder.live - resident
             recorder.phase = "backward"
             loss.backward()
     return recorder, stream_bytes, activations
 
 
-def _append(blocks: list[RepeatedBlock], block: RepeatedBlock) -> RepeatedBlock:
-    blocks.append(block)
-    return block
+@contextmanager
+def as_trained(model: nn.Module, train: TrainConfig, recorder: StepRecorder) -> Iterator[list[Tensor]]:
+    """Compute in a block as a training step does, without values; yield the model's tensors, which are followed."""
+    blocks = list(iter_blocks(model))
+    with use_backends(traced_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
+        if train.checkpoint_activations:
+            trace_activation_checkpointing(model, train.checkpoint_activations, recorder.recomputing)
+        recorder.follow(tensors)
+        yield tensors
 
 
 def example_batch(task: Task, model: nn.Module, train: TrainConfig) -> tuple[Tensor, Tensor]:

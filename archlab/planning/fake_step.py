@@ -23,9 +23,8 @@ from archlab.modeling.build import validate
 from archlab.modeling.fake_model import on_fake_cpu
 from archlab.modeling.step_trace import example_batch
 from archlab.ops.dispatch import use_backends
-from archlab.ops.grouped_linear import grouped_backends
-from archlab.ops.native import native_backends
 from archlab.ops.op_costs import find_body, trace_loops
+from archlab.ops.traced_backends import traced_backends
 from archlab.parallel.gradients import clip_gradients
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay
@@ -63,7 +62,7 @@ def _track(experiment: Experiment, layout: Layout, rank: int, before: Relay | No
     """Return the bytes of a rank, and its relay; `before` is that of the rank before it."""
     with (
         _fake_ranks(layout, rank) as ranks,
-        use_backends(native_backends() | grouped_backends()),
+        use_backends(traced_backends()),
         torch.random.fork_rng(devices=[]),
     ):
         model = validate(experiment)

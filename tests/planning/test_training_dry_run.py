@@ -37,6 +37,7 @@ CASES = (
     ("llama2_tiny", "replicate: 2", 256, True),
     ("hybrid_tiny", "shard: 4", 16, True),  # unlike blocks, little beside weights
     ("mamba2_tiny", "shard: 2, tensor: 2, chunk: 2", 64, True),
+    ("mixtral_tiny", "shard: 4", 64, True),
     ("megalodon_tiny", "shard: 4", 64, "selective"),
     ("llama2_tiny", "tensor: 2, chunk: 2", 256, "selective"),
 )
