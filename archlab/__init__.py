@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from archlab import interop
     from archlab.api import (
         check,
+        compare,
         evaluate,
         evaluate_suite,
         export,
@@ -92,6 +93,9 @@ if TYPE_CHECKING:
     from archlab.planning.fit import Fit
     from archlab.planning.losses import LossPoint
     from archlab.planning.plan import Plan
+    from archlab.reporting.compared_model import ComparedModel
+    from archlab.reporting.differences import Difference
+    from archlab.reporting.model_comparison import ModelComparison
     from archlab.searching.ladder.callbacks import LadderCallback
     from archlab.searching.ladder.run import LadderResult
     from archlab.searching.ladder.summary import LadderSummary
@@ -108,8 +112,8 @@ __version__ = "0.1.0"
 # The module of each public name, imported when the name is first used: `import archlab` does not wait for torch. No
 # subpackage bears a public function's name, whose place it would take as soon as it is imported.
 _MODULES = {
-    "archlab.api": "check evaluate evaluate_suite export fit generate generate_batch generate_tokens import_checkpoint "
-    "load load_model migrate plan prepare prepare_corpus report run_ladder search show train watch",
+    "archlab.api": "check compare evaluate evaluate_suite export fit generate generate_batch generate_tokens "
+    "import_checkpoint load load_model migrate plan prepare prepare_corpus report run_ladder search show train watch",
     "archlab.cli.ladder_progress": "LadderProgressBar",
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
@@ -138,6 +142,9 @@ _MODULES = {
     "archlab.planning.fit": "Fit",
     "archlab.planning.losses": "LossPoint",
     "archlab.planning.plan": "Plan",
+    "archlab.reporting.compared_model": "ComparedModel",
+    "archlab.reporting.differences": "Difference",
+    "archlab.reporting.model_comparison": "ModelComparison",
     "archlab.searching.trials.callbacks": "SearchCallback",
     "archlab.searching.ladder.callbacks": "LadderCallback",
     "archlab.searching.ladder.run": "LadderResult",
@@ -161,10 +168,12 @@ __all__ = [
     "BaselineSummary",
     "Callback",
     "CheckResult",
+    "ComparedModel",
     "ConfigError",
     "Cost",
     "Count",
     "Curve",
+    "Difference",
     "Domain",
     "Estimate",
     "EvalResult",
@@ -182,6 +191,7 @@ __all__ = [
     "LadderSummary",
     "LossPoint",
     "MachineError",
+    "ModelComparison",
     "NonNegative",
     "Param",
     "Plan",
@@ -212,6 +222,7 @@ __all__ = [
     "Width",
     "check",
     "choice",
+    "compare",
     "did_you_mean",
     "evaluate",
     "evaluate_suite",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from archlab.inference.evaluate import EvalResult
     from archlab.inference.suite import SuiteResult
+    from archlab.reporting.model_comparison import ModelComparison
 
 
 @explain_failures
@@ -160,6 +162,29 @@ def report(folder: StrPath, *, trust_plugins: bool = False) -> Path:
 
     with plugin_policy(trust=trust_plugins):
         return write(owner_of(Path(folder)))
+
+
+@explain_failures
+def compare(
+    *models: StrPath, out: StrPath | None = None, force: bool = False, trust_plugins: bool = False
+) -> ModelComparison:
+    """Set models side by side: what differs, what they cost, how they learned, what suites found of them.
+
+    Each is a run or another directory that archlab wrote, the name of an experiment, or a YAML file. `out` gets a page
+    and JSON; `force` overwrites earlier ones. Raises ArchlabError for what is none of these.
+
+        archlab.compare("runs/a", "runs/b").differences
+    """
+    from archlab.reporting.model_comparison import KIND, compare_models, write_comparison
+    from archlab.storage.targets import require_target
+
+    if out is not None:
+        require_target(Path(out), KIND, force=force)
+    with plugin_policy(trust=trust_plugins):
+        found = compare_models([os.fspath(each) for each in models])
+    if out is not None:
+        write_comparison(Path(out), found, force=force)
+    return found
 
 
 @explain_failures

@@ -9,6 +9,7 @@ import click
 from archlab import __version__
 from archlab.cli.boundary import run
 from archlab.cli.commands import (
+    comparing,
     components,
     experiments,
     fit,
@@ -37,7 +38,7 @@ def cli() -> None:
     """
 
 
-for module in (experiments, preparing, watching, planning, fit, models, generating, components, machine):
+for module in (experiments, preparing, watching, planning, fit, models, comparing, generating, components, machine):
     for command in module.COMMANDS:
         cli.add_command(command)
 

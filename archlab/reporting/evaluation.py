@@ -9,13 +9,14 @@ import math
 from pathlib import Path
 
 from archlab.inference.suite import Curve, SuiteResult
+from archlab.reporting.kept_evaluations import RESULT
 from archlab.reporting.pages.evaluation_page import HEAD, evaluation_page, rows_of
 from archlab.storage.files import atomic_dir, write_text
 from archlab.storage.manifest import write_manifest
 from archlab.storage.model_places import run_of_model
 from archlab.storage.targets import require_target
 
-KIND, RESULT = "evaluation", "result.json"
+KIND = "evaluation"
 
 
 def evaluation_dir(folder: Path, suite: str) -> Path | None:

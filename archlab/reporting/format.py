@@ -13,6 +13,7 @@ _UNITS = {
     "val_bpb": "validation, bits per byte",
     "params": "parameters",
     "params_non_embedding": "parameters without embeddings",
+    "params_active": "parameters that a token uses",
     "flops_per_token": "training FLOPs per token",
     "flops_per_token_forward": "forward FLOPs per token",
     "state_bytes": "state of one stream, bytes",

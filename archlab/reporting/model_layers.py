@@ -70,10 +70,15 @@ def _index(keys: Sequence[str], key: str) -> int:
 
 def _lists(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[Mapping[str, Any], ...]]]:
     for key, value in node.items():
-        if isinstance(value, list) and value and all(map(_is_component, value)):
+        if is_components(value):
             yield f"{prefix}{key}", tuple(_without_repeat(one) for one in value for _ in range(one.get(_REPEAT, 1)))
         elif isinstance(value, Mapping):
             yield from _lists(value, f"{prefix}{key}.")
+
+
+def is_components(value: Any) -> bool:
+    """Tell whether a value of a resolved model is a list of components, such as its layers."""
+    return isinstance(value, list) and bool(value) and all(map(_is_component, value))
 
 
 def _is_component(value: Any) -> bool:

@@ -1,0 +1,101 @@
+"""An experiment or a trained model as it is set beside others: structure, costs, learning curve, evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from archlab.config.experiment import Experiment, load
+from archlab.errors import ArchlabError
+from archlab.inference.suite import SuiteResult
+from archlab.modeling.cost import estimate_cost
+from archlab.reporting.kept_evaluations import read_evaluations
+from archlab.storage.model_places import experiment_file, owner_of
+from archlab.storage.provenance import read_provenance
+from archlab.storage.run_identity import is_run, require_unedited
+from archlab.training import metrics
+
+_NOT_MEASURED = ("step", "tokens", "lr", "data_wait_s")
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """One of the models that are compared; what is known of a run only is empty for another.
+
+    `costs` are those that `archlab show` counts, `metrics` the last ones that its run logged, `curve` its validation
+    loss by tokens, `data` what its training data were (`Task.describe`).
+    """
+
+    name: str
+    experiment: Experiment
+    costs: Mapping[str, int]
+    tokens: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: Sequence[tuple[int, float]] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: Mapping[str, SuiteResult] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what is compared as JSON data, with the resolved experiment."""
+        return {
+            "name": self.name,
+            "experiment": self.experiment.resolved,
+            "costs": dict(self.costs),
+            "tokens": self.tokens,
+            "metrics": dict(self.metrics),
+            "curve": [list(point) for point in self.curve],
+            "data": dict(self.data),
+            "evaluations": {suite: result.to_dict() for suite, result in self.evaluations.items()},
+        }
+
+
+def read_models(named: Sequence[str]) -> list[ComparedModel]:
+    """Return what is known of experiments (by name or YAML file) and of directories that archlab wrote."""
+    twice = {name for name in named if named.count(name) > 1}
+    if twice:
+        raise ArchlabError(f"{min(twice)}: is named twice")
+    return [
+        _of_folder(label, Path(name)) if Path(name).is_dir() else _of_experiment(label, load(name))
+        for name, label in zip(named, _labels(named), strict=True)
+    ]
+
+
+def _labels(named: Sequence[str]) -> list[str]:
+    """Return short names; where the last parts of paths are alike, the parts between those that all share."""
+    paths = [Path(name).resolve() if Path(name).is_dir() else Path(name).with_suffix("") for name in named]
+    if len({path.name for path in paths}) == len(paths):
+        return [path.name for path in paths]
+    first = min(len(path.parts) for path in paths)
+    above = next((n for n in range(first) if len({path.parts[n] for path in paths}) > 1), first - 1)
+    below = next((n for n in range(first - above) if len({path.parts[-1 - n] for path in paths}) > 1), 0)
+    return ["/".join(path.parts[above : len(path.parts) - below]) for path in paths]
+
+
+def _of_experiment(label: str, experiment: Experiment) -> ComparedModel:
+    return ComparedModel(label, experiment, estimate_cost(experiment).to_dict())
+
+
+def _of_folder(label: str, folder: Path) -> ComparedModel:
+    run = owner_of(folder)
+    if not is_run(run):
+        file = experiment_file(folder)
+        if file is None:
+            raise ArchlabError(f"{folder}: holds neither a run nor another model of archlab's")
+        return _of_experiment(label, load(file, recorded=True))
+    require_unedited(run)
+    experiment, records = load(run / "experiment.yaml", recorded=True), metrics.read(run)
+    last = {name: value for record in records for name, value in record.items() if value is not None}
+    per_step = experiment.train.tokens_per_step
+    provenance = run / "final" / "provenance.json"
+    return ComparedModel(
+        label,
+        experiment,
+        estimate_cost(experiment).to_dict(),
+        tokens=int(last.get("step", 0)) * per_step,
+        metrics={name: value for name, value in last.items() if name not in _NOT_MEASURED},
+        curve=[(int(r["step"]) * per_step, r["val_loss"]) for r in records if r.get("val_loss") is not None],
+        data=read_provenance(provenance).get("data", {}) if provenance.is_file() else {},
+        evaluations=read_evaluations(run),
+    )
