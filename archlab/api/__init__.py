@@ -9,13 +9,14 @@ from archlab.api.components import check
 from archlab.api.experiments import corpus_dir, dry_run_training, load, plan, prepare, prepare_corpus, show, train
 from archlab.api.generating import generate, generate_batch, generate_tokens
 from archlab.api.models import compare, evaluate, evaluate_suite, export, import_checkpoint, load_model, migrate, report
-from archlab.api.searches import dry_run, fit, run_ladder, search, watch
+from archlab.api.searches import dry_run, dry_run_ladder, fit, run_ladder, search, watch
 
 __all__ = [
     "check",
     "compare",
     "corpus_dir",
     "dry_run",
+    "dry_run_ladder",
     "dry_run_training",
     "evaluate",
     "evaluate_suite",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from archlab.planning.fit import Fit
     from archlab.planning.losses import LossPoint
     from archlab.searching.ladder.callbacks import LadderCallback
+    from archlab.searching.ladder.dry_run import LadderDryRun
     from archlab.searching.ladder.run import LadderResult
     from archlab.searching.results.dry_run import DryRun
     from archlab.searching.run import SearchResult
@@ -121,15 +122,44 @@ def dry_run(
     """Estimate what a search takes: trials, hours, gigabytes; nothing is trained and nothing written.
 
     `device` is one that `archlab plan` knows, `devices` how many of them each trial has. Raises ConfigError for an
-    invalid space.
+    invalid space, ArchlabError for a ladder, which `dry_run_ladder` estimates.
 
-        archlab.dry_run("quickstart").hours
+        from archlab.api import dry_run
+
+        dry_run("quickstart").hours
     """
     from archlab.searching.results.dry_run import dry_run as estimate
     from archlab.searching.space.search_space import load_space
 
     with plugin_policy(trust=trust_plugins):
         return estimate(load_space(space, overrides), trials, device=device, devices=devices)
+
+
+@explain_failures
+def dry_run_ladder(
+    space: StrPath | Mapping[str, Yaml],
+    overrides: Sequence[str] = (),
+    *,
+    device: str = "cpu",
+    devices: int = 1,
+    tell: Callable[[str], None] | None = None,
+    trust_plugins: bool = False,
+) -> LadderDryRun:
+    """Estimate what a ladder takes, rung by rung; nothing is trained and nothing written.
+
+    `devices` is the most that a run has; `tell` is called with a line before each rung is planned. Raises ConfigError
+    for an invalid space.
+
+        from archlab.api import dry_run_ladder
+
+        dry_run_ladder("megalodon_7b", device="a100-80g", devices=8).device_hours
+    """
+    from archlab.searching.ladder.dry_run import dry_run_ladder as estimate
+    from archlab.searching.space.search_space import load_space
+
+    with plugin_policy(trust=trust_plugins):
+        loaded = load_space(space, overrides)
+        return estimate(loaded, device=device, devices=devices, tell=tell or (lambda line: None))
 
 
 @explain_failures

@@ -174,11 +174,9 @@ def search(
     forecast at the size that it leads to.
     """
     if dry_run:
-        from archlab.cli.dry_run import print_dry_run
+        from archlab.cli.dry_run import estimate_search
 
-        print_dry_run(
-            make_console(), api.dry_run(name, overrides, trials=trials, device=device or "cpu", devices=devices or 1)
-        )
+        estimate_search(make_console(), name, overrides, trials=trials, device=device or "cpu", devices=devices or 1)
         return
     if device or devices:
         raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")

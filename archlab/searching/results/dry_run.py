@@ -67,9 +67,7 @@ def dry_run(space: Space, trials: int | None = None, *, device: str = "cpu", dev
     Raises ArchlabError for a ladder.
     """
     if space.is_ladder:
-        raise ArchlabError(
-            f"{space.source}: has rungs, of which a dry run cannot tell the cost; --rehearse runs them small"
-        )
+        raise ArchlabError(f"{space.source}: has rungs, which are estimated one by one")
     asked = trials if trials is not None else space.study.trials
     rounds = plan_rounds(asked, len(arms(space.compare, space.vary))) if space.compare else []
     count = sum(each.choices * each.trials for each in rounds) or asked

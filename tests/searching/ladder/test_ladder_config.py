@@ -13,7 +13,6 @@ from archlab.searching.ladder.candidates import all_candidates, at_rung, at_targ
 from archlab.searching.ladder.config import Ladder, parse_ladder
 from archlab.searching.ladder.runs import plan_runs
 from archlab.searching.ladder.sizes import size_of
-from archlab.searching.results.dry_run import dry_run
 from archlab.searching.space.search_space import load_space
 
 HIDDEN = "model.layers[*].ffn.hidden_dim"
@@ -153,8 +152,3 @@ def test_a_pattern_has_the_depth_of_each_rung_and_of_the_target(tmp_path: Path) 
     target = at_target(ladder, ladder.target, candidate).resolved["model"]["layers"]
     assert sum(entry.get("repeat", 1) for entry in target) == 4
     assert 16 in {entry["mixer"].get("num_heads") for entry in target}
-
-
-def test_a_ladder_has_no_dry_run() -> None:
-    with pytest.raises(ArchlabError, match="has rungs, of which a dry run cannot tell the cost"):
-        dry_run(load_space("small_ladder"))
