@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from archlab.inference.suite import COVERAGE, Estimate, estimate
+from archlab.inference.suite import COVERAGE, Estimate, estimate_of_items
 
 Aggregate: TypeAlias = Callable[[Sequence[Any]], float]
 # Of a corpus, whose items are compared at once: lm-eval resamples these so often, too.
@@ -86,7 +86,7 @@ def _interval(items: Sequence[Any], aggregate: Aggregate | None) -> Estimate:
     if of_mean is None:
         return _resampled(items, aggregate)
     pairs = [item if isinstance(item, tuple) else (item, 1) for item in items]
-    found = estimate(*zip(*((float(value), float(weight)) for value, weight in pairs), strict=True))
+    found = estimate_of_items(*zip(*((float(value), float(weight)) for value, weight in pairs), strict=True))
     value, low, high = (None if bound is None else of_mean(bound) for bound in (found.value, found.low, found.high))
     assert value is not None
     bounds = sorted(bound for bound in (low, high) if bound is not None)
@@ -104,5 +104,5 @@ def _resampled(items: Sequence[Any], aggregate: Aggregate) -> Estimate:
         return _bare(value, count)
     random, times = np.random.default_rng(0), _FEW_RESAMPLES if aggregate.__name__ in _SLOW else _RESAMPLES
     drawn = [float(aggregate([items[at] for at in random.integers(0, count, count)])) for _ in range(times)]
-    low, high = np.nanquantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Estimate(value, float(low), float(high), count, count)
+    low, high = map(float, np.nanquantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]))
+    return _bare(value, count) if low == high else Estimate(value, low, high, count, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,7 +57,7 @@ class TaskCatalog:
         try:
             loaded: Loaded = manager.load([name])
         except Exception as error:  # of its data library, its tasks' own code and packages that these need
-            raise MissingDataError(name, one_line(error)) from error
+            raise MissingDataError(name, _needs(error)) from error
         for task in loaded["tasks"].values():
             _set_fewshot(task, num_fewshot)
         return loaded
@@ -70,6 +71,16 @@ def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
     elif own is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=_SEED)
+
+
+def _needs(error: Exception) -> str:
+    """Return what a task lacks that could not be loaded."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"the Python module {error.name}, which is not installed"
+    named = re.search(r"'([^']+)' on the Hub", str(error)) if isinstance(error, ConnectionError) else None
+    if named is not None:
+        return f"the data set {named[1]}, which neither the network nor the cache has"
+    return one_line(error)
 
 
 @contextmanager

@@ -33,12 +33,17 @@ def numbers_of(each: Estimate) -> tuple[float, ...]:
 def _sections(result: SuiteResult) -> Iterator[str]:
     if result.figures:
         rows = [("", (name, *_cells(each))) for name, each in result.figures.items()]
-        yield section("Figures", table(["figure", *HEAD], rows, name="figures", narrow=True))
+        note = "90 % intervals are from resampling the units."
+        yield section("Figures", table(["figure", *HEAD], rows, name="figures", narrow=True), note=note)
     for curve in result.curves:
         rows = [("", (_whole(x), *_cells(each))) for x, each in curve.points]
         made = table([curve.x, *HEAD[:3], curve.unit, "count"], rows, name=curve.name, narrow=True)
         yield section(curve.title, figure(_figure(curve)), made, note=f"{_INTERVAL} {curve.unit}.")
-    yield section("Settings", facts({name: value for name, value in result.settings.items() if value is not None}))
+    if result.missing:
+        needs = [("", pair) for pair in result.missing.items()]
+        yield section("Not measured", table(["what", "needs"], needs, name="missing", narrow=True))
+    settings = {name: value for name, value in result.settings.items() if value is not None}
+    yield section("Settings", facts({**settings, "tokens_read": result.tokens}))
 
 
 def _cells(each: Estimate) -> list[object]:
