@@ -32,7 +32,7 @@ def numbers_of(each: Estimate) -> tuple[float, ...]:
 
 def _sections(result: SuiteResult) -> Iterator[str]:
     if result.figures:
-        rows = [("", (name, *_cells(each))) for name, each in result.figures.items()]
+        rows = [("", (name, *_own_digits(each))) for name, each in result.figures.items()]
         note = "90 % intervals are from resampling the units."
         yield section("Figures", table(["figure", *HEAD], rows, name="figures", narrow=True), note=note)
     for curve in result.curves:
@@ -48,6 +48,12 @@ def _sections(result: SuiteResult) -> Iterator[str]:
 
 def _cells(each: Estimate) -> list[object]:
     return [each.value, each.low, each.high, each.units, each.count]
+
+
+def _own_digits(each: Estimate) -> list[object]:
+    """Return a figure's cells: no number of digits suits all of a column with figures of different sizes."""
+    told = ["" if value is None else f"{value:,.4f}" for value in (each.value, each.low, each.high)]
+    return [*told, each.units, each.count]
 
 
 def _whole(x: float) -> float | int:
