@@ -66,6 +66,7 @@ def evaluate_suite(
     num_fewshot: int | None = None,
     whole_documents: bool = False,
     batch_size: int | None = None,
+    questions: StrPath | None = None,
     out: StrPath | None = None,
     force: bool = False,
     progress: Callable[[str, int, int | None], None] | None = None,
@@ -76,9 +77,10 @@ def evaluate_suite(
     `folder` and `overrides` are those of `evaluate`; it may be an export, too. `text` is a file in place of a split,
     `max_context` the longest context. `tasks`, at most `limit` items of each, with `num_fewshot` examples before each
     question, and with `whole_documents` read without a cut, are of the suite lm-eval, `task_files` a directory with
-    more of them. A run's results are written to its evaluations/SUITE, those of another model to `out`, if that is
-    given; `force` overwrites earlier ones. `progress` is called with what is measured, what is done of it and how much
-    there is. Raises ArchlabError for a suite that there is none of, and for a model or data that it cannot measure.
+    more of them; `questions` is the file of the suite mt-bench. A run's results are written to its evaluations/SUITE,
+    those of another model to `out`, if that is given; `force` overwrites earlier ones. `progress` is called with what
+    is measured, what is done of it and how much there is. Raises ArchlabError for a suite that there is none of, and
+    for a model or data that it cannot measure.
 
         archlab.evaluate_suite("runs/a", "context", text="book.txt").curves[0].points
     """
@@ -95,9 +97,18 @@ def evaluate_suite(
         experiment, model = load_trained_or_export(Path(folder), overrides=overrides)
     validate(experiment)
     words = None if text is None else read_text(Path(text))
-    files = None if task_files is None else Path(task_files)
     request = SuiteRequest(
-        split, words, max_tokens, max_context, tuple(tasks), files, limit, num_fewshot, whole_documents, batch_size
+        split,
+        words,
+        max_tokens,
+        max_context,
+        tuple(tasks),
+        None if task_files is None else Path(task_files),
+        limit,
+        num_fewshot,
+        whole_documents,
+        batch_size,
+        None if questions is None else Path(questions),
     )
     result = measure(model, experiment, request, progress or (lambda what, done, total: None))
     if place is not None:

@@ -61,6 +61,7 @@ class SuiteResult:
     figures: Mapping[str, Estimate] = field(default_factory=dict)
     notes: Sequence[str] = ()
     missing: Mapping[str, str] = field(default_factory=dict)  # what was not measured, and what it needs
+    records: Sequence[Mapping[str, object]] = ()  # item by item, in result.json alone
 
     def to_dict(self) -> dict[str, object]:
         """Return the result as JSON data."""
@@ -82,6 +83,7 @@ class SuiteRequest:
         num_fewshot: How many examples precede each question.
         whole_documents: Whether no text is cut and the state is carried over each.
         batch_size: How many rows are read at once.
+        questions: A file with MT-Bench's questions.
     """
 
     split: str = "test"
@@ -94,6 +96,7 @@ class SuiteRequest:
     num_fewshot: int | None = None
     whole_documents: bool = False
     batch_size: int | None = None
+    questions: Path | None = None
 
     def require_only(self, suite: str, *taken: str) -> None:
         """Raise ArchlabError, naming its option, for what a suite is asked and does not take."""

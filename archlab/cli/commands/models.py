@@ -93,7 +93,7 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 @click.option(
     "--tokens", type=click.IntRange(min=1), help="Evaluate on this many tokens; the default is the whole split."
 )
-@click.option("--suite", help="Measure by a suite: context, recall, mad, lm-eval or megalodon-paper.")
+@click.option("--suite", help="Measure by a suite: context, recall, mad, lm-eval, megalodon-paper or mt-bench.")
 @click.option(
     "--text",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -106,6 +106,9 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 @click.option("--num-fewshot", type=click.IntRange(min=0), help="Put this many examples before each question.")
 @click.option("--whole-documents", is_flag=True, help="Cut no text of lm-eval: carry the state over each.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Read this many texts of lm-eval at a time.")
+@click.option(
+    "--questions", type=click.Path(path_type=Path, dir_okay=False), help="MT-Bench's question.jsonl, for mt-bench."
+)
 @click.option("--out", type=FOLDER, help="Write what a suite found here; of a run it is evaluations/SUITE in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @FORCE
@@ -124,6 +127,7 @@ def eval_(
     num_fewshot: int | None,
     whole_documents: bool,
     batch_size: int | None,
+    questions: Path | None,
     out: Path | None,
     as_json: bool,
     force: bool,
@@ -142,6 +146,7 @@ def eval_(
         "num_fewshot": num_fewshot,
         "whole_documents": whole_documents,
         "batch_size": batch_size,
+        "questions": questions,
     }
     if suite is not None:
         asked = {"split": split, "max_tokens": tokens, **of_suites}

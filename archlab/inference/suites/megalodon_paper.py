@@ -39,7 +39,7 @@ _TASKS = {
 _TEXTS = {
     "figure 5": "a long text: --text FILE",
     "PG19": "its test books, which lm-eval has not: --suite context --text FILE for each",
-    "MT-Bench": "its 80 questions and a model that judges answers; archlab does not run it",
+    "MT-Bench": "its 80 questions and a model that judges answers: --suite mt-bench --questions FILE",
 }
 
 

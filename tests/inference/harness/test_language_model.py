@@ -28,6 +28,7 @@ pytestmark = pytest.mark.services
 
 Made: TypeAlias = tuple[Path, Path]
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "dog", "that", "ran", "far", "from", "there"]
+BEGIN = "<|endoftext|>"
 WINDOW = "model.layers[0].mixer.attention.window_size="
 MODELS = {"llama2_tiny": [f"{WINDOW}96"], "megalodon_tiny": [f"{WINDOW}16"], "hybrid_tiny": []}
 
@@ -40,15 +41,18 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=[*MODELS, "tokenizer"])
+@pytest.fixture(scope="module", params=[*MODELS, "tokenizer", "special"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, text: Path) -> Made:
     """A trained model with noise on every weight, and its export."""
     folder, name = tmp_path_factory.mktemp("made"), request.param
     task = f"task={{type: text, path: {text}}}"
     more = MODELS.get(name, [])
-    if name == "tokenizer":
-        tokenizer = write_tokenizer(folder / "tokenizer.json")
-        name, task = "hybrid_tiny", f"task={{type: text, path: {text}, tokenizer: {tokenizer}}}"
+    if name in ("tokenizer", "special"):
+        tokenizer, special = write_tokenizer(folder / "tokenizer.json"), name == "special"
+        if special:
+            begin_texts_specially(tokenizer)
+        knobs = f"tokenizer: {tokenizer}, special_tokens: {str(special).lower()}"
+        name, task = "hybrid_tiny", f"task={{type: text, path: {text}, {knobs}}}"
         more = ["model.vocab_size=400"]
     experiment = load(name, [*more, task, "train.precision=float32", "train.context=32"])
     model = build(experiment.model)
@@ -60,6 +64,14 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return run, export(run, folder / "out", ["transformers"])
 
 
+def begin_texts_specially(file: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    special = [(BEGIN, tokenizer.token_to_id(BEGIN))]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(f"{BEGIN} $A", special_tokens=special)
+    tokenizer.save(str(file))
+
+
 def ours(folder: Path, **settings: Any) -> Any:
     from archlab.inference.harness.language_model import ArchlabLM
 
@@ -69,9 +81,11 @@ def ours(folder: Path, **settings: Any) -> Any:
 def theirs(folder: Path, prefix: int, **settings: Any) -> Any:
     from lm_eval.models.huggingface import HFLM
 
-    options = {"trust_remote_code": True, "device": "cpu", "dtype": "float32", "batch_size": 3}
-    model = HFLM(pretrained=str(folder), prefix_token_id=prefix, **options, **settings)
-    if model.tokenizer.eos_token_id is None:  # of bytes, of which lm-eval then cannot stop
+    # Its cache scores the wrong tokens of a request that another one, with less context, shares all tokens with.
+    options = {"logits_cache": False, "trust_remote_code": True, "device": "cpu", "dtype": "float32", "batch_size": 3}
+    has_own = "eos_token_id" in (folder / "generation_config.json").read_text()
+    model = HFLM(pretrained=str(folder), **options, **settings, **({} if has_own else {"prefix_token_id": prefix}))
+    if not has_own:  # bytes, which lm-eval then cannot stop
         model.tokenizer.eos_token = model.tokenizer.convert_ids_to_tokens(prefix)
     return model
 
@@ -94,6 +108,7 @@ PAIRS = [
     ("is it so? ", "y"),
     ("is it so? ", "n"),
     (sentence(9, 60), " dog"),
+    (f"{BEGIN}the cat", " sat"),
 ]
 
 
@@ -131,6 +146,9 @@ def test_a_whole_document_is_read_as_one(made: Made, monkeypatch: pytest.MonkeyP
     found = mine.loglikelihood_rolling(requests)
     hf = theirs(out, mine.prefix_token_id, max_length=10_000)
     assert found == pytest.approx(hf.loglikelihood_rolling(requests, disable_tqdm=True), abs=5e-4)
+    long = ask("loglikelihood", (sentence(3, 90), " dog"), (sentence(4, 61), " one dog ran"))
+    expected = hf.loglikelihood(long, disable_tqdm=True)
+    assert mine.loglikelihood(long) == [pytest.approx(each, abs=1e-4) for each in expected]
     assert found[0] != pytest.approx(ours(run, max_length=50).loglikelihood_rolling(requests)[0], abs=1e-2)
 
 
@@ -139,7 +157,7 @@ def test_answers_are_those_of_transformers_up_to_a_stop_text(made: Made) -> None
     prompts = [sentence(seed, 1 + 4 * seed) for seed in range(5)]
     mine = ours(run, max_length=90, batch_size=3)
     free = mine.generate_until(ask("generate_until", *((each, {"max_gen_toks": 12}) for each in prompts)))
-    stops = [text[3:5] for text in free]
+    stops = [text[3:5] or "." for text in free]
     asked = [(each, {"until": [stop], "max_gen_toks": 12}) for each, stop in zip(prompts, stops, strict=True)]
     stopped = mine.generate_until(ask("generate_until", *asked))
     assert [text.split(stop)[0] for text, stop in zip(free, stops, strict=True)] == stopped
@@ -210,10 +228,23 @@ def test_tasks_are_measured_as_lm_eval_measures_an_export(
         each = found.figures[name]
         assert each.value == pytest.approx(value, rel=1e-4), name
         assert each.units == 7
-        if name != "local_answer exact_match":  # always 0
+        if not name.startswith("local_answer"):  # whose items may all be as wrong
             assert each.low is not None
             assert each.high is not None
             assert each.low <= each.value <= each.high
+
+
+@pytest.mark.parametrize("made", ["hybrid_tiny"], indirect=True)
+def test_lm_eval_itself_takes_a_checkpoint_by_name(made: Made, task_files: Path) -> None:
+    from lm_eval.api.registry import get_model
+
+    import archlab.inference.harness.language_model  # noqa: F401
+
+    run, _ = made
+    requests = ask("loglikelihood", *PAIRS[:3])
+    by_name = get_model("archlab").create_from_arg_string(f"checkpoint={run},max_length=90", {"batch_size": 2})
+    assert by_name.max_length == 90
+    assert by_name.loglikelihood(requests) == ours(run, max_length=90, batch_size=2).loglikelihood(requests)
 
 
 @pytest.mark.parametrize("made", ["llama2_tiny"], indirect=True)
