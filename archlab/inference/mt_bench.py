@@ -75,7 +75,7 @@ def read_questions(file: Path) -> list[Question]:
 
 def _question(row: Mapping[str, Any], place: str) -> Question:
     turns, references = row.get("turns"), row.get("reference") or []
-    texts = [*turns, *references] if isinstance(turns, list) and isinstance(references, list) else [None]
+    texts: list[Any] = [*turns, *references] if isinstance(turns, list) and isinstance(references, list) else [None]
     if not all(isinstance(text, str) for text in texts) or len(texts) not in (_TURNS, 2 * _TURNS):
         raise ArchlabError(f"{place}: no question: 'turns' needs two texts, 'reference' two or none")
     return Question(str(row.get("question_id", place)), str(row.get("category", "all")), texts[:2], texts[2:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -17,16 +16,6 @@ from archlab.inference.suite import Estimate, Setting, SuiteProgress, SuiteReque
 from archlab.inference.text_model import TextModel
 
 _BATCH = 8
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Figures by their names, and how many tokens were read for them."""
-
-    figures: Mapping[str, Estimate]
-    tokens: int
-    examples: Mapping[str, int]
-    versions: Mapping[str, Any]
 
 
 def require_lm_eval(suite: str) -> None:
@@ -46,6 +35,7 @@ class Harness:
         from archlab.inference.harness.language_model import ArchlabLM
 
         self.request = request
+        self._examples, self._versions = dict[str, object](), dict[str, object]()
         self.model = ArchlabLM(
             TextModel(experiment, model),
             max_length=request.max_context,
@@ -54,16 +44,16 @@ class Harness:
             told=progress,
         )
 
-    def run(self, loaded: Loaded) -> Measured:
-        """Return what tasks find."""
+    def run(self, loaded: Loaded) -> Mapping[str, Estimate]:
+        """Return the figures of tasks."""
         from lm_eval.evaluator import evaluate
 
-        before = self.model.num_tokens
         found: Any = evaluate(
             lm=self.model, task_dict=loaded, limit=self.request.limit, bootstrap_iters=0, log_samples=True
         )
-        figures = dict(figures_of(found, loaded["tasks"]))
-        return Measured(figures, self.model.num_tokens - before, found["n-shot"], found["versions"])
+        self._examples |= {name: found["n-shot"][name] for name in loaded["tasks"]}
+        self._versions |= {name: found["versions"][name] for name in loaded["tasks"]}
+        return dict(figures_of(found, loaded["tasks"]))
 
     def settings(self) -> dict[str, Setting]:
         """Return what the figures depend on beside the tasks."""
@@ -73,6 +63,8 @@ class Harness:
             "lm_eval": version("lm_eval"),
             "longest_text": cut,
             "items_of_a_task": "all" if self.request.limit is None else f"the first {self.request.limit:,}",
+            "examples_before_a_question": _each(self._examples),
+            "versions_of_tasks": _each(self._versions),
             "batch_size": lm.batch_size,
             "precision": lm.precision,
             "first_token": lm.prefix_token_id,
@@ -89,3 +81,9 @@ class Harness:
         if self.request.limit is not None:
             told.append(f"Of each task the first {self.request.limit:,} items only.")
         return told
+
+
+def _each(values: Mapping[str, object]) -> str:
+    """Return values by name, or one that is that of all."""
+    every = {str(value) for value in values.values()}
+    return every.pop() if len(every) == 1 else ", ".join(f"{name} {value}" for name, value in values.items())

@@ -10,7 +10,7 @@ from archlab.inference.harness.run import Harness, require_lm_eval
 from archlab.inference.harness.tasks import TaskCatalog, quiet_and_reachable
 from archlab.inference.suite import Estimate, SuiteProgress, SuiteRequest, SuiteResult
 
-TAKEN = ("max_context", "task_files", "limit", "num_fewshot", "whole_documents", "batch_size")
+_TAKEN = ("max_context", "task_files", "limit", "num_fewshot", "whole_documents", "batch_size")
 
 
 def run_lm_eval(
@@ -21,29 +21,19 @@ def run_lm_eval(
     Raises ArchlabError for no task, one that there is none of, one whose data is not at hand, and a model of something
     else than text.
     """
-    request.require_only("lm-eval", "tasks", *TAKEN)
+    request.require_only("lm-eval", "tasks", *_TAKEN)
     require_lm_eval("lm-eval")
     if not request.tasks:
         raise ArchlabError("the suite lm-eval needs --tasks, such as --tasks piqa,arc_easy")
     harness = Harness(model, experiment, request, progress)
     with quiet_and_reachable():
+        progress("reading the names of tasks", 0, None)
         catalog = TaskCatalog(request.task_files)
-        loaded = [catalog.load(name, request.num_fewshot) for name in request.tasks]
-        measured = [harness.run(each) for each in loaded]
-    figures = dict[str, Estimate]()
-    examples = dict[str, int]()
-    for each in measured:
-        figures |= each.figures
-        examples |= {name: count for name, count in each.examples.items() if isinstance(count, int)}
-    settings = {"tasks": ", ".join(request.tasks), **harness.settings(), "examples": _examples(examples)}
+        figures = dict[str, Estimate]()
+        for loaded in [catalog.load(name, request.num_fewshot) for name in request.tasks]:
+            figures |= harness.run(loaded)
+    settings = {"tasks": ", ".join(request.tasks), **harness.settings()}
     return SuiteResult("lm-eval", settings, harness.model.num_tokens, figures=figures, notes=harness.notes())
-
-
-def _examples(counts: dict[str, int]) -> str:
-    """Return the number of examples before each question, once where all tasks have the same."""
-    if len(set(counts.values())) == 1:
-        return f"{next(iter(counts.values()))} before each question"
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 SUITE = run_lm_eval

@@ -56,10 +56,11 @@ def run_megalodon_paper(
     require_lm_eval("megalodon-paper")
     harness, missing, figures = Harness(model, experiment, request, progress), dict[str, str](), dict[str, Estimate]()
     with quiet_and_reachable():
+        progress("reading the names of tasks", 0, None)
         catalog = TaskCatalog(request.task_files)
         for name, num_fewshot in _TASKS.items():
             try:
-                figures |= harness.run(catalog.load(name, num_fewshot)).figures
+                figures |= harness.run(catalog.load(name, num_fewshot))
             except MissingDataError as error:
                 missing[name] = error.needs
     curves, tokens = _by_context(model, experiment, request, progress, missing)

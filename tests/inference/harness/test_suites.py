@@ -19,7 +19,6 @@ def task_files(tmp_path: Path) -> Path:
     rows = "".join(json.dumps({"text": f"{n} times {n} is", "right": n % 2}) + "\n" for n in range(6))
     (folder / "rows.jsonl").write_text(rows)
     task = {
-        "task": "of_two",
         "test_split": "test",
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
@@ -28,22 +27,27 @@ def task_files(tmp_path: Path) -> Path:
         "doc_to_target": "right",
         "doc_to_choice": ["4", "9"],
     }
-    (folder / "of_two.yaml").write_text(yaml.safe_dump(task))
+    for name in ("of_two", "of_two_again"):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**task, "task": name}))
+    mean = [{"metric": "acc", "weight_by_size": True}]
+    group = {"group": "both", "task": ["of_two", "of_two_again"], "aggregate_metric_list": mean}
+    (folder / "both.yaml").write_text(yaml.safe_dump(group))
     return folder
 
 
 def test_a_task_of_ones_own(run, trained: Path, task_files: Path, tmp_path: Path) -> None:
     out = tmp_path / "found"
-    asked = ["--tasks", "of_two", "--task-files", str(task_files), "--limit", "5", "--out", str(out)]
+    asked = ["--tasks", "both", "--task-files", str(task_files), "--limit", "5", "--out", str(out)]
     done = run("eval", str(trained), "--suite", "lm-eval", *asked)
     assert done.status == 0, done.err
     assert "of_two acc" in done.out
     assert " read\n" in done.out
     assert all(len(line) <= 80 for line in done.out.splitlines()[:-1])
     result = json.loads((out / "result.json").read_text())
-    assert result["figures"]["of_two acc"]["units"] == 5
-    assert result["settings"]["examples"] == "0 before each question"
-    assert (out / "figures.csv").read_text().startswith("figure,value,low,high,units,count\nof_two acc,")
+    one, both = result["figures"]["of_two acc"], result["figures"]["both acc"]
+    assert (one["units"], both["units"], both["value"]) == (5, 10, one["value"])
+    assert result["settings"]["examples_before_a_question"] == "0"
+    assert (out / "figures.csv").read_text().startswith("figure,value,low,high,units,count\nboth acc,")
     other = run("eval", str(trained), "--suite", "lm-eval", "--text", str(task_files / "rows.jsonl"))
     assert (other.status, "the suite lm-eval takes no --text" in other.err) == (2, True)
 
