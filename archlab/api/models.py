@@ -62,17 +62,27 @@ def evaluate_suite(
     text: StrPath | None = None,
     max_tokens: int | None = None,
     max_context: int | None = None,
+    tasks: Sequence[str] = (),
+    task_files: StrPath | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    whole_documents: bool = False,
+    batch_size: int | None = None,
+    questions: StrPath | None = None,
     out: StrPath | None = None,
     force: bool = False,
     progress: Callable[[str, int, int | None], None] | None = None,
     trust_plugins: bool = False,
 ) -> SuiteResult:
-    """Measure a trained model by a suite: `context` is its loss by context length and by position.
+    """Measure a trained model by a suite; docs/evaluation.md says what each one measures, and takes.
 
-    `folder` and `overrides` are those of `evaluate`; `text` is a file in place of a split. A run's results are written
-    to its evaluations/SUITE, those of another model to `out`, if that is given; `force` overwrites earlier ones.
-    `max_context` is the longest context, `progress` is called with what is measured, the tokens done and those in all.
-    Raises ArchlabError for a suite that there is none of, and for a model or data that it cannot measure.
+    `folder` and `overrides` are those of `evaluate`; it may be an export, too. `text` is a file in place of a split,
+    `max_context` the longest context. `tasks`, at most `limit` items of each, with `num_fewshot` examples before each
+    question, and with `whole_documents` read without a cut, are of the suite lm-eval, `task_files` a directory with
+    more of them; `questions` is the file of the suite mt-bench. A run's results are written to its evaluations/SUITE,
+    those of another model to `out`, if that is given; `force` overwrites earlier ones. `progress` is called with what
+    is measured, what is done of it and how much there is. Raises ArchlabError for a suite that there is none of, and
+    for a model or data that it cannot measure.
 
         archlab.evaluate_suite("runs/a", "context", text="book.txt").curves[0].points
     """
@@ -80,16 +90,28 @@ def evaluate_suite(
     from archlab.inference.window_source import read_text
     from archlab.modeling.build import validate
     from archlab.reporting.evaluation import evaluation_dir, require_evaluation_target, write_evaluation
-    from archlab.storage.trained_model import load_trained
+    from archlab.storage.trained_model import load_trained_or_export
 
     measure, place = find_suite(suite), Path(out) if out is not None else evaluation_dir(Path(folder), suite)
     if place is not None:
         require_evaluation_target(place, force=force)
     with plugin_policy(trust=trust_plugins):
-        experiment, model = load_trained(Path(folder), overrides=overrides)
+        experiment, model = load_trained_or_export(Path(folder), overrides=overrides)
     validate(experiment)
     words = None if text is None else read_text(Path(text))
-    request = SuiteRequest(split, words, max_tokens, max_context)
+    request = SuiteRequest(
+        split,
+        words,
+        max_tokens,
+        max_context,
+        tuple(tasks),
+        None if task_files is None else Path(task_files),
+        limit,
+        num_fewshot,
+        whole_documents,
+        batch_size,
+        None if questions is None else Path(questions),
+    )
     result = measure(model, experiment, request, progress or (lambda what, done, total: None))
     if place is not None:
         write_evaluation(place, result, Path(folder).resolve().name, force=force)

@@ -18,14 +18,26 @@ if TYPE_CHECKING:
 def suite_tables(result: SuiteResult) -> Group:
     """Return what a suite found as terminal tables of at most 80 columns, and its notes."""
     tables = [_curve_table(curve) for curve in result.curves]
-    return Group(*_figures(result), *tables, *(paragraph(note) for note in result.notes))
+    notes = (paragraph(note) for note in result.notes)
+    return Group(*_figures(result), *tables, *_missing(result), *notes)
 
 
 def _figures(result: SuiteResult) -> Iterator[Table]:
     if result.figures:
         table = _table("", "figure", "value")
+        table.columns[0].justify = "left"
         for name, each in result.figures.items():
             table.add_row(foreign(name), *_cells(each))
+        yield table
+
+
+def _missing(result: SuiteResult) -> Iterator[Table]:
+    if result.missing:
+        table = Table(title="Not measured", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        table.add_column("what", no_wrap=True)
+        table.add_column("needs")
+        for name, needs in result.missing.items():
+            table.add_row(foreign(name), foreign(needs))
         yield table
 
 

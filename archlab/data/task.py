@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +36,9 @@ class Task(Protocol):
         has_documents: Whether samples are parts of texts whose documents can be told apart.
         metrics_are_per_token: Whether the metrics of a part of the steps can be summed with those of the others.
         tokens: What the tokens mean, where several tasks have the same; a task's own tokens by default.
+        benchmark: The suite of measurements of models that were trained on the task, if there is one.
+        difficulties: For each knob that makes samples harder and leaves the tokens as they are, the values at which
+            that suite measures; `context` is the number of inputs.
         metrics: Names of the metrics; `bpb` is computed from the loss and `bytes_per_token`.
     """
 
@@ -45,6 +49,8 @@ class Task(Protocol):
     has_documents: bool = False
     metrics_are_per_token: bool = True
     tokens: str = ""
+    benchmark: str = ""
+    difficulties: Mapping[str, Sequence[float]] = MappingProxyType({})
     metrics: Sequence[str] = ("loss", "accuracy")
 
     @property

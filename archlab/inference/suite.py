@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -16,12 +17,13 @@ from archlab.errors import ArchlabError, did_you_mean
 from archlab.runtime.extensions import Extensions
 
 GROUP = "archlab.suites"
-_SUITES = Extensions("archlab.inference.suites", "SUITE", GROUP)
+_SUITES = Extensions("archlab.inference.suites", "SUITE", GROUP, has_hyphens=True)
 Setting: TypeAlias = str | int | float | None
 # Takes what is measured, how much of it is done, and of how much.
 SuiteProgress: TypeAlias = Callable[[str, int, int | None], None]
 
-_RESAMPLES, _FEWEST_UNITS, _MOST_UNITS, _COVERAGE = 2000, 4, 4096, 0.9
+_RESAMPLES, _FEWEST_UNITS, _MOST_UNITS = 2000, 4, 4096
+COVERAGE = 0.9  # of an interval
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class SuiteResult:
     curves: Sequence[Curve] = ()
     figures: Mapping[str, Estimate] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)  # what was not measured, and what it needs
+    records: Sequence[Mapping[str, object]] = ()  # item by item, in result.json alone
 
     def to_dict(self) -> dict[str, object]:
         """Return the result as JSON data."""
@@ -66,12 +70,41 @@ class SuiteResult:
 
 @dataclass(frozen=True)
 class SuiteRequest:
-    """What to measure: a split of the experiment's data or a `text`, so many of its tokens, contexts up to one."""
+    """What to measure, as far as a suite can be told.
+
+    Attributes:
+        split: The split of the experiment's data.
+        text: A text in its place.
+        max_tokens: How many of its tokens are read at most.
+        max_context: The longest context.
+        tasks: Names of tasks of lm-eval.
+        task_files: A directory of YAML files with tasks of one's own.
+        limit: How many items of each task are read at most.
+        num_fewshot: How many examples precede each question.
+        whole_documents: Whether no text is cut and the state is carried over each.
+        batch_size: How many rows are read at once.
+        questions: A file with MT-Bench's questions.
+    """
 
     split: str = "test"
     text: str | None = None
     max_tokens: int | None = None
     max_context: int | None = None
+    tasks: Sequence[str] = ()
+    task_files: Path | None = None
+    limit: int | None = None
+    num_fewshot: int | None = None
+    whole_documents: bool = False
+    batch_size: int | None = None
+    questions: Path | None = None
+
+    def require_only(self, suite: str, *taken: str) -> None:
+        """Raise ArchlabError, naming its option, for what a suite is asked and does not take."""
+        default = SuiteRequest()
+        for each in fields(self):
+            if each.name not in taken and getattr(self, each.name) != getattr(default, each.name):
+                option = {"max_tokens": "tokens"}.get(each.name, each.name).replace("_", "-")
+                raise ArchlabError(f"the suite {suite} takes no --{option}")
 
 
 class Suite(Protocol):
@@ -112,5 +145,14 @@ def estimate(sums: Sequence[float] | NDArray[np.float64], counts: Sequence[float
     drawn = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), _RESAMPLES)
     counted = drawn @ counts_N
     means = (drawn @ sums_N)[counted > 0] / counted[counted > 0]
-    low, high = np.quantile(means, [(1 - _COVERAGE) / 2, (1 + _COVERAGE) / 2])
+    low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Estimate(value, float(low), float(high), units, total)
+
+
+def estimate_of_items(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
+    """Return the same of items that are right or wrong; of items that are all equal no interval, and not a false one.
+
+    Resamples of twenty wrong answers are wrong, which does not tell that the next answer is.
+    """
+    found = estimate(sums, counts)
+    return replace(found, low=None, high=None) if found.low == found.high else found

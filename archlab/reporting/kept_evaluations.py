@@ -23,7 +23,8 @@ def read_evaluations(run: Path) -> dict[str, SuiteResult]:
 
 def _read(file: Path) -> SuiteResult:
     data = read_object(file, _WHAT)
-    data.pop("model", None)
+    for unused in ("model", "records"):  # records are each item's answer
+        data.pop(unused, None)
     try:
         curves = tuple(_curve(each, file) for each in data.pop("curves"))
         figures = {name: _estimate(each, file) for name, each in data.pop("figures").items()}

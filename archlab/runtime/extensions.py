@@ -13,12 +13,14 @@ from typing import Any
 class Extensions:
     """The objects named `attribute` in the modules of a `package`, and the entry points of a `group`.
 
-    The package is named and not imported before it is asked for, since its modules may import who asks.
+    The package is named and not imported before it is asked for, since its modules may import who asks. With
+    `has_hyphens` the names of its modules have hyphens, which Python's cannot have, for underscores.
     """
 
     package: str
     attribute: str
     group: str
+    has_hyphens: bool = False
 
     def names(self) -> list[str]:
         """Return the names of all."""
@@ -27,13 +29,15 @@ class Extensions:
     def find(self, name: str) -> Any:
         """Return the object of a name, or None if there is none."""
         if name in self._shipped():
-            return getattr(importlib.import_module(f"{self.package}.{name}"), self.attribute)
+            return getattr(importlib.import_module(f"{self.package}.{self._shipped()[name]}"), self.attribute)
         point = self._installed().get(name)
         return None if point is None else point.load()
 
-    def _shipped(self) -> list[str]:
+    def _shipped(self) -> dict[str, str]:
+        """Return the modules of the package by the names of what they hold."""
         modules = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
-        return [module.name for module in modules if not module.name.startswith("_")]
+        names = [module.name for module in modules if not module.name.startswith("_")]
+        return {name.replace("_", "-") if self.has_hyphens else name: name for name in names}
 
     def _installed(self) -> dict[str, importlib.metadata.EntryPoint]:
         return {point.name: point for point in importlib.metadata.entry_points(group=self.group)}

@@ -13,7 +13,7 @@ from archlab.errors import ArchlabError
 from archlab.modeling.build import build
 from archlab.storage import checkpoint
 from archlab.storage.identity import require_same
-from archlab.storage.model_places import run_of_checkpoint, why_no_model
+from archlab.storage.model_places import is_export, run_of_checkpoint, why_no_model
 from archlab.storage.run_identity import RUN_FILE, read_run_identity, require_model_of
 from archlab.storage.snapshot import read_verified
 from archlab.storage.trained_task import load_experiment
@@ -51,6 +51,15 @@ def load_trained(
     """
     weights, home = find_model(folder)
     return read_verified(weights, lambda place: _load_model(place, home, device, overrides))
+
+
+def load_trained_or_export(
+    folder: Path, device: str | torch.device = "cpu", overrides: Sequence[str] = ()
+) -> tuple[Experiment, nn.Module]:
+    """Return the same of an export, too, which is measured as what it was exported from."""
+    if not is_export(folder):
+        return load_trained(folder, device, overrides)
+    return read_verified(folder, lambda place: _load_model(place, folder, device, overrides))
 
 
 def _load_model(

@@ -13,6 +13,7 @@ from archlab.config.spec import Spec
 from archlab.data.task import Task
 from archlab.data.tokenizers.model_tokens import UNKNOWN_TOKENS, ModelTokens
 from archlab.errors import ArchlabError, ConfigError
+from archlab.storage.model_places import is_export
 from archlab.storage.model_tokens import read_tokens, task_knobs
 
 _SOURCE = "command line"
@@ -23,13 +24,14 @@ _UNKNOWN = (
 
 
 def load_experiment(checkpoint_dir: Path, overrides: Sequence[str]) -> tuple[Experiment, ModelTokens | None]:
-    """Return the experiment of a published checkpoint, whose task has the model's tokens, and what these mean.
+    """Return the experiment of a published checkpoint or an export, with the model's tokens, and what these mean.
 
     An older checkpoint does not carry its tokenizer: its task reads the tokenizer that it was trained with, and the
     second value is None if that is not known. Raises ConfigError for an override of the model, and for a task whose
     tokens mean something else.
     """
-    file, given = checkpoint_dir / "experiment.yaml", dict(map(parse_override, overrides))
+    given = dict(map(parse_override, overrides))
+    file = checkpoint_dir / ("config.yaml" if is_export(checkpoint_dir) else "experiment.yaml")
     for path in given:
         if path.startswith("model"):
             raise ConfigError(path, "cannot be changed: the model is trained", _SOURCE)

@@ -6,7 +6,7 @@ N samples, T time (context), P pairs, W tokens of a pair.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ class InContextTask(SyntheticTask):
     """
 
     predicts_next = True
+    benchmark = "mad"
+    difficulties: ClassVar = {"context": (128, 256, 512, 1024)}
     multi_query: bool
     learn: Learn
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from archlab import ArchlabError, Count, register
@@ -25,6 +27,9 @@ class Compression(SyntheticTask):
         eval_size: Number of validation samples, and of test samples.
         data_seed: Seed of the samples, independent of the run's seed.
     """
+
+    benchmark = "mad"
+    difficulties: ClassVar = {"context": (32, 64, 128, 256)}
 
     def __init__(
         self,

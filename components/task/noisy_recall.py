@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 from archlab import Count, Fraction, register
 
 from ._in_context import Learn, PairsTask
@@ -22,6 +24,8 @@ class NoisyRecall(PairsTask):
         eval_size: Number of validation samples, and of test samples.
         data_seed: Seed of the samples, independent of the run's seed.
     """
+
+    difficulties: ClassVar = {"noise": (0.2, 0.4, 0.6, 0.8), "context": (128, 256, 512, 1024)}
 
     def __init__(
         self,

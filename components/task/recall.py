@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from archlab import ArchlabError, Count, Positive, register
@@ -30,6 +32,9 @@ class Recall(SyntheticTask):
         eval_size: Number of validation samples, and of test samples.
         data_seed: Seed of the samples, independent of the run's seed.
     """
+
+    benchmark = "recall"
+    difficulties: ClassVar = {"num_pairs": (4, 8, 16, 32, 64, 128, 256), "context": (64, 128, 256, 512, 1024)}
 
     def __init__(
         self,

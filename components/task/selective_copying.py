@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from archlab import ArchlabError, Count, register
@@ -25,6 +27,9 @@ class SelectiveCopying(SyntheticTask):
         eval_size: Number of validation samples, and of test samples.
         data_seed: Seed of the samples, independent of the run's seed.
     """
+
+    benchmark = "mad"
+    difficulties: ClassVar = {"num_tokens": (16, 32, 64, 96), "context": (256, 512, 1024)}
 
     def __init__(
         self,

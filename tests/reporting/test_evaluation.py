@@ -19,18 +19,28 @@ FOUND = SuiteResult(
     (Curve("context", "Loss", "context, tokens", "loss, nats per token", "windows", POINTS, log=True),),
     {"accuracy": Estimate(0.5, 0.25, 0.75, 4, 4)},
     ("no context of 4,096 or more",),
+    {"PG19": "its <books>"},
 )
 
 
 def test_a_page_csv_and_json(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "out", FOUND, "a <b>", force=False)
     names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert names == {"index.html", "context.csv", "result.json", "manifest.json"}
+    assert names == {"index.html", "context.csv", "figures.csv", "result.json", "manifest.json"}
     rows = list(csv.reader((tmp_path / "out/context.csv").read_text().splitlines()))
     assert rows[0] == ["context", "value", "low", "high", "units", "count"]
     assert rows[1:] == [["1024", "2.5", "2.25", "2.75", "8", "8192"], ["2048", "2", "", "", "1", "8192"]]
+    figures = (tmp_path / "out/figures.csv").read_text()
+    assert figures == "figure,value,low,high,units,count\naccuracy,0.5,0.25,0.75,4,4\n"
     page = (tmp_path / "out/index.html").read_text()
-    for part in ("a &lt;b&gt;: context", "no context of 4,096 or more", "&lt;the text&gt;", "accuracy", "windows"):
+    for part in (
+        "a &lt;b&gt;: context",
+        "no context of 4,096 or more",
+        "&lt;the text&gt;",
+        "accuracy",
+        "windows",
+        "its &lt;books&gt;",
+    ):
         assert part in page
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert (result["model"], result["curves"][0]["points"][1][1]["low"]) == ("a <b>", None)

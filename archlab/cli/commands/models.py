@@ -93,13 +93,22 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 @click.option(
     "--tokens", type=click.IntRange(min=1), help="Evaluate on this many tokens; the default is the whole split."
 )
-@click.option("--suite", help="Measure by a suite: context is the loss by context length and by position.")
+@click.option("--suite", help="Measure by a suite: context, recall, mad, lm-eval, megalodon-paper or mt-bench.")
 @click.option(
     "--text",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Measure a suite on all of this text, not on a split.",
 )
-@click.option("--max-context", type=click.IntRange(min=1), help="The longest context of the suite context.")
+@click.option("--max-context", type=click.IntRange(min=1), help="The longest context that a suite reads.")
+@click.option("--tasks", multiple=True, metavar="NAME,...", help="Measure these tasks of lm-eval.")
+@click.option("--task-files", type=FOLDER, help="Take tasks of lm-eval from the YAML files of this directory, too.")
+@click.option("--limit", type=click.IntRange(min=1), help="Measure this many items of each task.")
+@click.option("--num-fewshot", type=click.IntRange(min=0), help="Put this many examples before each question.")
+@click.option("--whole-documents", is_flag=True, help="Cut no text of lm-eval: carry the state over each.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Read this many texts of lm-eval at a time.")
+@click.option(
+    "--questions", type=click.Path(path_type=Path, dir_okay=False), help="MT-Bench's question.jsonl, for mt-bench."
+)
 @click.option("--out", type=FOLDER, help="Write what a suite found here; of a run it is evaluations/SUITE in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @FORCE
@@ -112,22 +121,40 @@ def eval_(
     suite: str | None,
     text: Path | None,
     max_context: int | None,
+    tasks: tuple[str, ...],
+    task_files: Path | None,
+    limit: int | None,
+    num_fewshot: int | None,
+    whole_documents: bool,
+    batch_size: int | None,
+    questions: Path | None,
     out: Path | None,
     as_json: bool,
     force: bool,
 ) -> None:
     """Evaluate a trained model on a split of its task, or of another task, or by a suite.
 
-    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial. PATH=VALUE sets a value by its
-    path, such as task.path=... or train.context=...
+    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial; with a suite also an export.
+    PATH=VALUE sets a value by its path, such as task.path=... or train.context=...
     """
+    of_suites = {
+        "text": text,
+        "max_context": max_context,
+        "tasks": [name for each in tasks for name in each.split(",") if name],
+        "task_files": task_files,
+        "limit": limit,
+        "num_fewshot": num_fewshot,
+        "whole_documents": whole_documents,
+        "batch_size": batch_size,
+        "questions": questions,
+    }
     if suite is not None:
-        asked = {"split": split, "text": text, "max_tokens": tokens, "max_context": max_context}
+        asked = {"split": split, "max_tokens": tokens, **of_suites}
         _evaluate_suite(folder, overrides, suite, out, force=force, as_json=as_json, asked=asked)
         return
-    of_suites = {"--text": text, "--max-context": max_context, "--out": out, "--force": force or None}
-    if given := next((name for name, value in of_suites.items() if value is not None), None):
-        raise click.UsageError(f"{given} is of a --suite")
+    given = {**of_suites, "out": out, "force": force}
+    if other := next((name for name, value in given.items() if value not in (None, False, [])), None):
+        raise click.UsageError(f"--{other.replace('_', '-')} is of a --suite")
 
     from archlab.cli.task_bar import task_bar
 
@@ -161,6 +188,7 @@ def _evaluate_suite(
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
     make_console().print(suite_tables(result))
+    click.echo(f"tokens   {result.tokens:,} read")
     if place := out or evaluation_dir(folder, suite):
         click.echo(f"page     {place / 'index.html'}")
 

@@ -41,6 +41,7 @@ def loss_by_context(
     at a time. Raises ArchlabError for a model or a task that predicts no stream of tokens, and for data of less than
     one window.
     """
+    request.require_only("context", "split", "text", "max_tokens", "max_context")
     task: Task = experiment.task.factory()()
     _require_stream(experiment, model, task)
     source = (

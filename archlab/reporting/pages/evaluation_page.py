@@ -32,17 +32,28 @@ def numbers_of(each: Estimate) -> tuple[float, ...]:
 
 def _sections(result: SuiteResult) -> Iterator[str]:
     if result.figures:
-        rows = [("", (name, *_cells(each))) for name, each in result.figures.items()]
-        yield section("Figures", table(["figure", *HEAD], rows, name="figures", narrow=True))
+        rows = [("", (name, *_own_digits(each))) for name, each in result.figures.items()]
+        note = "90 % intervals are from resampling the units."
+        yield section("Figures", table(["figure", *HEAD], rows, name="figures", narrow=True), note=note)
     for curve in result.curves:
         rows = [("", (_whole(x), *_cells(each))) for x, each in curve.points]
         made = table([curve.x, *HEAD[:3], curve.unit, "count"], rows, name=curve.name, narrow=True)
         yield section(curve.title, figure(_figure(curve)), made, note=f"{_INTERVAL} {curve.unit}.")
-    yield section("Settings", facts({name: value for name, value in result.settings.items() if value is not None}))
+    if result.missing:
+        needs = [("", pair) for pair in result.missing.items()]
+        yield section("Not measured", table(["what", "needs"], needs, name="missing", narrow=True))
+    settings = {name: value for name, value in result.settings.items() if value is not None}
+    yield section("Settings", facts({**settings, "tokens_read": result.tokens}))
 
 
 def _cells(each: Estimate) -> list[object]:
     return [each.value, each.low, each.high, each.units, each.count]
+
+
+def _own_digits(each: Estimate) -> list[object]:
+    """Return a figure's cells: no number of digits suits all of a column with figures of different sizes."""
+    told = ["" if value is None else f"{value:,.4f}" for value in (each.value, each.low, each.high)]
+    return [*told, each.units, each.count]
 
 
 def _whole(x: float) -> float | int:

@@ -16,13 +16,14 @@ import archlab
 from archlab import ArchlabError
 from archlab.config.experiment import Experiment, load
 from archlab.config.import_file import import_file
+from archlab.data.tokenizers.special_tokens import special_tokens
 from archlab.interop.exporting import export as exporting
 from archlab.interop.exporting import weights as weight_files
 from archlab.interop.exporting._prove import run_loader
 from archlab.interop.exporting.export import export
 from archlab.interop.exporting.exported_model import read_model
 from archlab.interop.exporting.format import format_names, make_formats
-from archlab.interop.exporting.hf_tokenizer import hf_tokenizer_files, special_tokens
+from archlab.interop.exporting.hf_tokenizer import hf_tokenizer_files
 from archlab.interop.exporting.proof import TOLERANCE, Expected, _difference, expected_logits, prove
 from archlab.interop.exporting.weights import write_weights
 from archlab.modeling.build import build

@@ -6,8 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from archlab.data.tokenizers.special_tokens import special_tokens
 from archlab.interop.exporting.exported_model import ExportedModel
-from archlab.interop.exporting.hf_tokenizer import hf_tokenizer_files, special_tokens
+from archlab.interop.exporting.hf_tokenizer import hf_tokenizer_files
 from archlab.interop.exporting.weights import write_weights
 from archlab.interop.hugging_face.match import match_model_type
 from archlab.interop.hugging_face.pretrained import write_pretrained

@@ -7,9 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from archlab.data.tokenizers.special_tokens import SpecialTokens, special_tokens
 from archlab.errors import ArchlabError
 from archlab.interop.exporting.exported_model import ExportedModel
-from archlab.interop.exporting.hf_tokenizer import SpecialTokens, hf_tokenizer_files, special_tokens
+from archlab.interop.exporting.hf_tokenizer import hf_tokenizer_files
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.state import max_context
 from archlab.storage.files import write_bytes, write_text
