@@ -55,10 +55,12 @@ class UpdateRule(ABC):
 
     `divided_by` are the axes of `parallel:` that may divide tensors: each number of a rank's part is updated by its own
     gradient alone, or the rule gathers what it needs. `parametrizations` are those whose rules, derived for Adam, hold.
+    `averages` tells that parameters are trained at one point, and evaluated, exported and kept at another.
     """
 
     divided_by: ClassVar[Sequence[str]] = ("shard", "tensor")
     parametrizations: ClassVar[Sequence[str]] = ("standard", "mup", "completep")
+    averages: ClassVar[bool] = False
 
     def settings(self, param: TrainedParam) -> Mapping[str, Any]:
         """Return settings by which a parameter's group is told from those of others, of JSON's types."""
@@ -69,8 +71,7 @@ class UpdateRule(ABC):
         """Return the optimizer of parameter groups, which have `params`, `weight_decay`, `lr` and `settings`.
 
         Its state has one tensor for each of `state_shapes`. Settings of groups that its steps change are in its
-        `progress`. One with a method `averaged(parameter)` trains at one point and returns another, which is evaluated,
-        exported and kept.
+        `progress`. Of a rule that averages, it has a method `averaged(parameter)`, which returns the other point.
         """
 
     @abstractmethod
@@ -96,11 +97,11 @@ def trained_params(model: nn.Module) -> list[TrainedParam]:
     return [TrainedParam(model, name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
 
 
-def saved_shapes(train: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> StateShapes:
-    """Return the shapes of what a checkpoint holds of each trained parameter."""
-    rule, of_average = update_rule(train), hasattr(optimizer, "averaged")
+def saved_shapes(train: TrainConfig, model: nn.Module) -> StateShapes:
+    """Return the shapes of what a checkpoint holds of each trained parameter beside its value."""
+    rule = update_rule(train)
     return {
-        param.name: {**rule.state_shapes(param), **({TRAINED: param.shape} if of_average else {})}
+        param.name: {**rule.state_shapes(param), **({TRAINED: param.shape} if rule.averages else {})}
         for param in trained_params(model)
     }
 

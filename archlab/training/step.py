@@ -146,7 +146,7 @@ class TrainStep:
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restore weights, optimizer, step and random state from a checkpoint; return what it holds beside these."""
-        shapes = saved_shapes(self.train, self.model, self.optimizer)
+        shapes = saved_shapes(self.train, self.model)
         state = load_checkpoint(folder, self.model, self.optimizer, shapes)
         self.step = int(state["step"])
         return state

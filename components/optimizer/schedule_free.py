@@ -24,6 +24,8 @@ class ScheduleFree(UpdateRule):
         weight_power: Power of the learning rate by which the average weights a step, for a warm-up to weigh less.
     """
 
+    averages = True
+
     def __init__(
         self, adam: AdamSettings, *, averaging_power: NonNegative = 0.0, weight_power: NonNegative = 2.0
     ) -> None:
