@@ -169,8 +169,9 @@ def _record_update(recorder: StepRecorder, size: int, moments: int, flops: int, 
     if train.clip is not None:
         recorder.count("clip_grad_norm", torch.float32, calls=2, bytes=3 * size)
     # It reads weights, gradients and moments, and writes all but the gradients.
-    kind = torch.bfloat16 if flops else torch.float32
-    recorder.count(train.optimizer_name, kind, calls=1, bytes=3 * size + 2 * moments, flops=flops)
+    recorder.count(train.optimizer_name, torch.float32, calls=1, bytes=3 * size + 2 * moments)
+    if flops:
+        recorder.count("matmul", torch.bfloat16, calls=1, flops=flops)
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:

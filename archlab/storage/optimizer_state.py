@@ -125,7 +125,7 @@ def _check_moment(key: str, tensor: Tensor, expected: tuple[int, ...], place: st
     if not numbers.isfinite().all():
         raise ArchlabError(f"{place} holds a number that is not finite")
     # Counts and squares: below 0 the next step would be NaN.
-    if (key == "step" or key.endswith("_sq")) and (numbers < 0).any():
+    if (key == "step" or key.endswith(("_sq", "_var", "variance"))) and (numbers < 0).any():
         raise ArchlabError(f"{place} holds a number below 0")
 
 

@@ -89,6 +89,15 @@ def test_adamw_is_torchs() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
+def test_adafactor_is_torchs() -> None:
+    model, other = Matrices(), Matrices()
+    own = {"decay_power": -0.6, "clip_threshold": 1.5, "smallest_scale": 0.01}
+    run(model, build_optimizer(model, train_of("adafactor", **own)))
+    its = torch.optim.Adafactor(other.parameters(), beta2_decay=-0.6, d=1.5, eps=(None, 0.01), weight_decay=0.3)
+    run(other, its)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("adjust_lr_fn", ["original", "match_rms_adamw"])
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_muon_is_torchs_for_matrices_and_adamw_for_all_else(adjust_lr_fn: str, nesterov: bool) -> None:
@@ -169,7 +178,8 @@ def test_what_each_keeps() -> None:
     of_matrices = 4 * sum(getattr(model, name).numel() for name in ("tall", "wide", "experts", "turned"))
     kept = {name: optimizer_bytes(parse_train({"optimizer": name}), model) for name in names("optimizer")}
     wanted = {"adamw": 2 * size, "lion": size, "schedule_free": 2 * size, "muon": 2 * size - of_matrices}
-    assert {name: kept[name] for name in wanted} == wanted
+    factors = 13 + 5 + 5 + 11 + 3 * (7 + 4) + 4 + 9 + 17 + 5 + 3 + 5 + 13
+    assert kept | wanted | {"adafactor": 4 * factors} == kept
 
 
 def test_muon_needs_roles() -> None:
