@@ -61,6 +61,7 @@ class UpdateRule(ABC):
     divided_by: ClassVar[Sequence[str]] = ("shard", "tensor")
     parametrizations: ClassVar[Sequence[str]] = ("standard", "mup", "completep")
     averages: ClassVar[bool] = False
+    product_dtype: ClassVar[torch.dtype] = torch.float32
 
     def settings(self, param: TrainedParam) -> Mapping[str, Any]:
         """Return settings by which a parameter's group is told from those of others, of JSON's types."""
@@ -79,7 +80,7 @@ class UpdateRule(ABC):
         """Return the shapes of what is kept of a parameter, by name; () is a number that counts or sums."""
 
     def update_flops(self, param: TrainedParam) -> int:
-        """Return the FLOPs of matrix products in bfloat16 in an update of a parameter, which all ranks compute."""
+        """Return the FLOPs of matrix products, in `product_dtype`, of an update; all ranks compute all of them."""
         return 0
 
 

@@ -20,7 +20,7 @@ from archlab.modeling.build import validate
 from archlab.modeling.compile import trace_activation_checkpointing
 from archlab.modeling.fake_model import on_fake_cpu
 from archlab.modeling.loss import total_loss
-from archlab.modeling.optimizer import optimizer_bytes, update_flops
+from archlab.modeling.optimizer import optimizer_bytes, update_flops, update_rule
 from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
 from archlab.modeling.repeated_costs import RepeatedBlocks
 from archlab.modeling.state import State, auxiliary_loss, init_state, reserve_state, state_bytes
@@ -171,7 +171,7 @@ def _record_update(recorder: StepRecorder, size: int, moments: int, flops: int, 
     # It reads weights, gradients and moments, and writes all but the gradients.
     recorder.count(train.optimizer_name, torch.float32, calls=1, bytes=3 * size + 2 * moments)
     if flops:
-        recorder.count("matmul", torch.bfloat16, calls=1, flops=flops)
+        recorder.count("matmul", update_rule(train).product_dtype, calls=1, flops=flops)
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:

@@ -118,7 +118,7 @@ class _FakeStep(TrainStep):
         # which the tracker could not tell from those of the update.
         with _Answers():
             clip_gradients(self.model, math.inf, self.ranks)
-        self.optimizer.step()
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
 

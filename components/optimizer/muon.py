@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from archlab import AdamSettings, Beta, Range, TrainedParam, UpdateRule, choice, register
 
-from ._adamw import adam_shapes, build_adamw
+from ._adamw import BesideAdamW, adam_shapes
 from ._elementwise import local
 from ._whole import gather, part_of
 
@@ -41,6 +41,7 @@ class Muon(UpdateRule):
 
     divided_by = ("shard",)
     parametrizations = ("standard",)
+    product_dtype = torch.bfloat16
 
     def __init__(
         self,
@@ -55,57 +56,32 @@ class Muon(UpdateRule):
         self.own = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn}
 
     def settings(self, param: TrainedParam) -> Mapping[str, Any]:
-        """Return the axis of a matrix's outputs, or None for a parameter of AdamW."""
+        """Return the axis of a matrix's outputs, or that a parameter is AdamW's."""
         declared, dims = param.declared.param, len(param.shape)
         if declared.role != "hidden" or dims < 2:
-            return {"fan_out": None}
+            return {"adamw": True}
         fan_out, fan_in = (axis % dims - dims for axis in (declared.fan_out, declared.fan_in))
-        return {"fan_out": fan_out if {fan_out, fan_in} == {-1, -2} else None}
+        return {"adamw": False, "fan_out": fan_out} if {fan_out, fan_in} == {-1, -2} else {"adamw": True}
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return the optimizer of both kinds of group."""
-        return _Muon([{**self.own, **group} if _is_of_matrices(group) else group for group in groups], self.adam)
+        return _Muon([group if group["adamw"] else {**self.own, **group} for group in groups], self.adam)
 
     def state_shapes(self, param: TrainedParam) -> Mapping[str, tuple[int, ...]]:
         """Return the momentum of a matrix, and the moments of any other parameter."""
-        return {"momentum_buffer": param.shape} if _is_of_matrices(self.settings(param)) else adam_shapes(param)
+        return adam_shapes(param) if self.settings(param)["adamw"] else {"momentum_buffer": param.shape}
 
     def update_flops(self, param: TrainedParam) -> int:
         """Return the FLOPs of three matrix products in each step of Newton and Schulz."""
-        if not _is_of_matrices(self.settings(param)):
+        if self.settings(param)["adamw"]:
             return 0
         short, long = sorted(param.shape[-2:])
         of_step = 2 * short * short * (2 * long + short)
         return math.prod(param.shape[:-2]) * int(self.own["ns_steps"]) * of_step
 
 
-def _is_of_matrices(group: Mapping[str, Any]) -> bool:
-    return group["fan_out"] is not None
-
-
-class _Muon(torch.optim.Optimizer):
-    """Two optimizers with one state and one list of groups."""
-
-    def __init__(self, groups: list[dict[str, Any]], adam: AdamSettings) -> None:
-        others = [group for group in groups if not _is_of_matrices(group)]
-        self._adamw = build_adamw(others, adam) if others else None
-        super().__init__(groups, {})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Make a step of both."""
-        assert closure is None, "gradients are accumulated before the step"
-        if self._adamw is not None:
-            # Set anew each time: loading a state replaces both.
-            self._adamw.state = self.state
-            self._adamw.param_groups = [group for group in self.param_groups if not _is_of_matrices(group)]
-            self._adamw.step()
-        for group in filter(_is_of_matrices, self.param_groups):
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
-
-    def _update(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:
+class _Muon(BesideAdamW):
+    def update(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:
         state, gradient = self.state[parameter], local(parameter.grad)  # type: ignore[arg-type]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)

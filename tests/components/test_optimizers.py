@@ -25,6 +25,7 @@ STEPS = 7
 PARAMS = {
     "tall": Param("hidden"),
     "wide": Param("hidden"),
+    "square": Param("hidden"),
     "experts": Param("hidden", fan_out=1),
     "turned": Param("hidden", fan_in=0, fan_out=1),
     "table": Param("input"),
@@ -41,6 +42,7 @@ class Matrices(nn.Module):
         shapes = {
             "tall": (13, 5),
             "wide": (5, 11),
+            "square": (4, 4),
             "experts": (3, 7, 4),
             "turned": (4, 9),
             "table": (17, 5),
@@ -107,11 +109,11 @@ def test_muon_is_torchs_for_matrices_and_adamw_for_all_else(adjust_lr_fn: str, n
     # torch's takes matrices [outputs, inputs], and one at a time.
     turned = nn.Parameter(other.turned.detach().T.contiguous())
     experts = [nn.Parameter(expert.clone()) for expert in other.experts.detach()]
-    matrices = nn.ParameterList([other.tall, other.wide, turned, *experts])
+    matrices = nn.ParameterList([other.tall, other.wide, other.square, turned, *experts])
     run(matrices, torch.optim.Muon(matrices.parameters(), weight_decay=0.3, **own))
     rest = nn.ParameterList([other.table, other.readout, other.bias])
     run(rest, torch.optim.AdamW(rest.parameters(), betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3, fused=True))
-    for name in ("tall", "wide", "table", "readout", "bias"):
+    for name in ("tall", "wide", "square", "table", "readout", "bias"):
         assert torch.equal(getattr(model, name), getattr(other, name)), name
     torch.testing.assert_close(model.experts, torch.stack(experts), rtol=0, atol=1e-5)
     torch.testing.assert_close(model.turned, turned.T, rtol=0, atol=2e-4)  # Newton and Schulz in bfloat16
@@ -151,6 +153,52 @@ def test_schedule_free_is_its_equations(averaging_power: float, weight_power: fl
     assert_same(model, trained)
 
 
+def test_soap_is_its_equations_for_matrices_and_adamw_for_all_else() -> None:
+    model, other = Matrices(torch.float64), Matrices(torch.float64)
+    run(model, build_optimizer(model, train_of("soap", precondition_every=2, max_dim=4)))
+    for name in ("tall", "wide", "square", "turned", "table", "readout"):
+        soap(getattr(other, name).data)
+    for expert in other.experts.data:
+        soap(expert)
+    rest = nn.ParameterList([other.bias])
+    run(rest, torch.optim.AdamW(rest.parameters(), betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3, fused=True))
+    assert_same(model, other)
+
+
+def soap(x: Tensor) -> None:
+    """Algorithm 3 of arXiv:2409.11321 for one matrix, its bases turned every second update, none of more than 4.
+
+    Longer sides have products of rank 4, whose other vectors are any.
+    """
+    left, right, moment, squares = x.new_zeros(len(x), len(x)), x.new_zeros(x.shape[1], x.shape[1]), x * 0, x * 0
+    Q_left, Q_right = torch.eye(len(x), dtype=x.dtype), torch.eye(x.shape[1], dtype=x.dtype)
+    for step in range(STEPS):
+        g, lr = gradient(x, step), rate(step)
+        if step:
+            moment = 0.8 * moment + 0.2 * g
+            squares = 0.95 * squares + 0.05 * (Q_left.T @ g @ Q_right) ** 2
+            update = Q_left @ ((Q_left.T @ moment @ Q_right) / (squares.sqrt() + 1e-6)) @ Q_right.T
+            x -= lr * math.sqrt(1 - 0.95**step) / (1 - 0.8**step) * update
+            x *= 1 - lr * 0.3
+        left, right = 0.95 * left + 0.05 * g @ g.T, 0.95 * right + 0.05 * g.T @ g
+        if step % 2:
+            continue
+        Q_left, order = basis(left, Q_left, is_first=step == 0)
+        squares = squares[order]
+        Q_right, order = basis(right, Q_right, is_first=step == 0)
+        squares = squares[:, order]
+
+
+def basis(products: Tensor, Q: Tensor, is_first: bool) -> tuple[Tensor, Tensor]:
+    every = torch.arange(len(Q))
+    if len(Q) > 4:
+        return Q, every
+    if is_first:
+        return torch.linalg.eigh(products).eigenvectors.flip(1), every
+    order = (Q.T @ products @ Q).diagonal().argsort(descending=True)
+    return torch.linalg.qr(products @ Q[:, order]).Q, order
+
+
 def assert_same(model: nn.Module, other: nn.Module) -> None:
     for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13, msg=name)
@@ -175,11 +223,14 @@ def test_what_breaks_off_halfway_is_put_right() -> None:
 def test_what_each_keeps() -> None:
     model = Matrices()
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
-    of_matrices = 4 * sum(getattr(model, name).numel() for name in ("tall", "wide", "experts", "turned"))
+    of_matrices = 4 * sum(getattr(model, name).numel() for name in ("tall", "wide", "square", "experts", "turned"))
     kept = {name: optimizer_bytes(parse_train({"optimizer": name}), model) for name in names("optimizer")}
     wanted = {"adamw": 2 * size, "lion": size, "schedule_free": 2 * size, "muon": 2 * size - of_matrices}
-    factors = 13 + 5 + 5 + 11 + 3 * (7 + 4) + 4 + 9 + 17 + 5 + 3 + 5 + 13
-    assert kept | wanted | {"adafactor": 4 * factors} == kept
+    factors = 13 + 5 + 5 + 11 + 4 + 4 + 3 * (7 + 4) + 4 + 9 + 17 + 5 + 3 + 5 + 13
+    bases = 2 * (
+        13**2 + 5**2 + 5**2 + 11**2 + 4**2 + 4**2 + 3 * (7**2 + 4**2) + 4**2 + 9**2 + 17**2 + 5**2 + 3**2 + 5**2
+    )
+    assert kept | wanted | {"adafactor": 4 * factors, "soap": 2 * size + 4 * bases} == kept
 
 
 def test_muon_needs_roles() -> None:
@@ -232,6 +283,7 @@ def test_every_optimizer_trains_what_ships(name: str) -> None:
     logits, _ = model(tokens)
     nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:]).backward()
     optimizer.step()
+    optimizer.step()  # the first of some is of their statistics alone
     changed = [not torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True)]
     assert sum(changed) > 0.9 * len(changed), "but for those whose gradient is zero at the start"
     assert all(math.isfinite(float(parameter.detach().sum())) for parameter in model.parameters())
