@@ -11,8 +11,9 @@ An experiment is a name that comes with archlab, the path of a YAML file, the sa
 `Experiment`. Errors that a user can correct are `ArchlabError`s whose message is one line.
 
 A plugin's author needs `register`, `Param`, `TensorPlan`, `slot`, `slots`, `Factory`, the types of knobs (`Count`,
-`Width`, ...), the domains of a search (`choice`, `interval`), `Recurrent`, `State` and `StateScope`; the operations are
-in `archlab.ops`, readers of data files in `archlab.data`, conversions of other libraries' models in `archlab.interop`.
+`Width`, ...), the domains of a search (`choice`, `interval`), `Recurrent`, `State`, `StateScope` and `UpdateRule`; the
+operations are in `archlab.ops`, readers of data files in `archlab.data`, conversions of other libraries' models in
+`archlab.interop`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from archlab.cli.search_progress import SearchProgressBar
     from archlab.config.domains import (
         LARGEST,
+        Beta,
         Count,
         Domain,
         Fraction,
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from archlab.inference.suite import Curve, Estimate, SuiteProgress, SuiteRequest, SuiteResult
     from archlab.modeling.backbone import Backbone, is_causal
     from archlab.modeling.cost import Cost
+    from archlab.modeling.optimizer import AdamSettings, TrainedParam, UpdateRule
     from archlab.modeling.state import (
         AUXILIARY_LOSS,
         RESERVED,
@@ -118,7 +121,7 @@ _MODULES = {
     "archlab.cli.progress": "ProgressBar",
     "archlab.cli.search_progress": "SearchProgressBar",
     "archlab.config.domains": (
-        "LARGEST Count Domain Fraction Heads Index NonNegative Positive Range Width choice interval"
+        "LARGEST Beta Count Domain Fraction Heads Index NonNegative Positive Range Width choice interval"
     ),
     "archlab.config.experiment": "Experiment",
     "archlab.config.param_roles": "Param",
@@ -135,6 +138,7 @@ _MODULES = {
     "archlab.inference.suite": "Curve Estimate SuiteProgress SuiteRequest SuiteResult",
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",
+    "archlab.modeling.optimizer": "AdamSettings TrainedParam UpdateRule",
     "archlab.modeling.state": (
         "AUXILIARY_LOSS RESERVED UPDATE_SUM Recurrent State StateScope find_training_sum init_state "
         "max_context reserve_state"
@@ -163,9 +167,11 @@ __all__ = [
     "LARGEST",
     "RESERVED",
     "UPDATE_SUM",
+    "AdamSettings",
     "ArchlabError",
     "Backbone",
     "BaselineSummary",
+    "Beta",
     "Callback",
     "CheckResult",
     "ComparedModel",
@@ -217,8 +223,10 @@ __all__ = [
     "TextSource",
     "TrainConfig",
     "TrainResult",
+    "TrainedParam",
     "TrainingError",
     "TrialSummary",
+    "UpdateRule",
     "Width",
     "check",
     "choice",

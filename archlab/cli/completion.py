@@ -79,6 +79,8 @@ def _experiment(context: click.Context) -> UnresolvedExperiment:
 def _paths(raw: UnresolvedExperiment) -> Iterator[str]:
     experiment = raw.resolve()
     yield from (f"train.{name}" for name in train_knobs())
+    if isinstance(optimizer := experiment.train.optimizer, Spec):
+        yield from (f"{optimizer.path}.{name}" for name in optimizer.knobs)
     yield from (f"parallel.{name}" for name in parallel_knobs())
     for spec in (experiment.model, experiment.task):
         yield spec.path

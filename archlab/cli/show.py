@@ -117,7 +117,7 @@ def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = ""
         "state": _state_row(figures, experiment.train.context),
         "weights": f"{format_bytes(figures['weight_bytes'])} in float32",
         "activations": f"{format_bytes(figures['activation_bytes'])} for a micro-batch of {batch_size}",
-        "training memory": f"{format_bytes(figures['memory_per_device'])} with gradients and AdamW's moments",
+        "training memory": f"{format_bytes(figures['memory_per_device'])} with gradients and moments",
         "tokens per step": f"{figures['tokens_per_step']:,}",
     }
     if figures["params_active"] < figures["params"]:

@@ -37,6 +37,8 @@ Index: TypeAlias = Annotated[int, Range(low=0, high=LARGEST)]
 Positive: TypeAlias = Annotated[float, Range(low=0, above=True, high=1e30)]
 NonNegative: TypeAlias = Annotated[float, Range(low=0, high=1e30)]
 Fraction: TypeAlias = Annotated[float, Range(low=0, high=1)]
+# At 1 the bias correction of Adam would divide by zero.
+Beta: TypeAlias = Annotated[float, Range(low=0, high=0.999999)]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from archlab.config.provenance import Provenance
 from archlab.config.registry import Slot, find, load_plugin, names
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.config.spec import REPEAT, Spec, knob_at, parse
-from archlab.config.train_config import TrainConfig, parse_train, train_knob
+from archlab.config.train_config import OPTIMIZER, OPTIMIZER_PATH, TrainConfig, parse_train, train_knob
 from archlab.config.yaml_files import Yaml, copy_data, find_yaml, load_yaml
 from archlab.config.yaml_writer import format_yaml
 from archlab.errors import ConfigError
@@ -89,6 +89,8 @@ class UnresolvedExperiment:
     def knob(self, path: str) -> Knob | None:
         """Return the knob at a path without `[*]`, or None if there is no such knob."""
         top, *rest = paths.split(path)
+        if top == "train" and rest[:1] == ["optimizer"] and len(rest) > 1:
+            return knob_at(self.get(OPTIMIZER_PATH) or {}, rest[1:], OPTIMIZER.kind, OPTIMIZER.default)
         if top == "train":
             return train_knob(rest)
         if top == "parallel" and len(rest) == 1:

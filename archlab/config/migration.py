@@ -9,6 +9,7 @@ from typing import Any
 from archlab.config import paths, renames
 from archlab.config.experiment import KINDS
 from archlab.config.registry import Slot, find, load_plugin, names
+from archlab.config.train_config import OPTIMIZER, OPTIMIZER_PATH
 from archlab.errors import ConfigError
 
 
@@ -27,6 +28,10 @@ def migrate_experiment(tree: Mapping[str, Any], folder: Path) -> tuple[dict[str,
         for key, value in tree.items()
         if key != "format"
     }
+    train = migrated.get("train")
+    if isinstance(train, Mapping) and OPTIMIZER.kind in train:
+        optimizer = _migrate(train[OPTIMIZER.kind], OPTIMIZER, OPTIMIZER_PATH, changes)
+        migrated["train"] = {**train, OPTIMIZER.kind: optimizer}
     return {"format": renames.current().format, **migrated}, changes
 
 

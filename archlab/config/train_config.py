@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, TypeAlias
 
 from archlab.config.alternatives import refuse_both
 from archlab.config.budget import Budget
-from archlab.config.domains import Count, Fraction, Index, NonNegative, Positive, Range
+from archlab.config.domains import Beta, Count, Fraction, Index, NonNegative, Positive, Range
+from archlab.config.param_groups import ParamGroup, check_groups
 from archlab.config.profile_steps import ProfileSteps
-from archlab.config.schema import Knob, parse_settings, section_of, settings_of
+from archlab.config.registry import Factory, Slot
+from archlab.config.schema import Knob, parse_settings, section_of, settings_of, settings_to_plain
+from archlab.config.spec import Spec, parse
 from archlab.config.start_from import StartFrom
 from archlab.errors import ConfigError
 
-# At 1 the bias correction of Adam would divide by zero.
-Beta: TypeAlias = Annotated[float, Range(low=0, high=0.999999)]
+OPTIMIZER_PATH = "train.optimizer"
+OPTIMIZER = Slot("optimizer", "adamw")
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 # Left out of plain data while they are not in use: that of an experiment without them is what it was before they were.
 _OFF_BY_DEFAULT = (
     *("warmup_fraction", "budget", "start_from", "checkpoint_at"),
     *("base_width", "base_depth", "base_model"),
-    *("loggers", "profile"),
+    *("loggers", "profile", "optimizer", "groups"),
 )
 
 
@@ -49,6 +52,8 @@ class TrainConfig:
     beta1: Beta = 0.9
     beta2: Beta = 0.98
     eps: Positive = 1e-8
+    optimizer: Spec | Slot = OPTIMIZER
+    groups: list[ParamGroup] | None = None
     clip: Positive | None = 1.0
     precision: Precision = "auto"
     compile: Literal["auto", "off", "block", "model"] = "auto"
@@ -80,6 +85,16 @@ class TrainConfig:
         return self.batch_size * self.accumulate * self.context
 
     @property
+    def optimizer_name(self) -> str:
+        """The name of the optimizer in YAML."""
+        return str(self.optimizer.name if isinstance(self.optimizer, Spec) else self.optimizer.default)
+
+    @property
+    def optimizer_factory(self) -> Factory:
+        """A callable that takes the wiring of an optimizer, and builds it."""
+        return self.optimizer.factory() if isinstance(self.optimizer, Spec) else self.optimizer
+
+    @property
     def warmup_steps(self) -> int:
         """The number of steps of the warm-up."""
         return self.warmup if self.warmup_fraction is None else round(self.warmup_fraction * self.steps)
@@ -100,7 +115,9 @@ class TrainConfig:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the settings as YAML data that `parse_train` reads back, without what is not in use."""
-        plain = {key: value for key, value in asdict(self).items() if key not in _OFF_BY_DEFAULT or value is not None}
+        every = asdict(replace(self, optimizer=OPTIMIZER, groups=None)) | {"optimizer": self._optimizer_to_plain()}
+        every["groups"] = [settings_to_plain(group) for group in self.groups] if self.groups else None
+        plain = {key: value for key, value in every.items() if key not in _OFF_BY_DEFAULT or value is not None}
         for name, section in (("budget", self.budget), ("start_from", self.start_from)):
             plain |= {name: section.to_plain()} if section else {}
         unused = {
@@ -111,6 +128,11 @@ class TrainConfig:
             "documents": self.documents == "joined",
         }
         return {key: value for key, value in plain.items() if not unused.get(key)}
+
+    def _optimizer_to_plain(self) -> dict[str, Any] | None:
+        """Return the optimizer as YAML data, or None for the default one, without which runs were written before."""
+        plain = self.optimizer.to_plain() if isinstance(self.optimizer, Spec) else None
+        return None if plain == parse({}, OPTIMIZER.kind, OPTIMIZER_PATH, OPTIMIZER.default).to_plain() else plain
 
 
 def train_knobs() -> dict[str, Knob]:
@@ -129,8 +151,14 @@ def train_knob(parts: Sequence[str | int]) -> Knob | None:
 
 def parse_train(value: Any, path: str = "train") -> TrainConfig:
     """Parse the `train:` section; raise ConfigError for unknown settings and invalid values."""
-    train = parse_settings(value, TrainConfig, path)
+    # A component, whose schema is that of its constructor.
+    others = {key: each for key, each in value.items() if key != "optimizer"} if isinstance(value, Mapping) else value
+    train = parse_settings(others, TrainConfig, path)
     refuse_both(value, path)
+    if value.get("optimizer") is not None:
+        optimizer = parse(value["optimizer"], OPTIMIZER.kind, f"{path}.optimizer", OPTIMIZER.default)
+        train = replace(train, optimizer=optimizer)
+    check_groups(train.groups or (), f"{path}.groups")
     profile = train.profile
     if profile is not None and train.budget is None and profile.last > train.steps:
         problem = f"update {profile.last} is past the last step, {train.steps}"

@@ -15,6 +15,8 @@ from archlab.config.spec import Spec
 from archlab.data.task import Task
 from archlab.errors import ConfigError
 from archlab.modeling.backbone import is_causal, is_per_sample, num_outputs
+from archlab.modeling.optimizer import optimizer_bytes
+from archlab.modeling.param_groups import group_params
 from archlab.modeling.param_roles import PATH
 from archlab.modeling.param_scales import base_spec, param_scales
 from archlab.modeling.separate_documents import require_separable
@@ -101,6 +103,8 @@ def _validate(experiment: Experiment) -> nn.Module:
         raise ConfigError(
             "train.context", f"{context} exceeds the {limit} tokens that full attention keeps (window_size)"
         )
+    optimizer_bytes(experiment.train, model)  # which asks for every role that the optimizer goes by
+    group_params(model, experiment.train)
     if experiment.train.parametrization != "standard":
         param_scales(experiment.train, model, build_base_on_meta(experiment))
     return model

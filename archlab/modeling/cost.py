@@ -23,8 +23,8 @@ class Cost:
     `flops_per_token_forward` the forward pass alone. `state_bytes` is the size of one stream's state after the
     experiment's context, `max_state_bytes` its bound at any length, which compiled decoders may reserve.
     `activation_bytes` is what the forward pass of a micro-batch leaves for the backward pass, and `memory_per_device`
-    the most that a training step's tensors take at once: weights, gradients, AdamW's two moments, activations and
-    temporary tensors.
+    the most that a training step's tensors take at once: weights, gradients, the optimizer's moments, which are
+    `optimizer_bytes`, activations and temporary tensors.
     """
 
     params: int
@@ -35,6 +35,7 @@ class Cost:
     state_bytes: int
     max_state_bytes: int
     weight_bytes: int
+    optimizer_bytes: int
     activation_bytes: int
     memory_per_device: int
     tokens_per_step: int
@@ -61,6 +62,7 @@ def estimate_cost(experiment: Experiment, model: nn.Module | None = None) -> Cos
         state_bytes=trace.state_bytes,
         max_state_bytes=trace.max_state_bytes,
         weight_bytes=trace.weight_bytes,
+        optimizer_bytes=trace.optimizer_bytes,
         activation_bytes=trace.activation_bytes,
         memory_per_device=trace.peak_bytes,
         tokens_per_step=train.batch_size * train.accumulate * train.context,
@@ -83,7 +85,8 @@ def _identity(experiment: Experiment) -> tuple[Any, ...]:
     settings = (train.batch_size, train.context, train.accumulate, train.precision, train.checkpoint_activations)
     # The classes too: a plugin may have been loaded again under its name.
     classes = tuple(part.component.cls for part in spec.walk())
-    return (json.dumps(spec.to_plain()), classes, inputs.shape, inputs.dtype, *settings, train.clip is None)
+    optimizer = json.dumps(train.to_plain().get("optimizer"))
+    return (json.dumps(spec.to_plain()), classes, inputs.shape, inputs.dtype, *settings, train.clip is None, optimizer)
 
 
 @lru_cache(maxsize=64)

@@ -30,10 +30,11 @@ def declared_params(model: nn.Module) -> dict[str, DeclaredParam]:
 
     Raises ConfigError for the first parameter that its component does not declare.
     """
-    return {name: _declared(model, name) for name, _ in model.named_parameters()}
+    return {name: declared_param(model, name) for name, _ in model.named_parameters()}
 
 
-def _declared(model: nn.Module, name: str) -> DeclaredParam:
+def declared_param(model: nn.Module, name: str, path: str = PATH) -> DeclaredParam:
+    """Return the declaration of a parameter; raise ConfigError at `path` if its component does not declare it."""
     prefix, owner, component = owner_of(model, name)
     own = name.removeprefix(prefix)
     declared = component.params if component else {}
@@ -41,7 +42,7 @@ def _declared(model: nn.Module, name: str) -> DeclaredParam:
     if component is None or key is None:
         who = f"{component.kind} {component.name!r}" if component else f"{type(owner).__name__}, not registered,"
         wanted = f'register(..., params={{"{own}": Param("hidden")}}), or with another role'
-        raise ConfigError(PATH, f"{who} declares no role of its parameter {own!r}: write {wanted}")
+        raise ConfigError(path, f"{who} declares no role of its parameter {own!r}: write {wanted}")
     return DeclaredParam(declared[key], owner, own)
 
 
@@ -72,6 +73,6 @@ def branch_params(module: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the parameters that a branch's output is proportional to."""
     component = component_of(type(module))
     for name, parameter in module.named_parameters() if component else ():
-        declared = _declared(module, name)
+        declared = declared_param(module, name)
         if declared.owner is module and declared.param.branch:
             yield parameter

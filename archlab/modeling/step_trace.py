@@ -20,6 +20,7 @@ from archlab.modeling.build import validate
 from archlab.modeling.compile import trace_activation_checkpointing
 from archlab.modeling.fake_model import on_fake_cpu
 from archlab.modeling.loss import total_loss
+from archlab.modeling.optimizer import optimizer_bytes, update_flops, update_rule
 from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
 from archlab.modeling.repeated_costs import RepeatedBlocks
 from archlab.modeling.state import State, auxiliary_loss, init_state, reserve_state, state_bytes
@@ -35,7 +36,7 @@ _WRAPPERS = ("backbone", "layer")  # the kinds whose parts are told apart
 class StepTrace:
     """One micro-batch and one optimizer update, under the experiment's precision and activation checkpointing.
 
-    Bytes are those of tensors: `peak_bytes` is the most that is alive at once, weights, gradients, AdamW's moments and
+    Bytes are those of tensors: `peak_bytes` is the most that is alive at once, weights, gradients, moments and
     all temporary tensors included, `activation_bytes` what the forward pass leaves for the backward pass, and
     `largest_block_bytes` the weights of the largest block. `params_by_part` sums to `params`, of which a token uses
     `params_active`. `flops_per_token` is
@@ -81,8 +82,9 @@ def trace_step(experiment: Experiment, model: nn.Module | None = None) -> StepTr
 def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
     train, weights = experiment.train, list(model.parameters())
     trained = [parameter for parameter in weights if parameter.requires_grad]
-    recorder, stream_bytes, activations = _record_step(experiment, model)
-    _record_update(recorder, trained, train)
+    moments = optimizer_bytes(train, model)
+    recorder, stream_bytes, activations = _record_step(experiment, model, moments)
+    _record_update(recorder, num_bytes(trained), moments, update_flops(train, model), train)
     ops, tokens = recorder.ops(), train.batch_size * train.context
     flops = {phase: sum(op.flops for op in ops if op.phase == phase) for phase in PHASES}
     both = flops["forward"] + flops["backward"]
@@ -95,7 +97,7 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
         params_active=sum(parts.values()) - idle,
         weight_bytes=num_bytes(weights),
         gradient_bytes=num_bytes(trained),
-        optimizer_bytes=2 * num_bytes(trained),  # AdamW's two moments
+        optimizer_bytes=moments,
         activation_bytes=activations,
         largest_block_bytes=max((num_bytes(block.parameters()) for block in iter_blocks(model)), default=0),
         peak_bytes=recorder.peak,
@@ -108,12 +110,12 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
     )
 
 
-def _record_step(experiment: Experiment, model: nn.Module) -> tuple[StepRecorder, int, int]:
+def _record_step(experiment: Experiment, model: nn.Module, moments: int) -> tuple[StepRecorder, int, int]:
     """Return a recorder of both passes, the bytes of a stream's state after them, and those alive between them."""
     train, recorder = experiment.train, StepRecorder()
     with as_trained(model, train, recorder) as tensors:
         trained = [tensor for tensor in tensors if tensor.requires_grad]
-        recorder.grow(2 * num_bytes(trained))
+        recorder.grow(moments)
         if train.accumulate > 1:  # the gradients of the micro-batches before it
             for parameter in trained:
                 parameter.grad = torch.empty_like(parameter)
@@ -161,13 +163,15 @@ def step_loss(
     return total / targets.numel() + auxiliary_loss(state).sum() / targets.numel(), state
 
 
-def _record_update(recorder: StepRecorder, trained: list[nn.Parameter], train: TrainConfig) -> None:
-    """Count clipping and AdamW by their reads and writes: fused, they compute in place."""
-    recorder.phase, size = "optimizer", num_bytes(trained)
+def _record_update(recorder: StepRecorder, size: int, moments: int, flops: int, train: TrainConfig) -> None:
+    """Count clipping and the optimizer by their reads and writes: fused, they compute in place."""
+    recorder.phase = "optimizer"
     if train.clip is not None:
         recorder.count("clip_grad_norm", torch.float32, calls=2, bytes=3 * size)
-    # It reads weights, gradients and both moments, and writes all but the gradients.
-    recorder.count("adamw", torch.float32, calls=1, bytes=7 * size)
+    # It reads weights, gradients and moments, and writes all but the gradients.
+    recorder.count(train.optimizer_name, torch.float32, calls=1, bytes=3 * size + 2 * moments)
+    if flops:
+        recorder.count("matmul", update_rule(train).product_dtype, calls=1, flops=flops)
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
 from archlab.config.parallel import PATH, Layout, divide_sequences, require_chunks
-from archlab.config.train_config import TrainConfig
+from archlab.config.train_config import OPTIMIZER_PATH, TrainConfig
 from archlab.data.documents import NUM_GROUPS, Document, group_by_length
 from archlab.data.task import Task
 from archlab.errors import ConfigError
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.cost import Cost, estimate_cost
+from archlab.modeling.optimizer import update_rule
 from archlab.modeling.step_trace import trace_step
 from archlab.ops.linear_cross_entropy import IGNORED
 from archlab.parallel.division import plan_division
@@ -27,6 +28,7 @@ def require_fit(experiment: Experiment, model: nn.Module, layout: Layout) -> Non
     if layout.devices == 1:
         return
     train = experiment.train
+    _require_rule(train, layout)
     divide_sequences(layout, train.batch_size, train.accumulate)
     require_chunks(layout, train.context)
     if layout.tensor > 1:
@@ -45,6 +47,14 @@ def require_fit(experiment: Experiment, model: nn.Module, layout: Layout) -> Non
     if train.budget is not None and train.budget.kind == "seconds":
         problem = "seconds are measured in one process; with several give tokens, flops or train.steps"
         raise ConfigError("train.budget", problem)
+
+
+def _require_rule(train: TrainConfig, layout: Layout) -> None:
+    rule = update_rule(train)
+    for axis in ("shard", "tensor"):
+        if layout.to_dict()[axis] > 1 and axis not in rule.divided_by:
+            problem = f"{train.optimizer_name!r} updates whole tensors, which {PATH}.{axis} divides"
+            raise ConfigError(OPTIMIZER_PATH, problem)
 
 
 def _require_stream(experiment: Experiment, model: nn.Module, layout: Layout) -> None:
@@ -67,7 +77,7 @@ def memory_of_rank(experiment: Experiment, cost: Cost, layout: Layout) -> tuple[
 
     `cost` is that of the experiment.
     """
-    fixed = 4 * cost.weight_bytes
+    fixed = 2 * cost.weight_bytes + cost.optimizer_bytes
     if layout.devices == 1:
         return cost.memory_per_device, fixed
     rows, _ = divide_sequences(layout, experiment.train.batch_size, experiment.train.accumulate)
@@ -75,7 +85,7 @@ def memory_of_rank(experiment: Experiment, cost: Cost, layout: Layout) -> tuple[
     local = replace(experiment, train=train)
     if layout.tensor > 1:
         trace = trace_step(local, build_part(experiment.model, layout.tensor))
-        peak, fixed = trace.peak_bytes, 4 * trace.weight_bytes
+        peak, fixed = trace.peak_bytes, 2 * trace.weight_bytes + trace.optimizer_bytes
     else:
         peak = estimate_cost(local).memory_per_device
     own = fixed // layout.shard

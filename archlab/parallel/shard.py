@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -36,32 +34,9 @@ def shard_model(model: nn.Module, ranks: Ranks) -> None:
         register_fsdp_forward_method(model, "features")  # which the loss in chunks calls in place of the model
 
 
-class MixedAdamW(torch.optim.AdamW):
-    """AdamW of parameters of which some are divided and some are whole, which no fused step takes together."""
-
-    def step(self, closure: Any = None) -> Any:
-        """Make the step of both kinds one after the other."""
-        groups = self.param_groups
-        parts = [
-            (group, [p for p in group["params"] if isinstance(p, DTensor) == is_divided])
-            for group in groups
-            for is_divided in (True, False)
-        ]
-        self.param_groups = [{**group, "params": params} for group, params in parts if params]
-        try:
-            return super().step(closure)
-        finally:
-            self.param_groups = groups
-
-
 def is_divided(model: nn.Module) -> bool:
     """Tell whether ranks divide a model's parameters."""
     return isinstance(model, FSDPModule) or bool(get_cuts(model))
-
-
-def has_both_kinds(model: nn.Module) -> bool:
-    """Tell whether some parameters are divided and others whole."""
-    return len({isinstance(parameter, DTensor) for parameter in model.parameters()}) > 1
 
 
 def unshard(model: nn.Module) -> None:

@@ -111,14 +111,14 @@ class _FakeStep(TrainStep):
         return [example_batch(self.task, self.model, own)]
 
     def fill_moments(self) -> None:
-        """Make what every update but the first finds: the moments of AdamW, and what DTensor knows of operations."""
+        """Make what every update but the first finds: the optimizer's moments, and what DTensor knows of operations."""
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         # DTensor learns the shapes of results once for each operation, from whole tensors without memory of its own,
         # which the tracker could not tell from those of the update.
         with _Answers():
             clip_gradients(self.model, math.inf, self.ranks)
-        self.optimizer.step()
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
 

@@ -15,6 +15,7 @@ from archlab.config.train_config import Precision, TrainConfig
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.build import validate
 from archlab.modeling.compile import resolve_compile_mode
+from archlab.modeling.optimizer import update_rule
 from archlab.modeling.step_trace import StepTrace
 from archlab.planning.device import SHIPPED, Device
 from archlab.planning.device_files import load_device
@@ -186,7 +187,7 @@ def _plan(
         mfu=_mfu(trace, setting, step, tokens_per_update),
         mfu_source=device.efficiency.source,
         tokens=tokens if tokens is not None else float(train.steps * tokens_per_update),
-        checkpoint_bytes=trace.weight_bytes + trace.optimizer_bytes,
+        checkpoint_bytes=trace.weight_bytes * (1 + update_rule(train).averages) + trace.optimizer_bytes,
         notes=(*_notes(device), *_layout_notes(experiment, devices)),
     )
 

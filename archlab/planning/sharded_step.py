@@ -191,7 +191,10 @@ def _time(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accumu
     step = [op for op in trace.ops if op.phase != "optimizer" and op.name != RANK_REDUCE]
     update = [op for op in trace.ops if op.phase == "optimizer"]
     once = step_time(step, setting.device, compiled=setting.compiled, share=1 / layout.chunk)
-    optimizer = step_time(update, setting.device, compiled=False, share=1 / layout.shard).total
+    products = [op for op in update if op.flops]  # of whole matrices, which each rank computes
+    own = [op for op in update if not op.flops]
+    optimizer = step_time(own, setting.device, compiled=False, share=1 / layout.shard).total
+    optimizer += step_time(products, setting.device, compiled=False).total
     each, last = _communication(setting, layout, trace, micro, once.total)
     last += _common_seconds(setting, layout, trace)
     return TimeTerms(

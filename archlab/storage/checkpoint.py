@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from archlab.config.yaml_writer import format_yaml
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError
+from archlab.modeling.optimizer import StateShapes, at_average, leave_average
 from archlab.storage.files import atomic_dir, remove_dir_atomic, write_bytes, write_text
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import integrity_error, verify, write_manifest
@@ -46,7 +47,7 @@ def save_checkpoint(
 ) -> Path:
     """Write folder/step_00000100 of a model that is not divided, then `rotate`; `extra` is JSON data."""
     path = folder / f"step_{step:08d}"
-    with atomic_dir(path, replace=True, check=require_listed) as partial:
+    with at_average(optimizer), atomic_dir(path, replace=True, check=require_listed) as partial:
         write_tensors(partial / _WEIGHTS, named_tensors(model))
         write_tensors(partial / _OPTIMIZER, tensors_of(model, optimizer))
         write_tensors(partial / RNG, random_states())
@@ -99,9 +100,12 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: Optimizer, shapes: StateShapes | None = None
+) -> dict[str, Any]:
     """Restore weights, optimizer and random number generators bit for bit; return `extra` with `step`.
 
+    `shapes` are those of `saved_shapes`; without them the optimizer is one of torch's own.
     Raises ArchlabError for a file that does not fit, before anything but the weights is changed.
     """
     # All files are read before anything is restored, so that a damaged one changes nothing.
@@ -109,9 +113,10 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
     moments = read_parts(model, StoredTensors(path, OPTIMIZER))
     random_states = read_tensors(path / RNG)
     check_random_states(random_states, path / RNG)
-    check_optimizer(model, optimizer, moments, state.optimizer, path)
+    check_optimizer(model, optimizer, moments, state.optimizer, path, shapes)
     load_weights(path, model)
     restore_optimizer(model, optimizer, moments, state.optimizer)
+    leave_average(optimizer)
     set_random_states(random_states)
     return {**state.extra, "step": state.step}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from archlab.errors import ArchlabError
+from archlab.modeling.optimizer import StateShapes
 from archlab.parallel.parts import local_of, with_local
 from archlab.storage.json_values import is_finite
 from archlab.storage.tensors import named_tensors
@@ -36,33 +37,66 @@ def groups_of(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def check_optimizer(
-    model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]], source: Path
+    model: nn.Module,
+    optimizer: Optimizer,
+    tensors: Mapping[str, Tensor],
+    groups: list[dict[str, Any]],
+    source: Path,
+    shapes: StateShapes | None = None,
 ) -> None:
     """Raise ArchlabError unless an optimizer can continue from `tensors_of` and `groups_of` of a checkpoint.
 
-    Of tensors that ranks divide, it is given this one's parts.
+    Of tensors that ranks divide, it is given this one's parts. `shapes` are of what is saved of each parameter, whole;
+    without them, it is what one of torch's own optimizers keeps.
     """
     own = groups_of(model, optimizer)
     if [group["params"] for group in own] != [group["params"] for group in groups]:
         raise ArchlabError(f"{source}: its optimizer has other parameter groups than this run's")
     for index, (mine, saved) in enumerate(zip(own, groups, strict=True)):
-        _check_settings(mine, saved, f"{source}: its optimizer's group {index}")
-    shapes = {name: local_of(tensor).shape for name, tensor in named_tensors(model).items()}
-    listed = {name for group in own for name in group["params"]}
-    keys, found = _state_keys(optimizer), dict[str, set[str]]()
+        _check_settings(mine, saved, _progress(optimizer), f"{source}: its optimizer's group {index}")
+    expected, found = _local_shapes(model, own, shapes or _probe(model, optimizer)), dict[str, set[str]]()
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition(".")
-        if key not in keys or name not in listed:
+        if key not in expected.get(name, {}):
             raise ArchlabError(f"{source}: {full_name!r} is no state of this run's optimizer")
-        _check_moment(key, tensor, shapes[name], f"{source}: {full_name!r}")
+        _check_moment(key, tensor, expected[name][key], f"{source}: {full_name!r}")
         found.setdefault(name, set()).add(key)
     for name, present in found.items():
-        if present != keys:
-            raise ArchlabError(f"{source}: its optimizer has no {sorted(keys - present)[0]!r} of {name!r}")
+        if missing := expected[name].keys() - present:
+            raise ArchlabError(f"{source}: its optimizer has no {min(missing)!r} of {name!r}")
+
+
+def _progress(optimizer: Optimizer) -> tuple[str, ...]:
+    """Return the settings of groups that steps change; the learning rate is set anew at each one."""
+    return ("lr", *getattr(optimizer, "progress", ()))
+
+
+def _local_shapes(
+    model: nn.Module, groups: list[dict[str, Any]], shapes: StateShapes
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return the shapes of what this rank has: its part, of what has the shape of a parameter that ranks divide."""
+    own = named_tensors(model)
+    return {
+        name: {
+            key: tuple(local_of(own[name]).shape) if shape == tuple(own[name].shape) else tuple(shape)
+            for key, shape in shapes[name].items()
+        }
+        for group in groups
+        for name in group["params"]
+    }
+
+
+def _probe(model: nn.Module, optimizer: Optimizer) -> StateShapes:
+    """Return the shapes of what one of torch's optimizers keeps of each parameter, which none of them lists."""
+    keys = _state_keys(optimizer)
+    return {
+        name: {key: () if key == "step" else tuple(tensor.shape) for key in keys}
+        for name, tensor in named_tensors(model).items()
+    }
 
 
 def _state_keys(optimizer: Optimizer) -> set[str]:
-    """Return the names of the tensors that an optimizer keeps for each parameter, which no optimizer lists."""
+    """Return the names of the tensors that an optimizer keeps for each parameter."""
     probe = nn.Parameter(torch.zeros(1))
     probe.grad = torch.zeros(1)
     constructor: Any = type(optimizer)  # the base class asks for defaults, which each optimizer has
@@ -72,19 +106,18 @@ def _state_keys(optimizer: Optimizer) -> set[str]:
     return set(probing.state[probe])
 
 
-def _check_settings(own: Mapping[str, Any], saved: Mapping[str, Any], place: str) -> None:
+def _check_settings(own: Mapping[str, Any], saved: Mapping[str, Any], progress: Sequence[str], place: str) -> None:
     for key, value in own.items():
         if key not in saved or key == "params":
             continue
-        if key == "lr":  # set anew at each step
+        if key in progress:
             if not is_finite(saved[key]):
-                raise ArchlabError(f"{place}: lr {saved[key]!r:.40} is not a finite number")
+                raise ArchlabError(f"{place}: {key} {saved[key]!r:.40} is not a finite number")
         elif saved[key] != (list(value) if isinstance(value, tuple) else value):
             raise ArchlabError(f"{place}: {key} is {saved[key]!r:.40} there and {value!r:.40} in the experiment")
 
 
-def _check_moment(key: str, tensor: Tensor, shape: torch.Size, place: str) -> None:
-    expected = torch.Size() if key == "step" else shape
+def _check_moment(key: str, tensor: Tensor, expected: tuple[int, ...], place: str) -> None:
     if not tensor.is_floating_point() or tensor.shape != expected:
         kind = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
         raise ArchlabError(f"{place} is {kind} and not float {list(expected)}")
@@ -92,7 +125,7 @@ def _check_moment(key: str, tensor: Tensor, shape: torch.Size, place: str) -> No
     if not numbers.isfinite().all():
         raise ArchlabError(f"{place} holds a number that is not finite")
     # Counts and squares: below 0 the next step would be NaN.
-    if (key == "step" or key.endswith("_sq")) and (numbers < 0).any():
+    if (key == "step" or key.endswith(("_sq", "_var", "variance"))) and (numbers < 0).any():
         raise ArchlabError(f"{place} holds a number below 0")
 
 
@@ -109,7 +142,8 @@ def restore_optimizer(
     state: dict[int, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition(".")
-        state.setdefault(indices[name], {})[key] = tensor if key == "step" else with_local(own[name], tensor)
+        is_part = tensor.shape == local_of(own[name]).shape  # and no count of steps, nor what is kept whole
+        state.setdefault(indices[name], {})[key] = with_local(own[name], tensor) if is_part else tensor
     current = optimizer.state_dict()["param_groups"]
     merged = [_merge_group(group, saved) for group, saved in zip(current, groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from archlab.errors import ArchlabError
+from archlab.modeling.optimizer import at_average
 from archlab.parallel.parts import Part, is_saver, local_of, parts_of
 from archlab.parallel.ranks import Ranks
 from archlab.runtime.fsync import fsync_path
@@ -40,12 +41,13 @@ Staged = dict[str, tuple[Part, Tensor]]
 
 def stage(model: nn.Module, optimizer: Optimizer, ranks: Ranks) -> dict[str, Staged]:
     """Return copies in the CPU's memory of the parts that this rank saves, of weights and of moments, by name."""
-    weights, moments = named_tensors(model), tensors_of(model, optimizer)
-    trained = {name for name, tensor in weights.items() if isinstance(tensor, nn.Parameter)}
-    return {
-        MODEL: _stage(weights, parts_of(model, weights), ranks, trained),
-        OPTIMIZER: _stage(moments, parts_of(model, moments, prefixed=True), ranks, set(moments)),
-    }
+    with at_average(optimizer):
+        weights, moments = named_tensors(model), tensors_of(model, optimizer)
+        trained = {name for name, tensor in weights.items() if isinstance(tensor, nn.Parameter)}
+        return {
+            MODEL: _stage(weights, parts_of(model, weights), ranks, trained),
+            OPTIMIZER: _stage(moments, parts_of(model, moments, prefixed=True), ranks, set(moments)),
+        }
 
 
 def _stage(tensors: Mapping[str, Tensor], parts: Mapping[str, Part], ranks: Ranks, equal: set[str]) -> Staged:

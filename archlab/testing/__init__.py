@@ -12,11 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
+from archlab.config.train_config import OPTIMIZER
 from archlab.errors import one_line
 from archlab.testing.allocation import allocates_what_it_reads
 from archlab.testing.checks import default_checks
 from archlab.testing.component_case import CheckFailed, ComponentCase
 from archlab.testing.export import exports
+from archlab.testing.optimizers import optimizer_checks, train_of
 from archlab.testing.parallel import several_processes_equal_one
 from archlab.testing.params import declares_parameters
 from archlab.testing.transfer import transfers
@@ -73,5 +75,8 @@ def checks(kind: str, name: str, inputs: Tensor | None = None, **knobs: Any) -> 
     """
     case = ComponentCase(kind, name, knobs, inputs)
     case.spec()
+    if kind == OPTIMIZER.kind:
+        train_of(case)
+        return [Check(function, case) for function in optimizer_checks()]
     varied = (allocates_what_it_reads, has_no_dead_knob, exports, declares_parameters, transfers)
     return [Check(function, case) for function in (*default_checks(), *varied, several_processes_equal_one)]

@@ -49,7 +49,7 @@ def several_processes_equal_one(case: ComponentCase) -> None:
 
     So they do where they divide heads and channels, as far as the component declares it.
     """
-    plugin = _plugin_of(case)
+    plugin = plugin_of(case)
     for layout, fitting in _layouts(case):
         for problem in rank_pool().run(layout.devices, compare_with_one, fitting, layout, plugin):
             if problem is not None:
@@ -80,7 +80,7 @@ def _divides(case: ComponentCase, size: int) -> bool:
     return True
 
 
-def _plugin_of(case: ComponentCase) -> str | None:
+def plugin_of(case: ComponentCase) -> str | None:
     """Return the file that registers a component which does not ship with archlab."""
     cls = find(case.kind, case.name).cls
     return None if cls.__module__.startswith("archlab.components.") else str(Path(inspect.getfile(cls)).resolve())

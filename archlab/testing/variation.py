@@ -95,7 +95,7 @@ def variants(case: ComponentCase) -> Iterator[ComponentCase]:
     for _ in range(ATTEMPTS):
         yield random_case(case, rng)
     for name in case.knobs:
-        values = cycle(_other_values(find(case.kind, case.name).knobs[name]))
+        values = cycle(other_values(find(case.kind, case.name).knobs[name]))
         others = (case.with_knobs(**{name: value}) for value in islice(values, ATTEMPTS))
         yield from filter(_builds, (random_case(other, rng) for other in others))
 
@@ -105,10 +105,11 @@ def _has_effect(case: ComponentCase, knob: Knob) -> bool:
         original = _fingerprint(case)
     except ConfigError:
         return False
-    return any(_differs(original, case.with_knobs(**{knob.name: value})) for value in _other_values(knob))
+    return any(_differs(original, case.with_knobs(**{knob.name: value})) for value in other_values(knob))
 
 
-def _other_values(knob: Knob) -> Iterator[Any]:
+def other_values(knob: Knob) -> Iterator[Any]:
+    """Yield values that a knob may have in place of its default."""
     if not isinstance(knob.default, Slot):
         yield from _values_of_type(knob.type, knob.default)
     elif knob.default.many:

@@ -8,6 +8,7 @@ from archlab.config.experiment import Experiment
 from archlab.config.parallel import PATH
 from archlab.errors import ConfigError
 from archlab.modeling.build import validate
+from archlab.modeling.optimizer import optimizer_bytes
 from archlab.parallel.session import present_place
 from archlab.runtime.memory import available_memory, format_bytes, why_no_setting_helps
 
@@ -27,6 +28,7 @@ def refuse_one_process(experiment: Experiment) -> None:
 def _in_one(experiment: Experiment) -> str:
     device = torch.device("cuda" if experiment.train.device != "cpu" and torch.cuda.is_available() else "cpu")
     free = available_memory(device)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in validate(experiment).parameters())
-    why = why_no_setting_helps(4 * weights, free)  # with gradients and both of AdamW's moments
+    model = validate(experiment)
+    with_gradients = 2 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    why = why_no_setting_helps(with_gradients + optimizer_bytes(experiment.train, model), free)
     return f"; in one, on {device} with {format_bytes(free)} free, {why}" if why else "; parallel=null trains in one"

@@ -24,7 +24,7 @@ from archlab.data.tokenizers import MissingTokenizerError
 from archlab.data.tokenizers.model_tokens import UNKNOWN_TOKENS, ModelTokens
 from archlab.errors import ConfigError
 from archlab.modeling.build import build_on_meta
-from archlab.storage.checkpoint import check_weights, load_checkpoint, load_matching_weights, load_weights
+from archlab.storage.checkpoint import check_weights, load_matching_weights, load_weights
 from archlab.storage.manifest import verify
 from archlab.storage.snapshot import read_verified
 from archlab.storage.start_point import StartPoint, find_start
@@ -98,10 +98,7 @@ def load_start(start: StartFrom, train_step: TrainStep) -> dict[str, Any]:
     """Load a checkpoint into a run's first step, and return what the run remembers of where it started."""
     point = find_start(start)
     if start.load == "everything":
-        state = read_verified(
-            point.folder, lambda folder: load_checkpoint(folder, train_step.model, train_step.optimizer)
-        )
-        train_step.step = int(state["step"])
+        read_verified(point.folder, train_step.load)
         return {**point.origin(), "load": start.load}
     not_loaded = {}
     if start.match == "grow":

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from archlab.modeling.build import build, validate
 from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
 from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.loss import count_targets, total_loss
+from archlab.modeling.optimizer import saved_shapes
 from archlab.modeling.parametrization import parametrize
 from archlab.modeling.state import State, auxiliary_loss, update_sums
 from archlab.parallel.carry import Carry, can_carry
@@ -33,6 +35,7 @@ from archlab.parallel.tensor import divide_model
 from archlab.parallel.update_sums import finish_update
 from archlab.runtime.memory import most_used_memory, require_memory
 from archlab.runtime.mixed_precision import resolve_precision
+from archlab.storage.checkpoint import load_checkpoint
 from archlab.training.optimizer import build_optimizer, lr_multiplier
 
 
@@ -140,6 +143,13 @@ class TrainStep:
     def is_relayed(self) -> bool:
         """Whether ranks that have a context in pieces compute them one after the other."""
         return self.relay is not None
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Restore weights, optimizer, step and random state from a checkpoint; return what it holds beside these."""
+        shapes = saved_shapes(self.train, self.model)
+        state = load_checkpoint(folder, self.model, self.optimizer, shapes)
+        self.step = int(state["step"])
+        return state
 
     @property
     def tokens(self) -> int:

@@ -16,6 +16,7 @@ from archlab.config.train_config import TrainConfig, parse_train
 from archlab.errors import ArchlabError, TrainingError
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.modeling.cost import estimate_cost
+from archlab.modeling.optimizer import at_average
 from archlab.parallel.ranks import Ranks, join_ranks
 from archlab.runtime.determinism import deterministic_algorithms
 from archlab.runtime.environment import versions
@@ -185,8 +186,7 @@ class Trainer:
         self.model, self.task = self.train_step.model, self.train_step.task
         self.saver = Saver(folder / "checkpoints", self.train, self.train_step, self.ranks, self._tell)
         # After the model is built: loading also restores the default random generator, which building reseeds.
-        state = checkpoint.load_checkpoint(last, self.model, self.train_step.optimizer) if last else {}
-        self.train_step.step, self.resumed = int(state.get("step", 0)), last is not None
+        state, self.resumed = self.train_step.load(last) if last else {}, last is not None
         start = self.train.start_from if last is None else None
         self.started_from = load_start(start, self.train_step) if start else state.get("start_from")
         self.data = data_identity(self.task)
@@ -226,7 +226,8 @@ class Trainer:
         require_own(self.folder, self.identity)
         final, tokens = self.folder / "final", read_run_tokens(self.folder)
         resolved, provenance, weights = self.experiment.resolved, self._provenance(), self.saver.last_weights()
-        checkpoint.save_model(final, self.model, resolved, provenance, tokens, weights=weights)
+        with at_average(self.train_step.optimizer):
+            checkpoint.save_model(final, self.model, resolved, provenance, tokens, weights=weights)
 
     def _save_at_stop(self, error: BaseException) -> str:
         """Save a checkpoint, unless the user cannot wait; return what is told of it."""
@@ -297,15 +298,16 @@ class Trainer:
         if not _is_due(self.step, t.eval_every, t.steps):
             return
         self.ranks.publish(self.step, "evaluate")
-        result = evaluate(
-            self.model,
-            self.task,
-            "validation",
-            max_tokens=t.eval_tokens,
-            progress=self._show_evaluation,
-            ranks=self.ranks,
-            **eval_options(t),
-        )
+        with at_average(self.train_step.optimizer):
+            result = evaluate(
+                self.model,
+                self.task,
+                "validation",
+                max_tokens=t.eval_tokens,
+                progress=self._show_evaluation,
+                ranks=self.ranks,
+                **eval_options(t),
+            )
         metrics = result.metrics
         if not math.isfinite(metrics["loss"]):
             problem = f"step {self.step}: the validation loss is {metrics['loss']}; try a smaller train.lr"

@@ -21,7 +21,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Renames:
     table = replace(
         renames.current(),
         experiments={"quick_start": "quickstart"},
-        components={"mixer": {"maega": "mega"}},
+        components={"mixer": {"maega": "mega"}, "optimizer": {"moun": "muon"}},
         knobs={"ema": {"ema": {"order": "num_dims"}}, "mixer": {"mega": {"average": "ema"}}},
         parameters={},
     )
@@ -94,16 +94,19 @@ def test_data_of_an_earlier_format_is_renamed(table: Renames) -> None:
             "layers": [{"mixer": {"type": "maega", "average": {"type": "ema", "order": 4}}}, {"mixer": "maega"}],
         },
         "task": "text",
+        "train": {"steps": 5, "optimizer": {"type": "moun", "momentum": 0.9}},
     }
     new, changes = migrate_experiment(old, Path())
     layers = new["model"]["layers"]
     assert layers == [{"mixer": {"type": "mega", "ema": {"type": "ema", "num_dims": 4}}}, {"mixer": "mega"}]
     assert (new["format"], new["task"]) == (2, "text")
+    assert new["train"] == {"steps": 5, "optimizer": {"type": "muon", "momentum": 0.9}}
     assert changes == [
         "model.layers[0].mixer: maega -> mega",
         "model.layers[0].mixer.average -> ema",
         "model.layers[0].mixer.ema.order -> num_dims",
         "model.layers[1].mixer: maega -> mega",
+        "train.optimizer: moun -> muon",
     ]
     assert migrate_experiment(new, Path()) == (new, [])
 

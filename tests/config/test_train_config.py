@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from archlab import ConfigError
+from archlab.config.registry import Slot, find
 from archlab.config.schema import coerce
 from archlab.config.train_config import TrainConfig, parse_train, train_knobs
 
@@ -18,14 +19,17 @@ def test_every_setting_is_a_knob_and_its_default_is_valid() -> None:
     knobs = train_knobs()
     assert list(knobs) == [field.name for field in fields(TrainConfig)]
     for name, knob in knobs.items():
-        assert coerce(knob.default, knob.type, name) == knob.default
+        if isinstance(knob.default, Slot):
+            assert find(knob.default.kind, knob.default.default)
+        else:
+            assert coerce(knob.default, knob.type, name) == knob.default
         assert type(knob.default) is type(getattr(TrainConfig(), name))
 
 
 def test_plain_data_says_the_same() -> None:
     settings = parse_train({"steps": 5.0, "lr": 1, "clip": None, "compile": False, "eval_tokens": 10})
     assert (settings.steps, settings.lr, settings.clip, settings.compile) == (5, 1.0, None, "off")
-    assert parse_train(asdict(settings)) == settings
+    assert parse_train(settings.to_plain()) == settings
 
 
 @pytest.mark.parametrize(

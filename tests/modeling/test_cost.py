@@ -129,6 +129,15 @@ def test_memory_is_that_of_a_step_on_a_cpu(name: str) -> None:
         assert estimate_cost(experiment).memory_per_device == pytest.approx(recorder.peak, rel=0.02)
 
 
+def test_memory_has_what_each_optimizer_keeps(tiny: Tiny) -> None:
+    adamw, lion, muon = (estimate_cost(tiny(f"train.optimizer={name}")) for name in ("adamw", "lion", "muon"))
+    assert adamw.optimizer_bytes == 2 * lion.optimizer_bytes == 2 * adamw.weight_bytes
+    assert lion.optimizer_bytes < muon.optimizer_bytes < adamw.optimizer_bytes
+    for other in (lion, muon):
+        kept = adamw.optimizer_bytes - other.optimizer_bytes
+        assert adamw.memory_per_device - other.memory_per_device == kept
+
+
 @pytest.mark.slow
 def test_what_makes_a_step_larger(tiny: Tiny) -> None:
     figures, twice = estimate_cost(tiny()), estimate_cost(tiny("train.batch_size=4", "train.accumulate=3"))

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 import archlab
 from archlab import Param, register
 from archlab.config.experiment import Experiment, load
-from archlab.config.train_config import TrainConfig
+from archlab.config.registry import find, names
+from archlab.config.train_config import parse_train
 from archlab.errors import ArchlabError, ConfigError
 from archlab.modeling.build import build, build_base_on_meta, build_on_meta, validate
 from archlab.modeling.param_scales import ParamScale, base_spec, param_scales
@@ -102,9 +103,15 @@ class Multiplied(nn.Module):
         return F.relu(x @ (self.factor * self.W)) @ self.U
 
 
-def test_a_folded_factor_is_a_multiplier() -> None:
-    """AdamW cannot tell them apart, with epsilon and weight decay of the size of the gradients."""
-    train, factor = TrainConfig(lr=0.05, eps=0.3, weight_decay=0.2), 0.125
+def that_transfer() -> list[str]:
+    return [name for name in names("optimizer") if "mup" in find("optimizer", name).cls.parametrizations]
+
+
+@pytest.mark.parametrize("optimizer", that_transfer())
+def test_a_folded_factor_is_a_multiplier(optimizer: str) -> None:
+    """The optimizer cannot tell them apart, with epsilon and weight decay of the size of the gradients."""
+    given = {"lr": 0.05, "eps": 0.3, "weight_decay": 0.2, "optimizer": optimizer}
+    train, factor = parse_train(given), 0.125
     one = ParamScale(1.0, 1.0, 1.0)
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     outputs = []

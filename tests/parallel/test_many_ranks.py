@@ -16,6 +16,7 @@ from run_helpers import curve, write_documents
 from torch import nn
 
 from archlab.config.experiment import load
+from archlab.config.registry import names
 from archlab.config.start_from import StartFrom
 from archlab.config.yaml_files import shipped_files
 from archlab.errors import ArchlabError
@@ -23,6 +24,7 @@ from archlab.interop.exporting.exported_model import read_model
 from archlab.interop.exporting.weights import write_weights
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.build import validate
+from archlab.modeling.optimizer import update_rule
 from archlab.ops.linear_cross_entropy import linear_cross_entropy_reference
 from archlab.parallel.division import DoesNotDivide, plan_division
 from archlab.storage.checkpoint import load_checkpoint, save_checkpoint, verify
@@ -111,6 +113,27 @@ def test_a_run_goes_on_in_other_layouts(
     assert_same_curve(curve(run), alone)
     train(tiny(*SAME), run, resume=True)
     assert_same_curve(curve(run), alone)
+
+
+@pytest.mark.parametrize("name", names("optimizer"))
+def test_a_divided_run_goes_on_with_any_optimizer(name: str, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+    run, pool, overrides = tmp_path / "run", rank_pool(), [*SAME, f"train.optimizer={name}"]
+    if "shard" not in update_rule(tiny(*overrides).train).divided_by:
+        message = f"train.optimizer: '{name}' updates whole tensors, which parallel.shard divides"
+        ended = pool.run(2, train_in_ranks, tiny_file, [*overrides, *layout(shard=2)], run, {})
+        assert message in ended[0]
+        assert all(each != "done" for each in ended)
+        return
+    divided = [*overrides, *layout(shard=2)]
+    assert pool.run(2, train_in_ranks, tiny_file, divided, tmp_path / "whole", {}) == ["done"] * 2
+    assert "saved at step 4" in pool.run(2, train_in_ranks, tiny_file, divided, run, {"fail": "interrupt"})[0]
+    shutil.copytree(run, tmp_path / "in_one")
+    assert pool.run(2, train_in_ranks, tiny_file, divided, run, {"resume": True}) == ["done"] * 2
+    assert curve(run) == curve(tmp_path / "whole")
+    train(tiny(*overrides), tmp_path / "in_one", resume=True)
+    # What rounds gradients to signs or to bfloat16 makes more of their last digits.
+    for record, other in zip(curve(tmp_path / "in_one"), curve(run), strict=True):
+        assert record == pytest.approx(other, rel=1e-3)
 
 
 ENDS = {

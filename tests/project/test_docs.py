@@ -10,6 +10,7 @@ import torch
 
 from archlab.cli.main import cli
 from archlab.config import experiment
+from archlab.config.registry import Slot
 from archlab.config.train_config import train_knobs
 from archlab.modeling.build import build
 from archlab.searching.space.search_space import load_space
@@ -61,4 +62,5 @@ def test_the_table_of_training_settings_has_every_default() -> None:
     for row in re.findall(r"^\| (`.*?) \| (.*?) \|", table, re.MULTILINE):
         shown |= dict(zip(re.findall(r"`(\w+)`", row[0]), row[1].split(", "), strict=True))
     read = {name: experiment.parse_override(f"it={value}")[1] for name, value in shown.items()}
-    assert read == {name: knob.default for name, knob in train_knobs().items()}
+    defaults = {name: knob.default for name, knob in train_knobs().items()}
+    assert read == {name: each.default if isinstance(each, Slot) else each for name, each in defaults.items()}

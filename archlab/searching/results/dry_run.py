@@ -110,7 +110,7 @@ def _plan_candidate(space: Space, raw: UnresolvedExperiment, device: str, device
         seconds=(tokens + forward * sum(map(_evaluated_tokens, every))) / planned["tokens_per_s"],
         tokens=tokens,
         weight_bytes=weights,
-        checkpoint_bytes=3 * weights,  # and AdamW's two moments
+        checkpoint_bytes=int(planned["checkpoint_bytes"]),
         runs=len(settings) + space.study.runs_per_trial - 1,
     )
 
