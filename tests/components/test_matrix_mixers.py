@@ -272,3 +272,43 @@ def test_lightning_attention_agrees_with_its_equations(num_tokens, head_dim):
 def test_lightning_attention_refuses_a_width_that_heads_do_not_share():
     with pytest.raises(ValueError, match="dim 12 is not divisible by num_heads 5"):
         find("mixer", "lightning").cls(12, num_heads=5)
+
+
+def mlstm(layer, x):
+    """Divide all sums by the largest gate so far, as the paper does in its stabilized form (eqs. 24 to 27)."""
+    q, k, v = (by_head(x @ part.weight.T) for part in (layer.query, layer.key, layer.value))
+    cap = layer.gate_cap
+    i, f = (cap * torch.tanh((x @ gate.weight.T + gate.bias) / cap) for gate in (layer.input_gate, layer.forget_gate))
+    C, n, largest, outputs = 0.0, 0.0, torch.full_like(i[:, 0], -math.inf), []
+    for t in range(x.shape[1]):
+        before, largest = largest, torch.maximum(F.logsigmoid(f[:, t]) + largest, i[:, t])
+        kept = torch.exp(F.logsigmoid(f[:, t]) + before - largest)[..., None]
+        added = torch.exp(i[:, t] - largest)[..., None] * k[:, t]
+        C = kept[..., None] * C + torch.einsum("bhk,bhv->bhkv", added, v[:, t])
+        n = kept * n + added
+        scaled = q[:, t] / math.sqrt(K)
+        below = torch.maximum((scaled * n).sum(-1).abs(), torch.exp(-largest))
+        outputs.append(torch.einsum("bhk,bhkv->bhv", scaled, C) / below[..., None])
+    y = torch.stack(outputs, 1)
+    centred = (y - y.mean(-1, keepdim=True)) / (y.var(-1, correction=0, keepdim=True) + layer.norm.eps).sqrt()
+    gate = torch.sigmoid(x @ layer.output_gate.weight.T)
+    return (gate * centred.flatten(-2) * (1 + layer.norm.weight)) @ layer.out.weight.T
+
+
+@pytest.mark.parametrize("shift", [-10.0, 0.0, 40.0])
+@pytest.mark.parametrize("num_tokens", [1, 2, 70])
+def test_mlstm_agrees_with_its_stabilized_equations(num_tokens, shift):
+    layer, x = build("mlstm"), inputs(num_tokens)
+    torch.nn.init.normal_(layer.input_gate.bias, mean=shift)
+    assert_same_gradients(layer(x)[0], mlstm(layer, x), [x, *layer.parameters()])
+    if num_tokens > 4:
+        assert_one_stream(layer, x.detach())
+
+
+def test_the_gates_of_mlstm_stay_finite_in_float32():
+    layer = build("mlstm", gate_cap=40.0).float()
+    for gate in (layer.input_gate, layer.forget_gate):
+        torch.nn.init.constant_(gate.bias, 1e4)
+    x = inputs(300).float()
+    close = mlstm(layer.double(), x.double()).float()
+    torch.testing.assert_close(layer.float()(x)[0], close, rtol=1e-3, atol=1e-3)
