@@ -16,6 +16,7 @@ from ._heads import head_width, heads
 
 # Gates grow exponentially: below e^40, sums of a trillion tokens stay finite in float32 without being rescaled.
 Cap: TypeAlias = Annotated[float, Range(low=0, above=True, high=40)]
+ADDED = 1e-6  # to the denominator
 
 
 @register(
@@ -35,12 +36,14 @@ Cap: TypeAlias = Annotated[float, Range(low=0, above=True, high=40)]
 class MLSTM(Recurrent):
     """The matrix LSTM of xLSTM: a matrix per head with an exponential input gate (arXiv:2405.04517).
 
-    x: [B, T, D] -> [B, T, D].  State: sums [B, H, K, V + 1] in at least float32, the last column those of the keys.
+    x: [B, T, D] -> [B, T, D].  State: sums [B, H, K, V + 1] in at least float32, the last column those of the keys,
+    and the log of the largest gate, decayed, [B, H].
     S_t = f S_{t-1} + i k^T v and n_t = f n_{t-1} + i k, with i = exp(cap(W x + b)) and f = sigmoid(cap(W x + b)) per
     head (eqs. 19 to 25); q S / max(|q n|, 1) is normalized per head, gated by a sigmoid and projected.
     Raises ValueError where num_heads does not divide one of the widths.
     Deviations: as in xLSTM-7B (arXiv:2503.13427), gates are capped and there is no convolution around the cell. Thus
-    bounded, sums are kept as they are, and not divided by the largest gate; nothing is added to the denominator.
+    bounded, sums are kept as they are, and not divided by the largest gate; only the 1e-6 that the authors' code adds
+    to a denominator so divided is multiplied by it.
 
     Args:
         num_heads: Number of heads.
@@ -72,7 +75,8 @@ class MLSTM(Recurrent):
         self.input_gate = linear(dim, num_heads, bias=True, init=init)
         self.forget_gate = linear(dim, num_heads, bias=True, init=init)
         self.output_gate = linear(dim, value_dim, bias=False, init=init)
-        self.norm = GroupNorm(value_dim, num_groups=num_heads, eps=eps, bias=False)
+        # A scale that is its weight, as in checkpoints of xLSTM.
+        self.norm = GroupNorm(value_dim, num_groups=num_heads, eps=eps, zero_centered=False, bias=False)
         self.out = linear(value_dim, dim, bias=False, init=init)
         self.reset_parameters()
 
@@ -87,22 +91,35 @@ class MLSTM(Recurrent):
 
     def init_state(self, batch_size: int) -> State:
         """Return empty sums."""
-        K, V = self.head_dims
-        return {"sums": at_least_float32(self.query.weight).new_zeros(batch_size, self.num_heads, K, V + 1)}
+        (K, V), like = self.head_dims, at_least_float32(self.query.weight)
+        sums = like.new_zeros(batch_size, self.num_heads, K, V + 1)
+        return {"sums": sums, "largest": like.new_zeros(batch_size, self.num_heads)}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Read the gated sums of keys and values with each query, normalize, gate and project."""
+        state = state or self.init_state(x_BTD.shape[0])
         q, k, v = (heads(part(x_BTD), self.num_heads) for part in (self.query, self.key, self.value))
-        k_BTHK = at_least_float32(k) * self._capped(self.input_gate, x_BTD).exp()
-        log_decay = F.logsigmoid(self._capped(self.forget_gate, x_BTD))
+        log_input, log_decay = self._capped(self.input_gate, x_BTD), F.logsigmoid(self._capped(self.forget_gate, x_BTD))
+        largest_BTH = _largest(log_input, log_decay, state["largest"])
         # With a value of one, the sums of the keys are a further column of the matrix.
-        wide = F.pad(at_least_float32(v), (0, 1), value=1.0)
-        y, sums = gated_linear(q * self.head_dims[0] ** -0.5, k_BTHK, wide, log_decay, state["sums"] if state else None)
-        read_BTHV = y[..., :-1] / y[..., -1:].abs().clamp(min=1.0)
-        mixed = self.norm(read_BTHV.flatten(-2)).to(v.dtype)
-        return self.out(torch.sigmoid(self.output_gate(x_BTD)) * mixed), {"sums": sums}
+        k_BTHK, wide = at_least_float32(k) * log_input.exp()[..., None], F.pad(at_least_float32(v), (0, 1), value=1.0)
+        y, sums = gated_linear(q * self.head_dims[0] ** -0.5, k_BTHK, wide, log_decay[..., None], state["sums"])
+        below = y[..., -1:].abs().clamp(min=1.0) + ADDED * largest_BTH.exp()[..., None]
+        mixed = self.norm((y[..., :-1] / below).flatten(-2)).to(v.dtype)
+        last = largest_BTH[:, -1].clone()
+        return self.out(torch.sigmoid(self.output_gate(x_BTD)) * mixed), {"sums": sums, "largest": last}
 
     def _capped(self, gate: nn.Module, x_BTD: Tensor) -> Tensor:
-        """Return what a gate is made of [B, T, H, 1], within the cap."""
+        """Return what a gate is made of [B, T, H], within the cap."""
         capped: Tensor = self.gate_cap * (at_least_float32(gate(x_BTD)) / self.gate_cap).tanh()
-        return capped[..., None]
+        return capped
+
+
+def _largest(log_input_BTH: Tensor, log_decay_BTH: Tensor, before_BH: Tensor) -> Tensor:
+    """Return m_t = max(log f_t + m_{t-1}, log i_t) [B, T, H]: a running maximum, once the sums of log f are taken off.
+
+    Sums over long texts round m; it only scales a millionth.
+    """
+    decayed_BTH = log_decay_BTH.cumsum(1)
+    candidates = torch.cat((before_BH[:, None], log_input_BTH - decayed_BTH), 1)
+    return decayed_BTH + candidates.cummax(1).values[:, 1:]

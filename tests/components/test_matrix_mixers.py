@@ -279,7 +279,7 @@ def mlstm(layer, x):
     q, k, v = (by_head(x @ part.weight.T) for part in (layer.query, layer.key, layer.value))
     cap = layer.gate_cap
     i, f = (cap * torch.tanh((x @ gate.weight.T + gate.bias) / cap) for gate in (layer.input_gate, layer.forget_gate))
-    C, n, largest, outputs = 0.0, 0.0, torch.full_like(i[:, 0], -math.inf), []
+    C, n, largest, outputs = 0.0, 0.0, torch.zeros_like(i[:, 0]), []
     for t in range(x.shape[1]):
         before, largest = largest, torch.maximum(F.logsigmoid(f[:, t]) + largest, i[:, t])
         kept = torch.exp(F.logsigmoid(f[:, t]) + before - largest)[..., None]
@@ -287,12 +287,12 @@ def mlstm(layer, x):
         C = kept[..., None] * C + torch.einsum("bhk,bhv->bhkv", added, v[:, t])
         n = kept * n + added
         scaled = q[:, t] / math.sqrt(K)
-        below = torch.maximum((scaled * n).sum(-1).abs(), torch.exp(-largest))
+        below = torch.maximum((scaled * n).sum(-1).abs(), torch.exp(-largest)) + 1e-6
         outputs.append(torch.einsum("bhk,bhkv->bhv", scaled, C) / below[..., None])
     y = torch.stack(outputs, 1)
     centred = (y - y.mean(-1, keepdim=True)) / (y.var(-1, correction=0, keepdim=True) + layer.norm.eps).sqrt()
     gate = torch.sigmoid(x @ layer.output_gate.weight.T)
-    return (gate * centred.flatten(-2) * (1 + layer.norm.weight)) @ layer.out.weight.T
+    return (gate * centred.flatten(-2) * layer.norm.weight) @ layer.out.weight.T
 
 
 @pytest.mark.parametrize("shift", [-10.0, 0.0, 40.0])
