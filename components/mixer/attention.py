@@ -63,6 +63,7 @@ class MultiHeadAttention(Recurrent):
         output_gate: Whether the output is multiplied by the sigmoid of a projection of x (arXiv:2505.06708), which is
             one number per `head` or per `feature` of every head, or by `none`.
         bias: Whether the projections have a bias.
+        out_bias: Whether the output's projection has a bias; null where the others have one.
         init: Distribution of the projections' weights.
         attention: Attention function of the heads.
         position: Positions that rotate queries and keys, or add a bias to the scores.
@@ -82,6 +83,7 @@ class MultiHeadAttention(Recurrent):
         wide_qk_norm: Factory = slot("norm", "none"),
         output_gate: OutputGate = "none",
         bias: bool = False,
+        out_bias: bool | None = None,
         init: Init = "he",
         attention: Factory = slot("attention", "softmax"),
         position: Factory = slot("position", "rope"),
@@ -96,7 +98,8 @@ class MultiHeadAttention(Recurrent):
         self.query = linear(dim, num_heads * self.head_dim, bias=bias, init=init)
         self.key = linear(dim, num_kv_heads * self.head_dim, bias=bias, init=init)
         self.value = linear(dim, num_kv_heads * self.head_dim, bias=bias, init=init)
-        self.out = linear(num_heads * self.head_dim, dim, bias=bias, init=init)
+        out_bias = bias if out_bias is None else out_bias
+        self.out = linear(num_heads * self.head_dim, dim, bias=out_bias, init=init)
         gates = {"none": 0, "head": num_heads, "feature": num_heads * self.head_dim}[output_gate]
         self.gate = linear(dim, gates, bias=bias, init=init) if gates else None
         self.query_norm, self.key_norm = qk_norm(self.head_dim), qk_norm(self.head_dim)

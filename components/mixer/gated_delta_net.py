@@ -1,29 +1,19 @@
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from archlab import Factory, Heads, Positive, Width, choice, register, slot
+from archlab.components._init import Init
 
-from archlab import Factory, Heads, Param, Positive, Width, choice, register, slot
-from archlab.components._dt import init_dt_bias_, softplus
-from archlab.components._init import Init, linear
-from archlab.ops.dtypes import at_least_float32
-
-from ._delta import PARAMS, PLAN, DeltaRule
+from ._delta import GATED_PARAMS, PLAN, GatedDeltaRule
 
 
 @register(
     "mixer",
     "gated_delta_net",
     search={"num_heads": choice(1, 2, 4, 8), "negative_eigenvalues": choice(False, True)},
-    params={
-        **PARAMS,
-        "step.weight": Param("hidden", tensor="column"),
-        "step.bias": Param("vector", tensor="heads"),
-        "log_rate": Param("vector", tensor="heads"),
-    },
+    params=GATED_PARAMS,
     tensor=PLAN,
 )
-class GatedDeltaNet(DeltaRule):
+class GatedDeltaNet(GatedDeltaRule):
     """The delta rule on a matrix with a data-dependent decay, Gated DeltaNet (arXiv:2412.06464).
 
     x: [B, T, D] -> [B, T, D].  State: that of the convolutions, and sums [B, H, K, V] in at least float32.
@@ -60,21 +50,7 @@ class GatedDeltaNet(DeltaRule):
             key_dim=key_dim or max(1, 3 * dim // 4),
             value_dim=value_dim or max(1, 3 * dim // 2),
             ema=ema,
-            gate=True,
             negative_eigenvalues=negative_eigenvalues,
             eps=eps,
             init=init,
         )
-        self.step = linear(dim, num_heads, bias=True, init=init)
-        self.log_rate = nn.Parameter(torch.empty(num_heads))
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw rates from U(0, 16), at least 0.001, and time steps log-uniformly from 0.001 to 0.1, as in Mamba-2."""
-        self.log_rate.uniform_(0, 16).clamp_(min=1e-3).log_()
-        init_dt_bias_(self.step.bias, 1e-3, 0.1)
-
-    def log_decay(self, x_BTD: Tensor) -> Tensor:
-        """Return -rate * dt with dt = softplus(W x + bias)."""
-        return -at_least_float32(self.log_rate).exp() * softplus(at_least_float32(self.step(x_BTD)))

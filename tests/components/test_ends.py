@@ -25,6 +25,10 @@ def test_embedding_looks_up_and_scales():
     plain, scaled = TokenEmbedding(7, 16), TokenEmbedding(7, 16, scale=True)
     assert torch.equal(plain(TOKENS), plain.weight[TOKENS])
     assert torch.equal(scaled(TOKENS), 4 * scaled.weight[TOKENS])
+    other = TokenEmbedding(7, 16, factor=0.5)
+    assert torch.equal(other(TOKENS), other.weight[TOKENS] / 2)
+    with pytest.raises(ValueError, match=r"scale multiplies by sqrt\(dim\), and factor by 0.5: leave one out"):
+        TokenEmbedding(7, 16, scale=True, factor=0.5)
 
 
 def test_embedding_dropout_only_in_training():

@@ -49,6 +49,8 @@ def plain(mixer, x, num_heads, num_kv_heads, head_dim):
         ({"num_heads": 3, "num_kv_heads": 1, "wide_qk_norm": find("norm", "rms").cls}, (3, 1, 4)),
         ({"num_heads": 2, "qk_norm": find("norm", "layer").cls, "bias": True, "output_gate": "head"}, (2, 2, 6)),
         ({"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "bias": True, "output_gate": "feature"}, (4, 2, 8)),
+        ({"num_heads": 2, "out_bias": True}, (2, 2, 6)),
+        ({"num_heads": 2, "bias": True, "out_bias": False}, (2, 2, 6)),
     ],
 )
 def test_agrees_with_heads_in_turn(knobs, widths):
@@ -58,6 +60,7 @@ def test_agrees_with_heads_in_turn(knobs, widths):
             torch.nn.init.normal_(parameter)
     assert_same_gradients(mixer(x)[0], plain(mixer, x, *widths), [x, *mixer.parameters()])
     assert (mixer.query.bias is not None) == knobs.get("bias", False)
+    assert (mixer.out.bias is not None) == knobs.get("out_bias", knobs.get("bias", False))
     assert mixer.attention.shape.scale == knobs.get("scale", widths[2] ** -0.5)
 
 

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from archlab.ops import _chunk_scan
-from archlab.ops.delta_rule import delta_rule
+from archlab.ops.delta_rule import delta_product, delta_rule
 
 B, H, K, V = 2, 3, 4, 5
 
@@ -25,13 +25,14 @@ def drawn(num_tokens, strongest, dtype=torch.float64):
 
 def loop(q, k, v, beta, log_decay, state):
     decay = torch.ones_like(beta) if log_decay is None else log_decay.exp()
+    decay = decay if decay.dim() == 4 else decay[..., None]
     outputs = []
     for t in range(q.shape[1]):
         forget = torch.eye(K, dtype=q.dtype) - beta[:, t, :, None, None] * torch.einsum(
             "bhk,bhj->bhkj", k[:, t], k[:, t]
         )
         added = beta[:, t, :, None, None] * torch.einsum("bhk,bhv->bhkv", k[:, t], v[:, t])
-        state = decay[:, t, :, None, None] * (forget @ state) + added
+        state = forget @ (decay[:, t, ..., None] * state) + added
         outputs.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
     return torch.stack(outputs, 1), state
 
@@ -51,6 +52,42 @@ def assert_same(ours, theirs, leaves):
 def test_agrees_with_a_loop(num_tokens, strongest):
     inputs = drawn(num_tokens, strongest)
     assert_same(delta_rule(*inputs), loop(*inputs), [x for x in inputs if x is not None])
+
+
+def with_channels(inputs, strongest):
+    """Replace the decay of each head by one of each channel of its keys."""
+    *others, decay, state = inputs
+    torch.manual_seed(1)
+    per_channel = -strongest * torch.rand(*others[0].shape, dtype=decay.dtype) ** 4
+    return [*others, per_channel.masked_fill(per_channel > -1e-3, 0).requires_grad_(), state]
+
+
+@pytest.mark.parametrize("strongest", [0.0, 0.1, 50.0])
+@pytest.mark.parametrize("num_tokens", [1, 2, 13, 64, 131])
+def test_decays_of_channels_agree_with_a_loop(num_tokens, strongest):
+    inputs = with_channels(drawn(num_tokens, strongest), strongest)
+    assert_same(delta_rule(*inputs), loop(*inputs), inputs)
+
+
+def loop_over_corrections(q, k, v, beta, log_decay, state):
+    outputs = []
+    for t in range(q.shape[1]):
+        state = state if log_decay is None else log_decay[:, t, :, None, None].exp() * state
+        for n in range(k.shape[2]):
+            one = (x[:, t, n, None] for x in (k, v, beta))
+            y, state = loop(q[:, t, None], *one, None, state)
+        outputs.append(y)
+    return torch.cat(outputs, 1), state
+
+
+@pytest.mark.parametrize("strongest", [None, 0.1, 50.0])
+@pytest.mark.parametrize(("num_tokens", "num_corrections"), [(1, 1), (1, 3), (5, 1), (13, 2), (75, 3)])
+def test_products_agree_with_a_loop(num_tokens, num_corrections, strongest):
+    q, k, v, beta, _, state = drawn(num_tokens * num_corrections, None)
+    log_decay = drawn(num_tokens, strongest)[4]
+    k, v, beta = (x.unflatten(1, (num_tokens, num_corrections)) for x in (k, v, beta))
+    inputs = [q[:, :num_tokens], k, v, beta, log_decay, state]
+    assert_same(delta_product(*inputs), loop_over_corrections(*inputs), [x for x in inputs if x is not None])
 
 
 @pytest.mark.parametrize("num_tokens", [64 * 4, 64 * 6 + 3])

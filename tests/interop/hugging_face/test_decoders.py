@@ -38,6 +38,10 @@ TIGHT = {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 1.3}
 # Their products of experts need rows of 16 bytes.
 ALIGNED = {"intermediate_size": 52}
 EXPERTS = {"moe_intermediate_size": 12, "num_experts": 5, "num_experts_per_tok": 3, "head_dim": 10}
+GRIFFIN = {
+    "num_hidden_layers": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.7},
+}
 CASES = {
     "llama-grouped": ("Llama", {"head_dim": 10} | LONG),
     "llama-tied": ("Llama", {"tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
@@ -125,10 +129,31 @@ CASES = {
             },
         },
     ),
+    "recurrent-gemma": ("RecurrentGemma", {"attention_window_size": 5} | GRIFFIN),
+    "recurrent-gemma-wide-biased": (
+        "RecurrentGemma",
+        {
+            "lru_width": 42,
+            "num_key_value_heads": 1,
+            "conv1d_width": 3,
+            "attention_window_size": 50,
+            "attention_bias": True,
+            "block_types": ["attention", "recurrent"],
+            "num_hidden_layers": 3,
+            "logits_soft_cap": 1.3,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 1.0},
+        },
+    ),
+    "recurrent-gemma-rounded": (
+        "RecurrentGemma",
+        {"hidden_size": 40, "num_attention_heads": 5, "num_key_value_heads": 5, "intermediate_size": 31}
+        | {"block_types": ["recurrent", "attention", "recurrent"], "num_hidden_layers": 3},
+    ),
     "gemma-untied": ("Gemma", {"head_dim": 8, "tie_word_embeddings": False, "attention_bias": True}),
 }
 CONFIGS = {"Gemma3": "Gemma3Text"}
-TYPES = {"Gemma3": "gemma3_text", "Qwen3Moe": "qwen3_moe"}
+TYPES = {"Gemma3": "gemma3_text", "Qwen3Moe": "qwen3_moe", "RecurrentGemma": "recurrent_gemma"}
 every_case = pytest.mark.parametrize(("system", "own"), CASES.values(), ids=CASES)
 
 
@@ -158,6 +183,8 @@ def test_logits_and_decoding_agree_both_ways(tmp_path: Path, system: str, own: d
         ("Qwen3Moe", EXPERTS | {"norm_topk_prob": True}, EXPERTS | {"norm_topk_prob": False}),
         ("Qwen3Moe", EXPERTS | {"sliding_window": 5, "use_sliding_window": True}, EXPERTS | {"sliding_window": 5}),
         ("Gemma3", {"layer_types": ["full_attention"] * 2}, {"layer_types": ["sliding_attention"] * 2}),
+        ("RecurrentGemma", GRIFFIN, {"num_hidden_layers": 4, "partial_rotary_factor": 0.4}),
+        ("RecurrentGemma", GRIFFIN | {"logits_soft_cap": 1.3}, GRIFFIN),
     ],
 )
 def test_what_the_cases_differ_in_is_seen(system: str, one: dict[str, object], other: dict[str, object]) -> None:
