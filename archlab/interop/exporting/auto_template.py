@@ -212,6 +212,11 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
             raise ValueError("this model's head is no single matrix: a loss that makes logits in parts cannot have it")
         return Features(self)
 
+    @property
+    def init_continuous_batching(self):
+        """Not there: it pages keys and values, which a recurrent state is not; servers ask for it, and do without."""
+        raise AttributeError("this model has no keys and values that continuous batching could page")
+
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *arguments, **options) -> nn.Module:
         """Return the embedding; raise ValueError for another number of tokens, which is part of the architecture."""
         if new_num_tokens not in (None, self.config.vocab_size):

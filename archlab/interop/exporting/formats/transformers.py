@@ -103,6 +103,8 @@ def _config(model: ExportedModel, special: SpecialTokens) -> dict[str, Any]:
         "auto_map": {
             "AutoConfig": f"{module}.ArchlabConfig",
             "AutoModelForCausalLM": f"{module}.ArchlabForCausalLM",
+            # `transformers serve` (5.23) asks this class first, and after it only classes of the library's own.
+            "AutoModelForDecision": f"{module}.ArchlabForCausalLM",
         },
         "vocab_size": model.vocab_size,
         "hidden_size": model.experiment.model.knobs["dim"],
