@@ -32,10 +32,10 @@ def published(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     small = [MIXED, "model.dim=32", "train.batch_size=2", "train.context=32", "train.compile=off", "train.warmup=0"]
     task = f"task={{type: text, path: {text}, eval_bytes: 256}}"
-    publish(archlab.load("llama2_tiny", [*small, task]), folder)
+    publish(archlab.load("llama2_tiny", [*small, task]), folder / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "prove", lambda *arguments: "")
-        exporting.export(folder, folder / "export")
+        exporting.export(folder / "run", folder / "export")
     return folder
 
 
@@ -104,7 +104,7 @@ def test_it_is_a_checkpoint_like_others(
 
 def test_an_export_that_was_not_tuned_comes_back_too(exported: Path, published: Path, tmp_path: Path) -> None:
     out = archlab.import_checkpoint(exported, tmp_path / "back")
-    run = published / "final"
+    run = published / "run" / "final"
     for name in (WEIGHTS, "experiment.yaml", "tokens.json"):
         assert (out / name).read_bytes() == (run / name).read_bytes()
     (exported / WEIGHTS).write_bytes((exported / WEIGHTS).read_bytes()[:-1])
