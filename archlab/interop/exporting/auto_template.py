@@ -22,8 +22,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from .MODELING import build, weight_files
 
 FORMAT = 1  # of these files; a later one is refused by its number
-# What the library passes along with rows of several documents; the last four repeat what the first one says.
-PACKING = ("position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+# What is passed along with rows of several documents; the others repeat what the first one says.
+PACKING = ("position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
 class ArchlabConfig(PretrainedConfig):
@@ -283,9 +283,7 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
         tokens_BT = self._readable(input_ids)
         if options.get("position_ids") is not None:
             if cache is not None or attention_mask is not None:
-                raise TypeError(
-                    "position_ids tell documents of a row apart, without attention_mask and past_key_values"
-                )
+                raise TypeError("position_ids divide rows into documents, without attention_mask and past_key_values")
             return _run_documents(self.model, call, tokens_BT, options["position_ids"])
         kept_BT = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
         if cache is None:
