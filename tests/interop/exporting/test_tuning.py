@@ -159,10 +159,12 @@ def test_documents_that_trl_packs_do_not_leak(tmp_path: Path) -> None:
 def write_questions(answers: Path, pairs: Path) -> None:
     draw = random.Random(0)
     numbers = [draw.randrange(10, 10_000) for _ in range(1100)]
-    right = {number: ("Yes.", "No.") if number % 2 == 0 else ("No.", "Yes.") for number in numbers}
-    rows = [{"prompt": f"Is {number} even?", "completion": right[number][0]} for number in numbers]
+    right = {f"Is {number} even?": "No." if number % 2 else "Yes." for number in numbers}
+    rows = [{"prompt": question, "completion": answer} for question, answer in right.items()]
     answers.write_text("\n".join(map(json.dumps, rows)))
-    rows = [{"prompt": f"Is {n} even?", "chosen": right[n][0], "rejected": right[n][1]} for n in numbers[:400]]
+    # An answer that repeats itself is worse: that, a model can learn which has not learned numbers.
+    said_twice = [{"prompt": each, "chosen": right[each], "rejected": f"{right[each]} {right[each]}"} for each in right]
+    rows = said_twice[:400]
     pairs.write_text("\n".join(map(json.dumps, rows)))
 
 
