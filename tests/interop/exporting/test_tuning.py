@@ -188,8 +188,8 @@ def test_an_export_is_instructed_and_aligned_and_comes_back(name: str, tmp_path:
     home, instructed, aligned = tmp_path / "hf", tmp_path / "instructed", tmp_path / "aligned"
     before, after = run_example("instruct.py", tmp_path / "out", instructed, tmp_path / "answers.jsonl", home=home)
     assert after > before + 30
-    learned, kept, ranked = run_example("align.py", instructed, aligned, tmp_path / "pairs.jsonl", home=home)
-    assert kept >= learned - 5
+    _, kept, ranked = run_example("align.py", instructed, aligned, tmp_path / "pairs.jsonl", home=home)
+    assert kept > before + 30
     assert ranked > 60
     run_python(LOGITS, aligned, tmp_path / "logits", home=home)
     stored = load_file(tmp_path / "logits")
