@@ -161,16 +161,23 @@ def export(
 
 @explain_failures
 def import_checkpoint(
-    directory: StrPath, out: StrPath, *, tokenizer: str | None = None, special_tokens: bool = True, force: bool = False
+    directory: StrPath,
+    out: StrPath,
+    *,
+    tokenizer: str | None = None,
+    special_tokens: bool = True,
+    force: bool = False,
+    trust_plugins: bool = False,
 ) -> Path:
-    """Convert a checkpoint directory of the transformers library to one of archlab's; return `out`.
+    """Convert a transformers checkpoint, or an export of archlab's that was tuned, to a checkpoint; return `out`.
 
     `tokenizer` is "bytes" or the path of a tokenizer.json; by default the directory's own, if it has one.
     `special_tokens` adds to a text what the tokenizer does of its own accord, such as a BOS token.
     """
     from archlab.interop import import_checkpoint as convert
 
-    return convert(Path(directory), Path(out), tokenizer=tokenizer, special_tokens=special_tokens, force=force)
+    with plugin_policy(trust=trust_plugins):
+        return convert(Path(directory), Path(out), tokenizer=tokenizer, special_tokens=special_tokens, force=force)
 
 
 @explain_failures

@@ -64,10 +64,12 @@ def export(
 @click.option("--tokenizer", metavar="FILE", help="Take this tokenizer.json, or 'bytes'; the default is DIRECTORY's.")
 @click.option("--no-special-tokens", is_flag=True, help="Do not add the tokenizer's own special tokens to texts.")
 @FORCE
+@TRUST_PLUGINS
 def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens: bool, force: bool) -> None:
     """Convert a checkpoint of the transformers library to one of archlab's.
 
-    DIRECTORY holds config.json, *.safetensors and tokenizer.json.
+    DIRECTORY holds config.json, *.safetensors and tokenizer.json; or it is an export of archlab's, as other tools have
+    tuned and saved it.
     """
     from archlab.storage.model_tokens import read_tokens
 

@@ -6,18 +6,24 @@ The model itself is in MODELING.py. B batch, T time, D width, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from .MODELING import build, weight_files
 
 FORMAT = 1  # of these files; a later one is refused by its number
+# What is passed along with rows of several documents; the others repeat what the first one says.
+PACKING = ("position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
 class ArchlabConfig(PretrainedConfig):
@@ -114,12 +120,35 @@ class StateCache(Cache):
         self._past = None if self._past is None else []
 
 
+@dataclass(frozen=True)
+class OutputWeight:
+    """The matrix [V, D] that gives the logits of features, for a loss that makes them in parts."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Features:
+    """Everything below the head. trl calls it, and multiplies what it gives by `get_output_embeddings`."""
+
+    whole: ArchlabForCausalLM
+    _tp_plan = None  # which the library asks a base model for
+
+    def __call__(self, input_ids, attention_mask=None, use_cache=None, **options) -> BaseModelOutputWithPast:
+        """Return the features [B, T, D] that the head reads."""
+        x_BTD, _ = self.whole.run(self.whole.model.features, input_ids, attention_mask, None, False, options)
+        return BaseModelOutputWithPast(last_hidden_state=x_BTD)
+
+
 class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
     """The model under the library's interface."""
 
     config_class = ArchlabConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    gradient_checkpointing = False
 
     def __init__(self, config: ArchlabConfig) -> None:
         super().__init__(config)
@@ -130,6 +159,7 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
             with torch.device("cpu"):
                 self._initial_buffers = dict(build().named_buffers())
         self._tied_weights_keys = _tied_names(self)
+        config.final_logit_softcapping = getattr(getattr(self.model, "head", None), "soft_cap", None)
         config.tie_word_embeddings = bool(self._tied_weights_keys)
         self.post_init()
 
@@ -170,6 +200,42 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
         """Return the embedding."""
         return self.model.embedding
 
+    def get_output_embeddings(self) -> OutputWeight | None:
+        """Return the matrix by which features become logits, under the bound `config.final_logit_softcapping`."""
+        matrix = getattr(getattr(self.model, "head", None), "matrix", None)
+        return None if matrix is None or not hasattr(self.model, "features") else OutputWeight(matrix)
+
+    @property
+    def base_model(self) -> Features:
+        """Everything below the head; raises ValueError for a model that is not divided there."""
+        if self.get_output_embeddings() is None:
+            raise ValueError("this model's head is no single matrix: a loss that makes logits in parts cannot have it")
+        return Features(self)
+
+    @property
+    def init_continuous_batching(self):
+        """Not there: it pages keys and values, which a recurrent state is not; servers ask for it, and do without."""
+        raise AttributeError("this model has no keys and values that continuous batching could page")
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *arguments, **options) -> nn.Module:
+        """Return the embedding; raise ValueError for another number of tokens, which is part of the architecture."""
+        if new_num_tokens not in (None, self.config.vocab_size):
+            raise ValueError(
+                f"this model has {self.config.vocab_size} tokens, and its code holds that number: it cannot have "
+                f"{new_num_tokens}; use a token that it has, or train it with a larger model.vocab_size"
+            )
+        return self.get_input_embeddings()
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func=checkpoint, every_n_layers: int = 1
+    ) -> None:
+        """Save the input of each block alone for the backward pass, or of every n-th, or undo that."""
+        self.gradient_checkpointing = enable
+        for index, block in enumerate(getattr(self.model, "blocks", ())):
+            block.__dict__.pop("forward", None)
+            if enable and index % every_n_layers == 0:
+                block.forward = partial(gradient_checkpointing_func, block.forward)
+
     def forward(
         self,
         input_ids: Tensor,
@@ -177,35 +243,54 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
         past_key_values: StateCache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
-        **loss_options,
+        **options,
     ) -> CausalLMOutputWithPast | tuple:
         """Return logits of the last `logits_to_keep` positions, or of all, and the cache after them.
 
-        Padding, where `attention_mask` is 0, is not read: each row gives what it gives alone. `loss_options` are the
-        library's `num_items_in_batch` and `shift_labels`.
+        Padding, where `attention_mask` is 0, is not read: each row gives what it gives alone. `options` are the
+        library's `num_items_in_batch` and `shift_labels` of the loss, and for rows of several documents
+        `position_ids`, which begin again at 0 with each: it gives what it gives alone, too.
         """
-        unknown = [name for name in loss_options if name not in ("num_items_in_batch", "shift_labels")]
-        if unknown:
-            raise TypeError(f"this model has no {', '.join(unknown)}; positions follow from attention_mask")
         if past_key_values is not None and not isinstance(past_key_values, StateCache):
             raise TypeError(f"past_key_values is a {type(past_key_values).__name__}; this model has a StateCache")
-        cache = StateCache() if past_key_values is None else past_key_values
         if use_cache is None:
             use_cache = labels is None and getattr(self.config, "use_cache", True)
-        needs_state = use_cache or past_key_values is not None
-        kept_BT = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
-        tokens_BT, kept_BT = cache.begin(self._readable(input_ids), kept_BT)
-        num_logits = logits_to_keep or input_ids.shape[1]
-        logits, state = self._run(tokens_BT, kept_BT, cache.state, num_logits, needs_state)
-        cache.state = state
-        loss = None
+        needs_state = (use_cache or past_key_values is not None) and options.get("position_ids") is None
+        cache = StateCache() if needs_state and past_key_values is None else past_key_values
+        loss_options = {name: options.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in options}
+        has_features = hasattr(self.model, "features") and hasattr(self.model, "head")
+        call = self.model.features if has_features else self.model
+        x_BTD, state = self.run(call, input_ids, attention_mask, cache, needs_state, options)
+        is_number = not isinstance(logits_to_keep, Tensor)
+        num_logits = (logits_to_keep or input_ids.shape[1]) if is_number else 0
+        x_BTD = x_BTD[:, -num_logits:] if is_number else x_BTD[:, logits_to_keep]
+        logits, loss = self.model.head(x_BTD) if has_features else x_BTD, None
         if labels is not None:
+            labels = _without_first(labels, attention_mask, options.get("position_ids"))
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_options)
-            loss = loss + _auxiliary_loss(state) / (loss_options.get("num_items_in_batch") or labels.numel())
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache if needs_state else None)
+            num_tokens = labels.numel() if attention_mask is None else attention_mask.sum()
+            loss = loss + _auxiliary_loss(state) / (loss_options.get("num_items_in_batch") or num_tokens)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
         return output if return_dict or return_dict is None else output.to_tuple()
+
+    def run(self, call, input_ids, attention_mask, cache, needs_state: bool, options) -> tuple[Tensor, dict]:
+        """Return what `call` makes of the tokens after those of the cache, and the state after them."""
+        unknown = sorted(name for name in options if name not in PACKING)
+        if unknown:
+            raise TypeError(f"this model has no {', '.join(unknown)}; positions follow from attention_mask")
+        tokens_BT = self._readable(input_ids)
+        if options.get("position_ids") is not None:
+            if cache is not None or attention_mask is not None:
+                raise TypeError("position_ids divide rows into documents, without attention_mask and past_key_values")
+            return _run_documents(self.model, call, tokens_BT, options["position_ids"])
+        kept_BT = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
+        if cache is None:
+            return _run_kept(self.model, call, tokens_BT, kept_BT, None, needs_state)
+        tokens_BT, kept_BT = cache.begin(tokens_BT, kept_BT)
+        x_BTD, cache.state = _run_kept(self.model, call, tokens_BT, kept_BT, cache.state, needs_state)
+        return x_BTD, cache.state
 
     def prepare_inputs_for_generation(
         self,
@@ -235,20 +320,6 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
         pad = self.config.padding_id
         return tokens_BT if pad is None else tokens_BT.masked_fill(tokens_BT == pad, 0)
 
-    def _run(
-        self, tokens_BT: Tensor, kept_BT: Tensor | None, state, num_logits: int, needs_state: bool
-    ) -> tuple[Tensor, dict]:
-        """Return the logits of the last positions, and the state after them."""
-        has_features = hasattr(self.model, "features") and hasattr(self.model, "head")
-        call = self.model.features if has_features else self.model
-        # What follows a token does not change its logits: padding at the end is in the way of the state alone.
-        if kept_BT is None or kept_BT.all() or (state is None and not needs_state and _is_at_end(~kept_BT)):
-            x_BTD, state = call(tokens_BT, state)
-        else:
-            x_BTD, state = _run_rows(self.model, call, tokens_BT, kept_BT, state)
-        x_BTD = x_BTD[:, -num_logits:]
-        return (self.model.head(x_BTD) if has_features else x_BTD), state
-
 
 def _tied_names(model: nn.Module) -> dict[str, str]:
     """Return the first name of each parameter that has another one, by the other one."""
@@ -263,8 +334,46 @@ def _is_at_end(padding_BT: Tensor) -> bool:
     return bool((padding_BT[:, 1:] >= padding_BT[:, :-1]).all())
 
 
+def _without_first(labels_BT: Tensor, mask_BT: Tensor | None, position_ids_BT: Tensor | None) -> Tensor:
+    """Ignore labels that padding, or the end of another document, would have to predict."""
+    if position_ids_BT is not None:
+        return labels_BT.masked_fill(position_ids_BT == 0, -100)
+    return labels_BT if mask_BT is None else labels_BT.masked_fill(F.pad(mask_BT[:, :-1] == 0, (1, 0)), -100)
+
+
 def _auxiliary_loss(state: dict[str, Tensor]) -> Tensor | float:
-    return sum(loss_B.sum() for name, loss_B in state.items() if name.rpartition(".")[2] == "auxiliary_loss")
+    return sum(loss_B.sum() for name, loss_B in state.items() if _is_auxiliary(name))
+
+
+def _is_auxiliary(name: str) -> bool:
+    return name.rpartition(".")[2] == "auxiliary_loss"
+
+
+def _run_documents(model: nn.Module, call, tokens_BT: Tensor, position_ids_BT: Tensor) -> tuple[Tensor, dict]:
+    """Call the model on documents that lie in rows one after another, each as if it were alone."""
+    starts_BT = position_ids_BT == 0
+    is_next_BT = F.pad(position_ids_BT[:, 1:] == position_ids_BT[:, :-1] + 1, (1, 0), value=False)
+    if position_ids_BT.shape != tokens_BT.shape or not (starts_BT | is_next_BT).all():
+        raise ValueError("position_ids do not count 0, 1, 2, ... in every document of a row")
+    starts = starts_BT.flatten().nonzero()[:, 0]
+    lengths = torch.diff(starts, append=starts.new_tensor([starts_BT.numel()]))
+    documents = tokens_BT.flatten().split(lengths.tolist())
+    kept = pad_sequence([torch.ones_like(document, dtype=torch.bool) for document in documents], batch_first=True)
+    y, state = _run_kept(model, call, pad_sequence(documents, batch_first=True), kept, None, False)
+    return y[kept].view(*tokens_BT.shape, -1), state
+
+
+def _run_kept(
+    model: nn.Module, call, tokens_BT: Tensor, kept_BT: Tensor | None, state, needs_state: bool
+) -> tuple[Tensor, dict]:
+    """Call the model on the tokens that are kept."""
+    if kept_BT is None or kept_BT.all():
+        return call(tokens_BT, state)
+    # What follows a token does not change its output: padding at the end is in the way of the state alone, and of
+    # losses that layers add for every token.
+    if state is None and not needs_state and _is_at_end(~kept_BT) and not any(map(_is_auxiliary, model.init_state(1))):
+        return call(tokens_BT, state)
+    return _run_rows(model, call, tokens_BT, kept_BT, state)
 
 
 def _run_rows(model: nn.Module, call, tokens_BT: Tensor, kept_BT: Tensor, state) -> tuple[Tensor, dict]:

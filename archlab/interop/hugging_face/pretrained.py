@@ -53,7 +53,7 @@ def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> 
         expected = _Names(_build_on_meta(spec, config), config)
         stored = without_buffers(stored, expected.all)
         check_tensors(expected.all, _on_meta(stored), config.format.from_hf, optional=expected.tied)
-        model = _build_in_dtype(spec, dtype or common_dtype(stored))
+        model = build_in_dtype(spec, dtype or common_dtype(stored))
         names = _Names(model, config)
         tied_by = f"{config.file.name} (tie_word_embeddings, which is true)"
         load_tensors(names.all, iter_tensors(stored), config.format.from_hf, names.tied, tied_by)
@@ -190,7 +190,7 @@ def _tied_head(model: nn.Module, parameters: Mapping[str, object]) -> dict[str, 
     return {name: [own["embedding.weight"]] for name in _HEADS if name not in parameters}
 
 
-def _build_in_dtype(spec: Spec, dtype: torch.dtype) -> nn.Module:
+def build_in_dtype(spec: Spec, dtype: torch.dtype) -> nn.Module:
     """Build a model in a dtype; converting one built in float32 would briefly hold both copies."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -11,9 +11,11 @@ from archlab.data.tokenizers.special_tokens import SpecialTokens, special_tokens
 from archlab.errors import ArchlabError
 from archlab.interop.exporting.exported_model import ExportedModel
 from archlab.interop.exporting.hf_tokenizer import hf_tokenizer_files
+from archlab.interop.exporting.import_export import CODE, EXPERIMENT, MODEL_TYPE, TOKENS
+from archlab.interop.exporting.import_export import FORMAT as OWN_FORMAT
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.state import max_context
-from archlab.storage.files import write_bytes, write_text
+from archlab.storage.files import sha256_of, write_bytes, write_text
 
 _LOADER = """
 NEEDS = ("torch", "safetensors", "transformers")
@@ -61,7 +63,7 @@ class Transformers:
         """Write the files."""
         special = special_tokens(model.tokens)
         write_text(folder / f"{_auto_module(model)}.py", render_auto(model))
-        write_text(folder / "config.json", _json(_config(model, special)))
+        write_text(folder / "config.json", _json(_config(model, special) | _origin(model, folder)))
         write_text(folder / "generation_config.json", _json(special.ids()))
         for name, data in hf_tokenizer_files(model.tokens, special).items():
             write_bytes(folder / name, data)
@@ -97,11 +99,13 @@ def _config(model: ExportedModel, special: SpecialTokens) -> dict[str, Any]:
     limit = max_context(built)
     return {
         "architectures": ["ArchlabForCausalLM"],
-        "model_type": "archlab",
-        "archlab_format": 1,
+        "model_type": MODEL_TYPE,
+        "archlab_format": OWN_FORMAT,
         "auto_map": {
             "AutoConfig": f"{module}.ArchlabConfig",
             "AutoModelForCausalLM": f"{module}.ArchlabForCausalLM",
+            # `transformers serve` (5.23) asks this class first, and after it only classes of the library's own.
+            "AutoModelForDecision": f"{module}.ArchlabForCausalLM",
         },
         "vocab_size": model.vocab_size,
         "hidden_size": model.experiment.model.knobs["dim"],
@@ -110,6 +114,17 @@ def _config(model: ExportedModel, special: SpecialTokens) -> dict[str, Any]:
         "dtype": str(dtype).removeprefix("torch."),
         "use_cache": True,
         **_padding(special, model.vocab_size or 0),
+    }
+
+
+def _origin(model: ExportedModel, folder: Path) -> dict[str, Any]:
+    """Return the fields by which `archlab import` reads the model again, whatever saves it next to its code."""
+    code = (folder / f"{name}.py" for name in (model.module, _auto_module(model)))
+    tokens = None if model.tokens is None else model.tokens.to_plain()
+    return {
+        EXPERIMENT: model.experiment.to_yaml(),
+        TOKENS: tokens,
+        CODE: {file.name: sha256_of(file) for file in code},
     }
 
 
