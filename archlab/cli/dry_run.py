@@ -14,7 +14,9 @@ from archlab.reporting.format import format_amount
 from archlab.runtime.memory import format_bytes
 from archlab.searching.ladder.dry_run import TARGET, LadderDryRun, RungEstimate
 from archlab.searching.results.dry_run import DryRun
+from archlab.text import visible
 
+_MOST_TOLD = 5
 _NOTHING = "Nothing was started or written."
 
 
@@ -41,6 +43,7 @@ def _print_search(console: Console, estimate: DryRun) -> None:
         f"device-hours  {_hours(estimate.device_hours)} on {estimate.devices} x {estimate.device}",
         f"gigabytes     {estimate.gigabytes:.3g}",
         f"planned from  {estimate.sampled} candidates" + _infeasible(estimate),
+        *(f"  not from    {visible(problem)}" for problem in estimate.problems[:_MOST_TOLD]),
         f"Pruning makes it less. {_NOTHING}",
     ]
     _print_lines(console, lines)

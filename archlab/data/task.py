@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -49,8 +49,8 @@ class Task(Protocol):
     has_documents: bool = False
     metrics_are_per_token: bool = True
     tokens: str = ""
-    benchmark: str = ""
-    difficulties: Mapping[str, Sequence[float]] = MappingProxyType({})
+    benchmark: ClassVar[str] = ""
+    difficulties: ClassVar[Mapping[str, Sequence[float]]] = MappingProxyType({})
     metrics: Sequence[str] = ("loss", "accuracy")
 
     @property

@@ -83,7 +83,9 @@ class KimiDeltaAttention(DeltaRule):
     def reset_parameters(self) -> None:
         """Draw rates from U(1, 16), and time steps log-uniformly from 0.001 to 0.1."""
         self.log_rate.uniform_(1, 16).log_()
-        init_dt_bias_(self.decay[1].bias, 1e-3, 0.1)
+        _, up = self.decay
+        assert isinstance(up, nn.Linear)
+        init_dt_bias_(up.bias, 1e-3, 0.1)
 
     def log_decay(self, x_BTD: Tensor) -> Tensor:
         """Return -rate * dt with dt = softplus(W x + bias), for each channel of the keys."""

@@ -35,7 +35,8 @@ class DryRun:
     """What a search takes one trial after the other, without pruning: `runs` of training, the baseline's included.
 
     `hours` is the mean candidate's time, `slowest_hours` that if each were like the slowest of the sample. `rounds` are
-    the choices and trials of a comparison. `sampled` candidates were planned, and `infeasible` others not.
+    the choices and trials of a comparison. `sampled` candidates were planned, and `infeasible` others not, for the
+    reasons in `problems`.
     """
 
     device: str
@@ -50,6 +51,7 @@ class DryRun:
     rounds: list[tuple[int, int]]
     sampled: int
     infeasible: int
+    problems: list[str]
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,12 @@ def dry_run(space: Space, trials: int | None = None, *, device: str = "cpu", dev
     rounds = plan_rounds(asked, len(arms(space.compare, space.vary))) if space.compare else []
     count = sum(each.choices * each.trials for each in rounds) or asked
     base = _plan_candidate(space, held_base(space), device, devices)
-    sample, infeasible = [base], 0
+    sample, problems = [base], list[str]()
     for values in _sample(space):
         try:
             sample.append(_plan_candidate(space, _feasible(space, values), device, devices))
-        except ConfigError:  # such a trial fails, or is infeasible, before its first step
-            infeasible += 1
+        except ConfigError as error:  # such a trial fails, or is infeasible, before its first step
+            problems.append(f"{error.path}: {error.problem}")
     seconds = [each.seconds * each.runs for each in sample]
     own, tasks = base.seconds * space.study.runs_per_trial, len(space.tasks) or 1
     hours = (own + count * statistics.fmean(seconds)) / 3600
@@ -93,7 +95,8 @@ def dry_run(space: Space, trials: int | None = None, *, device: str = "cpu", dev
         gigabytes=_disk(space, sample, count) / _GIGABYTE,
         rounds=[(each.choices, each.trials) for each in rounds],
         sampled=len(sample),
-        infeasible=infeasible,
+        infeasible=len(problems),
+        problems=list(dict.fromkeys(problems)),
     )
 
 
