@@ -26,7 +26,7 @@ import yaml
 from optuna.trial import FrozenTrial
 
 import archlab
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study.study import is_interrupted, open_study
 from archlab.searching.study.workers import read_workers
 

@@ -12,7 +12,7 @@ from search_helpers import write_space
 from archlab.config.experiment import Experiment
 from archlab.searching.ladder.run import LadderResult, run_ladder
 from archlab.searching.ladder.sizes import size_of
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.training.callbacks import Callback
 from archlab.training.run_dir import open_run
 from archlab.training.trainer import TrainResult

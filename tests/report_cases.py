@@ -19,7 +19,8 @@ from archlab.searching.ladder.forecasting import Aim, draft_forecast, fit
 from archlab.searching.ladder.results import RunResult, mean_losses
 from archlab.searching.ladder.summary import LadderSummary, RungSummary
 from archlab.searching.results.summary import BaselineSummary, SearchSummary, TrialSummary
-from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.space.load_space import load_space
+from archlab.searching.space.search_space import Space
 from archlab.searching.variants.apply import apply_values
 
 MIXER = "model.layers[*].mixer"

@@ -19,7 +19,7 @@ def check(kind: str, name: str, knobs: Sequence[str] = (), *, plugin: StrPath | 
     `knobs` are strings such as `"num_heads=2"`; `plugin` is the Python file that registers the component.
     Raises ConfigError where there is no such component, or the knobs give no model.
     """
-    from archlab.config.registry import load_plugin
+    from archlab.config.plugins import load_plugin
     from archlab.testing import checks
 
     if plugin is not None:

@@ -129,7 +129,7 @@ def dry_run(
         dry_run("quickstart").hours
     """
     from archlab.searching.results.dry_run import dry_run as estimate
-    from archlab.searching.space.search_space import load_space
+    from archlab.searching.space.load_space import load_space
 
     with plugin_policy(trust=trust_plugins):
         return estimate(load_space(space, overrides), trials, device=device, devices=devices)
@@ -155,7 +155,7 @@ def dry_run_ladder(
         dry_run_ladder("megalodon_7b", device="a100-80g", devices=8).device_hours
     """
     from archlab.searching.ladder.dry_run import dry_run_ladder as estimate
-    from archlab.searching.space.search_space import load_space
+    from archlab.searching.space.load_space import load_space
 
     with plugin_policy(trust=trust_plugins):
         loaded = load_space(space, overrides)

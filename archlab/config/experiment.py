@@ -15,8 +15,9 @@ from archlab.config.libraries import refuse_other_kind
 from archlab.config.overrides import parse_override
 from archlab.config.parallel import ParallelConfig, parallel_knobs, parse_parallel
 from archlab.config.plugin_trust import is_recorded, refuse_resolvers
+from archlab.config.plugins import load_plugin
 from archlab.config.provenance import Provenance
-from archlab.config.registry import Slot, find, load_plugin, names
+from archlab.config.registry import Slot, find, names
 from archlab.config.schema import Knob, coerce, reject_unknown
 from archlab.config.spec import REPEAT, Spec, knob_at, parse
 from archlab.config.train_config import OPTIMIZER, OPTIMIZER_PATH, TrainConfig, parse_train, train_knob

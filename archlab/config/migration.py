@@ -8,7 +8,8 @@ from typing import Any
 
 from archlab.config import paths, renames
 from archlab.config.experiment import KINDS
-from archlab.config.registry import Slot, find, load_plugin, names
+from archlab.config.plugins import load_plugin
+from archlab.config.registry import Slot, find, names
 from archlab.config.train_config import OPTIMIZER, OPTIMIZER_PATH
 from archlab.errors import ConfigError
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
-import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
@@ -15,10 +13,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
-from archlab.config import domains, plugin_trust, renames
+from archlab.config import domains, renames
 from archlab.config.docstrings import argument_meanings
 from archlab.config.domains import Domain
-from archlab.config.import_file import import_file
 from archlab.config.param_roles import Param, check_params
 from archlab.config.schema import Knob, knobs_of, wiring_of
 from archlab.config.source import Declaration, UnreadableSource, read_declaration
@@ -243,41 +240,7 @@ def components(kind: str | None = None) -> list[Component]:
     return [find(each, name) for each in (kinds() if kind is None else [kind]) for name in names(each)]
 
 
-def load_plugin(plugin: str, folder: Path, path: str = "plugins", *, recorded_in: Path | None = None) -> None:
-    """Import a user's components: a file relative to `folder`, or the name of an installed module.
-
-    `recorded_in` is the file of a run or checkpoint that names the plugin, which is then code of others until trusted.
-    """
-    file = (folder / plugin).resolve() if plugin.endswith(".py") else None
-    if recorded_in is not None:
-        plugin_trust.require_trust(plugin, file, recorded_in)
-    try:
-        if file is not None:
-            _load_file(file)
-        else:
-            importlib.import_module(plugin)
-    except FileNotFoundError:
-        raise ConfigError(path, f"no file {str(folder / plugin)!r}") from None
-    except ArchlabError:
-        raise
-    except Exception as error:
-        reason = renames.moved_import(error) or f"{type(error).__name__}: {one_line(error)}"
-        raise ConfigError(path, f"{plugin!r} cannot be imported: {reason}") from error
-    if recorded_in is None:
-        plugin_trust.remember(plugin, file, own=True)
-
-
-def _load_file(file: Path) -> None:
-    # Two plugins may have one file name; sys.modules must keep them apart.
-    name = f"archlab_plugin_{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}_{file.stem}"
-    known = sys.modules.get(name)
-    if known is not None and known.__file__ == str(file):
-        return
-    if not file.is_file():
-        raise FileNotFoundError(file)
-    try:
-        import_file(file, name)
-    except BaseException:  # a half-imported plugin would be taken for loaded at the next attempt
-        for key in [key for key, component in _registered.items() if component.cls.__module__ == name]:
-            del _registered[key]
-        raise
+def forget(module: str) -> None:
+    """Remove the components of a module: half-imported, they would be taken for loaded at the next attempt."""
+    for key in [key for key, component in _registered.items() if component.cls.__module__ == module]:
+        del _registered[key]

@@ -17,7 +17,8 @@ from archlab.searching.results.choices import PathResult, choice_results
 from archlab.searching.results.shown_values import base_value, mark_gaps
 from archlab.searching.results.summary import SearchSummary, read_summary
 from archlab.searching.sampling.candidates import Noise, candidates_of, noise_of
-from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.space.load_space import load_space
+from archlab.searching.space.search_space import Space
 from archlab.searching.study.claims import require_own_dir, trial_dir
 from archlab.searching.study.identity import read_identity, require_same_search
 from archlab.searching.study.study import INTERRUPTED, is_interrupted, open_study

@@ -19,7 +19,8 @@ from archlab.searching.fleet import require_number
 from archlab.searching.launched import run_launched
 from archlab.searching.pool import run_one_of_many, run_pool
 from archlab.searching.sampling.trial_values import held_base
-from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.space.load_space import load_space
+from archlab.searching.space.search_space import Space
 from archlab.searching.study.search_dir import SPACE, open_search
 from archlab.searching.study.workers import hold_lease
 from archlab.searching.trials.callbacks import SearchCallback, SearchCallbackList

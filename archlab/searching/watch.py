@@ -14,7 +14,8 @@ from archlab.searching.ladder.summary import NAME as LADDER_SUMMARY
 from archlab.searching.ladder.time_left import rung_sizes
 from archlab.searching.results.progress import BASELINE, search_progress
 from archlab.searching.results.summary import read_summary
-from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.space.load_space import load_space
+from archlab.searching.space.search_space import Space
 from archlab.searching.study.search_dir import SPACE
 from archlab.searching.study.study import open_study
 from archlab.searching.study.workers import DIR, Worker, read_workers

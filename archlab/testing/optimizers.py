@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from archlab.config.parallel import Layout
-from archlab.config.registry import find, load_plugin
+from archlab.config.plugins import load_plugin
+from archlab.config.registry import find
 from archlab.config.train_config import OPTIMIZER, TrainConfig, parse_train
 from archlab.errors import ConfigError
 from archlab.modeling.optimizer import at_average, saved_shapes, update_rule

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab.config.parallel import TENSOR_PATH, Layout
-from archlab.config.registry import find, load_plugin
+from archlab.config.plugins import load_plugin
+from archlab.config.registry import find
 from archlab.config.widths import is_heads
 from archlab.errors import ConfigError
 from archlab.modeling.build import build_on_meta

@@ -17,7 +17,7 @@ from archlab.config import experiment
 from archlab.config.overrides import format_override
 from archlab.config.yaml_files import shipped_files
 from archlab.modeling.cost import estimate_cost
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.text import HIDDEN
 
 ODD = [

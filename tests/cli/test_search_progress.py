@@ -21,7 +21,7 @@ from archlab.runtime.progress import report_progress
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.results.against_baseline import is_worse_than_baseline
 from archlab.searching.results.summary import BaselineSummary, SearchSummary, TrialSummary
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.training.progress import Progress, Reached, RunProgress
 
 SPACE: Any = SimpleNamespace(name="space", varied={"train.lr": None}, inner=None)

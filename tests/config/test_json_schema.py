@@ -10,7 +10,7 @@ from conftest import Write
 
 from archlab.config.experiment import copy_data
 from archlab.config.json_schema import experiment_schema
-from archlab.config.registry import load_plugin
+from archlab.config.plugins import load_plugin
 from archlab.config.yaml_files import load_yaml, shipped_files
 from archlab.searching.space.space_schema import space_schema
 

@@ -12,7 +12,7 @@ from archlab import ConfigError
 from archlab.config import paths
 from archlab.config.experiment import load
 from archlab.errors import did_you_mean, list_names
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 
 TREE = {"model": {"layers": [{"repeat": 3, "norm": "rms"}, "plain", {"repeat": 8}], "dim": 16}}
 

@@ -14,7 +14,8 @@ from conftest import Write
 from archlab import ArchlabError, ConfigError
 from archlab.config import registry
 from archlab.config.domains import Choice, choice
-from archlab.config.registry import Component, Slot, component_of, find, load_plugin, register, slot, slots
+from archlab.config.plugins import load_plugin
+from archlab.config.registry import Component, Slot, component_of, find, register, slot, slots
 from archlab.config.schema import coerce
 
 SHIPPED = [component for component in registry.components() if component.cls.__module__.startswith("archlab.comp")]

@@ -11,7 +11,7 @@ from archlab.config.experiment import load, read
 from archlab.config.json_schema import experiment_schema
 from archlab.config.spec import Spec
 from archlab.config.train_config import TrainConfig
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.variants.parameters import resolve_parameter
 from archlab.searching.variants.variant import start
 

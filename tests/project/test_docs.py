@@ -13,7 +13,7 @@ from archlab.config import experiment
 from archlab.config.registry import Slot
 from archlab.config.train_config import train_knobs
 from archlab.modeling.build import build
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

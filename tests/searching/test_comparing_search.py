@@ -21,7 +21,7 @@ from archlab.config.experiment import Experiment
 from archlab.errors import TrainingError
 from archlab.searching.results.choices import BEST, UNKNOWN, WITHIN, WORSE, choice_results
 from archlab.searching.space.dominance import DominanceConfig
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study.dominance_judge import DominanceJudge
 from archlab.searching.study.study import is_interrupted, open_study
 from archlab.searching.trials import candidate_runs

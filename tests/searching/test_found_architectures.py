@@ -11,7 +11,7 @@ import archlab.searching.worker
 from archlab import ArchlabError
 from archlab.config.experiment import load
 from archlab.config.yaml_files import load_yaml
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study.search_dir import open_search
 from archlab.searching.study.study import open_study
 from archlab.searching.study.trial_attrs import trial_attrs

@@ -19,7 +19,7 @@ from archlab.runtime.launch import STDERR, Job
 from archlab.runtime.outcome import Outcome
 from archlab.searching.fleet import MAX_DEATHS, Fleet
 from archlab.searching.run import find_search
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study.workers import read_workers
 
 LOCAL = {"sampler": "random", "trials": 4, "pruner": "none", "launcher": "local"}

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from search_helpers import write_space
 
 import archlab
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study.study import is_interrupted, open_study
 from archlab.searching.study.workers import read_workers
 from archlab.training.metrics import read as read_metrics

@@ -12,8 +12,8 @@ from search_helpers import replace_costs, write_space
 
 import archlab
 from archlab import ConfigError
+from archlab.searching.space.load_space import load_space
 from archlab.searching.space.promotion import PromotionConfig
-from archlab.searching.space.search_space import load_space
 from archlab.searching.study.promotion import is_paused
 from archlab.searching.study.study import open_study
 from archlab.training.metrics import read as read_metrics

@@ -22,7 +22,7 @@ from archlab import ArchlabError, TrainingError
 from archlab.config.experiment import Experiment, load
 from archlab.searching.failures import failure_reason
 from archlab.searching.results.summary import BaselineSummary
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study.claims import lock_file
 from archlab.searching.study.study import MAX_ATTEMPTS, delete_weights, finished_trials, is_interrupted, open_study
 from archlab.storage.files import atomic_dir

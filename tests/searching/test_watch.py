@@ -24,7 +24,7 @@ from archlab.searching.ladder.progress import first_candidates, ladder_progress
 from archlab.searching.ladder.selection import Decision, write_decision
 from archlab.searching.ladder.time_left import rung_sizes
 from archlab.searching.results.progress import _label, _latest_run
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.watch import open_watch
 from archlab.storage.locks import lock
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from archlab import AdamSettings, ConfigError, Fraction, TrainedParam, UpdateRule
-from archlab.config.registry import load_plugin, register
+from archlab.config.plugins import load_plugin
+from archlab.config.registry import register
 from archlab.testing import CheckFailed, checks
 
 DOCS = Path(__file__).parents[2] / "docs/components.md"

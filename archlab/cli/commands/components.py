@@ -12,6 +12,7 @@ from archlab.cli.completion import complete_component, complete_kind, complete_k
 from archlab.cli.console import make_console
 from archlab.cli.options import PYTHON_FILE
 from archlab.config import registry
+from archlab.config.plugins import load_plugin
 from archlab.errors import ArchlabError
 
 
@@ -71,7 +72,7 @@ def schema(what: str, plugins: tuple[Path, ...], out: Path | None) -> None:
     WHAT is experiment (the default) or search, for search spaces.
     """
     for plugin in plugins:
-        registry.load_plugin(str(plugin.resolve()), Path(), "--plugin")
+        load_plugin(str(plugin.resolve()), Path(), "--plugin")
     if what == "search":
         from archlab.searching.space.space_schema import space_schema as make
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archlab.searching.results.summary import SearchSummary
-from archlab.searching.space.search_space import VALIDATION
+from archlab.searching.space.objectives import VALIDATION
 
 
 def is_worse_than_baseline(summary: SearchSummary) -> bool:

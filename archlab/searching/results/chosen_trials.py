@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from archlab.errors import ArchlabError
 from archlab.searching.results.best_trial import by_first_objective
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study.claims import trial_dir
 from archlab.searching.study.search_dir import SPACE
 from archlab.searching.study.study import open_study

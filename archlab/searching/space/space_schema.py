@@ -11,8 +11,9 @@ from archlab.config.json_schema import DRAFT, FORMAT, TEXT, TEXTS, Schema, exper
 from archlab.searching.space.domain_schema import CHOICES, HOLD, INTERVAL, PATTERN, TIE
 from archlab.searching.space.dominance import DominanceConfig
 from archlab.searching.space.ladder_schema import ladder_properties
+from archlab.searching.space.load_space import KEYS
+from archlab.searching.space.objectives import COSTS, MEASURED, VALIDATION
 from archlab.searching.space.promotion import PromotionConfig
-from archlab.searching.space.search_space import COSTS, KEYS, MEASURED, VALIDATION
 from archlab.searching.space.study_config import DOMINATED, PROMOTION, PRUNERS, SAMPLERS, STUDY_KEYS, Seed
 from archlab.searching.space.study_limits import BUDGETS
 from archlab.searching.variants.planned import PLANNED

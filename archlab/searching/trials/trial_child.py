@@ -19,7 +19,7 @@ import optuna
 import torch
 
 from archlab.config.experiment import Experiment
-from archlab.config.registry import load_plugin
+from archlab.config.plugins import load_plugin
 from archlab.errors import ConfigError, one_line
 from archlab.runtime.outcome import outcome_of
 from archlab.runtime.shares import DEVICES

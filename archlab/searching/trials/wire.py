@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from archlab.config.experiment import UnresolvedExperiment
+from archlab.config.plugins import load_plugin
 from archlab.config.provenance import Provenance
-from archlab.config.registry import load_plugin
 from archlab.config.schema import parse_settings
 from archlab.planning.device import Device
 from archlab.searching.trials.trial_job import TrialJob

@@ -13,7 +13,7 @@ from archlab.searching.ladder.candidates import all_candidates, at_rung, at_targ
 from archlab.searching.ladder.config import Ladder, parse_ladder
 from archlab.searching.ladder.runs import plan_runs
 from archlab.searching.ladder.sizes import size_of
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 
 HIDDEN = "model.layers[*].ffn.hidden_dim"
 

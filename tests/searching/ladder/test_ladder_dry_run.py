@@ -14,7 +14,7 @@ from archlab.searching.ladder.candidates import at_rung
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.ladder.dry_run import TARGET, dry_run_ladder
 from archlab.searching.results.dry_run import dry_run
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 
 RUNGS = [
     {"set": {"model.dim": 16}, "tokens": 320, "seeds": 2, "keep": 1},

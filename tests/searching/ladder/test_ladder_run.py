@@ -20,7 +20,7 @@ from archlab.searching.ladder.forecasts import read_forecasts
 from archlab.searching.ladder.rehearsal import as_rehearsal
 from archlab.searching.ladder.sizes import size_of
 from archlab.searching.ladder.summary import LadderSummary, read_ladder
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.trials import train_trial
 
 LONG = [

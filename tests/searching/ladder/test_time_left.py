@@ -18,7 +18,7 @@ from archlab.searching.ladder.time_left import (
     rung_sizes,
     runs_ahead,
 )
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 
 RUNGS = [
     {"params": 1500, "tokens_per_param": 1, "seeds": 2, "keep": 3, "room": 1},

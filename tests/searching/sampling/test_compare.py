@@ -13,7 +13,7 @@ from search_helpers import write_space
 from archlab import ConfigError
 from archlab.searching.sampling.turns import Turn, Wait, next_turn
 from archlab.searching.space.compare import Arm, arms, plan_rounds
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 
 ARMS = [Arm(name, {"x": name}) for name in "abcde"]
 LOSS = {"a": 5.0, "b": 1.0, "c": 4.0, "d": 2.0, "e": 3.0}

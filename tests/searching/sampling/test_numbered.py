@@ -15,7 +15,8 @@ from archlab.searching.sampling.asking import TrialQueue
 from archlab.searching.sampling.combinations import Combinations
 from archlab.searching.sampling.numbered import PointSampler, next_number, value_at
 from archlab.searching.sampling.suggest import suggest
-from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.space.load_space import load_space
+from archlab.searching.space.search_space import Space
 from archlab.searching.study.study import enqueue_retries, is_exhausted, mark_interrupted, open_study, record_result
 from archlab.searching.study.trial_attrs import set_trial_attrs, trial_attrs
 

@@ -7,7 +7,8 @@ from search_helpers import write_space
 
 from archlab import ConfigError
 from archlab.searching.sampling.suggest import suggest
-from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.space.load_space import load_space
+from archlab.searching.space.search_space import Space
 
 EMA = "model.layers[*].mixer.ema"
 ATTENTION = "model.layers[*].mixer.attention"

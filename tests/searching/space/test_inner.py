@@ -10,7 +10,8 @@ from search_helpers import write_space
 
 from archlab import ConfigError
 from archlab.searching.space.inner import inner_values
-from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.space.load_space import load_space
+from archlab.searching.space.search_space import Space
 
 LR = {"low": 1e-3, "high": 1e-1, "log": True}
 EMA = "model.layers[*].mixer.ema"

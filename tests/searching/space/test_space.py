@@ -8,7 +8,7 @@ from search_helpers import write_space
 from archlab import ConfigError
 from archlab.config.domains import Interval
 from archlab.config.yaml_files import shipped_files
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.space.study_config import PRUNERS, REQUIRES, SAMPLERS
 from archlab.searching.variants.pattern import Pattern
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search_helpers import is_free, pretend, replace_costs, replace_training, search, write_space
 
 from archlab.modeling.cost import Cost
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study import study as study_module
 from archlab.searching.study.claims import claim, has_left, leave, lock_file, require_own_dir
 from archlab.searching.study.study import (

@@ -12,7 +12,7 @@ from search_helpers import pretend, replace_costs, replace_training, search, wri
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from archlab.modeling.cost import Cost
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.space.storage_url import sqlite_url, take_password
 from archlab.searching.study import database, study
 from archlab.searching.study.database import DatabaseError, PatientDatabase, open_database

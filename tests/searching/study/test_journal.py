@@ -14,7 +14,7 @@ from search_helpers import pretend, replace_costs, replace_training, search, wri
 
 from archlab.errors import ArchlabError, ConfigError, MachineError
 from archlab.modeling.cost import Cost
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.space.storage_url import connection_url, take_password
 from archlab.searching.study import database, journal
 from archlab.searching.study.database import DatabaseError, open_journal

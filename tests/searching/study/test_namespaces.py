@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from search_helpers import write_space
 
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study.study import open_study
 from archlab.searching.study.trial_attrs import trial_attrs
 from archlab.searching.study.workers import Worker, read_workers

@@ -13,7 +13,7 @@ import archlab
 from archlab import ArchlabError
 from archlab.modeling.cost import Cost
 from archlab.searching.results import best_trial
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study import study_storage
 from archlab.searching.study.study import open_study
 from archlab.storage.manifest import write_manifest

@@ -17,7 +17,7 @@ from search_helpers import pretend, replace_training, search, write_space
 
 from archlab import Callback, MachineError, SearchCallback
 from archlab.config.experiment import Experiment
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study import study
 from archlab.searching.study.search_dir import STUDY_LOCK
 from archlab.searching.study.study import is_interrupted, open_study

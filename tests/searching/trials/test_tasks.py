@@ -12,7 +12,7 @@ from search_helpers import pretend, replace_training, search, write_space
 from archlab.config.experiment import Experiment
 from archlab.errors import ConfigError
 from archlab.searching.ladder.config import parse_ladder
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.study.study import is_interrupted, open_study
 from archlab.storage.trained_model import load_trained
 

@@ -8,7 +8,8 @@ from search_helpers import write_space
 from archlab import ConfigError
 from archlab.config.experiment import read
 from archlab.searching.sampling.trial_values import choose_values, held_base, solve_held
-from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.space.load_space import load_space
+from archlab.searching.space.search_space import Space
 from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.bisection import Bisection
 from archlab.searching.variants.hold import parse_hold, solve

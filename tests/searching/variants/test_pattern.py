@@ -13,8 +13,9 @@ from search_helpers import write_space
 from archlab import ConfigError
 from archlab.searching.sampling.suggest import suggest
 from archlab.searching.sampling.suggest_pattern import suggest_pattern
+from archlab.searching.space.load_space import load_space
 from archlab.searching.space.pattern_yaml import parse_pattern
-from archlab.searching.space.search_space import Space, load_space
+from archlab.searching.space.search_space import Space
 from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.letter_counts import allowed_pattern, count_patterns
 from archlab.searching.variants.pattern import Pattern, PatternValue, parse_value, positions

@@ -10,7 +10,7 @@ from search_helpers import pretend, replace_training, search, write_space
 from archlab import ConfigError
 from archlab.planning.device import SHIPPED
 from archlab.searching.results.summary import read_summary
-from archlab.searching.space.search_space import load_space
+from archlab.searching.space.load_space import load_space
 from archlab.searching.space.space_schema import space_schema
 from archlab.searching.study.identity import new_identity
 from archlab.searching.study.study import open_study
