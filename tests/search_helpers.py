@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from optuna.trial import FrozenTrial
 
 import archlab
 import archlab.searching.results.best_trial
@@ -16,6 +17,8 @@ import archlab.searching.variants.cost_request
 from archlab.config.experiment import Experiment
 from archlab.modeling.build import build
 from archlab.searching.run import SearchResult
+from archlab.searching.space.load_space import load_space
+from archlab.searching.study.study import open_study
 from archlab.storage import checkpoint
 from archlab.storage.locks import lock
 from archlab.training.callbacks import Callback, CallbackList
@@ -108,3 +111,8 @@ def is_free(file: Path) -> bool:
     """Tell whether no process holds a lock on a file."""
     with lock(file, wait=False) as acquired:
         return acquired
+
+
+def trials_of(folder: Path) -> list[FrozenTrial]:
+    """Return the trials of a search's directory."""
+    return open_study(load_space(folder / "search.yaml", recorded=True), folder, create=False).get_trials()

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, create_trial
-from search_helpers import pretend, replace_costs, replace_training, search, write_space
+from search_helpers import pretend, replace_costs, replace_training, search, trials_of, write_space
 
 import archlab.searching.study.study
 import archlab.searching.trials.train_trial
@@ -23,7 +23,7 @@ from archlab.searching.results.choices import BEST, UNKNOWN, WITHIN, WORSE, choi
 from archlab.searching.space.dominance import DominanceConfig
 from archlab.searching.space.load_space import load_space
 from archlab.searching.study.dominance_judge import DominanceJudge
-from archlab.searching.study.study import is_interrupted, open_study
+from archlab.searching.study.study import is_interrupted
 from archlab.searching.trials import candidate_runs
 
 EMA, NORM = "model.layers[*].mixer.ema", "model.layers[*].norm"
@@ -45,10 +45,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     replace_costs(monkeypatch, COSTS)
     install()
     return install
-
-
-def trials_of(folder: Path) -> list[FrozenTrial]:
-    return open_study(load_space(folder / "search.yaml", recorded=True), folder).get_trials()
 
 
 def outcome(folder: Path) -> list[tuple[Any, ...]]:

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState
-from search_helpers import replace_costs, write_space
+from optuna.trial import TrialState
+from search_helpers import replace_costs, trials_of, write_space
 
 import archlab
 from archlab import ConfigError
 from archlab.searching.space.load_space import load_space
 from archlab.searching.space.promotion import PromotionConfig
 from archlab.searching.study.promotion import is_paused
-from archlab.searching.study.study import open_study
 from archlab.training.metrics import read as read_metrics
 
 TRAIN = {"train.steps": 8, "train.eval_every": 2, "train.log_every": 1, "train.checkpoint_every": 0}
@@ -50,10 +49,6 @@ def test_trials_that_cannot_pause_are_refused(tmp_path: Path, space: dict[str, A
     with pytest.raises(ConfigError) as caught:
         load_space(write_space(tmp_path, **space))
     assert problem in str(caught.value)
-
-
-def trials_of(folder: Path) -> list[FrozenTrial]:
-    return open_study(load_space(folder / "search.yaml", recorded=True), folder).get_trials()
 
 
 class Stop(archlab.SearchCallback):

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial
-from search_helpers import pretend, replace_costs, replace_training, search, write_space
+from search_helpers import pretend, replace_costs, replace_training, search, trials_of, write_space
 
 import archlab
 from archlab import ArchlabError
 from archlab.modeling.cost import Cost
 from archlab.searching.results import best_trial
-from archlab.searching.space.load_space import load_space
 from archlab.searching.study import study_storage
-from archlab.searching.study.study import open_study
 from archlab.storage.manifest import write_manifest
 
 NO_PRUNING = {"pruner": "none"}
@@ -55,10 +52,6 @@ def file(searched: Path) -> Path:
 def in_database(folder: Path, name: str = "shared.db") -> Path:
     """Return a search space whose study lies in a database beside its directory."""
     return write_space(folder, study={**NO_PRUNING, "storage": f"sqlite:///{folder / name}"})
-
-
-def trials_of(folder: Path) -> list[FrozenTrial]:
-    return open_study(load_space(folder / "search.yaml"), folder, create=False).get_trials()
 
 
 def forget(folder: Path) -> None:

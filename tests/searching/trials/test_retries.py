@@ -12,15 +12,13 @@ import optuna
 import pytest
 import sqlalchemy.exc
 import torch
-from optuna.trial import FrozenTrial
-from search_helpers import pretend, replace_training, search, write_space
+from search_helpers import pretend, replace_training, search, trials_of, write_space
 
 from archlab import Callback, MachineError, SearchCallback
 from archlab.config.experiment import Experiment
-from archlab.searching.space.load_space import load_space
 from archlab.searching.study import study
 from archlab.searching.study.search_dir import STUDY_LOCK
-from archlab.searching.study.study import is_interrupted, open_study
+from archlab.searching.study.study import is_interrupted
 from archlab.searching.trials import retries
 from archlab.storage.locks import lock
 
@@ -38,10 +36,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
 def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a single death of a trial's own doing be its last."""
     monkeypatch.setattr(study, "MAX_ATTEMPTS", 1)
-
-
-def trials_of(folder: Path) -> list[FrozenTrial]:
-    return open_study(load_space(folder / "search.yaml"), folder).get_trials()
 
 
 def failing(*errors: BaseException | None) -> Any:
