@@ -66,6 +66,21 @@ def test_agrees_with_the_formula(name, knobs, plain, shape):
     assert_same_gradients(layer(x), plain(x, layer), [x, *layer.parameters()])
 
 
+@pytest.mark.parametrize("shape", [(12,), (2, 5, 12), (2, 3, 1, 12)])
+def test_dynamic_tanh_agrees_with_the_formula(shape):
+    layer = build("dyt", init_alpha=0.8)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    twice = (2 * layer.alpha * x).exp()
+    plain = layer.weight * (twice - 1) / (twice + 1) + layer.bias
+    assert_same_gradients(layer(x), plain, [x, *layer.parameters()])
+
+
+def test_dynamic_tanh_begins_at_its_alpha():
+    layer = find("norm", "dyt").cls(12, init_alpha=0.25)
+    x = torch.linspace(-3, 3, 12)
+    torch.testing.assert_close(layer(x), torch.tanh(x / 4))
+
+
 @pytest.mark.parametrize("name", ["rms", "layer", "group", "scale"])
 def test_begins_with_unit_variance(name):
     x = 7 * torch.randn(50, 64)
