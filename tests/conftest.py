@@ -175,3 +175,15 @@ def whole(tiny: Tiny, tmp_path: Path) -> Path:
 
     train(tiny(), tmp_path / "whole")
     return tmp_path / "whole"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have a search pretend to train, with losses at once; called, the fixture gives it other losses."""
+    from search_helpers import pretend, replace_training
+
+    def install(**loss: Callable[..., float]) -> None:
+        replace_training(monkeypatch, pretend(**loss))
+
+    install()
+    return install

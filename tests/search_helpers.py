@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import archlab.searching.trials.train_trial
 import archlab.searching.variants.cost_request
 from archlab.config.experiment import Experiment
 from archlab.modeling.build import build
+from archlab.modeling.cost import Cost
 from archlab.searching.run import SearchResult
 from archlab.searching.space.load_space import load_space
 from archlab.searching.study.study import open_study
@@ -55,8 +57,9 @@ def replace_training(patch: pytest.MonkeyPatch, train: Callable[..., TrainResult
     patch.setattr(archlab.searching.trials.train_trial, "train", train)
 
 
-def replace_costs(patch: pytest.MonkeyPatch, costs: Any) -> None:
-    """Let every model have the same costs, and no model be evaluated at the end."""
+def replace_costs(patch: pytest.MonkeyPatch, costs: Any = None) -> None:
+    """Let every model have the same costs, by default 1 each, and no model be evaluated at the end."""
+    costs = Cost(*[1] * len(fields(Cost))) if costs is None else costs
     patch.setattr(archlab.searching.variants.cost_request, "estimate_cost", lambda experiment: costs)
     patch.setattr(archlab.searching.results.best_trial, "_evaluate", lambda *_: {})
 

@@ -1,7 +1,8 @@
 """Rows of a padded batch give what each gives alone, whatever the architecture, in the code that an export carries."""
 
+import sys
 from importlib.resources import files
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,10 +17,10 @@ LENGTHS = (3, 7, 3, 0)  # two rows of one length, and one whose first chunk is p
 WIDTH, MORE = 7, 9
 
 
-def functions() -> SimpleNamespace:
-    namespace: dict[str, object] = {"__name__": "auto_checked"}
-    exec(SOURCE.replace("from .MODELING import build, weight_files", ""), namespace)
-    return SimpleNamespace(**namespace)
+def functions() -> ModuleType:
+    module = sys.modules["auto_checked"] = ModuleType("auto_checked")  # where its dataclasses look for their types
+    exec(SOURCE.replace("from .MODELING import build, weight_files", ""), vars(module))
+    return module
 
 
 AUTO = functions()

@@ -15,7 +15,7 @@ from archlab.errors import ArchlabError
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME NAME...", shell_complete=complete_experiment)
+@click.argument("names", nargs=-1, required=True, metavar="NAMES...", shell_complete=complete_experiment)
 @click.option("--out", type=FOLDER, help="Write a page and JSON to this directory.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 @FORCE
@@ -23,8 +23,8 @@ from archlab.errors import ArchlabError
 def compare(names: tuple[str, ...], out: Path | None, as_json: bool, force: bool) -> None:
     """Set models side by side: structure, costs, learning curves, evaluations.
 
-    Each NAME is a run or another directory that archlab wrote, an experiment, or a YAML file. What `archlab eval
-    --suite` found of several of them is shown together.
+    NAMES are runs or other directories that archlab wrote, experiments, and YAML files. What `archlab eval --suite`
+    found of several of them is shown together.
     """
     if len(names) < 2:
         raise ArchlabError(f"{names[0]}: is one model; name another to compare it with")

@@ -15,9 +15,10 @@ from test_export_formats import MIXED, publish
 import archlab
 from archlab import ArchlabError
 from archlab.config.import_file import import_file
+from archlab.data.tokenizers.special_tokens import special_tokens
 from archlab.data.tokenizers.word import WordTokenizer
 from archlab.interop.exporting import export as exporting
-from archlab.interop.exporting.hf_tokenizer import hf_tokenizer_files, special_tokens
+from archlab.interop.exporting.hf_tokenizer import hf_tokenizer_files
 from archlab.interop.exporting.tuned_tokens import read_tuned_tokens
 from archlab.modeling.build import build
 from archlab.storage.model_tokens import token_files

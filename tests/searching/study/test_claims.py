@@ -9,7 +9,6 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from search_helpers import is_free, pretend, replace_costs, replace_training, search, write_space
 
-from archlab.modeling.cost import Cost
 from archlab.searching.space.load_space import load_space
 from archlab.searching.study import study as study_module
 from archlab.searching.study.claims import claim, has_left, leave, lock_file, require_own_dir
@@ -282,6 +281,6 @@ def test_a_worker_goes_on_when_another_has_closed_its_trial(
         return done(experiment, place, **options)
 
     replace_training(monkeypatch, train)
-    replace_costs(monkeypatch, Cost(*[1] * 11))
+    replace_costs(monkeypatch)
     assert search(space_file, folder, trials=2).summary.trials == {"fail": 1, "complete": 1}
     assert closed == [True]

@@ -11,7 +11,6 @@ from optuna.trial import TrialState
 from search_helpers import pretend, replace_costs, replace_training, search, write_space
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 
-from archlab.modeling.cost import Cost
 from archlab.searching.space.load_space import load_space
 from archlab.searching.space.storage_url import sqlite_url, take_password
 from archlab.searching.study import database, study
@@ -138,7 +137,7 @@ def test_a_locked_file_is_waited_for(
 @pytest.mark.slow
 def test_a_trial_is_not_to_blame_for_its_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_training(monkeypatch, pretend())
-    replace_costs(monkeypatch, Cost(*[1] * 11))
+    replace_costs(monkeypatch)
     monkeypatch.setattr(study, "MAX_ATTEMPTS", 1)
     file, folder = write_space(tmp_path), tmp_path / "s"
     for _ in range(2):

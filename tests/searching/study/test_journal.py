@@ -13,7 +13,6 @@ from optuna.trial import TrialState
 from search_helpers import pretend, replace_costs, replace_training, search, write_space
 
 from archlab.errors import ArchlabError, ConfigError, MachineError
-from archlab.modeling.cost import Cost
 from archlab.searching.space.load_space import load_space
 from archlab.searching.space.storage_url import connection_url, take_password
 from archlab.searching.study import database, journal
@@ -119,7 +118,7 @@ def test_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace what takes time."""
     replace_training(monkeypatch, pretend())
-    replace_costs(monkeypatch, Cost(*[1] * 11))
+    replace_costs(monkeypatch)
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from search_helpers import pretend, replace_costs, replace_training, search, tri
 
 import archlab
 from archlab import ArchlabError
-from archlab.modeling.cost import Cost
 from archlab.searching.results import best_trial
 from archlab.searching.study import study_storage
 from archlab.storage.manifest import write_manifest
@@ -23,7 +22,7 @@ def _fake_training() -> Iterator[None]:
     """Leave out what takes time and has no part in identities."""
     with pytest.MonkeyPatch.context() as patch:
         replace_training(patch, pretend())
-        replace_costs(patch, Cost(*[1] * 11))
+        replace_costs(patch)
         patch.setattr(best_trial, "compressed_bpb", lambda _: {})
         yield
 

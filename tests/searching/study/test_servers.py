@@ -19,7 +19,6 @@ from search_helpers import pretend, replace_costs, replace_training, search, wri
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ArchlabError
-from archlab.modeling.cost import Cost
 from archlab.searching.space.storage_url import PASSWORD as VARIABLE
 from archlab.searching.study import database
 from archlab.searching.study.database import DatabaseError, open_database
@@ -139,7 +138,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Replace what takes time."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    replace_costs(monkeypatch, Cost(*[1] * 11))
+    replace_costs(monkeypatch)
     replace_training(monkeypatch, pretend())
     yield
     with warnings.catch_warnings():
@@ -222,10 +221,9 @@ sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
 import pytest
 from search_helpers import pretend, replace_costs, replace_training, search
-from archlab.modeling.cost import Cost
 patch = pytest.MonkeyPatch()
 replace_training(patch, pretend())
-replace_costs(patch, Cost(*[1] * 11))
+replace_costs(patch)
 search(Path({str(file)!r}), Path({str(folder)!r}), trials=6)
 """
     workers = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
