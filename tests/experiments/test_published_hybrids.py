@@ -1,0 +1,169 @@
+"""Hybrids of transformers that archlab does not import: parameter counts, and the function of the small experiments."""
+
+from collections.abc import Callable, Iterator
+from functools import reduce
+from typing import Any
+
+import pytest
+import torch
+from hugging_face_helpers import random_model, random_tokens, transformers
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from archlab.config import experiment
+from archlab.modeling.build import build, build_on_meta, count_parameters
+
+Named = Iterator[tuple[str, Tensor]]
+SMALL = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": None,
+}
+EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+# Parts of their names, in this order, and what they are here.
+RENAMES = {
+    "model.embed_tokens": "embedding",
+    "lm_head": "head",
+    "model.layers": "blocks",
+    "model.final_layernorm": "norm",
+    "model.norm": "norm",
+    "input_layernorm": "norm",
+    "post_attention_layernorm": "ffn_norm",
+    "pre_ff_layernorm": "ffn_norm",
+    "linear_attn.": "mixer.",
+    "self_attn.": "mixer.",
+    "mamba.": "mixer.",
+    "feed_forward.": "ffn.",
+    "mlp.gate.": "ffn.router.",
+    "mlp.": "ffn.",
+    "experts.down_proj": "experts.down",
+    "shared_expert.": "shared.",
+    "shared_expert_gate": "shared_gate",
+    "ffn.gate_proj": "ffn.gate",
+    "shared.gate_proj": "shared.gate",
+    "ffn.up_proj": "ffn.up",
+    "shared.up_proj": "shared.up",
+    "down_proj": "down",
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "o_proj": "out",
+    "q_norm": "query_norm",
+    "k_norm": "key_norm",
+    "dt_bias": "step.bias",
+    "mixer.norm": "mixer.mixed.norm",
+    "dt_layernorm": "dt_norm",
+    "b_layernorm": "B_norm",
+    "c_layernorm": "C_norm",
+}
+
+
+class Wide(TorchFunctionMode):
+    """Has their code compute in float64 where it asks for float32: norms, scores, angles and states."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        func = Tensor.double if func is Tensor.float else func
+        return func(*map(self.widen, args), **{name: self.widen(value) for name, value in (kwargs or {}).items()})
+
+    def widen(self, value: Any) -> Any:
+        return torch.float64 if value is torch.float32 else value
+
+
+def named(theirs: torch.nn.Module, split: Callable[[str, Tensor], Named]) -> dict[str, Tensor]:
+    """Return their parameters under the names here, where `split` divides what is one of theirs and several here."""
+    tensors = {}
+    for their_name, tensor in theirs.named_parameters():
+        name = reduce(lambda name, change: name.replace(*change), RENAMES.items(), their_name)
+        if name.endswith("gate_up_proj"):
+            gate, up = tensor.chunk(2, 1)
+            tensors |= {name.replace("gate_up_proj", "gate"): gate, name.replace("gate_up_proj", "up"): up}
+        else:
+            tensors |= dict(split(name, tensor))
+    return tensors
+
+
+def qwen3_next(name: str, tensor: Tensor) -> Named:
+    """Each key head's queries, keys, values and gates, then fractions and steps, lie side by side in theirs."""
+    if name.endswith("in_proj_qkvz.weight"):
+        parts = ("query.map", "key.map", "value.map", "mixed.gate")
+        for part, rows in zip(parts, tensor.unflatten(0, (2, 192)).split((32, 32, 64, 64), 1), strict=True):
+            yield name.replace("in_proj_qkvz", part), rows.flatten(0, 1)
+    elif name.endswith("in_proj_ba.weight"):
+        for part, rows in zip(("fraction", "step"), tensor.unflatten(0, (2, 2, 2)).unbind(1), strict=True):
+            yield name.replace("in_proj_ba", part), rows.flatten(0, 1)
+    elif name.endswith("conv1d.weight"):
+        for part, rows in zip(("query", "key", "value"), tensor[:, 0].split((64, 64, 128)), strict=True):
+            yield name.replace("conv1d", f"{part}.ema"), rows.T
+    elif "blocks.3" in name and name.endswith("mixer.query.weight"):
+        query, gate = tensor.unflatten(0, (4, 2, 32)).unbind(1)
+        yield from ((name, query.flatten(0, 1)), (name.replace("query", "gate"), gate.flatten(0, 1)))
+    elif name.endswith("mixed.norm.weight"):
+        yield name, tensor - 1
+    else:
+        yield name.replace("A_log", "log_rate").replace("out_proj", "mixed.out"), tensor
+
+
+def jamba(name: str, tensor: Tensor) -> Named:
+    if name.endswith("in_proj.weight"):
+        x, z = tensor.chunk(2)
+        yield from ((name.replace("in_proj", "x_proj"), x), (name.replace("in_proj", "z_proj"), z))
+    elif name.endswith("x_proj.weight"):
+        parts = ("dt_down", "B_proj", "C_proj")
+        for part, rows in zip(parts, tensor.split((8, 16, 16)), strict=True):
+            yield name.replace("x_proj", part), rows
+    elif "conv1d" in name:
+        yield name.replace("conv1d", "conv"), tensor[:, 0].T if tensor.ndim == 3 else tensor
+    else:
+        yield name, tensor
+
+
+def small_qwen3_next() -> Any:
+    widths = {"head_dim": 32, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
+    delta = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    heads = {"linear_key_head_dim": 32, "linear_value_head_dim": 32}
+    experts = {"num_experts": 16, "num_experts_per_tok": 4, "num_hidden_layers": 4}
+    rope = {"rope_parameters": ROPE | {"partial_rotary_factor": 0.25}}
+    return transformers.Qwen3NextConfig(**SMALL, **EAGER, **widths, **delta, **heads, **experts, **rope)
+
+
+def small_jamba() -> Any:
+    periods = {"attn_layer_period": 4, "attn_layer_offset": 2, "num_hidden_layers": 4}
+    return transformers.JambaConfig(**SMALL, **EAGER, **periods, intermediate_size=128, num_experts=8)
+
+
+CASES = {"qwen3_next_tiny": (small_qwen3_next, qwen3_next), "jamba_tiny": (small_jamba, jamba)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_small_one_computes_what_theirs_does(name: str) -> None:
+    config, split = CASES[name]
+    with Wide():
+        theirs = random_model(transformers.AutoModelForCausalLM.from_config, config(), torch.float64)
+    ours = build(experiment.load(name).model).double().eval()
+    ours.load_state_dict(named(theirs, split))
+    tokens = random_tokens(256, 71)
+    with Wide():
+        expected = theirs(tokens, use_cache=False).logits
+    logits = ours(tokens)[0], expected
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-10)
+    weight = torch.randn(logits[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    embeddings = ours.embedding.weight, theirs.get_input_embeddings().weight
+    gradients = [torch.autograd.grad((y * weight).sum(), w)[0] for y, w in zip(logits, embeddings, strict=True)]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
+
+
+PUBLISHED = {
+    "qwen3_next_80b_a3b": transformers.Qwen3NextConfig,
+    "jamba_52b_a12b": transformers.JambaConfig,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_one_has_as_many_parameters_as_theirs(name: str) -> None:
+    with torch.device("meta"):
+        theirs = transformers.AutoModelForCausalLM.from_config(PUBLISHED[name]())
+    assert count_parameters(build_on_meta(experiment.load(name).model)) == sum(p.numel() for p in theirs.parameters())
