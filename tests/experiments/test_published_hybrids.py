@@ -30,12 +30,17 @@ RENAMES = {
     "model.layers": "blocks",
     "model.final_layernorm": "norm",
     "model.norm": "norm",
+    "model.embedding_norm": "norm",
     "input_layernorm": "norm",
     "post_attention_layernorm": "ffn_norm",
     "pre_ff_layernorm": "ffn_norm",
+    "operator_norm": "norm",
     "linear_attn.": "mixer.",
     "self_attn.": "mixer.",
     "mamba.": "mixer.",
+    "feed_forward.w1": "ffn.gate",
+    "feed_forward.w2": "ffn.down",
+    "feed_forward.w3": "ffn.up",
     "feed_forward.": "ffn.",
     "mlp.gate.": "ffn.router.",
     "mlp.": "ffn.",
@@ -47,14 +52,15 @@ RENAMES = {
     "ffn.up_proj": "ffn.up",
     "shared.up_proj": "shared.up",
     "down_proj": "down",
-    "q_proj": "query",
-    "k_proj": "key",
-    "v_proj": "value",
-    "o_proj": "out",
+    ".q_proj": ".query",
+    ".k_proj": ".key",
+    ".v_proj": ".value",
+    ".o_proj": ".out",
     "q_norm": "query_norm",
     "k_norm": "key_norm",
+    "q_layernorm": "query_norm",
+    "k_layernorm": "key_norm",
     "dt_bias": "step.bias",
-    "mixer.norm": "mixer.mixed.norm",
     "dt_layernorm": "dt_norm",
     "b_layernorm": "B_norm",
     "c_layernorm": "C_norm",
@@ -62,7 +68,15 @@ RENAMES = {
 
 
 class Wide(TorchFunctionMode):
-    """Has their code compute in float64 where it asks for float32: norms, scores, angles and states."""
+    """Has their code compute in float64 where it asks for float32 or for no type: norms, angles, decays, states."""
+
+    def __enter__(self) -> "Wide":
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch.set_default_dtype(torch.float32)
+        super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         func = Tensor.double if func is Tensor.float else func
@@ -100,8 +114,8 @@ def qwen3_next(name: str, tensor: Tensor) -> Named:
     elif "blocks.3" in name and name.endswith("mixer.query.weight"):
         query, gate = tensor.unflatten(0, (4, 2, 32)).unbind(1)
         yield from ((name, query.flatten(0, 1)), (name.replace("query", "gate"), gate.flatten(0, 1)))
-    elif name.endswith("mixed.norm.weight"):
-        yield name, tensor - 1
+    elif name.endswith("mixer.norm.weight"):
+        yield name.replace("norm", "mixed.norm"), tensor - 1  # the scale here is 1 + weight
     else:
         yield name.replace("A_log", "log_rate").replace("out_proj", "mixed.out"), tensor
 
@@ -120,6 +134,27 @@ def jamba(name: str, tensor: Tensor) -> Named:
         yield name, tensor
 
 
+def minimax(name: str, tensor: Tensor) -> Named:
+    """Each head's queries, keys and values lie side by side in theirs."""
+    if name.endswith("qkv_proj.weight"):
+        for part, rows in zip(("query", "key", "value"), tensor.unflatten(0, (4, 3, 32)).unbind(1), strict=True):
+            yield name.replace("qkv_proj", part), rows.flatten(0, 1)
+    elif name.endswith("mixer.norm.weight"):
+        yield name, tensor - 1  # the scale here is 1 + weight
+    else:
+        yield name.replace("output_gate", "gate").replace("out_proj", "out"), tensor
+
+
+def lfm2(name: str, tensor: Tensor) -> Named:
+    if name.endswith("conv.in_proj.weight"):
+        for part, rows in zip(("gate_in", "gate_out", "value"), tensor.chunk(3), strict=True):
+            yield name.replace("conv.in_proj", f"mixer.{part}"), rows
+    elif name.endswith("conv.conv.weight"):
+        yield name.replace("conv.conv", "mixer.ema"), tensor[:, 0].T
+    else:
+        yield name.replace("conv.", "mixer.").replace("out_proj", "out"), tensor
+
+
 def small_qwen3_next() -> Any:
     widths = {"head_dim": 32, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
     delta = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
@@ -134,15 +169,35 @@ def small_jamba() -> Any:
     return transformers.JambaConfig(**SMALL, **EAGER, **periods, intermediate_size=128, num_experts=8)
 
 
-CASES = {"qwen3_next_tiny": (small_qwen3_next, qwen3_next), "jamba_tiny": (small_jamba, jamba)}
+def small_minimax() -> Any:
+    layers = {"num_hidden_layers": 4, "layer_types": [*["linear_attention"] * 3, "full_attention"]}
+    experts = {"num_local_experts": 8, "intermediate_size": 64}
+    factors = {f"{branch}_alpha_factor": 8**0.25 for branch in ("full_attn", "linear_attn", "mlp")}
+    return transformers.MiniMaxConfig(
+        **SMALL, **EAGER, **layers, **experts, **factors, rope_parameters=ROPE, block_size=32
+    )
+
+
+def small_lfm2() -> Any:
+    sizes = {"num_hidden_layers": 6, "full_attn_idxs": [2, 5], "intermediate_size": 384}
+    return transformers.Lfm2Config(**SMALL, **EAGER, **sizes, rope_parameters=ROPE)
+
+
+CASES = {
+    "qwen3_next_tiny": (small_qwen3_next, qwen3_next, []),
+    "jamba_tiny": (small_jamba, jamba, []),
+    # The published model rotates half of each head, which transformers' port does not know.
+    "minimax_text_tiny": (small_minimax, minimax, ["model.layers[3].mixer.position.fraction=1.0"]),
+    "lfm2_tiny": (small_lfm2, lfm2, []),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_small_one_computes_what_theirs_does(name: str) -> None:
-    config, split = CASES[name]
+    config, split, overrides = CASES[name]
     with Wide():
         theirs = random_model(transformers.AutoModelForCausalLM.from_config, config(), torch.float64)
-    ours = build(experiment.load(name).model).double().eval()
+    ours = build(experiment.load(name, overrides).model).double().eval()
     ours.load_state_dict(named(theirs, split))
     tokens = random_tokens(256, 71)
     with Wide():
@@ -155,9 +210,23 @@ def test_a_small_one_computes_what_theirs_does(name: str) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
 
 
+def minimax_text() -> Any:
+    sizes = {"vocab_size": 200064, "hidden_size": 6144, "intermediate_size": 9216, "num_local_experts": 32}
+    heads = {"num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128}
+    types = [*["linear_attention"] * 7, "full_attention"] * 10
+    return transformers.MiniMaxConfig(**sizes, **heads, num_hidden_layers=80, layer_types=types)
+
+
+def lfm2_1b2() -> Any:
+    layers = {"num_hidden_layers": 16, "full_attn_idxs": [2, 5, 8, 10, 12, 14]}
+    return transformers.Lfm2Config(hidden_size=2048, intermediate_size=12288, **layers)
+
+
 PUBLISHED = {
     "qwen3_next_80b_a3b": transformers.Qwen3NextConfig,
     "jamba_52b_a12b": transformers.JambaConfig,
+    "minimax_text_456b_a46b": minimax_text,
+    "lfm2_1b2": lfm2_1b2,
 }
 
 
