@@ -1,4 +1,4 @@
-"""Hybrids of transformers that archlab does not import: parameter counts, and the function of the small experiments."""
+"""Hybrids that archlab does not import: parameter counts, and the function of the small experiments."""
 
 from collections.abc import Callable, Iterator
 from functools import reduce
@@ -236,3 +236,13 @@ def test_a_published_one_has_as_many_parameters_as_theirs(name: str) -> None:
     with torch.device("meta"):
         theirs = transformers.AutoModelForCausalLM.from_config(PUBLISHED[name]())
     assert count_parameters(build_on_meta(experiment.load(name).model)) == sum(p.numel() for p in theirs.parameters())
+
+
+def test_samba_has_the_parameters_of_its_table() -> None:
+    """Count them by hand: no library has this model."""
+    dim, width, states, rank, ffn, vocab = 2304, 4608, 16, 144, 6144, 32000
+    convolution, scan = 5 * width, width * (rank + 2 * states) + (rank + 1) * width + (states + 1) * width
+    mamba = 2 * dim * width + convolution + scan + width * dim
+    attention, norms = 4 * dim * dim, 2 * dim
+    total = 9 * (mamba + attention) + 18 * (3 * dim * ffn + norms) + vocab * dim + dim
+    assert count_parameters(build_on_meta(experiment.load("samba_1b3").model)) == total
