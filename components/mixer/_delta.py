@@ -48,18 +48,27 @@ class DeltaRule(Recurrent):
         eps: float,
         init: Init,
         num_corrections: int = 1,
+        values_per_key: int = 1,
     ) -> None:
         super().__init__()
+        num_matrices = num_heads * values_per_key
+        counted_as = "num_heads" if values_per_key == 1 else "num_heads * values_per_key"
         # I - beta k^T k has the eigenvalue 1 - beta along k, for beta = 2 sigmoid(.) between -1 and 1.
         self.num_heads, self.max_beta = num_heads, 2.0 if negative_eigenvalues else 1.0
-        self.num_corrections = num_corrections
-        self.head_dims = (head_width("key_dim", key_dim, num_heads), head_width("value_dim", value_dim, num_heads))
+        self.num_corrections, self.values_per_key = num_corrections, values_per_key
+        value_width = head_width("value_dim", value_dim, num_matrices, counted_as)
+        self.head_dims = (head_width("key_dim", key_dim, num_heads), value_width)
         self.query = ConvProjection(dim, key_dim, ema=ema, init=init)
         self.key = ConvProjection(dim, num_corrections * key_dim, ema=ema, init=init)
         self.value = ConvProjection(dim, num_corrections * value_dim, ema=ema, init=init)
-        self.fraction = linear(dim, num_corrections * num_heads, bias=False, init=init)
+        self.fraction = linear(dim, num_corrections * num_matrices, bias=False, init=init)
         norm = RMSNorm(self.head_dims[1], eps=eps)
         self.mixed = GatedOutput(dim, value_dim, norm=norm, joined=False, gated=gate, init=init)
+
+    @property
+    def num_matrices(self) -> int:
+        """The number of heads of values, each of which has a matrix."""
+        return self.num_heads * self.values_per_key
 
     def log_decay(self, x_BTD: Tensor) -> Tensor | None:
         """Return the logs of the decays of each step [B, T, H], or of key channels [B, T, H, K], or None for none."""
@@ -72,22 +81,30 @@ class DeltaRule(Recurrent):
 
     def init_state(self, batch_size: int) -> State:
         """Return empty sums."""
-        sums = at_least_float32(self.fraction.weight).new_zeros(batch_size, self.num_heads, *self.head_dims)
+        sums = at_least_float32(self.fraction.weight).new_zeros(batch_size, self.num_matrices, *self.head_dims)
         return super().init_state(batch_size) | {"sums": sums}
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Correct the matrix by each key and value, then read it with the query."""
         scope = StateScope(state)
         q, k, v = (
-            heads(scope(name, part, x_BTD), self.num_heads)
-            for name, part in (("query", self.query), ("key", self.key), ("value", self.value))
+            heads(scope(name, part, x_BTD), count)
+            for name, part, count in (
+                ("query", self.query, self.num_heads),
+                ("key", self.key, self.num_heads),
+                ("value", self.value, self.num_matrices),
+            )
         )
-        beta = torch.sigmoid(at_least_float32(heads(self.fraction(x_BTD), self.num_heads))) * self.max_beta
+        beta = torch.sigmoid(at_least_float32(heads(self.fraction(x_BTD), self.num_matrices))) * self.max_beta
         # A head's keys, values and fractions of all its corrections lie side by side, so that heads can be divided.
         k, v, beta = (x.unflatten(-1, (self.num_corrections, -1)).transpose(2, 3) for x in (k, v, beta))
-        q, k = l2_normalize(q) * self.head_dims[0] ** -0.5, l2_normalize(k)
+        q, k = (self._share(x) for x in (l2_normalize(q) * self.head_dims[0] ** -0.5, l2_normalize(k)))
         y_BTHV, sums = self._run(q, k, v, beta[..., 0], self.log_decay(x_BTD), state["sums"] if state else None)
         return self.output(y_BTHV, x_BTD), scope.state | {"sums": sums}
+
+    def _share(self, x: Tensor) -> Tensor:
+        """Repeat each head of queries or keys [..., H, K] for its heads of values, which lie side by side."""
+        return x if self.values_per_key == 1 else x.repeat_interleave(self.values_per_key, -2)
 
     def _run(
         self, q_BTHK: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None, sums: Tensor | None
@@ -112,6 +129,7 @@ class GatedDeltaRule(DeltaRule):
         eps: float,
         init: Init,
         num_corrections: int = 1,
+        values_per_key: int = 1,
     ) -> None:
         super().__init__(
             dim,
@@ -124,9 +142,10 @@ class GatedDeltaRule(DeltaRule):
             eps=eps,
             init=init,
             num_corrections=num_corrections,
+            values_per_key=values_per_key,
         )
-        self.step = linear(dim, num_heads, bias=True, init=init)
-        self.log_rate = nn.Parameter(torch.empty(num_heads))
+        self.step = linear(dim, self.num_matrices, bias=True, init=init)
+        self.log_rate = nn.Parameter(torch.empty(self.num_matrices))
         self.reset_parameters()
 
     @torch.no_grad()

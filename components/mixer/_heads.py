@@ -24,10 +24,10 @@ QKV_PARAMS: dict[str, Param] = {
 }
 
 
-def head_width(name: str, width: int, num_heads: int) -> int:
-    """Return the width of one head; raise ValueError where num_heads does not divide the width."""
+def head_width(name: str, width: int, num_heads: int, counted_as: str = "num_heads") -> int:
+    """Return the width of one head; raise ValueError where the number of heads does not divide the width."""
     if width % num_heads:
-        raise ValueError(f"{name} {width} is not divisible by num_heads {num_heads}")
+        raise ValueError(f"{name} {width} is not divisible by {counted_as} {num_heads}")
     return width // num_heads
 
 

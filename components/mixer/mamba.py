@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archlab import Count, Param, Positive, Recurrent, State, StateScope, TensorPlan, choice, register
+from archlab import Count, Factory, Param, Positive, Recurrent, State, StateScope, TensorPlan, choice, register, slot
 from archlab.components._dt import check_dt_range, init_dt_bias_, softplus
 from archlab.components._init import Init, linear
 from archlab.components.ema.short_conv import ShortConvolution
@@ -39,7 +39,7 @@ class Mamba(Recurrent):
     x: [B, T, D] -> [B, T, D].  State: the convolution's past, and states [B, expand * D, state_dim] in at least
     float32.  Projections and parameters are named as in the paper and its code; `in_proj` there is x_proj and z_proj,
     `x_proj` there is dt_down, B_proj and C_proj.
-    Raises ValueError where dt_min is above dt_max.
+    Raises ValueError where dt_min is above dt_max, and for an inner_norm with a state.
 
     Args:
         state_dim: Size N of the state of each channel.
@@ -50,6 +50,7 @@ class Mamba(Recurrent):
         dt_min: Smallest time step dt at initialization.
         dt_max: Largest time step dt at initialization.
         bias: Whether the input and output projections have a bias.
+        inner_norm: Norm of dt before its projection, of B and of C, as in Jamba (arXiv:2403.19887).
         init: Distribution of the projections' weights.
     """
 
@@ -65,6 +66,7 @@ class Mamba(Recurrent):
         dt_min: Positive = 0.001,
         dt_max: Positive = 0.1,
         bias: bool = False,
+        inner_norm: Factory = slot("norm", "none"),
         init: Init = "normal",
     ) -> None:
         super().__init__()
@@ -78,6 +80,9 @@ class Mamba(Recurrent):
         self.dt_proj = linear(dt_rank, width, bias=True, init=init)
         self.B_proj = linear(width, state_dim, bias=False, init=init)
         self.C_proj = linear(width, state_dim, bias=False, init=init)
+        self.dt_norm, self.B_norm, self.C_norm = inner_norm(dt_rank), inner_norm(state_dim), inner_norm(state_dim)
+        if isinstance(self.dt_norm, Recurrent):
+            raise ValueError(f"inner_norm {type(self.dt_norm).__name__} has a state, which a norm of dt cannot have")
         self.A_log = nn.Parameter(torch.empty(width, state_dim))
         self.D = nn.Parameter(torch.empty(width))
         self.out_proj = linear(width, dim, bias=bias, init=init)
@@ -102,8 +107,8 @@ class Mamba(Recurrent):
         """Convolve, scan (algorithm 2 of the paper) and gate."""
         scope = StateScope(state)
         x = F.silu(scope("conv", self.conv, self.x_proj(x_BTD)))
-        dt = softplus(at_least_float32(self.dt_proj(self.dt_down(x))))
-        A = -at_least_float32(self.A_log).exp()
-        y, states = selective_scan(x, dt, A, self.B_proj(x), self.C_proj(x), state["states"] if state else None)
+        dt = softplus(at_least_float32(self.dt_proj(self.dt_norm(self.dt_down(x)))))
+        A, B, C = -at_least_float32(self.A_log).exp(), self.B_norm(self.B_proj(x)), self.C_norm(self.C_proj(x))
+        y, states = selective_scan(x, dt, A, B, C, state["states"] if state else None)
         gated = (y + self.D.to(x.dtype) * x) * F.silu(self.z_proj(x_BTD))
         return self.out_proj(gated), scope.state | {"states": states}

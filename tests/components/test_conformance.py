@@ -85,6 +85,8 @@ SWITCHED_ON = {
         {"window": "chunk", "window_size": 5, "num_kv_heads": 2, "position": "rope", "output_gate": "head"},
     ),
     "forgetting-full": ("mixer", "forgetting", {"window_size": 16, "position": "alibi", "qk_norm": "rms"}),
+    "values_per_key": ("mixer", "gated_delta_net", {"num_heads": 2, "values_per_key": 2}),
+    "inner_norm": ("mixer", "mamba", {"inner_norm": "rms"}),
     "logits-soft_cap": ("head", "language_model", {"soft_cap": 5.0}),
     "output_norm": (
         "layer",

@@ -1,5 +1,7 @@
 """Mamba and Mamba-2, against their papers' equations step by step."""
 
+from functools import partial
+
 import pytest
 import torch
 from streams import assert_one_stream, assert_same_gradients
@@ -8,6 +10,8 @@ from torch.nn import functional as F
 
 from archlab.components.mixer.mamba import Mamba
 from archlab.components.mixer.mamba2 import Mamba2
+from archlab.components.norm.rms import RMSNorm
+from archlab.components.norm.timestep import TimestepNorm
 
 B, T, D = 2, 21, 12
 
@@ -37,10 +41,10 @@ def mamba_by_hand(m: Mamba, x_BTD: Tensor) -> Tensor:
     v, outputs = convolved(m.conv, m.x_proj(x_BTD)), []
     h = v.new_zeros(B, v.shape[-1], m.A_log.shape[1])
     for t in range(T):
-        step = torch.log1p(torch.exp(m.dt_proj(m.dt_down(v[:, t]))))
+        step = torch.log1p(torch.exp(m.dt_proj(m.dt_norm(m.dt_down(v[:, t])))))
         decay = torch.exp(-step[..., None] * m.A_log.exp())
-        h = decay * h + step[..., None] * m.B_proj(v[:, t])[:, None] * v[:, t, :, None]
-        outputs.append((h @ m.C_proj(v[:, t])[..., None])[..., 0] + m.D * v[:, t])
+        h = decay * h + step[..., None] * m.B_norm(m.B_proj(v[:, t]))[:, None] * v[:, t, :, None]
+        outputs.append((h @ m.C_norm(m.C_proj(v[:, t]))[..., None])[..., 0] + m.D * v[:, t])
     return m.out_proj(torch.stack(outputs, 1) * F.silu(m.z_proj(x_BTD)))
 
 
@@ -68,6 +72,7 @@ def mamba2_by_hand(m: Mamba2, x_BTD: Tensor) -> Tensor:
 
 CASES = {
     "mamba": (Mamba, {"state_dim": 5, "dt_rank": 3}, mamba_by_hand),
+    "mamba-inner-norm": (Mamba, {"state_dim": 5, "dt_rank": 3, "inner_norm": RMSNorm}, mamba_by_hand),
     "mamba-one-tap": (
         Mamba,
         {"state_dim": 1, "expand": 1, "conv_size": 1, "conv_bias": False, "bias": True},
@@ -96,6 +101,7 @@ def test_dt_is_initialized_in_its_range() -> None:
     ("cls", "knobs", "problem"),
     [
         (Mamba, {"dt_min": 0.2}, r"dt_min 0\.2 is above dt_max 0\.1"),
+        (Mamba, {"inner_norm": partial(TimestepNorm, num_groups=1)}, "inner_norm TimestepNorm has a state"),
         (Mamba2, {"head_dim": 5}, r"expand \* dim 24 is not divisible by head_dim 5"),
         (Mamba2, {"head_dim": 4, "num_groups": 4}, "the number of heads 6 is not divisible by"),
     ],

@@ -183,6 +183,28 @@ def test_one_householder_is_gated_delta_net():
     torch.testing.assert_close(one(x)[0], other(x)[0], rtol=1e-12, atol=1e-12)
 
 
+def test_heads_of_values_may_share_queries_and_keys():
+    knobs = {"num_heads": 3, "values_per_key": 2, "key_dim": 12, "value_dim": 18}
+    shared, own, x = (
+        build("gated_delta_net", **knobs),
+        build("gated_delta_net", num_heads=6, key_dim=24, value_dim=18),
+        inputs(20),
+    )
+    given = shared.state_dict()
+    for part in ("query", "key"):
+        given[f"{part}.map.weight"] = (
+            given[f"{part}.map.weight"].unflatten(0, (3, 4)).repeat_interleave(2, 0).flatten(0, 1)
+        )
+        given[f"{part}.ema.weight"] = (
+            given[f"{part}.ema.weight"].unflatten(1, (3, 4)).repeat_interleave(2, 1).flatten(1, 2)
+        )
+    own.load_state_dict(given)
+    torch.testing.assert_close(shared(x)[0], own(x)[0], rtol=1e-12, atol=1e-12)
+    assert_one_stream(shared, inputs(70).detach())
+    with pytest.raises(ValueError, match=r"value_dim 15 is not divisible by num_heads \* values_per_key 6"):
+        build("gated_delta_net", values_per_key=2)
+
+
 def test_delta_net_may_gate_its_output():
     layer, x = build("delta_net", gate=True), inputs(20)
     torch.testing.assert_close(layer(x)[0], delta_net(layer, x), rtol=1e-10, atol=1e-10)

@@ -48,10 +48,17 @@ def ffn(h):
         ("two_hop", lambda x: x + ffn(x + mixer(x))),
         ("parallel", lambda x: x + mixer(x) + ffn(x)),
         ("post_norm", lambda x: (y := x + 2 * x**2 - 1) + 3 * y**2 - 1),
+        ("normed_skip", lambda x: (y := x - 1 + mixer(x) - 1) + ffn(y + 1)),
     ],
 )
 def test_sums(name, expected):
     torch.testing.assert_close(build(name)(X, MIXER, FFN), expected(X))
+
+
+def test_a_normed_skip_may_weigh_more_than_its_branches():
+    layer = build("normed_skip", input_factor=1.5, branch_factor=0.25)
+    y = 1.5 * (X - 1) + 0.25 * mixer(X)
+    torch.testing.assert_close(layer(X, MIXER, FFN), 1.5 * (y - 1) + 0.25 * ffn(y))
 
 
 @pytest.mark.parametrize("layer_index", [0, 3])
