@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -86,8 +87,7 @@ def _program(*names: str) -> str:
 def _postgresql(folder: Path, port: int) -> Server:
     initdb, postgres, psql = _program("initdb"), _program("postgres"), _program("psql")
     (folder / "password").write_text(PASSWORD)
-    for each in (folder, *folder.parents[:3]):
-        each.chmod(0o755)
+    folder.chmod(0o755)
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
     init = [initdb, "-D", str(folder / "data"), "-A", "scram-sha-256", "-U", "me", "--pwfile", str(folder / "password")]
@@ -123,15 +123,16 @@ def _mariadb(folder: Path, port: int) -> Server:
 
 
 @pytest.fixture(scope="module", params=["postgresql", "mysql"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server with the database `searches`, of a user `me` with a password."""
     pytest.importorskip({"postgresql": "psycopg", "mysql": "pymysql"}[request.param])
-    folder = tmp_path_factory.mktemp(request.param)
-    started = {"postgresql": _postgresql, "mysql": _mariadb}[request.param](folder, _free_port())
-    try:
-        yield started
-    finally:
-        started.stop()
+    # Not a folder of pytest's, which another run of pytest closes to every other user, such as that of PostgreSQL.
+    with tempfile.TemporaryDirectory(prefix="archlab-") as folder:
+        started = {"postgresql": _postgresql, "mysql": _mariadb}[request.param](Path(folder), _free_port())
+        try:
+            yield started
+        finally:
+            started.stop()
 
 
 @pytest.fixture(autouse=True)
