@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import archlab
 from archlab import ArchlabError, Curve, Estimate, SuiteResult
 from archlab.reporting.compared_model import _labels
 from archlab.reporting.evaluation import write_evaluation
+from archlab.reporting.format import axis_title
 
 
 def found(loss: float) -> SuiteResult:
@@ -97,3 +99,7 @@ def test_names_are_short_and_tell_models_apart(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
     assert _labels([*map(str, folders)]) == ["4/llama", "3/rwkv7"]
     assert _labels(["mine/a.yaml", "llama2_tiny"]) == ["a", "llama2_tiny"]
+
+
+def test_every_cost_has_a_name_with_its_unit() -> None:
+    assert [each.name for each in fields(archlab.Cost) if axis_title(each.name) == each.name] == []
