@@ -106,7 +106,7 @@ def _structure(data: Any) -> Any:
 def test_every_part_may_be_swapped_for_its_neighbours() -> None:
     """Parts that differ only in numbers are swapped once: which knobs a neighbor needs does not depend on them."""
     swapped: list[tuple[str, Any]] = []
-    for name in shipped_files():
+    for name in sorted(shipped_files(), key=lambda name: not name.endswith("_tiny")):  # these have fewer layers to read
         raw = config.read(name)
         for spec in _distinct_parts(raw.resolve().model):
             part = (re.sub(r"\[\d+\]", "", spec.path), _structure(spec.to_plain()))
