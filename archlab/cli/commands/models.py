@@ -184,14 +184,15 @@ def _evaluate_suite(
     from archlab.cli.task_bar import task_bar
     from archlab.reporting.evaluation import evaluation_dir
 
+    place = out or evaluation_dir(folder, suite)
     with task_bar() as bar:
-        result = api.evaluate_suite(folder, suite, overrides, out=out, force=force, progress=bar.show_task, **asked)
+        result = api.evaluate_suite(folder, suite, overrides, out=place, force=force, progress=bar.show_task, **asked)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
         return
     make_console().print(suite_tables(result))
     click.echo(f"tokens   {result.tokens:,} read")
-    if place := out or evaluation_dir(folder, suite):
+    if place is not None:
         click.echo(f"page     {place / 'index.html'}")
 
 

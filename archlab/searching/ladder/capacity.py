@@ -34,9 +34,4 @@ def refusal(runs: RungPlan) -> str:
 
 def _days(runs: RungPlan, plans: dict[str, Plan]) -> float:
     """Return the days that the runs take one after the other; a branch takes its decay alone."""
-    seconds = 0.0
-    for run in runs.runs:
-        train = run.experiment.train
-        steps = train.steps - (train.start_from.step or 0 if train.start_from else 0)
-        seconds += steps * plans[run.candidate].seconds_per_update
-    return seconds / 86400
+    return sum(run.own_steps * plans[run.candidate].seconds_per_update for run in runs.runs) / 86400

@@ -50,6 +50,10 @@ class Rung:
         """Where the rung stands in YAML."""
         return f"rungs[{self.number - 1}]"
 
+    def num_going_on(self, entrants: int) -> int:
+        """Return how many of so many candidates go on from the rung at most."""
+        return min(entrants, self.keep + self.room) if self.keep else entrants
+
     def paths(self) -> tuple[str, ...]:
         """Return the paths that the rung sets."""
         return (self.by, *self.set) if self.params is not None else tuple(self.set)

@@ -12,12 +12,11 @@ from archlab.errors import ConfigError
 from archlab.planning.plan import Plan, plan
 from archlab.searching.ladder.candidates import all_candidates, at_rung, at_target, infeasible_reason
 from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, parse_ladder
-from archlab.searching.ladder.runs import plan_runs
+from archlab.searching.ladder.runs import LadderRun, plan_runs
 from archlab.searching.space.search_space import Space
 
 TARGET = "target"
 _PLANNED = 3  # candidates of a rung, unless told
-_COPIES = 3  # of the weights in a checkpoint, with two moments
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def dry_run_ladder(
     for rung in ladder.rungs:
         tell(f"planning rung {rung.number} of {len(ladder.rungs)}")
         rungs.append(_rung(ladder, rung, sample, going, device, devices))
-        going = min(going, rung.keep + rung.room) if rung.keep else going
+        going = rung.num_going_on(going)
     if ladder.target is not None:
         tell("planning the target")
         rungs.append(_target(ladder, ladder.target, sample[0], device, devices))
@@ -108,11 +107,12 @@ def _rung(
         names = ", ".join(candidate.name for candidate in sample)
         raise ConfigError(rung.path, f"none of {names} can be built at its size", ladder.space.source)
     runs = {name: plan_runs(ladder, rung, name, made.experiment, Path()) for name, made in plans.items()}
-    seconds = {name: sum(_seconds(run.experiment, plans[name].plan) for run in each) for name, each in runs.items()}
+    seconds = {name: sum(_seconds(run, plans[name].plan) for run in each) for name, each in runs.items()}
     used, each = max(made.devices for made in plans.values()), statistics.fmean(seconds.values())
     first = next(iter(plans.values()))
     weights = 4 * statistics.fmean(made.plan.params for made in plans.values())
-    kept = first.experiment.train.keep_checkpoints * _COPIES  # of a run that is going on; afterwards the model is left
+    # Of a run that is going on; afterwards the model is left.
+    kept = first.experiment.train.keep_checkpoints * statistics.fmean(m.plan.checkpoint_bytes for m in plans.values())
     count = candidates * len(next(iter(runs.values())))
     return RungEstimate(
         name=str(rung.number),
@@ -125,7 +125,7 @@ def _rung(
         fits=all(made.plan.fits for made in plans.values()),
         hours=candidates * each / 3600,
         device_hours=candidates * each / 3600 * used,
-        gigabytes=weights * (count + kept) / 1e9,
+        gigabytes=(weights * count + kept) / 1e9,
         slowest=max(seconds, key=lambda name: seconds[name]),
     )
 
@@ -181,9 +181,8 @@ def _plan_on_most(experiment: Experiment, device: str, devices: int) -> _Planned
             devices //= 2
 
 
-def _seconds(experiment: Experiment, made: Plan) -> float:
-    """Return how long a run takes with the evaluation at its end; a branch takes its decay alone."""
-    train = experiment.train
-    steps = train.steps - (train.start_from.step or 0 if train.start_from else 0)
+def _seconds(run: LadderRun, made: Plan) -> float:
+    """Return how long a run takes, with the evaluation at its end."""
     forward = made.flops_per_token_forward / made.flops_per_token
-    return steps * made.seconds_per_update + forward * (train.eval_tokens or 0) / made.tokens_per_s
+    evaluated = run.experiment.train.eval_tokens or 0
+    return run.own_steps * made.seconds_per_update + forward * evaluated / made.tokens_per_s

@@ -38,6 +38,12 @@ class LadderRun:
         train = self.experiment.train
         return train.steps * train.batch_size * train.accumulate * train.context
 
+    @property
+    def own_steps(self) -> int:
+        """The steps that the run itself makes: a branch takes its decay alone."""
+        train = self.experiment.train
+        return train.steps - (train.start_from.step or 0 if train.start_from else 0)
+
 
 def candidate_dir(folder: Path, rung: int, candidate: str) -> Path:
     """Return the directory of a candidate's runs at a rung."""

@@ -44,7 +44,7 @@ def runs_ahead(ladder: Ladder, at: Rung, entrants: int) -> dict[int, float]:
         if rung.elsewhere:
             break
         found[rung.number] = going * num_seeds(ladder, rung) * _share_of_all(ladder)
-        going = min(going, rung.keep + rung.room) if rung.keep else going
+        going = rung.num_going_on(going)
     return found
 
 
