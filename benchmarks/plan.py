@@ -1,14 +1,15 @@
-"""Plans beside what is measured here and what is published: python benchmarks/plan.py [memory time megalodon]."""
+"""Plans beside what is measured here and what is published: python benchmarks/plan.py [memory time megalodon gpu]."""
 
 from __future__ import annotations
 
 import sys
 
+from _plan_gpu import report_gpu
 from _plan_megalodon import report_megalodon
 from _plan_memory import report_memory
 from _plan_time import report_time
 
-REPORTS = {"memory": report_memory, "time": report_time, "megalodon": report_megalodon}
+REPORTS = {"memory": report_memory, "time": report_time, "megalodon": report_megalodon, "gpu": report_gpu}
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from archlab.modeling.param_roles import PATH
 from archlab.modeling.param_scales import base_spec, param_scales
 from archlab.modeling.separate_documents import require_separable
 from archlab.modeling.state import max_context
+from archlab.ops.gpu_attention import register_gpu_attention
 from archlab.ops.grouped_linear import register_grouped_backends
 from archlab.ops.native import register_native_backends
 from archlab.ops.rotary import register_opaque_ops
@@ -56,6 +57,7 @@ def configure_backends() -> None:
     select_matmul_precision()
     register_native_backends()
     register_triton_backends()
+    register_gpu_attention()
     register_opaque_ops()
     register_grouped_backends()
 

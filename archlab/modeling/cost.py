@@ -82,7 +82,8 @@ def _identity(experiment: Experiment) -> tuple[Any, ...]:
     """Return what the figures of a step depend on: not its learning rate, its seed or its length."""
     train, spec = experiment.train, experiment.model
     inputs = experiment.task.factory()().example_inputs(1, train.context, "meta")
-    settings = (train.batch_size, train.context, train.accumulate, train.precision, train.checkpoint_activations)
+    sizes = (train.batch_size, train.context, train.accumulate)
+    settings = (*sizes, train.device, train.precision, train.checkpoint_activations)
     # The classes too: a plugin may have been loaded again under its name.
     classes = tuple(part.component.cls for part in spec.walk())
     optimizer = json.dumps(train.to_plain().get("optimizer"))

@@ -21,6 +21,8 @@ _NO_TRAFFIC = ("aten.empty", "aten.new_empty", "aten._unsafe_view", "aten.lift_f
 # Operations that read as many entries of their first input as they return, and those that only write to it.
 _LOOKUPS = ("aten.embedding", "aten.gather", "aten.index", "aten.index_select")
 _OVERWRITES = ("aten.copy_", "aten.fill_", "aten.zero_")
+# Attention whose masked half is skipped, without an argument that says so.
+_CAUSAL = ("archlab.causal_attention", "archlab.blocked_attention")
 # Operations that torch composes of others above autograd: called below it, as by a body, they arrive whole.
 _COMPOSITE = ("aten.matmul", "aten.linear", "aten.einsum")
 
@@ -178,7 +180,7 @@ def _bytes_read(name: str, inputs: tuple[Any, ...], outputs: list[Tensor]) -> in
 
 
 def _is_causal(func: Any, name: str, inputs: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
-    if name.startswith("archlab.causal_attention"):
+    if name.startswith(_CAUSAL):
         return True
     arguments = dict(zip(argument_names(func), inputs, strict=False)) | dict(options)
     return bool(arguments.get("is_causal", False))

@@ -66,8 +66,8 @@ class StepTrace:
 def trace_step(experiment: Experiment, model: nn.Module | None = None) -> StepTrace:
     """Trace a training step without allocating memory; `model` is that of `validate`, if already built.
 
-    The precision `auto` is traced as float32. Archlab's C++ kernels are taken to be there, whether or not this machine
-    can build them, so that the same experiment has the same figures everywhere.
+    The precision `auto` is traced as float32, and the device `auto` as a CPU. Archlab's kernels are taken to be there,
+    whether or not this machine can build them, so that the same experiment has the same figures everywhere.
     Raises ConfigError if model, task and context do not fit, or if a tensor's size overflows.
     """
     model = model if model is not None else validate(experiment)
@@ -139,7 +139,7 @@ def _record_step(experiment: Experiment, model: nn.Module, moments: int) -> tupl
 def as_trained(model: nn.Module, train: TrainConfig, recorder: StepRecorder) -> Iterator[list[Tensor]]:
     """Compute in a block as a training step does, without values; yield the model's tensors, which are followed."""
     blocks = list(iter_blocks(model))
-    with use_backends(traced_backends()), restore_forward(blocks), on_fake_cpu(model) as tensors:
+    with use_backends(traced_backends(train.device)), restore_forward(blocks), on_fake_cpu(model) as tensors:
         if train.checkpoint_activations:
             trace_activation_checkpointing(model, train.checkpoint_activations, recorder.recomputing)
         recorder.follow(tensors)

@@ -5,12 +5,14 @@ Letters in suffixes: B batch, H heads, T time, S keys, R queries of a chunk, K w
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from archlab.ops.dispatch import find_backend
-from archlab.ops.dtypes import at_least_float32, product_dtype
+from archlab.ops.dtypes import at_least_float32
 
 NUM_CHUNKS = 4  # of queries: 10 of the 16 pairs with chunks of keys are computed
 
@@ -18,11 +20,12 @@ NUM_CHUNKS = 4  # of queries: 10 of the 16 pairs with chunks of keys are compute
 def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: float) -> Tensor:
     """Return softmax(scale q kᵀ) v over the keys up to each query's own, [B, H, T, V] (arXiv:1706.03762).
 
-    The device's backend computes it where there is one and products are float32, otherwise PyTorch's fused attention.
+    The device's backend computes it where there is one for the dtype, otherwise PyTorch's fused attention.
     """
     backend = find_backend("causal_attention", q_BHTK)
-    if backend is not None and product_dtype(q_BHTK) == torch.float32:
-        return backend(q_BHTK, k_BHTK, v_BHTV, scale)
+    y_BHTV = NotImplemented if backend is None else backend(q_BHTK, k_BHTK, v_BHTV, scale)
+    if y_BHTV is not NotImplemented:
+        return cast(Tensor, y_BHTV)
     # On a CPU PyTorch has no fused kernel for values of another width than keys, and computes all T x T weights.
     if q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] != v_BHTV.shape[-1]:
         return _chunked_queries(q_BHTK, k_BHTK, v_BHTV, scale)

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from archlab.ops.gpu_attention import causal_attention
 from archlab.ops.grouped_linear import grouped_backends
 from archlab.ops.native import native_backends
 
 
-def traced_backends() -> dict[tuple[str, str], Callable[..., Any]]:
-    """Return all that a training step may have, as every trace has them: their operations need shapes alone."""
-    return native_backends() | grouped_backends()
+def traced_backends(device: str) -> dict[tuple[str, str], Callable[..., Any]]:
+    """Return all that a training step on `cpu`, `auto` or `cuda` may have: their operations need shapes alone.
+
+    A trace for a GPU takes place on a CPU too. Mamba's scan has no kernel there, and others keep what those in C++ do.
+    """
+    own = native_backends()
+    if device == "cuda":
+        del own["selective_scan", "cpu"]
+        own["causal_attention", "cpu"] = causal_attention
+    return own | grouped_backends()

@@ -81,6 +81,11 @@ class Device:
     name: str = ""
     file: str = ""
 
+    @property
+    def torch_type(self) -> Literal["cpu", "cuda"]:
+        """The type of torch's device, of AMD's GPUs too."""
+        return "cuda" if self.kind == "gpu" else "cpu"
+
 
 def own_folder() -> Path | None:
     """Return the directory of the user's own devices, which need not exist; None without a home."""

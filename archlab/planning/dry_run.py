@@ -84,8 +84,10 @@ def dry_run(experiment: Experiment, *, device: str | None = None, processes: int
     chosen = load_device(device or (CPU if count == 1 else CLUSTER))
     laid_out = replace(experiment, parallel=ParallelConfig(**layout.to_dict()) if count > 1 else None)
     made = plan(laid_out, device=chosen, devices=count)
-    resolved = replace(experiment, train=replace(experiment.train, precision=made.precision))
-    return TrainingDryRun(made, chosen, track_update(resolved, layout), _missing_data(experiment))
+    train = replace(experiment.train, precision=made.precision, device=chosen.torch_type)
+    return TrainingDryRun(
+        made, chosen, track_update(replace(experiment, train=train), layout), _missing_data(experiment)
+    )
 
 
 def _missing_data(experiment: Experiment) -> str:

@@ -62,7 +62,7 @@ def _track(experiment: Experiment, layout: Layout, rank: int, before: Relay | No
     """Return the bytes of a rank, and its relay; `before` is that of the rank before it."""
     with (
         _fake_ranks(layout, rank) as ranks,
-        use_backends(traced_backends()),
+        use_backends(traced_backends(experiment.train.device)),
         torch.random.fork_rng(devices=[]),
     ):
         model = validate(experiment)

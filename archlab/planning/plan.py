@@ -119,19 +119,18 @@ def plan(
 
 
 def _resolve(experiment: Experiment, device: Device) -> Experiment:
-    """Return the experiment with precision and compilation as they would be on a device."""
+    """Return the experiment with precision and operations as they would be on a device."""
     train = experiment.train
     precision: Precision = train.precision
     if precision == "auto":
         is_faster = device.flops.bfloat16 >= MIN_SPEEDUP * device.flops.float32
         precision = "bfloat16" if is_faster else "float32"
-    return replace(experiment, train=replace(train, precision=precision))
+    return replace(experiment, train=replace(train, precision=precision, device=device.torch_type))
 
 
 def _compile_mode(train: TrainConfig, device: Device, trace: StepTrace) -> str:
     steps = train.steps * train.batch_size * train.accumulate * train.context
-    kind = torch.device("cuda" if device.kind == "gpu" else "cpu")
-    return resolve_compile_mode(train.compile, kind, float(trace.flops_per_token) * steps)
+    return resolve_compile_mode(train.compile, torch.device(device.torch_type), float(trace.flops_per_token) * steps)
 
 
 def _setting(experiment: Experiment, model: nn.Module, device: Device) -> Setting:

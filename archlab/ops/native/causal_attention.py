@@ -6,12 +6,14 @@ Letters in suffixes: B batch, T time, H heads, K width of a key, V width of a va
 from __future__ import annotations
 
 import ctypes
+from types import NotImplementedType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from archlab.ops.dtypes import product_dtype
 from archlab.ops.native.library import call_kernel, library
 from archlab.ops.op_costs import Sizes, attention_backward_flops, attention_flops
 
@@ -27,11 +29,13 @@ def _library() -> ctypes.CDLL | None:
     return library("causal_attention")
 
 
-def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: float) -> Tensor:
-    """Return softmax(scale q kᵀ) v over the keys up to each query's own, [B, H, T, V]; all float32.
+def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: float) -> Tensor | NotImplementedType:
+    """Return softmax(scale q kᵀ) v over the keys up to each query's own, [B, H, T, V]; for float32 products alone.
 
     The backward pass saves inputs, output and one number per query, and recomputes the weights.
     """
+    if product_dtype(q_BHTK) != torch.float32:
+        return NotImplemented
     # [B, T, H, width] is the order in which projections write: these transposes are then contiguous, and free.
     y_BTHV, _ = _forward(*(x.transpose(1, 2) for x in (q_BHTK, k_BHTK, v_BHTV)), scale)
     return y_BTHV.transpose(1, 2)
