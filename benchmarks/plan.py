@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from _plan_gpu import report_gpu
 from _plan_megalodon import report_megalodon
 from _plan_memory import report_memory
@@ -13,8 +14,9 @@ REPORTS = {"memory": report_memory, "time": report_time, "megalodon": report_meg
 
 
 def main() -> None:
-    """Print the reports that are named, or all."""
-    for name in sys.argv[1:] or REPORTS:
+    """Print the reports that are named, or all that this machine can have."""
+    here = [name for name in REPORTS if name != "gpu" or torch.cuda.is_available()]
+    for name in sys.argv[1:] or here:
         REPORTS[name]()
 
 

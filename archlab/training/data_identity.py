@@ -9,8 +9,10 @@ from typing import Any
 from archlab.data.task import Task
 from archlab.errors import ArchlabError
 
-# Where data lie, what they were read by, and what follows from the experiment and the other facts.
-_ELSEWHERE = ("source", "tokenizer", "python", "bytes")
+# Where data lie and what they were read by: their checksums tell whether they are the same.
+WHEREABOUTS = ("source", "tokenizer", "python")
+# And what follows from the experiment and the other facts.
+_ELSEWHERE = (*WHEREABOUTS, "bytes")
 _MAX_TOLD = 3
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ConfigError
+from archlab.planning.evaluations import evaluated_tokens
 from archlab.planning.plan import Plan, plan
 from archlab.searching.ladder.candidates import all_candidates, at_rung, at_target, infeasible_reason
 from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, parse_ladder
@@ -182,7 +183,6 @@ def _plan_on_most(experiment: Experiment, device: str, devices: int) -> _Planned
 
 
 def _seconds(run: LadderRun, made: Plan) -> float:
-    """Return how long a run takes, with the evaluation at its end."""
+    """Return how long a run takes, with its evaluations."""
     forward = made.flops_per_token_forward / made.flops_per_token
-    evaluated = run.experiment.train.eval_tokens or 0
-    return run.own_steps * made.seconds_per_update + forward * evaluated / made.tokens_per_s
+    return run.own_steps * made.seconds_per_update + forward * evaluated_tokens(run.experiment) / made.tokens_per_s

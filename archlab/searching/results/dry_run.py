@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from archlab.config.experiment import Experiment, UnresolvedExperiment
+from archlab.config.experiment import UnresolvedExperiment
 from archlab.errors import ArchlabError, ConfigError
+from archlab.planning.evaluations import evaluated_tokens
 from archlab.planning.plan import plan
 from archlab.searching.sampling.suggest import suggest
 from archlab.searching.sampling.trial_values import held_base, hold_values
@@ -110,19 +111,12 @@ def _plan_candidate(space: Space, raw: UnresolvedExperiment, device: str, device
     forward = planned["flops_per_token_forward"] / planned["flops_per_token"]
     weights = 4 * int(planned["params"])
     return _Candidate(
-        seconds=(tokens + forward * sum(map(_evaluated_tokens, every))) / planned["tokens_per_s"],
+        seconds=(tokens + forward * sum(map(evaluated_tokens, every))) / planned["tokens_per_s"],
         tokens=tokens,
         weight_bytes=weights,
         checkpoint_bytes=int(planned["checkpoint_bytes"]),
         runs=len(settings) + space.study.runs_per_trial - 1,
     )
-
-
-def _evaluated_tokens(experiment: Experiment) -> float:
-    train = experiment.train
-    evaluations = 1 if not train.eval_every else -(-train.steps // train.eval_every)
-    size = train.eval_tokens or len(experiment.task.factory()().text("validation"))
-    return float(evaluations * size)
 
 
 def _disk(space: Space, sample: list[_Candidate], trials: int) -> float:

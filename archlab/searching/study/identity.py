@@ -20,6 +20,7 @@ from archlab.data.task import Task
 from archlab.errors import ArchlabError, one_line
 from archlab.searching.space.search_space import Space
 from archlab.storage.files import write_text
+from archlab.training.data_identity import WHEREABOUTS
 
 NAME = "identity.json"
 LOCAL_STUDY = "search"  # the study's name where its database lies in the search's directory, and holds no other
@@ -85,13 +86,13 @@ def require_unchanged(identity: SearchIdentity, space: Space, folder: Path) -> N
                 raise ArchlabError(
                     f"{folder / file}: has been changed since the search began, and so has {space.source}"
                 )
-    if difference := data_difference(identity.data, now.data):
+    if difference := data_difference(*(_without(data, *WHEREABOUTS) for data in (identity.data, now.data))):
         problem = "its data have changed since the search began"
         raise ArchlabError(f"{folder}: {problem}: {difference}; name another directory, or start over with --force")
 
 
 def data_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return the first difference of two descriptions of data, among what both describe."""
+    """Return the first difference of two descriptions, among what both describe."""
     return first_difference(old, new, lambda _, one, other: one == other or one is None or other is None)
 
 

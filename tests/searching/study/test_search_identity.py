@@ -145,6 +145,13 @@ def test_changed_data_are_named(one: Path, file: Path) -> None:
     search(file, one, trials=2)
 
 
+def test_data_may_lie_elsewhere_and_be_the_same(one: Path, file: Path) -> None:
+    stored = json.loads((one / "identity.json").read_text())
+    stored["data"] |= {"source": "another/disk", "python": "3.11.0"}
+    (one / "identity.json").write_text(json.dumps(stored))
+    search(file, one, trials=2)
+
+
 @pytest.mark.slow
 def test_a_directory_begun_anew_does_not_find_the_study_of_the_former_one(tmp_path: Path) -> None:
     file, folder = in_database(tmp_path), tmp_path / "s"
