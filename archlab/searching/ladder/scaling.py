@@ -112,22 +112,46 @@ def _scaled_counts(node: Mapping[str, Any], ratio: float, width: int) -> dict[st
 def _scaled(key: str, value: Any, ratio: float, width: int, unit: int) -> Any:
     if not _is_number(value) or not key.endswith("_dim") or key == "state_dim":
         return value
-    if key == "head_dim":  # kept, unless the model has become too narrow for it
-        return value if width % value == 0 else _divisor(width, min(value, width), even=width % 2 == 0, of_size=True)
+    if key == "head_dim":
+        return _nearest_part(width, value)
     wanted = value * ratio
     unit = math.lcm(unit, 64 if wanted >= 1024 else 8 if wanted >= 64 else 2)
     return max(1, round(wanted / unit)) * unit
 
 
-def _divisor(whole: int, wanted: float, *, even: bool = False, of_size: bool = False) -> int:
-    """Return the largest divisor that is at most `wanted`, and at least 1; `even` parts of it can be rotated.
-
-    `of_size` asks for the size of the parts, which is then the even one.
-    """
+def _divisor(whole: int, wanted: float, *, even: bool = False) -> int:
+    """Return the largest divisor that is at most `wanted`, and at least 1; `even` parts of it can be rotated."""
     limit = max(1, min(whole, round(wanted)))
     divisors = (number for number in range(limit, 0, -1) if whole % number == 0)
-    fits = (number for number in divisors if not even or (number if of_size else whole // number) % 2 == 0)
-    return next(fits, 1)
+    return next((number for number in divisors if not even or whole // number % 2 == 0), 1)
+
+
+def _nearest_part(width: int, size: int) -> int:
+    """Return the size of parts of a width that is nearest to another by ratio: even, which can be rotated, if it is."""
+    parts = (part for part in range(1, width + 1) if width % part == 0 and (width % 2 or part % 2 == 0))
+    return min(parts, key=lambda part: (abs(math.log(part / size)), part))
+
+
+def head_change(before: Experiment, after: Experiment, by: str = WIDTH) -> float:
+    """Return by how many octaves the heads of a resized model have become wider or narrower, those that changed most.
+
+    A head of the whole width is as wide as one of a narrow model can be. 0 where they have other parts with heads.
+    """
+    width = width_of(after, by)
+    old, new = (_head_dims(each.resolved["model"], width_of(each, by)) for each in (before, after))
+    pairs = zip(old, new, strict=True) if len(old) == len(new) else ()
+    return max((abs(math.log2(size / min(wanted, width))) for wanted, size in pairs), default=0.0)
+
+
+def _head_dims(node: Any, width: int) -> list[float]:
+    """Return the channels of a head in each part of a model that has heads, in order."""
+    if isinstance(node, list):
+        return [size for entry in node for size in _head_dims(entry, width)]
+    if not isinstance(node, Mapping):
+        return []
+    own, count = node.get("head_dim"), node.get("num_heads")
+    size = own if _is_number(own) else width / count if _is_number(count) else None
+    return [*([] if size is None else [size]), *(s for value in node.values() for s in _head_dims(value, width))]
 
 
 def _set_depth(model: dict[str, Any], layers: int, source: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from archlab.config.registry import component_of
 from archlab.errors import ConfigError
 from archlab.modeling.build import build_on_meta, count_parameters
 from archlab.modeling.step_trace import ENDS
-from archlab.searching.ladder.scaling import WIDTH, resize, width_of
+from archlab.searching.ladder.scaling import WIDTH, head_change, resize, width_of
 
 TOLERANCE = 0.1  # of the parameters asked for; the fit takes the real number, so that near is good enough
 _NEAR = 0.02  # good enough to look no further
@@ -41,28 +41,40 @@ def solve_width(
 ) -> Experiment:
     """Return the experiment at the width that comes nearest to a number of parameters.
 
-    Widths that an architecture cannot have (its heads do not divide them) are passed over.
+    Widths that an architecture cannot have (its heads do not divide them) are passed over, and of those near enough one
+    that keeps the width of a head is preferred: twice as wide, or half, counts like a miss of 10 %.
     Raises ConfigError, naming the nearest, where none comes within 10 %.
     """
     found = _Widths(experiment, layers, by, fixed or {})
     start = _estimate_width(found, params)
     best = _nearest(found, params, start, _STEPS)
-    if best is None or best[0] > TOLERANCE:
+    if best is None or best.error > TOLERANCE:
         best = _nearest(found, params, start, _MORE_STEPS)
     if best is None:
         raise found.problem or ConfigError(by, f"no width near {start} builds a model", experiment.source)
-    if best[0] > TOLERANCE:
-        raise ConfigError(by, _describe_nearest(found, best[1], params), experiment.source)
-    return found.resized(best[1])
+    if best.error > TOLERANCE:
+        raise ConfigError(by, _describe_nearest(found, best.width, params), experiment.source)
+    return found.resized(best.width)
 
 
-def _nearest(found: _Widths, params: float, start: int, steps: int) -> tuple[float, int] | None:
-    """Return the relative error and the width of the best of those around a width, or None if none builds."""
-    best: tuple[float, int] | None = None
+class _Choice(NamedTuple):
+    """A width, compared first by whether it is near enough, then by what it misses and how it changes the heads."""
+
+    is_far: bool
+    cost: float
+    error: float
+    width: int
+
+
+def _nearest(found: _Widths, params: float, start: int, steps: int) -> _Choice | None:
+    """Return the best of the widths around another, or None if none builds."""
+    best: _Choice | None = None
     for width in _around(start, steps):
         if (size := found.size(width)) is not None:
-            best = min(filter(None, (best, (abs(size / params - 1), width))))
-            if best[0] <= _NEAR:
+            error = abs(size / params - 1)
+            cost = error + TOLERANCE * found.head_change(width)
+            best = min(filter(None, (best, _Choice(error > TOLERANCE, cost, error, width))))
+            if best.cost <= _NEAR:
                 break
     return best
 
@@ -82,6 +94,9 @@ class _Widths:
         if width not in self._sizes:
             self._sizes[width] = self._count(width)
         return self._sizes[width]
+
+    def head_change(self, width: int) -> float:
+        return head_change(self.experiment, self.resized(width), self.by)
 
     def _count(self, width: int) -> int | None:
         try:

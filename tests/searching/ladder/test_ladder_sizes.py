@@ -37,6 +37,27 @@ def test_a_narrow_model_has_the_parameters_that_were_asked_for(name: str) -> Non
     assert size_of(small) == pytest.approx(125e3, rel=0.1)
 
 
+def head_dims(experiment: Experiment) -> list[float]:
+    """Return the channels of a head in each layer whose mixer has heads."""
+    model = experiment.resolved["model"]
+    mixers = [entry["mixer"] for entry in model["layers"]]
+    with_heads = [mixer for mixer in mixers if mixer.get("head_dim") or "num_heads" in mixer]
+    return [mixer.get("head_dim") or model["dim"] / mixer["num_heads"] for mixer in with_heads]
+
+
+@pytest.mark.parametrize("params", [6e4, 1.25e5, 2.5e5, 5e5])
+@pytest.mark.parametrize("name", ["llama2_tiny", "mamba2_tiny", "rwkv7_tiny", "gated_delta_net_tiny", "hybrid_tiny"])
+def test_heads_are_about_as_wide_at_every_size(name: str, params: float) -> None:
+    """And no small divisor of a width that comes near: 92 channels would have 23 heads of 4, where 32 are wanted."""
+    small = solve_width(archlab.load(name), params)
+    width = width_of(small)
+    for before, after in zip(head_dims(archlab.load(name)), head_dims(small), strict=True):
+        assert (
+            1 / 2 <= after / min(before, width) <= 2
+        )  # 62 channels are two heads of 31, which cannot be rotated, or one
+    assert size_of(small) == pytest.approx(params, rel=0.1)
+
+
 def test_a_pattern_of_layers_keeps_every_entry() -> None:
     deep = resize(archlab.load("hybrid_tiny"), layers=9)
     assert [layer(deep, index).get("repeat", 1) for index in range(4)] == [3, 2, 2, 2]
