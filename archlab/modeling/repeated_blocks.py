@@ -74,36 +74,45 @@ def restore_forward(modules: Iterable[nn.Module]) -> Iterator[None]:
                 module.__dict__["forward"] = forward
 
 
-def _record(forward: Callable[..., Any], call: _Call, x: Tensor, *inputs: Any) -> Any:
+def _record(forward: Callable[..., Any], call: _Call, x: Tensor, *inputs: Any, **named: Any) -> Any:
     if call.meter is not None:
         call.meter.begin(x)
-    call.output = forward(x, *inputs)
+    call.output = forward(x, *inputs, **named)
     if call.meter is not None:
-        call.meter.end(_first(call.output))
+        call.meter.end(first_output(call.output))
     return call.output
 
 
 def _replay(
-    block: nn.Module, forward: Callable[..., Any], call: _Call, skipped: list[nn.Module], x: Tensor, *inputs: Any
+    block: nn.Module,
+    forward: Callable[..., Any],
+    call: _Call,
+    skipped: list[nn.Module],
+    x: Tensor,
+    *inputs: Any,
+    **named: Any,
 ) -> Any:
     """Return the recorded output if it is also the input, as in a plain stack; run the block otherwise."""
-    if x is not _first(call.output):
-        return forward(x, *inputs)
+    if x is not first_output(call.output):
+        return forward(x, *inputs, **named)
     if call.meter is not None:
         call.meter.repeat()
     skipped.append(block)
     return call.output
 
 
-def _replay_last(replay: Callable[..., Any], call: _Call, *inputs: Any) -> Any:
+def _replay_last(replay: Callable[..., Any], call: _Call, *inputs: Any, **named: Any) -> Any:
     try:
-        return replay(*inputs)
+        return replay(*inputs, **named)
     finally:
         call.output = None  # the caller alone decides how long it lives
 
 
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
+def first_output(output: Any) -> Any:
+    """Return the features of a block's output, which the next block reads: before the state, and values beside them."""
+    while isinstance(output, tuple):
+        output = output[0]
+    return output
 
 
 def _runs(blocks: Sequence[nn.Module]) -> list[list[nn.Module]]:

@@ -86,6 +86,12 @@ SWITCHED_ON = {
     ),
     "forgetting-full": ("mixer", "forgetting", {"window_size": 16, "position": "alibi", "qk_norm": "rms"}),
     "values_per_key": ("mixer", "gated_delta_net", {"num_heads": 2, "values_per_key": 2}),
+    "value_residual": ("mixer", "attention", {"value_residual": True, "num_kv_heads": 2, "attention": CHUNKS}),
+    "value_residual-rwkv7": (
+        "mixer",
+        "rwkv7",
+        {"value_residual": True, "value_rank": 3, "head_dim": 8, "decay_rank": 4, "rate_rank": 5, "gate_rank": 6},
+    ),
     "inner_norm": ("mixer", "mamba", {"inner_norm": "rms"}),
     "logits-soft_cap": ("head", "language_model", {"soft_cap": 5.0}),
     "output_norm": (
