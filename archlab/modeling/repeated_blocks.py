@@ -43,6 +43,8 @@ class _Call:
 def skip_repeated_blocks(model: nn.Module, meter: Callable[[], BlockMeter] | None = None) -> Iterator[list[nn.Module]]:
     """Skip all but two blocks of each run of identical ones; yield the list of those that were skipped.
 
+    All but three, where the blocks of a run are called with more than the features of the one before.
+
     Exact for tensors without values: every block from the second on reads the output of a block like itself. The first
     reads another tensor, which autograd may have saved already, and so may cost less. A backward pass skips the same
     blocks: the second one's gradient is then that of the last.
@@ -53,9 +55,10 @@ def skip_repeated_blocks(model: nn.Module, meter: Callable[[], BlockMeter] | Non
         for _, second, *others in filter(lambda run: len(run) > 2, _runs(blocks)):
             call = _Call(meter() if meter else None)
             second.forward = partial(_record, second.forward, call)
+            last = others[-1].forward
             for block in others:
                 block.forward = partial(_replay, block, block.forward, call, skipped)
-            others[-1].forward = partial(_replay_last, others[-1].forward, call)
+            others[-1].forward = partial(_replay_last, last, others[-1].forward, call)
         yield skipped
 
 
@@ -101,9 +104,13 @@ def _replay(
     return call.output
 
 
-def _replay_last(replay: Callable[..., Any], call: _Call, *inputs: Any, **named: Any) -> Any:
+def _replay_last(
+    forward: Callable[..., Any], replay: Callable[..., Any], call: _Call, *inputs: Any, **named: Any
+) -> Any:
     try:
-        return replay(*inputs, **named)
+        # What all blocks of a run read beside their features has one gradient: the last block's backward pass, which is
+        # the first, makes it, and those of the others add to it, as the second one's is to be counted.
+        return (forward if named else replay)(*inputs, **named)
     finally:
         call.output = None  # the caller alone decides how long it lives
 

@@ -124,8 +124,7 @@ def test_a_model_agrees_with_a_loop_over_its_layers(name):
 
 
 def test_layers_of_two_kinds_share_values():
-    mixer = ATTENTION | {"num_kv_heads": 2, "head_dim": 6}
-    for order in ((RWKV, mixer, RWKV), (mixer, RWKV, mixer)):
+    for order in ((RWKV, ATTENTION, RWKV), (ATTENTION, RWKV, ATTENTION)):
         model = build(*order)
         assert_same_gradients(model(tokens())[0], model_by_loops(model, tokens()), list(model.parameters()))
 
@@ -149,6 +148,8 @@ def test_recomputed_layers_have_the_same_gradients(name, kind):
 
 
 @pytest.mark.slow
+# torch's own, about the input of a block, which is no leaf (torch 2.13).
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @every_mixer
 @pytest.mark.parametrize("policy", ["block", "model"])
 def test_compiles_without_a_break(name, policy):
