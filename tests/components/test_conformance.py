@@ -33,6 +33,7 @@ SMALL = {
     ("attention", "softmax"): WINDOW,
     ("attention", "laplace"): WINDOW,
     ("attention", "relu2"): WINDOW,
+    ("attention", "stick_breaking"): WINDOW,
     ("attention", "infini"): {"segment_size": 4},
     ("attention", "compressive"): {"window_size": 4, "memory_size": 4, "compressed_size": 2},
     ("backbone", "stack"): {
