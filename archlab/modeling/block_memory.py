@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from archlab.config.experiment import Experiment
 from archlab.modeling.backbone import iter_blocks
-from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
+from archlab.modeling.repeated_blocks import first_output, restore_forward, skip_repeated_blocks
 from archlab.modeling.repeated_costs import RepeatedBlocks
 from archlab.modeling.step_recorder import StepRecorder
 from archlab.modeling.step_trace import as_trained, example_batch, num_bytes, step_loss
@@ -109,21 +109,21 @@ class _Watch:
         for block in blocks:
             block.forward = partial(self._call, block.forward)
 
-    def _execute(self, block: nn.Module, forward: Any, x: Tensor, *inputs: Any) -> Any:
+    def _execute(self, block: nn.Module, forward: Any, x: Tensor, *inputs: Any, **named: Any) -> Any:
         self._executed = entry = _Entry(block, num_bytes(block.parameters()))
-        output = forward(x, *inputs)
-        y = output[0] if isinstance(output, tuple) else output
+        output = forward(x, *inputs, **named)
+        y = first_output(output)
         if y.requires_grad:
             # First of its hooks: those of repeated blocks find the gradients of the block after this one divided.
             y.register_hook(lambda _: self._begin(entry))
         return output
 
-    def _call(self, forward: Any, x: Tensor, *inputs: Any) -> Any:
+    def _call(self, forward: Any, x: Tensor, *inputs: Any, **named: Any) -> Any:
         self.ends, before, self._executed = max(self.ends, self.recorder.take_mark()), self.recorder.live, None
         own: list[_Entry] = []  # known once it has run
         # Before the hooks of repeated blocks, as below; the block before this one may have begun by then, and ended it.
         handle = x.register_hook(lambda _: self._end(own[0])) if x.requires_grad else None
-        output = forward(x, *inputs)
+        output = forward(x, *inputs, **named)
         if self._executed is not None:
             self._first = self._executed
             self._first.forward = self.recorder.take_mark()

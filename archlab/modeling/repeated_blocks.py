@@ -43,6 +43,8 @@ class _Call:
 def skip_repeated_blocks(model: nn.Module, meter: Callable[[], BlockMeter] | None = None) -> Iterator[list[nn.Module]]:
     """Skip all but two blocks of each run of identical ones; yield the list of those that were skipped.
 
+    All but three, where the blocks of a run are called with more than the features of the one before.
+
     Exact for tensors without values: every block from the second on reads the output of a block like itself. The first
     reads another tensor, which autograd may have saved already, and so may cost less. A backward pass skips the same
     blocks: the second one's gradient is then that of the last.
@@ -53,9 +55,10 @@ def skip_repeated_blocks(model: nn.Module, meter: Callable[[], BlockMeter] | Non
         for _, second, *others in filter(lambda run: len(run) > 2, _runs(blocks)):
             call = _Call(meter() if meter else None)
             second.forward = partial(_record, second.forward, call)
+            last = others[-1].forward
             for block in others:
                 block.forward = partial(_replay, block, block.forward, call, skipped)
-            others[-1].forward = partial(_replay_last, others[-1].forward, call)
+            others[-1].forward = partial(_replay_last, last, others[-1].forward, call)
         yield skipped
 
 
@@ -74,36 +77,49 @@ def restore_forward(modules: Iterable[nn.Module]) -> Iterator[None]:
                 module.__dict__["forward"] = forward
 
 
-def _record(forward: Callable[..., Any], call: _Call, x: Tensor, *inputs: Any) -> Any:
+def _record(forward: Callable[..., Any], call: _Call, x: Tensor, *inputs: Any, **named: Any) -> Any:
     if call.meter is not None:
         call.meter.begin(x)
-    call.output = forward(x, *inputs)
+    call.output = forward(x, *inputs, **named)
     if call.meter is not None:
-        call.meter.end(_first(call.output))
+        call.meter.end(first_output(call.output))
     return call.output
 
 
 def _replay(
-    block: nn.Module, forward: Callable[..., Any], call: _Call, skipped: list[nn.Module], x: Tensor, *inputs: Any
+    block: nn.Module,
+    forward: Callable[..., Any],
+    call: _Call,
+    skipped: list[nn.Module],
+    x: Tensor,
+    *inputs: Any,
+    **named: Any,
 ) -> Any:
     """Return the recorded output if it is also the input, as in a plain stack; run the block otherwise."""
-    if x is not _first(call.output):
-        return forward(x, *inputs)
+    if x is not first_output(call.output):
+        return forward(x, *inputs, **named)
     if call.meter is not None:
         call.meter.repeat()
     skipped.append(block)
     return call.output
 
 
-def _replay_last(replay: Callable[..., Any], call: _Call, *inputs: Any) -> Any:
+def _replay_last(
+    forward: Callable[..., Any], replay: Callable[..., Any], call: _Call, *inputs: Any, **named: Any
+) -> Any:
     try:
-        return replay(*inputs)
+        # What all blocks of a run read beside their features has one gradient: the last block's backward pass, which is
+        # the first, makes it, and those of the others add to it, as the second one's is to be counted.
+        return (forward if named else replay)(*inputs, **named)
     finally:
         call.output = None  # the caller alone decides how long it lives
 
 
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
+def first_output(output: Any) -> Any:
+    """Return the features of a block's output, which the next block reads: before the state, and values beside them."""
+    while isinstance(output, tuple):
+        output = output[0]
+    return output
 
 
 def _runs(blocks: Sequence[nn.Module]) -> list[list[nn.Module]]:

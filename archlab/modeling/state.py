@@ -135,11 +135,11 @@ class StateScope:
     def __init__(self, state: State | None) -> None:
         self.initial, self.state = state, {}  # type: tuple[State | None, State]
 
-    def __call__(self, name: str, part: nn.Module, *inputs: Any) -> Any:
+    def __call__(self, name: str, part: nn.Module, *inputs: Any, **named: Any) -> Any:
         """Call a child with its state; store its new state and return its output."""
         if not isinstance(part, Recurrent):
-            return part(*inputs)
-        output, state = part(*inputs, self._child_state(name))
+            return part(*inputs, **named)
+        output, state = part(*inputs, self._child_state(name), **named)
         self.state.update({f"{name}.{key}": value for key, value in state.items()})
         return output
 

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from archlab import Factory, Recurrent, State, StateScope
 
+from ._layers import connect_values, run_layers
 from ._streams import close_streams, count_streams, open_streams
 
 
@@ -17,12 +18,11 @@ class LayerStack(Recurrent):
         super().__init__()
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
         self.num_streams = count_streams(self.blocks)
+        connect_values(self.blocks)
         self.norm = norm(dim)
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run through the layers and the norm."""
         scope = StateScope(state)
-        x = open_streams(x_BTD, self.num_streams)
-        for index, block in enumerate(self.blocks):
-            x = scope(f"blocks.{index}", block, x)
+        x = run_layers(scope, self.blocks, open_streams(x_BTD, self.num_streams))
         return scope("norm", self.norm, close_streams(x, self.num_streams)), scope.state

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from archlab import Count, Factory, Recurrent, State, StateScope, Width, max_context, register, slot, slots
 
+from ._layers import connect_values, run_layers
 from ._streams import close_streams, count_streams, open_streams
 
 
@@ -45,6 +46,7 @@ class Stack(Recurrent):
         self.embedding_norm = embedding_norm(dim)
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
         self.num_streams = count_streams(self.blocks)
+        connect_values(self.blocks)
         self.norm = norm(dim)
         self.head = head(dim, vocab_size, self.embedding)
         self.num_outputs, self.per_sample = self.head.num_outputs, self.head.per_sample
@@ -87,8 +89,6 @@ class Stack(Recurrent):
         start_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=x_BTD.device)
         x_BTD = self.position.embed(x_BTD, start_B[:, None] + torch.arange(T, device=x_BTD.device))
         x_BTD = scope("embedding_norm", self.embedding_norm, x_BTD)
-        x = open_streams(x_BTD, self.num_streams)
-        for index, block in enumerate(self.blocks):
-            x = scope(f"blocks.{index}", block, x)
+        x = run_layers(scope, self.blocks, open_streams(x_BTD, self.num_streams))
         x_BTD = scope("norm", self.norm, close_streams(x, self.num_streams))
         return x_BTD, scope.state | {"position": start_B + T}

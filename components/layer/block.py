@@ -12,7 +12,8 @@ from archlab.components.norm.none import NoNorm
 class Block(Recurrent):
     """A sequence mixer and a feed-forward layer, each after a norm, combined by a residual scheme.
 
-    x: [B, T, D] -> [B, T, D], or [B, T, S, D] -> [B, T, S, D] where the residual has S streams.
+    x: [B, T, D] -> [B, T, D], or [B, T, S, D] -> [B, T, S, D] where the residual has S streams. Of several layers
+    whose mixers have a `value_residual` the first returns its values [B, T, V] too, with which the others are called.
     Raises ValueError for a residual that needs an ffn, together with ffn `none`.
 
     Args:
@@ -58,22 +59,42 @@ class Block(Recurrent):
         branches: tuple[nn.Module, ...] = self.residual.added(*outer)
         return branches
 
-    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    @property
+    def value_residual(self) -> nn.Module | None:
+        """The mixer's, which a backbone has `give` or `receive` values, or None."""
+        residual: nn.Module | None = getattr(self.mixer, "value_residual", None)
+        return residual
+
+    def forward(
+        self, x_BTD: Tensor, state: State | None = None, first_values_BTV: Tensor | None = None
+    ) -> tuple[Tensor | tuple[Tensor, Tensor], State]:
         """Run both branches by the residual scheme."""
         scope = StateScope(state)
-        mixer = BlockBranch(scope, self, "norm", "mixer", "output_norm")
+        mixer = BlockBranch(scope, self, "norm", "mixer", "output_norm", first_values_BTV)
         ffn = BlockBranch(scope, self, "ffn_norm", "ffn", "ffn_output_norm")
-        return scope("residual", self.residual, x_BTD, mixer, ffn), scope.state
+        y_BTD = scope("residual", self.residual, x_BTD, mixer, ffn)
+        return (y_BTD if mixer.values_BTV is None else (y_BTD, mixer.values_BTV)), scope.state
 
 
 class BlockBranch:
     """A `Branch` of a block: a norm, and a body with a norm after it, whose state the scope carries.
 
-    Their names are also the prefixes of their entries in the block's state.
+    Their names are also the prefixes of their entries in the block's state. After a call of a body that gives values,
+    these are in `values_BTV`.
     """
 
-    def __init__(self, scope: StateScope, block: Any, norm: str, body: str, output_norm: str) -> None:
+    def __init__(
+        self,
+        scope: StateScope,
+        block: Any,
+        norm: str,
+        body: str,
+        output_norm: str,
+        first_values_BTV: Tensor | None = None,
+    ) -> None:
         self.scope, self.block, self.names = scope, block, (norm, body, output_norm)
+        self.named = {} if first_values_BTV is None else {"first_values_BTV": first_values_BTV}
+        self.values_BTV: Tensor | None = None
 
     def norm(self, x_BTD: Tensor) -> Tensor:
         """Normalize."""
@@ -81,11 +102,14 @@ class BlockBranch:
 
     def body(self, x_BTD: Tensor) -> Tensor:
         """Apply the mixer or ffn, then the norm of its output and dropout."""
-        return self.block.dropout(self._call(self.names[2], self._call(self.names[1], x_BTD)))
+        y = self._call(self.names[1], x_BTD, **self.named)
+        if isinstance(y, tuple):
+            y, self.values_BTV = y
+        return self.block.dropout(self._call(self.names[2], y))
 
     def __call__(self, x_BTD: Tensor) -> Tensor:
         """Normalize, then apply the body."""
         return self.body(self.norm(x_BTD))
 
-    def _call(self, name: str, x_BTD: Tensor) -> Tensor:
-        return self.scope(name, getattr(self.block, name), x_BTD)
+    def _call(self, name: str, x_BTD: Tensor, **named: Tensor) -> Any:
+        return self.scope(name, getattr(self.block, name), x_BTD, **named)

@@ -21,6 +21,8 @@ from archlab import (
 from archlab.components._init import Init, InitLinear, linear
 from archlab.components.attention._shape import AttentionShape
 
+from ._value_residual import WeightedValues, mix_values, with_values
+
 OutputGate: TypeAlias = Literal["none", "head", "feature"]
 
 PARAMS = {
@@ -40,8 +42,12 @@ PARAMS = {
 @register(
     "mixer",
     "attention",
-    search={"num_heads": choice(1, 2, 4, 8), "output_gate": choice("none", "head", "feature")},
-    params=PARAMS,
+    search={
+        "num_heads": choice(1, 2, 4, 8),
+        "output_gate": choice("none", "head", "feature"),
+        "value_residual": choice(False, True),
+    },
+    params=PARAMS | {"value_residual.mix.weights": Param("vector")},
     # A norm of all heads together needs them together: without a plan of its own it keeps all of the mixer whole.
     tensor=TensorPlan(parts=("attention", "wide_*_norm")),
 )
@@ -62,6 +68,8 @@ class MultiHeadAttention(Recurrent):
             arXiv:2409.02060).
         output_gate: Whether the output is multiplied by the sigmoid of a projection of x (arXiv:2505.06708), which is
             one number per `head` or per `feature` of every head, or by `none`.
+        value_residual: Whether the values of the first layer with a value residual are added to those of this one, with
+            two learned weights (ResFormer, arXiv:2410.17897); the first itself adds nothing.
         bias: Whether the projections have a bias.
         out_bias: Whether the output's projection has a bias; null where the others have one.
         init: Distribution of the projections' weights.
@@ -70,6 +78,7 @@ class MultiHeadAttention(Recurrent):
     """
 
     gate: InitLinear | None
+    value_residual: WeightedValues | None
 
     def __init__(
         self,
@@ -82,6 +91,7 @@ class MultiHeadAttention(Recurrent):
         qk_norm: Factory = slot("norm", "none"),
         wide_qk_norm: Factory = slot("norm", "none"),
         output_gate: OutputGate = "none",
+        value_residual: bool = False,
         bias: bool = False,
         out_bias: bool | None = None,
         init: Init = "he",
@@ -98,6 +108,7 @@ class MultiHeadAttention(Recurrent):
         self.query = linear(dim, num_heads * self.head_dim, bias=bias, init=init)
         self.key = linear(dim, num_kv_heads * self.head_dim, bias=bias, init=init)
         self.value = linear(dim, num_kv_heads * self.head_dim, bias=bias, init=init)
+        self.value_residual = WeightedValues(num_kv_heads * self.head_dim) if value_residual else None
         out_bias = bias if out_bias is None else out_bias
         self.out = linear(num_heads * self.head_dim, dim, bias=out_bias, init=init)
         gates = {"none": 0, "head": num_heads, "feature": num_heads * self.head_dim}[output_gate]
@@ -112,15 +123,18 @@ class MultiHeadAttention(Recurrent):
         shape = AttentionShape(num_heads, num_kv_heads, self.head_dim, self.head_dim, scale)
         self.attention = attention(shape, position(num_heads, self.head_dim).require_place("attention"))
 
-    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x_BTD: Tensor, state: State | None = None, first_values_BTV: Tensor | None = None
+    ) -> tuple[Tensor | tuple[Tensor, Tensor], State]:
         """Attend with every head, and project the concatenated outputs."""
         scope = StateScope(state)
-        parts = self.wide_query_norm(self.query(x_BTD)), self.wide_key_norm(self.key(x_BTD)), self.value(x_BTD)
+        v_BTV = mix_values(self.value_residual, self.value(x_BTD), first_values_BTV, x_BTD)
+        parts = self.wide_query_norm(self.query(x_BTD)), self.wide_key_norm(self.key(x_BTD)), v_BTV
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
         y_BTHV = scope("attention", self.attention, self.query_norm(q), self.key_norm(k), v, *self._conditions(x_BTD))
         if self.gate is not None:
             y_BTHV = y_BTHV * self.gate(x_BTD).sigmoid().unflatten(-1, (y_BTHV.shape[2], -1))
-        return self.out(y_BTHV.flatten(-2)), scope.state
+        return with_values(self.value_residual, self.out(y_BTHV.flatten(-2)), v_BTV), scope.state
 
     def _conditions(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
         """Return what the attention function reads of the input beside queries, keys and values."""

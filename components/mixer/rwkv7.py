@@ -15,6 +15,7 @@ from archlab.ops.generalized_delta import generalized_delta
 
 from ._heads import heads
 from ._low_rank import LowRank
+from ._value_residual import GatedValues, mix_values, with_values
 
 MIN_LOG_DECAY = -math.exp(-0.5)  # as in the paper: decays lie between exp(-exp(-0.5)) = 0.545 and 1
 
@@ -22,7 +23,7 @@ MIN_LOG_DECAY = -math.exp(-0.5)  # as in the paper: decays lie between exp(-exp(
 @register(
     "mixer",
     "rwkv7",
-    search={"head_dim": choice(16, 32, 64)},
+    search={"head_dim": choice(16, 32, 64), "value_residual": choice(False, True)},
     params={
         "mixes": Param("vector"),
         "receptance.weight": Param("hidden", tensor="column"),
@@ -45,9 +46,9 @@ class RWKV7TimeMix(Recurrent):
     x: [B, T, D] -> [B, T, D].  State: last [B, D], and sums [B, D / head_dim, head_dim, head_dim] in at least float32.
     The decay, the in-context learning rate and the gate are low-rank functions of the token.
     Raises ValueError where head_dim does not divide D.
-    Deviations: the values of the first layer are not mixed into those of later ones, since a layer has no access to
-    them; parameters that depend on the layer are initialized in all layers as in the middle layer of the authors'
-    code, and the matrices by `init`.
+    Deviations: the values of the first layer are mixed into those of later ones only under `value_residual`; parameters
+    that depend on the layer are initialized in all layers as in the middle layer of the authors' code, and the matrices
+    by `init`.
 
     Args:
         head_dim: Width of a head; there are D / head_dim heads.
@@ -55,9 +56,14 @@ class RWKV7TimeMix(Recurrent):
         rate_rank: Rank of the function that computes the in-context learning rate; null for 1.8 sqrt(D), rounded to a
             multiple of 32.
         gate_rank: Rank of the function that computes the gate; null for 0.6 D^0.8, rounded to a multiple of 32.
+        value_residual: Whether the values of the first layer with a value residual are mixed into those of this one, by
+            a gate per feature; the first itself mixes nothing.
+        value_rank: Rank of the function that computes that gate; null for 1.3 sqrt(D), rounded to a multiple of 32.
         eps: Constant added to the variance in the output norm.
         init: Distribution of the projections' weights.
     """
+
+    value_residual: GatedValues | None
 
     def __init__(
         self,
@@ -67,6 +73,8 @@ class RWKV7TimeMix(Recurrent):
         decay_rank: Count | None = None,
         rate_rank: Count | None = None,
         gate_rank: Count | None = None,
+        value_residual: bool = False,
+        value_rank: Count | None = None,
         eps: Positive = 64e-5,
         init: Init = "he",
     ) -> None:
@@ -84,6 +92,8 @@ class RWKV7TimeMix(Recurrent):
         self.decay = LowRank(dim, decay_rank or small, dim, activation=torch.tanh)
         self.rate = LowRank(dim, rate_rank or small, dim, activation=nn.Identity())
         self.gate = LowRank(dim, gate_rank or large, dim, activation=torch.sigmoid, bias=False)
+        value_rank = value_rank or _rank(1.3 * dim**0.5)
+        self.value_residual = GatedValues(dim, value_rank, dim) if value_residual else None
         self.removal = nn.Parameter(torch.empty(dim))
         self.replacement = nn.Parameter(torch.empty(dim))
         self.bonus = nn.Parameter(torch.empty(self.num_heads, head_dim))
@@ -109,12 +119,15 @@ class RWKV7TimeMix(Recurrent):
         sums = at_least_float32(self.bonus).new_zeros(batch_size, *self.bonus.shape, self.head_dim)
         return super().init_state(batch_size) | {"sums": sums}
 
-    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x_BTD: Tensor, state: State | None = None, first_values_BTV: Tensor | None = None
+    ) -> tuple[Tensor | tuple[Tensor, Tensor], State]:
         """Correct the sums by each key and value, then read them with the receptance."""
         scope = StateScope(state)
         diff_BTD = scope("shift", self.shift, x_BTD) - x_BTD
         for_r, for_k, for_v, for_g, for_w, for_a = (x_BTD + diff_BTD * mix for mix in self.mixes)
-        r, k, v = (heads(x, self.num_heads) for x in (self.receptance(for_r), self.key(for_k), self.value(for_v)))
+        v_BTD = mix_values(self.value_residual, self.value(for_v), first_values_BTV, for_v)
+        r, k, v = (heads(x, self.num_heads) for x in (self.receptance(for_r), self.key(for_k), v_BTD))
         rate = heads(torch.sigmoid(self.rate(for_a)), self.num_heads)
         removed = F.normalize(at_least_float32(k * heads(self.removal, self.num_heads)), dim=-1)
         k = k * (1 + (rate - 1) * heads(self.replacement, self.num_heads))
@@ -122,7 +135,8 @@ class RWKV7TimeMix(Recurrent):
         sums = state["sums"] if state else None
         y_BTHV, sums = generalized_delta(r, k, v, -removed, removed * rate, log_decay, sums)
         y_BTD = self.norm(y_BTHV.flatten(-2)) + ((r * k * self.bonus).sum(-1, keepdim=True) * v).flatten(-2)
-        return self.out(y_BTD * self.gate(for_g)), scope.state | {"sums": sums}
+        y_BTD = self.out(y_BTD * self.gate(for_g))
+        return with_values(self.value_residual, y_BTD, v_BTD), scope.state | {"sums": sums}
 
 
 def _rank(width: float) -> int:

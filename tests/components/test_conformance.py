@@ -33,6 +33,7 @@ SMALL = {
     ("attention", "softmax"): WINDOW,
     ("attention", "laplace"): WINDOW,
     ("attention", "relu2"): WINDOW,
+    ("attention", "stick_breaking"): WINDOW,
     ("attention", "infini"): {"segment_size": 4},
     ("attention", "compressive"): {"window_size": 4, "memory_size": 4, "compressed_size": 2},
     ("backbone", "stack"): {
@@ -61,6 +62,7 @@ SMALL = {
     ("mixer", "megalodon"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
     ("mixer", "rwkv6"): {"head_dim": 8, "mix_rank": 4, "decay_rank": 6},
     ("mixer", "rwkv7"): {"head_dim": 8, "decay_rank": 4, "rate_rank": 5, "gate_rank": 6},
+    ("mixer", "native_sparse"): {"block_size": 2, "num_selected": 3, "sliding_size": 3, "window_size": 8},
     ("norm", "timestep"): {"num_groups": 4},
 }
 # Knobs that are off unless asked for, and change what the ranks of several processes divide or what a state holds.
@@ -85,7 +87,18 @@ SWITCHED_ON = {
         {"window": "chunk", "window_size": 5, "num_kv_heads": 2, "position": "rope", "output_gate": "head"},
     ),
     "forgetting-full": ("mixer", "forgetting", {"window_size": 16, "position": "alibi", "qk_norm": "rms"}),
+    "native_sparse-groups": (
+        "mixer",
+        "native_sparse",
+        {"num_kv_heads": 2, "block_size": 3, "num_selected": 3, "window_size": 15, "position": "alibi", "bias": True},
+    ),
     "values_per_key": ("mixer", "gated_delta_net", {"num_heads": 2, "values_per_key": 2}),
+    "value_residual": ("mixer", "attention", {"value_residual": True, "num_kv_heads": 2, "attention": CHUNKS}),
+    "value_residual-rwkv7": (
+        "mixer",
+        "rwkv7",
+        {"value_residual": True, "value_rank": 3, "head_dim": 8, "decay_rank": 4, "rate_rank": 5, "gate_rank": 6},
+    ),
     "inner_norm": ("mixer", "mamba", {"inner_norm": "rms"}),
     "logits-soft_cap": ("head", "language_model", {"soft_cap": 5.0}),
     "output_norm": (

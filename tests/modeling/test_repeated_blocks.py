@@ -27,6 +27,19 @@ def test_costs_are_those_of_running_every_block(name: str, checkpointed: str, mo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("checkpointed", ["false", "true"])
+@pytest.mark.parametrize("name", ["llama2_tiny", "rwkv7_tiny"])
+def test_costs_of_a_value_residual_are_those_of_every_block(
+    name: str, checkpointed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ["model.layers[0].mixer.value_residual=true", f"train.checkpoint_activations={checkpointed}"]
+    deep = experiment.load(name, [*DEEP, *overrides])
+    counted_once = step_trace.trace_step(deep)
+    monkeypatch.setattr(step_trace, "skip_repeated_blocks", lambda *_: nullcontext([]))
+    assert counted_once == step_trace.trace_step(deep)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [513, 1100])
 def test_costs_are_those_of_running_every_chunk_of_the_loss(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_cross_entropy, "MAX_CHUNK_LOGITS", 1)  # so that chunks are of 256 tokens
