@@ -87,6 +87,7 @@ SWITCHED_ON = {
     "forgetting-full": ("mixer", "forgetting", {"window_size": 16, "position": "alibi", "qk_norm": "rms"}),
     "values_per_key": ("mixer", "gated_delta_net", {"num_heads": 2, "values_per_key": 2}),
     "inner_norm": ("mixer", "mamba", {"inner_norm": "rms"}),
+    "timestep-decay": ("norm", "timestep", {"num_groups": 4, "decay": 0.8}),
     "logits-soft_cap": ("head", "language_model", {"soft_cap": 5.0}),
     "output_norm": (
         "layer",
