@@ -32,6 +32,8 @@ PUBLISHED = {
     "rwkv4_169m": 169_342_464,
     "rwkv4_7b": 7_392_649_216,
     "deit_b": 86_567_656,
+    "adaptive_transformer_wt103": 246_933_504,
+    "mega_wt103": 252_180_480,
     "megalodon_7b": 7_385_817_088,
 }
 
