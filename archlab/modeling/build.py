@@ -24,6 +24,7 @@ from archlab.modeling.state import max_context
 from archlab.ops.grouped_linear import register_grouped_backends
 from archlab.ops.native import register_native_backends
 from archlab.ops.rotary import register_opaque_ops
+from archlab.ops.slstm import register_slstm_backends
 from archlab.ops.triton import register_triton_backends
 from archlab.runtime.matmul_precision import select_matmul_precision
 from archlab.runtime.vector_math import warm_up_vector_math
@@ -58,6 +59,7 @@ def configure_backends() -> None:
     register_triton_backends()
     register_opaque_ops()
     register_grouped_backends()
+    register_slstm_backends()
 
 
 def build_on_meta(spec: Spec) -> nn.Module:

@@ -7,8 +7,9 @@ from typing import Any
 
 from archlab.ops.grouped_linear import grouped_backends
 from archlab.ops.native import native_backends
+from archlab.ops.slstm import slstm_backends
 
 
 def traced_backends() -> dict[tuple[str, str], Callable[..., Any]]:
     """Return all that a training step may have, as every trace has them: their operations need shapes alone."""
-    return native_backends() | grouped_backends()
+    return native_backends() | grouped_backends() | slstm_backends()
