@@ -55,11 +55,11 @@ def configure_backends() -> None:
     # Before any thread pool computes: exp is inexact in a process's first call if that call is multithreaded.
     warm_up_vector_math()
     select_matmul_precision()
+    register_slstm_backends()  # which a native one replaces
     register_native_backends()
     register_triton_backends()
     register_opaque_ops()
     register_grouped_backends()
-    register_slstm_backends()
 
 
 def build_on_meta(spec: Spec) -> nn.Module:

@@ -7,9 +7,9 @@ Letters in suffixes: B batch, T time, G the four gates, H heads, W width of a he
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import prod
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ class SLSTMState(NamedTuple):
     cell: Tensor
     normalizer: Tensor
     peak: Tensor
+
+
+Backend: TypeAlias = Callable[[Tensor, Tensor, SLSTMState, bool], tuple[Tensor, SLSTMState]]
 
 
 def init_slstm_state(like_BHW: Tensor) -> SLSTMState:
@@ -80,23 +83,6 @@ def _step(gates_BGHW: Tensor, recurrent_GHWW: Tensor, state: SLSTMState, exponen
     return SLSTMState(o.sigmoid() * cell / normalizer, cell, normalizer, peak)
 
 
-def _opaque(
-    gates_BTGHW: Tensor, recurrent_GHWW: Tensor, state: SLSTMState, exponential: bool
-) -> tuple[Tensor, SLSTMState]:
-    """Run all steps as one operation, which torch.compile does not unroll."""
-    steps = _forward(gates_BTGHW, recurrent_GHWW, *state, exponential)
-    return steps[0], SLSTMState(*(part[:, -1].clone() for part in steps))
-
-
-@torch.library.custom_op("archlab::slstm", mutates_args=())
-def _forward(
-    gates: Tensor, recurrent: Tensor, h: Tensor, cell: Tensor, normalizer: Tensor, peak: Tensor, exponential: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    run = find_backend("slstm_forward", gates) or forward_steps
-    h, cell, normalizer, peak = run(gates, recurrent, SLSTMState(h, cell, normalizer, peak), exponential)
-    return h, cell, normalizer, peak
-
-
 def forward_steps(gates: Tensor, recurrent: Tensor, state: SLSTMState, exponential: bool) -> tuple[Tensor, ...]:
     """Return outputs, cells, normalizers and peaks of all steps, each [B, T, H, W]."""
     steps = []
@@ -106,55 +92,22 @@ def forward_steps(gates: Tensor, recurrent: Tensor, state: SLSTMState, exponenti
     return tuple(torch.stack(parts, 1) for parts in zip(*steps, strict=True))
 
 
-@_forward.register_fake
-def _(gates: Tensor, recurrent: Tensor, h: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape = (*gates.shape[:2], *h.shape[1:])
-    return gates.new_empty(shape), gates.new_empty(shape), gates.new_empty(shape), gates.new_empty(shape)
-
-
-@torch.library.custom_op("archlab::slstm_back", mutates_args=())
-def _backward(
-    dh: Tensor,
-    dcell: Tensor,
-    dnormalizer: Tensor,
-    raw: Tensor,
-    recurrent: Tensor,
-    before: list[Tensor],
-    cell: Tensor,
-    normalizer: Tensor,
-    peak: Tensor,
-    exponential: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    run = find_backend("slstm_backward", dh) or backward_steps
-    gradients = (dh, dcell, dnormalizer)
-    draw, dstart, dcell_start, dnormalizer_start = run(
-        gradients, raw, recurrent, (cell, normalizer, peak), tuple(before), exponential
-    )
-    return draw, dstart, dcell_start, dnormalizer_start
-
-
-@_backward.register_fake
-def _(dh: Tensor, dcell: Tensor, dnormalizer: Tensor, raw: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape = (dh.shape[0], *dh.shape[2:])
-    return raw.new_empty(raw.shape), dh.new_empty(shape), dh.new_empty(shape), dh.new_empty(shape)
-
-
 # With the peaks constant, and dh_t the gradient of h_t through its output and the later steps' gates,
 #     do' = dh c/n o (1 - o),  dc_t = dh o / n + f_{t+1} dc_{t+1},  dn_t = -dh o c/n² + f_{t+1} dn_{t+1},
 #     di' = i (dc z + dn),  df' = f (dc c_{t-1} + dn n_{t-1}) d(log f)/df',  dz' = dc i (1 - z²),
 # where i and f are divided by the peaks' growth. The products of these four with the recurrent weights add to dh_{t-1}.
 def backward_steps(
-    gradients: tuple[Tensor, Tensor, Tensor],
+    gradients: Sequence[Tensor],
     raw: Tensor,
     recurrent: Tensor,
-    steps: tuple[Tensor, Tensor, Tensor],
-    before: tuple[Tensor, ...],
+    steps: Sequence[Tensor],
+    before: Sequence[Tensor],
     exponential: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of the gates' pre-activations, and of the initial output, cell and normalizer.
 
-    `gradients` are of the outputs, cells and normalizers of all steps, `raw` the pre-activations, and `before` the
-    initial cell, normalizer and peak.
+    `gradients` are of the outputs, cells and normalizers of all steps, `raw` the pre-activations, `steps` the cells,
+    normalizers and peaks, and `before` the initial ones.
     """
     dnext_h, dnext_cell, dnext_normalizer = (torch.zeros_like(part) for part in before)
     draw = torch.empty_like(raw)
@@ -176,44 +129,89 @@ def backward_steps(
     return draw, dnext_h, dnext_cell, dnext_normalizer
 
 
+def define_operation(name: str, forward_loop: Callable[..., Any], backward_loop: Callable[..., Any]) -> Backend:
+    """Return a backend that runs all steps, in a loop like `forward_steps`, as one operation with its own backward pass.
+
+    Opaque to torch.compile, which would unroll the steps.
+    """
+
+    @torch.library.custom_op(f"archlab::{name}", mutates_args=())
+    def forward(
+        gates: Tensor, recurrent: Tensor, h: Tensor, cell: Tensor, normalizer: Tensor, peak: Tensor, exponential: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        h, cell, normalizer, peak = forward_loop(gates, recurrent, SLSTMState(h, cell, normalizer, peak), exponential)
+        return h, cell, normalizer, peak
+
+    @torch.library.custom_op(f"archlab::{name}_back", mutates_args=())
+    def backward(
+        gradients: list[Tensor],
+        raw: Tensor,
+        recurrent: Tensor,
+        steps: list[Tensor],
+        before: list[Tensor],
+        exponential: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        draw, dh, dcell, dnormalizer = backward_loop(gradients, raw, recurrent, steps, before, exponential)
+        return draw, dh, dcell, dnormalizer
+
+    def differentiate(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gates, recurrent, start, *before, h, cell, normalizer, peak = ctx.saved_tensors
+        h_before = torch.cat((start[:, None], h[:, :-1]), 1)
+        raw = gates + torch.einsum("bthj,ghjk->btghk", h_before, recurrent)
+        steps = [cell, normalizer, peak]
+        draw, *dstart = backward(list(gradients[:3]), raw, recurrent, steps, before, ctx.exponential)
+        return draw, torch.einsum("bthj,btghk->ghjk", h_before, draw), *dstart, None, None
+
+    forward.register_fake(_empty_steps)
+    backward.register_fake(_empty_gradients)
+    forward.register_autograd(differentiate, setup_context=_setup_context)
+    register_flop_formula(getattr(torch.ops.archlab, name))(_flops)
+    register_flop_formula(getattr(torch.ops.archlab, f"{name}_back"))(_backward_flops)
+
+    def run(gates: Tensor, recurrent: Tensor, state: SLSTMState, exponential: bool) -> tuple[Tensor, SLSTMState]:
+        steps = forward(gates, recurrent, *state, exponential)
+        return steps[0], SLSTMState(*(part[:, -1].clone() for part in steps))
+
+    return run
+
+
+def _empty_steps(gates: Tensor, recurrent: Tensor, h: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(gates.new_empty(*gates.shape[:2], *h.shape[1:]) for _ in range(4))
+
+
+def _empty_gradients(gradients: list[Tensor], raw: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return raw.new_empty(raw.shape), *(raw.new_empty(raw.shape[0], *raw.shape[3:]) for _ in range(3))
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:6], *output)
     ctx.exponential = inputs[6]
 
 
-def _differentiate(ctx: Any, dh: Tensor, dcell: Tensor, dnormalizer: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    gates, recurrent, start, *before, h, cell, normalizer, peak = ctx.saved_tensors
-    h_before = torch.cat((start[:, None], h[:, :-1]), 1)
-    raw = gates + torch.einsum("bthj,ghjk->btghk", h_before, recurrent)
-    draw, *dstart = _backward(dh, dcell, dnormalizer, raw, recurrent, before, cell, normalizer, peak, ctx.exponential)
-    return draw, torch.einsum("bthj,btghk->ghjk", h_before, draw), *dstart, None, None
-
-
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
-
 # Of one channel and step, beside the products: what the equations have, each function of a number counted as one.
 _FLOPS, _BACKWARD_FLOPS = 18, 45
 
 
-def _flops(gates_BTGHW: Sizes, recurrent_GHWW: Sizes, *_: Any, **__: Any) -> int:
+def _flops(gates_BTGHW: Sizes, *_: Any, **__: Any) -> int:
     B, T, G, H, W = gates_BTGHW
     return B * T * H * W * (2 * G * W + _FLOPS)
 
 
-def _backward_flops(dh_BTHW: Sizes, *_: Any, **__: Any) -> int:
-    return prod(dh_BTHW) * (8 * dh_BTHW[-1] + _BACKWARD_FLOPS)
+def _backward_flops(gradients: Any, raw_BTGHW: Sizes, *_: Any, **__: Any) -> int:
+    B, T, G, H, W = raw_BTGHW
+    return B * T * H * W * (2 * G * W + _BACKWARD_FLOPS)
 
 
-register_flop_formula(torch.ops.archlab.slstm)(_flops)
-register_flop_formula(torch.ops.archlab.slstm_back)(_backward_flops)
+_in_a_loop = define_operation("slstm_loop", forward_steps, backward_steps)
 
 
-def slstm_backends() -> dict[tuple[str, str], Callable[..., Any]]:
-    """Return the opaque operation as the backend on every device that models are run on."""
-    return {("slstm", device_type): _opaque for device_type in ("cpu", "cuda")}
+def slstm_backends() -> dict[tuple[str, str], Backend]:
+    """Return the operation in a loop of PyTorch's operations as the backend of every device that models are run on."""
+    return {("slstm", device_type): _in_a_loop for device_type in ("cpu", "cuda")}
 
 
+@cache
 def register_slstm_backends() -> None:
-    """Register the opaque operation."""
+    """Register the operation, for a native backend to replace."""
     for (name, device_type), backend in slstm_backends().items():
         register_backend(name, device_type, backend)

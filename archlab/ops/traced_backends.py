@@ -12,4 +12,4 @@ from archlab.ops.slstm import slstm_backends
 
 def traced_backends() -> dict[tuple[str, str], Callable[..., Any]]:
     """Return all that a training step may have, as every trace has them: their operations need shapes alone."""
-    return native_backends() | grouped_backends() | slstm_backends()
+    return slstm_backends() | native_backends() | grouped_backends()

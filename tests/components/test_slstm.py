@@ -66,10 +66,11 @@ def test_heads_do_not_read_each_other():
     assert not torch.isclose(y[..., :WIDTH], other[..., :WIDTH]).any(-1).all()
 
 
-def test_cells_stay_wide_under_autocast():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cells_stay_wide_under_autocast(dtype):
     with torch.autocast("cpu", torch.bfloat16):
-        y, state = build(torch.float32)(inputs(9).float())
-    assert y.dtype == torch.bfloat16
+        y, state = build(torch.float32)(inputs(9).to(dtype))
+    assert y.dtype == dtype
     assert all(state[name].dtype == torch.float32 for name in ("h", "cell", "normalizer", "peak"))
 
 

@@ -4,28 +4,17 @@ from conftest import needs_compiler
 from streams import assert_same_gradients
 
 from archlab.ops import dispatch, native
-from archlab.ops.slstm import (
-    SLSTMState,
-    backward_steps,
-    forward_steps,
-    init_slstm_state,
-    register_slstm_backends,
-    slstm,
-    slstm_reference,
-)
+from archlab.ops.slstm import SLSTMState, init_slstm_state, slstm, slstm_backends, slstm_reference
 
 SIZES = [(1, 1, 3), (2, 3, 5), (9, 2, 4), (23, 1, 17), (12, 3, 1)]
-STEPS = {"slstm_forward": forward_steps, "slstm_backward": backward_steps}
+BACKENDS = {"loop": slstm_backends()["slstm", "cpu"], "native": native.slstm.slstm}
 
 
-@pytest.fixture(autouse=True, params=["pytorch", pytest.param("native", marks=needs_compiler)])
+@pytest.fixture(autouse=True, params=["loop", pytest.param("native", marks=needs_compiler)])
 def backend(request, monkeypatch):
-    """Run every test with PyTorch's loops, and with the C++ ones."""
-    monkeypatch.setattr(dispatch, "_BACKENDS", {})
-    register_slstm_backends()
-    for name, loop in STEPS.items():
-        form = getattr(native.slstm, name) if request.param == "native" else loop
-        dispatch.register_backend(name, "cpu", form)
+    """Run every test with the loop of PyTorch's operations, and with the C++ one."""
+    monkeypatch.setattr(dispatch, "_BACKENDS", {("slstm", "cpu"): BACKENDS[request.param]})
+    return {"loop": torch.ops.archlab.slstm_loop, "native": torch.ops.archlab.slstm}[request.param].default
 
 
 def draw(num_tokens, num_heads, width, dtype=torch.float64, carried=True):
@@ -119,6 +108,6 @@ def test_compiles_without_a_graph_break():
     assert_same_gradients(ours, expected, [gates, recurrent, *state[:3]])
 
 
-def test_custom_ops_are_registered_correctly():
+def test_custom_ops_are_registered_correctly(backend):
     gates, recurrent, state = draw(5, 2, 3)
-    torch.library.opcheck(torch.ops.archlab.slstm.default, (gates, recurrent, *state, False))
+    torch.library.opcheck(backend, (gates, recurrent, *state, False))

@@ -14,8 +14,7 @@ OPERATIONS = {
     "causal_attention": causal_attention,
     "diagonal_scan": diagonal_scan,
     "selective_scan": selective_scan,
-    "slstm_backward": slstm,
-    "slstm_forward": slstm,
+    "slstm": slstm,
 }
 
 
