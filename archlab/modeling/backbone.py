@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from archlab.modeling.state import State
 
 Features: TypeAlias = Callable[..., tuple[Tensor, "State"]]
+FurtherTargets: TypeAlias = Callable[[Tensor, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
+LossTerms: TypeAlias = Callable[[Tensor, Tensor], list[tuple[Tensor, Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ class Backbone(Protocol):
         num_outputs: Number of logits, or None, which leaves it unchecked against the task.
         per_sample: Whether logits are [B, V], one per sample, rather than [B, T, V].
         head: The module from features to logits. Its `matrix` [V, D], if any, is the weight that features are
-            multiplied by, without a bias; its `soft_cap` c, if any, bounds each product z as c tanh(z / c).
+            multiplied by, without a bias; its `soft_cap` c, if any, bounds each product z as c tanh(z / c). A head
+            whose logits are no such products has `loss_terms(x_ND, target_N)` instead, if any: features, a weight and
+            targets for each of the linear cross-entropies whose sum is the loss; `matrices` are their weights. One that
+            predicts further tokens in training has `further_targets(x_BTD, inputs_BT, targets_BT)`, which yields
+            features and targets of each, and the factor `further_weight` of their losses.
         features: Everything below the head: inputs and state to features [B, T, D] and state. With `head.matrix` it
             allows the loss to be computed in chunks of logits.
         output_split: Set where ranks divide the rows of `head.matrix`.
@@ -113,6 +119,30 @@ def output_weight(model: nn.Module) -> Tensor | None:
     head = _read(model, Backbone, "head")
     matrix: Tensor | None = getattr(head, "matrix", None)
     return None if get_features(model) is None else matrix
+
+
+def get_loss_terms(model: nn.Module) -> LossTerms | None:
+    """Return the head's function from features and targets to the terms of the loss, or None where it has none."""
+    terms: LossTerms | None = getattr(_read(model, Backbone, "head"), "loss_terms", None)
+    return None if get_features(model) is None else terms
+
+
+def get_further_targets(model: nn.Module) -> FurtherTargets | None:
+    """Return the head's function from features to those of further tokens, with their targets, or None."""
+    further: FurtherTargets | None = getattr(_read(model, Backbone, "head"), "further_targets", None)
+    return None if get_features(model) is None else further
+
+
+def further_weight(model: nn.Module) -> float:
+    """Return the factor of the losses of further tokens."""
+    weight: float = _read(model, Backbone, "head").further_weight
+    return weight
+
+
+def output_weights(model: nn.Module) -> list[Tensor]:
+    """Return all weights of which the head's outputs are products."""
+    matrix = output_weight(model)
+    return list(getattr(_read(model, Backbone, "head"), "matrices", ())) if matrix is None else [matrix]
 
 
 def output_soft_cap(model: nn.Module) -> float:

@@ -25,6 +25,7 @@ from archlab.ops.gpu_attention import register_gpu_attention
 from archlab.ops.grouped_linear import register_grouped_backends
 from archlab.ops.native import register_native_backends
 from archlab.ops.rotary import register_opaque_ops
+from archlab.ops.slstm import register_slstm_backends
 from archlab.ops.triton import register_triton_backends
 from archlab.runtime.matmul_precision import select_matmul_precision
 from archlab.runtime.vector_math import warm_up_vector_math
@@ -55,6 +56,7 @@ def configure_backends() -> None:
     # Before any thread pool computes: exp is inexact in a process's first call if that call is multithreaded.
     warm_up_vector_math()
     select_matmul_precision()
+    register_slstm_backends()  # which a native one replaces
     register_native_backends()
     register_triton_backends()
     register_gpu_attention()

@@ -21,7 +21,7 @@ from archlab.config.spec import Spec
 from archlab.config.train_config import TrainConfig
 from archlab.config.widths import scale_widths
 from archlab.errors import ConfigError
-from archlab.modeling.backbone import iter_blocks, output_weight
+from archlab.modeling.backbone import iter_blocks, output_weights
 from archlab.modeling.param_roles import PATH, DeclaredParam, branch_params, declared_params, read_number
 
 
@@ -163,8 +163,8 @@ def _check_base(model: nn.Module, base: nn.Module) -> None:
 
 
 def _check_output(model: nn.Module, declared: Mapping[str, DeclaredParam]) -> None:
-    weight = output_weight(model)
-    name = next((name for name, parameter in model.named_parameters() if parameter is weight), None)
-    if name is not None and declared[name].param.role != "output":
-        problem = f"is {name!r}, whose role is {declared[name].param.role}: no one scale serves both ends"
-        raise ConfigError(PATH, f"the head's matrix {problem}; use a head that is not tied")
+    weights = {id(weight) for weight in output_weights(model)}
+    for name in (name for name, parameter in model.named_parameters() if id(parameter) in weights):
+        if declared[name].param.role != "output":
+            problem = f"is {name!r}, whose role is {declared[name].param.role}: no one scale serves both ends"
+            raise ConfigError(PATH, f"the head's matrix {problem}; use a head that is not tied")

@@ -19,7 +19,7 @@ from archlab.modeling.backbone import is_per_sample, iter_blocks
 from archlab.modeling.build import validate
 from archlab.modeling.compile import trace_activation_checkpointing
 from archlab.modeling.fake_model import on_fake_cpu
-from archlab.modeling.loss import total_loss
+from archlab.modeling.loss import training_losses
 from archlab.modeling.optimizer import optimizer_bytes, update_flops, update_rule
 from archlab.modeling.repeated_blocks import restore_forward, skip_repeated_blocks
 from archlab.modeling.repeated_costs import RepeatedBlocks
@@ -158,9 +158,9 @@ def step_loss(
 ) -> tuple[Tensor, State]:
     """Return the loss of a micro-batch and the last state; `keeps_casts` has autocast keep its copies of weights."""
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=keeps_casts):
-        total, state = total_loss(model, inputs, targets)
+        total, further, state = training_losses(model, inputs, targets)
     # As a training step weights them: means over targets and tokens.
-    return total / targets.numel() + auxiliary_loss(state).sum() / targets.numel(), state
+    return (total + further) / targets.numel() + auxiliary_loss(state).sum() / targets.numel(), state
 
 
 def _record_update(recorder: StepRecorder, size: int, moments: int, flops: int, train: TrainConfig) -> None:

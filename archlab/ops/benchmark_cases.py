@@ -16,6 +16,7 @@ from archlab.ops.diagonal_scan import Decay, diagonal_scan
 from archlab.ops.gated_linear import gated_linear
 from archlab.ops.linear_cross_entropy import linear_cross_entropy
 from archlab.ops.selective_scan import selective_scan
+from archlab.ops.slstm import init_slstm_state, slstm
 from archlab.ops.timestep_norm import timestep_norm
 
 B, T, D = 1, 4096, 512
@@ -51,6 +52,18 @@ def _selective_scan(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]
     return call, (x_BTD, dt_BTD, -A_DN, in_BTN, out_BTN)
 
 
+def _slstm(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
+    # Few steps of several samples: without a backend, a compiler unrolls them.
+    samples, steps, H = 16, min(T, 32), 4
+
+    def call(gates_BTGHW: Tensor, recurrent_GHWW: Tensor) -> Tensor:
+        return slstm(gates_BTGHW, recurrent_GHWW, init_slstm_state(gates_BTGHW[:, 0, 0]))[0]
+
+    shapes = ((samples, steps, 4, H, D // H), (4, H, D // H, D // H))
+    gates_BTGHW, recurrent_GHWW = (torch.randn(shape, device=device) for shape in shapes)
+    return call, (gates_BTGHW, recurrent_GHWW * (D // H) ** -0.5)
+
+
 def _timestep_norm(device: torch.device) -> tuple[Operation, tuple[Tensor, ...]]:
     G = 32
     count_B = torch.zeros(B, dtype=torch.int64, device=device)
@@ -82,6 +95,7 @@ CASES: dict[str, Callable[[torch.device], tuple[Operation, tuple[Tensor, ...]]]]
     "causal_attention": _causal_attention,
     "diagonal_scan": _diagonal_scan,
     "selective_scan": _selective_scan,
+    "slstm": _slstm,
     "timestep_norm": _timestep_norm,
     "gated_linear": _gated_linear,
     "logit_gradients": _logit_gradients,

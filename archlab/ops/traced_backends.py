@@ -8,6 +8,7 @@ from typing import Any
 from archlab.ops.gpu_attention import causal_attention
 from archlab.ops.grouped_linear import grouped_backends
 from archlab.ops.native import native_backends
+from archlab.ops.slstm import slstm_backends
 
 
 def traced_backends(device: str) -> dict[tuple[str, str], Callable[..., Any]]:
@@ -15,7 +16,7 @@ def traced_backends(device: str) -> dict[tuple[str, str], Callable[..., Any]]:
 
     A trace for a GPU takes place on a CPU too. Mamba's scan has no kernel there, and others keep what those in C++ do.
     """
-    own = native_backends()
+    own = slstm_backends() | native_backends()
     if device == "cuda":
         del own["selective_scan", "cpu"]
         own["causal_attention", "cpu"] = causal_attention

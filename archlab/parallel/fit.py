@@ -13,7 +13,7 @@ from archlab.config.train_config import OPTIMIZER_PATH, TrainConfig
 from archlab.data.documents import NUM_GROUPS, Document, group_by_length
 from archlab.data.task import Task
 from archlab.errors import ConfigError
-from archlab.modeling.backbone import is_causal, is_per_sample
+from archlab.modeling.backbone import get_further_targets, is_causal, is_per_sample
 from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.optimizer import update_rule
 from archlab.modeling.step_trace import trace_step
@@ -65,6 +65,8 @@ def _require_stream(experiment: Experiment, model: nn.Module, layout: Layout) ->
         problem = "the model answers once a sample, and not at every step"
     elif task.vocab_size is None:
         problem = f"the inputs of the task {experiment.task.name!r} are no tokens"
+    elif get_further_targets(model) is not None:
+        problem = "its head predicts further tokens, of which another rank has some"
     elif experiment.train.documents == "separate":
         problem = "train.documents has rows of many lengths: divide by shard"
     else:

@@ -62,8 +62,9 @@ def divide_model(model: nn.Module, axis: RankAxis) -> None:
         _divide_vocabulary(member, cuts)
     setattr(model, _CUTS, cuts)
     if outputs is not None:
-        head: nn.Module = model.head  # type: ignore[assignment]  # which may read the embedding's weight
-        if "forward" not in vars(head):
+        head: nn.Module = model.head  # type: ignore[assignment]
+        # A tied one reads the embedding's weight; one with a weight of its own, or of a head inside, is divided above.
+        if model.get_submodule(outputs.rpartition(".")[0]) not in list(head.modules()):
             head.forward = partial(_output, head.forward, cuts[outputs])
         model.output_split = OutputSplit(cuts[outputs].begin, cuts[outputs].group)  # type: ignore[assignment]
 

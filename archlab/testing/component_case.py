@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from archlab.config.spec import Spec, parse
 from archlab.errors import ArchlabError, ConfigError
-from archlab.modeling.backbone import is_causal, is_per_sample
+from archlab.modeling.backbone import get_further_targets, is_causal, is_per_sample
 from archlab.modeling.build import build, build_on_meta
+from archlab.modeling.loss import training_losses
 from archlab.modeling.state import auxiliary_loss, max_context
 
 PLACEHOLDER = "HERE"
@@ -104,12 +105,18 @@ def is_stream(case: ComponentCase, model: nn.Module) -> bool:
 
 
 def loss_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return a loss that depends on every output: cross entropy with arbitrary targets, plus the auxiliary loss."""
+    """Return a loss that depends on every output: cross entropy with arbitrary targets, plus the auxiliary loss.
+
+    And, as in training, plus the losses of further tokens.
+    """
     logits, state = model(inputs)
     logits_NV = logits.flatten(0, -2)
     # 7 shares no factor with the sizes of the reference models, so that every output is a target.
     targets_N = torch.arange(len(logits_NV), device=logits.device) * 7 % logits_NV.shape[-1]
-    return F.cross_entropy(logits_NV, targets_N) + auxiliary_loss(state).mean()
+    loss = F.cross_entropy(logits_NV, targets_N) + auxiliary_loss(state).mean()
+    if get_further_targets(model) is None:
+        return loss
+    return loss + training_losses(model, inputs, targets_N.view(logits.shape[:-1]))[1] / len(targets_N)
 
 
 class CheckFailed(ArchlabError):

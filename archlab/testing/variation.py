@@ -64,7 +64,11 @@ def _values(knob: Knob, rng: random.Random, depth: int) -> Iterator[Any]:
 def _values_of_type(expected: Any, default: Any) -> Iterator[Any]:
     """Yield a few values of a knob's type, near its default."""
     for member in union_members(expected):
-        values = get_args(member.type) if get_origin(member.type) is Literal else _scalar_values(member.type, default)
+        origin, args = get_origin(member.type), get_args(member.type)
+        if origin is list:
+            yield from ([], *([value] for value in _values_of_type(args[0], None)))
+            continue
+        values = args if origin is Literal else _scalar_values(member.type, default)
         yield from (value for value in values if all(value in limit for limit in member.ranges))
 
 

@@ -20,7 +20,7 @@ from archlab.modeling.budget import resolve_budget
 from archlab.modeling.build import build, validate
 from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
 from archlab.modeling.cost import Cost, estimate_cost
-from archlab.modeling.loss import count_targets, total_loss
+from archlab.modeling.loss import count_targets, training_losses
 from archlab.modeling.optimizer import saved_shapes
 from archlab.modeling.parametrization import parametrize
 from archlab.modeling.state import State, auxiliary_loss, update_sums
@@ -213,13 +213,13 @@ class TrainStep:
 
         def forward(inputs: Tensor, targets: Tensor, initial: State | None = None) -> tuple[Tensor, State]:
             nonlocal loss
-            total, auxiliary, state = self._losses(inputs, targets, initial)
+            total, further, auxiliary, state = self._losses(inputs, targets, initial)
             loss = loss + total.detach() / num_targets
             for path, counted in update_sums(state).items():
                 sums[path] = counted * self._has_end + sums.get(path, 0)
             # Layers' own losses are means over tokens, of which every one adds to them, asked for or not. Ranks that
             # divide heads and channels each have their part of the loss: see archlab.ops.rank_sum.
-            return (total / num_targets + auxiliary / num_tokens) / self.ranks.layout.tensor, state
+            return ((total + further) / num_targets + auxiliary / num_tokens) / self.ranks.layout.tensor, state
 
         for inputs, targets in batches:
             if self._carry is not None:
@@ -237,15 +237,15 @@ class TrainStep:
         """Return inputs and targets of a micro-batch of this rank, on the CPU."""
         return self.work.batches(self.task, self.step, micro_batch)
 
-    def _losses(self, inputs: Tensor, targets: Tensor, initial: State | None) -> tuple[Tensor, Tensor, State]:
-        """Return the sums of the loss over the targets and of the layers' auxiliary losses over the tokens."""
+    def _losses(self, inputs: Tensor, targets: Tensor, initial: State | None) -> tuple[Tensor, Tensor, Tensor, State]:
+        """Return the sums of the loss over the targets, of those of further tokens, and of the layers' own losses."""
         inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in (inputs, targets))
         unshard(self.model)
         # Its cache would keep every block's weights in bfloat16, and a sharded rank has but one block whole at a time.
         keep, bfloat16 = self.ranks.layout.shard == 1, self.train.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=keep):
-            total, state = total_loss(self.model, inputs, targets, initial)
-        return total, auxiliary_loss(state).sum() * self._has_end, state
+            total, further, state = training_losses(self.model, inputs, targets, initial)
+        return total, further, auxiliary_loss(state).sum() * self._has_end, state
 
     def _require_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):

@@ -18,7 +18,8 @@ class LanguageModelHead(nn.Module):
     """Logits of every token of the vocabulary, from a weight of its own or the embedding's (arXiv:1608.05859).
 
     x: [B, T, D] -> [B, T, V] in at least float32.
-    Raises ValueError where a tied head has num_outputs other than the vocabulary's size.
+    Raises ValueError where a tied head has num_outputs other than the vocabulary's size, or the embedding no weight
+    [V, D].
 
     Args:
         tied: Whether the weight is that of the embedding.
@@ -47,6 +48,8 @@ class LanguageModelHead(nn.Module):
             raise ValueError("needs num_outputs, or a model with a vocab_size")
         if tied and num_outputs != vocab_size:
             raise ValueError(f"a tied head has vocab_size {vocab_size} outputs, not num_outputs {num_outputs}")
+        if tied and not hasattr(embedding, "weight"):
+            raise ValueError(f"a tied head has the embedding's weight [V, D], which {type(embedding).__name__} lacks")
         self.init, self.num_outputs, self.soft_cap = init, num_outputs, soft_cap
         self._tied = (embedding,) if tied else ()  # a tuple hides the embedding, whose weight must have one name
         self.register_parameter("weight", None if tied else nn.Parameter(torch.empty(num_outputs, dim)))

@@ -104,21 +104,25 @@ class HeadLinear(nn.Module):
     x: [B, T, H, W] -> [B, T, H, W].
     """
 
-    def __init__(self, num_heads: int, size: int) -> None:
+    bias: nn.Parameter | None
+
+    def __init__(self, num_heads: int, size: int, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_heads, size, size))
-        self.bias = nn.Parameter(torch.empty(num_heads, size))
+        self.register_parameter("bias", nn.Parameter(torch.empty(num_heads, size)) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw weights that keep the variance of their inputs, as LeCun's, and zero the bias."""
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x_BTHW: Tensor) -> Tensor:
         """Multiply each head by its matrix."""
         product_HRW = x_BTHW.flatten(0, 1).transpose(0, 1) @ self.weight.to(x_BTHW.dtype)
-        return product_HRW.transpose(0, 1).unflatten(0, x_BTHW.shape[:2]) + self.bias.to(x_BTHW.dtype)
+        y_BTHW = product_HRW.transpose(0, 1).unflatten(0, x_BTHW.shape[:2])
+        return y_BTHW if self.bias is None else y_BTHW + self.bias.to(x_BTHW.dtype)
 
 
 def _root(log_decay: Tensor) -> Tensor:

@@ -49,9 +49,12 @@ SMALL = {
         "layers": [{"mixer": {"type": "attention", "attention": SOFTMAX}}],
         "local_layers": [{"mixer": "attention"}],
     },
+    ("embedding", "adaptive"): {"cutoffs": [5, 9], "factor": 2},
     ("embedding", "patches"): {"patch_size": 4, "num_channels": 3},
     ("embedding", "frames"): {"frame_size": 3, "num_channels": 1},
+    ("head", "adaptive"): {"cutoffs": [5, 9], "factor": 2},
     ("head", "classifier"): {"num_outputs": 3},
+    ("head", "multi_token"): {"depth": 2, "layer": {"mixer": {"type": "attention", "attention": SOFTMAX}}},
     ("layer", "block"): {"mixer": {"type": "attention", "attention": SOFTMAX}},
     ("mixer", "attention"): {"attention": SOFTMAX},
     ("mixer", "block_recurrent"): {"block_size": 4, "num_states": 3},
@@ -100,6 +103,25 @@ SWITCHED_ON = {
         {"value_residual": True, "value_rank": 3, "head_dim": 8, "decay_rank": 4, "rate_rank": 5, "gate_rank": 6},
     ),
     "inner_norm": ("mixer", "mamba", {"inner_norm": "rms"}),
+    "timestep-decay": ("norm", "timestep", {"num_groups": 4, "decay": 0.8}),
+    "adaptive-tied": ("head", "adaptive", {"tied": True, "tied_projections": True}),
+    "factored-tied": ("head", "factored", {"tied": True}),
+    "multi_token-tied": (
+        "head",
+        "multi_token",
+        {
+            "layer": {"mixer": {"type": "attention", "attention": SOFTMAX}},
+            "head": {"type": "language_model", "tied": True},
+        },
+    ),
+    "multi_token-adaptive": (
+        "head",
+        "multi_token",
+        {
+            "layer": {"mixer": {"type": "attention", "attention": SOFTMAX}},
+            "head": {"type": "adaptive", "tied": True},
+        },
+    ),
     "logits-soft_cap": ("head", "language_model", {"soft_cap": 5.0}),
     "output_norm": (
         "layer",

@@ -8,7 +8,8 @@ from streams import assert_one_stream, assert_same_gradients
 
 from archlab.config.registry import find
 
-NAMES = ["cema", "ema", "s4d"]
+NAMES = ["cema", "ema", "lru", "s4d"]
+LOG_DECAYS = {"s4d": ("log_rate",), "lru": ("nu_log",)}
 random_sizes = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 sizes = {
     "dim": st.integers(1, 5),
@@ -90,6 +91,20 @@ def state_space(layer, x, h):
     return torch.stack(outputs, 1), torch.view_as_real(h)
 
 
+def recurrent_unit(layer, x, h):
+    """The Linear Recurrent Unit's equations with its matrices: all states in one vector, of which B and C pick some."""
+    (B, T, D), N = x.shape, layer.nu_log.shape[1]
+    eigenvalues = torch.exp(torch.complex(-layer.nu_log.exp(), layer.theta_log.exp())).flatten()
+    gamma, into = layer.gamma_log.exp().flatten(), torch.block_diag(*[torch.ones(N, 1, dtype=x.dtype)] * D)
+    out = torch.block_diag(*torch.view_as_complex(layer.read)[:, None])
+    # The layer's state is the paper's divided by gamma.
+    state, outputs = gamma * torch.view_as_complex(h).flatten(1), []
+    for t in range(T):
+        state = eigenvalues * state + gamma * (x[:, t] @ into.T)
+        outputs.append((state @ out.T).real + layer.skip * x[:, t])
+    return torch.stack(outputs, 1), torch.view_as_real((state / gamma).view(B, D, N))
+
+
 @pytest.mark.slow
 @random_sizes
 @given(**sizes)
@@ -107,6 +122,12 @@ def test_ema_agrees_with_its_equations(dim, num_dims, num_tokens, seed, carried)
 @given(**sizes)
 def test_s4d_agrees_with_its_equations(dim, num_dims, num_tokens, seed, carried):
     check("s4d", state_space, dim, num_dims, num_tokens, seed, carried)
+
+
+@random_sizes
+@given(**sizes)
+def test_lru_agrees_with_its_equations(dim, num_dims, num_tokens, seed, carried):
+    check("lru", recurrent_unit, dim, num_dims, num_tokens, seed, carried)
 
 
 def test_s4d_is_the_differential_equation_with_the_input_held():
@@ -145,7 +166,7 @@ def test_rows_of_a_batch_are_strangers(name):
 @pytest.mark.parametrize("level", [-40.0, 40.0])
 def test_saturated_decays_stay_finite(name, level):
     layer = build(name).float()
-    for parameter in ("log_rate",) if name == "s4d" else ("alpha", "delta"):
+    for parameter in LOG_DECAYS.get(name, ("alpha", "delta")):
         torch.nn.init.constant_(getattr(layer, parameter), level)
     x = torch.randn(1, 130, 3, requires_grad=True)
     y, state = layer(x)
@@ -216,6 +237,30 @@ def test_s4d_may_begin_with_an_inverse_law_near_the_highest_frequencies_of_hippo
 def test_s4d_refuses_steps_in_the_wrong_order():
     with pytest.raises(ValueError, match=r"dt_min 0.2 is above dt_max 0.1"):
         find("ema", "s4d").cls(4, dt_min=0.2)
+
+
+def test_lru_begins_evenly_in_a_ring_with_states_of_size_one():
+    torch.manual_seed(0)
+    layer = find("ema", "lru").cls(200, num_dims=50, r_min=0.4, r_max=0.9, max_phase=1.5).double()
+    radius, angle = torch.exp(-layer.nu_log.exp()), layer.theta_log.exp()
+    share = ((radius**2 - 0.4**2) / (0.9**2 - 0.4**2)).flatten().sort().values
+    torch.testing.assert_close(share, torch.linspace(0, 1, 10_000).double(), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        angle.flatten().sort().values, torch.linspace(0, 1.5, 10_000).double(), rtol=0, atol=0.03
+    )
+    h = layer(torch.randn(20, 90, 200, dtype=torch.float64))[1]["h"] * layer.gamma_log.exp()[..., None]
+    assert h.square().sum(-1).mean().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("radii", [(0.0, 1e-9), (1.0, 1.0)])
+def test_lru_is_finite_at_the_ends_of_its_ring(radii):
+    layer = find("ema", "lru").cls(5, num_dims=3, r_min=radii[0], r_max=radii[1])
+    assert all(parameter.isfinite().all() for parameter in layer.parameters())
+
+
+def test_lru_refuses_radii_in_the_wrong_order():
+    with pytest.raises(ValueError, match=r"r_min 0.9 is above r_max 0.5"):
+        find("ema", "lru").cls(4, r_min=0.9, r_max=0.5)
 
 
 def test_no_ema_is_the_identity():

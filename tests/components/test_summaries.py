@@ -11,6 +11,7 @@ from archlab.components.attention._shape import AttentionShape
 from archlab.components.attention.softmax import SoftmaxAttention
 from archlab.components.ema.cema import ComplexEMA
 from archlab.components.ema.ema import DampedEMA
+from archlab.components.ema.lru import LinearRecurrentUnit
 from archlab.components.ema.s4d import DiagonalStateSpace
 from archlab.components.ema.short_conv import ShortConvolution
 from archlab.components.norm.timestep import TimestepNorm
@@ -22,11 +23,13 @@ from archlab.testing import ComponentCase
 LAYERS = {
     "ema": lambda: DampedEMA(6, num_dims=3),
     "cema": lambda: ComplexEMA(6, num_dims=3),
+    "lru": lambda: LinearRecurrentUnit(6, num_dims=3),
     "s4d": lambda: DiagonalStateSpace(6, num_dims=3),
     "short_conv": lambda: ShortConvolution(6, kernel_size=4),
     "long_conv": lambda: ShortConvolution(6, kernel_size=12),
     "one_tap": lambda: ShortConvolution(6, kernel_size=1),
     "timestep": lambda: TimestepNorm(6, num_groups=2),
+    "forgetting_timestep": lambda: TimestepNorm(6, num_groups=2, decay=0.8),
 }
 WINDOWS = [("full", 24), ("sliding", 3), ("sliding", 9), ("chunk", 3), ("chunk", 4), ("chunk", 10)]
 PIECES, STEPS = 4, 6

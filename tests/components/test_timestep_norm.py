@@ -9,9 +9,9 @@ from archlab.config.registry import find
 EPS = 1e-3
 
 
-def build(dim=6, num_groups=2, eps=EPS):
+def build(dim=6, num_groups=2, eps=EPS, decay=1.0):
     torch.manual_seed(0)
-    layer = find("norm", "timestep").cls(dim, num_groups=num_groups, eps=eps).double()
+    layer = find("norm", "timestep").cls(dim, num_groups=num_groups, eps=eps, decay=decay).double()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     return layer
@@ -40,6 +40,19 @@ def welford(layer, x, state):
     return torch.stack(outputs, 1), n[:, 0], mean, var
 
 
+def weighted(layer, x):
+    """Compute the mean and variance of all steps so far anew at each step, weighted by powers of the decay."""
+    outputs = []
+    for t in range(x.shape[1]):
+        groups = x[:, : t + 1].unflatten(-1, (layer.num_groups, -1))
+        age = torch.arange(t, -1, -1, dtype=torch.float64)
+        share = (layer.decay**age / (layer.decay**age).sum())[:, None]
+        mean = (share * groups.mean(-1)).sum(1)
+        var = (share * (groups - mean[:, None, :, None]).square().mean(-1)).sum(1)
+        outputs.append(((groups[:, -1] - mean[..., None]) / (var[..., None] + layer.eps).sqrt()).flatten(-2))
+    return torch.stack(outputs, 1) * (1 + layer.weight) + layer.bias, mean, var
+
+
 def together(y, mean, var):
     return torch.cat([y.flatten(), mean.flatten(), var.flatten()])
 
@@ -58,6 +71,44 @@ def test_agrees_with_welford(num_tokens, num_groups, counts):
     assert_same_gradients(together(y, last["mean"], last["var"]), together(expected, mean, var), leaves)
 
 
+@pytest.mark.parametrize("decay", [0.3, 0.97])
+@pytest.mark.parametrize("num_tokens", [1, 2, 9, 67])
+def test_a_decay_weights_steps_by_their_age(num_tokens, decay):
+    layer = build(decay=decay)
+    x = (torch.randn(3, num_tokens, 6, dtype=torch.float64) * 0.3 + 2).requires_grad_()
+    y, last = layer(x)
+    ours = together(y, last["mean"], last["var"])
+    assert_same_gradients(ours, together(*weighted(layer, x)), [x, *layer.parameters()])
+
+
+def test_a_decay_of_one_forgets_nothing_and_one_near_it_almost_nothing():
+    x, kept = torch.randn(2, 70, 6, dtype=torch.float64), build()
+    torch.testing.assert_close(build(decay=1 - 1e-13)(x)[0], kept(x)[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_decay_follows_a_level_that_has_changed_long_ago():
+    layer = build(64, 4, eps=1e-5, decay=0.99).float()
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    x = torch.cat((torch.randn(2, 5000, 64), 1000 + torch.randn(2, 3000, 64)), 1)
+    torch.testing.assert_close(layer(x)[0].double(), weighted_late(layer, x.double()), rtol=0, atol=1e-4)
+
+
+def weighted_late(layer, x):
+    """Return outputs by a recurrence of both moments in float64."""
+    first, second, total, outputs = 0.0, 0.0, 0.0, []
+    for groups in x.unflatten(-1, (layer.num_groups, -1)).unbind(1):
+        total = layer.decay * total + 1
+        first, second = (
+            layer.decay * old + new for old, new in ((first, groups.mean(-1)), (second, groups.square().mean(-1)))
+        )
+        mean = first / total
+        var = second / total - mean.square()
+        outputs.append(((groups - mean[..., None]) / (var[..., None] + layer.eps).sqrt()).flatten(-2))
+    return torch.stack(outputs, 1)
+
+
 def test_what_stands_before_the_first_step_has_no_weight():
     layer, x = build(), torch.randn(2, 5, 6, dtype=torch.float64)
     state = carried((0, 0))
@@ -66,10 +117,11 @@ def test_what_stands_before_the_first_step_has_no_weight():
     assert not any(g.any() for g in torch.autograd.grad(y.square().sum(), [state["mean"], state["var"]]))
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.8])
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(cuts=st.lists(st.integers(1, 29), max_size=5), seed=st.integers(0, 99))
-def test_calls_cut_in_time_equal_one_call_and_its_gradients(cuts, seed):
-    layer, state, outputs = build(), carried((0, 7)), []
+def test_calls_cut_in_time_equal_one_call_and_its_gradients(decay, cuts, seed):
+    layer, state, outputs = build(decay=decay), carried((0, 7)), []
     torch.manual_seed(seed)
     x = torch.randn(2, 30, 6, dtype=torch.float64, requires_grad=True)
     whole, last = layer(x, state)
@@ -82,8 +134,9 @@ def test_calls_cut_in_time_equal_one_call_and_its_gradients(cuts, seed):
     assert torch.equal(state["count"], last["count"])
 
 
-def test_streams():
-    assert_one_stream(build(), torch.randn(2, 9, 6, dtype=torch.float64))
+@pytest.mark.parametrize("decay", [1.0, 0.8])
+def test_streams(decay):
+    assert_one_stream(build(decay=decay), torch.randn(2, 9, 6, dtype=torch.float64))
 
 
 def worst(layer, x, state, sizes):

@@ -34,6 +34,8 @@ PUBLISHED = {
     "rwkv7_0b1": 191_034_624,
     "rwkv7_1b5": 1_527_404_544,
     "deit_b": 86_567_656,
+    "adaptive_transformer_wt103": 246_933_504,
+    "mega_wt103": 252_180_480,
     "megalodon_7b": 7_385_817_088,
 }
 

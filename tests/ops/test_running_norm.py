@@ -49,6 +49,15 @@ def test_agrees_with_the_reference_and_so_do_its_gradients(size, count):
     assert_same_gradients(ours, reference, leaves if count else leaves[:3])
 
 
+@pytest.mark.parametrize("count", [0, 9])
+@pytest.mark.parametrize("size", SIZES)
+def test_decayed_statistics_agree_with_the_reference_and_so_do_their_gradients(size, count):
+    inputs = draw(*size, count)
+    forms = (form(*inputs, 1e-5, 0.7) for form in (timestep_norm, timestep_norm_reference))
+    leaves = [a for a in inputs if a.requires_grad]
+    assert_same_gradients(*map(together, forms), leaves if count else leaves[:3])
+
+
 @pytest.mark.slow
 def test_calls_cut_in_time_equal_one_call():
     x, scale, bias, count, mean, var = draw(37, 6, 2, 0)

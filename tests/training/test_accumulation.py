@@ -26,6 +26,10 @@ COMPRESSIVE = MIXER % "{type: compressive, window_size: 4, memory_size: 4, compr
 HEADS = {
     "language_model": (PLAIN,),
     "with an auxiliary loss": (COMPRESSIVE,),
+    "multi_token": (
+        PLAIN,
+        "model.head={type: multi_token, depth: 2, layer: {mixer: {type: attention, num_heads: 2}}}",
+    ),
     "reconstruction": (PLAIN, "model.head=reconstruction"),
     "classifier": (PLAIN, "model.head={type: classifier, num_outputs: 256}"),
 }

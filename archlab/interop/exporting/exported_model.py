@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from archlab.config.experiment import Experiment, load
 from archlab.data.tokenizers import ModelTokens
 from archlab.errors import ArchlabError
+from archlab.interop.exporting.training_parts import leave_out_training_parts
 from archlab.interop.standalone.render import module_name
 from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.build import build, build_on_meta
@@ -106,7 +107,8 @@ def _read(weights: Path, home: Path, origin: Mapping[str, Any]) -> ExportedModel
         if (home / "final" / WEIGHTS).is_file():
             note = ""
     tokens = read_tokens(home / "tokens") or find_tokens(home)
-    return ExportedModel(weights, experiment, _tensors(weights), tokens, {**known, **origin}, note)
+    experiment, tensors = leave_out_training_parts(experiment, _tensors(weights))
+    return ExportedModel(weights, experiment, tensors, tokens, {**known, **origin}, note)
 
 
 def _provenance(home: Path) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from archlab.ops.dispatch import register_backend
 
-from . import causal_attention, diagonal_scan, selective_scan
+from . import causal_attention, diagonal_scan, selective_scan, slstm
 
 OPERATIONS = {
     "causal_attention": causal_attention,
     "diagonal_scan": diagonal_scan,
     "selective_scan": selective_scan,
+    "slstm": slstm,
 }
 
 
