@@ -19,6 +19,11 @@ def layer_keys(num_layers: int, theirs: str, parts: Mapping[str, str | tuple[str
     return {f"{theirs}.{i}.{name}": prefixed(f"blocks.{i}", ours) for i in layers for name, ours in parts.items()}
 
 
+def rows_in_turn(sizes: Mapping[str, int], times: int) -> tuple[str, ...]:
+    """Return the names of a tensor's rows, which are so many of each parameter in turn: of each head, for one."""
+    return tuple(f"{name}[{i * size}:{(i + 1) * size}]" for i in range(times) for name, size in sizes.items())
+
+
 def knob(tree: Mapping[str, Any], part: str, name: str, default: Any) -> Any:
     """Return a knob of a part, or the default where part or knob is missing."""
     return tree.get(part, {}).get(name, default)
