@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from archlab.errors import ArchlabError
 from archlab.interop._formats import KeyMap
 
 
@@ -27,6 +28,14 @@ def rows_in_turn(sizes: Mapping[str, int], times: int) -> tuple[str, ...]:
 def knob(tree: Mapping[str, Any], part: str, name: str, default: Any) -> Any:
     """Return a knob of a part, or the default where part or knob is missing."""
     return tree.get(part, {}).get(name, default)
+
+
+def first_mixer(model: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the mixer of a model's first layer; raise ArchlabError where it is of another kind."""
+    mixer: dict[str, Any] = model["layers"][0]["mixer"]
+    if mixer["type"] != kind:
+        raise ArchlabError(f"layers[0].mixer.type is {kind!r} there and {mixer['type']!r} here")
+    return mixer
 
 
 def num_layers(model: Mapping[str, Any]) -> int:

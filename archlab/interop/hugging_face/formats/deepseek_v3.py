@@ -16,7 +16,7 @@ from archlab.interop.hugging_face.formats._experts import (
     is_sparse,
     sparse_key_map,
 )
-from archlab.interop.hugging_face.formats._names import layer_keys
+from archlab.interop.hugging_face.formats._names import first_mixer, layer_keys
 from archlab.interop.hugging_face.formats._rope import mscale, rope_fields, rope_position
 from archlab.interop.hugging_face.formats.olmoe import NAMES
 
@@ -160,7 +160,7 @@ def _experts(config: Fields) -> dict[str, Any]:
 
 def to_hf_config(model: Fields) -> dict[str, Any]:
     """Return the configuration closest to a model's YAML data."""
-    mixer, layers = model["layers"][0]["mixer"], sorted(model["layers"], key=is_sparse)
+    mixer, layers = first_mixer(model, "mla"), sorted(model["layers"], key=is_sparse)
     dense = takewhile(lambda layer: not is_sparse(layer), model["layers"])
     # The fields are those of the first layer: with a dense ffn, if there is one.
     return (

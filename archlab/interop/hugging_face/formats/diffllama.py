@@ -8,7 +8,7 @@ from typing import Any
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder
-from archlab.interop.hugging_face.formats._names import layer_keys
+from archlab.interop.hugging_face.formats._names import first_mixer, layer_keys
 from archlab.interop.hugging_face.formats._rope import rope_position
 
 FIELDS: dict[str, Any] = _decoder.FIELDS | {
@@ -80,7 +80,7 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
 
 def to_hf_config(model: Fields) -> dict[str, Any]:
     """Return the configuration closest to a model's YAML data."""
-    mixer = model["layers"][0]["mixer"]
+    mixer = first_mixer(model, "differential")
     return _decoder.decoder_fields(model) | {
         "attention_bias": mixer["bias"],
         "attention_dropout": 0.0,

@@ -18,7 +18,7 @@ from archlab.interop.hugging_face.formats._experts import (
     is_sparse,
     sparse_key_map,
 )
-from archlab.interop.hugging_face.formats._names import prefixed, rows_in_turn
+from archlab.interop.hugging_face.formats._names import knob, prefixed, rows_in_turn
 from archlab.interop.hugging_face.formats._rope import SHARE, partial_position, rope_fields
 from archlab.interop.hugging_face.formats._windows import FULL
 from archlab.interop.hugging_face.formats.olmoe import NAMES
@@ -208,11 +208,11 @@ def _expert_fields(model: Fields) -> dict[str, Any]:
 
 
 def _delta_fields(dim: int, mixer: Fields | None) -> dict[str, Any]:
-    if mixer is None:
+    if mixer is None or mixer["type"] != "gated_delta_net":
         return {}
     heads, values = mixer["num_heads"], mixer["num_heads"] * mixer["values_per_key"]
     return {
-        "linear_conv_kernel_dim": mixer["ema"]["kernel_size"],
+        "linear_conv_kernel_dim": knob(mixer, "ema", "kernel_size", 4),
         "linear_num_key_heads": heads,
         "linear_num_value_heads": values,
         "linear_key_head_dim": (mixer["key_dim"] or max(1, 3 * dim // 4)) // heads,
