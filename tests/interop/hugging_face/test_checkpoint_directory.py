@@ -204,6 +204,8 @@ def test_sizes_that_the_tensors_do_not_have_allocate_nothing(folder: Path) -> No
         ("olmoe_tiny", "olmoe"),
         ("qwen3_moe_tiny", "qwen3_moe"),
         ("qwen3_next_tiny", "qwen3_next"),
+        ("gpt_oss_tiny", "gpt_oss"),
+        ("deepseek_v3_tiny", "deepseek_v3"),
         ("gemma_tiny", "gemma"),
         ("mpt_tiny", "mpt"),
         ("mamba_tiny", "mamba"),
