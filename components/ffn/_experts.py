@@ -77,9 +77,11 @@ class Experts(nn.Module):
         expert_R = expert_NK.flatten()
         order_R = expert_R.argsort()  # in any order within an expert
         counts_E = count_experts(expert_R[None], len(self.gate))[0]
-        x_RD, sorted_R = x_ND[order_R // K], expert_R[order_R]
-        gate_RH = _add_bias(grouped_linear(x_RD, self.gate, counts_E), self.gate_bias, sorted_R)
-        up_RH = _add_bias(grouped_linear(x_RD, self.up, counts_E), self.up_bias, sorted_R)
+        x_RD = x_ND[order_R // K]
+        gate_RH, up_RH = (grouped_linear(x_RD, weight, counts_E) for weight in (self.gate, self.up))
+        if self.gate_bias is not None and self.up_bias is not None:
+            sorted_R = expert_R[order_R]
+            gate_RH, up_RH = gate_RH + _look_up(self.gate_bias, sorted_R), up_RH + _look_up(self.up_bias, sorted_R)
         y_RD = grouped_linear(self.unit(gate_RH, up_RH), self.down, counts_E)
         # By the inverse order and a sum, since adding rows to their tokens in place has no fixed order on a GPU.
         y_NKD = y_RD[order_R.argsort()].unflatten(0, (-1, K))
@@ -89,12 +91,12 @@ class Experts(nn.Module):
         """Return the weighted sum of the biases of `down` [N, D], which is whole where ranks divide its matrices."""
         if self.down_bias is None:
             return None
-        return (F.embedding(expert_NK, self.down_bias) * weight_NK[..., None]).sum(-2)
+        return (_look_up(self.down_bias, expert_NK) * weight_NK[..., None]).sum(-2)
 
 
-def _add_bias(y_RH: Tensor, bias_EH: Tensor | None, expert_R: Tensor) -> Tensor:
-    # Looked up as an embedding, whose gradient is summed in a fixed order on a GPU, unlike that of an index.
-    return y_RH if bias_EH is None else y_RH + F.embedding(expert_R, bias_EH).to(y_RH.dtype)
+def _look_up(bias_EH: Tensor, expert: Tensor) -> Tensor:
+    # As an embedding, whose gradient is summed in a fixed order on a GPU, unlike that of an index.
+    return F.embedding(expert, bias_EH)
 
 
 def count_experts(expert_BR: Tensor, num_experts: int) -> Tensor:

@@ -77,6 +77,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"layer_types": ["full_attention", "full_attention", "sliding_attention"], "rope_parameters": YARN}
         | {"num_experts_per_tok": 1, "swiglu_limit": 0.1, "sliding_window": 2},
     ),
+    "gpt-oss-no-window": ("GptOss", GPT_OSS | SLOW | {"layer_types": ["full_attention"] * 3, "num_local_experts": 3}),
     "deepseek-v3": ("DeepseekV3", DEEPSEEK | SLOW),
     "deepseek-v3-sharper-without-query-latent": (
         "DeepseekV3",

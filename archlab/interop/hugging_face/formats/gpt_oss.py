@@ -92,22 +92,21 @@ def _ffn(config: Fields) -> dict[str, Any]:
 def to_hf_config(model: Fields) -> dict[str, Any]:
     """Return the configuration closest to a model's YAML data."""
     layer, experts = model["layers"][0], experts_of(model)
+    windows = _windows.window_fields(model)
+    if windows["sliding_window"] is None:  # which the class needs, also where no layer has it
+        windows["sliding_window"] = FIELDS["sliding_window"]
     # A sliding window says nothing about the longest text.
     longest = {"max_position_embeddings": FIELDS["max_position_embeddings"]}
-    return (
-        _decoder.decoder_fields(model)
-        | longest
-        | _windows.window_fields(model)
-        | {
-            "attention_bias": layer["mixer"].get("bias", False),
-            "hidden_act": "silu",
-            "intermediate_size": experts["hidden_dim"],
-            "num_local_experts": experts["num_experts"],
-            "num_experts_per_tok": experts["top_k"],
-            "swiglu_alpha": layer["ffn"].get("gate_slope", 1.0),
-            "swiglu_limit": layer["ffn"].get("clamp"),
-        }
-    )
+    fields = _decoder.decoder_fields(model) | longest | windows
+    return fields | {
+        "attention_bias": layer["mixer"].get("bias", False),
+        "hidden_act": "silu",
+        "intermediate_size": experts["hidden_dim"],
+        "num_local_experts": experts["num_experts"],
+        "num_experts_per_tok": experts["top_k"],
+        "swiglu_alpha": layer["ffn"].get("gate_slope", 1.0),
+        "swiglu_limit": layer["ffn"].get("clamp"),
+    }
 
 
 FORMAT = CheckpointFormat(
