@@ -37,10 +37,11 @@ class CheckpointFormat:
     - `fields`: the fields of config.json that are read, with transformers' defaults.
     - `to_archlab_config(fields)`: the YAML data of the model.
     - `to_hf_config(model)`: the fields closest to a model's YAML data; the caller verifies that they describe it.
-    - `key_map(fields)`: archlab's parameter for each of their tensors; several if theirs concatenates them on axis 0,
-      and `name[3]` for entry 3 of a parameter's axis 0, of which each is a tensor of theirs.
+    - `key_map(fields)`: archlab's parameter or buffer for each of their tensors; several if theirs concatenates them on
+      axis 0. Of a parameter, `name[3]` is entry 3 of axis 0, `name[3:7]` entries 3 to 6, and `name[T]` the transpose.
     - `fixed`: fields that are supported at some values only, the first being the default.
     - `ignored`: fields that do not affect the function.
+    - `unread(fields, name)`: whether a tensor of theirs belongs to a part that the class leaves out; no tensor if None.
     - `aliases`: other names that transformers reads a field by.
     - `from_hf(name, tensor)`, `to_hf(name, tensor)`: a tensor's layout; the same in both libraries if None.
     """
@@ -52,6 +53,7 @@ class CheckpointFormat:
     key_map: Callable[[Fields], KeyMap]
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    unread: Callable[[Fields, str], bool] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     from_hf: Layout | None = None
     to_hf: Layout | None = None

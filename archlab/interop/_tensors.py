@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from archlab.errors import ArchlabError, did_you_mean
 
 Layout: TypeAlias = Callable[[str, Tensor], Tensor]
-ParametersByName: TypeAlias = Mapping[str, Sequence[nn.Parameter]]
+ParametersByName: TypeAlias = Mapping[str, Sequence[Tensor]]
 
 
 def load_tensors(
@@ -81,7 +81,7 @@ def _arrange(name: str, tensor: Tensor, layout: Layout) -> Tensor:
         raise ArchlabError(f"{name}: shape {tuple(tensor.shape)} is not that of such a tensor") from error
 
 
-def _copy(name: str, piece: Tensor, parameter: nn.Parameter) -> None:
+def _copy(name: str, piece: Tensor, parameter: Tensor) -> None:
     with torch.no_grad():
         parameter.copy_(piece)
     if not parameter.isfinite().all():

@@ -6,6 +6,8 @@ token and each of its experts.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,26 +18,52 @@ from archlab.ops.grouped_linear import grouped_linear
 from ._gated import GatedMLP
 
 
-class Experts(nn.Module):
-    """Sum of down(silu(gate x) * up x) of the experts of each token, weighted; no token is dropped.
+@dataclass(frozen=True)
+class GatedUnit:
+    """g * sigmoid(slope * g) * (u + offset) of a gate g up to `clamp`, and of u between -clamp and clamp."""
 
-    x: [N, D], experts [N, K] and their weights [N, K] -> [N, D].
+    slope: float = 1.0
+    offset: float = 0.0
+    clamp: float | None = None
+
+    def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return the hidden features."""
+        if self.clamp is not None:
+            gate, up = gate.clamp(max=self.clamp), up.clamp(-self.clamp, self.clamp)
+        opened = F.silu(gate) if self.slope == 1 else gate * torch.sigmoid(self.slope * gate)
+        return opened * (up + self.offset if self.offset else up)
+
+
+class Experts(nn.Module):
+    """Sum of down(unit(gate x, up x)) of the experts of each token, weighted; no token is dropped.
+
+    x: [N, D], experts [N, K] and their weights [N, K] -> [N, D].  Of the biases of `down`, `sum_biases` gives the sum.
     """
 
     adds_over_inputs = True  # of `down`, which ranks may divide: see archlab.parallel.division
+    gate_bias: nn.Parameter | None
+    up_bias: nn.Parameter | None
+    down_bias: nn.Parameter | None
 
-    def __init__(self, dim: int, num_experts: int, hidden_dim: int, init: Init) -> None:
+    def __init__(
+        self, dim: int, num_experts: int, hidden_dim: int, init: Init, *, unit: GatedUnit, bias: bool = False
+    ) -> None:
         super().__init__()
-        self.init = init
+        self.init, self.unit = init, unit
         self.gate = nn.Parameter(torch.empty(num_experts, hidden_dim, dim))
         self.up = nn.Parameter(torch.empty(num_experts, hidden_dim, dim))
         self.down = nn.Parameter(torch.empty(num_experts, dim, hidden_dim))
+        for name, width in (("gate_bias", hidden_dim), ("up_bias", hidden_dim), ("down_bias", dim)):
+            self.register_parameter(name, nn.Parameter(torch.empty(num_experts, width)) if bias else None)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw each expert's matrices like those of a layer of its own."""
+        """Draw each expert's matrices like those of a layer of its own, with biases of zero."""
         for parameter in self.parameters():
+            if parameter.dim() == 2:
+                nn.init.zeros_(parameter)
+                continue
             outputs, inputs = parameter.shape[1:]
             if self.init == "xavier":
                 bound = (6 / (inputs + outputs)) ** 0.5
@@ -50,11 +78,25 @@ class Experts(nn.Module):
         order_R = expert_R.argsort()  # in any order within an expert
         counts_E = count_experts(expert_R[None], len(self.gate))[0]
         x_RD = x_ND[order_R // K]
-        hidden_RH = F.silu(grouped_linear(x_RD, self.gate, counts_E)) * grouped_linear(x_RD, self.up, counts_E)
-        y_RD = grouped_linear(hidden_RH, self.down, counts_E)
+        gate_RH, up_RH = (grouped_linear(x_RD, weight, counts_E) for weight in (self.gate, self.up))
+        if self.gate_bias is not None and self.up_bias is not None:
+            sorted_R = expert_R[order_R]
+            gate_RH, up_RH = gate_RH + _look_up(self.gate_bias, sorted_R), up_RH + _look_up(self.up_bias, sorted_R)
+        y_RD = grouped_linear(self.unit(gate_RH, up_RH), self.down, counts_E)
         # By the inverse order and a sum, since adding rows to their tokens in place has no fixed order on a GPU.
         y_NKD = y_RD[order_R.argsort()].unflatten(0, (-1, K))
         return (y_NKD * weight_NK[..., None]).sum(1).to(y_RD.dtype)
+
+    def sum_biases(self, expert_NK: Tensor, weight_NK: Tensor) -> Tensor | None:
+        """Return the weighted sum of the biases of `down` [N, D], which is whole where ranks divide its matrices."""
+        if self.down_bias is None:
+            return None
+        return (_look_up(self.down_bias, expert_NK) * weight_NK[..., None]).sum(-2)
+
+
+def _look_up(bias_EH: Tensor, expert: Tensor) -> Tensor:
+    # As an embedding, whose gradient is summed in a fixed order on a GPU, unlike that of an index.
+    return F.embedding(expert, bias_EH)
 
 
 def count_experts(expert_BR: Tensor, num_experts: int) -> Tensor:

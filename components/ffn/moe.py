@@ -26,7 +26,7 @@ from archlab import (
 from archlab.components._init import Init, linear
 from archlab.ops.dtypes import at_least_float32, without_autocast
 
-from ._experts import Experts, SharedExpert, count_experts
+from ._experts import Experts, GatedUnit, SharedExpert, count_experts
 
 _SCORES = "scores"
 
@@ -44,9 +44,13 @@ _SCORES = "scores"
     },
     params={
         "router.weight": Param("output"),
+        "router.bias": Param("vector"),
         "experts.gate": Param("hidden", tensor="column", fan_out=1),
         "experts.up": Param("hidden", tensor="column", fan_out=1),
         "experts.down": Param("hidden", tensor="row", branch=True, fan_out=1),
+        "experts.gate_bias": Param("vector", tensor="column", fan_out=1),
+        "experts.up_bias": Param("vector", tensor="column", fan_out=1),
+        "experts.down_bias": Param("vector", branch=True),
         "shared.gate.weight": Param("hidden", tensor="column"),
         "shared.up.weight": Param("hidden", tensor="column"),
         "shared.down.weight": Param("hidden", tensor="row", branch=True),
@@ -58,7 +62,8 @@ class MixtureOfExperts(Recurrent):
 
     x: [B, T, D] -> [B, T, D].  Each token's output is the sum of its experts' outputs, weighted by their scores, plus
     that of a shared expert.  The scores are those of Mixtral (arXiv:2401.04088), OLMoE (arXiv:2409.02060) or
-    DeepSeek-V3 (arXiv:2412.19437), which selects among the experts of the best groups.
+    DeepSeek-V3 (arXiv:2412.19437), which selects among the experts of the best groups.  The experts of gpt-oss
+    (arXiv:2508.10925) have biases, clamp 7, gate_slope 1.702 and up_offset 1.
     State, where balance_loss or bias_rate is given: update_sum [B, E], the tokens of each expert; scores [B, E], the
     sums of their shares of a token's scores; auxiliary_loss [B].
     Raises ValueError where top_k experts cannot be selected from the groups.
@@ -71,6 +76,12 @@ class MixtureOfExperts(Recurrent):
         hidden_dim: Number of hidden features of an expert; null for 8/3 D / top_k, rounded up to a multiple of 8.
         shared_dim: Number of hidden features of the shared expert; null for none.
         shared_gate: Whether the shared expert's output is multiplied by a sigmoid gate (Qwen2-MoE, arXiv:2407.10671).
+        router_bias: Whether the router's logits have a bias.
+        expert_bias: Whether the three projections of an expert have biases; the shared expert's have none.
+        gate_slope: Factor of an expert's gate in its sigmoid, g * sigmoid(gate_slope * g); 1 is that of SwiGLU.
+        up_offset: Number added to the features that an expert's gate multiplies.
+        clamp: Largest gate of an expert, and largest magnitude of the features that it multiplies, before up_offset;
+            null for no limit.
         score: Function of the router's logits: softmax over all experts, or a sigmoid of each.
         normalize: Whether the weights of a token's experts are divided by their sum.
         scale: Factor of the weights of a token's experts.
@@ -94,6 +105,11 @@ class MixtureOfExperts(Recurrent):
         hidden_dim: Width | None = None,
         shared_dim: Width | None = None,
         shared_gate: bool = False,
+        router_bias: bool = False,
+        expert_bias: bool = False,
+        gate_slope: Positive = 1.0,
+        up_offset: float = 0.0,
+        clamp: Positive | None = None,
         score: Literal["softmax", "sigmoid"] = "softmax",
         normalize: bool = True,
         scale: Positive = 1.0,
@@ -110,8 +126,9 @@ class MixtureOfExperts(Recurrent):
         self.num_experts, self.top_k, self.score, self.normalize = num_experts, top_k, score, normalize
         self.scale, self.num_groups, self.top_groups = scale, num_groups, top_groups
         self.balance_loss, self.bias_rate = balance_loss, bias_rate
-        self.router = linear(dim, num_experts, bias=False, init=init)
-        self.experts = Experts(dim, num_experts, hidden_dim or 8 * -(-dim // (3 * top_k)), init)
+        self.router = linear(dim, num_experts, bias=router_bias, init=init)
+        hidden_dim, unit = hidden_dim or 8 * -(-dim // (3 * top_k)), GatedUnit(gate_slope, up_offset, clamp)
+        self.experts = Experts(dim, num_experts, hidden_dim, init, unit=unit, bias=expert_bias)
         self.shared = SharedExpert(dim, hidden_dim=shared_dim, bias=False, dropout=0, init=init) if shared_dim else None
         self.shared_gate = linear(dim, 1, bias=False, init=init) if shared_gate else None
         self.register_buffer("bias", None if bias_rate is None else torch.zeros(num_experts))
@@ -138,15 +155,20 @@ class MixtureOfExperts(Recurrent):
         weight_BTK = score_BTE.gather(-1, expert_BTK)
         if self.normalize:
             weight_BTK = weight_BTK / (weight_BTK.sum(-1, keepdim=True) + 1e-20)
-        inputs = (x_BTD, expert_BTK, weight_BTK * self.scale)
+        weight_BTK = weight_BTK * self.scale
+        inputs = (x_BTD, expert_BTK, weight_BTK)
         y_BTD = self.experts(*(tensor.flatten(0, 1) for tensor in inputs)).unflatten(0, x_BTD.shape[:2])
+        bias_BTD = self.experts.sum_biases(expert_BTK, weight_BTK)
+        if bias_BTD is not None:
+            y_BTD = y_BTD + bias_BTD.to(y_BTD.dtype)
         if self.shared is not None:
             y_BTD = y_BTD + self._shared(x_BTD, self.shared)
         return y_BTD, self._new_state(score_BTE, expert_BTK, state)
 
     def _scores(self, x_BTD: Tensor) -> Tensor:
         with without_autocast(x_BTD):
-            logits_BTE = F.linear(at_least_float32(x_BTD), at_least_float32(self.router.weight))
+            bias_E = None if self.router.bias is None else at_least_float32(self.router.bias)
+            logits_BTE = F.linear(at_least_float32(x_BTD), at_least_float32(self.router.weight), bias_E)
             return logits_BTE.softmax(-1) if self.score == "softmax" else logits_BTE.sigmoid()
 
     def _select(self, score_BTE: Tensor) -> Tensor:

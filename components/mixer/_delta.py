@@ -49,6 +49,7 @@ class DeltaRule(Recurrent):
         init: Init,
         num_corrections: int = 1,
         values_per_key: int = 1,
+        zero_centered: bool = True,
     ) -> None:
         super().__init__()
         num_matrices = num_heads * values_per_key
@@ -62,7 +63,7 @@ class DeltaRule(Recurrent):
         self.key = ConvProjection(dim, num_corrections * key_dim, ema=ema, init=init)
         self.value = ConvProjection(dim, num_corrections * value_dim, ema=ema, init=init)
         self.fraction = linear(dim, num_corrections * num_matrices, bias=False, init=init)
-        norm = RMSNorm(self.head_dims[1], eps=eps)
+        norm = RMSNorm(self.head_dims[1], eps=eps, zero_centered=zero_centered)
         self.mixed = GatedOutput(dim, value_dim, norm=norm, joined=False, gated=gate, init=init)
 
     @property
@@ -130,6 +131,7 @@ class GatedDeltaRule(DeltaRule):
         init: Init,
         num_corrections: int = 1,
         values_per_key: int = 1,
+        zero_centered: bool = True,
     ) -> None:
         super().__init__(
             dim,
@@ -143,6 +145,7 @@ class GatedDeltaRule(DeltaRule):
             init=init,
             num_corrections=num_corrections,
             values_per_key=values_per_key,
+            zero_centered=zero_centered,
         )
         self.step = linear(dim, self.num_matrices, bias=True, init=init)
         self.log_rate = nn.Parameter(torch.empty(self.num_matrices))

@@ -31,6 +31,7 @@ class GatedDeltaNet(GatedDeltaRule):
         negative_eigenvalues: Whether beta ranges to 2 instead of 1, so that a correction may be up to twice the error
             (arXiv:2411.12537).
         eps: Constant added to the mean square in the output norm.
+        zero_centered: Whether the scale of the output norm is 1 + weight, instead of the weight.
         init: Distribution of the projections' weights.
     """
 
@@ -45,6 +46,7 @@ class GatedDeltaNet(GatedDeltaRule):
         ema: Factory = slot("ema", "short_conv"),
         negative_eigenvalues: bool = False,
         eps: Positive = 1e-5,
+        zero_centered: bool = True,
         init: Init = "he",
     ) -> None:
         super().__init__(
@@ -56,5 +58,6 @@ class GatedDeltaNet(GatedDeltaRule):
             ema=ema,
             negative_eigenvalues=negative_eigenvalues,
             eps=eps,
+            zero_centered=zero_centered,
             init=init,
         )

@@ -14,6 +14,7 @@ from run_helpers import Recorder, curve, interrupt_at, same_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
 from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
@@ -43,6 +44,7 @@ DEEPSEEK = SIZES | {
     "routed_scaling_factor": 2.5,
 }
 GROUPED = {"score": "sigmoid", "num_groups": 3, "top_groups": 2, "scale": 2.5, "shared_dim": S, "bias_rate": 0.001}
+CLAMPED = {"router_bias": True, "expert_bias": True, "gate_slope": 1.702, "up_offset": 1.0, "clamp": 0.4}
 
 
 def theirs(block: type, config: str, **fields: Any) -> nn.Module:
@@ -73,6 +75,10 @@ CASES = {
         lambda: theirs(Qwen3MoeSparseMoeBlock, "Qwen3Moe", moe_intermediate_size=H, num_experts=E, norm_topk_prob=True),
         OWN,
     ),
+    "gpt_oss": (
+        lambda: theirs(GptOssMLP, "GptOss", intermediate_size=H, num_local_experts=E, swiglu_limit=0.4),
+        OWN | CLAMPED,
+    ),
     "deepseek_v3": (lambda: theirs(DeepseekV3MoE, "DeepseekV3", **DEEPSEEK), OWN | GROUPED | {"hidden_dim": S // 2}),
     "deepseek_v3-plain": (
         lambda: theirs(DeepseekV3MoE, "DeepseekV3", **DEEPSEEK | {"norm_topk_prob": False}),
@@ -81,6 +87,9 @@ CASES = {
 }
 NAMES = {
     "gate.weight": "router.weight",
+    "router.weight": "router.weight",
+    "router.bias": "router.bias",
+    "experts.down_proj_bias": "experts.down_bias",
     "experts.down_proj": "experts.down",
     "shared_experts.gate_proj.weight": "shared.gate.weight",
     "shared_experts.up_proj.weight": "shared.up.weight",
@@ -100,10 +109,20 @@ def build(**knobs: Any) -> Any:
 
 def as_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors of theirs by our names; their gates and ups are one."""
-    joined = "experts.gate_up_proj"
-    gate, up = tensors[joined].chunk(2, 1)
-    renamed = {NAMES[name]: tensor for name, tensor in tensors.items() if name != joined}
-    return renamed | {"experts.gate": gate, "experts.up": up}
+    joined, biases = "experts.gate_up_proj", "experts.gate_up_proj_bias"
+    renamed = {NAMES[name]: tensor for name, tensor in tensors.items() if name not in (joined, biases)}
+    if biases not in tensors:
+        gate, up = tensors[joined].chunk(2, 1)
+        return renamed | {"experts.gate": gate, "experts.up": up}
+    # Those of gpt-oss are [inputs, outputs], with gates and ups in turn.
+    renamed["experts.down"] = renamed["experts.down"].mT
+    for name, (gate, up) in {"": turns(tensors[joined].mT), "_bias": turns(tensors[biases])}.items():
+        renamed |= {f"experts.gate{name}": gate, f"experts.up{name}": up}
+    return renamed
+
+
+def turns(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    return tensor[:, ::2], tensor[:, 1::2]
 
 
 def run(layer: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -243,6 +262,7 @@ def test_by_default_a_token_computes_as_much_as_in_a_dense_layer() -> None:
 OTHERS = {
     "deepseek": GROUPED | {"num_experts": 6, "num_groups": 3, "top_groups": 2, "top_k": 2, "hidden_dim": 8},
     "stateless": {"num_experts": 5, "top_k": 1, "normalize": False, "balance_loss": 0, "hidden_dim": 8},
+    "clamped": CLAMPED | {"num_experts": 4, "top_k": 2, "hidden_dim": 8},
     "gated": {"num_experts": 4, "top_k": 4, "shared_dim": 12, "shared_gate": True, "hidden_dim": 8, "balance_loss": 0},
 }
 VARIED = ("has_no_dead_knob", "declares_parameters", "several_processes_equal_one")

@@ -19,6 +19,8 @@ PUBLISHED = {
     "qwen3_8b": 8_190_735_360,
     "qwen3_moe_30b_a3b": 30_532_122_624,
     "recurrentgemma_2b": 2_682_862_080,
+    "gpt_oss_20b": 20_914_757_184,
+    "deepseek_v3_671b_a37b": 671_026_404_352,
     "kimi_linear_48b_a3b": 49_122_675_072,
     "qwen3_next_80b_a3b": 79_674_391_296,
     "jamba_52b_a12b": 51_570_323_328,

@@ -62,6 +62,8 @@ def _is_same(path: str, there: Any, here: Any) -> bool:
     """Tell whether two values may give one function: `_shifts` compares the shapes that an unset number gives."""
     if path.endswith(".zero_centered"):
         return isinstance(there, bool) and isinstance(here, bool)
+    if path.endswith(".bias_rate"):  # of any rate a router has a bias, which training alone changes
+        return (there is None) == (here is None)
     is_unset = None in (there, here) and all(value is None or type(value) is int for value in (there, here))
     return there == here or is_unset
 

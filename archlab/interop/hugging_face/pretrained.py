@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from archlab.config.spec import Spec
 from archlab.data.tokenizers import ModelTokens
 from archlab.errors import ArchlabError
-from archlab.interop._formats import CheckpointFormat, Fields
 from archlab.interop._tensors import check_tensors, export_tensors, load_tensors
 from archlab.interop.hugging_face.config_json import HFConfig, find_model_type, read_config
 from archlab.interop.hugging_face.match import Match, match, match_model_type
@@ -26,6 +24,7 @@ from archlab.interop.hugging_face.tensor_files import (
     without_buffers,
 )
 from archlab.interop.hugging_face.tokenizer import TOKENIZER, find_tokens
+from archlab.interop.hugging_face.weights import Names, by_their_names, weights_of
 from archlab.modeling.build import build, build_on_meta
 from archlab.storage.files import atomic_dir, write_bytes, write_text
 from archlab.storage.manifest import write_manifest
@@ -33,9 +32,6 @@ from archlab.storage.targets import require_target
 from archlab.storage.tensors import write_tensors
 
 _log = logging.getLogger(__name__)
-_HEADS = ("lm_head.weight", "head.weight")
-
-Value = TypeVar("Value", bound=Tensor)
 
 
 def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
@@ -50,11 +46,11 @@ def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> 
         # Before anything is built: a number of layers that the files do not hold. Then on the meta device, without
         # memory: sizes that the tensors do not have.
         _require_all(config, stored)
-        expected = _Names(_build_on_meta(spec, config), config)
-        stored = without_buffers(stored, expected.all)
+        expected = Names(_build_on_meta(spec, config), config)
+        stored = _without_unread(without_buffers(stored, expected.all), config)
         check_tensors(expected.all, _on_meta(stored), config.format.from_hf, optional=expected.tied)
         model = build_in_dtype(spec, dtype or common_dtype(stored))
-        names = _Names(model, config)
+        names = Names(model, config)
         tied_by = f"{config.file.name} (tie_word_embeddings, which is true)"
         load_tensors(names.all, iter_tensors(stored), config.format.from_hf, names.tied, tied_by)
     except ArchlabError as error:
@@ -80,13 +76,16 @@ def _require_all(config: HFConfig, stored: Mapping[str, StoredTensor]) -> None:
             raise ArchlabError(f"tensor {name!r} is missing")
 
 
-class _Names:
-    """A model's parameters by the names of a checkpoint, and by those under which it may repeat the embedding."""
-
-    def __init__(self, model: nn.Module, config: HFConfig) -> None:
-        parameters = _by_their_names(dict(model.named_parameters()), config.format, config.fields)
-        self.tied = _tied_head(model, parameters)
-        self.all = parameters | self.tied
+def _without_unread(stored: Mapping[str, StoredTensor], config: HFConfig) -> dict[str, StoredTensor]:
+    """Return the tensors without those of parts that transformers leaves out as well, which a warning tells."""
+    is_unread = config.format.unread or (lambda fields, name: False)
+    kept = {name: tensor for name, tensor in stored.items() if not is_unread(config.fields, name)}
+    if first := next((name for name in stored if name not in kept), None):
+        count = len(stored) - len(kept)
+        _log.warning(
+            "%s: leaves %d tensors unread, as transformers does: %r and so on", config.file.parent, count, first
+        )
+    return kept
 
 
 def _build_on_meta(spec: Spec, config: HFConfig) -> nn.Module:
@@ -143,7 +142,7 @@ def write_pretrained(
     header = {"architectures": [target.architecture], "model_type": found.model_type, "dtype": dtype}
     # A null by default says nothing, and transformers warns of some that it does not expect.
     fields = {k: v for k, v in found.fields.items() if v is not None or target.fields.get(k) is not None}
-    parameters = _by_their_names(_shifted(model, found.shifts), target, found.fields)
+    parameters = by_their_names(_shifted(model, found.shifts), target, found.fields)
     tensors = export_tensors(parameters, target.to_hf)
     write_text(folder / "config.json", json.dumps({**header, **fields}, indent=2) + "\n")
     if write is None:
@@ -159,35 +158,12 @@ def _tokenizer_files(model: nn.Module) -> Mapping[str, bytes]:
 
 def _shifted(model: nn.Module, shifts: Mapping[str, float]) -> dict[str, Tensor]:
     """Return the parameters with numbers added; raise ArchlabError for a dtype in which the sum would be rounded."""
-    own: dict[str, Tensor] = dict(model.named_parameters())
+    own = weights_of(model)
     for name, shift in shifts.items():
         if own[name].dtype.itemsize < torch.float32.itemsize:
             raise ArchlabError(f"{name}: 1 + weight is rounded in {own[name].dtype}; save the model as float32")
         own[name] = own[name].detach() + shift
     return own
-
-
-def _by_their_names(own: Mapping[str, Value], target: CheckpointFormat, fields: Fields) -> dict[str, list[Value]]:
-    key_map = {theirs: (ours,) if isinstance(ours, str) else ours for theirs, ours in target.key_map(fields).items()}
-    parameters = {theirs: [_entry(own, name) for name in several] for theirs, several in key_map.items()}
-    ours = [name for several in key_map.values() for name in several]
-    assert {name.partition("[")[0] for name in ours} == set(own), f"no name for one of {sorted(own)}"
-    assert len(set(ours)) == len(ours), "two names for one parameter"
-    return parameters
-
-
-def _entry(own: Mapping[str, Value], name: str) -> Value:
-    """Return a parameter, or the entry of its axis 0 that a name such as `experts.down[3]` has."""
-    whole, _, index = name.removesuffix("]").partition("[")
-    return own[whole][int(index)] if index else own[whole]  # type: ignore[return-value]  # a view of a parameter
-
-
-def _tied_head(model: nn.Module, parameters: Mapping[str, object]) -> dict[str, list[nn.Parameter]]:
-    """Return the embedding under each name by which a checkpoint may repeat it as the head, if the head is tied."""
-    own = dict(model.named_parameters())
-    if "embedding.weight" not in own or "head.weight" in own:
-        return {}
-    return {name: [own["embedding.weight"]] for name in _HEADS if name not in parameters}
 
 
 def build_in_dtype(spec: Spec, dtype: torch.dtype) -> nn.Module:

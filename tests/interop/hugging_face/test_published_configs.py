@@ -23,6 +23,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "mixtral": DECODER | {"num_local_experts": 3},
     "olmoe": DECODER | {"num_experts": 11},
     "qwen3_moe": DECODER | {"num_experts": 11, "moe_intermediate_size": 12},
+    "gpt_oss": DECODER | {"num_local_experts": 7, "sliding_window": 5, "num_hidden_layers": 24},
+    "deepseek_v3": DECODER
+    | {"num_hidden_layers": 4, "kv_lora_rank": 12, "q_lora_rank": 20, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4}
+    | {"v_head_dim": 8, "moe_intermediate_size": 12, "n_routed_experts": 16},
+    "qwen3_next": DECODER
+    | {"num_hidden_layers": 5, "num_experts": 11, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12}
+    | {"linear_key_head_dim": 8, "linear_value_head_dim": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4},
     "gemma": DECODER,
     "gemma2": DECODER | {"sliding_window": 5, "query_pre_attn_scalar": 7},
     "gemma3_text": DECODER | {"sliding_window": 5, "num_hidden_layers": 7},

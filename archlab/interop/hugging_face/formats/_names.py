@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from archlab.errors import ArchlabError
 from archlab.interop._formats import KeyMap
 
 
@@ -19,9 +20,22 @@ def layer_keys(num_layers: int, theirs: str, parts: Mapping[str, str | tuple[str
     return {f"{theirs}.{i}.{name}": prefixed(f"blocks.{i}", ours) for i in layers for name, ours in parts.items()}
 
 
+def rows_in_turn(sizes: Mapping[str, int], times: int) -> tuple[str, ...]:
+    """Return the names of a tensor's rows, which are so many of each parameter in turn: of each head, for one."""
+    return tuple(f"{name}[{i * size}:{(i + 1) * size}]" for i in range(times) for name, size in sizes.items())
+
+
 def knob(tree: Mapping[str, Any], part: str, name: str, default: Any) -> Any:
     """Return a knob of a part, or the default where part or knob is missing."""
     return tree.get(part, {}).get(name, default)
+
+
+def first_mixer(model: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the mixer of a model's first layer; raise ArchlabError where it is of another kind."""
+    mixer: dict[str, Any] = model["layers"][0]["mixer"]
+    if mixer["type"] != kind:
+        raise ArchlabError(f"layers[0].mixer.type is {kind!r} there and {mixer['type']!r} here")
+    return mixer
 
 
 def num_layers(model: Mapping[str, Any]) -> int:

@@ -34,6 +34,7 @@ TYPES: dict[str, tuple[str, dict[str, str]]] = {
 # What the angles of other types are computed from, and values at which a feature is off.
 _UNREAD = {"rope_type", "type", "rope_theta", "original_max_position_embeddings"}
 _OFF = {"partial_rotary_factor": 1, "factor": 1}
+SHARE = "partial_rotary_factor"
 _YARN = {"beta_slow": 1.0, "beta_fast": 32.0}  # also where a file says null or 0
 
 
@@ -54,12 +55,30 @@ def rope_position(config: Fields, base: float = 10000.0, types: Collection[str] 
     return {"base": base, **(scaled[0] if scaled else found[0])}
 
 
-def _base(bases: Fields, default: float) -> float:
-    given = {name: base for name, base in bases.items() if base is not None}
+def partial_position(config: Fields, default: float) -> dict[str, Any]:
+    """Return the YAML data of a position that rotates a share of each head's features, which a rope may name itself.
+
+    `default` is the share of a configuration without one.
+    """
+    ropes = {field: dict(config[field] or {}) for field in ("rope_parameters", "rope_scaling")}
+    shares = {
+        f"{field}.{SHARE}": share for field, rope in ropes.items() if (share := rope.pop(SHARE, None)) is not None
+    }
+    if not shares or config[SHARE] != default:
+        shares[SHARE] = 1.0 if config[SHARE] is None else config[SHARE]
+    return rope_position({**config, **ropes}) | {"fraction": _one_value(shares)}
+
+
+def _one_value(given: Fields) -> float:
+    """Return the number that fields agree on; raise ArchlabError where they do not."""
     if len(set(given.values())) > 1:
-        values = " and ".join(f"{name} {base!r}" for name, base in given.items())
+        values = " and ".join(f"{name} {value!r}" for name, value in given.items())
         raise ArchlabError(f"{values} are one value; leave one out")
-    return float(next(iter(given.values()), default))
+    return float(next(iter(given.values())))
+
+
+def _base(bases: Fields, default: float) -> float:
+    return _one_value({name: base for name, base in bases.items() if base is not None} or {"rope_theta": default})
 
 
 def _scaling(field: str, rope: Fields, longest: int, types: Collection[str]) -> dict[str, Any]:
@@ -97,12 +116,13 @@ def _yarn_length(rope: Fields, factor: float) -> float | None:
     """Return what queries and keys are multiplied by, or None for the usual number."""
     own: float | None = rope.get("attention_factor")
     if own is None and rope.get("mscale") and rope.get("mscale_all_dim"):
-        above, below = (_mscale(factor, rope[key]) for key in ("mscale", "mscale_all_dim"))
+        above, below = (mscale(factor, rope[key]) for key in ("mscale", "mscale_all_dim"))
         return above / below
     return own
 
 
-def _mscale(factor: float, scale: float) -> float:
+def mscale(factor: float, scale: float) -> float:
+    """Return what YaRN multiplies queries and keys by for a factor, with a strength of its own."""
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 

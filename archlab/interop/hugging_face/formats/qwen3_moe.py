@@ -46,11 +46,11 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
     mixer = {"attention": attention, "position": rope_position(config), "qk_norm": _decoder.rms(config, False)}
     sizes = (config["moe_intermediate_size"], config["num_experts"], config["num_experts_per_tok"])
     ffns = {True: experts_config(*sizes, normalize=config["norm_topk_prob"]), False: {"type": "swiglu"}}
-    runs = [(len(list(run)), ffns[has_experts]) for has_experts, run in groupby(_has_experts(config))]
+    runs = [(len(list(run)), ffns[is_mixed]) for is_mixed, run in groupby(has_experts(config))]
     return _decoder.stack_config(config, [{"repeat": length, "mixer": mixer, "ffn": ffn} for length, ffn in runs])
 
 
-def _has_experts(config: Fields) -> list[bool]:
+def has_experts(config: Fields) -> list[bool]:
     """Return whether each layer has a mixture of experts."""
     dense, step = config["mlp_only_layers"] or [], config["decoder_sparse_step"]
     if not isinstance(dense, list) or any(type(index) is not int for index in dense):
@@ -68,7 +68,7 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
     return fields | {
         "attention_bias": model["layers"][0]["mixer"].get("bias", False),
         "use_sliding_window": fields["sliding_window"] is not None,
-        "mlp_only_layers": [index for index, has_experts in enumerate(sparse) if not has_experts],
+        "mlp_only_layers": [index for index, is_mixed in enumerate(sparse) if not is_mixed],
         "moe_intermediate_size": experts["hidden_dim"],
         "num_experts": experts["num_experts"],
         "num_experts_per_tok": experts["top_k"],
@@ -78,7 +78,7 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
 
 def key_map(config: Fields) -> KeyMap:
     """Return archlab's name for each of theirs."""
-    layers = [index for index, has_experts in enumerate(_has_experts(config)) if has_experts]
+    layers = [index for index, is_mixed in enumerate(has_experts(config)) if is_mixed]
     return sparse_key_map(qwen3.key_map(config), layers, expert_keys("mlp", config["num_experts"], NAMES))
 
 
