@@ -38,7 +38,8 @@ class CheckpointFormat:
     - `to_archlab_config(fields)`: the YAML data of the model.
     - `to_hf_config(model)`: the fields closest to a model's YAML data; the caller verifies that they describe it.
     - `key_map(fields)`: archlab's parameter for each of their tensors; several if theirs concatenates them on axis 0,
-      and `name[3]` for entry 3 of a parameter's axis 0, of which each is a tensor of theirs.
+      `name[3]` for entry 3 of a parameter's axis 0, of which each is a tensor of theirs, and `name[8:12]` for its
+      rows 8 to 11, where theirs has parts of several parameters in turn.
     - `fixed`: fields that are supported at some values only, the first being the default.
     - `ignored`: fields that do not affect the function.
     - `aliases`: other names that transformers reads a field by.

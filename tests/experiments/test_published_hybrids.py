@@ -1,16 +1,18 @@
-"""Hybrids that archlab does not import: parameter counts, and the function of the small experiments."""
+"""Hybrids of the transformers library: parameter counts, and the function of the small experiments."""
 
 from collections.abc import Callable, Iterator
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hugging_face_helpers import random_model, random_tokens, transformers
+from float64_helpers import EAGER, Wide, reload, wide_model
+from hugging_face_helpers import add_noise, random_tokens, transformers
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from archlab.config import experiment
+from archlab.interop import save_pretrained
 from archlab.modeling.build import build, build_on_meta, count_parameters
 
 Named = Iterator[tuple[str, Tensor]]
@@ -21,27 +23,17 @@ SMALL = {
     "num_key_value_heads": 2,
     "pad_token_id": None,
 }
-EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 # Parts of their names, in this order, and what they are here.
 RENAMES = {
     "model.embed_tokens": "embedding",
     "lm_head": "head",
     "model.layers": "blocks",
-    "model.final_layernorm": "norm",
     "model.norm": "norm",
-    "model.embedding_norm": "norm",
     "input_layernorm": "norm",
     "post_attention_layernorm": "ffn_norm",
-    "pre_ff_layernorm": "ffn_norm",
-    "operator_norm": "norm",
     "linear_attn.": "mixer.",
     "self_attn.": "mixer.",
-    "mamba.": "mixer.",
-    "feed_forward.w1": "ffn.gate",
-    "feed_forward.w2": "ffn.down",
-    "feed_forward.w3": "ffn.up",
-    "feed_forward.": "ffn.",
     "mlp.gate.": "ffn.router.",
     "mlp.": "ffn.",
     "experts.down_proj": "experts.down",
@@ -58,32 +50,8 @@ RENAMES = {
     ".o_proj": ".out",
     "q_norm": "query_norm",
     "k_norm": "key_norm",
-    "q_layernorm": "query_norm",
-    "k_layernorm": "key_norm",
     "dt_bias": "step.bias",
-    "dt_layernorm": "dt_norm",
-    "b_layernorm": "B_norm",
-    "c_layernorm": "C_norm",
 }
-
-
-class Wide(TorchFunctionMode):
-    """Has their code compute in float64 where it asks for float32 or for no type: norms, angles, decays, states."""
-
-    def __enter__(self) -> "Wide":
-        torch.set_default_dtype(torch.float64)
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        torch.set_default_dtype(torch.float32)
-        super().__exit__(*error)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        func = Tensor.double if func is Tensor.float else func
-        return func(*map(self.widen, args), **{name: self.widen(value) for name, value in (kwargs or {}).items()})
-
-    def widen(self, value: Any) -> Any:
-        return torch.float64 if value is torch.float32 else value
 
 
 def named(theirs: torch.nn.Module, split: Callable[[str, Tensor], Named]) -> dict[str, Tensor]:
@@ -120,41 +88,6 @@ def qwen3_next(name: str, tensor: Tensor) -> Named:
         yield name.replace("A_log", "log_rate").replace("out_proj", "mixed.out"), tensor
 
 
-def jamba(name: str, tensor: Tensor) -> Named:
-    if name.endswith("in_proj.weight"):
-        x, z = tensor.chunk(2)
-        yield from ((name.replace("in_proj", "x_proj"), x), (name.replace("in_proj", "z_proj"), z))
-    elif name.endswith("x_proj.weight"):
-        parts = ("dt_down", "B_proj", "C_proj")
-        for part, rows in zip(parts, tensor.split((8, 16, 16)), strict=True):
-            yield name.replace("x_proj", part), rows
-    elif "conv1d" in name:
-        yield name.replace("conv1d", "conv"), tensor[:, 0].T if tensor.ndim == 3 else tensor
-    else:
-        yield name, tensor
-
-
-def minimax(name: str, tensor: Tensor) -> Named:
-    """Each head's queries, keys and values lie side by side in theirs."""
-    if name.endswith("qkv_proj.weight"):
-        for part, rows in zip(("query", "key", "value"), tensor.unflatten(0, (4, 3, 32)).unbind(1), strict=True):
-            yield name.replace("qkv_proj", part), rows.flatten(0, 1)
-    elif name.endswith("mixer.norm.weight"):
-        yield name, tensor - 1  # the scale here is 1 + weight
-    else:
-        yield name.replace("output_gate", "gate").replace("out_proj", "out"), tensor
-
-
-def lfm2(name: str, tensor: Tensor) -> Named:
-    if name.endswith("conv.in_proj.weight"):
-        for part, rows in zip(("gate_in", "gate_out", "value"), tensor.chunk(3), strict=True):
-            yield name.replace("conv.in_proj", f"mixer.{part}"), rows
-    elif name.endswith("conv.conv.weight"):
-        yield name.replace("conv.conv", "mixer.ema"), tensor[:, 0].T
-    else:
-        yield name.replace("conv.", "mixer.").replace("out_proj", "out"), tensor
-
-
 def small_qwen3_next() -> Any:
     widths = {"head_dim": 32, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
     delta = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
@@ -164,41 +97,31 @@ def small_qwen3_next() -> Any:
     return transformers.Qwen3NextConfig(**SMALL, **EAGER, **widths, **delta, **heads, **experts, **rope)
 
 
-def small_jamba() -> Any:
-    periods = {"attn_layer_period": 4, "attn_layer_offset": 2, "num_hidden_layers": 4}
-    return transformers.JambaConfig(**SMALL, **EAGER, **periods, intermediate_size=128, num_experts=8)
-
-
-def small_minimax() -> Any:
-    layers = {"num_hidden_layers": 4, "layer_types": [*["linear_attention"] * 3, "full_attention"]}
-    experts = {"num_local_experts": 8, "intermediate_size": 64}
-    factors = {f"{branch}_alpha_factor": 8**0.25 for branch in ("full_attn", "linear_attn", "mlp")}
-    return transformers.MiniMaxConfig(
-        **SMALL, **EAGER, **layers, **experts, **factors, rope_parameters=ROPE, block_size=32
-    )
-
-
-def small_lfm2() -> Any:
-    sizes = {"num_hidden_layers": 6, "full_attn_idxs": [2, 5], "intermediate_size": 384}
-    return transformers.Lfm2Config(**SMALL, **EAGER, **sizes, rope_parameters=ROPE)
-
-
-CASES = {
-    "qwen3_next_tiny": (small_qwen3_next, qwen3_next, []),
-    "jamba_tiny": (small_jamba, jamba, []),
+IMPORTED = {
+    "jamba_tiny": ("jamba", []),
     # The published model rotates half of each head, which transformers' port does not know.
-    "minimax_text_tiny": (small_minimax, minimax, ["model.layers[3].mixer.position.fraction=1.0"]),
-    "lfm2_tiny": (small_lfm2, lfm2, []),
+    "minimax_text_tiny": ("minimax", ["model.layers[3].mixer.position.fraction=1.0"]),
+    "lfm2_tiny": ("lfm2", []),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_small_one_computes_what_theirs_does(name: str) -> None:
-    config, split, overrides = CASES[name]
-    with Wide():
-        theirs = random_model(transformers.AutoModelForCausalLM.from_config, config(), torch.float64)
-    ours = build(experiment.load(name, overrides).model).double().eval()
-    ours.load_state_dict(named(theirs, split))
+@pytest.mark.parametrize("name", IMPORTED)
+def test_a_small_one_computes_what_its_export_does(name: str, tmp_path: Path) -> None:
+    model_type, overrides = IMPORTED[name]
+    ours = add_noise(build(experiment.load(name, overrides).model).double())
+    save_pretrained(ours, tmp_path / name, model_type)
+    assert_same_function(ours, reload(transformers.AutoModelForCausalLM, tmp_path / name))
+
+
+def test_a_small_qwen3_next_computes_what_theirs_does() -> None:
+    theirs = wide_model(transformers.AutoModelForCausalLM.from_config, small_qwen3_next())
+    ours = build(experiment.load("qwen3_next_tiny").model).double().eval()
+    ours.load_state_dict(named(theirs, qwen3_next))
+    assert_same_function(ours, theirs)
+
+
+def assert_same_function(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+    """Both give the same logits in float64, and the same gradients of the embedding."""
     tokens = random_tokens(256, 71)
     with Wide():
         expected = theirs(tokens, use_cache=False).logits

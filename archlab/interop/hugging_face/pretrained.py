@@ -177,9 +177,13 @@ def _by_their_names(own: Mapping[str, Value], target: CheckpointFormat, fields: 
 
 
 def _entry(own: Mapping[str, Value], name: str) -> Value:
-    """Return a parameter, or the entry of its axis 0 that a name such as `experts.down[3]` has."""
+    """Return a parameter, or what a name such as `experts.down[3]` or `query.weight[8:12]` has of its axis 0."""
     whole, _, index = name.removesuffix("]").partition("[")
-    return own[whole][int(index)] if index else own[whole]  # type: ignore[return-value]  # a view of a parameter
+    if not index:
+        return own[whole]
+    first, is_range, end = index.partition(":")
+    rows = slice(int(first), int(end)) if is_range else int(first)
+    return own[whole][rows]  # type: ignore[return-value]  # a view of a parameter
 
 
 def _tied_head(model: nn.Module, parameters: Mapping[str, object]) -> dict[str, list[nn.Parameter]]:

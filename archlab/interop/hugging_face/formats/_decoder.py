@@ -32,13 +32,15 @@ FIELDS: dict[str, Any] = {
 FIXED: dict[str, tuple[Any, ...]] = {}
 # How many devices multiplied a part each while it was trained: the sum is the same.
 IGNORED = ("pretraining_tp",)
-BLOCK = {
+MIXER = {
     "input_layernorm": "norm",
     "self_attn.q_proj": "mixer.query",
     "self_attn.k_proj": "mixer.key",
     "self_attn.v_proj": "mixer.value",
     "self_attn.o_proj": "mixer.out",
     "post_attention_layernorm": "ffn_norm",
+}
+BLOCK = MIXER | {
     "mlp.gate_proj": "ffn.gate",
     "mlp.up_proj": "ffn.up",
     "mlp.down_proj": "ffn.down",
@@ -101,21 +103,27 @@ def rms(config: Fields, zero_centered: bool) -> dict[str, Any]:
 
 
 def _layer(config: Fields, own: Fields, zero_centered: bool) -> dict[str, Any]:
-    norm, heads, mixer = rms(config, zero_centered), config["num_attention_heads"], own["mixer"]
-    ours = {
+    norm, mixer = rms(config, zero_centered), own["mixer"]
+    dense = {"hidden_dim": config["intermediate_size"], "bias": config.get("mlp_bias", False)}
+    ffn = own["ffn"] if is_sparse(own) else dense | own["ffn"]
+    layer = {"type": "block", "residual": "pre_norm", "norm": norm, "ffn_norm": norm}
+    # A mixer with a type of its own is whole.
+    return {**layer, **own, "mixer": mixer if "type" in mixer else attention_config(config, mixer), "ffn": ffn}
+
+
+def attention_config(config: Fields, own: Fields) -> dict[str, Any]:
+    """Return the YAML data of an attention mixer, given what sets it apart."""
+    heads = config["num_attention_heads"]
+    return {
         "type": "attention",
         "num_heads": heads,
         "num_kv_heads": config["num_key_value_heads"] or heads,
         "head_dim": config["head_dim"] or config["hidden_size"] // heads,
         "bias": config.get("attention_bias", False),
-        **mixer,
-        "attention": {"type": "softmax", "dropout": config["attention_dropout"], **mixer["attention"]},
-        "position": {"interleaved": False, **mixer["position"]},
+        **own,
+        "attention": {"type": "softmax", "dropout": config["attention_dropout"], **own["attention"]},
+        "position": {"interleaved": False, **own["position"]},
     }
-    dense = {"hidden_dim": config["intermediate_size"], "bias": config.get("mlp_bias", False)}
-    ffn = own["ffn"] if is_sparse(own) else dense | own["ffn"]
-    layer = {"type": "block", "residual": "pre_norm", "norm": norm, "ffn_norm": norm}
-    return {**layer, **own, "mixer": ours, "ffn": ffn}
 
 
 def check_layer_types(config: Fields, sliding: bool) -> None:

@@ -30,15 +30,15 @@ MIXER: KeyMap = {
     "norm.weight": "scale",
     "out_proj.weight": "out_proj.weight",
 }
+BIASES: KeyMap = {
+    "in_proj.bias": ("z_proj.bias", "x_proj.bias", "B_proj.bias", "C_proj.bias", "dt_proj.bias"),
+    "out_proj.bias": "out_proj.bias",
+}
 
 
 def key_map(config: Fields) -> KeyMap:
     """Return archlab's name, or names, for each of theirs."""
-    parts = dict(MIXER)
-    if config["use_bias"]:
-        biases = ("z_proj.bias", "x_proj.bias", "B_proj.bias", "C_proj.bias", "dt_proj.bias")
-        parts |= {"in_proj.bias": biases, "out_proj.bias": "out_proj.bias"}
-    return mamba.mamba_key_map(config, parts)
+    return mamba.mamba_key_map(config, MIXER | (BIASES if config["use_bias"] else {}))
 
 
 def to_archlab_config(config: Fields) -> dict[str, Any]:
