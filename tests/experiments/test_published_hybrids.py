@@ -102,6 +102,7 @@ IMPORTED = {
     # The published model rotates half of each head, which transformers' port does not know.
     "minimax_text_tiny": ("minimax", ["model.layers[3].mixer.position.fraction=1.0"]),
     "lfm2_tiny": ("lfm2", []),
+    "falcon_h1_tiny": ("falcon_h1", []),
 }
 
 
@@ -145,11 +146,19 @@ def lfm2_1b2() -> Any:
     return transformers.Lfm2Config(hidden_size=2048, intermediate_size=12288, **layers)
 
 
+def falcon_h1_0b5() -> Any:
+    sizes = {"vocab_size": 32784, "hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 36}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
+    mamba = {"mamba_d_ssm": 1536, "mamba_n_heads": 24, "mamba_d_state": 128}
+    return transformers.FalconH1Config(**sizes, **heads, **mamba)
+
+
 PUBLISHED = {
     "qwen3_next_80b_a3b": transformers.Qwen3NextConfig,
     "jamba_52b_a12b": transformers.JambaConfig,
     "minimax_text_456b_a46b": minimax_text,
     "lfm2_1b2": lfm2_1b2,
+    "falcon_h1_0b5": falcon_h1_0b5,
 }
 
 

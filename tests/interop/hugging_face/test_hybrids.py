@@ -25,6 +25,7 @@ ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}
 EXPERTS = {"num_local_experts": 5, "num_experts_per_tok": 3}
 LIGHTNING = {"num_hidden_layers": 4, "block_size": 5, "num_key_value_heads": 6}
 JAMBA = {"num_experts": 5, "num_experts_per_tok": 3, "mamba_d_state": 5, "mamba_dt_rank": 7}
+FALCON = {"num_hidden_layers": 2, "mamba_d_ssm": 30, "mamba_n_heads": 6, "mamba_d_state": 7, "mamba_chunk_size": 8}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2": ("Lfm2", {"num_hidden_layers": 3, "full_attn_idxs": [1], "block_multiple_of": 8} | ROPE),
     "lfm2-biased-untied": (
@@ -44,7 +45,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Lfm2",
         {"layer_types": ["conv"] * 2, "num_hidden_layers": 2, "conv_L_cache": 2, "block_ffn_dim_multiplier": 1.7},
     ),
-    "lfm2-attention-alone": ("Lfm2", {"num_hidden_layers": 2, "block_multiple_of": 5, "head_dim": 10} | ROPE),
+    "lfm2-wide-heads": (
+        "Lfm2",
+        {"num_hidden_layers": 3, "full_attn_idxs": [0, 2], "block_multiple_of": 5, "head_dim": 10} | ROPE,
+    ),
     "minimax": (
         "MiniMax",
         EXPERTS | LIGHTNING | {"full_attn_alpha_factor": 1.3, "linear_attn_alpha_factor": 1.3, "mlp_alpha_factor": 1.3},
@@ -78,6 +82,32 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         JAMBA
         | {"num_hidden_layers": 2, "attn_layer_period": 1, "attn_layer_offset": 0, "num_key_value_heads": 1}
         | {"expert_layer_period": 1, "expert_layer_offset": 0},
+    ),
+    "falcon-h1": (
+        "FalconH1",
+        FALCON
+        | ROPE
+        | {
+            "embedding_multiplier": 5.6,
+            "lm_head_multiplier": 0.04,
+            "key_multiplier": 0.39,
+            "attention_in_multiplier": 1.2,
+        }
+        | {"attention_out_multiplier": 0.93, "ssm_in_multiplier": 1.25, "ssm_out_multiplier": 0.23}
+        | {"ssm_multipliers": [0.35, 0.25, 0.7, 0.5, 1.3], "mlp_multipliers": [0.88, 0.58]},
+    ),
+    "falcon-h1-biased-norm-after-gate": (
+        "FalconH1",
+        FALCON
+        | {"mamba_rms_norm": True, "mamba_norm_before_gate": False, "mamba_n_groups": 3, "rms_norm_eps": 1e-3}
+        | {"attention_bias": True, "mlp_bias": True, "projectors_bias": True, "mamba_proj_bias": True, "head_dim": 10}
+        | {"mlp_multipliers": [1.5, 0.5], "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 1.3], "key_multiplier": 0.7},
+    ),
+    "falcon-h1-tied-norm-before-gate": (
+        "FalconH1",
+        FALCON
+        | {"mamba_d_ssm": None, "mamba_expand": 3, "mamba_n_heads": 4, "mamba_rms_norm": True, "mamba_conv_bias": False}
+        | {"tie_word_embeddings": True, "lm_head_multiplier": 0.1, "num_key_value_heads": 1, "mamba_d_conv": 2},
     ),
 }
 TYPES = {"FalconH1": "falcon_h1"}
@@ -129,6 +159,11 @@ def test_logits_agree_both_ways_whole_and_piece_by_piece(tmp_path: Path, system:
             {"mamba_inner_layernorms": False},
             "mamba_inner_layernorms False: not represented, only True is",
         ),
+        ("FalconH1", FALCON, {"time_step_limit": [0.0, 0.5]}, r"time_step_limit \[0.0, 0.5\]: not represented"),
+        ("FalconH1", FALCON, {"projectors_bias": True}, "projectors_bias True: not represented, only mamba_proj_bias"),
+        ("FalconH1", FALCON, {"mlp_multipliers": [1.0]}, r"mlp_multipliers \[1.0\] is not a list of 2 numbers"),
+        ("FalconH1", FALCON, {"mamba_d_head": 6}, "mamba_n_heads 6 of 6 do not fill 30"),
+        ("FalconH1", FALCON, {"mamba_use_mlp": False}, "mamba_use_mlp False: not represented, only True is"),
         ("MiniMax", LIGHTNING, {"postnorm": False}, "postnorm False: not represented, only True is"),
     ],
 )

@@ -148,8 +148,8 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name in FIELDS} | {
         "norm_eps": fields["rms_norm_eps"],
         "layer_types": kinds,
-        "conv_bias": convolution.get("bias", False),
-        "conv_L_cache": knob(convolution, "ema", "kernel_size", FIELDS["conv_L_cache"]),
+        "conv_bias": knob(convolution, "mixer", "bias", False),
+        "conv_L_cache": knob(convolution["mixer"], "ema", "kernel_size", FIELDS["conv_L_cache"]),
         "block_auto_adjust_ff_dim": False,
     }
 

@@ -43,14 +43,19 @@ def key_map(config: Fields) -> KeyMap:
 
 def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes; raise ArchlabError for an unsupported value."""
-    limit = config["time_step_limit"]
-    if [_number(end) for end in limit] != [0.0, math.inf]:
-        raise ArchlabError(f"time_step_limit {limit}: not represented, only steps without a limit are")
+    check_steps(config)
     # The class computes the inner width from expand, whatever intermediate_size says.
     if config["num_heads"] * config["head_dim"] != config["expand"] * config["hidden_size"]:
         raise ArchlabError(f"num_heads {config['num_heads']} of {config['head_dim']} do not fill expand * hidden_size")
     own = {"head_dim": config["head_dim"], "num_groups": config["n_groups"], "eps": config["layer_norm_epsilon"]}
     return mamba.mamba_config(config, {"type": "mamba2"} | own)
+
+
+def check_steps(config: Fields) -> None:
+    """Raise ArchlabError for a limit of the steps."""
+    limit = config["time_step_limit"]
+    if [_number(end) for end in limit] != [0.0, math.inf]:
+        raise ArchlabError(f"time_step_limit {limit}: not represented, only steps without a limit are")
 
 
 def _number(value: Any) -> float:
