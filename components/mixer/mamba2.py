@@ -61,6 +61,7 @@ class Mamba2(Recurrent):
         conv_bias: Whether the short convolution has a bias.
         dt_min: Smallest time step dt at initialization.
         dt_max: Largest time step dt at initialization.
+        dt_floor: Number to which a smaller time step is raised, as in Nemotron-H (arXiv:2504.03624); null for none.
         bias: Whether the projections have a bias.
         output_norm: Whether the output is normalized, and that after or before it is gated; Falcon-H1 has models with
             `none` (arXiv:2507.22448).
@@ -88,6 +89,7 @@ class Mamba2(Recurrent):
         conv_bias: bool = True,
         dt_min: Positive = 0.001,
         dt_max: Positive = 0.1,
+        dt_floor: Positive | None = None,
         bias: bool = False,
         output_norm: OutputNorm = "after_gate",
         eps: Positive = 1e-5,
@@ -121,6 +123,7 @@ class Mamba2(Recurrent):
         self.norm, self.output_norm = RMSNorm(width // num_groups, eps=eps, affine=False), output_norm
         self.register_parameter("scale", None if output_norm == "none" else nn.Parameter(torch.empty(width)))
         self.z_factor, self.dt_factor, self.factors = z_factor, dt_factor, (x_factor, B_factor, C_factor)
+        self.dt_floor = dt_floor
         self.out_proj = linear(width, dim, bias=bias, init=init)
         self.reset_parameters()
 
@@ -151,6 +154,7 @@ class Mamba2(Recurrent):
         k, q = (heads(part, self.num_groups).repeat_interleave(self.group_size, 2) for part in (B, C))
         dt = times(self.dt_factor, self.dt_proj(x_BTD))
         dt = softplus(at_least_float32(dt) + at_least_float32(self.dt_bias))[..., None]
+        dt = dt if self.dt_floor is None else dt.clamp(min=self.dt_floor)
         log_decay = -dt * at_least_float32(self.A_log).exp()[:, None]
         y, states = gated_linear(q, at_least_float32(k) * dt, x_BTHV, log_decay, state["states"] if state else None)
         skipped = (y + self.D.to(x.dtype)[:, None] * x_BTHV).flatten(-2)

@@ -94,7 +94,7 @@ SWITCHED_ON = {
     "mamba2-norm_before_gate": (
         "mixer",
         "mamba2",
-        {"head_dim": 8, "state_dim": 5, "width": 24, "output_norm": "before_gate", "dt_factor": 0.5},
+        {"head_dim": 8, "state_dim": 5, "width": 24, "output_norm": "before_gate", "dt_factor": 0.5, "dt_floor": 0.01},
     ),
     "mamba2-without-norm": ("mixer", "mamba2", {"head_dim": 8, "state_dim": 5, "output_norm": "none", "x_factor": 2.0}),
     "logits-soft_cap": ("head", "language_model", {"soft_cap": 5.0}),

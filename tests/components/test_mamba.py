@@ -57,6 +57,7 @@ def mamba2_by_hand(m: Mamba2, x_BTD: Tensor) -> Tensor:
     outputs, h = [], v.new_zeros(B, m.num_heads, state_dim, head_dim)
     for t in range(T):
         step = torch.log1p(torch.exp(m.dt_factor * m.dt_proj(x_BTD[:, t]) + m.dt_bias))
+        step = torch.where(step > (m.dt_floor or 0), step, m.dt_floor or 0)
         heads = []
         for head in range(m.num_heads):
             group = slice(head // m.group_size * state_dim, (head // m.group_size + 1) * state_dim)
@@ -91,7 +92,7 @@ CASES = {
     ),
     "mamba2-norm-before-gate": (
         Mamba2,
-        {"state_dim": 3, "head_dim": 5, "width": 20, "output_norm": "before_gate", "num_groups": 2},
+        {"state_dim": 3, "head_dim": 5, "width": 20, "output_norm": "before_gate", "num_groups": 2, "dt_floor": 0.02},
         mamba2_by_hand,
     ),
     "mamba2-groups": (Mamba2, {"state_dim": 3, "head_dim": 4, "num_groups": 3, "bias": True}, mamba2_by_hand),

@@ -103,6 +103,7 @@ IMPORTED = {
     "minimax_text_tiny": ("minimax", ["model.layers[3].mixer.position.fraction=1.0"]),
     "lfm2_tiny": ("lfm2", []),
     "falcon_h1_tiny": ("falcon_h1", []),
+    "nemotron_h_tiny": ("nemotron_h", []),
 }
 
 
@@ -153,12 +154,18 @@ def falcon_h1_0b5() -> Any:
     return transformers.FalconH1Config(**sizes, **heads, **mamba)
 
 
+def nemotron_h_8b() -> Any:
+    pattern = ["M-M-M-M*-", *["M-M-M-M-M*-"] * 3, "M-M-M-M-M-"]
+    return transformers.NemotronHConfig(hybrid_override_pattern="".join(pattern), max_position_embeddings=8192)
+
+
 PUBLISHED = {
     "qwen3_next_80b_a3b": transformers.Qwen3NextConfig,
     "jamba_52b_a12b": transformers.JambaConfig,
     "minimax_text_456b_a46b": minimax_text,
     "lfm2_1b2": lfm2_1b2,
     "falcon_h1_0b5": falcon_h1_0b5,
+    "nemotron_h_8b": nemotron_h_8b,
 }
 
 

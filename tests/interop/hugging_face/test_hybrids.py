@@ -1,4 +1,4 @@
-"""LFM2, MiniMax, Jamba and Falcon-H1 of the transformers library, in odd shapes, in both directions, in float64."""
+"""LFM2, MiniMax, Jamba, Falcon-H1 and Nemotron-H of transformers, in odd shapes, in both directions, in float64."""
 
 import json
 from pathlib import Path
@@ -26,6 +26,7 @@ EXPERTS = {"num_local_experts": 5, "num_experts_per_tok": 3}
 LIGHTNING = {"num_hidden_layers": 4, "block_size": 5, "num_key_value_heads": 6}
 JAMBA = {"num_experts": 5, "num_experts_per_tok": 3, "mamba_d_state": 5, "mamba_dt_rank": 7}
 FALCON = {"num_hidden_layers": 2, "mamba_d_ssm": 30, "mamba_n_heads": 6, "mamba_d_state": 7, "mamba_chunk_size": 8}
+NEMOTRON = {"mamba_num_heads": 6, "mamba_head_dim": 5, "ssm_state_size": 7, "n_groups": 2, "chunk_size": 8}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2": ("Lfm2", {"num_hidden_layers": 3, "full_attn_idxs": [1], "block_multiple_of": 8} | ROPE),
     "lfm2-biased-untied": (
@@ -109,8 +110,31 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"mamba_d_ssm": None, "mamba_expand": 3, "mamba_n_heads": 4, "mamba_rms_norm": True, "mamba_conv_bias": False}
         | {"tie_word_embeddings": True, "lm_head_multiplier": 0.1, "num_key_value_heads": 1, "mamba_d_conv": 2},
     ),
+    "nemotron-h": (
+        "NemotronH",
+        NEMOTRON | {"layers_block_type": ["linear_attention", "mlp", "linear_attention", "full_attention", "mlp"]},
+    ),
+    "nemotron-h-biased": (
+        "NemotronH",
+        NEMOTRON
+        | {"layers_block_type": ["full_attention", *["linear_attention", "mlp"] * 2, "linear_attention"]}
+        | {
+            "time_step_min": 0.4,
+            "use_bias": True,
+            "mlp_bias": True,
+            "use_conv_bias": False,
+            "conv_kernel": 3,
+            "layer_norm_epsilon": 1e-3,
+        }
+        | {"head_dim": 10, "num_key_value_heads": 1, "n_groups": 3},
+    ),
+    "nemotron-h-mamba-alone": (
+        "NemotronH",
+        NEMOTRON | {"layers_block_type": ["linear_attention"] * 2, "time_step_min": 1e-4},
+    ),
+    "nemotron-h-attention-alone": ("NemotronH", NEMOTRON | {"layers_block_type": ["full_attention", "mlp"]}),
 }
-TYPES = {"FalconH1": "falcon_h1"}
+TYPES = {"FalconH1": "falcon_h1", "NemotronH": "nemotron_h"}
 
 
 def model_of(system: str, own: dict[str, Any]) -> Any:
@@ -164,6 +188,12 @@ def test_logits_agree_both_ways_whole_and_piece_by_piece(tmp_path: Path, system:
         ("FalconH1", FALCON, {"mlp_multipliers": [1.0]}, r"mlp_multipliers \[1.0\] is not a list of 2 numbers"),
         ("FalconH1", FALCON, {"mamba_d_head": 6}, "mamba_n_heads 6 of 6 do not fill 30"),
         ("FalconH1", FALCON, {"mamba_use_mlp": False}, "mamba_use_mlp False: not represented, only True is"),
+        ("NemotronH", NEMOTRON, {}, "a layer 'moe': not represented, only 'linear_attention', 'full_attention'"),
+        ("NemotronH", NEMOTRON, {"layers_block_type": ["mlp"]}, "layer 0 is 'mlp': not represented"),
+        ("NemotronH", NEMOTRON, {"layers_block_type": None}, "layers_block_type, or hybrid_override_pattern, is miss"),
+        ("NemotronH", NEMOTRON, {"hybrid_override_pattern": "M-"}, "hybrid_override_pattern 'M-' and layers_block_t"),
+        ("NemotronH", NEMOTRON, {"num_hidden_layers": 7}, "num_hidden_layers 7 and the 4 layers of the list"),
+        ("NemotronH", NEMOTRON, {"num_nextn_predict_layers": 1}, "num_nextn_predict_layers 1: not represented"),
         ("MiniMax", LIGHTNING, {"postnorm": False}, "postnorm False: not represented, only True is"),
     ],
 )

@@ -77,8 +77,7 @@ SIZES = {
 def key_map(config: Fields) -> KeyMap:
     """Return archlab's name, or names, for each of theirs."""
     layer = LAYER | _mamba_keys(config) | _attention_keys(config)
-    if config["mlp_bias"]:
-        layer |= {_bias(theirs): _bias(str(ours)) for theirs, ours in jamba.DENSE.items()}
+    layer |= _biases(jamba.DENSE) if config["mlp_bias"] else {}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
     return jamba.ENDS | layer_keys(config["num_hidden_layers"], "model.layers", layer) | head
 
@@ -92,12 +91,12 @@ def _mamba_keys(config: Fields) -> KeyMap:
 
 
 def _attention_keys(config: Fields) -> KeyMap:
-    names = {theirs: str(ours).replace("mixer", "mixer.second") for theirs, ours in jamba.ATTENTION.items()}
-    return names | ({_bias(theirs): _bias(ours) for theirs, ours in names.items()} if config["attention_bias"] else {})
+    weights: KeyMap = {name: str(ours).replace("mixer", "mixer.second") for name, ours in jamba.ATTENTION.items()}
+    return weights | (_biases(weights) if config["attention_bias"] else {})
 
 
-def _bias(name: str) -> str:
-    return name.replace("weight", "bias")
+def _biases(weights: KeyMap) -> KeyMap:
+    return {name.replace("weight", "bias"): str(ours).replace("weight", "bias") for name, ours in weights.items()}
 
 
 def to_archlab_config(config: Fields) -> dict[str, Any]:

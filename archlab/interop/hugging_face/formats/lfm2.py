@@ -139,11 +139,10 @@ def _hidden_dim(config: Fields) -> int:
 
 
 def to_hf_config(model: Fields) -> dict[str, Any]:
-    """Return the configuration closest to a model's YAML data."""
-    fields, convolution = (
-        _decoder.decoder_fields(led_by(model, "attention")),
-        first_layer(model, "gated_conv").get("mixer", {}),
-    )
+    """Return the configuration closest to a model's YAML data; raise ArchlabError for one without a convolution."""
+    fields, convolution = _decoder.decoder_fields(led_by(model, "attention")), first_layer(model, "gated_conv")
+    if not convolution:
+        raise ArchlabError("no layer has the mixer 'gated_conv'")  # what is left is a Qwen3, which more can read
     kinds = [FULL if layer["mixer"]["type"] == "attention" else CONV for layer in whole_layers(model)]
     return {name: value for name, value in fields.items() if name in FIELDS} | {
         "norm_eps": fields["rms_norm_eps"],

@@ -13,14 +13,6 @@ from archlab.interop.hugging_face.formats._names import knob
 from archlab.interop.hugging_face.formats._rope import rope_position
 from archlab.interop.hugging_face.formats._windows import FULL
 
-FIELDS: dict[str, Any] = mixtral.FIELDS | {
-    "rotary_dim": None,
-    **{
-        f"{branch}_{factor}_factor": 1.0
-        for branch in ("full_attn", "linear_attn", "mlp")
-        for factor in ("alpha", "beta")
-    },
-}
 BRANCHES = {FULL: "full_attn", LINEAR: "linear_attn"}
 MIXERS = {"attention": FULL, "lightning": LINEAR}
 KNOBS = {"alpha": "input_factor", "beta": "branch_factor"}
@@ -30,9 +22,7 @@ BASE = 1e6  # of the angles, in a file without one
 NORM_EPS = 1e-6  # of the norm in lightning attention, whatever rms_norm_eps says
 SHIFT = 1e-5  # of the layers' rates of decay, so that none is 0
 ENDS: KeyMap = {"model.embed_tokens.weight": "embedding.weight", "model.norm.weight": "norm.weight"}
-ATTENTION: KeyMap = {
-    f"{theirs}.weight": f"{ours}.weight" for theirs, ours in _decoder.BLOCK.items() if "mlp" not in theirs
-}
+ATTENTION: KeyMap = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in _decoder.MIXER.items()}
 LIGHTNING: KeyMap = {
     "input_layernorm.weight": "norm.weight",
     "self_attn.norm.weight": "mixer.norm.weight",
@@ -127,7 +117,7 @@ FORMAT = CheckpointFormat(
     architecture="MiniMaxForCausalLM",
     fields=FIELDS,
     # The class always takes the normalized input as the residual, which some files say.
-    fixed=mixtral.FORMAT.fixed | {"postnorm": (True,)},
+    fixed={**mixtral.FORMAT.fixed, "postnorm": (True,)},
     # The blocks are how a sum is computed, not what.
     ignored=(*mixtral.FORMAT.ignored, "block_size"),
     aliases={"num_experts": "num_local_experts"},
