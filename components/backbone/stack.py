@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Factory, Recurrent, State, StateScope, Width, max_context, register, slot, slots
+from archlab import Count, Factory, Positive, Recurrent, State, StateScope, Width, max_context, register, slot, slots
+from archlab.components._factor import times
 
 from ._layers import connect_values, run_layers
 from ._streams import close_streams, count_streams, open_streams
@@ -24,6 +25,7 @@ class Stack(Recurrent):
         embedding_norm: Norm before the first layer.
         layers: Layers, from the first to the last; their features are [B, T, S, D] where they have S residual streams.
         norm: Norm before the head.
+        output_factor: Factor of the head's input, and so of a linear head's logits (Falcon-H1, arXiv:2507.22448).
         head: Head that maps features to logits.
     """
 
@@ -37,6 +39,7 @@ class Stack(Recurrent):
         embedding_norm: Factory = slot("norm", "none"),
         layers: list[Factory] = slots("layer", "block"),
         norm: Factory = slot("norm", "rms"),
+        output_factor: Positive = 1.0,
         head: Factory = slot("head", "language_model"),
     ) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ class Stack(Recurrent):
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
         self.num_streams = count_streams(self.blocks)
         connect_values(self.blocks)
-        self.norm = norm(dim)
+        self.norm, self.output_factor = norm(dim), output_factor
         self.head = head(dim, vocab_size, self.embedding)
         self.num_outputs, self.per_sample = self.head.num_outputs, self.head.per_sample
 
@@ -91,4 +94,4 @@ class Stack(Recurrent):
         x_BTD = scope("embedding_norm", self.embedding_norm, x_BTD)
         x = run_layers(scope, self.blocks, open_streams(x_BTD, self.num_streams))
         x_BTD = scope("norm", self.norm, close_streams(x, self.num_streams))
-        return x_BTD, scope.state | {"position": start_B + T}
+        return times(self.output_factor, x_BTD), scope.state | {"position": start_B + T}

@@ -40,6 +40,7 @@ class LightningAttention(Recurrent):
         decay_rate: Factor of the logs of all decays; published models have 1 in the first layer and nearly 0 in the
             last.
         eps: Constant added to the mean square in the output norm.
+        zero_centered: Whether the output norm's scale is 1 + weight instead of the weight.
         init: Distribution of the projections' weights.
     """
 
@@ -51,6 +52,7 @@ class LightningAttention(Recurrent):
         head_dim: Count | None = None,
         decay_rate: Positive = 1.0,
         eps: Positive = 1e-5,
+        zero_centered: bool = True,
         init: Init = "he",
     ) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class LightningAttention(Recurrent):
         self.key = linear(dim, width, bias=False, init=init)
         self.value = linear(dim, width, bias=False, init=init)
         self.gate = linear(dim, width, bias=False, init=init)
-        self.norm: nn.Module = RMSNorm(width, eps=eps)
+        self.norm: nn.Module = RMSNorm(width, eps=eps, zero_centered=zero_centered)
         self.out = linear(width, dim, bias=False, init=init)
 
     def init_state(self, batch_size: int) -> State:

@@ -8,6 +8,8 @@ from archlab.config.registry import find
 from archlab.config.spec import parse
 from archlab.modeling.build import build as build_spec
 from archlab.modeling.build import build_on_meta
+from archlab.modeling.loss import total_loss
+from archlab.ops.linear_cross_entropy import linear_cross_entropy
 from archlab.testing.component_case import ComponentCase
 from archlab.testing.transfer import transfers
 
@@ -274,3 +276,12 @@ def test_the_seed_decides_the_parameters_and_nothing_else(name):
     pairs = zip(first.parameters(), again.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(first.embedding.weight, other.embedding.weight)
+
+
+def test_a_factor_of_the_output_is_one_of_the_logits():
+    model = build("attention")
+    logits, _ = model(tokens(7))
+    model.output_factor = 0.25
+    torch.testing.assert_close(model(tokens(7))[0], 0.25 * logits)
+    chunked = linear_cross_entropy(model.features(tokens(7))[0].flatten(0, 1), model.head.matrix, tokens(7).flatten())
+    torch.testing.assert_close(total_loss(model, tokens(7), tokens(7))[0], chunked)

@@ -63,6 +63,10 @@ SMALL = {
     ("mixer", "mla"): {"latent_dim": 12, "position_dim": 4, **WINDOW},
     ("mixer", "mega"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
     ("mixer", "megalodon"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
+    ("mixer", "parallel"): {
+        "first": {"type": "mamba2", "head_dim": 8, "state_dim": 5},
+        "second": {"type": "attention", "attention": SOFTMAX},
+    },
     ("mixer", "rwkv6"): {"head_dim": 8, "mix_rank": 4, "decay_rank": 6},
     ("mixer", "rwkv7"): {"head_dim": 8, "decay_rank": 4, "rate_rank": 5, "gate_rank": 6},
     ("mixer", "native_sparse"): {"block_size": 2, "num_selected": 3, "sliding_size": 3, "window_size": 8},
@@ -122,6 +126,12 @@ SWITCHED_ON = {
             "head": {"type": "adaptive", "tied": True},
         },
     ),
+    "mamba2-norm_before_gate": (
+        "mixer",
+        "mamba2",
+        {"head_dim": 8, "state_dim": 5, "width": 24, "output_norm": "before_gate", "dt_factor": 0.5, "dt_floor": 0.01},
+    ),
+    "mamba2-without-norm": ("mixer", "mamba2", {"head_dim": 8, "state_dim": 5, "output_norm": "none", "x_factor": 2.0}),
     "logits-soft_cap": ("head", "language_model", {"soft_cap": 5.0}),
     "output_norm": (
         "layer",

@@ -41,6 +41,12 @@ def test_gated(name, knobs, activation):
     torch.testing.assert_close(layer(x), affine(layer.down, hidden))
 
 
+def test_factors_of_the_gate_and_of_the_output():
+    layer, x = build("swiglu", bias=True, gate_factor=0.7, output_factor=3.0), torch.randn(2, 6, dtype=torch.float64)
+    hidden = PLAIN["silu"](0.7 * affine(layer.gate, x)) * affine(layer.up, x)
+    torch.testing.assert_close(layer(x), 3.0 * affine(layer.down, hidden))
+
+
 @pytest.mark.parametrize(("name", "dim", "width"), [("mlp", 6, 24), ("swiglu", 12, 32), ("geglu", 13, 40)])
 def test_widths_unless_said_otherwise(name, dim, width):
     assert find("ffn", name).cls(dim).up.out_features == width

@@ -49,12 +49,15 @@ def mamba_by_hand(m: Mamba, x_BTD: Tensor) -> Tensor:
 
 
 def mamba2_by_hand(m: Mamba2, x_BTD: Tensor) -> Tensor:
-    joined = convolved(m.conv, torch.cat((m.x_proj(x_BTD), m.B_proj(x_BTD), m.C_proj(x_BTD)), -1))
+    x_factor, B_factor, C_factor = m.factors
+    parts = (x_factor * m.x_proj(x_BTD), B_factor * m.B_proj(x_BTD), C_factor * m.C_proj(x_BTD))
+    joined = convolved(m.conv, torch.cat(parts, -1))
     v, taken, given = joined.split(m.widths, -1)
     state_dim, head_dim = m.head_dims
     outputs, h = [], v.new_zeros(B, m.num_heads, state_dim, head_dim)
     for t in range(T):
-        step = torch.log1p(torch.exp(m.dt_proj(x_BTD[:, t]) + m.dt_bias))
+        step = torch.log1p(torch.exp(m.dt_factor * m.dt_proj(x_BTD[:, t]) + m.dt_bias))
+        step = torch.where(step > (m.dt_floor or 0), step, m.dt_floor or 0)
         heads = []
         for head in range(m.num_heads):
             group = slice(head // m.group_size * state_dim, (head // m.group_size + 1) * state_dim)
@@ -64,12 +67,15 @@ def mamba2_by_hand(m: Mamba2, x_BTD: Tensor) -> Tensor:
             heads.append((new, (given[:, t, None, group] @ new)[:, 0] + m.D[head] * value))
         h = torch.stack([new for new, _ in heads], 1)
         outputs.append(torch.cat([y for _, y in heads], -1))
-    gated = torch.stack(outputs, 1) * F.silu(m.z_proj(x_BTD))
-    groups = gated.unflatten(-1, (m.num_groups, -1))
-    scaled = groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + 1e-5)
-    return m.out_proj(scaled.flatten(-2) * m.scale)
+    y, gate = torch.stack(outputs, 1), F.silu(m.z_factor * m.z_proj(x_BTD))
+    if m.output_norm == "none":
+        return m.out_proj(y * gate)
+    groups = (y if m.output_norm == "before_gate" else y * gate).unflatten(-1, (m.num_groups, -1))
+    scaled = (groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + 1e-5)).flatten(-2) * m.scale
+    return m.out_proj(scaled * gate if m.output_norm == "before_gate" else scaled)
 
 
+FACTORS = {f"{part}_factor": 0.5 + 0.3 * index for index, part in enumerate(("z", "x", "B", "C", "dt"))}
 CASES = {
     "mamba": (Mamba, {"state_dim": 5, "dt_rank": 3}, mamba_by_hand),
     "mamba-inner-norm": (Mamba, {"state_dim": 5, "dt_rank": 3, "inner_norm": RMSNorm}, mamba_by_hand),
@@ -79,6 +85,16 @@ CASES = {
         mamba_by_hand,
     ),
     "mamba2": (Mamba2, {"state_dim": 5, "head_dim": 4}, mamba2_by_hand),
+    "mamba2-without-norm": (
+        Mamba2,
+        {"state_dim": 3, "head_dim": 5, "width": 35, "output_norm": "none", "bias": True} | FACTORS,
+        mamba2_by_hand,
+    ),
+    "mamba2-norm-before-gate": (
+        Mamba2,
+        {"state_dim": 3, "head_dim": 5, "width": 20, "output_norm": "before_gate", "num_groups": 2, "dt_floor": 0.02},
+        mamba2_by_hand,
+    ),
     "mamba2-groups": (Mamba2, {"state_dim": 3, "head_dim": 4, "num_groups": 3, "bias": True}, mamba2_by_hand),
 }
 
@@ -103,6 +119,7 @@ def test_dt_is_initialized_in_its_range() -> None:
         (Mamba, {"dt_min": 0.2}, r"dt_min 0\.2 is above dt_max 0\.1"),
         (Mamba, {"inner_norm": partial(TimestepNorm, num_groups=1)}, "inner_norm TimestepNorm has a state"),
         (Mamba2, {"head_dim": 5}, r"expand \* dim 24 is not divisible by head_dim 5"),
+        (Mamba2, {"head_dim": 5, "width": 13}, "width 13 is not divisible by head_dim 5"),
         (Mamba2, {"head_dim": 4, "num_groups": 4}, "the number of heads 6 is not divisible by"),
     ],
 )

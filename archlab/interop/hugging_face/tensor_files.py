@@ -19,7 +19,7 @@ from archlab.storage.safetensors_header import TensorInfo, read_header
 
 _SINGLE, _INDEX, _ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-# Buffers that older versions of transformers stored; their values follow from the configuration.
+# Buffers that classes of transformers store, or did in older versions; their values follow from the configuration.
 _BUFFERS = (
     ".rotary_emb.inv_freq",
     ".rotary_emb.cos_cached",
@@ -29,6 +29,10 @@ _BUFFERS = (
     ".attn.bias",
     ".attn.masked_bias",
     ".position_ids",
+    ".self_attn.slope_rate",
+    ".self_attn.query_decay",
+    ".self_attn.key_decay",
+    ".self_attn.diagonal_decay",
 )
 # Who wrote a file, where it says so: others name the layouts of libraries whose matrices are transposed.
 _LAYOUTS = ("pt", "np", "mlx")

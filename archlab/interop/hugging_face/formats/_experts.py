@@ -31,14 +31,14 @@ def experts_of(model: Mapping[str, Any]) -> dict[str, Any]:
     return {name: (ffn | {"hidden_dim": hidden_dim})[name] for name in ROUTED}
 
 
-def expert_keys(theirs: str, num_experts: int, names: Mapping[str, str]) -> KeyMap:
+def expert_keys(theirs: str, num_experts: int, names: Mapping[str, str], router: str = "gate") -> KeyMap:
     """Return the names within one layer; `names` are theirs of an expert's `gate`, `up` and `down`."""
     experts: KeyMap = {
         f"{theirs}.experts.{index}.{name}.weight": f"ffn.experts.{ours}[{index}]"
         for index in range(num_experts)
         for ours, name in names.items()
     }
-    return {f"{theirs}.gate.weight": "ffn.router.weight"} | experts
+    return {f"{theirs}.{router}.weight": "ffn.router.weight"} | experts
 
 
 def sparse_key_map(dense: KeyMap, layers: Iterable[int], experts: KeyMap) -> KeyMap:

@@ -50,19 +50,18 @@ MIXER: KeyMap = {
     "dt_proj.bias": "dt_proj.bias",
     "out_proj.weight": "out_proj.weight",
 }
+BIASES: KeyMap = {"in_proj.bias": ("x_proj.bias", "z_proj.bias"), "out_proj.bias": "out_proj.bias"}
+CONV_BIAS: KeyMap = {"conv1d.bias": "conv.bias"}
 
 
 def key_map(config: Fields) -> KeyMap:
     """Return archlab's name, or names, for each of theirs."""
-    parts = dict(MIXER)
-    if config["use_bias"]:
-        parts |= {"in_proj.bias": ("x_proj.bias", "z_proj.bias"), "out_proj.bias": "out_proj.bias"}
-    return mamba_key_map(config, parts)
+    return mamba_key_map(config, MIXER | (BIASES if config["use_bias"] else {}))
 
 
 def mamba_key_map(config: Fields, parts: KeyMap) -> KeyMap:
     """Return archlab's names for theirs, given those of a layer's mixer."""
-    parts = {**parts, **({"conv1d.bias": "conv.bias"} if config["use_conv_bias"] else {})}
+    parts = parts | (CONV_BIAS if config["use_conv_bias"] else {})
     layer = {"norm.weight": "norm.weight"} | {f"mixer.{name}": prefixed("mixer", ours) for name, ours in parts.items()}
     ends: KeyMap = {"backbone.embeddings.weight": "embedding.weight", "backbone.norm_f.weight": "norm.weight"}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}

@@ -30,27 +30,32 @@ MIXER: KeyMap = {
     "norm.weight": "scale",
     "out_proj.weight": "out_proj.weight",
 }
+BIASES: KeyMap = {
+    "in_proj.bias": ("z_proj.bias", "x_proj.bias", "B_proj.bias", "C_proj.bias", "dt_proj.bias"),
+    "out_proj.bias": "out_proj.bias",
+}
 
 
 def key_map(config: Fields) -> KeyMap:
     """Return archlab's name, or names, for each of theirs."""
-    parts = dict(MIXER)
-    if config["use_bias"]:
-        biases = ("z_proj.bias", "x_proj.bias", "B_proj.bias", "C_proj.bias", "dt_proj.bias")
-        parts |= {"in_proj.bias": biases, "out_proj.bias": "out_proj.bias"}
-    return mamba.mamba_key_map(config, parts)
+    return mamba.mamba_key_map(config, MIXER | (BIASES if config["use_bias"] else {}))
 
 
 def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes; raise ArchlabError for an unsupported value."""
-    limit = config["time_step_limit"]
-    if [_number(end) for end in limit] != [0.0, math.inf]:
-        raise ArchlabError(f"time_step_limit {limit}: not represented, only steps without a limit are")
+    check_steps(config)
     # The class computes the inner width from expand, whatever intermediate_size says.
     if config["num_heads"] * config["head_dim"] != config["expand"] * config["hidden_size"]:
         raise ArchlabError(f"num_heads {config['num_heads']} of {config['head_dim']} do not fill expand * hidden_size")
     own = {"head_dim": config["head_dim"], "num_groups": config["n_groups"], "eps": config["layer_norm_epsilon"]}
     return mamba.mamba_config(config, {"type": "mamba2"} | own)
+
+
+def check_steps(config: Fields) -> None:
+    """Raise ArchlabError for a limit of the steps."""
+    limit = config["time_step_limit"]
+    if [_number(end) for end in limit] != [0.0, math.inf]:
+        raise ArchlabError(f"time_step_limit {limit}: not represented, only steps without a limit are")
 
 
 def _number(value: Any) -> float:

@@ -24,7 +24,7 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
 
 def to_hf_config(model: Fields) -> dict[str, Any]:
     """Return the configuration closest to a model's YAML data."""
-    attention = model["layers"][0]["mixer"]["attention"]
+    attention = model["layers"][0]["mixer"].get("attention", {})
     fields = _decoder.decoder_fields(model) | {"sliding_window": None, "hidden_act": "silu"}
     if attention.get("window") != "sliding":
         return fields

@@ -14,7 +14,7 @@ FIELDS: dict[str, Any] = mistral.FIELDS | {
     "num_local_experts": 8,
     "num_experts_per_tok": 2,
 }
-_THEIRS, _NAMES = "block_sparse_moe", {"gate": "w1", "up": "w3", "down": "w2"}
+THEIRS, NAMES = "block_sparse_moe", {"gate": "w1", "up": "w3", "down": "w2"}
 
 
 def to_archlab_config(config: Fields) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
 
 def key_map(config: Fields) -> KeyMap:
     """Return archlab's name for each of theirs."""
-    experts = expert_keys(_THEIRS, config["num_local_experts"], _NAMES)
+    experts = expert_keys(THEIRS, config["num_local_experts"], NAMES)
     return sparse_key_map(_decoder.key_map(config), range(config["num_hidden_layers"]), experts)
 
 

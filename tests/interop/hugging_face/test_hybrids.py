@@ -1,0 +1,206 @@
+"""LFM2, MiniMax, Jamba, Falcon-H1 and Nemotron-H of transformers, in odd shapes, in both directions, in float64."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from float64_helpers import EAGER, assert_same_in_float64, wide_model
+from hugging_face_helpers import random_tokens, transformers
+
+from archlab import ArchlabError
+from archlab.interop import describe_pretrained
+
+SIZES = {
+    "vocab_size": 37,
+    "hidden_size": 36,
+    "intermediate_size": 51,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}
+EXPERTS = {"num_local_experts": 5, "num_experts_per_tok": 3}
+LIGHTNING = {"num_hidden_layers": 4, "block_size": 5, "num_key_value_heads": 6}
+JAMBA = {"num_experts": 5, "num_experts_per_tok": 3, "mamba_d_state": 5, "mamba_dt_rank": 7}
+FALCON = {"num_hidden_layers": 2, "mamba_d_ssm": 30, "mamba_n_heads": 6, "mamba_d_state": 7, "mamba_chunk_size": 8}
+NEMOTRON = {"mamba_num_heads": 6, "mamba_head_dim": 5, "ssm_state_size": 7, "n_groups": 2, "chunk_size": 8}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "lfm2": ("Lfm2", {"num_hidden_layers": 3, "full_attn_idxs": [1], "block_multiple_of": 8} | ROPE),
+    "lfm2-biased-untied": (
+        "Lfm2",
+        {
+            "layer_types": ["full_attention", "conv", "conv", "full_attention"],
+            "num_hidden_layers": 4,
+            "conv_bias": True,
+            "conv_L_cache": 4,
+            "tie_word_embeddings": False,
+            "block_auto_adjust_ff_dim": False,
+            "norm_eps": 1e-3,
+            "num_key_value_heads": 1,
+        },
+    ),
+    "lfm2-convolutions-alone": (
+        "Lfm2",
+        {"layer_types": ["conv"] * 2, "num_hidden_layers": 2, "conv_L_cache": 2, "block_ffn_dim_multiplier": 1.7},
+    ),
+    "lfm2-wide-heads": (
+        "Lfm2",
+        {"num_hidden_layers": 3, "full_attn_idxs": [0, 2], "block_multiple_of": 5, "head_dim": 10} | ROPE,
+    ),
+    "minimax": (
+        "MiniMax",
+        EXPERTS | LIGHTNING | {"full_attn_alpha_factor": 1.3, "linear_attn_alpha_factor": 1.3, "mlp_alpha_factor": 1.3},
+    ),
+    "minimax-listed": (
+        "MiniMax",
+        EXPERTS
+        | ROPE
+        | {f"{branch}_beta_factor": 0.7 for branch in ("full_attn", "linear_attn", "mlp")}
+        | {"layer_types": ["linear_attention", "linear_attention", "full_attention"], "num_hidden_layers": 3}
+        | {"head_dim": 10, "sliding_window": 5, "tie_word_embeddings": True, "rms_norm_eps": 1e-3},
+    ),
+    "minimax-lightning-alone": (
+        "MiniMax",
+        EXPERTS | {"layer_types": ["linear_attention"], "num_hidden_layers": 1, "full_attn_alpha_factor": 3.0},
+    ),
+    "jamba": (
+        "Jamba",
+        JAMBA | {"num_hidden_layers": 4, "attn_layer_period": 3, "attn_layer_offset": 1, "mamba_proj_bias": True},
+    ),
+    "jamba-tied-without-bias": (
+        "Jamba",
+        JAMBA
+        | {"num_hidden_layers": 5, "attn_layer_period": 4, "attn_layer_offset": 2, "expert_layer_period": 3}
+        | {"mamba_conv_bias": False, "mamba_d_conv": 3, "mamba_expand": 3, "tie_word_embeddings": True}
+        | {"expert_layer_offset": 0, "rms_norm_eps": 1e-3, "head_dim": 10, "mamba_dt_rank": "auto"},
+    ),
+    "jamba-dense-mamba": ("Jamba", JAMBA | {"num_hidden_layers": 2, "num_experts": 1}),
+    "jamba-sparse-attention": (
+        "Jamba",
+        JAMBA
+        | {"num_hidden_layers": 2, "attn_layer_period": 1, "attn_layer_offset": 0, "num_key_value_heads": 1}
+        | {"expert_layer_period": 1, "expert_layer_offset": 0},
+    ),
+    "falcon-h1": (
+        "FalconH1",
+        FALCON
+        | ROPE
+        | {
+            "embedding_multiplier": 5.6,
+            "lm_head_multiplier": 0.04,
+            "key_multiplier": 0.39,
+            "attention_in_multiplier": 1.2,
+        }
+        | {"attention_out_multiplier": 0.93, "ssm_in_multiplier": 1.25, "ssm_out_multiplier": 0.23}
+        | {"ssm_multipliers": [0.35, 0.25, 0.7, 0.5, 1.3], "mlp_multipliers": [0.88, 0.58]},
+    ),
+    "falcon-h1-biased-norm-after-gate": (
+        "FalconH1",
+        FALCON
+        | {"mamba_rms_norm": True, "mamba_norm_before_gate": False, "mamba_n_groups": 3, "rms_norm_eps": 1e-3}
+        | {"attention_bias": True, "mlp_bias": True, "projectors_bias": True, "mamba_proj_bias": True, "head_dim": 10}
+        | {"mlp_multipliers": [1.5, 0.5], "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 1.3], "key_multiplier": 0.7},
+    ),
+    "falcon-h1-tied-norm-before-gate": (
+        "FalconH1",
+        FALCON
+        | {"mamba_d_ssm": None, "mamba_expand": 3, "mamba_n_heads": 4, "mamba_rms_norm": True, "mamba_conv_bias": False}
+        | {"tie_word_embeddings": True, "lm_head_multiplier": 0.1, "num_key_value_heads": 1, "mamba_d_conv": 2},
+    ),
+    "nemotron-h": (
+        "NemotronH",
+        NEMOTRON | {"layers_block_type": ["linear_attention", "mlp", "linear_attention", "full_attention", "mlp"]},
+    ),
+    "nemotron-h-biased": (
+        "NemotronH",
+        NEMOTRON
+        | {"layers_block_type": ["full_attention", *["linear_attention", "mlp"] * 2, "linear_attention"]}
+        | {
+            "time_step_min": 0.4,
+            "use_bias": True,
+            "mlp_bias": True,
+            "use_conv_bias": False,
+            "conv_kernel": 3,
+            "layer_norm_epsilon": 1e-3,
+        }
+        | {"head_dim": 10, "num_key_value_heads": 1, "n_groups": 3},
+    ),
+    "nemotron-h-mamba-alone": (
+        "NemotronH",
+        NEMOTRON | {"layers_block_type": ["linear_attention"] * 2, "time_step_min": 1e-4},
+    ),
+    "nemotron-h-attention-alone": ("NemotronH", NEMOTRON | {"layers_block_type": ["full_attention", "mlp"]}),
+}
+TYPES = {"FalconH1": "falcon_h1", "NemotronH": "nemotron_h"}
+
+
+def model_of(system: str, own: dict[str, Any]) -> Any:
+    config = getattr(transformers, f"{system}Config")(**(SIZES | EAGER | own))
+    return wide_model(getattr(transformers, f"{system}ForCausalLM"), config)
+
+
+@pytest.mark.parametrize(("system", "own"), CASES.values(), ids=CASES)
+def test_logits_agree_both_ways_whole_and_piece_by_piece(tmp_path: Path, system: str, own: dict[str, Any]) -> None:
+    theirs = model_of(system, own)
+    assert_same_in_float64(theirs, tmp_path, TYPES.get(system, system.lower()), random_tokens(37))
+
+
+@pytest.mark.parametrize(
+    ("system", "own", "fields", "problem"),
+    [
+        (
+            "Lfm2",
+            {"num_hidden_layers": 2, "full_attn_idxs": [1]},
+            {"layer_types": ["conv", "conv"]},
+            r"full_attn_idxs \[1\] and layer_types \['conv', 'conv'\] are one value",
+        ),
+        (
+            "MiniMax",
+            {"num_hidden_layers": 1},
+            {"layer_types": ["sliding_attention"]},
+            "layer_types 'sliding_attention'",
+        ),
+        ("Lfm2", {"num_hidden_layers": 1}, {"use_pos_enc": False}, "use_pos_enc False: not represented, only True is"),
+        (
+            "MiniMax",
+            LIGHTNING,
+            {"mlp_alpha_factor": 2.0},
+            "mlp_alpha_factor 2.0: not represented, only full_attn_alpha_factor 1 is",
+        ),
+        (
+            "MiniMax",
+            {"num_hidden_layers": 2},
+            {"linear_attn_beta_factor": 0.5},
+            "mlp_beta_factor 1: not represented, only linear_attn_beta_factor 0.5 is",
+        ),
+        ("MiniMax", LIGHTNING, {"rotary_dim": 3}, "rotary_dim 3: not represented, only head_dim 6 is"),
+        (
+            "Jamba",
+            JAMBA,
+            {"mamba_inner_layernorms": False},
+            "mamba_inner_layernorms False: not represented, only True is",
+        ),
+        ("FalconH1", FALCON, {"time_step_limit": [0.0, 0.5]}, r"time_step_limit \[0.0, 0.5\]: not represented"),
+        ("FalconH1", FALCON, {"projectors_bias": True}, "projectors_bias True: not represented, only mamba_proj_bias"),
+        ("FalconH1", FALCON, {"mlp_multipliers": [1.0]}, r"mlp_multipliers \[1.0\] is not a list of 2 numbers"),
+        ("FalconH1", FALCON, {"mamba_d_head": 6}, "mamba_n_heads 6 of 6 do not fill 30"),
+        ("FalconH1", FALCON, {"mamba_use_mlp": False}, "mamba_use_mlp False: not represented, only True is"),
+        ("NemotronH", NEMOTRON, {}, "a layer 'moe': not represented, only 'linear_attention', 'full_attention'"),
+        ("NemotronH", NEMOTRON, {"layers_block_type": ["mlp"]}, "layer 0 is 'mlp': not represented"),
+        ("NemotronH", NEMOTRON, {"layers_block_type": None}, "layers_block_type, or hybrid_override_pattern, is miss"),
+        ("NemotronH", NEMOTRON, {"hybrid_override_pattern": "M-"}, "hybrid_override_pattern 'M-' and layers_block_t"),
+        ("NemotronH", NEMOTRON, {"num_hidden_layers": 7}, "num_hidden_layers 7 and the 4 layers of the list"),
+        ("NemotronH", NEMOTRON, {"num_nextn_predict_layers": 1}, "num_nextn_predict_layers 1: not represented"),
+        ("MiniMax", LIGHTNING, {"postnorm": False}, "postnorm False: not represented, only True is"),
+    ],
+)
+def test_what_cannot_be_represented_is_refused_by_name(
+    tmp_path: Path, system: str, own: dict[str, Any], fields: dict[str, Any], problem: str
+) -> None:
+    config = getattr(transformers, f"{system}Config")(**(SIZES | own)).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config | fields))
+    with pytest.raises(ArchlabError, match=f"config.json: {problem}"):
+        describe_pretrained(tmp_path)
