@@ -74,7 +74,6 @@ class NativeSparseMixer(MultiHeadAttention):
         init: Init = "he",
         position: Factory = slot("position", "rope"),
     ) -> None:
-        sizes = {"block_size": block_size, "num_selected": num_selected, "sliding_size": sliding_size}
         super().__init__(
             dim,
             num_heads=num_heads,
@@ -84,7 +83,13 @@ class NativeSparseMixer(MultiHeadAttention):
             qk_norm=qk_norm,
             bias=bias,
             init=init,
-            attention=partial(NativeSparseAttention, **sizes, window_size=window_size),
+            attention=partial(
+                NativeSparseAttention,
+                block_size=block_size,
+                num_selected=num_selected,
+                sliding_size=sliding_size,
+                window_size=window_size,
+            ),
             position=position,
         )
         self.branch_gate = linear(dim, 3 * num_heads, bias=False, init=init)
