@@ -36,7 +36,8 @@ class AdaptiveHead(nn.Module):
         factor: How many times as narrow as the one before each band is, the first having D features; null for that of
             the embedding whose cutoffs they are, or for 4.
         tied: Whether the matrices of all bands are those of the embedding.
-        tied_projections: Whether the projections to the narrow bands are, transposed, those of the embedding too.
+        tied_projections: Whether the projections to the narrow bands are, transposed, those of the embedding too; the
+            first band, of D features, has none.
         init: Distribution of the matrices: N(0, 1/R) `truncated` at three deviations, or `normal`, N(0, 0.02²), for R
             features; projections are uniform (Xavier).
         dropout: Probability of zeroing a feature before each product in training.
