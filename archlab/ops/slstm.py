@@ -130,7 +130,7 @@ def backward_steps(
 
 
 def define_operation(name: str, forward_loop: Callable[..., Any], backward_loop: Callable[..., Any]) -> Backend:
-    """Return a backend that runs all steps, in a loop like `forward_steps`, as one operation with its backward pass.
+    """Return a backend that runs all steps, in a loop like `forward_steps`, as one operation with a backward pass.
 
     Opaque to torch.compile, which would unroll the steps.
     """

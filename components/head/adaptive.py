@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,7 +36,8 @@ class AdaptiveHead(nn.Module):
         factor: How many times as narrow as the one before each band is, the first having D features; null for that of
             the embedding whose cutoffs they are, or for 4.
         tied: Whether the matrices of all bands are those of the embedding.
-        tied_projections: Whether the projections to the narrow bands are, transposed, those of the embedding too.
+        tied_projections: Whether the projections to the narrow bands are, transposed, those of the embedding too; the
+            first band, of D features, has none.
         init: Distribution of the matrices: N(0, 1/R) `truncated` at three deviations, or `normal`, N(0, 0.02²), for R
             features; projections are uniform (Xavier).
         dropout: Probability of zeroing a feature before each product in training.
@@ -69,7 +73,7 @@ class AdaptiveHead(nn.Module):
             raise ValueError("tied_projections are those of an embedding: set tied as well")
         self.num_outputs, self.init, self.tied_projections = vocab_size, init, tied_projections
         # A tuple hides the embedding, whose parameters must have one name.
-        self._tied = (known,) if tied and known is not None else ()
+        self._tied: tuple[AdaptiveEmbedding, ...] = (known,) if tied and known is not None else ()
         first, *rest = self.bands
         own = None if tied else nn.Parameter(torch.empty(first.size, dim))
         self.register_parameter("weight", own)
@@ -109,9 +113,8 @@ class AdaptiveHead(nn.Module):
     @property
     def matrices(self) -> list[Tensor]:
         """The vectors of the tokens of each band [size, width]."""
-        if self._tied:
-            return [table.weight for table in self._tied[0].tables]
-        return [part.weight for part in (self, *self.tails)]
+        owners: Iterable[Any] = self._tied[0].tables if self._tied else (self, *self.tails)
+        return [owner.weight for owner in owners]
 
     def _first_matrix(self) -> Tensor:
         """Return the vectors of the frequent tokens, and one for each band of others."""
@@ -121,9 +124,10 @@ class AdaptiveHead(nn.Module):
     def _project(self, index: int, x: Tensor) -> Tensor:
         """Return the narrow features of a band of rare tokens."""
         if self.tied_projections:
-            table = self._tied[0].tables[index + 1]
+            table: Any = self._tied[0].tables[index + 1]
             return self.dropout(F.linear(x, table.projection.weight.mT))
-        return self.dropout(self.tails[index].projection(x))
+        tail: Any = self.tails[index]
+        return self.dropout(tail.projection(x))
 
 
 class Tail(nn.Module):

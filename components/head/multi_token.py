@@ -48,7 +48,7 @@ class MultiTokenHead(nn.Module):
         depth: Count = 1,
         weight: Positive = 0.3,
         head: Factory = slot("head", "language_model"),
-        layer: Factory = slot("layer", "block"),
+        layer: Factory = slot("layer"),
         norm: Factory = slot("norm", "rms"),
         init: Init = "he",
     ) -> None:

@@ -26,6 +26,7 @@ from archlab.testing.parallel import several_processes_equal_one
 
 WINDOW = {"window": "sliding", "window_size": 5}
 SOFTMAX = {"type": "softmax", **WINDOW}
+BLOCK = {"type": "block", "mixer": {"type": "attention", "attention": SOFTMAX}}
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(4))
 WAVES = torch.rand(2, 24, generator=torch.Generator().manual_seed(4))
 # Widths that the small models have room for, and windows that end within their few words.
@@ -54,7 +55,10 @@ SMALL = {
     ("embedding", "frames"): {"frame_size": 3, "num_channels": 1},
     ("head", "adaptive"): {"cutoffs": [5, 9], "factor": 2},
     ("head", "classifier"): {"num_outputs": 3},
-    ("head", "multi_token"): {"depth": 2, "layer": {"mixer": {"type": "attention", "attention": SOFTMAX}}},
+    ("head", "multi_token"): {
+        "depth": 2,
+        "layer": BLOCK,
+    },
     ("layer", "block"): {"mixer": {"type": "attention", "attention": SOFTMAX}},
     ("mixer", "attention"): {"attention": SOFTMAX},
     ("mixer", "block_recurrent"): {"block_size": 4, "num_states": 3},
@@ -114,7 +118,7 @@ SWITCHED_ON = {
         "head",
         "multi_token",
         {
-            "layer": {"mixer": {"type": "attention", "attention": SOFTMAX}},
+            "layer": BLOCK,
             "head": {"type": "language_model", "tied": True},
         },
     ),
@@ -122,7 +126,7 @@ SWITCHED_ON = {
         "head",
         "multi_token",
         {
-            "layer": {"mixer": {"type": "attention", "attention": SOFTMAX}},
+            "layer": BLOCK,
             "head": {"type": "adaptive", "tied": True},
         },
     ),

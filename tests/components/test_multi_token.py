@@ -23,7 +23,7 @@ from archlab.training.step import TrainStep, check_experiment
 
 V, D, T, DEPTH, WEIGHT = 19, 8, 9, 3, 0.6
 LAYER = {"mixer": {"type": "attention", "num_heads": 2, "attention": {"type": "softmax", "window_size": 16}}}
-HEAD = {"type": "multi_token", "depth": DEPTH, "weight": WEIGHT, "layer": LAYER}
+HEAD = {"type": "multi_token", "depth": DEPTH, "weight": WEIGHT, "layer": {"type": "block", **LAYER}}
 INNER = {
     "untied": "language_model",
     "tied": {"type": "language_model", "tied": True, "soft_cap": 3.0},
@@ -99,7 +99,9 @@ def test_validation_is_that_of_the_next_token_alone():
 
 
 def experiment(tiny, **train):
-    base = tiny("model.head={type: multi_token, depth: 2, layer: {mixer: {type: attention, num_heads: 2}}}")
+    base = tiny(
+        "model.head={type: multi_token, depth: 2, layer: {type: block, mixer: {type: attention, num_heads: 2}}}"
+    )
     return replace(base, train=replace(base.train, **train))
 
 
@@ -123,7 +125,9 @@ def test_a_context_in_pieces_is_refused(tiny):
 
 def test_it_costs_what_it_computes(tiny):
     costs = {
-        depth: check_experiment(tiny(f"model.head={{type: multi_token, depth: {depth}, layer: {{mixer: gla}}}}"))
+        depth: check_experiment(
+            tiny(f"model.head={{type: multi_token, depth: {depth}, layer: {{type: block, mixer: gla}}}}")
+        )
         for depth in (1, 2)
     }
     plain = check_experiment(tiny())
@@ -134,7 +138,7 @@ def test_it_costs_what_it_computes(tiny):
 
 @pytest.mark.slow
 def test_an_export_has_no_trace_of_it(tmp_path):
-    yaml = f"base: llama2_tiny\nmodel: {{head: {{type: multi_token, layer: {LAYER}}}}}\n"
+    yaml = f"base: llama2_tiny\nmodel: {{head: {{type: multi_token, layer: {HEAD['layer']}}}}}\n"
     (tmp_path / "it.yaml").write_text(f"name: it\n{yaml}".replace("'", ""))
     made = load(tmp_path / "it.yaml")
     model = build(made.model, "cpu", 0)
@@ -150,6 +154,6 @@ def test_an_export_has_no_trace_of_it(tmp_path):
 
 def test_layers_of_several_streams_are_refused():
     with pytest.raises(ConfigError, match="several residual streams is none"):
-        make(layer=LAYER | {"residual": "hyper"})
+        make(layer=LAYER | {"type": "block", "residual": "hyper"})
     with pytest.raises(ValueError, match="needs a vocab_size"):
         MultiTokenHead(D, None, torch.nn.Identity(), head=None, layer=None, norm=None)

@@ -166,6 +166,14 @@ def test_a_run_resumes_and_its_export_is_an_ordinary_model(tmp_path: Path) -> No
         ([], "train.parametrization: mup needs train.base_width"),
         (["train.base_width=5"], "no model at the base width: model.layers[0].mixer: attention: dim 5"),
         (["train.base_width=8", "model.head.tied=true"], "role is input: no one scale serves both ends"),
+        (
+            [
+                "train.base_width=8",
+                "model.embedding={type: adaptive, cutoffs: [64], factor: 2}",
+                "model.head={type: adaptive, tied: true}",
+            ],
+            "the head's matrix is 'embedding.tables.0.weight', whose role is input: no one scale serves both ends",
+        ),
         (["train.base_model={'model.layers[0].hidden': 3}"], "model.layers[0].hidden: is no size of the model"),
         (["train.base_model={model.dim: 8, 'model.layers[*].mixer.num_heads': 3}"], "dim 8 is not divisible"),
     ],

@@ -28,7 +28,7 @@ HEADS = {
     "with an auxiliary loss": (COMPRESSIVE,),
     "multi_token": (
         PLAIN,
-        "model.head={type: multi_token, depth: 2, layer: {mixer: {type: attention, num_heads: 2}}}",
+        "model.head={type: multi_token, depth: 2, layer: {type: block, mixer: {type: attention, num_heads: 2}}}",
     ),
     "reconstruction": (PLAIN, "model.head=reconstruction"),
     "classifier": (PLAIN, "model.head={type: classifier, num_outputs: 256}"),
