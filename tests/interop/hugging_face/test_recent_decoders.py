@@ -1,6 +1,7 @@
 """gpt-oss, DeepSeek-V3, DiffLlama and Qwen3-Next of the transformers library, in odd shapes, both ways, in float64."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ every_case = pytest.mark.parametrize(("system", "own"), CASES.values(), ids=CASE
 
 
 def model_of(system: str, own: dict[str, Any]) -> nn.Module:
-    config = getattr(transformers, f"{system}Config")(**(SIZES | EAGER | own))
+    fields = deepcopy(SIZES | EAGER | own)  # their configurations write into the mappings that they are given
+    config = getattr(transformers, f"{system}Config")(**fields)
     theirs = wide_model(getattr(transformers, f"{system}ForCausalLM"), config)
     for name, buffer in theirs.named_buffers():
         if name.endswith("e_score_correction_bias"):
@@ -231,7 +233,7 @@ def test_what_predicts_further_tokens_is_left_out_and_told(
 def test_what_cannot_be_represented_is_refused_by_name(
     tmp_path: Path, system: str, own: dict[str, Any], fields: dict[str, Any], problem: str
 ) -> None:
-    config = getattr(transformers, f"{system}Config")(**(SIZES | own)).to_dict()
+    config = getattr(transformers, f"{system}Config")(**deepcopy(SIZES | own)).to_dict()
     (tmp_path / "config.json").write_text(json.dumps(config | fields))
     with pytest.raises(ArchlabError, match=f"config.json: {problem}"):
         describe_pretrained(tmp_path)
