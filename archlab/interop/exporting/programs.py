@@ -202,7 +202,8 @@ def _input_shapes(program: ExportedProgram) -> list[Sequence[Any]]:
 def _lengths(program: ExportedProgram) -> tuple[int, int | None]:
     """Return the shortest and the longest input of a program; both are equal where tracing has fixed the length."""
     size = _input_shapes(program)[0][1]
-    if isinstance(size, int):
-        return size, size
+    # A loop over steps fixes a length that was to be any: its symbol then stands for a number.
+    if isinstance(size, int) or size.node.expr.is_Integer:
+        return int(size), int(size)
     bounds = program.range_constraints[size.node.expr]
     return max(2, int(bounds.lower)), int(bounds.upper) if bounds.upper.is_Integer else None
