@@ -19,7 +19,7 @@ from archlab.testing.component_case import BATCH, PRECISE, CheckFailed, Componen
 SMALL = (1, 2, 3, 4, 5, 8, 16)
 DEPTH = 2
 ATTEMPTS = 40
-_DRAWS = 6  # of a slot's component: few of them build where widths are as small as here
+_DRAWS = 6  # of a component of a slot at least: few of them build where widths are as small as here
 ENDS = ("embedding", "head")  # never varied: they define the inputs and outputs of the model
 
 
@@ -124,11 +124,12 @@ def other_values(knob: Knob) -> Iterator[Any]:
 
 
 def _values_of_slot(slot: Slot) -> Iterator[Any]:
-    """Yield components for a slot, with default knobs and with random ones."""
-    rng = random.Random(0)
-    for name in names(slot.kind):
+    """Yield components for a slot, with default knobs and with random ones, more of each where there are few."""
+    rng, choices = random.Random(0), names(slot.kind)
+    num_draws = max(_DRAWS, ATTEMPTS // len(choices))
+    for name in choices:
         yield {"type": name}
-        yield from ({"type": name} | _draw(slot.kind, name, rng, 1) for _ in range(_DRAWS))
+        yield from ({"type": name} | _draw(slot.kind, name, rng, 1) for _ in range(num_draws))
 
 
 def _differs(original: list[Any], other: ComponentCase) -> bool:
