@@ -149,9 +149,9 @@ def _head_dims(node: Any, width: int) -> list[float]:
         return [size for entry in node for size in _head_dims(entry, width)]
     if not isinstance(node, Mapping):
         return []
-    own, count = node.get("head_dim"), node.get("num_heads")
-    size = own if _is_number(own) else width / count if _is_number(count) else None
-    return [*([] if size is None else [size]), *(s for value in node.values() for s in _head_dims(value, width))]
+    own: list[float] = [value for key, value in node.items() if key == "head_dim" and _is_number(value)]
+    counted = [width / value for key, value in node.items() if key == "num_heads" and _is_number(value)]
+    return [*(own or counted), *(size for value in node.values() for size in _head_dims(value, width))]
 
 
 def _set_depth(model: dict[str, Any], layers: int, source: str) -> None:
