@@ -45,6 +45,8 @@ def run_loader(source: str, folder: str, given: Mapping[str, torch.Tensor]) -> d
             result["steps"] = _in_steps(call, given["inputs"])
         if "padded" in namespace and "mask" in given:
             result["padded"] = namespace["padded"](folder)(given["padded"], given["mask"])
+            # What a head makes of padding, which has no features, nobody reads: log-probabilities are not zeros.
+            result["padded"].masked_fill_(given["mask"][..., None] == 0, 0)
     return {name: tensor.float().contiguous() for name, tensor in result.items()}
 
 

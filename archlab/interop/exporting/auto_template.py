@@ -136,7 +136,9 @@ class Features:
     _tp_plan = None  # which the library asks a base model for
 
     def __call__(self, input_ids, attention_mask=None, use_cache=None, **options) -> BaseModelOutputWithPast:
-        """Return the features [B, T, D] that the head reads."""
+        """Return the features [B, T, D] that the head reads; raise ValueError for a head that is no single matrix."""
+        if self.whole.get_output_embeddings() is None:
+            raise ValueError("this model's head is no single matrix: a loss that makes logits in parts cannot have it")
         x_BTD, _ = self.whole.run(self.whole.model.features, input_ids, attention_mask, None, False, options)
         return BaseModelOutputWithPast(last_hidden_state=x_BTD)
 
@@ -207,10 +209,8 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
 
     @property
     def base_model(self) -> Features:
-        """Everything below the head; raises ValueError for a model that is not divided there."""
-        if self.get_output_embeddings() is None:
-            raise ValueError("this model's head is no single matrix: a loss that makes logits in parts cannot have it")
-        return Features(self)
+        """Everything below the head."""
+        return Features(self)  # of any head: the library asks for it while it loads a model
 
     @property
     def init_continuous_batching(self):

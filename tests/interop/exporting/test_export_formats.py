@@ -137,6 +137,28 @@ def test_native_is_a_type_of_transformers(name: str, tmp_path: Path, monkeypatch
     assert lines[0] == "proved here"
 
 
+TIED = "{type: adaptive, tied: true}"
+ADAPTIVE = "model.embedding={type: adaptive, cutoffs: [100, 200]}"
+HEADS = {
+    "adaptive": [ADAPTIVE, f"model.head={TIED}"],
+    "factored": ["model.head={type: factored, rank: 8}"],
+    "multi_token": [ADAPTIVE, f"model.head={{type: multi_token, layer: {{type: block, {MEGA[1:]}, head: {TIED}}}"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_that_is_no_single_matrix_leaves_for_transformers(
+    head: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(exporting, "prove", prove_here)
+    run = publish(tiny(f"name=head_{head}", *HEADS[head]), tmp_path / "run")
+    lines: list[str] = []
+    export(run, tmp_path / "out", ["transformers"], tell=lines.append)
+    assert lines[:2] == ["proved here"] * 2
+
+
 def test_an_export_that_differs_is_not_left_behind(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = publish(tiny(), tmp_path / "run")
     wrong = write_weights
