@@ -16,6 +16,7 @@ from archlab.interop.hugging_face.config_json import find_model_type, model_type
 from archlab.modeling.build import build_on_meta
 
 _NO_FUNCTION = ("init", "dropout", "balance_loss")  # knobs of training alone
+_NUM_TOLD = 3  # types that come nearest to a model that has none
 _CENTERED, _SCALE = "zero_centered", "weight"  # of a norm
 
 
@@ -28,34 +29,61 @@ class Match:
     shifts: Mapping[str, float]
 
 
+class NoMatch(ArchlabError):
+    """A model that a type of transformers cannot represent, and how many values of its YAML data it has nonetheless."""
+
+    def __init__(self, problem: str, shared: int = 0) -> None:
+        super().__init__(problem)
+        self.shared = shared
+
+
 def match_model_type(spec: Spec) -> Match:
-    """Return the first `model_type` that represents a model; raise ArchlabError with every reason if none does."""
-    problems = []
-    for model_type in model_types():
+    """Return the first `model_type` that represents a model; raise ArchlabError naming the nearest if none does."""
+    problems, known = list[NoMatch](), model_types()
+    for model_type in known:
         try:
             return match(spec, model_type, "")
-        except ArchlabError as error:
-            problems.append(str(error))
-    raise ArchlabError(f"transformers has no such model: {'; '.join(problems)}")
+        except NoMatch as error:
+            problems.append(error)
+    nearest = sorted(problems, key=lambda problem: -problem.shared)[:_NUM_TOLD]
+    reasons = "; ".join(map(str, nearest))
+    raise ArchlabError(f"transformers has no such model among its {len(known)} types that are known: {reasons}")
 
 
 def match(spec: Spec, model_type: str, source: str) -> Match:
-    """Return how a `model_type` describes a model; raise ArchlabError naming the first difference if it cannot."""
+    """Return how a `model_type` describes a model; raise NoMatch naming the first difference if it cannot."""
     found, plain = find_model_type(model_type, source), spec.to_plain()
     # A format picks the closest fields without checking whether they can express the model: the round trip does.
     try:
         fields = {**found.fields, **found.to_hf_config(plain)}
         theirs = parse(found.to_archlab_config(fields), "backbone", "model")
     except (ArchlabError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ArchlabError(f"the model is no {model_type}: {one_line(error)}") from error
-    difference = first_difference(_normalize(theirs.to_plain()), _normalize(plain), _is_same)
+        raise NoMatch(f"the model is no {model_type}: {_reason(error)}") from error
+    there, here = _normalize(theirs.to_plain()), _normalize(plain)
+    difference = first_difference(there, here, _is_same)
     try:
         shifts = {} if difference else _shifts(build_on_meta(theirs), build_on_meta(spec))
     except ArchlabError as error:
         difference = str(error)
     if difference:
-        raise ArchlabError(f"the model is no {model_type}: {difference}")
+        raise NoMatch(f"the model is no {model_type}: {difference}", _num_shared(there, here))
     return Match(model_type, fields, shifts)
+
+
+def _reason(error: Exception) -> str:
+    """Say why a format could not even read the YAML data of a model, which may have any parts."""
+    if isinstance(error, ArchlabError):
+        return one_line(error)
+    return f"it has no {error}" if isinstance(error, KeyError) else "its parts are of other kinds"
+
+
+def _num_shared(there: Any, here: Any) -> int:
+    """Return the number of values that two trees have in common."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return sum(_num_shared(there[key], here[key]) for key in there if key in here)
+    if isinstance(there, list) and isinstance(here, list):
+        return sum(map(_num_shared, there, here))
+    return int(there == here)
 
 
 def _is_same(path: str, there: Any, here: Any) -> bool:
