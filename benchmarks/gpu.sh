@@ -20,7 +20,7 @@ if [ ${#quick[@]} -gt 0 ]; then
   tests=(tests/ops/test_triton_logit_gradients.py -m "not slow")
 else
   tests=(tests/ops/test_triton_diagonal_scan.py tests/ops/test_triton_gated_linear.py
-    tests/ops/test_triton_logit_gradients.py tests/ops/test_running_norm.py)
+    tests/ops/test_triton_logit_gradients.py tests/ops/test_running_norm.py tests/ops/test_blocked_attention.py)
 fi
 timeout 150 "$python" -m pytest -q -x -p no:cacheprovider "${tests[@]}"
 kernels=$?
