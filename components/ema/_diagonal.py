@@ -1,12 +1,13 @@
-"""A diagonal recurrence cut over ranks: what a piece of a sequence adds to the state, and how it decays the earlier."""
+"""Diagonal recurrences: the state that a piece of a sequence leaves, how it decays the earlier, and complex states."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from archlab import Recurrent, State
 from archlab.ops.diagonal_scan import Decay, complex_mul, diagonal_scan
+from archlab.ops.dtypes import at_least_float32
 
 
 class DiagonalRecurrence(Recurrent):
@@ -33,3 +34,20 @@ class DiagonalRecurrence(Recurrent):
     def enter(self, summary: State) -> State:
         """Return the state after the pieces of a summary."""
         return {"h": summary["h"]}
+
+
+class DiagonalStates(DiagonalRecurrence):
+    """Complex states of each channel [B, D, N, 2], whose output a factor of `read` [D, N, 2] gives, and a skip [D]."""
+
+    read: nn.Parameter
+    skip: nn.Parameter
+
+    def init_state(self, batch_size: int) -> State:
+        """Return h = 0."""
+        return {"h": at_least_float32(self.read).new_zeros(batch_size, *self.read.shape)}
+
+    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Run the states of every channel."""
+        decay, weight_DN2 = self._coefficients()
+        y_BTD, h = diagonal_scan(x_BTD, decay, weight_DN2, state["h"] if state else None)
+        return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.skip)).to(x_BTD.dtype), {"h": h}

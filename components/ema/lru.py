@@ -6,9 +6,9 @@ from typing import Annotated, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Fraction, Param, Range, State, TensorPlan, choice, register
-from archlab.components.ema._diagonal import DiagonalRecurrence
-from archlab.ops.diagonal_scan import Decay, diagonal_scan
+from archlab import Count, Fraction, Param, Range, TensorPlan, choice, register
+from archlab.components.ema._diagonal import DiagonalStates
+from archlab.ops.diagonal_scan import Decay
 from archlab.ops.dtypes import at_least_float32
 
 Radius: TypeAlias = Annotated[float, Range(low=0, above=True, high=1)]
@@ -25,7 +25,7 @@ SMALLEST, LARGEST = 1e-12, 1 - 1e-6
     tensor=TensorPlan(),
     carry="associative",
 )
-class LinearRecurrentUnit(DiagonalRecurrence):
+class LinearRecurrentUnit(DiagonalStates):
     """The Linear Recurrent Unit, h_t = λ h_{t-1} + γ x_t with λ = exp(-exp(ν) + i exp(θ)) (arXiv:2303.06349).
 
     x: [B, T, D] -> [B, T, D], Re(c h_t) summed over states, plus skip x_t.
@@ -71,16 +71,6 @@ class LinearRecurrentUnit(DiagonalRecurrence):
         nn.init.uniform_(self.theta_log, 0.0, self.max_phase).clamp_(min=SMALLEST).log_()
         nn.init.normal_(self.read, std=self.read.shape[1] ** -0.5)
         nn.init.normal_(self.skip)
-
-    def init_state(self, batch_size: int) -> State:
-        """Return h = 0."""
-        return {"h": at_least_float32(self.read).new_zeros(batch_size, *self.read.shape)}
-
-    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Run the states of every channel."""
-        decay, weight_DN2 = self._coefficients()
-        y_BTD, h = diagonal_scan(x_BTD, decay, weight_DN2, state["h"] if state else None)
-        return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.skip)).to(x_BTD.dtype), {"h": h}
 
     def _coefficients(self) -> tuple[Decay, Tensor]:
         """Return the decay λ and the output's weight γ c."""

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from archlab import Count, Param, Positive, State, TensorPlan, choice, register
+from archlab import Count, Param, Positive, TensorPlan, choice, register
 from archlab.components._dt import check_dt_range
-from archlab.components.ema._diagonal import DiagonalRecurrence
-from archlab.ops.diagonal_scan import Decay, complex_mul, diagonal_scan
+from archlab.components.ema._diagonal import DiagonalStates
+from archlab.ops.diagonal_scan import Decay, complex_mul
 from archlab.ops.dtypes import at_least_float32
 
 Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
@@ -24,7 +24,7 @@ Spectrum: TypeAlias = Literal["linear", "inverse", "legendre"]
     tensor=TensorPlan(),
     carry="associative",
 )
-class DiagonalStateSpace(DiagonalRecurrence):
+class DiagonalStateSpace(DiagonalStates):
     """Diagonal state space model with zero-order hold, S4D (arXiv:2206.11893).
 
     x: [B, T, D] -> [B, T, D].  State: h [B, D, num_dims, 2], real and imaginary; each stands for itself and its
@@ -67,16 +67,6 @@ class DiagonalStateSpace(DiagonalRecurrence):
         nn.init.ones_(self.skip)
         with torch.no_grad():
             self.frequency.copy_(frequency.expand_as(self.frequency))
-
-    def init_state(self, batch_size: int) -> State:
-        """Return h = 0."""
-        return {"h": at_least_float32(self.read).new_zeros(batch_size, *self.read.shape)}
-
-    def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Filter every channel by its own state space model."""
-        decay, weight_DN2 = self._coefficients()
-        y_BTD, h = diagonal_scan(x_BTD, decay, weight_DN2, state["h"] if state else None)
-        return (y_BTD + at_least_float32(x_BTD) * at_least_float32(self.skip)).to(x_BTD.dtype), {"h": h}
 
     def _coefficients(self) -> tuple[Decay, Tensor]:
         """Return the decay exp(dt A) and the output's weight 2 C (exp(dt A) - 1) / A, B being 1.
