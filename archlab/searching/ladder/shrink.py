@@ -10,7 +10,8 @@ from archlab.modeling.build import validate
 from archlab.searching.ladder.config import Rung
 from archlab.searching.ladder.scaling import depth_of, least_depth, resize, width_of
 
-_WIDTHS = (32, 48, 64, 96, 128, 192, 256)  # the first that builds; a later rung begins further on
+_WIDTHS = (32, 48, 64, 80, 96, 112, 128, 192, 256)  # the first that builds; a later rung begins further on
+_LAST = 5  # of these, at which later rungs begin: a law takes no size twice
 _CONTEXT, _SEQUENCES, _STEPS, _EVAL_TOKENS = 64, 2, 6, 256
 
 
@@ -19,7 +20,7 @@ def shrink(experiment: Experiment, rung: Rung, rungs: int, branches: Sequence[fl
 
     Raises ConfigError of the original where no small width builds.
     """
-    first = min(rung.number - 1, 2) if rungs > 1 else 0
+    first = min(rung.number - 1, _LAST) if rungs > 1 else 0
     problem: ConfigError | None = None
     for width in _WIDTHS[first:]:
         try:
