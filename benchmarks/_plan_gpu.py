@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,10 +12,11 @@ from _plan_time import spearman
 
 from archlab.config.experiment import Experiment, load
 from archlab.ops.triton import register_triton_backends
-from archlab.planning.device import read_device
-from archlab.planning.device_files import device_files
+from archlab.planning.device import Device
 from archlab.planning.plan import Plan, plan
+from archlab.planning.this_device import find_device
 from archlab.runtime.determinism import deterministic_algorithms
+from archlab.runtime.timing import best_time
 from archlab.training.step import TrainStep, prepare_experiment
 
 # A few layers of the published widths, so that all fit a card of 40 GB.
@@ -64,23 +64,23 @@ class Case:
         return f"{self.name:20} {how:8} {speeds} {tensors} {whole} {self.seconds * 1e3:9.1f} {terms}"
 
 
-def cases(names: tuple[str, ...]) -> Iterator[Case]:
+def cases(names: tuple[str, ...], card: Device) -> Iterator[Case]:
     """Yield each architecture's case as it is measured, eager ones first."""
     for compiled in (False, True):
         for name in names:
             if not compiled or name in COMPILED:
-                yield _case(name, compiled)
+                yield _case(name, compiled, card)
 
 
-def _case(name: str, compiled: bool) -> Case:
+def _case(name: str, compiled: bool, card: Device) -> Case:
     experiment = _experiment(name, compiled)
-    planned = plan(experiment, device=_this_card())
+    planned = plan(experiment, device=card)
     torch.cuda.reset_peak_memory_stats()
     with deterministic_algorithms():  # as `train` does
         step = TrainStep(prepare_experiment(experiment))
         step()
         step()
-        seconds = min(_seconds(step) for _ in range(ROUNDS))
+        seconds = best_time(step, torch.device("cuda"), ROUNDS)
     free, total = torch.cuda.mem_get_info()
     case = Case(name, compiled, planned, seconds, torch.cuda.max_memory_allocated(), total - free)
     del step
@@ -97,33 +97,17 @@ def _experiment(name: str, compiled: bool) -> Experiment:
     return load(name, [*fixed, *sizes, how, "train.precision=bfloat16", "train.checkpoint_activations=false"])
 
 
-def _this_card() -> str:
-    """Return the name of the device file of this machine's card."""
-    card = torch.cuda.get_device_name()
-    for name, file in device_files().items():
-        if any(part in card for part in read_device(file).reported_as or ()):
-            return name
-    print(f"no device file is of {card!r}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _seconds(step: TrainStep) -> float:
-    begin = time.perf_counter()
-    step()  # it reads the loss, for which the card must have come to it; the optimizer's step is waited for here
-    torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
 def report_gpu() -> None:
     """Print predicted and measured tokens/s and memory of each case, and how well they are ordered."""
-    if not torch.cuda.is_available():
-        print("no CUDA device: this table is of a machine with a GPU", file=sys.stderr)
+    card = find_device("cuda") if torch.cuda.is_available() else None
+    if card is None:
+        print("this table is of a machine with a GPU that a device file knows", file=sys.stderr)
         sys.exit(2)
     register_triton_backends()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, planned as {_this_card()}")
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, planned as {card.name}")
     print(HEADING)
     found = []
-    for case in cases(tuple(SIZES)):
+    for case in cases(tuple(SIZES), card):
         found.append(case)
         print(case.line(), flush=True)
     planned = [case.planned.seconds_per_update / case.planned.tokens_per_update for case in found]

@@ -14,13 +14,14 @@ def peak_flops(kind: str, precision: str) -> float | None:
 
     A CPU has a peak once it is calibrated, which is then what it was measured to reach.
     """
-    device = _find(kind)
+    device = find_device(kind)
     if device is None:
         return None
     return device.flops.bfloat16 if precision == "bfloat16" else device.flops.float32
 
 
-def _find(kind: str) -> Device | None:
+def find_device(kind: str) -> Device | None:
+    """Return the device file of this machine's GPU or of its calibrated CPU, or None."""
     if kind != "cuda":
         file = calibrated_file()
         return read_device(file) if file is not None and file.is_file() else None

@@ -86,9 +86,13 @@ class _Widths:
         self.experiment, self.layers, self.by, self.fixed = experiment, layers, by, fixed
         self.problem: ConfigError | None = None
         self._sizes: dict[int, int | None] = {}
+        self._resized: dict[int, Experiment] = {}
 
     def resized(self, width: int) -> Experiment:
-        return resize(self.experiment, width=width, layers=self.layers, by=self.by, fixed=self.fixed)
+        if width not in self._resized:
+            new = resize(self.experiment, width=width, layers=self.layers, by=self.by, fixed=self.fixed)
+            self._resized[width] = new
+        return self._resized[width]
 
     def size(self, width: int) -> int | None:
         if width not in self._sizes:
