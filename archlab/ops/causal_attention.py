@@ -5,6 +5,7 @@ Letters in suffixes: B batch, H heads, T time, S keys, R queries of a chunk, K w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -28,7 +29,12 @@ def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: floa
         return cast(Tensor, y_BHTV)
     # On a CPU PyTorch has no fused kernel for values of another width than keys, and computes all T x T weights.
     if q_BHTK.device.type == "cpu" and q_BHTK.shape[-1] != v_BHTV.shape[-1]:
-        return _chunked_queries(q_BHTK, k_BHTK, v_BHTV, scale)
+        return chunked_queries(
+            lambda start, end: causal_attention_reference(
+                q_BHTK[:, :, start:end], k_BHTK[:, :, :end], v_BHTV[:, :, :end], scale
+            ),
+            q_BHTK.shape[2],
+        )
     return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTV, is_causal=True, scale=scale)
 
 
@@ -41,12 +47,11 @@ def causal_attention_reference(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, s
     return weights.to(v_BHTV.dtype) @ v_BHTV
 
 
-def _chunked_queries(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: float) -> Tensor:
-    """Attend in a few chunks of queries, each against the keys up to its own end, which skips most masked weights."""
-    size = -(-q_BHTK.shape[2] // NUM_CHUNKS)
-    ends = range(size, q_BHTK.shape[2] + size, size)
-    parts = zip(q_BHTK.split(size, 2), ends, strict=True)
-    outputs = [
-        causal_attention_reference(q_BHRK, k_BHTK[:, :, :end], v_BHTV[:, :, :end], scale) for q_BHRK, end in parts
-    ]
-    return torch.cat(outputs, 2)
+def chunked_queries(attend: Callable[[int, int], Tensor], num_queries: int) -> Tensor:
+    """Return the outputs [B, H, T, V] of a few chunks of queries, one after the other.
+
+    `attend(start, end)` attends from these queries to the keys up to their end, which may lie past the last one: this
+    skips most masked weights.
+    """
+    size = -(-num_queries // NUM_CHUNKS)
+    return torch.cat([attend(start, start + size) for start in range(0, num_queries, size)], 2)

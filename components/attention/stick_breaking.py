@@ -13,9 +13,8 @@ from archlab.components._ring import unroll_ring
 from archlab.components.attention._shape import BY_HEADS, AttentionShape
 from archlab.components.attention._window import Window, WindowedAttention
 from archlab.components.position._base import Position
+from archlab.ops.causal_attention import chunked_queries
 from archlab.ops.dtypes import at_least_float32
-
-NUM_CHUNKS = 4  # of queries: 10 of the 16 pairs with chunks of keys are computed
 
 
 @register(
@@ -72,14 +71,14 @@ class StickBreakingAttention(WindowedAttention):
 
     def attend_causal(self, q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, bias: Tensor | None) -> Tensor:
         """Attend under the causal mask, in chunks of queries against the keys up to each one's end."""
-        T = q_BHQK.shape[2]
-        size, steps, outputs = -(-T // NUM_CHUNKS), torch.arange(T, device=q_BHQK.device), []
-        for start in range(0, T, size):
-            end = min(start + size, T)
+        steps = torch.arange(q_BHQK.shape[2], device=q_BHQK.device)
+
+        def attend(start: int, end: int) -> Tensor:
             mask = (steps[start:end, None] >= steps[:end])[None, None]
             own_bias = None if bias is None else bias[..., start:end, :end]
-            outputs.append(self.attend(q_BHQK[:, :, start:end], k_BHSK[:, :, :end], v_BHSV[:, :, :end], mask, own_bias))
-        return torch.cat(outputs, 2)
+            return self.attend(q_BHQK[:, :, start:end], k_BHSK[:, :, :end], v_BHSV[:, :, :end], mask, own_bias)
+
+        return chunked_queries(attend, q_BHQK.shape[2])
 
     def _decode(self, q_B1HK: Tensor, entries_BS: tuple[Tensor, ...], position_B1: Tensor) -> Tensor:
         """Attend from a single token to the ring buffer in time order, on which the weights depend."""
