@@ -14,6 +14,7 @@ from archlab.modeling.build import build, build_on_meta, count_parameters
 
 IMPORTED = {
     "qwen3_next_tiny": ("qwen3_next", []),
+    "kimi_linear_tiny": ("kimi_linear", []),
     "jamba_tiny": ("jamba", []),
     # The published model rotates half of each head, which transformers' port does not know.
     "minimax_text_tiny": ("minimax", ["model.layers[3].mixer.position.fraction=1.0"]),
@@ -63,6 +64,12 @@ def falcon_h1_0b5() -> Any:
     return transformers.FalconH1Config(**sizes, **heads, **mamba)
 
 
+def kimi_linear_48b_a3b() -> Any:
+    attention = [4, 8, 12, 16, 20, 24, 27]
+    layers = {"full_attn_layers": attention, "kda_layers": sorted({*range(1, 28)} - {*attention})}
+    return transformers.KimiLinearConfig(linear_attn_config=layers)
+
+
 def nemotron_h_8b() -> Any:
     pattern = ["M-M-M-M*-", *["M-M-M-M-M*-"] * 3, "M-M-M-M-M-"]
     return transformers.NemotronHConfig(hybrid_override_pattern="".join(pattern), max_position_embeddings=8192)
@@ -70,6 +77,7 @@ def nemotron_h_8b() -> Any:
 
 PUBLISHED = {
     "qwen3_next_80b_a3b": transformers.Qwen3NextConfig,
+    "kimi_linear_48b_a3b": kimi_linear_48b_a3b,
     "jamba_52b_a12b": transformers.JambaConfig,
     "minimax_text_456b_a46b": minimax_text,
     "lfm2_1b2": lfm2_1b2,
