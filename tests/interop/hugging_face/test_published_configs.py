@@ -22,6 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mistral": DECODER | {"sliding_window": 5},
     "mixtral": DECODER | {"num_local_experts": 3},
     "olmoe": DECODER | {"num_experts": 11},
+    "qwen2_moe": DECODER | {"num_experts": 11, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12},
     "qwen3_moe": DECODER | {"num_experts": 11, "moe_intermediate_size": 12},
     "gpt_oss": DECODER | {"num_local_experts": 7, "sliding_window": 5, "num_hidden_layers": 24},
     "deepseek_v3": DECODER
