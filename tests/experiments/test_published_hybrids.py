@@ -21,6 +21,7 @@ IMPORTED = {
     "lfm2_tiny": ("lfm2", []),
     "falcon_h1_tiny": ("falcon_h1", []),
     "nemotron_h_tiny": ("nemotron_h", []),
+    "nemotron_h_moe_tiny": ("nemotron_h", []),
 }
 
 
@@ -75,6 +76,13 @@ def nemotron_h_8b() -> Any:
     return transformers.NemotronHConfig(hybrid_override_pattern="".join(pattern), max_position_embeddings=8192)
 
 
+def nemotron_h_30b_a3b() -> Any:
+    sizes = {"hidden_size": 2688, "num_key_value_heads": 2, "mamba_num_heads": 64}
+    experts = {"n_routed_experts": 128, "moe_intermediate_size": 1856, "moe_shared_expert_intermediate_size": 3712}
+    pattern = ["MEMEM*E" * 5, "MEMEMEM*E", "MEMEMEME"]
+    return transformers.NemotronHConfig(hybrid_override_pattern="".join(pattern), **sizes, **experts)
+
+
 PUBLISHED = {
     "qwen3_next_80b_a3b": transformers.Qwen3NextConfig,
     "kimi_linear_48b_a3b": kimi_linear_48b_a3b,
@@ -83,6 +91,7 @@ PUBLISHED = {
     "lfm2_1b2": lfm2_1b2,
     "falcon_h1_0b5": falcon_h1_0b5,
     "nemotron_h_8b": nemotron_h_8b,
+    "nemotron_h_30b_a3b": nemotron_h_30b_a3b,
 }
 
 

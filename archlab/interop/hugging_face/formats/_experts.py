@@ -30,7 +30,7 @@ def scored_config(config: Fields, names: Mapping[str, str], shared_dim: int) -> 
 
 def scored_fields(model: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields of the first such mixture in a model's YAML data, with defaults filled in."""
-    ffn = {"scale": 1.0, "num_groups": 1, "top_groups": 1}
+    ffn = {"latent_dim": None, "scale": 1.0, "num_groups": 1, "top_groups": 1}
     ffn |= next((layer["ffn"] for layer in model["layers"] if is_sparse(layer)), {}) | experts_of(model)
     return {theirs: ffn[ours] for ours, theirs in names.items()}
 
