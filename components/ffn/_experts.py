@@ -57,9 +57,8 @@ class Experts(nn.Module):
         self.register_parameter("gate", gate)
         self.up = nn.Parameter(torch.empty(num_experts, hidden_dim, dim))
         self.down = nn.Parameter(torch.empty(num_experts, dim, hidden_dim))
-        widths = {"gate_bias": None if unit is None else hidden_dim, "up_bias": hidden_dim, "down_bias": dim}
-        for name, width in widths.items():
-            has_bias = bias and width is not None
+        for name, width in (("gate_bias", hidden_dim), ("up_bias", hidden_dim), ("down_bias", dim)):
+            has_bias = bias and not (name == "gate_bias" and unit is None)
             self.register_parameter(name, nn.Parameter(torch.empty(num_experts, width)) if has_bias else None)
         self.reset_parameters()
 
