@@ -42,6 +42,7 @@ class CheckpointFormat:
     - `fixed`: fields that are supported at some values only, the first being the default.
     - `ignored`: fields that do not affect the function.
     - `unread(fields, name)`: whether a tensor of theirs belongs to a part that the class leaves out; no tensor if None.
+    - `other_name(name)`: another name that some files have for a tensor of the key map; none if None.
     - `aliases`: other names that transformers reads a field by.
     - `from_hf(name, tensor)`, `to_hf(name, tensor)`: a tensor's layout; the same in both libraries if None.
     """
@@ -54,6 +55,7 @@ class CheckpointFormat:
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     unread: Callable[[Fields, str], bool] | None = None
+    other_name: Callable[[str], str] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     from_hf: Layout | None = None
     to_hf: Layout | None = None

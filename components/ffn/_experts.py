@@ -1,4 +1,4 @@
-"""Experts of a mixture: gated feed-forward layers whose matrices lie in one tensor.
+"""Experts of a mixture: feed-forward layers, gated or not, whose matrices lie in one tensor.
 
 Letters in suffixes: N tokens, K experts of a token, E experts, D features, H hidden features, R rows, one for each
 token and each of its experts.
@@ -16,6 +16,7 @@ from archlab.components._init import Init
 from archlab.ops.grouped_linear import grouped_linear
 
 from ._gated import GatedMLP
+from .mlp import MLP
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,28 @@ class GatedUnit:
 class Experts(nn.Module):
     """Sum of down(unit(gate x, up x)) of the experts of each token, weighted; no token is dropped.
 
+    Without a unit an expert has no gate: it is down(relu(up x)^2).
     x: [N, D], experts [N, K] and their weights [N, K] -> [N, D].  Of the biases of `down`, `sum_biases` gives the sum.
     """
 
     adds_over_inputs = True  # of `down`, which ranks may divide: see archlab.parallel.division
+    gate: nn.Parameter | None
     gate_bias: nn.Parameter | None
     up_bias: nn.Parameter | None
     down_bias: nn.Parameter | None
 
     def __init__(
-        self, dim: int, num_experts: int, hidden_dim: int, init: Init, *, unit: GatedUnit, bias: bool = False
+        self, dim: int, num_experts: int, hidden_dim: int, init: Init, *, unit: GatedUnit | None, bias: bool = False
     ) -> None:
         super().__init__()
         self.init, self.unit = init, unit
-        self.gate = nn.Parameter(torch.empty(num_experts, hidden_dim, dim))
+        gate = None if unit is None else nn.Parameter(torch.empty(num_experts, hidden_dim, dim))
+        self.register_parameter("gate", gate)
         self.up = nn.Parameter(torch.empty(num_experts, hidden_dim, dim))
         self.down = nn.Parameter(torch.empty(num_experts, dim, hidden_dim))
         for name, width in (("gate_bias", hidden_dim), ("up_bias", hidden_dim), ("down_bias", dim)):
-            self.register_parameter(name, nn.Parameter(torch.empty(num_experts, width)) if bias else None)
+            has_bias = bias and not (name == "gate_bias" and unit is None)
+            self.register_parameter(name, nn.Parameter(torch.empty(num_experts, width)) if has_bias else None)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -76,16 +81,24 @@ class Experts(nn.Module):
         K = expert_NK.shape[1]
         expert_R = expert_NK.flatten()
         order_R = expert_R.argsort()  # in any order within an expert
-        counts_E = count_experts(expert_R[None], len(self.gate))[0]
-        x_RD = x_ND[order_R // K]
-        gate_RH, up_RH = (grouped_linear(x_RD, weight, counts_E) for weight in (self.gate, self.up))
-        if self.gate_bias is not None and self.up_bias is not None:
-            sorted_R = expert_R[order_R]
-            gate_RH, up_RH = gate_RH + _look_up(self.gate_bias, sorted_R), up_RH + _look_up(self.up_bias, sorted_R)
-        y_RD = grouped_linear(self.unit(gate_RH, up_RH), self.down, counts_E)
+        counts_E = count_experts(expert_R[None], len(self.up))[0]
+        hidden_RH = self._hidden(x_ND[order_R // K], expert_R[order_R], counts_E)
+        y_RD = grouped_linear(hidden_RH, self.down, counts_E)
         # By the inverse order and a sum, since adding rows to their tokens in place has no fixed order on a GPU.
         y_NKD = y_RD[order_R.argsort()].unflatten(0, (-1, K))
         return (y_NKD * weight_NK[..., None]).sum(1).to(y_RD.dtype)
+
+    def _hidden(self, x_RD: Tensor, expert_R: Tensor, counts_E: Tensor) -> Tensor:
+        """Return the hidden features of sorted rows."""
+        up_RH = grouped_linear(x_RD, self.up, counts_E)
+        if self.up_bias is not None:
+            up_RH = up_RH + _look_up(self.up_bias, expert_R)
+        if self.gate is None or self.unit is None:
+            return F.relu(up_RH).square()
+        gate_RH = grouped_linear(x_RD, self.gate, counts_E)
+        if self.gate_bias is not None:
+            gate_RH = gate_RH + _look_up(self.gate_bias, expert_R)
+        return self.unit(gate_RH, up_RH)
 
     def sum_biases(self, expert_NK: Tensor, weight_NK: Tensor) -> Tensor | None:
         """Return the weighted sum of the biases of `down` [N, D], which is whole where ranks divide its matrices."""
@@ -114,3 +127,10 @@ class SharedExpert(GatedMLP):
     def activate(self, gate: Tensor) -> Tensor:
         """Return silu(gate)."""
         return F.silu(gate)
+
+
+def shared_expert(dim: int, hidden_dim: int, activation: str, bias: bool, init: Init) -> nn.Module:
+    """Return the expert that every token has, of the kind of the others."""
+    if activation == "relu2":
+        return MLP(dim, hidden_dim=hidden_dim, activation="relu2", bias=bias, init=init)
+    return SharedExpert(dim, hidden_dim=hidden_dim, bias=bias, dropout=0, init=init)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archlab import (
@@ -26,7 +26,7 @@ from archlab import (
 from archlab.components._init import Init, linear
 from archlab.ops.dtypes import at_least_float32, without_autocast
 
-from ._experts import Experts, GatedUnit, SharedExpert, count_experts
+from ._experts import Experts, GatedUnit, count_experts, shared_expert
 
 _SCORES = "scores"
 
@@ -52,8 +52,15 @@ _SCORES = "scores"
         "experts.up_bias": Param("vector", tensor="column", fan_out=1),
         "experts.down_bias": Param("vector", branch=True),
         "shared.gate.weight": Param("hidden", tensor="column"),
+        "shared.gate.bias": Param("vector", tensor="column"),
         "shared.up.weight": Param("hidden", tensor="column"),
+        "shared.up.bias": Param("vector", tensor="column"),
         "shared.down.weight": Param("hidden", tensor="row", branch=True),
+        "shared.down.bias": Param("vector", branch=True),
+        "latent_down.weight": Param("hidden"),
+        "latent_down.bias": Param("vector"),
+        "latent_up.weight": Param("hidden", branch=True),
+        "latent_up.bias": Param("vector", branch=True),
         "shared_gate.weight": Param("output"),
     },
 )
@@ -63,10 +70,11 @@ class MixtureOfExperts(Recurrent):
     x: [B, T, D] -> [B, T, D].  Each token's output is the sum of its experts' outputs, weighted by their scores, plus
     that of a shared expert.  The scores are those of Mixtral (arXiv:2401.04088), OLMoE (arXiv:2409.02060) or
     DeepSeek-V3 (arXiv:2412.19437), which selects among the experts of the best groups.  The experts of gpt-oss
-    (arXiv:2508.10925) have biases, clamp 7, gate_slope 1.702 and up_offset 1.
+    (arXiv:2508.10925) have biases, clamp 7, gate_slope 1.702 and up_offset 1; those of Nemotron 3 have activation relu2
+    and, in its larger models, a latent.
     State, where balance_loss or bias_rate is given: update_sum [B, E], the tokens of each expert; scores [B, E], the
     sums of their shares of a token's scores; auxiliary_loss [B].
-    Raises ValueError where top_k experts cannot be selected from the groups.
+    Raises ValueError where top_k experts cannot be selected from the groups, and for a knob of a part that is missing.
     Deviations: the scores are computed in at least float32. The balance loss is that of each sequence, as in
     DeepSeek-V3, and not of a batch, so that neither micro-batches nor ranks change it.
 
@@ -74,10 +82,16 @@ class MixtureOfExperts(Recurrent):
         num_experts: Number of experts among which the router selects.
         top_k: Number of experts of a token.
         hidden_dim: Number of hidden features of an expert; null for 8/3 D / top_k, rounded up to a multiple of 8.
+        activation: Hidden features of an expert and of the shared one: `swiglu`, silu(gate x) * up x, or `relu2`,
+            relu(up x)^2 without a gate.
+        latent_dim: Number of features to which a token is projected for its experts, and from which their sum is
+            projected back; null for neither. The router and the shared expert see the token as it is.
         shared_dim: Number of hidden features of the shared expert; null for none.
         shared_gate: Whether the shared expert's output is multiplied by a sigmoid gate (Qwen2-MoE, arXiv:2407.10671).
         router_bias: Whether the router's logits have a bias.
-        expert_bias: Whether the three projections of an expert have biases; the shared expert's have none.
+        expert_bias: Whether the projections of an expert have biases.
+        dense_bias: Whether what every token has, the shared expert and the projections to and from the latent, has
+            biases.
         gate_slope: Factor of an expert's gate in its sigmoid, g * sigmoid(gate_slope * g); 1 is that of SwiGLU.
         up_offset: Number added to the features that an expert's gate multiplies.
         clamp: Largest gate of an expert, and largest magnitude of the features that it multiplies, before up_offset;
@@ -103,10 +117,13 @@ class MixtureOfExperts(Recurrent):
         num_experts: Count = 8,
         top_k: Count = 2,
         hidden_dim: Width | None = None,
+        activation: Literal["swiglu", "relu2"] = "swiglu",
+        latent_dim: Width | None = None,
         shared_dim: Width | None = None,
         shared_gate: bool = False,
         router_bias: bool = False,
         expert_bias: bool = False,
+        dense_bias: bool = False,
         gate_slope: Positive = 1.0,
         up_offset: float = 0.0,
         clamp: Positive | None = None,
@@ -123,13 +140,17 @@ class MixtureOfExperts(Recurrent):
         _check_groups(num_experts, top_k, num_groups, top_groups)
         if shared_gate and shared_dim is None:
             raise ValueError("shared_gate true needs a shared_dim: without a shared expert there is nothing to gate")
+        if dense_bias and shared_dim is None and latent_dim is None:
+            raise ValueError("dense_bias true needs a shared_dim or a latent_dim, whose projections have the biases")
         self.num_experts, self.top_k, self.score, self.normalize = num_experts, top_k, score, normalize
         self.scale, self.num_groups, self.top_groups = scale, num_groups, top_groups
         self.balance_loss, self.bias_rate = balance_loss, bias_rate
         self.router = linear(dim, num_experts, bias=router_bias, init=init)
-        hidden_dim, unit = hidden_dim or 8 * -(-dim // (3 * top_k)), GatedUnit(gate_slope, up_offset, clamp)
-        self.experts = Experts(dim, num_experts, hidden_dim, init, unit=unit, bias=expert_bias)
-        self.shared = SharedExpert(dim, hidden_dim=shared_dim, bias=False, dropout=0, init=init) if shared_dim else None
+        hidden_dim, unit = hidden_dim or 8 * -(-dim // (3 * top_k)), _unit(activation, gate_slope, up_offset, clamp)
+        self.latent_down = linear(dim, latent_dim, bias=dense_bias, init=init) if latent_dim else None
+        self.experts = Experts(latent_dim or dim, num_experts, hidden_dim, init, unit=unit, bias=expert_bias)
+        self.latent_up = linear(latent_dim, dim, bias=dense_bias, init=init) if latent_dim else None
+        self.shared = shared_expert(dim, shared_dim, activation, dense_bias, init) if shared_dim else None
         self.shared_gate = linear(dim, 1, bias=False, init=init) if shared_gate else None
         self.register_buffer("bias", None if bias_rate is None else torch.zeros(num_experts))
 
@@ -156,14 +177,20 @@ class MixtureOfExperts(Recurrent):
         if self.normalize:
             weight_BTK = weight_BTK / (weight_BTK.sum(-1, keepdim=True) + 1e-20)
         weight_BTK = weight_BTK * self.scale
-        inputs = (x_BTD, expert_BTK, weight_BTK)
-        y_BTD = self.experts(*(tensor.flatten(0, 1) for tensor in inputs)).unflatten(0, x_BTD.shape[:2])
-        bias_BTD = self.experts.sum_biases(expert_BTK, weight_BTK)
-        if bias_BTD is not None:
-            y_BTD = y_BTD + bias_BTD.to(y_BTD.dtype)
+        y_BTD = self._routed(x_BTD, expert_BTK, weight_BTK)
         if self.shared is not None:
             y_BTD = y_BTD + self._shared(x_BTD, self.shared)
         return y_BTD, self._new_state(score_BTE, expert_BTK, state)
+
+    def _routed(self, x_BTD: Tensor, expert_BTK: Tensor, weight_BTK: Tensor) -> Tensor:
+        """Return the sum of each token's experts, which see it projected where there is a latent."""
+        latent = x_BTD if self.latent_down is None else self.latent_down(x_BTD)
+        inputs = (latent, expert_BTK, weight_BTK)
+        y = self.experts(*(tensor.flatten(0, 1) for tensor in inputs)).unflatten(0, x_BTD.shape[:2])
+        bias = self.experts.sum_biases(expert_BTK, weight_BTK)
+        if bias is not None:
+            y = y + bias.to(y.dtype)
+        return y if self.latent_up is None else self.latent_up(y)
 
     def _scores(self, x_BTD: Tensor) -> Tensor:
         with without_autocast(x_BTD):
@@ -183,7 +210,7 @@ class MixtureOfExperts(Recurrent):
             score_BTE = score_BTGM.masked_fill(is_out_BTG[..., None], -torch.inf).flatten(-2)
         return score_BTE.topk(self.top_k, -1).indices
 
-    def _shared(self, x_BTD: Tensor, shared: SharedExpert) -> Tensor:
+    def _shared(self, x_BTD: Tensor, shared: nn.Module) -> Tensor:
         y_BTD: Tensor = shared(x_BTD)
         return y_BTD if self.shared_gate is None else self.shared_gate(x_BTD).sigmoid() * y_BTD
 
@@ -223,6 +250,13 @@ class MixtureOfExperts(Recurrent):
         if self.bias is not None and self.bias_rate:
             lack_E = sum_E.sum() - self.num_experts * sum_E  # whole numbers, so that its sign has no rounding
             self.bias.add_(lack_E.sign().to(self.bias), alpha=self.bias_rate)
+
+
+def _unit(activation: str, gate_slope: float, up_offset: float, clamp: float | None) -> GatedUnit | None:
+    unit = GatedUnit(gate_slope, up_offset, clamp)
+    if activation == "relu2" and unit != GatedUnit():
+        raise ValueError("activation relu2 has no gate: it needs gate_slope 1, up_offset 0 and clamp null")
+    return None if activation == "relu2" else unit
 
 
 def _check_groups(num_experts: int, top_k: int, num_groups: int, top_groups: int) -> None:

@@ -43,6 +43,7 @@ class KimiDeltaAttention(DeltaRule):
         negative_eigenvalues: Whether beta ranges to 2 instead of 1, so that a correction may be up to twice the error
             (arXiv:2411.12537).
         eps: Constant added to the mean square in the output norm.
+        zero_centered: Whether the scale of the output norm is 1 + weight, instead of the weight.
         init: Distribution of the projections' weights.
     """
 
@@ -57,6 +58,7 @@ class KimiDeltaAttention(DeltaRule):
         ema: Factory = slot("ema", "short_conv"),
         negative_eigenvalues: bool = False,
         eps: Positive = 1e-5,
+        zero_centered: bool = True,
         init: Init = "he",
     ) -> None:
         key_dim, value_dim = key_dim or dim, value_dim or dim
@@ -69,6 +71,7 @@ class KimiDeltaAttention(DeltaRule):
             gate=False,  # another one
             negative_eigenvalues=negative_eigenvalues,
             eps=eps,
+            zero_centered=zero_centered,
             init=init,
         )
         rank = rank or self.head_dims[1]

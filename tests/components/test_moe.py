@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
 from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
@@ -85,7 +86,34 @@ CASES = {
         OWN | GROUPED | {"hidden_dim": S // 2, "normalize": False},
     ),
 }
+NEMOTRON = {
+    "n_routed_experts": E,
+    "num_experts_per_tok": K,
+    "hidden_size": D,
+    "moe_intermediate_size": H,
+    "moe_shared_expert_intermediate_size": S,
+    "n_group": 3,
+    "topk_group": 2,
+    "routed_scaling_factor": 2.5,
+}
+CASES |= {
+    "nemotron_h": (
+        lambda: NemotronHMoE(transformers.NemotronHConfig(**NEMOTRON)),
+        OWN | GROUPED | {"activation": "relu2"},
+    ),
+    "nemotron_h-latent-biased": (
+        lambda: NemotronHMoE(transformers.NemotronHConfig(**NEMOTRON, moe_latent_size=4, mlp_bias=True)),
+        OWN | GROUPED | {"activation": "relu2", "latent_dim": 4, "dense_bias": True},
+    ),
+}
 NAMES = {
+    "experts.up_proj": "experts.up",
+    "shared_experts.up_proj.bias": "shared.up.bias",
+    "shared_experts.down_proj.bias": "shared.down.bias",
+    "fc1_latent_proj.weight": "latent_down.weight",
+    "fc1_latent_proj.bias": "latent_down.bias",
+    "fc2_latent_proj.weight": "latent_up.weight",
+    "fc2_latent_proj.bias": "latent_up.bias",
     "gate.weight": "router.weight",
     "router.weight": "router.weight",
     "router.bias": "router.bias",
@@ -111,6 +139,8 @@ def as_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors of theirs by our names; their gates and ups are one."""
     joined, biases = "experts.gate_up_proj", "experts.gate_up_proj_bias"
     renamed = {NAMES[name]: tensor for name, tensor in tensors.items() if name not in (joined, biases)}
+    if joined not in tensors:  # of experts without a gate
+        return renamed
     if biases not in tensors:
         gate, up = tensors[joined].chunk(2, 1)
         return renamed | {"experts.gate": gate, "experts.up": up}
@@ -245,6 +275,8 @@ def test_there_is_state_only_where_something_reads_it(
         ({"num_groups": 2, "top_groups": 3}, "top_groups 3 is more than the num_groups 2"),
         ({"num_groups": 4, "top_k": 3}, "top_k 3 is more than the 2 experts"),
         ({"shared_gate": True}, "needs a shared_dim"),
+        ({"dense_bias": True}, "needs a shared_dim or a latent_dim"),
+        ({"activation": "relu2", "clamp": 7.0}, "relu2 has no gate"),
     ],
 )
 def test_what_cannot_be_selected_is_refused(knobs: dict[str, Any], problem: str) -> None:
@@ -265,6 +297,8 @@ OTHERS = {
     "clamped": CLAMPED | {"num_experts": 4, "top_k": 2, "hidden_dim": 8},
     "gated": {"num_experts": 4, "top_k": 4, "shared_dim": 12, "shared_gate": True, "hidden_dim": 8, "balance_loss": 0},
 }
+OTHERS["ungated"] = {"num_experts": 5, "top_k": 2, "hidden_dim": 8, "activation": "relu2", "expert_bias": True}
+OTHERS["ungated"] |= {"latent_dim": 6, "shared_dim": 12, "dense_bias": True}
 VARIED = ("has_no_dead_knob", "declares_parameters", "several_processes_equal_one")
 
 

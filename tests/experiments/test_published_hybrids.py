@@ -14,12 +14,14 @@ from archlab.modeling.build import build, build_on_meta, count_parameters
 
 IMPORTED = {
     "qwen3_next_tiny": ("qwen3_next", []),
+    "kimi_linear_tiny": ("kimi_linear", []),
     "jamba_tiny": ("jamba", []),
     # The published model rotates half of each head, which transformers' port does not know.
     "minimax_text_tiny": ("minimax", ["model.layers[3].mixer.position.fraction=1.0"]),
     "lfm2_tiny": ("lfm2", []),
     "falcon_h1_tiny": ("falcon_h1", []),
     "nemotron_h_tiny": ("nemotron_h", []),
+    "nemotron_h_moe_tiny": ("nemotron_h", []),
 }
 
 
@@ -63,18 +65,33 @@ def falcon_h1_0b5() -> Any:
     return transformers.FalconH1Config(**sizes, **heads, **mamba)
 
 
+def kimi_linear_48b_a3b() -> Any:
+    attention = [4, 8, 12, 16, 20, 24, 27]
+    layers = {"full_attn_layers": attention, "kda_layers": sorted({*range(1, 28)} - {*attention})}
+    return transformers.KimiLinearConfig(linear_attn_config=layers)
+
+
 def nemotron_h_8b() -> Any:
     pattern = ["M-M-M-M*-", *["M-M-M-M-M*-"] * 3, "M-M-M-M-M-"]
     return transformers.NemotronHConfig(hybrid_override_pattern="".join(pattern), max_position_embeddings=8192)
 
 
+def nemotron_h_30b_a3b() -> Any:
+    sizes = {"hidden_size": 2688, "num_key_value_heads": 2, "mamba_num_heads": 64}
+    experts = {"n_routed_experts": 128, "moe_intermediate_size": 1856, "moe_shared_expert_intermediate_size": 3712}
+    pattern = ["MEMEM*E" * 5, "MEMEMEM*E", "MEMEMEME"]
+    return transformers.NemotronHConfig(hybrid_override_pattern="".join(pattern), **sizes, **experts)
+
+
 PUBLISHED = {
     "qwen3_next_80b_a3b": transformers.Qwen3NextConfig,
+    "kimi_linear_48b_a3b": kimi_linear_48b_a3b,
     "jamba_52b_a12b": transformers.JambaConfig,
     "minimax_text_456b_a46b": minimax_text,
     "lfm2_1b2": lfm2_1b2,
     "falcon_h1_0b5": falcon_h1_0b5,
     "nemotron_h_8b": nemotron_h_8b,
+    "nemotron_h_30b_a3b": nemotron_h_30b_a3b,
 }
 
 

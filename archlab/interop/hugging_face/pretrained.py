@@ -24,7 +24,7 @@ from archlab.interop.hugging_face.tensor_files import (
     without_buffers,
 )
 from archlab.interop.hugging_face.tokenizer import TOKENIZER, find_tokens
-from archlab.interop.hugging_face.weights import Names, by_their_names, weights_of
+from archlab.interop.hugging_face.weights import Names, by_their_names, stored_name, weights_of
 from archlab.modeling.build import build, build_on_meta
 from archlab.storage.files import atomic_dir, write_bytes, write_text
 from archlab.storage.manifest import write_manifest
@@ -46,11 +46,11 @@ def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> 
         # Before anything is built: a number of layers that the files do not hold. Then on the meta device, without
         # memory: sizes that the tensors do not have.
         _require_all(config, stored)
-        expected = Names(_build_on_meta(spec, config), config)
+        expected = Names(_build_on_meta(spec, config), config, stored)
         stored = _without_unread(without_buffers(stored, expected.all), config)
         check_tensors(expected.all, _on_meta(stored), config.format.from_hf, optional=expected.tied)
         model = build_in_dtype(spec, dtype or common_dtype(stored))
-        names = Names(model, config)
+        names = Names(model, config, stored)
         tied_by = f"{config.file.name} (tie_word_embeddings, which is true)"
         load_tensors(names.all, iter_tensors(stored), config.format.from_hf, names.tied, tied_by)
     except ArchlabError as error:
@@ -72,7 +72,7 @@ def _tokens(folder: Path) -> ModelTokens | None:
 
 def _require_all(config: HFConfig, stored: Mapping[str, StoredTensor]) -> None:
     for name in config.format.key_map(config.fields):
-        if name not in stored:
+        if stored_name(name, config.format, stored) not in stored:
             raise ArchlabError(f"tensor {name!r} is missing")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
@@ -13,12 +13,24 @@ _HEADS = ("lm_head.weight", "head.weight")
 
 
 class Names:
-    """A model's weights by the names of a checkpoint, and by those under which it may repeat the embedding."""
+    """A model's weights by the names of a checkpoint, and by those under which it may repeat the embedding.
 
-    def __init__(self, model: nn.Module, config: HFConfig) -> None:
-        parameters = by_their_names(weights_of(model), config.format, config.fields)
+    Of two names of a tensor, that of `stored`, the checkpoint's tensors, is taken.
+    """
+
+    def __init__(self, model: nn.Module, config: HFConfig, stored: Collection[str]) -> None:
+        own = by_their_names(weights_of(model), config.format, config.fields)
+        parameters = {stored_name(name, config.format, stored): tensors for name, tensors in own.items()}
         self.tied = _tied_head(model, parameters)
         self.all = parameters | self.tied
+
+
+def stored_name(name: str, target: CheckpointFormat, stored: Collection[str]) -> str:
+    """Return the name of a tensor in a checkpoint: its other one, if that is there and the first is not."""
+    if name in stored or target.other_name is None:
+        return name
+    other = target.other_name(name)
+    return other if other in stored else name
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -202,6 +202,7 @@ def test_sizes_that_the_tensors_do_not_have_allocate_nothing(folder: Path) -> No
         ("mistral_tiny", "mistral"),
         ("mixtral_tiny", "mixtral"),
         ("olmoe_tiny", "olmoe"),
+        ("qwen2_moe_tiny", "qwen2_moe"),
         ("qwen3_tiny", "qwen3"),
         ("qwen3_moe_tiny", "qwen3_moe"),
         ("qwen3_next_tiny", "qwen3_next"),

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from float64_helpers import EAGER, assert_same_in_float64, wide_model
 from hugging_face_helpers import random_tokens, transformers
 
 from archlab import ArchlabError
 from archlab.interop import describe_pretrained
+from archlab.modeling.build import build_on_meta, count_parameters
 
 SIZES = {
     "vocab_size": 37,
@@ -27,6 +29,15 @@ LIGHTNING = {"num_hidden_layers": 4, "block_size": 5, "num_key_value_heads": 6}
 JAMBA = {"num_experts": 5, "num_experts_per_tok": 3, "mamba_d_state": 5, "mamba_dt_rank": 7}
 FALCON = {"num_hidden_layers": 2, "mamba_d_ssm": 30, "mamba_n_heads": 6, "mamba_d_state": 7, "mamba_chunk_size": 8}
 NEMOTRON = {"mamba_num_heads": 6, "mamba_head_dim": 5, "ssm_state_size": 7, "n_groups": 2, "chunk_size": 8}
+NEMOTRON_MOE = {
+    "n_routed_experts": 6,
+    "n_group": 3,
+    "topk_group": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 5,
+    "moe_shared_expert_intermediate_size": 11,
+    "routed_scaling_factor": 2.5,
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lfm2": ("Lfm2", {"num_hidden_layers": 3, "full_attn_idxs": [1], "block_multiple_of": 8} | ROPE),
     "lfm2-biased-untied": (
@@ -133,13 +144,31 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         NEMOTRON | {"layers_block_type": ["linear_attention"] * 2, "time_step_min": 1e-4},
     ),
     "nemotron-h-attention-alone": ("NemotronH", NEMOTRON | {"layers_block_type": ["full_attention", "mlp"]}),
+    "nemotron-h-experts": (
+        "NemotronH",
+        NEMOTRON
+        | NEMOTRON_MOE
+        | {"layers_block_type": ["linear_attention", "moe", "linear_attention", "full_attention", "moe"]},
+    ),
+    "nemotron-h-latent-experts-biased": (
+        "NemotronH",
+        NEMOTRON
+        | NEMOTRON_MOE
+        | {"layers_block_type": ["full_attention", "mlp", "linear_attention", "moe"], "mlp_bias": True}
+        | {"moe_latent_size": 7, "n_group": 1, "topk_group": 1, "norm_topk_prob": False}
+        | {"moe_shared_expert_intermediate_size": 0},  # which their class takes for the width of an MLP
+    ),
 }
 TYPES = {"FalconH1": "falcon_h1", "NemotronH": "nemotron_h"}
 
 
 def model_of(system: str, own: dict[str, Any]) -> Any:
     config = getattr(transformers, f"{system}Config")(**(SIZES | EAGER | own))
-    return wide_model(getattr(transformers, f"{system}ForCausalLM"), config)
+    theirs = wide_model(getattr(transformers, f"{system}ForCausalLM"), config)
+    for name, buffer in theirs.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(torch.linspace(-0.3, 0.3, len(buffer)))
+    return theirs
 
 
 @pytest.mark.parametrize(("system", "own"), CASES.values(), ids=CASES)
@@ -188,8 +217,9 @@ def test_logits_agree_both_ways_whole_and_piece_by_piece(tmp_path: Path, system:
         ("FalconH1", FALCON, {"mlp_multipliers": [1.0]}, r"mlp_multipliers \[1.0\] is not a list of 2 numbers"),
         ("FalconH1", FALCON, {"mamba_d_head": 6}, "mamba_n_heads 6 of 6 do not fill 30"),
         ("FalconH1", FALCON, {"mamba_use_mlp": False}, "mamba_use_mlp False: not represented, only True is"),
-        ("NemotronH", NEMOTRON, {}, "a layer 'moe': not represented, only 'linear_attention', 'full_attention'"),
+        ("NemotronH", NEMOTRON, {"layers_block_type": ["conv"]}, "a layer 'conv': not represented, only 'linear_att"),
         ("NemotronH", NEMOTRON, {"layers_block_type": ["mlp"]}, "layer 0 is 'mlp': not represented"),
+        ("NemotronH", NEMOTRON, {"hybrid_override_pattern": "M-E", "layers_block_type": None}, "layer 2 is 'moe': not"),
         ("NemotronH", NEMOTRON, {"layers_block_type": None}, "layers_block_type, or hybrid_override_pattern, is miss"),
         ("NemotronH", NEMOTRON, {"hybrid_override_pattern": "M-"}, "hybrid_override_pattern 'M-' and layers_block_t"),
         ("NemotronH", NEMOTRON, {"num_hidden_layers": 7}, "num_hidden_layers 7 and the 4 layers of the list"),
@@ -204,3 +234,42 @@ def test_what_cannot_be_represented_is_refused_by_name(
     (tmp_path / "config.json").write_text(json.dumps(config | fields))
     with pytest.raises(ArchlabError, match=f"config.json: {problem}"):
         describe_pretrained(tmp_path)
+
+
+NANO = {
+    "model_type": "nemotron_h",
+    "vocab_size": 131072,
+    "hidden_size": 2688,
+    "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+    "num_hidden_layers": 52,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "max_position_embeddings": 262144,
+    "mamba_num_heads": 64,
+    "mamba_head_dim": 64,
+    "ssm_state_size": 128,
+    "n_groups": 8,
+    "expand": 2,
+    "intermediate_size": 1856,
+    "moe_intermediate_size": 1856,
+    "moe_shared_expert_intermediate_size": 3712,
+    "n_routed_experts": 128,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 6,
+    "routed_scaling_factor": 2.5,
+    "norm_eps": 1e-05,
+    "layer_norm_epsilon": 1e-05,
+    "num_logits_to_keep": 1,
+    "partial_rotary_factor": 1.0,
+    "rope_theta": 10000,
+    "sliding_window": None,
+    "use_mamba_kernels": True,
+}
+
+
+def test_the_published_file_of_nemotron_3_nano_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(NANO))
+    spec = describe_pretrained(tmp_path)
+    assert sum(layer.repeat for layer in spec.knobs["layers"]) == 52 - 23  # each mixer with what follows it
+    assert count_parameters(build_on_meta(spec)) == 31_577_937_344

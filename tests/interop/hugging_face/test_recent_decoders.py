@@ -1,4 +1,4 @@
-"""gpt-oss, DeepSeek-V3, DiffLlama and Qwen3-Next of the transformers library, in odd shapes, both ways, in float64."""
+"""gpt-oss, DeepSeek-V3, DiffLlama, Qwen2-MoE and Qwen3-Next of transformers, in odd shapes, both ways, in float64."""
 
 import json
 from copy import deepcopy
@@ -64,6 +64,7 @@ QWEN = DELTA | {
     "moe_intermediate_size": 5,
     "shared_expert_intermediate_size": 11,
 }
+QWEN2_MOE = {name: QWEN[name] for name in QWEN if "linear" not in name and name != "head_dim"}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-oss": ("GptOss", GPT_OSS | {"swiglu_limit": 0.3, "swiglu_alpha": 3.1}),
     "gpt-oss-tied-without-bias": (
@@ -100,6 +101,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"attention_bias": True, "tie_word_embeddings": True, "rms_norm_eps": 1e-3, "rope_parameters": YARN},
     ),
     "diffllama-own-keys": ("DiffLlama", {"num_key_value_heads": 6, "head_dim": 10, "num_hidden_layers": 4}),
+    "qwen2-moe": ("Qwen2Moe", QWEN2_MOE | SLOW),
+    "qwen2-moe-windows-in-turn": (
+        "Qwen2Moe",
+        QWEN2_MOE
+        | {"num_hidden_layers": 5, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 4}
+        | {"decoder_sparse_step": 2, "norm_topk_prob": True, "tie_word_embeddings": True, "rope_parameters": YARN},
+    ),
+    "qwen2-moe-listed-unbiased": (
+        "Qwen2Moe",
+        QWEN2_MOE
+        | {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"], "use_sliding_window": True}
+        | {"sliding_window": 3, "qkv_bias": False, "mlp_only_layers": [1], "head_dim": 10, "rms_norm_eps": 1e-3},
+    ),
+    "qwen2-moe-dense": ("Qwen2Moe", QWEN2_MOE | {"num_experts": 0, "num_key_value_heads": 6}),
     "qwen3-next": ("Qwen3Next", QWEN | {"num_hidden_layers": 5}),
     "qwen3-next-listed-biased": (
         "Qwen3Next",
@@ -119,7 +134,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         QWEN | {"layer_types": ["full_attention"] * 3, "num_experts": 0, "head_dim": 10} | SLOW,
     ),
 }
-TYPES = {"GptOss": "gpt_oss", "DeepseekV3": "deepseek_v3", "DiffLlama": "diffllama", "Qwen3Next": "qwen3_next"}
+TYPES = {
+    "GptOss": "gpt_oss",
+    "Qwen2Moe": "qwen2_moe",
+    "DeepseekV3": "deepseek_v3",
+    "DiffLlama": "diffllama",
+    "Qwen3Next": "qwen3_next",
+}
 every_case = pytest.mark.parametrize(("system", "own"), CASES.values(), ids=CASES)
 
 
@@ -223,6 +244,11 @@ def test_what_predicts_further_tokens_is_left_out_and_told(
         ("DeepseekV3", DEEPSEEK, {"qk_head_dim": 8}, "qk_head_dim 8: not represented, only 16 is"),
         ("DiffLlama", {}, {"num_key_value_heads": 3}, "num_key_value_heads 3: not represented, only even numbers are"),
         ("DiffLlama", {}, {"attention_dropout": 0.1}, "attention_dropout 0.1: not represented, only 0.0 is"),
+        ("Qwen2Moe", QWEN2_MOE, {"layer_types": ["chunked_attention"] * 3}, "layer_types 'chunked_attention'"),
+        ("Qwen2Moe", QWEN2_MOE, {"layer_types": ["full_attention"]}, "layer_types has 1 entries for num_hidden_layers"),
+        ("Qwen2Moe", QWEN2_MOE, {"layer_types": ["sliding_attention"] * 3}, "layer_types has 'sliding_attention', and"),
+        ("Qwen2Moe", QWEN2_MOE, {"attention_bias": True}, "unknown field 'attention_bias', here True"),
+        ("Qwen2Moe", QWEN2_MOE, {"shared_expert_intermediate_size": 0}, "gives no model: .*shared_dim"),
         ("Qwen3Next", QWEN, {"linear_num_value_heads": 4}, "linear_num_value_heads 4 is not divisible by"),
         ("Qwen3Next", QWEN, {"layer_types": ["full_attention"]}, "layer_types has 1 entries for num_hidden_layers 3"),
         ("Qwen3Next", QWEN, {"layer_types": ["sliding_attention"] * 3}, "layer_types 'sliding_attention'"),

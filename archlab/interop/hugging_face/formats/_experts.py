@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from archlab.interop._formats import KeyMap
+from archlab.interop._formats import Fields, KeyMap
 from archlab.interop.hugging_face.formats._names import prefixed
 
 MOE = "moe"
@@ -16,6 +16,29 @@ def experts_config(hidden_dim: int, num_experts: int, top_k: int, *, normalize: 
     """Return the YAML data of a mixture whose scores are a softmax; the loss of its balance is left to training."""
     sizes = dict(zip(ROUTED, (hidden_dim, num_experts, top_k, normalize), strict=True))
     return {"type": MOE, "balance_loss": 0.0, **sizes}
+
+
+def scored_config(config: Fields, names: Mapping[str, str], shared_dim: int) -> dict[str, Any]:
+    """Return the YAML data of DeepSeek-V3's mixture: a sigmoid scores each expert, a bias adjusts the selection.
+
+    `names` are their fields of the knobs.
+    """
+    knobs = {ours: config[theirs] for ours, theirs in names.items()}
+    # The biases stay as they are, unless a training says otherwise.
+    return {"type": MOE, "score": "sigmoid", "shared_dim": shared_dim, "balance_loss": 0.0, "bias_rate": 0.0} | knobs
+
+
+def scored_fields(model: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of the first such mixture in a model's YAML data, with defaults filled in."""
+    ffn = {"latent_dim": None, "scale": 1.0, "num_groups": 1, "top_groups": 1}
+    ffn |= next((layer["ffn"] for layer in model["layers"] if is_sparse(layer)), {}) | experts_of(model)
+    return {theirs: ffn[ours] for ours, theirs in names.items()}
+
+
+def shared_dim(model: Mapping[str, Any]) -> int:
+    """Return the width of the shared expert of the first mixture, 0 for none."""
+    ffn: Mapping[str, Any] = next((layer["ffn"] for layer in model["layers"] if is_sparse(layer)), {})
+    return ffn.get("shared_dim") or 0
 
 
 def is_sparse(layer: Mapping[str, Any]) -> bool:

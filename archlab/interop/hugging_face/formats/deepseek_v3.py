@@ -11,9 +11,11 @@ from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder
 from archlab.interop.hugging_face.formats._experts import (
     expert_keys,
-    experts_config,
     experts_of,
     is_sparse,
+    scored_config,
+    scored_fields,
+    shared_dim,
     sparse_key_map,
 )
 from archlab.interop.hugging_face.formats._names import first_mixer, layer_keys
@@ -54,8 +56,8 @@ FIXED: dict[str, tuple[Any, ...]] = _decoder.FIXED | {
     "scoring_func": ("sigmoid",),
     "topk_method": ("noaux_tc",),
 }
-BLOCK = {
-    **{theirs: ours for theirs, ours in _decoder.BLOCK.items() if not theirs.startswith("self_attn.")},
+BLOCK = {theirs: ours for theirs, ours in _decoder.BLOCK.items() if not theirs.startswith("self_attn.")}
+LATENT = {
     "self_attn.kv_a_layernorm": "mixer.latent_norm",
     "self_attn.kv_b_proj": "mixer.attention.up",
     "self_attn.o_proj": "mixer.out",
@@ -66,27 +68,39 @@ LATENT_QUERY = {
     "self_attn.q_a_layernorm": "mixer.query_norm",
     "self_attn.q_b_proj": "mixer.query_up",
 }
-BIAS = {"self_attn.o_proj.bias": "mixer.out.bias"}
-LATENT_QUERY_BIAS = {"self_attn.q_a_proj.bias": "mixer.query_down.bias"}
+BIAS: KeyMap = {"self_attn.o_proj.bias": "mixer.out.bias"}
+LATENT_QUERY_BIAS: KeyMap = {"self_attn.q_a_proj.bias": "mixer.query_down.bias"}
 ROUTER_BIAS = {"mlp.gate.e_score_correction_bias": "ffn.bias"}
 SHARED = {f"mlp.shared_experts.{name}.weight": f"ffn.shared.{ours}.weight" for ours, name in NAMES.items()}
+EXPERTS = {
+    "hidden_dim": "moe_intermediate_size",
+    "num_experts": "n_routed_experts",
+    "top_k": "num_experts_per_tok",
+    "normalize": "norm_topk_prob",
+    "scale": "routed_scaling_factor",
+    "num_groups": "n_group",
+    "top_groups": "topk_group",
+}
 LATENT_NORM = {"type": "rms", "eps": 1e-6, "zero_centered": False}  # whatever rms_norm_eps says
 
 
 def key_map(config: Fields) -> KeyMap:
     """Return archlab's name, or names, for each of theirs."""
-    has_latent = config["q_lora_rank"] is not None
-    block = BLOCK | (LATENT_QUERY if has_latent else QUERY)
-    kinds = ("weight", "bias") if config["attention_bias"] else ("weight",)
-    down: KeyMap = {
-        f"self_attn.kv_a_proj_with_mqa.{kind}": (f"mixer.latent_down.{kind}", f"mixer.place_down.{kind}")
-        for kind in kinds
-    }
-    biases = BIAS | (LATENT_QUERY_BIAS if has_latent else {}) if config["attention_bias"] else {}
-    names = _decoder.key_map({**config, "attention_bias": False}, block)  # the further projections have none
-    names |= layer_keys(config["num_hidden_layers"], "model.layers", down | biases)
+    names = _decoder.key_map({**config, "attention_bias": False}, BLOCK)
+    names |= layer_keys(config["num_hidden_layers"], "model.layers", attention_keys(config))
     experts = expert_keys("mlp", config["n_routed_experts"], NAMES) | ROUTER_BIAS | SHARED
     return sparse_key_map(names, range(_num_dense(config), config["num_hidden_layers"]), experts)
+
+
+def attention_keys(config: Fields) -> KeyMap:
+    """Return the names of a layer's attention, of which the projections to latents and the last one may have a bias."""
+    has_latent, is_biased = config["q_lora_rank"] is not None, config["attention_bias"]
+    parts = LATENT | (LATENT_QUERY if has_latent else QUERY)
+    names: KeyMap = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in parts.items()}
+    for kind in ("weight", "bias") if is_biased else ("weight",):
+        names[f"self_attn.kv_a_proj_with_mqa.{kind}"] = (f"mixer.latent_down.{kind}", f"mixer.place_down.{kind}")
+    biases = BIAS | (LATENT_QUERY_BIAS if has_latent else {})
+    return names | (biases if is_biased else {})
 
 
 def _num_dense(config: Fields) -> int:
@@ -112,7 +126,8 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
     for field, value in derived.items():
         if config[field] not in (None, value):
             raise ArchlabError(f"{field} {config[field]!r}: not represented, only {value!r} is")
-    mixer, ffn = _mixer(config, width), _experts(config)
+    shared = config["moe_intermediate_size"] * config["n_shared_experts"]
+    mixer, ffn = _mixer(config, width), scored_config(config, EXPERTS, shared)
     runs = [(_num_dense(config), {"type": "swiglu"}), (config["num_hidden_layers"] - _num_dense(config), ffn)]
     layers = [{"repeat": length, "mixer": mixer, "ffn": ffn} for length, ffn in runs if length]
     return _decoder.stack_config(config, layers)
@@ -146,18 +161,6 @@ def _scale(config: Fields, position: Fields, width: int) -> float | None:
     return None if length == 1 else width**-0.5 * length * length
 
 
-def _experts(config: Fields) -> dict[str, Any]:
-    sizes = (config["moe_intermediate_size"], config["n_routed_experts"], config["num_experts_per_tok"])
-    return experts_config(*sizes, normalize=config["norm_topk_prob"]) | {
-        "shared_dim": config["moe_intermediate_size"] * config["n_shared_experts"],
-        "score": "sigmoid",
-        "scale": config["routed_scaling_factor"],
-        "num_groups": config["n_group"],
-        "top_groups": config["topk_group"],
-        "bias_rate": 0.0,  # as it is, unless a training says otherwise
-    }
-
-
 def to_hf_config(model: Fields) -> dict[str, Any]:
     """Return the configuration closest to a model's YAML data."""
     mixer, layers = first_mixer(model, "mla"), sorted(model["layers"], key=is_sparse)
@@ -165,7 +168,7 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
     # The fields are those of the first layer: with a dense ffn, if there is one.
     return (
         _decoder.decoder_fields({**model, "layers": layers})
-        | _expert_fields(model)
+        | scored_fields(model, EXPERTS)
         | {
             "attention_bias": mixer["bias"],
             "attention_dropout": mixer["dropout"],
@@ -182,23 +185,9 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
             "rope_parameters": rope_fields(mixer["position"]) | _strength(model["dim"], mixer),
             "first_k_dense_replace": sum(layer.get("repeat", 1) for layer in dense),
             "num_nextn_predict_layers": 0,
+            "n_shared_experts": shared_dim(model) // experts_of(model)["hidden_dim"],
         }
     )
-
-
-def _expert_fields(model: Fields) -> dict[str, Any]:
-    experts = experts_of(model)
-    ffn: Fields = next((layer["ffn"] for layer in model["layers"] if is_sparse(layer)), {})
-    return {
-        "moe_intermediate_size": experts["hidden_dim"],
-        "n_routed_experts": experts["num_experts"],
-        "num_experts_per_tok": experts["top_k"],
-        "norm_topk_prob": experts["normalize"],
-        "n_shared_experts": (ffn.get("shared_dim") or 0) // experts["hidden_dim"],
-        "routed_scaling_factor": ffn.get("scale", 1.0),
-        "n_group": ffn.get("num_groups", 1),
-        "topk_group": ffn.get("top_groups", 1),
-    }
 
 
 def _strength(dim: int, mixer: Fields) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""Nemotron-H as NemotronHForCausalLM: Mamba-2, attention without positions and MLPs, each a layer of theirs.
+"""Nemotron-H as NemotronHForCausalLM: Mamba-2, attention without positions, MLPs and experts, each a layer of theirs.
 
-A mixer of theirs and the MLP behind it, each after a norm of its own, are one block here.
+A mixer of theirs and the MLP or the experts behind it, each after a norm of its own, are one block here.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder, mamba, mamba2
+from archlab.interop.hugging_face.formats._experts import MOE, scored_config, scored_fields, shared_dim
 from archlab.interop.hugging_face.formats._hybrid import LINEAR, first_layer, whole_layers
 from archlab.interop.hugging_face.formats._names import knob, prefixed
 from archlab.interop.hugging_face.formats._windows import FULL
 
-MLP = "mlp"
+MLP, NONE = "mlp", "none"
 FIELDS: dict[str, Any] = {
     "vocab_size": 131072,
     "hidden_size": 4096,
@@ -40,6 +41,15 @@ FIELDS: dict[str, Any] = {
     "use_bias": False,
     "layer_norm_epsilon": 1e-5,
     "time_step_min": 0.001,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 7688,
+    "moe_shared_expert_intermediate_size": 7688,
+    "moe_latent_size": None,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.0,
 }
 FIXED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
@@ -48,7 +58,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "num_nextn_predict_layers": (0,),
     "tie_word_embeddings": (False,),  # the class ties nothing
 }
-# Sizes of experts, which a list of layers without any does not have, how it is computed, and how it was trained.
+# How it is computed, and how it was trained; of the shared experts the class has one, of the width that the file gives.
 IGNORED = (
     "chunk_size",
     "hidden_dropout",
@@ -58,25 +68,18 @@ IGNORED = (
     "mamba_dt_max",
     "mamba_proj_bias",
     "mamba_ssm_cache_dtype",
-    "moe_intermediate_size",
-    "moe_latent_size",
-    "moe_shared_expert_intermediate_size",
     "moe_shared_expert_overlap",
     "mtp_hybrid_override_pattern",
     "mtp_layers_block_type",
-    "n_group",
-    "n_routed_experts",
     "n_shared_experts",
-    "norm_topk_prob",
-    "num_experts_per_tok",
+    "norm_eps",
     "output_router_logits",
     "rescale_prenorm_residual",
     "residual_in_fp32",
-    "routed_scaling_factor",
+    "rope_theta",  # the class has no positions
     "time_step_floor",
     "time_step_limit",
     "time_step_max",
-    "topk_group",
     "use_mamba_kernels",
 )
 ALIASES = {
@@ -87,10 +90,21 @@ ALIASES = {
     "mamba_dt_min": "time_step_min",
     "mamba_expand": "expand",
     "mamba_n_groups": "n_groups",
+    "num_local_experts": "n_routed_experts",
 }
-LETTERS = {"M": LINEAR, "*": FULL, "-": MLP, "E": "moe"}
+LETTERS = {"M": LINEAR, "*": FULL, "-": MLP, "E": MOE}
 LEGACY = {"mamba": LINEAR, "attention": FULL}
 MIXERS = {"mamba2": LINEAR, "attention": FULL}
+EXPERTS = {
+    "hidden_dim": "moe_intermediate_size",
+    "num_experts": "n_routed_experts",
+    "top_k": "num_experts_per_tok",
+    "latent_dim": "moe_latent_size",
+    "normalize": "norm_topk_prob",
+    "scale": "routed_scaling_factor",
+    "num_groups": "n_group",
+    "top_groups": "topk_group",
+}
 # Their sizes of the Mamba layers, and the knobs.
 SIZES = {
     "ssm_state_size": "state_dim",
@@ -108,9 +122,10 @@ ATTENTION: KeyMap = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in QK
 def key_map(config: Fields) -> KeyMap:
     """Return archlab's name, or names, for each of theirs."""
     names: KeyMap = {"backbone.embeddings.weight": "embedding.weight", "backbone.norm_f.weight": "norm.weight"}
-    keys, layer = {FULL: ATTENTION, LINEAR: _mamba_keys(config)}, 0
-    for index, (kind, has_mlp) in enumerate(_blocks(config)):
-        parts = [("norm", "mixer", keys[kind])] + ([("ffn_norm", "ffn", _mlp_keys(config))] if has_mlp else [])
+    mixers, layer = {FULL: ATTENTION, LINEAR: _mamba_keys(config)}, 0
+    ffns = {MLP: _mlp_keys(config), MOE: _expert_keys(config)}
+    for index, (kind, ffn) in enumerate(_blocks(config)):
+        parts = [("norm", "mixer", mixers[kind])] + ([] if ffn == NONE else [("ffn_norm", "ffn", ffns[ffn])])
         for norm, module, own in parts:
             theirs, ours = f"backbone.layers.{layer}", f"blocks.{index}"
             names[f"{theirs}.norm.weight"] = f"{ours}.{norm}.weight"
@@ -129,16 +144,34 @@ def _mlp_keys(config: Fields) -> KeyMap:
     return {f"{part}_proj.{kind}": f"{part}.{kind}" for part in ("up", "down") for kind in kinds}
 
 
-def _blocks(config: Fields) -> Iterator[tuple[str, bool]]:
-    """Yield the kind of each mixer, and whether an MLP follows it; raise ArchlabError for a list of other layers."""
+def _expert_keys(config: Fields) -> KeyMap:
+    """Return the names of a mixture: only what every token has, a shared expert and a latent, may have biases."""
+    names: KeyMap = {
+        f"experts.{index}.{part}_proj.weight": f"experts.{part}[{index}]"
+        for index in range(config["n_routed_experts"])
+        for part in ("up", "down")
+    }
+    names |= {"gate.weight": "router.weight", "gate.e_score_correction_bias": "bias"}
+    names |= {f"shared_experts.{theirs}": f"shared.{ours}" for theirs, ours in _mlp_keys(config).items()}
+    if config["moe_latent_size"] is None:
+        return names
+    kinds = ("weight", "bias") if config["mlp_bias"] else ("weight",)
+    latent = {"fc1": "latent_down", "fc2": "latent_up"}
+    return names | {f"{fc}_latent_proj.{kind}": f"{ours}.{kind}" for fc, ours in latent.items() for kind in kinds}
+
+
+def _blocks(config: Fields) -> Iterator[tuple[str, str]]:
+    """Yield the kind of each mixer, and of the ffn that follows it; raise ArchlabError for a list of other layers."""
     kinds = _kinds(config)
     for index, kind in enumerate(kinds):
         if kind in (LINEAR, FULL):
-            yield kind, kinds[index + 1 : index + 2] == [MLP]
-        elif kind != MLP:
-            raise ArchlabError(f"a layer {kind!r}: not represented, only {LINEAR!r}, {FULL!r} and {MLP!r} are")
-        elif index == 0 or kinds[index - 1] == MLP:
-            raise ArchlabError(f"layer {index} is {MLP!r}: not represented, only one after a mixer is")
+            following = kinds[index + 1] if index + 1 < len(kinds) else NONE
+            yield kind, following if following in (MLP, MOE) else NONE
+        elif kind not in (MLP, MOE):
+            known = ", ".join(map(repr, (LINEAR, FULL, MLP)))
+            raise ArchlabError(f"a layer {kind!r}: not represented, only {known} and {MOE!r} are")
+        elif index == 0 or kinds[index - 1] in (MLP, MOE):
+            raise ArchlabError(f"layer {index} is {kind!r}: not represented, only one after a mixer is")
 
 
 def _kinds(config: Fields) -> list[str]:
@@ -159,8 +192,11 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     norm = {"type": "rms", "eps": config["layer_norm_epsilon"], "zero_centered": False}
     mlp = {"type": "mlp", "hidden_dim": config["intermediate_size"], "activation": "relu2", "bias": config["mlp_bias"]}
-    with_mlp: dict[str, Any] = {"ffn_norm": norm, "ffn": mlp}
-    ffns = {True: with_mlp, False: {"ffn_norm": "none", "ffn": "none"}}
+    ffns: dict[str, dict[str, Any]] = {
+        NONE: {"ffn_norm": "none", "ffn": "none"},
+        MLP: {"ffn_norm": norm, "ffn": mlp},
+        MOE: {"ffn_norm": norm, "ffn": _expert_config(config)},
+    }
     mixers = {FULL: _attention_config(config), LINEAR: _mamba_config(config)}
     block = {"type": "block", "residual": "pre_norm", "norm": norm}
     return {
@@ -168,12 +204,18 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
         "vocab_size": config["vocab_size"],
         "dim": config["hidden_size"],
         "layers": [
-            {**block, "repeat": len(list(run)), "mixer": mixers[kind], **ffns[has_mlp]}
-            for (kind, has_mlp), run in groupby(_blocks(config))
+            {**block, "repeat": len(list(run)), "mixer": mixers[kind], **ffns[ffn]}
+            for (kind, ffn), run in groupby(_blocks(config))
         ],
         "norm": norm,
         "head": "language_model",
     }
+
+
+def _expert_config(config: Fields) -> dict[str, Any]:
+    # The class gives a shared expert without a width that of an MLP.
+    shared = config["moe_shared_expert_intermediate_size"] or config["intermediate_size"]
+    return scored_config(config, EXPERTS, shared) | {"activation": "relu2", "dense_bias": config["mlp_bias"]}
 
 
 def _attention_config(config: Fields) -> dict[str, Any]:
@@ -194,8 +236,10 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
     layers, attention = whole_layers(model), first_layer(model, "attention")
     fields = _decoder.decoder_fields({**model, "layers": [attention]}) if attention else {}
     mlp: Fields = next((layer["ffn"] for layer in layers if layer["ffn"]["type"] == MLP), {})
+    experts: Fields = next((layer["ffn"] for layer in layers if layer["ffn"]["type"] == MOE), {})
     return (
         {name: fields[name] for name in fields if name in FIELDS}
+        | scored_fields(model, EXPERTS)
         | _mamba_fields(first_layer(model, "mamba2").get("mixer", {}), model["dim"])
         | {
             "vocab_size": model["vocab_size"],
@@ -203,7 +247,8 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
             "num_hidden_layers": None,
             "layers_block_type": [kind for layer in layers for kind in _theirs(layer)],
             "intermediate_size": mlp.get("hidden_dim") or 4 * model["dim"],
-            "mlp_bias": mlp.get("bias", False),
+            "mlp_bias": mlp.get("bias", experts.get("dense_bias", False)),
+            "moe_shared_expert_intermediate_size": shared_dim(model),
             "layer_norm_epsilon": knob(layers[0], "norm", "eps", 1e-5),
         }
     )

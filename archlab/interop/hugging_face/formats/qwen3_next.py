@@ -9,12 +9,10 @@ from torch import Tensor
 
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
-from archlab.interop.hugging_face.formats import _decoder, qwen3_moe
+from archlab.interop.hugging_face.formats import _decoder, qwen2_moe, qwen3_moe
 from archlab.interop.hugging_face.formats._experts import (
     MOE,
     expert_keys,
-    experts_config,
-    experts_of,
     is_sparse,
     sparse_key_map,
 )
@@ -59,8 +57,6 @@ DELTA: KeyMap = {
     "linear_attn.out_proj.weight": "mixer.mixed.out.weight",
     "linear_attn.conv1d.weight": tuple(f"mixer.{part}.ema.weight[T]" for part in ("query", "key", "value")),
 }
-SHARED = {f"mlp.shared_expert.{name}.weight": f"ffn.shared.{ours}.weight" for ours, name in NAMES.items()}
-SHARED_GATE = {"mlp.shared_expert_gate.weight": "ffn.shared_gate.weight"}
 
 
 def key_map(config: Fields) -> KeyMap:
@@ -70,7 +66,7 @@ def key_map(config: Fields) -> KeyMap:
         parts = {theirs: prefixed(f"blocks.{index}", ours) for theirs, ours in mixers[kind].items()}
         names |= {f"model.layers.{index}.{theirs}": ours for theirs, ours in parts.items()}
     sparse = [index for index, has_experts in enumerate(qwen3_moe.has_experts(config)) if has_experts]
-    experts = expert_keys("mlp", config["num_experts"], NAMES) | SHARED | SHARED_GATE
+    experts = expert_keys("mlp", config["num_experts"], NAMES) | qwen2_moe.SHARED
     return sparse_key_map(names, sparse, experts)
 
 
@@ -118,7 +114,7 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes."""
     mixers, ffns = (
         {FULL: _attention(config), LINEAR: _delta(config)},
-        {True: _experts(config), False: {"type": "swiglu"}},
+        {True: qwen2_moe.shared_experts_config(config), False: {"type": "swiglu"}},
     )
     parts = zip(_kinds(config), qwen3_moe.has_experts(config), strict=True)
     runs = [(len(list(run)), *kinds) for kinds, run in groupby(parts)]
@@ -164,12 +160,6 @@ def _delta(config: Fields) -> dict[str, Any]:
     }
 
 
-def _experts(config: Fields) -> dict[str, Any]:
-    sizes = (config["moe_intermediate_size"], config["num_experts"], config["num_experts_per_tok"])
-    shared = {"shared_dim": config["shared_expert_intermediate_size"], "shared_gate": True}
-    return experts_config(*sizes, normalize=config["norm_topk_prob"]) | shared
-
-
 def to_hf_config(model: Fields) -> dict[str, Any]:
     """Return the configuration closest to a model's YAML data."""
     layers = [layer for layer in model["layers"] for _ in range(layer.get("repeat", 1))]
@@ -178,7 +168,7 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
     # The fields are those of one layer: which attends, if any does, and has a dense ffn, if any has.
     ffn = min((layer["ffn"] for layer in layers), key=lambda ffn: bool(ffn["type"] == MOE))
     first = layers[0] | {"mixer": mixers.get(FULL, mixers.get(LINEAR)), "ffn": ffn}
-    fields = _decoder.decoder_fields({**model, "layers": [first]}) | _expert_fields(model)
+    fields = _decoder.decoder_fields({**model, "layers": [first]}) | qwen2_moe.shared_experts_fields(model)
     fields |= _attention_fields(mixers.get(FULL, {})) | _delta_fields(model["dim"], mixers.get(LINEAR))
     return fields | {
         "num_hidden_layers": len(layers),
@@ -193,18 +183,6 @@ def _attention_fields(mixer: Fields) -> dict[str, Any]:
     share = position.get("fraction", 1.0)
     rope = rope_fields(position) | {SHARE: share}
     return {"attention_bias": mixer.get("bias", False), "rope_parameters": rope, SHARE: share}
-
-
-def _expert_fields(model: Fields) -> dict[str, Any]:
-    experts = experts_of(model)
-    ffn: Fields = next((layer["ffn"] for layer in model["layers"] if is_sparse(layer)), {})
-    return {
-        "moe_intermediate_size": experts["hidden_dim"],
-        "shared_expert_intermediate_size": ffn.get("shared_dim") or FIELDS["shared_expert_intermediate_size"],
-        "num_experts": experts["num_experts"],
-        "num_experts_per_tok": experts["top_k"],
-        "norm_topk_prob": experts["normalize"],
-    }
 
 
 def _delta_fields(dim: int, mixer: Fields | None) -> dict[str, Any]:
