@@ -88,11 +88,16 @@ def compile_model(model: nn.Module, policy: str, backend: str = "inductor", *, h
     if policy == "model" and features is not None:
         # The chunked loss calls features, not the model, and would otherwise run it uncompiled.
         model.features = torch.compile(features, fullgraph=True, backend=backend)  # type: ignore[assignment]
-    for part in {"block": [*iter_blocks(model), *_non_block_modules(model)], "model": [model]}[policy]:
+    for part in {"block": compiled_parts(model), "model": [model]}[policy]:
         if hooked:
             part.forward = torch.compile(part.forward, fullgraph=True, backend=backend)
         else:
             part.compile(fullgraph=True, backend=backend)
+
+
+def compiled_parts(model: nn.Module) -> list[nn.Module]:
+    """Return what is compiled by block: the blocks, and the modules around them that have parameters."""
+    return [*iter_blocks(model), *_non_block_modules(model)]
 
 
 def _non_block_modules(model: nn.Module) -> Iterator[nn.Module]:

@@ -14,10 +14,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archlab.config.registry import find
 from archlab.data.documents import pad_documents
 from archlab.errors import one_line
 from archlab.modeling import backbone
-from archlab.modeling.compile import compile_model
+from archlab.modeling.compile import compiled_parts
 from archlab.modeling.state import State, find_training_sum, init_state, reserve_state
 from archlab.ops.linear_cross_entropy import IGNORED
 from archlab.runtime.private_apis import compile_error
@@ -49,7 +50,9 @@ def is_causal(case: ComponentCase) -> None:
     model = case.build()
     if case.inputs is not None or backbone.is_per_sample(model):
         return
-    changed = [_first_changed_output(model, case.example_inputs(), t) for t in range(TOKENS)]
+    tokens_BT = case.example_inputs()
+    outputs_BTV, _ = model(tokens_BT)
+    changed = [_first_changed_output(model, tokens_BT, outputs_BTV, t) for t in range(TOKENS)]
     looks_ahead = any(output < t for t, output in enumerate(changed))
     if is_stream(case, model):
         # The last input has to change the last output, or the model would lag behind its inputs.
@@ -59,10 +62,10 @@ def is_causal(case: ComponentCase) -> None:
         require(looks_ahead, "declares causal = False, but does not look ahead")
 
 
-def _first_changed_output(model: nn.Module, tokens_BT: Tensor, t: int) -> int:
+def _first_changed_output(model: nn.Module, tokens_BT: Tensor, outputs_BTV: Tensor, t: int) -> int:
     changed_BT = tokens_BT.clone()
     changed_BT[:, t] = (changed_BT[:, t] + 1) % (tokens_BT.max() + 1)
-    distance_T = (model(changed_BT)[0] - model(tokens_BT)[0]).abs().amax((0, 2))
+    distance_T = (model(changed_BT)[0] - outputs_BTV).abs().amax((0, 2))
     has_changed_T = distance_T > 1e-12
     return int(has_changed_T.float().argmax()) if has_changed_T.any() else TOKENS
 
@@ -236,8 +239,8 @@ def compiles(case: ComponentCase) -> None:
     model, inputs = case.build(), case.example_inputs(dtype=PRECISE)
     expected, expected_gradients = _run(model, inputs)
     torch.compiler.reset()  # the recompile limit counts per function, and earlier models share forward()
-    # By block, as models are trained: identical blocks are traced once, where a model as a whole holds each of them.
-    compile_model(model, "block", backend="aot_eager")
+    for part in _parts_to_compile(case, model):
+        part.compile(fullgraph=True, backend="aot_eager")
     with warnings.catch_warnings():
         # torch's own, about the input of a block, which is no leaf (torch 2.13).
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
@@ -248,6 +251,15 @@ def compiles(case: ComponentCase) -> None:
     require_close(actual, expected, 1e-9, "outputs when compiled")
     for name, gradient in gradients.items():
         require_close(gradient, expected_gradients[name], 1e-8, f"the gradient of {name} when compiled")
+
+
+def _parts_to_compile(case: ComponentCase, model: nn.Module) -> list[nn.Module]:
+    """Return what a run compiles by block that holds the component, or all where it is not a module of one part.
+
+    Identical blocks are traced once, where a model as a whole holds each of them.
+    """
+    parts, cls = compiled_parts(model), find(case.kind, case.name).cls
+    return [part for part in parts if any(isinstance(module, cls) for module in part.modules())] or parts
 
 
 def _run(model: nn.Module, inputs: Tensor) -> tuple[Any, dict[str, Tensor]]:

@@ -7,13 +7,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from archlab.config.experiment import Experiment, load
-from archlab.config.train_config import TrainConfig, parse_train
-from archlab.errors import ArchlabError, TrainingError
+from archlab.config.experiment import Experiment
+from archlab.errors import TrainingError
 from archlab.inference.evaluate import eval_options, evaluate
 from archlab.modeling.cost import estimate_cost
 from archlab.modeling.optimizer import at_average
@@ -25,20 +24,17 @@ from archlab.runtime.place import was_restarted
 from archlab.runtime.signals import Stopped, defer_keyboard_interrupt, stop_on_signals
 from archlab.storage import checkpoint
 from archlab.storage.identity import KEY, Identity
-from archlab.storage.run_lock import lock_run
-from archlab.training.budget import keep_budget, prepare_run
 from archlab.training.callbacks import Callback, CallbackList
 from archlab.training.data_identity import data_identity, require_same_data
 from archlab.training.metrics import MetricsLog
 from archlab.training.metrics import read as read_metrics
 from archlab.training.one_process import refuse_one_process
-from archlab.training.run_dir import join_identity, last_metrics, open_run, require_own, require_run_dir
-from archlab.training.run_loggers import make_loggers, require_loggers
-from archlab.training.run_tokens import keep_run_tokens, read_run_tokens, use_run_tokens
+from archlab.training.run_dir import join_identity, last_metrics, require_own
+from archlab.training.run_start import RunStart
+from archlab.training.run_tokens import read_run_tokens, use_run_tokens
 from archlab.training.saving import Saver
-from archlab.training.start_from import check_start, load_start, settings_of_start, with_absolute_start
+from archlab.training.start_from import load_start
 from archlab.training.step import TrainStep
-from archlab.training.trace import Trace
 
 _log = logging.getLogger(__name__)
 PeakFlops: TypeAlias = Callable[[str, str], float | None]  # of a type of device, in a precision
@@ -79,75 +75,21 @@ def train(
     again = was_restarted()  # by a launcher, after a failure: what there is now is this run's
     resume, force = resume or again, force and not again
     with stop_on_signals(), deterministic_algorithms(), join_ranks(experiment) as ranks, ExitStack() as held:
-        begun = _Beginning(with_absolute_start(experiment), folder, resume, force, ranks.count)
+        start = RunStart(experiment, folder, resume, force, ranks.count)
         # The first process alone looks at the directory and writes there; the others go on with what it has found.
-        told = ranks.on_first(lambda: begun.begin(held))
+        told = ranks.on_first(lambda: start.begin(held))
         if not ranks.is_first:
-            begun.follow(told)
-        callback = CallbackList([*begun.loggers(), *callbacks]) if ranks.is_first else Callback()
-        trainer = Trainer(begun.experiment, folder, begun.last, callback, begun.identity, ranks, save_every_s)
+            start.follow(told)
+        callback = CallbackList([*start.loggers(), *callbacks]) if ranks.is_first else Callback()
+        trainer = Trainer(start.experiment, folder, start.last, callback, start.identity, ranks, save_every_s)
         if ranks.is_first and peak_flops is not None:
-            trainer.train_step.peak_speed = _peak_speed(begun.experiment, peak_flops)
+            trainer.train_step.peak_speed = _peak_speed(start.experiment, peak_flops)
         return trainer.run()
 
 
 def _peak_speed(experiment: Experiment, peak_flops: PeakFlops) -> float | None:
     peak = peak_flops(experiment.train.device, experiment.train.precision)
     return None if peak is None else peak / estimate_cost(experiment).flops_per_token
-
-
-class _Beginning:
-    """The start of a run: its experiment with every setting resolved, identity, and the checkpoint to go on from."""
-
-    def __init__(self, experiment: Experiment, folder: Path, resume: bool, force: bool, processes: int) -> None:
-        self.experiment, self.folder, self.resume, self.force = experiment, folder, resume, force
-        self.processes, self.identity = processes, {}  # type: int, Identity
-        self.last: Path | None = None
-
-    def begin(self, held: ExitStack) -> dict[str, Any]:
-        """Check the experiment, lock the run's directory and open it; return what the other processes need."""
-        folder, resume, force = self.folder, self.resume, self.force
-        # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves it alone.
-        experiment, budget = self.experiment, self.experiment.train.budget
-        require_loggers(experiment.train.loggers or ())
-        running = keep_budget(use_run_tokens(experiment, folder), folder) if resume else experiment
-        prepared = prepare_run(running, _settings_to_keep(folder, experiment.train, resume), self.processes)
-        self.experiment = experiment = replace(prepared, task=experiment.task)
-        require_run_dir(experiment, folder, resume, force)
-        if not resume or not checkpoint.checkpoints(folder / "checkpoints"):
-            check_start(experiment, out=folder)
-        held.enter_context(lock_run(folder))
-        self.identity = open_run(experiment, folder, resume, force, budget)
-        keep_run_tokens(experiment, folder, resume)
-        # By the first process alone: all of its files are read, to compare their checksums.
-        self.last = checkpoint.latest_checkpoint(folder / "checkpoints") if resume else None
-        last = None if self.last is None else str(self.last)
-        return {"train": experiment.train.to_plain(), "identity": dict(self.identity), "last": last}
-
-    def loggers(self) -> list[Callback]:
-        """Return what the experiment itself asks to be told of the run."""
-        profile, id = self.experiment.train.profile, str(self.identity.get("run", self.folder.resolve().name))
-        traces = [Trace(self.folder, profile)] if profile else []
-        return [*traces, *make_loggers(self.experiment, self.folder, id)]
-
-    def follow(self, told: Mapping[str, Any]) -> None:
-        """Take over what the first process has found; raise ArchlabError if this one does not see the directory."""
-        if not (self.folder / "run.json").is_file():
-            raise ArchlabError(f"{self.folder}: is not what the first process has opened; all need one file system")
-        self.experiment = replace(self.experiment, train=parse_train(told["train"]))
-        self.identity, self.last = told["identity"], told["last"] and Path(told["last"])
-
-
-def _settings_to_keep(folder: Path, train: TrainConfig, resume: bool) -> dict[str, str]:
-    """Return each `auto` setting as it was resolved when the run started: resuming is exact only with the same ones.
-
-    A run that goes on where another one was keeps that one's.
-    """
-    file = folder / "experiment.yaml"
-    if not resume or not file.is_file():
-        return settings_of_start(train)
-    earlier = load(file, recorded=True).train
-    return {key: getattr(earlier, key) for key in ("device", "precision", "compile") if getattr(train, key) == "auto"}
 
 
 class Trainer:

@@ -221,15 +221,6 @@ def test_streams(name):
     assert_one_stream(build(name), inputs(70).detach())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_compiles_without_a_break(name):
-    torch._dynamo.reset()
-    layer, x = build(name), inputs(13)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    assert_same_gradients(compiled(x)[0], layer(x)[0], [x, *layer.parameters()])
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_sums_stay_wide_under_autocast(name):
     layer = build(name).float()

@@ -82,21 +82,24 @@ class Block:
             raise ImportError(f"{name} must not be imported")
 
 sys.meta_path.insert(0, Block())
-sys.path.insert(0, sys.argv[1])
 import torch
-from modeling_it import generate, load
 from safetensors.torch import load_file, save_file
 
-tokens = load_file(sys.argv[2])["tokens"]
-with torch.inference_mode():
-    model = load()
-    whole, _ = model(tokens)
-    state, parts = None, []
-    for chunk in tokens.split([1, 5, tokens.shape[1] - 6], 1):
-        logits, state = model(chunk, state)
-        parts.append(logits)
-new = torch.tensor(generate(model, tokens[0].tolist(), 3, temperature=0.0))
-save_file({"whole": whole, "parts": torch.cat(parts, 1), "new": new}, sys.argv[3])
+for folder in map(Path, sys.argv[1:]):
+    sys.path.insert(0, str(folder / "out"))
+    from modeling_it import generate, load
+
+    tokens = load_file(folder / "tokens")["tokens"]
+    with torch.inference_mode():
+        model = load()
+        whole, _ = model(tokens)
+        state, parts = None, []
+        for chunk in tokens.split([1, 5, tokens.shape[1] - 6], 1):
+            logits, state = model(chunk, state)
+            parts.append(logits)
+    new = torch.tensor(generate(model, tokens[0].tolist(), 3, temperature=0.0))
+    save_file({"whole": whole, "parts": torch.cat(parts, 1), "new": new}, folder / "result")
+    del sys.modules["modeling_it"], sys.path[0]
 """
 EXPERIMENTS = {
     "megalodon": "base: megalodon_tiny",
@@ -133,19 +136,28 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exports of all experiments, and what each gave in a process without archlab, which is one for all."""
+    root = tmp_path_factory.mktemp("exported")
+    tokens = torch.randint(256, (2, 40), generator=torch.Generator().manual_seed(0))
+    for name, yaml in EXPERIMENTS.items():
+        (root / name).mkdir()
+        export(save_checkpoint(root / name / "run", yaml), root / name / "out")
+        save_file({"tokens": tokens}, root / name / "tokens")
+    (root / "check.py").write_text(CHECK)
+    run("-W", "error", root / "check.py", *(root / name for name in EXPERIMENTS))
+    return root
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_logits_without_archlab(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_without_archlab(name: str, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from archlab.storage.trained_model import load_trained
 
-    folder = save_checkpoint(tmp_path / "run", EXPERIMENTS[name])
-    out = export(folder, tmp_path / "out")
-    tokens = torch.randint(256, (2, 40), generator=torch.Generator().manual_seed(0))
-    save_file({"tokens": tokens}, tmp_path / "tokens")
-    (tmp_path / "check.py").write_text(CHECK)
-    run("-W", "error", tmp_path / "check.py", out, tmp_path / "tokens", tmp_path / "result")
-    result = load_file(tmp_path / "result")
-    model = load_trained(folder)[1]
+    folder = exported / name
+    result, tokens = load_file(folder / "result"), load_file(folder / "tokens")["tokens"]
+    model = load_trained(folder / "run")[1]
     # An export has the reference implementations only, which round differently.
     monkeypatch.setattr(dispatch, "_BACKENDS", {})
     with torch.inference_mode():
