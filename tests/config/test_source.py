@@ -32,6 +32,7 @@ def test_the_source_says_what_the_class_says(component: Component) -> None:
     assert registry._registered[component.kind, component.name] is find(component.kind, component.name)
 
 
+@pytest.mark.slow
 def test_the_search_domains_are_those_of_the_decorator() -> None:
     domains = {}
     code = """

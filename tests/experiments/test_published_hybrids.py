@@ -25,6 +25,7 @@ IMPORTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMPORTED)
 def test_a_small_one_computes_what_its_export_does(name: str, tmp_path: Path) -> None:
     model_type, overrides = IMPORTED[name]

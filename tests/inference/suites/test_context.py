@@ -91,6 +91,7 @@ def test_a_gain_is_told_on_the_same_tokens_where_texts_differ_more() -> None:
     assert gain.high == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_an_interval_holds_the_mean_as_often_as_it_says() -> None:
     """Of 300 samples of 30 units, 90 % of the intervals hold the mean: within three standard errors, 85 to 95 %."""
     generator = torch.Generator().manual_seed(0)
@@ -98,6 +99,7 @@ def test_an_interval_holds_the_mean_as_often_as_it_says() -> None:
     assert 0.84 < sum(each.low < 0 < each.high for each in made) / 300 < 0.95
 
 
+@pytest.mark.slow
 def test_few_units_tell_no_interval_and_very_many_are_resampled_together() -> None:
     assert estimate([1, 2, 3], [1, 1, 1]).low is None
     many = estimate(torch.ones(100_001).numpy(), torch.full((100_001,), 2).numpy())

@@ -59,6 +59,7 @@ def load(module: ModuleType, folder: Path) -> dict[str, torch.Tensor]:
     return {}
 
 
+@pytest.mark.slow
 @quickly
 @given(data=st.data())
 def test_damaged_weights_are_refused(exported: tuple[Path, ModuleType, dict], copied: Callable[[], Path], data) -> None:

@@ -159,6 +159,7 @@ def test_a_head_that_is_no_single_matrix_leaves_for_transformers(
     assert lines[:2] == ["proved here"] * 2
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_is_not_left_behind(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = publish(tiny(), tmp_path / "run")
     wrong = write_weights
@@ -196,6 +197,7 @@ def test_a_model_that_no_type_has_is_refused_by_name(tiny: Tiny, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_large_weights_are_sharded_and_read_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = publish(tiny(), tmp_path / "run")
     monkeypatch.setattr(weight_files.write_weights, "__defaults__", (20_000,))
@@ -219,6 +221,7 @@ def test_large_weights_are_sharded_and_read_again(tiny: Tiny, tmp_path: Path, mo
         archlab.show(tiny(again))
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_named(tiny: Tiny, tmp_path: Path) -> None:
     out = export(publish(tiny(), tmp_path / "run"), tmp_path / "out", ["standalone"])
     (out / "manifest.json").unlink()

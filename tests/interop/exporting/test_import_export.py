@@ -69,6 +69,7 @@ def logits_of_export(folder: Path, tokens: torch.Tensor, dtype: torch.dtype) -> 
     return model.eval()(tokens)[0]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_tuned_export_comes_back(tuned: Path, tmp_path: Path) -> None:
     out = archlab.import_checkpoint(tuned, tmp_path / "back")
