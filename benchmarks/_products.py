@@ -53,6 +53,7 @@ class Products(DispatchMode):
 def record(step: Step) -> Products:
     """Return the products of one call, which runs twice: the first time may do more."""
     step()
+    _random.cache_clear()  # or the tensors of all layers would be kept
     with Products() as products:
         step()
     return products
@@ -109,6 +110,13 @@ def _causal(args: tuple[Any, ...], _: dict[str, Any], *, backward: bool) -> Pair
     return _attention(B * H, T, T // 2, K, v_BTHV.shape[3], backward=backward)
 
 
+def _blocks(args: tuple[Any, ...], _: dict[str, Any], *, backward: bool) -> Pairs:
+    q_BTHK, _k, v_BSGV, blocks_BGTJ = args[1:5] if backward else args[:4]
+    num_keys = blocks_BGTJ.shape[3] * args[-2]  # before the scale the size of a block
+    B, T, H, K = q_BTHK.shape
+    return _attention(B * H, T, num_keys, K, v_BSGV.shape[3], backward=backward)
+
+
 def _grouped(args: tuple[Any, ...], _: dict[str, Any], *, backward: bool) -> Pairs:
     *_dy, x_ND, weight_EPD, counts_E = args
     for count, weight_PD in zip(counts_E.tolist(), weight_EPD, strict=True):
@@ -133,6 +141,7 @@ def _both_ways(name: str, pairs: Callable[..., Pairs], back: str) -> dict[str, C
 _PAIRS: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], Pairs]] = {
     **_both_ways(_FUSED, _fused, f"{_FUSED}_backward"),
     **_both_ways("causal_attention", _causal, "causal_attention_back"),
+    **_both_ways("block_attention", _blocks, "block_attention_back"),
     **_both_ways("grouped_linear", _grouped, "grouped_linear_back"),
     **_both_ways("slstm", _slstm, "slstm_back"),
     **_both_ways("slstm_loop", _slstm, "slstm_loop_back"),
