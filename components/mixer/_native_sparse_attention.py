@@ -112,7 +112,9 @@ class NativeSparseAttention(WindowedAttention):
         """Return [B, H, T, V], attention to the keys of selected blocks."""
         key_BS = first_B1 + torch.arange(entries.keys.shape[1], device=q_BTHK.device)
         return block_attention(
-            *(x.transpose(1, 2) for x in (q_BTHK, *entries)),
+            q_BTHK.transpose(1, 2),
+            entries.keys.transpose(1, 2),
+            entries.values.transpose(1, 2),
             blocks_BGTJ,
             position_BT - first_B1,
             self.position.bias(position_BT, key_BS),
