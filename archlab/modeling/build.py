@@ -27,6 +27,7 @@ from archlab.ops.native import register_native_backends
 from archlab.ops.rotary import register_opaque_ops
 from archlab.ops.slstm import register_slstm_backends
 from archlab.ops.triton import register_triton_backends
+from archlab.ops.visited_blocks import register_block_backends
 from archlab.runtime.matmul_precision import select_matmul_precision
 from archlab.runtime.vector_math import warm_up_vector_math
 
@@ -62,6 +63,7 @@ def configure_backends() -> None:
     register_gpu_attention()
     register_opaque_ops()
     register_grouped_backends()
+    register_block_backends()
 
 
 def build_on_meta(spec: Spec) -> nn.Module:

@@ -1,7 +1,7 @@
 """Attention to compressed blocks of keys, to the keys of selected blocks, and to the latest keys, summed by gates.
 
 Letters in suffixes: B batch, T new tokens, H heads, G key heads, S keys from the start of a block on, N blocks of them,
-K width of a key, V width of a value.
+J selected blocks, M pieces of the tokens, R batch and pieces, K width of a key, V width of a value.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from torch.nn import functional as F
 from archlab import State
 from archlab.components._per_sample import gather_windows
 from archlab.components._ring import num_slots, reserved, unroll_ring, update_ring
+from archlab.components.attention._compression import KVCache
 from archlab.components.attention._shape import AttentionShape
 from archlab.components.attention._window import WindowedAttention
 from archlab.components.position._base import Position
+from archlab.ops.block_attention import block_attention
 from archlab.ops.dtypes import at_least_float32
 
 LOCAL_BLOCKS = 2  # a query's own block and the one before it are always selected, as the first of the stream is
@@ -65,10 +67,10 @@ class NativeSparseAttention(WindowedAttention):
         old = {name: state[name] if state else None for name in new}
         slots = num_slots(state, state["keys"].shape[1] if state else 0, T, self.window_size)
         rings = {name: update_ring(old[name], x, position_BT, self.window_size, slots) for name, x in new.items()}
-        keys, values = (self._from_block(old[name], x, start_B1) for name, x in new.items())
+        entries = KVCache(*(self._from_block(old[name], x, start_B1) for name, x in new.items()))
         before_B1 = start_B1 if state is None else start_B1 - state["keys"].shape[1]
         first_B1 = before_B1 + -before_B1 % self.block_size
-        y_BTHV = self._branches(q_BTHK, keys, values, gates_BTH3, position_BT, first_B1)
+        y_BTHV = self._branches(q_BTHK, entries, gates_BTH3, position_BT, first_B1)
         return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1} | rings | reserved(state)
 
     def _from_block(self, ring_BS: Tensor | None, new_BT: Tensor, start_B1: Tensor) -> Tensor:
@@ -85,38 +87,73 @@ class NativeSparseAttention(WindowedAttention):
     def _branches(
         self,
         q_BTHK: Tensor,
-        k_BSGK: Tensor,
-        v_BSGV: Tensor,
+        entries: KVCache,
         gates_BTH3: Tensor,
         position_BT: Tensor,
         first_B1: Tensor,
     ) -> Tensor:
         """Return the sum of the branches, of keys at positions from `first_B1` on, which is the start of a block."""
-        steps_S, q_BHTK = torch.arange(k_BSGK.shape[1], device=q_BTHK.device), q_BTHK.transpose(1, 2)
-        key_BS, block_S = first_B1 + steps_S, steps_S // self.block_size
-        blocks = _Blocks(position_BT, first_B1, -(-k_BSGK.shape[1] // self.block_size), self.block_size)
+        blocks = _Blocks(position_BT, first_B1, -(-entries.keys.shape[1] // self.block_size), self.block_size)
         is_seen_BTN = blocks.are_latest(self.window_size // self.block_size)
-        compressed_BHTV, weights_BHTN = self._compressed(q_BHTK, k_BSGK, v_BSGV, is_seen_BTN & blocks.are_complete())
-        selected_BGTN = self._select(weights_BHTN.detach(), blocks, is_seen_BTN)
-        selected_BHTS = selected_BGTN.repeat_interleave(self.shape.group_size, dim=1)[..., block_S]
-        age_BTS = position_BT[..., None] - key_BS[:, None]
-        is_latest_BTS = is_seen_BTN[..., block_S] & (age_BTS < self.sliding_size)
-        masks = ((age_BTS >= 0)[:, None] & seen for seen in (selected_BHTS, is_latest_BTS[:, None]))
-        k_BHSK, v_BHSV, bias = self._repeat_kv(k_BSGK), self._repeat_kv(v_BSGV), self.position.bias(position_BT, key_BS)
-        outputs = (compressed_BHTV, *(self._attend(q_BHTK, k_BHSK, v_BHSV, mask, bias) for mask in masks))
-        gates_BHT3 = gates_BTH3.transpose(1, 2).to(v_BSGV.dtype)
+        compressed_BHTV, weights_BHTN = self._compressed(q_BTHK, entries, is_seen_BTN & blocks.are_complete())
+        blocks_BGTJ = self._select(weights_BHTN.detach(), blocks, is_seen_BTN)
+        outputs = (
+            compressed_BHTV,
+            self._selected(q_BTHK, entries, blocks_BGTJ, position_BT, first_B1),
+            self._latest(q_BTHK, entries, position_BT, first_B1),
+        )
+        gates_BHT3 = gates_BTH3.transpose(1, 2).to(entries.values.dtype)
         y_BHTV = (torch.stack(outputs, -1) * gates_BHT3[..., None, :]).sum(-1)
         return y_BHTV.transpose(1, 2)
 
-    def _attend(self, q_BHTK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
-        masked = mask if bias is None else bias.masked_fill(~mask, float("-inf")).to(q_BHTK.dtype)
-        return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSV, masked, scale=self.shape.scale)
+    def _selected(
+        self, q_BTHK: Tensor, entries: KVCache, blocks_BGTJ: Tensor, position_BT: Tensor, first_B1: Tensor
+    ) -> Tensor:
+        """Return [B, H, T, V], attention to the keys of selected blocks."""
+        key_BS = first_B1 + torch.arange(entries.keys.shape[1], device=q_BTHK.device)
+        return block_attention(
+            q_BTHK.transpose(1, 2),
+            entries.keys.transpose(1, 2),
+            entries.values.transpose(1, 2),
+            blocks_BGTJ,
+            position_BT - first_B1,
+            self.position.bias(position_BT, key_BS),
+            block_size=self.block_size,
+            scale=self.shape.scale,
+        )
 
-    def _compressed(self, q_BHTK: Tensor, k_BSGK: Tensor, v_BSGV: Tensor, is_read_BTN: Tensor) -> tuple[Tensor, Tensor]:
+    def _latest(self, q_BTHK: Tensor, entries: KVCache, position_BT: Tensor, first_B1: Tensor) -> Tensor:
+        """Return [B, H, T, V], attention to the latest keys, in pieces of queries beside the keys that these see."""
+        (B, T), S = q_BTHK.shape[:2], entries.keys.shape[1]
+        size, count = (T, 1) if self.sliding_size >= T else (self.sliding_size, -(-T // self.sliding_size))
+        # The last T steps are those of the queries, or up to a block before: the first one is the start of a block.
+        start = S - T - (self.sliding_size - 1) - (self.block_size - 1 if S > T else 0)
+        start = max(start, 0) if count == 1 else start
+        width = S - T + size - start
+        seen = KVCache(*(x[:, max(start, 0) :] for x in entries)).unfold(min(start, 0), width, size, count)
+        piece_M1 = torch.arange(count, device=q_BTHK.device)[:, None] * size
+        query_BMT = position_BT[:, :1, None] + piece_M1 + torch.arange(size, device=q_BTHK.device)
+        key_BMS = first_B1[..., None] + start + piece_M1 + torch.arange(width, device=q_BTHK.device)
+        query_RT, key_RS = (x.expand(B, -1, -1).flatten(0, 1) for x in (query_BMT, key_BMS))
+        q_RTHK = F.pad(q_BTHK, (0, 0, 0, 0, 0, count * size - T)).reshape(-1, size, *q_BTHK.shape[2:])
+        y_RHTV = self._attend(q_RTHK.transpose(1, 2), seen, query_RT, key_RS)
+        return y_RHTV.transpose(1, 2).reshape(B, count * size, *y_RHTV.shape[1::2])[:, :T].transpose(1, 2)
+
+    def _attend(self, q_RHTK: Tensor, seen: KVCache, query_RT: Tensor, key_RS: Tensor) -> Tensor:
+        """Attend from queries to the latest keys before them, both at these positions."""
+        first_block_RT = query_RT // self.block_size - self.window_size // self.block_size + 1
+        oldest_RT = torch.maximum(query_RT - self.sliding_size + 1, first_block_RT * self.block_size).clamp(min=0)
+        mask_RTS = (key_RS[:, None] >= oldest_RT[..., None]) & (key_RS[:, None] <= query_RT[..., None])
+        mask, bias = mask_RTS[:, None], self.position.bias(query_RT, key_RS)
+        masked = mask if bias is None else bias.masked_fill(~mask, float("-inf")).to(q_RHTK.dtype)
+        k_RHSK, v_RHSV = seen.repeat_heads(self.shape.num_heads)
+        return F.scaled_dot_product_attention(q_RHTK, k_RHSK, v_RHSV, masked, scale=self.shape.scale)
+
+    def _compressed(self, q_BTHK: Tensor, entries: KVCache, is_read_BTN: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs [B, H, T, V] of attention to the means of blocks, and the weights [B, H, T, N]."""
-        whole = k_BSGK.shape[1] // self.block_size * self.block_size
-        means = (x[:, :whole].unflatten(1, (-1, self.block_size)).mean(2) for x in (k_BSGK, v_BSGV))
-        k_BHNK, v_BHNV = (self._repeat_kv(x) for x in means)
+        whole = entries.keys.shape[1] // self.block_size * self.block_size
+        means = KVCache(*(x[:, :whole].unflatten(1, (-1, self.block_size)).mean(2) for x in entries))
+        q_BHTK, (k_BHNK, v_BHNV) = q_BTHK.transpose(1, 2), means.repeat_heads(self.shape.num_heads)
         is_read_B1TN = is_read_BTN[:, None, :, : k_BHNK.shape[2]]
         scores_BHTN = at_least_float32(q_BHTK @ k_BHNK.mT) * self.shape.scale
         # Not -inf, and zero afterwards: the first queries read no block, and have to have a finite gradient.
@@ -126,14 +163,14 @@ class NativeSparseAttention(WindowedAttention):
         return weights_BHTN.to(v_BHNV.dtype) @ v_BHNV, F.pad(weights_BHTN, (0, num_short))
 
     def _select(self, weights_BHTN: Tensor, blocks: _Blocks, is_seen_BTN: Tensor) -> Tensor:
-        """Return which blocks the heads that share keys read together [B, G, T, N]."""
+        """Return the blocks that the heads that share keys read together [B, G, T, J], N where there are fewer."""
         importance_BGTN = weights_BHTN.unflatten(1, (-1, self.shape.group_size)).sum(2)
         importance_BGTN = importance_BGTN.masked_fill(blocks.are_fixed()[:, None], float("inf"))
         importance_BGTN = importance_BGTN.masked_fill(~is_seen_BTN[:, None], -1.0)
         # Stable: of equal blocks the earlier ones, however many keys a call has room for.
-        order_BGTN = importance_BGTN.argsort(dim=-1, descending=True, stable=True)[..., : self.num_selected]
-        selected_BGTN = torch.zeros_like(importance_BGTN, dtype=torch.bool).scatter(-1, order_BGTN, True)
-        return selected_BGTN & is_seen_BTN[:, None]
+        order_BGTJ = importance_BGTN.argsort(dim=-1, descending=True, stable=True)[..., : self.num_selected]
+        is_there_BGTJ = is_seen_BTN[:, None].expand_as(importance_BGTN).gather(-1, order_BGTJ)
+        return order_BGTJ.masked_fill(~is_there_BGTJ, is_seen_BTN.shape[-1])
 
 
 class _Blocks:

@@ -36,7 +36,9 @@ class NativeSparseMixer(MultiHeadAttention):
     stream, the query's own, the one before it, and those whose means have the largest weights in y_1, summed over the
     heads that share keys; y_3 to the last `sliding_size` keys. State: keys and values of `window_size` tokens, up to
     which it grows with every token.
-    Weights of all pairs of a query and a key are computed: masks hide what is not selected, and save no time.
+    y_3 takes the time of two times sliding_size keys per query at most. On a CPU y_2 takes that of its blocks' keys
+    where a call has at least 256 queries and twice as many keys as these, without a bias of single keys; elsewhere the
+    weights of all pairs are computed under a mask.
     Raises ValueError where num_heads does not divide D, where num_kv_heads does not divide num_heads, for fewer than 3
     selected blocks, where block_size does not divide window_size, or for a qk_norm with a state.
     Deviations: blocks are compressed by their means rather than by a learned function, do not overlap, and are those

@@ -6,6 +6,8 @@ from streams import assert_one_stream, assert_same_gradients, in_pieces
 
 from archlab import ArchlabError
 from archlab.config.spec import parse
+from archlab.ops import visited_blocks
+from archlab.ops.dispatch import reference_only, use_backends
 
 D, H, G, K, LENGTH, SELECTED, SLIDING, NUM_TOKENS = 15, 6, 3, 4, 3, 4, 5, 23
 
@@ -86,6 +88,18 @@ def test_agrees_with_a_loop_in_one_call_and_in_several(knobs):
 @pytest.mark.parametrize("window_size", [24, 12, 3])
 def test_streams(window_size):
     assert_one_stream(build(window_size=window_size), inputs().detach())
+
+
+@pytest.mark.parametrize("knobs", [{}, {"position": "rope", "window_size": 42}, {"num_selected": 9}], ids=str)
+def test_reading_selected_blocks_alone_changes_nothing(knobs, monkeypatch):
+    for limit in ("MIN_SPARSITY", "MIN_QUERIES"):
+        monkeypatch.setattr(visited_blocks, limit, 0)
+    mixer, x = build(**{"window_size": 72} | knobs), inputs(71)
+    with reference_only():
+        expected = mixer(x)[0]
+    with use_backends(visited_blocks.block_backends()):
+        ours = [mixer(x)[0], *(in_pieces(mixer, (x,), sizes)[0] for sizes in ([40, 31], [5, 1, 38, 27]))]
+    assert_same_gradients(torch.stack(ours), torch.stack([expected] * 3), [x, *mixer.parameters()])
 
 
 @torch.no_grad()

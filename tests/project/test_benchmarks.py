@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import needs_compiler
 
+from archlab.modeling.step_recorder import StepRecorder
 from archlab.ops import dispatch
+from archlab.ops.dispatch import use_backends
+from archlab.ops.native import OPERATIONS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -148,6 +151,49 @@ def test_products_are_those_of_a_training_step(monkeypatch: pytest.MonkeyPatch) 
     every = whole.get_flop_counts()["Global"]
     in_products = sum(flops for operation, flops in every.items() if not str(operation).startswith("archlab."))
     assert alone.get_total_flops() == pytest.approx(in_products, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["mlp", "moe"])
+def test_a_layer_is_compared_with_all_products_that_it_makes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import products
+
+    monkeypatch.setattr(products, "TOKENS", 32)
+    step = products.training_call(products.layer_of("ffn", name, 16), 16)
+    recorded = products.record(step)
+    assert flops_of(recorded.run) == flops_of(step) > 0
+
+
+def flops_of(call: Callable[[], None]) -> int:
+    with StepRecorder() as recorder:
+        call()
+    return sum(operation.flops for operation in recorder.ops())
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["pytorch", "native"])
+def test_causal_attention_is_compared_with_six_products_of_half_of_its_pairs(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import products
+
+    if native and not OPERATIONS["causal_attention"].is_available():
+        pytest.skip("no C++ backends")
+    monkeypatch.setattr(products, "TOKENS", 64)
+    backends = {("causal_attention", "cpu"): OPERATIONS["causal_attention"].causal_attention}
+    with use_backends(backends if native else {}):
+        recorded = products.record(products.training_call(products.layer_of("mixer", "attention", 32), 32))
+    in_projections = 4 * 3 * 2 * 64 * products.DIM**2
+    assert flops_of(recorded.run) == in_projections + 6 * 2 * 64 * 16 * products.DIM
+
+
+def test_a_layer_far_above_its_products_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    from products import cells, print_row
+
+    print_row("mixer", "gated_delta_product", cells([0.1, 0.39, 0.41]))
+    print_row("ffn", "none", cells([]))
+    marked, without = capsys.readouterr().out.splitlines()
+    assert marked.split() == ["mixer", "gated_delta_product", "100.0", "390.0", "3.90", "410.0", "4.10*"]
+    assert without.split() == ["ffn", "none", "none"]
+    assert len(marked) <= 80
 
 
 @needs_compiler
