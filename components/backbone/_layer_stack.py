@@ -24,5 +24,6 @@ class LayerStack(Recurrent):
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run through the layers and the norm."""
         scope = StateScope(state)
-        x = run_layers(scope, self.blocks, open_streams(x_BTD, self.num_streams))
+        order = [(index, 0) for index in range(len(self.blocks))]
+        x = run_layers(scope, self.blocks, open_streams(x_BTD, self.num_streams), order)
         return scope("norm", self.norm, close_streams(x, self.num_streams)), scope.state

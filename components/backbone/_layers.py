@@ -1,8 +1,8 @@
-"""Layers one after the other, and the values that the first with a value residual gives to the others."""
+"""Layers one after the other, some of them several times, and the values that the first gives to the others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,13 +26,27 @@ def connect_values(blocks: Iterable[nn.Module]) -> None:
             residual.receive()
 
 
-def run_layers(scope: StateScope, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Run layers one after the other, those that receive the first one's values with these."""
+def order_layers(num_layers: int, *, loops: int, prelude: int, coda: int) -> list[tuple[int, int]]:
+    """Return the layers to run, each with the number of its earlier calls.
+
+    Raises ValueError where no layer is left between prelude and coda.
+    """
+    if prelude + coda and prelude + coda >= num_layers:
+        raise ValueError(f"no layer is left to loop: prelude {prelude} and coda {coda} are all of {num_layers} layers")
+    first, end = prelude, num_layers - coda
+    looped = [(index, loop) for loop in range(loops) for index in range(first, end)]
+    return [*((index, 0) for index in range(first)), *looped, *((index, 0) for index in range(end, num_layers))]
+
+
+def run_layers(scope: StateScope, blocks: Sequence[nn.Module], x: Tensor, order: Iterable[tuple[int, int]]) -> Tensor:
+    """Run layers in an order, those that receive the first one's values with these."""
     values: dict[str, Tensor] = {}
-    for index, block in enumerate(blocks):
+    for index, _ in order:
+        block = blocks[index]
         x = scope(f"blocks.{index}", block, x, **({} if _value_residual(block) is None else values))
         if isinstance(x, tuple):
-            x, values["first_values_BTV"] = x
+            x, given_BTV = x
+            values.setdefault("first_values_BTV", given_BTV)  # of the first layer's first call
     return x
 
 

@@ -94,6 +94,17 @@ def test_any_layout_gives_the_curve_of_one_process(
     assert_same_curve(curve(tmp_path / "run"), alone)
 
 
+@pytest.mark.parametrize("axes", [{"shard": 2, "chunk": 2}, {"shard": 2, "tensor": 2}], ids="-".join)
+def test_layers_in_loops_are_divided_among_ranks(
+    axes: dict[str, int], tiny: Tiny, tiny_file: Path, tmp_path: Path
+) -> None:
+    overrides = [*SAME, "model.loops=2", "train.checkpoint_activations=true"]
+    train(tiny(*overrides), tmp_path / "one")
+    ended = rank_pool().run(4, train_in_ranks, tiny_file, overrides + layout(**axes), tmp_path / "run", {})
+    assert ended == ["done"] * 4
+    assert_same_curve(curve(tmp_path / "run"), curve(tmp_path / "one"))
+
+
 def test_documents_apart_are_divided_among_ranks(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     overrides = [write_documents(tmp_path / "texts"), *SAME, "train.documents=separate"]
     train(tiny(*overrides), tmp_path / "one")
