@@ -24,7 +24,7 @@ from archlab.modeling.step_trace import as_trained, example_batch, num_bytes, st
 
 @dataclass(frozen=True)
 class BlockMemory:
-    """Bytes of a block's weights, and the most that are alive during a call's passes but for weights and divided gradients.
+    """Bytes of a block's weights, and the most that are alive in a call's passes but for weights and divided gradients.
 
     Its own gradients are among those of its backward pass. Of several calls of a block the last alone `is_last`.
     """

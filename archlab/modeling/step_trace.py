@@ -179,9 +179,7 @@ def _record_update(recorder: StepRecorder, size: int, moments: int, flops: int, 
 
 def _called_again(model: nn.Module) -> int:
     """Return the bytes of the weights of calls of blocks, but for one of each block."""
-    called, once = (
-        sum(num_bytes(block.parameters()) for block in each(model)) for each in (iter_calls, iter_blocks)
-    )
+    called, once = (sum(num_bytes(block.parameters()) for block in each(model)) for each in (iter_calls, iter_blocks))
     return called - once
 
 

@@ -22,7 +22,7 @@ from archlab import (
 )
 from archlab.components._factor import times
 
-from ._layers import connect_values, order_layers, run_layers
+from ._layers import connect_layers, order_layers, run_layers
 from ._streams import close_streams, count_streams, open_streams
 
 
@@ -76,7 +76,7 @@ class Stack(Recurrent):
         self.embedding_norm = embedding_norm(dim)
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
         self.num_streams = count_streams(self.blocks)
-        connect_values(self.blocks)
+        self.kv_sources = connect_layers(self.blocks)
         self.order = order_layers(len(self.blocks), loops=loops, prelude=prelude, coda=coda)
         self.norm, self.output_factor = norm(dim), output_factor
         self.head = head(dim, vocab_size, self.embedding)
@@ -130,6 +130,6 @@ class Stack(Recurrent):
         start_B = state["position"] if state else torch.zeros(B, dtype=torch.int64, device=x_BTD.device)
         x_BTD = self.position.embed(x_BTD, start_B[:, None] + torch.arange(T, device=x_BTD.device))
         x_BTD = scope("embedding_norm", self.embedding_norm, x_BTD)
-        x = run_layers(scope, self.blocks, open_streams(x_BTD, self.num_streams), self.order)
+        x = run_layers(scope, self.blocks, open_streams(x_BTD, self.num_streams), self.order, self.kv_sources)
         x_BTD = scope("norm", self.norm, close_streams(x, self.num_streams))
         return times(self.output_factor, x_BTD), scope.state | {"position": start_B + T}

@@ -105,6 +105,8 @@ SWITCHED_ON = {
     ),
     "values_per_key": ("mixer", "gated_delta_net", {"num_heads": 2, "values_per_key": 2}),
     "value_residual": ("mixer", "attention", {"value_residual": True, "num_kv_heads": 2, "attention": CHUNKS}),
+    "share_kv": ("mixer", "attention", {"share_kv": True, "qk_norm": "rms", "attention": SOFTMAX}),
+    "share_kv-chunk": ("mixer", "attention", {"share_kv": True, "num_kv_heads": 2, "attention": CHUNKS}),
     "value_residual-rwkv7": (
         "mixer",
         "rwkv7",

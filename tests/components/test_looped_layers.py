@@ -12,6 +12,7 @@ from archlab.modeling.build import build as build_spec
 from archlab.modeling.build import build_on_meta, validate
 from archlab.modeling.compile import apply_activation_checkpointing, compile_model
 from archlab.modeling.state import update_sums
+from archlab.planning.fewer_layers import by_few_layers
 
 ATTENTION = {"type": "attention", "num_heads": 2, "attention": {"type": "softmax", "window": "sliding"}}
 ATTENTION["attention"]["window_size"] = 4
@@ -186,6 +187,21 @@ class _skip_none:
 
     def __exit__(self, *_):
         pass
+
+
+@pytest.mark.parametrize("ends", [1, 2])
+def test_plans_of_deep_models_are_made_from_fewer_layers_where_there_are_loops_in_these(ends):
+    built = []
+
+    def measure(experiment):
+        model = build_on_meta(experiment.model)
+        built.append(len(model.blocks))
+        return [len(model.calls), sum(parameter.numel() for parameter in model.parameters())]
+
+    overrides = ["model.loops=3", f"model.prelude={ends}", f"model.coda={ends}", "model.layers[0].repeat=9"]
+    experiment = load("llama2_tiny", overrides)
+    assert by_few_layers(experiment, measure) == measure(experiment)
+    assert built == ([3, 4, 9] if ends == 1 else [9, 9])
 
 
 def test_a_shared_layer_is_one_set_of_parameters():
