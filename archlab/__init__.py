@@ -88,6 +88,7 @@ if TYPE_CHECKING:
         Recurrent,
         State,
         StateScope,
+        call_name,
         find_training_sum,
         init_state,
         max_context,
@@ -140,7 +141,7 @@ _MODULES = {
     "archlab.modeling.cost": "Cost",
     "archlab.modeling.optimizer": "AdamSettings TrainedParam UpdateRule",
     "archlab.modeling.state": (
-        "AUXILIARY_LOSS RESERVED UPDATE_SUM Recurrent State StateScope find_training_sum init_state "
+        "AUXILIARY_LOSS RESERVED UPDATE_SUM Recurrent State StateScope call_name find_training_sum init_state "
         "max_context reserve_state"
     ),
     "archlab.planning.fit": "Fit",
@@ -228,6 +229,7 @@ __all__ = [
     "TrialSummary",
     "UpdateRule",
     "Width",
+    "call_name",
     "check",
     "choice",
     "compare",

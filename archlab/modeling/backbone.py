@@ -53,6 +53,8 @@ class Backbone(Protocol):
     Attributes:
         spec: The specification that `build` built the model from.
         blocks: Layers that are compiled, recomputed and counted one by one.
+        calls: The blocks in the order in which a pass calls them, where it calls some of them several times; None where
+            it calls each once.
         num_outputs: Number of logits, or None, which leaves it unchecked against the task.
         per_sample: Whether logits are [B, V], one per sample, rather than [B, T, V].
         head: The module from features to logits. Its `matrix` [V, D], if any, is the weight that features are
@@ -68,6 +70,7 @@ class Backbone(Protocol):
 
     spec: Spec
     blocks: Sequence[nn.Module] = ()
+    calls: Sequence[nn.Module] | None = None
     num_outputs: int | None = None
     per_sample: bool = False
     head: nn.Module | None = None
@@ -89,6 +92,12 @@ def _read(module: nn.Module, contract: type, name: str) -> Any:
 def iter_blocks(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the layers that are compiled, recomputed and counted one by one: the backbone's `blocks`."""
     yield from _read(model, Backbone, "blocks")
+
+
+def iter_calls(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the blocks in the order in which a pass calls them, one that it calls again as often as it does."""
+    calls: Sequence[nn.Module] | None = _read(model, Backbone, "calls")
+    yield from iter_blocks(model) if calls is None else calls
 
 
 def num_outputs(model: nn.Module) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,21 +24,22 @@ from archlab.modeling.step_trace import as_trained, example_batch, num_bytes, st
 
 @dataclass(frozen=True)
 class BlockMemory:
-    """Bytes of a block's weights, and the most that are alive during its passes but for weights and divided gradients.
+    """Bytes of a block's weights, and the most that are alive in a call's passes but for weights and divided gradients.
 
-    Its own gradients are among those of its backward pass.
+    Its own gradients are among those of its backward pass. Of several calls of a block the last alone `is_last`.
     """
 
     weight_bytes: int
     forward: int
     backward: int
+    is_last: bool = True
 
 
 @dataclass(frozen=True)
 class StepMemory:
     """The memory of a micro-batch but for weights, divided gradients and moments.
 
-    `blocks` in order of the forward pass, `ends` the most that is alive outside of them, `end_bytes` the weights there,
+    `blocks` in order of their calls, `ends` the most that is alive outside of them, `end_bytes` the weights there,
     and `saved` what the forward pass leaves for the backward pass.
     """
 
@@ -46,6 +47,11 @@ class StepMemory:
     ends: int
     end_bytes: int
     saved: int
+
+    @property
+    def block_bytes(self) -> int:
+        """The bytes of the blocks' weights."""
+        return sum(block.weight_bytes for block in self.blocks if block.is_last)
 
 
 def trace_memory(experiment: Experiment, model: nn.Module) -> StepMemory:
@@ -67,12 +73,13 @@ def trace_memory(experiment: Experiment, model: nn.Module) -> StepMemory:
             watch.close()
     for parameter in model.parameters():
         parameter.grad = None
-    return StepMemory(
-        blocks=tuple(BlockMemory(e.weight_bytes, e.forward - resident, e.backward - resident) for e in watch.entries),
-        ends=watch.ends - resident,
-        end_bytes=num_bytes(model.parameters()) - sum(entry.weight_bytes for entry in watch.entries),
-        saved=saved,
+    last = {id(entry.block): entry for entry in watch.entries}
+    calls = tuple(
+        BlockMemory(e.weight_bytes, e.forward - resident, e.backward - resident, e is last[id(e.block)])
+        for e in watch.entries
     )
+    memory = StepMemory(calls, ends=watch.ends - resident, end_bytes=0, saved=saved)
+    return replace(memory, end_bytes=num_bytes(model.parameters()) - memory.block_bytes)
 
 
 @dataclass
@@ -107,7 +114,7 @@ class _Watch:
     def around(self, blocks: Sequence[nn.Module]) -> None:
         """See all calls of blocks, repeated ones too."""
         for block in blocks:
-            block.forward = partial(self._call, block.forward)
+            block.forward = partial(self._call, block, block.forward)
 
     def _execute(self, block: nn.Module, forward: Any, x: Tensor, *inputs: Any, **named: Any) -> Any:
         self._executed = entry = _Entry(block, num_bytes(block.parameters()))
@@ -118,7 +125,7 @@ class _Watch:
             y.register_hook(lambda _: self._begin(entry))
         return output
 
-    def _call(self, forward: Any, x: Tensor, *inputs: Any, **named: Any) -> Any:
+    def _call(self, block: nn.Module, forward: Any, x: Tensor, *inputs: Any, **named: Any) -> Any:
         self.ends, before, self._executed = max(self.ends, self.recorder.take_mark()), self.recorder.live, None
         own: list[_Entry] = []  # known once it has run
         # Before the hooks of repeated blocks, as below; the block before this one may have begun by then, and ended it.
@@ -132,12 +139,12 @@ class _Watch:
             return output
         if handle is not None:
             handle.remove()
-        self._repeat(self.recorder.live - before)
+        self._repeat(block, self.recorder.live - before)
         return output
 
-    def _repeat(self, growth: int) -> None:
+    def _repeat(self, block: nn.Module, growth: int) -> None:
         last = self.entries[-1]
-        self.entries.append(_Entry(last.block, last.weight_bytes, last.forward + growth))
+        self.entries.append(_Entry(block, last.weight_bytes, last.forward + growth))
         self._first.followers += 1
         self.recorder.take_mark()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from archlab.modeling.backbone import iter_blocks
+from archlab.modeling.backbone import iter_blocks, iter_calls
 
 # Submodules are described one by one. A `forward` set on an instance is archlab's own: checkpointing, or a replay.
 _SKIPPED_ATTRIBUTES = ("_modules", "forward")
@@ -43,7 +44,8 @@ class _Call:
 def skip_repeated_blocks(model: nn.Module, meter: Callable[[], BlockMeter] | None = None) -> Iterator[list[nn.Module]]:
     """Skip all but two blocks of each run of identical ones; yield the list of those that were skipped.
 
-    All but three, where the blocks of a run are called with more than the features of the one before.
+    All but three, where the blocks of a run are called with more than the features of the one before; none of those
+    that are called several times, whose gradients only the first of their backward passes makes.
 
     Exact for tensors without values: every block from the second on reads the output of a block like itself. The first
     reads another tensor, which autograd may have saved already, and so may cost less. A backward pass skips the same
@@ -52,7 +54,7 @@ def skip_repeated_blocks(model: nn.Module, meter: Callable[[], BlockMeter] | Non
     skipped: list[nn.Module] = []
     blocks = list(iter_blocks(model))
     with restore_forward(blocks):
-        for _, second, *others in filter(lambda run: len(run) > 2, _runs(blocks)):
+        for _, second, *others in filter(lambda run: len(run) > 2, _runs(model)):
             call = _Call(meter() if meter else None)
             second.forward = partial(_record, second.forward, call)
             last = others[-1].forward
@@ -122,11 +124,11 @@ def first_output(output: Any) -> Any:
     return output
 
 
-def _runs(blocks: Sequence[nn.Module]) -> list[list[nn.Module]]:
+def _runs(model: nn.Module) -> list[list[nn.Module]]:
     runs: list[list[nn.Module]] = []
-    previous = None
-    for block in blocks:
-        structure = _structure(block)
+    previous, num_calls = None, Counter(map(id, iter_calls(model)))
+    for block in iter_blocks(model):
+        structure = _structure(block) if num_calls[id(block)] == 1 else {"": id(block)}
         if structure != previous:
             runs.append([])
         runs[-1].append(block)

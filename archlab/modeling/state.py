@@ -2,11 +2,13 @@
 
 The first dimension of every tensor is the batch, so that samples can be selected and reordered. A tensor holds what was
 read and no more: up to its bound it grows along its second dimension, at the end, unless room was reserved. [B] is the
-batch.
+batch. A child that a layer calls several times has a state for each call: `NAME`, `NAME@1`, `NAME@2`.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -31,10 +33,21 @@ def update_sums(state: State) -> dict[str, Tensor]:
     """Return what layers count over the tokens of an update, summed over streams, by the layer's path in the model.
 
     A layer that counts accumulates it from the first token on in the entry `update_sum` [B, ...] of its state, as
-    integers. After an optimizer step `layer.finish_update(sum)` gets the sum over all tokens of the update.
+    integers. After an optimizer step `layer.finish_update(sum)` gets the sum over all tokens of the update, in all of
+    the layer's calls.
     """
-    split = ((*name.rpartition("."), tensor) for name, tensor in state.items())
-    return {path: tensor.detach().sum(0) for path, _, entry, tensor in split if entry == UPDATE_SUM}
+    sums: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        path, _, entry = name.rpartition(".")
+        if entry == UPDATE_SUM:
+            path = re.sub(r"@\d+", "", path)
+            sums[path] = tensor.detach().sum(0) + sums.get(path, 0)
+    return sums
+
+
+def call_name(name: str, call: int) -> str:
+    """Return the name under which a layer's state has that of a child's call, of which 0 is the first."""
+    return f"{name}@{call}" if call else name
 
 
 def find_training_sum(module: nn.Module) -> str | None:
@@ -100,13 +113,18 @@ def _init_children(module: nn.Module, batch_size: int) -> State:
 
 
 def _reserve_children(module: nn.Module, state: State, num_tokens: int | None) -> State:
-    for name, child in module.named_children():
-        own = _select(state, name)
-        if own:  # a child may be called without a state
+    for child_name, child in module.named_children():
+        for name in _calls(state, child_name):  # none where a child is called without a state
             is_plain_list = isinstance(child, nn.ModuleList) and not isinstance(child, Recurrent)
             reserve = _reserve_children if is_plain_list else reserve_state
-            state = _replace(state, name, reserve(child, own, num_tokens))
+            state = _replace(state, name, reserve(child, _select(state, name), num_tokens))
     return state
+
+
+def _calls(state: State, name: str) -> Iterator[str]:
+    """Yield the names of a child's calls, those of which there is a state."""
+    firsts = dict.fromkeys(key.partition(".")[0] for key in state if "." in key)
+    yield from (first for first in firsts if first.partition("@")[0] == name)
 
 
 def _replace(state: State, name: str, own: State) -> State:
@@ -130,15 +148,19 @@ class StateScope:
 
     `scope("ema", self.ema, x)` calls a Recurrent child with the entries below `ema.`, and any other module without a
     state, so that either fits a slot. Names must be those of the attributes, which prefix the entries of `init_state`.
+    A child that is called again has another state, whose entries are below `ema@1.`.
     """
 
     def __init__(self, state: State | None) -> None:
         self.initial, self.state = state, {}  # type: tuple[State | None, State]
+        self._num_calls: dict[str, int] = {}
 
     def __call__(self, name: str, part: nn.Module, *inputs: Any, **named: Any) -> Any:
         """Call a child with its state; store its new state and return its output."""
         if not isinstance(part, Recurrent):
             return part(*inputs, **named)
+        call = self._num_calls.get(name, 0)
+        self._num_calls[name], name = call + 1, call_name(name, call)
         output, state = part(*inputs, self._child_state(name), **named)
         self.state.update({f"{name}.{key}": value for key, value in state.items()})
         return output

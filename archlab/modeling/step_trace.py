@@ -15,7 +15,7 @@ from archlab.config.registry import component_of
 from archlab.config.train_config import TrainConfig
 from archlab.data.task import Task
 from archlab.errors import ConfigError, one_line
-from archlab.modeling.backbone import is_per_sample, iter_blocks
+from archlab.modeling.backbone import is_per_sample, iter_blocks, iter_calls
 from archlab.modeling.build import validate
 from archlab.modeling.compile import trace_activation_checkpointing
 from archlab.modeling.fake_model import on_fake_cpu
@@ -37,8 +37,9 @@ class StepTrace:
     """One micro-batch and one optimizer update, under the experiment's precision and activation checkpointing.
 
     Bytes are those of tensors: `peak_bytes` is the most that is alive at once, weights, gradients, moments and
-    all temporary tensors included, `activation_bytes` what the forward pass leaves for the backward pass, and
-    `largest_block_bytes` the weights of the largest block. `params_by_part` sums to `params`, of which a token uses
+    all temporary tensors included, `activation_bytes` what the forward pass leaves for the backward pass,
+    `largest_block_bytes` the weights of the largest block, and `called_bytes` those of the model, a block's for each of
+    its calls. `params_by_part` sums to `params`, of which a token uses
     `params_active`. `flops_per_token` is
     forward and backward; what checkpointing recomputes is `recomputed_flops_per_token`. `tokens` are those of the
     micro-batch.
@@ -54,6 +55,7 @@ class StepTrace:
     optimizer_bytes: int
     activation_bytes: int
     largest_block_bytes: int
+    called_bytes: int
     peak_bytes: int
     tokens: int
     flops_per_token: int
@@ -100,6 +102,7 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
         optimizer_bytes=moments,
         activation_bytes=activations,
         largest_block_bytes=max((num_bytes(block.parameters()) for block in iter_blocks(model)), default=0),
+        called_bytes=num_bytes(weights) + _called_again(model),
         peak_bytes=recorder.peak,
         tokens=tokens,
         flops_per_token=both // tokens,
@@ -172,6 +175,12 @@ def _record_update(recorder: StepRecorder, size: int, moments: int, flops: int, 
     recorder.count(train.optimizer_name, torch.float32, calls=1, bytes=3 * size + 2 * moments)
     if flops:
         recorder.count("matmul", update_rule(train).product_dtype, calls=1, flops=flops)
+
+
+def _called_again(model: nn.Module) -> int:
+    """Return the bytes of the weights of calls of blocks, but for one of each block."""
+    called, once = (sum(num_bytes(block.parameters()) for block in each(model)) for each in (iter_calls, iter_blocks))
+    return called - once
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from archlab.config.experiment import Experiment, load
+from archlab.errors import ConfigError
 
 # Of three, one has the neighbors that all but the first and the last have; the fourth shows what another adds.
 _FEW, _MORE = 3, 4
@@ -14,14 +15,17 @@ _FEW, _MORE = 3, 4
 def by_few_layers(experiment: Experiment, measure: Callable[[Experiment], Sequence[int]]) -> list[int]:
     """Return figures that grow with each repetition of a layer as with the one before, from models of few of them.
 
-    Of a model whose `layers:` repeat none more than four times, it is measured as it is.
+    A model whose `layers:` repeat none more than four times, or that cannot be had with fewer, is measured as it is.
     """
     repeats = _repeats(experiment)
     deep = [index for index, repeat in enumerate(repeats) if repeat > _MORE]
     if not deep:
         return list(measure(experiment))
     few = [_FEW if index in deep else repeat for index, repeat in enumerate(repeats)]
-    least = measure(_with_repeats(experiment, few))
+    try:
+        least = measure(_with_repeats(experiment, few))
+    except ConfigError:  # such as one with more layers before and after its loops
+        return list(measure(experiment))
     totals = list(least)
     for index in deep:
         more = [_MORE if index == other else repeat for other, repeat in enumerate(few)]

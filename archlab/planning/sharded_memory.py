@@ -44,7 +44,7 @@ def peak_moment(memory: StepMemory, shard: int, *, pieces: int, again: bool) -> 
 
 
 def _whole(memory: StepMemory) -> int:
-    return memory.end_bytes + sum(block.weight_bytes for block in memory.blocks)
+    return memory.end_bytes + memory.block_bytes
 
 
 def _moments(memory: StepMemory, *, fetches: bool) -> Iterator[Moment]:
@@ -56,9 +56,12 @@ def _moments(memory: StepMemory, *, fetches: bool) -> Iterator[Moment]:
         yield Moment(block.forward, ends + 2 * block.weight_bytes, 0)
     yield Moment(memory.ends, ends, 0)
     reduced = 0
-    for before, block, after in reversed(list(zip(sizes, blocks, sizes[2:], strict=False))):
+    # Of a block that is called several times, the gradients of all calls but the last add to those that are there.
+    new = [0, *(block.weight_bytes if block.is_last else 0 for block in blocks), 0]
+    passes = list(zip(sizes, blocks, sizes[2:], new[2:], strict=False))
+    for before, block, after, added in reversed(passes):
         # The weights of the block before are on their way here, and the gradients of the one after on theirs.
-        reduced += after
+        reduced += added
         fetched = before if fetches else 0
         yield Moment(block.backward, ends + block.weight_bytes + fetched + after, reduced)
     # The gradients around the blocks, whole and on their way, and those of the first block.

@@ -214,8 +214,9 @@ def _communication(
     weights = trace.weight_bytes
     # Passes over the activations: forward, backward (which is two of them), and forward again.
     passes = 4 if setting.experiment.train.checkpoint_activations else 3
-    # Weights are gathered forward and backward, while the block before computes; gradients are summed in float32.
-    sharding = links.gather_seconds("shard", (2 * share + 1) * weights)
+    # Weights are gathered forward and backward, while the block before computes; gradients are summed in float32. A
+    # block that is called several times is divided again after each call.
+    sharding = links.gather_seconds("shard", (2 * share + 1) * trace.called_bytes)
     first = links.gather_seconds("shard", share * trace.largest_block_bytes)
     # Sums over the axis tensor, in every pass over them: nothing else can be done meanwhile. One reads and writes.
     summed = sum(op.bytes for op in trace.ops if op.name == RANK_REDUCE) / 2

@@ -11,7 +11,7 @@ from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ConfigError
-from archlab.modeling.block_memory import BlockMemory, StepMemory, trace_memory
+from archlab.modeling.block_memory import StepMemory, trace_memory
 from archlab.modeling.step_trace import OpCost, StepTrace, trace_step
 from archlab.parallel.division import plan_division
 from archlab.parallel.tensor import build_part
@@ -121,7 +121,7 @@ def _of_sequences(experiment: Experiment, sequences: int) -> Experiment:
 
 def _memory_between(one: StepMemory, two: StepMemory, between: Callable[[int, int], int]) -> StepMemory:
     blocks = tuple(
-        BlockMemory(a.weight_bytes, between(a.forward, b.forward), between(a.backward, b.backward))
+        replace(a, forward=between(a.forward, b.forward), backward=between(a.backward, b.backward))
         for a, b in zip(one.blocks, two.blocks, strict=True)
     )
     return StepMemory(blocks, between(one.ends, two.ends), one.end_bytes, between(one.saved, two.saved))

@@ -6,6 +6,7 @@ the ring, K width of a key, V width of a value, C block size, W window.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -19,6 +20,9 @@ from archlab.components.position._base import Position
 from archlab.ops.assertions import assert_async
 
 Window: TypeAlias = Literal["full", "chunk", "sliding"]
+# What queries look up: positions, and the entries of the rings by name, those of the call as `new.NAME`, in a stream
+# those from before it as `old.NAME`, or for a single token of it both as `ring.NAME`, in the slots of the rings.
+Entries: TypeAlias = dict[str, Tensor]
 
 
 class WindowedAttention(Recurrent):
@@ -28,6 +32,9 @@ class WindowedAttention(Recurrent):
     last `window_size` keys (already rotated) and values, or as many as were read, with position p in slot p mod
     `window_size`.
     Raises ValueError where full attention is called on more than `window_size` tokens.
+
+    One that `gives` returns the entries of its window beside its output. One that `takes` those of another has no
+    state: its mixer calls `look_up` alone.
 
     Args:
         window: Keys that a query sees: `full`, every earlier token of a stream of at most `window_size` tokens;
@@ -44,6 +51,7 @@ class WindowedAttention(Recurrent):
         super().__init__()
         self.shape, self.position = shape, position
         self.window, self.window_size = window, window_size
+        self.gives, self.takes = False, False
         # A module without parameters has no other tensor that .to(device, dtype) moves: init_state allocates like it.
         # One element and no scalar: Dynamo reads a float64 scalar on the CPU as a Python float, which it then
         # specializes by tracing the whole model a second time (torch 2.13).
@@ -59,6 +67,12 @@ class WindowedAttention(Recurrent):
         """How scores grow with the width of a head; a mixer's queries shrink by it under `train.parametrization`."""
         return self.shape.score_size
 
+    @property
+    def kv_kind(self) -> Hashable:
+        """What the keys and values depend on beside the layer's input: equal where one may take those of another."""
+        sizes = (self.shape.num_kv_heads, self.shape.key_dim, self.shape.value_dim)
+        return self.rings, self.window, self.window_size, *sizes, self.position.rotation
+
     def attend(self, q_BHQK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
         """Return [B, H, Q, V]; `mask` [B or 1, 1, Q, S] is True where a query sees a key."""
         raise NotImplementedError
@@ -69,7 +83,9 @@ class WindowedAttention(Recurrent):
         return self.attend(q_BHQK, k_BHSK, v_BHSV, (steps[:, None] >= steps)[None, None], bias)
 
     def init_state(self, batch_size: int) -> State:
-        """Return an empty ring buffer at position 0."""
+        """Return an empty ring buffer at position 0; nothing where those of another layer are used."""
+        if self.takes:
+            return {}
         slots = (batch_size, 0, self.shape.num_kv_heads)
         return {
             "position": torch.zeros(batch_size, dtype=torch.int64, device=self._device_anchor.device),
@@ -103,38 +119,63 @@ class WindowedAttention(Recurrent):
 
     def forward(
         self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, state: State | None = None
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor | tuple[Tensor, Entries], State]:
         """Attend within the window, and store the new keys and values in the ring buffer."""
         return self._run(q_BTHK, (k_BTGK, v_BTGV), state)
 
-    def _run(self, q_BTHK: Tensor, new: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+    def _run(
+        self, q_BTHK: Tensor, new: tuple[Tensor, ...], state: State | None
+    ) -> tuple[Tensor | tuple[Tensor, Entries], State]:
         """Attend to entries: keys, values and, if there are any, log gates [B, T, H], of which a score has the sum.
 
         The sum is that of the gates after the key's token, up to that of the query.
         """
-        B, T = q_BTHK.shape[:2]
+        entries, after = self._read(new, state)
+        y_BTHV = self.look_up(q_BTHK, entries)
+        return ((y_BTHV, entries) if self.gives else y_BTHV), after
+
+    def _read(self, new: tuple[Tensor, ...], state: State | None) -> tuple[Entries, State]:
+        """Return what queries look up, and the state after the new keys and values."""
+        (B, T), device = new[0].shape[:2], new[0].device
         self._check_context(T, state)
         # Without a state all samples start at 0, and one row of positions serves the whole batch.
-        start_B1 = state["position"][:, None] if state else torch.zeros(1, 1, dtype=torch.int64, device=q_BTHK.device)
-        position_BT = start_B1 + torch.arange(T, device=q_BTHK.device)
-        place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
-        q_BTHK, new = self.position.rotate(q_BTHK, place_BT), (self.position.rotate(new[0], place_BT), *new[1:])
-        old = tuple(state[name] for name in self.rings) if state else (None,) * len(new)
-        slots = num_slots(state, 0 if old[0] is None else old[0].shape[1], T, self.window_size)
+        start_B1 = state["position"][:, None] if state else torch.zeros(1, 1, dtype=torch.int64, device=device)
+        position_BT = start_B1 + torch.arange(T, device=device)
+        new = (self._rotate(new[0], position_BT), *new[1:])
+        old = tuple(state[name] for name in self.rings) if state else ()
+        slots = num_slots(state, old[0].shape[1] if old else 0, T, self.window_size)
         ring = tuple(
-            update_ring(before, x, position_BT, self.window_size, slots) for before, x in zip(old, new, strict=True)
+            update_ring(before, x, position_BT, self.window_size, slots)
+            for before, x in zip(old or (None,) * len(new), new, strict=True)
         )
-        if state and T == 1:
-            y_BTHV = self._decode(q_BTHK, ring, position_BT)
-        elif state and self.window == "chunk" and self.window_size <= T:
-            y_BTHV = self._prefill_mid_chunk(q_BTHK, new, state, position_BT)
-        elif state or (self.window == "sliding" and self.window_size < T):
-            seen = tuple(self._unroll_ring(before, x, start_B1) for before, x in zip(old, new, strict=True))
-            y_BTHV = self._extend(q_BTHK, seen, position_BT)
-        else:
-            y_BTHV = self._prefill(q_BTHK, new)
+        # No more than is looked up: what is given to other layers lives until the last of them.
+        seen = {"ring": ring} if old and T == 1 else {"new": new, "old": old} if old else {"new": new}
+        named = {f"{part}.{name}": x for part, xs in seen.items() for name, x in zip(self.rings, xs, strict=True)}
         rings = dict(zip(self.rings, ring, strict=True))
-        return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1} | rings | reserved(state)
+        after = {"position": position_BT[:, -1].expand(B) + 1} | rings | reserved(state)
+        return {"position": position_BT} | named, after
+
+    def look_up(self, q_BTHK: Tensor, entries: Entries) -> Tensor:
+        """Return [B, T, H, V], what the queries of a call find among entries, of this layer or of another."""
+        T, position_BT = q_BTHK.shape[1], entries["position"]
+        q_BTHK = self._rotate(q_BTHK, position_BT)
+        ring, old, new = (
+            tuple(entries[key] for name in self.rings if (key := f"{part}.{name}") in entries)
+            for part in ("ring", "old", "new")
+        )
+        if ring:
+            return self._decode(q_BTHK, ring, position_BT)
+        if old and self.window == "chunk" and self.window_size <= T:
+            return self._prefill_mid_chunk(q_BTHK, new, old, position_BT)
+        if old or (self.window == "sliding" and self.window_size < T):
+            before = old or (None,) * len(new)
+            seen = (self._unroll_ring(ring, x, position_BT[:, :1]) for ring, x in zip(before, new, strict=True))
+            return self._extend(q_BTHK, tuple(seen), position_BT)
+        return self._prefill(q_BTHK, new)
+
+    def _rotate(self, x_BTHK: Tensor, position_BT: Tensor) -> Tensor:
+        place_BT = position_BT % self.window_size if self.window == "chunk" else position_BT
+        return self.position.rotate(x_BTHK, place_BT)
 
     def _check_context(self, num_tokens: int, state: State | None) -> None:
         """Raise where full attention would overwrite a key that later queries see."""
@@ -186,7 +227,7 @@ class WindowedAttention(Recurrent):
         return y_RHCV.transpose(1, 2).reshape(B, -1, *y_RHCV.shape[1::2])[:, :T]
 
     def _prefill_mid_chunk(
-        self, q_BTHK: Tensor, entries_BT: tuple[Tensor, ...], state: State, position_BT: Tensor
+        self, q_BTHK: Tensor, entries_BT: tuple[Tensor, ...], rings_BS: tuple[Tensor, ...], position_BT: Tensor
     ) -> Tensor:
         """Prefill from inside a chunk: lay out the tokens of the ring and the new ones from the chunk's start on.
 
@@ -201,7 +242,7 @@ class WindowedAttention(Recurrent):
             return pad_ring(first_BSHK.to(new_BTHK.dtype), size).index_put(places, new_BTHK)
 
         no_queries = q_BTHK.new_zeros(B, 0, *q_BTHK.shape[2:])
-        entries = tuple(place(state[name], x) for name, x in zip(self.rings, entries_BT, strict=True))
+        entries = tuple(place(ring, x) for ring, x in zip(rings_BS, entries_BT, strict=True))
         return self._prefill(place(no_queries, q_BTHK), entries)[places]
 
     def _extend(self, q_BTHK: Tensor, entries_BS: tuple[Tensor, ...], position_BT: Tensor) -> Tensor:

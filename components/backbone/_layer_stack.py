@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from archlab import Factory, Recurrent, State, StateScope
 
-from ._layers import connect_values, run_layers
+from ._layers import connect_layers, run_layers
 from ._streams import close_streams, count_streams, open_streams
 
 
@@ -18,11 +18,12 @@ class LayerStack(Recurrent):
         super().__init__()
         self.blocks = nn.ModuleList(layer(dim, index) for index, layer in enumerate(layers))
         self.num_streams = count_streams(self.blocks)
-        connect_values(self.blocks)
+        self.kv_sources = connect_layers(self.blocks)
         self.norm = norm(dim)
 
     def forward(self, x_BTD: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Run through the layers and the norm."""
         scope = StateScope(state)
-        x = run_layers(scope, self.blocks, open_streams(x_BTD, self.num_streams))
+        order = [(index, 0) for index in range(len(self.blocks))]
+        x = run_layers(scope, self.blocks, open_streams(x_BTD, self.num_streams), order, self.kv_sources)
         return scope("norm", self.norm, close_streams(x, self.num_streams)), scope.state

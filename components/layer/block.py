@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ class Block(Recurrent):
     """A sequence mixer and a feed-forward layer, each after a norm, combined by a residual scheme.
 
     x: [B, T, D] -> [B, T, D], or [B, T, S, D] -> [B, T, S, D] where the residual has S streams. Of several layers
-    whose mixers have a `value_residual` the first returns its values [B, T, V] too, with which the others are called.
+    whose mixers have a `value_residual` the first returns its values [B, T, V] too, with which the others are called,
+    and so do those whose keys and values other layers take.
     Raises ValueError for a residual that needs an ffn, together with ffn `none`.
 
     Args:
@@ -60,27 +62,32 @@ class Block(Recurrent):
         return branches
 
     @property
+    def kv_mixer(self) -> nn.Module | None:
+        """The mixer, which a backbone has `give_kv` or `take_kv`, or None if it has no keys and values to share."""
+        return self.mixer if getattr(self.mixer, "kv_kind", None) is not None else None
+
+    @property
     def value_residual(self) -> nn.Module | None:
         """The mixer's, which a backbone has `give` or `receive` values, or None."""
         residual: nn.Module | None = getattr(self.mixer, "value_residual", None)
         return residual
 
     def forward(
-        self, x_BTD: Tensor, state: State | None = None, first_values_BTV: Tensor | None = None
-    ) -> tuple[Tensor | tuple[Tensor, Tensor], State]:
-        """Run both branches by the residual scheme."""
+        self, x_BTD: Tensor, state: State | None = None, **named: Any
+    ) -> tuple[Tensor | tuple[Tensor, dict[str, Any]], State]:
+        """Run both branches by the residual scheme; `named` is what earlier layers give to the mixer."""
         scope = StateScope(state)
-        mixer = BlockBranch(scope, self, "norm", "mixer", "output_norm", first_values_BTV)
+        mixer = BlockBranch(scope, self, "norm", "mixer", "output_norm", named)
         ffn = BlockBranch(scope, self, "ffn_norm", "ffn", "ffn_output_norm")
         y_BTD = scope("residual", self.residual, x_BTD, mixer, ffn)
-        return (y_BTD if mixer.values_BTV is None else (y_BTD, mixer.values_BTV)), scope.state
+        return ((y_BTD, mixer.given) if mixer.given else y_BTD), scope.state
 
 
 class BlockBranch:
     """A `Branch` of a block: a norm, and a body with a norm after it, whose state the scope carries.
 
-    Their names are also the prefixes of their entries in the block's state. After a call of a body that gives values,
-    these are in `values_BTV`.
+    Their names are also the prefixes of their entries in the block's state. The body is called with what earlier layers
+    give it, `named`; what it gives to later ones is in `given` after that.
     """
 
     def __init__(
@@ -90,11 +97,11 @@ class BlockBranch:
         norm: str,
         body: str,
         output_norm: str,
-        first_values_BTV: Tensor | None = None,
+        named: Mapping[str, Any] | None = None,
     ) -> None:
         self.scope, self.block, self.names = scope, block, (norm, body, output_norm)
-        self.named = {} if first_values_BTV is None else {"first_values_BTV": first_values_BTV}
-        self.values_BTV: Tensor | None = None
+        self.named: Mapping[str, Any] = named or {}
+        self.given: dict[str, Any] = {}
 
     def norm(self, x_BTD: Tensor) -> Tensor:
         """Normalize."""
@@ -104,12 +111,12 @@ class BlockBranch:
         """Apply the mixer or ffn, then the norm of its output and dropout."""
         y = self._call(self.names[1], x_BTD, **self.named)
         if isinstance(y, tuple):
-            y, self.values_BTV = y
+            y, self.given = y
         return self.block.dropout(self._call(self.names[2], y))
 
     def __call__(self, x_BTD: Tensor) -> Tensor:
         """Normalize, then apply the body."""
         return self.body(self.norm(x_BTD))
 
-    def _call(self, name: str, x_BTD: Tensor, **named: Tensor) -> Any:
+    def _call(self, name: str, x_BTD: Tensor, **named: Any) -> Any:
         return self.scope(name, getattr(self.block, name), x_BTD, **named)

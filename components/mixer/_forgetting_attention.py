@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from archlab import State
 from archlab.components.attention._shape import AttentionShape
-from archlab.components.attention._window import Window, WindowedAttention
+from archlab.components.attention._window import Entries, Window, WindowedAttention
 from archlab.components.position._base import Position
 from archlab.ops.dtypes import at_least_float32
 
@@ -47,7 +47,7 @@ class ForgettingAttention(WindowedAttention):
 
     def forward(  # type: ignore[override]
         self, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGV: Tensor, log_gate_BTH: Tensor, state: State | None = None
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor | tuple[Tensor, Entries], State]:
         """Attend within the window, and store the new keys, values and log gates in the ring buffers."""
         return self._run(q_BTHK, (k_BTGK, v_BTGV, at_least_float32(log_gate_BTH)), state)
 

@@ -5,6 +5,8 @@ Letters in suffixes: B batch, T time, D features, V the values of all heads.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,8 @@ class ValueResidual(nn.Module):
     """What a mixer declares as `value_residual`: whether it gives its values to later layers, or receives the first's.
 
     The backbone says which, as soon as it has all layers; the mixer of a model's only such layer does neither. One that
-    gives returns a pair of its output and its values, and one that receives is called with `first_values_BTV`.
+    gives returns a pair of its output and a mapping with its values, and one that receives is called with them, as
+    `first_values_BTV`.
     """
 
     mix: nn.Module | None
@@ -49,9 +52,14 @@ def mix_values(residual: ValueResidual | None, v_BTV: Tensor, first_BTV: Tensor 
     return mixed_BTV
 
 
-def with_values(residual: ValueResidual | None, y_BTD: Tensor, v_BTV: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the output of a mixer, and its values if it gives them to later layers."""
-    return (y_BTD, v_BTV) if residual is not None and residual.gives else y_BTD
+def given_values(residual: ValueResidual | None, v_BTV: Tensor) -> dict[str, Any]:
+    """Return the values of a mixer by their name in the calls of later layers, if it gives them to these."""
+    return {"first_values_BTV": v_BTV} if residual is not None and residual.gives else {}
+
+
+def with_given(y_BTD: Tensor, given: dict[str, Any]) -> Tensor | tuple[Tensor, dict[str, Any]]:
+    """Return the output of a mixer, and what it gives to later layers, if anything."""
+    return (y_BTD, given) if given else y_BTD
 
 
 class WeightedValues(ValueResidual):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Hashable
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -20,8 +21,9 @@ from archlab import (
 )
 from archlab.components._init import Init, InitLinear, linear
 from archlab.components.attention._shape import AttentionShape
+from archlab.components.attention._window import Entries
 
-from ._value_residual import WeightedValues, mix_values, with_values
+from ._value_residual import WeightedValues, given_values, mix_values, with_given
 
 OutputGate: TypeAlias = Literal["none", "head", "feature"]
 
@@ -46,6 +48,7 @@ PARAMS = {
         "num_heads": choice(1, 2, 4, 8),
         "output_gate": choice("none", "head", "feature"),
         "value_residual": choice(False, True),
+        "share_kv": choice(False, True),
     },
     params=PARAMS | {"value_residual.mix.weights": Param("vector")},
     # A norm of all heads together needs them together: without a plan of its own it keeps all of the mixer whole.
@@ -55,8 +58,8 @@ class MultiHeadAttention(Recurrent):
     """Multi-head attention (arXiv:1706.03762), with keys and values shared by groups of heads (arXiv:2305.13245).
 
     x: [B, T, D] -> [B, T, D].
-    Raises ValueError where num_heads does not divide D, where num_kv_heads does not divide num_heads, or for a norm of
-    queries and keys with a state.
+    Raises ValueError where num_heads does not divide D, where num_kv_heads does not divide num_heads, for a norm of
+    queries and keys with a state, or for share_kv with a value_residual or with an attention function without a window.
 
     Args:
         num_heads: Number of query heads.
@@ -70,6 +73,9 @@ class MultiHeadAttention(Recurrent):
             one number per `head` or per `feature` of every head, or by `none`.
         value_residual: Whether the values of the first layer with a value residual are added to those of this one, with
             two learned weights (ResFormer, arXiv:2410.17897); the first itself adds nothing.
+        share_kv: Whether keys and values are those of the nearest earlier layer that has its own, with the same
+            num_kv_heads, head_dim, window and rotation: cross-layer attention (arXiv:2405.12981), YOCO's upper half
+            (arXiv:2405.05254) and Gemma 3n's last layers. The first layer of its kind keeps its own.
         bias: Whether the projections have a bias.
         out_bias: Whether the output's projection has a bias; null where the others have one.
         init: Distribution of the projections' weights.
@@ -92,6 +98,7 @@ class MultiHeadAttention(Recurrent):
         wide_qk_norm: Factory = slot("norm", "none"),
         output_gate: OutputGate = "none",
         value_residual: bool = False,
+        share_kv: bool = False,
         bias: bool = False,
         out_bias: bool | None = None,
         init: Init = "he",
@@ -104,6 +111,8 @@ class MultiHeadAttention(Recurrent):
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
         if num_heads % num_kv_heads:
             raise ValueError(f"num_heads {num_heads} is not divisible by num_kv_heads {num_kv_heads}")
+        if share_kv and value_residual:
+            raise ValueError("share_kv leaves no values of the layer's own, which value_residual would mix")
         self.head_dim = head_dim or dim // num_heads
         self.query = linear(dim, num_heads * self.head_dim, bias=bias, init=init)
         self.key = linear(dim, num_kv_heads * self.head_dim, bias=bias, init=init)
@@ -122,19 +131,65 @@ class MultiHeadAttention(Recurrent):
         scale = self.head_dim**-0.5 if scale is None else scale
         shape = AttentionShape(num_heads, num_kv_heads, self.head_dim, self.head_dim, scale)
         self.attention = attention(shape, position(num_heads, self.head_dim).require_place("attention"))
+        self.share_kv, self.takes_kv = share_kv, False
+        if share_kv and self.kv_kind is None:
+            raise ValueError(f"share_kv: {type(self.attention).__name__} has no window of keys and values to share")
+
+    @property
+    def kv_kind(self) -> Hashable:
+        """What layers that share keys and values have in common, or None where there are none to be shared."""
+        return getattr(self.attention, "kv_kind", None)
+
+    def give_kv(self) -> None:
+        """Have later layers use the keys and values, which are returned beside the output."""
+        self.attention.gives = True
+
+    def take_kv(self) -> None:
+        """Use the keys and values of an earlier layer, without parameters and a state for own ones."""
+        self.takes_kv = self.attention.takes = True
+        del self.key, self.value, self.key_norm, self.wide_key_norm
 
     def forward(
-        self, x_BTD: Tensor, state: State | None = None, first_values_BTV: Tensor | None = None
-    ) -> tuple[Tensor | tuple[Tensor, Tensor], State]:
+        self,
+        x_BTD: Tensor,
+        state: State | None = None,
+        first_values_BTV: Tensor | None = None,
+        kv: Entries | None = None,
+    ) -> tuple[Tensor | tuple[Tensor, dict[str, Any]], State]:
         """Attend with every head, and project the concatenated outputs."""
         scope = StateScope(state)
-        v_BTV = mix_values(self.value_residual, self.value(x_BTD), first_values_BTV, x_BTD)
-        parts = self.wide_query_norm(self.query(x_BTD)), self.wide_key_norm(self.key(x_BTD)), v_BTV
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
-        y_BTHV = scope("attention", self.attention, self.query_norm(q), self.key_norm(k), v, *self._conditions(x_BTD))
+        q_BTHK = self.query_norm(self._split(self.wide_query_norm(self.query(x_BTD))))
+        given: dict[str, Any] = {}
+        if self.takes_kv:
+            y_BTHV = self._look_up(q_BTHK, kv)
+        else:
+            y_BTHV, given = self._attend(scope, q_BTHK, x_BTD, first_values_BTV)
         if self.gate is not None:
             y_BTHV = y_BTHV * self.gate(x_BTD).sigmoid().unflatten(-1, (y_BTHV.shape[2], -1))
-        return with_values(self.value_residual, self.out(y_BTHV.flatten(-2)), v_BTV), scope.state
+        return with_given(self.out(y_BTHV.flatten(-2)), given), scope.state
+
+    def _look_up(self, q_BTHK: Tensor, kv: Entries | None) -> Tensor:
+        """Attend to the keys and values of an earlier layer."""
+        assert kv is not None, "the backbone that had this layer take keys and values calls it without them"
+        num_heads = list(kv.values())[-1].shape[2]
+        if num_heads != self.attention.shape.num_kv_heads:
+            problem = f"keys and values of {num_heads} heads for {self.attention.shape.num_kv_heads}"
+            raise ValueError(f"{problem}: ranks divide one of two layers that share them, and the other not")
+        y_BTHV: Tensor = self.attention.look_up(q_BTHK, kv)
+        return y_BTHV
+
+    def _attend(
+        self, scope: StateScope, q_BTHK: Tensor, x_BTD: Tensor, first_values_BTV: Tensor | None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Attend to own keys and values; return what other layers use of them, too."""
+        v_BTV = mix_values(self.value_residual, self.value(x_BTD), first_values_BTV, x_BTD)
+        k_BTGK = self.key_norm(self._split(self.wide_key_norm(self.key(x_BTD))))
+        y = scope("attention", self.attention, q_BTHK, k_BTGK, self._split(v_BTV), *self._conditions(x_BTD))
+        given = given_values(self.value_residual, v_BTV)
+        return (y[0], given | {"kv": y[1]}) if isinstance(y, tuple) else (y, given)
+
+    def _split(self, x_BTV: Tensor) -> Tensor:
+        return x_BTV.unflatten(-1, (-1, self.head_dim))
 
     def _conditions(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
         """Return what the attention function reads of the input beside queries, keys and values."""

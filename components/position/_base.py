@@ -6,6 +6,7 @@ head, Q query tokens, S key tokens.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import ClassVar, Literal, Self, TypeAlias
 
 from torch import Tensor, nn
@@ -32,6 +33,14 @@ class Position(nn.Module):
     def bias(self, query_BQ: Tensor, key_BS: Tensor) -> Tensor | None:
         """Return the bias of the scores [B, H, Q, S], or None."""
         return None
+
+    @property
+    def rotation(self) -> Hashable:
+        """What rotated keys depend on beside their positions: equal in two encodings that rotate alike."""
+        if type(self).rotate is Position.rotate:
+            return None
+        knobs = {name: value for name, value in vars(self).items() if name != "training" and not name.startswith("_")}
+        return type(self).__name__, repr(sorted(knobs.items()))
 
     def require_place(self, place: Place) -> Self:
         """Return itself; raise ValueError where it does not work at this place."""

@@ -40,7 +40,7 @@ SMALL = {
     ("backbone", "stack"): {
         "vocab_size": 17,
         "dim": 32,
-        "layers": [{"mixer": {"type": "attention", "attention": SOFTMAX}}],
+        "layers": [{"repeat": 2, "mixer": {"type": "attention", "attention": SOFTMAX}}],
     },
     ("backbone", "megabyte"): {
         "vocab_size": 17,
@@ -105,6 +105,8 @@ SWITCHED_ON = {
     ),
     "values_per_key": ("mixer", "gated_delta_net", {"num_heads": 2, "values_per_key": 2}),
     "value_residual": ("mixer", "attention", {"value_residual": True, "num_kv_heads": 2, "attention": CHUNKS}),
+    "share_kv": ("mixer", "attention", {"share_kv": True, "qk_norm": "rms", "attention": SOFTMAX}),
+    "share_kv-chunk": ("mixer", "attention", {"share_kv": True, "num_kv_heads": 2, "attention": CHUNKS}),
     "value_residual-rwkv7": (
         "mixer",
         "rwkv7",
@@ -136,6 +138,21 @@ SWITCHED_ON = {
         {"head_dim": 8, "state_dim": 5, "width": 24, "output_norm": "before_gate", "dt_factor": 0.5, "dt_floor": 0.01},
     ),
     "mamba2-without-norm": ("mixer", "mamba2", {"head_dim": 8, "state_dim": 5, "output_norm": "none", "x_factor": 2.0}),
+    "loops": (
+        "backbone",
+        "stack",
+        {
+            "vocab_size": 17,
+            "dim": 32,
+            "layers": [
+                {"mixer": {"type": "hgrn2", "num_heads": 2}},
+                {"mixer": {"type": "attention", "attention": SOFTMAX}, "ffn": {"type": "moe", "num_experts": 3}},
+                {"mixer": {"type": "rwkv4"}},
+            ],
+            "loops": 2,
+            "prelude": 1,
+        },
+    ),
     "logits-soft_cap": ("head", "language_model", {"soft_cap": 5.0}),
     "output_norm": (
         "layer",

@@ -94,6 +94,24 @@ def test_any_layout_gives_the_curve_of_one_process(
     assert_same_curve(curve(tmp_path / "run"), alone)
 
 
+SHARED = {
+    "loops": ["model.loops=2"],
+    "keys": ["model.layers[0].repeat=2", "model.layers[0].mixer={type: attention, num_heads: 2, share_kv: true}"],
+}
+
+
+@pytest.mark.parametrize("axes", [{"shard": 2, "chunk": 2}, {"shard": 2, "tensor": 2}], ids="-".join)
+@pytest.mark.parametrize("shared", SHARED)
+def test_what_layers_share_is_divided_among_ranks(
+    shared: str, axes: dict[str, int], tiny: Tiny, tiny_file: Path, tmp_path: Path
+) -> None:
+    overrides = [*SAME, *SHARED[shared], "train.checkpoint_activations=true"]
+    train(tiny(*overrides), tmp_path / "one")
+    ended = rank_pool().run(4, train_in_ranks, tiny_file, overrides + layout(**axes), tmp_path / "run", {})
+    assert ended == ["done"] * 4
+    assert_same_curve(curve(tmp_path / "run"), curve(tmp_path / "one"))
+
+
 def test_documents_apart_are_divided_among_ranks(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     overrides = [write_documents(tmp_path / "texts"), *SAME, "train.documents=separate"]
     train(tiny(*overrides), tmp_path / "one")

@@ -55,6 +55,7 @@ class FakeWorkload:
             optimizer_bytes=2 * weights,
             activation_bytes=activations,
             largest_block_bytes=GB // tensor,
+            called_bytes=weights,
             peak_bytes=4 * weights + activations,
             tokens=round(4096 * sequences),
             flops_per_token=3 * 10**10,
