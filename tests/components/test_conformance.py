@@ -63,6 +63,7 @@ SMALL = {
     ("mixer", "attention"): {"attention": SOFTMAX},
     ("mixer", "block_recurrent"): {"block_size": 4, "num_states": 3},
     ("mixer", "forgetting"): WINDOW,
+    ("mixer", "log_linear_mamba2"): {"num_levels": 4, "head_dim": 8, "state_dim": 5},
     ("mixer", "mamba2"): {"head_dim": 8, "state_dim": 5},
     ("mixer", "mla"): {"latent_dim": 12, "position_dim": 4, **WINDOW},
     ("mixer", "mega"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
