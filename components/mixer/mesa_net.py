@@ -58,7 +58,7 @@ class MesaNet(Recurrent):
     with keys and of keys with values.
     The map minimizes sum_s w_ts |v_s - k_s M|² + tr(Mᵀ diag(ridge) M), with w_ts = beta_s times the decays after s, a
     ridge of softplus(.) + min_ridge for each channel of the keys, and beta and decay sigmoids of the token. Each output
-    takes `num_steps` steps of conjugate gradients; gradients are those of the exact solution.
+    takes `num_steps` steps of conjugate gradients and two of refinement; gradients are those of the exact solution.
     Raises ValueError where num_heads does not divide one of the widths.
     Deviations: steps begin at 0, and all tokens have as many.
 
