@@ -79,6 +79,26 @@ def diagonal_scan(u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: T
         return _chunked(u_BTD, decay, weight_DNP, state_BDNP)
 
 
+def complex_scan(u_BTN2: Tensor, decay: Decay, state_BN2: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Run h_t = q h_{t-1} + u_t for complex u and one complex q per state, [N, 1]; return every h, and the last.
+
+    Computed in the dtype of the decay.
+    """
+    # A real input has complex states. Two channels read their real and their imaginary part, for the real and for the
+    # imaginary part of u: h = a + i b of their states a and b. An earlier h is a's.
+    u_BTN2 = u_BTN2.to(decay.log_radius_DN.dtype)
+    N, (real, imaginary) = u_BTN2.shape[2], u_BTN2.unbind(-1)
+    parts_2N12 = torch.eye(2, dtype=real.dtype, device=real.device).repeat_interleave(N, 0)[:, None]
+    state = None if state_BN2 is None else F.pad(state_BN2.repeat(1, 2, 1), (0, 0, 0, 2 * N))[:, :, None]
+    fourfold = Decay(*(None if x is None else x.repeat(4, 1) for x in decay))  # type: ignore[arg-type]
+    read = conjugate(parts_2N12).repeat(2, 1, 1)
+    y_BTJ, last = diagonal_scan(torch.cat((real, real, imaginary, imaginary), -1), fourfold, read, state)
+    a_real, a_imaginary, b_real, b_imaginary = y_BTJ.split(N, -1)
+    h_BTN2 = torch.stack((a_real - b_imaginary, a_imaginary + b_real), -1)
+    a, b = last[:, :N, 0], last[:, 2 * N : 3 * N, 0]
+    return h_BTN2, torch.stack((a[..., 0] - b[..., 1], a[..., 1] + b[..., 0]), -1)
+
+
 def diagonal_scan_reference(
     u_BTD: Tensor, decay: Decay, weight_DNP: Tensor, state_BDNP: Tensor | None
 ) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,7 @@ def _chunked(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: T
     else:
         log_decay = split_chunks(log_decay, size)
         seen = log_decay.cumsum(-2)
-        starts, last = _scan_states((k * suffix_sum(log_decay).exp()).mT @ v, seen[..., -1, :], state)
+        starts, last = scan_states((k * suffix_sum(log_decay).exp()).mT @ v, seen[..., -1, :], state)
         y_BHMCV = decayed_scores(q, k, log_decay) @ v + (q * seen.exp()) @ starts
     return y_BHMCV.flatten(2, 3)[:, :, :T].transpose(1, 2), last
 
@@ -122,7 +122,7 @@ def _prefix_sums(added_BHMKV: Tensor, state_BHKV: Tensor) -> tuple[Tensor, Tenso
     return ends[:, :, :-1], ends[:, :, -1].clone()
 
 
-def _scan_states(added_BHMKV: Tensor, log_decay_BHME: Tensor, state_BHKV: Tensor) -> tuple[Tensor, Tensor]:
+def scan_states(added_BHMKV: Tensor, log_decay_BHME: Tensor, state_BHKV: Tensor) -> tuple[Tensor, Tensor]:
     """Return the state before each chunk, and the last."""
     B, H, M, K, V = added_BHMKV.shape
     E = log_decay_BHME.shape[-1]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from archlab import Count, Param, Positive, TensorPlan, choice, register
 from archlab.components._dt import check_dt_range
-from archlab.components.ema._diagonal import DiagonalStates
+from archlab.components.ema._diagonal import DiagonalStates, legendre_frequencies, zero_order_hold
 from archlab.ops.diagonal_scan import Decay, complex_mul
 from archlab.ops.dtypes import at_least_float32
 
@@ -71,16 +71,10 @@ class DiagonalStateSpace(DiagonalStates):
     def _coefficients(self) -> tuple[Decay, Tensor]:
         """Return the decay exp(dt A) and the output's weight 2 C (exp(dt A) - 1) / A, B being 1.
 
-        The factor 2 adds the conjugate state. With dt A = r + i a, exp(dt A) - 1 loses its digits for a small dt; its
-        real part e^r cos a - 1 is computed as expm1(r) cos a - 2 sin²(a / 2), as cos a - 1 = -2 sin²(a / 2).
+        The factor 2 adds the conjugate state.
         """
-        dt_D1 = torch.exp(at_least_float32(self.log_step))[:, None]
-        rate, frequency = torch.exp(at_least_float32(self.log_rate)), at_least_float32(self.frequency)
-        decay = Decay(-dt_D1 * rate, dt_D1 * frequency)
-        growth, angle = torch.expm1(decay.log_radius_DN), dt_D1 * frequency
-        shifted = torch.stack((growth * angle.cos() - 2 * (angle / 2).sin() ** 2, (growth + 1) * angle.sin()), dim=-1)
-        inverse = torch.stack((-rate, -frequency), dim=-1) / (rate**2 + frequency**2)[..., None]
-        return decay, 2 * complex_mul(at_least_float32(self.read), complex_mul(shifted, inverse))
+        decay, held_DN2 = zero_order_hold(self.log_step[:, None], self.log_rate, self.frequency)
+        return decay, 2 * complex_mul(at_least_float32(self.read), held_DN2)
 
 
 def _frequencies(num_dims: int, spectrum: Spectrum) -> np.ndarray:
@@ -90,7 +84,4 @@ def _frequencies(num_dims: int, spectrum: Spectrum) -> np.ndarray:
         return np.pi * n
     if spectrum == "inverse":
         return N / np.pi * (N / (2 * n + 1) - 1)
-    # HiPPO-LegS minus its rank-1 part is -1/2 plus a skew-symmetric matrix, whose eigenvalues are imaginary.
-    root = np.sqrt(2 * np.arange(N) + 1.0)
-    skew = np.triu(np.outer(root, root) / 2, 1)
-    return np.linalg.eigvalsh(1j * (skew - skew.T))[num_dims:]
+    return legendre_frequencies(num_dims)

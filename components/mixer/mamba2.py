@@ -18,30 +18,31 @@ from archlab.ops.gated_linear import gated_linear
 from ._heads import head_width, heads
 
 OutputNorm: TypeAlias = Literal["after_gate", "before_gate", "none"]
+PARAMS: dict[str, Param] = {
+    "z_proj.weight": Param("hidden", tensor="row"),
+    "z_proj.bias": Param("vector"),
+    "x_proj.weight": Param("hidden", tensor="row"),
+    "x_proj.bias": Param("vector"),
+    "B_proj.weight": Param("output"),
+    "B_proj.bias": Param("vector"),
+    "C_proj.weight": Param("output"),
+    "C_proj.bias": Param("vector"),
+    "dt_proj.weight": Param("hidden"),
+    "dt_proj.bias": Param("vector"),
+    "dt_bias": Param("vector"),
+    "A_log": Param("vector"),
+    "D": Param("vector"),
+    "scale": Param("vector"),
+    "out_proj.weight": Param("hidden", tensor="row", branch=True),
+    "out_proj.bias": Param("vector", branch=True),
+}
 
 
 @register(
     "mixer",
     "mamba2",
     search={"state_dim": choice(16, 32, 64, 128), "head_dim": choice(16, 32, 64)},
-    params={
-        "z_proj.weight": Param("hidden", tensor="row"),
-        "z_proj.bias": Param("vector"),
-        "x_proj.weight": Param("hidden", tensor="row"),
-        "x_proj.bias": Param("vector"),
-        "B_proj.weight": Param("output"),
-        "B_proj.bias": Param("vector"),
-        "C_proj.weight": Param("output"),
-        "C_proj.bias": Param("vector"),
-        "dt_proj.weight": Param("hidden"),
-        "dt_proj.bias": Param("vector"),
-        "dt_bias": Param("vector"),
-        "A_log": Param("vector"),
-        "D": Param("vector"),
-        "scale": Param("vector"),
-        "out_proj.weight": Param("hidden", tensor="row", branch=True),
-        "out_proj.bias": Param("vector", branch=True),
-    },
+    params=PARAMS,
 )
 class Mamba2(Recurrent):
     """State space model with one decay per head, a short convolution and a gated norm, Mamba-2 (arXiv:2405.21060).
@@ -156,10 +157,17 @@ class Mamba2(Recurrent):
         dt = softplus(at_least_float32(dt) + at_least_float32(self.dt_bias))[..., None]
         dt = dt if self.dt_floor is None else dt.clamp(min=self.dt_floor)
         log_decay = -dt * at_least_float32(self.A_log).exp()[:, None]
-        y, states = gated_linear(q, at_least_float32(k) * dt, x_BTHV, log_decay, state["states"] if state else None)
+        y, own = self.scan(q, at_least_float32(k) * dt, x_BTHV, log_decay, x_BTD, state)
         skipped = (y + self.D.to(x.dtype)[:, None] * x_BTHV).flatten(-2)
         gate = F.silu(times(self.z_factor, self.z_proj(x_BTD)))
-        return self.out_proj(self._gate(skipped, gate)), scope.state | {"states": states}
+        return self.out_proj(self._gate(skipped, gate)), scope.state | own
+
+    def scan(
+        self, q_BTHK: Tensor, k: Tensor, v: Tensor, log_decay_BTH1: Tensor, x_BTD: Tensor, state: State | None
+    ) -> tuple[Tensor, State]:
+        """Return the states, read by each query [B, T, H, V], and the last ones."""
+        y_BTHV, states = gated_linear(q_BTHK, k, v, log_decay_BTH1, state["states"] if state else None)
+        return y_BTHV, {"states": states}
 
     def _gate(self, y: Tensor, gate: Tensor) -> Tensor:
         """Return the gated output, normalized before or after."""

@@ -13,6 +13,7 @@ from archlab.components.ema.cema import ComplexEMA
 from archlab.components.ema.ema import DampedEMA
 from archlab.components.ema.lru import LinearRecurrentUnit
 from archlab.components.ema.s4d import DiagonalStateSpace
+from archlab.components.ema.s5 import SimplifiedStateSpace
 from archlab.components.ema.short_conv import ShortConvolution
 from archlab.components.norm.timestep import TimestepNorm
 from archlab.components.position.rope import RotaryPosition
@@ -25,6 +26,7 @@ LAYERS = {
     "cema": lambda: ComplexEMA(6, num_dims=3),
     "lru": lambda: LinearRecurrentUnit(6, num_dims=3),
     "s4d": lambda: DiagonalStateSpace(6, num_dims=3),
+    "s5": lambda: SimplifiedStateSpace(6, state_dim=4),
     "short_conv": lambda: ShortConvolution(6, kernel_size=4),
     "long_conv": lambda: ShortConvolution(6, kernel_size=12),
     "one_tap": lambda: ShortConvolution(6, kernel_size=1),

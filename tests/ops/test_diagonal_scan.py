@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import assert_same_gradients
 
-from archlab.ops.diagonal_scan import CHUNK, Decay, diagonal_scan, diagonal_scan_reference
+from archlab.ops.diagonal_scan import CHUNK, Decay, complex_scan, diagonal_scan, diagonal_scan_reference
 
 OPERATION = "diagonal_scan"
 pytestmark = pytest.mark.usefixtures("backend")
@@ -57,6 +57,24 @@ def test_agrees_with_a_plain_loop(num_tokens, parts, carried, form):
     ours, expected = run(form, *inputs), plain(*inputs)
     assert [part.shape for part in ours] == [part.shape for part in expected]
     assert_same_gradients(together(ours), together(expected), leaves)
+
+
+@pytest.mark.parametrize("carried", [False, True])
+@pytest.mark.parametrize("num_tokens", [1, CHUNK + 1, 130])
+def test_a_complex_input_runs_as_its_parts(num_tokens, carried):
+    torch.manual_seed(num_tokens)
+    log_radius, angle = (torch.randn(N, 1, dtype=torch.float64) for _ in range(2))
+    leaves = [-log_radius.exp(), angle, torch.randn(B, num_tokens, N, 2), torch.randn(B, N, 2)]
+    leaves = [leaf.double().requires_grad_() for leaf in leaves]
+    log_radius, angle, u, state = leaves
+    q, h = torch.polar(log_radius.exp(), angle)[:, 0], torch.view_as_complex(state) * carried
+    outputs = []
+    for now in torch.view_as_complex(u).unbind(1):
+        h = q * h + now
+        outputs.append(h)
+    ours = complex_scan(u, Decay(log_radius, angle), state if carried else None)
+    expected = [torch.view_as_real(part) for part in (torch.stack(outputs, 1), h)]
+    assert_same_gradients(together(ours), together(expected), leaves[: 3 + carried])
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
