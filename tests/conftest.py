@@ -32,6 +32,13 @@ Tiny: TypeAlias = Callable[..., Experiment]
 
 THOROUGH = bool(os.environ.get("ARCHLAB_TEST_THOROUGH"))  # set by `make test-thorough`
 
+
+def seeds(count: int) -> range:
+    """Return the seeds of `count` random draws, or of ARCHLAB_TEST_DRAWS, from ARCHLAB_TEST_SEED on."""
+    first = int(os.environ.get("ARCHLAB_TEST_SEED", "0"))
+    return range(first, first + int(os.environ.get("ARCHLAB_TEST_DRAWS", count)))
+
+
 needs_compiler = pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler: torch cannot compile for the CPU")
 
 LAYER = {

@@ -18,6 +18,7 @@ from archlab.testing.component_case import BATCH, PRECISE, CheckFailed, Componen
 
 SMALL = (1, 2, 3, 4, 5, 8, 16)
 DEPTH = 2
+HALF = 0.5
 ATTEMPTS = 40
 _DRAWS = 6  # of a component of a slot at least: few of them build where widths are as small as here
 ENDS = ("embedding", "head")  # never varied: they define the inputs and outputs of the model
@@ -26,7 +27,7 @@ ENDS = ("embedding", "head")  # never varied: they define the inputs and outputs
 def random_case(case: ComponentCase, rng: random.Random) -> ComponentCase:
     """Return the component with randomly drawn knobs, or unchanged if no draw gave a valid model."""
     for _ in range(ATTEMPTS):
-        drawn = case.with_knobs(**(_draw(case.kind, case.name, rng, DEPTH) | dict(case.knobs)))
+        drawn = case.with_knobs(**(draw_knobs(case.kind, case.name, rng) | dict(case.knobs)))
         if _builds(drawn):
             return drawn
     return case
@@ -40,11 +41,13 @@ def _builds(case: ComponentCase) -> bool:
     return True
 
 
-def _draw(kind: str, name: str, rng: random.Random, depth: int) -> dict[str, Any]:
+def draw_knobs(kind: str, name: str, rng: random.Random, depth: int = DEPTH, share: float = HALF) -> dict[str, Any]:
+    """Return random values of knobs: of all without a default, half of the slots, and a share of the others."""
     knobs = {}
     for knob in find(kind, name).knobs.values():
-        values = list(_values(knob, rng, depth))
-        if values and (_is_required(knob) or rng.random() < 0.5):
+        values = list(_values(knob, rng, depth, share))
+        chance = HALF if isinstance(knob.default, Slot) else share
+        if values and (_is_required(knob) or rng.random() < chance):
             knobs[knob.name] = rng.choice(values)
     return knobs
 
@@ -53,12 +56,12 @@ def _is_required(knob: Knob) -> bool:
     return knob.default is REQUIRED or (isinstance(knob.default, Slot) and knob.default.default is None)
 
 
-def _values(knob: Knob, rng: random.Random, depth: int) -> Iterator[Any]:
+def _values(knob: Knob, rng: random.Random, depth: int, share: float) -> Iterator[Any]:
     if not isinstance(knob.default, Slot):
         yield from _values_of_type(knob.type, knob.default)
     elif depth and not knob.default.many and knob.default.kind not in ENDS:
         kind = knob.default.kind
-        yield from ({"type": name} | _draw(kind, name, rng, depth - 1) for name in names(kind))
+        yield from ({"type": name} | draw_knobs(kind, name, rng, depth - 1, share) for name in names(kind))
 
 
 def _values_of_type(expected: Any, default: Any) -> Iterator[Any]:
@@ -129,7 +132,7 @@ def _values_of_slot(slot: Slot) -> Iterator[Any]:
     num_draws = max(_DRAWS, ATTEMPTS // len(choices))
     for name in choices:
         yield {"type": name}
-        yield from ({"type": name} | _draw(slot.kind, name, rng, 1) for _ in range(num_draws))
+        yield from ({"type": name} | draw_knobs(slot.kind, name, rng, 1) for _ in range(num_draws))
 
 
 def _differs(original: list[Any], other: ComponentCase) -> bool:

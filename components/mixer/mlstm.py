@@ -88,6 +88,9 @@ class MLSTM(Recurrent):
         nn.init.constant_(self.input_gate.bias, -10.0)
         bias = self.forget_gate.bias
         bias.copy_(torch.linspace(3.0, 6.0, self.num_heads, device=bias.device))
+        # Further out than twice its cap, tanh is 1 in float32, and a gate would never be trained.
+        for gate in (self.input_gate, self.forget_gate):
+            gate.bias.clamp_(-2 * self.gate_cap, 2 * self.gate_cap)
 
     def init_state(self, batch_size: int) -> State:
         """Return empty sums."""

@@ -318,6 +318,13 @@ def test_mlstm_agrees_with_its_stabilized_equations(num_tokens, shift):
         assert_one_stream(layer, x.detach())
 
 
+@pytest.mark.parametrize("cap", [0.25, 1.0, 15.0])
+def test_the_gates_of_mlstm_begin_where_their_cap_has_a_slope(cap):
+    layer = build("mlstm", gate_cap=cap).float()
+    layer(inputs(7).float())[0].square().sum().backward()
+    assert all(gate.bias.grad.all() for gate in (layer.input_gate, layer.forget_gate))
+
+
 def test_the_gates_of_mlstm_stay_finite_in_float32():
     layer = build("mlstm", gate_cap=40.0).float()
     for gate in (layer.input_gate, layer.forget_gate):

@@ -113,6 +113,8 @@ CASES = {
             "attention_bias": True,
         },
     ),
+    "gemma2-no-window": ("Gemma2", {"head_dim": 8, "layer_types": ["full_attention"] * 2}),
+    "gemma3-no-window": ("Gemma3", {"head_dim": 8, "layer_types": ["full_attention"] * 2}),
     "gemma2-one-key": ("Gemma2", {"head_dim": 6, "num_key_value_heads": 1, "query_pre_attn_scalar": 6} | LONG),
     "gemma3": ("Gemma3", {"head_dim": 10, "sliding_window": 5, "num_hidden_layers": 7, "query_pre_attn_scalar": 9}),
     "gemma3-listed": (

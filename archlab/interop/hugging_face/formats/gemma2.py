@@ -77,6 +77,8 @@ def sandwich_fields(model: Fields) -> dict[str, Any]:
     scale = mixer.get("scale")
     return fields | {
         "attention_bias": mixer.get("bias", False),
+        # Where no layer has a window too: the class wants a number, and says nothing to a null before it runs.
+        "sliding_window": fields["sliding_window"] or FIELDS["sliding_window"],
         "query_pre_attn_scalar": fields["head_dim"] if scale is None else round(scale**-2),
         "final_logit_softcapping": knob(model, "head", "soft_cap", None),
         "hidden_activation": "gelu_pytorch_tanh",
