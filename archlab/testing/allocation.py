@@ -24,8 +24,12 @@ def allocates_what_it_reads(case: ComponentCase) -> None:
     limits = dict(_limits(case))
     if not limits:
         return
-    before, after = (_num_bytes(_scaled(case, limits, factor)) for factor in (LARGE, LARGER))
     names = ", ".join(limits)
+    first, second = (_record(_scaled(case, limits, factor)) for factor in (LARGE, 2 * LARGE))
+    # Before it is made so large that a call would take hours.
+    grows = f"calls take {second.num_calls} operations instead of {first.num_calls} if {names} are twice as large"
+    require(second.num_calls <= first.num_calls, f"{grows}: bound what is a number of steps, by Range(low, high)")
+    before, after = first.num_bytes, _record(_scaled(case, limits, LARGER)).num_bytes
     require(
         after <= before,
         f"calls allocate {after} bytes instead of {before} if {names} are {LARGER // LARGE} times as large",
@@ -55,23 +59,24 @@ def _sizes(model: nn.Module) -> list[torch.Size]:
     return [parameter.shape for parameter in model.parameters()]
 
 
-def _num_bytes(case: ComponentCase) -> int:
-    """Return the bytes that a call from the start allocates and, of a stream, two calls that continue it."""
+def _record(case: ComponentCase) -> _Allocations:
+    """Return what a call from the start allocates and, of a stream, two calls that continue it."""
     model = build_on_meta(case.spec())
     with _Allocations() as allocations:
         _, state = model(case.example_inputs().to("meta"))
         for num_tokens in (3, 1) if is_stream(case, model) else ():
             _, state = model(case.example_inputs(num_tokens).to("meta"), state)
-    return allocations.num_bytes
+    return allocations
 
 
 class _Allocations(TorchFunctionMode):
-    """Sums the bytes of all new tensors that functions return."""
+    """Sums the bytes of all new tensors that functions return, and counts the functions' calls."""
 
     def __init__(self) -> None:
         super().__init__()
         # torch gives all tensors of one storage the same Python object; kept alive, since ids are used again otherwise.
         self._seen: dict[int, torch.UntypedStorage] = {}
+        self.num_calls = 0
 
     @property
     def num_bytes(self) -> int:
@@ -81,6 +86,7 @@ class _Allocations(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = function(*args, **(kwargs or {}))
+        self.num_calls += 1
         for tensor in output if isinstance(output, tuple | list) else (output,):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()

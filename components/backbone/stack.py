@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +10,7 @@ from archlab import (
     Factory,
     Index,
     Positive,
+    Range,
     Recurrent,
     State,
     StateScope,
@@ -24,6 +27,8 @@ from archlab.components._factor import times
 
 from ._layers import connect_layers, order_layers, run_layers
 from ._streams import close_streams, count_streams, open_streams
+
+Loops: TypeAlias = Annotated[int, Range(low=1, high=64)]  # each is a pass through the layers
 
 
 @register("backbone", "stack", search={"loops": choice(1, 2, 3, 4)}, carry="associative")
@@ -62,7 +67,7 @@ class Stack(Recurrent):
         position: Factory = slot("position", "none"),
         embedding_norm: Factory = slot("norm", "none"),
         layers: list[Factory] = slots("layer", "block"),
-        loops: Count = 1,
+        loops: Loops = 1,
         prelude: Index = 0,
         coda: Index = 0,
         norm: Factory = slot("norm", "rms"),

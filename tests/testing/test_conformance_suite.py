@@ -118,6 +118,19 @@ class Padded(Last):
         return F.pad(y, (0, 0, 0, self.limit))[:, : x.shape[1]], state
 
 
+class Repeats(nn.Module):
+    """Takes as many steps as a knob without a bound says."""
+
+    def __init__(self, dim: int, *, num_steps: Count = 2) -> None:
+        super().__init__()
+        self.inner, self.num_steps = nn.Linear(dim, dim), num_steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.num_steps):
+            x = x + self.inner(x)
+        return x
+
+
 class Unused(Last):
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
@@ -175,6 +188,7 @@ class DeadKnob(Last):
         (Alike, "rows_are_independent", "outputs of a row after 8 tokens, beside one of another length"),
         (ByLength, "packed_equals_separate", "outputs of documents in one batch"),
         (Padded, "allocates_what_it_reads", "bytes instead of"),
+        (Repeats, "allocates_what_it_reads", "num_steps are twice as large: bound what is a number of steps"),
         (Unused, "has_all_gradients", "unused.weight has no gradient"),
         (WrongGradient, "has_exact_gradients", "the slope of the loss"),
         (Breaks, "compiles", "does not compile as one graph: "),
