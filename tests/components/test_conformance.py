@@ -12,17 +12,16 @@ from archlab.config.registry import find, kinds, names
 from archlab.config.spec import parse
 from archlab.modeling.state import reserve_state
 from archlab.testing import Check, ComponentCase, checks, random_case
-from archlab.testing.checks import (
+from archlab.testing.checks import default_checks
+from archlab.testing.component_case import loss_of
+from archlab.testing.export import exports
+from archlab.testing.gradient_checks import compiles, has_exact_gradients
+from archlab.testing.parallel import several_processes_equal_one
+from archlab.testing.stream_checks import (
     chunked_equals_whole,
-    compiles,
-    default_checks,
-    has_exact_gradients,
     has_fixed_size_state,
     is_causal,
 )
-from archlab.testing.component_case import loss_of
-from archlab.testing.export import exports
-from archlab.testing.parallel import several_processes_equal_one
 
 WINDOW = {"window": "sliding", "window_size": 5}
 SOFTMAX = {"type": "softmax", **WINDOW}

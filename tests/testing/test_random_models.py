@@ -7,18 +7,17 @@ import torch
 from conftest import seeds
 
 from archlab.testing import ComponentCase
-from archlab.testing.checks import (
+from archlab.testing.component_case import loss_of
+from archlab.testing.export import exports
+from archlab.testing.gradient_checks import compiles, slopes_are_exact
+from archlab.testing.random_models import random_model
+from archlab.testing.stream_checks import (
     can_save_state,
     chunked_equals_whole,
-    compiles,
     has_fixed_size_state,
     packed_equals_separate,
     rows_are_independent,
-    slopes_are_exact,
 )
-from archlab.testing.component_case import loss_of
-from archlab.testing.export import exports
-from archlab.testing.random_models import random_model
 
 CHECKS = (
     *(chunked_equals_whole, has_fixed_size_state, can_save_state, rows_are_independent),
