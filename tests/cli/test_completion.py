@@ -27,7 +27,7 @@ def test_names_of_experiments(command: str) -> None:
 def test_names_of_spaces_kinds_and_components() -> None:
     assert complete("search", "") == list(shipped_files("search_spaces"))
     assert complete("list", "e") == ["ema", "embedding"]
-    assert complete("check", "ema", "s") == ["s4d", "short_conv"]
+    assert complete("check", "ema", "s") == ["s4d", "s5", "short_conv"]
     assert complete("check", "ema", "s4d", "num") == ["num_dims="]
 
 

@@ -3,7 +3,8 @@
 import gc
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -77,6 +78,16 @@ def read(model: nn.Module, state: State | None, sizes: Sequence[int]) -> State:
     return state
 
 
+@contextmanager
+def nothing_of_others() -> Iterator[None]:
+    """Spare the garbage collector what other tests have left, which it would search at each call, for seconds."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def sizes_of(model: nn.Module, state: State) -> dict[str, int]:
     """Return the sizes of the state, of the containers that the modules hold, and of what Python has allocated."""
     while gc.collect():  # until finalizers leave nothing more
@@ -96,14 +107,11 @@ def test_nothing_grows_with_the_length_of_a_stream(part: tuple[str, str]) -> Non
     calls = [1] * 950 if THOROUGH else [450] * 2 + [1] * 50
     state, sizes = read(model, None, [90, *[1] * 10]), []
     read(model, state, calls[:1])  # what is made once for calls of this size
-    gc.freeze()  # what the other tests have left need not be searched for garbage each time
-    try:
+    with nothing_of_others():
         sizes.append(sizes_of(model, state))
         for _ in range(2):
             state = read(model, state, calls)
             sizes.append(sizes_of(model, state))
-    finally:
-        gc.unfreeze()
     assert len({(size["state"], size["held"]) for size in sizes}) == 1
     # Something is made once in either half, by Python or by torch; one object for each call would be as many in both.
     assert min(after["allocated"] - before["allocated"] for before, after in pairwise(sizes)) < 40
@@ -126,7 +134,8 @@ def test_what_grows_is_noticed(kept: Callable[[], Collection[object]]) -> None:
             return tokens, {}
 
     model = Keeps()
-    before = sizes_of(model, read(model, None, [1] * 100))
-    after = sizes_of(model, read(model, {}, [1] * 600))
+    with nothing_of_others():
+        before = sizes_of(model, read(model, None, [1] * 100))
+        after = sizes_of(model, read(model, {}, [1] * 600))
     assert after["held"] == before["held"] + 600
     assert after["allocated"] - before["allocated"] >= 500

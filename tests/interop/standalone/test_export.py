@@ -136,30 +136,26 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The exports of all experiments, and what each gave in a process without archlab, which is one for all."""
-    root = tmp_path_factory.mktemp("exported")
+@pytest.mark.slow
+def test_logits_without_archlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.randint(256, (2, 40), generator=torch.Generator().manual_seed(0))
     for name, yaml in EXPERIMENTS.items():
-        (root / name).mkdir()
-        export(save_checkpoint(root / name / "run", yaml), root / name / "out")
-        save_file({"tokens": tokens}, root / name / "tokens")
-    (root / "check.py").write_text(CHECK)
-    run("-W", "error", root / "check.py", *(root / name for name in EXPERIMENTS))
-    return root
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_logits_without_archlab(name: str, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from archlab.storage.trained_model import load_trained
-
-    folder = exported / name
-    result, tokens = load_file(folder / "result"), load_file(folder / "tokens")["tokens"]
-    model = load_trained(folder / "run")[1]
+        (tmp_path / name).mkdir()
+        export(save_checkpoint(tmp_path / name / "run", yaml), tmp_path / name / "out")
+        save_file({"tokens": tokens}, tmp_path / name / "tokens")
+    (tmp_path / "check.py").write_text(CHECK)
+    run("-W", "error", tmp_path / "check.py", *(tmp_path / name for name in EXPERIMENTS))
     # An export has the reference implementations only, which round differently.
     monkeypatch.setattr(dispatch, "_BACKENDS", {})
+    for name in EXPERIMENTS:
+        assert_same_logits(tmp_path / name, tokens)
+
+
+def assert_same_logits(folder: Path, tokens: torch.Tensor) -> None:
+    """Compare what an export gave in a process without archlab with the model."""
+    from archlab.storage.trained_model import load_trained
+
+    result, model = load_file(folder / "result"), load_trained(folder / "run")[1]
     with torch.inference_mode():
         expected, _ = model(tokens)
     torch.testing.assert_close(result["whole"], expected, rtol=0, atol=1e-6)
