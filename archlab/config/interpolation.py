@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from archlab.errors import ConfigError, one_line
 
 MAX_SIZE = 1_000_000  # of all values in characters: 40 lines that each refer twice to the one before are 10^12
+_SCALARS = (bool, int, float, type(None))  # of YAML, beside texts
 _OPENING = re.compile(r"(\\*)\$\{")
 _REFERENCE = re.compile(r"\$\{(\.*[^.:${}\s][^:${}\s]*)\}")
 
@@ -20,12 +21,23 @@ def interpolate(tree: dict[str, Any]) -> dict[str, Any]:
     """Return YAML data with its interpolations filled in; raise ConfigError naming the path of one that cannot be."""
     try:
         _Sizes(tree).of(tree, ())
+        if not _refers(tree):  # as nearly all, in a tenth of the time
+            return _filled(tree, tree)
         filled = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except ConfigError:
         raise
     except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
         raise ConfigError(getattr(error, "full_key", None) or "", one_line(error)) from None
     return _filled(tree, filled)
+
+
+def _refers(data: Any) -> bool:
+    """Tell whether data may have an interpolation, or types that are none of YAML's, which OmegaConf refuses."""
+    if isinstance(data, dict):
+        return any(not isinstance(key, str) or _refers(value) for key, value in data.items())
+    if isinstance(data, list):
+        return any(map(_refers, data))
+    return "${" in data if isinstance(data, str) else not isinstance(data, _SCALARS)
 
 
 class _Sizes:
