@@ -204,6 +204,7 @@ def test_every_component_in_several_processes(check: Check) -> None:
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [ComponentCase(*case) for case in SWITCHED_ON.values()], ids=SWITCHED_ON)
 def test_knobs_switched_on(case: ComponentCase) -> None:
     for check in (*default_checks(), exports):

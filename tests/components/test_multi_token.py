@@ -123,6 +123,7 @@ def test_a_context_in_pieces_is_refused(tiny):
         require_fit(made, build(made.model), Layout(chunk=2))
 
 
+@pytest.mark.slow
 def test_it_costs_what_it_computes(tiny):
     costs = {
         depth: check_experiment(

@@ -70,6 +70,7 @@ def test_refuses_widths_that_heads_do_not_share():
         find("mixer", "rg_lru").cls(DIM, width=16, num_heads=3)
 
 
+@pytest.mark.slow
 def test_decays_begin_in_a_ring():
     torch.manual_seed(0)
     squared = torch.exp(-2 * F.softplus(find("mixer", "rg_lru").cls(10_000).rate))

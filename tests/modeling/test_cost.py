@@ -129,6 +129,7 @@ def test_memory_is_that_of_a_step_on_a_cpu(name: str) -> None:
         assert estimate_cost(experiment).memory_per_device == pytest.approx(recorder.peak, rel=0.02)
 
 
+@pytest.mark.slow
 def test_memory_has_what_each_optimizer_keeps(tiny: Tiny) -> None:
     adamw, lion, muon = (estimate_cost(tiny(f"train.optimizer={name}")) for name in ("adamw", "lion", "muon"))
     assert adamw.optimizer_bytes == 2 * lion.optimizer_bytes == 2 * adamw.weight_bytes

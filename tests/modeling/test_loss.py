@@ -70,6 +70,7 @@ def test_a_model_compiled_whole_runs_compiled_in_parts(tiny: Tiny) -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.slow
 def test_the_estimate_knows_that_scores_are_not_kept(tiny: Tiny, request: pytest.FixtureRequest) -> None:
     experiment = tiny()
     whole = trace_step(experiment).activation_bytes

@@ -108,6 +108,7 @@ def test_compiles_without_a_graph_break():
     assert_same_gradients(ours, expected, [gates, recurrent, *state[:3]])
 
 
+@pytest.mark.slow
 def test_custom_ops_are_registered_correctly(backend):
     gates, recurrent, state = draw(5, 2, 3)
     torch.library.opcheck(backend, (gates, recurrent, *state, False))

@@ -73,6 +73,7 @@ def setting(device: str = "a100-80g", batch_size: int = 2, accumulate: int = 16,
     return Setting(experiment, cast(Workload, FakeWorkload()), load_device(device), **values)
 
 
+@pytest.mark.slow
 def test_every_layout_multiplies_to_the_devices_and_divides_sequences_and_context() -> None:
     layouts = list(iter_layouts(setting(), 64))
     assert len(layouts) == len(set(layouts)) > 20

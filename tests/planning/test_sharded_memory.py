@@ -36,6 +36,7 @@ def test_pieces_wait_and_none_but_the_first_fetches_ahead() -> None:
     assert (later.alive, later.gathered, later.reduced) == (60 + 12, 54, 64)
 
 
+@pytest.mark.slow
 def test_blocks_that_are_counted_by_another_one_are_as_if_they_were_executed(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_a_deep_model_is_counted_from_a_few_of_its_layers() -> None:
     assert track_update(deep, layout) == pytest.approx(max(track_ranks(deep, layout)), rel=0.02)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_the_processes_that_are_not_there(tiny: Tiny) -> None:
     whole = track_update(tiny("train.precision=float32"), Layout())
     assert track_update(tiny(), Layout(replicate=2)) < whole  # which has half of the sequences

@@ -25,6 +25,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_training_step_learns_the_tokens_that_it_repeats(precision: str) -> None:
     from _models import MEGALODON, ours, tokens, training_step
@@ -51,6 +52,7 @@ def test_the_peers_are_of_like_size(name: str) -> None:
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_steps_are_interleaved_and_the_best_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     from _measure import Row, best_seconds
 

@@ -49,6 +49,7 @@ def test_starting_does_not_import_torch(start: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_framework_names_no_component() -> None:
     imported = {file.name: _imports(file) for file in (ROOT / "archlab").rglob("*.py")}
     assert [name for name, modules in imported.items() if any(_names_components(m) for m in modules)] == []

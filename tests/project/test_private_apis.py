@@ -71,6 +71,7 @@ def private_uses(tree: ast.Module, own: set[str]) -> Iterator[tuple[int, str]]:
                 yield node.lineno, path
 
 
+@pytest.mark.slow
 def test_one_module_uses_private_apis() -> None:
     trees = sources()
     own = own_names(trees)

@@ -66,6 +66,7 @@ def read(file: Path) -> tuple[str, Reader]:
     return page, Reader(page)
 
 
+@pytest.mark.slow
 def test_a_search_s_report_is_complete(tmp_path: Path, fake: Any) -> None:
     vary = {EMA: ["cema", "none"], f"{EMA}.num_dims": "auto", "train.lr": {"low": 0.001, "high": 0.1, "log": True}}
     file = write_space(tmp_path, vary=vary, study={"pruner": "none"})

@@ -46,6 +46,7 @@ def test_where_nothing_can_be_kept_it_is_measured_each_time(tmp_path: Path, monk
     assert [choose_once("way", CHOICES, lambda: each) for each in CHOICES] == ["slow", "fast"]  # noqa: B023
 
 
+@pytest.mark.slow
 def test_another_process_multiplies_in_the_same_mode(tmp_path: Path) -> None:
     """Although it measures that another mode is the fastest."""
     code = """

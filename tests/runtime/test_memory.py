@@ -43,6 +43,7 @@ def test_total_memory_if_the_system_does_not_report_what_is_free(monkeypatch: py
     assert available_memory(CPU) > 10**6
 
 
+@pytest.mark.slow
 def test_what_started_a_process_is_not_counted_as_its_own() -> None:
     """A notebook of many gigabytes that starts a run would be logged as the run's."""
     code = "import torch; from archlab.runtime.memory import most_used_memory as m; print(m(torch.device('cpu')))"

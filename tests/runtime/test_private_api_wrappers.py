@@ -110,6 +110,7 @@ def test_a_conversion_is_traced_as_an_operator_that_is_known_as_one() -> None:
         assert not private_apis.is_dtype_conversion(torch.ops.aten.add.Tensor)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_graph_is_compiled_to_a_library_whose_constants_are_borrowed(tmp_path: Path) -> None:
     class Scale(nn.Module):
@@ -187,6 +188,7 @@ def test_operators_are_described() -> None:
         assert private_apis.argument_names(torch.ops.aten.mm.default) == ["self", "mat2"]
 
 
+@pytest.mark.slow
 def test_the_tracer_is_what_the_first_traced_operation_imports() -> None:
     code = "import sys, torch; torch.randn(3, device='meta').add(torch.randperm(3, device='meta')); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

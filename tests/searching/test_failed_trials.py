@@ -18,6 +18,7 @@ EMA = "model.layers[*].mixer.ema"
 NO_PRUNING = {"pruner": "none"}
 
 
+@pytest.mark.slow
 def test_failures_are_recorded_and_the_search_continues(tmp_path: Path, fake: Any) -> None:
     errors = iter([TrainingError("step 3: the loss is nan"), MemoryError("no room"), RuntimeError("a\nb"), None, None])
 
@@ -55,6 +56,7 @@ def test_a_nan_that_training_lets_through_is_a_failure(tmp_path: Path, fake: Any
     assert outcome.summary.best_trial is None
 
 
+@pytest.mark.slow
 def test_a_trial_that_violates_a_constraint_never_trains_and_the_sampler_knows(tmp_path: Path, fake: Any) -> None:
     widths = [{"type": "swiglu", "hidden_dim": 16}, {"type": "swiglu", "hidden_dim": 4096}]
     file = write_space(
@@ -75,6 +77,7 @@ def test_a_trial_that_violates_a_constraint_never_trains_and_the_sampler_knows(t
     assert outcome.best_trial == feasible.number
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_search_and_the_trial_is_retried(tmp_path: Path, fake: Any) -> None:
     calls = []
 

@@ -15,6 +15,7 @@ EMA = "model.layers[*].mixer.ema"
 NO_PRUNING = {"pruner": "none"}
 
 
+@pytest.mark.slow
 def test_another_search_is_refused_and_force_starts_over(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, study={"trials": 2})
     search(file, tmp_path / "s")

@@ -107,6 +107,7 @@ def test_what_cannot_be_placed_is_refused(tmp_path: Path, study: Any, workers: A
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_by_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_training(monkeypatch, pretend())
     replace_costs(monkeypatch, archlab.show(write_space(tmp_path).parent / "tiny.yaml"))

@@ -39,6 +39,7 @@ def test_a_real_search_from_beginning_to_end(tmp_path: Path) -> None:
     assert set(summary["compressors"]) == {"zlib", "bz2", "xz"}
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_and_repeats_no_trial(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, study={"trials": 6, **NO_PRUNING})
     search(file, tmp_path / "whole")
@@ -72,6 +73,7 @@ def test_a_search_ends_when_everything_has_been_tried(tmp_path: Path, fake: Any)
         search(file, tmp_path / "s", overrides=[f"vary.{EMA}=[cema,none,ema]"])
 
 
+@pytest.mark.slow
 def test_bad_trials_are_pruned(tmp_path: Path, fake: Any) -> None:
     order = iter([1.0, 1.0, 9.0, 9.0])
     fake(loss=lambda experiment: 1.0 if experiment.train.lr == 0.01 else next(order))
@@ -94,6 +96,7 @@ def test_several_objectives(tmp_path: Path, fake: Any) -> None:
     assert {chosen[number] for number in outcome.summary.pareto} == {"cema", "none"}
 
 
+@pytest.mark.slow
 def test_decoding_is_measured_only_as_an_objective(tmp_path: Path, fake: Any) -> None:
     file = write_space(tmp_path, objectives={"val_loss": "minimize", "decode_us_per_token": "minimize"})
     search(file, tmp_path / "s", trials=1)

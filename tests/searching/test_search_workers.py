@@ -79,6 +79,7 @@ def test_a_killed_worker_s_trial_is_retried_and_a_live_one_s_is_left_alone(tmp_p
     assert len(finished_trials(open_study(load_space(folder / "search.yaml"), folder))) == 3
 
 
+@pytest.mark.slow
 def test_a_trial_that_keeps_killing_its_process_is_given_up(tmp_path: Path, fake: Any) -> None:
     file, folder = write_space(tmp_path, study=NO_PRUNING), tmp_path / "s"
     search(file, folder, trials=1)

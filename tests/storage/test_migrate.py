@@ -83,6 +83,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_is_refused_until_it_is_migrated_and_then_goes_on(run: Path, tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match=r"ffn 'perceptron' is now called 'mlp' \(`archlab migrate`"):
         archlab.load_model(run)

@@ -47,6 +47,7 @@ def run_check(cls: type, name: str) -> None:
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [0.5, 1.0])
 def test_a_good_component_passes_every_check(gain: float) -> None:
     register("mixer", "under_test")(Last)
@@ -55,6 +56,7 @@ def test_a_good_component_passes_every_check(gain: float) -> None:
             check()
 
 
+@pytest.mark.slow
 def test_each_check_has_a_description() -> None:
     register("mixer", "under_test")(Last)
     for check in checks("mixer", "under_test"):

@@ -144,6 +144,7 @@ def test_a_url_is_logged_without_its_password(tiny: Tiny) -> None:
     assert config == {"task": [{"path": "https://me:***@host/data"}], "n": 1}
 
 
+@pytest.mark.slow
 def test_updates_that_are_asked_for_are_traced(tiny: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(tiny(*LOGGED, "train.profile={start: 2, steps: 2}"), folder)

@@ -29,6 +29,7 @@ def kill(record: dict[str, float]) -> None:
         raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names("optimizer"))
 def test_a_killed_run_goes_on_bit_for_bit(name: str, tiny: Tiny, tmp_path: Path) -> None:
     experiment, run = tiny(f"train.optimizer={name}", "train.groups=[{role: input, lr_scale: 0.5}]"), tmp_path / "run"
@@ -69,6 +70,7 @@ def test_the_average_is_evaluated_kept_and_loaded(tiny: Tiny, tmp_path: Path) ->
     assert all(torch.equal(last[name], final[name]) for name in final)
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_where_an_average_was_kept(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(*AVERAGE, "train.steps=16"), tmp_path / "whole")
     train(tiny(*AVERAGE), tmp_path / "first")
@@ -77,6 +79,7 @@ def test_a_longer_run_goes_on_where_an_average_was_kept(tiny: Tiny, tmp_path: Pa
     assert same_weights(tmp_path / "second", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_another_optimizer_does_not_go_on(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny("train.optimizer=lion"), tmp_path / "run")
     for other, message in (

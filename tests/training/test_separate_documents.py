@@ -25,6 +25,7 @@ def texts(tmp_path: Path) -> str:
     return write_documents(tmp_path / "texts")
 
 
+@pytest.mark.slow
 def test_an_update_is_that_of_each_document_alone(tiny: Tiny, texts: str) -> None:
     experiment = prepare_experiment(tiny(texts, *SAME, "train.compile=auto"))
     assert experiment.train.compile == "off", "rows of many lengths would each be compiled"
@@ -42,6 +43,7 @@ def test_an_update_is_that_of_each_document_alone(tiny: Tiny, texts: str) -> Non
     assert record["grad_norm"] == pytest.approx(torch.nn.utils.get_total_norm(gradients).item(), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_on_documents_apart(tiny_file: Path, texts: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = archlab.train(tiny_file, [texts, *SAME, "train.steps=2", "train.eval_tokens=null"], out=out)

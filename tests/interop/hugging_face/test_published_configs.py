@@ -227,6 +227,7 @@ ODD = st.none() | st.booleans() | st.integers(-2, 2**70) | st.floats() | st.text
 ODD = ODD | st.lists(ODD, max_size=3) | st.dictionaries(st.text(max_size=3), ODD, max_size=2)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_values_are_a_model_or_refused_in_one_line(data: st.DataObject, tmp_path: Path) -> None:

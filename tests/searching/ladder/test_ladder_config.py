@@ -130,6 +130,7 @@ def test_choices_are_applied_to_the_target_with_its_widths(tmp_path: Path) -> No
     assert (found.train.steps, found.train.lr) == (50, pytest.approx(2 * 3e-3))
 
 
+@pytest.mark.slow
 def test_a_pattern_has_the_depth_of_each_rung_and_of_the_target(tmp_path: Path) -> None:
     pattern = {
         "of": {"m": {}, "a": {"mixer": {"type": "attention", "num_heads": 2}}},

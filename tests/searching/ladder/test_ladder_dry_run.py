@@ -22,6 +22,7 @@ RUNGS = [
 ]
 
 
+@pytest.mark.slow
 def test_each_rung_is_what_its_runs_take(tmp_path: Path) -> None:
     file = write_ladder(tmp_path, rungs=RUNGS)
     found = dry_run_ladder(load_space(file))
@@ -43,6 +44,7 @@ def test_each_rung_is_what_its_runs_take(tmp_path: Path) -> None:
     assert not any(tmp_path.glob("rungs"))  # nothing was written
 
 
+@pytest.mark.slow
 def test_branches_are_runs_and_take_their_decay_alone(tmp_path: Path) -> None:
     whole = dry_run_ladder(load_space(write_ladder(tmp_path, rungs=RUNGS)))
     branched = dry_run_ladder(load_space(write_ladder(tmp_path, rungs=RUNGS, branches=[0.5, 1.0])))
@@ -50,6 +52,7 @@ def test_branches_are_runs_and_take_their_decay_alone(tmp_path: Path) -> None:
     assert whole.rungs[0].hours < branched.rungs[0].hours < 1.5 * whole.rungs[0].hours
 
 
+@pytest.mark.slow
 def test_the_target_is_planned_and_counts_in_no_sum(tmp_path: Path) -> None:
     to = {"experiment": "tiny.yaml", "tokens": 6400}  # the base itself, which is beside the space
     found = dry_run_ladder(load_space(write_ladder(tmp_path, rungs=RUNGS, to=to)), device="h100", devices=2)
@@ -61,6 +64,7 @@ def test_the_target_is_planned_and_counts_in_no_sum(tmp_path: Path) -> None:
     assert {rung.devices for rung in found.rungs} <= {1, 2}
 
 
+@pytest.mark.slow
 def test_from_the_command_line(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_ladder(tmp_path, rungs=RUNGS)
     monkeypatch.setattr("archlab.cli.terminal.WIDTH_WHERE_NO_TERMINAL", 80)

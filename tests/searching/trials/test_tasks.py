@@ -32,6 +32,7 @@ def results(folder: Path) -> list[Any]:
     return [(trial.values, trial.user_attrs["tasks"]) for trial in trials if not is_interrupted(trial)]
 
 
+@pytest.mark.slow
 def test_a_trial_has_the_means_of_its_tasks_and_the_model_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +49,7 @@ def test_a_trial_has_the_means_of_its_tasks_and_the_model_of_the_first(
     search(space(tmp_path), tmp_path / "s", force=True)  # every file is archlab's own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_in", ["short", "long"])
 def test_what_a_killed_trial_had_trained_is_not_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str

@@ -62,6 +62,7 @@ def test_a_planned_objective_is_stored_and_named_with_its_place(tmp_path: Path, 
     assert [trial.values[1] for trial in trials] == [trial.user_attrs["metrics"][SPEED] for trial in trials]
 
 
+@pytest.mark.slow
 def test_a_space_written_into_a_search_says_the_same(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text((SHIPPED / "h100.yaml").read_text())
     place = {"at": "tiny.yaml", "device": "mine.yaml", "devices": 4}
