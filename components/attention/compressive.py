@@ -208,6 +208,8 @@ class CompressiveAttention(Recurrent):
         """
         T = q_BTHK.shape[1]
         sizes = self._sizes(near.keys.shape[1])
+        if far:  # groups go further back than the keys that are left
+            sizes = sizes._replace(groups=min(self.compressed_size, far.keys.shape[1]))
         W = sizes.segment
         C = min(T, W)
         q_RCHK = _split_blocks(q_BTHK, C)
