@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,19 @@ class Row:
         return self.ours / self.theirs
 
 
-def best_seconds(*steps: Step, rounds: int) -> list[float]:
+def wall_seconds(step: Step) -> float:
+    """Return the time that a step takes."""
+    return time_call(step, CPU)
+
+
+def cpu_seconds(step: Step) -> float:
+    """Return the time that a step takes of the processor, in which waiting for other processes does not count."""
+    begin = time.process_time()
+    step()
+    return time.process_time() - begin
+
+
+def best_seconds(*steps: Step, rounds: int, timed: Callable[[Step], float] = wall_seconds) -> list[float]:
     """Return each step's shortest time over some interleaved rounds, after one call each to warm up."""
     best = [float("inf")] * len(steps)
     for step in steps:
@@ -51,7 +64,7 @@ def best_seconds(*steps: Step, rounds: int) -> list[float]:
     for _ in range(rounds):
         for index, step in enumerate(steps):
             gc.collect()  # not while a step is timed
-            best[index] = min(best[index], time_call(step, CPU))
+            best[index] = min(best[index], timed(step))
     return best
 
 

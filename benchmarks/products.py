@@ -8,12 +8,11 @@ One thread, and seconds of the processor: waiting for other processes does not c
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from _measure import Step
+from _measure import Step, best_seconds, cpu_seconds
 from _models import DIM
 from _products import record
 from torch import Tensor, nn
@@ -83,19 +82,6 @@ def compiled_call(kind: str, name: str, context: int) -> Step:
     return training_call(layer, context)
 
 
-def best_cpu_seconds(*steps: Step) -> list[float]:
-    """Return each step's shortest time on the processor over some interleaved rounds, after a call to warm up."""
-    best = [float("inf")] * len(steps)
-    for step in steps:
-        step()
-    for _ in range(ROUNDS):
-        for index, step in enumerate(steps):
-            begin = time.process_time()
-            step()
-            best[index] = min(best[index], time.process_time() - begin)
-    return best
-
-
 def measure(kind: str, name: str, context: int, *, eager: bool) -> list[float]:
     """Return seconds of the products, of the layer and of the compiled layer; none where there are no products."""
     step = training_call(layer_of(kind, name, context), context)
@@ -103,7 +89,7 @@ def measure(kind: str, name: str, context: int, *, eager: bool) -> list[float]:
     if not products.steps:
         return []
     others = () if eager else (compiled_call(kind, name, context),)
-    return best_cpu_seconds(products.run, step, *others)
+    return best_seconds(products.run, step, *others, rounds=ROUNDS, timed=cpu_seconds)
 
 
 def cells(seconds: Sequence[float]) -> list[str]:

@@ -1,7 +1,11 @@
 """Comparisons of one call on a sequence with calls on its chunks."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from archlab.modeling.compile import Checkpointing, apply_activation_checkpointing
 
 
 def in_pieces(layer, inputs: tuple[Tensor, ...], sizes: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -43,3 +47,18 @@ def assert_same_gradients(y: Tensor, expected: Tensor, leaves: list[Tensor]) -> 
     ours = torch.autograd.grad((y * weight).sum(), leaves)
     theirs = torch.autograd.grad((expected * weight).sum(), leaves)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def assert_recomputing_changes_nothing(
+    build: Callable[[], nn.Module], x: Tensor, sizes: list[int], kind: Checkpointing
+) -> None:
+    """A model whose activations are recomputed has the outputs, state and gradients of one that keeps them."""
+    results = []
+    for recomputed in (False, True):
+        model = build().train()
+        if recomputed:
+            apply_activation_checkpointing(model, kind)
+        y, state = in_pieces(model, (x,), sizes)
+        y.square().sum().backward()
+        results.append((y, state, [parameter.grad for parameter in model.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archlab.ops.causal_attention import chunked_queries
 from archlab.ops.dtypes import at_least_float32
-
-NUM_CHUNKS = 4  # of queries: 10 of the 16 pairs with chunks of keys are computed
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,13 @@ class CappedScores:
 
     def attend_causal(self, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor) -> Tensor:
         """Return the same under the causal mask, in chunks of queries against the keys up to each one's end."""
-        T = q_BHTK.shape[2]
-        size, steps = -(-T // NUM_CHUNKS), torch.arange(T, device=q_BHTK.device)
-        outputs = []
-        for start in range(0, T, size):
-            end = min(start + size, T)
-            mask = steps[start:end, None] >= steps[:end]
-            outputs.append(self.attend(q_BHTK[:, :, start:end], k_BHTK[:, :, :end], v_BHTV[:, :, :end], mask))
-        return torch.cat(outputs, 2)
+        step_T = torch.arange(q_BHTK.shape[2], device=q_BHTK.device)
+
+        def attend_chunk(start: int, end: int) -> Tensor:
+            mask = step_T[start:end, None] >= step_T[:end]
+            return self.attend(q_BHTK[:, :, start:end], k_BHTK[:, :, :end], v_BHTV[:, :, :end], mask)
+
+        return chunked_queries(attend_chunk, q_BHTK.shape[2])
 
     def _softmax(self, scores_BHQS: Tensor) -> Tensor:
         if self.sink_H is None:

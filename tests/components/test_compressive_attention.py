@@ -8,8 +8,17 @@ from archlab.modeling.state import auxiliary_loss
 
 K, V, SCALE = 6, 5, 0.4
 # window, memory, compressed, rate
-SIZES = [(4, 4, 2, 2), (4, 6, 3, 2), (3, 6, 1, 3), (4, 4, 5, 1), (2, 8, 4, 2), (4, 4, 0, 2), (4, 3, 0, 2), (1, 1, 2, 1)]
-SIZES += [(2, 2, 8, 2)]  # groups that go further back than the keys of the state
+SIZES = [
+    (4, 4, 2, 2),
+    (4, 6, 3, 2),
+    (3, 6, 1, 3),
+    (4, 4, 5, 1),
+    (2, 8, 4, 2),
+    (4, 4, 0, 2),
+    (4, 3, 0, 2),
+    (1, 1, 2, 1),
+    (2, 2, 8, 2),  # groups that go further back than the keys of the state
+]
 sizes = pytest.mark.parametrize("size", SIZES)
 
 

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from float64_helpers import Wide
-from streams import assert_one_stream, assert_same_gradients, in_pieces
+from streams import assert_one_stream, assert_recomputing_changes_nothing, assert_same_gradients, in_pieces
 from torch import nn
 
 from archlab.config.experiment import load
 from archlab.config.spec import parse
 from archlab.errors import ConfigError
 from archlab.modeling.build import build as build_spec
-from archlab.modeling.compile import apply_activation_checkpointing, compile_model
+from archlab.modeling.compile import compile_model
 from archlab.modeling.cost import estimate_cost
 from archlab.testing.component_case import ComponentCase
 from archlab.testing.transfer import transfers
@@ -158,15 +158,8 @@ def test_the_layers_of_patches_and_of_bytes_share_their_own():
 
 @pytest.mark.parametrize("kind", [True, "selective"])
 def test_recomputed_layers_have_the_same_gradients(kind):
-    results = []
-    for recomputed in (False, True):
-        model = build(attention(value_residual=True), attention(share=True), attention(value_residual=True)).train()
-        if recomputed:
-            apply_activation_checkpointing(model, kind)
-        y, state = in_pieces(model, (tokens(),), [4, 7])
-        y.square().sum().backward()
-        results.append((y, state, [parameter.grad for parameter in model.parameters()]))
-    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+    layers = [attention(value_residual=True), attention(share=True), attention(value_residual=True)]
+    assert_recomputing_changes_nothing(lambda: build(*layers), tokens(), [4, 7], kind)
 
 
 @pytest.mark.slow

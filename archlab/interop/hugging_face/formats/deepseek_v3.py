@@ -135,6 +135,12 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
 
 def _mixer(config: Fields, width: int) -> dict[str, Any]:
     position = rope_position(config) | {"interleaved": config["rope_interleave"]}
+    latent = latent_config(config, window_size=config["max_position_embeddings"])
+    return latent | {"scale": _scale(config, position, width), "position": position}
+
+
+def latent_config(config: Fields, *, window_size: int) -> dict[str, Any]:
+    """Return the YAML data of latent attention without positions."""
     return {
         "type": "mla",
         "num_heads": config["num_attention_heads"],
@@ -143,13 +149,12 @@ def _mixer(config: Fields, width: int) -> dict[str, Any]:
         "head_dim": config["qk_nope_head_dim"],
         "position_dim": config["qk_rope_head_dim"],
         "value_head_dim": config["v_head_dim"],
-        "scale": _scale(config, position, width),
         "norm": LATENT_NORM,
         "bias": config["attention_bias"],
         "dropout": config["attention_dropout"],
         "window": "full",
-        "window_size": config["max_position_embeddings"],
-        "position": position,
+        "window_size": window_size,
+        "position": "none",
     }
 
 

@@ -152,31 +152,14 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
     if config["num_key_value_heads"] not in (None, heads):
         raise ArchlabError(f"num_key_value_heads {config['num_key_value_heads']!r}: not represented, only {heads} is")
     shared = config["moe_intermediate_size"] * config["num_shared_experts"]
-    mixers = {FULL: _latent_config(config), LINEAR: _delta_config(config)}
+    latent = deepseek_v3.latent_config(config, window_size=config["model_max_length"])
+    mixers = {FULL: latent, LINEAR: _delta_config(config)}
     ffns = {DENSE: {"type": "swiglu"}, SPARSE: scored_config(config, EXPERTS, shared)}
     layers = [
         {"repeat": len(list(run)), "mixer": mixers[mixer], "ffn": ffns[ffn]}
         for (mixer, ffn), run in groupby(layer_kinds(config))
     ]
     return _decoder.stack_config({**config, "tie_word_embeddings": False}, layers)
-
-
-def _latent_config(config: Fields) -> dict[str, Any]:
-    return {
-        "type": "mla",
-        "num_heads": config["num_attention_heads"],
-        "latent_dim": config["kv_lora_rank"],
-        "query_latent_dim": config["q_lora_rank"],
-        "head_dim": config["qk_nope_head_dim"],
-        "position_dim": config["qk_rope_head_dim"],
-        "value_head_dim": config["v_head_dim"],
-        "norm": deepseek_v3.LATENT_NORM,
-        "bias": config["attention_bias"],
-        "dropout": config["attention_dropout"],
-        "window": "full",
-        "window_size": config["model_max_length"],
-        "position": "none",
-    }
 
 
 def _delta_config(config: Fields) -> dict[str, Any]:
