@@ -48,6 +48,7 @@ def test_live_lines_leave_the_permanent_ones_alone(width: int, tiny: Tiny, monke
 def _search() -> None:
     """Run the command in this process, which has imported torch already, and its trial here too."""
     os.environ["ARCHLAB_TUNE"] = "off"
+    live._PAUSE_S = 0.0  # every line is drawn, also of what takes less than the pause between two drawings
     torch.set_num_threads(1)  # of several, those of the process that was copied are not in the copy
     own = api.search
 
