@@ -93,7 +93,7 @@ def _experiment(name: str, compiled: bool) -> Experiment:
     layers, context, batch_size = SIZES[name]
     sizes = (f"model.layers[0].repeat={layers}", f"train.context={context}", f"train.batch_size={batch_size}")
     how = f"train.compile={'block' if compiled else 'off'}"
-    fixed = ("task=stdlib", "parallel=null", "model.vocab_size=32000", "train.accumulate=1", "train.device=cuda")
+    fixed = ("task=stdlib", "parallel=null", "train.accumulate=1", "train.device=cuda")
     return load(name, [*fixed, *sizes, how, "train.precision=bfloat16", "train.checkpoint_activations=false"])
 
 

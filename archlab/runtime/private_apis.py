@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -198,6 +198,23 @@ def cpu_flash_attention() -> tuple[Any, Any]:
     return (
         aten._scaled_dot_product_flash_attention_for_cpu,
         aten._scaled_dot_product_flash_attention_for_cpu_backward,
+    )
+
+
+class AttentionKernels(NamedTuple):
+    """Operators of FlashAttention and of the memory-efficient kernel."""
+
+    forward: tuple[Any, Any]
+    backward: tuple[Any, Any]
+
+
+def gpu_attention_kernels() -> AttentionKernels:
+    """Return the operators behind `scaled_dot_product_attention` on a GPU."""
+    # The public function cannot be told how its backward pass shall sum (torch 2.13).
+    aten = torch.ops.aten
+    return AttentionKernels(
+        (aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_efficient_attention),
+        (aten._scaled_dot_product_flash_attention_backward, aten._scaled_dot_product_efficient_attention_backward),
     )
 
 

@@ -15,7 +15,11 @@ from archlab.modeling.build import build
 from archlab.ops.dispatch import reference_only
 from archlab.training.trainer import train
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+    # torch's compiler looks for a gradient of each input, and hides the warning of it from people alone (torch 2.11).
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 TINY = [name for name in shipped_files() if name.endswith("_tiny")]
 

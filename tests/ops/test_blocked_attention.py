@@ -6,9 +6,7 @@ from streams import assert_same_gradients
 
 from archlab.modeling.step_recorder import StepRecorder
 from archlab.ops import blocked_attention as blocked
-from archlab.ops import gpu_attention
-from archlab.ops.causal_attention import causal_attention, causal_attention_reference
-from archlab.ops.dispatch import replace_backends
+from archlab.ops.causal_attention import causal_attention_reference
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # B, H, T, K, V: one step, fewer steps than blocks, odd sizes, blocks that do not divide the time.
@@ -65,35 +63,6 @@ def test_a_trace_without_values_has_its_shapes_and_costs():
     pairs = 2 * 3 * 30 * 30
     assert (forward.flops, backward.flops) == (2 * pairs * (16 + 24), 2 * pairs * (3 * 16 + 2 * 24))
     assert forward.skipped_flops == forward.flops // 2
-
-
-@pytest.mark.parametrize(
-    ("K", "V", "dtype", "is_ours"),
-    [
-        (128, 128, torch.float32, False),
-        (136, 136, torch.float32, True),
-        (256, 256, torch.bfloat16, False),
-        (264, 264, torch.bfloat16, True),
-        (192, 128, torch.bfloat16, True),
-        (64, 128, torch.bfloat16, False),
-        (256, 2048, torch.bfloat16, True),
-        (8, 8, torch.float64, True),
-    ],
-)
-def test_a_gpu_leaves_to_torch_what_its_fast_kernels_take(K, V, dtype, is_ours):
-    inputs = draw(1, 2, 20, K, V, dtype)
-    ours = gpu_attention.causal_attention(*inputs, 0.3)
-    assert (ours is not NotImplemented) == is_ours
-    with replace_backends({("causal_attention", DEVICE.type): gpu_attention.causal_attention}):
-        y = causal_attention(*inputs, 0.3)
-    exact = causal_attention_reference(*(x.double() for x in inputs), 0.3)
-    assert (y - exact).norm() <= 1e-2 * exact.norm()
-
-
-def test_autocast_multiplies_in_its_own_precision():
-    inputs = draw(1, 2, 70, 16, 300, torch.float32)
-    with torch.autocast(DEVICE.type, torch.bfloat16):
-        assert gpu_attention.causal_attention(*inputs, 0.3).dtype == torch.bfloat16
 
 
 @pytest.mark.slow
