@@ -11,13 +11,12 @@ from torch import Tensor
 
 from archlab import AUXILIARY_LOSS, Count, Index, Param, Recurrent, State, register
 from archlab.components._ring import num_slots, reserve_rings, reserved, unroll_ring, update_ring
+from archlab.components.attention._blocks import split_blocks
 from archlab.components.attention._compression import Compression, KVCache, attend, reconstruction_loss
 from archlab.components.attention._shape import BY_HEADS, AttentionShape
 from archlab.components.position._base import Position
 from archlab.ops.assertions import assert_async
 from archlab.ops.dtypes import at_least_float32
-
-from ._window import _split_blocks
 
 
 class Sizes(NamedTuple):
@@ -192,7 +191,7 @@ class CompressiveAttention(Recurrent):
         T = q_BTHK.shape[1]
         W, M, P = sizes = self._sizes(T)
         C = min(T, W)
-        q_RCHK = _split_blocks(q_BTHK, C)
+        q_RCHK = split_blocks(q_BTHK, C)
         count = q_RCHK.shape[0] // q_BTHK.shape[0]
         near = near.unfold(-M, M + C, C, count)
         if far:
@@ -212,7 +211,7 @@ class CompressiveAttention(Recurrent):
             sizes = sizes._replace(groups=min(self.compressed_size, far.keys.shape[1]))
         W = sizes.segment
         C = min(T, W)
-        q_RCHK = _split_blocks(q_BTHK, C)
+        q_RCHK = split_blocks(q_BTHK, C)
         first_BN = position_B[:, None] + torch.arange(0, -(-T // C) * C, C, device=q_BTHK.device)
         # Of the lists: the position of the first token, and the number of the first group.
         base_B1 = position_B[:, None] + T - near.keys.shape[1]

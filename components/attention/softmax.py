@@ -10,7 +10,8 @@ from archlab import Count, Fraction, Param, Positive, choice, register
 from archlab.components.attention._capped import CappedScores
 from archlab.components.attention._shape import BY_HEADS, AttentionShape
 from archlab.components.attention._sink import add_sink
-from archlab.components.attention._window import Window, WindowedAttention
+from archlab.components.attention._window import WindowedAttention
+from archlab.components.attention._window_state import Window
 from archlab.components.position._base import Position
 from archlab.ops.causal_attention import causal_attention
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from archlab import Count, choice, register
 from archlab.components._ring import unroll_ring
 from archlab.components.attention._shape import BY_HEADS, AttentionShape
-from archlab.components.attention._window import Window, WindowedAttention
+from archlab.components.attention._window import WindowedAttention
+from archlab.components.attention._window_state import Window
 from archlab.components.position._base import Position
 from archlab.ops.causal_attention import chunked_queries
 from archlab.ops.dtypes import at_least_float32

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from archlab import State
 from archlab.components.attention._shape import AttentionShape
-from archlab.components.attention._window import Entries, Window, WindowedAttention
+from archlab.components.attention._window import WindowedAttention
+from archlab.components.attention._window_state import Entries, Window
 from archlab.components.position._base import Position
 from archlab.ops.dtypes import at_least_float32
 

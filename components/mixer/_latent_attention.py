@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from archlab.components._init import Init, linear
 from archlab.components.attention._shape import AttentionShape
-from archlab.components.attention._window import Window, WindowedAttention
+from archlab.components.attention._window import WindowedAttention
+from archlab.components.attention._window_state import Window
 from archlab.components.position._base import Position
 from archlab.ops.causal_attention import causal_attention
 

@@ -21,7 +21,7 @@ from archlab import (
 )
 from archlab.components._init import Init, InitLinear, linear
 from archlab.components.attention._shape import AttentionShape
-from archlab.components.attention._window import Entries
+from archlab.components.attention._window_state import Entries
 
 from ._value_residual import WeightedValues, given_values, mix_values, with_given
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from archlab import Count, Factory, Fraction, Heads, Param, Positive, TensorPlan, choice, register, slot
 from archlab.components._init import Init, linear
-from archlab.components.attention._window import Window
+from archlab.components.attention._window_state import Window
 from archlab.ops.dtypes import at_least_float32
 
 from ._forgetting_attention import ForgettingAttention

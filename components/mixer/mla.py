@@ -20,7 +20,7 @@ from archlab import (
 )
 from archlab.components._init import Init, InitLinear, linear
 from archlab.components.attention._shape import AttentionShape
-from archlab.components.attention._window import Window
+from archlab.components.attention._window_state import Window
 
 from ._latent_attention import LatentAttention
 

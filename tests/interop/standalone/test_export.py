@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archlab.config import registry
-from archlab.components.attention._window import _split_blocks as cut
+from archlab.components.attention._blocks import split_blocks as cut
 from archlab.components.mixer.attention import MultiHeadAttention
 from archlab import Positive
 from archlab import Factory, register, slot
