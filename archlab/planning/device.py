@@ -45,13 +45,17 @@ class Reserved:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares of peak FLOP/s and of bandwidths that training reaches, and where they are from."""
+    """Shares of peak FLOP/s and of bandwidths that training reaches, and where they are from.
+
+    `scan` is that of operations whose steps wait for one another, of the peak in float32; by default attention's.
+    """
 
     matmul: Fraction
     attention: Fraction
     memory: Fraction
     links: Fraction
     source: str
+    scan: Fraction | None = None
 
 
 @dataclass(frozen=True)

@@ -58,17 +58,20 @@ def is_fusible(op: OpCost) -> bool:
 
 
 def kind_of(op: OpCost) -> str:
-    """Return matmul, attention or other: what limits the share of the peak that an operation reaches."""
+    """Return matmul, attention, scan or other: what limits the share of the peak that an operation reaches."""
     base = op.name.removeprefix("aten.").removeprefix("archlab.").split(".")[0]
     if "attention" in base:
         return "attention"
+    if "scan" in base:
+        return "scan"
     return "matmul" if base in _MATMULS else "other"
 
 
 def _flops_per_s(op: OpCost, device: Device) -> float:
     kind, efficiency = kind_of(op), device.efficiency
-    if kind == "other":  # which has no tensor cores
-        return device.flops.float32 * efficiency.attention
+    if kind in ("scan", "other"):  # which have no tensor cores
+        share = efficiency.scan if kind == "scan" else None
+        return device.flops.float32 * (efficiency.attention if share is None else share)
     peak = device.flops.bfloat16 if op.dtype in (torch.bfloat16, torch.float16) else device.flops.float32
     return peak * (efficiency.matmul if kind == "matmul" else efficiency.attention)
 

@@ -37,6 +37,15 @@ def test_products_of_float32_have_another_peak() -> None:
     assert slow / fast == pytest.approx(GPU.flops.bfloat16 / GPU.flops.float32)
 
 
+def test_a_scan_has_a_share_of_its_own_where_a_device_knows_one() -> None:
+    scan, other = (
+        step_time([op(f"archlab.{name}", 10**12)], GPU, compiled=False).total for name in ("diagonal_scan_back", "x")
+    )
+    assert scan == pytest.approx(1e12 / (GPU.flops.float32 * GPU.efficiency.scan))
+    unknown = replace(GPU, efficiency=replace(GPU.efficiency, scan=None))
+    assert step_time([op("archlab.diagonal_scan", 10**12)], unknown, compiled=False).total == pytest.approx(other)
+
+
 def test_compiling_fuses_elementwise_operations_and_saves_their_launches() -> None:
     ops = [op("aten.mul", 0, 10**9, calls=100), op("archlab.diagonal_scan", 0, 10**9, calls=10)]
     eager, compiled = (step_time(ops, CPU, compiled=compiled) for compiled in (False, True))
