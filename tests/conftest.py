@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,24 +83,31 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Write YAML data as a file of the test's own folder."""
-
+def _writer(folder: Path) -> Write:
     def to_file(tree: Any, name: str = "experiment.yaml") -> Path:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree, sort_keys=False))
-        return tmp_path / name
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree, sort_keys=False))
+        return folder / name
 
     return to_file
 
 
 @pytest.fixture
-def tiny_file(write: Write, text: Path) -> Path:
-    """The YAML file of a training run of 12 updates."""
+def write(tmp_path: Path) -> Write:
+    """Write YAML data as a file of the test's own folder."""
+    return _writer(tmp_path)
+
+
+def _write_tiny(write: Write, text: Path) -> Path:
     model = {"type": "stack", "vocab_size": 256, "dim": 32, "layers": [LAYER]}
     task = {"type": "text", "path": str(text), "eval_bytes": 256}
     return write({"model": model, "task": task, "train": TRAIN}, "tiny.yaml")
+
+
+@pytest.fixture
+def tiny_file(write: Write, text: Path) -> Path:
+    """The YAML file of a training run of 12 updates."""
+    return _write_tiny(write, text)
 
 
 @pytest.fixture
@@ -186,12 +194,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     return folder / "run"
 
 
-@pytest.fixture
-def whole(tiny: Tiny, tmp_path: Path) -> Path:
-    """A run that nothing disturbed."""
+@pytest.fixture(scope="session")
+def trained_whole(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """A run of the tiny experiment that nothing disturbed, not to be written to."""
     from archlab.training.trainer import train
 
-    train(tiny(), tmp_path / "whole")
+    folder = tmp_path_factory.mktemp("whole")
+    train(config.load(_write_tiny(_writer(folder), text)), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def whole(trained_whole: Path, tmp_path: Path) -> Path:
+    """A run that nothing disturbed, of the test's own."""
+    shutil.copytree(trained_whole, tmp_path / "whole")
     return tmp_path / "whole"
 
 
