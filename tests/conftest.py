@@ -27,6 +27,8 @@ from archlab.runtime.toolchain import has_cpp_compiler
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before kernels are defined: they then run on the CPU, number by number
     patch_language_once_per_launch()
+    # torch's own keeps a stack trace of each call for every kind of accelerator that is not there: half a millisecond.
+    torch.manual_seed = torch.default_generator.manual_seed
 
 Write: TypeAlias = Callable[..., Path]
 Tiny: TypeAlias = Callable[..., Experiment]
@@ -141,8 +143,9 @@ def plugins_of_one_test() -> Iterator[None]:
     for key in set(registry._registered) - known:
         if not registry._registered[key].cls.__module__.startswith("archlab.components."):
             del registry._registered[key]
-    for name in {name for name in sys.modules if name.startswith("archlab_plugin_")} - modules:
-        del sys.modules[name]
+    for name in sys.modules.keys() - modules:  # few, where all are thousands
+        if name.startswith("archlab_plugin_"):
+            del sys.modules[name]
 
 
 @pytest.fixture(params=["pytorch", "native"])
