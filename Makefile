@@ -30,7 +30,7 @@ test: $(READY) ## Run every test but those of test-services, JOBS=2 at a time
 test-quick: $(READY) ## Run the tests that take less than half a second each
 	$(PYTEST) -m "not slow and not services"
 
-test-services: $(READY) ## Run the tests that start servers, browsers, examples or several processes
+test-services: $(READY) ## Run the tests that start servers, browsers, examples or several processes, or compile whole models to libraries
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m services
 
 test-thorough: $(READY) ## Run every test with more random examples and more sizes; half an hour

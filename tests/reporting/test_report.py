@@ -17,7 +17,7 @@ from archlab.reporting.figures.bars import bars
 from archlab.reporting.figures.parallel import parallel_coordinates
 from archlab.reporting.format import brief
 from archlab.reporting.html import code, escape, figure, table
-from archlab.reporting.importance import importances
+from archlab.reporting.importance import MIN_TRIALS, importances
 from archlab.reporting.report import report
 from archlab.text import HIDDEN, visible
 from archlab.training.trainer import train
@@ -135,7 +135,7 @@ def test_reports_of_few_trials_and_of_running_searches(tmp_path: Path, fake: Any
 def test_importances_find_the_knob_that_matters_for_either_direction(tmp_path: Path, fake: Any) -> None:
     vary = {"train.lr": {"low": 0.001, "high": 0.1, "log": True}, "train.weight_decay": {"low": 0, "high": 1}}
     study = {"sampler": "random", "pruner": "none"}
-    search(write_space(tmp_path, vary=vary, study=study), tmp_path / "s", trials=24)
+    search(write_space(tmp_path, vary=vary, study=study), tmp_path / "s", trials=MIN_TRIALS)
     found, problem = importances(read_search(tmp_path / "s"))
     assert problem == ""
     assert max(found, key=lambda name: found[name]) == "train.lr"
