@@ -121,6 +121,7 @@ def test_what_a_user_wrote_is_escaped(tmp_path: Path, fake: Any) -> None:
     assert "No trial has been completed." in reader.text
 
 
+@pytest.mark.slow
 def test_reports_of_few_trials_and_of_running_searches(tmp_path: Path, fake: Any) -> None:
     search(write_space(tmp_path), tmp_path / "s", trials=1)
     (tmp_path / "s" / "summary.json").unlink()
@@ -167,6 +168,7 @@ def test_parallel_coordinates_cope_with_knobs_that_some_trials_lack(tmp_path: Pa
     assert axes["num_dims"]["slots"] == ["–"]
 
 
+@pytest.mark.slow
 def test_a_run_s_report(tmp_path: Path) -> None:
     write_space(tmp_path)
     train(load(tmp_path / "tiny.yaml"), tmp_path / "run")

@@ -119,6 +119,7 @@ def test_a_handler_of_ones_own_stays() -> None:
     assert caught == [signal.SIGINT]
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_left_to_do(tiny: Tiny, whole: Path) -> None:
     before, watch = curve(whole), Recorder()
     result = train(tiny(), whole, resume=True, callbacks=[watch])
