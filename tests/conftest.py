@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -137,13 +138,13 @@ def tokens_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 @pytest.fixture(autouse=True)
 def plugins_of_one_test() -> Iterator[None]:
     """Forget the components that a test registered."""
-    modules = set(sys.modules)
+    last = next(reversed(sys.modules))
     known = set(registry._registered)
     yield
     for key in set(registry._registered) - known:
         if not registry._registered[key].cls.__module__.startswith("archlab.components."):
             del registry._registered[key]
-    for name in sys.modules.keys() - modules:  # few, where all are thousands
+    for name in list(takewhile(lambda name: name != last, reversed(sys.modules))):  # the new ones, few of thousands
         if name.startswith("archlab_plugin_"):
             del sys.modules[name]
 
