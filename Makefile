@@ -27,10 +27,10 @@ PYTEST = OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(
 test: $(READY) ## Run every test but those of test-services, JOBS=2 at a time
 	$(PYTEST) -m "not services"
 
-test-quick: $(READY) ## Run the tests that take less than half a second each
+test-quick: $(READY) ## Run the tests that take less than a tenth of a second each
 	$(PYTEST) -m "not slow and not services"
 
-test-services: $(READY) ## Run the tests that start servers, browsers, examples or several processes
+test-services: $(READY) ## Run the tests that start servers, browsers, examples or several processes, or compile whole models to libraries
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m services
 
 test-thorough: $(READY) ## Run every test with more random examples and more sizes; half an hour

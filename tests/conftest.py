@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +28,8 @@ from archlab.runtime.toolchain import has_cpp_compiler
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before kernels are defined: they then run on the CPU, number by number
     patch_language_once_per_launch()
+    # torch's own keeps a stack trace of each call for every kind of accelerator that is not there: half a millisecond.
+    torch.manual_seed = torch.default_generator.manual_seed
 
 Write: TypeAlias = Callable[..., Path]
 Tiny: TypeAlias = Callable[..., Experiment]
@@ -82,24 +86,31 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Write YAML data as a file of the test's own folder."""
-
+def _writer(folder: Path) -> Write:
     def to_file(tree: Any, name: str = "experiment.yaml") -> Path:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree, sort_keys=False))
-        return tmp_path / name
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree, sort_keys=False))
+        return folder / name
 
     return to_file
 
 
 @pytest.fixture
-def tiny_file(write: Write, text: Path) -> Path:
-    """The YAML file of a training run of 12 updates."""
+def write(tmp_path: Path) -> Write:
+    """Write YAML data as a file of the test's own folder."""
+    return _writer(tmp_path)
+
+
+def _write_tiny(write: Write, text: Path) -> Path:
     model = {"type": "stack", "vocab_size": 256, "dim": 32, "layers": [LAYER]}
     task = {"type": "text", "path": str(text), "eval_bytes": 256}
     return write({"model": model, "task": task, "train": TRAIN}, "tiny.yaml")
+
+
+@pytest.fixture
+def tiny_file(write: Write, text: Path) -> Path:
+    """The YAML file of a training run of 12 updates."""
+    return _write_tiny(write, text)
 
 
 @pytest.fixture
@@ -127,14 +138,15 @@ def tokens_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 @pytest.fixture(autouse=True)
 def plugins_of_one_test() -> Iterator[None]:
     """Forget the components that a test registered."""
-    modules = set(sys.modules)
+    last = next(reversed(sys.modules))
     known = set(registry._registered)
     yield
     for key in set(registry._registered) - known:
         if not registry._registered[key].cls.__module__.startswith("archlab.components."):
             del registry._registered[key]
-    for name in {name for name in sys.modules if name.startswith("archlab_plugin_")} - modules:
-        del sys.modules[name]
+    for name in list(takewhile(lambda name: name != last, reversed(sys.modules))):  # the new ones, few of thousands
+        if name.startswith("archlab_plugin_"):
+            del sys.modules[name]
 
 
 @pytest.fixture(params=["pytorch", "native"])
@@ -186,12 +198,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     return folder / "run"
 
 
-@pytest.fixture
-def whole(tiny: Tiny, tmp_path: Path) -> Path:
-    """A run that nothing disturbed."""
+@pytest.fixture(scope="session")
+def trained_whole(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """A run of the tiny experiment that nothing disturbed, not to be written to."""
     from archlab.training.trainer import train
 
-    train(tiny(), tmp_path / "whole")
+    folder = tmp_path_factory.mktemp("whole")
+    train(config.load(_write_tiny(_writer(folder), text)), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def whole(trained_whole: Path, tmp_path: Path) -> Path:
+    """A run that nothing disturbed, of the test's own."""
+    shutil.copytree(trained_whole, tmp_path / "whole")
     return tmp_path / "whole"
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from alembic.script import ScriptDirectory
+from optuna.storages._rdb.storage import _VersionManager
 from optuna.trial import FrozenTrial
 
 import archlab
@@ -50,6 +52,19 @@ TRAIN = {
     "compile": "off",
     "tensorboard": False,
 }
+
+
+_read_migrations = _VersionManager._create_alembic_script
+_migrations: list[ScriptDirectory] = []
+
+
+def _migrations_read_once(manager: _VersionManager) -> ScriptDirectory:
+    _migrations[:] = _migrations or [_read_migrations(manager)]
+    return _migrations[0]
+
+
+# Optuna's own reads all scripts of its migrations for each database, which takes as long as a trial does here.
+_VersionManager._create_alembic_script = _migrations_read_once
 
 
 def replace_training(patch: pytest.MonkeyPatch, train: Callable[..., TrainResult]) -> None:

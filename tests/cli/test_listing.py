@@ -52,6 +52,7 @@ def test_a_knob_has_its_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "The number of" not in drawn(listing.components_table([cema], detailed=False))
 
 
+@pytest.mark.slow
 def test_every_knob_is_listed() -> None:
     text = drawn(listing.components_table(registry.components(), detailed=True))
     for component in registry.components():

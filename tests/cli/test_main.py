@@ -71,6 +71,7 @@ def test_help_cuts_no_sentence_of_a_command(run) -> None:
     assert "..." not in run("--help").out.partition("Commands:")[2]
 
 
+@pytest.mark.slow
 def test_help_needs_no_torch_and_neither_does_a_typo(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     code = """

@@ -88,6 +88,7 @@ def test_a_models_text_is_raw_in_a_pipe_alone(
     assert out.getvalue() == written
 
 
+@pytest.mark.slow
 def test_show(tiny: Tiny, write: Write) -> None:
     file = write(replace(tiny(), description=f"one\n{HOSTILE}").to_yaml())
     for options in ([], ["--yaml"], ["--json"]):

@@ -130,6 +130,7 @@ def test_agrees_with_queues_of_segments(size, num_tokens):
     assert_agrees(build(size), inputs(num_tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["none", "alibi", "relative_bias"])
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(3, 1), (2, 2)])
 def test_agrees_with_other_heads_and_positions(position, num_heads, num_kv_heads):

@@ -46,6 +46,7 @@ def plain(mixer, x, sees):
     return mixer.out(torch.stack(outputs, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [False, True])
 def test_agrees_with_a_loop(bias):
     mixer, x = build(bias=bias), inputs()
@@ -53,6 +54,7 @@ def test_agrees_with_a_loop(bias):
     assert_same_gradients(mixer(x)[0], want, [x, *mixer.parameters()])
 
 
+@pytest.mark.slow
 def test_attends_through_a_window():
     attention = {"type": "softmax", "window": "sliding", "window_size": WINDOW}
     mixer, x = build(attention=attention, norm={"type": "rms", "affine": False}), inputs()

@@ -112,18 +112,21 @@ def test_cema_agrees_with_its_equations(dim, num_dims, num_tokens, seed, carried
     check("cema", cema, dim, num_dims, num_tokens, seed, carried)
 
 
+@pytest.mark.slow
 @random_sizes
 @given(**sizes)
 def test_ema_agrees_with_its_equations(dim, num_dims, num_tokens, seed, carried):
     check("ema", damped, dim, num_dims, num_tokens, seed, carried)
 
 
+@pytest.mark.slow
 @random_sizes
 @given(**sizes)
 def test_s4d_agrees_with_its_equations(dim, num_dims, num_tokens, seed, carried):
     check("s4d", state_space, dim, num_dims, num_tokens, seed, carried)
 
 
+@pytest.mark.slow
 @random_sizes
 @given(**sizes)
 def test_lru_agrees_with_its_equations(dim, num_dims, num_tokens, seed, carried):

@@ -53,6 +53,7 @@ def plain(mixer, window, x):
     return mixer.out(y)
 
 
+@pytest.mark.slow
 @everywhere
 @pytest.mark.parametrize(
     "knobs",

@@ -67,6 +67,7 @@ def test_is_mamba2_where_all_levels_count_alike():
     torch.testing.assert_close(layer(x)[0], other(x)[0], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_levels", [3, 5, 12])
 def test_streams(num_levels):
     assert_one_stream(build(num_levels=num_levels), inputs(70).detach())

@@ -88,6 +88,7 @@ def test_the_values_of_the_first_call_are_those_that_all_others_receive():
     torch.testing.assert_close(model(ids)[0], model.head(model.norm(x)), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @every_mixer
 def test_streams_have_a_state_for_each_call(name):
     model = build(name, **LOOPED)
@@ -107,6 +108,7 @@ def test_what_a_layer_counts_is_that_of_all_its_calls():
         model.get_submodule(path).finish_update(counted)
 
 
+@pytest.mark.slow
 @every_mixer
 @pytest.mark.parametrize("kind", [True, "selective"])
 def test_recomputed_loops_have_the_same_gradients(name, kind):

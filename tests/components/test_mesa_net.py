@@ -59,6 +59,7 @@ def test_agrees_with_its_equations(num_tokens, gate):
     assert_same_gradients(layer(x)[0], mesa_net(layer, x), [x, *layer.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [2, 8])
 def test_streams(num_steps):
     assert_one_stream(build(num_steps=num_steps), inputs(70).detach())

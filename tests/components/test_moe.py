@@ -329,6 +329,7 @@ def biases(step: TrainStep) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in step.model.named_buffers() if name.endswith("ffn.bias")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [(), ("train.checkpoint_activations=true",)], ids=["", "recomputed"])
 def test_the_bias_is_the_same_however_an_update_is_cut(own: tuple[str, ...], tiny: Tiny) -> None:
     found = []
@@ -359,6 +360,7 @@ def test_documents_apart_are_refused(tiny: Tiny) -> None:
         estimate_cost(tiny(MOE, "train.documents=separate"))
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_experts_that_a_token_has(tiny: Tiny) -> None:
     """As many FLOPs as a dense layer of their width, and those of the router's matrix."""
     dim, layers = 32, 2

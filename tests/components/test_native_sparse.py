@@ -90,6 +90,7 @@ def test_streams(window_size):
     assert_one_stream(build(window_size=window_size), inputs().detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knobs", [{}, {"position": "rope", "window_size": 42}, {"num_selected": 9}], ids=str)
 def test_reading_selected_blocks_alone_changes_nothing(knobs, monkeypatch):
     for limit in ("MIN_SPARSITY", "MIN_QUERIES"):

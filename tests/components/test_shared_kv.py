@@ -88,6 +88,7 @@ def model_by_loops(model, ids, sources, windows):
     return model.head(model.norm(x))
 
 
+@pytest.mark.slow
 @every_window
 def test_a_model_agrees_with_a_loop_over_its_layers(window):
     own, share = attention(window), attention(window, share=True)
@@ -118,6 +119,7 @@ def test_the_first_of_a_kind_keeps_its_own():
     assert build(*[attention(share=True)] * 3).kv_sources == [None, 0, 0]
 
 
+@pytest.mark.slow
 @every_window
 @pytest.mark.parametrize("function", ["softmax", "stick_breaking", "laplace"])
 def test_streams_with_the_state_of_the_layers_that_have_their_own(window, function):
@@ -137,6 +139,7 @@ def test_a_layer_without_keys_and_values_has_no_parameters_for_them():
     assert sharing < own
 
 
+@pytest.mark.slow
 def test_layers_in_loops_take_those_of_the_same_loop():
     model = build(attention(), attention(share=True), loops=3)
     deep = build(*[attention(), attention(share=True)] * 3)
@@ -183,6 +186,7 @@ def test_what_cannot_be_shared_is_refused():
         build(attention(share=True, attention="linear", qk_norm="none", wide_qk_norm="none"))
 
 
+@pytest.mark.slow
 def test_costs_have_the_smaller_cache():
     small = ["train.context=64", "train.batch_size=2"]
     shared, own = (

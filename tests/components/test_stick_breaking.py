@@ -48,6 +48,7 @@ def loop(layer, window, q, k, v):
     return torch.stack(rows, 1).unflatten(1, (-1, H))
 
 
+@pytest.mark.slow
 @everywhere
 @any_own
 @pytest.mark.parametrize("position", ["none", "rope", "alibi"])

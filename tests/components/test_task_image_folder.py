@@ -80,6 +80,7 @@ def test_a_split_without_a_folder_is_cut_from_the_train_images(tmp_path: Path) -
     assert 0 < sizes["test"] < 30
 
 
+@pytest.mark.slow
 def test_imagenet_tests_on_val_and_chooses_by_train_images(tmp_path: Path) -> None:
     folder(tmp_path / "train", 300)
     folder(tmp_path / "val", 10)

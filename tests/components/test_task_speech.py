@@ -56,6 +56,7 @@ def test_it_is_known_to_yaml_and_reads_nothing_at_first() -> None:
         nowhere.check(CONTEXT)
 
 
+@pytest.mark.slow
 def test_speakers_are_split_as_the_authors_do(tmp_path: Path) -> None:
     found = task(folder(tmp_path, 200))
     parts = {split: names(found, split) for split in SPLITS}

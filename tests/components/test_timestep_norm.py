@@ -117,6 +117,7 @@ def test_what_stands_before_the_first_step_has_no_weight():
     assert not any(g.any() for g in torch.autograd.grad(y.square().sum(), [state["mean"], state["var"]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [1.0, 0.8])
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(cuts=st.lists(st.integers(1, 29), max_size=5), seed=st.integers(0, 99))
@@ -173,6 +174,7 @@ def test_single_late_steps_still_move_the_mean():
     assert state["mean"].item() == pytest.approx(1000 + 2e-4, abs=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1000.0, 0.0])
 def test_float32_is_exact_from_the_beginning_on(first):
     layer, x = build(64, 4, eps=1e-5).float(), 1000 + torch.randn(2, 1500, 64)

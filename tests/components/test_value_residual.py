@@ -123,6 +123,7 @@ def test_a_model_agrees_with_a_loop_over_its_layers(name):
     assert_same_gradients(model(tokens())[0], model_by_loops(model, tokens()), list(model.parameters()))
 
 
+@pytest.mark.slow
 def test_layers_of_two_kinds_share_values():
     for order in ((RWKV, ATTENTION, RWKV), (ATTENTION, RWKV, ATTENTION)):
         model = build(*order)

@@ -53,6 +53,7 @@ print(json.dumps(found))
     assert domains == {f"{c.kind} {c.name}": repr(dict(c.search)) for c in SHIPPED}
 
 
+@pytest.mark.slow
 def test_listing_and_checking_import_no_torch() -> None:
     code = """
 import sys

@@ -124,6 +124,7 @@ def test_a_compressed_text_is_read_or_its_damage_named(tmp_path: Path, suffix: s
             texts(file)
 
 
+@pytest.mark.slow
 def test_a_file_of_many_streams_is_read_in_linear_time(tmp_path: Path) -> None:
     # bgzip and pbzip2 write a stream for every block. Copying what is left for each takes 100 s for this file.
     block = gzip.compress(b"x" * 100)

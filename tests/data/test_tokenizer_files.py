@@ -110,6 +110,7 @@ def test_a_document_that_spells_a_special_token_does_not_end(file: Path) -> None
     assert HuggingFaceTokenizer(str(file)).encode("<|endoftext|>") == [0]  # a prompt may begin with one
 
 
+@pytest.mark.slow
 def test_every_window_begins_with_the_prefix(file: Path, tmp_path: Path) -> None:
     edit(file, add_bos)
     write_json_lines(tmp_path / "text" / "a.jsonl")

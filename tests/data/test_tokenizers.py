@@ -54,6 +54,7 @@ def test_the_most_frequent_words_are_known() -> None:
     assert tokenizer.encode("b a zebra") == [3, 1, 0]
 
 
+@pytest.mark.slow
 def test_more_words_than_two_bytes_can_count_are_kept() -> None:
     text = " ".join(map(str, range(70_000))).encode()
     tokens = WordTokenizer(text, 70_002).encode_corpus(text)

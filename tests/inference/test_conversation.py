@@ -39,6 +39,7 @@ def answer_to(model: TextModel, said: list[int]) -> list[int]:
     return text[len(said) :]
 
 
+@pytest.mark.slow
 def test_turns_are_one_text(model: TextModel) -> None:
     conversation, said = Conversation(model, GREEDY), list[int]()
     for text in ("one", "two", "three"):
@@ -59,6 +60,7 @@ def test_an_answer_that_is_ended_is_gone_on_from(model: TextModel) -> None:
     assert answer(conversation, "two") == answer_to(model, [*b"one", *given, *b"two"])
 
 
+@pytest.mark.slow
 def test_random_numbers_go_on_and_begin_anew(model: TextModel) -> None:
     conversation = Conversation(model, Settings(max_new_tokens=20, seed=3))
     first, second = answer(conversation, "x"), answer(conversation, "x")

@@ -53,7 +53,17 @@ def after_a_prompt(model: nn.Module, tokens_BT: Tensor, prompt: int) -> tuple[St
 
 @pytest.mark.slow
 @needs_compiler
-def test_decoders_give_what_their_models_give_and_share_nothing() -> None:
+def test_a_decoder_and_a_text_are_those_of_the_model() -> None:
+    check_decoder("mistral_tiny", 1)
+    # The same library serves both.
+    model = small("mistral_tiny")
+    texts = [list(generate(model, [3, 1, 4], max_new_tokens=12, seed=2, compile=how)) for how in (False, True)]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.services
+@needs_compiler
+def test_decoders_of_all_kinds_give_what_their_models_give() -> None:
     check_decoder("megalodon_tiny", 1)
     check_decoder("mistral_tiny", 2)
     # Two rows of two experts read the matrices of these, and five rows those of all.
@@ -114,14 +124,6 @@ def test_a_product_of_one_row_is_pytorchs(shape: tuple[int, ...], bias: bool) ->
     expected = linear(x)
     with SingleTokenMode():
         torch.testing.assert_close(linear(x), expected)
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_text_is_the_same_compiled_or_not() -> None:
-    model = small("mistral_tiny")
-    texts = [list(generate(model, [3, 1, 4], max_new_tokens=12, seed=2, compile=how)) for how in (False, True)]
-    assert texts[0] == texts[1]
 
 
 def test_a_decoder_refuses_another_shape() -> None:

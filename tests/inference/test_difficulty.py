@@ -27,6 +27,7 @@ def of_task(tiny: Tiny, task: str, vocab_size: int) -> Experiment:
     return tiny(task, f"model.vocab_size={vocab_size}", CONTEXT)
 
 
+@pytest.mark.slow
 def test_it_is_a_plain_loop_over_harder_samples(tiny: Tiny) -> None:
     experiment = of_task(tiny, RECALL, 40)
     model = build(experiment.model).eval()
@@ -47,6 +48,7 @@ def test_it_is_a_plain_loop_over_harder_samples(tiny: Tiny) -> None:
     assert any(note.startswith("no num_pairs of 32: ") for note in found.notes)
 
 
+@pytest.mark.slow
 def test_fewer_items_are_the_first_ones(tiny: Tiny) -> None:
     experiment = of_task(tiny, COPYING, 16)
     found = find_suite("mad")(build(experiment.model), experiment, SuiteRequest(limit=7, max_context=256), untold)
@@ -90,6 +92,7 @@ def test_the_values_of_a_difficulty_are_of_its_knob(name: str) -> None:
     assert set(component.cls.difficulties) - {"context"} <= set(component.knobs)
 
 
+@pytest.mark.slow
 def test_a_shipped_experiment_of_mad_is_measured_at_the_lengths_that_it_reads() -> None:
     experiment = load("compression_tiny", ["task.eval_size=16"])
     found = find_suite("mad")(build(experiment.model), experiment, SuiteRequest(), untold)

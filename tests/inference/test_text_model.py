@@ -57,6 +57,7 @@ def run(each: TextModel, prompt: str | None, settings: Settings, **options) -> l
     return list(each.stream(prompt, settings, **options))
 
 
+@pytest.mark.slow
 def test_a_batch_gives_what_each_prompt_gives_alone(each: TextModel) -> None:
     prompts = [
         Prompt("a longer prompt, €", max_new_tokens=12),
@@ -77,6 +78,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(each: TextModel) -> None:
         assert (result.finish_reason == "stop") == (result.stop is not None)
 
 
+@pytest.mark.slow
 def test_a_saved_state_goes_on_exactly(each: TextModel, tmp_path: Path) -> None:
     settings = Settings(max_new_tokens=14, temperature=0.9, logprobs=1)
     whole = run(each, "some prompt", settings, seed=3)
@@ -91,6 +93,7 @@ def test_a_saved_state_goes_on_exactly(each: TextModel, tmp_path: Path) -> None:
     assert run(each, None, settings, seed=3, files=StateFiles(files[0])) == whole
 
 
+@pytest.mark.slow
 def test_a_state_with_room_for_a_compiled_decoder_goes_on_without_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_flops_counted_by_hand(write: Write) -> None:
     assert shallow.flops_per_token_forward - head >= 2 * 4 * 16 * 16, "queries, keys, values and output are 16 x 16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_flops_of_a_transformer_by_hand(checkpointed: bool) -> None:
     T, D, F, V, L = 128, 128, 320, 256, 4
@@ -191,6 +192,7 @@ def test_model_task_and_context_must_agree(tiny: Tiny) -> None:
         estimate_cost(config.load("mega_tiny", ["train.context=600"]))
 
 
+@pytest.mark.slow
 def test_a_window_costs_what_is_read_of_it(tiny: Tiny) -> None:
     window = "model.layers[*].mixer={type: attention, num_heads: 2, attention: {type: softmax, window_size: 131072}}"
     figures = estimate_cost(tiny(window))

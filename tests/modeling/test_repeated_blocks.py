@@ -50,6 +50,7 @@ def test_costs_are_those_of_running_every_chunk_of_the_loss(rows: int, monkeypat
     assert counted_once == step_trace.trace_step(wide)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("residual", "num_run"),
     [

@@ -90,6 +90,7 @@ def test_products_agree_with_a_loop(num_tokens, num_corrections, strongest):
     assert_same(delta_product(*inputs), loop_over_corrections(*inputs), [x for x in inputs if x is not None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_tokens", [64 * 4, 64 * 6 + 3])
 def test_groups_of_chunks_agree_with_a_loop(num_tokens, monkeypatch):
     monkeypatch.setattr(_chunk_scan, "GROUP", 2)

@@ -52,6 +52,7 @@ def test_agrees_with_a_loop(num_tokens, strongest, width, bonus):
     assert_same(gated_linear(**inputs), loop(**inputs), leaves, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [None, 1, K])
 def test_groups_of_chunks_agree_with_a_loop(width):
     inputs = drawn(64 * 17 + 3, width, 0.1, bonus=False)

@@ -47,6 +47,7 @@ def test_every_row_has_the_product_with_its_own_matrix(counts: list[int]) -> Non
     torch.testing.assert_close(grouped_linear(x, weight, sizes), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", COUNTS[:2], ids=str)
 def test_is_an_operation_in_every_respect(counts: list[int]) -> None:
     torch.library.opcheck(module._forward, inputs(counts))

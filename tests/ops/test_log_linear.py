@@ -44,18 +44,21 @@ def run(inputs, position=0, state=None, room=8):
     return log_linear(*inputs, start, empty if state is None else state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_tokens", [1, 2, 7, 64, 70])
 def test_agrees_with_its_definition(num_tokens):
     inputs = draw(num_tokens)
     assert_same_gradients(run(inputs)[0], pairs(*inputs), inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_scales", [2, 4])
 def test_the_last_level_is_that_of_all_higher_ones(num_scales):
     inputs = draw(37, num_scales)
     assert_same_gradients(run(inputs)[0], pairs(*inputs), inputs)
 
 
+@pytest.mark.slow
 def test_rows_go_on_from_positions_of_their_own():
     inputs = draw(133)
     whole, first, second = pairs(*inputs), [x[:1] for x in inputs], [x[1:] for x in inputs]

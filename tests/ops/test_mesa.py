@@ -80,6 +80,7 @@ def test_many_tokens_stay_exact_in_float32():
     assert state.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph():
     leaves = draw(13)
     compiled = torch.compile(mesa, fullgraph=True, backend="aot_eager")

@@ -101,6 +101,7 @@ def test_float32_is_near_float64_and_half_precision_is_rounded_once():
     assert (y.dtype, last.cell.dtype) == (torch.bfloat16, torch.float32)
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break():
     gates, recurrent, state = draw(9, 2, 4)
     compiled = torch.compile(slstm, fullgraph=True, backend="aot_eager")

@@ -19,16 +19,12 @@ print(json.dumps([asdict(row) for row in compile_kernels(sys.argv[1])]))
 """
 
 
-def python(code, *arguments, interpret=""):
-    """Run Python in a process of its own, where kernels are compiled, or interpreted."""
-    environment = os.environ | {"TRITON_INTERPRET": interpret}
+def python(code, *arguments):
+    """Run Python in a process of its own, where kernels are compiled and not interpreted."""
+    environment = os.environ | {"TRITON_INTERPRET": ""}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
     )
-
-
-def archlab(*arguments, **settings):
-    return python("from archlab.cli.main import main; main()", *arguments, **settings)
 
 
 @pytest.mark.services
@@ -47,22 +43,21 @@ def test_kernels_fit_their_gpus_and_move_little_more_than_they_must(operation):
 
 @pytest.mark.slow
 def test_a_table_of_them_is_printed():
-    done = archlab("kernels", "logit_gradients")
+    done = python("from archlab.cli.main import main; main()", "kernels", "logit_gradients")
     assert done.returncode == 0, done.stderr
     assert "token loss, both ways" in done.stdout
     assert "sm_90" in done.stdout
 
 
-@pytest.mark.slow
-def test_an_unknown_operation_is_named():
-    done = archlab("kernels", "diagonal_scn")
-    assert (done.returncode, done.stderr) == (
+def test_an_unknown_operation_is_named(run):
+    done = run("kernels", "diagonal_scn")
+    assert (done.status, done.err) == (
         2,
         "archlab: no kernels of 'diagonal_scn'; did you mean 'diagonal_scan'?\n",
     )
 
 
-@pytest.mark.slow
-def test_interpreted_kernels_are_not_compiled():
-    done = archlab("kernels", interpret="1")
-    assert (done.returncode, done.stderr) == (2, "archlab: TRITON_INTERPRET is set, so nothing is compiled: unset it\n")
+def test_interpreted_kernels_are_not_compiled(run, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    done = run("kernels")
+    assert (done.status, done.err) == (2, "archlab: TRITON_INTERPRET is set, so nothing is compiled: unset it\n")

@@ -130,6 +130,7 @@ def test_nine_of_ten_forecasts_lie_in_their_interval() -> None:
     assert np.median(widths) < 1.5
 
 
+@pytest.mark.slow
 def test_a_crossing_is_found() -> None:
     rng = np.random.default_rng(1)
     late = Law(1.5, 900.0, 0.37, 410.7, 0.28)
@@ -146,6 +147,7 @@ def test_a_crossing_is_found() -> None:
     assert {one.candidate for one in result.backtest.held_out} == {"early", "late"}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_told_apart_is_told() -> None:
     probabilities = []
     for seed in range(4):
@@ -204,6 +206,7 @@ def test_one_token_count_is_a_law_of_size_at_that_count() -> None:
         fit(points, 1e9, 2e9)
 
 
+@pytest.mark.slow
 def test_few_losses_share_exponents() -> None:
     few = {"sizes": SIZES[:4], "ratios": (5, 20), "noise": 0.002}
     points = [p for name in "abc" for p in losses(CHINCHILLA, name, rng=np.random.default_rng(ord(name)), **few)]

@@ -41,6 +41,7 @@ def test_every_dependency_is_pinned(project: dict) -> None:
     assert [name for name in wanted if name.split(">=")[0].split("[")[0] not in {*pins, "archlab"}] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["", "from archlab.cli.main import cli; cli(['--help'], standalone_mode=False)"])
 def test_starting_does_not_import_torch(start: str) -> None:
     heavy = "{'torch', 'optuna', 'tensorboard', 'transformers'}"

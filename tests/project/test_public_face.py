@@ -60,6 +60,7 @@ def test_no_any_in_a_verb(name: str) -> None:
     assert not any("Any" in str(annotation) for annotation in written)
 
 
+@pytest.mark.slow
 def test_importing_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'optuna', 'numpy', 'rich'}"
     code = f"import sys, archlab; archlab.load; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"

@@ -32,6 +32,7 @@ def runs(trained: Path, tmp_path: Path) -> list[Path]:
     return copies
 
 
+@pytest.mark.slow
 def test_runs_and_an_experiment(runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = archlab.compare(*runs, "llama2_tiny", out=out)

@@ -17,7 +17,7 @@ from archlab.reporting.figures.bars import bars
 from archlab.reporting.figures.parallel import parallel_coordinates
 from archlab.reporting.format import brief
 from archlab.reporting.html import code, escape, figure, table
-from archlab.reporting.importance import importances
+from archlab.reporting.importance import MIN_TRIALS, importances
 from archlab.reporting.report import report
 from archlab.text import HIDDEN, visible
 from archlab.training.trainer import train
@@ -121,6 +121,7 @@ def test_what_a_user_wrote_is_escaped(tmp_path: Path, fake: Any) -> None:
     assert "No trial has been completed." in reader.text
 
 
+@pytest.mark.slow
 def test_reports_of_few_trials_and_of_running_searches(tmp_path: Path, fake: Any) -> None:
     search(write_space(tmp_path), tmp_path / "s", trials=1)
     (tmp_path / "s" / "summary.json").unlink()
@@ -135,7 +136,7 @@ def test_reports_of_few_trials_and_of_running_searches(tmp_path: Path, fake: Any
 def test_importances_find_the_knob_that_matters_for_either_direction(tmp_path: Path, fake: Any) -> None:
     vary = {"train.lr": {"low": 0.001, "high": 0.1, "log": True}, "train.weight_decay": {"low": 0, "high": 1}}
     study = {"sampler": "random", "pruner": "none"}
-    search(write_space(tmp_path, vary=vary, study=study), tmp_path / "s", trials=24)
+    search(write_space(tmp_path, vary=vary, study=study), tmp_path / "s", trials=MIN_TRIALS)
     found, problem = importances(read_search(tmp_path / "s"))
     assert problem == ""
     assert max(found, key=lambda name: found[name]) == "train.lr"
@@ -167,6 +168,7 @@ def test_parallel_coordinates_cope_with_knobs_that_some_trials_lack(tmp_path: Pa
     assert axes["num_dims"]["slots"] == ["–"]
 
 
+@pytest.mark.slow
 def test_a_run_s_report(tmp_path: Path) -> None:
     write_space(tmp_path)
     train(load(tmp_path / "tiny.yaml"), tmp_path / "run")

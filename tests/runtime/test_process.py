@@ -26,6 +26,7 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's: it cannot be told")
 def test_freed_blocks_stay_with_the_process() -> None:
     code = (
@@ -41,6 +42,7 @@ def test_freed_blocks_stay_with_the_process() -> None:
     assert told == ["True", "False", "False"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's: it cannot be told")
 def test_a_program_starts_anew_without_the_cache_of_small_blocks(tmp_path: Path) -> None:
     program = tmp_path / "program"

@@ -137,6 +137,7 @@ def _kill_at(patch: pytest.MonkeyPatch, owner: Any, name: str, number: int, is_d
     patch.setattr(archlab.searching.worker, "leave_open", killed)
 
 
+@pytest.mark.slow
 def test_a_setting_that_cannot_be_trained_costs_the_candidate_nothing(tmp_path: Path, fake: Any) -> None:
     def loss(experiment: Experiment) -> float:
         if experiment.train.lr > 0.02:

@@ -106,6 +106,7 @@ def test_a_run_is_refused_until_it_is_migrated_and_then_goes_on(run: Path, tiny:
     assert resumed.metrics["step"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_between_checkpoints_resumes_after_migration(run: Path, tiny: Tiny) -> None:
     migrate(run)
     final = {name: tensor.clone() for name, tensor in archlab.load_model(run).state_dict().items()}
@@ -114,6 +115,7 @@ def test_a_run_interrupted_between_checkpoints_resumes_after_migration(run: Path
     assert all((tensor == final[name]).all() for name, tensor in archlab.load_model(run).state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_tensors_have_former_names_names_the_command(run: Path) -> None:
     names = renames.current()
     tree = yaml.safe_load((run / "final/experiment.yaml").read_text())
@@ -127,6 +129,7 @@ def test_a_checkpoint_whose_tensors_have_former_names_names_the_command(run: Pat
     assert names.parameters
 
 
+@pytest.mark.slow
 def test_damage_is_refused_and_nothing_changes(run: Path) -> None:
     with (run / "final/model.safetensors").open("ab") as file:
         file.write(b"x")
@@ -137,6 +140,7 @@ def test_damage_is_refused_and_nothing_changes(run: Path) -> None:
     assert [path.name for path in run.parent.iterdir() if "archlab-" in path.name] == []
 
 
+@pytest.mark.slow
 def test_what_fails_half_way_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(run)
     monkeypatch.setattr("archlab.storage.migrate.write_manifest", lambda *_: 1 / 0)
@@ -152,6 +156,7 @@ def test_other_directories_are_refused(tmp_path: Path) -> None:
         migrate(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_search_in_use_is_refused(run: Path) -> None:
     (run / "search.yaml").write_text("base: base.yaml\n")
     with lock(run / ".workers.lock", wait=True, shared=True), pytest.raises(ArchlabError, match="stop it first"):

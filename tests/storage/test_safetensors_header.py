@@ -77,6 +77,7 @@ def test_what_was_written_is_described(tmp_path: Path) -> None:
     assert header.metadata == {"format": "pt"}
 
 
+@pytest.mark.slow
 @MANY
 @given(data=st.data())
 def test_changed_bytes_are_refused_or_leave_a_tensor_of_its_header(data: st.DataObject, tmp_path: Path) -> None:
@@ -88,6 +89,7 @@ def test_changed_bytes_are_refused_or_leave_a_tensor_of_its_header(data: st.Data
     read_or_refuse(tmp_path / "m")
 
 
+@pytest.mark.slow
 @MANY
 @given(data=st.data())
 def test_any_header_is_refused_or_read(data: st.DataObject, tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ class DeadKnob(Last):
         super().__init__(dim, gain=1 + share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "check", "problem"),
     [

@@ -20,6 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs/components.md"
 IMPORTS = "import torch\nfrom archlab import AdamSettings, Fraction, UpdateRule, choice, register\n\n\n"
 
 
+@pytest.mark.slow
 def test_the_documented_optimizer_passes_and_is_refused_what_it_has_not(tmp_path: Path) -> None:
     [source] = [
         block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "UpdateRule" in block
@@ -105,6 +106,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_wrong_is_named(name: str) -> None:
     cls, message = BROKEN[name]

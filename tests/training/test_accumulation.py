@@ -67,6 +67,7 @@ def update(experiment: Experiment, task: Any, cut: tuple[int, int]) -> tuple[flo
     return record["loss"], record["grad_norm"], gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("chunked", [False, True])
 def test_two_times_four_is_eight(head: str, chunked: bool, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

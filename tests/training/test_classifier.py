@@ -112,6 +112,7 @@ def test_a_model_that_looks_ahead_may_not_predict_the_next_word(write: Write) ->
         validate(experiment.load(write({"model": model, "task": "stdlib"})))
 
 
+@pytest.mark.slow
 def test_losses_that_layers_add_are_learned_from(write: Write, tmp_path: Path, text: Path) -> None:
     (tmp_path / "adds.py").write_text(ADDS)
     layer = {"mixer": {"type": "adds"}, "ffn": {"type": "mlp", "hidden_dim": 16}}

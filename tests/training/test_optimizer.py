@@ -34,6 +34,7 @@ def reference_settings() -> TrainConfig:
     )
 
 
+@pytest.mark.slow
 def test_the_training_of_the_reference() -> None:
     train, expected = reference_settings(), A["train"]
     weights = {name: t.double() for name, t in load_file(GOLDEN / "model_A.weights.safetensors").items()}

@@ -70,6 +70,7 @@ def test_a_run_whose_folder_begins_anew_does_not_write_to_it(tiny: Tiny, tmp_pat
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000001"]
 
 
+@pytest.mark.slow
 def test_too_large_a_step_is_refused_before_anything_is_made(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +98,7 @@ def test_what_cannot_be_trained_makes_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.device: no CUDA device is available; use cpu or auto"):

@@ -88,6 +88,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
     return install
 
 
+@pytest.mark.slow
 def test_wandb_is_told_what_the_log_has(tiny: Tiny, tmp_path: Path, installed: Any) -> None:
     wandb = installed(FakeWandb())
     train(tiny(*LOGGED, "train.loggers=[wandb]"), tmp_path / "run")
@@ -99,6 +100,7 @@ def test_wandb_is_told_what_the_log_has(tiny: Tiny, tmp_path: Path, installed: A
     assert wandb.ended == [0]
 
 
+@pytest.mark.slow
 def test_mlflow_goes_on_in_the_run_that_was_stopped(tiny: Tiny, tmp_path: Path, installed: Any) -> None:
     mlflow = installed(FakeMlflow())
     experiment = tiny(*LOGGED, "train.loggers=[mlflow]")
@@ -117,6 +119,7 @@ def test_mlflow_goes_on_in_the_run_that_was_stopped(tiny: Tiny, tmp_path: Path, 
     assert {record["step"] for record in mlflow.records} == {2, 4}
 
 
+@pytest.mark.slow
 def test_a_logger_that_fails_does_not_end_the_run(
     tiny: Tiny, tmp_path: Path, installed: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -161,6 +164,7 @@ def test_a_trace_past_the_end_is_refused(tiny: Tiny) -> None:
         tiny("train.steps=4", "train.warmup=1", "train.profile={start: 10}")
 
 
+@pytest.mark.slow
 def test_a_record_tells_of_the_machine(tiny: Tiny, tmp_path: Path) -> None:
     result = train(tiny(*LOGGED), tmp_path / "run", peak_flops=lambda device, precision: 1e12)
     record = next(each for each in metrics.read(tmp_path / "run") if "loss" in each)

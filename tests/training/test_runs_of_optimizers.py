@@ -48,6 +48,7 @@ def test_a_killed_run_goes_on_bit_for_bit(name: str, tiny: Tiny, tmp_path: Path)
         assert all(torch.equal(mine[key], its[key]) for key in mine)
 
 
+@pytest.mark.slow
 def test_the_average_is_evaluated_kept_and_loaded(tiny: Tiny, tmp_path: Path) -> None:
     experiment, run = tiny(*AVERAGE, "train.checkpoint_every=4", "train.keep_checkpoints=9"), tmp_path / "run"
     train(experiment, run)

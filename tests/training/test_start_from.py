@@ -108,6 +108,7 @@ def test_weights_begin_a_run_of_their_own(tiny: Tiny, trunk: Path, tmp_path: Pat
     assert recorded.checkpoint == str(trunk)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["", "final", "checkpoints", "checkpoints/step_00000004"])
 def test_a_run_its_model_and_its_last_checkpoint_have_the_same_weights(
     place: str, tiny: Tiny, trunk: Path, tmp_path: Path

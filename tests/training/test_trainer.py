@@ -16,6 +16,7 @@ from archlab.storage import checkpoint
 from archlab.training.trainer import train
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path) -> None:
     watch = Recorder()
     result = train(tiny("train.tensorboard=true"), tmp_path / "run", callbacks=[watch])
@@ -46,6 +47,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(tiny: Tiny, tmp_path: 
     assert curve(tmp_path / "other") != curve(whole)
 
 
+@pytest.mark.slow
 def test_what_is_kept_now_and_then(tiny: Tiny, tmp_path: Path) -> None:
     rare = ["train.log_every=5", "train.eval_every=0", "train.checkpoint_every=0"]
     train(tiny(*rare), tmp_path / "run")
@@ -74,6 +76,7 @@ def test_recomputing_activations_changes_no_loss(kind: str, tiny: Tiny, tmp_path
     assert same_weights(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_bfloat16(tiny: Tiny, tmp_path: Path, whole: Path) -> None:
     low = losses(tiny("train.precision=bfloat16"), tmp_path / "run")
     high = [r["loss"] for r in curve(whole) if "loss" in r]
@@ -82,6 +85,7 @@ def test_bfloat16(tiny: Tiny, tmp_path: Path, whole: Path) -> None:
     assert all(t.dtype == torch.float32 for t in load_file(tmp_path / "run/final/model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"^step \d+: the (loss|gradient's norm) is (nan|inf); try a smaller"

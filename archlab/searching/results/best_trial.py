@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -40,10 +40,11 @@ _LOCK, _PROVENANCE = ".best.lock", "provenance.json"
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """Return the best trial by the first objective, the earlier one of a tie, or None until a trial is complete."""
-    front = study.best_trials
-    if not front:
-        return None
-    return min(front, key=by_first_objective(study))
+    return _best_of(study.best_trials, study)
+
+
+def _best_of(front: Sequence[FrozenTrial], study: optuna.Study) -> FrozenTrial | None:
+    return min(front, key=by_first_objective(study), default=None)
 
 
 def by_first_objective(study: optuna.Study) -> Callable[[FrozenTrial], tuple[float, int]]:
@@ -68,10 +69,11 @@ def _publish_best(
 ) -> FrozenTrial | None:
     # Read before the best is chosen: a better trial that ends in between must not lose its weights below.
     done = finished_trials(study)
-    best = best_trial(study)
+    front = study.best_trials  # once: each time it copies the whole study
+    best = _best_of(front, study)
     if best is not None and not _is_published(best, folder, identity):
         _publish(best, space, folder, identity)
-    kept = kept_trials(study, done, space.study.keep) | ({best.number} if best else set())
+    kept = kept_trials(study, done, front, space.study.keep) | ({best.number} if best else set())
     for number in {trial.number for trial in done} - kept | superseded_trials(study, done):
         delete_weights(trial_dir(folder, number))
     return best

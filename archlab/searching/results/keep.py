@@ -12,12 +12,12 @@ from archlab.searching.study.study import is_interrupted
 from archlab.searching.study.trial_attrs import trial_attrs
 
 
-def kept_trials(study: Study, done: Sequence[FrozenTrial], best: int) -> set[int]:
+def kept_trials(study: Study, done: Sequence[FrozenTrial], front: Sequence[FrozenTrial], best: int) -> set[int]:
     """Return the numbers of the `best` best trials: those of the Pareto front first, then by the first objective."""
     complete = [trial for trial in done if trial.state == TrialState.COMPLETE]
-    front = {trial.number for trial in study.best_trials}
+    of_front = {trial.number for trial in front}
     sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
-    ranked = sorted(complete, key=lambda trial: (trial.number not in front, sign * trial.values[0], trial.number))
+    ranked = sorted(complete, key=lambda trial: (trial.number not in of_front, sign * trial.values[0], trial.number))
     return {trial.number for trial in ranked[:best]}
 
 

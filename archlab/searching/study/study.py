@@ -181,8 +181,10 @@ def _progress(study: SearchStudy, trial: FrozenTrial, folder: Path) -> list[int]
 
 def earlier_attempts(study: optuna.Study, trial: FrozenTrial | Trial) -> Iterator[int]:
     """Yield the numbers of the trials that a trial runs again, the latest first."""
-    trials = {each.number: each for each in study.get_trials(deepcopy=False)}
     number: int | None = trial.user_attrs.get("retry_of")
+    if number is None:
+        return
+    trials = {each.number: each for each in study.get_trials(deepcopy=False)}
     while number in trials:
         yield number
         number = trial_attrs(trials[number]).get("retry_of")

@@ -25,6 +25,7 @@ def write_prompts(folder: Path, *prompts: object) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_file_of_prompts(run, trained: Path, tmp_path: Path) -> None:
     prompts = [
         {"prompt": "3 times"},
@@ -136,6 +137,7 @@ def test_probabilities(run, trained: Path) -> None:
     assert "best" not in lines(run("generate", str(trained), *options, "--logprobs", "0").out)[0]
 
 
+@pytest.mark.slow
 def test_a_state_is_saved_and_goes_on(run, trained: Path, tmp_path: Path) -> None:
     whole = run("generate", str(trained), "--prompt", "3 times", "--tokens", "9", "--seed", "2").out
     first = run(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import pytest
 
+
+@pytest.mark.slow
 def test_doctor(run) -> None:
     done = run("doctor")
     assert done.status == 0

@@ -52,6 +52,7 @@ def test_eval_by_a_suite(run, trained: Path, tmp_path: Path) -> None:
     assert (alone.status, "--out is of a --suite" in alone.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_generate(run, trained: Path) -> None:
     done = run("generate", str(trained), "--prompt", "3 times", "--tokens", "20")
     assert done.status == 0

@@ -42,6 +42,7 @@ def windows_of(experiment: Experiment, length: int, num_targets: int) -> torch.T
     return torch.stack([F.cross_entropy(model(x[None])[0][0], y, reduction="none") for x, y in rows]).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [24, 4096])
 def test_it_is_a_plain_loop_over_windows(of_text: Experiment, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context, "CHUNK", chunk)
@@ -74,6 +75,7 @@ def test_it_is_what_evaluate_returns_at_each_context(of_text: Experiment) -> Non
         assert each.value == pytest.approx(same.metrics["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_text_is_read_whole(of_text: Experiment) -> None:
     text = of_text.task.factory()().text("test").decode()
     of_split = loss_by_context(build(of_text.model), of_text, SuiteRequest(), untold)

@@ -92,6 +92,7 @@ def test_a_judge_that_refuses_is_told_by_its_answer(
     assert (done.status, done.err) == (2, "archlab: the judge answers 401 (Unauthorized)\n")
 
 
+@pytest.mark.slow
 def test_without_a_judge_nothing_is_written(
     run, trained: Path, questions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_damaged_weights_are_refused(exported: tuple[Path, ModuleType, dict], co
     assert load(module, folder).keys() <= tensors.keys()
 
 
+@pytest.mark.slow
 @quickly
 @given(data=st.data(), name=st.sampled_from([INDEX, MANIFEST]))
 def test_damaged_json_is_refused(

@@ -173,6 +173,7 @@ def test_an_export_that_differs_is_not_left_behind(tiny: Tiny, tmp_path: Path, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_package_that_is_missing_is_told(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = read_model(publish(tiny(), tmp_path / "run"))
     with caplog.at_level(logging.WARNING):

@@ -288,6 +288,7 @@ def test_a_folder_is_not_overwritten_unasked(folder: Path, tmp_path: Path) -> No
         save_pretrained(model, tmp_path / "new", "mpt")
 
 
+@pytest.mark.slow
 def test_force_replaces_what_archlab_wrote_and_never_what_it_reads(folder: Path, tmp_path: Path) -> None:
     model, before = load_pretrained(folder), {path.name: path.read_bytes() for path in folder.iterdir()}
     for write, source in ((save_pretrained, model), (import_checkpoint, folder)):

@@ -165,6 +165,7 @@ def model_of(system: str, own: dict[str, object], dtype: torch.dtype = torch.flo
     return random_model(getattr(transformers, f"{system}ForCausalLM"), config, dtype)
 
 
+@pytest.mark.slow
 @every_case
 def test_logits_and_decoding_agree_both_ways(tmp_path: Path, system: str, own: dict[str, object]) -> None:
     theirs = model_of(system, own)

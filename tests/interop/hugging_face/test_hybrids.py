@@ -171,6 +171,7 @@ def model_of(system: str, own: dict[str, Any]) -> Any:
     return theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("system", "own"), CASES.values(), ids=CASES)
 def test_logits_agree_both_ways_whole_and_piece_by_piece(tmp_path: Path, system: str, own: dict[str, Any]) -> None:
     theirs = model_of(system, own)

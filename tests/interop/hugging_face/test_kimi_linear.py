@@ -82,6 +82,7 @@ def model_of(own: dict[str, Any]) -> nn.Module:
     return theirs
 
 
+@pytest.mark.slow
 @every_case
 def test_logits_and_gradients_agree_both_ways_whole_and_piece_by_piece(tmp_path: Path, own: dict[str, Any]) -> None:
     theirs, tokens = model_of(own), random_tokens(37)
@@ -94,6 +95,7 @@ def test_logits_and_gradients_agree_both_ways_whole_and_piece_by_piece(tmp_path:
     torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_more_than_one_chunk_of_theirs_agrees(tmp_path: Path) -> None:
     theirs, tokens = model_of({"model_max_length": 200}), random_tokens(37, 131)
     theirs.save_pretrained(tmp_path)
@@ -115,6 +117,7 @@ def test_the_tensors_that_are_written_are_those_that_were_read(tmp_path: Path, o
     torch.testing.assert_close(written, read, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_dense_layer_is_read_by_the_name_of_the_authors_and_by_that_of_transformers(tmp_path: Path) -> None:
     model_of({}).save_pretrained(tmp_path)
     first = load_pretrained(tmp_path).state_dict()

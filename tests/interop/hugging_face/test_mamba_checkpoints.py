@@ -18,6 +18,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("system", "own"), CASES.values(), ids=CASES)
 def test_logits_and_decoding_agree_both_ways(tmp_path: Path, system: str, own: dict[str, object]) -> None:
     config = getattr(transformers, f"{system}Config")(**(SIZES | own))

@@ -154,6 +154,7 @@ def model_of(system: str, own: dict[str, Any]) -> nn.Module:
     return theirs
 
 
+@pytest.mark.slow
 @every_case
 def test_logits_agree_both_ways_whole_and_piece_by_piece(tmp_path: Path, system: str, own: dict[str, Any]) -> None:
     theirs, tokens = model_of(system, own), random_tokens(37)

@@ -88,6 +88,7 @@ def test_their_state_is_ours_token_by_token(tmp_path):
         torch.testing.assert_close(logits, out.logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_shipped_experiment_is_theirs(tmp_path):
     ours = build(experiment.load("rwkv4_tiny").model).eval()
     save_pretrained(ours, tmp_path, "rwkv")

@@ -41,6 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_a_tokenizer_comes_along_and_goes_back(folder: Path, tmp_path: Path) -> None:
     out = import_checkpoint(folder, tmp_path / "out").rename(tmp_path / "moved")
     experiment, model = load_trained(out)
@@ -54,6 +55,7 @@ def test_a_tokenizer_comes_along_and_goes_back(folder: Path, tmp_path: Path) -> 
     assert (again / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_text_is_measured_as_transformers_measures_it(folder: Path, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 

@@ -44,6 +44,7 @@ def model_of(own: dict[str, object]):
     return random_model(transformers.xLSTMForCausalLM, transformers.xLSTMConfig(**(SIZES | own)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", CASES.values(), ids=CASES)
 def test_logits_agree_both_ways(tmp_path: Path, own: dict[str, object]) -> None:
     theirs, inputs = model_of(own), random_tokens(37)

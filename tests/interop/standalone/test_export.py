@@ -176,6 +176,7 @@ def test_the_file_is_tidy_and_runs_by_itself(tmp_path: Path) -> None:
     assert run(out / "modeling_it.py", "Once").startswith("Once")
 
 
+@pytest.mark.slow
 def test_only_what_is_used_is_taken_over_as_it_was_written(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "run", EXPERIMENTS["plugin"])
     text = render_model(config.load(tmp_path / "run" / "it.yaml"))

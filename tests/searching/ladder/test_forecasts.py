@@ -69,6 +69,7 @@ def test_with_one_size_the_plain_ranking_is_the_forecast() -> None:
     assert "size" in draft.problem
 
 
+@pytest.mark.slow
 def test_a_law_forecasts_each_candidate_at_its_own_size() -> None:
     # With 1 % more parameters, a candidate is expected to be a little better.
     law = {"a": (2.0, 100.0, 0.5), "b": (1.0, 50.0, 0.3)}

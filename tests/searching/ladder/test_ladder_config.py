@@ -78,6 +78,7 @@ def test_each_verb_refuses_the_others_spaces(tmp_path: Path) -> None:
         archlab.run_ladder("quickstart", out=tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_candidates_share_tokens_batch_and_validation(tmp_path: Path) -> None:
     candidates = {"own": {"train.lr": 0.02}, "llama": "llama2_tiny"}
     ladder = read(tmp_path, candidates=candidates, rungs=rung(params=30e3, seeds=2))
@@ -94,6 +95,7 @@ def test_candidates_share_tokens_batch_and_validation(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_branches_start_from_their_trunk(tmp_path: Path) -> None:
     ladder = read(tmp_path, branches=[0.5, 1.0], rungs=rung(tokens=1280))
     experiment = at_rung(ladder, ladder.named[0], ladder.rungs[0])

@@ -75,6 +75,7 @@ def test_from_the_command_line(run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert part in done.out
 
 
+@pytest.mark.slow
 def test_a_candidate_that_cannot_be_built_is_named(tmp_path: Path) -> None:
     rotated = {"type": "attention", "num_heads": 4, "position": {"type": "rope", "fraction": 0.3}}
     bad = {**CANDIDATES, "odd": {"model.layers[*].mixer": rotated}}

@@ -30,6 +30,7 @@ def test_widths_and_heads_follow_and_sizes_stay() -> None:
     assert layer(resize(archlab.load("rwkv7_tiny"), width=256))["mixer"]["head_dim"] == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama2_tiny", "mamba2_tiny", "rwkv7_tiny", "gated_delta_net_tiny"])
 def test_a_narrow_model_has_the_parameters_that_were_asked_for(name: str) -> None:
     small = solve_width(archlab.load(name), 125e3)
@@ -45,6 +46,7 @@ def head_dims(experiment: Experiment) -> list[float]:
     return [mixer.get("head_dim") or model["dim"] / mixer["num_heads"] for mixer in with_heads]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [6e4, 1.25e5, 2.5e5, 5e5])
 @pytest.mark.parametrize("name", ["llama2_tiny", "mamba2_tiny", "rwkv7_tiny", "gated_delta_net_tiny", "hybrid_tiny"])
 def test_heads_are_about_as_wide_at_every_size(name: str, params: float) -> None:
@@ -66,6 +68,7 @@ def test_a_pattern_of_layers_keeps_every_entry() -> None:
         resize(archlab.load("hybrid_tiny"), layers=3)
 
 
+@pytest.mark.slow
 def test_values_that_are_fixed_hold_at_every_width() -> None:
     fixed = {"model.layers[*].ffn.hidden_dim": 40}
     small = solve_width(archlab.load("llama2_tiny"), 60e3, fixed=fixed)
@@ -73,6 +76,7 @@ def test_values_that_are_fixed_hold_at_every_width() -> None:
     assert size_of(small) == pytest.approx(60e3, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_size_that_no_width_has_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no width gives 10 parameters .* the nearest, \d+, gives [\d,]+"):
         solve_width(archlab.load("llama2_tiny"), 10)

@@ -113,6 +113,7 @@ class Ending:
         raise AssertionError("nothing is to be stopped")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outcome", "rungs"), [(Outcome.TRIAL, RUNGS), (Outcome.DONE, RUNGS[:1])])
 def test_workers_that_end_early_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, rungs: Sequence[object]

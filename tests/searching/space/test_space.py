@@ -16,6 +16,7 @@ LR = {"low": 1e-3, "high": 1e-1, "log": True}
 EMA = "model.layers[*].mixer.ema"
 
 
+@pytest.mark.slow
 def test_shipped_spaces_load() -> None:
     for name in shipped_files("search_spaces"):
         assert (space := load_space(name)).vary or space.is_ladder

@@ -65,6 +65,7 @@ def states(study: SearchStudy) -> list[TrialState]:
     return [trial.state for trial in study.get_trials()]
 
 
+@pytest.mark.slow
 def test_a_trial_that_its_worker_finishes_while_another_lists_the_running_ones_is_not_taken(
     study: SearchStudy, other: SearchStudy, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_trial_that_its_worker_finishes_while_another_lists_the_running_ones_i
     assert states(other) == [COMPLETE]
 
 
+@pytest.mark.slow
 def test_one_worker_alone_takes_a_stale_trial(study: SearchStudy, other: SearchStudy, folder: Path) -> None:
     begin(study)
     with lock(lock_file(folder, 0), wait=True):
@@ -93,6 +95,7 @@ def test_one_worker_alone_takes_a_stale_trial(study: SearchStudy, other: SearchS
     assert other.ask().number == 2
 
 
+@pytest.mark.slow
 def test_a_result_counts_once(study: SearchStudy, other: SearchStudy) -> None:
     trial = begin(study)
     (seen,) = other.get_trials()
@@ -103,6 +106,7 @@ def test_a_result_counts_once(study: SearchStudy, other: SearchStudy) -> None:
     assert (stored.state, stored.value, stored.user_attrs["reason"]) == (COMPLETE, 1.0, "")
 
 
+@pytest.mark.slow
 def test_a_retry_is_enqueued_once_and_after_a_stop_in_between(
     study: SearchStudy, other: SearchStudy, folder: Path
 ) -> None:
@@ -150,6 +154,7 @@ class Elsewhere:
             observer.look()
 
 
+@pytest.mark.slow
 def test_a_worker_elsewhere_has_the_time_of_its_lease_whatever_its_lock_says_here(
     study: SearchStudy, folder: Path
 ) -> None:
@@ -180,6 +185,7 @@ def test_a_process_without_a_lease_takes_no_trial_of_a_worker_elsewhere(study: S
     assert states(study) == [RUNNING]
 
 
+@pytest.mark.slow
 def test_a_worker_elsewhere_that_ended_properly_has_left_its_trial(study: SearchStudy, folder: Path) -> None:
     there = Elsewhere(study, folder)
     (folder / DIR / f"{there.told.id}.json").unlink()
@@ -187,6 +193,7 @@ def test_a_worker_elsewhere_that_ended_properly_has_left_its_trial(study: Search
     assert states(study) == [FAIL, WAITING]
 
 
+@pytest.mark.slow
 def test_a_worker_that_wakes_up_too_late_writes_nothing_and_goes_on(
     study: SearchStudy, other: SearchStudy, folder: Path
 ) -> None:
@@ -220,6 +227,7 @@ def test_a_baseline_is_not_fenced(folder: Path) -> None:
         assert own_lease(folder / "other") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("checkpoints", "attempts"),
     [
@@ -243,6 +251,7 @@ def test_an_attempt_counts_if_the_checkpoint_did_not_advance(
     assert states(study)[len(checkpoints) :] == ([WAITING] if last["interrupted"] else [])
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_hardly_the_fault_of_a_trial_in_another_process(
     study: SearchStudy, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +268,7 @@ def test_a_worker_that_dies_is_hardly_the_fault_of_a_trial_in_another_process(
     assert trial_attrs(study.get_trials()[2])["reason"] == "3 workers died while it ran, without a further checkpoint"
 
 
+@pytest.mark.slow
 def test_a_stop_by_the_user_counts_for_nothing(study: SearchStudy, folder: Path) -> None:
     begin(study).set_user_attr("values", {})
     for number in range(3):

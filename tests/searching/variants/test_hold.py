@@ -97,6 +97,7 @@ def test_patterns_are_made_deeper_by_their_own_operator(tmp_path: Path) -> None:
     assert [bool(entry["mixer"] == "gla") for entry in layers] == [letters[i % 2] == "g" for i in range(len(layers))]
 
 
+@pytest.mark.slow
 def test_the_base_is_brought_to_the_budget_or_the_space_is_refused(tmp_path: Path) -> None:
     space = space_of(tmp_path, vary={"train.lr": [0.1]}, hold=DIM)
     assert held_base(space).get("model.dim") != 16
