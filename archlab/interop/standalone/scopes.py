@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
@@ -60,15 +61,16 @@ def _walk_scope(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
             yield from _walk_scope(ast.iter_child_nodes(node))
 
 
-def references(node: ast.AST, dropped: set[ast.AST]) -> list[Reference]:
+@lru_cache(maxsize=8192)  # of statements that one model after the other is written with
+def references(node: ast.AST, dropped: frozenset[ast.AST]) -> tuple[Reference, ...]:
     """Return a statement's references to its module, in order, without the subtrees of `dropped`."""
     visitor = _Visitor(dropped)
     visitor.visit(node)
-    return visitor.found
+    return tuple(visitor.found)
 
 
 class _Visitor(ast.NodeVisitor):
-    def __init__(self, dropped: set[ast.AST]) -> None:
+    def __init__(self, dropped: frozenset[ast.AST]) -> None:
         self.dropped, self.later = dropped, False
         self.found: list[Reference] = []
         self.scopes: list[tuple[bool, set[str]]] = []

@@ -6,7 +6,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
@@ -51,6 +51,17 @@ class Statement:
         """The names that it binds."""
         return bound_names([self.node])
 
+    @cached_property
+    def inner_imports(self) -> list[ast.Import | ast.ImportFrom]:
+        """The import statements within it."""
+        return [node for node in ast.walk(self.node) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+    @cached_property
+    def keyword_defaults(self) -> list[ast.expr]:
+        """The defaults of the keyword-only parameters of its functions."""
+        signatures = [node for node in ast.walk(self.node) if isinstance(node, ast.arguments)]
+        return [default for signature in signatures for default in signature.kw_defaults if default is not None]
+
     @property
     def decorators(self) -> list[ast.expr]:
         """The decorators of a class or function."""
@@ -81,8 +92,8 @@ def _root(node: ast.expr) -> str | None:
 class Module:
     """The source text of a module, its statements and its imports."""
 
-    def __init__(self, name: str, file: Path) -> None:
-        self.name, self.file, self.data = name, file, file.read_bytes()
+    def __init__(self, name: str, file: Path, data: bytes) -> None:
+        self.name, self.file, self.data = name, file, data
         self.tree = ast.parse(self.data, str(file))
         self.package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         self.imports: dict[str, ImportedName] = {}
@@ -120,7 +131,15 @@ class Module:
 
     def defining(self, name: str) -> list[Statement]:
         """Return the statements that bind a name."""
-        return [statement for statement in self.statements if name in statement.names]
+        return self._defining.get(name, [])
+
+    @cached_property
+    def _defining(self) -> dict[str, list[Statement]]:
+        statements: dict[str, list[Statement]] = {}
+        for statement in self.statements:
+            for name in statement.names:
+                statements.setdefault(name, []).append(statement)
+        return statements
 
     def offset(self, line: int, column: int = 0) -> int:
         """Return the byte offset of a line, counted from 1, and a column; ast counts columns in bytes too."""
@@ -131,6 +150,11 @@ class Module:
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
+
+
+# The models of a process share most of their modules, which are read and never changed: parsing takes a third of an
+# export's text. A file that was edited meanwhile has other data.
+_parse = lru_cache(maxsize=256)(Module)
 
 
 class Library:
@@ -146,7 +170,7 @@ class Library:
             file = getattr(sys.modules.get(name) or import_module(name), "__file__", None)
             if file is None or not file.endswith(".py"):
                 raise ArchlabError(f"{name}: has no Python source to export")
-            self.modules[name] = Module(name, Path(file))
+            self.modules[name] = _parse(name, Path(file), Path(file).read_bytes())
         return self.modules[name]
 
     def owns(self, module: str) -> bool:

@@ -48,25 +48,20 @@ def read_statement(statement: Statement, library: Library, *, keeps_defaults: bo
     """Analyze a statement; raise ArchlabError if it cannot be exported."""
     _refuse_inner_imports(statement, library)
     registrations = [d for d in statement.decorators if _calls(d, (register,), statement.module, library)]
-    declared = [d for d in _keyword_defaults(statement.node) if _calls(d, (slot, slots), statement.module, library)]
+    declared = [d for d in statement.keyword_defaults if _calls(d, (slot, slots), statement.module, library)]
     replaced = [(slot, _default_class(slot) if keeps_defaults else None) for slot in declared]
     uses = _uses(statement.node, {*registrations, *declared}, statement.module, library)
     return ExportedStatement(statement, registrations, replaced, uses)
 
 
 def _uses(node: ast.AST, dropped: set[ast.AST], module: Module, library: Library) -> list[Use]:
-    resolved = [(library.resolve(module, r), r.at_import) for r in references(node, dropped)]
+    resolved = [(library.resolve(module, r), r.at_import) for r in references(node, frozenset(dropped))]
     return [Use(*node_and_target, at_import) for node_and_target, at_import in resolved if node_and_target]
 
 
 def _calls(node: ast.expr, functions: tuple[Callable[..., Any], ...], module: Module, library: Library) -> bool:
     targets = [definition_of(function) for function in functions]
     return isinstance(node, ast.Call) and any(use.target in targets for use in _uses(node.func, set(), module, library))
-
-
-def _keyword_defaults(node: ast.AST) -> list[ast.expr]:
-    signatures = [below for below in ast.walk(node) if isinstance(below, ast.arguments)]
-    return [default for signature in signatures for default in signature.kw_defaults if default is not None]
 
 
 def _default_class(call: ast.expr) -> Definition | None:
@@ -87,9 +82,9 @@ def definition_of(defined: Callable[..., Any]) -> Definition:
 
 
 def _refuse_inner_imports(statement: Statement, library: Library) -> None:
-    for node in ast.walk(statement.node):
+    for node in statement.inner_imports:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += ["archlab" if node.level else node.module or ""] if isinstance(node, ast.ImportFrom) else []
         if any(library.owns(name) for name in names):
-            where = f"{statement.module.file}:{getattr(node, 'lineno', 0)}"
+            where = f"{statement.module.file}:{node.lineno}"
             raise ArchlabError(f"{where}: an import inside a definition cannot be exported; move it to the top")
