@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from archlab.ops.op_costs import backward_flops_ahead, find_body, trace_loops
-from archlab.runtime.private_apis import DispatchMode, argument_names, flop_formula
+from archlab.runtime.private_apis import DispatchMode, argument_names, flop_formula, is_device_query
 
 PHASES = ("forward", "recompute", "backward", "optimizer")
 # Operations that return memory that nobody has written, or the same memory under another shape.
@@ -73,6 +73,8 @@ class StepRecorder(DispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run and record one operation."""
+        if is_device_query(func):
+            return args[0].device
         name, options = str(func.overloadpacket), dict(kwargs or {})
         body = find_body(name)
         if body is not None:

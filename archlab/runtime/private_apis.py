@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -72,13 +73,34 @@ class DispatchMode(TorchDispatchMode):
 
     # The class that all of torch's own counters derive from; its module is private (torch 2.13).
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # A mode is else hidden from the compiler at each operation, which takes longer than most of them do here, where
+        # nothing is compiled (torch 2.13).
+        return False
+
+
+def is_device_query(operation: object) -> bool:
+    """Tell whether an operation asks a tensor without memory for its device, which is an attribute of it."""
+    # Autograd does so several times an operation, and modes are asked as for any other (torch 2.13).
+    return operation is torch.ops.prim.device.default
+
+
+class _FakeTensors(FakeTensorMode):
+    """Torch's mode of tensors without memory, which spends less on each operation."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as above
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0].device if is_device_query(func) else self.dispatch(func, types, args, kwargs or {})
+
 
 def fake_tensors() -> AbstractContextManager[Any]:
     """Make tensors without memory that are otherwise those of their device: kernels, autocast and autograd are its."""
     # Of meta tensors autocast and the choice of kernels know nothing (torch 2.13).
-    from torch._subclasses import FakeTensorMode
-
-    return FakeTensorMode(allow_non_fake_inputs=True)
+    return _FakeTensors(allow_non_fake_inputs=True)
 
 
 @contextmanager

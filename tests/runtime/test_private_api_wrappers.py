@@ -2,16 +2,18 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import torch
 from conftest import needs_compiler
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from archlab.runtime import private_apis
@@ -179,6 +181,30 @@ def test_fake_tensors_act_like_the_cpus() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             y = x @ x.mT
     assert (x.device.type, y.dtype) == ("cpu", torch.bfloat16)
+
+
+class _Queries(private_apis.DispatchMode):
+    """Collects what tensors without memory are asked for their device, by torch's answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[tuple[torch.device, torch.device]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        answer = func(*args, **kwargs or {})
+        if private_apis.is_device_query(func):
+            self.answers.append((args[0].device, answer))
+        return answer
+
+
+def test_a_query_of_a_device_is_told_from_operations() -> None:
+    with uses("torch.ops.prim.device, asked of modes"), FakeTensorMode(), _Queries() as queries:
+        x = torch.empty(2, 3, requires_grad=True)
+        (2 * x).sum().backward()
+    assert queries.answers
+    assert set(queries.answers) == {(torch.device("cpu"), torch.device("cpu"))}
 
 
 def test_operators_are_described() -> None:
