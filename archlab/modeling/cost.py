@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.modeling.build import validate
-from archlab.modeling.step_trace import StepTrace, trace_step
+from archlab.modeling.same_steps import find_trace, step_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ def estimate_cost(experiment: Experiment, model: nn.Module | None = None) -> Cos
     """
     train = experiment.train
     model = model if model is not None else validate(experiment)
-    trace = _trace(_Request(_identity(experiment), experiment, model))
+    trace = find_trace(step_of(experiment, model))
     return Cost(
         params=trace.params,
         params_non_embedding=trace.params_non_embedding,
@@ -67,30 +64,3 @@ def estimate_cost(experiment: Experiment, model: nn.Module | None = None) -> Cos
         memory_per_device=trace.peak_bytes,
         tokens_per_step=train.batch_size * train.accumulate * train.context,
     )
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A step to be traced, equal to others of the same identity."""
-
-    identity: tuple[Any, ...]
-    experiment: Experiment = field(compare=False)
-    model: nn.Module = field(compare=False)
-
-
-def _identity(experiment: Experiment) -> tuple[Any, ...]:
-    """Return what the figures of a step depend on: not its learning rate, its seed or its length."""
-    train, spec = experiment.train, experiment.model
-    inputs = experiment.task.factory()().example_inputs(1, train.context, "meta")
-    sizes = (train.batch_size, train.context, train.accumulate)
-    settings = (*sizes, train.device, train.precision, train.checkpoint_activations)
-    # The classes too: a plugin may have been loaded again under its name.
-    classes = tuple(part.component.cls for part in spec.walk())
-    optimizer = json.dumps(train.to_plain().get("optimizer"))
-    return (json.dumps(spec.to_plain()), classes, inputs.shape, inputs.dtype, *settings, train.clip is None, optimizer)
-
-
-@lru_cache(maxsize=64)
-def _trace(request: _Request) -> StepTrace:
-    # It takes about a second: a candidate's learning rates and seeds share one, and so do a run's start and resume.
-    return trace_step(request.experiment, request.model)

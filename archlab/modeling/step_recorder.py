@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from archlab.ops.op_costs import backward_flops_ahead, find_body, trace_loops
-from archlab.runtime.private_apis import DispatchMode, argument_names, flop_formula
+from archlab.runtime.private_apis import DispatchMode, argument_names, flop_formula, is_device_query
 
 PHASES = ("forward", "recompute", "backward", "optimizer")
 # Operations that return memory that nobody has written, or the same memory under another shape.
@@ -25,8 +25,6 @@ _OVERWRITES = ("aten.copy_", "aten.fill_", "aten.zero_")
 _CAUSAL = ("archlab.causal_attention", "archlab.blocked_attention")
 # Operations that torch composes of others above autograd: called below it, as by a body, they arrive whole.
 _COMPOSITE = ("aten.matmul", "aten.linear", "aten.einsum")
-# Asking a tensor without memory for its device.
-_DEVICE = torch.ops.prim.device.default
 
 
 class _Kind(NamedTuple):
@@ -75,8 +73,7 @@ class StepRecorder(DispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run and record one operation."""
-        # Two of three calls ask for a tensor's device, which is no operation; in here, the tensor itself knows it.
-        if func is _DEVICE:
+        if is_device_query(func):
             return args[0].device
         name, options = str(func.overloadpacket), dict(kwargs or {})
         body = find_body(name)

@@ -73,8 +73,28 @@ def trace_step(experiment: Experiment, model: nn.Module | None = None) -> StepTr
     Raises ConfigError if model, task and context do not fit, or if a tensor's size overflows.
     """
     model = model if model is not None else validate(experiment)
-    try:
+    with _counted(experiment):
         return _trace(experiment, model)
+
+
+def trace_state(experiment: Experiment, model: nn.Module) -> int:
+    """Return the bytes of the micro-batch's state after the context, for which a forward pass is enough.
+
+    Raises ConfigError as `trace_step` does.
+    """
+    train = experiment.train
+    with _counted(experiment), use_backends(traced_backends(train.device)), on_fake_cpu(model), torch.no_grad():
+        batch = example_batch(experiment.task.factory()(), model, train)
+        with skip_repeated_blocks(model):
+            _, state = step_loss(model, *batch, train.precision)
+        return state_bytes(state)
+
+
+@contextmanager
+def _counted(experiment: Experiment) -> Iterator[None]:
+    """Raise ConfigError for what torch says of sizes that cannot be."""
+    try:
+        yield
     except (RuntimeError, ValueError) as error:
         train = experiment.train
         problem = f"a step of {train.batch_size} x {train.context} tokens cannot be counted: {one_line(error)}"

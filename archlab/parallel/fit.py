@@ -16,7 +16,7 @@ from archlab.errors import ConfigError
 from archlab.modeling.backbone import get_further_targets, is_causal, is_per_sample
 from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.optimizer import update_rule
-from archlab.modeling.step_trace import trace_step
+from archlab.modeling.same_steps import find_trace, step_of
 from archlab.ops.linear_cross_entropy import IGNORED
 from archlab.parallel.division import plan_division
 from archlab.parallel.ranks import Ranks
@@ -86,7 +86,7 @@ def memory_of_rank(experiment: Experiment, cost: Cost, layout: Layout) -> tuple[
     train = replace(experiment.train, batch_size=rows, context=experiment.train.context // layout.chunk)
     local = replace(experiment, train=train)
     if layout.tensor > 1:
-        trace = trace_step(local, build_part(experiment.model, layout.tensor))
+        trace = find_trace(step_of(local, build_part(experiment.model, layout.tensor), layout.tensor))
         peak, fixed = trace.peak_bytes, 2 * trace.weight_bytes + trace.optimizer_bytes
     else:
         peak = estimate_cost(local).memory_per_device

@@ -31,7 +31,7 @@ from archlab.parallel.relay import Relay
 from archlab.parallel.session import Session
 from archlab.planning.fewer_layers import by_few_layers
 from archlab.runtime.place import Place
-from archlab.runtime.private_apis import DispatchMode, fake_process_group, memory_tracker
+from archlab.runtime.private_apis import DispatchMode, fake_process_group, is_device_query, memory_tracker
 from archlab.training.step import TrainStep
 
 _CPU = torch.device("cpu")
@@ -129,6 +129,8 @@ class _Answers(DispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run one operation, or answer in its place."""
+        if is_device_query(func):
+            return args[0].device
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # the operations on its parts come here too
         name, options = str(func.overloadpacket), dict(kwargs or {})

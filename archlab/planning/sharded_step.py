@@ -235,6 +235,6 @@ def _common_seconds(setting: Setting, layout: Layout, trace: StepTrace) -> float
     if layout.tensor == 1:
         return 0.0
     # Of W bytes D are divided among n, and C are not: W = C + D, and each device has C + D / n.
-    whole, n = setting.workload.at(0).weight_bytes, layout.tensor
+    whole, n = setting.workload.at(setting.experiment.train.batch_size).weight_bytes, layout.tensor
     common = max(0.0, (n * trace.weight_bytes - whole) / (n - 1))
     return Links(layout, setting.device).reduce_seconds("tensor", common / layout.shard)

@@ -11,8 +11,9 @@ from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ConfigError
-from archlab.modeling.block_memory import StepMemory, trace_memory
-from archlab.modeling.step_trace import OpCost, StepTrace, trace_step
+from archlab.modeling.block_memory import StepMemory
+from archlab.modeling.same_steps import Step, find_memory, find_state, find_trace, step_of
+from archlab.modeling.step_trace import OpCost, StepTrace
 from archlab.parallel.division import plan_division
 from archlab.parallel.tensor import build_part
 
@@ -45,9 +46,7 @@ class Workload:
 
         Raises ConfigError for a model that `tensor` devices do not divide.
         """
-        if tensor not in self._traces:
-            self._traces[tensor] = _Traces(self._experiment, build_part(self._experiment.model, tensor))
-        return self._traces[tensor].at(sequences)
+        return self._part(tensor).at(sequences)
 
     def state_bytes(self, share: float) -> int:
         """Return the bytes of one stream's state after a share of the context: of attention, it grows with that."""
@@ -55,8 +54,7 @@ class Workload:
 
     def memory_at(self, sequences: float, tensor: int = 1) -> StepMemory:
         """Return the memory of so many sequences by block, for a device that has the blocks whole one by one."""
-        self.at(0, tensor)
-        return self._traces[tensor].memory_at(sequences)
+        return self._part(tensor).memory_at(sequences)
 
     def divides(self, tensor: int) -> bool:
         """Return whether so many devices may divide the model along the axis `tensor`."""
@@ -65,58 +63,74 @@ class Workload:
         except ConfigError:
             return False
 
+    def _part(self, tensor: int) -> _Traces:
+        if tensor not in self._traces:
+            part = build_part(self._experiment.model, tensor)
+            self._traces[tensor] = _Traces(self._experiment, part, tensor)
+        return self._traces[tensor]
+
 
 class _Traces:
-    """Traces of one model at any number of sequences, in which all costs of a step are linear."""
+    """Traces of one model at any number of sequences, in which all costs of a step are linear.
 
-    def __init__(self, experiment: Experiment, model: nn.Module) -> None:
-        self._experiment, self._model = experiment, model
+    Each is made when it is asked for: an experiment may need but one of them.
+    """
+
+    def __init__(self, experiment: Experiment, model: nn.Module, tensor: int = 1) -> None:
+        self._experiment, self._model, self._tensor = experiment, model, tensor
         self.sequences = experiment.train.batch_size
-        self.trace = _trace(experiment, model, self.sequences)
+
+    def _step(self, sequences: int, context: int | None = None) -> Step:
+        train = self._experiment.train
+        sized = replace(train, batch_size=sequences, context=context or train.context)
+        return step_of(replace(self._experiment, train=sized), self._model, self._tensor)
+
+    @cached_property
+    def trace(self) -> StepTrace:
+        """The trace of the experiment's number of sequences."""
+        return find_trace(self._step(self.sequences))
 
     @cached_property
     def _other(self) -> tuple[int, StepTrace]:
-        """The trace of another number of sequences, made when it is needed: a single device needs none."""
+        """The trace of another number of sequences."""
         sequences = 1 if self.sequences > 1 else 2
-        return sequences, _trace(self._experiment, self._model, sequences)
+        return sequences, find_trace(self._step(sequences))
 
     @cached_property
-    def _half(self) -> StepTrace:
-        """The trace of one sequence of half the context, made when it is needed."""
-        train = replace(self._experiment.train, context=max(1, self._experiment.train.context // 2))
-        return _trace(replace(self._experiment, train=train), self._model, 1)
+    def _half(self) -> int:
+        """The bytes of one stream's state after half of the context."""
+        return find_state(self._step(1, max(1, self._experiment.train.context // 2)))
 
     def state_bytes(self, share: float) -> int:
         """Return the bytes of one stream's state after a share of the context."""
-        whole, half = self.trace.state_bytes, self._half.state_bytes
+        whole, half = self.trace.state_bytes, self._half
         return max(0, round(whole + (whole - half) * 2 * (share - 1)))
 
     @cached_property
-    def _memories(self) -> tuple[StepMemory, StepMemory]:
-        """The memory of one sequence and of two, block by block, made when it is needed."""
-        one, two = (_of_sequences(self._experiment, sequences) for sequences in (1, 2))
-        return trace_memory(one, self._model), trace_memory(two, self._model)
+    def _one(self) -> StepMemory:
+        """The memory of one sequence, block by block."""
+        return find_memory(self._step(1))
+
+    @cached_property
+    def _two(self) -> StepMemory:
+        """The memory of two sequences, block by block."""
+        return find_memory(self._step(2))
 
     def memory_at(self, sequences: float) -> StepMemory:
         """Return the memory of so many sequences by block."""
-        one, two = self._memories
-        return _memory_between(one, two, lambda a, b: max(0, round(a + (b - a) * (sequences - 1))))
+        if sequences == 1:
+            return self._one
+        return _memory_between(self._one, self._two, lambda a, b: max(0, round(a + (b - a) * (sequences - 1))))
 
     def at(self, sequences: float) -> StepTrace:
         """Return the trace of so many sequences."""
         if sequences == self.sequences:
             return self.trace
         known, other = self._other
+        if sequences == known:
+            return other
         weight = (sequences - self.sequences) / (known - self.sequences)
         return _interpolate(self.trace, other, lambda a, b: max(0, round(a + (b - a) * weight)))
-
-
-def _trace(experiment: Experiment, model: nn.Module, sequences: int) -> StepTrace:
-    return trace_step(_of_sequences(experiment, sequences), model)
-
-
-def _of_sequences(experiment: Experiment, sequences: int) -> Experiment:
-    return replace(experiment, train=replace(experiment.train, batch_size=sequences))
 
 
 def _memory_between(one: StepMemory, two: StepMemory, between: Callable[[int, int], int]) -> StepMemory:

@@ -14,7 +14,7 @@ from archlab.modeling.cost import estimate_cost
 from archlab.modeling.loss import total_loss
 from archlab.modeling.state import reserve_state, state_bytes
 from archlab.modeling.step_recorder import StepRecorder
-from archlab.modeling.step_trace import trace_step
+from archlab.modeling.step_trace import trace_state, trace_step
 from archlab.ops.dispatch import use_backends
 from archlab.ops.grouped_linear import grouped_backends
 from archlab.ops.native import native_backends
@@ -65,6 +65,7 @@ def test_figures_are_those_of_the_model_when_it_is_built(name: str) -> None:
     whole = reserve_state(model, model.init_state(1))
     assert figures.state_bytes == sum(t.numel() * t.element_size() for t in state.values())
     assert figures.max_state_bytes == sum(t.numel() * t.element_size() for t in whole.values())
+    assert figures.state_bytes == trace_state(experiment, build_on_meta(experiment.model)), "of a forward pass alone"
     assert figures.state_bytes <= sum(t.numel() * t.element_size() for t in later.values()) <= figures.max_state_bytes
     assert figures.params == sum(p.numel() for p in model.parameters())
     ends = model.embedding.weight.numel() + model.head.weight.numel()

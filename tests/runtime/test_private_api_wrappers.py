@@ -2,16 +2,18 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import torch
 from conftest import needs_compiler
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from archlab.runtime import private_apis
@@ -179,6 +181,62 @@ def test_fake_tensors_act_like_the_cpus() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             y = x @ x.mT
     assert (x.device.type, y.dtype) == ("cpu", torch.bfloat16)
+
+
+CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "whole numbers": lambda x, _: x.long() + 1,
+    "others": lambda x, _: x.long() + 1.0,
+    "rows": lambda x, y: x @ y,
+    "columns": lambda x, y: x.mT @ y.mT,
+    "one dimension": lambda x, y: torch.cat([x, y.mT]),
+    "another": lambda x, y: torch.cat([x, y.mT], dim=1),
+    "a part": lambda x, _: x[1:].view(-1, 2),
+    "a further part": lambda x, _: x[:, :2].t(),
+    "a gradient": lambda x, _: x.requires_grad_() * 2,
+    "conjugate": lambda x, y: torch.complex(x, x).conj() @ torch.complex(y, y),
+    "sparse": lambda x, y: x.to_sparse() @ y,
+    "named": lambda x, _: x.sum(dim=1, keepdim=True),
+    "of a dtype": lambda x, _: x.sum(dim=1, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_fake_tensors_have_the_shape_of_real_ones_where_torch_remembers_it_too(
+    call: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    for sizes in ((3, 4), (5, 4), (3, 4)):
+        real = call(torch.ones(sizes), torch.ones(sizes[::-1]))
+        with private_apis.fake_tensors():
+            fake = call(torch.ones(sizes), torch.ones(sizes[::-1]))
+        for about in ("shape", "dtype", "layout", "device", "requires_grad", "is_sparse"):
+            assert getattr(fake, about) == getattr(real, about), about
+        assert fake.is_conj() == real.is_conj()
+        if not real.is_sparse:
+            assert (fake.stride(), fake.storage_offset()) == (real.stride(), real.storage_offset())
+
+
+class _Queries(private_apis.DispatchMode):
+    """Collects what tensors without memory are asked for their device, by torch's answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[tuple[torch.device, torch.device]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        answer = func(*args, **kwargs or {})
+        if private_apis.is_device_query(func):
+            self.answers.append((args[0].device, answer))
+        return answer
+
+
+def test_a_query_of_a_device_is_told_from_operations() -> None:
+    with uses("torch.ops.prim.device, asked of modes"), FakeTensorMode(), _Queries() as queries:
+        x = torch.empty(2, 3, requires_grad=True)
+        (2 * x).sum().backward()
+    assert queries.answers
+    assert set(queries.answers) == {(torch.device("cpu"), torch.device("cpu"))}
 
 
 def test_operators_are_described() -> None:
