@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensor, FakeTensorMode
+from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -95,36 +95,6 @@ class _FakeTensors(FakeTensorMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0].device if is_device_query(func) else self.dispatch(func, types, args, kwargs or {})
-
-    def _prep_args_for_hash(self, result: list[Any], args: Any, *state: Any) -> None:
-        """Add inputs to the key by which torch finds the output of an operation again."""
-        if isinstance(args, dict):  # whose keys and values come here again
-            super()._prep_args_for_hash(result, args, *state)
-            return
-        if isinstance(args, list | tuple):
-            result.append((type(args), len(args)))
-        for value in args:
-            if (described := _describe(value, self)) is not None:
-                result.append(described)
-            else:
-                super()._prep_args_for_hash(result, (value,), *state)
-
-
-_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format))
-
-
-def _describe(value: Any, mode: FakeTensorMode) -> tuple[Any, ...] | None:
-    """Return what an output may depend on of a dense tensor or a plain value, or None for torch to say."""
-    # Torch says as much of tensors, in so many steps that the key takes as long as the output (torch 2.13).
-    kind = type(value)
-    if kind in _PLAIN:
-        return kind, value
-    if kind is not FakeTensor or value.fake_mode is not mode or value.constant is not None:
-        return None
-    if value.layout is not torch.strided:
-        return None
-    place = (value.stride(), value.storage_offset(), value.untyped_storage().nbytes(), value.fake_device)
-    return value.dtype, value.shape, place, value.requires_grad, value.is_conj(), value.is_neg(), value.is_inference()
 
 
 def fake_tensors() -> AbstractContextManager[Any]:

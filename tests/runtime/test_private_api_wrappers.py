@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
@@ -181,38 +181,6 @@ def test_fake_tensors_act_like_the_cpus() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             y = x @ x.mT
     assert (x.device.type, y.dtype) == ("cpu", torch.bfloat16)
-
-
-CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "whole numbers": lambda x, _: x.long() + 1,
-    "others": lambda x, _: x.long() + 1.0,
-    "rows": lambda x, y: x @ y,
-    "columns": lambda x, y: x.mT @ y.mT,
-    "one dimension": lambda x, y: torch.cat([x, y.mT]),
-    "another": lambda x, y: torch.cat([x, y.mT], dim=1),
-    "a part": lambda x, _: x[1:].view(-1, 2),
-    "a further part": lambda x, _: x[:, :2].t(),
-    "a gradient": lambda x, _: x.requires_grad_() * 2,
-    "conjugate": lambda x, y: torch.complex(x, x).conj() @ torch.complex(y, y),
-    "sparse": lambda x, y: x.to_sparse() @ y,
-    "named": lambda x, _: x.sum(dim=1, keepdim=True),
-    "of a dtype": lambda x, _: x.sum(dim=1, dtype=torch.float64),
-}
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_fake_tensors_have_the_shape_of_real_ones_where_torch_remembers_it_too(
-    call: Callable[[Tensor, Tensor], Tensor],
-) -> None:
-    for sizes in ((3, 4), (5, 4), (3, 4)):
-        real = call(torch.ones(sizes), torch.ones(sizes[::-1]))
-        with private_apis.fake_tensors():
-            fake = call(torch.ones(sizes), torch.ones(sizes[::-1]))
-        for about in ("shape", "dtype", "layout", "device", "requires_grad", "is_sparse"):
-            assert getattr(fake, about) == getattr(real, about), about
-        assert fake.is_conj() == real.is_conj()
-        if not real.is_sparse:
-            assert (fake.stride(), fake.storage_offset()) == (real.stride(), real.storage_offset())
 
 
 class _Queries(private_apis.DispatchMode):
