@@ -37,6 +37,15 @@ def test_pieces_wait_and_none_but_the_first_fetches_ahead() -> None:
 
 
 @pytest.mark.slow
+def test_no_block_leaves_its_casts_where_weights_are_fetched_anew(tiny: Tiny) -> None:
+    words = ("train.precision=bfloat16", "train.checkpoint_activations=true", "train.context=4", "train.batch_size=1")
+    experiment = tiny("model.layers[0].repeat=3", *words)
+    first, *_, last = trace_memory(experiment, validate(experiment)).blocks
+    # In a run that keeps them each block has added its weights in bfloat16 by then.
+    assert last.forward - first.forward < first.weight_bytes / 4
+
+
+@pytest.mark.slow
 def test_blocks_that_are_counted_by_another_one_are_as_if_they_were_executed(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

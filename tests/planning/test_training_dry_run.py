@@ -63,10 +63,9 @@ def test_the_plan_is_near_what_torch_tracks(name: str, layout: str, context: int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recompute", [True, False])
-def test_the_plan_knows_that_a_sharded_run_keeps_no_casts(recompute: bool) -> None:
-    words = ["train.precision=bfloat16", "train.context=64", f"train.checkpoint_activations={recompute}"]
-    made = dry_run(load("llama2_tiny", [*words, "model.layers[0].repeat=4", "parallel={shard: 4}"]))
+def test_the_plan_is_as_near_in_bfloat16() -> None:
+    words = ["train.precision=bfloat16", "train.context=64", "model.layers[0].repeat=3", "parallel={shard: 4}"]
+    made = dry_run(load("llama2_tiny", words))
     assert abs(made.difference) <= 0.05, f"planned {made.planned_bytes:,}, tracked {made.tracked_bytes:,}"
 
 
