@@ -90,7 +90,7 @@ def _floats(default: Any) -> Iterator[float]:
 
 def has_no_dead_knob(case: ComponentCase) -> None:
     """Every knob changes the parameters, their initial values, the outputs, the state, or the gradients."""
-    contexts = map(_Context, variants(case))
+    contexts: Iterator[_Context] = map(_Context, variants(case))
     for knob in find(case.kind, case.name).knobs.values():
         contexts, tried = tee(contexts)  # each is drawn and computed once, and only when a knob needs it
         if not any(_has_effect(context, knob) for context in tried):
