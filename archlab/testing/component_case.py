@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ class ComponentCase:
 
     def spec(self) -> Spec:
         """Return the spec of the model; raise ConfigError if the component fits no reference model."""
+        return self._spec
+
+    @cached_property
+    def _spec(self) -> Spec:
+        """What `spec` returns: it takes a build on the meta device, and every check asks for it several times."""
         problem = ConfigError("", f"no model is known to test a {self.kind} in")
         for template in reference_models().get(self.kind, []):
             try:
@@ -61,19 +66,24 @@ class ComponentCase:
 
     def build(self, dtype: torch.dtype = PRECISE) -> nn.Module:
         """Return the model in evaluation mode, with noise added so that no parameter is zero and without effect."""
-        model = build(self.spec()).to(dtype).eval()
-        generator = torch.Generator().manual_seed(2)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                noise = torch.randn(parameter.shape, generator=generator, dtype=PRECISE)
-                parameter.add_(noise.to(dtype), alpha=0.05)
-        return model
+        return with_noise(build(self.spec()), dtype)
 
     def example_inputs(self, num_tokens: int = TOKENS, dtype: torch.dtype | None = None) -> Tensor:
         """Return the case's inputs, in a dtype if they are floating-point, or random tokens [B, T] if it has none."""
         if self.inputs is not None:
             return self.inputs.to(dtype or self.inputs.dtype) if self.inputs.is_floating_point() else self.inputs
         return torch.randint(VOCAB_SIZE, (BATCH, num_tokens), generator=torch.Generator().manual_seed(1))
+
+
+def with_noise(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a new model in a dtype and in evaluation mode, with noise added to its parameters."""
+    model = model.to(dtype).eval()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=PRECISE)
+            parameter.add_(noise.to(dtype), alpha=0.05)
+    return model
 
 
 @cache

@@ -48,9 +48,8 @@ def has_exact_gradients(case: ComponentCase) -> None:
     model = case.build()
     if not backbone.has_exact_gradients(model):
         return
-    slopes_are_exact(case)
-    inputs, in_float32 = case.example_inputs(dtype=PRECISE), case.build(torch.float32)
-    exact = torch.autograd.grad(loss_of(model, inputs), list(model.parameters()), materialize_grads=True)
+    exact, in_float32 = _exact_gradients(case, model), case.build(torch.float32)
+    _require_slope(case, model, exact)
     rounded = torch.autograd.grad(
         loss_of(in_float32, case.example_inputs()), list(in_float32.parameters()), materialize_grads=True
     )
@@ -65,8 +64,16 @@ def slopes_are_exact(case: ComponentCase) -> None:
     model = case.build()
     if not backbone.has_exact_gradients(model):
         return
+    _require_slope(case, model, _exact_gradients(case, model))
+
+
+def _exact_gradients(case: ComponentCase, model: nn.Module) -> tuple[Tensor, ...]:
+    loss = loss_of(model, case.example_inputs(dtype=PRECISE))
+    return torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+
+
+def _require_slope(case: ComponentCase, model: nn.Module, exact: tuple[Tensor, ...]) -> None:
     parameters = list(model.parameters())
-    exact = torch.autograd.grad(loss_of(model, case.example_inputs(dtype=PRECISE)), parameters, materialize_grads=True)
     directions = [torch.randn(p.shape, generator=torch.Generator().manual_seed(3), dtype=PRECISE) for p in parameters]
     slope = sum((g * d).sum() for g, d in zip(exact, directions, strict=True))
     slopes = [_finite_difference(case, model, parameters, directions, step) for step in STEPS]

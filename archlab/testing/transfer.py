@@ -57,12 +57,13 @@ def transfers(case: ComponentCase, width: Scheme = "mup", depth: Scheme = "compl
     wider = [_train(case, scale_widths(spec, Fraction(factor)), spec, width) for factor in WIDTHS[1:]]
     _require_constant([first, *wider], WIDTHS, "width")
     if any(param.branch for param in component.params.values()) or _HOOKS & set(dir(component.cls)):
-        deeper = [_train(case, _deepen(spec, factor), spec, depth) for factor in DEPTHS[1:]]
-        _require_constant([first, *deeper], DEPTHS, "depth")
+        shallow = _with_repeats(spec, 1)
+        deeper = [_train(case, _with_repeats(spec, repeat), shallow, depth, effects=False) for repeat in DEPTHS]
+        _require_constant(deeper, DEPTHS, "depth")
 
 
-def _train(case: ComponentCase, spec: Spec, base: Spec, scheme: Scheme) -> Sizes:
-    """Train a model for a few steps; return the sizes of its activations and of its updates' effects."""
+def _train(case: ComponentCase, spec: Spec, base: Spec, scheme: Scheme, effects: bool = True) -> Sizes:
+    """Train a model for a few steps; return the sizes of its activations and, if asked for, of its updates' effects."""
     depth = sum(entry.repeat for value in base.knobs.values() if isinstance(value, list) for entry in value)
     train = TrainConfig(parametrization=scheme, base_width=base.knobs["dim"], base_depth=depth, weight_decay=0.0)
     model, inputs = build(spec), case.example_inputs()
@@ -78,7 +79,8 @@ def _train(case: ComponentCase, spec: Spec, base: Spec, scheme: Scheme) -> Sizes
         optimizer.step()
     after = _activations(case, model, inputs)
     moved = {f"the change of {name}": _rms(after[name] - before[name]) for name in after if name != _OUTPUT}
-    return {name: _rms(value) for name, value in after.items()} | moved | _effects(case, model, inputs, initial)
+    sizes = {name: _rms(value) for name, value in after.items()} | moved
+    return sizes | _effects(case, model, inputs, initial) if effects else sizes
 
 
 @torch.no_grad()
@@ -131,12 +133,12 @@ def _rms(tensor: Tensor) -> float:
     return float(tensor.double().square().mean().sqrt())
 
 
-def _deepen(spec: Spec, factor: int) -> Spec:
-    """Return the model with as many times as many layers of each kind."""
+def _with_repeats(spec: Spec, repeat: int) -> Spec:
+    """Return the model with each of its layers that many times, however often it has it."""
     plain = spec.to_plain()
     for value in (value for value in plain.values() if isinstance(value, list)):
         for entry in value:
-            entry["repeat"] = entry.get("repeat", 1) * factor
+            entry["repeat"] = repeat
     return parse(plain, spec.kind, spec.path)
 
 

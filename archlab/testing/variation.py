@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from itertools import cycle, islice
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import cycle, islice, tee
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -14,7 +16,7 @@ from archlab.config.schema import REQUIRED, Knob, union_members
 from archlab.errors import ConfigError
 from archlab.modeling.build import build
 from archlab.modeling.state import init_state
-from archlab.testing.component_case import BATCH, PRECISE, CheckFailed, ComponentCase, loss_of
+from archlab.testing.component_case import BATCH, PRECISE, CheckFailed, ComponentCase, loss_of, with_noise
 
 SMALL = (1, 2, 3, 4, 5, 8, 16)
 DEPTH = 2
@@ -88,8 +90,10 @@ def _floats(default: Any) -> Iterator[float]:
 
 def has_no_dead_knob(case: ComponentCase) -> None:
     """Every knob changes the parameters, their initial values, the outputs, the state, or the gradients."""
+    contexts: Iterator[_Context] = map(_Context, variants(case))
     for knob in find(case.kind, case.name).knobs.values():
-        if not any(_has_effect(context, knob) for context in variants(case)):
+        contexts, tried = tee(contexts)  # each is drawn and computed once, and only when a knob needs it
+        if not any(_has_effect(context, knob) for context in tried):
             raise CheckFailed(f"the knob {knob.name!r} has no effect")
 
 
@@ -108,10 +112,23 @@ def variants(case: ComponentCase) -> Iterator[ComponentCase]:
         yield from filter(_builds, (random_case(other, rng) for other in others))
 
 
-def _has_effect(case: ComponentCase, knob: Knob) -> bool:
-    try:
-        original = _fingerprint(case)
-    except (ConfigError, IndexError):  # a vocabulary smaller than the tokens, for one
+@dataclass(frozen=True)
+class _Context:
+    """A case in which a knob is varied; `fingerprint` is None if the case itself gives none."""
+
+    case: ComponentCase
+
+    @cached_property
+    def fingerprint(self) -> list[Any] | None:
+        try:
+            return list(_fingerprint(self.case))
+        except (ConfigError, IndexError):  # a vocabulary smaller than the tokens, for one
+            return None
+
+
+def _has_effect(context: _Context, knob: Knob) -> bool:
+    original, case = context.fingerprint, context.case
+    if original is None:
         return False
     return any(_differs(original, case.with_knobs(**{knob.name: value})) for value in other_values(knob))
 
@@ -137,12 +154,12 @@ def _values_of_slot(slot: Slot) -> Iterator[Any]:
 
 def _differs(original: list[Any], other: ComponentCase) -> bool:
     try:
-        changed = _fingerprint(other)
+        # The names of the parameters come first: where they agree, there are as many gradients.
+        return not all(_is_same(a, b) for a, b in zip(original, _fingerprint(other), strict=False))
     except ConfigError:
         return False
     except (IndexError, RuntimeError, ValueError):  # the model no longer accepts the inputs
         return True
-    return len(changed) != len(original) or any(not _is_same(a, b) for a, b in zip(changed, original, strict=True))
 
 
 def _is_same(a: Any, b: Any) -> bool:
@@ -151,14 +168,16 @@ def _is_same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _fingerprint(case: ComponentCase) -> list[Any]:
-    """Return everything a knob can change: names and initial values of parameters, state shapes, loss and gradients."""
-    # Built without the case's noise, which would hide a knob that only scales the initial values.
-    initial = torch.nn.utils.parameters_to_vector(build(case.spec()).parameters())
-    model = case.build().train()
+def _fingerprint(case: ComponentCase) -> Iterator[Any]:
+    """Yield everything a knob can change: names and initial values of parameters, state shapes, loss and gradients."""
+    model = build(case.spec())
+    yield [name for name, _ in model.named_parameters()]
+    # Before the case's noise, which would hide a knob that only scales the initial values.
+    yield torch.nn.utils.parameters_to_vector(model.parameters())
+    model = with_noise(model, PRECISE).train()
     inputs = case.example_inputs(dtype=PRECISE)
     torch.manual_seed(0)  # dropout, a knob too, must draw alike in both models
     loss = loss_of(model, inputs)
-    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    state = {key: tuple(value.shape) for key, value in init_state(model, BATCH).items()}
-    return [[name for name, _ in model.named_parameters()], initial, state, loss, *gradients]
+    yield {key: tuple(value.shape) for key, value in init_state(model, BATCH).items()}
+    yield loss
+    yield from torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)

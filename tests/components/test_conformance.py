@@ -64,7 +64,7 @@ SMALL = {
     ("mixer", "forgetting"): WINDOW,
     ("mixer", "log_linear_mamba2"): {"num_levels": 4, "head_dim": 8, "state_dim": 5},
     ("mixer", "mamba2"): {"head_dim": 8, "state_dim": 5},
-    ("mixer", "mesa_net"): {"num_steps": 8},
+    ("mixer", "mesa_net"): {"key_dim": 16, "num_steps": 4},  # as many as a key has features: exact
     ("mixer", "mla"): {"latent_dim": 12, "position_dim": 4, **WINDOW},
     ("mixer", "mega"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},
     ("mixer", "megalodon"): {"shared_dim": 16, "value_dim": 32, "attention": SOFTMAX},

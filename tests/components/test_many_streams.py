@@ -3,8 +3,7 @@
 import gc
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 
 import pytest
@@ -78,14 +77,13 @@ def read(model: nn.Module, state: State | None, sizes: Sequence[int]) -> State:
     return state
 
 
-@contextmanager
-def nothing_of_others() -> Iterator[None]:
-    """Spare the garbage collector what other tests have left, which it would search at each call, for seconds."""
+def leave_out_others() -> None:
+    """Spare the garbage collector what other tests have left, which it would search at each call, for seconds.
+
+    For good: to give it back would give back what tests/conftest.py leaves out, which costs all later tests.
+    """
+    gc.collect()
     gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def sizes_of(model: nn.Module, state: State) -> dict[str, int]:
@@ -107,11 +105,11 @@ def test_nothing_grows_with_the_length_of_a_stream(part: tuple[str, str]) -> Non
     calls = [1] * 950 if THOROUGH else [450] * 2 + [1] * 50
     state, sizes = read(model, None, [90, *[1] * 10]), []
     read(model, state, calls[:1])  # what is made once for calls of this size
-    with nothing_of_others():
+    leave_out_others()
+    sizes.append(sizes_of(model, state))
+    for _ in range(2):
+        state = read(model, state, calls)
         sizes.append(sizes_of(model, state))
-        for _ in range(2):
-            state = read(model, state, calls)
-            sizes.append(sizes_of(model, state))
     assert len({(size["state"], size["held"]) for size in sizes}) == 1
     # Something is made once in either half, by Python or by torch; one object for each call would be as many in both.
     assert min(after["allocated"] - before["allocated"] for before, after in pairwise(sizes)) < 40
@@ -134,8 +132,8 @@ def test_what_grows_is_noticed(kept: Callable[[], Collection[object]]) -> None:
             return tokens, {}
 
     model = Keeps()
-    with nothing_of_others():
-        before = sizes_of(model, read(model, None, [1] * 100))
-        after = sizes_of(model, read(model, {}, [1] * 600))
+    leave_out_others()
+    before = sizes_of(model, read(model, None, [1] * 100))
+    after = sizes_of(model, read(model, {}, [1] * 600))
     assert after["held"] == before["held"] + 600
     assert after["allocated"] - before["allocated"] >= 500

@@ -73,7 +73,8 @@ def test_refuses_widths_that_heads_do_not_share():
 @pytest.mark.slow
 def test_decays_begin_in_a_ring():
     torch.manual_seed(0)
-    squared = torch.exp(-2 * F.softplus(find("mixer", "rg_lru").cls(10_000).rate))
+    rates = torch.cat([find("mixer", "rg_lru").cls(100).rate for _ in range(100)])  # one of 10,000 has large matrices
+    squared = torch.exp(-2 * F.softplus(rates))
     assert squared.min() >= 0.9**2 - 1e-4
     assert squared.max() <= 0.999**2 + 1e-4
     assert squared.mean().item() == pytest.approx((0.9**2 + 0.999**2) / 2, abs=2e-3)

@@ -30,18 +30,19 @@ def draw(seed: int) -> ComponentCase:
     return random_model(random.Random(seed), share=0.5 if seed % 3 else 0.0)
 
 
+@pytest.fixture(scope="module", params=seeds(8))
+def case(request: pytest.FixtureRequest) -> ComponentCase:
+    return draw(request.param)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", seeds(8))
-def test_whatever_the_layers(seed: int) -> None:
-    case = draw(seed)
+def test_whatever_the_layers(case: ComponentCase) -> None:
     for check in CHECKS:
         check(case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", seeds(8))
-def test_gradients_are_finite_whatever_the_layers(seed: int) -> None:
-    case = draw(seed)
+def test_gradients_are_finite_whatever_the_layers(case: ComponentCase) -> None:
     model = case.build(torch.float32)  # in evaluation mode: a dropout may be drawn that leaves nothing
     loss_of(model, case.example_inputs()).backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
