@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from archlab.config.domains import Range
@@ -42,6 +43,11 @@ def knobs_of(function: Callable[..., Any]) -> dict[str, Knob]:
 
 def settings_of(section: type) -> dict[str, Knob]:
     """Return the fields of a dataclass of settings as knobs, in order of declaration."""
+    return dict(_settings_of(section))
+
+
+@cache  # evaluating a class's annotations takes longer than checking an experiment's settings against them
+def _settings_of(section: type) -> dict[str, Knob]:
     hints = typing.get_type_hints(section, include_extras=True)
     defaults = {f.name: REQUIRED if f.default is MISSING else f.default for f in fields(section)}
     return {name: Knob(name, hints[name], default) for name, default in defaults.items()}
