@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from archlab import ArchlabError
 from archlab.config import experiment as config
 from archlab.config.yaml_files import shipped_files
+from archlab.interop.exporting import export as exporting
 from archlab.interop.exporting import exported_model
 from archlab.interop.exporting.export import export as export_to
 from archlab.interop.standalone.render import render_model
@@ -110,6 +111,12 @@ EXPERIMENTS = {
 }
 
 
+@pytest.fixture
+def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export without the process that proves each, for tests of something else."""
+    monkeypatch.setattr(exporting, "prove", lambda *arguments: "")
+
+
 def export(folder: Path, out: Path, *, force: bool = False) -> Path:
     return export_to(folder, out, ["standalone"], force=force)
 
@@ -164,6 +171,7 @@ def assert_same_logits(folder: Path, tokens: torch.Tensor) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unproved")
 def test_the_file_is_tidy_and_runs_by_itself(tmp_path: Path) -> None:
     out = export(save_checkpoint(tmp_path / "run", EXPERIMENTS["plugin"]), tmp_path / "out")
     texts = ["README.md", "config.yaml", "manifest.json"]
@@ -204,6 +212,7 @@ def test_every_shipped_experiment_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unproved")
 def test_an_earlier_export_is_replaced_only_by_force(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "run", EXPERIMENTS["tied"])
     out = export(folder, tmp_path / "out")
@@ -217,6 +226,7 @@ def test_an_earlier_export_is_replaced_only_by_force(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unproved")
 def test_a_checkpoint_that_is_replaced_while_it_is_exported_is_exported_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
