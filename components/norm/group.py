@@ -18,7 +18,7 @@ from ._affine import Affine
 class GroupNorm(Affine):
     """Group normalization over contiguous groups of channels (arXiv:1803.08494).
 
-    x: [..., D] -> [..., D].  Raises ValueError where num_groups does not divide D.
+    x: [..., D] -> [..., D].  Raises ValueError where num_groups does not divide D, or is D.
     Deviations: the statistics are those of one timestep, so that no step depends on a later one.
 
     Args:
@@ -41,6 +41,8 @@ class GroupNorm(Affine):
     ) -> None:
         if dim % num_groups:
             raise ValueError(f"dim {dim} is not divisible by num_groups {num_groups}")
+        if dim == num_groups:  # and dim 1: one number less its own mean is 0
+            raise ValueError(f"num_groups {num_groups} leaves one channel to each group: no output would depend on x")
         super().__init__(dim, eps=eps, affine=affine, zero_centered=zero_centered, bias=bias)
         self.num_groups = num_groups
 
