@@ -115,5 +115,5 @@ def test_none_is_the_identity():
 def test_groups_must_divide_dim():
     with pytest.raises(ValueError, match="dim 12 is not divisible by num_groups 5"):
         find("norm", "group").cls(12, num_groups=5)
-    with pytest.raises(ValueError, match="num_groups 12 leaves one channel to each group"):
+    with pytest.raises(ValueError, match="each of 12 groups, or heads of a mixer, has one channel"):
         find("norm", "group").cls(12, num_groups=12)

@@ -56,7 +56,7 @@ def channel_mix(ffn, x):
     return torch.stack(outputs, 1)
 
 
-@pytest.mark.parametrize(("head_dim", "eps"), [(3, 64e-5), (1, 0.1), (6, 64e-5)])
+@pytest.mark.parametrize(("head_dim", "eps"), [(3, 64e-5), (2, 0.1), (6, 64e-5)])
 def test_time_mix_agrees_with_the_equations(head_dim, eps):
     mixer, x = build(head_dim=head_dim, eps=eps), inputs()
     assert_same_gradients(mixer(x)[0], time_mix(mixer, x, head_dim, eps), [x, *mixer.parameters()])
