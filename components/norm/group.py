@@ -42,7 +42,9 @@ class GroupNorm(Affine):
         if dim % num_groups:
             raise ValueError(f"dim {dim} is not divisible by num_groups {num_groups}")
         if dim == num_groups:  # and dim 1: one number less its own mean is 0
-            raise ValueError(f"each of {num_groups} groups, or heads of a mixer, has one channel: no output would depend on x")
+            raise ValueError(
+                f"each of {num_groups} groups, or heads of a mixer, has one channel: no output would depend on x"
+            )
         super().__init__(dim, eps=eps, affine=affine, zero_centered=zero_centered, bias=bias)
         self.num_groups = num_groups
 
