@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,10 @@ class ComponentCase:
     def __str__(self) -> str:
         knobs = ", ".join(f"{key}={value}" for key, value in self.knobs.items())
         return f"{self.kind} {self.name}" + (f" with {knobs}" if knobs else "")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the spec: another process can read a component's class only once it has loaded the plugin.
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def spec(self) -> Spec:
         """Return the spec of the model; raise ConfigError if the component fits no reference model."""

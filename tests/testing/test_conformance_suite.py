@@ -1,5 +1,6 @@
 """The conformance suite finds the problem of a broken component, and names it."""
 
+import pickle
 import random
 import re
 
@@ -234,3 +235,10 @@ def test_random_knobs_give_models_and_differ() -> None:
     assert len({str(case) for case in drawn}) > 4
     kept = [random_case(ComponentCase("ffn", name, {"bias": True}), rng) for name in names("ffn") if name == "mlp"]
     assert all(case.knobs["bias"] is True for case in kept)
+
+
+def test_a_case_goes_to_another_process_without_what_it_has_computed() -> None:
+    fresh, used = (ComponentCase("ffn", "mlp", {"hidden_dim": 8}) for _ in range(2))
+    assert used.spec() is used.spec()
+    assert pickle.dumps(used) == pickle.dumps(fresh)
+    assert pickle.loads(pickle.dumps(used)).spec() == used.spec()
