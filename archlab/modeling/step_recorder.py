@@ -22,7 +22,7 @@ _NO_TRAFFIC = ("aten.empty", "aten.new_empty", "aten._unsafe_view", "aten.lift_f
 _LOOKUPS = ("aten.embedding", "aten.gather", "aten.index", "aten.index_select")
 _OVERWRITES = ("aten.copy_", "aten.fill_", "aten.zero_")
 # Attention whose masked half is skipped, without an argument that says so.
-_CAUSAL = ("archlab.causal_attention", "archlab.blocked_attention")
+_CAUSAL = ("archlab.causal_attention", "archlab.blocked_attention", "archlab.fused_attention")
 # Operations that torch composes of others above autograd: called below it, as by a body, they arrive whole.
 _COMPOSITE = ("aten.matmul", "aten.linear", "aten.einsum")
 

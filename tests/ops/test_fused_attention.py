@@ -73,6 +73,7 @@ def test_a_trace_without_values_has_its_shapes_and_costs(case):
     forward, backward = costs["archlab.fused_attention"], costs["archlab.fused_attention_back"]
     pairs = B * H * T * T
     assert (forward.flops, backward.flops) == (2 * pairs * (K + V), 2 * pairs * (3 * K + 2 * V))
+    assert forward.skipped_flops == forward.flops // 2  # the masked half, which takes no time
 
 
 @needs_gpu
