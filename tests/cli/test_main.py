@@ -91,8 +91,9 @@ def test_help_needs_no_torch_and_neither_does_a_typo(tmp_path: Path) -> None:
 import sys
 from archlab.cli.main import main
 for command in (
-    ["--help"], ["show", "--help"], ["export", "--help"], ["eval", "--help"], ["show", "quickstat"], ["search", "mixerz"],
-    ["eval", "runz/a"], ["report", "a"], ["watch", "run"], ["train", "quickstart", "train.lr=fast"]
+    ["--help"], ["show", "--help"], ["export", "--help"], ["eval", "--help"], ["show", "quickstat"],
+    ["search", "mixerz"], ["eval", "runz/a"], ["report", "a"], ["watch", "run"],
+    ["train", "quickstart", "train.lr=fast"]
 ):
     sys.argv = ["archlab", *command]
     try:
