@@ -1,8 +1,11 @@
-"""Teach an export which of two answers is preferred, by trl's DPOTrainer; any architecture will do.
+"""Teach an export which of two answers is preferred, by trl's DPOTrainer.
 
-python examples/align.py EXPORT OUT [PAIRS.jsonl], where EXPORT is what instruct.py has written, and each line is
-{"prompt": "...", "chosen": "...", "rejected": "..."}; without a file the questions are those of instruct.py, and wrong
-answers are rejected. One pair in ten is held out. Needs archlab[tune].
+    python examples/align.py EXPORT OUT [PAIRS.jsonl]
+
+EXPORT is what instruct.py has written, and each line of the file is
+{"prompt": "...", "chosen": "...", "rejected": "..."}. Without a file the
+questions are those of instruct.py, and wrong answers are rejected. One pair in
+ten is held out. Needs archlab[tune].
 """
 
 import json
@@ -71,4 +74,6 @@ def main(export: str, out: str, pairs: str | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if not 3 <= len(sys.argv) <= 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -1,7 +1,10 @@
-"""Teach an export to answer questions, by trl's SFTTrainer; any architecture will do.
+"""Teach an export to answer questions, by trl's SFTTrainer.
 
-python examples/instruct.py EXPORT OUT [ANSWERS.jsonl], with {"prompt": "", "completion": ""} on each line; without a
-file the questions are about numbers. One in ten is held out, and asked before and after. Needs archlab[tune].
+    python examples/instruct.py EXPORT OUT [ANSWERS.jsonl]
+
+EXPORT is an export of archlab's for transformers, and each line of the file is
+{"prompt": "...", "completion": "..."}. Without a file the questions are about
+numbers. One in ten is held out, and asked before and after. Needs archlab[tune].
 """
 
 import json
@@ -95,4 +98,6 @@ def main(export: str, out: str, answers: str | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if not 3 <= len(sys.argv) <= 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

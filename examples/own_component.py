@@ -45,8 +45,9 @@ class SharedDecay(Recurrent):
 
 def main(out: Path) -> None:
     """Check the component, train a small model with it, and export the model."""
-    failed = [result for result in archlab.check("ema", "shared_decay", plugin=__file__) if not result.passed]
-    assert not failed, failed
+    for result in archlab.check("ema", "shared_decay", plugin=__file__):
+        assert result.passed, f"{result.name}: {result.problem}"
+        print(f"passed  {result.name}")
     experiment = {
         "base": "quickstart",
         "plugins": [str(Path(__file__).resolve())],
@@ -54,8 +55,8 @@ def main(out: Path) -> None:
         "train": {"steps": 4, "context": 32, "eval_tokens": 256, "compile": "off"},
     }
     run = archlab.train(experiment, out=out / "run", callbacks=[archlab.ProgressBar()])
-    print(f"validation loss {run.metrics['val_loss']:.3f}")
-    print(archlab.export(run.folder, out / "export"))
+    print(f"validation loss {run.metrics['val_loss']:.3f} after {run.metrics['step']:.0f} steps")
+    print(f"exported to {archlab.export(run.folder, out / 'export')}")
 
 
 if __name__ == "__main__":

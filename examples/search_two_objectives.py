@@ -23,7 +23,7 @@ SPACE = {
     },
     "objectives": {"val_loss": "minimize", "params": "minimize"},
     "constraints": ["params <= 2e6"],
-    "study": {"sampler": "nsga2", "trials": 3, "seed": 0},
+    "study": {"sampler": "nsga2", "trials": 3, "seed": 1},
 }
 
 
@@ -33,8 +33,11 @@ def main(out: Path) -> None:
     print(f"Pareto front: trials {result.summary.pareto}")
     best = result.summary.best_trial
     if best is not None:
-        print(f"lowest loss: trial {best.trial}, {best.metrics['val_loss']:.3f}, with {best.values}")
-    print(archlab.report(result.folder))
+        loss, params = best.metrics["val_loss"], best.metrics["params"]
+        print(f"lowest loss: {loss:.3f}, with {params:,.0f} parameters, of trial {best.trial}")
+        for path, value in best.values.items():
+            print(f"  {path}: {value}")
+    print(f"report: {archlab.report(result.folder)}")
 
 
 if __name__ == "__main__":

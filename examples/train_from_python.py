@@ -31,7 +31,7 @@ def main(out: Path) -> None:
     try:
         archlab.load("quickstart", ["model.layers[0].mixer.ema=cemaa"])
     except archlab.ConfigError as error:
-        print(f"an error names file, path, value and the nearest name: {error}")
+        print(f"a mistake is told in one line, with the nearest name:\n{error}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
+import triton_interpreter  # noqa: F401  # interprets kernels where there is no GPU
 import yaml
-from triton_interpreter import patch_language_once_per_launch
 
 from archlab.cli import main as cli
 from archlab.config import experiment as config
@@ -26,8 +26,6 @@ from archlab.ops.native.library import unavailable_reason
 from archlab.runtime.toolchain import has_cpp_compiler
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before kernels are defined: they then run on the CPU, number by number
-    patch_language_once_per_launch()
     # torch's own keeps a stack trace of each call for every kind of accelerator that is not there: half a millisecond.
     torch.manual_seed = torch.default_generator.manual_seed
 

@@ -1,10 +1,17 @@
-"""A faster interpreter of Triton kernels for tests on the CPU."""
+"""An interpreter of Triton kernels for tests without a GPU, faster than Triton's own.
+
+To be imported before archlab: whether kernels are interpreted, and the functions of triton.language with them, is
+decided when triton is imported, which torch.utils.flop_counter does.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
+
+import torch
 
 
 def patch_language_once_per_launch() -> None:
@@ -37,3 +44,8 @@ def _once_per_launch(patch: Callable[..., Any], empty_scope: Callable[[], Any]) 
         return scope
 
     return patch_once
+
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+    patch_language_once_per_launch()

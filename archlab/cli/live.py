@@ -28,16 +28,21 @@ class LiveLines:
         is_terminal = self.console.is_terminal and not self.console.is_dumb_terminal
         self.is_live = is_terminal or self.console.is_jupyter
         self.is_started, self.last = False, 0.0
+        self.live = self._make_live()
+
+    def _make_live(self) -> Live:
         # Redrawn by the thread that prints alone: rich counts the lines to erase before it draws, and of two threads
         # one would erase what the other has drawn meanwhile.
         # What a command prints to standard output stays there while the lines are on standard error.
         is_own = not self.console.stderr
-        self.live = Live(self, console=self.console, transient=True, auto_refresh=False, redirect_stdout=is_own)
+        return Live(self, console=self.console, transient=True, auto_refresh=False, redirect_stdout=is_own)
 
     def start(self) -> None:
         """Begin to draw; a second start does nothing."""
         if self.is_live and not self.is_started:
             self.is_started = True
+            # A new one, as rich's remembers how many lines it drew last, and would erase as many permanent ones.
+            self.live = self._make_live()
             self.live.start()
 
     def stop(self) -> None:

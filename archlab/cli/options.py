@@ -6,13 +6,14 @@ import os
 import sys
 from os import PathLike
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import click
 
 from archlab.cli.completion import complete_experiment, complete_override
 from archlab.config.plugin_trust import plugin_policy
 from archlab.errors import ArchlabError, nearest
+from archlab.runtime.extensions import Extensions
 from archlab.text import shell_path
 
 Workers: TypeAlias = int | Literal["auto"]
@@ -21,6 +22,20 @@ PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
 NAME = click.argument("name", shell_complete=complete_experiment)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...", shell_complete=complete_override)
 FORCE = click.option("--force", is_flag=True, help="Overwrite what archlab wrote to the directory, and nothing else.")
+
+
+class NameOption(click.Option):
+    """An option whose help ends with the names that it takes, found when it is shown."""
+
+    def __init__(self, *declarations: Any, names: Extensions, **settings: Any) -> None:
+        super().__init__(*declarations, **settings)
+        self.names = names
+
+    def get_help_record(self, context: click.Context) -> tuple[str, str] | None:
+        """Return the option and its help with the names."""
+        record = super().get_help_record(context)
+        *names, last = self.names.names()
+        return record and (record[0], f"{record[1]}: {', '.join(names)} or {last}.")
 
 
 class _WrittenFolder(click.Path):

@@ -14,10 +14,8 @@ from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ArchlabError, did_you_mean
-from archlab.runtime.extensions import Extensions
+from archlab.runtime.extensions import SUITES
 
-GROUP = "archlab.suites"
-_SUITES = Extensions("archlab.inference.suites", "SUITE", GROUP, has_hyphens=True)
 Setting: TypeAlias = str | int | float | None
 # Takes what is measured, how much of it is done, and of how much.
 SuiteProgress: TypeAlias = Callable[[str, int, int | None], None]
@@ -118,12 +116,12 @@ class Suite(Protocol):
 
 def suite_names() -> list[str]:
     """Return the names of all suites."""
-    return _SUITES.names()
+    return SUITES.names()
 
 
 def find_suite(name: str) -> Suite:
     """Return the suite of a name; raise ArchlabError, naming the nearest, if there is none."""
-    suite: Suite | None = _SUITES.find(name)
+    suite: Suite | None = SUITES.find(name)
     if suite is None:
         raise ArchlabError(f"no suite {name!r}{did_you_mean(name, suite_names())}")
     return suite

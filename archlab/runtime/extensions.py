@@ -1,4 +1,7 @@
-"""What ships as modules of a package, and what other installed packages add by entry points, found by name."""
+"""What ships as modules of a package, and what other installed packages add by entry points, found by name.
+
+All kinds stand at the end, so that a command line can name what there is without importing who uses it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib
 import importlib.metadata
 import pkgutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -13,8 +17,9 @@ from typing import Any
 class Extensions:
     """The objects named `attribute` in the modules of a `package`, and the entry points of a `group`.
 
-    The package is named and not imported before it is asked for, since its modules may import who asks. With
-    `has_hyphens` the names of its modules have hyphens, which Python's cannot have, for underscores.
+    The package, one of archlab's, is named and not imported before one of its modules is asked for, since these may
+    import who asks. With `has_hyphens` the names have hyphens, which Python's cannot have, where the modules have
+    underscores.
     """
 
     package: str
@@ -35,9 +40,16 @@ class Extensions:
 
     def _shipped(self) -> dict[str, str]:
         """Return the modules of the package by the names of what they hold."""
-        modules = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
+        _, *rooms = self.package.split(".")
+        modules = pkgutil.iter_modules([str(Path(__file__).parents[1].joinpath(*rooms))])
         names = [module.name for module in modules if not module.name.startswith("_")]
         return {name.replace("_", "-") if self.has_hyphens else name: name for name in names}
 
     def _installed(self) -> dict[str, importlib.metadata.EntryPoint]:
         return {point.name: point for point in importlib.metadata.entry_points(group=self.group)}
+
+
+EXPORT_FORMATS = Extensions("archlab.interop.exporting.formats", "FORMAT", "archlab.export_formats")
+LAUNCHERS = Extensions("archlab.runtime.launchers", "LAUNCHER", "archlab.launchers")
+LOGGERS = Extensions("archlab.training.loggers", "LOGGER", "archlab.loggers")
+SUITES = Extensions("archlab.inference.suites", "SUITE", "archlab.suites", has_hyphens=True)

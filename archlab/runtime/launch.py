@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from archlab.errors import ArchlabError, ConfigError, did_you_mean
-from archlab.runtime.extensions import Extensions
+from archlab.runtime.extensions import LAUNCHERS
 from archlab.runtime.outcome import Outcome
 
-GROUP = "archlab.launchers"
-_LAUNCHERS = Extensions("archlab.runtime.launchers", "LAUNCHER", GROUP)
 STDOUT, STDERR = "stdout.log", "stderr.log"  # of a job, in its folder; a job that is run again appends to them
 
 
@@ -87,12 +85,12 @@ class Launcher(Protocol):
 
 def launcher_names() -> list[str]:
     """Return the names of all launchers."""
-    return _LAUNCHERS.names()
+    return LAUNCHERS.names()
 
 
 def find_launcher(name: str, path: str = "launcher") -> Callable[..., Launcher]:
     """Return the class of a launcher by its name; raise ConfigError, which names `path`, if there is none."""
-    found: Callable[..., Launcher] | None = _LAUNCHERS.find(name)
+    found: Callable[..., Launcher] | None = LAUNCHERS.find(name)
     if found is None:
         raise ConfigError(path, f"no launcher {name!r}{did_you_mean(name, launcher_names())}")
     return found

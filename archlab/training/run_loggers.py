@@ -16,12 +16,10 @@ from typing import Any
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line, redact
-from archlab.runtime.extensions import Extensions
+from archlab.runtime.extensions import LOGGERS
 from archlab.training.callbacks import Callback
 
 _log = logging.getLogger(__name__)
-GROUP = "archlab.loggers"
-_LOGGERS = Extensions("archlab.training.loggers", "LOGGER", GROUP)
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,9 @@ class LoggedRun:
 def require_loggers(names: Sequence[str]) -> None:
     """Raise ArchlabError for a logger that there is none of, or whose package is missing."""
     for index, name in enumerate(names):
-        logger = _LOGGERS.find(name)
+        logger = LOGGERS.find(name)
         if logger is None:
-            known = _LOGGERS.names()
+            known = LOGGERS.names()
             raise ConfigError(f"train.loggers[{index}]", f"no logger {name!r}{did_you_mean(name, known)}")
         package, extra = getattr(logger, "package", None), getattr(logger, "extra", name)
         if package is not None and not _is_installed(package):
@@ -61,7 +59,7 @@ def make_loggers(experiment: Experiment, folder: Path, id: str) -> list[Callback
     """Return the loggers of a run."""
     train = experiment.train
     run = LoggedRun(folder, id, train.log_every, train.steps)
-    return [_Guarded(name, _LOGGERS.find(name)(run)) for name in train.loggers or ()]
+    return [_Guarded(name, LOGGERS.find(name)(run)) for name in train.loggers or ()]
 
 
 def plain_config(experiment: Experiment) -> dict[str, Any]:

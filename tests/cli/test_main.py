@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from archlab.config import experiment as config
+from archlab.runtime.extensions import EXPORT_FORMATS, SUITES, Extensions
 
 LISTED = ["list", "show", "train", "search", "export", "generate", "eval", "report", "doctor", "profile"]
 
@@ -66,6 +68,17 @@ def test_every_command_has_help(verb: str, run) -> None:
     assert done.out.startswith("Usage: ")
 
 
+@pytest.mark.parametrize(("verb", "kind"), [("export", EXPORT_FORMATS), ("eval", SUITES)])
+def test_help_lists_what_other_packages_add_too(
+    verb: str, kind: Extensions, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = importlib.metadata.EntryPoint("mine", "my_package:Mine", kind.group)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point] if group == kind.group else [])
+    told = " ".join(run(verb, "--help").out.split())
+    assert "mine" in kind.names()
+    assert f"{', '.join(kind.names()[:-1])} or {kind.names()[-1]}." in told
+
+
 @pytest.mark.slow
 def test_help_cuts_no_sentence_of_a_command(run) -> None:
     assert "..." not in run("--help").out.partition("Commands:")[2]
@@ -78,8 +91,9 @@ def test_help_needs_no_torch_and_neither_does_a_typo(tmp_path: Path) -> None:
 import sys
 from archlab.cli.main import main
 for command in (
-    ["--help"], ["show", "--help"], ["show", "quickstat"], ["search", "mixerz"], ["eval", "runz/a"], ["report", "a"],
-    ["watch", "run"], ["train", "quickstart", "train.lr=fast"]
+    ["--help"], ["show", "--help"], ["export", "--help"], ["eval", "--help"], ["show", "quickstat"],
+    ["search", "mixerz"], ["eval", "runz/a"], ["report", "a"], ["watch", "run"],
+    ["train", "quickstart", "train.lr=fast"]
 ):
     sys.argv = ["archlab", *command]
     try:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import Tiny
 from rich.console import Console
+from rich.text import Text
 from search_helpers import write_space
 from terminal_helpers import run_in_terminal, screen
 
@@ -43,6 +44,21 @@ def test_live_lines_leave_the_permanent_ones_alone(width: int, tiny: Tiny, monke
     assert ("bits/byte" in seen[3][-2]) == (width > 80)
     left = [line for line in screen(file.getvalue(), width) if line]
     assert left == ["tiny: resuming after step 2", *(f"note {step}" for step in range(3, 13))]
+
+
+def test_lines_that_are_drawn_again_leave_the_permanent_ones_alone() -> None:
+    file = io.StringIO()
+    console: Any = Console(file=file, force_terminal=True, width=80)
+    lines = live.LiveLines(console, lambda width: [Text("one"), Text("two"), Text("three")])
+    for number in range(3):
+        lines.start()
+        lines.update()
+        lines.stop()
+        lines.print(f"before {number}")
+        with lines.hidden():
+            lines.print(f"after {number}")
+    left = [line for line in screen(file.getvalue(), 80) if line]
+    assert left == [f"{when} {number}" for number in range(3) for when in ("before", "after")]
 
 
 def _search() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from archlab import ArchlabError, ConfigError
-from archlab.runtime import launch
+from archlab.runtime.extensions import LAUNCHERS
 from archlab.runtime.launch import Job, Resources, command_of, find_launcher, launcher_names, require_package
 
 
@@ -35,8 +35,8 @@ def test_an_unknown_launcher_is_refused_with_the_nearest() -> None:
 
 
 def test_an_installed_package_adds_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = importlib.metadata.EntryPoint("condor", f"{__name__}:CondorLauncher", launch.GROUP)
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point] if group == launch.GROUP else [])
+    point = importlib.metadata.EntryPoint("condor", f"{__name__}:CondorLauncher", LAUNCHERS.group)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point] if group == LAUNCHERS.group else [])
     assert "condor" in launcher_names()
     assert find_launcher("condor") is sys.modules[__name__].CondorLauncher
 

@@ -12,8 +12,9 @@ import click
 
 from archlab import api
 from archlab.cli.console import make_console
-from archlab.cli.options import FOLDER, FORCE, OVERRIDES, TRUST_PLUGINS, WRITTEN_FOLDER
+from archlab.cli.options import FOLDER, FORCE, OVERRIDES, TRUST_PLUGINS, WRITTEN_FOLDER, NameOption
 from archlab.reporting.format import format_metrics
+from archlab.runtime.extensions import EXPORT_FORMATS, SUITES
 from archlab.text import shell_path
 
 
@@ -23,9 +24,11 @@ from archlab.text import shell_path
 @click.option(
     "--to",
     "to",
+    cls=NameOption,
+    names=EXPORT_FORMATS,
     multiple=True,
     metavar="FORMAT",
-    help="Write this format: standalone, transformers, native, pt2 or onnx.",
+    help="Write this format",
 )
 @click.option("--trial", type=click.IntRange(min=0), help="Export this trial of a search.")
 @click.option("--top", type=click.IntRange(min=1), help="Export the best so many trials of a search.")
@@ -95,7 +98,7 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 @click.option(
     "--tokens", type=click.IntRange(min=1), help="Evaluate on this many tokens; the default is the whole split."
 )
-@click.option("--suite", help="Measure by a suite: context, recall, mad, lm-eval, megalodon-paper or mt-bench.")
+@click.option("--suite", cls=NameOption, names=SUITES, help="Measure by a suite")
 @click.option(
     "--text",
     type=click.Path(path_type=Path, dir_okay=False),

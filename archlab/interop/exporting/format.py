@@ -14,10 +14,7 @@ from typing import Any, Protocol
 
 from archlab.errors import ArchlabError, did_you_mean
 from archlab.interop.exporting.exported_model import ExportedModel
-from archlab.runtime.extensions import Extensions
-
-GROUP = "archlab.export_formats"
-_FORMATS = Extensions(f"{__package__}.formats", "FORMAT", GROUP)
+from archlab.runtime.extensions import EXPORT_FORMATS
 
 
 class ExportFormat(Protocol):
@@ -55,12 +52,12 @@ class ExportFormat(Protocol):
 
 def format_names() -> list[str]:
     """Return the names of all export formats."""
-    return _FORMATS.names()
+    return EXPORT_FORMATS.names()
 
 
 def find_export_format(name: str) -> Callable[..., ExportFormat]:
     """Return the class of an export format by its name; raise ArchlabError if there is none."""
-    found: Callable[..., ExportFormat] | None = _FORMATS.find(name)
+    found: Callable[..., ExportFormat] | None = EXPORT_FORMATS.find(name)
     if found is None:
         known = format_names()
         raise ArchlabError(f"no export format {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
