@@ -51,7 +51,9 @@ python:
 		echo "archlab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11" >&2; \
 		exit 1; }
 
+# pip compiles what it copies, but not what it finds here: where Python may write no bytecode, each process would again.
 $(READY): pyproject.toml constraints.txt | python
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m compileall -q archlab components
 	@touch $@
