@@ -56,7 +56,7 @@ def migrate_space(tree: Mapping[str, Any]) -> dict[str, Any]:
     for path, domain in (tree.get("vary") or {}).items():
         if old := next(_former_names(path, domain), None):
             problem = f"{old!r} has another name now, and the study's trials have this one"
-            raise ConfigError(f"vary.{path}", f"{problem}; search anew elsewhere, and migrate best/ or a trial by itself")
+            raise ConfigError(f"vary.{path}", f"{problem}; search anew elsewhere, and migrate best/ alone")
     return {"format": renames.current().format, **{key: value for key, value in tree.items() if key != "format"}}
 
 

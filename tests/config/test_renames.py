@@ -118,7 +118,7 @@ def test_a_run_of_a_renamed_experiment_is_named_as_it_is_now(table: Renames) -> 
 
 
 def test_a_space_that_varies_a_renamed_component_is_refused(table: Renames) -> None:
-    with pytest.raises(ConfigError, match="'maega' has another name now.*; search anew elsewhere, and migrate best/"):
+    with pytest.raises(ConfigError, match=r"'maega' has another name now.*; search anew elsewhere, and migrate best/"):
         migrate_space({"base": "base.yaml", "vary": {"model.layers[*].mixer": ["maega", "ema"]}})
     with pytest.raises(ConfigError, match="'order' has another name now"):
         migrate_space({"base": "base.yaml", "vary": {"model.layers[*].mixer.ema.order": [1, 2]}})
