@@ -33,7 +33,17 @@ def migrate_experiment(tree: Mapping[str, Any], folder: Path) -> tuple[dict[str,
     if isinstance(train, Mapping) and OPTIMIZER.kind in train:
         optimizer = _migrate(train[OPTIMIZER.kind], OPTIMIZER, OPTIMIZER_PATH, changes)
         migrated["train"] = {**train, OPTIMIZER.kind: optimizer}
+    _rename_experiment(migrated, changes)
     return {"format": renames.current().format, **migrated}, changes
+
+
+def _rename_experiment(migrated: dict[str, Any], changes: list[str]) -> None:
+    """Give what was made of a shipped experiment its present name, or the same command would be refused as another."""
+    name = migrated.get("name")
+    new = renames.current().experiments.get(name) if isinstance(name, str) else None
+    if new is not None:
+        migrated["name"] = new
+        changes.append(f"name: {name} -> {new}")
 
 
 def migrate_space(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +55,8 @@ def migrate_space(tree: Mapping[str, Any]) -> dict[str, Any]:
         return dict(tree)
     for path, domain in (tree.get("vary") or {}).items():
         if old := next(_former_names(path, domain), None):
-            raise ConfigError(f"vary.{path}", f"{old!r} has another name now, and the study's trials have this one")
+            problem = f"{old!r} has another name now, and the study's trials have this one"
+            raise ConfigError(f"vary.{path}", f"{problem}; search anew elsewhere, and migrate best/ alone")
     return {"format": renames.current().format, **{key: value for key, value in tree.items() if key != "format"}}
 
 

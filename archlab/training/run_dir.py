@@ -104,8 +104,11 @@ def _resume(experiment: Experiment, folder: Path) -> Identity:
 
 
 def _as_resumed(experiment: Experiment) -> Experiment:
-    """Return an experiment without what says where it trains and who is told of it."""
-    return replace(experiment, parallel=None, train=replace(experiment.train, loggers=None, profile=None))
+    """Return an experiment without what trains nothing: its description, where it trains and who is told of it."""
+    # A shipped experiment may be described in other words by a later version.
+    return replace(
+        experiment, description="", parallel=None, train=replace(experiment.train, loggers=None, profile=None)
+    )
 
 
 def join_identity(folder: Path, own: Identity, data: Any, last: Path | None) -> Identity:

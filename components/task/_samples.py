@@ -72,7 +72,10 @@ class SampleTask(Task):
         return self.samples(split, indices, context, visits)
 
     def num_eval_targets(self, split: str, context: int, max_tokens: int | None = None) -> int:
-        """Return the number of samples of `eval_batches`."""
+        """Return the number of targets of `eval_batches`, one for each sample."""
+        return self._num_eval_samples(split, context, max_tokens)
+
+    def _num_eval_samples(self, split: str, context: int, max_tokens: int | None) -> int:
         size = self.size(split)
         return size if max_tokens is None else min(size, math.ceil(max_tokens / context))
 
@@ -84,7 +87,7 @@ class SampleTask(Task):
         All batches have one shape; classes after the last sample are -100.
         """
         self._require(split, context)
-        size, count = self.size(split), self.num_eval_targets(split, context, max_tokens)
+        size, count = self.size(split), self._num_eval_samples(split, context, max_tokens)
         # Files are listed class by class: a fixed shuffle makes the first samples a sample of all classes.
         rows, shuffled = min(batch_size, count), epoch_order(size, 0, 0)
         for start in range(0, count, rows):

@@ -53,6 +53,13 @@ class SyntheticTask(SampleTask):
         """Return the number of samples of a split; for an endless train split, that of the samples evaluated."""
         return self.train_size or self.eval_size if split == "train" else self.eval_size
 
+    def num_eval_targets(self, split: str, context: int, max_tokens: int | None = None) -> int:
+        """Return the number of targets of `eval_batches`: a sample has as many as its tokens happen to ask for."""
+        if self.per_sample:
+            return super().num_eval_targets(split, context, max_tokens)
+        batches = self.eval_batches(split, BLOCK, context, max_tokens)
+        return sum(int((targets != IGNORED).sum()) for _, targets in batches)
+
     def describe(self) -> dict[str, Any]:
         """Return the number of samples of each split."""
         sizes = super().describe()["samples"] | {"train": self.train_size or "endless"}

@@ -100,6 +100,7 @@ def test_evaluation_sees_the_same_samples_whatever_the_batch(
     count = max_samples or 35
     assert torch.equal(inputs[there], whole[0][:count])
     assert torch.equal(targets[there], whole[1][:count])
+    assert make(name).num_eval_targets("validation", context, limit) == (targets != -100).sum()
 
 
 @NAMES

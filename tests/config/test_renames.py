@@ -111,8 +111,14 @@ def test_data_of_an_earlier_format_is_renamed(table: Renames) -> None:
     assert migrate_experiment(new, Path()) == (new, [])
 
 
+def test_a_run_of_a_renamed_experiment_is_named_as_it_is_now(table: Renames) -> None:
+    migrated, changes = migrate_experiment({"name": "quick_start", "train": {"steps": 5}}, Path())
+    assert (migrated["name"], changes) == ("quickstart", ["name: quick_start -> quickstart"])
+    assert migrate_experiment({"name": "my_own", "train": {"steps": 5}}, Path())[0]["name"] == "my_own"
+
+
 def test_a_space_that_varies_a_renamed_component_is_refused(table: Renames) -> None:
-    with pytest.raises(ConfigError, match="'maega' has another name now"):
+    with pytest.raises(ConfigError, match=r"'maega' has another name now.*; search anew elsewhere, and migrate best/"):
         migrate_space({"base": "base.yaml", "vary": {"model.layers[*].mixer": ["maega", "ema"]}})
     with pytest.raises(ConfigError, match="'order' has another name now"):
         migrate_space({"base": "base.yaml", "vary": {"model.layers[*].mixer.ema.order": [1, 2]}})

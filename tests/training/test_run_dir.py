@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,12 @@ def test_resuming_keeps_the_identity_and_completes_an_older_run_s(run: Path, tin
     (run / "run.json").unlink()
     assert join_identity(run, open_run(tiny(), run, True, False), "d1", last) == earlier
     assert read_run_identity(run) == earlier
+
+
+def test_another_description_is_no_other_run(run: Path, tiny: Tiny) -> None:
+    earlier, before = read_run_identity(run), (run / "experiment.yaml").read_bytes()
+    resumed = open_run(replace(tiny(), description="The same in other words"), run, True, False)
+    assert (resumed["run"], (run / "experiment.yaml").read_bytes()) == (earlier["run"], before)
 
 
 def _add(name: str) -> Callable[[Path], None]:
