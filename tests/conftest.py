@@ -29,6 +29,9 @@ if not torch.cuda.is_available():
     # torch's own keeps a stack trace of each call for every kind of accelerator that is not there: half a millisecond.
     torch.manual_seed = torch.default_generator.manual_seed
 
+# Waiting for the disk, five milliseconds a file: what a test writes need not outlive a loss of power.
+os.fsync = lambda descriptor: None
+
 Write: TypeAlias = Callable[..., Path]
 Tiny: TypeAlias = Callable[..., Experiment]
 

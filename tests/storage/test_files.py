@@ -33,6 +33,23 @@ def _fail(*_: object) -> None:
     raise OSError("disk full")
 
 
+def test_a_written_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, list[str]]] = []
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(("dir" if path.is_dir() else path.read_text(), sorted(file.name for file in tmp_path.iterdir())))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "note", "new")
+    (content, names), last = synced
+    assert content == "new"
+    assert "note" not in names
+    assert last == ("dir", ["note"])
+
+
 def test_a_written_file_obeys_the_umask(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     write_text(tmp_path / "ours", "")
