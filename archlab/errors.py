@@ -56,7 +56,7 @@ def redact(text: str) -> str:
 
 
 class MachineError(ArchlabError):
-    """A failure of the machine, such as a full disk: what was done is kept, and the same command goes on with it."""
+    """A failure of the machine, such as a full disk: completed work is kept, and the same command continues it."""
 
 
 def one_line(text: object) -> str:
@@ -81,7 +81,7 @@ def show_value(value: object, longest: int = 200) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text has no surrogates, which Python makes of bytes on a command line that are not UTF-8."""
+    """Return whether a text has no surrogates, which Python makes of bytes on a command line that are not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

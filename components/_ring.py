@@ -1,4 +1,4 @@
-"""A ring of the last steps of a stream: position p lies in slot p modulo its size.
+"""A ring of the last steps of a stream: position p is in slot p modulo its size.
 
 Up to its size a ring holds what was read and no more: it grows at its end, where room is added for later steps.
 

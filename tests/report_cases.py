@@ -169,7 +169,7 @@ def _summary(data: SearchData) -> SearchSummary:
 
 
 def write_run(folder: Path, experiment: Path, steps: int = 300) -> Path:
-    """Write the directory of a run that is still going on, with a log of each step."""
+    """Write the directory of a run that is still running, with a log of each step."""
     rng = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "experiment.yaml").write_text(experiment.read_text())
@@ -215,7 +215,7 @@ def make_ladder(*, rungs: int = 5, candidates: int = 6, has_target: bool = True)
     target = {"rung": 0, **vars(draft_forecast(results, going, aim, {}, "val_loss"))} if has_target else None
     plain = json.loads(json.dumps(fitted.to_dict())) if not isinstance(fitted, str) else None
     flops = sum(result.flops for result in results)
-    verdict = "stop: these cannot be told apart at this budget: llama, megalodon"
+    verdict = "stop: these cannot be distinguished at this budget: llama, megalodon"
     head = ("made_up", "val_loss", False, "", summaries, results, list(summaries[-1].losses), going)
     return LadderSummary(*head, {"more": "rung 1: loss is nan"}, verdict, target, plain, "", flops, {"cpu": "EPYC"}, {})
 

@@ -47,7 +47,7 @@ def _call(function: Callable[[], None], environment: dict[str, str]) -> NoReturn
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:  # no test of the process that was copied may go on here
+    except BaseException:  # no test of the process that was copied may continue here
         traceback.print_exc()
     finally:
         sys.stdout.flush()

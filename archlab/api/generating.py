@@ -38,8 +38,8 @@ def generate(
     and of these the fewest whose probability reaches `top_p`. A text of `stop` ends it, and is left out. `compile`
     compiles decoding, by default from 10,000 new tokens on.
 
-    `save_state` writes the end of the generation to a file, and `load_state` goes on from there, exactly as if it had
-    not ended, or with another `prompt`; without a `seed` its random numbers go on too.
+    `save_state` writes the state at the end to a file, and `load_state` continues from it exactly as if generation had
+    not ended, or with another `prompt`; without a `seed` the random numbers continue too.
     Raises ArchlabError at once for a setting out of range, a file that is there (unless `force` is given, and it is
     a state), a state that does not fit, and if prompt and new tokens exceed the context that the model's full attention
     keeps.

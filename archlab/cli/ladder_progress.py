@@ -35,7 +35,7 @@ WIDTH = 80
 
 
 def is_ladder(name: str, overrides: Sequence[str], *, rehearse: bool, trials: int | None) -> bool:
-    """Tell whether a space has rungs; raise ArchlabError if it has none and is to be rehearsed."""
+    """Return whether a space has rungs; raise ArchlabError if it has none and is to be rehearsed."""
     space, _ = find_search(name, overrides)
     if rehearse and not space.is_ladder:
         raise ArchlabError(f"{space.source}: has no rungs to rehearse")
@@ -54,7 +54,7 @@ def climb(
     force: bool,
     workers: Workers,
 ) -> None:
-    """Run a ladder and print its summary; raise ArchlabError if it has to go on elsewhere."""
+    """Run a ladder and print its summary; raise ArchlabError if it has to continue elsewhere."""
     with LadderProgressBar(console) as progress:
         result = api.run_ladder(
             name, overrides, out=out, rehearse=rehearse, force=force, workers=workers, callbacks=[progress]
@@ -166,8 +166,8 @@ class LadderProgressBar(ManyRunsBar, LadderCallback):
         self.print(f"{progress.stage}  {summary_line(progress)}")
 
     def on_decision(self, rung: Rung, decision: Decision) -> None:
-        """Print who goes on."""
-        self.print(f"rung {rung.number}: on goes {', '.join(decision.goes_on) or 'nobody'} (by {decision.by})")
+        """Print the candidates that continue."""
+        self.print(f"rung {rung.number}: continuing: {', '.join(decision.goes_on) or 'none'} (by {decision.by})")
 
 
 def _without_rung(label: str) -> str:

@@ -17,7 +17,7 @@ from archlab.text import shell_path
 
 
 def prepared_table(corpus: PreparedCorpus) -> Table:
-    """Return where tokens lie, how many there are, and what they mean."""
+    """Return the path of tokens, their number and their vocabulary."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {"tokens in": str(corpus.folder)} | {split: _split_row(corpus, split) for split in SPLITS}
     rows |= {

@@ -46,7 +46,7 @@ def decode_argument(text: str) -> str:
 
 
 def can_print(text: str) -> bool:
-    """Tell whether standard output's encoding has every character of a text."""
+    """Return whether standard output's encoding has every character of a text."""
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

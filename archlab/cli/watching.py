@@ -19,10 +19,10 @@ from archlab.training.progress import Progress, WorkerProgress
 EVERY_S = 2.0
 PLAIN_EVERY_S = 10.0  # where lines are not redrawn, and each one stays
 _ADVICE = {
-    "run": "archlab train --resume goes on",
-    "trial": "archlab search goes on with it, unless it was pruned",
-    "search": "the same archlab search goes on",
-    "ladder": "the same archlab search goes on",
+    "run": "continue it with archlab train --resume",
+    "trial": "archlab search continues it, unless it was pruned",
+    "search": "run the same archlab search to continue it",
+    "ladder": "run the same archlab search to continue it",
 }
 
 

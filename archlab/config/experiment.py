@@ -251,7 +251,7 @@ def _unless_empty(value: Any, default: Any) -> Any:
 
 
 def _fits(knob: Knob, value: Any) -> bool:
-    """Tell whether a value is valid for a knob; components and `${...}` are validated when they are resolved."""
+    """Return whether a value is valid for a knob; components and `${...}` are validated when they are resolved."""
     if isinstance(knob.default, Slot) or (isinstance(value, str) and "${" in value):
         return True
     try:

@@ -32,7 +32,7 @@ def interpolate(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refers(data: Any) -> bool:
-    """Tell whether data may have an interpolation, or types that are none of YAML's, which OmegaConf refuses."""
+    """Return whether data may have an interpolation, or types that are none of YAML's, which OmegaConf refuses."""
     if isinstance(data, dict):
         return any(not isinstance(key, str) or _refers(value) for key, value in data.items())
     if isinstance(data, list):

@@ -1,4 +1,4 @@
-"""The two kinds of YAML files, experiments and search spaces, told apart where one is given for the other."""
+"""Experiments and search spaces: errors for a file of one kind where the other is needed."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class ParallelConfig:
         return (self.replicate or 1) * self.shard * self.tensor * self.chunk
 
     def fits(self, devices: int) -> bool:
-        """Tell whether there is a layout on so many devices."""
+        """Return whether there is a layout on so many devices."""
         inner = self.shard * self.tensor * self.chunk
         return devices == inner * (self.replicate or max(1, devices // inner))
 

@@ -25,7 +25,7 @@ class ParamGroup:
     weight_decay: NonNegative | None = None
 
     def has_name(self, name: str) -> bool:
-        """Tell whether a parameter's name is one of the group's."""
+        """Return whether a parameter's name is one of the group's."""
         return self.match is None or fnmatchcase(name, self.match)
 
 

@@ -1,4 +1,4 @@
-"""What a component declares of its parameters: how each scales with the model, and where it lies among devices."""
+"""Declarations of a component's parameters: how each scales with the model, and how devices share it."""
 
 from __future__ import annotations
 

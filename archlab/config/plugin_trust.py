@@ -1,6 +1,6 @@
 """Whether the code that a recorded experiment names may run.
 
-An experiment that a user writes runs the plugins that it lists. One that lies in a run, a search or a checkpoint came
+An experiment that a user writes runs the plugins that it lists. One that is in a run, a search or a checkpoint came
 with it, perhaps from a stranger: its plugins run only if they ran here before, or if the user says so, once. What may
 run is remembered by the SHA-256 of its content, and a user's own file by its path too, for it is edited after a run.
 """
@@ -22,7 +22,7 @@ from archlab.errors import ConfigError
 
 Ask = Callable[[str], bool]
 _RECORDED = ("experiment.yaml", "base.yaml", "search.yaml", "config.yaml")
-# What lies beside an experiment in a run, a checkpoint, a search or an export.
+# Files beside an experiment in a run, a checkpoint, a search or an export.
 _EVIDENCE = ("model.safetensors", "provenance.json", "metrics.jsonl", ".workers.lock")
 # `${name:...}` calls a resolver: of the environment, or whatever the process has registered. Backslashes escape.
 _RESOLVER = re.compile(r"(?<!\\)(?:\\\\)*\$\{.*:", re.DOTALL)
@@ -50,7 +50,7 @@ def plugin_policy(*, trust: bool, ask: Ask | None = None) -> Iterator[None]:
 
 
 def is_recorded(file: Path) -> bool:
-    """Tell whether a YAML file is part of a run, a search, a checkpoint or an export, by what lies beside it."""
+    """Return whether a YAML file is part of a run, a search, a checkpoint or an export, by what is beside it."""
     return file.name in _RECORDED and any((file.parent / name).exists() for name in _EVIDENCE)
 
 
@@ -106,7 +106,7 @@ def _store() -> Path | None:
 
 
 def _is_users(file: Path) -> bool:
-    """Tell whether a file is the user's own and no other one may write to it."""
+    """Return whether a file is the user's own and no other one may write to it."""
     try:
         status = file.stat()
     except OSError:

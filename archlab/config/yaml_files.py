@@ -26,7 +26,7 @@ def shipped_files(folder: str = "experiments") -> dict[str, Path]:
 
 
 def is_file_name(name: str) -> bool:
-    """Tell whether a string is the path of a file and not the name of a shipped one."""
+    """Return whether a string is the path of a file and not the name of a shipped one."""
     return name.endswith((".yaml", ".yml")) or "/" in name
 
 

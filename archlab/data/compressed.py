@@ -64,7 +64,7 @@ def decompress(data: bytes, suffix: str, location: str) -> bytes:
 def iter_bytes(path: Path, compression: Sequence[str], advance: Callable[[int], None]) -> Iterator[bytes]:
     """Yield a file's bytes in pieces, decompressed; raise ArchlabError naming one that cannot be read, or is damaged.
 
-    `advance` is told of the bytes that have been read from the file.
+    `advance` is called with the number of bytes read from the file.
     """
     if len(compression) > 1:  # which nobody does
         data = read_bytes(path)

@@ -1,4 +1,4 @@
-"""Files that are no text, told by name or by content."""
+"""Detection of files that are not text, by name or by content."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Advance: TypeAlias = Callable[[int], None]  # takes a number of bytes that have 
 
 HELD_OUT_FRACTION = 0.05  # of the documents, or else of the bytes, for validation and for test each
 _LIMITS = (HELD_OUT_FRACTION, 2 * HELD_OUT_FRACTION)  # of a name's hash: what is held out first, second, and not
-_IN_MEMORY = 2**24  # bytes of digests; those of a billion documents lie on the disk
+_IN_MEMORY = 2**24  # bytes of digests; those of a billion documents are on the disk
 _TOLD_FROM = 2**24  # bytes of a source that takes seconds to read
 _TOLD_EVERY = 2**22
 

@@ -33,7 +33,7 @@ class Task(Protocol):
         vocab_size: Number of tokens of inputs [B, T] int64; None if inputs are real values [B, ...].
         per_sample: Whether targets are [B], one per sample, rather than [B, T] with IGNORED where none is asked for.
         predicts_next: Whether targets are later inputs, so that a model must be causal.
-        has_documents: Whether samples are parts of texts whose documents can be told apart.
+        has_documents: Whether samples are parts of texts whose documents can be distinguished.
         metrics_are_per_token: Whether the metrics of a part of the steps can be summed with those of the others.
         tokens: What the tokens mean, where several tasks have the same; a task's own tokens by default.
         benchmark: The suite of measurements of models that were trained on the task, if there is one.
@@ -156,7 +156,7 @@ class Task(Protocol):
         return self.bytes_per_token(split)
 
     def has_bits_per_byte(self, split: str) -> bool:
-        """Tell whether bits per byte of a split are right: not if its text cannot be had back from its tokens."""
+        """Return whether bits per byte of a split are right: not if its text cannot be had back from its tokens."""
         return True
 
     def model_tokens(self) -> ModelTokens | None:
@@ -174,7 +174,7 @@ class Task(Protocol):
         raise ArchlabError("this task has no text to continue; its inputs are numbers or synthetic tokens")
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Return the tokens of a text that goes on after others, by default those of the text alone."""
+        """Return the tokens of a text that continues after others, by default those of the text alone."""
         return self.encode(text)
 
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:

@@ -119,7 +119,7 @@ def fit_word_tokenizer(source: Source, vocab_size: int) -> WordTokenizer:
 
 @lru_cache(maxsize=64)
 def is_recoverable(lost: int, example: str, size: int, split: str, location: str) -> bool:
-    """Tell whether a split's text can be had back from its tokens; log a warning with what is lost if it cannot.
+    """Return whether a split's text can be had back from its tokens; log a warning with what is lost if it cannot.
 
     Bits per byte of other text are wrong: the tokens cost fewer bits than the text would. At the extreme, a text of
     unknown words alone costs nothing.

@@ -124,7 +124,7 @@ class _Group:
 
 
 def _layout(state: State, num_rows: int) -> Layout | None:
-    """Return what states must share to be joined; None for one that holds something else than one entry a row.
+    """Return the properties that states must share to be joined; None for one without exactly one entry a row.
 
     A layer without room that is asked for keeps a state for each length: streams of one length share it.
     """

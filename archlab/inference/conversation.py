@@ -12,7 +12,7 @@ from archlab.inference.text_stream import StateFiles, TextStream
 
 
 class Conversation:
-    """Each turn's text goes on where the answer before it has ended, at the cost of its own tokens alone."""
+    """Each turn's text continues where the answer before it has ended, at the cost of its own tokens alone."""
 
     def __init__(self, model: TextModel, settings: Settings, *, compile: bool | None = None) -> None:
         self.model, self.settings, self.compile = model, settings, compile
@@ -24,7 +24,7 @@ class Conversation:
         return self._saved.position if self._saved else 0
 
     def answer(self, text: str) -> Iterator[GeneratedToken]:
-        """Yield the tokens of an answer to a text; closing the iterator ends the answer, and the next goes on there.
+        """Yield the tokens of an answer to a text; closing the iterator ends the answer, and the next continues there.
 
         Raises ArchlabError at once for a text that the model cannot read, or that its full attention has no room for.
         """

@@ -20,7 +20,7 @@ from archlab.modeling.build import eval_mode
 from archlab.modeling.state import State, reserve_state
 from archlab.ops.dtypes import at_least_float32
 
-# The weighted sum of the values is a sum over blocks of this many keys: a block lies in a few pages of memory.
+# The weighted sum of the values is a sum over blocks of this many keys: a block is in a few pages of memory.
 KEY_BLOCK = 16
 
 

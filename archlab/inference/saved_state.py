@@ -1,4 +1,4 @@
-"""The state of a generation in a file, from which it goes on as if it had not ended.
+"""The state of a generation in a file, from which it continues as if it had not ended.
 
 A safetensors file: the model's state as `state.NAME`, the logits [V] after the last token, the state of the random
 numbers, and what is known of the text as metadata. V vocabulary.
@@ -139,7 +139,7 @@ def _require_fit(file: Path, state: State, first: State) -> None:
     if missing := sorted(first.keys() ^ known.keys()):
         raise ArchlabError(f"{file}: does not fit the model, whose state differs in {missing[0]!r}")
     for name, tensor in first.items():
-        # What was read lies along the second dimension.
+        # The tokens read so far are along the second dimension.
         if (tensor.dtype, _fixed(tensor)) != (state[name].dtype, _fixed(state[name])):
             found, needed = (f"{x.dtype} {list(x.shape)}" for x in (state[name], tensor))
             raise ArchlabError(f"{file}: does not fit the model: {name!r} is {found} and not {needed}")

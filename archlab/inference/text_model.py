@@ -38,7 +38,7 @@ class TextModel:
         """Return a text's tokens; raise ArchlabError for one that the model cannot read."""
         if not is_unicode(text):
             raise ArchlabError(f"the prompt is not UTF-8: {ascii(text)[:200]}")
-        # A task need not derive from Task, and those of before it could go on with a text have no such method.
+        # A task need not derive from Task, and those of before it could continue with a text have no such method.
         encode = getattr(self.task, "encode_continuation", self.task.encode) if is_continuation else self.task.encode
         tokens: list[int] = encode(text)
         vocab_size = self.experiment.model.knobs.get("vocab_size")
@@ -68,7 +68,7 @@ class TextModel:
         compile: bool | None = None,
         files: StateFiles | None = None,
     ) -> Iterator[GeneratedToken]:
-        """Continue a prompt, or a saved state, or a prompt after one; without a `seed` the state's numbers go on.
+        """Continue a prompt, or a saved state, or a prompt after one; without a `seed` the state's numbers continue.
 
         Raises ArchlabError at once for what cannot be done.
         """

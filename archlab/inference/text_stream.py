@@ -83,7 +83,7 @@ class TextStream:
                 yield from self.output.add_scored(token)
 
     def end(self) -> SavedState:
-        """Return where the stream is, for another that goes on."""
+        """Return the position of the stream, from which another can continue."""
         logits_V, held = self.generator.logits(), self.output.held
         context = list(self.recent)[: len(self.recent) - len(held)][-_CONTEXT:]
         random = self.generator.sampler.generator.get_state()

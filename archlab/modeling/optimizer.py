@@ -64,7 +64,7 @@ class UpdateRule(ABC):
     product_dtype: ClassVar[torch.dtype] = torch.float32
 
     def settings(self, param: TrainedParam) -> Mapping[str, Any]:
-        """Return settings by which a parameter's group is told from those of others, of JSON's types."""
+        """Return settings by which a parameter's group is distinguished from those of others, of JSON's types."""
         return {}
 
     @abstractmethod

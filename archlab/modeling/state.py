@@ -166,5 +166,5 @@ class StateScope:
         return output
 
     def _child_state(self, name: str) -> State | None:
-        # A child of which the state says nothing starts its stream, or is told of it otherwise.
+        # A child without an entry starts its stream, or gets its state otherwise.
         return None if self.initial is None else _select(self.initial, name) or None

@@ -29,7 +29,7 @@ from archlab.ops.dispatch import use_backends
 from archlab.ops.traced_backends import traced_backends
 
 ENDS = ("embedding", "head")  # the kinds of component that params_non_embedding leaves out
-_WRAPPERS = ("backbone", "layer")  # the kinds whose parts are told apart
+_WRAPPERS = ("backbone", "layer")  # kinds whose parts are traced separately
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def _require_linear(model: nn.Module, division: Division) -> None:
 
 
 def adds_over_inputs(module: nn.Module) -> bool:
-    """Tell whether a module declares that its output is a sum over the inputs of its rows, in any parts of them."""
+    """Return whether a module declares that its output is a sum over the inputs of its rows, in any parts of them."""
     return bool(getattr(module, "adds_over_inputs", False))
 
 

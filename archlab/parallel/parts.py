@@ -76,7 +76,7 @@ def with_local(own: Tensor, part: Tensor) -> Tensor:
 
 
 def is_saver(part: Part, number: int, ranks: Ranks) -> bool:
-    """Tell whether this rank saves a part of the tensor of this number: ranks with the same part take turns."""
+    """Return whether this rank saves a part of the tensor of this number: ranks with the same part take turns."""
     index, count = 0, 1
     sizes, rank = ranks.layout.to_dict(), ranks.rank
     for axis in reversed(AXES):  # ranks are numbered with the last axis inside

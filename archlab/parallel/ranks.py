@@ -39,7 +39,7 @@ Item = TypeVar("Item")
 AXES = ("replicate", "shard", "chunk", "tensor")
 # What the ranks agree on is the largest of their numbers; those below are of signals.
 _USER, _FAILED = 1000, 2000
-_ADVICE = "the same command with --resume goes on from the last checkpoint"
+_ADVICE = "run the same command with --resume to continue from the last checkpoint"
 
 
 class Ranks:
@@ -235,7 +235,7 @@ def join_ranks(experiment: Experiment) -> Iterator[Ranks]:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Tell whether an exception is of a collective whose other processes have gone, or do not come."""
+    """Return whether an exception is of a collective whose other processes have gone, or do not come."""
     if isinstance(error, dist.DistError):
         return True
     # gloo raises a bare RuntimeError, which names its own sources (torch 2.13).

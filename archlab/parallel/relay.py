@@ -51,7 +51,7 @@ class Relay:
         return self._after is None
 
     def expect(self, before: Relay) -> None:
-        """Know the entries of a state from the relay of the rank before, rather than be told by a message of its."""
+        """Copy the entries of a state from the relay of the rank before, so that it need not send them."""
         self._headers |= {("in", rows): header for (way, rows), header in before._headers.items() if way == "out"}
 
     def num_pieces(self, rows: int) -> int:

@@ -35,7 +35,7 @@ def shard_model(model: nn.Module, ranks: Ranks) -> None:
 
 
 def is_divided(model: nn.Module) -> bool:
-    """Tell whether ranks divide a model's parameters."""
+    """Return whether ranks divide a model's parameters."""
     return isinstance(model, FSDPModule) or bool(get_cuts(model))
 
 

@@ -105,7 +105,7 @@ def _require_enough(together: Runs, form: Form, lacking: Sequence[str]) -> None:
 
 
 def _differ(own: Sequence[LawFit], shared: LawFit) -> bool:
-    """Tell whether exponents of their own fit so much better that it is no chance (F test, 5 %)."""
+    """Return whether exponents of their own fit so much better that it is no chance (F test, 5 %)."""
     left = sum(sum(fit.freedoms) for fit in own)
     gained = sum(shared.freedoms) - left
     unexplained = sum(fit.objective for fit in own)

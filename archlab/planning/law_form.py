@@ -11,8 +11,8 @@ from archlab.planning.law_design import Floats
 from archlab.planning.scaling_law import Runs
 
 _FEWEST = 3  # sizes and token counts: a power and a constant take three
-_ON_A_LINE = 0.05  # of log D about its line in log N: N and D are told apart by more than a twentieth
-_FARTHEST = 30.0  # times off that line: up to there, 92 of 100 planted laws lay in their 90 % interval
+_ON_A_LINE = 0.05  # of log D about its line in log N: N and D are distinguishable above a twentieth
+_FARTHEST = 30.0  # times off that line: up to there, 92 of 100 planted laws fell in their 90 % interval
 _SAME = 0.01
 _RATIO = np.log(2.5)  # of exponents of N and D: published ones differ by less
 
@@ -99,8 +99,8 @@ def _along_line(name: str, line: tuple[float, float], middle: float, params: flo
     ratio = f"D = {np.exp(intercept):.3g} N" + (f"^{slope:.3g}" if abs(slope - 1) > _SAME else "")
     if abs(off) > np.log(_FARTHEST) or slope <= 0:
         raise ArchlabError(
-            f"{name}: size and tokens varied together ({ratio}), so their effects cannot be told apart, and the target "
-            f"has {np.exp(abs(off)):.3g} times {'more' if off > 0 else 'fewer'} tokens than that: "
+            f"{name}: size and tokens varied together ({ratio}), so their effects cannot be distinguished, and the "
+            f"target has {np.exp(abs(off)):.3g} times {'more' if off > 0 else 'fewer'} tokens than that: "
             "losses at another number of tokens per parameter are needed"
         )
     note = f"size and tokens varied together ({ratio}), so the law gives each half of what falls"

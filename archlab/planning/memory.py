@@ -27,7 +27,7 @@ def process_bytes(tensors: int, tokens: int, accumulate: int) -> int:
 def staged_bytes(own: int, layout: Layout) -> int:
     """Return the bytes of the copies that a rank writes a checkpoint from while it trains on.
 
-    `own` are those of its weights and moments. A model that ranks do not divide is written before training goes on;
+    `own` are those of its weights and moments. A model that ranks do not divide is written before training continues;
     of one that they do, ranks with the same parts take turns to save them.
     """
     return own // (layout.replicate * layout.chunk) if layout.shard * layout.tensor > 1 else 0

@@ -28,7 +28,7 @@ class MemoryTerms:
     `activations` include gradients that it has not divided by then, `gradients` those that are there. `context` is the
     process (on a CPU the interpreter with its libraries, and what its allocator keeps), `communication` buffers of
     collectives, `allocator` what fragmentation loses, `staged` the copies that a checkpoint is written from while
-    training goes on: of a GPU's process they are in the host's memory.
+    training continues: of a GPU's process they are in the host's memory.
     """
 
     weights: int
@@ -181,8 +181,8 @@ def _summed(layout: Layout, trace: StepTrace, gradients: int) -> int:
 
 def _carried_bytes(setting: Setting, layout: Layout) -> int:
     """Return the bytes of one sequence's states at the edges of a rank's piece, the rank that has most of them."""
-    # The last but one: the state that it ends in, the message that has it, and its gradient. A rank amid others has the
-    # state that it starts from as well, and the gradient of that.
+    # The last but one: the state that it ends in, the message that has it, and its gradient. A rank between others
+    # also has the state that it starts from, and its gradient.
     begin, end = (setting.workload.state_bytes((layout.chunk - after) / layout.chunk) for after in (2, 1))
     return 3 * end + (2 * begin if layout.chunk > 2 else 0)
 

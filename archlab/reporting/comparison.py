@@ -48,7 +48,7 @@ class Comparison:
 
     def _noise(self) -> str:
         if self.margin is None:
-            return "and with one random seed each nothing tells whether that is noise"
+            return "and with one random seed each this may be noise"
         than = "no more than" if self.is_noise else "more than"
         return f"{than} the {self.margin:.2g} that random seeds alone explain (95 %)"
 

@@ -77,7 +77,7 @@ def _lists(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tup
 
 
 def is_components(value: Any) -> bool:
-    """Tell whether a value of a resolved model is a list of components, such as its layers."""
+    """Return whether a value of a resolved model is a list of components, such as its layers."""
     return isinstance(value, list) and bool(value) and all(map(_is_component, value))
 
 

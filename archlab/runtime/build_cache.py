@@ -56,7 +56,7 @@ def build_key(name: str, *parts: str) -> str:
 
 
 def _is_sound(file: Path) -> bool:
-    """Tell whether a library is what was published; one that is not is removed, so that it is built again."""
+    """Return whether a library is what was published; one that is not is removed, so that it is built again."""
     problem = next(_problems(file), "")
     if problem:
         _log.warning("%s: it is built again", problem)

@@ -66,7 +66,7 @@ def outcome_of(error: BaseException) -> Outcome:
 
     While a signal stops the process every exception is the user's.
     """
-    if is_stopping():  # which a library that was interrupted amid its work may have made another error of
+    if is_stopping():  # a library that was interrupted may have raised a different error
         return Outcome.USER
     return next(filter(None, map(_outcome, iter_causes(error))), Outcome.TRIAL)
 
@@ -113,7 +113,7 @@ _LOST_WORKER = re.compile(r"^DataLoader worker \(pid")  # torch has no type for 
 
 
 def is_machine_error(error: BaseException) -> bool:
-    """Tell whether an exception is by itself about the machine and not about what ran on it."""
+    """Return whether an exception is by itself about the machine and not about what ran on it."""
     types = (getattr(sys.modules.get(module), name, None) for module, own in _MACHINE_TYPES.items() for name in own)
     if _errno(error) in _MACHINE_ERRNO or isinstance(error, tuple(known for known in types if known is not None)):
         return True
@@ -127,7 +127,7 @@ def is_machine_error(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an allocation failed, on a GPU or on the CPU."""
+    """Return whether an allocation failed, on a GPU or on the CPU."""
     if isinstance(error, MemoryError) or _errno(error) == errno.ENOMEM:
         return True
     if "torch" not in sys.modules:

@@ -45,12 +45,12 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
 
 
 def is_slurm_step(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether srun started this process as one of several; a batch script itself is not one."""
+    """Return whether srun started this process as one of several; a batch script itself is not one."""
     return environment.get("SLURM_STEP_NUM_TASKS", "1") != "1" and "SLURM_PROCID" in environment
 
 
 def was_restarted(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether a launcher has started the processes again after a failure: they go on from the last checkpoint."""
+    """Return whether a launcher has restarted the processes after a failure; they resume from the last checkpoint."""
     return environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 

@@ -49,7 +49,7 @@ class AOTRunner(Protocol):
 
 
 def has_fork_server() -> bool:
-    """Tell whether multiprocessing has started its fork server."""
+    """Return whether multiprocessing has started its fork server."""
     # The public ensure_running only starts one (Python 3.11 to 3.13).
     server: Any = forkserver._forkserver
     return server._forkserver_pid is not None
@@ -81,7 +81,7 @@ class DispatchMode(TorchDispatchMode):
 
 
 def is_device_query(operation: object) -> bool:
-    """Tell whether an operation asks a tensor without memory for its device, which is an attribute of it."""
+    """Return whether an operation asks a tensor without memory for its device, which is an attribute of it."""
     # Autograd does so several times an operation, and modes are asked as for any other (torch 2.13).
     return operation is torch.ops.prim.device.default
 
@@ -160,7 +160,7 @@ def flop_formula(operation: object) -> Callable[..., int] | None:
 
 
 def has_triton() -> bool:
-    """Tell whether torch can compile Triton kernels for this machine's accelerator."""
+    """Return whether torch can compile Triton kernels for this machine's accelerator."""
     # torch's own condition (package, driver, compute capability), which no public function states (torch 2.13).
     from torch.utils import _triton
 
@@ -200,13 +200,13 @@ def trace_compiled_modules_eagerly() -> Iterator[None]:
 
 
 def is_data_dependent_error(error: RuntimeError) -> bool:
-    """Tell whether make_fx failed because Python code reads a tensor's value."""
+    """Return whether make_fx failed because Python code reads a tensor's value."""
     # In its mode `real` make_fx raises a bare RuntimeError; only the symbolic modes have a type for it (torch 2.13).
     return "data-dependent control flow" in str(error)
 
 
 def is_mutating_op(target: object) -> bool:
-    """Tell whether the target of a graph's node is an operator that writes to one of its arguments."""
+    """Return whether the target of a graph's node is an operator that writes to one of its arguments."""
     # Node.is_impure is true of random operators too; the schema says precisely this (torch 2.13).
     from torch._ops import OpOverload
 
@@ -247,7 +247,7 @@ def argument_names(operation: Any) -> list[str]:
 
 
 def is_dtype_conversion(target: object) -> bool:
-    """Tell whether the target of a graph's node is an operator that only changes dtype or device."""
+    """Return whether the target of a graph's node is an operator that only changes dtype or device."""
     # make_fx decomposes the public aten.to.dtype to _to_copy (torch 2.13).
     return target in (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default)
 
@@ -293,13 +293,13 @@ def op_namespace(target: object) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an allocation failed, on a GPU or on the CPU."""
+    """Return whether an allocation failed, on a GPU or on the CPU."""
     # torch's allocator for the CPU raises a bare RuntimeError (torch 2.13).
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def is_compiler_failure(error: BaseException) -> bool:
-    """Tell whether torch.compile failed because a compiler is missing or could not do its work."""
+    """Return whether torch.compile failed because a compiler is missing or could not do its work."""
     # torch.compiler exports no exception (torch 2.13). Importing these takes two seconds, and before the compiler is
     # imported there are none.
     exc = sys.modules.get("torch._inductor.exc")
@@ -315,7 +315,7 @@ _CUDA_ERRORS_OF_A_MODEL = (1, 2, 9, 98, 700, 701, 710, 716, 717, 718)
 
 
 def is_lost_accelerator(error: BaseException) -> bool:
-    """Tell whether a GPU failed by itself: its driver, its memory (ECC), its connection."""
+    """Return whether a GPU failed by itself: its driver, its memory (ECC), its connection."""
     # The type is public; its attribute is set by torch's C++ and documented nowhere (torch 2.13).
     return (
         isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) not in _CUDA_ERRORS_OF_A_MODEL
@@ -323,7 +323,7 @@ def is_lost_accelerator(error: BaseException) -> bool:
 
 
 def breaks_process(error: BaseException) -> bool:
-    """Tell whether no CUDA call of this process can succeed after an error, as after a failed assertion in a kernel."""
+    """Return whether no CUDA call of this process can succeed after an error, such as a kernel's failed assertion."""
     # torch documents neither the attribute nor which errors these are: CUDA calls them sticky (torch 2.13).
     return isinstance(error, torch.AcceleratorError) and 700 <= (getattr(error, "error_code", None) or 0) < 800
 

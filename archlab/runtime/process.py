@@ -49,7 +49,7 @@ def env_switch(switch: str) -> bool:
 
 
 def tuning_enabled() -> bool:
-    """Tell whether archlab may change settings of the process."""
+    """Return whether archlab may change settings of the process."""
     return env_switch(TUNE)
 
 
@@ -97,7 +97,7 @@ def _is_program() -> bool:
 
 
 def _is_malloc_ours() -> bool:
-    """Tell whether malloc is glibc's, and the environment has no settings of its own for it."""
+    """Return whether malloc is glibc's, and the environment has no settings of its own for it."""
     of_user = any(name.startswith("MALLOC_") for name in os.environ)
     of_user = of_user or os.environ.get(TUNABLES, _NO_SMALL_CACHE) != _NO_SMALL_CACHE
     return not of_user and platform.libc_ver()[0] == "glibc"
@@ -105,7 +105,7 @@ def _is_malloc_ours() -> bool:
 
 @cache
 def configure_malloc() -> bool:
-    """Configure malloc to keep large blocks for reuse, and tell whether it is configured.
+    """Configure malloc to keep large blocks for reuse, and return whether it is configured.
 
     Only glibc's malloc can be, and it is not if the environment has settings of its own for it.
     """
@@ -116,7 +116,7 @@ def configure_malloc() -> bool:
 
 
 def has_huge_pages() -> bool:
-    """Tell whether large tensors use huge pages: torch requests them, and the kernel does not refuse."""
+    """Return whether large tensors use huge pages: torch requests them, and the kernel does not refuse."""
     try:
         allowed = "[never]" not in _KERNEL_SETTING.read_text()
     except OSError:

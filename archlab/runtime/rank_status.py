@@ -31,7 +31,7 @@ class RankStatus:
 
 
 def has_launcher() -> bool:
-    """Tell whether archlab's own launcher has started this process, which tells how the others have ended."""
+    """Return whether archlab's own launcher has started this process, which tells how the others have ended."""
     return STORE in os.environ
 
 

@@ -60,11 +60,11 @@ class Shares:
                 raise ArchlabError(f"a job asks for {asked} {what}{of}, and this machine lends {has}")
 
     def fits(self, resources: Resources) -> bool:
-        """Tell whether as much as is asked for is free."""
+        """Return whether as much as is asked for is free."""
         return resources.total_cpus <= self._free.num_cores and resources.total_gpus <= len(self._free.gpus)
 
     def take(self, resources: Resources) -> Share:
-        """Take a share, whose cores lie side by side as far as those that are free do."""
+        """Take a share, with adjacent cores as far as possible."""
         free, cpus, gpus = self._free, resources.total_cpus, resources.total_gpus
         self._free = Share(free.num_cores - cpus, free.cores[cpus:], free.gpus[gpus:])
         return Share(cpus, free.cores[:cpus], free.gpus[:gpus])

@@ -56,7 +56,7 @@ _active: _Handler | None = None
 
 
 def is_stopping() -> bool:
-    """Tell whether a signal has asked to stop the block of `stop_on_signals` that this process is in."""
+    """Return whether a signal has asked to stop the block of `stop_on_signals` that this process is in."""
     return _active is not None and _active.count > 0
 
 

@@ -43,7 +43,7 @@ def run_launched(space: Space, folder: Path, total: int, callback: SearchCallbac
 
 
 def _is_whole(summary: SearchSummary, study: SearchStudy) -> bool:
-    """Tell whether a summary is of all trials, none of which is to be run again."""
+    """Return whether a summary is of all trials, none of which is to be run again."""
     open_ones = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     return not open_ones and sum(summary.trials.values()) == len(finished_trials(study))
 

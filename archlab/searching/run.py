@@ -69,7 +69,7 @@ def find_search(
     if not isinstance(source, Mapping) and (Path(source) / SPACE).is_file():
         folder = Path(source)
         if out is not None and Path(out).resolve() != folder.resolve():
-            raise ArchlabError(f"{folder}: is the directory of a search, which cannot go on in {out}")
+            raise ArchlabError(f"{folder}: is the directory of a search, which cannot continue in {out}")
         space = load_space(folder / SPACE, overrides, recorded=True)
         return replace(space, name=folder.resolve().name), folder
     space = load_space(source, overrides)

@@ -108,7 +108,7 @@ class SearchWorker:
             publish_best(self.study, self.space, self.folder, self.identity)
 
     def is_last(self) -> bool:
-        """Tell whether no trial runs or waits, so that the search can be finished."""
+        """Return whether no trial runs or waits, so that the search can be finished."""
         return not is_anything_running(self.study)
 
     def finish(self) -> SearchResult:

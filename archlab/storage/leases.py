@@ -1,4 +1,4 @@
-"""Leases: which processes work on a directory, told by counters that they increment, and by no clock but the reader's.
+"""Leases: which processes work on a directory, by counters that they increment and by no clock but the reader's.
 
 A holder writes a counter into its file every few seconds. An observer that has seen the same one for the time of the
 lease, by a monotonic clock of its own, considers the holder dead, whatever host, PID or lock there is: those of another

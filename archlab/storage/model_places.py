@@ -16,7 +16,7 @@ _MAX_TOLD = 3
 
 
 def is_export(folder: Path) -> bool:
-    """Tell whether a directory is an export, which runs without archlab."""
+    """Return whether a directory is an export, which runs without archlab."""
     if all((folder / name).is_file() for name in (WEIGHTS, "config.yaml", "model.py")):  # of archlab 0.1
         return True
     try:
@@ -71,7 +71,7 @@ _DEEPEST = 5  # trials/0003/tasks/NAME/runs
 
 
 def search_of(folder: Path) -> Path | None:
-    """Return the run or the search that a directory lies in, by the names that archlab gives what lies there."""
+    """Return the run or the search that contains a directory, by archlab's names for directories."""
     if not folder.is_dir():
         return None
     for above in folder.parents[:_DEEPEST]:

@@ -76,7 +76,7 @@ def _read_file(folder: Path, name: str) -> bytes:
 
 
 def task_knobs(tokens: ModelTokens, folder: Path) -> Mapping[str, Any]:
-    """Return the knobs by which a task of text has a model's tokens, whose files lie in `folder`."""
+    """Return the knobs that give a text task a model's tokens, whose files are in `folder`."""
     if tokens.kind not in ("bytes", "words", "tokenizer", "unknown"):
         return {}
     name = {"bytes": "bytes", "unknown": None}.get(tokens.kind, str(folder / (tokens.file or "")))

@@ -11,10 +11,10 @@ from archlab.errors import ArchlabError
 def require_output_file(file: Path, what: str, *, force: bool, is_own: Callable[[Path], bool]) -> None:
     """Raise ArchlabError unless a file may be written: it is absent, or with `force` one that archlab wrote.
 
-    `what` says what it is, and `is_own` tells whether another file is the same.
+    `what` says what it is, and `is_own` indicates whether another file is the same.
     """
     if not file.parent.is_dir():
-        raise ArchlabError(f"{file}: lies in no directory that is there")
+        raise ArchlabError(f"{file}: is in a directory that does not exist")
     if not file.exists() and not file.is_symlink():
         return
     if not force:

@@ -152,7 +152,7 @@ class PartSave:
         return self._written.exception() is not None or time.monotonic() >= self._gives_up_at
 
     def raise_error(self) -> None:
-        """Raise what has failed so far in this rank; the failure of another one is told by that."""
+        """Raise what has failed so far in this rank; another rank's failure is raised by that rank."""
         for future in (self._written, self._published):
             if future is not None and future.done() and not isinstance(future.exception(), _Discarded):
                 future.result()

@@ -22,7 +22,7 @@ def read_run_identity(folder: Path) -> Identity:
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a directory holds a run; one that archlab 0.1 wrote is known by its resolved experiment."""
+    """Return whether a directory holds a run; one that archlab 0.1 wrote is known by its resolved experiment."""
     if (folder / RUN_FILE).is_file():
         return True
     try:

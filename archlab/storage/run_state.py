@@ -53,7 +53,7 @@ def check_random_states(states: Mapping[str, Tensor], file: Path) -> None:
         raise ArchlabError(f"{file}: holds no state of the CPU's random number generator")
     for name, state in states.items():
         try:
-            # A run may go on where there are fewer GPUs, whose states are then not restored.
+            # A run may continue where there are fewer GPUs, whose states are then not restored.
             if name == "cpu" or _index(name) < torch.cuda.device_count():
                 torch.Generator(name.replace(".", ":")).set_state(state)
         except (RuntimeError, TypeError, ValueError) as error:

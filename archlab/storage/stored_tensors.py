@@ -40,7 +40,7 @@ def part_file(kind: str, index: int, count: int) -> str:
 
 
 def is_part_file(name: str, kind: str | None = None) -> bool:
-    """Tell whether a file has the name of one of parts, of `MODEL` or `OPTIMIZER` or of either."""
+    """Return whether a file has the name of one of parts, of `MODEL` or `OPTIMIZER` or of either."""
     match = _PART_FILE.fullmatch(name)
     return match is not None and kind in (None, match[1])
 
@@ -58,7 +58,7 @@ def tensor_files(folder: Path, kind: str) -> list[Path]:
 
 
 def has_weights(folder: Path) -> bool:
-    """Tell whether a directory holds a model's tensors, whole or in parts."""
+    """Return whether a directory holds a model's tensors, whole or in parts."""
     return any(file.is_file() for file in tensor_files(folder, MODEL))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from archlab.data.task import Task
 from archlab.errors import ArchlabError
 
-# Where data lie and what they were read by: their checksums tell whether they are the same.
+# Where data are and what they were read by: their checksums indicate whether they are the same.
 WHEREABOUTS = ("source", "tokenizer", "python")
 # And what follows from the experiment and the other facts.
 _ELSEWHERE = (*WHEREABOUTS, "bytes")
@@ -17,7 +17,7 @@ _MAX_TOLD = 3
 
 
 def data_identity(task: Task) -> dict[str, Any]:
-    """Return what identifies a task's data, wherever they lie: sizes and checksums, by dotted names."""
+    """Return what identifies a task's data, wherever they are: sizes and checksums, by dotted names."""
     facts = json.loads(json.dumps(task.describe()))  # as a checkpoint reads it back: lists for tuples, text for keys
     return {key: value for key, value in _flatten(facts).items() if key.split(".")[0] not in _ELSEWHERE}
 

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 # What a record tells of the machine, beside its speed: it differs from run to run, and says nothing of the model.
 OF_THE_MACHINE = ("tokens_per_s_per_device", "mfu", "memory_bytes", "data_wait_s")
 _NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "tokens", *OF_THE_MACHINE)
-_ADVICE = "restore it, or remove it to go on without the records before"
+_ADVICE = "restore it, or remove it to continue without the records before"
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def read_kept(file: Path, step: int, expected: Mapping[str, Any] | None) -> byte
     content, size = _read(file), 0
     if expected is not None:
         if not file.is_file():
-            _log.warning("%s: is missing; the run goes on without the records up to step %d", file, step)
+            _log.warning("%s: is missing; the run continues without the records up to step %d", file, step)
             return b""
         size = _require_beginning(content, file, step, expected)
     rest = _kept_lines(content[size:], file, step, strict=expected is None)

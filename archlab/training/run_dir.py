@@ -93,7 +93,7 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool, bu
 
 def _resume(experiment: Experiment, folder: Path) -> Identity:
     file = folder / "experiment.yaml"
-    # Any layout goes on exactly where another one has stopped.
+    # Any layout continues exactly where another one has stopped.
     earlier, present = map(_as_resumed, (load(file, recorded=True), experiment))
     difference = first_difference(earlier.resolved, present.resolved)
     if difference:
@@ -104,7 +104,7 @@ def _resume(experiment: Experiment, folder: Path) -> Identity:
 
 
 def _as_resumed(experiment: Experiment) -> Experiment:
-    """Return an experiment without what says where it trains and who is told of it."""
+    """Return an experiment without the settings of its devices and its loggers."""
     return replace(experiment, parallel=None, train=replace(experiment.train, loggers=None, profile=None))
 
 
@@ -126,7 +126,7 @@ def join_identity(folder: Path, own: Identity, data: Any, last: Path | None) -> 
 
 
 def write_run_identity(folder: Path, identity: Identity) -> None:
-    """Write run.json, by which the files of a run are told from those of another."""
+    """Write run.json, by which the files of a run are distinguished from those of another."""
     write_text(folder / RUN_FILE, json.dumps({KEY: dict(identity)}, indent=2))
 
 

@@ -34,7 +34,7 @@ class LoggedRun:
     steps: int
 
     def is_due(self, record: Mapping[str, float]) -> bool:
-        """Tell whether an update is logged: those that metrics.jsonl has."""
+        """Return whether an update is logged: those that metrics.jsonl has."""
         return record["step"] % self.log_every == 0 or record["step"] == self.steps
 
 
@@ -84,7 +84,7 @@ def is_failing() -> bool:
 
 
 class _Guarded(Callback):
-    """A logger that is told of nothing more once it has failed: metrics.jsonl has everything."""
+    """A logger that is disabled once it has failed: metrics.jsonl has everything."""
 
     def __init__(self, name: str, logger: Callback) -> None:
         self.name, self.logger, self.works = name, logger, True
@@ -96,7 +96,7 @@ class _Guarded(Callback):
             hook(*arguments)
         except Exception as error:
             self.works = False
-            _log.warning("%s: %s; the run goes on without it, and metrics.jsonl has all", self.name, one_line(error))
+            _log.warning("%s: %s; the run continues without it, and metrics.jsonl has all", self.name, one_line(error))
 
     def on_start(self, experiment: Experiment, step: int) -> None:
         """Hand on."""

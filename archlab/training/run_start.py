@@ -1,4 +1,4 @@
-"""The start of a training run, of which the first process decides: settings, directory, and where to go on from."""
+"""The start of a training run, decided by the first process: settings, directory, and checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from archlab.training.trace import Trace
 
 @dataclass
 class RunStart:
-    """The start of a run: its experiment with every setting resolved, identity, and the checkpoint to go on from."""
+    """The start of a run: its experiment with every setting resolved, identity, and the checkpoint to continue from."""
 
     experiment: Experiment
     folder: Path
@@ -76,7 +76,7 @@ class RunStart:
 def _settings_to_keep(folder: Path, train: TrainConfig, resume: bool) -> dict[str, str]:
     """Return each `auto` setting as it was resolved when the run started: resuming is exact only with the same ones.
 
-    A run that goes on where another one was keeps that one's.
+    A run that continues where another one was keeps that one's.
     """
     file = folder / "experiment.yaml"
     if not resume or not file.is_file():

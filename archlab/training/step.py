@@ -130,7 +130,7 @@ class TrainStep:
         self.relay = Relay(self.ranks) if self.ranks.layout.chunk > 1 and self._carry is None else None
 
     def _can_carry(self) -> bool:
-        """Tell whether ranks that have a context in pieces compute them at once."""
+        """Return whether ranks that have a context in pieces compute them at once."""
         # Compiled, ranks would have graphs of their own, which may exchange summaries in another order each.
         return self.ranks.layout.chunk > 1 and self.train.compile == "off" and can_carry(self.model)
 

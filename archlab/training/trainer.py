@@ -76,7 +76,7 @@ def train(
     resume, force = resume or again, force and not again
     with stop_on_signals(), deterministic_algorithms(), join_ranks(experiment) as ranks, ExitStack() as held:
         start = RunStart(experiment, folder, resume, force, ranks.count)
-        # The first process alone looks at the directory and writes there; the others go on with what it has found.
+        # The first process alone looks at the directory and writes there; the others continue with what it has found.
         told = ranks.on_first(lambda: start.begin(held))
         if not ranks.is_first:
             start.follow(told)
@@ -172,7 +172,7 @@ class Trainer:
             checkpoint.save_model(final, self.model, resolved, provenance, tokens, weights=weights)
 
     def _save_at_stop(self, error: BaseException) -> str:
-        """Save a checkpoint, unless the user cannot wait; return what is told of it."""
+        """Save a checkpoint, unless the user cannot wait; return the message about it."""
         # Not after a second signal, by which an optimizer step may have ended half done, and the user waits.
         if isinstance(error, Stopped) and error.at_once:
             last = max(checkpoint.checkpoints(self.folder / "checkpoints"), default=None)
@@ -200,7 +200,7 @@ class Trainer:
             self.log.append(record)
 
     def _lacks_evaluation(self) -> bool:
-        """Tell whether a signal during an evaluation has saved the checkpoint that the run goes on from."""
+        """Return whether a signal during an evaluation has saved the checkpoint that the run continues from."""
         return not any("val_loss" in r for r in read_metrics(self.folder) if r["step"] == self.step)
 
     def _train_loop(self) -> None:

@@ -1,4 +1,4 @@
-"""Experts of a mixture: feed-forward layers, gated or not, whose matrices lie in one tensor.
+"""Experts of a mixture: feed-forward layers, gated or not, whose matrices are in one tensor.
 
 Letters in suffixes: N tokens, K experts of a token, E experts, D features, H hidden features, R rows, one for each
 token and each of its experts.

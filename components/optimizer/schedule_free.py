@@ -30,7 +30,7 @@ class ScheduleFree(UpdateRule):
         self, adam: AdamSettings, *, averaging_power: NonNegative = 0.0, weight_power: NonNegative = 2.0
     ) -> None:
         if adam.betas[0] == 0:
-            raise ValueError("needs a train.beta1 above 0: at 0 the average is not told from where gradients are taken")
+            raise ValueError("needs a train.beta1 above 0: at 0 the average equals the point where gradients are taken")
         self.adam, self.powers = adam, (averaging_power, weight_power)
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -33,7 +33,7 @@ class Rotation(Position):
 
     def rotate(self, x_BTHK: Tensor, position_BT: Tensor) -> Tensor:
         """Return each pair rotated by its angle."""
-        # bfloat16 cannot tell the angles of late positions apart.
+        # bfloat16 cannot distinguish the angles of late positions.
         x, rest = at_least_float32(x_BTHK[..., : 2 * self.num_pairs]), x_BTHK[..., 2 * self.num_pairs :]
         frequency_P = self.scale_frequencies(rotary_frequencies(self.num_pairs, self.base, position_BT.device))
         table = rotary_cos_sin(position_BT, frequency_P, x.dtype).unsqueeze(3)

@@ -35,7 +35,7 @@ class CorpusTask(TokenizedTask):
     @property
     @abstractmethod
     def location(self) -> str:
-        """Where the corpus lies, for messages."""
+        """Where the corpus is, for messages."""
 
     def check(self, context: int = 1) -> None:
         """Raise ArchlabError unless the text can be read and every split has a window of `context`."""
@@ -80,7 +80,7 @@ class CorpusTask(TokenizedTask):
         return self.tokenizer.num_bytes_of(tokens.tolist()) / len(tokens)
 
     def has_bits_per_byte(self, split: str) -> bool:
-        """Tell whether the tokens of a split tell its text; what they lose is logged."""
+        """Return whether the tokens of a split tell its text; what they lose is logged."""
         require_split(split)
         return is_recoverable(*self._lost(split), self.corpus.used[split], split, self.location)
 

@@ -42,7 +42,7 @@ class TokenizedTask(Task):
         return tokens
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Return the tokens of a text that goes on after others: without those that precede every text."""
+        """Return the tokens of a text that continues after others: without those that precede every text."""
         return self.encode(text)[len(self.tokenizer.prefix) :]
 
     def decode(self, tokens: Sequence[int]) -> str:

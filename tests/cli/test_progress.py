@@ -41,7 +41,7 @@ def test_every_line_tells_how_long_is_left(tiny: Tiny, monkeypatch: pytest.Monke
     assert lines[5].endswith("eta 30 s")
 
 
-def test_a_run_that_goes_on_says_so(tiny: Tiny) -> None:
+def test_a_run_that_continues_says_so(tiny: Tiny) -> None:
     lines = shown(tiny(), first=10).splitlines()
     assert lines[0] == "tiny: resuming after step 10"
     assert lines[1].startswith("step 12/12")

@@ -183,16 +183,16 @@ def test_the_pareto_set_is_a_table() -> None:
 
 
 def test_stopping_says_how_to_go_on(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt) as stopped, advise_at_stop("the same command goes on"):
+    with pytest.raises(KeyboardInterrupt) as stopped, advise_at_stop("run the same command to continue"):
         raise KeyboardInterrupt
-    assert stopped.value.__notes__ == ["the same command goes on"]
-    with pytest.raises(KeyboardInterrupt) as early, advise_at_stop("--resume goes on", checkpoint_of=tmp_path):
+    assert stopped.value.__notes__ == ["run the same command to continue"]
+    with pytest.raises(KeyboardInterrupt) as early, advise_at_stop("archlab train --resume", checkpoint_of=tmp_path):
         raise KeyboardInterrupt
-    assert not hasattr(early.value, "__notes__")  # there is nothing to go on from
+    assert not hasattr(early.value, "__notes__")  # there is nothing to continue from
     (tmp_path / "checkpoints/step_00000151").mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt) as late, advise_at_stop("--resume goes on", checkpoint_of=tmp_path):
+    with pytest.raises(KeyboardInterrupt) as late, advise_at_stop("archlab train --resume", checkpoint_of=tmp_path):
         raise KeyboardInterrupt
-    assert late.value.__notes__ == ["--resume goes on"]
-    with pytest.raises(ValueError, match="x") as failed, advise_at_stop("the same command goes on"):
+    assert late.value.__notes__ == ["archlab train --resume"]
+    with pytest.raises(ValueError, match="x") as failed, advise_at_stop("run the same command to continue"):
         raise ValueError("x")
     assert not hasattr(failed.value, "__notes__")

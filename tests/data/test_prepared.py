@@ -159,7 +159,7 @@ def kill_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("groups", [0, 3, 9])
-def test_what_a_killed_process_began_goes_on(
+def test_what_a_killed_process_began_continues(
     groups: int, tmp_path: Path, text: Path, tokenizer: HuggingFaceTokenizer, encoded: list[int], own_cache: Path
 ) -> None:
     write_json_lines(text / "b.jsonl", SENTENCES[:40])

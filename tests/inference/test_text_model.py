@@ -79,7 +79,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(each: TextModel) -> None:
 
 
 @pytest.mark.slow
-def test_a_saved_state_goes_on_exactly(each: TextModel, tmp_path: Path) -> None:
+def test_a_saved_state_continues_exactly(each: TextModel, tmp_path: Path) -> None:
     settings = Settings(max_new_tokens=14, temperature=0.9, logprobs=1)
     whole = run(each, "some prompt", settings, seed=3)
     files = [tmp_path / name for name in ("one", "two")]
@@ -94,7 +94,7 @@ def test_a_saved_state_goes_on_exactly(each: TextModel, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_state_with_room_for_a_compiled_decoder_goes_on_without_one(
+def test_a_state_with_room_for_a_compiled_decoder_continues_without_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def step(self: Decoder, tokens: torch.Tensor) -> torch.Tensor:
@@ -217,7 +217,7 @@ def test_a_file_is_replaced_only_if_it_is_a_state_and_that_is_asked_for(saved: t
     file.write_text("notes")
     with pytest.raises(ArchlabError, match="already exists, and is no state that archlab wrote"):
         each.stream("x", Settings(), files=StateFiles(None, file, True))
-    with pytest.raises(ArchlabError, match="lies in no directory that is there"):
+    with pytest.raises(ArchlabError, match="is in a directory that does not exist"):
         each.stream("x", Settings(), files=StateFiles(None, file / "below"))
     assert file.read_text() == "notes"
 

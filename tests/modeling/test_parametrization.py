@@ -109,7 +109,7 @@ def that_transfer() -> list[str]:
 
 @pytest.mark.parametrize("optimizer", that_transfer())
 def test_a_folded_factor_is_a_multiplier(optimizer: str) -> None:
-    """The optimizer cannot tell them apart, with epsilon and weight decay of the size of the gradients."""
+    """The optimizer cannot distinguish them, with epsilon and weight decay of the size of the gradients."""
     given = {"lr": 0.05, "eps": 0.3, "weight_decay": 0.2, "optimizer": optimizer}
     train, factor = parse_train(given), 0.125
     one = ParamScale(1.0, 1.0, 1.0)

@@ -120,7 +120,7 @@ def test_documents_apart_are_divided_among_ranks(tiny: Tiny, tiny_file: Path, tm
     assert_same_curve(curve(tmp_path / "run"), curve(tmp_path / "one"))
 
 
-def test_a_run_goes_on_in_other_layouts(
+def test_a_run_continues_in_other_layouts(
     tiny: Tiny, tiny_file: Path, tmp_path: Path, alone: list[dict[str, Any]]
 ) -> None:
     run, pool = tmp_path / "run", rank_pool()
@@ -134,7 +134,7 @@ def test_a_run_goes_on_in_other_layouts(
 
 
 @pytest.mark.parametrize("name", names("optimizer"))
-def test_a_divided_run_goes_on_with_any_optimizer(name: str, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+def test_a_divided_run_continues_with_any_optimizer(name: str, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     run, pool, overrides = tmp_path / "run", rank_pool(), [*SAME, f"train.optimizer={name}"]
     if "shard" not in update_rule(tiny(*overrides).train).divided_by:
         message = f"train.optimizer: '{name}' updates whole tensors, which parallel.shard divides"

@@ -148,7 +148,7 @@ def test_a_crossing_is_found() -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_told_apart_is_told() -> None:
+def test_what_cannot_be_distinguished_is_told() -> None:
     probabilities = []
     for seed in range(4):
         rng = np.random.default_rng(seed)

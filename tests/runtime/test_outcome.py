@@ -143,7 +143,7 @@ def test_other_exit_statuses(status: int, outcome: Outcome) -> None:
 
 
 def test_an_error_while_a_signal_stops_the_process_is_the_users() -> None:
-    error = ConfigError("model", "is wrong")  # as of a library that was interrupted amid its work
+    error = ConfigError("model", "is wrong")  # as of a library that was interrupted during its work
     with stop_on_signals():
         assert outcome_of(error) is Outcome.TRIAL
         with pytest.raises(KeyboardInterrupt):

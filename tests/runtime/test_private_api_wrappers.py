@@ -159,7 +159,7 @@ def test_a_compiled_module_keeps_its_names() -> None:
 
 
 def test_tensors_of_one_storage_share_one_python_object() -> None:
-    """`archlab.modeling.cost` tells storages apart by it."""
+    """`archlab.modeling.cost` distinguishes storages by it."""
     for device in ("cpu", "meta"):
         x = torch.zeros(3, device=device)
         assert x.untyped_storage() is x[1:].untyped_storage(), "torch no longer keeps a storage's Python object"

@@ -84,7 +84,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_run_is_refused_until_it_is_migrated_and_then_goes_on(run: Path, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_is_refused_until_it_is_migrated_and_then_continues(run: Path, tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match=r"ffn 'perceptron' is now called 'mlp' \(`archlab migrate`"):
         archlab.load_model(run)
     before = contents(run)

@@ -129,7 +129,7 @@ def test_a_linked_run_may_be_resumed_and_not_started_over(run: Path, tiny: Tiny)
 
 
 def test_what_the_new_run_reads_is_not_deleted(run: Path, tiny: Tiny) -> None:
-    with pytest.raises(ArchlabError, match=r"run: holds .*final, which is read"):
+    with pytest.raises(ArchlabError, match=r"run: contains the source .*final"):
         open_run(tiny(f"task.path={run / 'final'}"), run, False, True)
 
 

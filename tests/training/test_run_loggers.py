@@ -49,7 +49,7 @@ class FakeWandb(ModuleType):
 
 
 class FakeMlflow(ModuleType):
-    """What archlab calls of mlflow, which keeps what it is told by run."""
+    """What archlab calls of mlflow, which keeps what it is detected by run."""
 
     def __init__(self) -> None:
         super().__init__("mlflow")
@@ -101,7 +101,7 @@ def test_wandb_is_told_what_the_log_has(tiny: Tiny, tmp_path: Path, installed: A
 
 
 @pytest.mark.slow
-def test_mlflow_goes_on_in_the_run_that_was_stopped(tiny: Tiny, tmp_path: Path, installed: Any) -> None:
+def test_mlflow_continues_in_the_run_that_was_stopped(tiny: Tiny, tmp_path: Path, installed: Any) -> None:
     mlflow = installed(FakeMlflow())
     experiment = tiny(*LOGGED, "train.loggers=[mlflow]")
 
@@ -129,7 +129,7 @@ def test_a_logger_that_fails_does_not_end_the_run(
     assert [options["mode"] for options in wandb.inits] == ["offline"]
     assert [record.getMessage() for record in caplog.records] == [
         "wandb: api_key not configured (no-tty); the run is logged offline, for `wandb sync`",
-        "wandb: no route to host; the run goes on without it, and metrics.jsonl has all",
+        "wandb: no route to host; the run continues without it, and metrics.jsonl has all",
     ]
 
 

@@ -132,7 +132,7 @@ def train(
         return
     if resume and not has_checkpoint(out):
         click.echo(f"{out}: nothing to resume; the run starts at step 0")
-    with advise_at_stop("--resume goes on", checkpoint_of=out), ProgressBar(console) as progress:
+    with advise_at_stop("run with --resume to continue", checkpoint_of=out), ProgressBar(console) as progress:
         result = api.train(experiment, out=out, resume=resume, force=force, callbacks=[progress])
     console.print(f"validation {format_metrics(result.metrics, 'val_')}")
     click.echo(f"model    {result.model_dir}\nmetrics  {result.folder / 'metrics.jsonl'}")
@@ -169,9 +169,9 @@ def search(
 ) -> None:
     """Search a space of architectures; the same command resumes the search.
 
-    NAME is a search space, a YAML file, or the directory of a search that is to go on; PATH=VALUE sets a value of the
-    space, or of its base experiment. A space with rungs is a ladder: its candidates are compared at growing sizes, and
-    forecast at the size that it leads to.
+    NAME is a search space, a YAML file, or the directory of a search to resume; PATH=VALUE overrides a value of the
+    space or of its base experiment. A space with rungs is a ladder: its candidates are compared at growing sizes, and
+    their losses are forecast at the target size.
     """
     if dry_run:
         from archlab.cli.dry_run import estimate_search
@@ -194,7 +194,7 @@ def search(
     if worker:
         work(make_console(), Path(name))
         return
-    goes_on = "the same command without --force goes on" if force else "the same command goes on"
+    goes_on = "run the same command without --force to continue" if force else "run the same command to continue"
     if is_ladder(name, overrides, rehearse=rehearse, trials=trials):
         overrides = (*overrides, f"study.trials={trials}") if trials is not None else overrides
         with advise_at_stop(goes_on):

@@ -45,14 +45,14 @@ def prepare(
 
     NAME is an experiment or a YAML file, whose text is prepared in the user's cache; PATH=VALUE sets a value by its
     path. With --corpus and --tokenizer it is a text of yours, written to --out, or to where NAME looks for the corpus
-    that it names. The same command goes on where a killed one ended.
+    that it names. Running the same command again continues a killed one.
     """
     _require_whole(name, corpus, tokenizer, out)
     from archlab.cli.prepared_table import describe_cache, prepared_table
     from archlab.cli.stopping import advise_at_stop
     from archlab.cli.task_bar import task_bar
 
-    with advise_at_stop("the same command goes on"), task_bar():
+    with advise_at_stop("run the same command to continue"), task_bar():
         if corpus is None or tokenizer is None:
             found = api.prepare(name or "", overrides)
         else:

@@ -37,7 +37,7 @@ class Recipe:
 
 
 def build(recipe: Recipe, partial: Path, folder: Path) -> None:
-    """Write the tokens into the directory `partial`, or go on with it, and rename it to `folder` at the end.
+    """Write the tokens into the directory `partial`, or continue with it, and rename it to `folder` at the end.
 
     Raises ArchlabError for a text that the tokenizer has no tokens for or that changes meanwhile, MachineError where
     the disk is full; nothing is left of either.

@@ -38,7 +38,7 @@ class Manifest:
 
     Attributes:
         key: A digest of the text, of how it is split, and of the tokenizer: the same key is the same tokens.
-        source: Where the text lay, which changes nothing.
+        source: The path of the text, for information only.
         corpus: Documents, split_by, sha256, eval_bytes, and bytes_available by split.
         tokenizer: Kind, sha256, special tokens and the files of the tokenizer, as `ModelTokens.to_plain`.
         vocab_size: The number of tokens that the tokenizer has.

@@ -1,4 +1,4 @@
-"""Writing tokens: the files of a directory grow document by document, and go on where a killed process ended."""
+"""Writing tokens to files that grow document by document, and that a later process can complete."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Tokenizer(Protocol):
     def encode_documents(self, texts: Sequence[bytes], *, ends_corpus: bool = True) -> list[NDArray[Any]]:
         """Return the tokens of consecutive documents of a corpus, each with what ends it in `encode_corpus`.
 
-        `ends_corpus` tells whether the last of them is the last of the corpus.
+        `ends_corpus` indicates whether the last of them is the last of the corpus.
         """
 
     def num_bytes(self, text: bytes) -> int:

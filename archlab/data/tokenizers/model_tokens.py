@@ -33,7 +33,7 @@ class ModelTokens:
         return next(iter(self.files), None)
 
     def is_same(self, other: ModelTokens) -> bool:
-        """Tell whether tokens mean the same."""
+        """Return whether tokens mean the same."""
         return (self.kind, self.sha256) == (other.kind, other.sha256)
 
     def to_plain(self) -> dict[str, Any]:

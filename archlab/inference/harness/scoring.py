@@ -64,7 +64,7 @@ def score_continuations(
 ) -> list[Score]:
     """Return the score of each continuation of at least one token after at least one.
 
-    Rows of different lengths are read together as far as the shortest goes, and the longer ones go on from their
+    Rows of different lengths are read together as far as the shortest goes, and the longer ones continue from their
     states: no layer sees padding, whatever it does with it, and memory does not grow with a row's length unless the
     state does. Requests with the same tokens but the last one, as answers of one token have, are read once. `told` is
     called with the requests done and those in all.

@@ -21,7 +21,7 @@ _TIMEOUT_S = 5
 
 
 class MissingDataError(ArchlabError):
-    """A task's data or code is not at hand; `needs` says what."""
+    """Raised if a task's data or code is not available; `needs` says what is missing."""
 
     def __init__(self, name: str, needs: str) -> None:
         super().__init__(f"the task {name!r} cannot be run: {needs}")

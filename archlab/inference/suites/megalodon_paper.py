@@ -46,9 +46,9 @@ _TEXTS = {
 def run_megalodon_paper(
     model: nn.Module, experiment: Experiment, request: SuiteRequest, progress: SuiteProgress
 ) -> SuiteResult:
-    """Return the figures of all whose data is at hand, and what the others need.
+    """Return the figures of all whose data is available, and what the others need.
 
-    `text` is what the loss by context is measured on. Raises ArchlabError for a model of something else than text.
+    `text` is what the loss by context is measured on. Raises ArchlabError for a model of something other than text.
     """
     request.require_only(
         "megalodon-paper", "text", "max_context", "task_files", "limit", "whole_documents", "batch_size"

@@ -316,7 +316,7 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
         } | kept
 
     def _readable(self, tokens_BT: Tensor) -> Tensor:
-        # A row that has ended is fed the padding's number, which may lie past the vocabulary; nobody reads its logits.
+        # A row that has ended is fed the padding's number, which may be past the vocabulary; nobody reads its logits.
         pad = self.config.padding_id
         return tokens_BT if pad is None else tokens_BT.masked_fill(tokens_BT == pad, 0)
 
@@ -350,7 +350,7 @@ def _is_auxiliary(name: str) -> bool:
 
 
 def _run_documents(model: nn.Module, call, tokens_BT: Tensor, position_ids_BT: Tensor) -> tuple[Tensor, dict]:
-    """Call the model on documents that lie in rows one after another, each as if it were alone."""
+    """Call the model on rows of concatenated documents, each as if it were alone."""
     starts_BT = position_ids_BT == 0
     is_next_BT = F.pad(position_ids_BT[:, 1:] == position_ids_BT[:, :-1] + 1, (1, 0), value=False)
     if position_ids_BT.shape != tokens_BT.shape or not (starts_BT | is_next_BT).all():

@@ -33,7 +33,7 @@ _PREFIX = "model."  # of the names that transformers saves
 
 
 def is_own_export(directory: Path) -> bool:
-    """Tell whether a directory's config.json is that of an export of archlab's."""
+    """Return whether a directory's config.json is that of an export of archlab's."""
     file = directory / "config.json"
     return file.is_file() and read_object(file).get("model_type") == MODEL_TYPE
 

@@ -15,7 +15,7 @@ from archlab.interop.hugging_face.unknown_fields import problem_of
 
 _FORMATS = f"{__package__}.formats"
 
-# Formats list every layer, before anything tells whether there are weights of so many.
+# Formats list every layer, before anything indicates whether there are weights of so many.
 _LAYERS, _MOST_LAYERS = "num_hidden_layers", 100_000
 
 

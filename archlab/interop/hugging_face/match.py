@@ -87,7 +87,7 @@ def _num_shared(there: Any, here: Any) -> int:
 
 
 def _is_same(path: str, there: Any, here: Any) -> bool:
-    """Tell whether two values may give one function: `_shifts` compares the shapes that an unset number gives."""
+    """Return whether two values may give one function: `_shifts` compares the shapes that an unset number gives."""
     if path.endswith(".zero_centered"):
         return isinstance(there, bool) and isinstance(here, bool)
     if path.endswith(".bias_rate"):  # of any rate a router has a bias, which training alone changes

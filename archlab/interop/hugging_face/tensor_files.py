@@ -56,7 +56,7 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     weight_map = _read_index(folder / _INDEX) if (folder / _INDEX).is_file() else {}
     shards = sorted(set(weight_map.values()) - {_SINGLE})
     if (folder / _SINGLE).is_file():
-        # transformers reads the single file; where shards lie beside it, no one can tell which weights are meant.
+        # transformers reads the single file; with shards beside it, the right weights are ambiguous.
         if shards and (folder / shards[0]).is_file():
             raise ArchlabError(f"{folder}: holds {_SINGLE} and the shards of {_INDEX}; remove one of the two")
         return _collect([folder / _SINGLE])

@@ -65,7 +65,7 @@ def _children_first(spec: Spec) -> Iterator[Spec]:
 
 
 def is_program(experiment: Experiment, tokens: ModelTokens | None) -> bool:
-    """Tell whether the module can be run, to continue a text given on its command line."""
+    """Return whether the module can be run, to continue a text given on its command line."""
     return template.main in _functions(experiment, tokens)
 
 

@@ -33,7 +33,7 @@ class KnobAxis:
     high: float = 1.0
 
     def place(self, run: Run) -> float | None:
-        """Return where a run lies, or None if it does not have the knob."""
+        """Return a run's position on the axis, or None if it does not have the knob."""
         if self.path not in run.values:
             return None
         value = run.values[self.path]
@@ -56,7 +56,7 @@ class KnobAxis:
 
 
 def knob_axis(path: str, label: str, data: SearchData, runs: Sequence[Run]) -> KnobAxis:
-    """Return the axis on which runs lie by a knob."""
+    """Return the axis of a knob's values."""
     values = [run.values[path] for run in runs if path in run.values]
     interval = _interval(data, path)
     if not values or not all(map(_is_number, values)):

@@ -161,7 +161,7 @@ def many_or_none(count: int) -> int:
 def robust_top(values: Sequence[float], sign: float, reach: float = 4.0) -> float:
     """Return the worst value that a figure has to show: a diverged run would leave no room for the others.
 
-    It lies `reach` times as far beyond the third quartile as that lies from the best value.
+    Its distance from the third quartile is `reach` times that of the quartile from the best value.
     """
     ordered = sorted((value for value in values if math.isfinite(value)), key=lambda value: sign * value)
     best, quartile = ordered[0], ordered[math.ceil(0.75 * (len(ordered) - 1))]

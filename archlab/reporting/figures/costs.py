@@ -1,4 +1,4 @@
-"""Costs against results: who is on the Pareto front, and where the baseline lies."""
+"""Figures of costs against results, with the Pareto front and the baseline."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def _within(value: float, worst: float, sign: float) -> float:
 
 
 def _dots(kind: str, runs: list[tuple[int, Run]], data: SearchData, worst: float) -> Part:
-    """Return the dots of a kind; what reached nothing, or less than the figure shows, lies at its edge."""
+    """Return the dots of a kind; values that are missing or out of range are at the figure's edge."""
     values = [value_of(run, data.space.objective) for _, run in runs]
     rows = [worst if value is None else _within(value, worst, data.space.sign) for value in values]
     points = [(int(run.name), value) for (_, run), value in zip(runs, rows, strict=True)]

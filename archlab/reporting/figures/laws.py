@@ -137,7 +137,7 @@ def _mean_loss(runs: Sequence[RunResult], rung: int) -> float:
 
 
 def _dots(kind: str, runs: Sequence[RunResult], view: str, name: str) -> list[Part]:
-    """Return the dots of runs; a branch, which repeats the steps of its trunk, lies where a run of its own would."""
+    """Return the dots of runs; a branch counts the steps of its trunk too, as a separate run would."""
     marks = []
     for shape, is_whole in (("circle", True), ("hollow", False)):
         mine = [run for run in runs if (run.part == 1.0) == is_whole and run.loss is not None]

@@ -59,7 +59,7 @@ def _sections(summary: LadderSummary, folder: Path) -> Iterator[str]:
     if (chances := probabilities(summary)) is not None:
         yield section("Probability of being best", figure(chances))
     if (order := ranks(summary)) is not None:
-        yield section("Rank by rung", figure(order, "A line that ends early is a candidate that did not go on."))
+        yield section("Rank by rung", figure(order, "A line that ends early is a candidate that did not continue."))
     yield section("Rungs", *(part for rung in summary.rungs for part in _rung(rung, _onward(rung, summary))))
     if summary.failed:
         yield section("Dropped out", facts(summary.failed))
@@ -91,10 +91,10 @@ def _target_table(targets: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _onward(rung: RungSummary, summary: LadderSummary) -> str:
-    """Return what the table says of a candidate that goes on from a rung; nothing where the ladder ends with it."""
+    """Return what the table says of a candidate that continues from a rung; nothing where the ladder ends with it."""
     if rung is not summary.rungs[-1]:
-        return "goes on"
-    return "goes on to the target" if summary.target is not None else ""
+        return "continues"
+    return "continues to the target" if summary.target is not None else ""
 
 
 def _rung(rung: RungSummary, onward: str) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _decision(name: str, rung: RungSummary, onward: str) -> str:
         return ""
     goes_on: Any = rung.decision.get("goes_on") or []
     dropped: Any = rung.decision.get("dropped") or {}
-    return onward if name in goes_on else str(dropped.get(name) or "does not go on")
+    return onward if name in goes_on else str(dropped.get(name) or "does not continue")
 
 
 def _runs_table(summary: LadderSummary, folder: Path) -> str:

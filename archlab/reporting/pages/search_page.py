@@ -71,7 +71,7 @@ _ABOUT_NOISE = "± seeds is the standard deviation that random seeds alone give 
 
 def _about_history(data: SearchData) -> str:
     verb = "maximized" if data.space.sign < 0 else "minimized"
-    return f"{data.space.objective} is {verb}. What reached no value, or a much worse one, lies at the figure's edge."
+    return f"{data.space.objective} is {verb}. Trials without a value or with a much worse one are at the edge."
 
 
 def _knobs(data: SearchData) -> list[str]:

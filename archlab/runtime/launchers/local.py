@@ -82,7 +82,7 @@ class LocalLauncher:
         resources = entry.job.resources
 
         def is_its_turn() -> bool:
-            # A large job is not overtaken by small ones that would keep it waiting for ever.
+            # A large job is not overtaken by small ones that would keep it waiting forever.
             return entry.outcome is not None or (self._waiting[0] == id and self._shares.fits(resources))
 
         with self._changed:

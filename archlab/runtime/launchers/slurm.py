@@ -55,7 +55,7 @@ class SlurmLauncher:
     """Runs jobs on a Slurm cluster, all of whose nodes share the jobs' folders and this Python environment.
 
     A job that Slurm preempts (SIGTERM) or whose time ends (SIGUSR1, `signal_s` seconds before) goes back into the
-    queue if it exits with the status of a preemption, 85: it then goes on from its checkpoint.
+    queue if it exits with the status of a preemption, 85: it then continues from its checkpoint.
 
     Args:
         partition: the partition; this and what follows are sbatch's, by the same names.

@@ -66,7 +66,7 @@ class LadderDryRun:
 
     @property
     def gigabytes(self) -> float:
-        """What all rungs leave on disk, with the checkpoints of a run that is going on."""
+        """Bytes on disk after all rungs, with the checkpoints of a run in progress."""
         return sum(rung.gigabytes for rung in self.rungs if rung.name != TARGET)
 
 
@@ -75,7 +75,7 @@ def dry_run_ladder(
 ) -> LadderDryRun:
     """Estimate a ladder with at most `devices` devices a run; `tell` is called before each rung is planned.
 
-    From each rung `keep` candidates go on, and as many more as it has `room` for. Raises ConfigError for a named
+    From each rung `keep` candidates continue, and as many more as it has `room` for. Raises ConfigError for a named
     candidate that cannot be built or planned.
     """
     ladder = parse_ladder(space)
@@ -112,7 +112,7 @@ def _rung(
     used, each = max(made.devices for made in plans.values()), statistics.fmean(seconds.values())
     first = next(iter(plans.values()))
     weights = 4 * statistics.fmean(made.plan.params for made in plans.values())
-    # Of a run that is going on; afterwards the model is left.
+    # Of a run in progress; afterwards only the model is kept.
     kept = first.experiment.train.keep_checkpoints * statistics.fmean(m.plan.checkpoint_bytes for m in plans.values())
     count = candidates * len(next(iter(runs.values())))
     return RungEstimate(

@@ -1,4 +1,4 @@
-"""How far the losses of two candidates may lie apart by chance, from what seeds did to them."""
+"""How far the losses of two candidates may differ by chance, from what seeds did to them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class RehearsalClock:
         self.rungs, self.is_rehearsal, self.start = rungs, is_rehearsal, time.monotonic()
 
     def is_late(self, rung: int) -> bool:
-        """Tell whether the time of the rungs up to this one is used up."""
+        """Return whether the time of the rungs up to this one is used up."""
         return time.monotonic() > self._end(rung)
 
     def planning_end(self, rung: int) -> float:

@@ -28,7 +28,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True)
 class RungSummary:
-    """A rung: the size it was meant to have, what was forecast of it, what came out, and who goes on.
+    """A rung: the size it was meant to have, what was forecast of it, what came out, and which candidates continue.
 
     `losses` are means over seeds of whole runs, from the best to the worst; `agreement` compares them with the rung
     before: pairs in the same order, and Spearman's correlation. `waiting` tells why it was not trained here.
@@ -71,7 +71,7 @@ class RungSummary:
 class LadderSummary:
     """A ladder: its rungs, the forecast of its target, and how far both are to be believed.
 
-    - `verdict`: which candidate is best, or that they cannot be told apart, and what budget would tell.
+    - `verdict`: which candidate is best, or that they cannot be distinguished, and what budget would distinguish them.
     - `ranking`: the plain one, by the loss at the largest rung.
     - `target`: the forecast of the target as it is in forecasts/; `fit`: the laws, as `archlab fit --json` has them,
       with the backtest that leaves the largest rung out, or the reason in `problem` why there are none.

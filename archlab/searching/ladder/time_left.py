@@ -37,7 +37,7 @@ def _size(ladder: Ladder, rung: Rung) -> tuple[float, float]:
 def runs_ahead(ladder: Ladder, at: Rung, entrants: int) -> dict[int, float]:
     """Return how many whole runs a rung with so many candidates takes, and each after it that is trained here.
 
-    From each rung `keep` candidates go on, and as many more as there is `room` for.
+    From each rung `keep` candidates continue, and as many more as there is `room` for.
     """
     found, going = dict[int, float](), entrants
     for rung in ladder.rungs[at.number - 1 :]:

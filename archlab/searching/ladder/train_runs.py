@@ -41,7 +41,7 @@ class RunLosses:
         return self._known.get(run.folder)
 
     def has_ended(self, run: LadderRun) -> bool:
-        """Tell whether a run has a loss, or has failed."""
+        """Return whether a run has a loss, or has failed."""
         return bool(read_failure(run)) or self.of(run) is not None
 
 

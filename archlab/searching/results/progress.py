@@ -107,7 +107,7 @@ def _trial_run(folder: Path, trial: FrozenTrial, space: Space) -> RunProgress:
     label = _label(f"trial {trial.number}", place, run, space)
     progress = run_progress(run, label)
     if holder(place / "lock") is None:
-        reason = "its process is gone; the next worker goes on with it"
+        reason = "its process is gone; the next worker continues with it"
         return RunProgress(label, "stopped", progress.step, progress.steps, progress.metrics, None, reason)
     if progress.state == "stopped":  # its worker is alive: between two runs, or before the first
         return RunProgress(label, "starting", progress.step, progress.steps, progress.metrics)

@@ -120,7 +120,7 @@ class TrialQueue:
     def _number(self) -> int:
         """Return the number of the next trial's candidate, within its choice if there are any to compare."""
         waiting, trials = self._waiting(), self.study.get_trials(deepcopy=False)
-        # A search that an earlier version began goes on as it would have: by the numbers of trials, retries included.
+        # A search begun by an earlier version continues with that version's numbering of trials, which counts retries.
         if not counts_candidates(self.study) and not self.arms:
             return len(trials)
         attrs = trial_attrs(waiting) if waiting else {}

@@ -101,7 +101,7 @@ def value_at(u: float, distribution: BaseDistribution) -> Any:
     else:
         value = low - half + u * (high - low + step if step else high - low)
     if step:
-        # Down, and not to the nearest: coordinates of few bits lie on the borders, where the nearest is the even one.
+        # Down, and not to the nearest: coordinates of few bits are on the borders, where the nearest is the even one.
         value = low + math.floor((value - low) / step + 0.5) * step
     value = min(max(value, low), high)
     return int(value) if isinstance(distribution, IntDistribution) else float(value)

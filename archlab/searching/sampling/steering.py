@@ -18,7 +18,7 @@ _STEP = re.compile(r"\.|(?=\[)")
 def optuna_parameters(
     varied: Mapping[str, Varied], base: UnresolvedExperiment, values: Mapping[str, Any]
 ) -> dict[str, Scalar]:
-    """Return values by path as Optuna's parameters; what lies below a knob without a value is left out."""
+    """Return values by path as Optuna's parameters; what is below a knob without a value is left out."""
     steered = _SteeredTrial(list(varied), values)
     suggest(steered, varied, base)
     return steered.parameters
@@ -67,7 +67,7 @@ def _of_layer(value: Any, name: str, path: str) -> Any:
 
 
 def _names(name: str, path: str) -> bool:
-    """Tell whether a parameter's name is that of a path, with the choices above it and its set of choices."""
+    """Return whether a parameter's name is that of a path, with the choices above it and its set of choices."""
     return re.fullmatch(_pattern(path), name, re.DOTALL) is not None
 
 

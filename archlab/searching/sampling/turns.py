@@ -66,7 +66,7 @@ def _survivors(
     ended = [arm for arm in left if scores[arm.label] is not None]
     open_ones = len(left) - len(ended)
     ranked = sorted(ended, key=lambda arm: scores[arm.label])  # type: ignore[arg-type,return-value]
-    # Whatever the trials that still run will show, so many of the choices that have ended go on.
+    # Whatever the running trials will show, at least this many of the finished choices continue.
     certain = ranked[: max(size - open_ones, 0)]
     return [arm for arm in left if arm in certain], open_ones == 0
 

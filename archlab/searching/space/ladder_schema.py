@@ -40,7 +40,7 @@ def _rung() -> Schema:
             "tokens": number,
             "tokens_per_param": number,
             "seeds": _SEEDS,
-            "keep": {**type_schema(Count), "description": "Candidates that go on; by default all."},
+            "keep": {**type_schema(Count), "description": "Candidates that continue; by default all."},
             "room": {**type_schema(Index), "default": 0, "description": "More of them, if within noise of the last."},
             "elsewhere": {"type": "boolean", "default": False},
         }

@@ -164,7 +164,7 @@ def _promotion() -> Schema:
     first = {"type": ["integer", "null"], "minimum": 1, "description": "The first pause; that of the first evaluation."}
     factor = {"type": "integer", "minimum": 2, "default": PromotionConfig.reduction_factor}
     options = {"type": {"const": PROMOTION}, "first_step": first, "reduction_factor": factor}
-    text = "Successive halving whose trials pause, and go on from their checkpoints."
+    text = "Successive halving whose trials pause, and continue from their checkpoints."
     return {"anyOf": [{"const": PROMOTION}, _object(options, ["type"])], "description": text}
 
 

@@ -106,12 +106,12 @@ def read_only_sqlite(url: str) -> str:
 
 
 def is_sqlite(url: str) -> bool:
-    """Tell whether a URL names an SQLite database."""
+    """Return whether a URL names an SQLite database."""
     return re.match(r"sqlite(\+\w+)?:", url) is not None
 
 
 def is_journal(url: str) -> bool:
-    """Tell whether a URL names a file that holds a journal of Optuna's."""
+    """Return whether a URL names a file that holds a journal of Optuna's."""
     return url == JOURNAL or url.startswith(f"{JOURNAL}:")
 
 

@@ -43,7 +43,7 @@ PRUNERS = {
     "successive_halving": "SuccessiveHalvingPruner",
     "threshold": "ThresholdPruner",
 }
-# Pruners of ours: Optuna has none for several objectives, and none whose trials go on where they have paused.
+# Pruners of ours: Optuna has none for several objectives, and none whose trials continue where they have paused.
 DOMINATED, PROMOTION = "dominated", "promotion"
 
 _OURS = {"pruners": (DOMINATED, PROMOTION)}
@@ -76,7 +76,7 @@ class StudyConfig:
     The URL has no password, so that it can be stored and printed; `storage_url` keeps it. `runs_per_trial` is the
     number of random seeds that each candidate is trained with, `keep` that of best trials whose weights stay, `budget`
     what the whole search may use, by unit, `time_limit` the seconds after which a trial has failed. A `launcher` places
-    workers, each with `resources`; neither is stored with the search, which may go on elsewhere.
+    workers, each with `resources`; neither is stored with the search, which may continue elsewhere.
     """
 
     sampler: ClassConfig

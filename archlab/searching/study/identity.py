@@ -1,6 +1,6 @@
 """The identity of a search: a UUID that its directory, study, trials, best model and summary share.
 
-Names and trial numbers do not tell searches apart: another search's files have the same ones.
+Names and trial numbers do not distinguish searches: another search's files have the same ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from archlab.storage.files import write_text
 from archlab.training.data_identity import WHEREABOUTS
 
 NAME = "identity.json"
-LOCAL_STUDY = "search"  # the study's name where its database lies in the search's directory, and holds no other
+LOCAL_STUDY = "search"  # the study's name where its database is in the search's directory, and holds no other
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def require_same_search(found: str, identity: SearchIdentity | None, what: Path 
 
 
 def may_grow(space: Space) -> bool:
-    """Tell whether choices may be added to a search: brute force enumerates the space, and must not see it change."""
+    """Return whether choices may be added to a search: brute force enumerates the space, and must not see it change."""
     return space.study.sampler.type != "brute_force"
 
 

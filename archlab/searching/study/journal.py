@@ -1,8 +1,8 @@
 """Optuna's journal in a file that workers share without a server: one line a change, appended under a lock.
 
 Optuna's own backend (5.0) waits half a minute for the lock file of a worker that was killed, then takes it from one
-that is only slow, and cannot read a file in which a worker was killed amid a line. The kernel releases this one's lock,
-and a line without an end is cut off by the next writer.
+that is only slow, and cannot read a file in which a worker was killed while writing a line. The kernel releases this
+one's lock, and the next writer cuts off a line without an end.
 """
 
 from __future__ import annotations

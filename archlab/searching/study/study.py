@@ -213,7 +213,7 @@ def enqueue_retries(study: SearchStudy) -> None:
         attrs, fixed = trial_attrs(trial), trial.system_attrs.get("fixed_params", {})
         if not fixed and not trial.params:  # the sampler had chosen nothing yet
             continue
-        # Of a trial that ended amid its suggestions nothing is kept: the sampler, with the same seed, makes them again.
+        # A trial that ended during its suggestions keeps nothing: the sampler, with the same seed, makes them again.
         is_whole = "values" in attrs or not counts_candidates(study)
         parameters = {**fixed, **trial.params} if is_whole else fixed
         kept = {name: attrs[name] for name in _KEPT_ATTRS if name in attrs}  # type: ignore[literal-required]

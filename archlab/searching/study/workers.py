@@ -72,7 +72,7 @@ def bury_dead_workers(folder: Path) -> dict[str, LeaseView]:
 
 
 def is_dead(folder: Path, holder: str, workers: Mapping[str, LeaseView]) -> bool:
-    """Tell whether a worker is dead, of which no lease is left if it has ended properly."""
+    """Return whether a worker is dead, of which no lease is left if it has ended properly."""
     view = workers.get(holder)
     return bool(view.dead) if view else not (folder / DIR / f"{holder}{LEASE}").exists()
 

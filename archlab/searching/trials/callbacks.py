@@ -79,7 +79,7 @@ class Judge(Protocol):
         """Take an evaluation after a step."""
 
     def should_prune(self) -> bool:
-        """Tell whether the trial is to end after its last evaluation."""
+        """Return whether the trial is to end after its last evaluation."""
 
 
 class TrialPaused(BaseException):

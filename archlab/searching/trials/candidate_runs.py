@@ -202,7 +202,7 @@ class _ShiftedJudge:
 
     def report(self, value: float, step: int) -> None:
         """Report what the trial has reached."""
-        if step > self.reported:  # a run that goes on from a checkpoint evaluates some steps again
+        if step > self.reported:  # a run that continues from a checkpoint evaluates some steps again
             self.judge.report(self.combine(value, step), self.steps_before + step)
             self.reported = step
 
@@ -211,7 +211,7 @@ class _ShiftedJudge:
         return self.judge.should_prune()
 
     def report_earlier(self, run: Path, metric: str, *, has_ended: bool) -> None:
-        """Report the evaluations of a run that has ended, or of one that goes on from its checkpoint."""
+        """Report the evaluations of a run that has ended, or of one that continues from its checkpoint."""
         last = math.inf if has_ended else checkpoint_step(run) or 0
         for step, value in _curve(run, metric):
             if step <= last:

@@ -69,7 +69,7 @@ def _serve(connection: Connection) -> tuple[Any, ...] | None:
 def _count(content: str) -> tuple[Any, ...]:
     try:
         return "done", dict(count_costs(parse_request(content)))
-    except ConfigError as error:  # a search for the model that costs so much goes on
+    except ConfigError as error:  # a search for a model of a given cost continues
         if is_stopping():
             raise
         return "problem", error.path, error.problem, error.source, error.key
@@ -114,7 +114,7 @@ def _describe(error: BaseException) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class _Teller:
-    """Tells the worker what training does, and asks it whether to go on."""
+    """Reports training to the worker, and asks it whether to continue."""
 
     connection: Connection
 

@@ -84,7 +84,7 @@ class TrialOutput:
 
 
 class TrialListener(Protocol):
-    """What a trial tells while it is trained, and whom it asks whether to go on."""
+    """Callbacks of a trial in training: its reports, and the decision to continue."""
 
     @property
     def judge(self) -> Judge | None:

@@ -20,7 +20,7 @@ _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOU
 
 
 class MlflowLogger(Callback):
-    """Logs to a run of MLflow; a resumed run goes on in the same one."""
+    """Logs to a run of MLflow; a resumed run continues in the same one."""
 
     package, extra = "mlflow", "mlflow"
 

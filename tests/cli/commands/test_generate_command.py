@@ -138,7 +138,7 @@ def test_probabilities(run, trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_state_is_saved_and_goes_on(run, trained: Path, tmp_path: Path) -> None:
+def test_a_state_is_saved_and_continues(run, trained: Path, tmp_path: Path) -> None:
     whole = run("generate", str(trained), "--prompt", "3 times", "--tokens", "9", "--seed", "2").out
     first = run(
         "generate", str(trained), "--prompt", "3 times", "--tokens", "4", "--seed", "2", "--save-state", "state"

@@ -147,7 +147,7 @@ def test_a_part_that_cannot_be_exported_is_named(tiny_file: Path, call: str, pro
 
 
 def run_any(call: Any, model: torch.nn.Module, read: Any = lambda x: x) -> None:
-    """Compare batches and lengths of all kinds, and a stream that goes on."""
+    """Compare batches and lengths of all kinds, and a stream that continues."""
     for batch, length in ((1, 1), (1, 31), (3, 40), (2, 70)):
         tokens = torch.randint(256, (batch, length), generator=torch.Generator().manual_seed(length))
         expected = model(tokens)[0]

@@ -93,7 +93,7 @@ def test_workers_that_come_between_each_other_find_what_one_finds_alone(tmp_path
     one.end()
     assert one.ask()  # 3, of which nothing is chosen
     one.stop()
-    assert one.ask()  # 3 again, stopped amid its suggestions
+    assert one.ask()  # 3 again, stopped during its suggestions
     with pytest.raises(KeyboardInterrupt):
         suggest(StoppedAtSecond(one.trial), space.varied, space.base)  # type: ignore[arg-type]
     one.stop()

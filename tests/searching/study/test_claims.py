@@ -194,7 +194,7 @@ def test_a_worker_elsewhere_that_ended_properly_has_left_its_trial(study: Search
 
 
 @pytest.mark.slow
-def test_a_worker_that_wakes_up_too_late_writes_nothing_and_goes_on(
+def test_a_worker_that_wakes_up_too_late_writes_nothing_and_continues(
     study: SearchStudy, other: SearchStudy, folder: Path
 ) -> None:
     trial = begin(study)
@@ -279,7 +279,7 @@ def test_a_stop_by_the_user_counts_for_nothing(study: SearchStudy, folder: Path)
 
 
 @pytest.mark.slow
-def test_a_worker_goes_on_when_another_has_closed_its_trial(
+def test_a_worker_continues_when_another_has_closed_its_trial(
     space_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, closed = pretend(), []

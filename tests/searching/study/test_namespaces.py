@@ -44,7 +44,7 @@ class Slow(SearchCallback, Callback):
 
     def on_step(self, record):
         if self.label == "trial 0" and record["step"] == 3:
-            while not (folder / "go on").exists():
+            while not (folder / "continue").exists():
                 time.sleep(0.02)
         elif self.label != "baseline" and record["step"] == 1:
             time.sleep({seconds})
@@ -123,7 +123,7 @@ def test_one_takes_over_from_the_other(
     assert by_host(search_dir)["here"].state == "died"
     if number == signal.SIGSTOP:
         before = set(run.rglob("*"))
-        (folder / "go on").touch()
+        (folder / "continue").touch()
         os.killpg(first.pid, signal.SIGCONT)
         assert first.wait() == 0
         assert study.get_trials()[0].state.name == "FAIL"

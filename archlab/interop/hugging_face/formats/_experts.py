@@ -42,7 +42,7 @@ def shared_dim(model: Mapping[str, Any]) -> int:
 
 
 def is_sparse(layer: Mapping[str, Any]) -> bool:
-    """Tell whether the ffn of a layer's YAML data is a mixture."""
+    """Return whether the ffn of a layer's YAML data is a mixture."""
     return bool(layer["ffn"]["type"] == MOE)
 
 

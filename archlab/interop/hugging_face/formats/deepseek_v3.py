@@ -108,7 +108,7 @@ def _num_dense(config: Fields) -> int:
 
 
 def is_unread(config: Fields, name: str) -> bool:
-    """Tell whether a tensor is one of the layers that predict further tokens, after those of the model."""
+    """Return whether a tensor is one of the layers that predict further tokens, after those of the model."""
     first, layer = config["num_hidden_layers"], name.removeprefix("model.layers.").partition(".")[0]
     is_layer = name.startswith("model.layers.") and layer.isdecimal()
     return is_layer and first <= int(layer) < first + (config["num_nextn_predict_layers"] or 0)

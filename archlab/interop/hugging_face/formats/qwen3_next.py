@@ -81,7 +81,7 @@ def _attention_keys(config: Fields) -> KeyMap:
 
 
 def _delta_keys(config: Fields) -> KeyMap:
-    """Return the names of a layer: each key head's queries, keys, values and gates lie side by side in theirs."""
+    """Return the key map of a layer; theirs holds each key head's queries, keys, values and gates side by side."""
     heads, share = config["linear_num_key_heads"], _values_per_key(config)
     keys, values = config["linear_key_head_dim"], share * config["linear_value_head_dim"]
     sizes = {"query.map": keys, "key.map": keys, "value.map": values, "mixed.gate": values}
@@ -199,7 +199,7 @@ def _delta_fields(dim: int, mixer: Fields | None) -> dict[str, Any]:
 
 
 def is_unread(config: Fields, name: str) -> bool:
-    """Tell whether a tensor is one of the module that predicts further tokens."""
+    """Return whether a tensor is one of the module that predicts further tokens."""
     return name.startswith("mtp.")
 
 
