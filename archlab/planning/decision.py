@@ -22,7 +22,7 @@ _PRIOR = np.array([1.0, 2.0, 2.0, 0.7, 0.7])
 class Decision:
     """The candidate that is forecast best and the one most likely to be better instead.
 
-`gap` is the difference of their losses, with its 90 % interval; `advice` says what would distinguish them.
+    `gap` is the difference of their losses, with its 90 % interval; `advice` says what would distinguish them.
     """
 
     best: str
