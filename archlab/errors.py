@@ -43,7 +43,7 @@ class TrainingError(ArchlabError):
 
 
 class PeerError(ArchlabError):
-    """The failure of a run that another of its processes, or their launcher, tells of; this one ends in silence."""
+    """The failure of a run that another process or the launcher reports; this process exits silently."""
 
     def __init__(self, status: int) -> None:
         self.status = status

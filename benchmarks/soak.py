@@ -125,7 +125,7 @@ def differing(trials: list[FrozenTrial], folder: Path, count: int) -> list[int]:
 
 
 def main() -> None:
-    """Run the search and tell what came out; exit with 1 unless all is well."""
+    """Run the search and print its results; exit with 1 unless all is well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--workers", type=int, default=4)

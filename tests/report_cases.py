@@ -208,8 +208,8 @@ def make_ladder(*, rungs: int = 5, candidates: int = 6, has_target: bool = True)
         losses = mean_losses([result for result in results if result.rung == number])
         going = list(losses)[: max(2, len(going) - 1)]
         decision = {"goes_on": going, "dropped": {}, "by": "law", "losses": losses, "notes": []}
-        told = {"rung": number, **vars(drafted)} if drafted else None
-        summaries.append(RungSummary(number, params, 20 * params, list(losses), losses, told, decision, "", {}))
+        stored = {"rung": number, **vars(drafted)} if drafted else None
+        summaries.append(RungSummary(number, params, 20 * params, list(losses), losses, stored, decision, "", {}))
     aim = Aim(7e9, 2e12)
     fitted = fit(results, going, aim) if has_target else ""
     target = {"rung": 0, **vars(draft_forecast(results, going, aim, {}, "val_loss"))} if has_target else None

@@ -74,7 +74,7 @@ def run_in_terminal(
     while True:
         try:
             part = os.read(terminal, 65536)
-        except OSError:  # how Linux tells that the other side is closed
+        except OSError:  # raised by Linux if the other side is closed
             break
         if not part:
             break

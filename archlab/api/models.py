@@ -134,10 +134,11 @@ def export(
 ) -> Path:
     """Export a trained model to a directory that works without archlab, and prove that it does; return `out`.
 
-    `to` are the names of formats, by default standalone and transformers, `options` theirs, such as `portable` of pt2.
-    Of a search `trial` takes one by its number, `top` the best so many, `pareto` those of the Pareto front; several go
-    to directories of their own below `out`. `tell` is called with a line for each thing done. Raises ArchlabError for a
-    part that a format does not have, and an export that gives other logits than the model, which is not left behind.
+    `to` are the names of formats, by default standalone and transformers, `options` their options, such as `portable`
+    of pt2. Of a search `trial` takes one by its number, `top` the best so many, `pareto` those of the Pareto front;
+    several go to directories of their own below `out`. `tell` is called with a line about each action. Raises
+    ArchlabError for a part that a format does not have, and an export that gives other logits than the model, which is
+    not left behind.
 
         archlab.export("runs/a", "out/a", to=["transformers"])
     """

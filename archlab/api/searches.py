@@ -41,7 +41,7 @@ def search(
 
     `out` is the search's directory, runs/NAME by default; calling again with the same directory, or with the directory
     in place of the space, resumes the search. So many `workers` each train one trial at a time, in a process of its
-    own, on this machine ("auto": as many as it has room for), or where the space's launcher places them; by default
+    own, on this machine ("auto": as many as fit), or where the space's launcher places them; by default
     this process trains one after the other, with whatever components it has registered.
     `trials` replaces the number of trials of the space. Raises ArchlabError if the directory holds another search.
 
@@ -50,7 +50,7 @@ def search(
     from archlab.searching.run import find_search
     from archlab.searching.run import search as run
 
-    if trials is not None:  # stored with the search, so that whoever watches it knows the number
+    if trials is not None:  # stored with the search, so that `archlab watch` knows the number
         overrides = (*overrides, f"study.trials={trials}")
 
     with plugin_policy(trust=trust_plugins):

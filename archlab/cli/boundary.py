@@ -72,7 +72,7 @@ def _report_stop(error: BaseException) -> int:
         abandon(sys.stdout)
         return 128 + signal.SIGPIPE
     number = error.number if isinstance(error, Stopped) else signal.SIGINT
-    if not find_place().is_first:  # the first process tells of what all were asked
+    if not find_place().is_first:  # the first process reports what concerns all
         return _stop_status(number)
     text = "interrupted" if number == signal.SIGINT else str(error)
     return _end("; ".join([text, *getattr(error, "__notes__", [])]), _stop_status(number))

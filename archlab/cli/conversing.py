@@ -59,7 +59,7 @@ def _print_answer(conversation: Conversation, text: str) -> None:
 
 @contextmanager
 def _interrupted() -> Iterator[Callable[[], bool]]:
-    """Tell within a block whether Ctrl-C was pressed, which ends no call that changes the state; a second raises."""
+    """Record Ctrl-C within a block instead of interrupting a call that changes the state; a second one raises."""
     seen = list[int]()
 
     def note(number: int, frame: FrameType | None) -> None:

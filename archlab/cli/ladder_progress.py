@@ -112,7 +112,7 @@ class LadderProgressBar(ManyRunsBar, LadderCallback):
         what = f": {len(ladder.rungs)} rungs, {len(candidates)} candidates: {', '.join(candidates)}"
         self.print(Text.assemble(foreign(ladder.space.name, "bold"), foreign(what)))
         if ladder.is_rehearsal:
-            self.print("REHEARSAL: the models are small, and their losses tell nothing of any candidate")
+            self.print("REHEARSAL: the models are small, and their losses say nothing about any candidate")
 
     def on_rung(self, rung: Rung, params: float, done: int, total: int, forecast: Forecast | None) -> None:
         """Print the rung, how many of its runs are done, and what was forecast of it."""

@@ -24,7 +24,7 @@ FORCE = click.option("--force", is_flag=True, help="Overwrite what archlab wrote
 
 
 class _WrittenFolder(click.Path):
-    """A directory that is there: told before a command imports torch, with the nearest name beside it."""
+    """An existing directory; the error, with the nearest name, comes before a command imports torch."""
 
     def convert(self, value: str | PathLike[str], param: click.Parameter | None, context: click.Context | None) -> Path:
         """Return the path; raise ArchlabError if nothing is there."""
@@ -47,7 +47,7 @@ WRITTEN_FOLDER = _WrittenFolder(path_type=Path, file_okay=False)
 
 
 class _Workers(click.ParamType):
-    """A number of workers, or as many as this machine has room for."""
+    """A number of workers, or `auto`: as many as fit this machine."""
 
     name = "N|auto"
 

@@ -35,7 +35,7 @@ def watch_lines(progress: Progress, width: int) -> list[Text]:
         values = ", ".join(f"{name} {value:.6g}" for name, value in trial.values.items())
         lines.append(Text(f"Pareto set: {trial.label}  {values}", overflow="ellipsis", no_wrap=True))
     if progress.state == "stopped":
-        lines.append(Text(f"nobody works on it; {_ADVICE[progress.kind]}", "dim"))
+        lines.append(Text(f"no process works on it; {_ADVICE[progress.kind]}", "dim"))
     return lines
 
 
@@ -56,7 +56,7 @@ def show_once(console: Console, read: Callable[[], Progress], *, as_json: bool) 
 
 
 def follow(console: Console, read: Callable[[], Progress], *, as_json: bool) -> None:
-    """Show the state until nobody works on it any more, or the user has seen enough."""
+    """Show the state until no process works on it any more, or the user presses Ctrl-C."""
     with suppress(KeyboardInterrupt):
         if as_json:
             for progress in _states(read, EVERY_S):

@@ -66,7 +66,7 @@ def iter_bytes(path: Path, compression: Sequence[str], advance: Callable[[int], 
 
     `advance` is called with the number of bytes read from the file.
     """
-    if len(compression) > 1:  # which nobody does
+    if len(compression) > 1:  # which is unusual
         data = read_bytes(path)
         for suffix in compression:
             data = decompress(data, suffix, str(path))

@@ -15,8 +15,8 @@ _NO_DATA = re.compile(
     r"|.*\.(md5|sha1|sha256|sha512)(sums?)?|(md5|sha\d+)sums?(\.txt)?",
     re.IGNORECASE,
 )
-_MAX_TOLD = 5  # of the files that a message names
-# Content does not always tell these from text, as the first bytes or a byte 0 tell the others.
+_MAX_NAMED = 5  # of the files that a message names
+# Content does not always distinguish these from text; the others have known first bytes or a byte 0.
 _PACKED = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar", ".lz4", ".br", ".z", ".lz", ".lzo", ".sz", ".snappy")
 _ARRAYS = (".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".safetensors", ".joblib", ".msgpack")
 _BINARY = (*_ARRAYS, ".tfrecord", ".h5", ".hdf5", ".avro", ".orc", ".pdf", ".docx", ".xlsx", ".epub")
@@ -57,8 +57,8 @@ def is_no_data(name: str) -> bool:
 
 def list_briefly(names: Sequence[str]) -> str:
     """Return the first names of a list, and the number of the others."""
-    more = f" and {len(names) - _MAX_TOLD:,} more" if len(names) > _MAX_TOLD else ""
-    return ", ".join(names[:_MAX_TOLD]) + more
+    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def require_text_name(suffix: str, location: str) -> None:

@@ -63,7 +63,7 @@ class SplitPlan:
 
 @dataclass
 class SplitCursor:
-    """Cuts documents, given in their order, into the parts of splits; `offsets` tell where the next one begins."""
+    """Cuts documents, given in their order, into the parts of splits; `offsets` is where the next one begins."""
 
     plan: SplitPlan
     offsets: dict[str, int] = field(default_factory=dict)
@@ -111,7 +111,7 @@ def plan_splits(survey: Survey, source: Source, eval_bytes: int | None, strict: 
 
 
 def _files_by_split(survey: Survey, split_of: Mapping[str, str], source: Source) -> dict[str, list[FileCounts]]:
-    """Return the files of each split that a name tells; empty if none does."""
+    """Return the files of each split by their names; empty if no name is that of a split."""
     named: dict[str, list[FileCounts]] = {split: [] for split in SPLITS if split in split_of.values()}
     for file, split in split_of.items():
         named[split].append(survey.files[file])

@@ -117,7 +117,7 @@ class Task(Protocol):
         raise ArchlabError("this task has no documents")
 
     def num_eval_targets(self, split: str, context: int, max_tokens: int | None = None) -> int | None:
-        """Return the number of targets of `eval_batches`, for a progress bar; None where only reading would tell."""
+        """Return the number of targets of `eval_batches`, for a progress bar; None if it is unknown before reading."""
         return None
 
     def shares(self) -> Mapping[str, float]:

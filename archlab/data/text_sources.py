@@ -47,7 +47,7 @@ class TextFiles(ShardedSource):
         return hash(self._key)
 
     def shards(self) -> list[Shard]:
-        """Return the files, sorted by their names relative to the folder; a log message tells what is left out."""
+        """Return the files, sorted by their names relative to the folder; log the files that are left out."""
         files, left_out = self._selection
         if left_out:
             _log.warning("%s: left out, not data by name: %s", self.path, list_briefly(left_out))
@@ -134,7 +134,7 @@ class HubDataset(ShardedSource):
         return self.name if self.config is None else f"{self.name} ({self.config})"
 
     def shards(self) -> list[Shard]:
-        """Return the rows of every split that is one by name, in one part; a log message tells the others."""
+        """Return the rows of every split that is one by name, in one part; log the others."""
         return [Shard(0, self._documents)]
 
     def stamp(self) -> Stamp:

@@ -60,7 +60,7 @@ class TokenCorpus(Protocol):
         """Return the text of a split; raise ArchlabError if it is not kept."""
 
     def lost(self, split: str) -> tuple[int, str]:
-        """Return the bytes of a split's text that its tokens do not tell, and an example."""
+        """Return the number of bytes of a split's text that its tokens lose, and an example."""
 
 
 class ByteCorpus:
@@ -126,6 +126,6 @@ def is_recoverable(lost: int, example: str, size: int, split: str, location: str
     """
     if lost <= _MAX_LOST * size:
         return True
-    told = f"the tokenizer loses {lost / size:.1%} of the {split} text, as {example}"
-    _log.warning("%s: %s: bits per byte would be wrong and are left out", location, told)
+    loss = f"the tokenizer loses {lost / size:.1%} of the {split} text, as {example}"
+    _log.warning("%s: %s: bits per byte would be wrong and are left out", location, loss)
     return False

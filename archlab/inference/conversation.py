@@ -1,4 +1,4 @@
-"""A text that a person and a model write in turns, from one state: nothing is read twice."""
+"""A conversation of a user and a model that keeps one state: nothing is read twice."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ KEY_BLOCK = 16
 class Decoder:
     """Decodes one token per call, [B, 1] -> logits [B, 1, V], from a copy of a state.
 
-    The compiled step has tensors of one shape, so the state has room for a stream of `num_tokens` tokens, those already
-    read among them, or by default of any length: whole windows, which each step reads. A longer stream is an error. The
-    model is compiled as a whole at the first call, for this batch size and for the weights at that time: tensors
-    that depend on weights alone are constants. Raises ValueError for tokens of another shape.
+    The compiled step has tensors of one shape, so the state is preallocated for a stream of `num_tokens` tokens, those
+    already read among them, or by default of any length: whole windows, which each step reads. A longer stream is an
+    error. The model is compiled as a whole at the first call, for this batch size and for the weights at that time:
+    tensors that depend on weights alone are constants. Raises ValueError for tokens of another shape.
     """
 
     def __init__(self, model: nn.Module, state: State, num_tokens: int | None = None) -> None:

@@ -56,8 +56,8 @@ def accuracy_by_difficulty(
     """Return the accuracy over each difficulty that the model's own task declares, beside that of training.
 
     A harder sample that does not fit into the context of training has a longer one, up to eight times, if the model
-    reads one. What cannot be made of the task, or read by the model, is told. Raises ArchlabError for a model that was
-    trained on a task of another suite.
+    reads one. Difficulties that the task cannot make or the model cannot read are listed. Raises ArchlabError for a
+    model that was trained on a task of another suite.
     """
     request.require_only(suite, "split", "limit", "max_context")
     _require_task(suite, experiment)
@@ -111,8 +111,8 @@ def _longer(levels: Sequence[_Level], trained: int) -> Iterator[str]:
     """Yield which samples are longer than those of training, though their length is not what is varied."""
     longer = [each for each in levels if each.knob != CONTEXT and each.experiment.train.context > trained]
     if longer:
-        told = ", ".join(f"{each.knob} {each.value:,g} in {each.experiment.train.context:,}" for each in longer)
-        yield f"Longer than the {trained:,} tokens of training: {told}"
+        listed = ", ".join(f"{each.knob} {each.value:,g} in {each.experiment.train.context:,}" for each in longer)
+        yield f"Longer than the {trained:,} tokens of training: {listed}"
 
 
 def _with(experiment: Experiment, knob: str, value: float, request: SuiteRequest) -> Experiment:

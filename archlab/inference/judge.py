@@ -23,7 +23,7 @@ _LOWEST, _HIGHEST = 1, 10
 
 @dataclass(frozen=True)
 class Judge:
-    """An endpoint, such as http://127.0.0.1:8000/v1, one of its models, and a key that is never told."""
+    """An endpoint, such as http://127.0.0.1:8000/v1, one of its models, and a key that is never shown."""
 
     url: str
     model: str

@@ -49,7 +49,7 @@ class Question:
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """What a judge is told and asked; names in braces stand for questions, answers and references."""
+    """Prompts of a judge; names in braces stand for questions, answers and references."""
 
     system: str
     template: str

@@ -28,7 +28,7 @@ COVERAGE = 0.9  # of an interval
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 90 % interval, by bootstrap over `units`; None where there are too few to tell."""
+    """A mean with its 90 % interval, by bootstrap over `units`; None if there are too few."""
 
     value: float
     low: float | None
@@ -70,7 +70,7 @@ class SuiteResult:
 
 @dataclass(frozen=True)
 class SuiteRequest:
-    """What to measure, as far as a suite can be told.
+    """Options of a suite: what to measure, and how much.
 
     Attributes:
         split: The split of the experiment's data.
@@ -152,7 +152,7 @@ def estimate(sums: Sequence[float] | NDArray[np.float64], counts: Sequence[float
 def estimate_of_items(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
     """Return the same of items that are right or wrong; of items that are all equal no interval, and not a false one.
 
-    Resamples of twenty wrong answers are wrong, which does not tell that the next answer is.
+    Resamples of twenty wrong answers are all wrong, which does not imply that the next answer is.
     """
     found = estimate(sums, counts)
     return replace(found, low=None, high=None) if found.low == found.high else found

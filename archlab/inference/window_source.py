@@ -46,7 +46,7 @@ class SplitSource:
         self.task, self.split, self.name = task, split, f"the {split} split of the task {task_name!r}"
 
     def num_targets(self, context: int, most: int | None) -> int:
-        """Return how many tokens can be predicted, counted where the task cannot tell."""
+        """Return how many tokens can be predicted, counted if the task does not know it."""
         known = self.task.num_eval_targets(self.split, context, most)
         if known is not None:
             return known

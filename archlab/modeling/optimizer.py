@@ -55,7 +55,7 @@ class UpdateRule(ABC):
 
     `divided_by` are the axes of `parallel:` that may divide tensors: each number of a rank's part is updated by its own
     gradient alone, or the rule gathers what it needs. `parametrizations` are those whose rules, derived for Adam, hold.
-    `averages` tells that parameters are trained at one point, and evaluated, exported and kept at another.
+    `averages` says that parameters are trained at one point, and evaluated, exported and saved at another.
     """
 
     divided_by: ClassVar[Sequence[str]] = ("shard", "tensor")

@@ -1,8 +1,9 @@
 """A new model's initial values, scaled from those of a base model so that hyperparameters transfer.
 
-There are no multipliers in the model: Adam cannot tell a parameter W with a factor c in front from a parameter cW whose
-initial value and learning rate are c times as large, and whose epsilon and decay are c times as small. So every factor
-is folded into initial values and the optimizer's groups, and a saved, exported or compiled model is like any other.
+There are no multipliers in the model: Adam cannot distinguish a parameter W with a factor c in front from a parameter
+cW whose initial value and learning rate are c times as large, and whose epsilon and decay are c times as small. So
+every factor is folded into initial values and the optimizer's groups, and a saved, exported or compiled model is like
+any other.
 """
 
 from __future__ import annotations

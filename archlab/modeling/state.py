@@ -17,7 +17,7 @@ from torch import Tensor, nn
 State: TypeAlias = dict[str, Tensor]
 AUXILIARY_LOSS = "auxiliary_loss"
 UPDATE_SUM = "update_sum"
-RESERVED = "reserved"  # entry [B] of a layer's state whose tensors have room for later tokens, and so do not grow
+RESERVED = "reserved"  # entry [B] of a layer's state whose tensors are preallocated, and so do not grow
 
 
 def auxiliary_loss(state: State) -> Tensor:

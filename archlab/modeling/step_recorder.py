@@ -16,7 +16,7 @@ from archlab.ops.op_costs import backward_flops_ahead, find_body, trace_loops
 from archlab.runtime.private_apis import DispatchMode, argument_names, flop_formula, is_device_query
 
 PHASES = ("forward", "recompute", "backward", "optimizer")
-# Operations that return memory that nobody has written, or the same memory under another shape.
+# Operations that return uninitialized memory, or the same memory under another shape.
 _NO_TRAFFIC = ("aten.empty", "aten.new_empty", "aten._unsafe_view", "aten.lift_fresh")
 # Operations that read as many entries of their first input as they return, and those that only write to it.
 _LOOKUPS = ("aten.embedding", "aten.gather", "aten.index", "aten.index_select")

@@ -117,10 +117,10 @@ class Ranks:
         store, key = self.session.store, f"first/{self._calls}"
         if not self.is_first:
             store.wait([key], PATIENCE)
-            told = json.loads(store.get(key))
-            if "status" in told:
-                raise PeerError(told["status"])
-            return told["value"]
+            message = json.loads(store.get(key))
+            if "status" in message:
+                raise PeerError(message["status"])
+            return message["value"]
         try:
             value = function()
         except BaseException as error:
@@ -130,24 +130,24 @@ class Ranks:
         return json.loads(json.dumps(value))
 
     def publish(self, update: int, phase: str) -> None:
-        """Tell launcher and other ranks what this one does."""
+        """Publish the status of this rank to the launcher and the other ranks."""
         self._published = (update, phase)
         if self._status_store is not None:
             publish(self._status_store, RankStatus(self.rank, update, phase))
 
-    def told_once(self, error: ArchlabError) -> ArchlabError:
-        """Return an error that all ranks raise at the same place, for the others than the first one PeerError."""
+    def report_once(self, error: ArchlabError) -> ArchlabError:
+        """Return the error of a failure of all ranks: PeerError in all but the first, so that it is logged once."""
         return error if self.is_first else PeerError(outcome_of(error).exit_status)
 
     def explain_loss(self, waited: bool) -> ArchlabError:
-        """Return the error of a rank that has lost the others, or waited for them in vain: one of them tells of it."""
+        """Return the error of a rank that has lost the others, or timed out waiting; only one rank reports it."""
         status = PeerError(Outcome.MACHINE.exit_status)
         if self.session is None or self._status_store is None:
             return status
         store, own = self._status_store, RankStatus(self.rank, *self._published)
         try:
             publish(store, replace(own, lost=True, waited=waited))
-            # archlab's launcher knows more, and tells of it itself.
+            # archlab's launcher knows more, and reports it itself.
             if has_launcher() or store.compare_set("speaker", "", str(self.rank)) != str(self.rank).encode():
                 return status
             time.sleep(1.0)  # until others that wait have said so

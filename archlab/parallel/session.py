@@ -61,7 +61,7 @@ def adopt(joined: Session) -> Iterator[Session]:
 
 
 def present_place() -> Place:
-    """Return the place in the session, or in that which the environment tells of."""
+    """Return the place in the session, or in the session that the environment describes."""
     return find_place() if _session is None else _session.place
 
 

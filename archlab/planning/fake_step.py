@@ -115,7 +115,7 @@ class _FakeStep(TrainStep):
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         # DTensor learns the shapes of results once for each operation, from whole tensors without memory of its own,
-        # which the tracker could not tell from those of the update.
+        # which the tracker could not distinguish from those of the update.
         with _Answers():
             clip_gradients(self.model, math.inf, self.ranks)
             self.optimizer.step()

@@ -63,7 +63,7 @@ def fit_losses(points: Sequence[LossPoint], *, params: float, tokens: float, see
     """Forecast the loss of every candidate at a target of `params` parameters and `tokens` tokens.
 
     `seed` is of the bootstrap: the same points and seed give the same figures, in whatever order the points are.
-    Raises ArchlabError saying what is missing where the losses are too few, or do not tell what the target asks.
+    Raises ArchlabError saying what is missing if the losses are too few, or do not determine the forecast.
     """
     check_points(points)
     if not points:

@@ -91,7 +91,7 @@ def _too_few(name: str, runs: Runs, form: Form) -> str:
 
 
 def _require_enough(together: Runs, form: Form, lacking: Sequence[str]) -> None:
-    """Raise ArchlabError where even common exponents leave nothing to tell the noise from."""
+    """Raise ArchlabError where even common exponents leave no degrees of freedom for the noise."""
     linear = 1 + sum(form.terms)
     num_free = sum(form.terms) + linear * len(together.names)
     cells = np.bincount(together.candidate_P[np.unique(together.cell_P, return_index=True)[1]])

@@ -206,7 +206,7 @@ def _mfu(trace: StepTrace, setting: Setting, step: ShardedStep, tokens: int) -> 
 
 
 def _notes(device: Device) -> tuple[str, ...]:
-    # The path of a shipped file tells nothing, and is as long as the place where archlab is installed.
+    # The path of a shipped file is not informative, and as long as the installation path.
     file = "" if Path(device.file).parent == SHIPPED else f" ({device.file})"
     notes = [f"{device.name}: {device.description}{file}"]
     if device.threads and device.threads != torch.get_num_threads():

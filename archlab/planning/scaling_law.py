@@ -132,7 +132,7 @@ def fit_law(runs: Runs, terms: tuple[bool, bool]) -> LawFit:
     starts = _starts(design, np.exp(log_loss_1P))
     freedom = max(1, len(runs.loss_P) - design.num_free)
     delta = np.inf
-    for _ in range(4):  # the scale of the noise, and the outliers that it tells, settle together
+    for _ in range(4):  # the scale of the noise and its outliers converge together
         found = refine(design, np.repeat(log_loss_1P, len(starts), 0), starts, delta=delta, iterations=30)
         starts = found.theta_SV[np.argsort(found.objective_S, kind="stable")][:6]
         delta = _HUBER * _scale(_residuals(design, log_loss_1P, starts[:1]), freedom, delta)

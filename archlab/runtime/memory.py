@@ -14,7 +14,7 @@ from archlab.runtime.cgroups import memory_limit
 
 # Bytes of malloc's heap for a byte of tensors at a training step's peak, of which tensors of many sizes leave gaps that
 # later ones do not fit in, with the settings of `archlab train` (runtime/process.py). A fit to four architectures in
-# float32, together with what a process takes without tensors, held to others (benchmarks/plan.py memory).
+# float32, together with what a process takes without tensors, compared with others (benchmarks/plan.py memory).
 CPU_HEAP_RATIO = 1.05
 
 

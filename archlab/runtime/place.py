@@ -1,4 +1,4 @@
-"""This process's place among those that train together, as its launcher tells it: torchrun's, archlab's, or Slurm's."""
+"""This process's rank and node among those that train together, from the environment of torchrun, archlab or Slurm."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def was_restarted(environment: Mapping[str, str] = os.environ) -> bool:
 def rendezvous(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """Return host and port at which the processes meet: MASTER_ADDR and MASTER_PORT, or the first node of Slurm's step.
 
-    Raises ConfigError if nothing tells the host.
+    Raises ConfigError if the host is unknown.
     """
     host = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", ""))
     if not host:

@@ -107,7 +107,7 @@ def fake_tensors() -> AbstractContextManager[Any]:
 def fake_process_group(rank: int, count: int) -> Iterator[None]:
     """Have this process be one of so many, which need not be there: collectives return at once, and send nothing."""
     # The backend is public, and the store that it needs is in a module for tests (torch 2.13). Below, collectives are
-    # told what to return of tensors without memory.
+    # given a rule for tensors without memory.
     import torch.distributed as dist
     import torch.distributed._tools.fake_collectives  # noqa: F401
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -232,7 +232,7 @@ class AttentionKernels(NamedTuple):
 
 def gpu_attention_kernels() -> AttentionKernels:
     """Return the operators behind `scaled_dot_product_attention` on a GPU."""
-    # The public function cannot be told how its backward pass shall sum (torch 2.13).
+    # The public function has no option for how its backward pass sums (torch 2.13).
     aten = torch.ops.aten
     return AttentionKernels(
         (aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_efficient_attention),
@@ -254,7 +254,7 @@ def is_dtype_conversion(target: object) -> bool:
 
 def aot_compile(program: GraphModule, inputs: tuple[Tensor, ...], library: Path, options: dict[str, Any]) -> Path:
     """Compile a graph ahead of time to a shared library for the CPU and return its path."""
-    # The documented aoti_compile_and_package takes an ExportedProgram; ours is a graph of make_fx (torch 2.13).
+    # The documented aoti_compile_and_package takes an ExportedProgram; this is a graph of make_fx (torch 2.13).
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # copies a tree through an API that torch 2.13 deprecates
         options = options | {"aot_inductor.output_path": str(library)}
@@ -305,7 +305,7 @@ def is_compiler_failure(error: BaseException) -> bool:
     exc = sys.modules.get("torch._inductor.exc")
     if exc is not None and isinstance(error, exc.CppCompileError):
         # An error in the generated code is the model's: the same code would fail again. A missing header, a full disk
-        # and a compiler that crashed are told without a place in the code, or as fatal.
+        # and a compiler that crashed are reported without a place in the code, or as fatal.
         return re.search(r"^[^\s:]+:\d+:\d+: error: ", error.output, re.MULTILINE) is None
     return exc is not None and isinstance(error, exc.InvalidCxxCompiler | exc.TritonMissing)
 

@@ -31,7 +31,7 @@ class RankStatus:
 
 
 def has_launcher() -> bool:
-    """Return whether archlab's own launcher has started this process, which tells how the others have ended."""
+    """Return whether archlab's own launcher has started this process; it reports how the others have ended."""
     return STORE in os.environ
 
 
@@ -51,7 +51,7 @@ def publish(store: dist.Store, status: RankStatus) -> None:
 
 
 def read_statuses(store: dist.Store, count: int) -> list[RankStatus]:
-    """Return the last status of every rank, of one that has told none that it starts."""
+    """Return the last status of every rank; a rank without one is starting."""
     return [_read(store, rank) for rank in range(count)]
 
 

@@ -37,7 +37,7 @@ def thread_environment(threads: int, env: Mapping[str, str]) -> dict[str, str]:
 
 
 class Shares:
-    """What jobs have not taken yet of some cores and GPUs."""
+    """The free cores and GPUs of a pool that jobs share."""
 
     def __init__(self, num_cores: int, cores: Sequence[int], gpus: Sequence[str]) -> None:
         self._all = Share(num_cores, tuple(cores), tuple(gpus))
@@ -45,11 +45,11 @@ class Shares:
 
     @property
     def whole(self) -> Share:
-        """What there is to share, whether it is taken or not."""
+        """All cores and GPUs of the pool, free or not."""
         return self._all
 
     def require(self, resources: Resources) -> None:
-        """Raise ArchlabError if there never is as much as is asked for."""
+        """Raise ArchlabError if a job needs more than the whole pool."""
         for asked, has, what in (
             (resources.total_cpus, self._all.num_cores, "cores"),
             (resources.total_gpus, len(self._all.gpus), "GPUs"),
@@ -57,7 +57,7 @@ class Shares:
             if asked > has:
                 each = f" ({resources.processes} processes of {asked // resources.processes})"
                 of = each if resources.processes > 1 else ""
-                raise ArchlabError(f"a job asks for {asked} {what}{of}, and this machine lends {has}")
+                raise ArchlabError(f"a job asks for {asked} {what}{of}, and this machine provides {has}")
 
     def fits(self, resources: Resources) -> bool:
         """Return whether as much as is asked for is free."""
@@ -85,9 +85,9 @@ def machine_shares(cpus: int | None = None, gpus: int | None = None) -> Shares:
     devices = visible_gpus()
     for asked, has, what in ((cpus, num_cores(), "cores"), (gpus, len(devices), "GPUs")):
         if asked is not None and not 0 <= asked <= has:
-            raise ArchlabError(f"{asked} {what} are to be lent, and this machine has {has}")
-    lent = num_cores() if cpus is None else cpus
-    return Shares(lent, cores[:lent], devices[:gpus])
+            raise ArchlabError(f"{asked} {what} are to be shared, and this machine has {has}")
+    shared = num_cores() if cpus is None else cpus
+    return Shares(shared, cores[:shared], devices[:gpus])
 
 
 def visible_gpus() -> list[str]:

@@ -23,7 +23,7 @@ from typing import IO
 
 from archlab.runtime.outcome import Outcome, outcome_of_exit
 
-GRACE_S = 30.0  # for a last checkpoint, where nobody has said how long
+GRACE_S = 30.0  # for a last checkpoint, by default
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of linux/prctl.h
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 

@@ -22,7 +22,7 @@ _AGAIN = (Outcome.MACHINE, Outcome.PREEMPTED, Outcome.KILLED, Outcome.TIME_LIMIT
 
 
 def require_number(space: Space, workers: object) -> None:
-    """Raise ConfigError if a launcher is to place workers, and it is not told how many."""
+    """Raise ConfigError if a launcher is to place workers, and their number is not given."""
     if space.study.launcher is not None and not isinstance(workers, int):
         raise ConfigError("study.launcher", "is to place a number of workers: give it, as in --workers 4", space.source)
 

@@ -86,7 +86,7 @@ def join_search(space: Space, folder: Path, callbacks: Sequence[SearchCallback] 
 
 
 def _require_bits_per_byte(space: Space) -> None:
-    """Raise ArchlabError if trials are to be compared by bits per byte and the tokens do not tell the text."""
+    """Raise ArchlabError if trials are to be compared by bits per byte and the tokens lose text."""
     if "val_bpb" in space.objectives:
         task: Task = space.base.resolve().task.factory()()
         if not task.has_bits_per_byte("validation"):

@@ -95,7 +95,7 @@ class SearchWorker:
         return self.finish()
 
     def begin(self) -> None:
-        """Tell how far the search is."""
+        """Report the progress of the search."""
         self.callback.on_search(self.space, len(finished_trials(self.study)), self.total)
         self.callback.on_study(partial(search_progress, self.study, self.space, self.folder, self.total))
 
@@ -118,8 +118,8 @@ class SearchWorker:
         with lock(self.folder / STUDY_LOCK, wait=True):
             if self.is_last():
                 close_paused(self.study)
-        told = self.callback.on_final_eval
-        best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline, told)
+        on_eval = self.callback.on_final_eval
+        best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline, on_eval)
         return SearchResult(self.folder, best.number if best else None, summary)
 
     def _run_baseline(self, *, wait: bool) -> BaselineResult | None:
@@ -238,7 +238,7 @@ class SearchWorker:
             search = self.identity.search
             prepared = prepare_trial(self.study, self.space, trial, chosen, self.folder, search, runner.count)
         except Exception:
-            self.callback.on_run(f"trial {trial.number}", chosen.values)  # which is told before its end is
+            self.callback.on_run(f"trial {trial.number}", chosen.values)  # which is reported before its end
             raise
         job = replace(prepared.job, save_every_s=SAVE_EVERY_S if trial.user_attrs.get("retry_of") is not None else None)
         judge = judge_of(self.study, self.space, trial, prepared.planned)
@@ -263,7 +263,7 @@ class SearchWorker:
 
 @dataclass(frozen=True)
 class Listener:
-    """Forwards what a trial tells to the callbacks of the search, and to its meter."""
+    """Forwards the reports of a trial to the callbacks of the search, and to its meter."""
 
     judge: Judge | None
     callback: SearchCallback

@@ -63,7 +63,7 @@ def atomic_dir(
     _clean_up_after_killed(path)
     partial = _partial_path(path)
     partial.mkdir()
-    with lock_dir(partial):  # tells other processes that its writer is alive
+    with lock_dir(partial):  # shows other processes that its writer is alive
         try:
             yield partial
             _sync_tree(partial)

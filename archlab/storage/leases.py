@@ -83,7 +83,7 @@ class Lease:
         return self._told.work
 
     def update(self, work: Mapping[str, Any] | None) -> None:
-        """Tell what this process works on from now on, such as `{"trial": 3}`; None is nothing."""
+        """Publish what this process works on from now on, such as `{"trial": 3}`; None is nothing."""
         self._tell(work=work and dict(work), state="idle" if work is None else "working", work_since=now())
 
     def renew(self) -> None:
@@ -128,7 +128,7 @@ class Lease:
 
 
 def declare_lost(folder: Path, holder: str, why: str) -> None:
-    """Tell a holder, before its work is taken over, that it is considered dead; of several reasons the first stays."""
+    """Mark a lease as dead before its work is taken over; of several reasons the first is kept."""
     note = json.dumps({"why": why, "when": now(), "by": platform.node()})
     with suppress(FileExistsError):
         descriptor = os.open(folder / f"{holder}{LOST}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

@@ -144,7 +144,7 @@ def _plan_tensors(folder: Path, root: Path, former: Mapping[str, str], plan: _Pl
 
 
 def _plan_identities(folder: Path, plan: _Plan) -> None:
-    """Plan the files that tell which experiment they belong to by its hash."""
+    """Plan the files that name their experiment by its hash."""
     for file in [path for name in (RUN_FILE, "provenance.json", _STATE) for path in folder.rglob(name)]:
         text = file.read_bytes()
         if any(former.encode() in text for former in plan.hashes):

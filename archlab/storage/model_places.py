@@ -12,7 +12,7 @@ from archlab.text import shell_path
 
 WEIGHTS, EXPERIMENT, STATE = "model.safetensors", "experiment.yaml", "state.json"
 _SPACE = "search.yaml"
-_MAX_TOLD = 3
+_MAX_NAMED = 3
 
 
 def is_export(folder: Path) -> bool:
@@ -135,7 +135,7 @@ def _models_below(folder: Path) -> list[Path]:
         patterns = ("*/final/", "*/best/")
     found = chain.from_iterable(sorted(folder.glob(pattern), reverse=True) for pattern in patterns)
     models = (path for path in found if has_weights(path))
-    return [path.parent if path.name == "final" else path for path in islice(models, _MAX_TOLD)]
+    return [path.parent if path.name == "final" else path for path in islice(models, _MAX_NAMED)]
 
 
 def _is_rung(folder: Path) -> bool:

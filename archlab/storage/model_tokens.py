@@ -53,7 +53,7 @@ def _read_plain(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
     if not isinstance(plain, dict) or "kind" not in plain:
-        raise ArchlabError(f"{file}: does not tell what tokens mean")
+        raise ArchlabError(f"{file}: does not define what tokens mean")
     for key, value in plain.items():
         if not _has_type(value, _TYPES.get(key)):
             raise ArchlabError(f"{file}: {key!r} is {value!r}")

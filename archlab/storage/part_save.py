@@ -100,7 +100,7 @@ class NewCheckpoint:
 
 
 class _Discarded(ArchlabError):
-    """A checkpoint whose parts will not all come, since one of the ranks has failed, which tells of it."""
+    """A checkpoint whose parts will not all come, since one of the ranks has failed, which reports it."""
 
 
 def _wait_for_marks(partial: Path, count: int, has_ended: Callable[[], bool]) -> dict[str, tuple[int, str]]:
@@ -127,7 +127,7 @@ def _write_parts(partial: Path, staged: dict[str, Staged], rank: int, count: int
             fsync_path(file)
         write_text(partial / f"done-{rank:05d}.json", json.dumps(files))
     except BaseException:
-        # For the first rank to give up at once; where even this cannot be written, it is told when all end.
+        # For the first rank to give up at once; if even this cannot be written, it is reported when all end.
         with suppress(OSError):
             (partial / f"failed-{rank:05d}").touch()
         raise

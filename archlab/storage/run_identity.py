@@ -40,7 +40,7 @@ def require_unedited(run: Path) -> None:
 
 
 def experiment_identity(file: Path) -> Identity:
-    """Return the part of an identity that an experiment.yaml tells: the SHA-256 of its content, not of its layout."""
+    """Return the part of an identity from an experiment.yaml: the SHA-256 of its content, not of its layout."""
     return {"experiment": content_hash(load_yaml(file))}
 
 

@@ -25,7 +25,7 @@ from archlab.storage.trained_task import find_tokens
 _PATH = "train.start_from"
 _WEIGHTS, _STATE, _EXPERIMENT, _PROVENANCE = "model.safetensors", "state.json", "experiment.yaml", "provenance.json"
 _CONFIG = "config.yaml"  # of an export
-_MAX_TOLD = 20
+_MAX_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StartPoint:
 
     @property
     def data(self) -> Any:
-        """What identifies the data that the run read, as its checkpoint tells."""
+        """The identity of the run's data, from its checkpoint."""
         return read_state(self.folder / _STATE).extra.get("data", {})
 
     @property
@@ -61,7 +61,7 @@ class StartPoint:
         return self.folder.parent.parent if self.has_state else self.folder
 
     def tokens(self) -> ModelTokens | None:
-        """Return what the model's tokens mean, or None for real values and where nobody knows."""
+        """Return what the model's tokens mean, or None for real values and if it is unknown."""
         if not self.has_state:
             return read_tokens(self.folder) if is_export(self.folder) else find_tokens(self.folder)
         return read_tokens(self._owner / "tokens")
@@ -151,10 +151,10 @@ def _last(place: Path, start: StartFrom, known: dict[int, Path]) -> StartPoint:
 
 def _no_such_step(start: StartFrom, known: dict[int, Path]) -> ConfigError:
     steps = sorted(known)
-    told = ", ".join(map(str, steps[-_MAX_TOLD:])) + (
-        f" and {len(steps) - _MAX_TOLD} earlier" * (len(steps) > _MAX_TOLD)
+    known = ", ".join(map(str, steps[-_MAX_NAMED:])) + (
+        f" and {len(steps) - _MAX_NAMED} earlier" * (len(steps) > _MAX_NAMED)
     )
-    return ConfigError(f"{_PATH}.step", f"{start.checkpoint!r} has no checkpoint of step {start.step}; it has {told}")
+    return ConfigError(f"{_PATH}.step", f"{start.checkpoint!r} has no checkpoint of step {start.step}; it has {known}")
 
 
 def _require_step(point: StartPoint, start: StartFrom) -> StartPoint:

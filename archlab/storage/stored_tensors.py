@@ -1,10 +1,10 @@
 """The tensors of a checkpoint's safetensors files, whole or in parts, read as they are asked for and no further.
 
-A checkpoint of ranks that divide the tensors has a file of each rank's parts; its header tells of each part the shape
+A checkpoint of ranks that divide the tensors has a file of each rank's parts; its header has for each part the shape
 of the whole tensor and where in it the part begins. torch's own distributed checkpoints (DCP) are not used, since
-their planners exchange pickled objects, their safetensors neither tell the shape of a whole tensor nor miss a part of
-it, and tensors that are divided without DTensor, as along the axis `tensor`, are taken for copies of one another
-(torch 2.13).
+their planners exchange pickled objects, their safetensors neither hold the shape of a whole tensor nor detect a missing
+part of it, and tensors that are divided without DTensor, as along the axis `tensor`, are taken for copies of one
+another (torch 2.13).
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _places_of(metadata: Mapping[str, str], file: Path) -> dict[str, tuple[tuple
         entries = parse_object(metadata[_PARTS].encode())
         return {name: (_counts(entry["shape"]), _counts(entry["begin"])) for name, entry in entries.items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise ArchlabError(f"{file}: does not tell which parts of tensors it holds") from error
+        raise ArchlabError(f"{file}: does not say which parts of tensors it holds") from error
 
 
 def _counts(values: Any) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from archlab.storage.model_tokens import read_tokens, task_knobs
 
 _SOURCE = "command line"
 _UNKNOWN = (
-    "the model was imported without a tokenizer, so that nobody knows what its tokens mean; "
+    "the model was imported without a tokenizer, so the meaning of its tokens is unknown; "
     "name it, as in task.tokenizer=/data/tokenizer.json"
 )
 

@@ -13,7 +13,7 @@ from archlab.errors import ArchlabError
 WHEREABOUTS = ("source", "tokenizer", "python")
 # And what follows from the experiment and the other facts.
 _ELSEWHERE = (*WHEREABOUTS, "bytes")
-_MAX_TOLD = 3
+_MAX_NAMED = 3
 
 
 def data_identity(task: Task) -> dict[str, Any]:
@@ -37,9 +37,9 @@ def require_same_data(earlier: Mapping[str, Any], now: Mapping[str, Any], locati
     keys = [key for key in earlier if key in now and now[key] != earlier[key]]
     if keys:
         changed = [f"{key} {_brief(earlier[key])} -> {_brief(now[key])}" for key in keys]
-        told = ", ".join(changed[:_MAX_TOLD])
+        named = ", ".join(changed[:_MAX_NAMED])
         raise ArchlabError(
-            f"{location}: the data have changed since: {told}; restore them, or start a new run in another directory"
+            f"{location}: the data have changed since: {named}; restore them, or start a new run in another directory"
         )
 
 

@@ -15,7 +15,7 @@ from archlab.storage.json_values import is_count, is_finite
 
 NAME = "metrics.jsonl"
 _log = logging.getLogger(__name__)
-# What a record tells of the machine, beside its speed: it differs from run to run, and says nothing of the model.
+# Fields of a record about the machine, beside its speed; they differ from run to run.
 OF_THE_MACHINE = ("tokens_per_s_per_device", "mfu", "memory_bytes", "data_wait_s")
 _NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "tokens", *OF_THE_MACHINE)
 _ADVICE = "restore it, or remove it to continue without the records before"
@@ -46,7 +46,7 @@ def read_kept(file: Path, step: int, expected: Mapping[str, Any] | None) -> byte
 
 def _require_beginning(content: bytes, file: Path, step: int, expected: Any) -> int:
     if not isinstance(expected, Mapping) or not is_count(expected.get("bytes")):
-        raise ArchlabError(f"{file}: the checkpoint of step {step} does not tell its size and checksum")
+        raise ArchlabError(f"{file}: the checkpoint of step {step} does not have its size and checksum")
     size = int(expected["bytes"])
     if hashlib.sha256(content[:size]).hexdigest() == expected.get("sha256"):
         return size

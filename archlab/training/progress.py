@@ -1,4 +1,4 @@
-"""How far a run, a search or a ladder has come: what displays draw and `archlab watch` tells."""
+"""The progress of a run, a search or a ladder, as displays and `archlab watch` show it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RunProgress:
     """A training run, or the evaluation of a trained model, whose steps are targets.
 
     `metrics` holds the last value of each metric, such as loss, val_loss and tokens_per_s; `seconds_left` is None until
-    it can be told, and `reason` says why a run stopped or failed.
+    it is known, and `reason` says why a run stopped or failed.
     """
 
     label: str
@@ -28,7 +28,7 @@ class RunProgress:
 
     @property
     def times(self) -> tuple[float, float | None]:
-        """The seconds that the run has taken, as far as its speed tells, and those left."""
+        """The seconds that the run has taken and those left, estimated from its speed."""
         ahead = self.steps - self.step
         is_known = self.seconds_left is not None and ahead > 0
         return (self.seconds_left * self.step / ahead if is_known and self.seconds_left else 0.0), self.seconds_left
@@ -65,7 +65,7 @@ class Progress:
     - `running`: the baseline, the trials or the runs that are in flight, of all workers.
     - `workers`: who works on it, and who died.
     - `recent`: the last trials or runs that ended.
-    - `seconds_left`: for all that is left, of a ladder the rungs to come included; None until it can be told.
+    - `seconds_left`: for all that is left, including a ladder's later rungs; None until it is known.
     """
 
     kind: Kind
@@ -93,7 +93,7 @@ class Progress:
 
 
 def estimate_left(durations: list[float], remaining: int, running: list[tuple[float, float | None]]) -> float | None:
-    """Return the seconds until all is done, or None while nothing tells how long one takes.
+    """Return the seconds until all is done, or None while no duration is known.
 
     `durations` are the seconds of what has ended, `running` the seconds so far and those left, if known, of what runs,
     each in a worker of its own; `remaining` have not begun.

@@ -83,7 +83,7 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool, bu
     folder.mkdir(parents=True, exist_ok=True)
     _remove_earlier(folder)
     identity, file = {"run": new_id(), **({"budget": str(budget)} if budget else {})}, folder / "experiment.yaml"
-    write_run_identity(folder, identity)  # first: it tells that the directory is a run's
+    write_run_identity(folder, identity)  # first: it marks the directory as a run's
     write_text(file, experiment.to_yaml())
     # Of what a reader finds in the file: data that is written and read again need not be equal to the first.
     identity |= experiment_identity(file)
@@ -116,7 +116,7 @@ def join_identity(folder: Path, own: Identity, data: Any, last: Path | None) -> 
     own = {**own, "data": data} if isinstance(data, str) else own
     if last is not None:
         found = read_checkpoint_identity(last)
-        # The task's data are compared in full when the checkpoint is read, which tells what has changed.
+        # The task's data are compared in full when the checkpoint is read, which reports what has changed.
         require_same(found, last, {key: value for key, value in own.items() if key != "data"}, folder / RUN_FILE)
         own = {**found, **own}
     own = {"run": new_id(), **own}

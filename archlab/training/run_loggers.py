@@ -79,7 +79,7 @@ def _redacted(value: Any) -> Any:
 
 
 def is_failing() -> bool:
-    """Tell, in `on_end`, whether an exception ends the run."""
+    """Store, for `on_end`, whether an exception ends the run."""
     return sys.exc_info()[0] is not None
 
 

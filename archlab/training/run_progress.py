@@ -32,7 +32,7 @@ def read_run_progress(folder: Path) -> Progress:
 def run_progress(folder: Path, label: str, *, lock_file: str = ".run.lock") -> RunProgress:
     """Return how far a run has come, by its metrics.jsonl, and whether a process still trains it, by its lock.
 
-    Where the operating system does not tell who holds a lock, the run counts as running.
+    Where the operating system does not show who holds a lock, the run counts as running.
     """
     train = _train(folder)
     metrics = _last_metrics(folder / NAME)

@@ -60,17 +60,17 @@ class RunStart:
         return {"train": experiment.train.to_plain(), "identity": dict(self.identity), "last": last}
 
     def loggers(self) -> list[Callback]:
-        """Return what the experiment itself asks to be told of the run."""
+        """Return the loggers that the experiment itself configures."""
         profile, id = self.experiment.train.profile, str(self.identity.get("run", self.folder.resolve().name))
         traces = [Trace(self.folder, profile)] if profile else []
         return [*traces, *make_loggers(self.experiment, self.folder, id)]
 
-    def follow(self, told: Mapping[str, Any]) -> None:
+    def follow(self, decided: Mapping[str, Any]) -> None:
         """Take over what the first process has found; raise ArchlabError if this one does not see the directory."""
         if not (self.folder / "run.json").is_file():
             raise ArchlabError(f"{self.folder}: is not what the first process has opened; all need one file system")
-        self.experiment = replace(self.experiment, train=parse_train(told["train"]))
-        self.identity, self.last = told["identity"], told["last"] and Path(told["last"])
+        self.experiment = replace(self.experiment, train=parse_train(decided["train"]))
+        self.identity, self.last = decided["identity"], decided["last"] and Path(decided["last"])
 
 
 def _settings_to_keep(folder: Path, train: TrainConfig, resume: bool) -> dict[str, str]:

@@ -25,7 +25,7 @@ def keep_run_tokens(experiment: Experiment, folder: Path, resume: bool) -> None:
 
 
 def read_run_tokens(folder: Path) -> ModelTokens | None:
-    """Return what the tokens of a run mean, or None for real values and for a run that does not tell, an older one."""
+    """Return what the tokens of a run mean, or None for real values and for an older run without a record."""
     return read_tokens(folder / _NAME)
 
 

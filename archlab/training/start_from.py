@@ -53,7 +53,7 @@ _FREE = {
     *("eval_every", "eval_tokens", "checkpoint_every", "checkpoint_at", "keep_checkpoints"),
     *("batch_size", "accumulate"),  # whose product counts
 }
-_MAX_TOLD = 3
+_MAX_NAMED = 3
 _log = logging.getLogger(__name__)
 
 
@@ -119,7 +119,7 @@ def load_start(start: StartFrom, train_step: TrainStep) -> dict[str, Any]:
 def _earlier(point: StartPoint) -> Spec:
     """Return the spec of the model that a checkpoint is of."""
     if point.experiment_file is None:
-        problem = f"{str(point.folder)!r} does not tell its model; name its run"
+        problem = f"{str(point.folder)!r} does not identify its model; name its run"
         raise ConfigError(f"{_PATH}.checkpoint", problem)
     return load(point.experiment_file, recorded=True).model
 
@@ -142,8 +142,8 @@ def _not_loaded(point: StartPoint, model: nn.Module) -> dict[str, list[str]]:
 def _some(names: Sequence[str]) -> str:
     if not names:
         return ""
-    rest = len(names) - _MAX_TOLD
-    return f" ({', '.join(names[:_MAX_TOLD])}{f' and {rest} more' if rest > 0 else ''})"
+    rest = len(names) - _MAX_NAMED
+    return f" ({', '.join(names[:_MAX_NAMED])}{f' and {rest} more' if rest > 0 else ''})"
 
 
 def _check_weights(point: StartPoint, start: StartFrom, model: nn.Module) -> None:
@@ -171,7 +171,7 @@ def _tokens_of(experiment: Experiment) -> ModelTokens | None:
     task: Task = experiment.task.factory()()
     try:
         return task.model_tokens()
-    except MissingTokenizerError:  # of which training tells
+    except MissingTokenizerError:  # which training reports
         return None
 
 

@@ -183,7 +183,7 @@ class TrainStep:
         return figures | self._of_the_machine(speed / self.ranks.count)
 
     def _of_the_machine(self, speed: float) -> dict[str, float]:
-        """Return what the record of an update tells of this process and its device, which makes so many tokens/s."""
+        """Return the fields of an update's record about this process and its device, given its tokens/s."""
         share = {} if self.peak_speed is None else {"mfu": speed / self.peak_speed}
         used = {"memory_bytes": most_used_memory(self.device), "data_wait_s": self._data_wait_s}
         return {"tokens_per_s_per_device": speed, **share, **used}
@@ -207,7 +207,7 @@ class TrainStep:
         num_targets, num_tokens = self.ranks.sum(own_targets, own_tokens)
         if not num_targets:
             problem = f"step {self.step + 1}: no target is asked for in its {len(batches)} batches"
-            raise self.ranks.told_once(TrainingError(problem))
+            raise self.ranks.report_once(TrainingError(problem))
         loss, sums = torch.zeros((), device=self.device), dict[str, Tensor]()
         self.ranks.publish(self.step + 1, "compute")
 
@@ -252,4 +252,4 @@ class TrainStep:
             return
         problem = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
         advice = "try a smaller train.lr, or a longer train.warmup"
-        raise self.ranks.told_once(TrainingError(f"step {self.step + 1}: {problem}; {advice}"))
+        raise self.ranks.report_once(TrainingError(f"step {self.step + 1}: {problem}; {advice}"))

@@ -66,8 +66,8 @@ def train(
     """Train an experiment in a directory; `resume` continues exactly where the last whole checkpoint ended.
 
     `save_every_s` is for a run that is likely to be killed: beside the experiment's own checkpoints one is saved after
-    the first step, and whenever so many seconds have passed. `peak_flops` tells the FLOP/s of a device in a precision,
-    or None, for `mfu` in the metrics.
+    the first step, and whenever so many seconds have passed. `peak_flops` returns the FLOP/s of a device in a
+    precision, or None, for `mfu` in the metrics.
     Raises ArchlabError if the directory holds another run or anything that archlab did not write, if another process
     trains there, if the model does not fit in memory, or if the loss is no longer finite.
     """
@@ -77,9 +77,9 @@ def train(
     with stop_on_signals(), deterministic_algorithms(), join_ranks(experiment) as ranks, ExitStack() as held:
         start = RunStart(experiment, folder, resume, force, ranks.count)
         # The first process alone looks at the directory and writes there; the others continue with what it has found.
-        told = ranks.on_first(lambda: start.begin(held))
+        decided = ranks.on_first(lambda: start.begin(held))
         if not ranks.is_first:
-            start.follow(told)
+            start.follow(decided)
         callback = CallbackList([*start.loggers(), *callbacks]) if ranks.is_first else Callback()
         trainer = Trainer(start.experiment, folder, start.last, callback, start.identity, ranks, save_every_s)
         if ranks.is_first and peak_flops is not None:
@@ -253,7 +253,7 @@ class Trainer:
         metrics = result.metrics
         if not math.isfinite(metrics["loss"]):
             problem = f"step {self.step}: the validation loss is {metrics['loss']}; try a smaller train.lr"
-            raise self.ranks.told_once(TrainingError(problem))
+            raise self.ranks.report_once(TrainingError(problem))
         record = {"step": self.step, **{f"val_{name}": metrics[name] for name in self.task.metrics if name in metrics}}
         with self.ranks.keep_error():
             self._append(record)
@@ -270,7 +270,7 @@ class Trainer:
         return {**self._origin(), "data": self.data}
 
     def _origin(self) -> dict[str, Any]:
-        """Return what a checkpoint tells of its run: its identity, its start, and size and checksum of its metrics."""
+        """Return a checkpoint's data about its run: its identity, its start, and size and checksum of its metrics."""
         metrics = self.log.summary() if self.log else self.expected_log
         known = {"metrics_log": metrics, "start_from": self.started_from}
         return {KEY: dict(self.identity), **{key: value for key, value in known.items() if value}}

@@ -167,7 +167,7 @@ class NativeSparseAttention(WindowedAttention):
         importance_BGTN = weights_BHTN.unflatten(1, (-1, self.shape.group_size)).sum(2)
         importance_BGTN = importance_BGTN.masked_fill(blocks.are_fixed()[:, None], float("inf"))
         importance_BGTN = importance_BGTN.masked_fill(~is_seen_BTN[:, None], -1.0)
-        # Stable: of equal blocks the earlier ones, however many keys a call has room for.
+        # Stable: of equal blocks the earlier ones, whatever the capacity of keys.
         order_BGTJ = importance_BGTN.argsort(dim=-1, descending=True, stable=True)[..., : self.num_selected]
         is_there_BGTJ = is_seen_BTN[:, None].expand_as(importance_BGTN).gather(-1, order_BGTJ)
         return order_BGTJ.masked_fill(~is_there_BGTJ, is_seen_BTN.shape[-1])

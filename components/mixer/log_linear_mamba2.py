@@ -116,7 +116,7 @@ class LogLinearMamba2(Mamba2):
         return y_BTHV, {"position": state["position"] + T, "states": states} | reserved(state)
 
     def _count(self, state: State, num_new: int) -> int:
-        """Return the number of ranges that the stream has room for after new tokens."""
+        """Return the number of ranges of the stream after new tokens."""
         now = state["states"].shape[1]
         if now == self.num_ranges:
             return now

@@ -80,7 +80,7 @@ class CorpusTask(TokenizedTask):
         return self.tokenizer.num_bytes_of(tokens.tolist()) / len(tokens)
 
     def has_bits_per_byte(self, split: str) -> bool:
-        """Return whether the tokens of a split tell its text; what they lose is logged."""
+        """Return whether the tokens of a split keep its text; log what they lose."""
         require_split(split)
         return is_recoverable(*self._lost(split), self.corpus.used[split], split, self.location)
 

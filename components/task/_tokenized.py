@@ -31,7 +31,7 @@ class TokenizedTask(Task):
         return self.tokenizer.model_tokens()
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text; log a warning if they do not tell all of it."""
+        """Return the tokens of a text; log a warning if they lose some of it."""
         try:
             data = text.encode(errors="surrogateescape")  # as Python reads arguments that are no UTF-8
         except UnicodeEncodeError as error:

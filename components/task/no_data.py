@@ -24,7 +24,7 @@ class NoData(TokenizedTask):
 
     Args:
         vocab_size: Number of tokens of the model's vocabulary, which may exceed the tokenizer's.
-        tokenizer: `bytes`, or the path of a tokenizer.json; null where nobody has told what the tokens mean.
+        tokenizer: `bytes`, or the path of a tokenizer.json; null if the meaning of the tokens is unknown.
         special_tokens: Whether the tokenizer's own special tokens are added to a text, as by the library it is from.
     """
 

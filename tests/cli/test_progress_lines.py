@@ -106,11 +106,11 @@ def test_where_lines_are_not_redrawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7000, "117 min"), (9000, "2.5 h"), (9e5, "10.4 days")],
 )
-def test_times(seconds: float, told: str) -> None:
-    assert format_seconds(seconds) == told
+def test_times(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
 
 
 def test_numbers() -> None:

@@ -1,4 +1,4 @@
-"""The display of a search and of a ladder, from what their callbacks tell."""
+"""The display of a search and of a ladder, from calls of their callbacks."""
 
 from __future__ import annotations
 

@@ -258,10 +258,10 @@ def test_a_second_process_waits_for_the_first(
     text: Path, tokenizer: HuggingFaceTokenizer, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "_POLL_S", 0.01)
-    found, told = list[Path](), list[str]()
+    found, reported = list[Path](), list[str]()
 
     def prepare() -> None:
-        with reporting(lambda what, done, total: told.append(what)):
+        with reporting(lambda what, done, total: reported.append(what)):
             found.append(prepared.open_prepared(source(text), None, tokenizer).folder)
 
     began, write = threading.Event(), writer.TokenWriter.write
@@ -269,7 +269,7 @@ def test_a_second_process_waits_for_the_first(
     def slow(self: writer.TokenWriter, parts: Any) -> None:
         began.set()
         for _ in range(1000):
-            if any("waiting for the process" in what for what in told):
+            if any("waiting for the process" in what for what in reported):
                 break
             threading.Event().wait(0.01)
         write(self, parts)
@@ -289,15 +289,15 @@ def test_progress_is_told_in_bytes(
     text: Path, tokenizer: HuggingFaceTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_GROUP", 2000)
-    monkeypatch.setattr(build, "_TOLD_FROM", 0)
-    told: list[tuple[int, int | None]] = []
-    with reporting(lambda what, done, total: told.append((done, total))):
+    monkeypatch.setattr(build, "_REPORT_FROM", 0)
+    reported: list[tuple[int, int | None]] = []
+    with reporting(lambda what, done, total: reported.append((done, total))):
         prepared.open_prepared(source(text), None, tokenizer)
-    totals = {total for _, total in told}
+    totals = {total for _, total in reported}
     assert len(totals) == 1
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1][0] == told[-1][1]
-    assert len(told) > 4
+    assert [done for done, _ in reported] == sorted(done for done, _ in reported)
+    assert reported[-1][0] == reported[-1][1]
+    assert len(reported) > 4
 
 
 def test_a_directory_of_its_own_is_not_overwritten(text: Path, tokenizer: HuggingFaceTokenizer, tmp_path: Path) -> None:

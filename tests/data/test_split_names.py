@@ -1,4 +1,4 @@
-"""A name tells its split wherever it stands, and nothing held out by name is trained on."""
+"""A split's name counts anywhere in a path, and nothing held out by name is trained on."""
 
 from pathlib import Path
 

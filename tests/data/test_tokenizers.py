@@ -83,8 +83,8 @@ def test_one_huge_document_is_told_of_while_it_is_encoded(tmp_path: Path, monkey
     text = ("grüne Ente € mal " * 40).encode() + b"\0" + b"mal" * 30
     whole = tokenizer.encode_corpus(text).tolist()
     monkeypatch.setattr(hugging_face, "_GROUP", 100)
-    told: list[tuple[str, int, int | None]] = []
-    with reporting(lambda *each: told.append(each)):
+    reported: list[tuple[str, int, int | None]] = []
+    with reporting(lambda *each: reported.append(each)):
         assert tokenizer.encode_corpus(text).tolist() == whole
-    assert told[0] == ("tokenizing 0 million characters", 0, 770)
-    assert told[-1] == ("tokenizing 0 million characters", 770, 770)
+    assert reported[0] == ("tokenizing 0 million characters", 0, 770)
+    assert reported[-1] == ("tokenizing 0 million characters", 770, 770)

@@ -24,7 +24,7 @@ def model(tiny: Tiny) -> TextModel:
 
 
 def answer(conversation: Conversation, text: str) -> list[int]:
-    # Of bytes that are no text the last may be told twice: its character is known to be broken at the end alone.
+    # Of bytes that are not text the last may be yielded twice: its character is known to be broken at the end alone.
     tokens = [token.token for token in conversation.answer(text)]
     return tokens[: conversation.settings.max_new_tokens]
 

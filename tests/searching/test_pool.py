@@ -144,7 +144,7 @@ class Sabotage(archlab.SearchCallback):
 def test_a_trial_that_is_killed_continues_and_ends_as_if_it_had_not_been(
     tmp_path: Path, checkpoint_every: int, signals: list[signal.Signals]
 ) -> None:
-    # Also without checkpoints of its own: whoever is run again saves some, and comes further each time.
+    # Also without checkpoints of its own: each retry saves some, and makes progress.
     # Signals are of a run's own making: whoever sends one to a run of milliseconds may be late.
     (tmp_path / "saboteur.py").write_text(SABOTEUR)
     train = {"train.steps": 6, "train.checkpoint_every": checkpoint_every, "train.eval_every": 3}

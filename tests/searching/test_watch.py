@@ -1,4 +1,4 @@
-"""What `archlab watch` tells of a search, a ladder and a run, and that it leaves their directories alone."""
+"""`archlab watch` of a search, a ladder and a run shows their progress and leaves their directories alone."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from archlab.storage import lock_holders
 from archlab.storage.lock_holders import holder
 from archlab.storage.locks import lock
 
-needs_proc = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="Linux alone tells who holds a lock")
+needs_proc = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux shows who holds a lock")
 
 
 @needs_proc

@@ -1,4 +1,4 @@
-"""Tensors in the parts that ranks have written are those of one file; what does not add up is told."""
+"""Tensors in the parts that ranks have written are those of one file; inconsistent parts are an error."""
 
 import hashlib
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match=r"model-part-00004-of-00006\.safetensors: no such file"):
         StoredTensors(tmp_path)
     save_file(tensors, file)
-    with pytest.raises(ArchlabError, match=r"00004.*: does not tell which parts of tensors it holds"):
+    with pytest.raises(ArchlabError, match=r"00004.*: does not say which parts of tensors it holds"):
         StoredTensors(tmp_path)
     write_wrong(file, tensors, {"archlab_parts": '{"a": {"shape": [5], "begin": [0]}}'})
     with pytest.raises(ArchlabError, match=r"00004.*: 'a' of shape \[2, 3\] is no part of \[5\]"):

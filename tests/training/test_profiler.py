@@ -60,9 +60,9 @@ def test_parts_make_up_the_update_and_nothing_is_left_behind(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     found = profile(tiny())
-    *told, rest = (part.seconds for part in found.parts)
-    assert told == sorted(told, reverse=True)
-    assert sum(told) + rest >= found.seconds * (1 - 1e-9)
+    *listed, rest = (part.seconds for part in found.parts)
+    assert listed == sorted(listed, reverse=True)
+    assert sum(listed) + rest >= found.seconds * (1 - 1e-9)
     assert not list(Path.cwd().iterdir())
     assert capfd.readouterr() == ("", ""), "the profiler keeps quiet"
 

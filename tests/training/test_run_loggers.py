@@ -25,7 +25,7 @@ LOGGED = ["train.steps=4", "train.log_every=2", "train.eval_every=4", "train.war
 
 
 class FakeWandb(ModuleType):
-    """What archlab calls of wandb, which keeps what it is told."""
+    """The part of wandb that archlab calls, with a record of the calls."""
 
     def __init__(self, refuses: bool = False) -> None:
         super().__init__("wandb")
@@ -49,7 +49,7 @@ class FakeWandb(ModuleType):
 
 
 class FakeMlflow(ModuleType):
-    """What archlab calls of mlflow, which keeps what it is detected by run."""
+    """The part of mlflow that archlab calls, with a record of the calls by run."""
 
     def __init__(self) -> None:
         super().__init__("mlflow")

@@ -181,7 +181,7 @@ def search(
     if device or devices:
         raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")
     if not Path(name).is_dir():
-        find_yaml(name, Path(), "search_spaces")  # what is misspelled is told before torch is imported
+        find_yaml(name, Path(), "search_spaces")  # a misspelled name fails before torch is imported
     restart_without_small_cache()
     from archlab.searching.trials.trial_server import fork_trial_server
 

@@ -161,8 +161,8 @@ def eval_(
     from archlab.cli.task_bar import task_bar
 
     with task_bar() as bar:
-        told = partial(bar.show_task, f"evaluating on the {split} split")
-        result = api.evaluate(folder, overrides, split=split, max_tokens=tokens, progress=told)
+        progress = partial(bar.show_task, f"evaluating on the {split} split")
+        result = api.evaluate(folder, overrides, split=split, max_tokens=tokens, progress=progress)
     if as_json:
         click.echo(json.dumps({"split": split, **result.to_dict()}, indent=2))
         return

@@ -18,7 +18,7 @@ from archlab.cli.options import TRUST_PLUGINS, WRITTEN_FOLDER
 def watch(folder: Path, once: bool, as_json: bool) -> None:
     """Show how far a run, a search or a ladder has come, while other processes work on it.
 
-    FOLDER is its directory, in which nothing is written. Ends when nobody works on it any more, or with Ctrl-C.
+    FOLDER is its directory, in which nothing is written. Ends when no process works on it any more, or with Ctrl-C.
     """
     from archlab.cli.watching import follow, show_once
     from archlab.searching.watch import open_watch

@@ -23,7 +23,7 @@ from archlab.runtime.fsync import fsync_path
 from archlab.runtime.progress import report_progress, reporting_within
 
 _GROUP = 2**21  # bytes that are encoded together: enough for all cores, and little to do again for a killed process
-_TOLD_FROM = 2**20  # bytes of a text that takes more than a moment
+_REPORT_FROM = 2**20  # bytes of a text that takes more than a moment
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -99,7 +99,7 @@ def _versions() -> dict[str, str]:
 
 
 def _encode(recipe: Recipe, writer: TokenWriter) -> None:
-    """Encode the documents behind the place that the writer's journal tells, a few megabytes at a time."""
+    """Encode the documents after the position in the writer's journal, a few megabytes at a time."""
     place, plan = writer.place, recipe.known.plan
     cursor = SplitCursor(plan, dict(place.get("offsets", {})))
     total = sum(stop - start for ranges in plan.ranges.values() for _, start, stop in ranges)
@@ -114,13 +114,13 @@ def _encode(recipe: Recipe, writer: TokenWriter) -> None:
             writer.note({"shard": shard, "document": number + 1, "offsets": cursor.offsets, "total": total})
             group, size = [], 0
     _write_group(recipe, writer, group, size, total)
-    if total >= _TOLD_FROM:
+    if total >= _REPORT_FROM:
         report_progress(_label(total), total, total)
 
 
 def _write_group(recipe: Recipe, writer: TokenWriter, group: list[Part], size: int, total: int) -> None:
     done, label = min(writer.num_bytes, total), _label(total)
-    if total >= _TOLD_FROM and done < total:
+    if total >= _REPORT_FROM and done < total:
         report_progress(label, done, total)
     try:
         with reporting_within(label, done, min(size, total - done), total):

@@ -101,7 +101,7 @@ def _key(digest: str, eval_bytes: int | None, tokenizer: Tokenizer) -> str:
 
 
 def _open_sound(folder: Path) -> PreparedCorpus | None:
-    """Return tokens that are as they were written, or None if they are not there; a log message tells of damage."""
+    """Return undamaged tokens, or None if there are none; log a warning about damage."""
     try:
         return open_corpus(folder) if folder.is_dir() else None
     except ArchlabError as error:

@@ -81,7 +81,7 @@ class PreparedCorpus:
         return counts.bytes - max(counts.documents - 1, 0) * (1 - self.manifest.separator_bytes)
 
     def lost(self, split: str) -> tuple[int, str]:
-        """Return the bytes of a split's text that its tokens do not tell, and an example.
+        """Return the number of bytes of a split's text that its tokens lose, and an example.
 
         The training text was not compared: what validation loses is scaled to its size.
         """

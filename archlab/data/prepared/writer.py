@@ -56,7 +56,7 @@ class TokenWriter:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Open the files for a block, cut to what the journal says; begin anew where it tells of other tokens."""
+        """Open the files for a block, cut to what the journal says; start over if it is of other tokens."""
         journal = read_json(self.folder / JOURNAL) or {}
         if journal.get("key") != self.key or not self._has(journal["sizes"]):
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -32,7 +32,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Lost:
-    """What of a text its tokens do not tell: a number of bytes, and an example for the reader."""
+    """The loss of a text's tokens: the number of lost bytes, and an example."""
 
     num_bytes: int = 0
     example: str = ""
@@ -73,7 +73,7 @@ class Tokenizer(Protocol):
         """Return the number of bytes of a corpus that these of its tokens stand for."""
 
     def lost(self, text: bytes) -> Lost:
-        """Return what of a corpus its tokens do not tell."""
+        """Return what the tokens of a corpus lose of its text."""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""

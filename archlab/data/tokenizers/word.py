@@ -20,7 +20,7 @@ from archlab.errors import ArchlabError
 from archlab.runtime.progress import report_progress
 
 VOCABULARY = "vocabulary.json"
-_LONG, _TOLD_EVERY = 8_000_000, 100_000  # bytes of a text that takes seconds, and words between two reports
+_LONG, _REPORT_EVERY = 8_000_000, 100_000  # bytes of a text that takes seconds, and words between two reports
 
 
 class WordTokenizer:
@@ -125,13 +125,13 @@ class WordDecoder:
 
 
 def _told(what: str, words: Iterable[str], size: int) -> Iterator[str]:
-    """Yield the words of a text of `size` bytes, and tell how far they have come."""
+    """Yield the words of a text of `size` bytes, and report progress."""
     if size <= _LONG:
         yield from words
         return
     done, what = 0, f"{what} of {size / 1e6:,.0f} MB"
     for index, word in enumerate(words):
-        if not index % _TOLD_EVERY:
+        if not index % _REPORT_EVERY:
             report_progress(what, min(done, size - 1), size)
         done += len(word) + 1
         yield word

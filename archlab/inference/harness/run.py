@@ -41,7 +41,7 @@ class Harness:
             max_length=request.max_context,
             whole_documents=request.whole_documents,
             batch_size=request.batch_size or _BATCH,
-            told=progress,
+            progress=progress,
         )
 
     def run(self, loaded: Loaded) -> Mapping[str, Estimate]:
@@ -72,15 +72,15 @@ class Harness:
 
     def notes(self) -> list[str]:
         """Return what a reader must know to compare the figures with others'."""
-        told = list[str]()
+        notes = list[str]()
         if self.request.whole_documents:
-            told.append(
+            notes.append(
                 "Texts were read whole, the state carried from the first token to the last. Other harnesses cut them "
                 "and start anew, so that their perplexities are not comparable with these."
             )
         if self.request.limit is not None:
-            told.append(f"Of each task the first {self.request.limit:,} items only.")
-        return told
+            notes.append(f"Of each task the first {self.request.limit:,} items only.")
+        return notes
 
 
 def _each(values: Mapping[str, object]) -> str:

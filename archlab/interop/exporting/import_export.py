@@ -71,7 +71,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _require_own_code(directory: Path, config: dict[str, Any]) -> None:
-    """Raise ArchlabError for code that the export did not have: nobody knows what it computes from the weights."""
+    """Raise ArchlabError for code that the export did not have: its function of the weights is unknown."""
     code = config[CODE]
     for name, sha256 in code.items():
         if Path(name).name != name or not (directory / name).is_file():

@@ -92,7 +92,7 @@ def _in_steps(model: nn.Module, tokens_BT: Tensor) -> Tensor:
 
 
 def prove(name: str, folder: Path, loader: str, expected: Expected) -> str:
-    """Return a line that tells how an export was proved; raise ArchlabError if it fails, or differs and by how much."""
+    """Return a line about how an export was proved; raise ArchlabError if it fails, or by how much it differs."""
     settings: dict[str, object] = {}
     exec(compile(loader, f"<loader of {name}>", "exec"), settings)  # definitions alone: it imports inside of functions
     needs = settings.get("NEEDS", ())

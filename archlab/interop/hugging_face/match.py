@@ -16,7 +16,7 @@ from archlab.interop.hugging_face.config_json import find_model_type, model_type
 from archlab.modeling.build import build_on_meta
 
 _NO_FUNCTION = ("init", "dropout", "balance_loss")  # knobs of training alone
-_NUM_TOLD = 3  # types that come nearest to a model that has none
+_MAX_NAMED = 3  # types that come nearest to a model that has none
 _CENTERED, _SCALE = "zero_centered", "weight"  # of a norm
 
 
@@ -45,7 +45,7 @@ def match_model_type(spec: Spec) -> Match:
             return match(spec, model_type, "")
         except NoMatch as error:
             problems.append(error)
-    nearest = sorted(problems, key=lambda problem: -problem.shared)[:_NUM_TOLD]
+    nearest = sorted(problems, key=lambda problem: -problem.shared)[:_MAX_NAMED]
     reasons = "; ".join(map(str, nearest))
     raise ArchlabError(f"transformers has no such model among its {len(known)} types that are known: {reasons}")
 

@@ -77,7 +77,7 @@ def _require_all(config: HFConfig, stored: Mapping[str, StoredTensor]) -> None:
 
 
 def _without_unread(stored: Mapping[str, StoredTensor], config: HFConfig) -> dict[str, StoredTensor]:
-    """Return the tensors without those of parts that transformers leaves out as well, which a warning tells."""
+    """Return the tensors without those of parts that transformers omits as well; log a warning about them."""
     is_unread = config.format.unread or (lambda fields, name: False)
     kept = {name: tensor for name, tensor in stored.items() if not is_unread(config.fields, name)}
     if first := next((name for name in stored if name not in kept), None):

@@ -16,7 +16,7 @@ from archlab.searching.space.listed_choices import listed_choices
 from archlab.searching.variants.parameters import resolve_parameter
 from archlab.searching.variants.variant import start
 
-_LOG_FROM = 30  # times the smallest value: a range of a component that the base lacks does not tell how it is sampled
+_LOG_FROM = 30  # times the smallest value: a range of a component that the base lacks does not say how it is sampled
 _FEW = 8  # different numbers up to which a knob's axis has a place for each
 
 

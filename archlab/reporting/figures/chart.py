@@ -102,7 +102,7 @@ def dots(
     offset: float = 0,
     size: float | None = None,
 ) -> Part:
-    """Return dots; `labels` are written beside them, `names` are told at the pointer, a `swarm` does not overlap."""
+    """Return dots; `labels` are written beside them, `names` are shown in tooltips, a `swarm` does not overlap."""
     made: Part = {"m": "dot", "c": kind, "x": numbers(x for x, _ in points), "y": numbers(y for _, y in points)}
     options: dict[str, Json] = {
         "shape": shape,

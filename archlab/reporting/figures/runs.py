@@ -59,7 +59,7 @@ def value_of(run: Run, metric: str) -> float | None:
 
 
 def page_data(data: SearchData) -> Mapping[str, Json]:
-    """Return what figures tell of each run at the pointer."""
+    """Return the tooltip of each run."""
     short = short_names(data.shown_paths)
     return {
         "knobs": [text(name) for name in short.values()],

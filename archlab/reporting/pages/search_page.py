@@ -123,7 +123,7 @@ def _importances(data: SearchData) -> list[str]:
         return [paragraph(f"{problem}{shown if knob_panels(data) is not None else ''}", "note")]
     shares = {_knob_of(name, data): share for name, share in by_name.items()}
     note = (
-        f"{EVALUATOR} (Optuna's evaluator: which knobs tell the best tenth of the trials from the others) on "
+        f"{EVALUATOR} (Optuna's evaluator: which knobs distinguish the best tenth of the trials from the others) on "
         f"{data.space.objective}, from {len(data.complete)} complete trials. A knob that only some trials have is "
         "judged by these alone, and by itself for each choice that it belongs to."
     )

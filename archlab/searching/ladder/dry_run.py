@@ -17,7 +17,7 @@ from archlab.searching.ladder.runs import LadderRun, plan_runs
 from archlab.searching.space.search_space import Space
 
 TARGET = "target"
-_PLANNED = 3  # candidates of a rung, unless told
+_PLANNED = 3  # candidates of a rung, by default
 
 
 @dataclass(frozen=True)

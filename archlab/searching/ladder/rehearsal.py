@@ -19,7 +19,7 @@ def as_rehearsal(space: Space) -> Space:
 
 
 class RehearsalClock:
-    """Tells when a rehearsal has used up the time of its rungs; a ladder that is none has all the time."""
+    """Measures whether a rehearsal has used up the time of its rungs; other ladders have no limit."""
 
     def __init__(self, rungs: int, *, is_rehearsal: bool) -> None:
         self.rungs, self.is_rehearsal, self.start = rungs, is_rehearsal, time.monotonic()

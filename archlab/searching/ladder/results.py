@@ -97,7 +97,7 @@ def read_failure(run: LadderRun) -> str:
         return ""
     reason = read_object(file, "the result of a run").get("reason")
     if not isinstance(reason, str) or not reason:
-        raise ArchlabError(f"{file}: tells no reason")
+        raise ArchlabError(f"{file}: has no reason")
     return reason
 
 

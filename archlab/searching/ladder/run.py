@@ -98,7 +98,7 @@ class LadderWorker:
         self._aim: Aim | None = None
 
     def run(self) -> LadderResult:
-        """Climb from rung to rung as far as this machine can; return the result."""
+        """Run rung after rung as far as possible on this machine; return the result."""
         going = self._feasible()
         waiting = ""
         for rung in self.ladder.rungs:

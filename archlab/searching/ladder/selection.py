@@ -38,7 +38,7 @@ class Decision:
 
 
 def decide(rung: Rung, results: Sequence[RunResult], aim: Aim | None, failed: Mapping[str, str]) -> Decision:
-    """Take the `keep` best at the target, or at this rung where no law can be fitted, and as many more as have room."""
+    """Select the `keep` best at the target, or at this rung if no law fits, and as many more as `room` allows."""
     here = [result for result in results if result.rung == rung.number]
     losses = {name: loss for name, loss in mean_losses(here).items() if name not in failed}
     fitted = fit(results, list(losses), aim) if aim is not None and losses else "no target is named"
@@ -119,7 +119,7 @@ def _verdict_by_law(fitted: Fit, results: Sequence[RunResult]) -> str:
 
 
 def _stop(names: Sequence[str], times: float, results: Sequence[RunResult]) -> str:
-    # Noise falls with the root of the number of runs: `times` as many tell a difference of this size.
+    # Noise falls with the root of the number of runs: `times` as many resolve a difference of this size.
     flops = sum(result.flops for result in results)
     budget = (
         f"about {times:.2g} times as many seeds ({times * flops:.2g} FLOPs instead of {flops:.2g}), or a larger rung"

@@ -31,7 +31,7 @@ class RungSummary:
     """A rung: the size it was meant to have, what was forecast of it, what came out, and which candidates continue.
 
     `losses` are means over seeds of whole runs, from the best to the worst; `agreement` compares them with the rung
-    before: pairs in the same order, and Spearman's correlation. `waiting` tells why it was not trained here.
+    before: pairs in the same order, and Spearman's correlation. `waiting` is the reason if it was not trained here.
     """
 
     number: int
@@ -110,7 +110,7 @@ def summarize(
     target: Forecast | None,
     waiting: str,
 ) -> LadderSummary:
-    """Return the summary of a ladder as far as it has come."""
+    """Return the summary of a ladder so far."""
     trained = [rung for rung in rungs if rung.losses]
     aim = aim or (Aim(trained[-1].params, trained[-1].tokens) if trained else None)
     finalists = [name for name in (trained[-1].losses if trained else {}) if name in going or not going]
@@ -137,7 +137,7 @@ def summarize(
 
 def _verdict(ladder: Ladder, fitted: Any, results: Sequence[RunResult]) -> str:
     if ladder.is_rehearsal:
-        return "a rehearsal: its losses tell nothing of any candidate"
+        return "a rehearsal: its losses say nothing about any candidate"
     # Without a target the law would only repeat the largest rung.
     return verdict(fitted if ladder.target is not None or isinstance(fitted, str) else "no target is named", results)
 

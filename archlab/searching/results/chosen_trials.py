@@ -20,7 +20,7 @@ from archlab.searching.study.trial_attrs import trial_attrs
 
 @dataclass(frozen=True)
 class ChosenTrial:
-    """A trial: its number, the directory of its run, and what its model card tells of it."""
+    """A trial: its number, the directory of its run, and the text about it in its model card."""
 
     number: int
     folder: Path

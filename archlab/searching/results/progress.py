@@ -125,10 +125,10 @@ def _label(name: str, place: Path, run: Path, space: Space) -> str:
     """Return the name of the run that a trial is at, as its own display has it."""
     kinds = run.relative_to(place).parts[::2]
     values = run.relative_to(place).parts[1::2]
-    told = dict(zip(kinds, values, strict=True))
-    task = f", {told['tasks']}" if "tasks" in told else ""
-    several = "runs" in told and space.runs_per_trial > 1
-    return f"{name}{task}" + (f", run {int(told['runs']) + 1} of {space.runs_per_trial}" if several else "")
+    by_kind = dict(zip(kinds, values, strict=True))
+    task = f", {by_kind['tasks']}" if "tasks" in by_kind else ""
+    several = "runs" in by_kind and space.runs_per_trial > 1
+    return f"{name}{task}" + (f", run {int(by_kind['runs']) + 1} of {space.runs_per_trial}" if several else "")
 
 
 def _durations(done: list[FrozenTrial], folder: Path) -> list[float]:
@@ -143,7 +143,7 @@ def _between(trial: FrozenTrial) -> float:
 
 
 def _times(trial: FrozenTrial, run: RunProgress, folder: Path, space: Space) -> tuple[float, float | None]:
-    """Return the seconds that a trial has taken so far, and those left of all its runs, if they can be told."""
+    """Return the seconds that a trial has taken so far, and the seconds left of all its runs, if known."""
     if trial.datetime_start is None:
         return run.times
     elapsed = max(time.time() - trial.datetime_start.timestamp(), 0.0)

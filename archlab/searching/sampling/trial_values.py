@@ -41,7 +41,7 @@ def choose_values(trial: Trial, space: Space) -> dict[str, Any]:
 
 
 def solve_held(trial: Trial, space: Space, values: dict[str, Any], count: CountCosts = count_costs) -> TrialValues:
-    """Return a trial's values with what `hold` solves for, and tell the sampler if they cannot cost what is held."""
+    """Return a trial's values and those that `hold` solves for; report to the sampler if the cost is out of reach."""
     if space.hold is None:
         return TrialValues(values)
     held, solution = hold_values(space, values, space.base, f"trial {trial.number}", count=count)

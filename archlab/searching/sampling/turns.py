@@ -38,7 +38,7 @@ class Wait(StrEnum):
 def next_turn(
     every: Sequence[Arm], trials: Sequence[FrozenTrial], total: int, objective: str, sign: float
 ) -> Turn | Wait | None:
-    """Return whose turn it is, or None when every choice has had its own.
+    """Return the next choice in round-robin order, or None when every choice has had its turn.
 
     `trials` are those that have begun, without interrupted ones; `sign` is -1 where larger values are better.
     """

@@ -43,7 +43,7 @@ PRUNERS = {
     "successive_halving": "SuccessiveHalvingPruner",
     "threshold": "ThresholdPruner",
 }
-# Pruners of ours: Optuna has none for several objectives, and none whose trials continue where they have paused.
+# archlab's own pruners: Optuna has none for several objectives, and none whose trials continue where they have paused.
 DOMINATED, PROMOTION = "dominated", "promotion"
 
 _OURS = {"pruners": (DOMINATED, PROMOTION)}

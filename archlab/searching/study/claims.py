@@ -74,7 +74,7 @@ def stale(folder: Path, number: int, workers: Mapping[str, LeaseView]) -> Iterat
 
 def leave(folder: Path, number: int) -> None:
     """Note that the worker leaves a trial open for a reason that is not the trial's, such as a full disk."""
-    with suppress(OSError):  # an empty file, for which a full disk has room
+    with suppress(OSError):  # an empty file, which a full disk can still hold
         (trial_dir(folder, number) / _STOPPED).touch()
 
 

@@ -32,7 +32,7 @@ from archlab.searching.study.journal import JournalFile
 
 PATIENCE_S = 60.0
 PAUSE_S = 1.0
-_SQLITE_BUSY_S = 2  # for SQLite itself to wait in one attempt: short, so that a user is soon told who is waited for
+_SQLITE_BUSY_S = 2  # for SQLite itself to wait in one attempt: short, so that users soon see the message
 # PendingRollbackError: Optuna repeats a query by itself in the transaction that a lost connection has ended.
 _TRANSIENT = (
     exc.OperationalError,

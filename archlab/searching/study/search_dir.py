@@ -38,7 +38,7 @@ from archlab.storage.targets import is_occupied, require_dir
 from archlab.text import shell_path
 
 SPACE = "search.yaml"
-STUDY_LOCK = ".study.lock"  # held by whoever claims, enqueues or interrupts trials
+STUDY_LOCK = ".study.lock"  # held while claiming, enqueueing or interrupting trials
 JOBS = "jobs"  # of workers that a launcher has placed: what they print, and the launcher's own files
 _OWN_DIRS = ("trials", "baseline", "best", workers.DIR, JOBS, *LADDER_DIRS)
 # search.yaml and identity.json last: a directory that is cleared in part is still known as a search's.

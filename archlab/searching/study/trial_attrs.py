@@ -25,9 +25,9 @@ class TrialAttrs(TypedDict, total=False):
     - `attempt`, `retry_of`: the number of the attempt from 1, and the trial that this one runs again.
     - `next_attempt`: of an interrupted trial, the number of the attempt that runs it again.
     - `progress`: of an interrupted trial and the one that runs it again, what is kept: ended runs, a step.
-    - `fruitless`: how many attempts in a row were killed without having come further than that.
+    - `fruitless`: how many attempts in a row were killed without progress beyond that.
     - `lost_workers`: the same of the workers of a trial that runs in a process of its own.
-    - `id`: the trial's UUID, since a number alone does not tell it from another search's trial.
+    - `id`: the trial's UUID, since a number alone does not distinguish it from another search's trial.
     - `choice`, `seed_of`: the compared choice that the trial belongs to, and the experiment that it was made from.
     - `candidate`: the number of the candidate from 0, within its choice, by which its values are sampled.
     - `repeat`: how many trials before it had the same values; each has another random seed.

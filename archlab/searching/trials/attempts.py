@@ -1,4 +1,4 @@
-"""Runs whose processes are killed: again from their checkpoints, as often as they come further."""
+"""Retries of runs whose processes are killed, from their checkpoints, as long as each makes progress."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ class CandidateRuns:
 
 
 def copy_run_files(run: Path, folder: Path) -> None:
-    """Copy what tells of a run into the directory of its trial."""
+    """Copy the records of a run into the directory of its trial."""
     for name in _FILES:
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)

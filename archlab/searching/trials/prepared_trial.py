@@ -71,7 +71,7 @@ def plan_objectives(space: Space, costs: TrialCosts) -> dict[str, float]:
 
 
 def require_feasible(space: Space, trial: Trial, costs: TrialCosts) -> None:
-    """Tell the sampler how far a trial is from each constraint; raise InfeasibleTrial if it violates one."""
+    """Report a trial's violation of each constraint to the sampler; raise InfeasibleTrial if it violates one."""
     for constraint in space.constraints:
         trial.set_constraint(constraint.name, constraint.violation(costs.at(constraint.place)))
     if problems := problems_of(space.constraints, costs):

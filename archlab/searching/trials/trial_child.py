@@ -1,4 +1,4 @@
-"""The process of one trial: it trains, tells its worker, and ends; whatever happens in it touches this trial only."""
+"""The process of one trial: it trains, reports to its worker, and exits; a crash affects this trial only."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run_child(connection: Connection, folder: str, plugins: Sequence[str], seat:
 
 
 def _serve(connection: Connection) -> tuple[Any, ...] | None:
-    """Count costs as often as asked, then train; return what is to be told at the end, if anything."""
+    """Count costs as often as asked, then train; return the final message, if any."""
     while True:
         try:
             question, (content,) = receive(connection)
@@ -103,7 +103,7 @@ def _train(job: TrialJob, connection: Connection) -> tuple[Any, ...]:
 
 
 def _describe(error: BaseException) -> tuple[Any, ...]:
-    """Return the message that tells of an exception."""
+    """Return the message for an exception."""
     if isinstance(error, optuna.TrialPruned):
         return "pruned", one_line(error)
     if isinstance(error, TrialPaused):
@@ -125,7 +125,7 @@ class _Teller:
         return _Asker(self.connection) if receive(self.connection)[1][0] else None
 
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
-        """Tell that a run starts."""
+        """Report the start of a run."""
         _tell(self.connection, "run", label, dict(values))
         return _CallbackTeller(self.connection)
 
@@ -135,7 +135,7 @@ class _Asker:
     connection: Connection
 
     def report(self, value: float, step: int) -> None:
-        """Tell an evaluation."""
+        """Report an evaluation."""
         _tell(self.connection, "report", value, step)
 
     def should_prune(self) -> bool:

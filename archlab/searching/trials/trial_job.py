@@ -26,7 +26,7 @@ class TrialJob:
     `settings` are those that are tuned, `tasks` the values of several tasks by their names, `seeds` the number of
     random seeds of the best settings. `metric` is reported during training, a larger one better if `sign` is -1, and
     `measured` are the objectives that are measured on the finished model. `values` are shown with the first run.
-    `save_every_s` is for a trial whose process was killed before, which is to come further each time, and
+    `save_every_s` is for a trial whose process was killed before, which must make progress each time, and
     `pauses` for one that the judge does not end, but lets wait. `force` starts over where the directory holds another
     run.
     """
@@ -63,7 +63,7 @@ def make_job(space: Space, label: str, folder: Path, experiment: UnresolvedExper
     return TrialJob(
         label,
         folder,
-        # Those of the space too: whoever loads the trained model has only the experiment.
+        # Those of the space too: loading the trained model uses only the experiment.
         replace(experiment, plugins=space.plugins),
         metric=space.pruned_by,
         sign=space.sign_of(space.pruned_by),

@@ -26,7 +26,7 @@ from archlab.searching.variants.cost_request import CostRequest, Costs
 from archlab.training.callbacks import Callback
 
 _POLL_S = 0.2
-# What the process may tell that is raised here as it was there.
+# Exceptions of the trial's process that are raised again here.
 _RAISED: dict[str, Callable[..., BaseException]] = {
     "pruned": optuna.TrialPruned,
     "paused": TrialPaused,

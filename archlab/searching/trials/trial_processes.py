@@ -51,7 +51,7 @@ class TrialProcesses:
 
     def stop(self) -> None:
         """Ask every trial to save a checkpoint and end, and start no other."""
-        self.stopping.set()  # which the worker of each trial sees, and tells its process
+        self.stopping.set()  # which the worker of each trial polls, and forwards to its process
 
     def kill(self) -> None:
         """End every trial at once."""

@@ -1,4 +1,4 @@
-"""A budget that every model of a search is held to: the value of one knob for which a cost is the target."""
+"""A target cost for every model of a search, reached by solving for the value of one knob."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class MlflowLogger(Callback):
         self.logged, self.mlflow = run, None  # type: LoggedRun, Any
 
     def on_start(self, experiment: Experiment, step: int) -> None:
-        """Open the run, and tell it of the experiment."""
+        """Open the run, and log the experiment's configuration."""
         for name, value in _PATIENCE.items():
             os.environ.setdefault(name, value)
         import mlflow

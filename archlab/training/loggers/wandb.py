@@ -24,7 +24,7 @@ class WandbLogger(Callback):
         self.logged, self.run = run, None  # type: LoggedRun, Any
 
     def on_start(self, experiment: Experiment, step: int) -> None:
-        """Open the run, and tell it of the experiment."""
+        """Open the run, and log the experiment's configuration."""
         import wandb
 
         options: dict[str, Any] = {

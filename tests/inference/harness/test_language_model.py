@@ -211,7 +211,7 @@ def test_tasks_are_measured_as_lm_eval_measures_an_export(
     names = ("local_choice", "local_text", "local_answer")
     done = list[tuple[str, int, int | None]]()
     request = SuiteRequest(tasks=names, task_files=task_files, limit=7, max_context=90, batch_size=4)
-    found = find_suite("lm-eval")(*reversed(load_trained_or_export(run)), request, lambda *told: done.append(told))
+    found = find_suite("lm-eval")(*reversed(load_trained_or_export(run)), request, lambda *each: done.append(each))
     assert found.tokens > 7 * 25
     assert done[-1][1] == done[-1][2]
     manager = TaskManager(include_path=str(task_files), include_defaults=False)

@@ -1,4 +1,4 @@
-"""Two turns are written, judged by an endpoint, and rated; no key is told."""
+"""Two turns are written, judged by an endpoint, and rated; no key is shown."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ for folder, again in zip(sys.argv[1::2], sys.argv[2::2]):
     torch.manual_seed(0)
     ended = model.generate(**batch, max_new_tokens=5, do_sample=True, eos_token_id=int(new[0, 1]))
     assert ended.shape[1] <= batch["input_ids"].shape[1] + 5
-    told = pipeline("text-generation", model=model, tokenizer=tokenizer)(texts, batch_size=3, max_new_tokens=2)
-    assert all(each[0]["generated_text"].startswith(text) for each, text in zip(told, texts))
+    outputs = pipeline("text-generation", model=model, tokenizer=tokenizer)(texts, batch_size=3, max_new_tokens=2)
+    assert all(each[0]["generated_text"].startswith(text) for each, text in zip(outputs, texts))
     alone = tokenizer("1 times 1 is 1. 2 times 1 is 2. 3 times", return_tensors="pt")
     greedy = model.generate(**alone, max_new_tokens=24, do_sample=False)
     for options in ({"prompt_lookup_num_tokens": 5}, {"assistant_model": drafts(model)}):

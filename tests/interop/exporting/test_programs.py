@@ -184,8 +184,8 @@ def test_the_part_of_an_onnx_node_is_named(tmp_path: Path) -> None:
         node.metadata_props.add(key=f"pkg.torch.onnx.{name}", value=repr(value))
     graph = onnx.helper.make_graph([node], "graph", [], [])
     onnx.save(onnx.helper.make_model(graph), str(tmp_path / "model.onnx"))
-    told = onnx_run._failing_part(tmp_path / "model.onnx", "while running Reshape node. Name:'node_Reshape_12' Status")
-    assert told == "model.blocks.0.mixer (Mamba)"
+    part = onnx_run._failing_part(tmp_path / "model.onnx", "while running Reshape node. Name:'node_Reshape_12' Status")
+    assert part == "model.blocks.0.mixer (Mamba)"
     assert onnx_run._failing_part(tmp_path / "model.onnx", "Name:'node_Reshape_1'") == "the model"
 
 

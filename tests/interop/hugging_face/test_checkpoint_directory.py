@@ -316,8 +316,8 @@ def test_a_hybrid_is_no_llama(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match="the model is no llama: "):
         save_pretrained(model, tmp_path / "new", "llama")
     reason = r"the model is no \w+: [^;]+"
-    told = rf"transformers has no such model among its \d+ types that are known: {reason}; {reason}; {reason}$"
-    with pytest.raises(ArchlabError, match=told) as error:
+    message = rf"transformers has no such model among its \d+ types that are known: {reason}; {reason}; {reason}$"
+    with pytest.raises(ArchlabError, match=message) as error:
         save_pretrained(model, tmp_path / "new")
     assert "the model is no llama: layers[0].mixer.type is 'attention' there and 'megalodon' here" in str(error.value)
     with pytest.raises(ArchlabError, match=r"the model is no falcon_h1: it has no 'first'$"):

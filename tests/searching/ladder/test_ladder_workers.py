@@ -42,7 +42,7 @@ class Crashes(nn.Module):
 
 
 class Events(LadderCallback):
-    """Keeps what it is told; `hurt` is sent SIGKILL when the first progress of others is."""
+    """Records its calls; `hurt` is sent SIGKILL when the first progress of others is."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.results, self.waits, self.killed = folder, dict[str, str](), list[Progress](), 0

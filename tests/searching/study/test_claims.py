@@ -138,13 +138,13 @@ class Elsewhere:
         self.folder, self.trial = folder, begin(study)
         with hold_lease(folder) as lease:
             with claim(study, self.trial, folder, "search-id"):
-                told = read_lease(folder / DIR / f"{lease.id}.json")
+                stored = read_lease(folder / DIR / f"{lease.id}.json")
                 note = json.loads(lock_file(folder, self.trial.number).read_text())
             note["boot"] = "another kernel"
             lock_file(folder, self.trial.number).write_text(json.dumps(note))
-        assert told is not None
-        self.told = replace(told, boot="another kernel", lease_s=1.0)
-        self.told.write(folder / DIR)
+        assert stored is not None
+        self.lease = replace(stored, boot="another kernel", lease_s=1.0)
+        self.lease.write(folder / DIR)
 
     def be_silent(self, observer: LeaseObserver, silent_s: float) -> None:
         """Let the observer look for so many seconds."""
@@ -164,12 +164,12 @@ def test_a_worker_elsewhere_has_the_time_of_its_lease_whatever_its_lock_says_her
         there.be_silent(lease.observer, 0.8)
         fail_stale_trials(study, folder)
         assert states(study) == [RUNNING]
-        assert not require_not_lost(folder / DIR / f"{there.told.id}.lost")
+        assert not require_not_lost(folder / DIR / f"{there.lease.id}.lost")
         there.be_silent(lease.observer, 0.5)
         fail_stale_trials(study, folder)
         assert states(study) == [FAIL, WAITING]
         with pytest.raises(LeaseLost):
-            require_not_lost(folder / DIR / f"{there.told.id}.lost")
+            require_not_lost(folder / DIR / f"{there.lease.id}.lost")
         (died, here) = read_workers(folder)
     assert (died.state, died.trial, died.run, died.reason) == (
         *("died", 0, "trials/0000"),
@@ -188,7 +188,7 @@ def test_a_process_without_a_lease_takes_no_trial_of_a_worker_elsewhere(study: S
 @pytest.mark.slow
 def test_a_worker_elsewhere_that_ended_properly_has_left_its_trial(study: SearchStudy, folder: Path) -> None:
     there = Elsewhere(study, folder)
-    (folder / DIR / f"{there.told.id}.json").unlink()
+    (folder / DIR / f"{there.lease.id}.json").unlink()
     fail_stale_trials(study, folder)
     assert states(study) == [FAIL, WAITING]
 

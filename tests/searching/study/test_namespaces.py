@@ -114,7 +114,7 @@ def test_one_takes_over_from_the_other(
     (again,) = [trial for trial in trials if trial_attrs(trial).get("retry_of") == 0]
     assert [trial.state.name for trial in trials].count("COMPLETE") == 6
     assert (trial_attrs(trials[0])["reason"], trials[0].params) == ("interrupted", again.params)
-    assert (trial_attrs(trials[0])["progress"], trial_attrs(again)["fruitless"]) == ([0, 2], 0), "it had come further"
+    assert (trial_attrs(trials[0])["progress"], trial_attrs(again)["fruitless"]) == ([0, 2], 0), "it had made progress"
     assert (folder / f"trial {again.number} from 2 there").exists(), "from its last checkpoint"
     (lost,) = (search_dir / "workers").glob("*.lost")
     at_once = (number, kernels) == (signal.SIGKILL, ("", ""))

@@ -48,7 +48,7 @@ BLOCK = MIXER | {
 
 
 def key_map(config: Fields, block: Mapping[str, str] = BLOCK) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     biased = {"self_attn": config.get("attention_bias", False), "mlp": config.get("mlp_bias", False)}
     layer = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in block.items()}
     layer |= {

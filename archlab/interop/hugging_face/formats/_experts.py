@@ -55,7 +55,7 @@ def experts_of(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def expert_keys(theirs: str, num_experts: int, names: Mapping[str, str], router: str = "gate") -> KeyMap:
-    """Return the names within one layer; `names` are theirs of an expert's `gate`, `up` and `down`."""
+    """Return the key map of one layer; `names` are transformers' names of an expert's `gate`, `up` and `down`."""
     experts: KeyMap = {
         f"{theirs}.experts.{index}.{name}.weight": f"ffn.experts.{ours}[{index}]"
         for index in range(num_experts)

@@ -12,7 +12,7 @@ LINEAR = "linear_attention"  # beside the kinds of layers in `_windows`
 
 
 def hybrid_key_map(config: Fields, ends: KeyMap, layers: Sequence[KeyMap]) -> KeyMap:
-    """Return archlab's names for theirs, given those within each layer."""
+    """Map the tensor names of transformers to archlab's, given the map of each layer."""
     own = {
         f"model.layers.{index}.{theirs}": prefixed(f"blocks.{index}", ours)
         for index, layer in enumerate(layers)

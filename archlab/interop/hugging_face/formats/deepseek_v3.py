@@ -85,7 +85,7 @@ LATENT_NORM = {"type": "rms", "eps": 1e-6, "zero_centered": False}  # whatever r
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     names = _decoder.key_map({**config, "attention_bias": False}, BLOCK)
     names |= layer_keys(config["num_hidden_layers"], "model.layers", attention_keys(config))
     experts = expert_keys("mlp", config["n_routed_experts"], NAMES) | ROUTER_BIAS | SHARED

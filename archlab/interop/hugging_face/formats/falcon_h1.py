@@ -75,7 +75,7 @@ SIZES = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     layer = LAYER | _mamba_keys(config) | _attention_keys(config)
     layer |= _biases(jamba.DENSE) if config["mlp_bias"] else {}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}

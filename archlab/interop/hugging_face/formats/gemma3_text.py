@@ -26,7 +26,7 @@ BASES = {FULL: ("rope_theta", 1_000_000.0), SLIDING: ("rope_local_base_freq", 10
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     return _decoder.key_map(config, BLOCK)
 
 

@@ -61,7 +61,7 @@ MAMBA: KeyMap = mamba.MIXER | {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     experts = expert_keys("feed_forward", config["num_experts"], NAMES, router="router")
     kinds = zip(_has_attention(config), _has_experts(config), strict=True)
     layers = [

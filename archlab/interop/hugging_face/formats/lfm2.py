@@ -86,7 +86,7 @@ CONVOLUTION_BIAS: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     convolution = CONVOLUTION | (CONVOLUTION_BIAS if config["conv_bias"] else {})
     mixers = {FULL: ATTENTION, CONV: convolution}
     return hybrid_key_map(config, ENDS, [LAYER | mixers[kind] for kind in _kinds(config)])
@@ -131,7 +131,7 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
 
 
 def _hidden_dim(config: Fields) -> int:
-    """Return the width of the ffn, which the class makes of three numbers unless it is told not to."""
+    """Return the width of the ffn, which the class computes from three numbers unless a flag disables that."""
     size, step = int(config["intermediate_size"]), int(config["block_multiple_of"])
     if not config["block_auto_adjust_ff_dim"]:
         return size

@@ -55,12 +55,12 @@ CONV_BIAS: KeyMap = {"conv1d.bias": "conv.bias"}
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     return mamba_key_map(config, MIXER | (BIASES if config["use_bias"] else {}))
 
 
 def mamba_key_map(config: Fields, parts: KeyMap) -> KeyMap:
-    """Return archlab's names for theirs, given those of a layer's mixer."""
+    """Map the tensor names of transformers to archlab's, given the map of a layer's mixer."""
     parts = parts | (CONV_BIAS if config["use_conv_bias"] else {})
     layer = {"norm.weight": "norm.weight"} | {f"mixer.{name}": prefixed("mixer", ours) for name, ours in parts.items()}
     ends: KeyMap = {"backbone.embeddings.weight": "embedding.weight", "backbone.norm_f.weight": "norm.weight"}

@@ -33,7 +33,7 @@ LIGHTNING: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     experts = expert_keys(mixtral.THEIRS, config["num_local_experts"], mixtral.NAMES)
     lightning = LIGHTNING | {"self_attn.qkv_proj.weight": _heads(config["num_attention_heads"], _head_dim(config))}
     layers = {FULL: ATTENTION | experts, LINEAR: lightning | experts}

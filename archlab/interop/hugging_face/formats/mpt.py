@@ -73,7 +73,7 @@ BLOCK: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     ends: KeyMap = {"transformer.wte.weight": "embedding.weight", "transformer.norm_f.weight": "norm.weight"}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
     return ends | layer_keys(config["n_layers"], "transformer.blocks", BLOCK) | head

@@ -120,7 +120,7 @@ ATTENTION: KeyMap = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in QK
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     names: KeyMap = {"backbone.embeddings.weight": "embedding.weight", "backbone.norm_f.weight": "norm.weight"}
     mixers, layer = {FULL: ATTENTION, LINEAR: _mamba_keys(config)}, 0
     ffns = {MLP: _mlp_keys(config), MOE: _expert_keys(config)}

@@ -77,7 +77,7 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     layers = [index for index, is_mixed in enumerate(has_experts(config)) if is_mixed]
     return sparse_key_map(qwen3.key_map(config), layers, expert_keys("mlp", config["num_experts"], NAMES))
 

@@ -60,7 +60,7 @@ DELTA: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     names, mixers = _decoder.key_map(config, BLOCK), {FULL: _attention_keys(config), LINEAR: _delta_keys(config)}
     for index, kind in enumerate(_kinds(config)):
         parts = {theirs: prefixed(f"blocks.{index}", ours) for theirs, ours in mixers[kind].items()}

@@ -50,7 +50,7 @@ LEADING_AXES = {"cls_token": 2, "distillation_token": 2, "position_embeddings": 
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     return vit_key_map(config, "vit", CLASS_TOKENS)
 
 

@@ -69,7 +69,7 @@ LAYER: dict[str, str] = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     return ENDS | layer_keys(_depth(config), "backbone.blocks", LAYER)
 
 
