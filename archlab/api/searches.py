@@ -119,7 +119,7 @@ def dry_run(
     devices: int = 1,
     trust_plugins: bool = False,
 ) -> DryRun:
-    """Estimate what a search takes: trials, hours, gigabytes; nothing is trained and nothing written.
+    """Estimate the cost of a search: trials, hours, gigabytes; nothing is trained and nothing written.
 
     `device` is one that `archlab plan` knows, `devices` how many of them each trial has. Raises ConfigError for an
     invalid space, ArchlabError for a ladder, which `dry_run_ladder` estimates.
@@ -145,7 +145,7 @@ def dry_run_ladder(
     tell: Callable[[str], None] | None = None,
     trust_plugins: bool = False,
 ) -> LadderDryRun:
-    """Estimate what a ladder takes, rung by rung; nothing is trained and nothing written.
+    """Estimate the cost of a ladder, rung by rung; nothing is trained and nothing written.
 
     `devices` is the most that a run has; `tell` is called with a line before each rung is planned. Raises ConfigError
     for an invalid space.

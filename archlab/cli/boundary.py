@@ -140,7 +140,7 @@ def _quiet(debug: bool) -> Iterator[None]:
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     hooks = threading.excepthook, sys.unraisablehook, warnings.showwarning, logging.raiseExceptions
     threading.excepthook = _report_thread
-    sys.unraisablehook = lambda unraisable: None  # of destructors: what failed is already over
+    sys.unraisablehook = lambda unraisable: None  # errors in destructors come too late to matter
     if not sys.warnoptions:  # the user may ask for them
         warnings.showwarning = lambda *_, **__: None
     logging.raiseExceptions = False

@@ -16,7 +16,7 @@ _LONGEST_NAME = 24
 
 
 def print_choices(console: Console, data: SearchData) -> None:
-    """Print a table for each varied path that has a list of choices, and what the search has used."""
+    """Print a table for each varied path that has a list of choices, and the resources used by the search."""
     short = short_names(data.shown_paths)
     notes: dict[str, None] = {}
     for result in data.choices:

@@ -23,7 +23,7 @@ _NOTHING = "Nothing was started or written."
 def estimate_search(
     console: Console, name: str, overrides: Sequence[str], *, trials: int | None, device: str, devices: int
 ) -> None:
-    """Print what a search or a ladder will take."""
+    """Print the estimated cost of a search or a ladder."""
     if not is_ladder(name, overrides, rehearse=False, trials=trials):
         _print_search(console, api.dry_run(name, overrides, trials=trials, device=device, devices=devices))
         return

@@ -20,7 +20,7 @@ _LINES = "\n\t"
 
 
 class EscapingStream:
-    """A text stream that escapes hidden characters, lines and tabs excepted, in what it passes on."""
+    """A text stream that escapes hidden characters, lines and tabs excepted, in the text that it forwards."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream

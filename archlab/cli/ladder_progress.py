@@ -115,7 +115,7 @@ class LadderProgressBar(ManyRunsBar, LadderCallback):
             self.print("REHEARSAL: the models are small, and their losses say nothing about any candidate")
 
     def on_rung(self, rung: Rung, params: float, done: int, total: int, forecast: Forecast | None) -> None:
-        """Print the rung, how many of its runs are done, and what was forecast of it."""
+        """Print the rung, how many of its runs are done, and its forecast."""
         if self.clock is not None:
             self.clock.begin(rung, done, total)
         stage = f"rung {rung.number} of {self.num_rungs}"
@@ -133,7 +133,7 @@ class LadderProgressBar(ManyRunsBar, LadderCallback):
         return bar
 
     def on_result(self, label: str, loss: float | None, reason: str) -> None:
-        """Print what a run reached, and where there are no live lines, how far the rung is."""
+        """Print the result of a run and, without live lines, the progress of the rung."""
         bar = self.bars.pop(label, None)
         if self.clock is not None:
             seconds = time.monotonic() - bar.opened if bar else 0.0

@@ -29,8 +29,8 @@ class LiveLines:
         self.is_live = is_terminal or self.console.is_jupyter
         self.is_started, self.last = False, 0.0
         # Redrawn by the thread that prints alone: rich counts the lines to erase before it draws, and of two threads
-        # one would erase what the other has drawn meanwhile.
-        # What a command prints to standard output stays there while the lines are on standard error.
+        # one would erase the lines of the other.
+        # The output of a command stays on standard output while the lines are on standard error.
         is_own = not self.console.stderr
         self.live = Live(self, console=self.console, transient=True, auto_refresh=False, redirect_stdout=is_own)
 

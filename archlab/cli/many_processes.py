@@ -17,7 +17,7 @@ _OWN_OPTIONS = ("--processes", "--max-restarts")
 
 
 def train_in_processes(experiment: Experiment, processes: int, max_restarts: int) -> None:
-    """Train in processes of their own, and end with their exit status; refuse before they start what does not fit.
+    """Train in processes of their own, and end with their exit status; refuse mismatched arguments before they start.
 
     Raises ArchlabError in a process that is already one of several.
     """

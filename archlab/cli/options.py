@@ -20,7 +20,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
 NAME = click.argument("name", shell_complete=complete_experiment)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...", shell_complete=complete_override)
-FORCE = click.option("--force", is_flag=True, help="Overwrite what archlab wrote to the directory, and nothing else.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite files that archlab wrote to the directory, no others.")
 
 
 class _WrittenFolder(click.Path):

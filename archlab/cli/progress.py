@@ -53,7 +53,7 @@ class ProgressBar(Callback):
             self.block = None
 
     def draw(self, width: int) -> Sequence[Text]:
-        """Return the live lines for a width: the run, and what else is being done."""
+        """Return the live lines for a width: the run, and other work in progress."""
         return [run_line(run, width) for run in (self.run, self.task) if run is not None and run.label]
 
     def show_task(self, label: str, done: int, total: int | None) -> None:

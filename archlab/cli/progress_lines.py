@@ -132,7 +132,7 @@ def _head(progress: Progress, width: int) -> Text:
 
 
 def _of_all(progress: Progress) -> str:
-    """Return what the time left is of, where the counts are of a part."""
+    """Return the name of the work that the time left is for, if the counts are of a part."""
     return " in all" if progress.kind == "ladder" else ""
 
 

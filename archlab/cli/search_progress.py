@@ -118,7 +118,7 @@ def _trial_of(label: str) -> str:
 
 
 def _without(progress: Progress, label: str) -> tuple[RunProgress, ...]:
-    """Return what is running without a trial, whichever of its runs it is at."""
+    """Return the description of a running task without its trial and run."""
     return tuple(run for run in progress.running if _trial_of(run.label) != _trial_of(label))
 
 

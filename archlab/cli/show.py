@@ -95,7 +95,7 @@ def _shape(output: Any) -> str:
 
 
 def describe_tokens(experiment: Experiment, folder: Path | None) -> str:
-    """Return what the experiment's tokens mean: by the files of a trained model in `folder`, or else by its task."""
+    """Return the vocabulary of the experiment: from the files of a trained model in `folder`, or from its task."""
     carried = read_tokens(folder) if folder is not None else None
     if carried is None and experiment.task.knobs.get("tokenizer") == "words":  # known only from the whole corpus
         return "words of the training text"
@@ -107,7 +107,7 @@ def describe_tokens(experiment: Experiment, folder: Path | None) -> str:
 
 
 def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = "") -> Table:
-    """Return the costs as a terminal table, with a line of what tokens mean."""
+    """Return the costs as a terminal table, with a line about the vocabulary."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     batch_size = experiment.train.batch_size
     rows = {

@@ -20,7 +20,7 @@ def prepare_streams() -> None:
         with suppress(OSError):
             os.fstat(number)
             continue
-        # Otherwise the next file that is opened, a database perhaps, takes the number, and what is printed goes there.
+        # Otherwise the next file that is opened, a database perhaps, takes the number, and output would go there.
         os.open(os.devnull, mode)  # takes the lowest free number
     if sys.stdin is None:
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - open for as long as the process
@@ -55,7 +55,7 @@ def can_print(text: str) -> bool:
 
 
 def abandon(stream: TextIO) -> None:
-    """Send what is left in a stream that cannot be written to the null device, so that Python's exit is quiet."""
+    """Redirect a stream that cannot be written to the null device, so that Python exits without an error."""
     with suppress(OSError, ValueError):  # io.UnsupportedOperation is both
         number = stream.fileno()
         null = os.open(os.devnull, os.O_WRONLY)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def suite_tables(result: SuiteResult) -> Group:
-    """Return what a suite found as terminal tables of at most 80 columns, and its notes."""
+    """Return a suite's results as terminal tables of at most 80 columns, with its notes."""
     tables = [_curve_table(curve) for curve in result.curves]
     notes = (paragraph(note) for note in result.notes)
     return Group(*_figures(result), *tables, *_missing(result), *notes)

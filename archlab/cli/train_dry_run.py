@@ -1,4 +1,4 @@
-"""What `archlab train --dry-run` prints: layout, memory of a device, and the commands that start the run."""
+"""Output of `archlab train --dry-run`: layout, memory of a device, and the commands that start the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The screen of `archlab watch`: lines that follow what another process does."""
+"""The screen of `archlab watch`: lines that follow another process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ADVICE = {
 
 
 def watch_lines(progress: Progress, width: int) -> list[Text]:
-    """Return what is running, and below it what has ended last."""
+    """Return lines about running work, followed by the last finished ones."""
     lines = progress_lines(progress, width)
     lines += [_worker_line(worker) for worker in progress.workers]
     lines += [run_line(run, width) for run in reversed(progress.recent)]

@@ -246,7 +246,7 @@ def _resolve(raw: UnresolvedExperiment) -> Experiment:
 
 
 def _unless_empty(value: Any, default: Any) -> Any:
-    """Return the default for null, which is what YAML reads for a key without a value."""
+    """Return the default for null, which YAML reads for a key without a value."""
     return default if value is None else value
 
 

@@ -65,7 +65,7 @@ class _Sizes:
             yield self.of(value, (*path, key))
 
     def _referred(self, reference: str, path: tuple[Any, ...]) -> int:
-        """Return the size of what a reference stands for: `a.b[0]` from the root, `.b` beside the value itself."""
+        """Return the size of a reference's target: `a.b[0]` from the root, `.b` beside the value itself."""
         above = len(reference) - len(reference.lstrip("."))
         node, place = self._tree, path[: len(path) - above] if above else ()
         try:

@@ -18,12 +18,12 @@ _OWN_KEYS = {"experiments": ("model", "task", "train"), "search_spaces": ("vary"
 
 
 def one_of(library: str) -> str:
-    """Return what a file of a library is called."""
+    """Return the noun for a file of a library."""
     return library.rstrip("s").replace("_", " ")
 
 
 def use_of(library: str, name: str) -> str:
-    """Return what a file is, and the command for it."""
+    """Return the kind of a file, and the command for it."""
     return f"{_ADVICE[library]} {shell_path(name)}"
 
 

@@ -39,7 +39,7 @@ def migrate_experiment(tree: Mapping[str, Any], folder: Path) -> tuple[dict[str,
 def migrate_space(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of a search space in the present format.
 
-    Raises ConfigError where the space varies what has another name now: its study knows the trials by the former one.
+    Raises ConfigError where the space varies a renamed path: its study knows the trials by the former one.
     """
     if renames.check_format(tree.get("format")) == renames.current().format:
         return dict(tree)

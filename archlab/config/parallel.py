@@ -49,7 +49,7 @@ class ParallelConfig:
 
     @property
     def min_devices(self) -> int:
-        """The number of devices of the layout, or the fewest where `replicate` takes what is left."""
+        """The number of devices of the layout, or the fewest if `replicate` takes the rest."""
         return (self.replicate or 1) * self.shard * self.tensor * self.chunk
 
     def fits(self, devices: int) -> bool:

@@ -50,7 +50,7 @@ def plugin_policy(*, trust: bool, ask: Ask | None = None) -> Iterator[None]:
 
 
 def is_recorded(file: Path) -> bool:
-    """Return whether a YAML file is part of a run, a search, a checkpoint or an export, by what is beside it."""
+    """Return whether a YAML file is part of a run, a search, a checkpoint or an export, by the files beside it."""
     return file.name in _RECORDED and any((file.parent / name).exists() for name in _EVIDENCE)
 
 

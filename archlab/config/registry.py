@@ -164,7 +164,7 @@ def _identity(cls: type) -> tuple[str, str]:
     return (getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__, cls.__qualname__)
 
 
-# What declarations import from archlab.
+# Names that declarations import from archlab.
 _PUBLIC = {
     **vars(domains),
     **{"Factory": Factory, "Param": Param, "TensorPlan": TensorPlan, "TextSource": TextSource},

@@ -1,4 +1,4 @@
-"""The names of earlier versions and what they are called now, read from renames.yaml."""
+"""The names of earlier versions and their current names, read from renames.yaml."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def parse_settings(value: Any, section: type[Settings], path: str) -> Settings:
 
 
 def settings_to_plain(settings: Any) -> dict[str, Any]:
-    """Return a dataclass of settings as YAML data, without what is as by default."""
+    """Return a dataclass of settings as YAML data, without values that equal their defaults."""
     knobs = settings_of(type(settings))
     return {name: value for name, value in asdict(settings).items() if value != knobs[name].default}
 

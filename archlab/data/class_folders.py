@@ -53,7 +53,7 @@ def find_split_folders(root: Path) -> dict[str, Path]:
     Raises ArchlabError naming folders that are no split beside others that are, and two of one split.
     """
     names = list_classes(root)
-    # A class may be called `bullet_train`, but a folder `test` beside classes is a test split among what is trained on.
+    # A class may be called `bullet_train`, but a folder `test` beside classes is a test split among training data.
     if not any(map(is_split_name, names)) and not all(map(find_split_names, names)):
         return {"train": root}
     found: dict[str, Path] = {}

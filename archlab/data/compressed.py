@@ -52,7 +52,7 @@ def split_suffix(name: str) -> tuple[str, list[str]]:
 
 
 def decompress(data: bytes, suffix: str, location: str) -> bytes:
-    """Return what compressed data hold; raise ArchlabError if they are truncated, damaged or not compressed."""
+    """Return the decompressed data; raise ArchlabError if they are truncated, damaged or not compressed."""
     try:
         return _decompress_zstd(data, location) if suffix == ".zst" else _decompress(data, _DECOMPRESSORS[suffix])
     except (ArchlabError, MemoryError):

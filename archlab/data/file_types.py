@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from archlab.errors import ArchlabError
 
 BOM = b"\xef\xbb\xbf"
-# What stands beside data, of data sets on the hub and elsewhere.
+# Files beside data in data sets on the Hugging Face Hub and elsewhere.
 _NO_DATA = re.compile(
     r"(readme|licen[sc]e|copying|notice|changelog|citation|dataset_?card)(\.(md|txt|rst|html|cff|bib))?"
     r"|licen[sc]e[-_.](mit|apache|bsd|gpl|cc)\S*|dataset_(infos?|dict)\.json|state\.json|_success|thumbs\.db|desktop\.ini"
@@ -70,10 +70,10 @@ def require_text_name(suffix: str, location: str) -> None:
 
 
 def require_text(data: bytes, location: str) -> bytes:
-    """Return a text without the signature of UTF-8; raise ArchlabError naming what is not text: binary, or UTF-16."""
+    """Return a text without the signature of UTF-8; raise ArchlabError for data that is not text: binary, or UTF-16."""
     for magic, kind in _MAGIC.items():
         if data.startswith(magic):
-            convert = "convert it to UTF-8" if kind.endswith("text") else "name it as what it is, or leave it out"
+            convert = "convert it to UTF-8" if kind.endswith("text") else "rename it by its type, or leave it out"
             raise ArchlabError(f"{location}: holds {kind} rather than UTF-8 text; {convert}")
     require_no_zeros(data, location)
     return data.removeprefix(BOM)

@@ -12,7 +12,7 @@ from archlab.errors import ArchlabError
 
 
 class FoundFile(NamedTuple):
-    """A file, its name relative to the folder, and what changes when it is written: device, inode, size and time."""
+    """A file, its name relative to the folder, and a stamp that changes with it: device, inode, size, time."""
 
     name: str
     path: Path

@@ -39,8 +39,8 @@ def read_documents(
 
     Text, `*.jsonl`, `*.json`, `*.parquet` and `*.arrow` are detected by their suffixes in any case, before one of
     compression (.gz, .xz, .bz2, .zst); a `*.zip` holds such files. Raises ArchlabError naming the file, and its row, of
-    what is truncated, damaged, no text, or of another format. JSON lines are read line by line, of a file of any size;
-    `advance` is called with the number of bytes read.
+    data that is truncated, damaged, not text, or of another format. JSON lines are read line by line, of a file of any
+    size; `advance` is called with the number of bytes read.
     """
     suffix, compression = split_suffix(path.name)
     if suffix in _JSON_LINES:

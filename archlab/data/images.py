@@ -71,7 +71,7 @@ def _turn(image: Image) -> Image:
 
 
 def _unsupported(image: Image) -> str | None:
-    """Return what an image has that would be read in part only, or None."""
+    """Return the property of an image that would be read only in part, or None."""
     # Pillow clips the 16- and 32-bit modes (I, I;16, F) to 8 bits without a warning, and cuts colors of 16 bits.
     if image.mode[0] in "IF" or _DEEP.search(str(getattr(image, "tile", ""))):
         return f"has pixels of more than 8 bits (mode {image.mode})"

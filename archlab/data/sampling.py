@@ -32,7 +32,8 @@ def permutation(random: np.random.RandomState, size: int, max_stored: int) -> Or
 def _feistel(size: int, keys: NDArray[np.uint64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Permute indices below `size` by a Feistel network over the next even number of bits.
 
-    What falls outside of `size` is permuted again until it does not (cycle walking), fewer than three times on average.
+    Values outside of `size` are permuted again until they are inside (cycle walking), fewer than three times on
+    average.
     """
     half = np.uint64(-(-(size - 1).bit_length() // 2))
     mask = np.uint64((1 << int(half)) - 1)

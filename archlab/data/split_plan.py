@@ -69,7 +69,7 @@ class SplitCursor:
     offsets: dict[str, int] = field(default_factory=dict)
 
     def cut(self, name: str, text: bytes) -> Iterator[Part]:
-        """Yield the parts of a document, none if it is empty or beyond what is evaluated."""
+        """Yield the parts of a document, none if it is empty or beyond the evaluated text."""
         if not text:
             return
         joined = self.plan.text_of(name)

@@ -22,7 +22,7 @@ Document: TypeAlias = tuple[str, bytes]
 Advance: TypeAlias = Callable[[int], None]  # takes a number of bytes that have been read
 
 HELD_OUT_FRACTION = 0.05  # of the documents, or else of the bytes, for validation and for test each
-_LIMITS = (HELD_OUT_FRACTION, 2 * HELD_OUT_FRACTION)  # of a name's hash: what is held out first, second, and not
+_LIMITS = (HELD_OUT_FRACTION, 2 * HELD_OUT_FRACTION)  # of a name's hash: held out first, held out second, and train
 _IN_MEMORY = 2**24  # bytes of digests; those of a billion documents are on the disk
 _REPORT_FROM = 2**24  # bytes of a source that takes seconds to read
 _REPORT_EVERY = 2**22
@@ -52,7 +52,7 @@ class Source(Protocol):
         """Return the parts of the source, in the order of its documents."""
 
     def stamp(self) -> Stamp:
-        """Return what changes when any document may have changed, without reading one."""
+        """Return a stamp that changes if any document may have changed, without reading one."""
 
 
 class ShardedSource:
@@ -128,7 +128,7 @@ def survey_documents(documents: Iterable[Document], source: object, strict: bool
 
 
 def survey_source(source: Source) -> Survey:
-    """Read a source once; raise ArchlabError naming what is unreadable or not UTF-8, and a source without text."""
+    """Read a source once; raise ArchlabError for unreadable or non-UTF-8 data, and for a source without text."""
     shards = source.shards()
     return _survey(shards, source, True, sum(shard.num_bytes for shard in shards))
 

@@ -35,7 +35,7 @@ class Task(Protocol):
         predicts_next: Whether targets are later inputs, so that a model must be causal.
         has_documents: Whether samples are parts of texts whose documents can be distinguished.
         metrics_are_per_token: Whether the metrics of a part of the steps can be summed with those of the others.
-        tokens: What the tokens mean, where several tasks have the same; a task's own tokens by default.
+        tokens: The identity of the tokens, shared by tasks that have the same; a task's own by default.
         benchmark: The suite of measurements of models that were trained on the task, if there is one.
         difficulties: For each knob that makes samples harder and leaves the tokens as they are, the values at which
             that suite measures; `context` is the number of inputs.
@@ -160,7 +160,7 @@ class Task(Protocol):
         return True
 
     def model_tokens(self) -> ModelTokens | None:
-        """Return what the tokens of inputs mean, which a model that is trained on them keeps; None for real values.
+        """Return the vocabulary of the inputs, which is stored with a trained model; None for real values.
 
         A model is evaluated only on tasks whose tokens mean the same.
         """

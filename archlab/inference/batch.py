@@ -1,4 +1,4 @@
-"""Several streams decoded together, each of which gives what it gives alone.
+"""Batched decoding of several streams, each with the same result as alone.
 
 B batch, V vocabulary.
 """
@@ -21,7 +21,7 @@ Layout: TypeAlias = tuple[object, ...]
 
 
 class Row(Protocol):
-    """A stream of tokens, and what becomes of its logits."""
+    """A stream of tokens, and the consumer of its logits."""
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -110,7 +110,7 @@ class _Group:
         """Read each row's last token, and return the rows that are done after the next."""
         logits_BTV, self.state = model(torch.tensor(self.tokens, device=device_of(model))[:, None], self.state)
         self.tokens = [row.add(logits_V) for row, logits_V in zip(self.rows, logits_BTV[:, -1].cpu(), strict=True)]
-        # What grows for want of reserved room has another layout now: only rows that grow with it may join.
+        # A state without reserved memory has grown to another layout: only rows that grow with it may join.
         self.layout = _layout(self.state, len(self.rows))
         done = [row for row in self.rows if row.is_done]
         if done:

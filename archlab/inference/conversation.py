@@ -41,6 +41,6 @@ class Conversation:
             yield from stream.run(StateFiles())
         finally:
             end = stream.end()
-            # What an ended answer has held back is not to come out before the next one.
+            # Text held back by an ended answer must not be printed before the next one.
             held = [token.token for token in end.held]
             self._saved = replace(end, context=[*end.context, *held], held=())

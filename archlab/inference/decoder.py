@@ -112,7 +112,7 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Return scaled dot-product attention [B, H, Q, V]."""
-    # Only what decoding calls: one query and a mask. A single query with is_causal would see the first key alone.
+    # Only the case of decoding: one query and a mask. A single query with is_causal would see the first key alone.
     if q_BHQK.shape[2] != 1 or attn_mask is None or dropout_p or is_causal or enable_gqa:
         options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
         return F.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSV, attn_mask, dropout_p, is_causal, **options)

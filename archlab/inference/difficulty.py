@@ -34,10 +34,10 @@ from archlab.storage.trained_task import with_knobs
 
 CONTEXT = "context"  # the difficulty that is not a knob of the task
 _TITLES = {"accuracy": "Accuracy", "sample_accuracy": "Samples without a mistake"}
-_LONGER = 8  # times the context of training: what harder samples may need at most
+_LONGER = 8  # times the context of training, at most, for harder samples
 
 
-# A difficulty, and what was found there.
+# A difficulty and its results.
 _Point: TypeAlias = tuple[float, Mapping[str, Estimate]]
 
 
@@ -101,14 +101,14 @@ def _levels(experiment: Experiment, request: SuiteRequest) -> tuple[list[_Level]
             except ArchlabError as error:
                 notes.append(f"no {knob} of {value:,g}: {getattr(error, 'problem', error)}")
                 if value > own:
-                    break  # what is harder fails for the same reason
+                    break  # harder ones fail for the same reason
     if not levels:
         raise ArchlabError(notes[-1])
     return levels, [*_longer(levels, experiment.train.context), *notes]
 
 
 def _longer(levels: Sequence[_Level], trained: int) -> Iterator[str]:
-    """Yield which samples are longer than those of training, though their length is not what is varied."""
+    """Yield which samples are longer than those of training, although their length is not varied."""
     longer = [each for each in levels if each.knob != CONTEXT and each.experiment.train.context > trained]
     if longer:
         listed = ", ".join(f"{each.knob} {each.value:,g} in {each.experiment.train.context:,}" for each in longer)

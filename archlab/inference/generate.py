@@ -64,7 +64,7 @@ class Sampler:
 class TokenGenerator:
     """Reads tokens, then samples one token after another, each of which it reads when the next is asked for.
 
-    `logits_V` are those after what the stream has read so far. `last_logits_V` are those that a token was sampled from.
+    `logits_V` are those after the tokens read so far. `last_logits_V` are those that a token was sampled from.
     """
 
     last_logits_V: Tensor

@@ -41,7 +41,7 @@ class Judge:
         return cls(url, model, os.environ.get(KEY, ""))
 
     def ask(self, system: str, prompt: str) -> str:
-        """Return what the judge says; raise ArchlabError where it cannot be asked."""
+        """Return the judge's answer; raise ArchlabError if the endpoint fails."""
         messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
         asked = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": _MAX_TOKENS}
         for attempt in range(_ATTEMPTS):

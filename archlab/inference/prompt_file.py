@@ -1,4 +1,4 @@
-"""Prompts and what was generated after them as JSON lines."""
+"""Prompts and their continuations as JSON lines."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _read_prompt(line: bytes, place: str) -> Prompt:
 
 
 def format_generation(generation: Generation, *, logprobs: bool = False, ascii_only: bool = False) -> str:
-    """Return what was generated as a line of JSON, with its tokens if it has `logprobs`."""
+    """Return a continuation as a line of JSON, with its tokens if it has `logprobs`."""
     data: dict[str, Any] = {} if generation.prompt.id is None else {"id": generation.prompt.id}
     data |= {"prompt": generation.prompt.text, "text": generation.text}
     data |= {"num_tokens": len(generation.tokens), "finish_reason": generation.finish_reason}

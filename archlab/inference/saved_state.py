@@ -1,7 +1,7 @@
 """The state of a generation in a file, from which it continues as if it had not ended.
 
 A safetensors file: the model's state as `state.NAME`, the logits [V] after the last token, the state of the random
-numbers, and what is known of the text as metadata. V vocabulary.
+numbers, and facts about the text as metadata. V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a suite of measurements is asked for, and what it returns: curves and figures with their uncertainty."""
+"""Requests and results of evaluation suites: curves and figures with their uncertainty."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from archlab.runtime.extensions import Extensions
 GROUP = "archlab.suites"
 _SUITES = Extensions("archlab.inference.suites", "SUITE", GROUP, has_hyphens=True)
 Setting: TypeAlias = str | int | float | None
-# Takes what is measured, how much of it is done, and of how much.
+# Takes a description of the measurement, the amount done, and the total.
 SuiteProgress: TypeAlias = Callable[[str, int, int | None], None]
 
 _RESAMPLES, _FEWEST_UNITS, _MOST_UNITS = 2000, 4, 4096
@@ -34,12 +34,12 @@ class Estimate:
     low: float | None
     high: float | None
     units: int
-    count: int  # of what was averaged: targets, or items
+    count: int  # of averaged targets or items
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Estimates along an axis: `x` and `y` are what the axes show, `unit` what was resampled, `points` ordered by x."""
+    """Estimates along an axis: `x` and `y` label the axes, `unit` is the resampled unit, `points` are ordered by x."""
 
     name: str
     title: str
@@ -52,7 +52,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What a suite found of a model: `settings` are what it depends on, `tokens` how many the model read."""
+    """The results of a suite: `settings` are those that they depend on, `tokens` how many the model read."""
 
     suite: str
     settings: Mapping[str, Setting]
@@ -60,7 +60,7 @@ class SuiteResult:
     curves: Sequence[Curve] = ()
     figures: Mapping[str, Estimate] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    missing: Mapping[str, str] = field(default_factory=dict)  # what was not measured, and what it needs
+    missing: Mapping[str, str] = field(default_factory=dict)  # measurements left out, and their requirements
     records: Sequence[Mapping[str, object]] = ()  # item by item, in result.json alone
 
     def to_dict(self) -> dict[str, object]:
@@ -99,7 +99,7 @@ class SuiteRequest:
     questions: Path | None = None
 
     def require_only(self, suite: str, *taken: str) -> None:
-        """Raise ArchlabError, naming its option, for what a suite is asked and does not take."""
+        """Raise ArchlabError for an option that a suite does not take."""
         default = SuiteRequest()
         for each in fields(self):
             if each.name not in taken and getattr(self, each.name) != getattr(default, each.name):
@@ -113,7 +113,7 @@ class Suite(Protocol):
     def __call__(
         self, model: nn.Module, experiment: Experiment, request: SuiteRequest, progress: SuiteProgress
     ) -> SuiteResult:
-        """Return what was measured; raise ArchlabError for a model or data that it cannot be measured with."""
+        """Return the results; raise ArchlabError for a model or data that the suite cannot measure."""
 
 
 def suite_names() -> list[str]:

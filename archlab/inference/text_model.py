@@ -70,7 +70,7 @@ class TextModel:
     ) -> Iterator[GeneratedToken]:
         """Continue a prompt, or a saved state, or a prompt after one; without a `seed` the state's numbers continue.
 
-        Raises ArchlabError at once for what cannot be done.
+        Raises ArchlabError at once for an impossible request.
         """
         files = files or StateFiles()
         if files.save is not None:
@@ -89,7 +89,7 @@ class TextModel:
     ) -> TextStream:
         """Return the stream that continues a prompt, or where another ended, or a prompt after it; nothing is read yet.
 
-        Raises ArchlabError for what cannot be done.
+        Raises ArchlabError for an impossible request.
         """
         is_prompted = saved is None or bool(prompt)
         tokens = self.encode(prompt or "", is_continuation=saved is not None) if is_prompted else []
@@ -132,14 +132,14 @@ class TextModel:
 
 
 def _consume(rows: list[_Row]) -> Iterator[_Row]:
-    """Yield rows and forget them, so that what is done takes no memory."""
+    """Yield rows and drop them, so that finished ones take no memory."""
     rows.reverse()
     while rows:
         yield rows.pop()
 
 
 class _Row:
-    """A prompt of a batch, and what has been generated after it."""
+    """A prompt of a batch, and its continuation so far."""
 
     def __init__(self, model: TextModel, index: int, prompt: Prompt, settings: Settings) -> None:
         self.index, self.prompt, self.settings = index, prompt, settings
@@ -163,7 +163,7 @@ class _Row:
         return token
 
     def result(self) -> Generation:
-        """Return what was generated."""
+        """Return the continuation."""
         tokens = (*self.given, *self.output.finish())
         text, found = "".join(token.text for token in tokens), self.output.found
         return Generation(self.prompt, text, tokens, "length" if found is None else "stop", found)

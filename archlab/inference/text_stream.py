@@ -16,7 +16,7 @@ from archlab.inference.saved_state import SavedState, save_state
 from archlab.inference.text_output import TextOutput
 from archlab.modeling.build import eval_mode
 
-_CONTEXT = 64  # tokens before the next one that a state is saved with: what its text may depend on
+_CONTEXT = 64  # tokens that a state is saved with: the next token's text may depend on them
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class TextStream:
                 yield from self.output.add(token, self.generator.last_logits_V)
             if files.save is not None:
                 save_state(files.save, self.model, self.end(), force=files.force)
-                return  # what is held is the continuation's to give out
+                return  # the held text is left for the continuation
         yield from self.output.finish()
 
     def _held(self) -> Iterator[GeneratedToken]:
-        """Yield what the saved generation has held back: all of it before a prompt, otherwise what is certain now."""
+        """Yield the text that the saved generation held back: all of it before a prompt, otherwise the certain part."""
         if self.saved is None or not self.saved.held:
             return
         if self.is_prompted:

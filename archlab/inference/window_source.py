@@ -1,4 +1,4 @@
-"""What windows are read from, to evaluate a model: a split of a task, or any text."""
+"""Sources of windows for evaluation: a split of a task, or any text."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def check_tensors(
     layout: Layout | None = None,
     optional: Collection[str] = (),
 ) -> None:
-    """Raise ArchlabError for what `load_tensors` would find in names and shapes alone; the tensors may be on meta."""
+    """Raise the errors of `load_tensors` about names and shapes; the tensors may be on the meta device."""
     seen: set[str] = set()
     for name, tensor in tensors:
         _split(name, tensor, parameters, layout)

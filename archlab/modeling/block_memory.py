@@ -40,7 +40,7 @@ class StepMemory:
     """The memory of a micro-batch but for weights, divided gradients and moments.
 
     `blocks` in order of their calls, `ends` the most that is alive outside of them, `end_bytes` the weights there,
-    and `saved` what the forward pass leaves for the backward pass.
+    and `saved` the bytes that the forward pass saves for the backward pass.
     """
 
     blocks: tuple[BlockMemory, ...]
@@ -95,7 +95,7 @@ class _Entry:
 
 
 class _Watch:
-    """Follows a pass through the blocks by the gradients of what enters and leaves them."""
+    """Follows a pass through the blocks by the gradients of their inputs and outputs."""
 
     def __init__(self, recorder: StepRecorder) -> None:
         self.recorder, self.entries, self.ends = recorder, list[_Entry](), 0

@@ -28,7 +28,8 @@ Checkpointing: TypeAlias = Literal[True, "selective"]
 def apply_activation_checkpointing(model: nn.Module, kind: Checkpointing) -> None:
     """Save the input of each block alone for the backward pass, which recomputes the rest.
 
-    A `selective` one saves what costs most to repeat as well: results of matrix products, of attention and of scans.
+    A `selective` one also saves the results that cost most to recompute: results of matrix products, of attention and
+    of scans.
     """
     for layer in iter_blocks(model):
         recomputed = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -38,7 +39,7 @@ def apply_activation_checkpointing(model: nn.Module, kind: Checkpointing) -> Non
 def trace_activation_checkpointing(
     model: nn.Module, kind: Checkpointing, recomputing: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    """Do the same to a model without values: no random state is restored; `recomputing` surrounds what is repeated."""
+    """Do the same to a model without values: no random state is restored; `recomputing` wraps recomputation."""
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         saving, repeating = _selective_contexts() if kind == "selective" else (nullcontext(), nullcontext())
@@ -79,7 +80,7 @@ def resolve_compile_mode(policy: str, device: torch.device, flops: float) -> str
 def compile_model(model: nn.Module, policy: str, backend: str = "inductor", *, hooked: bool = False) -> None:
     """Compile in place: block by block, where identical blocks share one graph, or the whole model as one graph.
 
-    `hooked` leaves room for hooks, as FSDP's, which are to run around what is compiled.
+    `hooked` keeps hooks, such as FSDP's, outside of the compiled code.
     """
     if policy == "off":
         return
@@ -96,7 +97,7 @@ def compile_model(model: nn.Module, policy: str, backend: str = "inductor", *, h
 
 
 def compiled_parts(model: nn.Module) -> list[nn.Module]:
-    """Return what is compiled by block: the blocks, and the modules around them that have parameters."""
+    """Return the modules that are compiled one by one: the blocks, and others that have parameters."""
     return [*iter_blocks(model), *_non_block_modules(model)]
 
 

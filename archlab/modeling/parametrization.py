@@ -48,7 +48,7 @@ def _gated_branches(train: TrainConfig, model: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def _match_rms(model: nn.Module, base: nn.Module, scales: Mapping[str, ParamScale]) -> None:
-    """Scale each drawn parameter to its ratio to the base's, by what both were drawn as: inits differ in their laws."""
+    """Scale each initialized parameter by the ratio of its initial size in the base and here; inits vary in law."""
     drawn = dict(base.named_parameters())
     for name, parameter in model.named_parameters():
         ratio, own, other = scales[name].rms, _rms(parameter), _rms(drawn[name])

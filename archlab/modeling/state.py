@@ -30,7 +30,7 @@ def auxiliary_loss(state: State) -> Tensor:
 
 
 def update_sums(state: State) -> dict[str, Tensor]:
-    """Return what layers count over the tokens of an update, summed over streams, by the layer's path in the model.
+    """Return the layers' counts over the tokens of an update, summed over streams, by the layer's path.
 
     A layer that counts accumulates it from the first token on in the entry `update_sum` [B, ...] of its state, as
     integers. After an optimizer step `layer.finish_update(sum)` gets the sum over all tokens of the update, in all of

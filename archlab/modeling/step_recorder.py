@@ -1,4 +1,4 @@
-"""Recording what a training step runs: FLOPs and bytes of each kind of operation, and the bytes of live tensors."""
+"""A recorder of a training step: FLOPs and bytes of each kind of operation, and the bytes of live tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COMPOSITE = ("aten.matmul", "aten.linear", "aten.einsum")
 
 
 class _Kind(NamedTuple):
-    """One kind of operation, and what is counted of it: calls, flops or bytes."""
+    """One kind of operation and its counts of calls, FLOPs and bytes."""
 
     name: str
     phase: str
@@ -91,7 +91,7 @@ class StepRecorder(DispatchMode):
 
     @contextmanager
     def recomputing(self) -> Iterator[None]:
-        """Count what runs inside as recomputed."""
+        """Count operations inside as recomputed."""
         phase, self.phase = self.phase, "recompute"
         try:
             yield

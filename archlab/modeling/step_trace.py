@@ -1,4 +1,4 @@
-"""One training step traced without memory: what it computes, moves and keeps, for any model and any component."""
+"""One training step traced without memory: its FLOPs, traffic and live bytes, for any model and any component."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class StepTrace:
     """One micro-batch and one optimizer update, under the experiment's precision and activation checkpointing.
 
     Bytes are those of tensors: `peak_bytes` is the most that is alive at once, weights, gradients, moments and
-    all temporary tensors included, `activation_bytes` what the forward pass leaves for the backward pass,
+    all temporary tensors included, `activation_bytes` those that the forward pass saves for the backward pass,
     `largest_block_bytes` the weights of the largest block, and `called_bytes` those of the model, a block's for each of
     its calls. `params_by_part` sums to `params`, of which a token uses
     `params_active`. `flops_per_token` is
-    forward and backward; what checkpointing recomputes is `recomputed_flops_per_token`. `tokens` are those of the
+    forward and backward; those of recomputation are `recomputed_flops_per_token`. `tokens` are those of the
     micro-batch.
     """
 
@@ -92,7 +92,7 @@ def trace_state(experiment: Experiment, model: nn.Module) -> int:
 
 @contextmanager
 def _counted(experiment: Experiment) -> Iterator[None]:
-    """Raise ConfigError for what torch says of sizes that cannot be."""
+    """Raise ConfigError for torch's errors about impossible sizes."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

@@ -16,7 +16,7 @@ def traced_backends(device: str) -> dict[tuple[str, str], Callable[..., Any]]:
     """Return all that a training step on `cpu`, `auto` or `cuda` may have: their operations need shapes alone.
 
     A trace for a GPU takes place on a CPU too. Mamba's scan and attention to blocks have none there, and others keep
-    what those in C++ do.
+    the results of the C++ backends.
     """
     own = slstm_backends() | native_backends() | block_backends()
     if device == "cuda":

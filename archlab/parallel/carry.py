@@ -1,4 +1,4 @@
-"""The context of a stream cut over ranks that all compute at once: each learns what the ranks before it add.
+"""A context cut over ranks that all compute at once; each gets the summaries of the ranks before it.
 
 A component that declares `carry="associative"` folds its piece of a sequence into a summary, which ranks gather; each
 merges those before its own, and enters the state after them. A model is carried so if all of its state is; others go
@@ -23,7 +23,7 @@ class Associative(Protocol):
     """The methods of a component that declares `carry="associative"`."""
 
     def summarize(self, *inputs: Tensor) -> State:
-        """Return what a piece of the sequence adds, batch first; nothing where later pieces read nothing of it."""
+        """Return the summary of a piece of the sequence, batch first; nothing if later pieces read nothing of it."""
 
     def merge(self, earlier: State, later: State) -> State:
         """Return the summary of two pieces that follow each other."""

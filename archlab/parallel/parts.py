@@ -62,7 +62,7 @@ def _part_of(tensor: Tensor, cut: Cut | None) -> Part:
 
 
 def local_of(tensor: Tensor) -> Tensor:
-    """Return what this rank has of a tensor, without a gradient; to be written to as well."""
+    """Return this rank's part of a tensor, without a gradient, as a view that can be written to."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

@@ -37,7 +37,7 @@ from archlab.runtime.signals import Stopped, defer_keyboard_interrupt, take_defe
 
 Item = TypeVar("Item")
 AXES = ("replicate", "shard", "chunk", "tensor")
-# What the ranks agree on is the largest of their numbers; those below are of signals.
+# The ranks agree on the largest of their numbers; smaller ones are of signals.
 _USER, _FAILED = 1000, 2000
 _ADVICE = "run the same command with --resume to continue from the last checkpoint"
 
@@ -107,7 +107,7 @@ class Ranks:
         return int(largest)
 
     def on_first(self, function: Callable[[], Any]) -> Any:
-        """Return what a function returns in the first process, as JSON has it; the others wait and do not call it.
+        """Return a function's result in the first process, sent as JSON; the others wait and do not call it.
 
         If it raises there, the others raise PeerError.
         """
@@ -157,7 +157,7 @@ class Ranks:
 
     @contextmanager
     def keep_error(self) -> Iterator[None]:
-        """Keep an exception of what one rank alone does until `raise_together`, where all of them raise."""
+        """Keep an exception of a step that one rank alone runs until `raise_together`, where all of them raise."""
         try:
             yield
         except BaseException as error:
@@ -204,7 +204,7 @@ class Ranks:
             yield turn[own if own < len(turn) else 0], own < len(turn)
 
     def seed(self, base: int, step: int) -> None:
-        """Seed the default generator for an update of this rank: what is resumed elsewhere has no other state."""
+        """Seed the default generator for an update of this rank: a run resumed in another layout has no other state."""
         if self.session is not None:
             part = self.rank // self.layout.tensor
             torch.manual_seed(hash((base, step, part)) & (2**63 - 1))  # of integers Python's hash is always the same

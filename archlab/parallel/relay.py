@@ -1,8 +1,8 @@
 """The context of a stream cut over ranks: each hands its state on to the next, whose gradient comes back.
 
 Exact for whatever streams, since a call that is split among several has the same outputs: the state of a model says all
-of what later tokens read of earlier ones, so no component needs to know. A sequence is computed by one rank after the
-other; several sequences follow each other through the ranks, which all compute but at the beginning and the end.
+of all that later tokens read of earlier ones, so no component needs to know. A sequence is computed by one rank after
+the other; several sequences follow each other through the ranks, which all compute but at the beginning and the end.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Relay:
             passes.append((loss, initial, {} if self.is_last else state, rows))
             del state
         for loss, initial, state, rows in passes:
-            unshard(model)  # the backward pass of another piece has divided what this one's has saved
+            unshard(model)  # the backward pass of another piece has resharded the weights that this one's has saved
             self._backward(loss, initial, state, rows)
         for work, _ in self._sent:
             work.wait()
@@ -94,7 +94,7 @@ class Relay:
             self._send_state(state, header, self._after)
 
     def _backward(self, loss: Tensor, initial: State | None, state: State, rows: int) -> None:
-        """Run the backward pass of a loss, and of the state by what it is to the losses of later ranks."""
+        """Run the backward pass of a loss, and of the state by its gradient from later ranks."""
         roots = [(loss, torch.ones_like(loss))]
         if self._after is not None:
             gradients = self._receive_state(_floating(self._headers["out", rows]), self._after)

@@ -17,7 +17,7 @@ from archlab.runtime.place import Place, find_place, rendezvous
 TIMEOUT = "ARCHLAB_COLLECTIVE_TIMEOUT"  # seconds
 _DEFAULT_TIMEOUT_S = 600.0
 _JOINING = timedelta(minutes=10)
-# For what only the first process does: it may read and tokenize a corpus before the others continue.
+# For work of the first process alone, which may read and tokenize a corpus before the others continue.
 PATIENCE = timedelta(hours=24)
 
 

@@ -1,4 +1,4 @@
-"""A training run tried without memory: whether its layout fits, what each rank takes, and whether the plan knew."""
+"""A training run tried without memory: whether its layout fits, the memory of each rank, and the plan's error."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ CLOSE = 0.1  # the share by which plan and tracker may differ
 class TrainingDryRun:
     """The plan of a training run, and the bytes of tensors in an update that was made without memory.
 
-    `tracked_bytes` are those of the rank that has most, by torch's tracker; `missing_data` says what is missing of the
-    data, if anything is.
+    `tracked_bytes` are those of the rank that has most, by torch's tracker; `missing_data` says which data are missing
+    of the data, if anything is.
     """
 
     plan: Plan

@@ -1,4 +1,4 @@
-"""What a training run's evaluations take."""
+"""The cost of a training run's evaluations."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class _FakeStep(TrainStep):
         return [example_batch(self.task, self.model, own)]
 
     def fill_moments(self) -> None:
-        """Make what every update but the first finds: the optimizer's moments, and what DTensor knows of operations."""
+        """Create the state that every update but the first finds: the optimizer's moments, and DTensor's caches."""
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         # DTensor learns the shapes of results once for each operation, from whole tensors without memory of its own,
@@ -123,7 +123,7 @@ class _FakeStep(TrainStep):
 
 
 class _Answers(DispatchMode):
-    """Answers 1 where Python reads a value of a tensor that has none, and runs what is inside opaque operations."""
+    """Answers 1 where Python reads a value of a tensor that has none, and runs the contents of opaque operations."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -37,7 +37,7 @@ class CandidateForecast:
 
 @dataclass(frozen=True)
 class Target:
-    """What is forecast: a model of `params` parameters without embeddings, trained on `tokens` tokens."""
+    """The target of a forecast: a model of `params` parameters without embeddings, trained on `tokens` tokens."""
 
     params: float
     tokens: float
@@ -45,7 +45,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Fit:
-    """Forecasts, the best first, and what speaks for and against them."""
+    """Forecasts, the best first, with notes on their reliability."""
 
     candidates: tuple[CandidateForecast, ...]
     backtest: Backtest

@@ -36,7 +36,7 @@ def fit_candidates(
 ) -> Candidates:
     """Fit the law of every candidate, each for a target of params and tokens.
 
-    Raises ArchlabError where the losses are too few, or do not tell what a target asks.
+    Raises ArchlabError if the losses are too few, or do not determine the forecast.
     """
     names = sorted({point.candidate for point in points})
     runs = {name: Runs.of(points, [name]) for name in names}

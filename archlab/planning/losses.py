@@ -28,7 +28,7 @@ class LossPoint:
 
 
 def read_losses(file: Path) -> tuple[list[LossPoint], list[str]]:
-    """Return the points of a CSV file with a header, and notes of what was left out.
+    """Return the points of a CSV file with a header, and notes about rows left out.
 
     Raises ArchlabError naming the file, and where it applies the row (its line in the file) and the column.
     """
@@ -57,7 +57,7 @@ def read_losses(file: Path) -> tuple[list[LossPoint], list[str]]:
 
 
 def number_problem(value: float) -> str:
-    """Return what is wrong with a size, a token count or a loss, or nothing."""
+    """Return the problem of a size, a token count or a loss, or nothing."""
     if not (math.isfinite(value) and value > 0):
         return "is not a number above 0"
     return "" if LIMITS[0] <= value <= LIMITS[1] else f"is not between {LIMITS[0]:g} and {LIMITS[1]:g}"

@@ -7,8 +7,8 @@ from archlab.config.parallel import Layout
 from archlab.modeling.step_trace import StepTrace
 from archlab.runtime.memory import cpu_heap_bytes
 
-# What `archlab train` takes beside tensors, with torch 2.13 and Python 3.11 on Linux: about 310 MB for interpreter and
-# libraries, 78 MB for what torch loads to trace, 75 MB for tracing a step, and what the first step loads.
+# Memory of `archlab train` beside tensors, with torch 2.13 and Python 3.11 on Linux: about 310 MB for interpreter and
+# libraries, 78 MB for torch's tracing modules, 75 MB for tracing a step, and libraries that the first step loads.
 PROCESS_BYTES = 510 * 10**6
 _BATCH_BYTES = 16  # of a token: input and target
 

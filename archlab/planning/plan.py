@@ -1,4 +1,4 @@
-"""The plan of a training run: what it takes of a device, before anything is allocated."""
+"""The plan of a training run: memory and time of a device, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What training an experiment takes: sizes in bytes, times in seconds of an update, days for `tokens`.
+    """The cost of training an experiment: sizes in bytes, times in seconds of an update, days for `tokens`.
 
     `flops_per_token` counts forward and backward pass; `mfu` is the share of the peak that three forward passes take.
     `layout` is the experiment's, or the fastest that fits (`proposed`); where none `fits`, it is the one of least

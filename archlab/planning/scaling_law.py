@@ -19,7 +19,7 @@ from archlab.planning.losses import LossPoint
 _HUBER = 2.0  # standard deviations, beyond which a run counts as an outlier: 99 % efficient on Gaussian noise
 _HUBER_SCALE = 0.9205  # the mean of min(z^2, 4) of a standard normal z
 _NODES, _PARTS = 30, 5  # of the grid in each direction: neighbors differ by a seventh, 25 parts have a start each
-_CONVERGED = 1e-5  # of the objective, what a further step would gain
+_CONVERGED = 1e-5  # of the objective: the gain of a further step
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Noise:
-    """What is known of the noise of log L: its variance, of how many degrees of freedom, and that of a single run."""
+    """The noise of log L: its variance, of how many degrees of freedom, and that of a single run."""
 
     variance: float
     freedom: int

@@ -17,7 +17,7 @@ from archlab.modeling.step_trace import OpCost, StepTrace
 from archlab.parallel.division import plan_division
 from archlab.parallel.tensor import build_part
 
-# What a model is or does per token, whatever the number of sequences.
+# Figures of a model per token, for any number of sequences.
 _CONSTANT = (
     "params_by_part",
     "params",
@@ -42,7 +42,7 @@ class Workload:
         return self._traces[1].trace
 
     def at(self, sequences: float, tensor: int = 1) -> StepTrace:
-        """Return the trace of so many sequences; at 0, what does not depend on them, such as casts of weights.
+        """Return the trace of so many sequences; at 0, the part that does not depend on them, such as casts of weights.
 
         Raises ConfigError for a model that `tensor` devices do not divide.
         """

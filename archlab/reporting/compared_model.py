@@ -22,10 +22,10 @@ _NOT_MEASURED = ("step", "tokens", "lr", "data_wait_s")
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One of the models that are compared; what is known of a run only is empty for another.
+    """One of the models that are compared; fields of runs only are empty for others.
 
     `costs` are those that `archlab show` counts, `metrics` the last ones that its run logged, `curve` its validation
-    loss by tokens, `data` what its training data were (`Task.describe`).
+    loss by tokens, `data` the description of its training data (`Task.describe`).
     """
 
     name: str
@@ -38,7 +38,7 @@ class ComparedModel:
     evaluations: Mapping[str, SuiteResult] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
-        """Return what is compared as JSON data, with the resolved experiment."""
+        """Return the compared values as JSON data, with the resolved experiment."""
         return {
             "name": self.name,
             "experiment": self.experiment.resolved,
@@ -52,7 +52,7 @@ class ComparedModel:
 
 
 def read_models(named: Sequence[str]) -> list[ComparedModel]:
-    """Return what is known of experiments (by name or YAML file) and of directories that archlab wrote."""
+    """Return the models of experiments (by name or YAML file) and of directories that archlab wrote."""
     twice = {name for name in named if named.count(name) > 1}
     if twice:
         raise ArchlabError(f"{min(twice)}: is named twice")

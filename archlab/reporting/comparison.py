@@ -18,7 +18,7 @@ _LR = "train.lr"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A metric of the best trial and of the baseline; `margin` is what random seeds alone explain at 95 %, if known.
+    """A metric of the best trial and of the baseline; `margin` is what seeds explain at 95 %, if known.
 
     `is_whole` if both were measured on the whole validation split rather than during training.
     """

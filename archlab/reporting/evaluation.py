@@ -1,4 +1,4 @@
-"""What a suite found, written as a directory: a page, a CSV of each curve, and everything as JSON."""
+"""The results of a suite, written as a directory: a page, a CSV of each curve, and everything as JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_evaluation(out: Path, result: SuiteResult, model: str, *, force: bool)
 
 
 def _csv(first: str, found: Iterable[tuple[float | str, ...]]) -> str:
-    """Return rows as CSV; what is not known is an empty cell."""
+    """Return rows as CSV; unknown values are empty cells."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow([first, *HEAD])

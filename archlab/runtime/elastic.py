@@ -24,7 +24,7 @@ from archlab.runtime.rank_status import STORE, explain_loss, read_statuses
 
 # Seconds that processes which were asked to stop have for the update that they are in, and a last checkpoint.
 _GRACE_S = 600
-_ENDED_BY_LAUNCHER = (signal.SIGTERM,)  # what the others are sent once one has failed
+_ENDED_BY_LAUNCHER = (signal.SIGTERM,)  # sent to the others once one has failed
 
 
 def run_processes(
@@ -37,7 +37,7 @@ def run_processes(
 ) -> int:
     """Run a command in so many processes of this machine; return the exit status of the first one that failed, or 0.
 
-    What one that was killed, or a failure of the machine, has ended is run again with the arguments `again` added,
+    Processes that were killed or ended by a failure of the machine are restarted with the arguments `again` added,
     `max_restarts` times at most. `tell` is called with a line about a process that could not report its end itself.
     """
     if os.environ.get(THREADS) in (None, str(num_cores())):  # by itself a process would use all cores
@@ -83,7 +83,7 @@ def _explain(failures: Mapping[int, ProcessFailure], store: dist.Store, count: i
     """Return the exit status of the process that failed first, and a line about it unless it has reported itself."""
     killed = {r: f for r, f in failures.items() if f.exitcode < 0 and -f.exitcode not in _ENDED_BY_LAUNCHER}
     statuses = read_statuses(store, count)
-    if killed and not any(status.waited for status in statuses):  # what stands still the launcher itself has killed
+    if killed and not any(status.waited for status in statuses):  # hanging processes were killed by the launcher itself
         rank, failure = next(iter(killed.items()))
         at = next((f" in update {s.update} ({s.phase})" for s in statuses if s.rank == rank), "")
         name = signal.Signals(-failure.exitcode).name

@@ -1,4 +1,4 @@
-"""What ships as modules of a package, and what other installed packages add by entry points, found by name."""
+"""Extensions by name: modules of a package, and entry points of other installed packages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Extensions:
         return None if point is None else point.load()
 
     def _shipped(self) -> dict[str, str]:
-        """Return the modules of the package by the names of what they hold."""
+        """Return the modules of the package by the names of their extensions."""
         modules = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
         names = [module.name for module in modules if not module.name.startswith("_")]
         return {name.replace("_", "-") if self.has_hyphens else name: name for name in names}

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 def explain_failures(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Have a function raise MachineError, or ArchlabError where memory is out, from what its libraries raise."""
+    """Translate libraries' exceptions of a function into MachineError, or ArchlabError for a lack of memory."""
 
     @wraps(function)
     def explained(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:

@@ -81,7 +81,7 @@ def iter_causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(one))
         yield one
-        # The compiler of torch wraps "from None", and keeps what it wraps as `inner_exception`.
+        # The compiler of torch wraps "from None", and keeps the cause as `inner_exception`.
         inner = getattr(one, "inner_exception", None)
         waiting += [led for led in (one.__context__, inner, one.__cause__) if isinstance(led, BaseException)]
 
@@ -113,7 +113,7 @@ _LOST_WORKER = re.compile(r"^DataLoader worker \(pid")  # torch has no type for 
 
 
 def is_machine_error(error: BaseException) -> bool:
-    """Return whether an exception is by itself about the machine and not about what ran on it."""
+    """Return whether an exception is about the machine and not about the program."""
     types = (getattr(sys.modules.get(module), name, None) for module, own in _MACHINE_TYPES.items() for name in own)
     if _errno(error) in _MACHINE_ERRNO or isinstance(error, tuple(known for known in types if known is not None)):
         return True

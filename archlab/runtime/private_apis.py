@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # torch.compile wraps a module in another, which holds it under this name (torch 2.13).
 COMPILED_PREFIX = "_orig_mod."
-# What the first traced operation imports, for seconds: a server of processes imports it once (torch 2.13).
+# Imports of the first traced operation, which take seconds: a fork server imports them once (torch 2.13).
 TRACER = "torch._dynamo"
 
 
@@ -153,7 +153,7 @@ def memory_tracker() -> MemoryTracker:
 
 def flop_formula(operation: object) -> Callable[..., int] | None:
     """Return the formula registered for an operation's FLOPs, of its inputs and `out_val`, or None."""
-    # `register_flop_formula` is public, and what it registers in is not (torch 2.13).
+    # `register_flop_formula` is public, but its registry is not (torch 2.13).
     from torch.utils.flop_counter import flop_registry
 
     return flop_registry.get(operation)

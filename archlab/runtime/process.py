@@ -21,7 +21,7 @@ TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 THREADS = "OMP_NUM_THREADS"
 # torch's allocator then requests transparent huge pages (2 MB) for large tensors. Not by default: glibc cuts each block
-# that is aligned to them out of a larger one, and what it leaves grew a process by a fifth in a dozen steps.
+# that is aligned to them out of a larger one, and the remainders grew a process by a fifth in a dozen steps.
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 # How OpenMP's threads wait between two parallel loops. By default they spin, as if nobody else wanted their processors:
 # where somebody does, each loop waits for threads that are not running (benchmarks/threads.py).
@@ -33,9 +33,9 @@ _KERNEL_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # of every size with their neighbors.
 _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD, _MXFAST = -4, -1, -2, 1
 _ALLOCATOR = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**28), (_MXFAST, 0))
-# What glibc cuts off a block to align it goes to its cache of small ones, where it no longer joins the block when that
-# is freed: the next tensor of the same size does not fit there, and a process grew to five times its tensors (glibc
-# 2.36). Without the cache it does fit. glibc reads this when a process starts, and never again.
+# The part that glibc cuts off a block to align it goes to its cache of small ones, where it no longer joins the block
+# when that is freed: the next tensor of the same size does not fit there, and a process grew to five times its tensors
+# (glibc 2.36). Without the cache it does fit. glibc reads this when a process starts, and never again.
 TUNABLES = "GLIBC_TUNABLES"
 _NO_SMALL_CACHE = "glibc.malloc.tcache_count=0"
 

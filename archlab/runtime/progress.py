@@ -51,14 +51,14 @@ def report_progress(what: str, done: int, total: int | None) -> None:
 class EstimatedProgress:
     """Estimates the progress of calls that do not report it, from their size and the speed of earlier ones.
 
-    `total` is the size of all calls together, `speed` what one does in a second before any has been measured.
+    `total` is the size of all calls together, `speed` the assumed amount per second before the first measurement.
     """
 
     def __init__(self, what: str, total: int, speed: float) -> None:
         self.what, self.total, self.speed, self.done, self.seconds = what, total, speed, 0, 0.0
 
     def run(self, size: int, work: Callable[[], T]) -> T:
-        """Return what a call of a size returns, or raise what it raises.
+        """Return the result of a call of a given size, or raise its exception.
 
         It runs in a thread, and has to leave the interpreter to others, as native code does. A Ctrl-C does not wait.
         """

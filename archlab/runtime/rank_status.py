@@ -1,4 +1,4 @@
-"""What each process of a run does at the moment, in a store that all of them and their launcher share."""
+"""The current status of each process of a run, in a store shared with their launcher."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def open_status_store() -> dist.Store | None:
 
 
 def publish(store: dist.Store, status: RankStatus) -> None:
-    """Tell what a rank does."""
+    """Publish the status of a rank."""
     store.set(f"status/{status.rank}", json.dumps(asdict(status)))
 
 

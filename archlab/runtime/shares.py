@@ -80,7 +80,7 @@ class Shares:
 
 
 def machine_shares(cpus: int | None = None, gpus: int | None = None) -> Shares:
-    """Return what this process may use of its machine, or so many cores and GPUs of it."""
+    """Return the cores and GPUs that this process may use, or the given number of them."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     devices = visible_gpus()
     for asked, has, what in ((cpus, num_cores(), "cores"), (gpus, len(devices), "GPUs")):

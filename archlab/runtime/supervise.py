@@ -54,7 +54,7 @@ class Supervised:
         self._send(order.to_line())
 
     def stop(self, grace_s: float) -> None:
-        """Ask the command to end, unless it has ended; what is left of it after `grace_s` seconds is killed."""
+        """Ask the command to end, unless it has ended; processes left after `grace_s` seconds are killed."""
         self._send(f"stop {grace_s}\n")
 
     def wait(self) -> Outcome:
@@ -183,7 +183,7 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_descendants(child: subprocess.Popen[bytes]) -> None:
-    """Kill what a command that has ended leaves behind, in its group or in sessions of its own."""
+    """Kill processes left behind by a command, in its group or in their own sessions."""
     _kill_group(child)
     # As a subreaper this process is the parent of every process whose own has died.
     while children := _children():

@@ -29,7 +29,7 @@ def require_number(space: Space, workers: object) -> None:
 
 @dataclass
 class _Place:
-    """A worker's: its jobs one after the other, with what has ended them."""
+    """The jobs of one worker, one after the other, with their outcomes."""
 
     folder: Path
     job: str | None = None

@@ -56,7 +56,7 @@ class _Events:
         self.reported = {trial.number for trial in finished_trials(study)}
 
     def tell(self) -> int:
-        """Tell what has ended since the last call; return how many have ended in all."""
+        """Report the trials that have ended since the last call; return the total number of ended ones."""
         for trial in finished_trials(self.study):
             if trial.number not in self.reported:
                 self.reported.add(trial.number)

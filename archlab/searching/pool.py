@@ -22,7 +22,7 @@ _THREADS = "threads"  # user attribute of the study: another number of threads m
 def run_pool(space: Space, folder: Path, total: int, callback: SearchCallback, workers: int) -> SearchResult:
     """Run the trials of a search with several workers, none of which waits for another, and return its result.
 
-    Raises what one of them raises, after the trials of all have saved a checkpoint.
+    Raises the exception of one of them, after the trials of all have saved a checkpoint.
     """
     worker = _work_in_pool(space, folder, total, callback, workers)
     with hold_lease(folder):

@@ -91,7 +91,7 @@ def _worker(worker: Worker) -> WorkerProgress:
 
 
 def _with_state(progress: Progress, folder: Path, *, has_ended: bool) -> Progress:
-    """Return the progress with whether somebody works on it, and what is done after the last trial."""
+    """Return the progress with whether a process works on it, and the work after the last trial."""
     is_alive = any(worker.state in ("working", "idle") for worker in progress.workers)
     if not is_alive and holder(folder / ".workers.lock") is None:
         return replace(progress, state="complete" if has_ended else "stopped", seconds_left=None)

@@ -35,7 +35,7 @@ def is_count(value: object) -> bool:
 
 
 def has_type(value: object, expected: Any) -> bool:
-    """Return whether a JSON value has a type such as `dict[str, float]`, where null stands for what is not finite.
+    """Return whether a JSON value has a type such as `dict[str, float]`, where null is a number that is not finite.
 
     Types that JSON does not have, such as `Any`, fit everything.
     """

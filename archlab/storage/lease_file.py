@@ -21,7 +21,7 @@ class LeaseFile:
     """The data of a holder; times, host and PID are for people only, and decide nothing.
 
     `boot` names the kernel that keeps the lock, and is empty where the file system has no locks. `state` is idle,
-    working or ended, `work` what it works on, `reason` why it ended.
+    working or ended, `work` its current work, `reason` why it ended.
     """
 
     id: str

@@ -13,8 +13,8 @@ from archlab.storage.lease_file import LEASE, LOCK, LOST, LeaseFile, boot_id, re
 from archlab.storage.locks import lock
 
 ENDED = "its process has ended"
-# What one look counts for at most, as a part of a lease's time: an observer that was suspended itself, perhaps with the
-# whole machine, has watched nobody meanwhile.
+# The most time that one call counts, as a part of a lease's time: an observer that was suspended itself, perhaps with
+# the whole machine, has watched nobody meanwhile.
 _MAX_PART = 0.25
 
 

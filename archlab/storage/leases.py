@@ -74,12 +74,12 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether others consider this process dead, and take over what it works on."""
+        """Whether others consider this process dead, and take over its work."""
         return self.lost_file.exists()
 
     @property
     def work(self) -> Mapping[str, Any] | None:
-        """What this process works on."""
+        """The current work of this process."""
         return self._told.work
 
     def update(self, work: Mapping[str, Any] | None) -> None:
@@ -139,7 +139,7 @@ def declare_lost(folder: Path, holder: str, why: str) -> None:
 def require_not_lost(lost_file: Path) -> None:
     """Raise LeaseLost if a lease is lost, which this process or the one that it works for holds."""
     if lost_file.exists():
-        raise LeaseLost("others have taken over what this process works on, since it did not answer for a while")
+        raise LeaseLost("others have taken over the work of this process, since it did not answer for a while")
 
 
 def _prune(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the trained models of a directory are, whichever of archlab's directories it is, and what it belongs to."""
+"""Finding the trained models of any directory of archlab's, and the run or search that it belongs to."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def owner_of(folder: Path) -> Path:
 
 
 def _whole_of(folder: Path) -> Path:
-    """Return what a directory is the model or a collection of parts of, or the directory itself."""
+    """Return the directory whose model or parts a directory holds, or the directory itself."""
     named = _named(folder)
     if run := run_of_checkpoint(named):
         return run

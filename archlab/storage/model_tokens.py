@@ -17,7 +17,7 @@ _TYPES = {"kind": str, "sha256": str, "special_tokens": bool, "before": list, "a
 
 
 def token_files(tokens: ModelTokens | None) -> dict[str, bytes]:
-    """Return the files that keep what tokens mean, by name; none for a model that reads real values."""
+    """Return the files of a vocabulary, by name; none for a model that reads real values."""
     if tokens is None:
         return {}
     return {TOKENS: (json.dumps(tokens.to_plain(), indent=2) + "\n").encode(), **tokens.files}

@@ -1,4 +1,4 @@
-"""Files to write to: what may be written there, and what `force` may replace."""
+"""Checks of files to write to, and of those that `force` may replace."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def _index(name: str) -> int:
 
 
 def set_random_states(states: Mapping[str, Tensor]) -> None:
-    """Restore what `random_states` returned, as far as this machine has the devices."""
+    """Restore the result of `random_states`, for the devices that this machine has."""
     torch.set_rng_state(states["cpu"])
     for index in range(torch.cuda.device_count()):
         if f"cuda.{index}" in states:

@@ -158,7 +158,7 @@ def _slices(spans: Sequence[tuple[int, int]], part: Part) -> tuple[slice, ...]:
     return tuple(slice(begin - first, end - first) for (begin, end), first in zip(spans, part.begin, strict=True))
 
 
-def _map(file: Path) -> Any:  # safetensors has no type for what it opens
+def _map(file: Path) -> Any:  # safetensors does not export the type
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

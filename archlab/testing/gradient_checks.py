@@ -116,7 +116,7 @@ def compiles(case: ComponentCase) -> None:
 
 
 def _parts_to_compile(case: ComponentCase, model: nn.Module) -> list[nn.Module]:
-    """Return what a run compiles by block that holds the component, or all where it is not a module of one part.
+    """Return the block of a run that holds the component, or all blocks if it is not inside of one.
 
     Identical blocks are traced once, where a model as a whole holds each of them.
     """

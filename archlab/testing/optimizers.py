@@ -53,7 +53,7 @@ def lowers_the_loss(case: ComponentCase) -> None:
 
 
 def declares_its_state(case: ComponentCase) -> None:
-    """What `state_shapes` declares is what is kept of each parameter, which plans and checkpoints go by."""
+    """The state of each parameter is that of `state_shapes`, which plans and checkpoints rely on."""
     model, train = case.build(torch.float32), train_of(case)
     optimizer = build_optimizer(model, train)
     _update(model, optimizer, case.example_inputs(), 2)

@@ -88,7 +88,7 @@ def plugin_of(case: ComponentCase) -> str | None:
 
 
 def compare_with_one(session: Session, case: ComponentCase, layout: Layout, plugin: str | None) -> str | None:
-    """Return how this rank's part of a model's outputs and gradients differs from what one process computes."""
+    """Return the difference between this rank's part of outputs and gradients and those of one process."""
     if plugin is not None:
         load_plugin(plugin, Path())
     ranks = Ranks(layout, session)
@@ -138,7 +138,7 @@ def _part(model: nn.Module, inputs: Tensor, targets: Tensor, ranks: Ranks) -> It
         divide_model(model, ranks.tensor_axis)
     carry = Carry(model, ranks.chunk_axis) if carries else None
     shard_model(model, ranks)
-    # The relay is what all models have; what declares more is tried in layouts of four.
+    # All models have the relay; components that declare more are tried in layouts of four.
     relay = Relay(ranks) if ranks.layout.chunk > 1 and carry is None else None
     outputs, losses = list[Tensor](), list[Tensor]()
 

@@ -1,4 +1,4 @@
-"""The check of what a component declares of its parameters."""
+"""The check of a component's declarations of its parameters."""
 
 from __future__ import annotations
 

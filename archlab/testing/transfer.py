@@ -38,7 +38,7 @@ LOWEST, HIGHEST = -0.75, 0.5
 _CHANGE = "the change of the last block's output"
 _OUTPUT = "the component's output"
 _OF_MODEL = ("the logits", "the last block's output", "the change of the logits", _CHANGE)
-_HOOKS = {"branches", "added", "shrink_branch"}  # of what decides how a branch is added
+_HOOKS = {"branches", "added", "shrink_branch"}  # hooks that decide how a branch is added
 NEGLIGIBLE = 0.01  # of the change of the features: less is noise
 
 

@@ -57,7 +57,7 @@ def _require_beginning(content: bytes, file: Path, step: int, expected: Any) -> 
 
 
 def _kept_lines(content: bytes, file: Path, step: int, *, strict: bool) -> Iterator[bytes]:
-    """Yield the lines up to a step; what follows those of a known checksum may be torn, and is written again."""
+    """Yield the lines up to a step; lines after the known checksum may be incomplete, and are written again."""
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             if _record(line, f"{file}:{number}")["step"] <= step:

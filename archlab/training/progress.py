@@ -36,7 +36,7 @@ class RunProgress:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a trial, a candidate or the baseline has reached: the values of the objectives."""
+    """Results of a trial, a candidate or the baseline: the values of the objectives."""
 
     label: str
     values: Mapping[str, float]
@@ -44,7 +44,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class WorkerProgress:
-    """A process that works on a search, or died while it did: what it works on since when (UTC), where, and why not."""
+    """A process that works on a search, or died: its work and start (UTC), its place, and the reason of its end."""
 
     state: str
     host: str
@@ -56,7 +56,7 @@ class WorkerProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """A run, a search or a ladder as a whole, and what is running of it.
+    """A run, a search or a ladder as a whole, and its running parts.
 
     - `stage`: the part of a ladder that `total` and `counts` are of.
     - `total`: the number of trials, or of the runs of a ladder's rung.
@@ -95,7 +95,7 @@ class Progress:
 def estimate_left(durations: list[float], remaining: int, running: list[tuple[float, float | None]]) -> float | None:
     """Return the seconds until all is done, or None while no duration is known.
 
-    `durations` are the seconds of what has ended, `running` the seconds so far and those left, if known, of what runs,
+    `durations` are the seconds of ended parts, `running` the seconds so far and those left, if known, of running ones,
     each in a worker of its own; `remaining` have not begun.
     """
     known = [elapsed + left for elapsed, left in running if left is not None]

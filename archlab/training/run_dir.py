@@ -21,7 +21,7 @@ from archlab.storage.targets import require_apart, require_dir
 from archlab.training.metrics import read as read_metrics
 from archlab.training.metrics_file import OF_THE_MACHINE
 
-# What a process that was killed before its first step may have left.
+# Files of a process that was killed before its first step.
 _NOT_BEGUN = ("lock", "output.log", ".run.lock", RUN_FILE)
 
 
@@ -45,7 +45,7 @@ def require_run_dir(experiment: Experiment, folder: Path, resume: bool, force: b
 
 def _require_only_own(experiment: Experiment, folder: Path) -> None:
     if folder.is_symlink():
-        raise ArchlabError(f"{folder}: is a link; to start over what it leads to, name {folder.resolve()}")
+        raise ArchlabError(f"{folder}: is a link; to start over its target, name {folder.resolve()}")
     if foreign := first_foreign(folder, RUN):
         raise ArchlabError(f"{foreign}: was not written by archlab; move it away, or name another directory")
     require_apart(folder, _files_of(experiment.task.to_plain()))
@@ -85,7 +85,7 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool, bu
     identity, file = {"run": new_id(), **({"budget": str(budget)} if budget else {})}, folder / "experiment.yaml"
     write_run_identity(folder, identity)  # first: it marks the directory as a run's
     write_text(file, experiment.to_yaml())
-    # Of what a reader finds in the file: data that is written and read again need not be equal to the first.
+    # Of the data as read from the file: after writing and reading they need not equal the original.
     identity |= experiment_identity(file)
     write_run_identity(folder, identity)
     return identity

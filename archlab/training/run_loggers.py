@@ -1,7 +1,8 @@
 """Loggers that a run names in `train.loggers`: callbacks found by name, which never end the run that they log.
 
 Those that ship are modules of `archlab.training.loggers`; an installed package adds one by an entry point of the group
-`archlab.loggers`: a callback's class, made with a `LoggedRun`, with the names of its package and of what installs it.
+`archlab.loggers`: a callback's class, made with a `LoggedRun`, with the names of its package and of the extra that
+installs it.
 """
 
 from __future__ import annotations

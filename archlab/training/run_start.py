@@ -40,7 +40,7 @@ class RunStart:
         self.experiment = with_absolute_start(self.experiment)
 
     def begin(self, held: ExitStack) -> dict[str, Any]:
-        """Check the experiment, lock the run's directory and open it; return what the other processes need."""
+        """Check the experiment, lock the run's directory and open it; return the data that the other processes need."""
         folder, resume, force = self.folder, self.resume, self.force
         # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves it alone.
         experiment, budget = self.experiment, self.experiment.train.budget
@@ -66,9 +66,11 @@ class RunStart:
         return [*traces, *make_loggers(self.experiment, self.folder, id)]
 
     def follow(self, decided: Mapping[str, Any]) -> None:
-        """Take over what the first process has found; raise ArchlabError if this one does not see the directory."""
+        """Take over the decisions of the first process; raise ArchlabError if this one does not see the directory."""
         if not (self.folder / "run.json").is_file():
-            raise ArchlabError(f"{self.folder}: is not what the first process has opened; all need one file system")
+            raise ArchlabError(
+                f"{self.folder}: is not the directory that the first process has opened; all need one file system"
+            )
         self.experiment = replace(self.experiment, train=parse_train(decided["train"]))
         self.identity, self.last = decided["identity"], decided["last"] and Path(decided["last"])
 

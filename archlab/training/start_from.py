@@ -1,6 +1,6 @@
-"""A run that starts from a checkpoint of another one: what must agree, and what is loaded.
+"""A run that starts from another run's checkpoint: checks of their settings, and loading.
 
-`weights` begins anew with them, as for fine-tuning; `everything` is what the other run would have done next, bit for
+`weights` starts over with them, as for fine-tuning; `everything` is the continuation of the other run, bit for
 bit, under the schedule and the length of this one, as for the decays that branch off a run of the schedule wsd.
 """
 
@@ -35,8 +35,8 @@ from archlab.training.grow import grow_weights, plan_growth
 from archlab.training.step import TrainStep
 
 _PATH = "train.start_from"
-# What a continued run may change. With any other setting, a later version's too, the optimizer's state and the position
-# in the data would have another meaning.
+# Settings that a continued run may change. With any other setting, a later version's too, the optimizer's state and the
+# position in the data would have another meaning.
 _FREE = {
     *("steps", "budget", "lr", "warmup", "warmup_fraction", "schedule", "end_lr_ratio", "decay_fraction", "clip"),
     *(
@@ -95,7 +95,7 @@ def settings_of_start(train: TrainConfig) -> dict[str, str]:
 
 
 def load_start(start: StartFrom, train_step: TrainStep) -> dict[str, Any]:
-    """Load a checkpoint into a run's first step, and return what the run remembers of where it started."""
+    """Load a checkpoint into a run's first step, and return the run's record of its start."""
     point = find_start(start)
     if start.load == "everything":
         read_verified(point.folder, train_step.load)
@@ -152,7 +152,9 @@ def _check_weights(point: StartPoint, start: StartFrom, model: nn.Module) -> Non
         plan_growth(build_on_meta(_earlier(point)), model)
         return
     if start.match == "strict" and not fit.is_exact:
-        advice = "" if start.load == "everything" else "; match: names loads what fits, match: grow a smaller model"
+        advice = (
+            "" if start.load == "everything" else "; match: names loads matching tensors, match: grow a smaller model"
+        )
         raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} does not fit the model: {fit}{advice}")
     if not fit.matching:
         raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} has no tensor that fits the model: {fit}")

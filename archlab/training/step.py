@@ -49,7 +49,7 @@ def prepare_experiment(
     """
     cost = check_experiment(experiment, processes)
     experiment = resolve_auto(resolve_budget(experiment, cost), cost, previous)
-    # By the tensors alone: what malloc loses between them differs too much to refuse a run for it.
+    # By the tensors alone: malloc's fragmentation varies too much to refuse a run for it.
     needed, fixed = memory_of_rank(experiment, cost, layout_of(experiment.parallel, processes))
     local = present_place().local_count if processes > 1 else 1
     require_memory(needed, torch.device(experiment.train.device), fixed=fixed, processes=local)
@@ -145,7 +145,7 @@ class TrainStep:
         return self.relay is not None
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Restore weights, optimizer, step and random state from a checkpoint; return what it holds beside these."""
+        """Restore weights, optimizer, step and random state from a checkpoint; return its other data."""
         shapes = saved_shapes(self.train, self.model)
         state = load_checkpoint(folder, self.model, self.optimizer, shapes)
         self.step = int(state["step"])
@@ -191,7 +191,7 @@ class TrainStep:
     def _backward(self) -> tuple[float, dict[str, Tensor]]:
         """Accumulate the gradients of the update's micro-batches; return its loss in nats per target.
 
-        And what layers have counted in this rank's sequences, by their paths.
+        And the layers' counts of this rank's sequences, by their paths.
 
         The loss is one mean over the targets of all micro-batches, not a mean of their means: these differ where
         micro-batches have different numbers of targets. So the targets are counted before the first backward pass, and

@@ -72,11 +72,11 @@ def train(
     trains there, if the model does not fit in memory, or if the loss is no longer finite.
     """
     refuse_one_process(experiment)
-    again = was_restarted()  # by a launcher, after a failure: what there is now is this run's
+    again = was_restarted()  # by a launcher, after a failure: the files are this run's
     resume, force = resume or again, force and not again
     with stop_on_signals(), deterministic_algorithms(), join_ranks(experiment) as ranks, ExitStack() as held:
         start = RunStart(experiment, folder, resume, force, ranks.count)
-        # The first process alone looks at the directory and writes there; the others continue with what it has found.
+        # The first process alone looks at the directory and writes there; the others continue with its findings.
         decided = ranks.on_first(lambda: start.begin(held))
         if not ranks.is_first:
             start.follow(decided)
@@ -265,7 +265,7 @@ class Trainer:
         self.ranks.raise_together()
 
     def _tell(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the run beside its state; raise if the directory is not the run's."""
+        """Return a checkpoint's data of the run beside its state; raise if the directory is not the run's."""
         require_own(self.folder, self.identity)
         return {**self._origin(), "data": self.data}
 

@@ -77,7 +77,7 @@ class Experts(nn.Module):
                 nn.init.normal_(parameter, std=0.02 if self.init == "normal" else (3 * inputs) ** -0.5)
 
     def forward(self, x_ND: Tensor, expert_NK: Tensor, weight_NK: Tensor) -> Tensor:
-        """Sort the tokens by expert, run every expert on its own, and add up what each token gets."""
+        """Sort the tokens by expert, run every expert on its own, and sum the outputs of each token."""
         K = expert_NK.shape[1]
         expert_R = expert_NK.flatten()
         order_R = expert_R.argsort()  # in any order within an expert

@@ -76,7 +76,7 @@ class DeltaRule(Recurrent):
         return None
 
     def output(self, y_BTHV: Tensor, x_BTD: Tensor) -> Tensor:
-        """Return the output from what was read of the matrix."""
+        """Return the output from the queries' reads of the matrix."""
         mixed: Tensor = self.mixed(y_BTHV, x_BTD)
         return mixed
 

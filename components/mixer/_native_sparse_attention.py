@@ -74,7 +74,7 @@ class NativeSparseAttention(WindowedAttention):
         return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1} | rings | reserved(state)
 
     def _from_block(self, ring_BS: Tensor | None, new_BT: Tensor, start_B1: Tensor) -> Tensor:
-        """Return stored and new steps from the first start of a block on; no query sees what a full ring has before it.
+        """Return stored and new steps from the first start of a block on; no query sees earlier steps of a full ring.
 
         At the end the last step is repeated, which is later than all queries.
         """

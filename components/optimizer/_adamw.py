@@ -52,7 +52,7 @@ class BesideAdamW(torch.optim.Optimizer):
         super().__init__(groups, {})
 
     def begin(self, group: dict[str, Any]) -> None:
-        """Prepare the updates of a group, such as what counts them."""
+        """Prepare the updates of a group, such as its step count."""
 
     @abstractmethod
     def update(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ class Rotation(Position):
             raise ValueError(f"{part} is {'odd' if width else '0'}: rope rotates pairs of features")
         self.num_pairs, self.base = width // 2, base
         self.pairs, self.axis = ((self.num_pairs, 2), -1) if interleaved else ((2, self.num_pairs), -2)
-        self.length = 1.0  # factor of what is rotated
+        self.length = 1.0  # factor of rotated features
 
     def scale_frequencies(self, frequency_P: Tensor) -> Tensor:
         """Return the frequencies of the pairs, given base^(-2i / R), in float64."""

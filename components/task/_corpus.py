@@ -146,6 +146,6 @@ class CorpusTask(TokenizedTask):
 
 
 def require_split(split: str) -> None:
-    """Raise ArchlabError for what is no split, naming the nearest one."""
+    """Raise ArchlabError for an unknown split, naming the nearest one."""
     if split not in SPLITS:
         raise ArchlabError(f"no split {split!r}{did_you_mean(split, SPLITS)}")

@@ -27,7 +27,7 @@ class TokenizedTask(Task):
         return load_tokenizer(self.tokenizer_name, self.special_tokens)
 
     def model_tokens(self) -> ModelTokens:
-        """Return what the tokens mean."""
+        """Return the vocabulary."""
         return self.tokenizer.model_tokens()
 
     def encode(self, text: str) -> list[int]:

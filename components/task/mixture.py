@@ -180,7 +180,7 @@ class Mixture(TokenizedTask):
 
     def has_bits_per_byte(self, split: str) -> bool:
         """Return whether the tokens of every source keep its text."""
-        kept = [part.has_bits_per_byte(split) for part in self.parts]  # each of them, since what is lost is logged
+        kept = [part.has_bits_per_byte(split) for part in self.parts]  # each of them, since losses are logged
         return all(kept)
 
 

@@ -44,5 +44,5 @@ class NoData(TokenizedTask):
         return load_tokenizer(self.known_tokenizer, self.special_tokens)
 
     def model_tokens(self) -> ModelTokens:
-        """Return what the tokens mean, which may be unknown."""
+        """Return the vocabulary, which may be unknown."""
         return UNKNOWN_TOKENS if self.known_tokenizer is None else super().model_tokens()

@@ -80,9 +80,9 @@ def _experiment_in(name: str) -> str:
     "--max-restarts",
     type=click.IntRange(min=0),
     default=0,
-    help="Go on from the last checkpoint so often when one of several processes is killed or lost.",
+    help="Restart from the last checkpoint at most so often when one of several processes is killed or lost.",
 )
-@click.option("--dry-run", is_flag=True, help="Try the layout without memory, print what to launch; start nothing.")
+@click.option("--dry-run", is_flag=True, help="Try the layout without memory and print the commands; start nothing.")
 @click.option("--device", help="The device that a dry run is for.")
 @TRUST_PLUGINS
 def train(
@@ -149,7 +149,7 @@ def train(
 @click.option("--rehearse", is_flag=True, help="Run every rung of a ladder in small, to find mistakes in minutes.")
 @FORCE
 @WORKERS
-@click.option("--dry-run", is_flag=True, help="Print what the search will take, and start nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the estimated cost of the search, and start nothing.")
 @click.option("--device", help="The device that a dry run is for, cpu unless given.")
 @click.option("--devices", type=click.IntRange(min=1), help="How many devices a dry run gives each trial.")
 @click.option("--worker", is_flag=True, hidden=True, help="Be one worker of the search in the directory NAME.")

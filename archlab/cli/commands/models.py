@@ -111,7 +111,9 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 @click.option(
     "--questions", type=click.Path(path_type=Path, dir_okay=False), help="MT-Bench's question.jsonl, for mt-bench."
 )
-@click.option("--out", type=FOLDER, help="Write what a suite found here; of a run it is evaluations/SUITE in it.")
+@click.option(
+    "--out", type=FOLDER, help="The directory of the suite's results; of a run by default evaluations/SUITE in it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @FORCE
 @TRUST_PLUGINS

@@ -35,7 +35,7 @@ def checksums(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def find_damage(folder: Path, files: Mapping[str, Any], *, whole: bool = False) -> str:
-    """Return what is wrong with the first file that is damaged, or ""; of a large file some blocks, unless `whole`."""
+    """Return the problem of the first damaged file, or ""; checks some blocks of a large file, all if `whole`."""
     return next(_damages(folder, files, whole), "")
 
 

@@ -29,7 +29,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What tokens are made of: a text that was read once, and a tokenizer; the same `key` is the same tokens."""
+    """The sources of tokens: a text that was read once, and a tokenizer; equal `key`s have equal tokens."""
 
     known: KnownSource
     tokenizer: Tokenizer
@@ -48,7 +48,7 @@ def build(recipe: Recipe, partial: Path, folder: Path) -> None:
         fsync_path(folder.parent)
     except OSError as error:
         if error.errno not in _FULL:
-            raise  # what was written stays, for the next attempt
+            raise  # written files stay, for the next attempt
         shutil.rmtree(partial, ignore_errors=True)
         free = "; free some space, or have tokens kept elsewhere: set ARCHLAB_TOKENS to a directory"
         raise MachineError(f"{folder}: the tokens cannot be written: {error.strerror}{free}") from error

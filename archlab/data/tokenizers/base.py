@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
         """The tokens that precede every text and every window of a corpus, such as a BOS token."""
 
     def model_tokens(self) -> ModelTokens:
-        """Return what the tokens mean, to be kept with a model."""
+        """Return the vocabulary, to be stored with a model."""
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a prompt."""
@@ -61,7 +61,7 @@ class Tokenizer(Protocol):
         """Return the tokens of a corpus, whose documents are separated by SEPARATOR, without `prefix`."""
 
     def encode_documents(self, texts: Sequence[bytes], *, ends_corpus: bool = True) -> list[NDArray[Any]]:
-        """Return the tokens of consecutive documents of a corpus, each with what ends it in `encode_corpus`.
+        """Return the tokens of consecutive documents of a corpus, each with the separator of `encode_corpus`.
 
         `ends_corpus` indicates whether the last of them is the last of the corpus.
         """
@@ -73,7 +73,7 @@ class Tokenizer(Protocol):
         """Return the number of bytes of a corpus that these of its tokens stand for."""
 
     def lost(self, text: bytes) -> Lost:
-        """Return what the tokens of a corpus lose of its text."""
+        """Return the text that the tokens of a corpus lose."""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""

@@ -1,4 +1,4 @@
-"""What a model's tokens mean: a tokenizer's identity and the files that define it, kept with the model."""
+"""The vocabulary of a model: a tokenizer's identity and the files that define it, stored with the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelTokens:
-    """What the tokens of a model mean.
+    """The vocabulary of a model's tokens.
 
     Attributes:
         kind: `bytes`, `words`, `tokenizer` (a tokenizer.json), the name of what a task's own tokens are, or `unknown`.

@@ -1,4 +1,4 @@
-"""What lm-eval's tasks found, each figure with its interval by bootstrap over items."""
+"""Results of lm-eval's tasks, each with its interval by bootstrap over items."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def figures_of(results: Mapping[str, Any], tasks: Mapping[str, Any]) -> Iterator
 
 
 def _metrics(found: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    """Yield metric, filter and value of a task; lm-eval's own errors and what is no number are left out."""
+    """Yield metric, filter and value of a task; lm-eval's own errors and values that are not numbers are left out."""
     for name, value in found.items():
         metric, comma, key = name.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float):

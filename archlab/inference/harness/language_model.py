@@ -34,10 +34,10 @@ _NO_LIMIT = 2**62
 class ArchlabLM(TemplateLM):  # type: ignore[misc, unused-ignore]
     """A trained model, and the tokenizer that it carries.
 
-    Texts are cut to `max_length` tokens as lm-eval's model for transformers does it: by default to what full attention
-    keeps, or 2,048 for a model without such a limit. With `whole_documents` nothing is cut, and the state is carried
-    from the first token of a text to the last. Rows are never padded. Raises ArchlabError for a model of something else
-    than text, and a length that it cannot read.
+    Texts are cut to `max_length` tokens as lm-eval's model for transformers does it: by default to the number that full
+    attention keeps, or 2,048 for a model without such a limit. With `whole_documents` nothing is cut, and the state is
+    carried from the first token of a text to the last. Rows are never padded. Raises ArchlabError for a model of
+    something else than text, and a length that it cannot read.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def require_lm_eval(suite: str) -> None:
 
 
 class Harness:
-    """A model that lm-eval measures, by what a request asks for."""
+    """A model that lm-eval measures, with the options of a request."""
 
     def __init__(
         self, model: nn.Module, experiment: Experiment, request: SuiteRequest, progress: SuiteProgress
@@ -56,7 +56,7 @@ class Harness:
         return dict(figures_of(found, loaded["tasks"]))
 
     def settings(self) -> dict[str, Setting]:
-        """Return what the figures depend on beside the tasks."""
+        """Return the settings that the results depend on beside the tasks."""
         lm = self.model
         cut = "none: the state is carried over whole documents" if lm.whole_documents else f"{lm.max_length:,} tokens"
         return {
@@ -71,7 +71,7 @@ class Harness:
         }
 
     def notes(self) -> list[str]:
-        """Return what a reader must know to compare the figures with others'."""
+        """Return notes for comparing the results with others."""
         notes = list[str]()
         if self.request.whole_documents:
             notes.append(

@@ -82,7 +82,7 @@ def score_continuations(
 
 
 def _rows(requests: Sequence[Continuation]) -> list[_Row]:
-    """Return what is to be read, the longest first."""
+    """Return the sequences to read, the longest first."""
     rows = dict[tuple[int, ...], _Row]()
     for index, (context, continuation) in enumerate(requests):
         assert context, "a model needs at least one token to continue"
@@ -111,7 +111,7 @@ def _read(model: nn.Module, rows: Sequence[_Row]) -> None:
 def _call(
     model: nn.Module, tokens_BT: Tensor, state: State | None
 ) -> tuple[Tensor, State, Callable[[Tensor], Tensor] | None]:
-    """Return what the head reads at each position, the state and the head; logits if the model has no such method."""
+    """Return the head's inputs at each position, the state and the head; logits if the model has no such method."""
     features = get_features(model)
     if features is None:
         logits_BTV, state = model(tokens_BT, state)

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval by name, from what it ships and from YAML files of one's own."""
+"""Tasks of lm-eval by name, from those that it ships and from YAML files of the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from archlab.errors import ArchlabError, did_you_mean, one_line
 
-# What lm-eval calls loaded tasks: `tasks` and `groups` by name, and the `group_map` of names.
+# lm-eval's data for loaded tasks: `tasks` and `groups` by name, and the `group_map` of names.
 Loaded: TypeAlias = Mapping[str, Any]
 _SEED = 1234  # of few-shot examples, as in lm-eval
 _TIMEOUT_S = 5
@@ -74,7 +74,7 @@ def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
 
 
 def _needs(error: Exception) -> str:
-    """Return what a task lacks that could not be loaded."""
+    """Return the missing requirement of a task that could not be loaded."""
     if isinstance(error, ModuleNotFoundError):
         return f"the Python module {error.name}, which is not installed"
     named = re.search(r"'([^']+)' on the Hub", str(error)) if isinstance(error, ConnectionError) else None

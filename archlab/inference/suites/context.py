@@ -1,4 +1,4 @@
-"""Loss by context: what a model gains from reading on, over lengths and over positions, as in Megalodon's figure 5.
+"""Loss by context: a model's gain from longer contexts, over lengths and positions, as in Megalodon's figure 5.
 
 B rows, L context, T tokens read at once.
 """
@@ -57,7 +57,7 @@ def loss_by_context(
     for length in lengths:
         report = partial(_tell, progress, lengths, num_targets, len(measured))
         with eval_mode(model), torch.no_grad(), autocast(model, precision):
-            windows = Windows(length, keeps_losses=not measured)  # the shortest are what the others are compared with
+            windows = Windows(length, keeps_losses=not measured)  # the others are compared with the shortest
             _measure(model, source, windows, num_targets, report)
             measured.append(windows)
     settings: dict[str, Setting] = {

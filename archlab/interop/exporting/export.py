@@ -33,9 +33,9 @@ def export(
     """Write the model of a run, a search, a checkpoint or an import to `out`, and prove every format that is written.
 
     `formats` are by default those of DEFAULT that the model has; `options` go to the formats, `origin` into the model
-    card, and what is done to `tell`, line by line. Returns `out`. Raises ArchlabError for a damaged checkpoint, a model
-    that a format does not have, an export that gives other logits than the model, of which nothing is left, or an `out`
-    that is not empty: `force` replaces an earlier export and nothing else.
+    card, and calls `tell` with a line about each action. Returns `out`. Raises ArchlabError for a damaged checkpoint, a
+    model that a format does not have, an export that gives other logits than the model, of which nothing is left, or an
+    `out` that is not empty: `force` replaces an earlier export and nothing else.
     """
     chosen = make_formats(formats or DEFAULT, options or {})
     check = require_target(out, "export", force=force, sources=[folder])

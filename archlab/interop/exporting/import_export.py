@@ -1,7 +1,7 @@
 """An export of archlab's own, tuned by other tools, read back as a checkpoint.
 
 What those tools save keeps config.json and the code, and leaves out config.yaml and tokens.json. So the config.json of
-an export holds the experiment, what its tokens mean, and the SHA-256 of its code; the code itself is never run.
+an export holds the experiment, its vocabulary, and the SHA-256 of its code; the code itself is never run.
 """
 
 from __future__ import annotations

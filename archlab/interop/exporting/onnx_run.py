@@ -34,7 +34,7 @@ def _run(file: Path, arguments: list[np.ndarray]) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is raised would be printed too
+    options.log_severity_level = 4  # errors would be printed too
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     session.run(None, dict(zip(names, arguments, strict=True)))

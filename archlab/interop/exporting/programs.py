@@ -32,7 +32,7 @@ _SYMBOLIC = ("builtins", "_operator", "math", "torch")  # arithmetic of sizes
 
 @dataclass(frozen=True)
 class Programs:
-    """The programs by name, `model` and for a stream `token`, and what is needed to call them.
+    """The programs by name, `model` and for a stream `token`, with the metadata to call them.
 
     `state` is that of one row before the first token; it follows the inputs, and the next one the logits. `model` reads
     from `shortest` to `longest` tokens in a call, or any number from `shortest` on where `longest` is None.
@@ -47,7 +47,7 @@ class Programs:
 def trace_programs(exported: ExportedModel, format_name: str) -> Programs:
     """Trace a model, in float32.
 
-    Raises ArchlabError, naming the part, for one that cannot be traced or calls what is no operation of ATen.
+    Raises ArchlabError, naming the part, for one that cannot be traced or calls an operation outside of ATen.
     """
     try:
         model = _build(exported)

@@ -99,7 +99,7 @@ def _is_same(path: str, there: Any, here: Any) -> bool:
 
 
 def _shifts(theirs: nn.Module, ours: nn.Module) -> dict[str, float]:
-    """Return what to add to our scales where one is 1 + weight; raise ArchlabError for parameters that differ."""
+    """Return the offset of archlab's scales where one is 1 + weight; raise ArchlabError for parameters that differ."""
     there, here = ({name: tuple(p.shape) for name, p in model.named_parameters()} for model in (theirs, ours))
     if difference := first_difference(there, here):
         raise ArchlabError(f"the shape of {difference}")
@@ -114,7 +114,7 @@ def _shifts(theirs: nn.Module, ours: nn.Module) -> dict[str, float]:
 
 
 def _normalize(plain: Any) -> Any:
-    """Return YAML data without what does not affect the function, and with every repeat written out."""
+    """Return YAML data without knobs that do not affect the function, and with repeats expanded."""
     if isinstance(plain, list):
         entries = [_normalize(entry) for entry in plain]
         return [copy for entry in entries for copy in [_without_repeat(entry)] * _repeats(entry)]

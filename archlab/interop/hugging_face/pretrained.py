@@ -60,7 +60,7 @@ def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> 
 
 
 def _tokens(folder: Path) -> ModelTokens | None:
-    """Return what the tokens mean, for `save_pretrained`; weights are of use without, and without its library."""
+    """Return the vocabulary for `save_pretrained`; weights can be saved without one, and without its library."""
     if not (folder / TOKENIZER).is_file():
         return None
     try:

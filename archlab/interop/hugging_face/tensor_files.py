@@ -93,7 +93,7 @@ def _collect(files: list[Path]) -> dict[str, StoredTensor]:
 
 
 def _check_index(index: Path, weight_map: Mapping[str, str], found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return what the shards hold; raise ArchlabError unless it is what the index says."""
+    """Return the tensors of the shards; raise ArchlabError unless they match the index."""
     for name, file in weight_map.items():
         if name not in found or found[name].file.name != file:
             raise ArchlabError(f"{index}: tensor {name!r} is not in {file}")
@@ -123,7 +123,7 @@ def iter_tensors(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Tens
 
 
 @contextmanager
-def _open(file: Path) -> Iterator[Any]:  # safetensors has no type for what it opens
+def _open(file: Path) -> Iterator[Any]:  # safetensors does not export the type
     try:
         with safe_open(file, framework="pt") as tensors:
             yield tensors

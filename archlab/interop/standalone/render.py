@@ -95,7 +95,7 @@ def _describe_tokens(tokens: ModelTokens | None) -> str:
     if tokens is None or (tokens.file is None and tokens.kind not in ("bytes", "unknown")):
         return ""
     if tokens.kind == "unknown":
-        return "What the tokens mean is unknown: the model was imported without a tokenizer.\n\n"
+        return "The meaning of tokens is unknown: the model was imported without a tokenizer.\n\n"
     meaning = "bytes of UTF-8" if tokens.kind == "bytes" else f"those of {tokens.file}"
     added = [f"{name!r} {side} a text" for side in ("before", "after") for name in getattr(tokens, side)]
     special = f"; its special tokens are {', '.join(added)}" if added and tokens.special_tokens else ""

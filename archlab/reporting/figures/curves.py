@@ -17,7 +17,7 @@ _FULL = 400  # of those that stand out
 
 
 def learning_curves(data: SearchData) -> tuple[Figure, str] | None:
-    """Return the figure and what it does not show, or None where nothing was evaluated."""
+    """Return the figure and a note about values not shown, or None if nothing was evaluated."""
     kinds = {kind: [(n, r) for n, r in runs if _finite(r)] for kind, runs in by_kind(data).items()}
     kinds = {kind: runs for kind, runs in kinds.items() if runs}
     curves = [_finite(run) for runs in kinds.values() for _, run in runs]

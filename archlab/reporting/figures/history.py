@@ -1,4 +1,4 @@
-"""What each trial reached, in the order of the trials, and the best so far."""
+"""The value of each trial, in the order of the trials, and the best so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each value of each knob has led to: one small panel a knob, and no model between the trials and the eye."""
+"""The results of each value of each knob: one small panel per knob, without a fitted model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST = 12  # choices in a panel
 
 
 def knob_panels(data: SearchData) -> tuple[Figure, str] | None:
-    """Return the figure and what it leaves out, or None until two trials are complete."""
+    """Return the figure and a note about values left out, or None until two trials are complete."""
     runs, objective = data.complete, data.space.objective
     values = [value for run in runs if (value := value_of(run, objective)) is not None]
     if len(values) < 2:

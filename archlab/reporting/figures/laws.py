@@ -1,4 +1,4 @@
-"""The losses of a ladder's candidates over parameters and FLOPs, with their laws and what is left open of these."""
+"""The losses of a ladder's candidates over parameters and FLOPs, with their laws and the uncertainty of these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best trial: what the search changed, its layers beside the base's, and its experiment."""
+"""The section of the best trial: changed values, its layers beside the base's, and its experiment."""
 
 from __future__ import annotations
 

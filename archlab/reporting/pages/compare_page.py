@@ -21,7 +21,7 @@ def compare_page(models: Sequence[ComparedModel], found: Sequence[Difference], n
 
 
 def results(models: Sequence[ComparedModel]) -> Iterator[tuple[str, tuple[float | None, ...]]]:
-    """Yield what was measured of the runs, by its name; nothing where none is a run."""
+    """Yield the metrics of the runs, by name; nothing if none is a run."""
     if any(model.tokens for model in models):
         yield "tokens trained on", tuple(model.tokens or None for model in models)
     for name in _MEASURED:
@@ -31,7 +31,7 @@ def results(models: Sequence[ComparedModel]) -> Iterator[tuple[str, tuple[float 
 
 
 def costs(models: Sequence[ComparedModel]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield what is counted of all, by its name."""
+    """Yield the costs of all models, by name."""
     for name in models[0].costs:
         yield axis_title(name), tuple(model.costs[name] for model in models)
 

@@ -1,4 +1,4 @@
-"""A model's layers as a diagram, what each kind of layer is made of, and how a model differs from another."""
+"""A model's layers as a diagram, the components of each kind of layer, and differences between two models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _describe(kinds: Kinds) -> str:
 def _card(number: int, tree: Mapping[str, Any], first: Mapping[tuple[str, ...], Line]) -> str:
     lines = "".join(_line(line, first.get(line.path)) for line in layer_lines(tree))
     name = f'<span class="key mark c{number % 8}">{letter(number)}</span>'
-    about = "" if number == 0 else " <small>what differs from A stands out</small>"
+    about = "" if number == 0 else " <small>differences from A are highlighted</small>"
     return f"<div><dt>{name}{escape(str(tree['type']))}{about}</dt><dd>{lines}</dd></div>"
 
 

@@ -1,4 +1,4 @@
-"""What a search found, in the sentences and figures at the top of its page."""
+"""The summary of a search at the top of its page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMPRESSORS = ("xz", "bz2", "zlib")
 
 
 def lead(data: SearchData) -> str:
-    """Return the verdict, the figures that matter most, and what has to be known to read them."""
+    """Return the verdict, the key figures, and notes for reading them."""
     comparison = compare_with_baseline(data)
     is_worse = comparison is not None and comparison.gain <= 0
     parts = [paragraph(headline(data, comparison), "lead warning" if is_worse else "lead")]

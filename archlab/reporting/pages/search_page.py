@@ -38,7 +38,7 @@ def _sections(data: SearchData) -> Iterator[str]:
         )
     if (chart := history(data)) is not None:
         yield section("Trials in order", figure(chart), note=_about_history(data))
-    yield section("What each knob did", *_knobs(data), *_choices(data))
+    yield section("Effect of each knob", *_knobs(data), *_choices(data))
     yield section("Importance of the knobs", *_importances(data))
     if (chart := cost_panels(data)) is not None:
         yield section("Costs and results", figure(chart, _ABOUT_COSTS), front_table(data))
@@ -57,7 +57,7 @@ def _sections(data: SearchData) -> Iterator[str]:
 
 _ABOUT_COSTS = (
     "The dotted line is the Pareto front of the two metrics: no other trial is better in both. Trials on it have their "
-    "numbers beside them. What is much worse than most is left out of the figure, and in the table."
+    "numbers beside them. Outliers on the worse side are left out of the figure, but are in the table."
 )
 _ABOUT_CURVES = "Pruned runs end with a ring. Point at a curve to see its trial here and in the other figures."
 _ABOUT_TRIALS = (

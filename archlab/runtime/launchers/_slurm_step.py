@@ -1,4 +1,4 @@
-"""A job on a node of a Slurm cluster: what runs there, and the files by which its launcher and it communicate."""
+"""A job on a node of a Slurm cluster: its process, and the files by which it communicates with its launcher."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class RayLauncher:
         self, *, address: str = "auto", resources: dict[str, float] | None = None, autoscaling: bool = False
     ) -> None:
         require_package("ray", "ray")
-        # Not typed: what its decorators add to a class and its methods is not in their types.
+        # Not typed: Ray's types lack the attributes that its decorators add.
         ray: Any = importlib.import_module("ray")
         self._ray, self._autoscaling = ray, autoscaling
         self._resources = resources or {}

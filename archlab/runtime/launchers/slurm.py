@@ -58,7 +58,7 @@ class SlurmLauncher:
     queue if it exits with the status of a preemption, 85: it then continues from its checkpoint.
 
     Args:
-        partition: the partition; this and what follows are sbatch's, by the same names.
+        partition: the partition; this and the following are sbatch's, by the same names.
         account: the account that is charged.
         qos: the quality of service.
         constraint: features that a node must have.
@@ -107,7 +107,7 @@ class SlurmLauncher:
         self._lock = threading.Lock()
 
     def submit(self, job: Job) -> str:
-        """Submit a job with sbatch; raise ArchlabError for what Slurm refuses, MachineError if it does not answer."""
+        """Submit a job with sbatch; raise ArchlabError if Slurm refuses it, MachineError if it does not answer."""
         folder = job.folder.absolute()
         files = folder / FILES
         files.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ class SlurmLauncher:
 @cache
 def _warn_if_stuck(id: str, state: str, *reason: str) -> None:
     if state == "PENDING" and reason[0] in _NEVER:
-        _log.warning("Slurm's job %s waits for what may never come: %s", id, reason[0])
+        _log.warning("Slurm's job %s waits for a condition that may never be met: %s", id, reason[0])
 
 
 def _submit(executor: Any, step: Step) -> str:
@@ -200,7 +200,7 @@ def _accounted(id: str) -> str:
 
 
 def _ask(*command: str) -> str | None:
-    """Return what a command of Slurm prints, or None if it fails."""
+    """Return the output of a command of Slurm, or None if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -175,7 +175,7 @@ def _check_rung(rung: Rung) -> None:
         raise ConfigError(rung.path, "needs tokens or tokens_per_param, one of them")
     has_width = rung.by in rung.set
     if rung.params is not None and has_width:
-        raise ConfigError(f"{rung.path}.set", f"{rung.by} is what params are reached by; give one of the two")
+        raise ConfigError(f"{rung.path}.set", f"{rung.by} is solved for from params; give one of the two")
     if rung.params is None and not has_width and rung.layers is None:
         raise ConfigError(rung.path, f"has no size: give params, or set {rung.by}")
     if has_width:

@@ -1,4 +1,4 @@
-"""What a ladder will take, rung by rung, from plans of some candidates; nothing is trained and nothing written."""
+"""The estimated cost of a ladder by rung, from plans of some candidates; nothing is trained or written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLANNED = 3  # candidates of a rung, by default
 
 @dataclass(frozen=True)
 class RungEstimate:
-    """What a rung takes: its runs one after the other, each on so many `devices`.
+    """The cost of a rung: its runs one after the other, each on so many `devices`.
 
     `tokens` are those of a whole run, `memory` the bytes of the largest candidate on a device; `slowest` is the
     candidate with the longest runs.
@@ -44,7 +44,7 @@ class RungEstimate:
 
 @dataclass(frozen=True)
 class LadderDryRun:
-    """What a ladder takes on devices of a kind; the last rung is the target, if it has one, for one candidate.
+    """The cost of a ladder on devices of a kind; the last rung is the target, if it has one, for one candidate.
 
     `planned` names the candidates from which all others are estimated, `infeasible` others with the reason.
     """

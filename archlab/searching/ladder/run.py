@@ -179,7 +179,7 @@ class LadderWorker:
         return decided
 
     def _delete_checkpoints(self, runs: Iterable[LadderRun]) -> None:
-        """Delete what only a resumed run needs; branches repeat from their trunk's, which stay."""
+        """Delete files that only a resumed run needs; branches repeat from their trunk's, which stay."""
         trunks = {run.trunk for run in runs}
         for run in runs:
             place = run.folder / "checkpoints"
@@ -196,7 +196,7 @@ class LadderWorker:
         return self._aim
 
     def _finish(self, going: Sequence[Candidate], waiting: str) -> LadderResult:
-        """Forecast the target, write what is to be launched, and the summary."""
+        """Forecast the target, and write the experiments to launch and the summary."""
         names = [candidate.name for candidate in going]
         aim = self._target_aim()
         launched = write_launch(self.ladder, going, self.folder) if self.ladder.target is not None else {}

@@ -1,6 +1,6 @@
-"""One architecture at another width and depth: what follows the model's width, and what stays.
+"""One architecture at another width and depth: which knobs follow the model's width, and which stay.
 
-Decided by what a knob's name says, as components name them (a user's own included): `*_dim` is a width and keeps its
+Decided by a knob's name, as components name them (a user's own included): `*_dim` is a width and keeps its
 ratio to the model's; `num_heads` and `num_groups` keep the channels of each; `head_dim` and `state_dim` are sizes that
 published models keep at any width.
 """
@@ -47,7 +47,7 @@ def resize(
     by: str = WIDTH,
     fixed: Mapping[str, Any] | None = None,
 ) -> Experiment:
-    """Return an experiment at another width, with what follows it, and with another number of layers.
+    """Return an experiment at another width, with the knobs that follow it, and another number of layers.
 
     A list of several layers keeps its pattern: each entry's repeats are scaled, and every entry stays. `fixed` are
     values by path that hold whatever the width.
@@ -96,7 +96,7 @@ def _follow(node: Any, ratio: float, width: int) -> Any:
 
 
 def _scaled_counts(node: Mapping[str, Any], ratio: float, width: int) -> dict[str, int]:
-    """Return the numbers of heads and groups, divisors of what they divide."""
+    """Return the numbers of heads and groups, each a divisor of its width."""
     counts: dict[str, int] = {}
     for name in _COUNTS:
         count = node.get(name)

@@ -19,7 +19,7 @@ from archlab.storage.json_values import read_record
 
 FILE = "decision.json"
 _SURE = 0.9  # the probability of being best from which a candidate counts as the best
-_NORMAL_90, _ONE_SIDED_90 = 1.645, 1.282  # half of a 90 % interval, and what 90 % of a difference's sign needs
+_NORMAL_90, _ONE_SIDED_90 = 1.645, 1.282  # half of a two-sided 90 % interval, and a one-sided one
 _BEYOND_REACH = 1000
 
 
@@ -130,7 +130,7 @@ def _stop(names: Sequence[str], times: float, results: Sequence[RunResult]) -> s
 
 
 def read_decision(folder: Path) -> Decision | None:
-    """Return what was decided after a rung, or None until it is; raise ArchlabError for a damaged file."""
+    """Return the decision after a rung, or None before it; raise ArchlabError for a damaged file."""
     file = folder / FILE
     return read_record(Decision, file, "a decision of a ladder") if file.is_file() else None
 

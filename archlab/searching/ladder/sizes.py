@@ -58,7 +58,7 @@ def solve_width(
 
 
 class _Choice(NamedTuple):
-    """A width, compared first by whether it is near enough, then by what it misses and how it changes the heads."""
+    """A width, compared first by whether it is near enough, then by its error and its change of the heads."""
 
     is_far: bool
     cost: float

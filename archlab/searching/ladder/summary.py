@@ -28,7 +28,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True)
 class RungSummary:
-    """A rung: the size it was meant to have, what was forecast of it, what came out, and which candidates continue.
+    """A rung: its planned size, its forecast, its results, and the candidates that continue.
 
     `losses` are means over seeds of whole runs, from the best to the worst; `agreement` compares them with the rung
     before: pairs in the same order, and Spearman's correlation. `waiting` is the reason if it was not trained here.

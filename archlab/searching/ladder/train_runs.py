@@ -29,7 +29,7 @@ InThreads = Callable[[Sequence[Callable[[], None]]], None]
 
 
 class RunLosses:
-    """What the runs of a ladder have reached, each read once."""
+    """The results of the runs of a ladder, each read once."""
 
     def __init__(self, metric: str) -> None:
         self.metric, self._known = metric, dict[Path, float]()
@@ -62,7 +62,7 @@ class RunTrainer:
         self._tried = set[Path]()
 
     def train_all(self, runs: Collection[LadderRun], is_late: Callable[[], bool]) -> None:
-        """Train what has not ended, unless it is late, and wait for what other processes train.
+        """Train unfinished runs, unless time is up, and wait for those of other processes.
 
         Trunks come before the branches that start from them.
         """

@@ -40,7 +40,7 @@ class Trainer(Protocol):
 
 
 def make_trainer(ladder: Ladder, folder: Path, callback: LadderCallback, workers: Workers) -> Trainer:
-    """Return what trains a ladder's runs; where a launcher places its workers, after they have.
+    """Return the trainer of a ladder's runs; with a launcher, its workers train first.
 
     With no number of workers it is this process.
     """
@@ -95,6 +95,6 @@ class _Launched:
         self.losses, self.fleet = losses, fleet
 
     def train_all(self, runs: Collection[LadderRun], is_late: Callable[[], bool]) -> None:
-        """Raise MachineError, with what ended the workers, if a run has not ended."""
+        """Raise MachineError, with the outcome of the workers, if a run has not ended."""
         if not all(map(self.losses.has_ended, runs)):
             raise MachineError(self.fleet.explain())

@@ -1,4 +1,4 @@
-"""Which trial is next: one to be run again, a seed, or what a choice or the sampler is due."""
+"""The choice of the next trial: a retry, a seed, or one for the next choice or from the sampler."""
 
 from __future__ import annotations
 
@@ -144,12 +144,12 @@ class TrialQueue:
 
     def _brute_force(self, number: int) -> BaseSampler | None:
         combination = self.combinations.get(number - len(self.seeds)) if number >= len(self.seeds) else {}
-        other = RandomSampler(self.space.study.sampler_seed(number))  # of what a seed leaves open
+        other = RandomSampler(self.space.study.sampler_seed(number))  # for values that a seed leaves open
         return None if combination is None else FixedSampler(combination, other)
 
     @cached_property
     def combinations(self) -> Combinations:
-        """What brute force tries."""
+        """The tree of combinations for brute force."""
         return Combinations(self.space)
 
 

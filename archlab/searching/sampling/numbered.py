@@ -1,7 +1,7 @@
 """Samplers whose values are a function of the study's seed and the candidate's number, whichever worker asks for them.
 
-Optuna's QMCSampler and BruteForceSampler (5.0) take the next point, and what has not been tried yet, from the study:
-what a worker gets there depends on when the others ask, and on which trials have ended.
+Optuna's QMCSampler and BruteForceSampler (5.0) take the next point, and the untried combinations, from the study:
+a worker's result depends on when the others ask, and on which trials have ended.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FixedSampler(_IndependentSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Return what is known."""
+        """Return the known value."""
         if param_name in self.parameters:
             return self.parameters[param_name]
         return self.other.sample_independent(study, trial, param_name, param_distribution)

@@ -1,4 +1,4 @@
-"""Suggestions of patterns: a letter for every position, and the nearest allowed pattern to what they spell."""
+"""Suggestions of patterns: a letter for every position, and the nearest allowed pattern."""
 
 from __future__ import annotations
 

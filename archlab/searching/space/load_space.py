@@ -1,4 +1,4 @@
-"""Search spaces read from YAML: by name, by file or from data, with what the command line sets, and checked."""
+"""Search spaces read from YAML: by name, by file or from data, with overrides of the command line, and checked."""
 
 from __future__ import annotations
 

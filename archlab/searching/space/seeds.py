@@ -33,7 +33,7 @@ def seed_values(
 ) -> dict[str, dict[str, Any]]:
     """Return the values of the varied knobs in each seed, by its name.
 
-    Raises ConfigError naming the first path in which one is not of the space: what is trained would be another model
+    Raises ConfigError naming the first path in which one is not of the space: the trained model would be another one
     than the one that it is called after.
     """
     found = {}

@@ -80,7 +80,7 @@ def _inner() -> Schema:
         "properties": {"trials": {**type_schema(Count), "description": "The runs of each candidate."}},
         "required": ["trials"],
         "minProperties": 2,
-        "description": "What every candidate has tuned by itself: the domain of each path.",
+        "description": "Knobs tuned for each candidate by itself: the domain of each path.",
         "additionalProperties": {"anyOf": [{"const": "auto"}, CHOICES, INTERVAL]},
     }
 
@@ -131,7 +131,7 @@ def _study() -> Schema:
         },
         "launcher": {
             "anyOf": [{"type": ["string", "null"]}, {"type": "object", "properties": {"type": {"type": "string"}}}],
-            "description": "What places workers: local, slurm, ray, or another package's, with its options.",
+            "description": "The launcher of workers: local, slurm, ray, or another package's, with its options.",
         },
         "resources": {
             **_object(
@@ -142,7 +142,7 @@ def _study() -> Schema:
                 },
                 [],
             ),
-            "description": "What each worker has that a launcher places.",
+            "description": "Resources of each worker that a launcher places.",
         },
         "budget": _object({unit: {"type": "number", "exclusiveMinimum": 0} for unit in BUDGETS}, []),
     }

@@ -97,7 +97,7 @@ def _check_selectors(varied: Mapping[str, Varied], base: UnresolvedExperiment) -
             continue
         layers, name, rest = found
         if "*" in layers or selectors.first_selector(rest or "x"):
-            raise ConfigError(f"vary.{path}", f"[{name}] is the only wildcard before what is varied")
+            raise ConfigError(f"vary.{path}", f"[{name}] is the only wildcard before the varied knob")
         if rest == "repeat":
             raise ConfigError(f"vary.{path}", "repeat is not varied where every layer is by itself")
         pattern = varied.get(layers)

@@ -41,7 +41,7 @@ _TRANSIENT = (
     exc.DisconnectionError,
     exc.PendingRollbackError,
 )
-# What waiting does not mend, though the drivers raise OperationalError for it.
+# Errors that waiting does not fix, although the drivers raise OperationalError for them.
 _PERMANENT = ("password", "authentication", "access denied", "does not exist", "unknown database", "no such", "denied")
 # Of a journal whose file server is away.
 _AWAY = {

@@ -28,12 +28,12 @@ LOCAL_STUDY = "search"  # the study's name where its database is in the search's
 
 @dataclass(frozen=True)
 class SearchIdentity:
-    """What a search's directory says about itself.
+    """The identity of a search, stored in its directory.
 
     - `search`: the UUID.
     - `study`: the name of the study in its storage.
     - `format`: of the YAML that `base` and `space` were made from.
-    - `base`, `space`: SHA-256 of the base experiment, and of what must not change in the space.
+    - `base`, `space`: SHA-256 of the base experiment, and of the part of the space that must not change.
     - `data`: the task's description of its data, with sizes and checksums.
     """
 
@@ -92,7 +92,7 @@ def require_unchanged(identity: SearchIdentity, space: Space, folder: Path) -> N
 
 
 def data_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return the first difference of two descriptions, among what both describe."""
+    """Return the first difference of two descriptions, among their common keys."""
     return first_difference(old, new, lambda _, one, other: one == other or one is None or other is None)
 
 

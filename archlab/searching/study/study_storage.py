@@ -44,7 +44,7 @@ def open_storage(folder: Path, storage_url: str | None, create: bool) -> BaseSto
 
 
 def storage_name(folder: Path, storage_url: str | None) -> str:
-    """Return what messages call the storage: its file, or its URL."""
+    """Return the name of the storage in messages: its file, or its URL."""
     if storage_url is None:
         return str(folder / "study.db")
     return str(journal_file(storage_url, folder)) if is_journal(storage_url) else storage_url

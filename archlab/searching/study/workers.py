@@ -1,4 +1,4 @@
-"""The workers of a search: each holds a lease in its directory, which says what it works on, and whether it lives."""
+"""The workers of a search: each holds a lease in its directory, which has its current work and its liveness."""
 
 from __future__ import annotations
 

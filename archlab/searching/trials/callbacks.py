@@ -73,7 +73,7 @@ class SearchCallbackList(SearchCallback):
 
 
 class Judge(Protocol):
-    """What decides whether a trial is pruned: a trial of Optuna, whose pruner decides, or archlab's own."""
+    """The judge of whether a trial is pruned: a trial of Optuna, whose pruner decides, or archlab's own."""
 
     def report(self, value: float, step: int) -> None:
         """Take an evaluation after a step."""

@@ -1,6 +1,6 @@
 """The training runs of one trial: its settings tuned, then the best of them with further random seeds.
 
-Each is a run of archlab in `runs/0`, `runs/1`, ... of the trial's directory, and what has ended is not run again.
+Each is a run of archlab in `runs/0`, `runs/1`, ... of the trial's directory, and an ended one is not run again.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class _ShiftedJudge:
         self.reported = -1
 
     def report(self, value: float, step: int) -> None:
-        """Report what the trial has reached."""
+        """Report the results of the trial."""
         if step > self.reported:  # a run that continues from a checkpoint evaluates some steps again
             self.judge.report(self.combine(value, step), self.steps_before + step)
             self.reported = step

@@ -79,7 +79,7 @@ def require_feasible(space: Space, trial: Trial, costs: TrialCosts) -> None:
 
 
 def judge_of(study: SearchStudy, space: Space, trial: Trial, costs: Mapping[str, float]) -> Judge | None:
-    """Return what decides whether a trial is pruned, if anything does."""
+    """Return the judge of whether a trial is pruned, if any."""
     pruner = space.study.pruner
     if pruner and pruner.type == DOMINATED:
         config = DominanceConfig.parse(pruner.options, "study.pruner")

@@ -33,12 +33,12 @@ from archlab.searching.trials.wire import parse_job, parse_request, receive, sen
 from archlab.searching.variants.cost_request import count_costs
 from archlab.training.callbacks import Callback
 
-OUTPUT = "output.log"  # what the process printed, in the trial's directory
+OUTPUT = "output.log"  # the output of the process, in the trial's directory
 _PR_SET_PDEATHSIG = 1
 
 
 def run_child(connection: Connection, folder: str, plugins: Sequence[str], seat: Seat) -> None:
-    """Do what the connection asks for on a seat of the machine, with a trial's directory for what is printed."""
+    """Serve the connection's request on a share of the machine, with a trial's directory for the output."""
     _bind_to_worker()
     _sit_down(seat)
     message: tuple[Any, ...] | None
@@ -187,7 +187,7 @@ def _logging_to(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def _output_to(file: Path) -> Iterator[None]:
-    """Write what the process prints, and the trace of a crash, to a file, which is removed where nothing was printed.
+    """Redirect the output of the process, and the trace of a crash, to a file, which is removed if empty.
 
     The terminal has the display of the search.
     """

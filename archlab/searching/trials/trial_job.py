@@ -1,4 +1,4 @@
-"""What is trained for one trial, as plain data, and what comes of it: another process can do it."""
+"""The training of one trial and its results as plain data, so that another process can run it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def make_job(space: Space, label: str, folder: Path, experiment: UnresolvedExper
 
 @dataclass(frozen=True)
 class TrialOutput:
-    """The metrics of a trial, means over its random seeds and tasks, and what the study stores of its runs."""
+    """The metrics of a trial, means over its random seeds and tasks, and the results of its runs for the study."""
 
     metrics: dict[str, float]
     attrs: TrialAttrs = field(default_factory=TrialAttrs)
@@ -88,7 +88,7 @@ class TrialListener(Protocol):
 
     @property
     def judge(self) -> Judge | None:
-        """What decides whether the trial is pruned, if anything does."""
+        """The judge of whether the trial is pruned, if any."""
 
     def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
         """A training run starts; return its callback."""
@@ -102,7 +102,7 @@ class TrialRunner(Protocol):
         ...
 
     def train(self, job: TrialJob, listener: TrialListener) -> TrialOutput:
-        """Return what the trial has reached, or raise what ended it."""
+        """Return the results of the trial, or raise the exception that ended it."""
         ...
 
 
@@ -110,7 +110,7 @@ class OpenRunner(Protocol):
     """Gives a trial a place to run in."""
 
     def __call__(self, label: str, folder: Path, *, alone: bool) -> AbstractContextManager[TrialRunner]:
-        """Return what runs a trial in its directory; `alone` if its process was killed before, as where memory is
+        """Return the runner of a trial in its directory; `alone` if its process was killed before, as where memory is
         short.
         """
         ...

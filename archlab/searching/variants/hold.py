@@ -48,11 +48,11 @@ class Hold:
 
     @property
     def is_quick(self) -> bool:
-        """Whether it takes no trace of a training step to count what is held."""
+        """Whether the held cost can be counted without a trace of a training step."""
         return self.metric in PARAMETER_COUNTS
 
     def cost(self, raw: UnresolvedExperiment, count: CountCosts = count_costs) -> float:
-        """Return what is held of an experiment; raise ConfigError if it has no model."""
+        """Return the held cost of an experiment; raise ConfigError if it has no model."""
         return float(count(CostRequest(raw, parameters_only=self.is_quick))[self.metric])
 
 

@@ -30,7 +30,7 @@ def allowed_pattern(wished: str, bounds: Mapping[str, tuple[int, int]]) -> str:
     """Return the pattern that stands for a wished one: itself if it is allowed, as a rule, and always the same one.
 
     All allowed patterns are about equally likely when all wished ones are, so that random search is fair to them. A
-    model of which letter is good where, as TPE's, holds on: what is changed is changed in few positions.
+    model of which letter is good where, as TPE's, holds on: changes are in few positions.
     """
     if len(bounds) ** len(wished) <= _MAX_TABLE:
         return _table(tuple(bounds.items()), len(wished))[wished]

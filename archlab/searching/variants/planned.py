@@ -1,4 +1,4 @@
-"""Costs at another size and on another device: what a trial's choices would take there, counted and planned."""
+"""Costs of a trial's choices at another size and on another device, counted and planned."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Place:
     def request(
         self, own: UnresolvedExperiment, values: Mapping[str, Any], varied: Mapping[str, Varied]
     ) -> CostRequest:
-        """Return what asks for the costs of a trial's choices at this place; `varied` are their domains."""
+        """Return the request for the costs of a trial's choices at this place; `varied` are their domains."""
         experiment = own
         if self.at is not None:
             choices = {path: value for path, value in values.items() if selectors.split(path)[0] == _MODEL}

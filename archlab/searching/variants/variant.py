@@ -1,4 +1,4 @@
-"""An experiment with some of a trial's values applied, and what the paths of a space mean in it."""
+"""An experiment with some of a trial's values applied, in which the paths of a space are resolved."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class WandbLogger(Callback):
             "id": self.logged.id,
             "resume": "allow",
             "config": plain_config(experiment),
-            # It would copy what the terminal shows, line by line of a bar that is drawn anew all the time.
+            # It would copy the terminal's output, line by line of a bar that is redrawn all the time.
             "settings": wandb.Settings(console="off"),
             **({} if "WANDB_PROJECT" in os.environ else {"project": "archlab"}),
         }

@@ -158,6 +158,6 @@ def test_what_slurm_refuses_is_one_line(launcher: slurm.SlurmLauncher, capfd: py
 def test_a_job_that_fits_nowhere_is_warned_of(launcher: slurm.SlurmLauncher, caplog: pytest.LogCaptureFixture) -> None:
     id = launcher.submit(job("", cpus=4000))
     until(lambda: launcher.poll(id) or caplog.messages)
-    assert caplog.messages == [f"Slurm's job {id} waits for what may never come: PartitionConfig"]
+    assert caplog.messages == [f"Slurm's job {id} waits for a condition that may never be met: PartitionConfig"]
     launcher.stop(id, 0)
     assert end(launcher, id) == Outcome.USER

@@ -165,7 +165,7 @@ def test_brute_force_is_offered_letters_that_can_be_completed() -> None:
             "pattern.of.b: unknown knob 'mixr' of 'block'",
         ),
         ({"of": {"a": {}, "b": {"mixer": "gal"}}}, r"pattern.of.b.mixer: no mixer 'gal'; did you mean"),
-        ({"of": {"a": {}, "b": {"repeat": 2}}}, "pattern.of.b: repeat is what the pattern says"),
+        ({"of": {"a": {}, "b": {"repeat": 2}}}, "pattern.of.b: repeat is determined by the pattern"),
         ({"period": 0}, "pattern.period: 0 is not"),
         ({"perod": 3}, "unknown key 'perod'; did you mean 'period'"),
         ({"at_least": {"a": 2, "m": 2}}, "at_least: asks for 4 layers of a period of 3"),

@@ -1,4 +1,4 @@
-"""Decoders whose layers have different mixers: what their configurations list, and the names of each layer."""
+"""Decoders whose layers have different mixers: fields of their configurations, and key maps of each layer."""
 
 from __future__ import annotations
 

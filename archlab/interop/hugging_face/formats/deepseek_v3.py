@@ -49,7 +49,7 @@ FIELDS: dict[str, Any] = _decoder.FIELDS | {
     "routed_scaling_factor": 2.5,
     "num_nextn_predict_layers": 1,
 }
-# What the files of the authors name, and the class always has.
+# Fields that the authors' files have, for features that the class always has.
 FIXED: dict[str, tuple[Any, ...]] = _decoder.FIXED | {
     "hidden_act": ("silu", "swish"),
     "moe_layer_freq": (1,),

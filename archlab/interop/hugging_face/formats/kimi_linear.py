@@ -58,7 +58,7 @@ FIELDS: dict[str, Any] = {
     "routed_scaling_factor": 2.446,
     **TOKENS,
 }
-# What the files of the authors name, and the class always has.
+# Fields that the authors' files have, for features that the class always has.
 FIXED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "mla_use_nope": (True,),

@@ -118,7 +118,7 @@ FORMAT = CheckpointFormat(
     fields=FIELDS,
     # The class always takes the normalized input as the residual, which some files say.
     fixed={**mixtral.FORMAT.fixed, "postnorm": (True,)},
-    # The blocks are how a sum is computed, not what.
+    # The size of blocks does not change the result.
     ignored=(*mixtral.FORMAT.ignored, "block_size"),
     aliases={"num_experts": "num_local_experts"},
     to_archlab_config=to_archlab_config,

@@ -30,7 +30,7 @@ ATTENTION: dict[str, tuple[Any, ...]] = {
     "kv_n_heads": (None,),
     "sliding_window_size": (-1,),
 }
-# What only rotary positions read, which `rope` turns on.
+# Fields that only rotary positions read, which `rope` turns on.
 ROPE_FIELDS = ("rope_theta", "rope_impl", "rope_dail_config", "rope_hf_config")
 FIELDS: dict[str, Any] = {
     "d_model": 2048,

@@ -145,7 +145,7 @@ def _mlp_keys(config: Fields) -> KeyMap:
 
 
 def _expert_keys(config: Fields) -> KeyMap:
-    """Return the names of a mixture: only what every token has, a shared expert and a latent, may have biases."""
+    """Return the key map of a mixture: only the parts of every token, a shared expert and a latent, may have biases."""
     names: KeyMap = {
         f"experts.{index}.{part}_proj.weight": f"experts.{part}[{index}]"
         for index in range(config["n_routed_experts"])
@@ -226,7 +226,7 @@ def _attention_config(config: Fields) -> dict[str, Any]:
 def _mamba_config(config: Fields) -> dict[str, Any]:
     width, floor = config["mamba_num_heads"] * config["mamba_head_dim"], config["time_step_min"]
     sizes = {name: config[field] for field, name in SIZES.items()}
-    # The class raises smaller steps to what elsewhere bounds initial ones alone, and reads no time_step_limit.
+    # The class clamps steps to the bound that elsewhere is for initial ones alone, and ignores time_step_limit.
     own = {"width": width, "eps": config["layer_norm_epsilon"], "dt_floor": floor}
     return {"type": "mamba2"} | own | sizes
 

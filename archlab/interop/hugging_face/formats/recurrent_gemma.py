@@ -125,7 +125,7 @@ def _scale(dim: int) -> dict[str, Any]:
 
 
 def _ffn(config: Fields) -> dict[str, Any]:
-    # The class halves what the file says.
+    # The class halves the value in the file.
     return {"type": "geglu", "hidden_dim": config["intermediate_size"] // 2, "bias": True}
 
 

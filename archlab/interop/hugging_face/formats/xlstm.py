@@ -31,7 +31,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "tie_word_embeddings": (False,),  # the class ties nothing
     "eps": (1e-6,),
 }
-# How the recurrence is computed, not what.
+# Fields that do not change the function.
 IGNORED = (
     "autocast_kernel_dtype",
     "chunk_size",
