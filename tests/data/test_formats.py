@@ -203,7 +203,7 @@ def test_a_zip_archive_is_its_files(tmp_path: Path) -> None:
         ("a.txt", b"\x89PNG\r\n\x1a\n", "holds a PNG image"),
         ("a", b"\x7fELF\2", "holds a program"),
         ("a.txt", b"\x80\x04\x95", "holds a Python pickle"),
-        ("a.md", b"PK\x03\x04", "holds a zip archive rather than UTF-8 text; name it as what it is"),
+        ("a.md", b"PK\x03\x04", "holds a zip archive rather than UTF-8 text; rename it by its type"),
         ("a.txt", gzip.compress(b"x", mtime=0), "holds gzip data"),
         ("a.txt", lzma.compress(b"x"), "holds xz data"),
         ("a.txt", "Ente".encode("utf-16"), "holds UTF-16 text rather than UTF-8 text; convert it to UTF-8"),
