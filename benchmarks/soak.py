@@ -112,7 +112,7 @@ class Outages:
             subprocess.run(str(self.down), shell=True, check=True)
 
 
-def differing(trials: list[FrozenTrial], folder: Path, count: int) -> list[int]:
+def differing_trials(trials: list[FrozenTrial], folder: Path, count: int) -> list[int]:
     """Train some trials again alone; return those that reach another loss."""
     torch.set_num_threads(1)  # as the trials had: another number may round otherwise
     wrong = []
@@ -150,7 +150,7 @@ def main() -> None:
         ended = [trial for trial in study.get_trials() if not is_interrupted(trial)]
         complete = [trial for trial in ended if trial.state.name == "COMPLETE"]
         candidates = {trial.user_attrs["candidate"] for trial in complete}
-        wrong = differing(complete, folder, arguments.alone)
+        wrong = differing_trials(complete, folder, arguments.alone)
         print(
             f"{len(ended)} trials, {len(complete)} complete, {len(candidates)} different; other losses alone: {wrong}"
         )

@@ -183,7 +183,7 @@ def print_ladder(console: Console, result: LadderResult) -> None:
         if line := agreement_line(rung):
             console.print(foreign(line), width=narrow)
         console.print()
-    for closing in _closing(summary, result.folder):
+    for closing in _format_summary(summary, result.folder):
         console.print(closing, width=narrow, highlight=False)
 
 
@@ -203,7 +203,7 @@ def _rung_table(rung: RungSummary) -> Table:
     return table
 
 
-def _closing(summary: LadderSummary, folder: Path) -> Iterator[Text]:
+def _format_summary(summary: LadderSummary, folder: Path) -> Iterator[Text]:
     for line in target_lines(summary):
         yield foreign(line)
     for name, reason in summary.failed.items():

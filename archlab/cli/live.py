@@ -47,7 +47,7 @@ class LiveLines:
             self.live.stop()
 
     @contextmanager
-    def hidden(self) -> Iterator[None]:
+    def hide(self) -> Iterator[None]:
         """Take the lines away for a block that prints by itself."""
         was_started = self.is_started
         self.stop()

@@ -16,7 +16,7 @@ from archlab.cli.live import LiveLines
 from archlab.cli.progress_lines import format_seconds, run_line, task_line
 from archlab.config.experiment import Experiment
 from archlab.reporting.format import format_validation
-from archlab.runtime.progress import reporting
+from archlab.runtime.progress import report_to
 from archlab.training.callbacks import Callback
 from archlab.training.progress import RunProgress
 
@@ -40,7 +40,7 @@ class ProgressBar(Callback):
 
     def __enter__(self) -> Self:
         self.block = ExitStack()
-        self.block.enter_context(reporting(self.show_task))
+        self.block.enter_context(report_to(self.show_task))
         self.lines.start()
         return self
 

@@ -24,10 +24,10 @@ def prepare_streams() -> None:
         os.open(os.devnull, mode)  # takes the lowest free number
     if sys.stdin is None:
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - open for as long as the process
-    sys.stdout, sys.stderr = (_prepared(stream) for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = (_prepare(stream) for stream in (sys.stdout, sys.stderr))
 
 
-def _prepared(stream: TextIO | None) -> TextIO:
+def _prepare(stream: TextIO | None) -> TextIO:
     if stream is None:  # it was closed when Python started
         return Path(os.devnull).open("w", encoding="utf-8")
     if isinstance(stream, io.TextIOWrapper):

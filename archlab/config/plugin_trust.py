@@ -59,7 +59,7 @@ def require_trust(plugin: str, file: Path | None, source: Path) -> None:
     keys, policy = _keys(plugin, file), _policy.get()
     if policy.trusts_all:
         remember(plugin, file)
-    elif not keys & _remembered():
+    elif not keys & _trusted_plugins():
         question = f"{source} names the plugin {plugin!r}, which has not run here before. Run its code?"
         if policy.ask is None or not policy.ask(question):
             advice = "it came with the experiment and has not run here before: read it, then pass --trust-plugins once"
@@ -69,7 +69,7 @@ def require_trust(plugin: str, file: Path | None, source: Path) -> None:
 
 def remember(plugin: str, file: Path | None, *, own: bool = False) -> None:
     """Remember a plugin that ran: by its content, and by its path too if it is the user's `own`."""
-    keys = {key for key in _keys(plugin, file) if own or not key.startswith("path ")} - _remembered()
+    keys = {key for key in _keys(plugin, file) if own or not key.startswith("path ")} - _trusted_plugins()
     store = _store()
     if not keys or store is None:
         return
@@ -90,7 +90,7 @@ def _keys(plugin: str, file: Path | None) -> set[str]:
     return keys
 
 
-def _remembered() -> set[str]:
+def _trusted_plugins() -> set[str]:
     store = _store()
     if store is None or not store.is_file() or not _is_users(store):
         return set()

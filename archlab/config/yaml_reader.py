@@ -164,13 +164,13 @@ def _mapping(node: MappingNode) -> dict[Any, Any]:
             raise _at(key_node.start_mark, f"found duplicate key {key}; the first is in line {lines[key]}")
         lines[key] = key_node.start_mark.line + 1
         if key_node.tag == f"{TAG}merge":
-            merged = _merged(value_node)
+            merged = _merge(value_node)
         else:
             own[key] = _data(value_node)
     return {**merged, **own}
 
 
-def _merged(node: Node) -> dict[Any, Any]:
+def _merge(node: Node) -> dict[Any, Any]:
     """Build the value of a merge key `<<`: a mapping, or a list of mappings whose first has precedence."""
     sources = node.value if isinstance(node, SequenceNode) else [node]
     merged: dict[Any, Any] = {}

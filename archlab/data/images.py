@@ -49,7 +49,7 @@ def read_image(path: str, mode: Literal["L", "RGB"]) -> Image:
     try:
         # The formats of SUFFIXES alone: Pillow starts Ghostscript for others, whatever a file's name is.
         with Image.open(path, formats=_FORMATS) as image:
-            problem = _unsupported(image)
+            problem = _unsupported_property(image)
             if problem is None:
                 image.load()
                 return _turn(image).convert(mode)
@@ -70,7 +70,7 @@ def _turn(image: Image) -> Image:
     return image.transpose(Transpose[turns[orientation]]) if orientation in turns else image
 
 
-def _unsupported(image: Image) -> str | None:
+def _unsupported_property(image: Image) -> str | None:
     """Return the property of an image that would be read only in part, or None."""
     # Pillow clips the 16- and 32-bit modes (I, I;16, F) to 8 bits without a warning, and cuts colors of 16 bits.
     if image.mode[0] in "IF" or _DEEP.search(str(getattr(image, "tile", ""))):

@@ -94,7 +94,7 @@ def plan_splits(survey: Survey, source: Source, eval_bytes: int | None, strict: 
     train = named.get("train", list(survey.files.values()))
     by_hash = bool(missing) and all(_hashed_lengths(train, missing).values())
     ranges = {split: [ByteRange(split, 0, _length(files))] for split, files in named.items() if split != "train"}
-    ranges |= _hashed(train, missing) if by_hash else {"train": _by_position(_length(train), missing)}
+    ranges |= _split_by_hash(train, missing) if by_hash else {"train": _by_position(_length(train), missing)}
     available = {split: stop - start for each in ranges.values() for split, start, stop in each}
     capped = {joined: [_cap(one, eval_bytes) for one in each] for joined, each in ranges.items()}
     cut_by = "documents" if by_hash else "bytes"
@@ -132,7 +132,7 @@ def _hashed_lengths(files: Sequence[FileCounts], missing: Sequence[str]) -> dict
     return {"train": _length(files, range(len(missing), 3)), **held_out}
 
 
-def _hashed(files: Sequence[FileCounts], missing: Sequence[str]) -> dict[str, list[ByteRange]]:
+def _split_by_hash(files: Sequence[FileCounts], missing: Sequence[str]) -> dict[str, list[ByteRange]]:
     return {split: [ByteRange(split, 0, length)] for split, length in _hashed_lengths(files, missing).items()}
 
 

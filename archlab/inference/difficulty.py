@@ -122,14 +122,14 @@ def _with(experiment: Experiment, knob: str, value: float, request: SuiteRequest
         made.task.factory()().check(int(value))
     else:
         made = replace(experiment, task=with_knobs(experiment.task, {knob: value}))
-        made = replace(made, train=replace(made.train, context=_fitting(made)))
+        made = replace(made, train=replace(made.train, context=_fitting_context(made)))
     if request.max_context is not None and made.train.context > request.max_context:
         raise ArchlabError(f"needs a context of {made.train.context:,}, above --max-context {request.max_context:,}")
     validate(made)
     return made
 
 
-def _fitting(experiment: Experiment) -> int:
+def _fitting_context(experiment: Experiment) -> int:
     """Return the shortest context, from that of training on and doubled, in which samples fit."""
     task, context, most = experiment.task.factory()(), experiment.train.context, experiment.train.context * _LONGER
     while True:

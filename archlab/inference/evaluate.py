@@ -101,7 +101,7 @@ def evaluate(
                     sums[name] += float(total) * is_own
                     counts[name] += int(count) * is_own
             if progress is not None:
-                progress(_done(counts["loss"], ranks, num_targets), num_targets)
+                progress(_num_done(counts["loss"], ranks, num_targets), num_targets)
     if ranks.count > 1:
         names = sorted(sums)
         sums = dict(zip(names, ranks.sum(*(sums[name] for name in names)), strict=True))
@@ -122,7 +122,7 @@ def _documents(
         yield from group_by_length(documents)
 
 
-def _done(own: int, ranks: Ranks, total: int | None) -> int:
+def _num_done(own: int, ranks: Ranks, total: int | None) -> int:
     """Return about how many targets all ranks have evaluated: each knows its own alone."""
     done = own * (ranks.count // ranks.layout.tensor)
     return own if ranks.count == 1 else done if total is None else min(done, total)

@@ -140,12 +140,12 @@ def _require_fit(file: Path, state: State, first: State) -> None:
         raise ArchlabError(f"{file}: does not fit the model, whose state differs in {missing[0]!r}")
     for name, tensor in first.items():
         # The tokens read so far are along the second dimension.
-        if (tensor.dtype, _fixed(tensor)) != (state[name].dtype, _fixed(state[name])):
+        if (tensor.dtype, _fixed_sizes(tensor)) != (state[name].dtype, _fixed_sizes(state[name])):
             found, needed = (f"{x.dtype} {list(x.shape)}" for x in (state[name], tensor))
             raise ArchlabError(f"{file}: does not fit the model: {name!r} is {found} and not {needed}")
 
 
-def _fixed(tensor: Tensor) -> tuple[int, ...]:
+def _fixed_sizes(tensor: Tensor) -> tuple[int, ...]:
     return (tensor.dim(), *tensor.shape[:1], *tensor.shape[2:])
 
 

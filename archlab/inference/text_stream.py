@@ -53,7 +53,7 @@ class TextStream:
 
     def run(self, files: StateFiles) -> Iterator[GeneratedToken]:
         """Yield the tokens whose text is certain, then write the state if it is asked for."""
-        yield from self._held()
+        yield from self._held_text()
         with eval_mode(self.model):
             for _ in range(self.settings.max_new_tokens):
                 if self.output.found is not None:
@@ -67,7 +67,7 @@ class TextStream:
                 return  # the held text is left for the continuation
         yield from self.output.finish()
 
-    def _held(self) -> Iterator[GeneratedToken]:
+    def _held_text(self) -> Iterator[GeneratedToken]:
         """Yield the text that the saved generation held back: all of it before a prompt, otherwise the certain part."""
         if self.saved is None or not self.saved.held:
             return

@@ -19,7 +19,7 @@ from archlab.modeling.backbone import iter_blocks
 from archlab.modeling.repeated_blocks import first_output, restore_forward, skip_repeated_blocks
 from archlab.modeling.repeated_costs import RepeatedBlocks
 from archlab.modeling.step_recorder import StepRecorder
-from archlab.modeling.step_trace import as_trained, example_batch, num_bytes, step_loss
+from archlab.modeling.step_trace import example_batch, num_bytes, step_loss, training_context
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def trace_memory(experiment: Experiment, model: nn.Module) -> StepMemory:
     """Trace the memory of a micro-batch of the experiment; `model` is that of `validate`, or a part of it."""
     recorder, blocks = StepRecorder(), list(iter_blocks(model))
     watch, train = _Watch(recorder), experiment.train
-    with as_trained(model, train, recorder):
+    with training_context(model, train, recorder):
         resident, batch = recorder.live, example_batch(experiment.task.factory()(), model, train)
         repeated = RepeatedBlocks(recorder)
         with watch.inside(blocks), recorder, skip_repeated_blocks(model, repeated.add):

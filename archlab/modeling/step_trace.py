@@ -73,7 +73,7 @@ def trace_step(experiment: Experiment, model: nn.Module | None = None) -> StepTr
     Raises ConfigError if model, task and context do not fit, or if a tensor's size overflows.
     """
     model = model if model is not None else validate(experiment)
-    with _counted(experiment):
+    with _check_sizes(experiment):
         return _trace(experiment, model)
 
 
@@ -83,7 +83,12 @@ def trace_state(experiment: Experiment, model: nn.Module) -> int:
     Raises ConfigError as `trace_step` does.
     """
     train = experiment.train
-    with _counted(experiment), use_backends(traced_backends(train.device)), on_fake_cpu(model), torch.no_grad():
+    with (
+        _check_sizes(experiment),
+        use_backends(traced_backends(train.device)),
+        on_fake_cpu(model),
+        torch.no_grad(),
+    ):
         batch = example_batch(experiment.task.factory()(), model, train)
         with skip_repeated_blocks(model):
             _, state = step_loss(model, *batch, train.precision)
@@ -91,7 +96,7 @@ def trace_state(experiment: Experiment, model: nn.Module) -> int:
 
 
 @contextmanager
-def _counted(experiment: Experiment) -> Iterator[None]:
+def _check_sizes(experiment: Experiment) -> Iterator[None]:
     """Raise ConfigError for torch's errors about impossible sizes."""
     try:
         yield
@@ -136,7 +141,7 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
 def _record_step(experiment: Experiment, model: nn.Module, moments: int) -> tuple[StepRecorder, int, int]:
     """Return a recorder of both passes, the bytes of a stream's state after them, and those alive between them."""
     train, recorder = experiment.train, StepRecorder()
-    with as_trained(model, train, recorder) as tensors:
+    with training_context(model, train, recorder) as tensors:
         trained = [tensor for tensor in tensors if tensor.requires_grad]
         recorder.grow(moments)
         if train.accumulate > 1:  # the gradients of the micro-batches before it
@@ -159,7 +164,7 @@ def _record_step(experiment: Experiment, model: nn.Module, moments: int) -> tupl
 
 
 @contextmanager
-def as_trained(model: nn.Module, train: TrainConfig, recorder: StepRecorder) -> Iterator[list[Tensor]]:
+def training_context(model: nn.Module, train: TrainConfig, recorder: StepRecorder) -> Iterator[list[Tensor]]:
     """Compute in a block as a training step does, without values; yield the model's tensors, which are followed."""
     blocks = list(iter_blocks(model))
     with use_backends(traced_backends(train.device)), restore_forward(blocks), on_fake_cpu(model) as tensors:

@@ -43,7 +43,7 @@ class Carry:
                 part.forward = partial(_enter_and_run, self, part, part.forward)
 
     @contextmanager
-    def running(self, inputs: Tensor) -> Iterator[State | None]:
+    def exchange(self, inputs: Tensor) -> Iterator[State | None]:
         """Have the layers exchange summaries in a block; yield the model's own state before its piece of the inputs."""
         self.is_on = True
         try:

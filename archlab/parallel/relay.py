@@ -97,12 +97,12 @@ class Relay:
         """Run the backward pass of a loss, and of the state by its gradient from later ranks."""
         roots = [(loss, torch.ones_like(loss))]
         if self._after is not None:
-            gradients = self._receive_state(_floating(self._headers["out", rows]), self._after)
+            gradients = self._receive_state(_floating_entries(self._headers["out", rows]), self._after)
             roots += [(state[name], gradient) for name, gradient in gradients.items()]
         roots = [(root, gradient) for root, gradient in roots if root.requires_grad]
         torch.autograd.backward([root for root, _ in roots], [gradient for _, gradient in roots])
         if self._before is not None and initial is not None:
-            header = _floating(self._headers["in", rows])
+            header = _floating_entries(self._headers["in", rows])
             self._send_state({name: _gradient(initial[name]) for name, _, _ in header}, header, self._before)
 
     def _receive_state(self, header: Header, rank: int) -> State:
@@ -141,7 +141,7 @@ def _dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _floating(header: Header) -> Header:
+def _floating_entries(header: Header) -> Header:
     return [entry for entry in header if _dtype(entry[1]).is_floating_point]
 
 

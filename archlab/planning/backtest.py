@@ -147,7 +147,7 @@ def _fit_rest(
 def _compare(name: str, draws: Draws, target: tuple[float, float], losses: Sequence[float]) -> HeldOut:
     point, loss = draws.forecast(*target), float(np.exp(np.log(losses).mean()))
     # The mean that was measured has noise of its own, of its few seeds.
-    low, high = interval(draws.sampled(*target) * np.exp(draws.run_noise_S / np.sqrt(len(losses))), point)
+    low, high = interval(draws.sample(*target) * np.exp(draws.run_noise_S / np.sqrt(len(losses))), point)
     return HeldOut(name, *target, loss, point, (low, high), point / loss - 1, low <= loss <= high)
 
 

@@ -39,7 +39,7 @@ def decide(fitted: Candidates, params: float, tokens: float) -> Decision | None:
     if len(fitted.draws) < 2:
         return None
     points = {name: draws.forecast(params, tokens) for name, draws in fitted.draws.items()}
-    sampled = {name: draws.sampled(params, tokens) for name, draws in fitted.draws.items()}
+    sampled = {name: draws.sample(params, tokens) for name, draws in fitted.draws.items()}
     best = min(points, key=points.__getitem__)
     rival = max((name for name in points if name != best), key=lambda name: _wins(sampled, name, best))
     probability = float((np.array(list(sampled.values())).argmin(0) == list(sampled).index(best)).mean())
@@ -81,7 +81,7 @@ def _size_needed(
     ]
     today = sum(_variance(law, n, d, target, v) for law, (n, d), v in zip(laws, runs, noise, strict=True))
     for extra in range(1, _MOST_RUNGS + 1):
-        longer = [_extended(n, d, extra) for n, d in runs]
+        longer = [_add_rungs(n, d, extra) for n, d in runs]
         if max(n.max() for n, _ in longer) >= target[0]:
             return None
         then = sum(_variance(law, n, d, target, v) for law, (n, d), v in zip(laws, longer, noise, strict=True))
@@ -96,7 +96,7 @@ def _runs_of(fitted: Candidates, name: str) -> tuple[Floats, Floats]:
     return runs.params_P[mine], runs.tokens_P[mine]
 
 
-def _extended(params_P: Floats, tokens_P: Floats, extra: int) -> tuple[Floats, Floats]:
+def _add_rungs(params_P: Floats, tokens_P: Floats, extra: int) -> tuple[Floats, Floats]:
     """Add rungs above the largest, as far apart as the two largest are, with its runs at as many tokens a parameter."""
     sizes = np.unique(params_P)
     step = sizes[-1] / sizes[-2] if len(sizes) > 1 else 2.0

@@ -16,7 +16,7 @@ def load_device(name: str, folder: Path = Path()) -> Device:
     Raises ConfigError for an unknown name, an unknown or missing key, and a value out of range.
     """
     if is_file_name(name):
-        return read_device(_existing(folder / name))
+        return read_device(_existing_devices(folder / name))
     if name == CPU:
         return load_cpu()
     known = device_files()
@@ -32,7 +32,7 @@ def device_files() -> dict[str, Path]:
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
 
 
-def _existing(file: Path) -> Path:
+def _existing_devices(file: Path) -> Path:
     if not file.is_file():
         raise ConfigError("", f"no file {str(file)!r}")
     return file

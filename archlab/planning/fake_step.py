@@ -67,7 +67,7 @@ def _track(experiment: Experiment, layout: Layout, rank: int, before: Relay | No
     ):
         model = validate(experiment)
         with on_fake_cpu(model):
-            step = _FakeStep(_as_tracked(experiment), ranks, model)
+            step = _FakeStep(_without_compilation(experiment), ranks, model)
             if step.relay is not None and before is not None:
                 step.relay.expect(before)
             step.fill_moments()
@@ -78,7 +78,7 @@ def _track(experiment: Experiment, layout: Layout, rank: int, before: Relay | No
             return tracker.get_tracker_snapshot("peak")[_CPU]["Total"], step.relay
 
 
-def _as_tracked(experiment: Experiment) -> Experiment:
+def _without_compilation(experiment: Experiment) -> Experiment:
     # A compiler has nothing to compile here; on a GPU it leaves less alive than is counted.
     return replace(experiment, train=replace(experiment.train, device="cpu", compile="off"))
 

@@ -77,20 +77,20 @@ def fit_losses(points: Sequence[LossPoint], *, params: float, tokens: float, see
         _forecasts(fitted, params, tokens),
         tested,
         fitted.shared_exponents,
-        fitted.notes + _crossing(tested, decision),
+        fitted.notes + _note_crossing(tested, decision),
         Target(float(params), float(tokens)),
         decision,
     )
 
 
-def _crossing(tested: Backtest, decision: Decision | None) -> tuple[str, ...]:
+def _note_crossing(tested: Backtest, decision: Decision | None) -> tuple[str, ...]:
     if decision is None or not tested.ranking or tested.ranking[0] == decision.best:
         return ()
     return (f"{tested.ranking[0]} is best at the largest rung, {decision.best} is forecast best at the target",)
 
 
 def _forecasts(fitted: Candidates, params: float, tokens: float) -> tuple[CandidateForecast, ...]:
-    sampled = {name: draws.sampled(params, tokens) for name, draws in fitted.draws.items()}
+    sampled = {name: draws.sample(params, tokens) for name, draws in fitted.draws.items()}
     best_S = np.array(list(sampled.values())).argmin(0)
     found = []
     for position, (name, draws) in enumerate(fitted.draws.items()):

@@ -37,7 +37,7 @@ class Draws:
         """Return the loss that the fitted law gives."""
         return float(losses(self.law_15, params, tokens)[0])
 
-    def sampled(self, params: float, tokens: float) -> Floats:
+    def sample(self, params: float, tokens: float) -> Floats:
         """Return the loss that each law of the bootstrap gives, [S]."""
         return losses(self.laws_S5, params, tokens)
 

@@ -37,7 +37,7 @@ def refine(design: Design, log_loss_SP: Floats, theta_SV: Floats, *, delta: floa
         step = _step(hessian, gradient, damping)
         if ((step * gradient).sum(1) <= _LEFT * (objective + _ROUNDING)).all():
             break
-        proposal = _bounded(theta + step)
+        proposal = _clip(theta + step)
         new = _expand(design, log_loss_SP, proposal, delta)
         better = new[0] <= objective
         theta = np.where(better[:, None], proposal, theta)
@@ -46,7 +46,7 @@ def refine(design: Design, log_loss_SP: Floats, theta_SV: Floats, *, delta: floa
         objective = np.where(better, new[0], objective)
         damping = np.where(better, damping / 6, damping * 4).clip(1e-13, 1e8)
     # The gain of an undamped step relative to the objective: scale-free, and 0 where a bound stops the step.
-    undamped = _bounded(theta + _step(hessian, gradient, np.full(len(theta), 1e-10))) - theta
+    undamped = _clip(theta + _step(hessian, gradient, np.full(len(theta), 1e-10))) - theta
     gain = np.abs((undamped * gradient).sum(1))
     return Minimum(theta, objective, gain / (objective + _ROUNDING))
 
@@ -78,6 +78,6 @@ def _step(hessian_SVV: Floats, gradient_SV: Floats, damping_S: Floats) -> Floats
     return np.linalg.solve(damped, gradient_SV[..., None])[..., 0].clip(-1, 1)
 
 
-def _bounded(theta_SV: Floats) -> Floats:
+def _clip(theta_SV: Floats) -> Floats:
     low, high = np.log(EXPONENTS)
     return np.concatenate([theta_SV[:, :2].clip(low, high), theta_SV[:, 2:].clip(np.log(SMALLEST_TERM), None)], 1)

@@ -121,11 +121,11 @@ def shard_step(setting: Setting, layout: Layout) -> ShardedStep:
 def _memory(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accumulate: int) -> MemoryTerms:
     weights, optimizer = trace.weight_bytes // layout.shard, trace.optimizer_bytes // layout.shard
     if layout.shard > 1:
-        gradients, activations, gathered = _sharded(setting, layout, micro, accumulate)
+        gradients, activations, gathered = _sharded_peak(setting, layout, micro, accumulate)
     else:
         gradients, activations, gathered = trace.gradient_bytes, _activations(setting, layout, micro), 0
     whole = trace.gradient_bytes // layout.shard
-    if (summed := whole + _summed(layout, trace, whole)) > gradients + activations + gathered:
+    if (summed := whole + _summed_bytes(layout, trace, whole)) > gradients + activations + gathered:
         gradients, activations, gathered = whole, summed - whole, 0
     tensors = weights + gradients + optimizer + activations + gathered
     reserved, is_gpu = setting.device.reserved, setting.device.kind == "gpu"
@@ -143,7 +143,7 @@ def _memory(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accu
     )
 
 
-def _sharded(setting: Setting, layout: Layout, micro: int, accumulate: int) -> tuple[int, int, int]:
+def _sharded_peak(setting: Setting, layout: Layout, micro: int, accumulate: int) -> tuple[int, int, int]:
     """Return gradients, activations and unsharded bytes at the peak of a device that has the blocks one at a time."""
     pieces = _pieces(layout, micro)
     memory = setting.workload.memory_at(micro / pieces / layout.chunk, layout.tensor)
@@ -171,7 +171,7 @@ def _at_peak(trace: StepTrace) -> int:
     return trace.peak_bytes - trace.weight_bytes - trace.optimizer_bytes - trace.gradient_bytes
 
 
-def _summed(layout: Layout, trace: StepTrace, gradients: int) -> int:
+def _summed_bytes(layout: Layout, trace: StepTrace, gradients: int) -> int:
     """Return the bytes of gradients that are sent at a time to be summed, once activations are gone."""
     if layout.replicate * layout.chunk == 1:
         return 0

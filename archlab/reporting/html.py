@@ -169,14 +169,14 @@ def _cell(value: Any, is_number: bool, decimals: int | None) -> str:
     if isinstance(value, Link):
         return f'<th scope="row"><a href="{escape(value.href)}">{escape(value)}</a></th>'
     if isinstance(value, int | float) and not isinstance(value, bool):
-        shown, exact = _aligned(value, decimals), str(value) if isinstance(value, int) else f"{value:.{_EXACT}g}"
+        shown, exact = _align(value, decimals), str(value) if isinstance(value, int) else f"{value:.{_EXACT}g}"
         return f'<td class="n"{"" if shown == exact else f" data-v={exact}"}>{escape(shown)}</td>'
     text = "" if value is None else str(value)
     kind = " class=long" if len(text) > _LONG else " class=n" if is_number else ""
     return f"<td{kind}>{escape(text)}</td>"
 
 
-def _aligned(value: float, decimals: int | None) -> str:
+def _align(value: float, decimals: int | None) -> str:
     if decimals == _SCIENTIFIC and math.isfinite(value):
         return f"{value:.3e}"
     shown = "" if decimals is None or not math.isfinite(value) else f"{value:,.{decimals}f}"

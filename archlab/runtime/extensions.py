@@ -24,20 +24,20 @@ class Extensions:
 
     def names(self) -> list[str]:
         """Return the names of all."""
-        return sorted({*self._shipped(), *self._installed()})
+        return sorted({*self._shipped_modules(), *self._installed_entry_points()})
 
     def find(self, name: str) -> Any:
         """Return the object of a name, or None if there is none."""
-        if name in self._shipped():
-            return getattr(importlib.import_module(f"{self.package}.{self._shipped()[name]}"), self.attribute)
-        point = self._installed().get(name)
+        if name in self._shipped_modules():
+            return getattr(importlib.import_module(f"{self.package}.{self._shipped_modules()[name]}"), self.attribute)
+        point = self._installed_entry_points().get(name)
         return None if point is None else point.load()
 
-    def _shipped(self) -> dict[str, str]:
+    def _shipped_modules(self) -> dict[str, str]:
         """Return the modules of the package by the names of their extensions."""
         modules = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
         names = [module.name for module in modules if not module.name.startswith("_")]
         return {name.replace("_", "-") if self.has_hyphens else name: name for name in names}
 
-    def _installed(self) -> dict[str, importlib.metadata.EntryPoint]:
+    def _installed_entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         return {point.name: point for point in importlib.metadata.entry_points(group=self.group)}

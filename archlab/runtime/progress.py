@@ -19,7 +19,7 @@ _MOST = 0.98  # of a call, while it has not ended
 
 
 @contextmanager
-def reporting(report: Report) -> Iterator[None]:
+def report_to(report: Report) -> Iterator[None]:
     """Report progress to a function within a block."""
     token = _report.set(report)
     try:
@@ -29,7 +29,7 @@ def reporting(report: Report) -> Iterator[None]:
 
 
 @contextmanager
-def reporting_within(what: str, base: int, size: int, total: int | None) -> Iterator[None]:
+def report_within(what: str, base: int, size: int, total: int | None) -> Iterator[None]:
     """Report the progress of a block as that of a larger task, from `base` to `base + size`."""
     report = _report.get()
 
@@ -37,7 +37,7 @@ def reporting_within(what: str, base: int, size: int, total: int | None) -> Iter
         if report is not None and of:
             report(what, base + size * done // of, total)
 
-    with reporting(report_part):
+    with report_to(report_part):
         yield
 
 

@@ -156,7 +156,7 @@ def _run(order: Order) -> subprocess.Popen[bytes]:
         if os.getppid() != supervisor:  # it died before the line above
             os._exit(128 + signal.SIGKILL)
 
-    with _output(order.stdout) as out, _output(order.stderr) as err:
+    with _open_output(order.stdout) as out, _open_output(order.stderr) as err:
         try:
             return subprocess.Popen(
                 list(order.argv),
@@ -172,7 +172,7 @@ def _run(order: Order) -> subprocess.Popen[bytes]:
             raise
 
 
-def _output(path: str) -> IO[bytes]:
+def _open_output(path: str) -> IO[bytes]:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return open(path, "ab", buffering=0)
 

@@ -202,7 +202,7 @@ class SearchWorker:
         except (optuna.TrialPruned, InfeasibleTrial) as error:
             state, reason = TrialState.PRUNED, one_line(error)
         except TrialPaused as error:
-            step = max(self._stored(trial).intermediate_values)
+            step = max(self._stored_trial(trial).intermediate_values)
             set_trial_attrs(self.study, trial, {"paused": step, "spent": self.meter.spent})
             self.callback.on_result(f"trial {trial.number}", PAUSED, one_line(error), {})
             return
@@ -226,7 +226,7 @@ class SearchWorker:
         if is_broken:  # the trial's own doing, which the next one must not pay for
             raise MachineError(f"trial {trial.number}: {reason}; this process cannot use the GPU any more")
 
-    def _stored(self, trial: Trial) -> FrozenTrial:
+    def _stored_trial(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials()[trial.number]
 
     def _objective(self, trial: Trial, runner: TrialRunner) -> dict[str, float]:

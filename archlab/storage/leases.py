@@ -145,12 +145,12 @@ def require_not_lost(lost_file: Path) -> None:
 def _prune(folder: Path) -> None:
     names = {path.stem for path in folder.glob(f"*{LOST}")}
     names |= {path.stem for path in folder.glob(f"*{LEASE}") if not path.with_suffix(LOCK).exists()}
-    for name in sorted(names, key=lambda name: _changed(folder / f"{name}{LEASE}"))[:-_KEPT]:
+    for name in sorted(names, key=lambda name: _change_time(folder / f"{name}{LEASE}"))[:-_KEPT]:
         for suffix in (LEASE, LOCK, LOST):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
-def _changed(path: Path) -> float:
+def _change_time(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:

@@ -32,7 +32,7 @@ def export_module(folder: Path) -> Path | None:
 
 def run_of_checkpoint(folder: Path) -> Path | None:
     """Return the run of a checkpoint that it resumes from, or None for another directory."""
-    folder = _named(folder)
+    folder = _absolute(folder)
     run = folder.parent.parent
     is_one = (folder / STATE).is_file() and folder.parent.name == "checkpoints" and has_weights(folder)
     return run if is_one and (run / EXPERIMENT).is_file() else None
@@ -40,14 +40,14 @@ def run_of_checkpoint(folder: Path) -> Path | None:
 
 def run_of_model(folder: Path) -> Path | None:
     """Return the run whose trained model a directory is or holds; None of others, and of a checkpoint."""
-    named = _named(folder)
+    named = _absolute(folder)
     run = named.parent if named.name == "final" else named
     return run if is_run(run) and (run / "final").is_dir() else None
 
 
 def owner_of(folder: Path) -> Path:
     """Return the run or the search that a directory is a part of, or the directory itself."""
-    whole, named = _whole_of(folder), _named(folder)
+    whole, named = _whole_of(folder), _absolute(folder)
     if whole != folder or is_run(named) or (named / _SPACE).is_file():
         return whole
     return search_of(named) or folder
@@ -55,7 +55,7 @@ def owner_of(folder: Path) -> Path:
 
 def _whole_of(folder: Path) -> Path:
     """Return the directory whose model or parts a directory holds, or the directory itself."""
-    named = _named(folder)
+    named = _absolute(folder)
     if run := run_of_checkpoint(named):
         return run
     above = named.parent
@@ -139,17 +139,17 @@ def _models_below(folder: Path) -> list[Path]:
 
 
 def _is_rung(folder: Path) -> bool:
-    return any(above.name == "rungs" and (above.parent / _SPACE).is_file() for above in _named(folder).parents[:2])
+    return any(above.name == "rungs" and (above.parent / _SPACE).is_file() for above in _absolute(folder).parents[:2])
 
 
 def _model_of_search(folder: Path) -> str:
     """Return where the best model of the search is that a trial belongs to, if there is one."""
-    for above in _named(folder).parents[:4]:
+    for above in _absolute(folder).parents[:4]:
         if (above / _SPACE).is_file() and (above / "best" / WEIGHTS).is_file():
             return f"; the best model of its search is {above / 'best'}"
     return ""
 
 
-def _named(folder: Path) -> Path:
+def _absolute(folder: Path) -> Path:
     """Return a directory by a path that names it and the two above, which `.` and `..` do not."""
     return folder if len(folder.parts) > 2 and ".." not in folder.parts else folder.absolute().resolve()

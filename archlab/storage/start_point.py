@@ -116,14 +116,14 @@ def find_start(start: StartFrom) -> StartPoint:
         return _last(place, start, known)
     if known and start.step is not None:
         return _final_of_step(folder, start, known)
-    return _require_step(StartPoint(_published(folder, start)), start)
+    return _require_step(StartPoint(_find_published(folder, start)), start)
 
 
 def _is_published(folder: Path) -> bool:
     return is_export(folder) or any((folder / name / _WEIGHTS).is_file() for name in PUBLISHED)
 
 
-def _published(folder: Path, start: StartFrom) -> Path:
+def _find_published(folder: Path, start: StartFrom) -> Path:
     if not _is_published(folder):
         problem = f"{start.checkpoint!r} holds no checkpoint and no trained model ({_WEIGHTS})"
         raise ConfigError(f"{_PATH}.checkpoint", problem)
@@ -151,10 +151,10 @@ def _last(place: Path, start: StartFrom, known: dict[int, Path]) -> StartPoint:
 
 def _no_such_step(start: StartFrom, known: dict[int, Path]) -> ConfigError:
     steps = sorted(known)
-    known = ", ".join(map(str, steps[-_MAX_NAMED:])) + (
+    named = ", ".join(map(str, steps[-_MAX_NAMED:])) + (
         f" and {len(steps) - _MAX_NAMED} earlier" * (len(steps) > _MAX_NAMED)
     )
-    return ConfigError(f"{_PATH}.step", f"{start.checkpoint!r} has no checkpoint of step {start.step}; it has {known}")
+    return ConfigError(f"{_PATH}.step", f"{start.checkpoint!r} has no checkpoint of step {start.step}; it has {named}")
 
 
 def _require_step(point: StartPoint, start: StartFrom) -> StartPoint:

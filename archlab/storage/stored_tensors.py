@@ -49,7 +49,7 @@ def tensor_files(folder: Path, kind: str) -> list[Path]:
     """Return the files of a checkpoint's tensors: one, those that an index names, or those of all ranks' parts."""
     whole, index = folder / f"{kind}.safetensors", folder / f"{kind}.safetensors.index.json"
     if index.is_file():
-        return _indexed(index)
+        return _index_files(index)
     found = [match for file in folder.glob(f"{kind}-part-*") if (match := _PART_FILE.fullmatch(file.name))]
     if whole.is_file() or not found:
         return [whole]
@@ -62,7 +62,7 @@ def has_weights(folder: Path) -> bool:
     return any(file.is_file() for file in tensor_files(folder, MODEL))
 
 
-def _indexed(index: Path) -> list[Path]:
+def _index_files(index: Path) -> list[Path]:
     places = read_object(index, "an index of weights").get("weight_map")
     if not isinstance(places, dict):
         raise ArchlabError(f"{index}: has no weight_map")
@@ -121,7 +121,7 @@ class StoredTensors(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self.read(name)
 
-    def described(self) -> dict[str, Tensor]:
+    def meta_tensors(self) -> dict[str, Tensor]:
         """Return dtype and shape of each tensor, on the meta device."""
         return {
             name: torch.empty(places[0].part.shape, dtype=places[0].dtype, device="meta")
@@ -150,7 +150,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def write_whole(self, file: Path) -> None:
         """Write all tensors to one safetensors file, of which one at a time is in memory."""
-        stream_tensors(file, self.described(), self.read)
+        stream_tensors(file, self.meta_tensors(), self.read)
 
 
 def _slices(spans: Sequence[tuple[int, int]], part: Part) -> tuple[slice, ...]:

@@ -91,7 +91,7 @@ def _require_equal(model: nn.Module, other: nn.Module, when: str) -> None:
 
 def has_no_dead_knob(case: ComponentCase) -> None:
     """Every knob changes the updates."""
-    original = _trained(case)
+    original = _train(case)
     for knob in find(case.kind, case.name).knobs.values():
         others = (case.with_knobs(**{knob.name: value}) for value in other_values(knob))
         if not any(_differs(original, other) for other in others):
@@ -100,13 +100,13 @@ def has_no_dead_knob(case: ComponentCase) -> None:
 
 def _differs(original: list[Tensor], other: ComponentCase) -> bool:
     try:
-        changed = _trained(other)
+        changed = _train(other)
     except ConfigError:
         return False
     return any(not torch.equal(mine, its) for mine, its in zip(original, changed, strict=True))
 
 
-def _trained(case: ComponentCase) -> list[Tensor]:
+def _train(case: ComponentCase) -> list[Tensor]:
     model = case.build(torch.float32)
     optimizer = build_optimizer(model, train_of(case))
     for number in range(2 * UPDATES):

@@ -67,15 +67,15 @@ def make_loggers(experiment: Experiment, folder: Path, id: str) -> list[Callback
 
 def plain_config(experiment: Experiment) -> dict[str, Any]:
     """Return a resolved experiment as plain data, without the passwords of URLs."""
-    plain: dict[str, Any] = _redacted(experiment.resolved)
+    plain: dict[str, Any] = _redact(experiment.resolved)
     return plain
 
 
-def _redacted(value: Any) -> Any:
+def _redact(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _redacted(below) for key, below in value.items()}
+        return {key: _redact(below) for key, below in value.items()}
     if isinstance(value, list):
-        return [_redacted(below) for below in value]
+        return [_redact(below) for below in value]
     return redact(value) if isinstance(value, str) else value
 
 

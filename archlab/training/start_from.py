@@ -111,7 +111,7 @@ def load_start(start: StartFrom, train_step: TrainStep) -> dict[str, Any]:
     if start.match == "strict":
         read_verified(point.folder, lambda folder: load_weights(folder, train_step.model))
     else:
-        not_loaded = _not_loaded(point, train_step.model)
+        not_loaded = _names_not_loaded(point, train_step.model)
         read_verified(point.folder, lambda folder: load_matching_weights(folder, train_step.model))
     return {**point.origin(), "load": start.load, **({"not_loaded": not_loaded} if not_loaded else {})}
 
@@ -124,7 +124,7 @@ def _earlier(point: StartPoint) -> Spec:
     return load(point.experiment_file, recorded=True).model
 
 
-def _not_loaded(point: StartPoint, model: nn.Module) -> dict[str, list[str]]:
+def _names_not_loaded(point: StartPoint, model: nn.Module) -> dict[str, list[str]]:
     """Return the names of the model's tensors that keep their initial values and of those of the checkpoint left."""
     fit = check_weights(point.folder, model)
     initial, unused = [*fit.missing, *fit.different], list(fit.unexpected)
@@ -188,12 +188,12 @@ def _check_continued(point: StartPoint, experiment: Experiment) -> None:
     if point.experiment_file is None:
         return
     other = load(point.experiment_file, recorded=True)
-    difference = first_difference(_continued(other), _continued(experiment))
+    difference = first_difference(_continued_settings(other), _continued_settings(experiment))
     if difference:
         raise ConfigError(f"{_PATH}.load", f"everything of {point.folder} cannot be continued: {difference}")
 
 
-def _continued(experiment: Experiment) -> Mapping[str, Any]:
+def _continued_settings(experiment: Experiment) -> Mapping[str, Any]:
     train = experiment.train
     settings = {key: value for key, value in train.to_plain().items() if key not in _FREE}
     return {

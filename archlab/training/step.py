@@ -223,7 +223,7 @@ class TrainStep:
 
         for inputs, targets in batches:
             if self._carry is not None:
-                with self._carry.running(inputs.to(self.device)) as initial:
+                with self._carry.exchange(inputs.to(self.device)) as initial:
                     forward(inputs, targets, initial)[0].backward()
             elif self.relay is None:
                 forward(inputs, targets)[0].backward()

@@ -177,12 +177,12 @@ class MixtureOfExperts(Recurrent):
         if self.normalize:
             weight_BTK = weight_BTK / (weight_BTK.sum(-1, keepdim=True) + 1e-20)
         weight_BTK = weight_BTK * self.scale
-        y_BTD = self._routed(x_BTD, expert_BTK, weight_BTK)
+        y_BTD = self._routed_output(x_BTD, expert_BTK, weight_BTK)
         if self.shared is not None:
-            y_BTD = y_BTD + self._shared(x_BTD, self.shared)
+            y_BTD = y_BTD + self._shared_output(x_BTD, self.shared)
         return y_BTD, self._new_state(score_BTE, expert_BTK, state)
 
-    def _routed(self, x_BTD: Tensor, expert_BTK: Tensor, weight_BTK: Tensor) -> Tensor:
+    def _routed_output(self, x_BTD: Tensor, expert_BTK: Tensor, weight_BTK: Tensor) -> Tensor:
         """Return the sum of each token's experts, which see it projected where there is a latent."""
         latent = x_BTD if self.latent_down is None else self.latent_down(x_BTD)
         inputs = (latent, expert_BTK, weight_BTK)
@@ -210,7 +210,7 @@ class MixtureOfExperts(Recurrent):
             score_BTE = score_BTGM.masked_fill(is_out_BTG[..., None], -torch.inf).flatten(-2)
         return score_BTE.topk(self.top_k, -1).indices
 
-    def _shared(self, x_BTD: Tensor, shared: nn.Module) -> Tensor:
+    def _shared_output(self, x_BTD: Tensor, shared: nn.Module) -> Tensor:
         y_BTD: Tensor = shared(x_BTD)
         return y_BTD if self.shared_gate is None else self.shared_gate(x_BTD).sigmoid() * y_BTD
 

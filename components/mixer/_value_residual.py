@@ -57,7 +57,7 @@ def given_values(residual: ValueResidual | None, v_BTV: Tensor) -> dict[str, Any
     return {"first_values_BTV": v_BTV} if residual is not None and residual.gives else {}
 
 
-def with_given(y_BTD: Tensor, given: dict[str, Any]) -> Tensor | tuple[Tensor, dict[str, Any]]:
+def with_shared_values(y_BTD: Tensor, given: dict[str, Any]) -> Tensor | tuple[Tensor, dict[str, Any]]:
     """Return the output of a mixer, and the values that it shares with later layers, if any."""
     return (y_BTD, given) if given else y_BTD
 

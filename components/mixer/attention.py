@@ -23,7 +23,7 @@ from archlab.components._init import Init, InitLinear, linear
 from archlab.components.attention._shape import AttentionShape
 from archlab.components.attention._window_state import Entries
 
-from ._value_residual import WeightedValues, given_values, mix_values, with_given
+from ._value_residual import WeightedValues, given_values, mix_values, with_shared_values
 
 OutputGate: TypeAlias = Literal["none", "head", "feature"]
 
@@ -166,7 +166,7 @@ class MultiHeadAttention(Recurrent):
             y_BTHV, given = self._attend(scope, q_BTHK, x_BTD, first_values_BTV)
         if self.gate is not None:
             y_BTHV = y_BTHV * self.gate(x_BTD).sigmoid().unflatten(-1, (y_BTHV.shape[2], -1))
-        return with_given(self.out(y_BTHV.flatten(-2)), given), scope.state
+        return with_shared_values(self.out(y_BTHV.flatten(-2)), given), scope.state
 
     def _look_up(self, q_BTHK: Tensor, kv: Entries | None) -> Tensor:
         """Attend to the keys and values of an earlier layer."""

@@ -20,7 +20,7 @@ from archlab.data.prepared import blocks, build, cache, writer
 from archlab.data.prepared.corpus import _open, open_corpus
 from archlab.data.text_sources import TextFiles
 from archlab.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, Tokenizer, WordTokenizer
-from archlab.runtime.progress import reporting
+from archlab.runtime.progress import report_to
 
 
 @pytest.fixture(autouse=True)
@@ -261,7 +261,7 @@ def test_a_second_process_waits_for_the_first(
     found, reported = list[Path](), list[str]()
 
     def prepare() -> None:
-        with reporting(lambda what, done, total: reported.append(what)):
+        with report_to(lambda what, done, total: reported.append(what)):
             found.append(prepared.open_prepared(source(text), None, tokenizer).folder)
 
     began, write = threading.Event(), writer.TokenWriter.write
@@ -291,7 +291,7 @@ def test_progress_is_told_in_bytes(
     monkeypatch.setattr(build, "_GROUP", 2000)
     monkeypatch.setattr(build, "_REPORT_FROM", 0)
     reported: list[tuple[int, int | None]] = []
-    with reporting(lambda what, done, total: reported.append((done, total))):
+    with report_to(lambda what, done, total: reported.append((done, total))):
         prepared.open_prepared(source(text), None, tokenizer)
     totals = {total for _, total in reported}
     assert len(totals) == 1

@@ -10,7 +10,7 @@ from data_helpers import write_tokenizer
 
 from archlab import ArchlabError
 from archlab.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, WordTokenizer, hugging_face, load_tokenizer
-from archlab.runtime.progress import reporting
+from archlab.runtime.progress import report_to
 
 
 def test_bytes_are_tokens() -> None:
@@ -84,7 +84,7 @@ def test_one_huge_document_is_told_of_while_it_is_encoded(tmp_path: Path, monkey
     whole = tokenizer.encode_corpus(text).tolist()
     monkeypatch.setattr(hugging_face, "_GROUP", 100)
     reported: list[tuple[str, int, int | None]] = []
-    with reporting(lambda *each: reported.append(each)):
+    with report_to(lambda *each: reported.append(each)):
         assert tokenizer.encode_corpus(text).tolist() == whole
     assert reported[0] == ("tokenizing 0 million characters", 0, 770)
     assert reported[-1] == ("tokenizing 0 million characters", 770, 770)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from archlab.runtime import progress
-from archlab.runtime.progress import EstimatedProgress, reporting
+from archlab.runtime.progress import EstimatedProgress, report_to
 
 Reports = list[tuple[str, int, int | None]]
 
@@ -17,7 +17,7 @@ Reports = list[tuple[str, int, int | None]]
 def reports(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reports]:
     monkeypatch.setattr(progress, "_EVERY_S", 0.005)
     found: Reports = []
-    with reporting(lambda *each: found.append(each)):
+    with report_to(lambda *each: found.append(each)):
         yield found
 
 

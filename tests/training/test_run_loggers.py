@@ -143,7 +143,7 @@ def test_what_is_missing_is_told_before_anything_is_written(tiny: Tiny, tmp_path
 
 
 def test_a_url_is_logged_without_its_password(tiny: Tiny) -> None:
-    config = run_loggers._redacted({"task": [{"path": "https://me:hunter2@host/data"}], "n": 1})
+    config = run_loggers._redact({"task": [{"path": "https://me:hunter2@host/data"}], "n": 1})
     assert config == {"task": [{"path": "https://me:***@host/data"}], "n": 1}
 
 

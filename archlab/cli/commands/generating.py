@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archlab import api
-from archlab.cli.escaping import unwrapped, write_data
+from archlab.cli.escaping import unwrap, write_data
 from archlab.cli.options import TRUST_PLUGINS, WRITTEN_FOLDER
 from archlab.cli.streams import can_print, decode_argument
 
@@ -117,7 +117,7 @@ def generate(
 
 
 def _is_terminal() -> bool:
-    return sys.stdin.isatty() and unwrapped(sys.stdout).isatty()
+    return sys.stdin.isatty() and unwrap(sys.stdout).isatty()
 
 
 def _converse(folder: Path, seed: int, compile: bool | None, sampling: Mapping[str, Any]) -> None:
@@ -186,7 +186,7 @@ def _generate_batch(folder: Path, file: Path, out: Path | None, force: bool, **s
 
 def _read(file: Path) -> bytes:
     if file == _STDIN:
-        return bytes(unwrapped(sys.stdin).buffer.read())
+        return bytes(unwrap(sys.stdin).buffer.read())
     try:
         return file.read_bytes()
     except OSError as error:

@@ -20,7 +20,7 @@ from archlab.data.survey import Document
 from archlab.data.tokenizers import SEPARATOR, Tokenizer
 from archlab.errors import ArchlabError, MachineError
 from archlab.runtime.fsync import fsync_path
-from archlab.runtime.progress import report_progress, reporting_within
+from archlab.runtime.progress import report_progress, report_within
 
 _GROUP = 2**21  # bytes that are encoded together: enough for all cores, and little to do again for a killed process
 _REPORT_FROM = 2**20  # bytes of a text that takes more than a moment
@@ -59,7 +59,7 @@ def build(recipe: Recipe, partial: Path, folder: Path) -> None:
 
 def _write(recipe: Recipe, partial: Path) -> None:
     writer = TokenWriter(partial, recipe.key, recipe.tokenizer)
-    with writer.opened():
+    with writer.open():
         _encode(recipe, writer)
     recipe.known.require_unchanged()
     contents = recipe.tokenizer.model_tokens().files
@@ -123,7 +123,7 @@ def _write_group(recipe: Recipe, writer: TokenWriter, group: list[Part], size: i
     if total >= _REPORT_FROM and done < total:
         report_progress(label, done, total)
     try:
-        with reporting_within(label, done, min(size, total - done), total):
+        with report_within(label, done, min(size, total - done), total):
             writer.write(group)
     except ArchlabError as error:
         raise ArchlabError(f"{recipe.known.source}: {error}") from error

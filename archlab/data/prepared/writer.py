@@ -55,7 +55,7 @@ class TokenWriter:
         self._next = 0.0
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
+    def open(self) -> Iterator[None]:
         """Open the files for a block, truncated to the journal's sizes; start over if it is of other tokens."""
         journal = read_json(self.folder / JOURNAL) or {}
         if journal.get("key") != self.key or not self._has(journal["sizes"]):

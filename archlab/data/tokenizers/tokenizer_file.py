@@ -112,18 +112,18 @@ def _special_tokens(path: str, tokenizer: Any, config: Mapping[str, Any]) -> tup
     """Return the special tokens before and after a text, as transformers adds them."""
     # add_bos_token or add_eos_token replace what tokenizer.json says altogether: transformers then writes it anew.
     if "add_bos_token" in config or "add_eos_token" in config:
-        return _configured(config, "bos"), _configured(config, "eos")
+        return _configured_token(config, "bos"), _configured_token(config, "eos")
     with refuse(f"{path}: its post_processor cannot be used"):
-        return _added(tokenizer)
+        return _added_tokens(tokenizer)
 
 
-def _configured(config: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def _configured_token(config: Mapping[str, Any], name: str) -> tuple[str, ...]:
     token = config.get(f"{name}_token")
     token = token.get("content") if isinstance(token, dict) else token
     return (token,) if config.get(f"add_{name}_token") is True and isinstance(token, str) else ()
 
 
-def _added(tokenizer: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _added_tokens(tokenizer: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the tokens that the post-processor adds around a text, found on a text that has tokens."""
     for encoding in _probes(tokenizer):
         mask = encoding.special_tokens_mask

@@ -84,7 +84,7 @@ def _interval(items: Sequence[Any], aggregate: Aggregate | None) -> Estimate:
         return _bare(math.nan, len(items))
     of_mean = _OF_A_MEAN.get(aggregate.__name__) if aggregate.__module__ == "lm_eval.api.metrics" else None
     if of_mean is None:
-        return _resampled(items, aggregate)
+        return _bootstrap(items, aggregate)
     pairs = [item if isinstance(item, tuple) else (item, 1) for item in items]
     found = estimate_of_items(*zip(*((float(value), float(weight)) for value, weight in pairs), strict=True))
     value, low, high = (None if bound is None else of_mean(bound) for bound in (found.value, found.low, found.high))
@@ -97,7 +97,7 @@ def _exp(nats: float) -> float:
     return math.exp(min(nats, 700.0))
 
 
-def _resampled(items: Sequence[Any], aggregate: Aggregate) -> Estimate:
+def _bootstrap(items: Sequence[Any], aggregate: Aggregate) -> Estimate:
     """Return any aggregate with its interval, computed of each resample anew."""
     count, value = len(items), float(aggregate(list(items)))
     if count < _FEWEST_ITEMS:

@@ -42,7 +42,7 @@ def export(
     model = read_model(folder, origin)
     if model.note:
         tell(f"the model is {model.note}")
-    chosen = _fitting(model, chosen, is_default=not formats, tell=tell)
+    chosen = _fitting_formats(model, chosen, is_default=not formats, tell=tell)
     with atomic_dir(out, replace=True, check=check) as partial:
         _write(model, partial, chosen)
         expected = expected_logits(model)
@@ -57,7 +57,7 @@ def export(
     return out
 
 
-def _fitting(
+def _fitting_formats(
     model: ExportedModel, chosen: Mapping[str, ExportFormat], *, is_default: bool, tell: Callable[[str], None]
 ) -> dict[str, ExportFormat]:
     """Return the formats that a model has; of those that were asked for, raise for the first that it has not."""

@@ -107,7 +107,7 @@ class _Flat(nn.Module):
 @torch.no_grad()
 def _trace(model: nn.Module, inputs: Tensor, state: Mapping[str, Tensor], *, dynamic_length: bool) -> ExportedProgram:
     """Trace a call on inputs [B, T] and the state of one row, repeated."""
-    rows = _repeated(state.values(), len(inputs))
+    rows = _repeat(state.values(), len(inputs))
     batch = {0: Dim.AUTO}
     shapes: dict[str, Any] = {"inputs": {**batch, **({1: Dim.AUTO} if dynamic_length else {})}}
     shapes |= {"state": (batch,) * len(rows)} if rows else {}  # torch.export knows no argument without a value
@@ -144,10 +144,10 @@ def other_calls(program: ExportedProgram) -> list[tuple[Tensor, ...]]:
     shortest, longest = _lengths(program)
     short = inputs.shape[1] if shortest == longest else shortest
     one = tuple(x[:1] for x in (inputs, *state))
-    return [(one[0][:, :short], *one[1:]), _repeated(one, 3)]
+    return [(one[0][:, :short], *one[1:]), _repeat(one, 3)]
 
 
-def _repeated(rows: Iterable[Tensor], count: int) -> tuple[Tensor, ...]:
+def _repeat(rows: Iterable[Tensor], count: int) -> tuple[Tensor, ...]:
     return tuple(x.repeat(count, *[1] * (x.dim() - 1)) for x in rows)
 
 

@@ -142,7 +142,7 @@ def write_pretrained(
     header = {"architectures": [target.architecture], "model_type": found.model_type, "dtype": dtype}
     # A null by default says nothing, and transformers warns of some that it does not expect.
     fields = {k: v for k, v in found.fields.items() if v is not None or target.fields.get(k) is not None}
-    parameters = by_their_names(_shifted(model, found.shifts), target, found.fields)
+    parameters = by_their_names(_add_shifts(model, found.shifts), target, found.fields)
     tensors = export_tensors(parameters, target.to_hf)
     write_text(folder / "config.json", json.dumps({**header, **fields}, indent=2) + "\n")
     if write is None:
@@ -156,7 +156,7 @@ def _tokenizer_files(model: nn.Module) -> Mapping[str, bytes]:
     return tokens.files if isinstance(tokens, ModelTokens) and tokens.kind == "tokenizer" else {}
 
 
-def _shifted(model: nn.Module, shifts: Mapping[str, float]) -> dict[str, Tensor]:
+def _add_shifts(model: nn.Module, shifts: Mapping[str, float]) -> dict[str, Tensor]:
     """Return the parameters with numbers added; raise ArchlabError for a dtype in which the sum would be rounded."""
     own = weights_of(model)
     for name, shift in shifts.items():

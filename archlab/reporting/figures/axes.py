@@ -60,7 +60,7 @@ def knob_axis(path: str, label: str, data: SearchData, runs: Sequence[Run]) -> K
     values = [run.values[path] for run in runs if path in run.values]
     interval = _interval(data, path)
     if not values or not all(map(_is_number, values)):
-        return KnobAxis(path, label, _ordered(values, _listed(data, path)), False)
+        return KnobAxis(path, label, _order_values(values, _listed_values(data, path)), False)
     if interval is None and len(set(values)) <= _FEW:
         return KnobAxis(path, label, tuple(brief(value) for value in sorted(set(values))), False)
     low, high = min(values), max(values)
@@ -72,7 +72,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _ordered(values: Sequence[Any], listed: Sequence[Any]) -> tuple[str, ...]:
+def _order_values(values: Sequence[Any], listed: Sequence[Any]) -> tuple[str, ...]:
     """Return names in the order of the space, then numbers by their size, then all others by their letters."""
     places = {brief(value): place for place, value in enumerate(listed)}
     sizes = {brief(value): value for value in values if _is_number(value)}
@@ -80,7 +80,7 @@ def _ordered(values: Sequence[Any], listed: Sequence[Any]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda n: (places.get(n, len(places)), n not in sizes, sizes.get(n, 0), n)))
 
 
-def _listed(data: SearchData, path: str) -> Sequence[Any]:
+def _listed_values(data: SearchData, path: str) -> Sequence[Any]:
     with contextlib.suppress(ArchlabError):
         return (listed_choices(data.space, path) or ()) if path in data.space.varied else ()
     return ()

@@ -55,12 +55,12 @@ def axis(
     """Return an axis of numbers that holds the values; a logarithmic one if `log` and all are positive."""
     finite = [value for value in (*values, *(domain or ())) if math.isfinite(value)] or [0.0, 1.0]
     log = log and min(finite) > 0
-    low, high = domain or _padded(min(finite), max(finite), log)
+    low, high = domain or _pad(min(finite), max(finite), log)
     made: Part = {"label": text(label), "scale": "log" if log else "linear", "domain": numbers((low, high))}
     return made | ({"integer": True} if integer else {}) | ({"percent": True} if percent else {})
 
 
-def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
+def _pad(low: float, high: float, log: bool) -> tuple[float, float]:
     if low == high:
         return low, high  # the script gives it a width
     if log:

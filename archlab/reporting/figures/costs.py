@@ -68,7 +68,7 @@ def cost_panels(data: SearchData) -> Figure | None:
 
 
 def _panel(plane: Plane, data: SearchData) -> Part:
-    shown = _shown(plane, data)
+    shown = _shown_runs(plane, data)
     names = {run.name for run in shown}
     best = [run for run in front(plane, data.complete) if run.name in names]
     xs, ys = ([run.metrics[metric] for run in shown] for metric in (plane.x, plane.y))
@@ -80,7 +80,7 @@ def _panel(plane: Plane, data: SearchData) -> Part:
     return panel(_axis(plane.x, plane.x_sign, xs), _axis(plane.y, plane.y_sign, ys), marks)
 
 
-def _shown(plane: Plane, data: SearchData) -> list[Run]:
+def _shown_runs(plane: Plane, data: SearchData) -> list[Run]:
     """Return the complete runs, the baseline included, without those so much worse that they would hide the others."""
     known = [run for run in data.complete if value_of(run, plane.x) is not None]
     top = robust_top([run.metrics[plane.y] for run in known], plane.y_sign)

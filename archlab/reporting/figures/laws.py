@@ -58,7 +58,7 @@ def _draws(summary: LadderSummary) -> Mapping[str, Draws]:
     """Return the bootstrap of the laws that the summary has: the same seed, so the same laws."""
     if summary.fit is None:
         return {}
-    names = [found["candidate"] for found in _found(summary)]
+    names = [found["candidate"] for found in _fits(summary)]
     target = (float(summary.fit["target"]["params"]), float(summary.fit["target"]["tokens"]))  # type: ignore[index, call-overload, arg-type]
     try:
         return fit_candidates(points(summary.results, names), dict.fromkeys(names, target), seed=0).draws
@@ -66,7 +66,7 @@ def _draws(summary: LadderSummary) -> Mapping[str, Draws]:
         return {}
 
 
-def _found(summary: LadderSummary) -> Sequence[Mapping[str, Any]]:
+def _fits(summary: LadderSummary) -> Sequence[Mapping[str, Any]]:
     found: Any = (summary.fit or {}).get("candidates", [])
     return list(found)
 
@@ -125,7 +125,7 @@ def _floats(values: Any) -> list[float]:
 
 
 def _interval(draws: Draws, size: Size) -> tuple[float, float]:
-    return interval(draws.sampled(size.params, size.tokens), draws.forecast(size.params, size.tokens))
+    return interval(draws.sample(size.params, size.tokens), draws.forecast(size.params, size.tokens))
 
 
 def _rungs(runs: Sequence[RunResult]) -> list[int]:

@@ -63,11 +63,11 @@ def page_data(data: SearchData) -> Mapping[str, Json]:
     short = short_names(data.shown_paths)
     return {
         "knobs": [text(name) for name in short.values()],
-        "runs": [_told(run, data) for run in (data.baseline, *data.trials)],
+        "runs": [_tooltip(run, data) for run in (data.baseline, *data.trials)],
     }
 
 
-def _told(run: Run, data: SearchData) -> list[Json]:
+def _tooltip(run: Run, data: SearchData) -> list[Json]:
     values = [text(brief(run.values[path])) if path in run.values else "" for path in data.shown_paths]
     state = f"best, {run.state}" if run is data.best else run.state
     return [run.title, state, visible(shorten(run.reason, _REASON)), values]

@@ -36,7 +36,7 @@ def headline(data: SearchData, comparison: Comparison | None) -> str:
     if best is None:
         return "No trial has been completed." if data.summary else "The search has not ended; this is its state now."
     running = "" if data.summary else "The search has not ended. So far: "
-    found = f"{running}{_found(data)}"
+    found = f"{running}{_describe_best(data)}"
     if comparison is None:
         return f"{found}. There is no baseline to compare it with."
     where = "on the whole validation split" if comparison.is_whole else "during training"
@@ -46,7 +46,7 @@ def headline(data: SearchData, comparison: Comparison | None) -> str:
     return f"No trial is better than the baseline. {found[0].upper()}{found[1:]}. {difference}."
 
 
-def _found(data: SearchData) -> str:
+def _describe_best(data: SearchData) -> str:
     bits, best = bits_per_byte(data), data.best
     assert best is not None
     if "best trial" in bits:

@@ -173,7 +173,7 @@ class SlurmLauncher:
         for id in self._folders:
             _warn_if_stuck(id, *rows.get(id, ("", "")))
         # The controller forgets a job minutes after its end (MinJobAge); the accounting, if there is any, does not.
-        self._states = {id: rows[id][0] if id in rows else _accounted(id) for id in self._folders}
+        self._states = {id: rows[id][0] if id in rows else _accounting_state(id) for id in self._folders}
 
 
 @cache
@@ -193,7 +193,7 @@ def _submit(executor: Any, step: Step) -> str:
         raise kind(f"Slurm does not take the job: {text}") from error
 
 
-def _accounted(id: str) -> str:
+def _accounting_state(id: str) -> str:
     """Return the state of a job in the accounting, or "" if there is no accounting, or no such job."""
     words = (_ask("sacct", "--noheader", "--allocations", "--format=State%30", "--jobs", id) or "").split()
     return words[0].rstrip("+") if words else ""

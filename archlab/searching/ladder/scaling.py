@@ -91,7 +91,7 @@ def _follow(node: Any, ratio: float, width: int) -> Any:
         return node
     heads = _scaled_counts(node, ratio, width)
     unit = math.lcm(*(2 * count for name, count in heads.items() if name != "num_groups")) if heads else 1
-    scaled = {key: _scaled(key, value, ratio, width, unit) for key, value in node.items()}
+    scaled = {key: _scale_dim(key, value, ratio, width, unit) for key, value in node.items()}
     return {key: _follow(value, ratio, width) for key, value in scaled.items()} | heads
 
 
@@ -109,7 +109,7 @@ def _scaled_counts(node: Mapping[str, Any], ratio: float, width: int) -> dict[st
     return counts
 
 
-def _scaled(key: str, value: Any, ratio: float, width: int, unit: int) -> Any:
+def _scale_dim(key: str, value: Any, ratio: float, width: int, unit: int) -> Any:
     if not _is_number(value) or not key.endswith("_dim") or key == "state_dim":
         return value
     if key == "head_dim":

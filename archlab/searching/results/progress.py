@@ -52,7 +52,7 @@ def search_progress(study: optuna.Study, space: Space, folder: Path, total: int)
         baseline=_baseline(folder, space.objectives),
         front=_front(study, space.objectives),
         running=(*baseline, *runs),
-        recent=tuple(map(_ended, sorted(done, key=_end)[-_RECENT:])),
+        recent=tuple(map(_ended_progress, sorted(done, key=_end)[-_RECENT:])),
         seconds_left=estimate_left(_durations(done, folder), total - len(done) - len(running) - paused, in_flight),
     )
 
@@ -61,7 +61,7 @@ def _end(trial: FrozenTrial) -> float:
     return trial.datetime_complete.timestamp() if trial.datetime_complete is not None else 0.0
 
 
-def _ended(trial: FrozenTrial) -> RunProgress:
+def _ended_progress(trial: FrozenTrial) -> RunProgress:
     attrs, state = trial_attrs(trial), _NAMES[trial.state]
     metrics = {name: value for name, value in attrs.get("metrics", {}).items() if name.startswith("val_")}
     return RunProgress(f"trial {trial.number}", state, metrics=metrics, reason=attrs.get("reason", ""))

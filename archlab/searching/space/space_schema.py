@@ -90,32 +90,32 @@ def _objectives() -> Schema:
         "type": "object",
         "minProperties": 1,
         "propertyNames": {"anyOf": [{"enum": [*dict.fromkeys((*COSTS, *MEASURED, *PLANNED))]}, _VALIDATION_METRIC]},
-        "additionalProperties": {"anyOf": [_DIRECTION, _planned()]},
+        "additionalProperties": {"anyOf": [_DIRECTION, _planned_schema()]},
     }
 
 
-def _planned() -> Schema:
+def _planned_schema() -> Schema:
     return {"type": "object", "properties": {**_PLACE, "direction": _DIRECTION}, "additionalProperties": False}
 
 
 def _constraint() -> Schema:
     at = {
         "type": "object",
-        "properties": {**_PLACE, "require": _bound((*COSTS, *PLANNED))},
+        "properties": {**_PLACE, "require": _bound_schema((*COSTS, *PLANNED))},
         "required": ["require"],
         "additionalProperties": False,
     }
-    return {"anyOf": [_bound(COSTS), at]}
+    return {"anyOf": [_bound_schema(COSTS), at]}
 
 
-def _bound(metrics: Iterable[str]) -> Schema:
+def _bound_schema(metrics: Iterable[str]) -> Schema:
     return {"type": "string", "pattern": rf"^\s*({'|'.join(metrics)})\s*(<=|<|>=|>)"}
 
 
 def _study() -> Schema:
     properties = {
         "sampler": _optuna_class(SAMPLERS),
-        "pruner": {"anyOf": [_optuna_class(PRUNERS), _dominated(), _promotion()]},
+        "pruner": {"anyOf": [_optuna_class(PRUNERS), _dominated_schema(), _promotion()]},
         "trials": {**type_schema(Count), "default": 20},
         "seed": {**type_schema(Seed), "default": 0},
         "storage": {
@@ -154,7 +154,7 @@ def _object(properties: Schema, required: list[str]) -> Schema:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _dominated() -> Schema:
+def _dominated_schema() -> Schema:
     options = {each.name: {"type": "integer", "default": each.default} for each in fields(DominanceConfig)}
     mapping = _object({"type": {"const": DOMINATED}, **options}, ["type"])
     return {"anyOf": [{"const": DOMINATED}, mapping], "description": "For several objectives."}

@@ -68,7 +68,7 @@ def _check_in(path: str, domain: Domain | Tie | Held | None, variant: Variant) -
 
 
 def _check_tie(path: str, tie: Tie, variant: Variant) -> None:
-    values = variant.tied(path, tie)
+    values = variant.tied_values(path, tie)
     if not values:
         raise NoValue(f"same_as: there is no knob {tie.same_as}")
     for place, value in values.items():

@@ -108,7 +108,7 @@ class _Storage(BaseStorage):
         self.storage, self.database = storage, database
 
 
-def _patiently(name: str) -> Callable[..., Any]:
+def _with_retries(name: str) -> Callable[..., Any]:
     def method(self: _Storage, *args: Any, **kwargs: Any) -> Any:
         return self.database.call(lambda: getattr(self.storage, name)(*args, **kwargs))
 
@@ -120,7 +120,7 @@ def _public_methods() -> Iterator[str]:
 
 
 # Every method of Optuna's interface, by its name: one that a release adds is waited for like the others.
-PatientStorage = type("PatientStorage", (_Storage,), {name: _patiently(name) for name in _public_methods()})
+PatientStorage = type("PatientStorage", (_Storage,), {name: _with_retries(name) for name in _public_methods()})
 
 
 def open_database(public_url: str, name: str = "", *, read_only: bool = False) -> BaseStorage:

@@ -14,7 +14,7 @@ from archlab.errors import ConfigError, show_value
 from archlab.searching.variants import selectors
 from archlab.searching.variants.apply import each_lists
 from archlab.searching.variants.divisors import NoValue
-from archlab.searching.variants.layer_lists import is_layer_list, unrolled
+from archlab.searching.variants.layer_lists import is_layer_list, layer_entries
 from archlab.searching.variants.parameters import SearchParameter, resolve_parameter
 from archlab.searching.variants.pattern import Pattern
 from archlab.searching.variants.references import sort_paths
@@ -60,7 +60,7 @@ def _follow(path: str, domain: Varied, variant: Variant, target: Tree, wanted: U
     if isinstance(domain, Tie):
         return variant.put(path, domain, None)
     if is_layer_list(path, variant.raw):
-        return variant.put(path, domain, len(unrolled(wanted, path)))
+        return variant.put(path, domain, len(layer_entries(wanted, path)))
     found = _values_at(target, path, [])
     return variant.put_everywhere(path, found[0]) if found else variant
 

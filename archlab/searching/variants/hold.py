@@ -16,7 +16,7 @@ from archlab.errors import ConfigError
 from archlab.searching.variants import selectors
 from archlab.searching.variants.bisection import Bisection
 from archlab.searching.variants.cost_request import PARAMETER_COUNTS, CostRequest, CountCosts, count_costs
-from archlab.searching.variants.layer_lists import is_layer_list, resized, rolled, unrolled
+from archlab.searching.variants.layer_lists import is_layer_list, layer_entries, merge_repeats, resize
 
 METRICS = (*PARAMETER_COUNTS, "flops_per_token", "memory_per_device", "state_bytes")
 TOLERANCE = 0.05
@@ -115,7 +115,7 @@ def describe_miss(solution: Solution, hold: Hold) -> str:
 def number(raw: UnresolvedExperiment, by: str) -> int:
     """Return the number that an experiment has at `by`; raise ConfigError if there is none, or several."""
     if "*" not in by and is_layer_list(by, raw):
-        return len(unrolled(raw, by))
+        return len(layer_entries(raw, by))
     tree = raw.resolve().resolved
     places = [place for place in raw.expand(by) if raw.knob(place)]
     values = {place: paths.get(tree, place) for place in places}
@@ -131,7 +131,7 @@ def _with_number(raw: UnresolvedExperiment, by: str, value: int) -> UnresolvedEx
 
 def _override(raw: UnresolvedExperiment, by: str, value: int) -> dict[str, Any]:
     if "*" not in by and is_layer_list(by, raw):
-        return {by: rolled(resized(unrolled(raw, by), value))}
+        return {by: merge_repeats(resize(layer_entries(raw, by), value))}
     return {by: value}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from archlab.interop._formats import Fields, KeyMap
-from archlab.interop.hugging_face.formats._names import prefixed
+from archlab.interop.hugging_face.formats._names import prefix
 
 MOE = "moe"
 ROUTED = ("hidden_dim", "num_experts", "top_k", "normalize")
@@ -70,5 +70,5 @@ def sparse_key_map(dense: KeyMap, layers: Iterable[int], experts: KeyMap) -> Key
     replaced = tuple(f"{theirs}.mlp." for theirs in own)
     kept = {name: ours for name, ours in dense.items() if not name.startswith(replaced)}
     return kept | {
-        f"{theirs}.{name}": prefixed(module, ours) for theirs, module in own.items() for name, ours in experts.items()
+        f"{theirs}.{name}": prefix(module, ours) for theirs, module in own.items() for name, ours in experts.items()
     }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
-from archlab.interop.hugging_face.formats._names import layer_keys, num_layers, prefixed
+from archlab.interop.hugging_face.formats._names import layer_keys, num_layers, prefix
 
 FIELDS: dict[str, Any] = {
     "vocab_size": 50280,
@@ -62,7 +62,7 @@ def key_map(config: Fields) -> KeyMap:
 def mamba_key_map(config: Fields, parts: KeyMap) -> KeyMap:
     """Map the tensor names of transformers to archlab's, given the map of a layer's mixer."""
     parts = parts | (CONV_BIAS if config["use_conv_bias"] else {})
-    layer = {"norm.weight": "norm.weight"} | {f"mixer.{name}": prefixed("mixer", ours) for name, ours in parts.items()}
+    layer = {"norm.weight": "norm.weight"} | {f"mixer.{name}": prefix("mixer", ours) for name, ours in parts.items()}
     ends: KeyMap = {"backbone.embeddings.weight": "embedding.weight", "backbone.norm_f.weight": "norm.weight"}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
     return ends | layer_keys(config["num_hidden_layers"], "backbone.layers", layer) | head

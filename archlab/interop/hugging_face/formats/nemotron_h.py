@@ -14,7 +14,7 @@ from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder, mamba, mamba2
 from archlab.interop.hugging_face.formats._experts import MOE, scored_config, scored_fields, shared_dim
 from archlab.interop.hugging_face.formats._hybrid import LINEAR, first_layer, whole_layers
-from archlab.interop.hugging_face.formats._names import knob, prefixed
+from archlab.interop.hugging_face.formats._names import knob, prefix
 from archlab.interop.hugging_face.formats._windows import FULL
 
 MLP, NONE = "mlp", "none"
@@ -129,7 +129,7 @@ def key_map(config: Fields) -> KeyMap:
         for norm, module, own in parts:
             theirs, ours = f"backbone.layers.{layer}", f"blocks.{index}"
             names[f"{theirs}.norm.weight"] = f"{ours}.{norm}.weight"
-            names |= {f"{theirs}.mixer.{name}": prefixed(f"{ours}.{module}", part) for name, part in own.items()}
+            names |= {f"{theirs}.mixer.{name}": prefix(f"{ours}.{module}", part) for name, part in own.items()}
             layer += 1
     return names | {"lm_head.weight": "head.weight"}
 

@@ -16,7 +16,7 @@ from archlab.interop.hugging_face.formats._experts import (
     is_sparse,
     sparse_key_map,
 )
-from archlab.interop.hugging_face.formats._names import knob, prefixed, rows_in_turn
+from archlab.interop.hugging_face.formats._names import knob, prefix, rows_in_turn
 from archlab.interop.hugging_face.formats._rope import SHARE, partial_position, rope_fields
 from archlab.interop.hugging_face.formats._windows import FULL
 from archlab.interop.hugging_face.formats.olmoe import NAMES
@@ -63,7 +63,7 @@ def key_map(config: Fields) -> KeyMap:
     """Map each tensor name of transformers to archlab's name or names."""
     names, mixers = _decoder.key_map(config, BLOCK), {FULL: _attention_keys(config), LINEAR: _delta_keys(config)}
     for index, kind in enumerate(_kinds(config)):
-        parts = {theirs: prefixed(f"blocks.{index}", ours) for theirs, ours in mixers[kind].items()}
+        parts = {theirs: prefix(f"blocks.{index}", ours) for theirs, ours in mixers[kind].items()}
         names |= {f"model.layers.{index}.{theirs}": ours for theirs, ours in parts.items()}
     sparse = [index for index, has_experts in enumerate(qwen3_moe.has_experts(config)) if has_experts]
     experts = expert_keys("mlp", config["num_experts"], NAMES) | qwen2_moe.SHARED
