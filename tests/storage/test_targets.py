@@ -134,7 +134,7 @@ def test_a_place_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path / "here")
     places = {
         "file": "is a file",
-        "file/below": "is below one",
+        "file/below": "or below one",
         "dead": "is a link that leads nowhere",
         "home": "is the home",
         "here": "is the current directory",
