@@ -64,8 +64,8 @@ WORKERS = click.option(
     type=_Workers(),
     default="1",
     show_default=True,
-    help="Train so many trials at a time, each in a process of its own; auto fits them to the machine. They run on this"
-    " machine, or where the space's study.launcher places them.",
+    help="Train this many trials at a time, each in its own process; auto chooses as many as fit the machine. They run"
+    " on this machine, or where the space's study.launcher places them.",
 )
 
 
@@ -84,5 +84,5 @@ TRUST_PLUGINS = click.option(
     is_flag=True,
     expose_value=False,
     callback=_apply_trust,
-    help="Run the plugins that a run or a checkpoint names; they are remembered, and need this once.",
+    help="Trust the plugins that a run or a checkpoint names, and run them; needed once, as they are remembered.",
 )

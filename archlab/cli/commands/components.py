@@ -69,7 +69,7 @@ def check(kind: str, name: str, knobs: tuple[str, ...], plugin: Path | None) -> 
 def schema(what: str, plugins: tuple[Path, ...], out: Path | None) -> None:
     """Write a JSON Schema, with which editors complete and check YAML.
 
-    WHAT is experiment (the default) or search, for search spaces.
+    The default is the schema of experiments; `search` is that of search spaces.
     """
     for plugin in plugins:
         load_plugin(str(plugin.resolve()), Path(), "--plugin")

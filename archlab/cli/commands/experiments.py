@@ -75,12 +75,14 @@ def _experiment_in(name: str) -> str:
 @click.option("--out", type=FOLDER, help="Write the run to this directory; the default is runs/NAME.")
 @click.option("--resume", is_flag=True, help="Resume the run from its last checkpoint.")
 @FORCE
-@click.option("--processes", type=click.IntRange(min=1), default=1, help="Train in so many processes of this machine.")
+@click.option(
+    "--processes", type=click.IntRange(min=1), default=1, help="Train in this many processes on this machine."
+)
 @click.option(
     "--max-restarts",
     type=click.IntRange(min=0),
     default=0,
-    help="Restart from the last checkpoint at most so often when one of several processes is killed or lost.",
+    help="Restart from the last checkpoint at most this many times if one of several processes is killed or lost.",
 )
 @click.option("--dry-run", is_flag=True, help="Try the layout without memory and print the commands; start nothing.")
 @click.option("--device", help="The device that a dry run is for.")
@@ -146,12 +148,14 @@ def train(
 @OVERRIDES
 @click.option("--out", type=FOLDER, help="Write the search to this directory; the default is runs/NAME.")
 @click.option("--trials", type=click.IntRange(min=1), help="Run this many trials, not the number that the space sets.")
-@click.option("--rehearse", is_flag=True, help="Run every rung of a ladder in small, to find mistakes in minutes.")
+@click.option(
+    "--rehearse", is_flag=True, help="Run every rung of a ladder with small models, to find mistakes in minutes."
+)
 @FORCE
 @WORKERS
 @click.option("--dry-run", is_flag=True, help="Print the estimated cost of the search, and start nothing.")
-@click.option("--device", help="The device that a dry run is for, cpu unless given.")
-@click.option("--devices", type=click.IntRange(min=1), help="How many devices a dry run gives each trial.")
+@click.option("--device", help="The device that a dry run is for; the default is cpu.")
+@click.option("--devices", type=click.IntRange(min=1), help="Number of devices of each trial in a dry run.")
 @click.option("--worker", is_flag=True, hidden=True, help="Be one worker of the search in the directory NAME.")
 @TRUST_PLUGINS
 def search(
@@ -169,7 +173,7 @@ def search(
 ) -> None:
     """Search a space of architectures; the same command resumes the search.
 
-    NAME is a search space, a YAML file, or the directory of a search to resume; PATH=VALUE overrides a value of the
+    NAME is a search space, a YAML file, or the directory of a search to resume; PATH=VALUE sets a value of the
     space or of its base experiment. A space with rungs is a ladder: its candidates are compared at growing sizes, and
     their losses are forecast at the target size.
     """

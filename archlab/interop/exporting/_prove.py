@@ -1,6 +1,7 @@
 """Run an export's loader on fixed inputs in a process that has no archlab.
 
-python _prove.py LOADER FOLDER INPUTS OUTPUTS; it is run as a file, and so imports nothing of the package that it is in.
+python _prove.py LOADER DIRECTORY INPUTS OUTPUTS; it is run as a file, and so imports nothing of the package that it is
+in.
 """
 
 import sys

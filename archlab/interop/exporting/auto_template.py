@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""NAME for transformers: `AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)`.
+"""NAME for transformers: `AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)`.
 
 The model itself is in MODELING.py. B batch, T time, D width, V vocabulary.
 """

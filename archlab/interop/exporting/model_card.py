@@ -24,8 +24,8 @@ _USE = """    import torch
 """
 _USE_TRANSFORMERS = """    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
+    model = AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(DIRECTORY, trust_remote_code=True)
     batch = tokenizer(["one prompt", "and a longer one"], return_tensors="pt", padding=True)
     print(tokenizer.batch_decode(model.generate(**batch, max_new_tokens=20)))
 """
