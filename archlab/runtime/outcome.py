@@ -21,7 +21,7 @@ class Outcome(StrEnum):
 
     DONE = "done"
     TRIAL = "trial"  # of its own: a mistake, a loss that is not finite, shapes that do not fit, its memory
-    MACHINE = "machine"  # a full disk, a database that is away, a lost GPU
+    MACHINE = "machine"  # a full disk, an unavailable database, a lost GPU
     USER = "user"  # an interrupt, or a terminal that was closed
     PREEMPTED = "preempted"  # stopped by a scheduler, to be run again
     KILLED = "killed"  # by the kernel, as when the machine's memory is full, or by a fault of native code
