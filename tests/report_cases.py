@@ -48,7 +48,7 @@ _DISTRIBUTIONS: dict[str, BaseDistribution] = {
 def make_search(
     folder: Path, trials: int, *, objectives: int = 1, seeds: int = 1, is_worse: bool = False, has_ended: bool = True
 ) -> SearchData:
-    """Return a search of so many trials, a tenth of which fail, a fifth are pruned, and some violate a constraint."""
+    """Return a search of trials, a tenth of which fail, a fifth are pruned, and some violate a constraint."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = dict(list(OBJECTIVES.items())[:objectives])
     study = {"pruner": "none", "runs_per_trial": seeds}

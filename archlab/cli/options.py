@@ -32,7 +32,7 @@ class _WrittenFolder(click.Path):
         if not os.path.exists(folder):  # not Path.exists, which raises for a name that is too long
             near = nearest(folder.name, _names_in(folder.parent))
             hint = f"; did you mean {shell_path(folder.parent / near)}?" if near else ""
-            raise ArchlabError(f"{folder}: is no directory{hint}")
+            raise ArchlabError(f"{folder}: is not a directory{hint}")
         return folder
 
 

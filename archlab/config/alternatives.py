@@ -1,4 +1,4 @@
-"""Settings of `train:` of which one takes the place of the other: the one that is set last counts."""
+"""Settings of `train:` of which one replaces the other: the one that is set last counts."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ def _fits(knob: Knob, value: Any) -> bool:
 
 
 def _require_file_name(name: str) -> str:
-    """Return a name that can be a directory's; raise ConfigError for one that would be a path, or is no file name."""
+    """Return a name that can be a directory's; raise ConfigError for a path, or an invalid file name."""
     if name.strip() in ("", ".", "..") or "/" in name or "\\" in name:
         raise ConfigError("name", f"{name!r} cannot name a folder")
     if hidden := HIDDEN.search(name):

@@ -149,7 +149,7 @@ def register(
             raise ArchlabError(f"{kind} {name!r} is registered twice: {_where(earlier.cls)} and {_where(cls)}")
         for knob in component.search:
             if knob not in component.knobs:
-                raise ArchlabError(f"{_where(cls)} declares a search domain for {knob!r}, which is no knob")
+                raise ArchlabError(f"{_where(cls)} declares a search domain for {knob!r}, which is not a knob")
         _registered[kind, name] = component
         return cls
 

@@ -110,7 +110,7 @@ class UnionMember:
 
 
 def union_members(expected: Any) -> list[UnionMember]:
-    """Return the members of a union, nested ones included, or the one type that is no union."""
+    """Return the members of a union, nested ones included, or the one type that is not a union."""
     origin, args = get_origin(expected), get_args(expected)
     if origin is Annotated:
         ranges = tuple(limit for limit in args[1:] if isinstance(limit, Range))

@@ -35,8 +35,8 @@ class TrainConfig:
     `eval_every: 0` and `checkpoint_every: 0` mean at the end only; `eval_tokens: null` is the whole split. While a
     `budget` of FLOPs or seconds is not resolved (archlab.modeling.budget), `steps` is 0. Under a `parametrization`
     other than standard, `lr` and initialization are those of a model as wide as `base_width`, with the sizes of
-    `base_model` by path, and of `base_depth` layers. `documents: separate` starts every document anew, which other
-    tools call packing with intra-document masking; `joined` lets a context continue from one to the next.
+    `base_model` by path, and of `base_depth` layers. `documents: separate` starts every document with a fresh state,
+    which other tools call packing with intra-document masking; `joined` lets a context continue from one to the next.
     """
 
     steps: Count = 1000

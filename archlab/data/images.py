@@ -63,7 +63,7 @@ def _turn(image: Image) -> Image:
     """Return an image upright, as its camera noted."""
     from PIL.Image import Transpose
 
-    # Not ImageOps.exif_transpose, which writes the other notes anew and fails where they are damaged.
+    # Not ImageOps.exif_transpose, which writes the other notes again and fails where they are damaged.
     orientation = image.getexif().get(0x0112)
     names = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
     turns = dict(enumerate(names, 2))

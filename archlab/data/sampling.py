@@ -71,7 +71,7 @@ def block_order(size: int, block: int, seed: int, epoch: int) -> NDArray[np.int6
 
 
 def sample_without_replacement(random: np.random.RandomState, rows: int, size: int, count: int) -> NDArray[np.int64]:
-    """Return `count` different numbers below `size` in each of so many rows, all arrangements equally likely."""
+    """Return `count` different numbers below `size` in each of several rows, all arrangements equally likely."""
     # The first `count` steps of a Fisher-Yates shuffle, for all rows at once.
     numbers, row = np.tile(np.arange(size), (rows, 1)), np.arange(rows)
     offsets = (random.random_sample((rows, count)) * (size - np.arange(count))).astype(np.int64)

@@ -43,7 +43,7 @@ def decode_rows(model: nn.Module, rows: Iterable[Row], batch_size: int) -> Itera
     """Run streams to their ends, `batch_size` at a time, and yield each when it is done.
 
     A prompt is read by itself, as it would be alone, and no layer ever sees padding. Then its state joins those of the
-    others: the rows of a batch stand at different positions. When a row is done the next takes its place.
+    others: the rows of a batch are at different positions. When a row is done the next replaces it.
     """
     waiting, groups, has_more = iter(rows), list[_Group](), True
     with eval_mode(model):
@@ -94,7 +94,7 @@ class _Group:
         self.layout = _layout(self.state, len(self.rows))
 
     def reserve(self, model: nn.Module, room: int) -> None:
-        """Make room in the state for streams of so many tokens."""
+        """Make room in the state for streams of the given number of tokens."""
         if room > self.room:
             self.state, self.room = reserve_state(model, self.state, room), room
             self.layout = _layout(self.state, len(self.rows))

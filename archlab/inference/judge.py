@@ -37,7 +37,7 @@ class Judge:
         if not url or not model:
             raise ArchlabError(f"there is no judge: set {URL} to an OpenAI-compatible endpoint, {MODEL}, and {KEY}")
         if urlsplit(url).scheme not in ("http", "https"):
-            raise ArchlabError(f"{URL}: is no http or https address")
+            raise ArchlabError(f"{URL}: is not an http or https address")
         return cls(url, model, os.environ.get(KEY, ""))
 
     def ask(self, system: str, prompt: str) -> str:

@@ -70,7 +70,7 @@ def _is_state(file: Path) -> bool:
 
 
 def save_state(file: Path, model: nn.Module, saved: SavedState, *, force: bool = False) -> None:
-    """Write a state atomically; raise ArchlabError for a file that is there, with `force` for one that is no state."""
+    """Write a state atomically; raise ArchlabError for an existing file, with `force` for one that is not a state."""
     tensors = {_STATE + name: tensor for name, tensor in saved.state.items()}
     tensors |= {_LOGITS: saved.logits_V, _RANDOM: saved.random}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -88,10 +88,10 @@ def save_state(file: Path, model: nn.Module, saved: SavedState, *, force: bool =
 
 
 def load_state(file: Path, model: nn.Module) -> SavedState:
-    """Read a state; raise ArchlabError for a file that is damaged, is no state, or that of another model."""
+    """Read a state; raise ArchlabError for a file that is damaged, is not a state, or that of another model."""
     metadata = dict(read_header(file).metadata)
     if not metadata.get("format", "").startswith("archlab generation "):
-        raise ArchlabError(f"{file}: is no state that archlab generate has saved")
+        raise ArchlabError(f"{file}: is not a state that archlab generate has saved")
     if metadata["format"] != FORMAT:
         raise ArchlabError(f"{file}: its format is {metadata['format']!r}, and this version reads {FORMAT!r}")
     tensors = read_tensors(file)
@@ -115,7 +115,7 @@ def load_state(file: Path, model: nn.Module) -> SavedState:
             [_unpack(entry) for entry in json.loads(metadata["held"])],
         )
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise ArchlabError(f"{file}: is no state that this version reads: {describe_error(error)}") from error
+        raise ArchlabError(f"{file}: is not a state that this version reads: {describe_error(error)}") from error
 
 
 def model_hash(model: nn.Module) -> str:
@@ -165,11 +165,11 @@ def _token_list(values: Any) -> list[int]:
 
 def _token(value: Any) -> int:
     if not is_count(value):
-        raise ValueError(f"{value!r} is no token")
+        raise ValueError(f"{value!r} is not a token")
     return int(value)
 
 
 def _score(value: Any) -> float | None:
     if value is not None and not is_finite(value):
-        raise ValueError(f"{value!r} is no probability")
+        raise ValueError(f"{value!r} is not a probability")
     return None if value is None else float(value)

@@ -90,7 +90,7 @@ class TextOutput:
 
 
 def _cut(tokens: Sequence[GeneratedToken], num_characters: int) -> list[GeneratedToken]:
-    """Return the tokens whose text begins before the end of so many characters, the last one cut there."""
+    """Return the tokens whose text begins before the end of the given number of characters, the last one cut there."""
     kept, before = list[GeneratedToken](), 0
     for token in tokens:
         if before < num_characters:

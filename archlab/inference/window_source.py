@@ -33,7 +33,7 @@ class WindowSource(Protocol):
     name: str
 
     def num_targets(self, context: int, most: int | None) -> int:
-        """Return how many tokens can be predicted, at most so many."""
+        """Return how many tokens can be predicted, at most the given number."""
 
     def batches(self, rows: int, context: int, num_targets: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets of the first tokens, once and in order."""

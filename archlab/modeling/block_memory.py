@@ -64,7 +64,7 @@ def trace_memory(experiment: Experiment, model: nn.Module) -> StepMemory:
         with watch.inside(blocks), recorder, skip_repeated_blocks(model, repeated.add):
             watch.around(blocks)
             recorder.follow(list(batch))
-            # A divided model's weights in bfloat16 are cast anew for each operation: see TrainStep.
+            # A divided model's weights in bfloat16 are cast again for each operation: see TrainStep.
             loss, state = step_loss(model, *batch, train.precision, keeps_casts=False)
             del state
             repeated.end_forward()
@@ -100,7 +100,7 @@ class _Watch:
     def __init__(self, recorder: StepRecorder) -> None:
         self.recorder, self.entries, self.ends = recorder, list[_Entry](), 0
         self._open: _Entry | None = None
-        self._executed: _Entry | None = None  # of the call in progress, if it is no repetition
+        self._executed: _Entry | None = None  # of the call in progress, if it is not a repetition
         self._first: _Entry  # the latest block that was executed, which those after it may repeat
 
     @contextmanager
@@ -128,7 +128,8 @@ class _Watch:
     def _call(self, block: nn.Module, forward: Any, x: Tensor, *inputs: Any, **named: Any) -> Any:
         self.ends, before, self._executed = max(self.ends, self.recorder.take_mark()), self.recorder.live, None
         own: list[_Entry] = []  # known once it has run
-        # Before the hooks of repeated blocks, as below; the block before this one may have begun by then, and ended it.
+        # Before the hooks of repeated blocks, as below; the block before this one may have set it by then, and ended
+        # it.
         handle = x.register_hook(lambda _: self._end(own[0])) if x.requires_grad else None
         output = forward(x, *inputs, **named)
         if self._executed is not None:

@@ -74,7 +74,7 @@ def timestep_norm_reference(
 
 
 def total_weight(count: Tensor, decay: float) -> Tensor:
-    """Return the sum of the weights of so many steps, 1 + decay + decay² + ..., in float64."""
+    """Return the sum of the weights of the given number of steps, 1 + decay + decay² + ..., in float64."""
     if decay == 1:
         return count.double()
     return torch.expm1(count.double() * math.log(decay)) / (decay - 1)

@@ -80,7 +80,7 @@ def _has_own_state(part: nn.Module) -> bool:
 
 def _is_associative(part: nn.Module) -> TypeGuard[Any]:
     component = component_of(type(part))
-    # A part that is no component, such as a delay of one token, declares it by having the methods.
+    # A part that is not a component, such as a delay of one token, declares it by having the methods.
     return hasattr(part, "summarize") and (component is None or component.carry == "associative")
 
 

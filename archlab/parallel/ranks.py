@@ -215,7 +215,7 @@ def join_ranks(experiment: Experiment) -> Iterator[Ranks]:
     """Join the processes that a launcher has started with this one, in the experiment's layout; see `session`.
 
     Raises ConfigError if the layout is of another number of processes. An error of communication, once another process
-    has gone or stands still, is raised as MachineError naming it, by one process; by the others as PeerError.
+    has gone or hangs, is raised as MachineError naming it, by one process; by the others as PeerError.
     """
     place = present_place()
     try:

@@ -27,7 +27,7 @@ PIECES = 2  # for each rank of a context: with twice as many, ranks wait for a f
 
 
 def num_pieces(rows: int, chunks: int) -> int:
-    """Return into how many pieces a micro-batch of so many sequences is cut, each of them over so many ranks."""
+    """Return the number of pieces of a micro-batch of given sequences, each cut over the given number of ranks."""
     return max(size for size in range(1, min(rows, PIECES * chunks) + 1) if rows % size == 0)
 
 

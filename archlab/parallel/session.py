@@ -90,7 +90,7 @@ def join(place: Place, device: str) -> Session:
 
 
 def _wait_for_all(store: dist.Store, place: Place) -> None:
-    """Wait until every process is there: some have imported torch long before others, which is no sign of a fault."""
+    """Wait until every process is there: some have imported torch long before others, which is no fault."""
     store.set(f"here/{place.rank}", "")
     store.wait([f"here/{rank}" for rank in range(place.count)], _JOINING)
 

@@ -36,7 +36,7 @@ class Links:
 
 @dataclass(frozen=True)
 class Reserved:
-    """Memory that is no tensor's: bytes of the context, of communication libraries, share lost by the allocator."""
+    """Memory that is not a tensor's: bytes of the context, of communication libraries, share lost by the allocator."""
 
     context: NonNegative
     communication: NonNegative

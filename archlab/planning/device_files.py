@@ -26,7 +26,7 @@ def load_device(name: str, folder: Path = Path()) -> Device:
 
 
 def device_files() -> dict[str, Path]:
-    """Return the files of all devices by name; one of the user's own takes the place of a shipped one."""
+    """Return the files of all devices by name; one of the user's own replaces a shipped one."""
     own = own_folder()
     folders = (SHIPPED, *([own] if own is not None else []))
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}

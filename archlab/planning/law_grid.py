@@ -35,7 +35,7 @@ class Grid:
 
 
 def grid_search(design: Design, loss_SP: Floats, nodes: int) -> Grid:
-    """Project samples, of a size about 1, at the nodes of a grid with so many in each direction."""
+    """Project samples, of a size about 1, at the nodes of a grid with the given number of points in each direction."""
     axes = np.geomspace(*EXPONENTS, nodes)
     a_K, b_K = (axis.ravel() for axis in np.meshgrid(*(axes if on else axes[:1] for on in design.terms), indexing="ij"))
     projections = []

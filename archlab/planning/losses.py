@@ -64,7 +64,7 @@ def number_problem(value: float) -> str:
 
 
 def check_points(points: Iterable[LossPoint]) -> None:
-    """Raise ArchlabError naming the first point whose numbers no law can be fitted to, or that stands twice."""
+    """Raise ArchlabError naming the first point whose numbers no law can be fitted to, or that appears twice."""
     seen = set()
     for point in points:
         if not point.candidate.strip():
@@ -75,7 +75,7 @@ def check_points(points: Iterable[LossPoint]) -> None:
                 raise ArchlabError(f"{point.candidate}: {name} {show_value(value)} {problem}")
         key = (point.candidate, point.params, point.tokens, point.seed)
         if key in seen:
-            raise ArchlabError(f"{_describe(point)} stands twice; runs of the same size need different seeds")
+            raise ArchlabError(f"{_describe(point)} appears twice; runs of the same size need different seeds")
         seen.add(key)
 
 
@@ -119,7 +119,7 @@ def _check_header(file: Path, header: Sequence[str]) -> list[str]:
         raise ArchlabError(f"{file}: there is no column {missing[0]!r}{hint.replace('known', 'its columns')}")
     twice = [name for name in header if name and header.count(name) > 1]
     if twice:
-        raise ArchlabError(f"{file}: the column {twice[0]!r} stands twice")
+        raise ArchlabError(f"{file}: the column {twice[0]!r} appears twice")
     return list(header)
 
 

@@ -69,7 +69,7 @@ def compare_with_baseline(data: SearchData) -> Comparison | None:
 
 
 def _margin(data: SearchData, own: int, base: int) -> float | None:
-    """Return the difference that random seeds alone explain at 95 % between means of so many of them."""
+    """Return the difference that random seeds alone explain at 95 % between means of a given number of runs."""
     if data.noise is None:
         return None
     return significant_difference(data.noise, *(Candidate((), (0.0,) * seeds) for seeds in (own, base)))

@@ -21,7 +21,7 @@ KIND = "evaluation"
 
 
 def evaluation_dir(folder: Path, suite: str) -> Path | None:
-    """Return where the evaluations of a run's trained model are kept; None of a model that is no run's."""
+    """Return where the evaluations of a run's trained model are kept; None of a model that is not a run's."""
     run = run_of_model(folder)
     return None if run is None else run / "evaluations" / suite
 

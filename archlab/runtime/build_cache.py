@@ -68,7 +68,7 @@ def _is_sound(file: Path) -> bool:
 def _problems(file: Path) -> Iterator[str]:
     try:
         if file.is_symlink() or not file.is_file():
-            yield f"{file} is no file"
+            yield f"{file} is not a file"
         if problem := distrust(file):
             yield problem
         if _sum(file) != file.name.split(".")[-2]:

@@ -65,7 +65,7 @@ def _cpu_quota(version: int, folder: Path) -> float | None:
         quota, _, period = _read(folder / "cpu.max").partition(" ")
     else:
         quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-    with suppress(ValueError, ZeroDivisionError):  # "max" is no number
+    with suppress(ValueError, ZeroDivisionError):  # "max" is not a number
         share = int(quota) / int(period)
         return share if share > 0 else None  # version 1 writes -1 for no limit
     return None

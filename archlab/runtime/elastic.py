@@ -35,7 +35,7 @@ def run_processes(
     again: Sequence[str] = (),
     tell: Callable[[str], None] | None = None,
 ) -> int:
-    """Run a command in so many processes of this machine; return the exit status of the first one that failed, or 0.
+    """Run a command in the given number of processes; return the exit status of the first one that failed, or 0.
 
     Processes that were killed or ended by a failure of the machine are restarted with the arguments `again` added,
     `max_restarts` times at most. `tell` is called with a line about a process that could not report its end itself.

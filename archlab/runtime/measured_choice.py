@@ -1,6 +1,6 @@
 """Choices measured on this machine, made once for all processes of a user.
 
-Measured anew in each process, two ways of about the same speed would take turns, and with them the last digits of a
+Measured again in each process, two ways of about the same speed would take turns, and with them the last digits of a
 run: it would not be resumed bit for bit.
 """
 

@@ -105,7 +105,7 @@ def fake_tensors() -> AbstractContextManager[Any]:
 
 @contextmanager
 def fake_process_group(rank: int, count: int) -> Iterator[None]:
-    """Have this process be one of so many, which need not be there: collectives return at once, and send nothing."""
+    """Have this process act as one of several ranks, which need not exist: collectives return at once."""
     # The backend is public, and the store that it needs is in a module for tests (torch 2.13). Below, collectives are
     # given a rule for tensors without memory.
     import torch.distributed as dist
@@ -283,7 +283,7 @@ def load_package(package: str) -> Callable[..., Any]:
 
 
 def op_namespace(target: object) -> str | None:
-    """Return the namespace of an operator, such as aten, or None for a function that is no operator."""
+    """Return the namespace of an operator, such as aten, or None for a function that is not an operator."""
     # The public torch.ops makes them, and has no type for them (torch 2.13).
     from torch._ops import OperatorBase, OpOverload
 

@@ -83,7 +83,7 @@ def wait_setting() -> str | None:
 
 
 def restart_without_small_cache() -> None:
-    """Start this command anew in the same process, once, if malloc then wastes less memory between tensors.
+    """Start this command again in the same process, once, if malloc then wastes less memory between tensors.
 
     Nothing happens where the command line is not the program of this process, or malloc is not archlab's to set.
     """

@@ -71,5 +71,5 @@ def explain_loss(statuses: Sequence[RankStatus]) -> str:
     last = slowest(statuses)
     ahead = max(status.update for status in statuses)
     others = f"; the others are in update {ahead}" if ahead > last.update else ""
-    what = "stands still" if any(status.waited for status in statuses) else "is the last to be heard of"
+    what = "hangs" if any(status.waited for status in statuses) else "is the last to be heard of"
     return f"the processes have lost each other: {last} {what}{others}"

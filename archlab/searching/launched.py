@@ -22,7 +22,7 @@ from archlab.storage.locks import lock
 
 
 def run_launched(space: Space, folder: Path, total: int, callback: SearchCallback, workers: int) -> SearchResult:
-    """Let the launcher of a space place so many workers, wait for them, and return the result of the search.
+    """Let the launcher of a space place workers, wait for them, and return the result of the search.
 
     Asks all to save and end where this process is interrupted. Raises MachineError if they end before the search.
     """

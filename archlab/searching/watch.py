@@ -40,7 +40,7 @@ def open_watch(folder: Path) -> Callable[[], Progress]:
         return _open_ladder(space, folder) if space.is_ladder else _open_search(space, folder)
     if is_run(folder):
         return partial(_read_trial if search_of(folder) else read_run_progress, folder)
-    what = "holds no run, search or ladder" if folder.is_dir() else "is no directory"
+    what = "holds no run, search or ladder" if folder.is_dir() else "is not a directory"
     raise ArchlabError(f"{folder}: {what} to watch")
 
 

@@ -34,7 +34,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write that takes the place of `path` at the end of the block, or is deleted if that raises."""
+    """Yield a file to write that replaces `path` at the end of the block, or is deleted if that raises."""
     path = path.resolve()
     partial = _partial_path(path)
     try:

@@ -100,7 +100,7 @@ def why_no_model(folder: Path) -> str:
     if folder.is_file():
         return f"is a file; name its directory, {folder.parent}"
     if not folder.is_dir():
-        return "is no directory"
+        return "is not a directory"
     if is_export(folder):
         module = export_module(folder)
         how = f": python {shell_path(module)}" if module else f"; see {folder / 'README.md'}"

@@ -68,7 +68,7 @@ def _has_type(value: object, type_: type | None) -> bool:
 
 def _read_file(folder: Path, name: str) -> bytes:
     if Path(name).name != name:
-        raise ArchlabError(f"{folder / TOKENS}: names {name!r}, which is no file beside it")
+        raise ArchlabError(f"{folder / TOKENS}: names {name!r}, which is not a file beside it")
     try:
         return (folder / name).read_bytes()
     except OSError as error:

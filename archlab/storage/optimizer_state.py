@@ -58,7 +58,7 @@ def check_optimizer(
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition(".")
         if key not in expected.get(name, {}):
-            raise ArchlabError(f"{source}: {full_name!r} is no state of this run's optimizer")
+            raise ArchlabError(f"{source}: {full_name!r} is not a state of this run's optimizer")
         _check_moment(key, tensor, expected[name][key], f"{source}: {full_name!r}")
         found.setdefault(name, set()).add(key)
     for name, present in found.items():
@@ -67,7 +67,7 @@ def check_optimizer(
 
 
 def _progress(optimizer: Optimizer) -> tuple[str, ...]:
-    """Return the settings of groups that steps change; the learning rate is set anew at each one."""
+    """Return the settings of groups that steps change; the learning rate is set again at each one."""
     return ("lr", *getattr(optimizer, "progress", ()))
 
 

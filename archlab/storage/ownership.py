@@ -25,7 +25,7 @@ _CHECKPOINT_FILES = {
 
 
 def own_file(path: Path) -> Path | None:
-    """Check a file that has a name of archlab's: it is no link and no directory."""
+    """Check a file that has a name of archlab's: it is neither a link nor a directory."""
     return None if path.is_file() and not path.is_symlink() else path
 
 

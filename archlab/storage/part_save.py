@@ -85,7 +85,7 @@ class NewCheckpoint:
         self.partial = self._held.enter_context(atomic_dir(path, replace=True, check=require_listed))
 
     def publish(self, count: int, undivided: Undivided, has_ended: Callable[[], bool]) -> None:
-        """Wait for the parts of so many ranks and publish, or discard the parts once `has_ended`."""
+        """Wait for the parts of the given number of ranks and publish, or discard the parts once `has_ended`."""
         with self._held:
             files = _wait_for_marks(self.partial, count, has_ended)
             write_tensors(self.partial / RNG, undivided.random)

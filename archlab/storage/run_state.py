@@ -57,7 +57,7 @@ def check_random_states(states: Mapping[str, Tensor], file: Path) -> None:
             if name == "cpu" or _index(name) < torch.cuda.device_count():
                 torch.Generator(name.replace(".", ":")).set_state(state)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ArchlabError(f"{file}: {name!r} is no state of a generator: {one_line(error)}") from error
+            raise ArchlabError(f"{file}: {name!r} is not a state of a generator: {one_line(error)}") from error
 
 
 def _index(name: str) -> int:

@@ -105,7 +105,7 @@ def find_start(start: StartFrom) -> StartPoint:
     """Return the checkpoint that a run starts from; raise ArchlabError naming those that are there instead."""
     folder = Path(start.absolute().checkpoint)
     if not folder.is_dir():
-        raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} is no directory")
+        raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} is not a directory")
     if (folder / _STATE).is_file():
         return _require_step(StartPoint(folder), start)
     place = folder if checkpoints(folder) else folder / "checkpoints"

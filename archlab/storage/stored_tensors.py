@@ -35,7 +35,7 @@ _PART_FILE = re.compile(r"(model|optimizer)-part-(\d{5})-of-(\d{5})\.safetensors
 
 
 def part_file(kind: str, index: int, count: int) -> str:
-    """Return the name of the file that one of so many ranks writes of `MODEL` or `OPTIMIZER`."""
+    """Return the name of the file that one of the given number of ranks writes of `MODEL` or `OPTIMIZER`."""
     return f"{kind}-part-{index + 1:05d}-of-{count:05d}.safetensors"
 
 
@@ -68,7 +68,7 @@ def _index_files(index: Path) -> list[Path]:
         raise ArchlabError(f"{index}: has no weight_map")
     for name in places.values():
         if not isinstance(name, str) or Path(name).name != name:
-            raise ArchlabError(f"{index}: names {name!r}, which is no file beside it")
+            raise ArchlabError(f"{index}: names {name!r}, which is not a file beside it")
     return [index.parent / name for name in sorted(set(places.values()))]
 
 
@@ -175,7 +175,7 @@ def _read_places(file: Path) -> Iterator[tuple[str, _Stored]]:
     for name, info in header.tensors.items():
         shape, begin = places.get(name) or (info.shape, (0,) * len(info.shape))
         if len(shape) != len(info.shape) or len(begin) != len(info.shape):
-            raise ArchlabError(f"{file}: {name!r} of shape {list(info.shape)} is no part of {list(shape)}")
+            raise ArchlabError(f"{file}: {name!r} of shape {list(info.shape)} is not a part of {list(shape)}")
         yield name, _Stored(file, Part(shape, begin, info.shape), info.dtype)
 
 

@@ -36,7 +36,7 @@ def require_target(out: Path, kind: str, *, force: bool, sources: Iterable[Path]
 
 
 def require_dir(out: Path) -> None:
-    """Raise ArchlabError for a path that is no directory of its own: a file, a dead link, home, the root."""
+    """Raise ArchlabError for a path that is not a directory of its own: a file, a dead link, home, the root."""
     try:
         if out.is_symlink() and not out.exists():
             raise ArchlabError(f"{out}: is a link that leads nowhere")
@@ -88,7 +88,7 @@ def require_schema_target(file: Path) -> None:
 def require_report_target(file: Path) -> None:
     """Raise ArchlabError unless a report may be written to a file: it is absent, or archlab wrote it."""
     if (file.exists() or file.is_symlink()) and report_file(file) is not None:
-        raise ArchlabError(f"{file}: is no report that archlab wrote; move it away")
+        raise ArchlabError(f"{file}: is not a report that archlab wrote; move it away")
 
 
 def _require_earlier(out: Path, kind: str) -> None:

@@ -104,7 +104,7 @@ def compiles(case: ComponentCase) -> None:
     for part in _parts_to_compile(case, model):
         part.compile(fullgraph=True, backend="aot_eager")
     with warnings.catch_warnings():
-        # torch's own, about the input of a block, which is no leaf (torch 2.13).
+        # torch's own, about the input of a block, which is not a leaf (torch 2.13).
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
         try:
             actual, gradients = _run(model, inputs)

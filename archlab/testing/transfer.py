@@ -143,7 +143,7 @@ def _with_repeats(spec: Spec, repeat: int) -> Spec:
 
 
 def _require_constant(measured: Sequence[Sizes], factors: Sequence[int], of: str) -> None:
-    """Raise CheckFailed if a size is no constant as the model grows."""
+    """Raise CheckFailed if a size is not a constant as the model grows."""
     whole = max(sizes[_CHANGE] for sizes in measured)
     for name in measured[0]:
         sizes = [found[name] for found in measured]

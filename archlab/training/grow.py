@@ -187,4 +187,6 @@ def _require_same_function(stored: Mapping[str, Tensor], spec: Spec, model: nn.M
     difference = float((actual - expected).abs().max())
     if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
         problem = f"the function would not be the smaller model's: logits differ by {difference:.2g}"
-        raise ConfigError(_PATH, f"{problem}; a norm over more features, or a sum of more terms, is no exact growth")
+        raise ConfigError(
+            _PATH, f"{problem}; a norm over more features, or a sum of more terms, is not an exact growth"
+        )

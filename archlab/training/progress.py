@@ -96,7 +96,7 @@ def estimate_left(durations: list[float], remaining: int, running: list[tuple[fl
     """Return the seconds until all is done, or None while no duration is known.
 
     `durations` are the seconds of ended parts, `running` the seconds so far and those left, if known, of running ones,
-    each in a worker of its own; `remaining` have not begun.
+    each in a worker of its own; `remaining` have not started.
     """
     known = [elapsed + left for elapsed, left in running if left is not None]
     every = durations or known

@@ -54,7 +54,7 @@ def require_loggers(names: Sequence[str]) -> None:
 
 def _is_installed(package: str) -> bool:
     found = find_spec(package)
-    # A directory of the same name, such as the one that wandb itself makes, is no package.
+    # A directory of the same name, such as the one that wandb itself makes, is not a package.
     return found is not None and found.origin is not None
 
 

@@ -63,7 +63,7 @@ class BesideAdamW(torch.optim.Optimizer):
         """Make a step of both."""
         assert closure is None, "gradients are accumulated before the step"
         if self._adamw is not None:
-            # Set anew each time: loading a state replaces both.
+            # Set again each time: loading a state replaces both.
             self._adamw.state = self.state
             self._adamw.param_groups = [group for group in self.param_groups if group["adamw"]]
             self._adamw.step()

@@ -72,7 +72,7 @@ class CorpusTask(TokenizedTask):
 
     def bytes_per_evaluated_token(self, split: str, max_tokens: int | None) -> float:
         """Return the mean number of bytes per target of the first `max_tokens` targets."""
-        first = 0 if self.tokenizer.prefix else 1  # without a prefix the first token is no target
+        first = 0 if self.tokenizer.prefix else 1  # without a prefix the first token is not a target
         tokens = self._tokens(split)[first:][:max_tokens]
         # Of a whole split the text is counted, to the byte.
         if len(tokens) == self.length(split) - first:

@@ -63,7 +63,7 @@ def test_an_experiment_is_told_from_a_search_space(tmp_path: Path) -> None:
     space = write_space(tmp_path)
     with pytest.raises(ConfigError, match=r"space\.yaml: is no experiment: it is a search space; .* archlab search "):
         load(space)
-    with pytest.raises(ConfigError, match=r"tiny\.yaml: is no search space: it is an experiment.* archlab train "):
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: is not a search space: it is an experiment.* archlab train "):
         load_space(tmp_path / "tiny.yaml")
     with pytest.raises(ConfigError, match=r"no experiment 'hybrids': it is a search space.*: archlab search hybrids$"):
         load("hybrids")

@@ -75,7 +75,7 @@ def test_a_bare_name_and_a_default_type() -> None:
         ({"layers": [{**LAYER, "repeat": 0}]}, "model.layers[0].repeat: 0 is not at least 1"),
         ({"layers": [{**LAYER, "repeat": 5000}]}, "model.layers: more than 4096 layers"),
         ({"layers": [{"ffn": "mlp"}]}, "model.layers[0].mixer: 'block' needs a mixer: one of attention"),
-        ({"layers": [7]}, "model.layers[0]: 7 is no layer: give its name"),
+        ({"layers": [7]}, "model.layers[0]: 7 is not a layer: give its name"),
         ({"norm": None}, "model.norm: 'stack' needs a norm: one of"),
         ({"norm": "rsm"}, "model.norm: no norm 'rsm'; did you mean 'rms'?"),
         ({"norm": ["rms"]}, "model.norm: ['rms'] is no norm"),

@@ -63,7 +63,7 @@ def folders(cache_dir: Path) -> list[Path]:
 
 
 def forget() -> None:
-    """Have files opened anew, as by another process."""
+    """Have files opened again, as by another process."""
     _open.cache_clear()
 
 

@@ -201,7 +201,7 @@ def test_files_that_are_no_state_of_the_model_are_refused(saved: tuple[TextModel
     with pytest.raises(ArchlabError, match="its format is 'archlab generation 7', and this version reads"):
         run(each, None, Settings(), files=StateFiles(file))
     save_file({"x": torch.zeros(1)}, file)
-    with pytest.raises(ArchlabError, match="is no state that archlab generate has saved"):
+    with pytest.raises(ArchlabError, match="is not a state that archlab generate has saved"):
         run(each, None, Settings(), files=StateFiles(file))
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(ArchlabError, match="truncated, or not a safetensors file"):
@@ -215,7 +215,7 @@ def test_a_file_is_replaced_only_if_it_is_a_state_and_that_is_asked_for(saved: t
     with pytest.raises(ArchlabError, match="already exists; name another file, or overwrite it with --force"):
         each.stream("x", Settings(), files=StateFiles(None, file))
     file.write_text("notes")
-    with pytest.raises(ArchlabError, match="already exists, and is no state that archlab wrote"):
+    with pytest.raises(ArchlabError, match="already exists, and is not a state that archlab wrote"):
         each.stream("x", Settings(), files=StateFiles(None, file, True))
     with pytest.raises(ArchlabError, match="is in a directory that does not exist"):
         each.stream("x", Settings(), files=StateFiles(None, file / "below"))

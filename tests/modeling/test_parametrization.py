@@ -174,7 +174,7 @@ def test_a_run_resumes_and_its_export_is_an_ordinary_model(tmp_path: Path) -> No
             ],
             "the head's matrix is 'embedding.tables.0.weight', whose role is input: no one scale serves both ends",
         ),
-        (["train.base_model={'model.layers[0].hidden': 3}"], "model.layers[0].hidden: is no size of the model"),
+        (["train.base_model={'model.layers[0].hidden': 3}"], "model.layers[0].hidden: is not a size of the model"),
         (["train.base_model={model.dim: 8, 'model.layers[*].mixer.num_heads': 3}"], "dim 8 is not divisible"),
     ],
 )

@@ -81,7 +81,7 @@ class MixingHeads(nn.Module):
 
 
 class OddRow(nn.Module):
-    """A matrix that is no layer of its own."""
+    """A matrix that is not a layer of its own."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

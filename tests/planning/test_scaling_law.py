@@ -236,7 +236,7 @@ def test_candidates_share_the_noise_of_seeds() -> None:
         (losses(CHINCHILLA, sizes=SIZES[:2]), "x: has losses of 2 sizes; at least 3 are needed"),
         (losses(CHINCHILLA, ratios=(20,))[:2], "x: has losses of 2 sizes; at least 3 are needed"),
         (losses(CHINCHILLA, ratios=(20, 80))[:5], "x: has 5 losses, but its law has 5 numbers: at least 6"),
-        ([LossPoint("x", 1e6, 1e7, 3.0)] * 2, "seed 0 stands twice"),
+        ([LossPoint("x", 1e6, 1e7, 3.0)] * 2, "seed 0 appears twice"),
         ([LossPoint("x", 1e6, 1e7, float("nan"))], "x: loss nan is not a number above 0"),
         ([LossPoint("x", 0, 1e7, 3.0)], "x: params 0 is not a number above 0"),
         ([LossPoint(" ", 1e6, 1e7, 3.0)], "a loss has no candidate"),

@@ -50,7 +50,7 @@ LOST = Failure(Outcome.MACHINE.exit_status)
                 RankStatus(1, 7, "data"),
             ],
             75,
-            "the processes have lost each other: rank 1 in update 7 (data) stands still; the others are in update 8",
+            "the processes have lost each other: rank 1 in update 7 (data) hangs; the others are in update 8",
         ),
         ({0: Failure(2, 5), 1: Failure(2, 6), 3: ENDED}, [RankStatus(0, 7, "reduce")], 2, ""),
         ({1: Failure(75, 4), 0: LOST}, [RankStatus(0, 7, "reduce", lost=True), RankStatus(1, 7, "write")], 75, ""),

@@ -62,7 +62,7 @@ def test_a_program_starts_anew_without_the_cache_of_small_blocks(tmp_path: Path)
 
 
 def test_a_process_that_runs_a_command_of_archlab_does_not_start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started anew"))
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started again"))
     monkeypatch.setattr(sys, "argv", ["archlab", "train"])
     process.restart_without_small_cache()
 

@@ -183,7 +183,7 @@ def test_a_search_that_is_stopped_saves_every_trial_and_continues(tmp_path: Path
 
 
 class Stop(archlab.SearchCallback):
-    """Sends an interrupt as soon as two runs have begun."""
+    """Sends an interrupt as soon as two runs have started."""
 
     def __init__(self) -> None:
         self.begun: set[str] = set()

@@ -194,6 +194,6 @@ def test_a_trial_continues_with_its_search(tmp_path: Path, tiny: Tiny) -> None:
 def test_another_directory(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match="holds no run, search or ladder to watch"):
         archlab.watch(tmp_path)
-    with pytest.raises(ArchlabError, match="nowhere: is no directory to watch"):
+    with pytest.raises(ArchlabError, match="nowhere: is not a directory to watch"):
         archlab.watch(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()

@@ -152,7 +152,7 @@ def test_what_fails_half_way_changes_nothing(run: Path, monkeypatch: pytest.Monk
 def test_other_directories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match="holds no run, search or checkpoint"):
         migrate(tmp_path)
-    with pytest.raises(ArchlabError, match="nowhere: is no directory"):
+    with pytest.raises(ArchlabError, match="nowhere: is not a directory"):
         migrate(tmp_path / "nowhere")
 
 

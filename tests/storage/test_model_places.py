@@ -100,4 +100,4 @@ def test_without_a_model_it_is_said_where_there_is_one(tmp_path: Path) -> None:
         assert why_no_model(place).endswith(f"such as {candidate / 'seed_0'}")
     assert "a ladder has one for each run" in why_no_model(ladder)
     assert why_no_model(search / "search.yaml") == f"is a file; name its directory, {search}"
-    assert why_no_model(tmp_path / "nowhere") == "is no directory"
+    assert why_no_model(tmp_path / "nowhere") == "is not a directory"

@@ -74,7 +74,7 @@ def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match=r"00004.*: does not say which parts of tensors it holds"):
         StoredTensors(tmp_path)
     write_wrong(file, tensors, {"archlab_parts": '{"a": {"shape": [5], "begin": [0]}}'})
-    with pytest.raises(ArchlabError, match=r"00004.*: 'a' of shape \[2, 3\] is no part of \[5\]"):
+    with pytest.raises(ArchlabError, match=r"00004.*: 'a' of shape \[2, 3\] is not a part of \[5\]"):
         StoredTensors(tmp_path)
     write_wrong(file, {"a": tensors["a"].double()}, dict(metadata))
     with pytest.raises(ArchlabError, match="the parts of 'a' are of tensors of two kinds"):

@@ -145,7 +145,7 @@ CONTINUED = {"load": "everything", "step": 2}
 @pytest.mark.parametrize(
     ("overrides", "what", "message"),
     [
-        ([], {"checkpoint": "/no/such"}, r"start_from\.checkpoint: '/no/such' is no directory"),
+        ([], {"checkpoint": "/no/such"}, r"start_from\.checkpoint: '/no/such' is not a directory"),
         ([], {"at": ".."}, r"start_from\.checkpoint: '.*' holds no checkpoint and no trained model"),
         ([], {"step": 3}, r"start_from\.step: '.*trunk' has no checkpoint of step 3; it has 2, 4"),
         ([], {**CONTINUED, "step": 3}, r"start_from\.step: .* has no checkpoint of step 3; it has 2, 4"),

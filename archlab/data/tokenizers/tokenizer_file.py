@@ -110,7 +110,7 @@ def _parse_config(file: Path, data: bytes | None) -> Mapping[str, Any]:
 
 def _special_tokens(path: str, tokenizer: Any, config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the special tokens before and after a text, as transformers adds them."""
-    # add_bos_token or add_eos_token replace what tokenizer.json says altogether: transformers then writes it anew.
+    # add_bos_token or add_eos_token replace what tokenizer.json says altogether: transformers then rewrites it.
     if "add_bos_token" in config or "add_eos_token" in config:
         return _configured_token(config, "bos"), _configured_token(config, "eos")
     with refuse(f"{path}: its post_processor cannot be used"):

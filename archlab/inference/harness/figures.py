@@ -98,7 +98,7 @@ def _exp(nats: float) -> float:
 
 
 def _bootstrap(items: Sequence[Any], aggregate: Aggregate) -> Estimate:
-    """Return any aggregate with its interval, computed of each resample anew."""
+    """Return any aggregate with its interval, computed for each resample."""
     count, value = len(items), float(aggregate(list(items)))
     if count < _FEWEST_ITEMS:
         return _bare(value, count)

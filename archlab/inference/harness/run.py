@@ -76,7 +76,7 @@ class Harness:
         if self.request.whole_documents:
             notes.append(
                 "Texts were read whole, the state carried from the first token to the last. Other harnesses cut them "
-                "and start anew, so that their perplexities are not comparable with these."
+                "and start over, so that their perplexities are not comparable with these."
             )
         if self.request.limit is not None:
             notes.append(f"Of each task the first {self.request.limit:,} items only.")

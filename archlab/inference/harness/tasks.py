@@ -35,7 +35,7 @@ class TaskCatalog:
         from lm_eval.tasks import TaskManager
 
         if task_files is not None and not task_files.is_dir():
-            raise ArchlabError(f"{task_files}: is no directory of YAML files of tasks")
+            raise ArchlabError(f"{task_files}: is not a directory of YAML files of tasks")
         self.task_files = None if task_files is None else str(task_files)
         self._own = self.task_files and TaskManager(include_path=self.task_files, include_defaults=False)
 
@@ -46,7 +46,7 @@ class TaskCatalog:
         return TaskManager(include_path=self.task_files)  # which reads 14,000 files in some seconds
 
     def load(self, name: str, num_fewshot: int | None = None) -> Loaded:
-        """Return a task, or the tasks of a group or a tag, with so many examples before each question.
+        """Return a task, or the tasks of a group or a tag, with the given number of examples before each question.
 
         By default they are as many as the task says. Raises ArchlabError for a name that there is none of, and
         MissingDataError where the data cannot be read.

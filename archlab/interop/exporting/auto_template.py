@@ -136,9 +136,11 @@ class Features:
     _tp_plan = None  # which the library asks a base model for
 
     def __call__(self, input_ids, attention_mask=None, use_cache=None, **options) -> BaseModelOutputWithPast:
-        """Return the features [B, T, D] that the head reads; raise ValueError for a head that is no single matrix."""
+        """Return the features [B, T, D] that the head reads; raise ValueError if the head is not a single matrix."""
         if self.whole.get_output_embeddings() is None:
-            raise ValueError("this model's head is no single matrix: a loss that makes logits in parts cannot have it")
+            raise ValueError(
+                "this model's head is not a single matrix: a loss that makes logits in parts cannot have it"
+            )
         x_BTD, _ = self.whole.run(self.whole.model.features, input_ids, attention_mask, None, False, options)
         return BaseModelOutputWithPast(last_hidden_state=x_BTD)
 

@@ -183,7 +183,7 @@ def _require_aten(program: ExportedProgram) -> None:
         namespace = op_namespace(node.target)
         is_symbolic = getattr(node.target, "__module__", "").partition(".")[0] in _SYMBOLIC
         if namespace != "aten" and not (namespace is None and is_symbolic):
-            raise ArchlabError(f"{part_of(node)} calls {node.target}, which is no operation of ATen")
+            raise ArchlabError(f"{part_of(node)} calls {node.target}, which is not an operation of ATen")
 
 
 def part_of(node: Node) -> str:

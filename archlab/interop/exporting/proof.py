@@ -69,7 +69,7 @@ def _inputs(exported: ExportedModel, model: nn.Module) -> Tensor:
     if not exported.reads_tokens:
         task: Task = exported.experiment.task.factory()()
         return task.example_inputs(_BATCH, exported.experiment.train.context, "cpu")
-    # A model that is no stream may work only at the task's length.
+    # A model that is not a stream may work only at the task's length.
     length = _TOKENS if exported.is_stream() else exported.experiment.train.context
     limit = max_context(model)
     generator = torch.Generator().manual_seed(0)

@@ -71,11 +71,11 @@ def _read_index(index: Path) -> dict[str, str]:
     """Return the file of each tensor; raise ArchlabError where it is not beside the index."""
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ArchlabError(f"{index}: is no index of tensors: it has no weight_map of texts")
+        raise ArchlabError(f"{index}: is not an index of tensors: it has no weight_map of texts")
     if not (index.parent / _SINGLE).is_file():
         for name in weight_map.values():
             if Path(name).name != name or not (index.parent / name).is_file():
-                raise ArchlabError(f"{index}: names {name!r}, which is no file beside it")
+                raise ArchlabError(f"{index}: names {name!r}, which is not a file beside it")
     return weight_map
 
 

@@ -54,7 +54,7 @@ def _mark(kind: str, number: int, run: Run, most: int) -> Part:
 
 
 def thin(points: Sequence[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """Return at most so many points of a curve, evenly chosen, with its first and its last."""
+    """Return at most the given number of points of a curve, evenly chosen, with its first and its last."""
     if len(points) <= most:
         return list(points)
     return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]

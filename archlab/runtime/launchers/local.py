@@ -26,8 +26,8 @@ class LocalLauncher:
     If the process that has submitted them dies, they end as if they were stopped.
 
     Args:
-        cpus: use at most so many cores, by default all that this process may use.
-        gpus: use at most so many GPUs, by default those of CUDA_VISIBLE_DEVICES, or all.
+        cpus: use at most the given number of cores, by default all that this process may use.
+        gpus: use at most the given number of GPUs, by default those of CUDA_VISIBLE_DEVICES, or all.
     """
 
     def __init__(self, *, cpus: int | None = None, gpus: int | None = None) -> None:

@@ -51,7 +51,7 @@ class Rung:
         return f"rungs[{self.number - 1}]"
 
     def num_going_on(self, entrants: int) -> int:
-        """Return how many of so many candidates continue from the rung at most."""
+        """Return how many of the given number of candidates continue from the rung at most."""
         return min(entrants, self.keep + self.room) if self.keep else entrants
 
     def paths(self) -> tuple[str, ...]:

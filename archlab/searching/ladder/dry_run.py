@@ -22,7 +22,7 @@ _PLANNED = 3  # candidates of a rung, by default
 
 @dataclass(frozen=True)
 class RungEstimate:
-    """The cost of a rung: its runs one after the other, each on so many `devices`.
+    """The cost of a rung: its runs one after the other, each on the given number of `devices`.
 
     `tokens` are those of a whole run, `memory` the bytes of the largest candidate on a device; `slowest` is the
     candidate with the longest runs.

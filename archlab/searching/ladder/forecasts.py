@@ -1,7 +1,7 @@
 """Forecasts, written down before the rung that they are of is trained, and never changed.
 
 Each file has the SHA-256 of its own content and that of the forecast before it, so that one that was changed, or taken
-out of the chain, is refused. A hash does not keep anybody from writing the whole chain anew: who wants to prove a
+out of the chain, is refused. A hash does not keep anybody from rewriting the whole chain: who wants to prove a
 forecast to others publishes its hash.
 """
 
@@ -101,7 +101,7 @@ def read_forecasts(folder: Path) -> dict[int, Forecast]:
 
 
 def require_forecast(folder: Path, rung: int) -> Forecast:
-    """Return the forecast of a rung; raise ArchlabError if the rung was begun and its forecast is gone."""
+    """Return the forecast of a rung; raise ArchlabError if the rung was started and its forecast is gone."""
     forecasts = read_forecasts(folder)
     if rung not in forecasts:
         raise ArchlabError(f"{folder / DIRECTORY}: has no forecast of rung {rung}, which has been trained; restore it")

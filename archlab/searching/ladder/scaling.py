@@ -25,7 +25,9 @@ def width_of(experiment: Experiment, by: str = WIDTH) -> int:
     """Return an experiment's width; raise ConfigError where the path holds no whole number."""
     width = paths.get(experiment.resolved, by)
     if not isinstance(width, int) or isinstance(width, bool):
-        raise ConfigError(by, f"{width!r} is no width to scale by: name a whole number of the model", experiment.source)
+        raise ConfigError(
+            by, f"{width!r} is not a width to scale by: name a whole number of the model", experiment.source
+        )
     return width
 
 

@@ -35,7 +35,7 @@ def _size(ladder: Ladder, rung: Rung) -> tuple[float, float]:
 
 
 def runs_ahead(ladder: Ladder, at: Rung, entrants: int) -> dict[int, float]:
-    """Return how many whole runs a rung with so many candidates takes, and each after it that is trained here.
+    """Return how many whole runs a rung with the given number of candidates takes, and each later rung trained here.
 
     From each rung `keep` candidates continue, and as many more as there is `room` for.
     """

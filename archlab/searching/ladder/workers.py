@@ -72,7 +72,7 @@ def _seats(folder: Path, workers: int) -> list[Seat]:
 
 
 def launch_workers(ladder: Ladder, folder: Path, callback: LadderCallback, workers: int) -> Fleet:
-    """Let the launcher place so many workers, and wait until they have ended."""
+    """Let the launcher place the given number of workers, and wait until they have ended."""
     assert ladder.space.study.launcher is not None
     entrants, sizes = first_candidates(ladder), rung_sizes(ladder)
     fleet = Fleet(ladder.space.study.launcher.create(), ladder.space, folder, workers)

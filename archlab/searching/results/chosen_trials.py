@@ -32,10 +32,10 @@ def choose_trials(
 ) -> list[ChosenTrial]:
     """Return the trial of a number, the `top` best by the first objective, or those of the Pareto front, best first.
 
-    Raises ArchlabError for a directory that is no search, and a number that it does not have.
+    Raises ArchlabError for a directory that is not a search, and a number that it does not have.
     """
     if not (folder / SPACE).is_file():
-        raise ArchlabError(f"{folder}: is no search; --trial, --top and --pareto choose among the trials of one")
+        raise ArchlabError(f"{folder}: is not a search; --trial, --top and --pareto choose among the trials of one")
     space = load_space(folder / SPACE, recorded=True)
     if space.is_ladder:
         raise ArchlabError(f"{folder}: is a ladder; name one of its runs below {folder / 'rungs'}")

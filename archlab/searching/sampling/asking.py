@@ -51,7 +51,7 @@ class TrialQueue:
                 raise ConfigError("seeds", problem, self.space.source)
 
     def ask(self) -> Trial | Wait | None:
-        """Return the next trial, or None if enough have begun."""
+        """Return the next trial, or None if enough have started."""
         if promoted := self._promoted_trial():
             return promoted
         if self.arms:

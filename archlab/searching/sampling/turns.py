@@ -40,7 +40,7 @@ def next_turn(
 ) -> Turn | Wait | None:
     """Return the next choice in round-robin order, or None when every choice has had its turn.
 
-    `trials` are those that have begun, without interrupted ones; `sign` is -1 where larger values are better.
+    `trials` are those that have started, without interrupted ones; `sign` is -1 where larger values are better.
     """
     given = {arm.label: [t for t in trials if trial_attrs(t).get("choice") == arm.label] for arm in every}
     left, need = list(every), 0

@@ -40,6 +40,6 @@ def seed_values(
     for index, name in enumerate(seeds):
         values, problem = express(varied, base, config.read(name, folder=folder))
         if problem:
-            raise ConfigError(f"seeds[{index}]", f"{name} is no trial of this space: {problem}")
+            raise ConfigError(f"seeds[{index}]", f"{name} is not a trial of this space: {problem}")
         found[name] = values
     return found

@@ -47,7 +47,7 @@ PRUNERS = {
 DOMINATED, PROMOTION = "dominated", "promotion"
 
 _OURS = {"pruners": (DOMINATED, PROMOTION)}
-PLACEMENT_KEYS = ("launcher", "resources")  # where workers run, which is no part of the search's identity
+PLACEMENT_KEYS = ("launcher", "resources")  # where workers run, which is not a part of the search's identity
 STUDY_KEYS = (
     *("sampler", "pruner", "trials", "seed", "storage", "runs_per_trial", "keep", "budget", "time_limit"),
     *PLACEMENT_KEYS,

@@ -103,7 +103,7 @@ def _check_selectors(varied: Mapping[str, Varied], base: UnresolvedExperiment) -
         pattern = varied.get(layers)
         if name != selectors.EACH and not (isinstance(pattern, Pattern) and name in pattern.layers):
             known = f"; its letters are {', '.join(pattern.layers)}" if isinstance(pattern, Pattern) else ""
-            raise ConfigError(f"vary.{path}", f"[{name}] is no layer of a pattern of {layers}{known}")
+            raise ConfigError(f"vary.{path}", f"[{name}] is not a layer of a pattern of {layers}{known}")
         if not is_layer_list(layers, base):
             raise ConfigError(f"vary.{path}", f"{layers} is not a list of layers")
 

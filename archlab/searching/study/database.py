@@ -138,7 +138,7 @@ def open_database(public_url: str, name: str = "", *, read_only: bool = False) -
     open_it = partial(RDBStorage, template, engine_kwargs=options, skip_table_creation=read_only)
     try:
         storage = database.call(lambda: cached_storage(open_it()))
-    except ValueError:  # of a port that is no number; its text may hold a part of the password
+    except ValueError:  # of a port that is not a number; its text may hold a part of the password
         raise DatabaseError(f"{database.name}: cannot be used: its port is not a number") from None
     return PatientStorage(storage, database)
 

@@ -99,7 +99,7 @@ def _prepare(folder: Path) -> None:
     if identity.NAME in names:  # left by a start-over that was killed
         _clear(folder)
         return
-    # Also if forced: the directory is no search, so that archlab may not overwrite its files.
+    # Also if forced: the directory is not a search, so that archlab may not overwrite its files.
     raise ArchlabError(f"{folder}: is not empty and no search: it holds {foreign[0]!r}; name another directory")
 
 

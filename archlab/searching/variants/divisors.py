@@ -18,7 +18,7 @@ class NoValue(InfeasibleTrial):
 def divisors(path: str, domain: Interval, variant: Variant) -> Choice:
     """Return the numbers of a range that divide the value it names, in each of the layers that a path stands for.
 
-    Raises NoValue if there is none, and ConfigError where the value is no whole number.
+    Raises NoValue if there is none, and ConfigError where the value is not a whole number.
     """
     assert domain.divides is not None
     own = variant.knobs(path)

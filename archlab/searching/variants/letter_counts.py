@@ -81,7 +81,7 @@ def _likely_pattern(wished: str, bounds: Mapping[str, tuple[int, int]]) -> str:
 
 
 def first_letter_counts(left: Mapping[str, tuple[int, int]], length: int) -> dict[str, int]:
-    """Return how many of the remaining patterns begin with each letter, and have so many letters after it."""
+    """Return how many of the remaining patterns begin with each letter, with a given number of letters after it."""
     return {letter: count_patterns(tuple(without(letter, left).values()), length) for letter in left}
 
 

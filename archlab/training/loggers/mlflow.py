@@ -15,7 +15,7 @@ from archlab.training.run_loggers import LoggedRun, is_failing, plain_config
 _TAG = "archlab.run"
 _MOST_PARAMS = 100  # of one request
 _LONGEST_PARAM = 500
-# Its own are 7 and 120 s: a run would stand still for minutes at each record while a server is away.
+# Its own are 7 and 120 s: a run would stall for minutes at each record while a server is away.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 

@@ -257,7 +257,7 @@ def test_what_cannot_be_run_is_told(made: Made, task_files: Path) -> None:
         (SuiteRequest(tasks=["local_chioce"], task_files=task_files), "did you mean 'local_choice'"),
         (SuiteRequest(tasks=["piqa"]), "the task 'piqa' cannot be run: .*piqa"),
         (SuiteRequest(tasks=["piqa"], text="a"), "the suite lm-eval takes no --text"),
-        (SuiteRequest(tasks=["piqa"], task_files=Path("nowhere")), "nowhere: is no directory of YAML files"),
+        (SuiteRequest(tasks=["piqa"], task_files=Path("nowhere")), "nowhere: is not a directory of YAML files"),
     ):
         with pytest.raises(ArchlabError, match=problem):
             find_suite("lm-eval")(model, experiment, request, silent)

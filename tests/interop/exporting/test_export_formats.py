@@ -218,7 +218,7 @@ def test_large_weights_are_sharded_and_read_again(tiny: Tiny, tmp_path: Path, mo
     (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     with pytest.raises(ValueError, match=r"has no file '\.\./elsewhere'"):
         module.load(out)
-    with pytest.raises(ArchlabError, match=r"names '\.\./elsewhere', which is no file beside it"):
+    with pytest.raises(ArchlabError, match=r"names '\.\./elsewhere', which is not a file beside it"):
         archlab.show(tiny(again))
 
 

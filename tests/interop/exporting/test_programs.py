@@ -136,7 +136,10 @@ def with_part(tiny_file: Path, call: str) -> ExportedModel:
 @pytest.mark.parametrize(
     ("call", "problem"),
     [
-        ("double(x_BTD)", r"^pt2: model\.blocks\.0\..*\(Doubling\) calls mine\.double\.default, which is no operation"),
+        (
+            "double(x_BTD)",
+            r"^pt2: model\.blocks\.0\..*\(Doubling\) calls mine\.double\.default, which is not an operation",
+        ),
         ("x_BTD if x_BTD.sum() > 0 else -x_BTD", r"^pt2: model\.blocks\.0\..*\(Doubling\) cannot be traced: "),
     ],
 )

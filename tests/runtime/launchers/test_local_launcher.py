@@ -110,7 +110,7 @@ def test_a_large_job_is_not_overtaken(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [launcher.poll(id) for id in ids] == [None] * 3
     assert not printed(tmp_path / "2")
     launcher.stop(ids[1], 5)
-    assert launcher.poll(ids[1]) == Outcome.USER, "it had not begun"
+    assert launcher.poll(ids[1]) == Outcome.USER, "it had not started"
     until(lambda: printed(tmp_path / "2"))
     for id in (ids[0], ids[2]):
         launcher.stop(id, 5)

@@ -131,7 +131,7 @@ def test_brute_force_tries_every_combination_once_in_an_order_of_the_seed(tmp_pa
     assert found.pop() is None
     assert len({str(sorted(each.items())) for each in found if each}) == 8
     sizes = Counter(len(each) for each in found if each)
-    assert sizes == {3: 6, 2: 2}, "a knob of a choice that was not made is no knob"
+    assert sizes == {3: 6, 2: 2}, "a knob of a choice that was not made is not a knob"
     space.study.__dict__["seed"] = 1
     assert [Combinations(space).get(number) for number in range(8)] != found
 

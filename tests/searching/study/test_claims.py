@@ -32,7 +32,7 @@ RUNNING, WAITING, COMPLETE, FAIL = TrialState.RUNNING, TrialState.WAITING, Trial
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The directory of a search that has begun."""
+    """The directory of a search that has started."""
     (tmp_path / "s").mkdir()
     return tmp_path / "s"
 

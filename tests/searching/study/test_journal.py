@@ -84,7 +84,7 @@ def test_a_journal_that_was_deleted_meanwhile_is_not_begun_again(tmp_path: Path)
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "j").write_text("{}\nno JSON\n")
-    with pytest.raises(MachineError, match="j: line 2: is no line of a journal"):
+    with pytest.raises(MachineError, match="j: line 2: is not a line of a journal"):
         read(tmp_path / "j")
 
 

@@ -183,7 +183,7 @@ def test_mistakes_are_named(tmp_path: Path, change: dict[str, Any], message: str
 
 
 def test_a_letter_that_no_pattern_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\[x\] is no layer of a pattern of model.layers; its letters are a, m"):
+    with pytest.raises(ConfigError, match=r"\[x\] is not a layer of a pattern of model.layers; its letters are a, m"):
         space_of(tmp_path, {"model.layers": {"pattern": OF}, "model.layers[x].mixer.num_heads": [1, 2]})
     with pytest.raises(ConfigError, match="is not a list of layers"):
         space_of(tmp_path, {"model.dim": {"pattern": OF}})

@@ -45,7 +45,7 @@ class Transformers:
     is_alone = False
 
     def check(self, model: ExportedModel) -> None:
-        """Raise ArchlabError for a model that is no language model."""
+        """Raise ArchlabError for a model that is not a language model."""
         built = model.on_meta()
         problem = ""
         if not model.reads_tokens:

@@ -53,7 +53,7 @@ def _position(config: Fields, kind: str) -> dict[str, Any]:
     nested = config["rope_parameters"] or {}
     if unknown := set(nested) - set(BASES):
         kinds = " and ".join(map(repr, BASES))
-        raise ArchlabError(f"rope_parameters: {sorted(unknown)[0]!r} is no kind of layer, only {kinds} are")
+        raise ArchlabError(f"rope_parameters: {sorted(unknown)[0]!r} is not a kind of layer, only {kinds} are")
     scaling = config["rope_scaling"] if kind == FULL else None
     own = {"rope_theta": config[field], "rope_parameters": nested.get(kind), "rope_scaling": scaling}
     longest = {"max_position_embeddings": config["max_position_embeddings"]}

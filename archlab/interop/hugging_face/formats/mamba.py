@@ -86,12 +86,12 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
 
 
 def _expand(config: Fields) -> int:
-    """Return the ratio of the widths; the class takes the inner one from the file where it stands beside `expand`."""
+    """Return the ratio of the widths; the class takes the inner one from the file where it is beside `expand`."""
     inner, outer = config["intermediate_size"], config["hidden_size"]
     if inner is None:
         return config["expand"]
     if inner % outer:
-        raise ArchlabError(f"intermediate_size {inner}: not represented, it is no multiple of hidden_size {outer}")
+        raise ArchlabError(f"intermediate_size {inner}: not represented, it is not a multiple of hidden_size {outer}")
     return inner // outer
 
 
