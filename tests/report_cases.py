@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 from search_helpers import write_space
 
-from archlab.reporting.data import Run, SearchData, _base_values, _state
+from archlab.reporting.search_data import Run, SearchData, _base_values, _state
 from archlab.searching.ladder.forecasting import Aim, draft_forecast, fit
 from archlab.searching.ladder.results import RunResult, mean_losses
 from archlab.searching.ladder.summary import LadderSummary, RungSummary

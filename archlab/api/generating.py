@@ -12,7 +12,7 @@ from archlab.errors import ArchlabError
 from archlab.runtime.known_failures import explain_failures
 
 if TYPE_CHECKING:
-    from archlab.inference.generation import GeneratedToken, Generation, Prompt
+    from archlab.inference.prompts import GeneratedToken, Generation, Prompt
 
 
 @explain_failures
@@ -90,7 +90,7 @@ def generate_tokens(
         for token in archlab.generate_tokens("runs/a", "def ", logprobs=3):
             print(token.text, token.logprob, [best.text for best in token.best])
     """
-    from archlab.inference.generation import Settings
+    from archlab.inference.prompts import Settings
     from archlab.inference.text_model import StateFiles, TextModel
 
     settings = Settings(max_new_tokens, temperature, top_k, top_p, seed or 0, stop, logprobs)
@@ -124,7 +124,7 @@ def generate_batch(
         for result in archlab.generate_batch("runs/a", prompts, stop=["\n\n"]):
             print(result.prompt.text, result.text, result.finish_reason)
     """
-    from archlab.inference.generation import Prompt, Settings
+    from archlab.inference.prompts import Prompt, Settings
     from archlab.inference.text_model import TextModel
 
     if isinstance(prompts, str):  # its characters would be prompts

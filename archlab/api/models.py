@@ -188,7 +188,7 @@ def report(folder: StrPath, *, trust_plugins: bool = False) -> Path:
     Returns its path.
     """
     from archlab.reporting.report import report as write
-    from archlab.storage.model_places import owner_of
+    from archlab.storage.find_model import owner_of
 
     with plugin_policy(trust=trust_plugins):
         return write(owner_of(Path(folder)))

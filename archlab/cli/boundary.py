@@ -17,8 +17,8 @@ import click
 from archlab.cli.streams import abandon, prepare_streams
 from archlab.cli.traceback_file import write_traceback
 from archlab.errors import ArchlabError, PeerError, describe_error, redact
+from archlab.runtime.distributed_env import find_place
 from archlab.runtime.outcome import Outcome, iter_causes, outcome_of
-from archlab.runtime.place import find_place
 from archlab.runtime.signals import Stopped
 from archlab.text import shorten, visible
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from archlab.cli.live import say
 from archlab.cli.terminal import foreign
 from archlab.reporting.choices import HEAD, describe_spent, title_of
-from archlab.reporting.data import SearchData, short_names
+from archlab.reporting.search_data import SearchData, short_names
 from archlab.searching.results.choices import PathResult
 from archlab.text import shorten
 

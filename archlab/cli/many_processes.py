@@ -10,7 +10,7 @@ from archlab.cli.boundary import line
 from archlab.config.experiment import Experiment
 from archlab.config.parallel import layout_of
 from archlab.errors import ArchlabError, ConfigError
-from archlab.runtime.place import find_place
+from archlab.runtime.distributed_env import find_place
 from archlab.runtime.process import restart_without_small_cache
 
 _OWN_OPTIONS = ("--processes", "--max-restarts")

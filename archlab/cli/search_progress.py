@@ -18,9 +18,9 @@ from archlab.cli.live import say
 from archlab.cli.progress_lines import format_number, progress_lines, run_line, summary_line
 from archlab.cli.run_bars import ManyRunsBar, RunBar
 from archlab.cli.terminal import foreign
-from archlab.reporting.data import Run, SearchData, read_search, short_names
 from archlab.reporting.format import brief, format_metrics, format_validation
 from archlab.reporting.report import report
+from archlab.reporting.search_data import Run, SearchData, read_search, short_names
 from archlab.searching.results.against_baseline import is_worse_than_baseline
 from archlab.searching.results.progress import BASELINE
 from archlab.searching.results.shown_values import mark_gaps

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from archlab.config import domains, renames
+from archlab.config.component_source import Declaration, UnreadableSource, read_declaration
 from archlab.config.docstrings import argument_meanings
 from archlab.config.domains import Domain
 from archlab.config.param_roles import Param, check_params
 from archlab.config.schema import Knob, knobs_of, wiring_of
-from archlab.config.source import Declaration, UnreadableSource, read_declaration
 from archlab.config.tensor_plan import TensorPlan
 from archlab.config.text_source import TextSource
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line

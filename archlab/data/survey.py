@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
 from typing import Protocol, TypeAlias
 
+from archlab.data.file_stamps import Stamp
 from archlab.data.file_types import require_utf8
 from archlab.data.split_names import SplitBy, document_file
 from archlab.data.splits import hash_fraction
-from archlab.data.stamps import Stamp
 from archlab.data.tokenizers import SEPARATOR
 from archlab.errors import ArchlabError
 from archlab.runtime.progress import report_progress

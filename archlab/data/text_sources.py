@@ -11,12 +11,12 @@ from functools import cached_property, partial
 from pathlib import Path, PurePath
 from typing import Any
 
+from archlab.data.file_stamps import Stamp, stamp_files
 from archlab.data.file_types import is_no_data, list_briefly
 from archlab.data.folders import FoundFile, file_stamp, list_files_below, matches_glob, require_distinct
 from archlab.data.formats import read_documents, read_file
 from archlab.data.json_documents import encode_text
 from archlab.data.split_names import SplitBy, find_split_names
-from archlab.data.stamps import Stamp, stamp_files
 from archlab.data.survey import Advance, Document, Shard, ShardedSource
 from archlab.errors import ArchlabError, did_you_mean, one_line
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from archlab.inference.generation import GeneratedToken, Settings
+from archlab.inference.prompts import GeneratedToken, Settings
 from archlab.inference.saved_state import SavedState
 from archlab.inference.text_model import TextModel
 from archlab.inference.text_stream import StateFiles, TextStream

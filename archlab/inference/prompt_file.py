@@ -11,7 +11,7 @@ from typing import Any
 from archlab.config.strict_json import parse_object
 from archlab.data.file_types import require_utf8, split_lines
 from archlab.errors import ArchlabError, did_you_mean, is_unicode, one_line, show_value
-from archlab.inference.generation import GeneratedToken, Generation, Prompt
+from archlab.inference.prompts import GeneratedToken, Generation, Prompt
 from archlab.storage.json_values import is_finite
 from archlab.storage.output_file import require_output_file
 

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, describe_error
-from archlab.inference.generation import GeneratedToken
+from archlab.inference.prompts import GeneratedToken
 from archlab.modeling.state import RESERVED, State, init_state
 from archlab.storage.files import write_bytes
 from archlab.storage.json_values import is_count, is_finite

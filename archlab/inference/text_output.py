@@ -14,7 +14,7 @@ from torch import Tensor
 
 from archlab.data.task import Task
 from archlab.errors import ArchlabError
-from archlab.inference.generation import GeneratedToken
+from archlab.inference.prompts import GeneratedToken
 
 _MOST_EMPTY = 16  # tokens at the end without a text that are held: as many as a decoder waits for
 

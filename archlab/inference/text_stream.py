@@ -11,7 +11,7 @@ from torch import nn
 
 from archlab.data.task import Task
 from archlab.inference.generate import TokenGenerator
-from archlab.inference.generation import GeneratedToken, Settings
+from archlab.inference.prompts import GeneratedToken, Settings
 from archlab.inference.saved_state import SavedState, save_state
 from archlab.inference.text_output import TextOutput
 from archlab.modeling.build import eval_mode

@@ -8,7 +8,7 @@ from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.modeling.build import validate
-from archlab.modeling.same_steps import find_trace, step_of
+from archlab.modeling.trace_cache import find_trace, step_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from archlab.errors import ArchlabError, ConfigError, MachineError, one_line
-from archlab.runtime.place import Place, find_place, rendezvous
+from archlab.runtime.distributed_env import Place, find_place, rendezvous
 
 TIMEOUT = "ARCHLAB_COLLECTIVE_TIMEOUT"  # seconds
 _DEFAULT_TIMEOUT_S = 600.0

@@ -9,12 +9,12 @@ from archlab.config.parallel import ParallelConfig, layout_of
 from archlab.data.task import Task
 from archlab.errors import ArchlabError, ConfigError
 from archlab.modeling.build import validate
-from archlab.parallel.fit import require_fit
+from archlab.parallel.check_layout import require_fit
 from archlab.planning.device import CPU, Device
 from archlab.planning.device_files import load_device
 from archlab.planning.fake_step import track_update
 from archlab.planning.plan import Plan, plan
-from archlab.runtime.place import find_place
+from archlab.runtime.distributed_env import find_place
 
 CLUSTER = "a100-80g"  # the device of a layout of several, unless another one is named
 CLOSE = 0.1  # the share by which plan and tracker may differ

@@ -30,7 +30,7 @@ from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay
 from archlab.parallel.session import Session
 from archlab.planning.fewer_layers import by_few_layers
-from archlab.runtime.place import Place
+from archlab.runtime.distributed_env import Place
 from archlab.runtime.private_apis import DispatchMode, fake_process_group, is_device_query, memory_tracker
 from archlab.training.step import TrainStep
 

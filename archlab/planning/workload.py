@@ -12,8 +12,8 @@ from torch import nn
 from archlab.config.experiment import Experiment
 from archlab.errors import ConfigError
 from archlab.modeling.block_memory import StepMemory
-from archlab.modeling.same_steps import Step, find_memory, find_state, find_trace, step_of
 from archlab.modeling.step_trace import OpCost, StepTrace
+from archlab.modeling.trace_cache import Step, find_memory, find_state, find_trace, step_of
 from archlab.parallel.division import plan_division
 from archlab.parallel.tensor import build_part
 

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 
-from archlab.reporting.data import SearchData, short_names
 from archlab.reporting.figures.axes import knob_axis
 from archlab.reporting.html import anchor, heading, paragraph, table
+from archlab.reporting.search_data import SearchData, short_names
 from archlab.searching.results.choices import ChoiceResult, PathResult
 from archlab.searching.results.meter import in_units, search_spent
 

@@ -12,7 +12,7 @@ from archlab.errors import ArchlabError
 from archlab.inference.suite import SuiteResult
 from archlab.modeling.cost import estimate_cost
 from archlab.reporting.kept_evaluations import read_evaluations
-from archlab.storage.model_places import experiment_file, owner_of
+from archlab.storage.find_model import experiment_file, owner_of
 from archlab.storage.provenance import read_provenance
 from archlab.storage.run_identity import is_run, require_unedited
 from archlab.training import metrics

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from archlab.config.domains import Interval
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.format import brief
+from archlab.reporting.search_data import Run, SearchData
 from archlab.searching.results.against_baseline import whole_split_values
 from archlab.searching.results.choices import significant_difference
 from archlab.searching.sampling.candidates import Candidate

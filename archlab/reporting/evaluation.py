@@ -13,8 +13,8 @@ from archlab.inference.suite import SuiteResult
 from archlab.reporting.kept_evaluations import RESULT
 from archlab.reporting.pages.evaluation_page import HEAD, evaluation_page, numbers_of, rows_of
 from archlab.storage.files import atomic_dir, write_text
+from archlab.storage.find_model import run_of_model
 from archlab.storage.manifest import write_manifest
-from archlab.storage.model_places import run_of_model
 from archlab.storage.targets import require_target
 
 KIND = "evaluation"

@@ -12,7 +12,7 @@ from archlab.searching.study.workers import hold_lease
 from archlab.searching.trials.callbacks import SearchCallback
 from archlab.searching.trials.one_at_a_time import one_at_a_time
 from archlab.searching.trials.process_pool import ProcessPool
-from archlab.searching.trials.seats import Seat, make_seats
+from archlab.searching.trials.trial_resources import Seat, make_seats
 from archlab.searching.worker import SearchResult, SearchWorker
 from archlab.storage.locks import lock
 

@@ -16,7 +16,7 @@ from archlab.data.task import Task
 from archlab.errors import ArchlabError
 from archlab.runtime.signals import stop_on_signals
 from archlab.searching.fleet import require_number
-from archlab.searching.launched import run_launched
+from archlab.searching.launched_search import run_launched
 from archlab.searching.pool import run_one_of_many, run_pool
 from archlab.searching.sampling.trial_values import held_base
 from archlab.searching.space.load_space import load_space
@@ -24,7 +24,7 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.study.search_dir import SPACE, open_search
 from archlab.searching.study.workers import hold_lease
 from archlab.searching.trials.callbacks import SearchCallback, SearchCallbackList
-from archlab.searching.trials.seats import num_seats
+from archlab.searching.trials.trial_resources import num_seats
 from archlab.searching.worker import SearchResult, SearchWorker
 
 __all__ = ["SearchResult", "find_search", "join_search", "search"]

@@ -19,9 +19,9 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.study.search_dir import SPACE
 from archlab.searching.study.study import open_study
 from archlab.searching.study.workers import DIR, Worker, read_workers
+from archlab.storage.find_model import owner_of, search_of
 from archlab.storage.lease_observer import LeaseObserver
 from archlab.storage.lock_holders import holder
-from archlab.storage.model_places import owner_of, search_of
 from archlab.storage.run_identity import is_run
 from archlab.training.progress import Progress, RunProgress, WorkerProgress
 from archlab.training.run_progress import read_run_progress

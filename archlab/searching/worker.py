@@ -23,9 +23,9 @@ from archlab.searching.results.best_trial import publish_best, summarize
 from archlab.searching.results.meter import Meter, is_used_up, search_spent
 from archlab.searching.results.progress import search_progress
 from archlab.searching.results.summary import SearchSummary
-from archlab.searching.sampling.asking import TrialQueue
+from archlab.searching.sampling.rounds import Wait
+from archlab.searching.sampling.trial_queue import TrialQueue
 from archlab.searching.sampling.trial_values import choose_values, held_base, solve_held
-from archlab.searching.sampling.turns import Wait
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.claims import claim, leave, trial_dir
 from archlab.searching.study.database import DatabaseError

@@ -12,9 +12,9 @@ from archlab.config.start_from import StartFrom
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError, ConfigError
 from archlab.storage.checkpoint import checkpoints, latest_checkpoint
+from archlab.storage.find_model import is_export
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import read_manifest
-from archlab.storage.model_places import is_export
 from archlab.storage.model_tokens import read_tokens
 from archlab.storage.provenance import read_provenance
 from archlab.storage.run_state import read_state

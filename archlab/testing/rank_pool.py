@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from archlab.parallel.session import Session, adopt
-from archlab.runtime.place import Place
+from archlab.runtime.distributed_env import Place
 
 SIZE = 4  # as many ranks as any check asks for
 _TIMEOUT = timedelta(seconds=120)

@@ -25,7 +25,7 @@ from archlab.modeling.optimizer import saved_shapes
 from archlab.modeling.parametrization import parametrize
 from archlab.modeling.state import State, auxiliary_loss, update_sums
 from archlab.parallel.carry import Carry, can_carry
-from archlab.parallel.fit import divide_work, memory_of_rank, require_fit
+from archlab.parallel.check_layout import divide_work, memory_of_rank, require_fit
 from archlab.parallel.gradients import clip_gradients, sum_gradients
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay

@@ -18,9 +18,9 @@ from archlab.modeling.cost import estimate_cost
 from archlab.modeling.optimizer import at_average
 from archlab.parallel.ranks import Ranks, join_ranks
 from archlab.runtime.determinism import deterministic_algorithms
+from archlab.runtime.distributed_env import was_restarted
 from archlab.runtime.environment import versions
 from archlab.runtime.outcome import Outcome, outcome_of
-from archlab.runtime.place import was_restarted
 from archlab.runtime.signals import Stopped, defer_keyboard_interrupt, stop_on_signals
 from archlab.storage import checkpoint
 from archlab.storage.identity import KEY, Identity

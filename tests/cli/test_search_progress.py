@@ -16,7 +16,7 @@ from rich.console import Console
 from archlab.cli import live
 from archlab.cli.ladder_progress import LadderProgressBar
 from archlab.cli.search_progress import SearchProgressBar, _front, _headline
-from archlab.cli.stopping import advise_at_stop
+from archlab.cli.stop_advice import advise_at_stop
 from archlab.runtime.progress import report_progress
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.results.against_baseline import is_worse_than_baseline

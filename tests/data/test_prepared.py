@@ -26,7 +26,7 @@ from archlab.runtime.progress import report_to
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ARCHLAB_TOKENS", str(tmp_path / "cache"))
-    monkeypatch.setattr("archlab.data.stamps._TICK_S", 0.0)  # a test does not wait until its files are old
+    monkeypatch.setattr("archlab.data.file_stamps._TICK_S", 0.0)  # a test does not wait until its files are old
     return tmp_path / "cache"
 
 

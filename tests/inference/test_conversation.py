@@ -10,7 +10,7 @@ from conftest import Tiny
 
 from archlab import ArchlabError
 from archlab.inference.conversation import Conversation
-from archlab.inference.generation import Settings
+from archlab.inference.prompts import Settings
 from archlab.inference.text_model import TextModel
 from archlab.modeling.build import build
 

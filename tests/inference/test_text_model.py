@@ -15,7 +15,7 @@ from test_decoder import MODELS
 from archlab import ArchlabError, GeneratedToken, Prompt
 from archlab.config.experiment import load
 from archlab.inference.decoder import Decoder
-from archlab.inference.generation import Settings
+from archlab.inference.prompts import Settings
 from archlab.inference.saved_state import model_hash
 from archlab.inference.text_model import StateFiles, TextModel
 from archlab.modeling.build import build

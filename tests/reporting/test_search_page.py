@@ -10,7 +10,6 @@ import pytest
 from report_cases import DIMS, EMA, VALUE, make_ladder, make_search
 
 from archlab.reporting.comparison import compare_with_baseline, describe_fairness, describe_losses
-from archlab.reporting.data import SearchData
 from archlab.reporting.figures.axes import knob_axis
 from archlab.reporting.figures.chart import axis, robust_top
 from archlab.reporting.figures.costs import Plane, front, planes
@@ -24,6 +23,7 @@ from archlab.reporting.model_layers import layer_lists, letter
 from archlab.reporting.pages.search_lead import headline
 from archlab.reporting.pages.search_page import search_page
 from archlab.reporting.pages.search_tables import reasons_table
+from archlab.reporting.search_data import SearchData
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from archlab.cli.streams import can_print
 from archlab.config.yaml_files import find_yaml, is_file_name, shipped_files
 from archlab.config.yaml_writer import format_yaml
 from archlab.reporting.format import format_metrics
-from archlab.runtime.place import find_place
+from archlab.runtime.distributed_env import find_place
 from archlab.runtime.process import restart_without_small_cache
 from archlab.text import shell_path
 
@@ -63,7 +63,7 @@ def _experiment_in(name: str) -> str:
     if not folder.is_dir() or (not is_file_name(name) and name in shipped_files()):
         return name
 
-    from archlab.storage.model_places import experiment_file
+    from archlab.storage.find_model import experiment_file
 
     file = experiment_file(folder)
     return name if file is None else f"./{file}" if len(file.parts) == 1 else str(file)
@@ -124,7 +124,7 @@ def train(
         raise click.UsageError("--max-restarts is of several --processes")
 
     from archlab.cli.progress import ProgressBar
-    from archlab.cli.stopping import advise_at_stop, has_checkpoint
+    from archlab.cli.stop_advice import advise_at_stop, has_checkpoint
 
     restart_without_small_cache()
     console = make_console()
@@ -191,9 +191,9 @@ def search(
 
     fork_trial_server()  # before anything is done that a fork would not survive
     from archlab.cli.ladder_progress import climb, is_ladder
-    from archlab.cli.placed_worker import work
+    from archlab.cli.launched_worker import work
     from archlab.cli.search_progress import SearchProgressBar, print_summary
-    from archlab.cli.stopping import advise_at_stop
+    from archlab.cli.stop_advice import advise_at_stop
 
     if worker:
         work(make_console(), Path(name))

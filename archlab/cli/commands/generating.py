@@ -16,7 +16,7 @@ from archlab.cli.options import TRUST_PLUGINS, WRITTEN_FOLDER
 from archlab.cli.streams import can_print, decode_argument
 
 if TYPE_CHECKING:
-    from archlab.inference.generation import GeneratedToken
+    from archlab.inference.prompts import GeneratedToken
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 INPUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
@@ -125,7 +125,7 @@ def _is_terminal() -> bool:
 def _converse(folder: Path, seed: int, compile: bool | None, sampling: Mapping[str, Any]) -> None:
     from archlab.cli.conversing import converse
     from archlab.inference.conversation import Conversation
-    from archlab.inference.generation import Settings
+    from archlab.inference.prompts import Settings
     from archlab.inference.text_model import TextModel
 
     settings = Settings(seed=seed, **sampling)

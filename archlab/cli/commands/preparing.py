@@ -49,7 +49,7 @@ def prepare(
     """
     _require_whole(name, corpus, tokenizer, out)
     from archlab.cli.prepared_table import describe_cache, prepared_table
-    from archlab.cli.stopping import advise_at_stop
+    from archlab.cli.stop_advice import advise_at_stop
     from archlab.cli.task_bar import task_bar
 
     with advise_at_stop("run the same command to continue"), task_bar():

@@ -13,7 +13,7 @@ from typing import Any
 
 from archlab.data.prepared.blocks import checksums
 from archlab.data.prepared.manifest import Manifest, write_manifest
-from archlab.data.prepared.surveys import KnownSource
+from archlab.data.prepared.source_cache import KnownSource
 from archlab.data.prepared.writer import JOURNAL, TokenWriter
 from archlab.data.split_plan import Part, SplitCursor
 from archlab.data.survey import Document

@@ -16,7 +16,7 @@ from pathlib import Path
 from archlab.data.prepared.build import Recipe, build
 from archlab.data.prepared.corpus import PreparedCorpus, open_corpus
 from archlab.data.prepared.manifest import FORMAT, MANIFEST, read_json
-from archlab.data.prepared.surveys import know_source, known_digest
+from archlab.data.prepared.source_cache import know_source, known_digest
 from archlab.data.prepared.writer import JOURNAL
 from archlab.data.survey import Source
 from archlab.data.tokenizers import Tokenizer

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from archlab.data.file_stamps import stamp_files
 from archlab.data.prepared.manifest import MANIFEST, Manifest, read_manifest
 from archlab.data.prepared.writer import ENDS, HELD_OUT, ends_name, text_name, tokens_name
 from archlab.data.splits import SPLITS
-from archlab.data.stamps import stamp_files
 from archlab.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from archlab.errors import ArchlabError
 

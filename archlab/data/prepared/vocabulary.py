@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from archlab.data.prepared.cache import SOURCES, tokens_dir
-from archlab.data.prepared.surveys import KnownSource, know_source, known_digest
+from archlab.data.prepared.source_cache import KnownSource, know_source, known_digest
 from archlab.data.split_plan import SplitCursor
 from archlab.data.survey import Source
 from archlab.data.tokenizers import WordTokenizer, load_words, split_words

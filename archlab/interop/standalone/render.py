@@ -14,7 +14,7 @@ from archlab.errors import one_line
 from archlab.interop.standalone import template
 from archlab.interop.standalone.build_expression import render_call
 from archlab.interop.standalone.bundle import Bundle
-from archlab.interop.standalone.rendering import packages_of, render_definitions, render_imports
+from archlab.interop.standalone.bundle_source import packages_of, render_definitions, render_imports
 from archlab.interop.standalone.source import ExternalName
 from archlab.interop.standalone.statements import definition_of
 from archlab.modeling.build import build_on_meta, count_parameters

@@ -9,9 +9,9 @@ from typing import Any
 
 from archlab.config.domains import Interval
 from archlab.errors import ArchlabError
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.figures.chart import Part, axis, categories
 from archlab.reporting.format import brief
+from archlab.reporting.search_data import Run, SearchData
 from archlab.searching.space.listed_choices import listed_choices
 from archlab.searching.variants.parameters import resolve_parameter
 from archlab.searching.variants.variant import start

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.figures.chart import Figure, Part, axis, chart, dots, key, line, panel, robust_top
 from archlab.reporting.figures.runs import by_kind, legend, shape_of, value_of
 from archlab.reporting.format import axis_title
+from archlab.reporting.search_data import Run, SearchData
 
 _COSTS = ("params", "flops_per_token", "tokens_per_s", "state_bytes", "memory_per_device")
 _MORE_IS_BETTER = ("tokens_per_s",)

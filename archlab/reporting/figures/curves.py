@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.figures.chart import Figure, Part, axis, chart, line, panel, robust_top
 from archlab.reporting.figures.runs import by_kind, legend
 from archlab.reporting.format import axis_title
+from archlab.reporting.search_data import Run, SearchData
 
 _POINTS = 40_000  # of all curves together: half a megabyte
 _LEAST = 12  # points of a curve, however many curves there are

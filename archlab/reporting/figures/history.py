@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.figures.chart import Figure, Part, axis, chart, dots, key, line, panel, robust_top, rule
 from archlab.reporting.figures.runs import by_kind, legend, shape_of, value_of
 from archlab.reporting.format import axis_title
+from archlab.reporting.search_data import Run, SearchData
 
 
 def history(data: SearchData) -> Figure | None:

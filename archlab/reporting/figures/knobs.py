@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 
-from archlab.reporting.data import Run, SearchData, short_names
 from archlab.reporting.figures.axes import KnobAxis, knob_axis
 from archlab.reporting.figures.chart import Figure, Part, axis, chart, dots, key, panel, robust_top, rule
 from archlab.reporting.figures.runs import by_kind, legend, shape_of, value_of
 from archlab.reporting.format import axis_title
+from archlab.reporting.search_data import Run, SearchData, short_names
 
 _MOST = 12  # choices in a panel
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from archlab.reporting.data import Run, SearchData, short_names
 from archlab.reporting.figures.axes import KnobAxis, knob_axis
 from archlab.reporting.figures.chart import Figure, Json, Part, axis, key, many_or_none, number, robust_top
 from archlab.reporting.figures.runs import by_kind, legend, value_of
+from archlab.reporting.search_data import Run, SearchData, short_names
 
 _ABSENT, _WORSE = "–", "worse"
 _SHADES = 5

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-from archlab.reporting.data import Run, SearchData, short_names
 from archlab.reporting.figures.chart import Json, Part, key, text
 from archlab.reporting.format import brief
+from archlab.reporting.search_data import Run, SearchData, short_names
 from archlab.text import shorten, visible
 
 BASELINE = 0

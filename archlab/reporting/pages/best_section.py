@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from archlab.config.yaml_files import load_yaml
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.format import brief
 from archlab.reporting.html import code, paragraph, table
 from archlab.reporting.pages.model_section import diagram, yaml_difference
+from archlab.reporting.search_data import Run, SearchData
 
 _FILE = "experiment.yaml"
 

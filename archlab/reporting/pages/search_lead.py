@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from archlab.reporting.choices import describe_spent
 from archlab.reporting.comparison import Comparison, compare_with_baseline, describe_fairness, describe_losses
-from archlab.reporting.data import SearchData
 from archlab.reporting.format import format_metrics
 from archlab.reporting.html import key_figures, paragraph
+from archlab.reporting.search_data import SearchData
 
 COMPRESSORS = ("xz", "bz2", "zlib")
 

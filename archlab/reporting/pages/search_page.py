@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from archlab.reporting.choices import ABOUT, choice_tables
-from archlab.reporting.data import SearchData, short_names
 from archlab.reporting.figures.bars import bars
 from archlab.reporting.figures.chart import Figure
 from archlab.reporting.figures.costs import cost_panels
@@ -22,6 +21,7 @@ from archlab.reporting.importance import EVALUATOR, importances
 from archlab.reporting.pages.best_section import best_section
 from archlab.reporting.pages.search_lead import COMPRESSORS, bits_per_byte, lead
 from archlab.reporting.pages.search_tables import front_table, reasons_table, trials_table
+from archlab.reporting.search_data import SearchData, short_names
 from archlab.searching.results.summary import SearchSummary
 from archlab.text import shell_path
 

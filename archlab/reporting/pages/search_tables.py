@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from archlab.reporting.data import Run, SearchData, short_names
 from archlab.reporting.figures.costs import front, planes
 from archlab.reporting.figures.runs import value_of
 from archlab.reporting.format import brief
 from archlab.reporting.html import Link, State, table
+from archlab.reporting.search_data import Run, SearchData, short_names
 from archlab.text import shorten
 
 _COLUMNS = {

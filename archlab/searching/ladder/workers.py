@@ -20,7 +20,7 @@ from archlab.searching.ladder.time_left import rung_sizes
 from archlab.searching.ladder.train_runs import RunLosses, RunTrainer
 from archlab.searching.space.search_space import Space
 from archlab.searching.trials.process_pool import ProcessPool
-from archlab.searching.trials.seats import Seat, make_seats, num_seats
+from archlab.searching.trials.trial_resources import Seat, make_seats, num_seats
 from archlab.storage.files import write_text
 from archlab.storage.locks import lock
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from archlab.errors import ConfigError
-from archlab.searching.sampling.steering import optuna_parameters
+from archlab.searching.sampling.enqueue_params import optuna_parameters
 from archlab.searching.sampling.suggest import suggest
 from archlab.searching.space.search_space import Space
 from archlab.searching.variants.divisors import NoValue

@@ -13,7 +13,7 @@ from archlab.config.domains import Choice, Interval
 from archlab.config.experiment import UnresolvedExperiment
 from archlab.errors import ConfigError, did_you_mean
 from archlab.searching.variants import selectors
-from archlab.searching.variants.express import express
+from archlab.searching.variants.experiment_values import express
 from archlab.searching.variants.parameter_names import encode_choice
 from archlab.searching.variants.parameters import resolve_parameter
 from archlab.searching.variants.variant import Varied, start

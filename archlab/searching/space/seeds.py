@@ -9,7 +9,7 @@ from typing import Any
 from archlab.config import experiment as config
 from archlab.config import yaml_files
 from archlab.errors import ConfigError
-from archlab.searching.variants.express import express
+from archlab.searching.variants.experiment_values import express
 from archlab.searching.variants.variant import Varied
 
 

@@ -7,10 +7,10 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
-from archlab.searching.trials.alone import hold_room
-from archlab.searching.trials.seats import Seat
+from archlab.searching.trials.exclusive_trial import hold_room
 from archlab.searching.trials.trial_job import TrialRunner
 from archlab.searching.trials.trial_processes import TrialProcesses
+from archlab.searching.trials.trial_resources import Seat
 
 
 class ProcessPool:

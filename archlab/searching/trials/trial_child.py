@@ -26,10 +26,10 @@ from archlab.runtime.shares import DEVICES
 from archlab.runtime.signals import is_stopping, stop_on_signals
 from archlab.searching.failures import exits_fail, failure_reason
 from archlab.searching.trials.callbacks import Judge, TrialPaused
-from archlab.searching.trials.seats import Seat
+from archlab.searching.trials.messages import parse_job, parse_request, receive, send
 from archlab.searching.trials.train_trial import train_trial
 from archlab.searching.trials.trial_job import TrialJob
-from archlab.searching.trials.wire import parse_job, parse_request, receive, send
+from archlab.searching.trials.trial_resources import Seat
 from archlab.searching.variants.cost_request import count_costs
 from archlab.training.callbacks import Callback
 

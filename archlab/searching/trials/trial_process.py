@@ -19,9 +19,9 @@ from archlab.errors import ArchlabError, ConfigError, MachineError, TrainingErro
 from archlab.runtime.outcome import Outcome
 from archlab.runtime.signals import Stopped
 from archlab.searching.trials.callbacks import Judge, TrialPaused
+from archlab.searching.trials.messages import format_job, format_request, receive, send
 from archlab.searching.trials.trial_child import OUTPUT
 from archlab.searching.trials.trial_job import TrialJob, TrialListener, TrialOutput
-from archlab.searching.trials.wire import format_job, format_request, receive, send
 from archlab.searching.variants.cost_request import CostRequest, Costs
 from archlab.training.callbacks import Callback
 

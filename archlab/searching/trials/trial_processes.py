@@ -13,9 +13,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from archlab.runtime.signals import Stopped
-from archlab.searching.trials.seats import Seat
 from archlab.searching.trials.trial_child import run_child
 from archlab.searching.trials.trial_process import TrialProcess
+from archlab.searching.trials.trial_resources import Seat
 from archlab.searching.trials.trial_server import trial_context
 
 

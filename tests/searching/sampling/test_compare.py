@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search_helpers import write_space
 
 from archlab import ConfigError
-from archlab.searching.sampling.turns import Turn, Wait, next_turn
+from archlab.searching.sampling.rounds import Turn, Wait, next_turn
 from archlab.searching.space.compare import Arm, arms, plan_rounds
 from archlab.searching.space.load_space import load_space
 

@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ConfigError
 from archlab.searching.sampling.combinations import Combinations
-from archlab.searching.sampling.numbered import FixedSampler, PointSampler, next_number
-from archlab.searching.sampling.steering import optuna_parameters
-from archlab.searching.sampling.turns import Turn, Wait, next_turn
+from archlab.searching.sampling.enqueue_params import optuna_parameters
+from archlab.searching.sampling.numbered_samplers import FixedSampler, PointSampler, next_number
+from archlab.searching.sampling.rounds import Turn, Wait, next_turn
 from archlab.searching.space.compare import Arm, arms, plan_rounds
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.choice_view import ChoiceSampler
@@ -28,7 +28,7 @@ from archlab.searching.study.study import (
     mark_exhausted,
 )
 from archlab.searching.study.trial_attrs import set_trial_attrs, trial_attrs
-from archlab.searching.variants.express import express
+from archlab.searching.variants.experiment_values import express
 
 Values = Mapping[str, Any]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from archlab.data.file_stamps import Stamp
 from archlab.data.prepared.manifest import FORMAT, read_json, write_json
 from archlab.data.split_plan import SplitPlan, plan_splits
-from archlab.data.stamps import Stamp
 from archlab.data.survey import FileCounts, Source, Survey, survey_source
 from archlab.errors import ArchlabError
 

@@ -10,7 +10,7 @@ from conftest import Tiny
 
 import archlab
 from archlab import ArchlabError
-from archlab.storage.model_places import experiment_file, owner_of, why_no_model
+from archlab.storage.find_model import experiment_file, owner_of, why_no_model
 from archlab.storage.trained_model import find_model, load_trained
 from archlab.training.trainer import train
 

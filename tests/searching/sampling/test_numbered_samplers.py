@@ -11,10 +11,10 @@ from optuna.trial import TrialState, create_trial
 from search_helpers import write_space
 
 from archlab import ConfigError
-from archlab.searching.sampling.asking import TrialQueue
 from archlab.searching.sampling.combinations import Combinations
-from archlab.searching.sampling.numbered import PointSampler, next_number, value_at
+from archlab.searching.sampling.numbered_samplers import PointSampler, next_number, value_at
 from archlab.searching.sampling.suggest import suggest
+from archlab.searching.sampling.trial_queue import TrialQueue
 from archlab.searching.space.load_space import load_space
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.study import enqueue_retries, is_exhausted, mark_interrupted, open_study, record_result

@@ -11,9 +11,9 @@ import pytest
 from conftest import Write
 
 from archlab.config import registry
+from archlab.config.component_source import UnreadableSource, read_declaration
 from archlab.config.registry import Component, find
 from archlab.config.schema import knobs_of, wiring_of
-from archlab.config.source import UnreadableSource, read_declaration
 
 SHIPPED = [find(kind, name) for kind, names in registry._shipped_names().items() for name in names]
 
