@@ -11,8 +11,9 @@ from archlab.config.experiment import Experiment
 from archlab.data.task import Task
 from archlab.errors import ArchlabError, is_unicode
 from archlab.inference.batch import decode_rows
-from archlab.inference.generate import Sampler, TokenGenerator, compiled_room
+from archlab.inference.generate import TokenGenerator, compiled_room
 from archlab.inference.prompts import GeneratedToken, Generation, Prompt, Settings
+from archlab.inference.sampler import Sampler
 from archlab.inference.saved_state import SavedState, load_state, require_state_file
 from archlab.inference.text_output import TextOutput
 from archlab.inference.text_stream import StateFiles, TextStream

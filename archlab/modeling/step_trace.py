@@ -15,9 +15,9 @@ from archlab.config.registry import component_of
 from archlab.config.train_config import TrainConfig
 from archlab.data.task import Task
 from archlab.errors import ConfigError, one_line
+from archlab.modeling.activation_checkpointing import trace_activation_checkpointing
 from archlab.modeling.backbone import is_per_sample, iter_blocks, iter_calls
 from archlab.modeling.build import validate
-from archlab.modeling.compile import trace_activation_checkpointing
 from archlab.modeling.fake_model import on_fake_cpu
 from archlab.modeling.loss import training_losses
 from archlab.modeling.optimizer import optimizer_bytes, update_flops, update_rule

@@ -16,9 +16,10 @@ from archlab.config.experiment import Experiment
 from archlab.config.parallel import layout_of
 from archlab.data.task import Task
 from archlab.errors import ConfigError, TrainingError
+from archlab.modeling.activation_checkpointing import apply_activation_checkpointing
 from archlab.modeling.budget import resolve_budget
 from archlab.modeling.build import build, validate
-from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
+from archlab.modeling.compile import compile_model, resolve_compile_mode
 from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.loss import count_targets, training_losses
 from archlab.modeling.optimizer import saved_shapes
@@ -36,7 +37,8 @@ from archlab.parallel.update_sums import finish_update
 from archlab.runtime.memory import most_used_memory, require_memory
 from archlab.runtime.mixed_precision import resolve_precision
 from archlab.storage.checkpoint import load_checkpoint
-from archlab.training.optimizer import build_optimizer, lr_multiplier
+from archlab.training.lr_schedule import lr_multiplier
+from archlab.training.optimizer import build_optimizer
 
 
 def prepare_experiment(

@@ -6,8 +6,9 @@ from streams import assert_one_stream, assert_same_gradients, in_pieces
 
 from archlab.config.spec import parse
 from archlab.errors import ConfigError
+from archlab.modeling.activation_checkpointing import apply_activation_checkpointing
 from archlab.modeling.build import build as build_spec
-from archlab.modeling.compile import apply_activation_checkpointing, compile_model
+from archlab.modeling.compile import compile_model
 from archlab.testing.component_case import ComponentCase
 from archlab.testing.transfer import transfers
 

@@ -11,7 +11,8 @@ from fake_model import Bigram
 from torch import nn
 
 from archlab import ArchlabError
-from archlab.inference.generate import Sampler, generate
+from archlab.inference.generate import generate
+from archlab.inference.sampler import Sampler
 
 CYCLE = torch.full((5, 5), -20.0) + 40 * torch.eye(5).roll(1, 1)
 

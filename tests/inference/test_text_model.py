@@ -117,7 +117,7 @@ def test_text_that_is_not_certain_is_the_continuation_s(tmp_path: Path, monkeypa
     each, file = model("rwkv7"), tmp_path / "state"
     text = "a€b</s>c".encode()
     script = iter([*text[:-1], *text])
-    monkeypatch.setattr("archlab.inference.generate.Sampler.__call__", lambda self, logits: next(script))
+    monkeypatch.setattr("archlab.inference.sampler.Sampler.__call__", lambda self, logits: next(script))
 
     def piece(prompt: str | None, count: int, load: Path | None) -> str:
         settings = Settings(max_new_tokens=count, stop=["</s>"])
@@ -136,7 +136,7 @@ def test_text_that_is_not_certain_is_the_continuation_s(tmp_path: Path, monkeypa
 def test_a_text_after_a_saved_state_comes_after_what_was_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     each, file = model("rwkv7"), tmp_path / "state"
     script = iter(b"a<zz")
-    monkeypatch.setattr("archlab.inference.generate.Sampler.__call__", lambda self, logits: next(script))
+    monkeypatch.setattr("archlab.inference.sampler.Sampler.__call__", lambda self, logits: next(script))
     assert run(each, "x", Settings(max_new_tokens=2, stop=["<z"]), files=StateFiles(None, file))[0].text == "a"
     new = run(each, "more", Settings(max_new_tokens=2, stop=["<z"]), files=StateFiles(file))
     assert [token.text for token in new] == ["<", "z", "z"]

@@ -10,13 +10,9 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from archlab.modeling import compile as execution
+from archlab.modeling.activation_checkpointing import apply_activation_checkpointing
 from archlab.modeling.build import build
-from archlab.modeling.compile import (
-    AUTO_COMPILE_FLOPS,
-    apply_activation_checkpointing,
-    compile_model,
-    resolve_compile_mode,
-)
+from archlab.modeling.compile import AUTO_COMPILE_FLOPS, compile_model, resolve_compile_mode
 from archlab.ops.dtypes import without_autocast
 from archlab.runtime import toolchain
 

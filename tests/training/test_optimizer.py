@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from archlab import interop
 from archlab.config.train_config import TrainConfig
-from archlab.training.optimizer import build_optimizer, lr_multiplier
+from archlab.training.lr_schedule import lr_multiplier
+from archlab.training.optimizer import build_optimizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 A = json.loads((GOLDEN / "manifest.json").read_text())["variants"]["A"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from archlab.data.task import Task
-from archlab.inference.generate import Sampler
+from archlab.inference.sampler import Sampler
 from archlab.inference.text_output import TextOutput
 
 # Settings of sampling that archlab has too; others of transformers would be ignored.
