@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -67,7 +66,7 @@ class SearchProgressBar(ManyRunsBar, SearchCallback):
             self.progress = self.read()
             super().refresh()
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """Show the training of one run under its label."""
         bar = RunBar(self, label)
         self.bars[_trial_of(label)] = bar

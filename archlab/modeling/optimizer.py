@@ -63,7 +63,7 @@ class UpdateRule(ABC):
     averages: ClassVar[bool] = False
     product_dtype: ClassVar[torch.dtype] = torch.float32
 
-    def settings(self, param: TrainedParam) -> Mapping[str, Any]:
+    def settings(self, param: TrainedParam) -> Mapping[str, object]:
         """Return settings by which a parameter's group is distinguished from those of others, of JSON's types."""
         return {}
 

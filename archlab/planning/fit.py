@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -54,7 +53,7 @@ class Fit:
     target: Target
     decision: Decision | None  # None for a single candidate
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fit as values that JSON has."""
         return asdict(self)
 

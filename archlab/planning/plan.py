@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -92,7 +91,7 @@ class Plan:
         """The hours of the token budget, times the devices."""
         return self.days * 24 * self.devices
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the plan as JSON data."""
         derived = ("memory_per_device", "seconds_per_update", "tokens_per_s", "days", "device_hours")
         return {**asdict(self), "notes": list(self.notes), **{name: getattr(self, name) for name in derived}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from archlab.config.experiment import Experiment, load
 from archlab.errors import ArchlabError
@@ -34,7 +33,7 @@ class ComparedModel:
     tokens: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: Sequence[tuple[int, float]] = ()
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
     evaluations: Mapping[str, SuiteResult] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -271,7 +270,7 @@ class Listener:
     flops_per_token: float
     folder: Path
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """Return the callback of a training run."""
         return CallbackList(
             [fence(self.folder), self.meter.watch(self.flops_per_token), self.callback.on_run(label, values)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 State = Literal["starting", "training", "validating", "evaluating", "stopped", "complete", "pruned", "failed"]
 Kind = Literal["run", "trial", "search", "ladder"]  # a trial is a run of a search
@@ -87,7 +87,7 @@ class Progress:
         """The number of trials or runs that have ended."""
         return sum(self.counts.get(state, 0) for state in ("complete", "pruned", "failed"))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the progress as JSON data."""
         return {**asdict(self), "done": self.done}
 

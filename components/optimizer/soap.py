@@ -36,7 +36,7 @@ class SOAP(UpdateRule):
     def __init__(self, adam: AdamSettings, *, precondition_every: Count = 10, max_dim: Count = 10000) -> None:
         self.adam, self.max_dim, self.every = adam, max_dim, precondition_every
 
-    def settings(self, param: TrainedParam) -> Mapping[str, Any]:
+    def settings(self, param: TrainedParam) -> Mapping[str, object]:
         """Return whether a parameter is AdamW's."""
         return {"adamw": len(param.shape) < 2 or param.declared.param.role == "vector"}
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from archlab.config.experiment import read
 from archlab.runtime.outcome import Outcome, outcome_of
@@ -128,7 +127,7 @@ class _Listener:
     callback: Callback
     judge: Judge | None = None
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """Return the callback of the run."""
         return self.callback
 

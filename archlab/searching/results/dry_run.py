@@ -106,15 +106,15 @@ def _plan_candidate(space: Space, raw: UnresolvedExperiment, device: str, device
     raw = raw.override(settings[0], "inner")
     every = [one.resolve() for one in task_experiments(space.tasks, raw).values()] or [raw.resolve()]
     # The first is planned for all: tasks differ mostly in the number of their tokens.
-    planned = plan(every[0], device=device, devices=devices).to_dict()
+    planned = plan(every[0], device=device, devices=devices)
     tokens = sum(each.train.steps * each.train.tokens_per_step for each in every)
-    forward = planned["flops_per_token_forward"] / planned["flops_per_token"]
-    weights = 4 * int(planned["params"])
+    forward = planned.flops_per_token_forward / planned.flops_per_token
+    weights = 4 * planned.params
     return _Candidate(
-        seconds=(tokens + forward * sum(map(evaluated_tokens, every))) / planned["tokens_per_s"],
+        seconds=(tokens + forward * sum(map(evaluated_tokens, every))) / planned.tokens_per_s,
         tokens=tokens,
         weight_bytes=weights,
-        checkpoint_bytes=int(planned["checkpoint_bytes"]),
+        checkpoint_bytes=planned.checkpoint_bytes,
         runs=len(settings) + space.study.runs_per_trial - 1,
     )
 

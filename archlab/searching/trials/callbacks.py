@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 
@@ -22,7 +22,7 @@ class SearchCallback:
     def on_study(self, read: Callable[[], Progress]) -> None:
         """The study is open; `read` returns how far the search has come at the time of a call, all workers together."""
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """The baseline or a trial starts, or one of its runs; return the callback of that training run."""
         return Callback()
 
@@ -52,7 +52,7 @@ class SearchCallbackList(SearchCallback):
         for callback in self.callbacks:
             callback.on_study(read)
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """Forward to each, and return all their callbacks of the training run."""
         return CallbackList([callback.on_run(label, values) for callback in self.callbacks])
 

@@ -124,7 +124,7 @@ class _Teller:
         _tell(self.connection, "has_judge")
         return _Asker(self.connection) if receive(self.connection)[1][0] else None
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """Report the start of a run."""
         _tell(self.connection, "run", label, dict(values))
         return _CallbackTeller(self.connection)

@@ -90,7 +90,7 @@ class TrialListener(Protocol):
     def judge(self) -> Judge | None:
         """The judge of whether the trial is pruned, if any."""
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """A training run starts; return its callback."""
 
 
