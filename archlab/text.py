@@ -49,3 +49,8 @@ def shell_path(path: str | os.PathLike[str]) -> str:
 
 def _is_plain(byte: int) -> bool:
     return 0x20 <= byte <= 0x7E and byte not in b"'\\"
+
+
+def with_article(noun: str) -> str:
+    """Return a noun after `a`, or `an` before a vowel."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

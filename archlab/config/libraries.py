@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from archlab.errors import ConfigError
-from archlab.text import shell_path
+from archlab.text import shell_path, with_article
 
 OTHER = {"experiments": "search_spaces", "search_spaces": "experiments"}
 _ADVICE = {
@@ -32,4 +32,4 @@ def refuse_other_kind(tree: Mapping[str, Any], library: str, file: Path) -> None
     other = OTHER[library]
     own, others = (any(key in tree for key in _OWN_KEYS[each]) for each in (library, other))
     if others and not own:
-        raise ConfigError("", f"is no {one_of(library)}: {use_of(other, str(file))}", str(file))
+        raise ConfigError("", f"is not {with_article(one_of(library))}: {use_of(other, str(file))}", str(file))

@@ -55,7 +55,7 @@ def migrate(folder: Path) -> list[str]:
     """
     if not any((folder / name).is_file() for name in (_EXPERIMENT, _SPACE)):
         what = f"holds no run, search or checkpoint ({_EXPERIMENT} or {_SPACE})"
-        raise ArchlabError(f"{folder}: {what if folder.is_dir() else 'is no directory'}")
+        raise ArchlabError(f"{folder}: {what if folder.is_dir() else 'is not a directory'}")
     with _exclusive(folder):
         plan = _plan(folder)
         if plan.writes:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from archlab.errors import ArchlabError
+from archlab.text import with_article
 
 
 def require_output_file(file: Path, what: str, *, force: bool, is_own: Callable[[Path], bool]) -> None:
@@ -20,4 +21,6 @@ def require_output_file(file: Path, what: str, *, force: bool, is_own: Callable[
     if not force:
         raise ArchlabError(f"{file}: already exists; name another file, or overwrite it with --force")
     if file.is_symlink() or not file.is_file() or not is_own(file):
-        raise ArchlabError(f"{file}: already exists, and is no {what} that archlab wrote; name another file")
+        raise ArchlabError(
+            f"{file}: already exists, and is not {with_article(what)} that archlab wrote; name another file"
+        )

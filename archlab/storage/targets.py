@@ -82,7 +82,7 @@ def require_schema_target(file: Path) -> None:
     except ArchlabError:
         title = None
     if not isinstance(title, str) or not title.startswith("archlab "):
-        raise ArchlabError(f"{file}: is no JSON Schema that archlab wrote; name another file")
+        raise ArchlabError(f"{file}: is not a JSON Schema that archlab wrote; name another file")
 
 
 def require_report_target(file: Path) -> None:

@@ -355,7 +355,7 @@ def test_a_run_with_a_bias_continues_bit_for_bit(tiny: Tiny, tmp_path: Path) -> 
     assert same_weights(run, whole)
 
 
-def test_documents_apart_are_refused(tiny: Tiny) -> None:
+def test_separate_documents_are_refused(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"blocks\.0\.ffn sums a loss of its own, or counts"):
         estimate_cost(tiny(MOE, "train.documents=separate"))
 

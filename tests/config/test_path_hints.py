@@ -59,9 +59,11 @@ def test_a_varied_path(vary: dict[str, object], message: str, tmp_path: Path) ->
         load_space(write_space(tmp_path, vary=vary))
 
 
-def test_an_experiment_is_told_from_a_search_space(tmp_path: Path) -> None:
+def test_an_experiment_is_distinguished_from_a_search_space(tmp_path: Path) -> None:
     space = write_space(tmp_path)
-    with pytest.raises(ConfigError, match=r"space\.yaml: is no experiment: it is a search space; .* archlab search "):
+    with pytest.raises(
+        ConfigError, match=r"space\.yaml: is not an experiment: it is a search space; .* archlab search "
+    ):
         load(space)
     with pytest.raises(ConfigError, match=r"tiny\.yaml: is not a search space: it is an experiment.* archlab train "):
         load_space(tmp_path / "tiny.yaml")

@@ -140,7 +140,7 @@ def test_zstandard_without_a_library_is_explained(tmp_path: Path, monkeypatch: p
         texts(tmp_path / "a.txt.zst")
 
 
-def test_json_lines_are_told_by_the_suffix_before_that_of_compression(tmp_path: Path) -> None:
+def test_json_lines_are_detected_by_the_suffix_before_that_of_compression(tmp_path: Path) -> None:
     data = write_json_lines(tmp_path / "plain").read_bytes()
     for name in ("a.JSONL.xz", "a.jsonl-00000-of-00002", "a.json.gz", "a.jsonl.001"):
         suffix = Path(name).suffix

@@ -285,7 +285,7 @@ def test_a_second_process_waits_for_the_first(
     assert sum(encoded) == 301 + 1  # each document once, and an empty one for the type of a token
 
 
-def test_progress_is_told_in_bytes(
+def test_progress_is_reported_in_bytes(
     text: Path, tokenizer: HuggingFaceTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_GROUP", 2000)

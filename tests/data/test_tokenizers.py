@@ -78,7 +78,7 @@ def test_a_missing_tokenizers_library_is_named(monkeypatch: pytest.MonkeyPatch) 
         load_tokenizer("t.json")
 
 
-def test_one_huge_document_is_told_of_while_it_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_within_a_huge_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = HuggingFaceTokenizer(str(write_tokenizer(tmp_path / "tokenizer.json")))
     text = ("grüne Ente € mal " * 40).encode() + b"\0" + b"mal" * 30
     whole = tokenizer.encode_corpus(text).tolist()

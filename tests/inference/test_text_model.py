@@ -166,7 +166,7 @@ def rewrite(file: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> No
     save_file(tensors, file, kept | metadata)
 
 
-def test_a_state_tells_what_it_is(saved: tuple[TextModel, Path]) -> None:
+def test_a_state_identifies_itself(saved: tuple[TextModel, Path]) -> None:
     each, file = saved
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()

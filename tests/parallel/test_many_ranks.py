@@ -112,7 +112,7 @@ def test_what_layers_share_is_divided_among_ranks(
     assert_same_curve(curve(tmp_path / "run"), curve(tmp_path / "one"))
 
 
-def test_documents_apart_are_divided_among_ranks(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+def test_separate_documents_are_divided_among_ranks(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     overrides = [write_documents(tmp_path / "texts"), *SAME, "train.documents=separate"]
     train(tiny(*overrides), tmp_path / "one")
     ended = rank_pool().run(2, train_in_ranks, tiny_file, overrides + layout(shard=2), tmp_path / "run", {})
@@ -174,7 +174,7 @@ def test_what_happens_to_one_rank_ends_all(fail: str, tiny_file: Path, tmp_path:
         assert all(f"saved at step {saved}" in text for text in ended)
 
 
-def test_a_full_disk_of_another_rank_ends_all_and_is_told_by_it(tiny_file: Path, tmp_path: Path) -> None:
+def test_a_full_disk_of_another_rank_ends_all_and_is_reported_by_it(tiny_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     ended = rank_pool().run(2, train_in_ranks, tiny_file, [*SAME, *layout(shard=2)], run, {"fail": "disk", "at": 1})
     assert ended[0].startswith("PeerError")

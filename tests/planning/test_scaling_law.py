@@ -117,7 +117,7 @@ def slopes(law: Law, n: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_nine_of_ten_forecasts_lie_in_their_interval() -> None:
+def test_nine_of_ten_forecasts_are_in_their_interval() -> None:
     inside, widths, ideal = 0, [], []
     for seed in range(100):
         points, params, tokens, loss, width = planted(seed)
@@ -148,7 +148,7 @@ def test_a_crossing_is_found() -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_distinguished_is_told() -> None:
+def test_candidates_that_cannot_be_distinguished_are_reported() -> None:
     probabilities = []
     for seed in range(4):
         rng = np.random.default_rng(seed)

@@ -36,7 +36,7 @@ def test_every_public_name_is_there_and_documented() -> None:
             assert found.__doc__, name
 
 
-def test_types_are_told_of_the_same_names_as_programs() -> None:
+def test_type_checkers_see_the_same_names_as_programs() -> None:
     tree = ast.parse(Path(archlab.__file__).read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
     imported = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}

@@ -36,7 +36,7 @@ def test_more_than_there_is_is_refused_with_the_figures() -> None:
         Shares(4, (0, 1, 2, 3), ()).require(Resources(gpus=1))
 
 
-def test_more_cannot_be_lent_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_cannot_be_shared_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(shares.DEVICES, "0,1")
     with pytest.raises(ArchlabError, match="3 GPUs are to be shared, and this machine has 2"):
         machine_shares(gpus=3)

@@ -188,7 +188,7 @@ def test_a_trial_continues_with_its_search(tmp_path: Path, tiny: Tiny) -> None:
     (trial / "run.json").write_text('{"identity": {"run": "1"}}')
     watched = archlab.watch(trial)
     assert (watched.kind, watched.state) == ("trial", "stopped")
-    assert "archlab search to continue it" in watch_lines(watched, 80)[-1].plain
+    assert "archlab search continues it" in watch_lines(watched, 80)[-1].plain
 
 
 def test_another_directory(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only L
 
 @needs_proc
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_process_is_told_as_long_as_it_holds_the_lock(shared: bool, tmp_path: Path) -> None:
+def test_the_process_is_shown_as_long_as_it_holds_the_lock(shared: bool, tmp_path: Path) -> None:
     file = tmp_path / "lock"
     assert holder(file) is None
     assert not file.exists()

@@ -57,9 +57,7 @@ WRONG: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {
 
 
 @pytest.mark.parametrize("boxes", WRONG.values(), ids=WRONG)
-def test_parts_that_do_not_make_up_a_whole_are_told(
-    tmp_path: Path, boxes: list[tuple[tuple[int, ...], tuple[int, ...]]]
-) -> None:
+def test_incomplete_parts_are_an_error(tmp_path: Path, boxes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
     with pytest.raises(ArchlabError, match=r"its parts hold \d+ of the 35 numbers of 'a', or some of them twice"):
         StoredTensors(write(tmp_path, boxes))
 

@@ -116,12 +116,12 @@ def test_a_file_of_the_user_is_no_report_and_no_schema(tmp_path: Path) -> None:
         check(tmp_path / name)
         for text in ("", "{}", "[]", "<html><head></head></html>", '{"title": "mine"}', '{"title": 1}'):
             (tmp_path / name).write_text(text)
-            with pytest.raises(ArchlabError, match=f"{name}: is no .* that archlab wrote"):
+            with pytest.raises(ArchlabError, match=f"{name}: is not a .* that archlab wrote"):
                 check(tmp_path / name)
         (tmp_path / name).rename(tmp_path / "elsewhere")
         (tmp_path / "elsewhere").write_text(own[name])
         (tmp_path / name).symlink_to("elsewhere")
-        with pytest.raises(ArchlabError, match=f"{name}: is no .* that archlab wrote"):
+        with pytest.raises(ArchlabError, match=f"{name}: is not a .* that archlab wrote"):
             check(tmp_path / name)
 
 

@@ -89,7 +89,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
-def test_wandb_is_told_what_the_log_has(tiny: Tiny, tmp_path: Path, installed: Any) -> None:
+def test_wandb_gets_the_records_of_the_log(tiny: Tiny, tmp_path: Path, installed: Any) -> None:
     wandb = installed(FakeWandb())
     train(tiny(*LOGGED, "train.loggers=[wandb]"), tmp_path / "run")
     [options] = wandb.inits
@@ -133,7 +133,7 @@ def test_a_logger_that_fails_does_not_end_the_run(
     ]
 
 
-def test_what_is_missing_is_told_before_anything_is_written(tiny: Tiny, tmp_path: Path, monkeypatch) -> None:
+def test_missing_parts_are_reported_before_anything_is_written(tiny: Tiny, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(run_loggers, "find_spec", lambda name: None)
     with pytest.raises(ArchlabError, match=r'mlflow needs the package mlflow: pip install "archlab\[mlflow\]"'):
         train(tiny("train.loggers=[mlflow]"), tmp_path / "run")
@@ -165,7 +165,7 @@ def test_a_trace_past_the_end_is_refused(tiny: Tiny) -> None:
 
 
 @pytest.mark.slow
-def test_a_record_tells_of_the_machine(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_record_has_figures_of_the_machine(tiny: Tiny, tmp_path: Path) -> None:
     result = train(tiny(*LOGGED), tmp_path / "run", peak_flops=lambda device, precision: 1e12)
     record = next(each for each in metrics.read(tmp_path / "run") if "loss" in each)
     assert record["tokens_per_s_per_device"] == record["tokens_per_s"]

@@ -20,6 +20,7 @@ from archlab.searching.variants.parameters import SearchParameter, resolve_param
 from archlab.searching.variants.pattern import Pattern, PatternValue
 from archlab.searching.variants.references import reference_of, sort_paths
 from archlab.searching.variants.variant import Held, Variant, Varied, start
+from archlab.text import with_article
 
 _MAX_COMBINATIONS = 10_000
 
@@ -153,7 +154,9 @@ def _check_choice(value: Any, knob: Knob, place: str, path: str) -> None:
     else:
         entry = {"type": value} if isinstance(value, str) else value
         if not isinstance(entry, Mapping):
-            raise ConfigError(path, f"{value!r} is no {slot.kind}: give its name, or a mapping with its type")
+            raise ConfigError(
+                path, f"{value!r} is not {with_article(slot.kind)}: give its name, or a mapping with its type"
+            )
         component = find(slot.kind, entry.get("type", slot.default), path)
         own = ("type", "repeat") if slot.many else ("type",)
         renamed = renames.current().knobs_of(component.kind, component.name)

@@ -248,7 +248,7 @@ def test_lm_eval_itself_takes_a_checkpoint_by_name(made: Made, task_files: Path)
 
 
 @pytest.mark.parametrize("made", ["llama2_tiny"], indirect=True)
-def test_what_cannot_be_run_is_told(made: Made, task_files: Path) -> None:
+def test_rungs_that_cannot_be_run_are_reported(made: Made, task_files: Path) -> None:
     run, _ = made
     experiment, model = load_trained_or_export(run)
     silent = lambda *told: None  # noqa: E731

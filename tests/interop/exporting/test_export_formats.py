@@ -174,7 +174,7 @@ def test_an_export_that_differs_is_not_left_behind(tiny: Tiny, tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_a_package_that_is_missing_is_told(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_package_is_reported(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = read_model(publish(tiny(), tmp_path / "run"))
     with caplog.at_level(logging.WARNING):
         assert "not proved" in prove("odd", tmp_path, "NEEDS = ('no_such_package',)", expected_logits(model))

@@ -85,7 +85,7 @@ def test_special_tokens_can_be_left_out_from_the_start(folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "message"), [(None, "holds no tokenizer.json"), ("tokenizer.model", "holds only tokenizer.model, which")]
 )
-def test_a_missing_tokenizer_is_told_and_not_guessed(
+def test_a_missing_tokenizer_is_reported_and_not_guessed(
     folder: Path, tmp_path: Path, name: str | None, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "tokenizer.json").rename(tmp_path / "elsewhere.json")

@@ -145,7 +145,7 @@ def test_changed_data_are_named(one: Path, file: Path) -> None:
     search(file, one, trials=2)
 
 
-def test_data_may_lie_elsewhere_and_be_the_same(one: Path, file: Path) -> None:
+def test_data_may_be_elsewhere_and_the_same(one: Path, file: Path) -> None:
     stored = json.loads((one / "identity.json").read_text())
     stored["data"] |= {"source": "another/disk", "python": "3.11.0"}
     (one / "identity.json").write_text(json.dumps(stored))
