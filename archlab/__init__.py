@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from archlab.data.task import Task
     from archlab.errors import ArchlabError, ConfigError, MachineError, TrainingError, did_you_mean, one_line
     from archlab.inference.evaluate import EvalResult
-    from archlab.inference.generation import GeneratedToken, Generation, Prompt
+    from archlab.inference.prompts import GeneratedToken, Generation, Prompt
     from archlab.inference.suite import Curve, Estimate, SuiteProgress, SuiteRequest, SuiteResult
     from archlab.modeling.backbone import Backbone, is_causal
     from archlab.modeling.cost import Cost
@@ -135,7 +135,7 @@ _MODULES = {
     "archlab.data.task": "Task",
     "archlab.errors": "ArchlabError ConfigError MachineError TrainingError did_you_mean one_line",
     "archlab.inference.evaluate": "EvalResult",
-    "archlab.inference.generation": "GeneratedToken Generation Prompt",
+    "archlab.inference.prompts": "GeneratedToken Generation Prompt",
     "archlab.inference.suite": "Curve Estimate SuiteProgress SuiteRequest SuiteResult",
     "archlab.modeling.backbone": "Backbone is_causal",
     "archlab.modeling.cost": "Cost",

@@ -43,7 +43,7 @@ class TrainingError(ArchlabError):
 
 
 class PeerError(ArchlabError):
-    """The failure of a run that another of its processes, or their launcher, tells of; this one ends in silence."""
+    """The failure of a run that another process or the launcher reports; this process exits silently."""
 
     def __init__(self, status: int) -> None:
         self.status = status
@@ -56,7 +56,7 @@ def redact(text: str) -> str:
 
 
 class MachineError(ArchlabError):
-    """A failure of the machine, such as a full disk: what was done is kept, and the same command goes on with it."""
+    """A failure of the machine, such as a full disk: completed work is kept, and the same command continues it."""
 
 
 def one_line(text: object) -> str:
@@ -81,7 +81,7 @@ def show_value(value: object, longest: int = 200) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text has no surrogates, which Python makes of bytes on a command line that are not UTF-8."""
+    """Return whether a text has no surrogates, which Python makes of bytes on a command line that are not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

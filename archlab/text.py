@@ -6,9 +6,9 @@ import os
 import re
 import shlex
 
-# What a terminal obeys, hides or reorders instead of showing: control characters, bidirectional overrides, invisible
-# marks, line separators, and surrogates, which are bytes of file names that are not UTF-8. The joiners U+200C and
-# U+200D are left out: Persian and emoji are written with them.
+# Characters that a terminal obeys, hides or reorders instead of showing: control characters, bidirectional overrides,
+# invisible marks, line separators, and surrogates, which are bytes of file names that are not UTF-8. The joiners U+200C
+# and U+200D are left out: Persian and emoji are written with them.
 HIDDEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     r"\U000e0000-\U000e007f]"
@@ -49,3 +49,8 @@ def shell_path(path: str | os.PathLike[str]) -> str:
 
 def _is_plain(byte: int) -> bool:
     return 0x20 <= byte <= 0x7E and byte not in b"'\\"
+
+
+def with_article(noun: str) -> str:
+    """Return a noun after `a`, or `an` before a vowel."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -46,12 +46,12 @@ def main() -> None:
     common = [f"parallel.chunk={arguments.processes}", "train.compile=off", *arguments.overrides]
     for batch_size in (1, 2, 4):
         overrides = [*common, f"train.batch_size={batch_size}", "train.accumulate=1"]
-        told = []
+        lines = []
         for what, carried in (("at once", True), ("relay", False)):
             ranks = rank_pool().run(arguments.processes, seconds_of_update, arguments.experiment, overrides, carried)
             walls, busy = zip(*ranks, strict=True)
-            told.append(f"{what} {max(walls):.3f} s, of the processor {max(busy):.3f} s")
-        print(f"batch {batch_size}: {'; '.join(told)}")
+            lines.append(f"{what} {max(walls):.3f} s, of the processor {max(busy):.3f} s")
+        print(f"batch {batch_size}: {'; '.join(lines)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from archlab.config.experiment import load
-from archlab.inference.generation import Settings
+from archlab.inference.prompts import Settings
 from archlab.inference.text_model import TextModel
 from archlab.modeling.build import build
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What to run on the day that a GPU is at hand: ten minutes at most, one table.
+# Benchmarks for a machine with a GPU: ten minutes at most, one table.
 #
 #   benchmarks/gpu.sh            the kernels' tests against float64, then an update of each system
 #   benchmarks/gpu.sh --quick    the same parts on tiny models, on a CPU too: whether the script itself works

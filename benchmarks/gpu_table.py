@@ -147,7 +147,7 @@ def rows_of(name: str, size: Size) -> Iterator[tuple[str, ...]]:
         difference = "" if other is None else f"{abs(found.loss - other.loss):.1e}"
         return (name, what, f"{found.tokens_per_s:,.0f}", mfu, memory, f"{found.loss:.4f}", difference)
 
-    def tried(
+    def try_case(
         what: str, make: Callable[[], nn.Module], kernels: AbstractContextManager[None], other: Measured | None = None
     ) -> tuple[tuple[str, ...], Measured | None]:
         try:
@@ -158,13 +158,13 @@ def rows_of(name: str, size: Size) -> Iterator[tuple[str, ...]]:
             return (name, what, f"failed: {type(error).__name__}: {one_line(error)}"[:60], *[""] * 4), None
         return row(what, found, other), found
 
-    first, own = tried("kernels", lambda: own_model(experiment, False), nullcontext())
+    first, own = try_case("kernels", lambda: own_model(experiment, False), nullcontext())
     yield first
-    yield tried("PyTorch", lambda: own_model(experiment, False), reference_only(), own)[0]
+    yield try_case("PyTorch", lambda: own_model(experiment, False), reference_only(), own)[0]
     if name in COMPILED:
-        yield tried("kernels, compiled", lambda: own_model(experiment, True), nullcontext(), own)[0]
+        yield try_case("kernels, compiled", lambda: own_model(experiment, True), nullcontext(), own)[0]
     if name in PEERS:
-        yield tried(PEERS[name][0], lambda: peer_model(name, experiment), nullcontext())[0]
+        yield try_case(PEERS[name][0], lambda: peer_model(name, experiment), nullcontext())[0]
 
 
 HEADINGS = ("system", "by", "tokens/s", "MFU", "GB", "loss", "difference")

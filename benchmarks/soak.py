@@ -112,7 +112,7 @@ class Outages:
             subprocess.run(str(self.down), shell=True, check=True)
 
 
-def differing(trials: list[FrozenTrial], folder: Path, count: int) -> list[int]:
+def differing_trials(trials: list[FrozenTrial], folder: Path, count: int) -> list[int]:
     """Train some trials again alone; return those that reach another loss."""
     torch.set_num_threads(1)  # as the trials had: another number may round otherwise
     wrong = []
@@ -125,7 +125,7 @@ def differing(trials: list[FrozenTrial], folder: Path, count: int) -> list[int]:
 
 
 def main() -> None:
-    """Run the search and tell what came out; exit with 1 unless all is well."""
+    """Run the search and print its results; exit with 1 unless all is well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--workers", type=int, default=4)
@@ -150,7 +150,7 @@ def main() -> None:
         ended = [trial for trial in study.get_trials() if not is_interrupted(trial)]
         complete = [trial for trial in ended if trial.state.name == "COMPLETE"]
         candidates = {trial.user_attrs["candidate"] for trial in complete}
-        wrong = differing(complete, folder, arguments.alone)
+        wrong = differing_trials(complete, folder, arguments.alone)
         print(
             f"{len(ended)} trials, {len(complete)} complete, {len(candidates)} different; other losses alone: {wrong}"
         )

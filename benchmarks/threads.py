@@ -65,7 +65,7 @@ def serve() -> None:
 
 
 @contextmanager
-def running(processes: list[subprocess.Popen[Any]]) -> Any:
+def resume(processes: list[subprocess.Popen[Any]]) -> Any:
     """Let processes that are stopped run for the length of a block."""
     for process in processes:
         process.send_signal(signal.SIGCONT)
@@ -82,7 +82,7 @@ def alone(pair: list[Trainer], busy: list[subprocess.Popen[Any]]) -> float:
 
 def beside_busy(pair: list[Trainer], busy: list[subprocess.Popen[Any]]) -> float:
     """Return the seconds of a step beside as many busy processes as there are cores."""
-    with running(busy):
+    with resume(busy):
         return alone(pair, busy)
 
 
@@ -101,7 +101,7 @@ def main() -> None:
     settings = [*SETTINGS, *sys.argv[1:]]
     trainers = {setting: [Trainer(setting), Trainer(setting)] for setting in settings}
     busy: list[subprocess.Popen[Any]] = [subprocess.Popen(BUSY) for _ in os.sched_getaffinity(0)]
-    with running(busy):
+    with resume(busy):
         pass
     try:
         show(settings, measure(trainers, busy))

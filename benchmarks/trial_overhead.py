@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import optuna
 from rich.console import Console
@@ -25,7 +24,7 @@ class Stopwatch(archlab.SearchCallback):
     def __init__(self) -> None:
         self.training: dict[str, float] = {}
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> archlab.Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> archlab.Callback:
         """A run begins."""
         return _RunStopwatch(self.training, label.split(",", maxsplit=1)[0])
 

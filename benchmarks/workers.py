@@ -1,4 +1,4 @@
-"""Trials an hour of a search with one worker and with several, in turns.
+"""Trials per hour of a search with one worker and with several, in interleaved runs.
 
 python benchmarks/workers.py [SPACE [PATH=VALUE ...]] [--trials N] [--rounds N]    the quickstart by default
 

@@ -1,6 +1,6 @@
-"""A ring of the last steps of a stream: position p lies in slot p modulo its size.
+"""A ring of the last steps of a stream: position p is in slot p modulo its size.
 
-Up to its size a ring holds what was read and no more: it grows at its end, where room is added for later steps.
+Up to its size a ring holds only the steps read so far: it grows at its end, with memory for later steps.
 
 B batch, T new steps, S slots.
 """

@@ -38,7 +38,7 @@ def as_messages(pair: dict[str, str]) -> dict[str, list[dict[str, str]]]:
 
 
 def main(export: str, out: str, pairs: str | None = None) -> None:
-    """Align, and tell what it brought."""
+    """Align the model and print its answers before and after."""
     set_seed(0)
     rows = [json.loads(line) for line in Path(pairs).read_text().splitlines()] if pairs else pairs_about_numbers()
     held_out, rows = rows[: len(rows) // 10], rows[len(rows) // 10 :]

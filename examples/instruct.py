@@ -60,7 +60,7 @@ def share_right(model, tokenizer, rows: list[dict[str, str]]) -> float:
 
 
 def main(export: str, out: str, answers: str | None = None) -> None:
-    """Tune, and tell what it brought."""
+    """Tune the model and print its answers before and after."""
     set_seed(0)
     rows = (
         [json.loads(line) for line in Path(answers).read_text().splitlines()] if answers else questions_about_numbers()

@@ -22,7 +22,7 @@ def divisor(rng: random.Random, number: int) -> int:
 
 
 def decoder(rng: random.Random) -> Config:
-    """Return the sizes of a decoder with attention; the heads may be wider or narrower than the model has room for."""
+    """Return the sizes of a decoder with attention; the heads may be wider or narrower than the model's width."""
     heads, width = rng.choice([1, 2, 3, 4, 5, 6]), rng.choice([2, 4, 6, 8, 10])
     sizes = {
         "vocab_size": rng.randint(11, 70),

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 from search_helpers import write_space
 
-from archlab.reporting.data import Run, SearchData, _base_values, _state
+from archlab.reporting.search_data import Run, SearchData, _base_values, _state
 from archlab.searching.ladder.forecasting import Aim, draft_forecast, fit
 from archlab.searching.ladder.results import RunResult, mean_losses
 from archlab.searching.ladder.summary import LadderSummary, RungSummary
@@ -48,7 +48,7 @@ _DISTRIBUTIONS: dict[str, BaseDistribution] = {
 def make_search(
     folder: Path, trials: int, *, objectives: int = 1, seeds: int = 1, is_worse: bool = False, has_ended: bool = True
 ) -> SearchData:
-    """Return a search of so many trials, a tenth of which fail, a fifth are pruned, and some violate a constraint."""
+    """Return a search of trials, a tenth of which fail, a fifth are pruned, and some violate a constraint."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = dict(list(OBJECTIVES.items())[:objectives])
     study = {"pruner": "none", "runs_per_trial": seeds}
@@ -169,7 +169,7 @@ def _summary(data: SearchData) -> SearchSummary:
 
 
 def write_run(folder: Path, experiment: Path, steps: int = 300) -> Path:
-    """Write the directory of a run that is still going on, with a log of each step."""
+    """Write the directory of a run that is still running, with a log of each step."""
     rng = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "experiment.yaml").write_text(experiment.read_text())
@@ -208,14 +208,14 @@ def make_ladder(*, rungs: int = 5, candidates: int = 6, has_target: bool = True)
         losses = mean_losses([result for result in results if result.rung == number])
         going = list(losses)[: max(2, len(going) - 1)]
         decision = {"goes_on": going, "dropped": {}, "by": "law", "losses": losses, "notes": []}
-        told = {"rung": number, **vars(drafted)} if drafted else None
-        summaries.append(RungSummary(number, params, 20 * params, list(losses), losses, told, decision, "", {}))
+        stored = {"rung": number, **vars(drafted)} if drafted else None
+        summaries.append(RungSummary(number, params, 20 * params, list(losses), losses, stored, decision, "", {}))
     aim = Aim(7e9, 2e12)
     fitted = fit(results, going, aim) if has_target else ""
     target = {"rung": 0, **vars(draft_forecast(results, going, aim, {}, "val_loss"))} if has_target else None
     plain = json.loads(json.dumps(fitted.to_dict())) if not isinstance(fitted, str) else None
     flops = sum(result.flops for result in results)
-    verdict = "stop: these cannot be told apart at this budget: llama, megalodon"
+    verdict = "stop: these cannot be distinguished at this budget: llama, megalodon"
     head = ("made_up", "val_loss", False, "", summaries, results, list(summaries[-1].losses), going)
     return LadderSummary(*head, {"more": "rung 1: loss is nan"}, verdict, target, plain, "", flops, {"cpu": "EPYC"}, {})
 

@@ -126,7 +126,7 @@ def _append(file: Path, record: Mapping[str, Any]) -> None:
 
 
 def is_free(file: Path) -> bool:
-    """Tell whether no process holds a lock on a file."""
+    """Return whether no process holds a lock on a file."""
     with lock(file, wait=False) as acquired:
         return acquired
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from archlab.modeling.compile import Checkpointing, apply_activation_checkpointing
+from archlab.modeling.activation_checkpointing import Checkpointing, apply_activation_checkpointing
 
 
 def in_pieces(layer, inputs: tuple[Tensor, ...], sizes: list[int]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -47,7 +47,7 @@ def _call(function: Callable[[], None], environment: dict[str, str]) -> NoReturn
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:  # no test of the process that was copied may go on here
+    except BaseException:  # no test of the process that was copied may continue here
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -74,7 +74,7 @@ def run_in_terminal(
     while True:
         try:
             part = os.read(terminal, 65536)
-        except OSError:  # how Linux tells that the other side is closed
+        except OSError:  # raised by Linux if the other side is closed
             break
         if not part:
             break

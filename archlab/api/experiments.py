@@ -135,8 +135,8 @@ def prepare_corpus(
 ) -> PreparedCorpus:
     """Make the tokens of a file or directory of text in the directory `out`, for the task `prepared`; return them.
 
-    `tokenizer` is the path of a tokenizer.json, "bytes", or "words" with a `vocab_size`. The same call goes on where a
-    killed one ended. Raises ArchlabError for a directory that holds anything else.
+    `tokenizer` is the path of a tokenizer.json, "bytes", or "words" with a `vocab_size`. The same call continues a
+    killed one. Raises ArchlabError for a directory that holds anything else.
 
         archlab.prepare_corpus("books", "corpora/books", tokenizer="tokenizer.json").length("train")
     """

@@ -12,7 +12,7 @@ from archlab.errors import ArchlabError
 from archlab.runtime.known_failures import explain_failures
 
 if TYPE_CHECKING:
-    from archlab.inference.generation import GeneratedToken, Generation, Prompt
+    from archlab.inference.prompts import GeneratedToken, Generation, Prompt
 
 
 @explain_failures
@@ -38,8 +38,8 @@ def generate(
     and of these the fewest whose probability reaches `top_p`. A text of `stop` ends it, and is left out. `compile`
     compiles decoding, by default from 10,000 new tokens on.
 
-    `save_state` writes the end of the generation to a file, and `load_state` goes on from there, exactly as if it had
-    not ended, or with another `prompt`; without a `seed` its random numbers go on too.
+    `save_state` writes the state at the end to a file, and `load_state` continues from it exactly as if generation had
+    not ended, or with another `prompt`; without a `seed` the random numbers continue too.
     Raises ArchlabError at once for a setting out of range, a file that is there (unless `force` is given, and it is
     a state), a state that does not fit, and if prompt and new tokens exceed the context that the model's full attention
     keeps.
@@ -90,7 +90,7 @@ def generate_tokens(
         for token in archlab.generate_tokens("runs/a", "def ", logprobs=3):
             print(token.text, token.logprob, [best.text for best in token.best])
     """
-    from archlab.inference.generation import Settings
+    from archlab.inference.prompts import Settings
     from archlab.inference.text_model import StateFiles, TextModel
 
     settings = Settings(max_new_tokens, temperature, top_k, top_p, seed or 0, stop, logprobs)
@@ -124,7 +124,7 @@ def generate_batch(
         for result in archlab.generate_batch("runs/a", prompts, stop=["\n\n"]):
             print(result.prompt.text, result.text, result.finish_reason)
     """
-    from archlab.inference.generation import Prompt, Settings
+    from archlab.inference.prompts import Prompt, Settings
     from archlab.inference.text_model import TextModel
 
     if isinstance(prompts, str):  # its characters would be prompts

@@ -1,4 +1,4 @@
-"""What the verbs take: paths, and experiments in any of their forms."""
+"""Arguments of the verbs: paths, and experiments in any of their forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs on trained models and what was written of them."""
+"""Verbs on trained models and their files."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def evaluate_suite(
     progress: Callable[[str, int, int | None], None] | None = None,
     trust_plugins: bool = False,
 ) -> SuiteResult:
-    """Measure a trained model by a suite; docs/evaluation.md says what each one measures, and takes.
+    """Measure a trained model by a suite; docs/evaluation.md describes each suite and its options.
 
     `folder` and `overrides` are those of `evaluate`; it may be an export, too. `text` is a file in place of a split,
     `max_context` the longest context. `tasks`, at most `limit` items of each, with `num_fewshot` examples before each
     question, and with `whole_documents` read without a cut, are of the suite lm-eval, `task_files` a directory with
     more of them; `questions` is the file of the suite mt-bench. A run's results are written to its evaluations/SUITE,
-    those of another model to `out`, if that is given; `force` overwrites earlier ones. `progress` is called with what
-    is measured, what is done of it and how much there is. Raises ArchlabError for a suite that there is none of, and
+    those of another model to `out`, if that is given; `force` overwrites earlier ones. `progress` is called with a
+    description, the amount done and the total. Raises ArchlabError for an unknown suite, and
     for a model or data that it cannot measure.
 
         archlab.evaluate_suite("runs/a", "context", text="book.txt").curves[0].points
@@ -134,10 +134,11 @@ def export(
 ) -> Path:
     """Export a trained model to a directory that works without archlab, and prove that it does; return `out`.
 
-    `to` are the names of formats, by default standalone and transformers, `options` theirs, such as `portable` of pt2.
-    Of a search `trial` takes one by its number, `top` the best so many, `pareto` those of the Pareto front; several go
-    to directories of their own below `out`. `tell` is called with a line for each thing done. Raises ArchlabError for a
-    part that a format does not have, and an export that gives other logits than the model, which is not left behind.
+    `to` are the names of formats, by default standalone and transformers, `options` their options, such as `portable`
+    of pt2. Of a search `trial` takes one by its number, `top` the best so many, `pareto` those of the Pareto front;
+    several go to directories of their own below `out`. `tell` is called with a line about each action. Raises
+    ArchlabError for a part that a format does not have, and an export that gives other logits than the model, which is
+    not left behind.
 
         archlab.export("runs/a", "out/a", to=["transformers"])
     """
@@ -187,7 +188,7 @@ def report(folder: StrPath, *, trust_plugins: bool = False) -> Path:
     Returns its path.
     """
     from archlab.reporting.report import report as write
-    from archlab.storage.model_places import owner_of
+    from archlab.storage.find_model import owner_of
 
     with plugin_policy(trust=trust_plugins):
         return write(owner_of(Path(folder)))
@@ -197,10 +198,10 @@ def report(folder: StrPath, *, trust_plugins: bool = False) -> Path:
 def compare(
     *models: StrPath, out: StrPath | None = None, force: bool = False, trust_plugins: bool = False
 ) -> ModelComparison:
-    """Set models side by side: what differs, what they cost, how they learned, what suites found of them.
+    """Compare models: their differences, costs, learning curves and results of suites.
 
     Each is a run or another directory that archlab wrote, the name of an experiment, or a YAML file. `out` gets a page
-    and JSON; `force` overwrites earlier ones. Raises ArchlabError for what is none of these.
+    and JSON; `force` overwrites earlier ones. Raises ArchlabError for anything else.
 
         archlab.compare("runs/a", "runs/b").differences
     """

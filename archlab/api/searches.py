@@ -41,7 +41,7 @@ def search(
 
     `out` is the search's directory, runs/NAME by default; calling again with the same directory, or with the directory
     in place of the space, resumes the search. So many `workers` each train one trial at a time, in a process of its
-    own, on this machine ("auto": as many as it has room for), or where the space's launcher places them; by default
+    own, on this machine ("auto": as many as fit), or where the space's launcher places them; by default
     this process trains one after the other, with whatever components it has registered.
     `trials` replaces the number of trials of the space. Raises ArchlabError if the directory holds another search.
 
@@ -50,7 +50,7 @@ def search(
     from archlab.searching.run import find_search
     from archlab.searching.run import search as run
 
-    if trials is not None:  # stored with the search, so that whoever watches it knows the number
+    if trials is not None:  # stored with the search, so that `archlab watch` knows the number
         overrides = (*overrides, f"study.trials={trials}")
 
     with plugin_policy(trust=trust_plugins):
@@ -119,7 +119,7 @@ def dry_run(
     devices: int = 1,
     trust_plugins: bool = False,
 ) -> DryRun:
-    """Estimate what a search takes: trials, hours, gigabytes; nothing is trained and nothing written.
+    """Estimate the cost of a search: trials, hours, gigabytes; nothing is trained and nothing written.
 
     `device` is one that `archlab plan` knows, `devices` how many of them each trial has. Raises ConfigError for an
     invalid space, ArchlabError for a ladder, which `dry_run_ladder` estimates.
@@ -145,7 +145,7 @@ def dry_run_ladder(
     tell: Callable[[str], None] | None = None,
     trust_plugins: bool = False,
 ) -> LadderDryRun:
-    """Estimate what a ladder takes, rung by rung; nothing is trained and nothing written.
+    """Estimate the cost of a ladder, rung by rung; nothing is trained and nothing written.
 
     `devices` is the most that a run has; `tell` is called with a line before each rung is planned. Raises ConfigError
     for an invalid space.

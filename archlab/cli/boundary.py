@@ -17,8 +17,8 @@ import click
 from archlab.cli.streams import abandon, prepare_streams
 from archlab.cli.traceback_file import write_traceback
 from archlab.errors import ArchlabError, PeerError, describe_error, redact
+from archlab.runtime.distributed_env import find_place
 from archlab.runtime.outcome import Outcome, iter_causes, outcome_of
-from archlab.runtime.place import find_place
 from archlab.runtime.signals import Stopped
 from archlab.text import shorten, visible
 
@@ -72,7 +72,7 @@ def _report_stop(error: BaseException) -> int:
         abandon(sys.stdout)
         return 128 + signal.SIGPIPE
     number = error.number if isinstance(error, Stopped) else signal.SIGINT
-    if not find_place().is_first:  # the first process tells of what all were asked
+    if not find_place().is_first:  # the first process reports what concerns all
         return _stop_status(number)
     text = "interrupted" if number == signal.SIGINT else str(error)
     return _end("; ".join([text, *getattr(error, "__notes__", [])]), _stop_status(number))
@@ -140,7 +140,7 @@ def _quiet(debug: bool) -> Iterator[None]:
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     hooks = threading.excepthook, sys.unraisablehook, warnings.showwarning, logging.raiseExceptions
     threading.excepthook = _report_thread
-    sys.unraisablehook = lambda unraisable: None  # of destructors: what failed is already over
+    sys.unraisablehook = lambda unraisable: None  # errors in destructors come too late to matter
     if not sys.warnoptions:  # the user may ask for them
         warnings.showwarning = lambda *_, **__: None
     logging.raiseExceptions = False

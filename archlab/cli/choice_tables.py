@@ -8,7 +8,7 @@ from rich.table import Table
 from archlab.cli.live import say
 from archlab.cli.terminal import foreign
 from archlab.reporting.choices import HEAD, describe_spent, title_of
-from archlab.reporting.data import SearchData, short_names
+from archlab.reporting.search_data import SearchData, short_names
 from archlab.searching.results.choices import PathResult
 from archlab.text import shorten
 
@@ -16,7 +16,7 @@ _LONGEST_NAME = 24
 
 
 def print_choices(console: Console, data: SearchData) -> None:
-    """Print a table for each varied path that has a list of choices, and what the search has used."""
+    """Print a table for each varied path that has a list of choices, and the resources used by the search."""
     short = short_names(data.shown_paths)
     notes: dict[str, None] = {}
     for result in data.choices:

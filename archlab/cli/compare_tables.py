@@ -34,13 +34,13 @@ def _evaluations(found: ModelComparison, names: list[str]) -> Iterator[Table]:
         if figures := shared_figures(found.models, suite):
             table = _table(suite, names, right=True)
             for name, values in figures.items():
-                table.add_row(foreign(name), *map(_told, values))
+                table.add_row(foreign(name), *map(_format_estimate, values))
             yield table
         for curves in shared_curves(found.models, suite).values():
             table = _table(f"{suite}: {curves[0][2].title}", [name for _, name, _ in curves], right=True)
             points = [dict(curve.points) for _, _, curve in curves]
             for x in sorted({x for each in points for x in each}):
-                table.add_row(f"{x:,.10g}", *(_told(each.get(x)) for each in points))
+                table.add_row(f"{x:,.10g}", *(_format_estimate(each.get(x)) for each in points))
             yield table
 
 
@@ -56,7 +56,7 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
 
 
-def _told(each: Estimate | None) -> str:
+def _format_estimate(each: Estimate | None) -> str:
     if each is None:
         return ""
     interval = "" if each.low is None or each.high is None else f" ({each.low:.3f} to {each.high:.3f})"

@@ -47,7 +47,7 @@ def _read() -> str | None:
 
 def _print_answer(conversation: Conversation, text: str) -> None:
     try:
-        with _interrupted() as is_interrupted, closing(conversation.answer(text)) as tokens:  # type: ignore[type-var]
+        with _record_interrupt() as is_interrupted, closing(conversation.answer(text)) as tokens:  # type: ignore[type-var]
             for token in tokens:
                 write_data(token.text)
                 if is_interrupted():
@@ -58,8 +58,8 @@ def _print_answer(conversation: Conversation, text: str) -> None:
 
 
 @contextmanager
-def _interrupted() -> Iterator[Callable[[], bool]]:
-    """Tell within a block whether Ctrl-C was pressed, which ends no call that changes the state; a second raises."""
+def _record_interrupt() -> Iterator[Callable[[], bool]]:
+    """Record Ctrl-C within a block instead of interrupting a call that changes the state; a second one raises."""
     seen = list[int]()
 
     def note(number: int, frame: FrameType | None) -> None:

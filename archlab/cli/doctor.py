@@ -141,7 +141,7 @@ def _native() -> Iterator[Finding]:
         yield Finding("C++ kernels", "the compiler fails", "problem", advice)
 
 
-def _tuning() -> Iterator[Finding]:
+def _check_tuning() -> Iterator[Finding]:
     if not tuning_enabled():
         yield Finding("tuning", f"{TUNE}=off", "note", "unset it to train faster")
         return
@@ -215,7 +215,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _accelerator,
     _compiler,
     _native,
-    _tuning,
+    _check_tuning,
     _precision,
     _memory,
     _disk,

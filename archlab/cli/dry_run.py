@@ -16,14 +16,14 @@ from archlab.searching.ladder.dry_run import TARGET, LadderDryRun, RungEstimate
 from archlab.searching.results.dry_run import DryRun
 from archlab.text import visible
 
-_MOST_TOLD = 5
+_MAX_NAMED = 5
 _NOTHING = "Nothing was started or written."
 
 
 def estimate_search(
     console: Console, name: str, overrides: Sequence[str], *, trials: int | None, device: str, devices: int
 ) -> None:
-    """Print what a search or a ladder will take."""
+    """Print the estimated cost of a search or a ladder."""
     if not is_ladder(name, overrides, rehearse=False, trials=trials):
         _print_search(console, api.dry_run(name, overrides, trials=trials, device=device, devices=devices))
         return
@@ -43,7 +43,7 @@ def _print_search(console: Console, estimate: DryRun) -> None:
         f"device-hours  {_hours(estimate.device_hours)} on {estimate.devices} x {estimate.device}",
         f"gigabytes     {estimate.gigabytes:.3g}",
         f"planned from  {estimate.sampled} candidates" + _infeasible(estimate),
-        *(f"  not from    {visible(problem)}" for problem in estimate.problems[:_MOST_TOLD]),
+        *(f"  not from    {visible(problem)}" for problem in estimate.problems[:_MAX_NAMED]),
         f"Pruning makes it less. {_NOTHING}",
     ]
     _print_lines(console, lines)

@@ -20,7 +20,7 @@ _LINES = "\n\t"
 
 
 class EscapingStream:
-    """A text stream that escapes hidden characters, lines and tabs excepted, in what it passes on."""
+    """A text stream that escapes hidden characters, lines and tabs excepted, in the text that it forwards."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -52,24 +52,24 @@ class EscapingGroup(click.Group):
 def escaped_streams() -> Iterator[None]:
     """Escape hidden characters in all that is written to standard output and error within the block."""
     out, err = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _wrapped(out), _wrapped(err)
+    sys.stdout, sys.stderr = _wrap(out), _wrap(err)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = out, err
 
 
-def _wrapped(stream: Any) -> Any:
+def _wrap(stream: Any) -> Any:
     return stream if stream is None or isinstance(stream, EscapingStream) else EscapingStream(stream)
 
 
-def unwrapped(stream: Any) -> Any:
+def unwrap(stream: Any) -> Any:
     """Return the stream below an escaping one, or the stream itself."""
     return stream.stream if isinstance(stream, EscapingStream) else stream
 
 
 def write_data(text: str) -> None:
     """Write a model's text to standard output: as it is into a pipe or a file, escaped on a terminal."""
-    stream = sys.stdout if sys.stdout.isatty() else unwrapped(sys.stdout)
+    stream = sys.stdout if sys.stdout.isatty() else unwrap(sys.stdout)
     stream.write(text)
     stream.flush()

@@ -85,6 +85,6 @@ def _range(interval: tuple[float, float], digits: int = 4) -> str:
 
 
 def _number(value: float, digits: int = 4) -> str:
-    """Return a number with so many digits, zeros at its end included, so that columns line up."""
+    """Return a number with the given number of digits, zeros at its end included, so that columns line up."""
     text = f"{value:#.{digits}g}"
     return text.removesuffix(".") if "e" not in text else f"{value:.{digits}g}"

@@ -21,7 +21,7 @@ class SuggestingGroup(EscapingGroup):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; keep click from handling what is raised."""
+        """Run the command; keep click from handling exceptions."""
         try:
             return super().invoke(ctx)
         except (OSError, EOFError, KeyboardInterrupt) as error:

@@ -35,7 +35,7 @@ WIDTH = 80
 
 
 def is_ladder(name: str, overrides: Sequence[str], *, rehearse: bool, trials: int | None) -> bool:
-    """Tell whether a space has rungs; raise ArchlabError if it has none and is to be rehearsed."""
+    """Return whether a space has rungs; raise ArchlabError if it has none and is to be rehearsed."""
     space, _ = find_search(name, overrides)
     if rehearse and not space.is_ladder:
         raise ArchlabError(f"{space.source}: has no rungs to rehearse")
@@ -54,7 +54,7 @@ def climb(
     force: bool,
     workers: Workers,
 ) -> None:
-    """Run a ladder and print its summary; raise ArchlabError if it has to go on elsewhere."""
+    """Run a ladder and print its summary; raise ArchlabError if it has to continue elsewhere."""
     with LadderProgressBar(console) as progress:
         result = api.run_ladder(
             name, overrides, out=out, rehearse=rehearse, force=force, workers=workers, callbacks=[progress]
@@ -112,10 +112,10 @@ class LadderProgressBar(ManyRunsBar, LadderCallback):
         what = f": {len(ladder.rungs)} rungs, {len(candidates)} candidates: {', '.join(candidates)}"
         self.print(Text.assemble(foreign(ladder.space.name, "bold"), foreign(what)))
         if ladder.is_rehearsal:
-            self.print("REHEARSAL: the models are small, and their losses tell nothing of any candidate")
+            self.print("REHEARSAL: the models are small, and their losses say nothing about any candidate")
 
     def on_rung(self, rung: Rung, params: float, done: int, total: int, forecast: Forecast | None) -> None:
-        """Print the rung, how many of its runs are done, and what was forecast of it."""
+        """Print the rung, how many of its runs are done, and its forecast."""
         if self.clock is not None:
             self.clock.begin(rung, done, total)
         stage = f"rung {rung.number} of {self.num_rungs}"
@@ -133,7 +133,7 @@ class LadderProgressBar(ManyRunsBar, LadderCallback):
         return bar
 
     def on_result(self, label: str, loss: float | None, reason: str) -> None:
-        """Print what a run reached, and where there are no live lines, how far the rung is."""
+        """Print the result of a run and, without live lines, the progress of the rung."""
         bar = self.bars.pop(label, None)
         if self.clock is not None:
             seconds = time.monotonic() - bar.opened if bar else 0.0
@@ -166,8 +166,8 @@ class LadderProgressBar(ManyRunsBar, LadderCallback):
         self.print(f"{progress.stage}  {summary_line(progress)}")
 
     def on_decision(self, rung: Rung, decision: Decision) -> None:
-        """Print who goes on."""
-        self.print(f"rung {rung.number}: on goes {', '.join(decision.goes_on) or 'nobody'} (by {decision.by})")
+        """Print the candidates that continue."""
+        self.print(f"rung {rung.number}: continuing: {', '.join(decision.goes_on) or 'none'} (by {decision.by})")
 
 
 def _without_rung(label: str) -> str:
@@ -183,7 +183,7 @@ def print_ladder(console: Console, result: LadderResult) -> None:
         if line := agreement_line(rung):
             console.print(foreign(line), width=narrow)
         console.print()
-    for closing in _closing(summary, result.folder):
+    for closing in _format_summary(summary, result.folder):
         console.print(closing, width=narrow, highlight=False)
 
 
@@ -203,7 +203,7 @@ def _rung_table(rung: RungSummary) -> Table:
     return table
 
 
-def _closing(summary: LadderSummary, folder: Path) -> Iterator[Text]:
+def _format_summary(summary: LadderSummary, folder: Path) -> Iterator[Text]:
     for line in target_lines(summary):
         yield foreign(line)
     for name, reason in summary.failed.items():

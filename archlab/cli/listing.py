@@ -29,7 +29,7 @@ def experiments_table(folder: str, usage: str) -> Table:
 
 
 def _description(file: Path) -> str:
-    # Events, since a file is read only up to its description, which stands first: to load all 80 takes half a second.
+    # Events, since a file is read only up to its description, which comes first: to load all 80 takes half a second.
     for key, value in pairwise(yaml.parse(file.read_text(encoding="utf-8"), _Loader)):
         if isinstance(key, yaml.ScalarEvent) and key.value == "description" and isinstance(value, yaml.ScalarEvent):
             return str(value.value)

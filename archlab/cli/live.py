@@ -32,8 +32,8 @@ class LiveLines:
 
     def _make_live(self) -> Live:
         # Redrawn by the thread that prints alone: rich counts the lines to erase before it draws, and of two threads
-        # one would erase what the other has drawn meanwhile.
-        # What a command prints to standard output stays there while the lines are on standard error.
+        # one would erase the lines of the other.
+        # The output of a command stays on standard output while the lines are on standard error.
         is_own = not self.console.stderr
         return Live(self, console=self.console, transient=True, auto_refresh=False, redirect_stdout=is_own)
 
@@ -52,7 +52,7 @@ class LiveLines:
             self.live.stop()
 
     @contextmanager
-    def hidden(self) -> Iterator[None]:
+    def hide(self) -> Iterator[None]:
         """Take the lines away for a block that prints by itself."""
         was_started = self.is_started
         self.stop()

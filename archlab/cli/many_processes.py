@@ -10,14 +10,14 @@ from archlab.cli.boundary import line
 from archlab.config.experiment import Experiment
 from archlab.config.parallel import layout_of
 from archlab.errors import ArchlabError, ConfigError
-from archlab.runtime.place import find_place
+from archlab.runtime.distributed_env import find_place
 from archlab.runtime.process import restart_without_small_cache
 
 _OWN_OPTIONS = ("--processes", "--max-restarts")
 
 
 def train_in_processes(experiment: Experiment, processes: int, max_restarts: int) -> None:
-    """Train in processes of their own, and end with their exit status; refuse before they start what does not fit.
+    """Train in processes of their own, and end with their exit status; refuse mismatched arguments before they start.
 
     Raises ArchlabError in a process that is already one of several.
     """

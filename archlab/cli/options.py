@@ -21,7 +21,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 PYTHON_FILE = click.Path(path_type=Path, dir_okay=False)
 NAME = click.argument("name", shell_complete=complete_experiment)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH=VALUE]...", shell_complete=complete_override)
-FORCE = click.option("--force", is_flag=True, help="Overwrite what archlab wrote to the directory, and nothing else.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite files that archlab wrote to the directory, no others.")
 
 
 class NameOption(click.Option):
@@ -39,7 +39,7 @@ class NameOption(click.Option):
 
 
 class _WrittenFolder(click.Path):
-    """A directory that is there: told before a command imports torch, with the nearest name beside it."""
+    """An existing directory; the error, with the nearest name, comes before a command imports torch."""
 
     def convert(self, value: str | PathLike[str], param: click.Parameter | None, context: click.Context | None) -> Path:
         """Return the path; raise ArchlabError if nothing is there."""
@@ -47,7 +47,7 @@ class _WrittenFolder(click.Path):
         if not os.path.exists(folder):  # not Path.exists, which raises for a name that is too long
             near = nearest(folder.name, _names_in(folder.parent))
             hint = f"; did you mean {shell_path(folder.parent / near)}?" if near else ""
-            raise ArchlabError(f"{folder}: is no directory{hint}")
+            raise ArchlabError(f"{folder}: is not a directory{hint}")
         return folder
 
 
@@ -62,7 +62,7 @@ WRITTEN_FOLDER = _WrittenFolder(path_type=Path, file_okay=False)
 
 
 class _Workers(click.ParamType):
-    """A number of workers, or as many as this machine has room for."""
+    """A number of workers, or `auto`: as many as fit this machine."""
 
     name = "N|auto"
 
@@ -79,8 +79,8 @@ WORKERS = click.option(
     type=_Workers(),
     default="1",
     show_default=True,
-    help="Train so many trials at a time, each in a process of its own; auto fits them to the machine. They run on this"
-    " machine, or where the space's study.launcher places them.",
+    help="Train this many trials at a time, each in its own process; auto chooses as many as fit the machine. They run"
+    " on this machine, or where the space's study.launcher places them.",
 )
 
 
@@ -99,5 +99,5 @@ TRUST_PLUGINS = click.option(
     is_flag=True,
     expose_value=False,
     callback=_apply_trust,
-    help="Run the plugins that a run or a checkpoint names; they are remembered, and need this once.",
+    help="Trust the plugins that a run or a checkpoint names, and run them; needed once, as they are remembered.",
 )

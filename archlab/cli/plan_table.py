@@ -94,7 +94,7 @@ def _run(plan: Plan) -> Iterator[tuple[str, str, str]]:
 
 
 def layout_lines(plan: Plan) -> Iterator[str]:
-    """Yield what the plan says of its layout, with the section of an experiment, ready to paste."""
+    """Yield lines about the plan's layout, with its YAML section ready to paste."""
     if not plan.fits:
         enough = f"{plan.enough_devices:,} devices would do" if plan.enough_devices else "no number of devices would do"
         least = "the layout of least memory" if plan.proposed else "the experiment's layout"

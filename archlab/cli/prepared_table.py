@@ -1,4 +1,4 @@
-"""The table of prepared tokens, and what the user's cache of them holds."""
+"""The table of prepared tokens and of the user's cache of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from archlab.text import shell_path
 
 
 def prepared_table(corpus: PreparedCorpus) -> Table:
-    """Return where tokens lie, how many there are, and what they mean."""
+    """Return the path of tokens, their number and their vocabulary."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {"tokens in": str(corpus.folder)} | {split: _split_row(corpus, split) for split in SPLITS}
     rows |= {
@@ -37,7 +37,7 @@ def _split_row(corpus: PreparedCorpus, split: str) -> str:
 
 
 def describe_cache() -> tuple[str, str]:
-    """Return where the user's cache of tokens is and what it holds, and how to empty it."""
+    """Return the path and contents of the user's cache of tokens, and how to empty it."""
     folder = tokens_dir()
     corpora = len(list(folder.glob(f"*/{MANIFEST}")))
     size = folder_size(folder)

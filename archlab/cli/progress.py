@@ -16,7 +16,7 @@ from archlab.cli.live import LiveLines
 from archlab.cli.progress_lines import format_seconds, run_line, task_line
 from archlab.config.experiment import Experiment
 from archlab.reporting.format import format_validation
-from archlab.runtime.progress import reporting
+from archlab.runtime.progress import report_to
 from archlab.training.callbacks import Callback
 from archlab.training.progress import RunProgress
 
@@ -40,7 +40,7 @@ class ProgressBar(Callback):
 
     def __enter__(self) -> Self:
         self.block = ExitStack()
-        self.block.enter_context(reporting(self.show_task))
+        self.block.enter_context(report_to(self.show_task))
         self.lines.start()
         return self
 
@@ -53,7 +53,7 @@ class ProgressBar(Callback):
             self.block = None
 
     def draw(self, width: int) -> Sequence[Text]:
-        """Return the live lines for a width: the run, and what else is being done."""
+        """Return the live lines for a width: the run, and other work in progress."""
         return [run_line(run, width) for run in (self.run, self.task) if run is not None and run.label]
 
     def show_task(self, label: str, done: int, total: int | None) -> None:

@@ -18,7 +18,7 @@ _GAP = "  "
 _MIN_BAR, _MAX_BAR = 8, 40
 _MAX_RUNNING = 12
 _COUNTS = ("pruned", "failed", "paused", "running")
-_ONLY_SOME = ("paused",)  # told where there are any
+_ONLY_SOME = ("paused",)  # shown if there are any
 _COLORS = {"pruned": "yellow", "failed": "red", "paused": "yellow", "running": "cyan"}
 _IN_FLIGHT = ("training", "validating", "evaluating")
 _BESIDE_LOSS = ("step", "loss", "val_loss", "tokens_per_s")
@@ -60,13 +60,13 @@ def run_line(run: RunProgress, width: int) -> Text:
 
 def task_line(task: RunProgress) -> str:
     """Return how far other work than training has come in one line, for where lines are not redrawn."""
-    parts = [task.label, _step(task), *(part.text for part in _left(task.seconds_left))]
+    parts = [task.label, _step(task), *(part.text for part in _time_left(task.seconds_left))]
     return _GAP.join(part for part in parts if part)
 
 
 def summary_line(progress: Progress) -> str:
     """Return counts, the best and the time left in one line, for where lines are not redrawn."""
-    left = [f"about {part.text}{_of_all(progress)}" for part in _left(progress.seconds_left)]
+    left = [f"about {part.text}{_of_all(progress)}" for part in _time_left(progress.seconds_left)]
     return _GAP.join([part.text for part in (*_count_parts(progress), *_best_parts(progress))] + left)
 
 
@@ -99,7 +99,7 @@ def _run_parts(run: RunProgress) -> list[Part]:
         Part(_other_metrics(metrics), 7, "dim"),
         Part(run.state if run.state == "validating" else "", 4, "dim"),
         Part("" if speed is None or is_shown else f"{speed:,.0f} tokens/s", 4),
-        *(_left(run.seconds_left) if is_in_flight else []),
+        *(_time_left(run.seconds_left) if is_in_flight else []),
         Part(run.reason, 3),
     ]
 
@@ -120,19 +120,19 @@ def _other_metrics(metrics: Mapping[str, float]) -> str:
     )
 
 
-def _left(seconds: float | None) -> list[Part]:
+def _time_left(seconds: float | None) -> list[Part]:
     return [] if seconds is None else [Part(f"{format_seconds(seconds)} left", 1)]
 
 
 def _head(progress: Progress, width: int) -> Text:
     name = [Part(progress.name, 3, "bold"), *([Part(progress.stage, 2)] if progress.stage else [])]
     state = [] if progress.state == "running" else [Part(progress.state, 1, "bold")]
-    left = [Part(f"about {part.text}{_of_all(progress)}", 1) for part in _left(progress.seconds_left)]
+    left = [Part(f"about {part.text}{_of_all(progress)}", 1) for part in _time_left(progress.seconds_left)]
     return _fit([*name, *state, *_count_parts(progress), *left], width)
 
 
 def _of_all(progress: Progress) -> str:
-    """Return what the time left is of, where the counts are of a part."""
+    """Return the name of the work that the time left is for, if the counts are of a part."""
     return " in all" if progress.kind == "ladder" else ""
 
 
@@ -149,14 +149,16 @@ def _best_line(progress: Progress, width: int) -> Text:
 
 
 def _best_parts(progress: Progress) -> list[Part]:
-    best = [Part(f"best {_reached(one)}", 0 if not index else 1, "green") for index, one in enumerate(progress.best)]
+    best = [
+        Part(f"best {_reached_text(one)}", 0 if not index else 1, "green") for index, one in enumerate(progress.best)
+    ]
     if progress.baseline is None:
         return best
     values = ", ".join(format_number(name, value) for name, value in progress.baseline.values.items())
     return [*best, Part(f"{progress.baseline.label} {values}", 2)]
 
 
-def _reached(one: Reached) -> str:
+def _reached_text(one: Reached) -> str:
     values = ", ".join(f"{name} {format_number(name, value)}" for name, value in one.values.items())
     return f"{values} ({one.label})"
 

@@ -11,11 +11,11 @@ from archlab.cli.progress import ProgressBar
 from archlab.config.experiment import Experiment
 from archlab.training.progress import RunProgress
 
-READ_EVERY_S = 5.0  # between looks at what other workers have done
+READ_EVERY_S = 5.0  # between readings of other workers' progress
 
 
 class ManyRunsBar(ProgressBar):
-    """Shows several runs: `bars` has one for each, by what it is called."""
+    """Shows several runs: `bars` has one for each, by its label."""
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
@@ -48,7 +48,7 @@ class RunBar(ProgressBar):
         super().on_start(experiment, step)
 
     def on_step(self, record: Mapping[str, float]) -> None:
-        """Advance the run's bar, and now and then what other workers have done."""
+        """Advance the run's bar, and from time to time those of other workers."""
         super().on_step(record)
         if self.is_live and time.monotonic() - self.owner.last_read >= READ_EVERY_S:
             self.owner.refresh()

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,9 +17,9 @@ from archlab.cli.live import say
 from archlab.cli.progress_lines import format_number, progress_lines, run_line, summary_line
 from archlab.cli.run_bars import ManyRunsBar, RunBar
 from archlab.cli.terminal import foreign
-from archlab.reporting.data import Run, SearchData, read_search, short_names
 from archlab.reporting.format import brief, format_metrics, format_validation
 from archlab.reporting.report import report
+from archlab.reporting.search_data import Run, SearchData, read_search, short_names
 from archlab.searching.results.against_baseline import is_worse_than_baseline
 from archlab.searching.results.progress import BASELINE
 from archlab.searching.results.shown_values import mark_gaps
@@ -67,7 +66,7 @@ class SearchProgressBar(ManyRunsBar, SearchCallback):
             self.progress = self.read()
             super().refresh()
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """Show the training of one run under its label."""
         bar = RunBar(self, label)
         self.bars[_trial_of(label)] = bar
@@ -118,7 +117,7 @@ def _trial_of(label: str) -> str:
 
 
 def _without(progress: Progress, label: str) -> tuple[RunProgress, ...]:
-    """Return what is running without a trial, whichever of its runs it is at."""
+    """Return the description of a running task without its trial and run."""
     return tuple(run for run in progress.running if _trial_of(run.label) != _trial_of(label))
 
 

@@ -29,7 +29,8 @@ from archlab.storage.model_tokens import read_tokens
 def cost_summary(experiment: Experiment, model: nn.Module | None = None) -> dict[str, Any]:
     """Return the experiment's name and costs, as `archlab show --json` prints them; `model` is that of `validate`.
 
-    Where there is a budget, `steps` are those that it gives, None for one of seconds, which only a run can tell.
+    Where there is a budget, `steps` are those that it gives, None for a budget of seconds, where only a run can
+    determine them.
     """
     cost, task = estimate_cost(experiment, model), experiment.task.factory()()
     shares: Mapping[str, float] = getattr(task, "shares", dict)()  # a task need not derive from Task
@@ -94,9 +95,9 @@ def _shape(output: Any) -> str:
 
 
 def describe_tokens(experiment: Experiment, folder: Path | None) -> str:
-    """Return what the experiment's tokens mean: by the files of a trained model in `folder`, or else by its task."""
+    """Return the vocabulary of the experiment: from the files of a trained model in `folder`, or from its task."""
     carried = read_tokens(folder) if folder is not None else None
-    if carried is None and experiment.task.knobs.get("tokenizer") == "words":  # which only the whole corpus would tell
+    if carried is None and experiment.task.knobs.get("tokenizer") == "words":  # known only from the whole corpus
         return "words of the training text"
     task: Task = experiment.task.factory()()
     try:
@@ -106,7 +107,7 @@ def describe_tokens(experiment: Experiment, folder: Path | None) -> str:
 
 
 def cost_table(experiment: Experiment, figures: dict[str, Any], tokens: str = "") -> Table:
-    """Return the costs as a terminal table, with a line of what tokens mean."""
+    """Return the costs as a terminal table, with a line about the vocabulary."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     batch_size = experiment.train.batch_size
     rows = {

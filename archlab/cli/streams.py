@@ -20,14 +20,14 @@ def prepare_streams() -> None:
         with suppress(OSError):
             os.fstat(number)
             continue
-        # Otherwise the next file that is opened, a database perhaps, takes the number, and what is printed goes there.
+        # Otherwise the next file that is opened, a database perhaps, takes the number, and output would go there.
         os.open(os.devnull, mode)  # takes the lowest free number
     if sys.stdin is None:
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - open for as long as the process
-    sys.stdout, sys.stderr = (_prepared(stream) for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = (_prepare(stream) for stream in (sys.stdout, sys.stderr))
 
 
-def _prepared(stream: TextIO | None) -> TextIO:
+def _prepare(stream: TextIO | None) -> TextIO:
     if stream is None:  # it was closed when Python started
         return Path(os.devnull).open("w", encoding="utf-8")
     if isinstance(stream, io.TextIOWrapper):
@@ -46,7 +46,7 @@ def decode_argument(text: str) -> str:
 
 
 def can_print(text: str) -> bool:
-    """Tell whether standard output's encoding has every character of a text."""
+    """Return whether standard output's encoding has every character of a text."""
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -55,7 +55,7 @@ def can_print(text: str) -> bool:
 
 
 def abandon(stream: TextIO) -> None:
-    """Send what is left in a stream that cannot be written to the null device, so that Python's exit is quiet."""
+    """Redirect a stream that cannot be written to the null device, so that Python exits without an error."""
     with suppress(OSError, ValueError):  # io.UnsupportedOperation is both
         number = stream.fileno()
         null = os.open(os.devnull, os.O_WRONLY)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def suite_tables(result: SuiteResult) -> Group:
-    """Return what a suite found as terminal tables of at most 80 columns, and its notes."""
+    """Return a suite's results as terminal tables of at most 80 columns, with its notes."""
     tables = [_curve_table(curve) for curve in result.curves]
     notes = (paragraph(note) for note in result.notes)
-    return Group(*_figures(result), *tables, *_missing(result), *notes)
+    return Group(*_figures(result), *tables, *_missing_table(result), *notes)
 
 
 def _figures(result: SuiteResult) -> Iterator[Table]:
@@ -31,7 +31,7 @@ def _figures(result: SuiteResult) -> Iterator[Table]:
         yield table
 
 
-def _missing(result: SuiteResult) -> Iterator[Table]:
+def _missing_table(result: SuiteResult) -> Iterator[Table]:
     if result.missing:
         table = Table(title="Not measured", title_justify="left", box=None, padding=(0, 2, 0, 0))
         table.add_column("what", no_wrap=True)

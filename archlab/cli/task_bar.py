@@ -11,6 +11,6 @@ from archlab.cli.terminal import SafeConsole
 
 @contextmanager
 def task_bar() -> Iterator[ProgressBar]:
-    """Show what is reported within a block, and leave standard output to the result."""
+    """Show progress reported within a block, and leave standard output to the result."""
     with ProgressBar(SafeConsole(stderr=True)) as bar:
         yield bar

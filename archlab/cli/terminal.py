@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from archlab.cli.escaping import unwrapped
+from archlab.cli.escaping import unwrap
 from archlab.text import visible
 
 WIDTH_WHERE_NO_TERMINAL = 110
@@ -25,7 +25,7 @@ class SafeConsole(Console):
     @property
     def file(self) -> Any:
         """The stream to write to, below the one that would escape the console's own colors."""
-        return unwrapped(super().file)
+        return unwrap(super().file)
 
     @file.setter
     def file(self, new_file: Any) -> None:

@@ -1,4 +1,4 @@
-"""What `archlab train --dry-run` prints: layout, memory of a device, and the commands that start the run."""
+"""Output of `archlab train --dry-run`: layout, memory of a device, and the commands that start the run."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def launch_lines(made: TrainingDryRun, arguments: Sequence[str]) -> Iterator[str
     if made.plan.devices == 1:
         return
     where = "--standalone" if nodes == 1 else f'--nnodes {nodes} --rdzv-backend c10d --rdzv-endpoint "$HOST:{_PORT}"'
-    told = "" if nodes == 1 else "on each machine, HOST being the name of one of them:"
-    if told:
-        yield f"  # {told}"
+    note = "" if nodes == 1 else "on each machine, HOST being the name of one of them:"
+    if note:
+        yield f"  # {note}"
     yield f"  torchrun {where} --nproc-per-node {each} -m {run}"
     if nodes > 1:
         yield "  # with Slurm, once:"

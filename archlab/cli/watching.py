@@ -1,4 +1,4 @@
-"""The screen of `archlab watch`: lines that follow what another process does."""
+"""The screen of `archlab watch`: lines that follow another process."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from archlab.training.progress import Progress, WorkerProgress
 EVERY_S = 2.0
 PLAIN_EVERY_S = 10.0  # where lines are not redrawn, and each one stays
 _ADVICE = {
-    "run": "archlab train --resume goes on",
-    "trial": "archlab search goes on with it, unless it was pruned",
-    "search": "the same archlab search goes on",
-    "ladder": "the same archlab search goes on",
+    "run": "continue it with archlab train --resume",
+    "trial": "archlab search continues it, unless it was pruned",
+    "search": "run the same archlab search to continue it",
+    "ladder": "run the same archlab search to continue it",
 }
 
 
 def watch_lines(progress: Progress, width: int) -> list[Text]:
-    """Return what is running, and below it what has ended last."""
+    """Return lines about running work, followed by the last finished ones."""
     lines = progress_lines(progress, width)
     lines += [_worker_line(worker) for worker in progress.workers]
     lines += [run_line(run, width) for run in reversed(progress.recent)]
@@ -35,7 +35,7 @@ def watch_lines(progress: Progress, width: int) -> list[Text]:
         values = ", ".join(f"{name} {value:.6g}" for name, value in trial.values.items())
         lines.append(Text(f"Pareto set: {trial.label}  {values}", overflow="ellipsis", no_wrap=True))
     if progress.state == "stopped":
-        lines.append(Text(f"nobody works on it; {_ADVICE[progress.kind]}", "dim"))
+        lines.append(Text(f"no process works on it; {_ADVICE[progress.kind]}", "dim"))
     return lines
 
 
@@ -56,7 +56,7 @@ def show_once(console: Console, read: Callable[[], Progress], *, as_json: bool) 
 
 
 def follow(console: Console, read: Callable[[], Progress], *, as_json: bool) -> None:
-    """Show the state until nobody works on it any more, or the user has seen enough."""
+    """Show the state until no process works on it any more, or the user presses Ctrl-C."""
     with suppress(KeyboardInterrupt):
         if as_json:
             for progress in _states(read, EVERY_S):

@@ -1,4 +1,4 @@
-"""Settings of `train:` of which one takes the place of the other: the one that is set last counts."""
+"""Settings of `train:` of which one replaces the other: the one that is set last counts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_way(tree: dict[str, Any], given: Any) -> dict[str, Any]:
     train = tree.get("train")
     if not isinstance(train, dict) or not isinstance(given, Mapping):
         return tree
-    replaced = _replaced(given)
+    replaced = _replaced_keys(given)
     return {**tree, "train": {key: value for key, value in train.items() if key not in replaced}}
 
 
@@ -35,7 +35,7 @@ def make_way_for(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return make_way(tree, {below[0]: value if len(below) == 1 else {below[1]: value}})
 
 
-def _replaced(given: Mapping[Any, Any]) -> set[str]:
+def _replaced_keys(given: Mapping[Any, Any]) -> set[str]:
     names = {name for pair in _PAIRS for name in pair if given.get(name) is not None}
     replaced = {other for one, other in (*_PAIRS, *(pair[::-1] for pair in _PAIRS)) if one in names}
     # Tokens and seconds would merge to a budget of both.

@@ -1,4 +1,4 @@
-"""The length of a training run by what it may cost, instead of by its number of steps."""
+"""The length of a training run as a budget instead of a number of steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PATH = "train.budget"
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may cost: tokens, FLOPs (forward and backward), or seconds of its optimizer steps; one of them."""
+    """The budget of a run: tokens, FLOPs (forward and backward), or seconds of its optimizer steps; one of them."""
 
     tokens: Positive | None = None
     flops: Positive | None = None

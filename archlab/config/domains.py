@@ -72,7 +72,7 @@ class Tie:
 Domain: TypeAlias = Choice | Interval
 
 
-def choice(*values: Any) -> Choice:
+def choice(*values: object) -> Choice:
     """Declare a categorical search domain."""
     return Choice(values)
 

@@ -246,12 +246,12 @@ def _resolve(raw: UnresolvedExperiment) -> Experiment:
 
 
 def _unless_empty(value: Any, default: Any) -> Any:
-    """Return the default for null, which is what YAML reads for a key without a value."""
+    """Return the default for null, which YAML reads for a key without a value."""
     return default if value is None else value
 
 
 def _fits(knob: Knob, value: Any) -> bool:
-    """Tell whether a value is valid for a knob; components and `${...}` are validated when they are resolved."""
+    """Return whether a value is valid for a knob; components and `${...}` are validated when they are resolved."""
     if isinstance(knob.default, Slot) or (isinstance(value, str) and "${" in value):
         return True
     try:
@@ -262,7 +262,7 @@ def _fits(knob: Knob, value: Any) -> bool:
 
 
 def _require_file_name(name: str) -> str:
-    """Return a name that can be a directory's; raise ConfigError for one that would be a path, or is no file name."""
+    """Return a name that can be a directory's; raise ConfigError for a path, or an invalid file name."""
     if name.strip() in ("", ".", "..") or "/" in name or "\\" in name:
         raise ConfigError("name", f"{name!r} cannot name a folder")
     if hidden := HIDDEN.search(name):

@@ -22,17 +22,17 @@ def interpolate(tree: dict[str, Any]) -> dict[str, Any]:
     try:
         _Sizes(tree).of(tree, ())
         if not _refers(tree):  # as nearly all, in a tenth of the time
-            return _filled(tree, tree)
+            return _fill(tree, tree)
         filled = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except ConfigError:
         raise
     except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
         raise ConfigError(getattr(error, "full_key", None) or "", one_line(error)) from None
-    return _filled(tree, filled)
+    return _fill(tree, filled)
 
 
 def _refers(data: Any) -> bool:
-    """Tell whether data may have an interpolation, or types that are none of YAML's, which OmegaConf refuses."""
+    """Return whether data may have an interpolation, or types that are none of YAML's, which OmegaConf refuses."""
     if isinstance(data, dict):
         return any(not isinstance(key, str) or _refers(value) for key, value in data.items())
     if isinstance(data, list):
@@ -59,13 +59,13 @@ class _Sizes:
     def _parts(self, node: Any, path: tuple[Any, ...]) -> Iterator[int]:
         if isinstance(node, str):
             yield len(node)
-            yield from (self._referred(match[1], path) for match in _REFERENCE.finditer(node))
+            yield from (self._reference_size(match[1], path) for match in _REFERENCE.finditer(node))
         entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
         for key, value in entries:
             yield self.of(value, (*path, key))
 
-    def _referred(self, reference: str, path: tuple[Any, ...]) -> int:
-        """Return the size of what a reference stands for: `a.b[0]` from the root, `.b` beside the value itself."""
+    def _reference_size(self, reference: str, path: tuple[Any, ...]) -> int:
+        """Return the size of a reference's target: `a.b[0]` from the root, `.b` beside the value itself."""
         above = len(reference) - len(reference.lstrip("."))
         node, place = self._tree, path[: len(path) - above] if above else ()
         try:
@@ -79,12 +79,12 @@ class _Sizes:
         return self.of(node, place)
 
 
-def _filled(data: Any, filled: Any) -> Any:
+def _fill(data: Any, filled: Any) -> Any:
     r"""Take only interpolations from what OmegaConf returns, to which `???` and `\???` are more than texts."""
     if isinstance(data, dict):
-        return {key: _filled(value, filled[key]) for key, value in data.items()}
+        return {key: _fill(value, filled[key]) for key, value in data.items()}
     if isinstance(data, list):
-        return [_filled(value, filled[index]) for index, value in enumerate(data)]
+        return [_fill(value, filled[index]) for index, value in enumerate(data)]
     return filled if isinstance(data, str) and "${" in data else data
 
 

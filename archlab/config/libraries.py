@@ -1,4 +1,4 @@
-"""The two kinds of YAML files, experiments and search spaces, told apart where one is given for the other."""
+"""Experiments and search spaces: errors for a file of one kind where the other is needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from archlab.errors import ConfigError
-from archlab.text import shell_path
+from archlab.text import shell_path, with_article
 
 OTHER = {"experiments": "search_spaces", "search_spaces": "experiments"}
 _ADVICE = {
@@ -18,12 +18,12 @@ _OWN_KEYS = {"experiments": ("model", "task", "train"), "search_spaces": ("vary"
 
 
 def one_of(library: str) -> str:
-    """Return what a file of a library is called."""
+    """Return the noun for a file of a library."""
     return library.rstrip("s").replace("_", " ")
 
 
 def use_of(library: str, name: str) -> str:
-    """Return what a file is, and the command for it."""
+    """Return the kind of a file, and the command for it."""
     return f"{_ADVICE[library]} {shell_path(name)}"
 
 
@@ -32,4 +32,4 @@ def refuse_other_kind(tree: Mapping[str, Any], library: str, file: Path) -> None
     other = OTHER[library]
     own, others = (any(key in tree for key in _OWN_KEYS[each]) for each in (library, other))
     if others and not own:
-        raise ConfigError("", f"is no {one_of(library)}: {use_of(other, str(file))}", str(file))
+        raise ConfigError("", f"is not {with_article(one_of(library))}: {use_of(other, str(file))}", str(file))

@@ -49,7 +49,7 @@ def _rename_experiment(migrated: dict[str, Any], changes: list[str]) -> None:
 def migrate_space(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the YAML data of a search space in the present format.
 
-    Raises ConfigError where the space varies what has another name now: its study knows the trials by the former one.
+    Raises ConfigError where the space varies a renamed path: its study knows the trials by the former one.
     """
     if renames.check_format(tree.get("format")) == renames.current().format:
         return dict(tree)

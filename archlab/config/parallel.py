@@ -49,11 +49,11 @@ class ParallelConfig:
 
     @property
     def min_devices(self) -> int:
-        """The number of devices of the layout, or the fewest where `replicate` takes what is left."""
+        """The number of devices of the layout, or the fewest if `replicate` takes the rest."""
         return (self.replicate or 1) * self.shard * self.tensor * self.chunk
 
     def fits(self, devices: int) -> bool:
-        """Tell whether there is a layout on so many devices."""
+        """Return whether there is a layout on the given number of devices."""
         inner = self.shard * self.tensor * self.chunk
         return devices == inner * (self.replicate or max(1, devices // inner))
 
@@ -85,7 +85,7 @@ def parse_parallel(value: Any) -> ParallelConfig | None:
 
 
 def layout_of(parallel: ParallelConfig | None, processes: int = 1) -> Layout:
-    """Return the layout of a run in so many processes, which are all copies where an experiment has no `parallel:`.
+    """Return the layout of a run in the given number of processes, all copies if an experiment has no `parallel:`.
 
     Raises ConfigError where the processes are not those of the layout, with the option that starts the right number.
     """

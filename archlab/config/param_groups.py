@@ -15,7 +15,7 @@ from archlab.errors import ConfigError
 class ParamGroup:
     """Parameters by the pattern that their names match, by their declared role, or by both, and their settings.
 
-    `lr_scale` multiplies the learning rate, and `weight_decay` takes the place of `train.weight_decay`, whatever
+    `lr_scale` multiplies the learning rate, and `weight_decay` replaces `train.weight_decay`, whatever
     `train.decay` says of the parameters. In a pattern `*` stands for any text.
     """
 
@@ -25,7 +25,7 @@ class ParamGroup:
     weight_decay: NonNegative | None = None
 
     def has_name(self, name: str) -> bool:
-        """Tell whether a parameter's name is one of the group's."""
+        """Return whether a parameter's name is one of the group's."""
         return self.match is None or fnmatchcase(name, self.match)
 
 

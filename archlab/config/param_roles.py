@@ -1,4 +1,4 @@
-"""What a component declares of its parameters: how each scales with the model, and where it lies among devices."""
+"""Declarations of a component's parameters: how each scales with the model, and how devices share it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Placement: TypeAlias = Literal["column", "row", "heads", "vocab", "none"]
 class Param:
     """The declaration of one parameter, under its name in the component; a `*` in a name matches any text.
 
-    - `role`: `hidden`, a matrix from features to features; `input`, from what does not grow with the model (a
-      vocabulary, a patch, a rank) to features, or vectors added to them; `output`, from features to what does not grow;
-      `vector`, everything else: scales, biases, decays, filters of a channel.
-    - `tensor`: what tensor parallelism splits: the outputs (`column`) or inputs (`row`) of a matrix, or the channels of
-      a vector (`column`), heads (axis 0), the vocabulary (axis 0), or nothing.
+    - `role`: `hidden`, a matrix from features to features; `input`, from a size that does not grow with the model (a
+      vocabulary, a patch, a rank) to features, or vectors added to them; `output`, from features to a size that does
+      not; `vector`, everything else: scales, biases, decays, filters of a channel.
+    - `tensor`: the dimension that tensor parallelism splits: the outputs (`column`) or inputs (`row`) of a matrix, or
+      the channels of a vector (`column`), heads (axis 0), the vocabulary (axis 0), or nothing.
     - `branch`: whether the component's output, as the branch of a residual, is proportional to the parameter and the
       others so marked: depth scales these.
     - `scale`: powers of the growth of numbers that the component or its children have as attributes, by which the

@@ -1,4 +1,4 @@
-"""What was probably meant by a path that an experiment does not have."""
+"""Suggestions for a path that an experiment does not have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REPEAT = "repeat"
 
 
 def hint_of_index(entries: Sequence[Any], index: int, place: str) -> str:
-    """Return what a list has at an index past its end where its entries repeat, or nothing.
+    """Return the entry of a repeating list for an index past its end, or nothing.
 
     `place` is the path of the list.
     """
@@ -43,7 +43,7 @@ def hint_of_key(key: str, known: Iterable[object], path: str) -> str:
 
 
 def hint_of_path(tree: Any, parts: Sequence[str | int], path: str) -> str:
-    """Return what was meant by the first part of a path that a tree does not have, or nothing."""
+    """Return a suggestion for the first part of a path that a tree does not have, or nothing."""
     place = ""
     for part in parts:
         if isinstance(part, int):

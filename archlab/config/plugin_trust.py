@@ -1,6 +1,6 @@
 """Whether the code that a recorded experiment names may run.
 
-An experiment that a user writes runs the plugins that it lists. One that lies in a run, a search or a checkpoint came
+An experiment that a user writes runs the plugins that it lists. One that is in a run, a search or a checkpoint came
 with it, perhaps from a stranger: its plugins run only if they ran here before, or if the user says so, once. What may
 run is remembered by the SHA-256 of its content, and a user's own file by its path too, for it is edited after a run.
 """
@@ -22,7 +22,7 @@ from archlab.errors import ConfigError
 
 Ask = Callable[[str], bool]
 _RECORDED = ("experiment.yaml", "base.yaml", "search.yaml", "config.yaml")
-# What lies beside an experiment in a run, a checkpoint, a search or an export.
+# Files beside an experiment in a run, a checkpoint, a search or an export.
 _EVIDENCE = ("model.safetensors", "provenance.json", "metrics.jsonl", ".workers.lock")
 # `${name:...}` calls a resolver: of the environment, or whatever the process has registered. Backslashes escape.
 _RESOLVER = re.compile(r"(?<!\\)(?:\\\\)*\$\{.*:", re.DOTALL)
@@ -50,7 +50,7 @@ def plugin_policy(*, trust: bool, ask: Ask | None = None) -> Iterator[None]:
 
 
 def is_recorded(file: Path) -> bool:
-    """Tell whether a YAML file is part of a run, a search, a checkpoint or an export, by what lies beside it."""
+    """Return whether a YAML file is part of a run, a search, a checkpoint or an export, by the files beside it."""
     return file.name in _RECORDED and any((file.parent / name).exists() for name in _EVIDENCE)
 
 
@@ -59,7 +59,7 @@ def require_trust(plugin: str, file: Path | None, source: Path) -> None:
     keys, policy = _keys(plugin, file), _policy.get()
     if policy.trusts_all:
         remember(plugin, file)
-    elif not keys & _remembered():
+    elif not keys & _trusted_plugins():
         question = f"{source} names the plugin {plugin!r}, which has not run here before. Run its code?"
         if policy.ask is None or not policy.ask(question):
             advice = "it came with the experiment and has not run here before: read it, then pass --trust-plugins once"
@@ -69,7 +69,7 @@ def require_trust(plugin: str, file: Path | None, source: Path) -> None:
 
 def remember(plugin: str, file: Path | None, *, own: bool = False) -> None:
     """Remember a plugin that ran: by its content, and by its path too if it is the user's `own`."""
-    keys = {key for key in _keys(plugin, file) if own or not key.startswith("path ")} - _remembered()
+    keys = {key for key in _keys(plugin, file) if own or not key.startswith("path ")} - _trusted_plugins()
     store = _store()
     if not keys or store is None:
         return
@@ -90,7 +90,7 @@ def _keys(plugin: str, file: Path | None) -> set[str]:
     return keys
 
 
-def _remembered() -> set[str]:
+def _trusted_plugins() -> set[str]:
     store = _store()
     if store is None or not store.is_file() or not _is_users(store):
         return set()
@@ -106,7 +106,7 @@ def _store() -> Path | None:
 
 
 def _is_users(file: Path) -> bool:
-    """Tell whether a file is the user's own and no other one may write to it."""
+    """Return whether a file is the user's own and no other one may write to it."""
     try:
         status = file.stat()
     except OSError:

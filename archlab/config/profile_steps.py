@@ -1,4 +1,4 @@
-"""What a training run logs beside its metrics: the `train.profile:` section."""
+"""Profiles that a training run logs beside its metrics: the `train.profile:` section."""
 
 from __future__ import annotations
 

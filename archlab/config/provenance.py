@@ -20,7 +20,7 @@ class Layer:
     values: Mapping[str, Any]
 
     def sets(self, path: str) -> bool:
-        """Tell whether the layer sets the value at a path or one above it."""
+        """Return whether the layer sets the value at a path or one above it."""
         if any(path == key or path.startswith((f"{key}.", f"{key}[")) for key in self.values if "." in key):
             return True
         try:
@@ -29,7 +29,7 @@ class Layer:
             return False
 
     def adds(self, key: str, path: str) -> bool:
-        """Tell whether the layer has a key, which may be no part of a path, in the mapping at a path."""
+        """Return whether the layer has a key, which may be no part of a path, in the mapping at a path."""
         full = f"{path}.{key}".removeprefix(".")
         if any(override.startswith((f"{full}.", f"{full}[")) for override in self.values):
             return True

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from archlab.config import domains, renames
+from archlab.config.component_source import Declaration, UnreadableSource, read_declaration
 from archlab.config.docstrings import argument_meanings
 from archlab.config.domains import Domain
 from archlab.config.param_roles import Param, check_params
 from archlab.config.schema import Knob, knobs_of, wiring_of
-from archlab.config.source import Declaration, UnreadableSource, read_declaration
 from archlab.config.tensor_plan import TensorPlan
 from archlab.config.text_source import TextSource
 from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
@@ -149,7 +149,7 @@ def register(
             raise ArchlabError(f"{kind} {name!r} is registered twice: {_where(earlier.cls)} and {_where(cls)}")
         for knob in component.search:
             if knob not in component.knobs:
-                raise ArchlabError(f"{_where(cls)} declares a search domain for {knob!r}, which is no knob")
+                raise ArchlabError(f"{_where(cls)} declares a search domain for {knob!r}, which is not a knob")
         _registered[kind, name] = component
         return cls
 
@@ -164,7 +164,7 @@ def _identity(cls: type) -> tuple[str, str]:
     return (getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__, cls.__qualname__)
 
 
-# What declarations import from archlab.
+# Names that declarations import from archlab.
 _PUBLIC = {
     **vars(domains),
     **{"Factory": Factory, "Param": Param, "TensorPlan": TensorPlan, "TextSource": TextSource},
@@ -173,7 +173,7 @@ _PUBLIC = {
 
 
 @cache
-def _shipped() -> dict[str, list[str]]:
+def _shipped_names() -> dict[str, list[str]]:
     """Map each kind to its names, the directories and files of the components that come with archlab."""
     package = importlib.import_module(_PACKAGE)
     kinds = [m.name for m in pkgutil.iter_modules(package.__path__) if m.ispkg]
@@ -192,13 +192,13 @@ def _load_entry_points() -> None:
 
 def kinds() -> list[str]:
     """Return all kinds of components."""
-    return sorted({*_shipped(), *(kind for kind, _ in _registered)})
+    return sorted({*_shipped_names(), *(kind for kind, _ in _registered)})
 
 
 def names(kind: str) -> list[str]:
     """Return the names of the components of a kind."""
     _load_entry_points()
-    return sorted({*_shipped().get(kind, []), *(n for k, n in _registered if k == kind)})
+    return sorted({*_shipped_names().get(kind, []), *(n for k, n in _registered if k == kind)})
 
 
 def find(kind: str, name: Any, path: str = "") -> Component:
@@ -207,13 +207,13 @@ def find(kind: str, name: Any, path: str = "") -> Component:
         new = renames.current().component(kind, name) if isinstance(name, str) else None
         raise ConfigError(
             path,
-            renames.now_called(f"{kind} {name!r}", new)
+            renames.former_name_message(f"{kind} {name!r}", new)
             if new
             else f"no {kind} {name!r}{did_you_mean(name, names(kind))}",
         )
     if (kind, name) in _registered:
         return _registered[kind, name]
-    if (kind, name) not in _declared and name in _shipped().get(kind, []):
+    if (kind, name) not in _declared and name in _shipped_names().get(kind, []):
         with suppress(UnreadableSource):
             declaration = read_declaration(_module(kind, name), kind, name, _PUBLIC)
             declared = (declaration.search, declaration.params, declaration.tensor, declaration.carry)

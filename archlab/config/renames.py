@@ -1,4 +1,4 @@
-"""The names of earlier versions and what they are called now, read from renames.yaml."""
+"""The names of earlier versions and their current names, read from renames.yaml."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def current() -> Renames:
     return Renames(**yaml.safe_load(Path(__file__).with_name("renames.yaml").read_text(encoding="utf-8")))
 
 
-def now_called(what: str, new: str) -> str:
+def former_name_message(what: str, new: str) -> str:
     """Return the refusal of a former name, as one line."""
     return f"{what} is now called {new!r} (`archlab migrate` renames it in a run's directory)"
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from archlab.config.domains import Range
-from archlab.config.renames import now_called
+from archlab.config.renames import former_name_message
 from archlab.errors import ConfigError, did_you_mean, show_value
 
 REQUIRED: Any = inspect.Parameter.empty
@@ -67,7 +67,7 @@ def parse_settings(value: Any, section: type[Settings], path: str) -> Settings:
 
 
 def settings_to_plain(settings: Any) -> dict[str, Any]:
-    """Return a dataclass of settings as YAML data, without what is as by default."""
+    """Return a dataclass of settings as YAML data, without values that equal their defaults."""
     knobs = settings_of(type(settings))
     return {name: value for name, value in asdict(settings).items() if value != knobs[name].default}
 
@@ -94,7 +94,7 @@ def reject_unknown(
     """Raise ConfigError for the first unknown key of a mapping; `renamed` maps former names of keys to new ones."""
     for key in mapping:
         if key not in known and renamed and key in renamed:
-            raise ConfigError(path, now_called(f"knob {key!r} of {owner!r}", renamed[key]), key=str(key))
+            raise ConfigError(path, former_name_message(f"knob {key!r} of {owner!r}", renamed[key]), key=str(key))
         if key not in known:
             of = f" of {owner!r}" if owner else ""
             problem = f"unknown {'knob' if owner else 'key'} {key!r}{of}{did_you_mean(key, known)}"
@@ -110,7 +110,7 @@ class UnionMember:
 
 
 def union_members(expected: Any) -> list[UnionMember]:
-    """Return the members of a union, nested ones included, or the one type that is no union."""
+    """Return the members of a union, nested ones included, or the one type that is not a union."""
     origin, args = get_origin(expected), get_args(expected)
     if origin is Annotated:
         ranges = tuple(limit for limit in args[1:] if isinstance(limit, Range))

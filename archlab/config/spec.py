@@ -11,6 +11,7 @@ from archlab.config.domains import Count
 from archlab.config.registry import Component, Factory, Slot, find, names
 from archlab.config.schema import REQUIRED, Knob, coerce, reject_unknown, settings_to_plain
 from archlab.errors import ConfigError, list_names, one_line
+from archlab.text import with_article
 
 MAX_REPEATS = 4096  # of layers: a typo is an error instead of a model that never finishes building
 REPEAT = Knob("repeat", Count, 1)
@@ -101,7 +102,7 @@ def _to_mapping(value: Any, kind: str, path: str) -> dict[str, Any]:
         return {"type": value}
     if isinstance(value, Mapping):
         return dict(value)
-    raise ConfigError(path, f"{value!r} is no {kind}: give its name, or a mapping with its type")
+    raise ConfigError(path, f"{value!r} is not {with_article(kind)}: give its name, or a mapping with its type")
 
 
 def _parse_knob(knob: Knob, values: Mapping[str, Any], path: str, owner: str) -> Any:

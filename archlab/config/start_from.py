@@ -11,7 +11,7 @@ from archlab.config.domains import Index
 
 @dataclass(frozen=True)
 class StartFrom:
-    """A checkpoint, and what of it is loaded.
+    """A checkpoint, and the parts of it to load.
 
     `checkpoint` is a run, a search, a trained model, an export, an import or one checkpoint, seen from the current
     directory; `step` picks one of a run's checkpoints, by default the last. `match` is `strict`; `names`, for the

@@ -1,4 +1,4 @@
-"""JSON objects read strictly: a key that stands twice is an error, where the standard library keeps the last."""
+"""JSON objects read strictly: a key that appears twice is an error, where the standard library keeps the last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_object(file: Path, what: str = "") -> dict[str, Any]:
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
-    """Return the JSON object of a UTF-8 text; raise ValueError for another text, or a key that stands twice."""
+    """Return the JSON object of a UTF-8 text; raise ValueError for another text, or a key that appears twice."""
     try:
         data = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_unique)
     except RecursionError as error:
@@ -33,6 +33,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for key, value in pairs:
         if key in data:
-            raise ValueError(f"the key {key!r} stands twice")
+            raise ValueError(f"the key {key!r} appears twice")
         data[key] = value
     return data

@@ -1,4 +1,4 @@
-"""What a component declares of its division over the axis `tensor`, beside the placements of its parameters."""
+"""Declarations of a component's division over the axis `tensor`, beside the placements of its parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from archlab.errors import ArchlabError
 class TensorPlan:
     """How the code of a component is divided over n ranks; `Param.tensor` says it of its parameters.
 
-    - `counts`: attributes that count what each rank has 1/n of, with dots for what is inside them: `num_heads`,
+    - `counts`: attributes that each rank divides by n, with dots for nested ones: `num_heads`,
       `shape.num_kv_heads`. n has to divide each of them, and the attribute of a rank is the quotient.
     - `first`: an attribute, 0 by itself, that becomes the index of a rank's first head or group, of the first count.
     - `parts`: components inside that compute on divided heads or channels, and are divided as well; a `*` matches any

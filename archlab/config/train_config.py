@@ -20,7 +20,7 @@ from archlab.errors import ConfigError
 OPTIMIZER_PATH = "train.optimizer"
 OPTIMIZER = Slot("optimizer", "adamw")
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
-# Left out of plain data while they are not in use: that of an experiment without them is what it was before they were.
+# Left out of plain data while they are not in use: an experiment without them then keeps its earlier data.
 _OFF_BY_DEFAULT = (
     *("warmup_fraction", "budget", "start_from", "checkpoint_at"),
     *("base_width", "base_depth", "base_model"),
@@ -35,8 +35,8 @@ class TrainConfig:
     `eval_every: 0` and `checkpoint_every: 0` mean at the end only; `eval_tokens: null` is the whole split. While a
     `budget` of FLOPs or seconds is not resolved (archlab.modeling.budget), `steps` is 0. Under a `parametrization`
     other than standard, `lr` and initialization are those of a model as wide as `base_width`, with the sizes of
-    `base_model` by path, and of `base_depth` layers. `documents: separate` starts every document anew, which other
-    tools call packing with intra-document masking; `joined` lets a context go on from one to the next.
+    `base_model` by path, and of `base_depth` layers. `documents: separate` starts every document with a fresh state,
+    which other tools call packing with intra-document masking; `joined` lets a context continue from one to the next.
     """
 
     steps: Count = 1000
@@ -114,7 +114,7 @@ class TrainConfig:
         return replace(resolved, budget=None)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the settings as YAML data that `parse_train` reads back, without what is not in use."""
+        """Return the settings as YAML data that `parse_train` reads back, without unused settings."""
         every = asdict(replace(self, optimizer=OPTIMIZER, groups=None)) | {"optimizer": self._optimizer_to_plain()}
         every["groups"] = [settings_to_plain(group) for group in self.groups] if self.groups else None
         plain = {key: value for key, value in every.items() if key not in _OFF_BY_DEFAULT or value is not None}
@@ -173,7 +173,7 @@ def parse_train(value: Any, path: str = "train") -> TrainConfig:
     if train.budget.kind != "tokens":
         return replace(train, steps=0)
     steps = train.budget.steps(train.tokens_per_step)
-    return replace(train.with_steps(steps), budget=train.budget)  # kept: what is written must follow the batch size
+    return replace(train.with_steps(steps), budget=train.budget)  # kept: the written YAML must follow the batch size
 
 
 def _check_checkpoints(train: TrainConfig) -> None:

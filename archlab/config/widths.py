@@ -18,7 +18,7 @@ ROOT = "model"
 def scale_widths(model: Spec, ratio: Fraction, sizes: Mapping[str, int] | None = None) -> Spec:
     """Return a model whose widths, and numbers of heads that allow it, are `ratio` times as large.
 
-    `sizes` are values by path, which go first. Raises ConfigError for a path that is no number of the model's, or a
+    `sizes` are values by path, which go first. Raises ConfigError for a path that is not a number of the model's, or a
     width that the ratio does not divide.
     """
     given = {path: size for pattern, size in (sizes or {}).items() for path in _expand(model, pattern)}
@@ -35,7 +35,7 @@ def _expand(model: Spec, pattern: str) -> list[str]:
     ]
     found = [path for path in paths.expand({ROOT: model.to_plain()}, pattern) if path in numbers]
     if not found:
-        raise ConfigError(pattern, f"is no size of the model{did_you_mean(pattern, numbers)}")
+        raise ConfigError(pattern, f"is not a size of the model{did_you_mean(pattern, numbers)}")
     return found
 
 

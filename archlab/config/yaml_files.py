@@ -26,7 +26,7 @@ def shipped_files(folder: str = "experiments") -> dict[str, Path]:
 
 
 def is_file_name(name: str) -> bool:
-    """Tell whether a string is the path of a file and not the name of a shipped one."""
+    """Return whether a string is the path of a file and not the name of a shipped one."""
     return name.endswith((".yaml", ".yml")) or "/" in name
 
 
@@ -43,7 +43,7 @@ def find_yaml(name: str, folder: Path, library: str) -> Path:
         return file
     known = shipped_files(library)
     if name not in known and library == "experiments" and name in renames.current().experiments:
-        raise ConfigError("", renames.now_called(f"experiment {name!r}", renames.current().experiments[name]))
+        raise ConfigError("", renames.former_name_message(f"experiment {name!r}", renames.current().experiments[name]))
     other = OTHER[library]
     if name not in known and name in shipped_files(other):
         raise ConfigError("", f"no {one_of(library)} {name!r}: {use_of(other, name)}")

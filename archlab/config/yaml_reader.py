@@ -18,7 +18,7 @@ from archlab.errors import ConfigError
 
 MAX_DEPTH = 100
 MAX_VALUES = 200_000  # with every alias written out: ten lines of aliases can stand for more than a memory holds
-_CLOSED = {"[": SequenceNode, "{": MappingNode, "'": ScalarNode, '"': ScalarNode}  # what a first character opens
+_CLOSED = {"[": SequenceNode, "{": MappingNode, "'": ScalarNode, '"': ScalarNode}  # by their first character
 
 
 class _Resolver(BaseResolver):
@@ -29,7 +29,7 @@ add_types(_Resolver)
 
 
 class _Loader(Reader, Scanner, Parser, Composer, _Resolver):
-    """PyYAML's parser, with bounds on depth and on what aliases expand to."""
+    """PyYAML's parser, with bounds on depth and on the expansion of aliases."""
 
     def __init__(self, text: str | bytes) -> None:
         Reader.__init__(self, text)
@@ -111,8 +111,8 @@ def parse_inline(text: str) -> Any:
     node = _compose(word)
     if (
         node is None or not isinstance(node, closed) or node.end_mark.index < len(word)
-    ):  # what follows would be a comment, or a key
-        raise ConfigError("", f"more text follows what begins with {word[0]}")
+    ):  # the rest would be a comment, or a key
+        raise ConfigError("", f"more text follows the value that begins with {word[0]}")
     return _data(node)
 
 
@@ -164,14 +164,14 @@ def _mapping(node: MappingNode) -> dict[Any, Any]:
             raise _at(key_node.start_mark, f"found duplicate key {key}; the first is in line {lines[key]}")
         lines[key] = key_node.start_mark.line + 1
         if key_node.tag == f"{TAG}merge":
-            merged = _merged(value_node)
+            merged = _merge(value_node)
         else:
             own[key] = _data(value_node)
     return {**merged, **own}
 
 
-def _merged(node: Node) -> dict[Any, Any]:
-    """Build what `<<` merges: a mapping, or a list of mappings whose first has precedence."""
+def _merge(node: Node) -> dict[Any, Any]:
+    """Build the value of a merge key `<<`: a mapping, or a list of mappings whose first has precedence."""
     sources = node.value if isinstance(node, SequenceNode) else [node]
     merged: dict[Any, Any] = {}
     for source in reversed(sources):

@@ -1,4 +1,4 @@
-"""YAML as archlab writes it: what is written here, `yaml_reader` reads back exactly."""
+"""YAML as archlab writes it, which `yaml_reader` reads back exactly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's emitter, which quotes what this reader or another one of YAML 1.1 would not read as a text."""
+    """PyYAML's emitter, which quotes texts that this reader or one of YAML 1.1 would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write out values that occur several times."""

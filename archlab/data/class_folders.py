@@ -53,11 +53,11 @@ def find_split_folders(root: Path) -> dict[str, Path]:
     Raises ArchlabError naming folders that are no split beside others that are, and two of one split.
     """
     names = list_classes(root)
-    # A class may be called `bullet_train`, but a folder `test` beside classes is a test split among what is trained on.
+    # A class may be called `bullet_train`, but a folder `test` beside classes is a test split among training data.
     if not any(map(is_split_name, names)) and not all(map(find_split_names, names)):
         return {"train": root}
     found: dict[str, Path] = {}
-    for name, split in assign_splits(names, root, "splits and classes do not stand side by side").items():
+    for name, split in assign_splits(names, root, "splits and classes cannot be mixed").items():
         other = found.setdefault(split, root / name)
         if other != root / name:
             raise ArchlabError(f"{root}: {other.name} and {name} are both the {split} split")
@@ -107,7 +107,7 @@ def _choose_split(position: float, fractions: Mapping[str, float]) -> str:
 
 
 def _require_no_files_beside(folder: Path, suffixes: Sequence[str]) -> None:
-    """Raise ArchlabError naming a file that stands beside the folders of classes, where nothing reads it."""
+    """Raise ArchlabError naming a file that is beside the folders of classes, where nothing reads it."""
     for name in sorted(os.listdir(folder)):
         if name.lower().endswith(tuple(suffixes)) and not name.startswith(".") and (folder / name).is_file():
             raise ArchlabError(f"{folder / name}: is in no folder of a class")

@@ -52,7 +52,7 @@ def split_suffix(name: str) -> tuple[str, list[str]]:
 
 
 def decompress(data: bytes, suffix: str, location: str) -> bytes:
-    """Return what compressed data hold; raise ArchlabError if they are truncated, damaged or not compressed."""
+    """Return the decompressed data; raise ArchlabError if they are truncated, damaged or not compressed."""
     try:
         return _decompress_zstd(data, location) if suffix == ".zst" else _decompress(data, _DECOMPRESSORS[suffix])
     except (ArchlabError, MemoryError):
@@ -64,9 +64,9 @@ def decompress(data: bytes, suffix: str, location: str) -> bytes:
 def iter_bytes(path: Path, compression: Sequence[str], advance: Callable[[int], None]) -> Iterator[bytes]:
     """Yield a file's bytes in pieces, decompressed; raise ArchlabError naming one that cannot be read, or is damaged.
 
-    `advance` is told of the bytes that have been read from the file.
+    `advance` is called with the number of bytes read from the file.
     """
-    if len(compression) > 1:  # which nobody does
+    if len(compression) > 1:  # which is unusual
         data = read_bytes(path)
         for suffix in compression:
             data = decompress(data, suffix, str(path))

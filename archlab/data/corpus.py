@@ -26,10 +26,10 @@ class Corpus:
 def read_corpus(source: Source, eval_bytes: int | None, strict: bool = False) -> Corpus:
     """Read and split a corpus; raise ArchlabError naming an input that is unreadable, empty, or (`strict`) not UTF-8.
 
-    Where names of files or folders tell splits, all must: a split that none names is cut from train, and a corpus that
-    names a part of its files is refused. Without such names everything is train. What is cut from train are documents,
-    by the SHA-256 of their names; where they are too few to fill every split, the joined text is split by position: the
-    last bytes are test, those before them validation. Empty documents are skipped.
+    If names of files or folders determine splits, all must: a split that none names is cut from train, and a corpus
+    that names a part of its files is refused. Without such names everything is train. The parts cut from train are
+    documents, by the SHA-256 of their names; where they are too few to fill every split, the joined text is split by
+    position: the last bytes are test, those before them validation. Empty documents are skipped.
     """
     documents = list(source.documents())
     survey = survey_documents(documents, source, strict)

@@ -81,7 +81,7 @@ def group_by_length(documents: Iterable[Document], num_groups: int = NUM_GROUPS)
 
 
 def pad_documents(documents: Sequence[Document]) -> Document:
-    """Return inputs and targets [N, L] of documents, with padding that is no target."""
+    """Return inputs and targets [N, L] of documents, with padding that is not a target."""
     inputs, targets = zip(*documents, strict=True)
     padded = pad_sequence(list(targets), batch_first=True, padding_value=IGNORED)
     return pad_sequence(list(inputs), batch_first=True), padded

@@ -1,4 +1,4 @@
-"""Files that are no text, told by name or by content."""
+"""Detection of files that are not text, by name or by content."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from archlab.errors import ArchlabError
 
 BOM = b"\xef\xbb\xbf"
-# What stands beside data, of data sets on the hub and elsewhere.
+# Files beside data in data sets on the Hugging Face Hub and elsewhere.
 _NO_DATA = re.compile(
     r"(readme|licen[sc]e|copying|notice|changelog|citation|dataset_?card)(\.(md|txt|rst|html|cff|bib))?"
     r"|licen[sc]e[-_.](mit|apache|bsd|gpl|cc)\S*|dataset_(infos?|dict)\.json|state\.json|_success|thumbs\.db|desktop\.ini"
     r"|.*\.(md5|sha1|sha256|sha512)(sums?)?|(md5|sha\d+)sums?(\.txt)?",
     re.IGNORECASE,
 )
-_MAX_TOLD = 5  # of the files that a message names
-# Content does not always tell these from text, as the first bytes or a byte 0 tell the others.
+_MAX_NAMED = 5  # of the files that a message names
+# Content does not always distinguish these from text; the others have known first bytes or a byte 0.
 _PACKED = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".7z", ".rar", ".lz4", ".br", ".z", ".lz", ".lzo", ".sz", ".snappy")
 _ARRAYS = (".pkl", ".pickle", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".safetensors", ".joblib", ".msgpack")
 _BINARY = (*_ARRAYS, ".tfrecord", ".h5", ".hdf5", ".avro", ".orc", ".pdf", ".docx", ".xlsx", ".epub")
@@ -57,8 +57,8 @@ def is_no_data(name: str) -> bool:
 
 def list_briefly(names: Sequence[str]) -> str:
     """Return the first names of a list, and the number of the others."""
-    more = f" and {len(names) - _MAX_TOLD:,} more" if len(names) > _MAX_TOLD else ""
-    return ", ".join(names[:_MAX_TOLD]) + more
+    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def require_text_name(suffix: str, location: str) -> None:
@@ -70,10 +70,10 @@ def require_text_name(suffix: str, location: str) -> None:
 
 
 def require_text(data: bytes, location: str) -> bytes:
-    """Return a text without the signature of UTF-8; raise ArchlabError naming what is not text: binary, or UTF-16."""
+    """Return a text without the signature of UTF-8; raise ArchlabError for data that is not text: binary, or UTF-16."""
     for magic, kind in _MAGIC.items():
         if data.startswith(magic):
-            convert = "convert it to UTF-8" if kind.endswith("text") else "name it as what it is, or leave it out"
+            convert = "convert it to UTF-8" if kind.endswith("text") else "rename it by its type, or leave it out"
             raise ArchlabError(f"{location}: holds {kind} rather than UTF-8 text; {convert}")
     require_no_zeros(data, location)
     return data.removeprefix(BOM)

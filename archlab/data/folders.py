@@ -12,7 +12,7 @@ from archlab.errors import ArchlabError
 
 
 class FoundFile(NamedTuple):
-    """A file, its name relative to the folder, and what changes when it is written: device, inode, size and time."""
+    """A file, its name relative to the folder, and a stamp that changes with it: device, inode, size, time."""
 
     name: str
     path: Path
@@ -24,7 +24,7 @@ def file_stamp(path: str | Path) -> tuple[int, int, int, int]:
     try:
         found = os.stat(path)
     except OSError:
-        return 0, 0, 0, 0  # whoever reads it tells why
+        return 0, 0, 0, 0  # reading it raises the error
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

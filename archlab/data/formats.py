@@ -37,10 +37,10 @@ def read_documents(
 ) -> Iterator[Document]:
     """Yield the documents of a file: a text file is one document, JSON and tables have one in the `field` of each row.
 
-    Text, `*.jsonl`, `*.json`, `*.parquet` and `*.arrow` are told by their suffixes in any case, before one of
+    Text, `*.jsonl`, `*.json`, `*.parquet` and `*.arrow` are detected by their suffixes in any case, before one of
     compression (.gz, .xz, .bz2, .zst); a `*.zip` holds such files. Raises ArchlabError naming the file, and its row, of
-    what is truncated, damaged, no text, or of another format. JSON lines are read line by line, of a file of any size;
-    `advance` is told of the bytes that have been read.
+    data that is truncated, damaged, not text, or of another format. JSON lines are read line by line, of a file of any
+    size; `advance` is called with the number of bytes read.
     """
     suffix, compression = split_suffix(path.name)
     if suffix in _JSON_LINES:

@@ -49,7 +49,7 @@ def read_image(path: str, mode: Literal["L", "RGB"]) -> Image:
     try:
         # The formats of SUFFIXES alone: Pillow starts Ghostscript for others, whatever a file's name is.
         with Image.open(path, formats=_FORMATS) as image:
-            problem = _unsupported(image)
+            problem = _unsupported_property(image)
             if problem is None:
                 image.load()
                 return _turn(image).convert(mode)
@@ -63,15 +63,15 @@ def _turn(image: Image) -> Image:
     """Return an image upright, as its camera noted."""
     from PIL.Image import Transpose
 
-    # Not ImageOps.exif_transpose, which writes the other notes anew and fails where they are damaged.
+    # Not ImageOps.exif_transpose, which writes the other notes again and fails where they are damaged.
     orientation = image.getexif().get(0x0112)
     names = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
     turns = dict(enumerate(names, 2))
     return image.transpose(Transpose[turns[orientation]]) if orientation in turns else image
 
 
-def _unsupported(image: Image) -> str | None:
-    """Return what an image has that would be read in part only, or None."""
+def _unsupported_property(image: Image) -> str | None:
+    """Return the property of an image that would be read only in part, or None."""
     # Pillow clips the 16- and 32-bit modes (I, I;16, F) to 8 bits without a warning, and cuts colors of 16 bits.
     if image.mode[0] in "IF" or _DEEP.search(str(getattr(image, "tile", ""))):
         return f"has pixels of more than 8 bits (mode {image.mode})"

@@ -92,12 +92,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
     return entries
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _get_field(entry: Any, field: str, location: str) -> Any:
@@ -109,7 +109,7 @@ def _get_field(entry: Any, field: str, location: str) -> Any:
 
 
 def encode_text(value: Any, field: str, location: str) -> bytes:
-    """Return a text as UTF-8; raise ArchlabError naming one that is no string, or no Unicode text."""
+    """Return a text as UTF-8; raise ArchlabError naming one that is not a string, or no Unicode text."""
     if not isinstance(value, str):
         raise ArchlabError(f"{location}: the field {field!r} is not a string but {type(value).__name__}")
     try:

@@ -1,4 +1,4 @@
-"""Files with a class, and the checksum that tells whether they are what a run began with."""
+"""Files with a class label, and a checksum that detects changes since a run began."""
 
 from __future__ import annotations
 

@@ -52,7 +52,9 @@ def _read_chunks(data: bytes) -> dict[bytes, bytes]:
         name, size = struct.unpack_from("<4sI", data, start)
         start, end = start + 8, start + 8 + size
         if name in (b"RIFF", b"fmt ", b"data") and (name in chunks or end > len(data)):
-            problem = "stands twice" if name in chunks else f"has {len(data) - start} of the {size} bytes in its header"
+            problem = (
+                "appears twice" if name in chunks else f"has {len(data) - start} of the {size} bytes in its header"
+            )
             raise ValueError(f"the chunk {name.decode().strip()} {problem}: truncated or damaged")
         chunks[name] = data[start:end]
         start = end + (size % 2 and _padding(data, end))

@@ -32,7 +32,8 @@ def permutation(random: np.random.RandomState, size: int, max_stored: int) -> Or
 def _feistel(size: int, keys: NDArray[np.uint64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Permute indices below `size` by a Feistel network over the next even number of bits.
 
-    What falls outside of `size` is permuted again until it does not (cycle walking), fewer than three times on average.
+    Values outside of `size` are permuted again until they are inside (cycle walking), fewer than three times on
+    average.
     """
     half = np.uint64(-(-(size - 1).bit_length() // 2))
     mask = np.uint64((1 << int(half)) - 1)
@@ -70,7 +71,7 @@ def block_order(size: int, block: int, seed: int, epoch: int) -> NDArray[np.int6
 
 
 def sample_without_replacement(random: np.random.RandomState, rows: int, size: int, count: int) -> NDArray[np.int64]:
-    """Return `count` different numbers below `size` in each of so many rows, all arrangements equally likely."""
+    """Return `count` different numbers below `size` in each of several rows, all arrangements equally likely."""
     # The first `count` steps of a Fisher-Yates shuffle, for all rows at once.
     numbers, row = np.tile(np.arange(size), (rows, 1)), np.arange(rows)
     offsets = (random.random_sample((rows, count)) * (size - np.arange(count))).astype(np.int64)

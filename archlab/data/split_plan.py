@@ -63,13 +63,13 @@ class SplitPlan:
 
 @dataclass
 class SplitCursor:
-    """Cuts documents, given in their order, into the parts of splits; `offsets` tell where the next one begins."""
+    """Cuts documents, given in their order, into the parts of splits; `offsets` is where the next one begins."""
 
     plan: SplitPlan
     offsets: dict[str, int] = field(default_factory=dict)
 
     def cut(self, name: str, text: bytes) -> Iterator[Part]:
-        """Yield the parts of a document, none if it is empty or beyond what is evaluated."""
+        """Yield the parts of a document, none if it is empty or beyond the evaluated text."""
         if not text:
             return
         joined = self.plan.text_of(name)
@@ -94,7 +94,7 @@ def plan_splits(survey: Survey, source: Source, eval_bytes: int | None, strict: 
     train = named.get("train", list(survey.files.values()))
     by_hash = bool(missing) and all(_hashed_lengths(train, missing).values())
     ranges = {split: [ByteRange(split, 0, _length(files))] for split, files in named.items() if split != "train"}
-    ranges |= _hashed(train, missing) if by_hash else {"train": _by_position(_length(train), missing)}
+    ranges |= _split_by_hash(train, missing) if by_hash else {"train": _by_position(_length(train), missing)}
     available = {split: stop - start for each in ranges.values() for split, start, stop in each}
     capped = {joined: [_cap(one, eval_bytes) for one in each] for joined, each in ranges.items()}
     cut_by = "documents" if by_hash else "bytes"
@@ -111,7 +111,7 @@ def plan_splits(survey: Survey, source: Source, eval_bytes: int | None, strict: 
 
 
 def _files_by_split(survey: Survey, split_of: Mapping[str, str], source: Source) -> dict[str, list[FileCounts]]:
-    """Return the files of each split that a name tells; empty if none does."""
+    """Return the files of each split by their names; empty if no name is that of a split."""
     named: dict[str, list[FileCounts]] = {split: [] for split in SPLITS if split in split_of.values()}
     for file, split in split_of.items():
         named[split].append(survey.files[file])
@@ -132,7 +132,7 @@ def _hashed_lengths(files: Sequence[FileCounts], missing: Sequence[str]) -> dict
     return {"train": _length(files, range(len(missing), 3)), **held_out}
 
 
-def _hashed(files: Sequence[FileCounts], missing: Sequence[str]) -> dict[str, list[ByteRange]]:
+def _split_by_hash(files: Sequence[FileCounts], missing: Sequence[str]) -> dict[str, list[ByteRange]]:
     return {split: [ByteRange(split, 0, length)] for split, length in _hashed_lengths(files, missing).items()}
 
 

@@ -1,4 +1,4 @@
-"""One pass over the documents of a source: what tells how they are split, and a digest of all of them."""
+"""One pass over the documents of a source, which collects the keys of their splits and a digest of all."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile
 from typing import Protocol, TypeAlias
 
+from archlab.data.file_stamps import Stamp
 from archlab.data.file_types import require_utf8
 from archlab.data.split_names import SplitBy, document_file
 from archlab.data.splits import hash_fraction
-from archlab.data.stamps import Stamp
 from archlab.data.tokenizers import SEPARATOR
 from archlab.errors import ArchlabError
 from archlab.runtime.progress import report_progress
@@ -22,15 +22,15 @@ Document: TypeAlias = tuple[str, bytes]
 Advance: TypeAlias = Callable[[int], None]  # takes a number of bytes that have been read
 
 HELD_OUT_FRACTION = 0.05  # of the documents, or else of the bytes, for validation and for test each
-_LIMITS = (HELD_OUT_FRACTION, 2 * HELD_OUT_FRACTION)  # of a name's hash: what is held out first, second, and not
-_IN_MEMORY = 2**24  # bytes of digests; those of a billion documents lie on the disk
-_TOLD_FROM = 2**24  # bytes of a source that takes seconds to read
-_TOLD_EVERY = 2**22
+_LIMITS = (HELD_OUT_FRACTION, 2 * HELD_OUT_FRACTION)  # of a name's hash: held out first, held out second, and train
+_IN_MEMORY = 2**24  # bytes of digests; those of a billion documents are on the disk
+_REPORT_FROM = 2**24  # bytes of a source that takes seconds to read
+_REPORT_EVERY = 2**22
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a source that can be read by itself, such as a file; `num_bytes` is 0 where nobody knows."""
+    """A part of a source that can be read by itself, such as a file; `num_bytes` is 0 if unknown."""
 
     num_bytes: int
     read: Callable[[Advance], Iterator[Document]]
@@ -41,7 +41,7 @@ class Source(Protocol):
 
     @property
     def split_by(self) -> SplitBy:
-        """Whether names such as `train/a.txt` tell the split of a document, or a hash of the whole name."""
+        """Whether a name such as `train/a.txt` determines a document's split, or a hash of the whole name."""
 
     def __hash__(self) -> int: ...
 
@@ -52,7 +52,7 @@ class Source(Protocol):
         """Return the parts of the source, in the order of its documents."""
 
     def stamp(self) -> Stamp:
-        """Return what changes when any document may have changed, without reading one."""
+        """Return a stamp that changes if any document may have changed, without reading one."""
 
 
 class ShardedSource:
@@ -110,7 +110,7 @@ class Survey:
             return self.digest
         digest = hashlib.sha256(f"{split_by} {dict(available)}".encode())
         self._digests.seek(0)
-        while chunk := self._digests.read(_TOLD_EVERY):
+        while chunk := self._digests.read(_REPORT_EVERY):
             digest.update(chunk)
         return digest.hexdigest()
 
@@ -128,7 +128,7 @@ def survey_documents(documents: Iterable[Document], source: object, strict: bool
 
 
 def survey_source(source: Source) -> Survey:
-    """Read a source once; raise ArchlabError naming what is unreadable or not UTF-8, and a source without text."""
+    """Read a source once; raise ArchlabError for unreadable or non-UTF-8 data, and for a source without text."""
     shards = source.shards()
     return _survey(shards, source, True, sum(shard.num_bytes for shard in shards))
 
@@ -143,19 +143,19 @@ def _survey(shards: Sequence[Shard], source: object, strict: bool, total: int) -
             found.add(name, text)
     if not found.documents:
         raise ArchlabError(f"{source}: holds no text, only empty files")
-    advance(total)  # to the end, also where a reader has not told of every byte
+    advance(total)  # to the end, even if a reader has not reported every byte
     return found
 
 
 def _teller(what: str, total: int) -> Advance:
-    """Return a function that adds up bytes, and tells now and then how many there are."""
-    done = told = 0
+    """Return a function that counts bytes, and reports progress from time to time."""
+    done = reported = 0
 
     def advance(num_bytes: int) -> None:
-        nonlocal done, told
+        nonlocal done, reported
         done = min(done + num_bytes, total)
-        if total >= _TOLD_FROM and (done - told >= _TOLD_EVERY or done == total):
-            told = done
+        if total >= _REPORT_FROM and (done - reported >= _REPORT_EVERY or done == total):
+            reported = done
             report_progress(what, done, total)
 
     return advance

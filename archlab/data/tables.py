@@ -15,7 +15,7 @@ _STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 def read_table(name: str, data: bytes, field: str, suffix: str, location: str) -> Iterator[tuple[str, bytes]]:
     """Yield the documents of a table, one in the column `field` of each row.
 
-    Raises ArchlabError naming a damaged table, a missing column, and the row of a field that is no text.
+    Raises ArchlabError naming a damaged table, a missing column, and the row of a field that is not text.
     """
     kind = "a Parquet" if suffix == ".parquet" else "an Arrow"
     _require_pyarrow(kind, location)

@@ -33,9 +33,9 @@ class Task(Protocol):
         vocab_size: Number of tokens of inputs [B, T] int64; None if inputs are real values [B, ...].
         per_sample: Whether targets are [B], one per sample, rather than [B, T] with IGNORED where none is asked for.
         predicts_next: Whether targets are later inputs, so that a model must be causal.
-        has_documents: Whether samples are parts of texts whose documents can be told apart.
+        has_documents: Whether samples are parts of texts whose documents can be distinguished.
         metrics_are_per_token: Whether the metrics of a part of the steps can be summed with those of the others.
-        tokens: What the tokens mean, where several tasks have the same; a task's own tokens by default.
+        tokens: The identity of the tokens, shared by tasks that have the same; a task's own by default.
         benchmark: The suite of measurements of models that were trained on the task, if there is one.
         difficulties: For each knob that makes samples harder and leaves the tokens as they are, the values at which
             that suite measures; `context` is the number of inputs.
@@ -117,7 +117,7 @@ class Task(Protocol):
         raise ArchlabError("this task has no documents")
 
     def num_eval_targets(self, split: str, context: int, max_tokens: int | None = None) -> int | None:
-        """Return the number of targets of `eval_batches`, for a progress bar; None where only reading would tell."""
+        """Return the number of targets of `eval_batches`, for a progress bar; None if it is unknown before reading."""
         return None
 
     def shares(self) -> Mapping[str, float]:
@@ -156,11 +156,11 @@ class Task(Protocol):
         return self.bytes_per_token(split)
 
     def has_bits_per_byte(self, split: str) -> bool:
-        """Tell whether bits per byte of a split are right: not if its text cannot be had back from its tokens."""
+        """Return whether bits per byte of a split are right: not if its text cannot be had back from its tokens."""
         return True
 
     def model_tokens(self) -> ModelTokens | None:
-        """Return what the tokens of inputs mean, which a model that is trained on them keeps; None for real values.
+        """Return the vocabulary of the inputs, which is stored with a trained model; None for real values.
 
         A model is evaluated only on tasks whose tokens mean the same.
         """
@@ -174,7 +174,7 @@ class Task(Protocol):
         raise ArchlabError("this task has no text to continue; its inputs are numbers or synthetic tokens")
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Return the tokens of a text that goes on after others, by default those of the text alone."""
+        """Return the tokens of a text that continues after others, by default those of the text alone."""
         return self.encode(text)
 
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:

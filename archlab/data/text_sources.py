@@ -11,12 +11,12 @@ from functools import cached_property, partial
 from pathlib import Path, PurePath
 from typing import Any
 
+from archlab.data.file_stamps import Stamp, stamp_files
 from archlab.data.file_types import is_no_data, list_briefly
 from archlab.data.folders import FoundFile, file_stamp, list_files_below, matches_glob, require_distinct
 from archlab.data.formats import read_documents, read_file
 from archlab.data.json_documents import encode_text
 from archlab.data.split_names import SplitBy, find_split_names
-from archlab.data.stamps import Stamp, stamp_files
 from archlab.data.survey import Advance, Document, Shard, ShardedSource
 from archlab.errors import ArchlabError, did_you_mean, one_line
 
@@ -47,7 +47,7 @@ class TextFiles(ShardedSource):
         return hash(self._key)
 
     def shards(self) -> list[Shard]:
-        """Return the files, sorted by their names relative to the folder; a log message tells what is left out."""
+        """Return the files, sorted by their names relative to the folder; log the files that are left out."""
         files, left_out = self._selection
         if left_out:
             _log.warning("%s: left out, not data by name: %s", self.path, list_briefly(left_out))
@@ -134,7 +134,7 @@ class HubDataset(ShardedSource):
         return self.name if self.config is None else f"{self.name} ({self.config})"
 
     def shards(self) -> list[Shard]:
-        """Return the rows of every split that is one by name, in one part; a log message tells the others."""
+        """Return the rows of every split that is one by name, in one part; log the others."""
         return [Shard(0, self._documents)]
 
     def stamp(self) -> Stamp:

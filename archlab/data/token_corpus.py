@@ -1,4 +1,4 @@
-"""The tokens of a corpus: bytes in memory, or what a tokenizer made once, mapped into memory."""
+"""The tokens of a corpus: bytes in memory, or a memory-mapped file that a tokenizer wrote once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_LOST = 1e-3
 
 
 class TokenCorpus(Protocol):
-    """What a task reads of a corpus: its tokens by split, their bytes, and what identifies the text."""
+    """A corpus as a task reads it: its tokens by split, their bytes, and the identity of the text."""
 
     @property
     def documents(self) -> int:
@@ -60,7 +60,7 @@ class TokenCorpus(Protocol):
         """Return the text of a split; raise ArchlabError if it is not kept."""
 
     def lost(self, split: str) -> tuple[int, str]:
-        """Return the bytes of a split's text that its tokens do not tell, and an example."""
+        """Return the number of bytes of a split's text that its tokens lose, and an example."""
 
 
 class ByteCorpus:
@@ -119,13 +119,13 @@ def fit_word_tokenizer(source: Source, vocab_size: int) -> WordTokenizer:
 
 @lru_cache(maxsize=64)
 def is_recoverable(lost: int, example: str, size: int, split: str, location: str) -> bool:
-    """Tell whether a split's text can be had back from its tokens; log a warning with what is lost if it cannot.
+    """Return whether a split's text can be decoded from its tokens; log a warning about lost text otherwise.
 
     Bits per byte of other text are wrong: the tokens cost fewer bits than the text would. At the extreme, a text of
     unknown words alone costs nothing.
     """
     if lost <= _MAX_LOST * size:
         return True
-    told = f"the tokenizer loses {lost / size:.1%} of the {split} text, as {example}"
-    _log.warning("%s: %s: bits per byte would be wrong and are left out", location, told)
+    loss = f"the tokenizer loses {lost / size:.1%} of the {split} text, as {example}"
+    _log.warning("%s: %s: bits per byte would be wrong and are left out", location, loss)
     return False

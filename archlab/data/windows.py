@@ -108,7 +108,7 @@ def _repeat(prefix: Sequence[int], rows: int) -> NDArray[np.int64]:
 def _window_order(num_windows: int, slack: int, seed: int, epoch: int, is_mapped: bool) -> tuple[Order, int]:
     """Return an epoch's order of windows, and the offset of the first, so that windows differ between epochs."""
     random = random_state(seed, epoch)
-    # The order of a text in memory is stored at any size, as it always was: runs go on with the same one.
+    # The order of a text in memory is stored at any size, so that runs of earlier versions resume with the same one.
     order = permutation(random, num_windows, MAX_STORED if is_mapped else num_windows)
     return order, int(random.randint(slack + 1))
 

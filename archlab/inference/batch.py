@@ -1,4 +1,4 @@
-"""Several streams decoded together, each of which gives what it gives alone.
+"""Batched decoding of several streams, each with the same result as alone.
 
 B batch, V vocabulary.
 """
@@ -21,7 +21,7 @@ Layout: TypeAlias = tuple[object, ...]
 
 
 class Row(Protocol):
-    """A stream of tokens, and what becomes of its logits."""
+    """A stream of tokens, and the consumer of its logits."""
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -43,7 +43,7 @@ def decode_rows(model: nn.Module, rows: Iterable[Row], batch_size: int) -> Itera
     """Run streams to their ends, `batch_size` at a time, and yield each when it is done.
 
     A prompt is read by itself, as it would be alone, and no layer ever sees padding. Then its state joins those of the
-    others: the rows of a batch stand at different positions. When a row is done the next takes its place.
+    others: the rows of a batch are at different positions. When a row is done the next replaces it.
     """
     waiting, groups, has_more = iter(rows), list[_Group](), True
     with eval_mode(model):
@@ -94,7 +94,7 @@ class _Group:
         self.layout = _layout(self.state, len(self.rows))
 
     def reserve(self, model: nn.Module, room: int) -> None:
-        """Make room in the state for streams of so many tokens."""
+        """Make room in the state for streams of the given number of tokens."""
         if room > self.room:
             self.state, self.room = reserve_state(model, self.state, room), room
             self.layout = _layout(self.state, len(self.rows))
@@ -110,7 +110,7 @@ class _Group:
         """Read each row's last token, and return the rows that are done after the next."""
         logits_BTV, self.state = model(torch.tensor(self.tokens, device=device_of(model))[:, None], self.state)
         self.tokens = [row.add(logits_V) for row, logits_V in zip(self.rows, logits_BTV[:, -1].cpu(), strict=True)]
-        # What grows for want of reserved room has another layout now: only rows that grow with it may join.
+        # A state without reserved memory has grown to another layout: only rows that grow with it may join.
         self.layout = _layout(self.state, len(self.rows))
         done = [row for row in self.rows if row.is_done]
         if done:
@@ -124,7 +124,7 @@ class _Group:
 
 
 def _layout(state: State, num_rows: int) -> Layout | None:
-    """Return what states must share to be joined; None for one that holds something else than one entry a row.
+    """Return the properties that states must share to be joined; None for one without exactly one entry a row.
 
     A layer without room that is asked for keeps a state for each length: streams of one length share it.
     """

@@ -20,17 +20,17 @@ from archlab.modeling.build import eval_mode
 from archlab.modeling.state import State, reserve_state
 from archlab.ops.dtypes import at_least_float32
 
-# The weighted sum of the values is a sum over blocks of this many keys: a block lies in a few pages of memory.
+# The weighted sum of the values is a sum over blocks of this many keys: a block is in a few pages of memory.
 KEY_BLOCK = 16
 
 
 class Decoder:
     """Decodes one token per call, [B, 1] -> logits [B, 1, V], from a copy of a state.
 
-    The compiled step has tensors of one shape, so the state has room for a stream of `num_tokens` tokens, those already
-    read among them, or by default of any length: whole windows, which each step reads. A longer stream is an error. The
-    model is compiled as a whole at the first call, for this batch size and for the weights at that time: tensors
-    that depend on weights alone are constants. Raises ValueError for tokens of another shape.
+    The compiled step has tensors of one shape, so the state is preallocated for a stream of `num_tokens` tokens, those
+    already read among them, or by default of any length: whole windows, which each step reads. A longer stream is an
+    error. The model is compiled as a whole at the first call, for this batch size and for the weights at that time:
+    tensors that depend on weights alone are constants. Raises ValueError for tokens of another shape.
     """
 
     def __init__(self, model: nn.Module, state: State, num_tokens: int | None = None) -> None:
@@ -112,7 +112,7 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Return scaled dot-product attention [B, H, Q, V]."""
-    # Only what decoding calls: one query and a mask. A single query with is_causal would see the first key alone.
+    # Only the case of decoding: one query and a mask. A single query with is_causal would see the first key alone.
     if q_BHQK.shape[2] != 1 or attn_mask is None or dropout_p or is_causal or enable_gqa:
         options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
         return F.scaled_dot_product_attention(q_BHQK, k_BHSK, v_BHSV, attn_mask, dropout_p, is_causal, **options)

@@ -34,10 +34,10 @@ from archlab.storage.trained_task import with_knobs
 
 CONTEXT = "context"  # the difficulty that is not a knob of the task
 _TITLES = {"accuracy": "Accuracy", "sample_accuracy": "Samples without a mistake"}
-_LONGER = 8  # times the context of training: what harder samples may need at most
+_LONGER = 8  # times the context of training, at most, for harder samples
 
 
-# A difficulty, and what was found there.
+# A difficulty and its results.
 _Point: TypeAlias = tuple[float, Mapping[str, Estimate]]
 
 
@@ -56,8 +56,8 @@ def accuracy_by_difficulty(
     """Return the accuracy over each difficulty that the model's own task declares, beside that of training.
 
     A harder sample that does not fit into the context of training has a longer one, up to eight times, if the model
-    reads one. What cannot be made of the task, or read by the model, is told. Raises ArchlabError for a model that was
-    trained on a task of another suite.
+    reads one. Difficulties that the task cannot make or the model cannot read are listed. Raises ArchlabError for a
+    model that was trained on a task of another suite.
     """
     request.require_only(suite, "split", "limit", "max_context")
     _require_task(suite, experiment)
@@ -101,18 +101,18 @@ def _levels(experiment: Experiment, request: SuiteRequest) -> tuple[list[_Level]
             except ArchlabError as error:
                 notes.append(f"no {knob} of {value:,g}: {getattr(error, 'problem', error)}")
                 if value > own:
-                    break  # what is harder fails for the same reason
+                    break  # harder ones fail for the same reason
     if not levels:
         raise ArchlabError(notes[-1])
     return levels, [*_longer(levels, experiment.train.context), *notes]
 
 
 def _longer(levels: Sequence[_Level], trained: int) -> Iterator[str]:
-    """Yield which samples are longer than those of training, though their length is not what is varied."""
+    """Yield which samples are longer than those of training, although their length is not varied."""
     longer = [each for each in levels if each.knob != CONTEXT and each.experiment.train.context > trained]
     if longer:
-        told = ", ".join(f"{each.knob} {each.value:,g} in {each.experiment.train.context:,}" for each in longer)
-        yield f"Longer than the {trained:,} tokens of training: {told}"
+        listed = ", ".join(f"{each.knob} {each.value:,g} in {each.experiment.train.context:,}" for each in longer)
+        yield f"Longer than the {trained:,} tokens of training: {listed}"
 
 
 def _with(experiment: Experiment, knob: str, value: float, request: SuiteRequest) -> Experiment:
@@ -122,14 +122,14 @@ def _with(experiment: Experiment, knob: str, value: float, request: SuiteRequest
         made.task.factory()().check(int(value))
     else:
         made = replace(experiment, task=with_knobs(experiment.task, {knob: value}))
-        made = replace(made, train=replace(made.train, context=_fitting(made)))
+        made = replace(made, train=replace(made.train, context=_fitting_context(made)))
     if request.max_context is not None and made.train.context > request.max_context:
         raise ArchlabError(f"needs a context of {made.train.context:,}, above --max-context {request.max_context:,}")
     validate(made)
     return made
 
 
-def _fitting(experiment: Experiment) -> int:
+def _fitting_context(experiment: Experiment) -> int:
     """Return the shortest context, from that of training on and doubled, in which samples fit."""
     task, context, most = experiment.task.factory()(), experiment.train.context, experiment.train.context * _LONGER
     while True:

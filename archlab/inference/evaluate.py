@@ -26,7 +26,7 @@ from archlab.ops.dtypes import without_autocast
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.shard import whole_ends
 
-# Takes the targets evaluated so far, and those in all, None where the task cannot tell.
+# Takes the number of targets evaluated so far, and the total, None if the task does not know it.
 EvalProgress: TypeAlias = Callable[[int, int | None], None]
 _AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -101,7 +101,7 @@ def evaluate(
                     sums[name] += float(total) * is_own
                     counts[name] += int(count) * is_own
             if progress is not None:
-                progress(_done(counts["loss"], ranks, num_targets), num_targets)
+                progress(_num_done(counts["loss"], ranks, num_targets), num_targets)
     if ranks.count > 1:
         names = sorted(sums)
         sums = dict(zip(names, ranks.sum(*(sums[name] for name in names)), strict=True))
@@ -122,7 +122,7 @@ def _documents(
         yield from group_by_length(documents)
 
 
-def _done(own: int, ranks: Ranks, total: int | None) -> int:
+def _num_done(own: int, ranks: Ranks, total: int | None) -> int:
     """Return about how many targets all ranks have evaluated: each knows its own alone."""
     done = own * (ranks.count // ranks.layout.tensor)
     return own if ranks.count == 1 else done if total is None else min(done, total)
@@ -142,14 +142,14 @@ def _evaluate_parts(
     begin, tokens, metrics = time.perf_counter(), 0, dict[str, float]()
     nats = num_bytes = 0.0
     for name, (share, part) in parts.items():
-        told = None if progress is None else partial(_tell_after, progress, tokens)
-        result = evaluate(model, part, split, max_tokens=own_tokens, progress=told, ranks=ranks, **options)
+        report = None if progress is None else partial(_tell_after, progress, tokens)
+        result = evaluate(model, part, split, max_tokens=own_tokens, progress=report, ranks=ranks, **options)
         tokens += result.tokens
         nats += share * result.metrics["loss"]
         metrics[f"loss_{name}"] = result.metrics["loss"]
         is_right = "bpb" in result.metrics
         num_bytes += share * part.bytes_per_evaluated_token(split, own_tokens) if is_right else math.nan
-    # A part whose bytes nobody knows leaves those of all unknown.
+    # A part of unknown size leaves the total unknown.
     bits = {} if math.isnan(num_bytes) else {"bpb": nats / math.log(2) / num_bytes}
     return EvalResult(split, {"loss": nats, **bits, **metrics}, tokens, tokens / (time.perf_counter() - begin))
 

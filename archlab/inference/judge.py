@@ -23,7 +23,7 @@ _LOWEST, _HIGHEST = 1, 10
 
 @dataclass(frozen=True)
 class Judge:
-    """An endpoint, such as http://127.0.0.1:8000/v1, one of its models, and a key that is never told."""
+    """An endpoint, such as http://127.0.0.1:8000/v1, one of its models, and a key that is never shown."""
 
     url: str
     model: str
@@ -37,11 +37,11 @@ class Judge:
         if not url or not model:
             raise ArchlabError(f"there is no judge: set {URL} to an OpenAI-compatible endpoint, {MODEL}, and {KEY}")
         if urlsplit(url).scheme not in ("http", "https"):
-            raise ArchlabError(f"{URL}: is no http or https address")
+            raise ArchlabError(f"{URL}: is not an http or https address")
         return cls(url, model, os.environ.get(KEY, ""))
 
     def ask(self, system: str, prompt: str) -> str:
-        """Return what the judge says; raise ArchlabError where it cannot be asked."""
+        """Return the judge's answer; raise ArchlabError if the endpoint fails."""
         messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
         asked = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": _MAX_TOKENS}
         for attempt in range(_ATTEMPTS):

@@ -49,7 +49,7 @@ class Question:
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """What a judge is told and asked; names in braces stand for questions, answers and references."""
+    """Prompts of a judge; names in braces stand for questions, answers and references."""
 
     system: str
     template: str
@@ -69,7 +69,7 @@ class JudgePrompt:
 
 
 def read_questions(file: Path) -> list[Question]:
-    """Read question.jsonl; raise ArchlabError naming the line of what is no question of two turns."""
+    """Read question.jsonl; raise ArchlabError naming the line of what is not a question of two turns."""
     return [_question(row, place) for place, row in _rows(file)]
 
 

@@ -1,4 +1,4 @@
-"""Prompts and what was generated after them as JSON lines."""
+"""Prompts and their continuations as JSON lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from archlab.config.strict_json import parse_object
 from archlab.data.file_types import require_utf8, split_lines
 from archlab.errors import ArchlabError, did_you_mean, is_unicode, one_line, show_value
-from archlab.inference.generation import GeneratedToken, Generation, Prompt
+from archlab.inference.prompts import GeneratedToken, Generation, Prompt
 from archlab.storage.json_values import is_finite
 from archlab.storage.output_file import require_output_file
 
@@ -82,7 +82,7 @@ def _read_prompt(line: bytes, place: str) -> Prompt:
 
 
 def format_generation(generation: Generation, *, logprobs: bool = False, ascii_only: bool = False) -> str:
-    """Return what was generated as a line of JSON, with its tokens if it has `logprobs`."""
+    """Return a continuation as a line of JSON, with its tokens if it has `logprobs`."""
     data: dict[str, Any] = {} if generation.prompt.id is None else {"id": generation.prompt.id}
     data |= {"prompt": generation.prompt.text, "text": generation.text}
     data |= {"num_tokens": len(generation.tokens), "finish_reason": generation.finish_reason}

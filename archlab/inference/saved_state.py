@@ -1,7 +1,7 @@
-"""The state of a generation in a file, from which it goes on as if it had not ended.
+"""The state of a generation in a file, from which it continues as if it had not ended.
 
 A safetensors file: the model's state as `state.NAME`, the logits [V] after the last token, the state of the random
-numbers, and what is known of the text as metadata. V vocabulary.
+numbers, and facts about the text as metadata. V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from archlab.errors import ArchlabError, describe_error
-from archlab.inference.generation import GeneratedToken
+from archlab.inference.prompts import GeneratedToken
 from archlab.modeling.state import RESERVED, State, init_state
 from archlab.storage.files import write_bytes
 from archlab.storage.json_values import is_count, is_finite
@@ -70,7 +70,7 @@ def _is_state(file: Path) -> bool:
 
 
 def save_state(file: Path, model: nn.Module, saved: SavedState, *, force: bool = False) -> None:
-    """Write a state atomically; raise ArchlabError for a file that is there, with `force` for one that is no state."""
+    """Write a state atomically; raise ArchlabError for an existing file, with `force` for one that is not a state."""
     tensors = {_STATE + name: tensor for name, tensor in saved.state.items()}
     tensors |= {_LOGITS: saved.logits_V, _RANDOM: saved.random}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -88,10 +88,10 @@ def save_state(file: Path, model: nn.Module, saved: SavedState, *, force: bool =
 
 
 def load_state(file: Path, model: nn.Module) -> SavedState:
-    """Read a state; raise ArchlabError for a file that is damaged, is no state, or that of another model."""
+    """Read a state; raise ArchlabError for a file that is damaged, is not a state, or that of another model."""
     metadata = dict(read_header(file).metadata)
     if not metadata.get("format", "").startswith("archlab generation "):
-        raise ArchlabError(f"{file}: is no state that archlab generate has saved")
+        raise ArchlabError(f"{file}: is not a state that archlab generate has saved")
     if metadata["format"] != FORMAT:
         raise ArchlabError(f"{file}: its format is {metadata['format']!r}, and this version reads {FORMAT!r}")
     tensors = read_tensors(file)
@@ -115,7 +115,7 @@ def load_state(file: Path, model: nn.Module) -> SavedState:
             [_unpack(entry) for entry in json.loads(metadata["held"])],
         )
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise ArchlabError(f"{file}: is no state that this version reads: {describe_error(error)}") from error
+        raise ArchlabError(f"{file}: is not a state that this version reads: {describe_error(error)}") from error
 
 
 def model_hash(model: nn.Module) -> str:
@@ -139,13 +139,13 @@ def _require_fit(file: Path, state: State, first: State) -> None:
     if missing := sorted(first.keys() ^ known.keys()):
         raise ArchlabError(f"{file}: does not fit the model, whose state differs in {missing[0]!r}")
     for name, tensor in first.items():
-        # What was read lies along the second dimension.
-        if (tensor.dtype, _fixed(tensor)) != (state[name].dtype, _fixed(state[name])):
+        # The tokens read so far are along the second dimension.
+        if (tensor.dtype, _fixed_sizes(tensor)) != (state[name].dtype, _fixed_sizes(state[name])):
             found, needed = (f"{x.dtype} {list(x.shape)}" for x in (state[name], tensor))
             raise ArchlabError(f"{file}: does not fit the model: {name!r} is {found} and not {needed}")
 
 
-def _fixed(tensor: Tensor) -> tuple[int, ...]:
+def _fixed_sizes(tensor: Tensor) -> tuple[int, ...]:
     return (tensor.dim(), *tensor.shape[:1], *tensor.shape[2:])
 
 
@@ -165,11 +165,11 @@ def _token_list(values: Any) -> list[int]:
 
 def _token(value: Any) -> int:
     if not is_count(value):
-        raise ValueError(f"{value!r} is no token")
+        raise ValueError(f"{value!r} is not a token")
     return int(value)
 
 
 def _score(value: Any) -> float | None:
     if value is not None and not is_finite(value):
-        raise ValueError(f"{value!r} is no probability")
+        raise ValueError(f"{value!r} is not a probability")
     return None if value is None else float(value)

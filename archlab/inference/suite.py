@@ -1,4 +1,4 @@
-"""What a suite of measurements is asked for, and what it returns: curves and figures with their uncertainty."""
+"""Requests and results of evaluation suites: curves and figures with their uncertainty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from archlab.errors import ArchlabError, did_you_mean
 from archlab.runtime.extensions import SUITES
 
 Setting: TypeAlias = str | int | float | None
-# Takes what is measured, how much of it is done, and of how much.
+# Takes a description of the measurement, the amount done, and the total.
 SuiteProgress: TypeAlias = Callable[[str, int, int | None], None]
 
 _RESAMPLES, _FEWEST_UNITS, _MOST_UNITS = 2000, 4, 4096
@@ -26,18 +26,18 @@ COVERAGE = 0.9  # of an interval
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 90 % interval, by bootstrap over `units`; None where there are too few to tell."""
+    """A mean with its 90 % interval, by bootstrap over `units`; None if there are too few."""
 
     value: float
     low: float | None
     high: float | None
     units: int
-    count: int  # of what was averaged: targets, or items
+    count: int  # of averaged targets or items
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Estimates along an axis: `x` and `y` are what the axes show, `unit` what was resampled, `points` ordered by x."""
+    """Estimates along an axis: `x` and `y` label the axes, `unit` is the resampled unit, `points` are ordered by x."""
 
     name: str
     title: str
@@ -50,7 +50,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What a suite found of a model: `settings` are what it depends on, `tokens` how many the model read."""
+    """The results of a suite: `settings` are those that they depend on, `tokens` how many the model read."""
 
     suite: str
     settings: Mapping[str, Setting]
@@ -58,7 +58,7 @@ class SuiteResult:
     curves: Sequence[Curve] = ()
     figures: Mapping[str, Estimate] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    missing: Mapping[str, str] = field(default_factory=dict)  # what was not measured, and what it needs
+    missing: Mapping[str, str] = field(default_factory=dict)  # measurements left out, and their requirements
     records: Sequence[Mapping[str, object]] = ()  # item by item, in result.json alone
 
     def to_dict(self) -> dict[str, object]:
@@ -68,7 +68,7 @@ class SuiteResult:
 
 @dataclass(frozen=True)
 class SuiteRequest:
-    """What to measure, as far as a suite can be told.
+    """Options of a suite: what to measure, and how much.
 
     Attributes:
         split: The split of the experiment's data.
@@ -97,7 +97,7 @@ class SuiteRequest:
     questions: Path | None = None
 
     def require_only(self, suite: str, *taken: str) -> None:
-        """Raise ArchlabError, naming its option, for what a suite is asked and does not take."""
+        """Raise ArchlabError for an option that a suite does not take."""
         default = SuiteRequest()
         for each in fields(self):
             if each.name not in taken and getattr(self, each.name) != getattr(default, each.name):
@@ -111,7 +111,7 @@ class Suite(Protocol):
     def __call__(
         self, model: nn.Module, experiment: Experiment, request: SuiteRequest, progress: SuiteProgress
     ) -> SuiteResult:
-        """Return what was measured; raise ArchlabError for a model or data that it cannot be measured with."""
+        """Return the results; raise ArchlabError for a model or data that the suite cannot measure."""
 
 
 def suite_names() -> list[str]:
@@ -150,7 +150,7 @@ def estimate(sums: Sequence[float] | NDArray[np.float64], counts: Sequence[float
 def estimate_of_items(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
     """Return the same of items that are right or wrong; of items that are all equal no interval, and not a false one.
 
-    Resamples of twenty wrong answers are wrong, which does not tell that the next answer is.
+    Resamples of twenty wrong answers are all wrong, which does not imply that the next answer is.
     """
     found = estimate(sums, counts)
     return replace(found, low=None, high=None) if found.low == found.high else found

@@ -11,8 +11,9 @@ from archlab.config.experiment import Experiment
 from archlab.data.task import Task
 from archlab.errors import ArchlabError, is_unicode
 from archlab.inference.batch import decode_rows
-from archlab.inference.generate import Sampler, TokenGenerator, compiled_room
-from archlab.inference.generation import GeneratedToken, Generation, Prompt, Settings
+from archlab.inference.generate import TokenGenerator, compiled_room
+from archlab.inference.prompts import GeneratedToken, Generation, Prompt, Settings
+from archlab.inference.sampler import Sampler
 from archlab.inference.saved_state import SavedState, load_state, require_state_file
 from archlab.inference.text_output import TextOutput
 from archlab.inference.text_stream import StateFiles, TextStream
@@ -38,7 +39,7 @@ class TextModel:
         """Return a text's tokens; raise ArchlabError for one that the model cannot read."""
         if not is_unicode(text):
             raise ArchlabError(f"the prompt is not UTF-8: {ascii(text)[:200]}")
-        # A task need not derive from Task, and those of before it could go on with a text have no such method.
+        # A task need not derive from Task, and those of before it could continue with a text have no such method.
         encode = getattr(self.task, "encode_continuation", self.task.encode) if is_continuation else self.task.encode
         tokens: list[int] = encode(text)
         vocab_size = self.experiment.model.knobs.get("vocab_size")
@@ -68,9 +69,9 @@ class TextModel:
         compile: bool | None = None,
         files: StateFiles | None = None,
     ) -> Iterator[GeneratedToken]:
-        """Continue a prompt, or a saved state, or a prompt after one; without a `seed` the state's numbers go on.
+        """Continue a prompt, or a saved state, or a prompt after one; without a `seed` the state's numbers continue.
 
-        Raises ArchlabError at once for what cannot be done.
+        Raises ArchlabError at once for an impossible request.
         """
         files = files or StateFiles()
         if files.save is not None:
@@ -89,7 +90,7 @@ class TextModel:
     ) -> TextStream:
         """Return the stream that continues a prompt, or where another ended, or a prompt after it; nothing is read yet.
 
-        Raises ArchlabError for what cannot be done.
+        Raises ArchlabError for an impossible request.
         """
         is_prompted = saved is None or bool(prompt)
         tokens = self.encode(prompt or "", is_continuation=saved is not None) if is_prompted else []
@@ -132,14 +133,14 @@ class TextModel:
 
 
 def _consume(rows: list[_Row]) -> Iterator[_Row]:
-    """Yield rows and forget them, so that what is done takes no memory."""
+    """Yield rows and drop them, so that finished ones take no memory."""
     rows.reverse()
     while rows:
         yield rows.pop()
 
 
 class _Row:
-    """A prompt of a batch, and what has been generated after it."""
+    """A prompt of a batch, and its continuation so far."""
 
     def __init__(self, model: TextModel, index: int, prompt: Prompt, settings: Settings) -> None:
         self.index, self.prompt, self.settings = index, prompt, settings
@@ -163,7 +164,7 @@ class _Row:
         return token
 
     def result(self) -> Generation:
-        """Return what was generated."""
+        """Return the continuation."""
         tokens = (*self.given, *self.output.finish())
         text, found = "".join(token.text for token in tokens), self.output.found
         return Generation(self.prompt, text, tokens, "length" if found is None else "stop", found)

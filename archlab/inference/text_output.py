@@ -14,7 +14,7 @@ from torch import Tensor
 
 from archlab.data.task import Task
 from archlab.errors import ArchlabError
-from archlab.inference.generation import GeneratedToken
+from archlab.inference.prompts import GeneratedToken
 
 _MOST_EMPTY = 16  # tokens at the end without a text that are held: as many as a decoder waits for
 
@@ -90,7 +90,7 @@ class TextOutput:
 
 
 def _cut(tokens: Sequence[GeneratedToken], num_characters: int) -> list[GeneratedToken]:
-    """Return the tokens whose text begins before the end of so many characters, the last one cut there."""
+    """Return the tokens whose text begins before the end of the given number of characters, the last one cut there."""
     kept, before = list[GeneratedToken](), 0
     for token in tokens:
         if before < num_characters:

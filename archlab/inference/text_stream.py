@@ -11,12 +11,12 @@ from torch import nn
 
 from archlab.data.task import Task
 from archlab.inference.generate import TokenGenerator
-from archlab.inference.generation import GeneratedToken, Settings
+from archlab.inference.prompts import GeneratedToken, Settings
 from archlab.inference.saved_state import SavedState, save_state
 from archlab.inference.text_output import TextOutput
 from archlab.modeling.build import eval_mode
 
-_CONTEXT = 64  # tokens before the next one that a state is saved with: what its text may depend on
+_CONTEXT = 64  # tokens that a state is saved with: the next token's text may depend on them
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TextStream:
 
     def run(self, files: StateFiles) -> Iterator[GeneratedToken]:
         """Yield the tokens whose text is certain, then write the state if it is asked for."""
-        yield from self._held()
+        yield from self._held_text()
         with eval_mode(self.model):
             for _ in range(self.settings.max_new_tokens):
                 if self.output.found is not None:
@@ -64,11 +64,11 @@ class TextStream:
                 yield from self.output.add(token, self.generator.last_logits_V)
             if files.save is not None:
                 save_state(files.save, self.model, self.end(), force=files.force)
-                return  # what is held is the continuation's to give out
+                return  # the held text is left for the continuation
         yield from self.output.finish()
 
-    def _held(self) -> Iterator[GeneratedToken]:
-        """Yield what the saved generation has held back: all of it before a prompt, otherwise what is certain now."""
+    def _held_text(self) -> Iterator[GeneratedToken]:
+        """Yield the text that the saved generation held back: all of it before a prompt, otherwise the certain part."""
         if self.saved is None or not self.saved.held:
             return
         if self.is_prompted:
@@ -83,7 +83,7 @@ class TextStream:
                 yield from self.output.add_scored(token)
 
     def end(self) -> SavedState:
-        """Return where the stream is, for another that goes on."""
+        """Return the position of the stream, from which another can continue."""
         logits_V, held = self.generator.logits(), self.output.held
         context = list(self.recent)[: len(self.recent) - len(held)][-_CONTEXT:]
         random = self.generator.sampler.generator.get_state()

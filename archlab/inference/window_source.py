@@ -1,4 +1,4 @@
-"""What windows are read from, to evaluate a model: a split of a task, or any text."""
+"""Sources of windows for evaluation: a split of a task, or any text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class WindowSource(Protocol):
     name: str
 
     def num_targets(self, context: int, most: int | None) -> int:
-        """Return how many tokens can be predicted, at most so many."""
+        """Return how many tokens can be predicted, at most the given number."""
 
     def batches(self, rows: int, context: int, num_targets: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets of the first tokens, once and in order."""
@@ -46,7 +46,7 @@ class SplitSource:
         self.task, self.split, self.name = task, split, f"the {split} split of the task {task_name!r}"
 
     def num_targets(self, context: int, most: int | None) -> int:
-        """Return how many tokens can be predicted, counted where the task cannot tell."""
+        """Return how many tokens can be predicted, counted if the task does not know it."""
         known = self.task.num_eval_targets(self.split, context, most)
         if known is not None:
             return known

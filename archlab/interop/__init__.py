@@ -24,7 +24,7 @@ def import_checkpoint(
 ) -> Path:
     """Write a transformers checkpoint, or an export of archlab's own that was tuned, as a checkpoint to `out`.
 
-    Of an export it is known what its tokens mean, so that a `tokenizer` is refused. Raises ArchlabError for a directory
+    An export has its own vocabulary, so a `tokenizer` is refused. Raises ArchlabError for a directory
     that cannot be represented, or an `out` that is not empty.
     """
     if not is_own_export(directory):

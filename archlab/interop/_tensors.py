@@ -46,7 +46,7 @@ def check_tensors(
     layout: Layout | None = None,
     optional: Collection[str] = (),
 ) -> None:
-    """Raise ArchlabError for what `load_tensors` would find in names and shapes alone; the tensors may be on meta."""
+    """Raise the errors of `load_tensors` about names and shapes; the tensors may be on the meta device."""
     seen: set[str] = set()
     for name, tensor in tensors:
         _split(name, tensor, parameters, layout)
@@ -65,7 +65,7 @@ def _split(name: str, tensor: Tensor, parameters: ParametersByName, layout: Layo
     if name not in parameters:
         raise ArchlabError(f"unknown tensor {name!r}{did_you_mean(name, parameters)}")
     if not tensor.is_floating_point():
-        raise ArchlabError(f"{name}: dtype {str(tensor.dtype).removeprefix('torch.')} is no floating-point type")
+        raise ArchlabError(f"{name}: dtype {str(tensor.dtype).removeprefix('torch.')} is not a floating-point type")
     ours = _arrange(name, tensor, layout) if layout else tensor
     first, sizes = parameters[name][0], [len(p) if p.dim() else 1 for p in parameters[name]]
     expected = (sum(sizes), *first.shape[1:]) if first.dim() else ()

@@ -19,7 +19,7 @@ from archlab.modeling.backbone import iter_blocks
 from archlab.modeling.repeated_blocks import first_output, restore_forward, skip_repeated_blocks
 from archlab.modeling.repeated_costs import RepeatedBlocks
 from archlab.modeling.step_recorder import StepRecorder
-from archlab.modeling.step_trace import as_trained, example_batch, num_bytes, step_loss
+from archlab.modeling.step_trace import example_batch, num_bytes, step_loss, training_context
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class StepMemory:
     """The memory of a micro-batch but for weights, divided gradients and moments.
 
     `blocks` in order of their calls, `ends` the most that is alive outside of them, `end_bytes` the weights there,
-    and `saved` what the forward pass leaves for the backward pass.
+    and `saved` the bytes that the forward pass saves for the backward pass.
     """
 
     blocks: tuple[BlockMemory, ...]
@@ -58,13 +58,13 @@ def trace_memory(experiment: Experiment, model: nn.Module) -> StepMemory:
     """Trace the memory of a micro-batch of the experiment; `model` is that of `validate`, or a part of it."""
     recorder, blocks = StepRecorder(), list(iter_blocks(model))
     watch, train = _Watch(recorder), experiment.train
-    with as_trained(model, train, recorder):
+    with training_context(model, train, recorder):
         resident, batch = recorder.live, example_batch(experiment.task.factory()(), model, train)
         repeated = RepeatedBlocks(recorder)
         with watch.inside(blocks), recorder, skip_repeated_blocks(model, repeated.add):
             watch.around(blocks)
             recorder.follow(list(batch))
-            # A divided model's weights in bfloat16 are cast anew for each operation: see TrainStep.
+            # A divided model's weights in bfloat16 are cast again for each operation: see TrainStep.
             loss, state = step_loss(model, *batch, train.precision, keeps_casts=False)
             del state
             repeated.end_forward()
@@ -95,12 +95,12 @@ class _Entry:
 
 
 class _Watch:
-    """Follows a pass through the blocks by the gradients of what enters and leaves them."""
+    """Follows a pass through the blocks by the gradients of their inputs and outputs."""
 
     def __init__(self, recorder: StepRecorder) -> None:
         self.recorder, self.entries, self.ends = recorder, list[_Entry](), 0
         self._open: _Entry | None = None
-        self._executed: _Entry | None = None  # of the call in progress, if it is no repetition
+        self._executed: _Entry | None = None  # of the call in progress, if it is not a repetition
         self._first: _Entry  # the latest block that was executed, which those after it may repeat
 
     @contextmanager
@@ -128,7 +128,8 @@ class _Watch:
     def _call(self, block: nn.Module, forward: Any, x: Tensor, *inputs: Any, **named: Any) -> Any:
         self.ends, before, self._executed = max(self.ends, self.recorder.take_mark()), self.recorder.live, None
         own: list[_Entry] = []  # known once it has run
-        # Before the hooks of repeated blocks, as below; the block before this one may have begun by then, and ended it.
+        # Before the hooks of repeated blocks, as below; the block before this one may have set it by then, and ended
+        # it.
         handle = x.register_hook(lambda _: self._end(own[0])) if x.requires_grad else None
         output = forward(x, *inputs, **named)
         if self._executed is not None:

@@ -1,71 +1,18 @@
-"""Compilation and activation checkpointing of a model's blocks."""
+"""Compilation of a model's blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from typing import Literal, TypeAlias
+from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    SelectiveCheckpointContext,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
 
 from archlab.modeling.backbone import get_features, iter_blocks
-from archlab.runtime.private_apis import cache_graphs_with_autocast, flop_formula, op_namespace
+from archlab.runtime.private_apis import cache_graphs_with_autocast
 from archlab.runtime.toolchain import has_cpp_compiler
 
 # Compiling takes about a minute: on a CPU it is worth that only to runs of several, which these FLOPs take.
 AUTO_COMPILE_FLOPS = 5e13
-Checkpointing: TypeAlias = Literal[True, "selective"]
-
-
-def apply_activation_checkpointing(model: nn.Module, kind: Checkpointing) -> None:
-    """Save the input of each block alone for the backward pass, which recomputes the rest.
-
-    A `selective` one saves what costs most to repeat as well: results of matrix products, of attention and of scans.
-    """
-    for layer in iter_blocks(model):
-        recomputed = partial(checkpoint, layer.forward, use_reentrant=False)
-        layer.forward = partial(recomputed, context_fn=_selective_contexts) if kind == "selective" else recomputed
-
-
-def trace_activation_checkpointing(
-    model: nn.Module, kind: Checkpointing, recomputing: Callable[[], AbstractContextManager[None]]
-) -> None:
-    """Do the same to a model without values: no random state is restored; `recomputing` surrounds what is repeated."""
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        saving, repeating = _selective_contexts() if kind == "selective" else (nullcontext(), nullcontext())
-        return saving, _both(repeating, recomputing())
-
-    for layer in iter_blocks(model):
-        layer.forward = partial(
-            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
-        )
-
-
-@contextmanager
-def _both(outer: AbstractContextManager[None], inner: AbstractContextManager[None]) -> Iterator[None]:
-    with outer, inner:
-        yield
-
-
-def _is_worth_saving(
-    _: SelectiveCheckpointContext, operation: object, *args: object, **kwargs: object
-) -> CheckpointPolicy:
-    is_product = (
-        flop_formula(getattr(operation, "overloadpacket", None)) is not None or op_namespace(operation) == "archlab"
-    )
-    return CheckpointPolicy.MUST_SAVE if is_product else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-_selective_contexts = partial(create_selective_checkpoint_contexts, _is_worth_saving)
 
 
 def resolve_compile_mode(policy: str, device: torch.device, flops: float) -> str:
@@ -79,7 +26,7 @@ def resolve_compile_mode(policy: str, device: torch.device, flops: float) -> str
 def compile_model(model: nn.Module, policy: str, backend: str = "inductor", *, hooked: bool = False) -> None:
     """Compile in place: block by block, where identical blocks share one graph, or the whole model as one graph.
 
-    `hooked` leaves room for hooks, as FSDP's, which are to run around what is compiled.
+    `hooked` keeps hooks, such as FSDP's, outside of the compiled code.
     """
     if policy == "off":
         return
@@ -96,7 +43,7 @@ def compile_model(model: nn.Module, policy: str, backend: str = "inductor", *, h
 
 
 def compiled_parts(model: nn.Module) -> list[nn.Module]:
-    """Return what is compiled by block: the blocks, and the modules around them that have parameters."""
+    """Return the modules that are compiled one by one: the blocks, and others that have parameters."""
     return [*iter_blocks(model), *_non_block_modules(model)]
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from archlab.config.experiment import Experiment
 from archlab.modeling.build import validate
-from archlab.modeling.same_steps import find_trace, step_of
+from archlab.modeling.trace_cache import find_trace, step_of
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,12 @@ class Cost:
     """Cost of an experiment: sizes in bytes, and the FLOPs of training per token at the experiment's context.
 
     `params_active` are the parameters that a token uses: those of a mixture's experts that it has.
-    `flops_per_token` is forward and backward, without what activation checkpointing recomputes, and
+    `flops_per_token` is forward and backward, without the recomputation of activation checkpointing, and
     `flops_per_token_forward` the forward pass alone. `state_bytes` is the size of one stream's state after the
     experiment's context, `max_state_bytes` its bound at any length, which compiled decoders may reserve.
-    `activation_bytes` is what the forward pass of a micro-batch leaves for the backward pass, and `memory_per_device`
-    the most that a training step's tensors take at once: weights, gradients, the optimizer's moments, which are
-    `optimizer_bytes`, activations and temporary tensors.
+    `activation_bytes` are those that the forward pass of a micro-batch saves for the backward pass, and
+    `memory_per_device` the most that a training step's tensors take at once: weights, gradients, the optimizer's
+    moments, which are `optimizer_bytes`, activations and temporary tensors.
     """
 
     params: int

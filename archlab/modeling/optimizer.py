@@ -1,4 +1,4 @@
-"""The contract of the kind `optimizer`: how the parameters of a model are updated, and what is kept of each."""
+"""The contract of the kind `optimizer`: how the parameters of a model are updated, and the state of each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from archlab.modeling.param_roles import DeclaredParam, declared_param
 
 # The point at which an optimizer trains, in its state while the model has the average of such points.
 TRAINED = "trained"
-# Of what an optimizer keeps of each parameter, by the names of both.
+# The optimizer's state tensors of each parameter, by the names of both.
 StateShapes: TypeAlias = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
@@ -33,7 +33,7 @@ class AdamSettings:
 
 @dataclass(frozen=True, eq=False)
 class TrainedParam:
-    """A parameter that is trained: its name in the model, its shape, and what its component declares of it."""
+    """A parameter that is trained: its name in the model, its shape, and its component's declaration."""
 
     model: nn.Module
     name: str
@@ -54,8 +54,8 @@ class UpdateRule(ABC):
     """How parameters are updated; constructed with (adam).
 
     `divided_by` are the axes of `parallel:` that may divide tensors: each number of a rank's part is updated by its own
-    gradient alone, or the rule gathers what it needs. `parametrizations` are those whose rules, derived for Adam, hold.
-    `averages` tells that parameters are trained at one point, and evaluated, exported and kept at another.
+    gradient alone, or the rule gathers the tensors that it needs. `parametrizations` are those whose rules, derived for
+    Adam, hold. `averages` says that parameters are trained at one point, and evaluated, exported and saved at another.
     """
 
     divided_by: ClassVar[Sequence[str]] = ("shard", "tensor")
@@ -63,8 +63,8 @@ class UpdateRule(ABC):
     averages: ClassVar[bool] = False
     product_dtype: ClassVar[torch.dtype] = torch.float32
 
-    def settings(self, param: TrainedParam) -> Mapping[str, Any]:
-        """Return settings by which a parameter's group is told from those of others, of JSON's types."""
+    def settings(self, param: TrainedParam) -> Mapping[str, object]:
+        """Return settings by which a parameter's group is distinguished from those of others, of JSON's types."""
         return {}
 
     @abstractmethod
@@ -77,7 +77,7 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def state_shapes(self, param: TrainedParam) -> Mapping[str, tuple[int, ...]]:
-        """Return the shapes of what is kept of a parameter, by name; () is a number that counts or sums."""
+        """Return the shapes of a parameter's state tensors, by name; () is a scalar."""
 
     def update_flops(self, param: TrainedParam) -> int:
         """Return the FLOPs of matrix products, in `product_dtype`, of an update; all ranks compute all of them."""
@@ -99,7 +99,7 @@ def trained_params(model: nn.Module) -> list[TrainedParam]:
 
 
 def saved_shapes(train: TrainConfig, model: nn.Module) -> StateShapes:
-    """Return the shapes of what a checkpoint holds of each trained parameter beside its value."""
+    """Return the shapes of each trained parameter's state tensors in a checkpoint."""
     rule = update_rule(train)
     return {
         param.name: {**rule.state_shapes(param), **({TRAINED: param.shape} if rule.averages else {})}

@@ -89,15 +89,15 @@ def _scale_of(declared: DeclaredParam, base: DeclaredParam, shape: torch.Size, b
     size = shape.numel() / max(1, base_shape.numel())
     if param.role in ("vector", "input"):
         is_drawn = param.role == "input" or bool(param.scale)
-        return _folded(1.0, size, 1.0 if is_drawn else None, multiplier)
+        return _fold_multiplier(1.0, size, 1.0 if is_drawn else None, multiplier)
     fan_in = shape[param.fan_in] / base_shape[param.fan_in]
     if param.role == "output":
-        return _folded(1 / fan_in, 1.0, 1 / fan_in, multiplier)
+        return _fold_multiplier(1 / fan_in, 1.0, 1 / fan_in, multiplier)
     fan_out = shape[param.fan_out] / base_shape[param.fan_out]
-    return _folded(1 / fan_in, fan_out, fan_in**-0.5 * min(1.0, (fan_out / fan_in) ** 0.5), multiplier)
+    return _fold_multiplier(1 / fan_in, fan_out, fan_in**-0.5 * min(1.0, (fan_out / fan_in) ** 0.5), multiplier)
 
 
-def _folded(lr: float, num_outputs: float, rms: float | None, multiplier: float) -> ParamScale:
+def _fold_multiplier(lr: float, num_outputs: float, rms: float | None, multiplier: float) -> ParamScale:
     """Return the scale of a parameter with a multiplier; gradients are as small as outputs are many, and so is eps."""
     return ParamScale(lr * multiplier, 1 / (num_outputs * multiplier), None if rms is None else rms * multiplier)
 

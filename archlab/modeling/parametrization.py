@@ -1,8 +1,9 @@
 """A new model's initial values, scaled from those of a base model so that hyperparameters transfer.
 
-There are no multipliers in the model: Adam cannot tell a parameter W with a factor c in front from a parameter cW whose
-initial value and learning rate are c times as large, and whose epsilon and decay are c times as small. So every factor
-is folded into initial values and the optimizer's groups, and a saved, exported or compiled model is like any other.
+There are no multipliers in the model: Adam cannot distinguish a parameter W with a factor c in front from a parameter
+cW whose initial value and learning rate are c times as large, and whose epsilon and decay are c times as small. So
+every factor is folded into initial values and the optimizer's groups, and a saved, exported or compiled model is like
+any other.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _gated_branches(train: TrainConfig, model: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def _match_rms(model: nn.Module, base: nn.Module, scales: Mapping[str, ParamScale]) -> None:
-    """Scale each drawn parameter to its ratio to the base's, by what both were drawn as: inits differ in their laws."""
+    """Scale each initialized parameter by the ratio of its initial size in the base and here; inits vary in law."""
     drawn = dict(base.named_parameters())
     for name, parameter in model.named_parameters():
         ratio, own, other = scales[name].rms, _rms(parameter), _rms(drawn[name])

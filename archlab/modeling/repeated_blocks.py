@@ -34,7 +34,7 @@ class BlockMeter(Protocol):
 
 @dataclass
 class _Call:
-    """The latest call of the second block of a run: its output; and what measures it."""
+    """The latest call of the second block of a run: its output and its recorder."""
 
     meter: BlockMeter | None
     output: Any = None
@@ -110,8 +110,8 @@ def _replay_last(
     forward: Callable[..., Any], replay: Callable[..., Any], call: _Call, *inputs: Any, **named: Any
 ) -> Any:
     try:
-        # What all blocks of a run read beside their features has one gradient: the last block's backward pass, which is
-        # the first, makes it, and those of the others add to it, as the second one's is to be counted.
+        # A tensor that all blocks of a run read beside their features has one gradient: the last block's backward pass,
+        # which is the first, makes it, and those of the others add to it, as the second one's is to be counted.
         return (forward if named else replay)(*inputs, **named)
     finally:
         call.output = None  # the caller alone decides how long it lives

@@ -15,7 +15,7 @@ from archlab.modeling.step_recorder import StepRecorder
 
 @dataclass
 class _Span:
-    """A stretch of a recording: what it counted, how much the live bytes grew, and the most that were alive in it."""
+    """A section of a recording: its counts, the growth of live bytes, and their peak."""
 
     recorder: StepRecorder
     counts: Counter[Any] = field(init=False)
@@ -76,14 +76,14 @@ class RepeatedBlock:
         """Count another forward pass, and later another backward pass."""
         assert self.forward is not None
         if not self.times:
-            # Only now: the caller has freed what it held of the input while the block was running.
+            # Only now: the caller has freed its references to the input while the block was running.
             self.forward.close_memory()
         self.times += 1
         self.forward.repeat(1)
         self.forward.top += self.forward.growth
 
     def end_forward(self) -> None:
-        """Free what the skipped blocks left to the model's forward pass and not to autograd: states, autocast's copies.
+        """Free tensors of the skipped blocks that the forward pass holds, not autograd: states, autocast's copies.
 
         Called where it has freed the measured block's.
         """
@@ -112,6 +112,6 @@ class RepeatedBlocks:
         return self.blocks[-1]
 
     def end_forward(self) -> None:
-        """Free what the model's forward pass has freed of the measured blocks."""
+        """Free the tensors that the forward pass has freed of the measured blocks."""
         for block in self.blocks:
             block.end_forward()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 State: TypeAlias = dict[str, Tensor]
 AUXILIARY_LOSS = "auxiliary_loss"
 UPDATE_SUM = "update_sum"
-RESERVED = "reserved"  # entry [B] of a layer's state whose tensors have room for later tokens, and so do not grow
+RESERVED = "reserved"  # entry [B] of a layer's state whose tensors are preallocated, and so do not grow
 
 
 def auxiliary_loss(state: State) -> Tensor:
@@ -30,7 +30,7 @@ def auxiliary_loss(state: State) -> Tensor:
 
 
 def update_sums(state: State) -> dict[str, Tensor]:
-    """Return what layers count over the tokens of an update, summed over streams, by the layer's path in the model.
+    """Return the layers' counts over the tokens of an update, summed over streams, by the layer's path.
 
     A layer that counts accumulates it from the first token on in the entry `update_sum` [B, ...] of its state, as
     integers. After an optimizer step `layer.finish_update(sum)` gets the sum over all tokens of the update, in all of
@@ -166,5 +166,5 @@ class StateScope:
         return output
 
     def _child_state(self, name: str) -> State | None:
-        # A child of which the state says nothing starts its stream, or is told of it otherwise.
+        # A child without an entry starts its stream, or gets its state otherwise.
         return None if self.initial is None else _select(self.initial, name) or None

@@ -1,4 +1,4 @@
-"""Recording what a training step runs: FLOPs and bytes of each kind of operation, and the bytes of live tensors."""
+"""A recorder of a training step: FLOPs and bytes of each kind of operation, and the bytes of live tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from archlab.ops.op_costs import backward_flops_ahead, find_body, trace_loops
 from archlab.runtime.private_apis import DispatchMode, argument_names, flop_formula, is_device_query
 
 PHASES = ("forward", "recompute", "backward", "optimizer")
-# Operations that return memory that nobody has written, or the same memory under another shape.
+# Operations that return uninitialized memory, or the same memory under another shape.
 _NO_TRAFFIC = ("aten.empty", "aten.new_empty", "aten._unsafe_view", "aten.lift_fresh")
 # Operations that read as many entries of their first input as they return, and those that only write to it.
 _LOOKUPS = ("aten.embedding", "aten.gather", "aten.index", "aten.index_select")
@@ -28,7 +28,7 @@ _COMPOSITE = ("aten.matmul", "aten.linear", "aten.einsum")
 
 
 class _Kind(NamedTuple):
-    """One kind of operation, and what is counted of it: calls, flops or bytes."""
+    """One kind of operation and its counts of calls, FLOPs and bytes."""
 
     name: str
     phase: str
@@ -91,7 +91,7 @@ class StepRecorder(DispatchMode):
 
     @contextmanager
     def recomputing(self) -> Iterator[None]:
-        """Count what runs inside as recomputed."""
+        """Count operations inside as recomputed."""
         phase, self.phase = self.phase, "recompute"
         try:
             yield

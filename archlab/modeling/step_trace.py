@@ -1,4 +1,4 @@
-"""One training step traced without memory: what it computes, moves and keeps, for any model and any component."""
+"""One training step traced without memory: its FLOPs, traffic and live bytes, for any model and any component."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from archlab.config.registry import component_of
 from archlab.config.train_config import TrainConfig
 from archlab.data.task import Task
 from archlab.errors import ConfigError, one_line
+from archlab.modeling.activation_checkpointing import trace_activation_checkpointing
 from archlab.modeling.backbone import is_per_sample, iter_blocks, iter_calls
 from archlab.modeling.build import validate
-from archlab.modeling.compile import trace_activation_checkpointing
 from archlab.modeling.fake_model import on_fake_cpu
 from archlab.modeling.loss import training_losses
 from archlab.modeling.optimizer import optimizer_bytes, update_flops, update_rule
@@ -29,7 +29,7 @@ from archlab.ops.dispatch import use_backends
 from archlab.ops.traced_backends import traced_backends
 
 ENDS = ("embedding", "head")  # the kinds of component that params_non_embedding leaves out
-_WRAPPERS = ("backbone", "layer")  # the kinds whose parts are told apart
+_WRAPPERS = ("backbone", "layer")  # kinds whose parts are traced separately
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class StepTrace:
     """One micro-batch and one optimizer update, under the experiment's precision and activation checkpointing.
 
     Bytes are those of tensors: `peak_bytes` is the most that is alive at once, weights, gradients, moments and
-    all temporary tensors included, `activation_bytes` what the forward pass leaves for the backward pass,
+    all temporary tensors included, `activation_bytes` those that the forward pass saves for the backward pass,
     `largest_block_bytes` the weights of the largest block, and `called_bytes` those of the model, a block's for each of
     its calls. `params_by_part` sums to `params`, of which a token uses
     `params_active`. `flops_per_token` is
-    forward and backward; what checkpointing recomputes is `recomputed_flops_per_token`. `tokens` are those of the
+    forward and backward; those of recomputation are `recomputed_flops_per_token`. `tokens` are those of the
     micro-batch.
     """
 
@@ -73,7 +73,7 @@ def trace_step(experiment: Experiment, model: nn.Module | None = None) -> StepTr
     Raises ConfigError if model, task and context do not fit, or if a tensor's size overflows.
     """
     model = model if model is not None else validate(experiment)
-    with _counted(experiment):
+    with _check_sizes(experiment):
         return _trace(experiment, model)
 
 
@@ -83,7 +83,12 @@ def trace_state(experiment: Experiment, model: nn.Module) -> int:
     Raises ConfigError as `trace_step` does.
     """
     train = experiment.train
-    with _counted(experiment), use_backends(traced_backends(train.device)), on_fake_cpu(model), torch.no_grad():
+    with (
+        _check_sizes(experiment),
+        use_backends(traced_backends(train.device)),
+        on_fake_cpu(model),
+        torch.no_grad(),
+    ):
         batch = example_batch(experiment.task.factory()(), model, train)
         with skip_repeated_blocks(model):
             _, state = step_loss(model, *batch, train.precision)
@@ -91,8 +96,8 @@ def trace_state(experiment: Experiment, model: nn.Module) -> int:
 
 
 @contextmanager
-def _counted(experiment: Experiment) -> Iterator[None]:
-    """Raise ConfigError for what torch says of sizes that cannot be."""
+def _check_sizes(experiment: Experiment) -> Iterator[None]:
+    """Raise ConfigError for torch's errors about impossible sizes."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -136,7 +141,7 @@ def _trace(experiment: Experiment, model: nn.Module) -> StepTrace:
 def _record_step(experiment: Experiment, model: nn.Module, moments: int) -> tuple[StepRecorder, int, int]:
     """Return a recorder of both passes, the bytes of a stream's state after them, and those alive between them."""
     train, recorder = experiment.train, StepRecorder()
-    with as_trained(model, train, recorder) as tensors:
+    with training_context(model, train, recorder) as tensors:
         trained = [tensor for tensor in tensors if tensor.requires_grad]
         recorder.grow(moments)
         if train.accumulate > 1:  # the gradients of the micro-batches before it
@@ -159,7 +164,7 @@ def _record_step(experiment: Experiment, model: nn.Module, moments: int) -> tupl
 
 
 @contextmanager
-def as_trained(model: nn.Module, train: TrainConfig, recorder: StepRecorder) -> Iterator[list[Tensor]]:
+def training_context(model: nn.Module, train: TrainConfig, recorder: StepRecorder) -> Iterator[list[Tensor]]:
     """Compute in a block as a training step does, without values; yield the model's tensors, which are followed."""
     blocks = list(iter_blocks(model))
     with use_backends(traced_backends(train.device)), restore_forward(blocks), on_fake_cpu(model) as tensors:

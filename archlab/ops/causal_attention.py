@@ -50,7 +50,7 @@ def causal_attention_reference(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, s
 def chunked_queries(attend: Callable[[int, int], Tensor], num_queries: int) -> Tensor:
     """Return the outputs [B, H, T, V] of a few chunks of queries, one after the other.
 
-    `attend(start, end)` attends from these queries to the keys up to their end, which may lie past the last one: this
+    `attend(start, end)` attends from these queries to the keys up to their end, which may be past the last one: this
     skips most masked weights.
     """
     size = -(-num_queries // NUM_CHUNKS)

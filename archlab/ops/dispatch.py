@@ -32,11 +32,11 @@ def uses_backend(operation: str, x: Tensor, call: Callable[[], object]) -> bool:
         return False
     calls: list[None] = []
 
-    def recording(*inputs: Any, **options: Any) -> Any:
+    def record(*inputs: Any, **options: Any) -> Any:
         calls.append(None)
         return backend(*inputs, **options)
 
-    register_backend(operation, x.device.type, recording)
+    register_backend(operation, x.device.type, record)
     try:
         call()
     finally:

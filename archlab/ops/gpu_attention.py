@@ -35,5 +35,5 @@ def causal_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTV: Tensor, scale: floa
 
 
 def register_gpu_attention() -> None:
-    """Register the backend, which needs no kernel of ours."""
+    """Register the backend, which needs no kernel of archlab's own."""
     register_backend("causal_attention", "cuda", causal_attention)

@@ -36,7 +36,7 @@ def grouped_linear(x_ND: Tensor, weight_EPD: Tensor, counts_E: Tensor) -> Tensor
 
 
 def grouped_linear_reference(x_ND: Tensor, weight_EPD: Tensor, counts_E: Tensor) -> Tensor:
-    """Compute the same group by group: the definition, and what a model exported as source code runs."""
+    """Compute the same group by group: the definition, and the form that an exported model runs."""
     return torch.cat([F.linear(x, weight) for x, weight in zip(x_ND.split(counts_E.tolist()), weight_EPD, strict=True)])
 
 

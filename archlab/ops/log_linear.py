@@ -59,7 +59,7 @@ def levels(number: Tensor, num_levels: int) -> Tensor:
 
 
 def _inside(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scales: Tensor, start_BM: Tensor) -> Tensor:
-    """Return what the tokens of a chunk read of each other [B, H, M, C, V]."""
+    """Return the outputs from within each chunk [B, H, M, C, V]."""
     steps = start_BM[..., None] + torch.arange(q.shape[3], device=q.device)
     level_BMCC = levels(steps[..., :, None] ^ steps[..., None, :], scales.shape[-1] - 1)
     index = level_BMCC[:, None].expand(*q.shape[:4], q.shape[3])
@@ -67,7 +67,7 @@ def _inside(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scales: Tensor, 
 
 
 def _read(q_BHCK: Tensor, scales_BHCL: Tensor, S_BPHKV: Tensor, start_B: Tensor, num_scales: int) -> Tensor:
-    """Return what tokens from `start` on read of the earlier ones [B, H, C, V]."""
+    """Return the outputs of tokens from `start` on from the earlier ones [B, H, C, V]."""
     P, C = S_BPHKV.shape[1], q_BHCK.shape[2]
     # Of the tokens before `start`, those that differ from it in bit p at the highest differ from t in that bit or, if
     # t and `start` differ in a higher one, in that.

@@ -1,4 +1,4 @@
-"""The mesa layer: what a linear map would be that least squares fit to all keys and values so far, applied to a query.
+"""The mesa layer: the linear map fitted to all keys and values so far by least squares, applied to a query.
 
 Letters in suffixes: B batch, T time, H heads, K width of a key, V width of a value, J = K + V, M chunks, C steps a
 chunk.
@@ -99,7 +99,7 @@ def _conjugate_gradients(system: _System, q: Tensor, num_steps: int) -> Tensor:
 
 
 def _descend(system: _System, q: Tensor, num_steps: int) -> Tensor:
-    """Return what steps of conjugate gradients from 0 come to."""
+    """Return the result of some steps of conjugate gradients from 0."""
     x, rest, direction = torch.zeros_like(q), q, q
     size = _dot(rest, rest)
     for _ in range(num_steps):
@@ -116,7 +116,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
-    """Return a / b, and 0 where b is: nothing is left of what is to be solved."""
+    """Return a / b, and 0 where b is 0: the residual has vanished."""
     return torch.where(b > 0, a / torch.where(b > 0, b, 1.0), 0.0)
 
 
@@ -134,7 +134,7 @@ def _solve_opaque(q: Tensor, k: Tensor, weights: Tensor, seen: Tensor, start: Te
 class _Solve(torch.autograd.Function):
     """x = A⁻¹ q, and its backward pass: with g = A⁻¹ dx, as A is symmetric, dq = g and dA = -g xᵀ.
 
-    The gradients of what A is made of are those of A x by it, times -g.
+    The gradients of the inputs of A are those of A x by them, times -g.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Costs of operations that torch's counters do not know: FLOPs, and what an opaque operation runs.
+"""Costs of operations that torch's counters do not know: FLOPs, and the contents of opaque operations.
 
 `torch.utils.flop_counter.register_flop_formula` registers FLOPs, beside each operation of archlab's and here for
 torch's. A multiplication and an addition are two, and all T x T pairs of causal attention count, the usual convention.
@@ -20,7 +20,7 @@ Sizes = tuple[int, ...]
 Item = TypeVar("Item")
 Loop: TypeAlias = "Callable[[Sequence[Any]], Iterable[Any]]"
 
-# Python functions of opaque operations, which a trace runs instead to see what they compute and allocate.
+# Python functions of opaque operations, which a trace runs instead to count their operations and memory.
 _BODIES: dict[str, Callable[..., Any]] = {}
 # FLOPs of the backward pass that an operation of the forward pass computes ahead.
 _BACKWARD_AHEAD: dict[str, Callable[..., int]] = {}

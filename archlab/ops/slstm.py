@@ -65,7 +65,7 @@ def slstm(
 def slstm_reference(
     gates_BTGHW: Tensor, recurrent_GHWW: Tensor, state: SLSTMState, exponential: bool = False
 ) -> tuple[Tensor, SLSTMState]:
-    """Compute the same step by step: the definition, and what a model exported as source code runs."""
+    """Compute the same step by step: the definition, and the form that an exported model runs."""
     outputs = []
     for gates_BGHW in gates_BTGHW.unbind(1):
         state = _step(gates_BGHW, recurrent_GHWW, state, exponential)
@@ -188,7 +188,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.exponential = inputs[6]
 
 
-# Of one channel and step, beside the products: what the equations have, each function of a number counted as one.
+# FLOPs of the equations for one channel and step, beside the products; each elementwise function counts as one.
 _FLOPS, _BACKWARD_FLOPS = 18, 45
 
 

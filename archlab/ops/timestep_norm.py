@@ -74,7 +74,7 @@ def timestep_norm_reference(
 
 
 def total_weight(count: Tensor, decay: float) -> Tensor:
-    """Return the sum of the weights of so many steps, 1 + decay + decay² + ..., in float64."""
+    """Return the sum of the weights of the given number of steps, 1 + decay + decay² + ..., in float64."""
     if decay == 1:
         return count.double()
     return torch.expm1(count.double() * math.log(decay)) / (decay - 1)
@@ -113,7 +113,7 @@ def _mean_square(distance_BTGK: Tensor, mean_BTG: Tensor, decay: float) -> Tenso
 
 
 def _running_sum(x_BTG: Tensor, carried_BG: Tensor, decay: float) -> Tensor:
-    """Return the sum of all steps so far and of what is carried, both decayed at every step, in float64."""
+    """Return the sum of all steps so far and of the carried sum, both decayed at every step, in float64."""
     if decay == 1:
         # Of a single step without a scan, so that a compiler fuses it.
         return (x_BTG.double() if x_BTG.shape[1] == 1 else x_BTG.double().cumsum(1)) + carried_BG[:, None]

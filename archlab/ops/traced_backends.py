@@ -16,8 +16,8 @@ from archlab.ops.visited_blocks import block_backends
 def traced_backends(device: str) -> dict[tuple[str, str], Callable[..., Any]]:
     """Return all that a training step on `cpu`, `auto` or `cuda` may have: their operations need shapes alone.
 
-    A trace for a GPU takes place on a CPU too. There those in C++ stand for the backends that a GPU has, and what has
-    none there, such as Mamba's scan, is left to the compiler.
+    A trace for a GPU takes place on a CPU too. There the C++ backends stand in for those of a GPU, and an operation
+    without one there, such as Mamba's scan, is left to the compiler.
     """
     own = slstm_backends() | native_backends() | block_backends()
     if device == "cuda":

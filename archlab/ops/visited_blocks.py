@@ -32,7 +32,7 @@ def block_attention(
     block_size: int,
     scale: float,
 ) -> Tensor | NotImplementedType:
-    """Return what `archlab.ops.block_attention` does, where few pairs are read.
+    """Compute the same as `archlab.ops.block_attention` where few pairs are read.
 
     The backward pass saves inputs, output and one number per query, and computes the weights again.
     """
@@ -54,7 +54,7 @@ class _Visit(NamedTuple):
     is_late_RS: Tensor
 
     def rows(self, x_TP: Tensor) -> Tensor:
-        """Return what belongs to the queries."""
+        """Return the tensors of the queries."""
         return x_TP.index_select(0, self.row_R)
 
     def scores(self, q_RPK: Tensor, k_SK: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The context of a stream cut over ranks that all compute at once: each learns what the ranks before it add.
+"""A context cut over ranks that all compute at once; each gets the summaries of the ranks before it.
 
 A component that declares `carry="associative"` folds its piece of a sequence into a summary, which ranks gather; each
 merges those before its own, and enters the state after them. A model is carried so if all of its state is; others go
@@ -23,7 +23,7 @@ class Associative(Protocol):
     """The methods of a component that declares `carry="associative"`."""
 
     def summarize(self, *inputs: Tensor) -> State:
-        """Return what a piece of the sequence adds, batch first; nothing where later pieces read nothing of it."""
+        """Return the summary of a piece of the sequence, batch first; nothing if later pieces read nothing of it."""
 
     def merge(self, earlier: State, later: State) -> State:
         """Return the summary of two pieces that follow each other."""
@@ -43,7 +43,7 @@ class Carry:
                 part.forward = partial(_enter_and_run, self, part, part.forward)
 
     @contextmanager
-    def running(self, inputs: Tensor) -> Iterator[State | None]:
+    def exchange(self, inputs: Tensor) -> Iterator[State | None]:
         """Have the layers exchange summaries in a block; yield the model's own state before its piece of the inputs."""
         self.is_on = True
         try:
@@ -80,7 +80,7 @@ def _has_own_state(part: nn.Module) -> bool:
 
 def _is_associative(part: nn.Module) -> TypeGuard[Any]:
     component = component_of(type(part))
-    # A part that is no component, such as a delay of one token, declares it by having the methods.
+    # A part that is not a component, such as a delay of one token, declares it by having the methods.
     return hasattr(part, "summarize") and (component is None or component.carry == "associative")
 
 

@@ -1,4 +1,4 @@
-"""Which tensors of a model ranks divide along the axis `tensor`, by what its components declare.
+"""Tensors of a model that ranks divide along the axis `tensor`, by the declarations of its components.
 
 A component whose parameters end in a `row`, which sums over ranks, is divided as a whole: its matrices, its counts, and
 the parts that compute on its heads or channels. Where one of these declares no plan, all of it stays whole.
@@ -65,7 +65,7 @@ class Cut:
 
 @dataclass
 class Division:
-    """What of a model is divided among `size` ranks: the members, and the axis of each parameter by its name."""
+    """The division of a model among `size` ranks: the members, and the axis of each parameter by its name."""
 
     size: int
     members: list[Member] = field(default_factory=list)
@@ -168,7 +168,7 @@ def _require_linear(model: nn.Module, division: Division) -> None:
 
 
 def adds_over_inputs(module: nn.Module) -> bool:
-    """Tell whether a module declares that its output is a sum over the inputs of its rows, in any parts of them."""
+    """Return whether a module declares that its output is a sum over the inputs of its rows, in any parts of them."""
     return bool(getattr(module, "adds_over_inputs", False))
 
 

@@ -20,7 +20,8 @@ BUCKET = 2**25  # bytes of gradients that are sent at a time
 def sum_gradients(model: nn.Module, ranks: Ranks) -> None:
     """Sum the gradients over the ranks that have the same weights; each has divided by the targets of all.
 
-    Along the axis `tensor` each rank's loss was its part of the whole, and so are the gradients of what all have.
+    Along the axis `tensor` each rank's loss was its part of the whole, and so are the gradients of replicated
+    parameters.
     """
     sizes = ranks.layout.to_dict()
     groups = [ranks.mesh.get_group(axis) for axis in _SUMMED_OVER if sizes[axis] > 1]

@@ -62,7 +62,7 @@ def _part_of(tensor: Tensor, cut: Cut | None) -> Part:
 
 
 def local_of(tensor: Tensor) -> Tensor:
-    """Return what this rank has of a tensor, without a gradient; to be written to as well."""
+    """Return this rank's part of a tensor, without a gradient, as a view that can be written to."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
@@ -76,7 +76,7 @@ def with_local(own: Tensor, part: Tensor) -> Tensor:
 
 
 def is_saver(part: Part, number: int, ranks: Ranks) -> bool:
-    """Tell whether this rank saves a part of the tensor of this number: ranks with the same part take turns."""
+    """Return whether this rank saves a part of the tensor of this number: ranks with the same part take turns."""
     index, count = 0, 1
     sizes, rank = ranks.layout.to_dict(), ranks.rank
     for axis in reversed(AXES):  # ranks are numbered with the last axis inside

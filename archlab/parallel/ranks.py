@@ -37,9 +37,9 @@ from archlab.runtime.signals import Stopped, defer_keyboard_interrupt, take_defe
 
 Item = TypeVar("Item")
 AXES = ("replicate", "shard", "chunk", "tensor")
-# What the ranks agree on is the largest of their numbers; those below are of signals.
+# The ranks agree on the largest of their numbers; smaller ones are of signals.
 _USER, _FAILED = 1000, 2000
-_ADVICE = "the same command with --resume goes on from the last checkpoint"
+_ADVICE = "run the same command with --resume to continue from the last checkpoint"
 
 
 class Ranks:
@@ -107,7 +107,7 @@ class Ranks:
         return int(largest)
 
     def on_first(self, function: Callable[[], Any]) -> Any:
-        """Return what a function returns in the first process, as JSON has it; the others wait and do not call it.
+        """Return a function's result in the first process, sent as JSON; the others wait and do not call it.
 
         If it raises there, the others raise PeerError.
         """
@@ -117,10 +117,10 @@ class Ranks:
         store, key = self.session.store, f"first/{self._calls}"
         if not self.is_first:
             store.wait([key], PATIENCE)
-            told = json.loads(store.get(key))
-            if "status" in told:
-                raise PeerError(told["status"])
-            return told["value"]
+            message = json.loads(store.get(key))
+            if "status" in message:
+                raise PeerError(message["status"])
+            return message["value"]
         try:
             value = function()
         except BaseException as error:
@@ -130,24 +130,24 @@ class Ranks:
         return json.loads(json.dumps(value))
 
     def publish(self, update: int, phase: str) -> None:
-        """Tell launcher and other ranks what this one does."""
+        """Publish the status of this rank to the launcher and the other ranks."""
         self._published = (update, phase)
         if self._status_store is not None:
             publish(self._status_store, RankStatus(self.rank, update, phase))
 
-    def told_once(self, error: ArchlabError) -> ArchlabError:
-        """Return an error that all ranks raise at the same place, for the others than the first one PeerError."""
+    def report_once(self, error: ArchlabError) -> ArchlabError:
+        """Return the error of a failure of all ranks: PeerError in all but the first, so that it is logged once."""
         return error if self.is_first else PeerError(outcome_of(error).exit_status)
 
     def explain_loss(self, waited: bool) -> ArchlabError:
-        """Return the error of a rank that has lost the others, or waited for them in vain: one of them tells of it."""
+        """Return the error of a rank that has lost the others, or timed out waiting; only one rank reports it."""
         status = PeerError(Outcome.MACHINE.exit_status)
         if self.session is None or self._status_store is None:
             return status
         store, own = self._status_store, RankStatus(self.rank, *self._published)
         try:
             publish(store, replace(own, lost=True, waited=waited))
-            # archlab's launcher knows more, and tells of it itself.
+            # archlab's launcher knows more, and reports it itself.
             if has_launcher() or store.compare_set("speaker", "", str(self.rank)) != str(self.rank).encode():
                 return status
             time.sleep(1.0)  # until others that wait have said so
@@ -157,7 +157,7 @@ class Ranks:
 
     @contextmanager
     def keep_error(self) -> Iterator[None]:
-        """Keep an exception of what one rank alone does until `raise_together`, where all of them raise."""
+        """Keep an exception of a step that one rank alone runs until `raise_together`, where all of them raise."""
         try:
             yield
         except BaseException as error:
@@ -204,7 +204,7 @@ class Ranks:
             yield turn[own if own < len(turn) else 0], own < len(turn)
 
     def seed(self, base: int, step: int) -> None:
-        """Seed the default generator for an update of this rank: what is resumed elsewhere has no other state."""
+        """Seed the default generator for an update of this rank: a run resumed in another layout has no other state."""
         if self.session is not None:
             part = self.rank // self.layout.tensor
             torch.manual_seed(hash((base, step, part)) & (2**63 - 1))  # of integers Python's hash is always the same
@@ -215,7 +215,7 @@ def join_ranks(experiment: Experiment) -> Iterator[Ranks]:
     """Join the processes that a launcher has started with this one, in the experiment's layout; see `session`.
 
     Raises ConfigError if the layout is of another number of processes. An error of communication, once another process
-    has gone or stands still, is raised as MachineError naming it, by one process; by the others as PeerError.
+    has gone or hangs, is raised as MachineError naming it, by one process; by the others as PeerError.
     """
     place = present_place()
     try:
@@ -235,7 +235,7 @@ def join_ranks(experiment: Experiment) -> Iterator[Ranks]:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Tell whether an exception is of a collective whose other processes have gone, or do not come."""
+    """Return whether an exception is of a collective whose other processes have gone, or do not come."""
     if isinstance(error, dist.DistError):
         return True
     # gloo raises a bare RuntimeError, which names its own sources (torch 2.13).

@@ -1,8 +1,8 @@
 """The context of a stream cut over ranks: each hands its state on to the next, whose gradient comes back.
 
 Exact for whatever streams, since a call that is split among several has the same outputs: the state of a model says all
-of what later tokens read of earlier ones, so no component needs to know. A sequence is computed by one rank after the
-other; several sequences follow each other through the ranks, which all compute but at the beginning and the end.
+of all that later tokens read of earlier ones, so no component needs to know. A sequence is computed by one rank after
+the other; several sequences follow each other through the ranks, which all compute but at the beginning and the end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PIECES = 2  # for each rank of a context: with twice as many, ranks wait for a f
 
 
 def num_pieces(rows: int, chunks: int) -> int:
-    """Return into how many pieces a micro-batch of so many sequences is cut, each of them over so many ranks."""
+    """Return the number of pieces of a micro-batch of given sequences, each cut over the given number of ranks."""
     return max(size for size in range(1, min(rows, PIECES * chunks) + 1) if rows % size == 0)
 
 
@@ -51,7 +51,7 @@ class Relay:
         return self._after is None
 
     def expect(self, before: Relay) -> None:
-        """Know the entries of a state from the relay of the rank before, rather than be told by a message of its."""
+        """Copy the entries of a state from the relay of the rank before, so that it need not send them."""
         self._headers |= {("in", rows): header for (way, rows), header in before._headers.items() if way == "out"}
 
     def num_pieces(self, rows: int) -> int:
@@ -70,7 +70,7 @@ class Relay:
             passes.append((loss, initial, {} if self.is_last else state, rows))
             del state
         for loss, initial, state, rows in passes:
-            unshard(model)  # the backward pass of another piece has divided what this one's has saved
+            unshard(model)  # the backward pass of another piece has resharded the weights that this one's has saved
             self._backward(loss, initial, state, rows)
         for work, _ in self._sent:
             work.wait()
@@ -94,15 +94,15 @@ class Relay:
             self._send_state(state, header, self._after)
 
     def _backward(self, loss: Tensor, initial: State | None, state: State, rows: int) -> None:
-        """Run the backward pass of a loss, and of the state by what it is to the losses of later ranks."""
+        """Run the backward pass of a loss, and of the state by its gradient from later ranks."""
         roots = [(loss, torch.ones_like(loss))]
         if self._after is not None:
-            gradients = self._receive_state(_floating(self._headers["out", rows]), self._after)
+            gradients = self._receive_state(_floating_entries(self._headers["out", rows]), self._after)
             roots += [(state[name], gradient) for name, gradient in gradients.items()]
         roots = [(root, gradient) for root, gradient in roots if root.requires_grad]
         torch.autograd.backward([root for root, _ in roots], [gradient for _, gradient in roots])
         if self._before is not None and initial is not None:
-            header = _floating(self._headers["in", rows])
+            header = _floating_entries(self._headers["in", rows])
             self._send_state({name: _gradient(initial[name]) for name, _, _ in header}, header, self._before)
 
     def _receive_state(self, header: Header, rank: int) -> State:
@@ -141,7 +141,7 @@ def _dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _floating(header: Header) -> Header:
+def _floating_entries(header: Header) -> Header:
     return [entry for entry in header if _dtype(entry[1]).is_floating_point]
 
 

@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 
 from archlab.errors import ArchlabError, ConfigError, MachineError, one_line
-from archlab.runtime.place import Place, find_place, rendezvous
+from archlab.runtime.distributed_env import Place, find_place, rendezvous
 
 TIMEOUT = "ARCHLAB_COLLECTIVE_TIMEOUT"  # seconds
 _DEFAULT_TIMEOUT_S = 600.0
 _JOINING = timedelta(minutes=10)
-# For what only the first process does: it may read and tokenize a corpus before the others go on.
+# For work of the first process alone, which may read and tokenize a corpus before the others continue.
 PATIENCE = timedelta(hours=24)
 
 
@@ -61,7 +61,7 @@ def adopt(joined: Session) -> Iterator[Session]:
 
 
 def present_place() -> Place:
-    """Return the place in the session, or in that which the environment tells of."""
+    """Return the place in the session, or in the session that the environment describes."""
     return find_place() if _session is None else _session.place
 
 
@@ -90,7 +90,7 @@ def join(place: Place, device: str) -> Session:
 
 
 def _wait_for_all(store: dist.Store, place: Place) -> None:
-    """Wait until every process is there: some have imported torch long before others, which is no sign of a fault."""
+    """Wait until every process is there: some have imported torch long before others, which is no fault."""
     store.set(f"here/{place.rank}", "")
     store.wait([f"here/{rank}" for rank in range(place.count)], _JOINING)
 

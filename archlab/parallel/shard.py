@@ -17,7 +17,7 @@ from archlab.parallel.tensor import gather_part, get_cuts
 def shard_model(model: nn.Module, ranks: Ranks) -> None:
     """Divide a model's parameters in place, block by block: each is whole only while it computes.
 
-    Last of what is done to a model: after activation checkpointing and compilation.
+    The last change of a model: after activation checkpointing and compilation.
     """
     if ranks.layout.shard == 1:
         return
@@ -35,7 +35,7 @@ def shard_model(model: nn.Module, ranks: Ranks) -> None:
 
 
 def is_divided(model: nn.Module) -> bool:
-    """Tell whether ranks divide a model's parameters."""
+    """Return whether ranks divide a model's parameters."""
     return isinstance(model, FSDPModule) or bool(get_cuts(model))
 
 

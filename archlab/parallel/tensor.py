@@ -1,4 +1,4 @@
-"""Matrices, heads and vocabularies divided among ranks: tensor parallelism, by what components declare.
+"""Matrices, heads and vocabularies divided among ranks: tensor parallelism, by the declarations of components.
 
 A rank's model is a smaller one: its parameters are parts of the whole ones, and its code runs as it is. Only the
 outputs of matrices whose inputs are divided are sums over ranks (`RowLinear`), and so are the vectors of tokens, whose
@@ -46,7 +46,7 @@ class RowLinear(nn.Module):
 
 
 def divide_model(model: nn.Module, axis: RankAxis) -> None:
-    """Keep of a model, in place, what is this rank's; before it is checkpointed, compiled and sharded.
+    """Reduce a model, in place, to this rank's part; before it is checkpointed, compiled and sharded.
 
     Raises ConfigError for a model that the ranks do not divide.
     """

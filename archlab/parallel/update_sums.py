@@ -1,4 +1,4 @@
-"""What layers have counted over the tokens of an update, on all ranks, and how they adapt to it."""
+"""Layers' counts over the tokens of an update, summed over all ranks, and the layers' adaptation to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from archlab.parallel.ranks import Ranks
 
 
 def finish_update(model: nn.Module, sums: Mapping[str, Tensor], ranks: Ranks) -> None:
-    """Hand each layer what it has counted over all tokens of an update, by the layers' paths."""
+    """Pass each layer its count over all tokens of an update, by the layers' paths."""
     for path, total in _over_ranks(sums, ranks).items():
         model.get_submodule(path).finish_update(total)  # type: ignore[operator]
 

@@ -1,1 +1,1 @@
-"""What training will cost and bring, before it is done: devices, layouts, memory, forecasts of losses."""
+"""Estimates of training before it runs: devices, layouts, memory, time, forecasts of losses."""

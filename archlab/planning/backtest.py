@@ -1,4 +1,4 @@
-"""What small runs said of larger ones that are known: the largest rung held out, and rankings from rung to rung."""
+"""Backtests of forecasts: the largest rung held out, and rankings from rung to rung."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Backtest:
     """The largest rung held out, and the plain ranking there beside it.
 
     `ranking` is by the mean loss at the largest rung that all candidates have; `forecast_agreement` and
-    `plain_agreement` compare with it what the laws of smaller rungs, and the ranking of the next smaller rung, said.
+    `plain_agreement` compare with it the rankings by the laws of smaller rungs, and of the next smaller rung.
     """
 
     held_out: tuple[HeldOut, ...]
@@ -147,7 +147,7 @@ def _fit_rest(
 def _compare(name: str, draws: Draws, target: tuple[float, float], losses: Sequence[float]) -> HeldOut:
     point, loss = draws.forecast(*target), float(np.exp(np.log(losses).mean()))
     # The mean that was measured has noise of its own, of its few seeds.
-    low, high = interval(draws.sampled(*target) * np.exp(draws.run_noise_S / np.sqrt(len(losses))), point)
+    low, high = interval(draws.sample(*target) * np.exp(draws.run_noise_S / np.sqrt(len(losses))), point)
     return HeldOut(name, *target, loss, point, (low, high), point / loss - 1, low <= loss <= high)
 
 

@@ -27,7 +27,7 @@ class Links:
         return limit * device.efficiency.links
 
     def _in_a_node(self, axis: str) -> int:
-        """Return how many ranks of one group along an axis lie in the same node."""
+        """Return how many ranks of one group along an axis are in the same node."""
         stride = 1
         for inner in _ORDER[: _ORDER.index(axis)]:
             stride *= self.layout.to_dict()[inner]

@@ -1,4 +1,4 @@
-"""The device of this machine's CPU: measured by `archlab plan --calibrate`, or estimated from what the system tells."""
+"""The device of this machine's CPU, measured by `archlab plan --calibrate` or estimated from its description."""
 
 from __future__ import annotations
 

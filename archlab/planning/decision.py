@@ -1,4 +1,4 @@
-"""Whether the best candidate can be told from the next, and what it would take where it cannot."""
+"""Whether the best candidate can be distinguished from the next, and what would be needed if not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PRIOR = np.array([1.0, 2.0, 2.0, 0.7, 0.7])
 class Decision:
     """The candidate that is forecast best and the one most likely to be better instead.
 
-    `gap` is by how much the best one's loss is lower, with its 90 % interval; `advice` says what would tell them apart.
+    `gap` is the difference of their losses, with its 90 % interval; `advice` says what would distinguish them.
     """
 
     best: str
@@ -39,7 +39,7 @@ def decide(fitted: Candidates, params: float, tokens: float) -> Decision | None:
     if len(fitted.draws) < 2:
         return None
     points = {name: draws.forecast(params, tokens) for name, draws in fitted.draws.items()}
-    sampled = {name: draws.sampled(params, tokens) for name, draws in fitted.draws.items()}
+    sampled = {name: draws.sample(params, tokens) for name, draws in fitted.draws.items()}
     best = min(points, key=points.__getitem__)
     rival = max((name for name in points if name != best), key=lambda name: _wins(sampled, name, best))
     probability = float((np.array(list(sampled.values())).argmin(0) == list(sampled).index(best)).mean())
@@ -55,8 +55,8 @@ def _wins(sampled: dict[str, Floats], name: str, best: str) -> float:
 
 
 def _advise(fitted: Candidates, pair: tuple[str, str], target: tuple[float, float], gap: float, error: float) -> str:
-    """Say how many seeds, or which further sizes, would tell two candidates apart."""
-    start = f"stop: {pair[0]} and {pair[1]} cannot be told apart at this budget"
+    """Say how many seeds, or which further sizes, would distinguish two candidates."""
+    start = f"stop: {pair[0]} and {pair[1]} cannot be distinguished at this budget"
     times = np.inf if gap <= 0 else (_NEEDED * error / gap) ** 2
     ways = []
     if times <= _MOST_SEEDS:
@@ -65,7 +65,7 @@ def _advise(fitted: Candidates, pair: tuple[str, str], target: tuple[float, floa
     if size is not None:
         ways.append(f"further sizes up to {size:.2g} params")
     if not ways:
-        return f"{start}, nor by {_MOST_SEEDS} times as many seeds: choose by something else than the loss"
+        return f"{start}, nor by {_MOST_SEEDS} times as many seeds: choose by something other than the loss"
     return f"{start}; {' or '.join(ways)} would, if the gap is as forecast and the noise stays"
 
 
@@ -81,7 +81,7 @@ def _size_needed(
     ]
     today = sum(_variance(law, n, d, target, v) for law, (n, d), v in zip(laws, runs, noise, strict=True))
     for extra in range(1, _MOST_RUNGS + 1):
-        longer = [_extended(n, d, extra) for n, d in runs]
+        longer = [_add_rungs(n, d, extra) for n, d in runs]
         if max(n.max() for n, _ in longer) >= target[0]:
             return None
         then = sum(_variance(law, n, d, target, v) for law, (n, d), v in zip(laws, longer, noise, strict=True))
@@ -96,7 +96,7 @@ def _runs_of(fitted: Candidates, name: str) -> tuple[Floats, Floats]:
     return runs.params_P[mine], runs.tokens_P[mine]
 
 
-def _extended(params_P: Floats, tokens_P: Floats, extra: int) -> tuple[Floats, Floats]:
+def _add_rungs(params_P: Floats, tokens_P: Floats, extra: int) -> tuple[Floats, Floats]:
     """Add rungs above the largest, as far apart as the two largest are, with its runs at as many tokens a parameter."""
     sizes = np.unique(params_P)
     step = sizes[-1] / sizes[-2] if len(sizes) > 1 else 2.0

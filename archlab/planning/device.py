@@ -36,7 +36,7 @@ class Links:
 
 @dataclass(frozen=True)
 class Reserved:
-    """Memory that is no tensor's: bytes of the context, of communication libraries, share lost by the allocator."""
+    """Memory that is not a tensor's: bytes of the context, of communication libraries, share lost by the allocator."""
 
     context: NonNegative
     communication: NonNegative
@@ -98,7 +98,7 @@ def own_folder() -> Path | None:
 
 
 def read_device(file: Path) -> Device:
-    """Read a device from a file; raise ConfigError naming file and path of what is unknown, missing or invalid."""
+    """Read a device from a file; raise ConfigError naming file and path of an unknown, missing or invalid value."""
     try:
         device = parse_device(load_yaml(file))
     except ConfigError as error:
@@ -107,6 +107,6 @@ def read_device(file: Path) -> Device:
 
 
 def parse_device(tree: Mapping[str, Any]) -> Device:
-    """Check the YAML data of a device; raise ConfigError naming the path of what is unknown, missing or invalid."""
+    """Check the YAML data of a device; raise ConfigError naming the path of an unknown, missing or invalid value."""
     reject_unknown(tree, [key for key in settings_of(Device) if key not in _OF_THE_FILE], "")
     return parse_settings(tree, Device, "")

@@ -16,7 +16,7 @@ def load_device(name: str, folder: Path = Path()) -> Device:
     Raises ConfigError for an unknown name, an unknown or missing key, and a value out of range.
     """
     if is_file_name(name):
-        return read_device(_existing(folder / name))
+        return read_device(_existing_devices(folder / name))
     if name == CPU:
         return load_cpu()
     known = device_files()
@@ -26,13 +26,13 @@ def load_device(name: str, folder: Path = Path()) -> Device:
 
 
 def device_files() -> dict[str, Path]:
-    """Return the files of all devices by name; one of the user's own takes the place of a shipped one."""
+    """Return the files of all devices by name; one of the user's own replaces a shipped one."""
     own = own_folder()
     folders = (SHIPPED, *([own] if own is not None else []))
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
 
 
-def _existing(file: Path) -> Path:
+def _existing_devices(file: Path) -> Path:
     if not file.is_file():
         raise ConfigError("", f"no file {str(file)!r}")
     return file

@@ -1,4 +1,4 @@
-"""A training run tried without memory: whether its layout fits, what each rank takes, and whether the plan knew."""
+"""A training run tried without memory: whether its layout fits, the memory of each rank, and the plan's error."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from archlab.config.parallel import ParallelConfig, layout_of
 from archlab.data.task import Task
 from archlab.errors import ArchlabError, ConfigError
 from archlab.modeling.build import validate
-from archlab.parallel.fit import require_fit
+from archlab.parallel.check_layout import require_fit
 from archlab.planning.device import CPU, Device
 from archlab.planning.device_files import load_device
 from archlab.planning.fake_step import track_update
 from archlab.planning.plan import Plan, plan
-from archlab.runtime.place import find_place
+from archlab.runtime.distributed_env import find_place
 
 CLUSTER = "a100-80g"  # the device of a layout of several, unless another one is named
 CLOSE = 0.1  # the share by which plan and tracker may differ
@@ -24,8 +24,8 @@ CLOSE = 0.1  # the share by which plan and tracker may differ
 class TrainingDryRun:
     """The plan of a training run, and the bytes of tensors in an update that was made without memory.
 
-    `tracked_bytes` are those of the rank that has most, by torch's tracker; `missing_data` says what is missing of the
-    data, if anything is.
+    `tracked_bytes` are those of the rank that has most, by torch's tracker; `missing_data` says which data are missing
+    of the data, if anything is.
     """
 
     plan: Plan

@@ -1,4 +1,4 @@
-"""What a training run's evaluations take."""
+"""The cost of a training run's evaluations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from archlab.errors import ArchlabError
 
 
 def evaluated_tokens(experiment: Experiment) -> int:
-    """Return the tokens of all of a run's evaluations, without those of data that are not at hand."""
+    """Return the tokens of all of a run's evaluations, without those of data that are not available."""
     train = experiment.train
     evaluations = -(-train.steps // train.eval_every) if train.eval_every else 1
     return evaluations * (train.eval_tokens or _split_tokens(experiment))

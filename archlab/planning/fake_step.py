@@ -30,7 +30,7 @@ from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay
 from archlab.parallel.session import Session
 from archlab.planning.fewer_layers import by_few_layers
-from archlab.runtime.place import Place
+from archlab.runtime.distributed_env import Place
 from archlab.runtime.private_apis import DispatchMode, fake_process_group, is_device_query, memory_tracker
 from archlab.training.step import TrainStep
 
@@ -67,7 +67,7 @@ def _track(experiment: Experiment, layout: Layout, rank: int, before: Relay | No
     ):
         model = validate(experiment)
         with on_fake_cpu(model):
-            step = _FakeStep(_as_tracked(experiment), ranks, model)
+            step = _FakeStep(_without_compilation(experiment), ranks, model)
             if step.relay is not None and before is not None:
                 step.relay.expect(before)
             step.fill_moments()
@@ -78,7 +78,7 @@ def _track(experiment: Experiment, layout: Layout, rank: int, before: Relay | No
             return tracker.get_tracker_snapshot("peak")[_CPU]["Total"], step.relay
 
 
-def _as_tracked(experiment: Experiment) -> Experiment:
+def _without_compilation(experiment: Experiment) -> Experiment:
     # A compiler has nothing to compile here; on a GPU it leaves less alive than is counted.
     return replace(experiment, train=replace(experiment.train, device="cpu", compile="off"))
 
@@ -111,11 +111,11 @@ class _FakeStep(TrainStep):
         return [example_batch(self.task, self.model, own)]
 
     def fill_moments(self) -> None:
-        """Make what every update but the first finds: the optimizer's moments, and what DTensor knows of operations."""
+        """Create the state that every update but the first finds: the optimizer's moments, and DTensor's caches."""
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         # DTensor learns the shapes of results once for each operation, from whole tensors without memory of its own,
-        # which the tracker could not tell from those of the update.
+        # which the tracker could not distinguish from those of the update.
         with _Answers():
             clip_gradients(self.model, math.inf, self.ranks)
             self.optimizer.step()
@@ -123,7 +123,7 @@ class _FakeStep(TrainStep):
 
 
 class _Answers(DispatchMode):
-    """Answers 1 where Python reads a value of a tensor that has none, and runs what is inside opaque operations."""
+    """Answers 1 where Python reads a value of a tensor that has none, and runs the contents of opaque operations."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""Figures of a deep model from models of fewer layers: what each further layer adds to them is the same for all."""
+"""Figures of a deep model from models of fewer layers: each further layer adds the same to them."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,7 @@ class CandidateForecast:
 
 @dataclass(frozen=True)
 class Target:
-    """What is forecast: a model of `params` parameters without embeddings, trained on `tokens` tokens."""
+    """The target of a forecast: a model of `params` parameters without embeddings, trained on `tokens` tokens."""
 
     params: float
     tokens: float
@@ -45,7 +44,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Fit:
-    """Forecasts, the best first, and what speaks for and against them."""
+    """Forecasts, the best first, with notes on their reliability."""
 
     candidates: tuple[CandidateForecast, ...]
     backtest: Backtest
@@ -54,7 +53,7 @@ class Fit:
     target: Target
     decision: Decision | None  # None for a single candidate
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the fit as values that JSON has."""
         return asdict(self)
 
@@ -63,7 +62,7 @@ def fit_losses(points: Sequence[LossPoint], *, params: float, tokens: float, see
     """Forecast the loss of every candidate at a target of `params` parameters and `tokens` tokens.
 
     `seed` is of the bootstrap: the same points and seed give the same figures, in whatever order the points are.
-    Raises ArchlabError saying what is missing where the losses are too few, or do not tell what the target asks.
+    Raises ArchlabError saying what is missing if the losses are too few, or do not determine the forecast.
     """
     check_points(points)
     if not points:
@@ -77,20 +76,20 @@ def fit_losses(points: Sequence[LossPoint], *, params: float, tokens: float, see
         _forecasts(fitted, params, tokens),
         tested,
         fitted.shared_exponents,
-        fitted.notes + _crossing(tested, decision),
+        fitted.notes + _note_crossing(tested, decision),
         Target(float(params), float(tokens)),
         decision,
     )
 
 
-def _crossing(tested: Backtest, decision: Decision | None) -> tuple[str, ...]:
+def _note_crossing(tested: Backtest, decision: Decision | None) -> tuple[str, ...]:
     if decision is None or not tested.ranking or tested.ranking[0] == decision.best:
         return ()
     return (f"{tested.ranking[0]} is best at the largest rung, {decision.best} is forecast best at the target",)
 
 
 def _forecasts(fitted: Candidates, params: float, tokens: float) -> tuple[CandidateForecast, ...]:
-    sampled = {name: draws.sampled(params, tokens) for name, draws in fitted.draws.items()}
+    sampled = {name: draws.sample(params, tokens) for name, draws in fitted.draws.items()}
     best_S = np.array(list(sampled.values())).argmin(0)
     found = []
     for position, (name, draws) in enumerate(fitted.draws.items()):

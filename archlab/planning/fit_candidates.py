@@ -36,7 +36,7 @@ def fit_candidates(
 ) -> Candidates:
     """Fit the law of every candidate, each for a target of params and tokens.
 
-    Raises ArchlabError where the losses are too few, or do not tell what a target asks.
+    Raises ArchlabError if the losses are too few, or do not determine the forecast.
     """
     names = sorted({point.candidate for point in points})
     runs = {name: Runs.of(points, [name]) for name in names}
@@ -91,7 +91,7 @@ def _too_few(name: str, runs: Runs, form: Form) -> str:
 
 
 def _require_enough(together: Runs, form: Form, lacking: Sequence[str]) -> None:
-    """Raise ArchlabError where even common exponents leave nothing to tell the noise from."""
+    """Raise ArchlabError where even common exponents leave no degrees of freedom for the noise."""
     linear = 1 + sum(form.terms)
     num_free = sum(form.terms) + linear * len(together.names)
     cells = np.bincount(together.candidate_P[np.unique(together.cell_P, return_index=True)[1]])
@@ -105,7 +105,7 @@ def _require_enough(together: Runs, form: Form, lacking: Sequence[str]) -> None:
 
 
 def _differ(own: Sequence[LawFit], shared: LawFit) -> bool:
-    """Tell whether exponents of their own fit so much better that it is no chance (F test, 5 %)."""
+    """Return whether exponents of their own fit so much better that it is no chance (F test, 5 %)."""
     left = sum(sum(fit.freedoms) for fit in own)
     gained = sum(shared.freedoms) - left
     unexplained = sum(fit.objective for fit in own)

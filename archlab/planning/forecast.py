@@ -1,9 +1,10 @@
 """Forecasts of candidates' losses with intervals, by a bootstrap over cells and seeds.
 
-Each sample adds noise to the fitted loss of every cell (a size and token count) and fits the law again, so that what is
-not known of the exponents is in the interval. The noise is what the runs show: of seeds about their cell's mean, and of
-cells about the law. Its variance is drawn too, from what so few runs leave open of it, which widens the intervals as
-Student's t does. Runs of several candidates with the same rung and seed share as much noise as their residuals do.
+Each sample adds noise to the fitted loss of every cell (a size and token count) and fits the law again, so that the
+uncertainty of the exponents is in the interval. The noise is estimated from the runs: of seeds about their cell's mean,
+and of cells about the law. Its variance is drawn too, from what so few runs leave open of it, which widens the
+intervals as Student's t does. Runs of several candidates with the same rung and seed share as much noise as their
+residuals do.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Draws:
         """Return the loss that the fitted law gives."""
         return float(losses(self.law_15, params, tokens)[0])
 
-    def sampled(self, params: float, tokens: float) -> Floats:
+    def sample(self, params: float, tokens: float) -> Floats:
         """Return the loss that each law of the bootstrap gives, [S]."""
         return losses(self.laws_S5, params, tokens)
 
@@ -126,5 +127,5 @@ def _standard_residuals(fit: LawFit) -> Floats:
     fitted = np.log(sum(evaluate(fit.theta_1V, x_P, z_P, fit.runs.candidate_P)))[0]
     residual = np.log(fit.runs.loss_P / fit.unit) - fitted
     size = np.sqrt((fit.weight_P * residual**2).mean())
-    # What is left of an exact law is rounding, and rounding of neighbors is alike.
+    # The residual of an exact law is rounding, and rounding of neighbors is alike.
     return residual / size if size > 1e-9 else np.zeros_like(residual)

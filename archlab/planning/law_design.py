@@ -14,9 +14,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-# Published exponents lie between 0.05 and 0.8; below the lowest a power cannot be told from a logarithm.
+# Published exponents lie between 0.05 and 0.8; below the lowest a power cannot be distinguished from a logarithm.
 EXPONENTS = (0.03, 1.5)
-SMALLEST_TERM = 1e-7  # of the loss: a term that the data do not show ends here, since its logarithm is what is fitted
+SMALLEST_TERM = 1e-7  # of the loss: a term that the data do not show ends here, since its logarithm is fitted
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which law the losses of a candidate can tell: of size and tokens, or of what they varied together."""
+"""The law that a candidate's losses can determine: of size and tokens, or of one variable along a line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from archlab.planning.law_design import Floats
 from archlab.planning.scaling_law import Runs
 
 _FEWEST = 3  # sizes and token counts: a power and a constant take three
-_ON_A_LINE = 0.05  # of log D about its line in log N: N and D are told apart by more than a twentieth
-_FARTHEST = 30.0  # times off that line: up to there, 92 of 100 planted laws lay in their 90 % interval
+_ON_A_LINE = 0.05  # of log D about its line in log N: N and D are distinguishable above a twentieth
+_FARTHEST = 30.0  # times off that line: up to there, 92 of 100 planted laws fell in their 90 % interval
 _SAME = 0.01
 _RATIO = np.log(2.5)  # of exponents of N and D: published ones differ by less
 
@@ -34,7 +34,8 @@ class Form:
     def split(self, laws_S5: Floats, rng: np.random.Generator | None = None) -> Floats:
         """Return laws of N along the line as laws of N and D; unchanged where there is no line.
 
-        Which share of what falls is due to D, and how its exponent differs from that of N, losses along a line do not
+        Which share of the reducible loss is due to D, and how its exponent differs from that of N, losses along a line
+        do not
         tell: both are drawn, or even without `rng`. Value, slope and curvature in the middle of the sizes are kept, so
         that the laws fit as well as before and part where they are extended.
         """
@@ -85,7 +86,7 @@ def _along_one(name: str, runs: Runs, params: float, tokens: float, sizes: int, 
     word = "size" if sizes == 1 else "token count"
     if abs(np.log(target / value)) > _SAME:
         raise ArchlabError(
-            f"{name}: has losses of one {word} only ({fixed}={value:g}), so what another would give is unknown; "
+            f"{name}: has losses of one {word} only ({fixed}={value:g}), so the effect of another is unknown; "
             f"at least {_FEWEST} {word}s are needed"
         )
     _require(name, max(sizes, counts), "token counts" if sizes == 1 else "sizes")
@@ -99,11 +100,11 @@ def _along_line(name: str, line: tuple[float, float], middle: float, params: flo
     ratio = f"D = {np.exp(intercept):.3g} N" + (f"^{slope:.3g}" if abs(slope - 1) > _SAME else "")
     if abs(off) > np.log(_FARTHEST) or slope <= 0:
         raise ArchlabError(
-            f"{name}: size and tokens varied together ({ratio}), so their effects cannot be told apart, and the target "
-            f"has {np.exp(abs(off)):.3g} times {'more' if off > 0 else 'fewer'} tokens than that: "
+            f"{name}: size and tokens varied together ({ratio}), so their effects cannot be distinguished, and the "
+            f"target has {np.exp(abs(off)):.3g} times {'more' if off > 0 else 'fewer'} tokens than that: "
             "losses at another number of tokens per parameter are needed"
         )
-    note = f"size and tokens varied together ({ratio}), so the law gives each half of what falls"
+    note = f"size and tokens varied together ({ratio}), so the law gives each half of the reducible loss"
     if abs(off) > _ON_A_LINE:
         note += "; the target is off that line, and its interval spans all that falls being due to one or the other"
     return Form((True, False), (intercept, slope), middle, note)

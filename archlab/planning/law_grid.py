@@ -35,7 +35,7 @@ class Grid:
 
 
 def grid_search(design: Design, loss_SP: Floats, nodes: int) -> Grid:
-    """Project samples, of a size about 1, at the nodes of a grid with so many in each direction."""
+    """Project samples, of a size about 1, at the nodes of a grid with the given number of points in each direction."""
     axes = np.geomspace(*EXPONENTS, nodes)
     a_K, b_K = (axis.ravel() for axis in np.meshgrid(*(axes if on else axes[:1] for on in design.terms), indexing="ij"))
     projections = []
@@ -62,7 +62,7 @@ class Projections:
     @classmethod
     def of(cls, columns_KPC: Floats, places: list[int], loss_SP: Floats, weight_P: Floats) -> Projections:
         """Fit samples with the columns, which stand at these places among E and the two terms."""
-        # Relative errors are those of log L as long as they are small; what is small beside them, the refinement gives.
+        # Relative errors are those of log L as long as they are small; smaller differences are left to the refinement.
         scale_P = weight_P / np.exp(np.log(loss_SP).mean(0))
         y_PS = (loss_SP * scale_P).T
         error = np.full((len(columns_KPC), len(loss_SP)), np.inf)

@@ -11,7 +11,7 @@ import numpy as np
 
 from archlab.planning.law_design import EXPONENTS, SMALLEST_TERM, Design, Floats, evaluate
 
-_LEFT = 1e-9  # of the objective: what a step may still gain where a refinement ends
+_LEFT = 1e-9  # of the objective: the gain of a step below which a refinement ends
 _ROUNDING = 1e-21  # of the objective, which is 0 where losses have no noise
 
 
@@ -28,7 +28,7 @@ def refine(design: Design, log_loss_SP: Floats, theta_SV: Floats, *, delta: floa
     """Minimize the sum of Huber losses of log L by the method of Levenberg and Marquardt, all samples at once.
 
     `delta` is where the loss turns from squared to absolute; infinity is least squares. It is summed and not averaged:
-    an average is so small that a tolerance ends the fit early, which is what went wrong in the Chinchilla paper's
+    an average is so small that a tolerance ends the fit early, which was the mistake in the Chinchilla paper's
     ([Besiroglu et al. 2024](https://arxiv.org/abs/2404.10102)).
     """
     theta, damping = theta_SV.copy(), np.full(len(theta_SV), 1e-3)
@@ -37,7 +37,7 @@ def refine(design: Design, log_loss_SP: Floats, theta_SV: Floats, *, delta: floa
         step = _step(hessian, gradient, damping)
         if ((step * gradient).sum(1) <= _LEFT * (objective + _ROUNDING)).all():
             break
-        proposal = _bounded(theta + step)
+        proposal = _clip(theta + step)
         new = _expand(design, log_loss_SP, proposal, delta)
         better = new[0] <= objective
         theta = np.where(better[:, None], proposal, theta)
@@ -45,8 +45,8 @@ def refine(design: Design, log_loss_SP: Floats, theta_SV: Floats, *, delta: floa
         hessian = np.where(better[:, None, None], new[2], hessian)
         objective = np.where(better, new[0], objective)
         damping = np.where(better, damping / 6, damping * 4).clip(1e-13, 1e8)
-    # What an undamped step would still gain, beside what is left: scale-free, and 0 where a bound holds the step.
-    undamped = _bounded(theta + _step(hessian, gradient, np.full(len(theta), 1e-10))) - theta
+    # The gain of an undamped step relative to the objective: scale-free, and 0 where a bound stops the step.
+    undamped = _clip(theta + _step(hessian, gradient, np.full(len(theta), 1e-10))) - theta
     gain = np.abs((undamped * gradient).sum(1))
     return Minimum(theta, objective, gain / (objective + _ROUNDING))
 
@@ -78,6 +78,6 @@ def _step(hessian_SVV: Floats, gradient_SV: Floats, damping_S: Floats) -> Floats
     return np.linalg.solve(damped, gradient_SV[..., None])[..., 0].clip(-1, 1)
 
 
-def _bounded(theta_SV: Floats) -> Floats:
+def _clip(theta_SV: Floats) -> Floats:
     low, high = np.log(EXPONENTS)
     return np.concatenate([theta_SV[:, :2].clip(low, high), theta_SV[:, 2:].clip(np.log(SMALLEST_TERM), None)], 1)

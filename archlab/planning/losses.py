@@ -28,7 +28,7 @@ class LossPoint:
 
 
 def read_losses(file: Path) -> tuple[list[LossPoint], list[str]]:
-    """Return the points of a CSV file with a header, and notes of what was left out.
+    """Return the points of a CSV file with a header, and notes about rows left out.
 
     Raises ArchlabError naming the file, and where it applies the row (its line in the file) and the column.
     """
@@ -57,14 +57,14 @@ def read_losses(file: Path) -> tuple[list[LossPoint], list[str]]:
 
 
 def number_problem(value: float) -> str:
-    """Return what is wrong with a size, a token count or a loss, or nothing."""
+    """Return the problem of a size, a token count or a loss, or nothing."""
     if not (math.isfinite(value) and value > 0):
         return "is not a number above 0"
     return "" if LIMITS[0] <= value <= LIMITS[1] else f"is not between {LIMITS[0]:g} and {LIMITS[1]:g}"
 
 
 def check_points(points: Iterable[LossPoint]) -> None:
-    """Raise ArchlabError naming the first point whose numbers no law can be fitted to, or that stands twice."""
+    """Raise ArchlabError naming the first point whose numbers no law can be fitted to, or that appears twice."""
     seen = set()
     for point in points:
         if not point.candidate.strip():
@@ -75,7 +75,7 @@ def check_points(points: Iterable[LossPoint]) -> None:
                 raise ArchlabError(f"{point.candidate}: {name} {show_value(value)} {problem}")
         key = (point.candidate, point.params, point.tokens, point.seed)
         if key in seen:
-            raise ArchlabError(f"{_describe(point)} stands twice; runs of the same size need different seeds")
+            raise ArchlabError(f"{_describe(point)} appears twice; runs of the same size need different seeds")
         seen.add(key)
 
 
@@ -119,7 +119,7 @@ def _check_header(file: Path, header: Sequence[str]) -> list[str]:
         raise ArchlabError(f"{file}: there is no column {missing[0]!r}{hint.replace('known', 'its columns')}")
     twice = [name for name in header if name and header.count(name) > 1]
     if twice:
-        raise ArchlabError(f"{file}: the column {twice[0]!r} stands twice")
+        raise ArchlabError(f"{file}: the column {twice[0]!r} appears twice")
     return list(header)
 
 

@@ -7,8 +7,8 @@ from archlab.config.parallel import Layout
 from archlab.modeling.step_trace import StepTrace
 from archlab.runtime.memory import cpu_heap_bytes
 
-# What `archlab train` takes beside tensors, with torch 2.13 and Python 3.11 on Linux: about 310 MB for interpreter and
-# libraries, 78 MB for what torch loads to trace, 75 MB for tracing a step, and what the first step loads.
+# Memory of `archlab train` beside tensors, with torch 2.13 and Python 3.11 on Linux: about 310 MB for interpreter and
+# libraries, 78 MB for torch's tracing modules, 75 MB for tracing a step, and libraries that the first step loads.
 PROCESS_BYTES = 510 * 10**6
 _BATCH_BYTES = 16  # of a token: input and target
 
@@ -27,7 +27,7 @@ def process_bytes(tensors: int, tokens: int, accumulate: int) -> int:
 def staged_bytes(own: int, layout: Layout) -> int:
     """Return the bytes of the copies that a rank writes a checkpoint from while it trains on.
 
-    `own` are those of its weights and moments. A model that ranks do not divide is written before training goes on;
+    `own` are those of its weights and moments. A model that ranks do not divide is written before training continues;
     of one that they do, ranks with the same parts take turns to save them.
     """
     return own // (layout.replicate * layout.chunk) if layout.shard * layout.tensor > 1 else 0

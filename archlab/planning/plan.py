@@ -1,10 +1,9 @@
-"""The plan of a training run: what it takes of a device, before anything is allocated."""
+"""The plan of a training run: memory and time of a device, before anything is allocated."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +28,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What training an experiment takes: sizes in bytes, times in seconds of an update, days for `tokens`.
+    """The cost of training an experiment: sizes in bytes, times in seconds of an update, days for `tokens`.
 
     `flops_per_token` counts forward and backward pass; `mfu` is the share of the peak that three forward passes take.
     `layout` is the experiment's, or the fastest that fits (`proposed`); where none `fits`, it is the one of least
@@ -92,7 +91,7 @@ class Plan:
         """The hours of the token budget, times the devices."""
         return self.days * 24 * self.devices
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the plan as JSON data."""
         derived = ("memory_per_device", "seconds_per_update", "tokens_per_s", "days", "device_hours")
         return {**asdict(self), "notes": list(self.notes), **{name: getattr(self, name) for name in derived}}
@@ -206,7 +205,7 @@ def _mfu(trace: StepTrace, setting: Setting, step: ShardedStep, tokens: int) -> 
 
 
 def _notes(device: Device) -> tuple[str, ...]:
-    # The path of a shipped file tells nothing, and is as long as the place where archlab is installed.
+    # The path of a shipped file is not informative, and as long as the installation path.
     file = "" if Path(device.file).parent == SHIPPED else f" ({device.file})"
     notes = [f"{device.name}: {device.description}{file}"]
     if device.threads and device.threads != torch.get_num_threads():

@@ -1,4 +1,4 @@
-"""Roofline time of a training step: each operation takes what its FLOPs or its bytes take, whichever is longer."""
+"""Roofline time of a training step: each operation takes the time of its FLOPs or of its bytes, whichever is longer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from archlab.modeling.step_trace import OpCost
 from archlab.planning.device import Device
 
-# Fused, elementwise operations read and write what several of them share once: about half of the bytes are left. With
-# this share the planned gain of compilation is what torchtitan's users measured with Llama 3.1 8B on 8 H100 (16 %).
+# Fused, elementwise operations read and write shared tensors once: about half of the bytes are left. With
+# this share the planned gain of compilation matches that of torchtitan's users with Llama 3.1 8B on 8 H100 (16 %).
 FUSED_BYTES = 0.54
 _MATMULS = (
     *("mm", "bmm", "addmm", "baddbmm", "linear", "matmul", "convolution", "convolution_backward"),
@@ -21,7 +21,7 @@ _MATMULS = (
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of some operations by what bounds them: arithmetic, memory, and launching them in eager mode."""
+    """Seconds of some operations by their bound: arithmetic, memory, and launching them in eager mode."""
 
     compute: float = 0.0
     memory: float = 0.0
@@ -47,7 +47,7 @@ def step_time(ops: Iterable[OpCost], device: Device, *, compiled: bool, share: f
         else:
             memory += movement
         launch += 0.0 if compiled and is_fusible(op) else op.calls * device.call_seconds
-    if device.kind == "gpu":  # which works while the host launches what comes next
+    if device.kind == "gpu":  # which works while the host launches the next kernels
         launch = max(0.0, launch - compute - memory)
     return StepTime(compute, memory, launch)
 
@@ -58,7 +58,7 @@ def is_fusible(op: OpCost) -> bool:
 
 
 def kind_of(op: OpCost) -> str:
-    """Return matmul, attention, scan or other: what limits the share of the peak that an operation reaches."""
+    """Return matmul, attention, scan or other: the class that limits an operation's share of the peak."""
     base = op.name.removeprefix("aten.").removeprefix("archlab.").split(".")[0]
     if "attention" in base:
         return "attention"

@@ -19,7 +19,7 @@ from archlab.planning.losses import LossPoint
 _HUBER = 2.0  # standard deviations, beyond which a run counts as an outlier: 99 % efficient on Gaussian noise
 _HUBER_SCALE = 0.9205  # the mean of min(z^2, 4) of a standard normal z
 _NODES, _PARTS = 30, 5  # of the grid in each direction: neighbors differ by a seventh, 25 parts have a start each
-_CONVERGED = 1e-5  # of the objective, what a further step would gain
+_CONVERGED = 1e-5  # of the objective: the gain of a further step
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Noise:
-    """What is known of the noise of log L: its variance, of how many degrees of freedom, and that of a single run."""
+    """The noise of log L: its variance, of how many degrees of freedom, and that of a single run."""
 
     variance: float
     freedom: int
@@ -132,7 +132,7 @@ def fit_law(runs: Runs, terms: tuple[bool, bool]) -> LawFit:
     starts = _starts(design, np.exp(log_loss_1P))
     freedom = max(1, len(runs.loss_P) - design.num_free)
     delta = np.inf
-    for _ in range(4):  # the scale of the noise, and the outliers that it tells, settle together
+    for _ in range(4):  # the scale of the noise and its outliers converge together
         found = refine(design, np.repeat(log_loss_1P, len(starts), 0), starts, delta=delta, iterations=30)
         starts = found.theta_SV[np.argsort(found.objective_S, kind="stable")][:6]
         delta = _HUBER * _scale(_residuals(design, log_loss_1P, starts[:1]), freedom, delta)

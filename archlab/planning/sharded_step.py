@@ -24,11 +24,11 @@ RANK_REDUCE = "archlab.rank_reduce"  # the operation of sums over the axis tenso
 class MemoryTerms:
     """Bytes of one device at the peak of a step.
 
-    `gathered` are the weights of the blocks that FSDP has whole at a time, and what it sends weights and gradients in;
+    `gathered` are the weights of the blocks that FSDP has whole at a time, and its buffers for weights and gradients;
     `activations` include gradients that it has not divided by then, `gradients` those that are there. `context` is the
-    process (on a CPU the interpreter with its libraries, and what its allocator keeps), `communication` buffers of
-    collectives, `allocator` what fragmentation loses, `staged` the copies that a checkpoint is written from while
-    training goes on: of a GPU's process they are in the host's memory.
+    process (on a CPU the interpreter with its libraries, and its allocator's cache), `communication` buffers of
+    collectives, `allocator` the loss to fragmentation, `staged` the copies that a checkpoint is written from while
+    training continues: of a GPU's process they are in the host's memory.
     """
 
     weights: int
@@ -70,7 +70,7 @@ class TimeTerms:
 
 @dataclass(frozen=True)
 class ShardedStep:
-    """What a layout asks of each device in an update."""
+    """The demands of a layout on each device in an update."""
 
     layout: Layout
     micro_batch: int
@@ -81,7 +81,7 @@ class ShardedStep:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all layouts of a plan share: experiment (its precision resolved), work and device.
+    """The parts common to all layouts of a plan: experiment (its precision resolved), work and device.
 
     `compiled` says whether blocks are, and `can_chunk` whether a sequence may be cut.
     """
@@ -110,7 +110,7 @@ class Setting:
 
 def shard_step(setting: Setting, layout: Layout) -> ShardedStep:
     """Return memory and time of an update on each device of a layout, which must divide the sequences."""
-    # The experiment's micro-batch is what one device holds at a time, whatever the layout leaves for it to do.
+    # The experiment's micro-batch is the batch of one device at a time, under any layout.
     train = setting.experiment.train
     micro, accumulate = divide_sequences(layout, train.batch_size, train.accumulate)
     trace = setting.workload.at(micro, layout.tensor)
@@ -121,11 +121,11 @@ def shard_step(setting: Setting, layout: Layout) -> ShardedStep:
 def _memory(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accumulate: int) -> MemoryTerms:
     weights, optimizer = trace.weight_bytes // layout.shard, trace.optimizer_bytes // layout.shard
     if layout.shard > 1:
-        gradients, activations, gathered = _sharded(setting, layout, micro, accumulate)
+        gradients, activations, gathered = _sharded_peak(setting, layout, micro, accumulate)
     else:
         gradients, activations, gathered = trace.gradient_bytes, _activations(setting, layout, micro), 0
     whole = trace.gradient_bytes // layout.shard
-    if (summed := whole + _summed(layout, trace, whole)) > gradients + activations + gathered:
+    if (summed := whole + _summed_bytes(layout, trace, whole)) > gradients + activations + gathered:
         gradients, activations, gathered = whole, summed - whole, 0
     tensors = weights + gradients + optimizer + activations + gathered
     reserved, is_gpu = setting.device.reserved, setting.device.kind == "gpu"
@@ -143,8 +143,8 @@ def _memory(setting: Setting, layout: Layout, trace: StepTrace, micro: int, accu
     )
 
 
-def _sharded(setting: Setting, layout: Layout, micro: int, accumulate: int) -> tuple[int, int, int]:
-    """Return gradients, activations and what is whole at the peak of a device that has the blocks one at a time."""
+def _sharded_peak(setting: Setting, layout: Layout, micro: int, accumulate: int) -> tuple[int, int, int]:
+    """Return gradients, activations and unsharded bytes at the peak of a device that has the blocks one at a time."""
     pieces = _pieces(layout, micro)
     memory = setting.workload.memory_at(micro / pieces / layout.chunk, layout.tensor)
     moment = peak_moment(memory, layout.shard, pieces=pieces, again=accumulate > 1)
@@ -160,7 +160,7 @@ def _activations(setting: Setting, layout: Layout, micro: int) -> int:
     """Return the bytes at the peak beyond weights, gradients and optimizer, of a device that has all weights."""
     if layout.chunk == 1:
         return _at_peak(setting.workload.at(micro, layout.tensor))
-    # All pieces go forward before the first one goes backward, so that what one takes there comes on top.
+    # All pieces go forward before the first one goes backward, so that their activations add up.
     pieces = _pieces(layout, micro)
     piece = setting.workload.at(micro / pieces / layout.chunk, layout.tensor)
     carried = micro * _carried_bytes(setting, layout) // layout.tensor
@@ -171,7 +171,7 @@ def _at_peak(trace: StepTrace) -> int:
     return trace.peak_bytes - trace.weight_bytes - trace.optimizer_bytes - trace.gradient_bytes
 
 
-def _summed(layout: Layout, trace: StepTrace, gradients: int) -> int:
+def _summed_bytes(layout: Layout, trace: StepTrace, gradients: int) -> int:
     """Return the bytes of gradients that are sent at a time to be summed, once activations are gone."""
     if layout.replicate * layout.chunk == 1:
         return 0
@@ -181,8 +181,8 @@ def _summed(layout: Layout, trace: StepTrace, gradients: int) -> int:
 
 def _carried_bytes(setting: Setting, layout: Layout) -> int:
     """Return the bytes of one sequence's states at the edges of a rank's piece, the rank that has most of them."""
-    # The last but one: the state that it ends in, the message that has it, and its gradient. A rank amid others has the
-    # state that it starts from as well, and the gradient of that.
+    # The last but one: the state that it ends in, the message that has it, and its gradient. A rank between others
+    # also has the state that it starts from, and its gradient.
     begin, end = (setting.workload.state_bytes((layout.chunk - after) / layout.chunk) for after in (2, 1))
     return 3 * end + (2 * begin if layout.chunk > 2 else 0)
 
@@ -221,7 +221,7 @@ def _communication(
     # Sums over the axis tensor, in every pass over them: nothing else can be done meanwhile. One reads and writes.
     summed = sum(op.bytes for op in trace.ops if op.name == RANK_REDUCE) / 2
     products = links.reduce_seconds("tensor", summed / layout.chunk)
-    # What a stream carries over a cut: keys and values of attention, or the state of a recurrence.
+    # The state of a stream at a cut: keys and values of attention, or the state of a recurrence.
     carried = links.gather_seconds("chunk", passes * micro * trace.state_bytes * share)
     each = max(0.0, sharding - computing) + first + products + carried
     copies = links.reduce_seconds("replicate", weights / layout.shard)
@@ -231,7 +231,7 @@ def _communication(
 
 
 def _common_seconds(setting: Setting, layout: Layout, trace: StepTrace) -> float:
-    """Return the seconds in which the ranks of the axis tensor sum the gradients of what none of them divides."""
+    """Return the seconds in which the ranks of the axis tensor sum the gradients of replicated parameters."""
     if layout.tensor == 1:
         return 0.0
     # Of W bytes D are divided among n, and C are not: W = C + D, and each device has C + D / n.

@@ -12,7 +12,7 @@ from archlab.planning.device_files import device_files
 def peak_flops(kind: str, precision: str) -> float | None:
     """Return the FLOP/s of this machine's GPU or CPU in a precision; None for a GPU without a file of its own.
 
-    A CPU has a peak once it is calibrated, which is then what it was measured to reach.
+    A CPU has a peak once it is calibrated, which is then the measured one.
     """
     device = find_device(kind)
     if device is None:

@@ -12,12 +12,12 @@ from torch import nn
 from archlab.config.experiment import Experiment
 from archlab.errors import ConfigError
 from archlab.modeling.block_memory import StepMemory
-from archlab.modeling.same_steps import Step, find_memory, find_state, find_trace, step_of
 from archlab.modeling.step_trace import OpCost, StepTrace
+from archlab.modeling.trace_cache import Step, find_memory, find_state, find_trace, step_of
 from archlab.parallel.division import plan_division
 from archlab.parallel.tensor import build_part
 
-# What a model is or does per token, whatever the number of sequences.
+# Figures of a model per token, for any number of sequences.
 _CONSTANT = (
     "params_by_part",
     "params",
@@ -42,7 +42,7 @@ class Workload:
         return self._traces[1].trace
 
     def at(self, sequences: float, tensor: int = 1) -> StepTrace:
-        """Return the trace of so many sequences; at 0, what does not depend on them, such as casts of weights.
+        """Return the trace of the given number of sequences; at 0, the part independent of them, such as casts.
 
         Raises ConfigError for a model that `tensor` devices do not divide.
         """
@@ -53,7 +53,7 @@ class Workload:
         return self._traces[1].state_bytes(share)
 
     def memory_at(self, sequences: float, tensor: int = 1) -> StepMemory:
-        """Return the memory of so many sequences by block, for a device that has the blocks whole one by one."""
+        """Return the memory of the given number of sequences by block, for a device that gathers blocks one by one."""
         return self._part(tensor).memory_at(sequences)
 
     def divides(self, tensor: int) -> bool:
@@ -117,13 +117,13 @@ class _Traces:
         return find_memory(self._step(2))
 
     def memory_at(self, sequences: float) -> StepMemory:
-        """Return the memory of so many sequences by block."""
+        """Return the memory of the given number of sequences by block."""
         if sequences == 1:
             return self._one
         return _memory_between(self._one, self._two, lambda a, b: max(0, round(a + (b - a) * (sequences - 1))))
 
     def at(self, sequences: float) -> StepTrace:
-        """Return the trace of so many sequences."""
+        """Return the trace of the given number of sequences."""
         if sequences == self.sequences:
             return self.trace
         known, other = self._other

@@ -1,1 +1,1 @@
-"""What a search or a run showed, as one offline page."""
+"""Reports of searches and runs, each one offline page."""

@@ -1,4 +1,4 @@
-"""The choices of a search side by side: what each was given, what it reached, and whether that is more than noise."""
+"""Comparison of the choices of a search: their budgets, their results, and significance."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 
-from archlab.reporting.data import SearchData, short_names
 from archlab.reporting.figures.axes import knob_axis
 from archlab.reporting.html import anchor, heading, paragraph, table
+from archlab.reporting.search_data import SearchData, short_names
 from archlab.searching.results.choices import ChoiceResult, PathResult
 from archlab.searching.results.meter import in_units, search_spent
 
@@ -37,7 +37,7 @@ def choice_tables(data: SearchData) -> Iterator[str]:
 
 
 def _thirds(path: str, data: SearchData) -> Iterator[tuple[str, list[object]]]:
-    """Yield what each third of a knob's range has led to, of the logarithm where it is sampled so."""
+    """Yield the results of each third of a knob's range, of the logarithm if it is sampled so."""
     knob = knob_axis(path, path, data, data.complete)
     if not knob.is_numeric or knob.low == knob.high or len(data.complete) < _LEAST:
         return
@@ -76,7 +76,7 @@ def _cells(row: ChoiceResult) -> list[object]:
 
 
 def describe_spent(data: SearchData) -> list[str]:
-    """Return what the search has used, and of which budget, or nothing where that was not counted."""
+    """Return the used part of the search's budget, or nothing if it was not counted."""
     budget, used = data.space.study.budget, in_units(search_spent(data.study, data.folder))
     if not used["tokens"]:
         return []

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from archlab.config.experiment import Experiment, load
 from archlab.errors import ArchlabError
 from archlab.inference.suite import SuiteResult
 from archlab.modeling.cost import estimate_cost
 from archlab.reporting.kept_evaluations import read_evaluations
-from archlab.storage.model_places import experiment_file, owner_of
+from archlab.storage.find_model import experiment_file, owner_of
 from archlab.storage.provenance import read_provenance
 from archlab.storage.run_identity import is_run, require_unedited
 from archlab.training import metrics
@@ -22,10 +21,10 @@ _NOT_MEASURED = ("step", "tokens", "lr", "data_wait_s")
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One of the models that are compared; what is known of a run only is empty for another.
+    """One of the models that are compared; fields of runs only are empty for others.
 
     `costs` are those that `archlab show` counts, `metrics` the last ones that its run logged, `curve` its validation
-    loss by tokens, `data` what its training data were (`Task.describe`).
+    loss by tokens, `data` the description of its training data (`Task.describe`).
     """
 
     name: str
@@ -34,11 +33,11 @@ class ComparedModel:
     tokens: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: Sequence[tuple[int, float]] = ()
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
     evaluations: Mapping[str, SuiteResult] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
-        """Return what is compared as JSON data, with the resolved experiment."""
+        """Return the compared values as JSON data, with the resolved experiment."""
         return {
             "name": self.name,
             "experiment": self.experiment.resolved,
@@ -52,7 +51,7 @@ class ComparedModel:
 
 
 def read_models(named: Sequence[str]) -> list[ComparedModel]:
-    """Return what is known of experiments (by name or YAML file) and of directories that archlab wrote."""
+    """Return the models of experiments (by name or YAML file) and of directories that archlab wrote."""
     twice = {name for name in named if named.count(name) > 1}
     if twice:
         raise ArchlabError(f"{min(twice)}: is named twice")

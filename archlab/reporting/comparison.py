@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from archlab.config.domains import Interval
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.format import brief
+from archlab.reporting.search_data import Run, SearchData
 from archlab.searching.results.against_baseline import whole_split_values
 from archlab.searching.results.choices import significant_difference
 from archlab.searching.sampling.candidates import Candidate
@@ -18,7 +18,7 @@ _LR = "train.lr"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A metric of the best trial and of the baseline; `margin` is what random seeds alone explain at 95 %, if known.
+    """A metric of the best trial and of the baseline; `margin` is what seeds explain at 95 %, if known.
 
     `is_whole` if both were measured on the whole validation split rather than during training.
     """
@@ -48,7 +48,7 @@ class Comparison:
 
     def _noise(self) -> str:
         if self.margin is None:
-            return "and with one random seed each nothing tells whether that is noise"
+            return "and with one random seed each this may be noise"
         than = "no more than" if self.is_noise else "more than"
         return f"{than} the {self.margin:.2g} that random seeds alone explain (95 %)"
 
@@ -69,7 +69,7 @@ def compare_with_baseline(data: SearchData) -> Comparison | None:
 
 
 def _margin(data: SearchData, own: int, base: int) -> float | None:
-    """Return the difference that random seeds alone explain at 95 % between means of so many of them."""
+    """Return the difference that random seeds alone explain at 95 % between means of a given number of runs."""
     if data.noise is None:
         return None
     return significant_difference(data.noise, *(Candidate((), (0.0,) * seeds) for seeds in (own, base)))

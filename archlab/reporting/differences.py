@@ -1,4 +1,4 @@
-"""What differs between the experiments of several models: components, their knobs, and settings, by YAML path."""
+"""Differences between the experiments of several models: components, their knobs, and settings, by YAML path."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _ABSENT = "none"
 
 @dataclass(frozen=True)
 class Difference:
-    """A YAML path at which models differ, and what each has there."""
+    """A YAML path at which models differ, and the value of each."""
 
     path: str
     values: tuple[str, ...]
 
 
 def differences(experiments: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    """Return what differs between resolved experiments: their models, then task and settings of training.
+    """Return the differences between resolved experiments: their models, then task and settings of training.
 
     Lists of layers are written out, so that two ways to write one model are no difference.
     """
@@ -82,7 +82,7 @@ def _whole(line: Line | None) -> str:
 
 
 def _runs(values: Iterator[str]) -> str:
-    """Return what layers have from first to last, those alike counted: 2 x mamba, attention."""
+    """Return the kinds of layers from first to last, equal neighbors counted: 2 x mamba, attention."""
     runs = [(value, len([*alike])) for value, alike in groupby(values)]
     if len(runs) == 1:
         return runs[0][0]

@@ -1,4 +1,4 @@
-"""What a suite found, written as a directory: a page, a CSV of each curve, and everything as JSON."""
+"""The results of a suite, written as a directory: a page, a CSV of each curve, and everything as JSON."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from archlab.inference.suite import SuiteResult
 from archlab.reporting.kept_evaluations import RESULT
 from archlab.reporting.pages.evaluation_page import HEAD, evaluation_page, numbers_of, rows_of
 from archlab.storage.files import atomic_dir, write_text
+from archlab.storage.find_model import run_of_model
 from archlab.storage.manifest import write_manifest
-from archlab.storage.model_places import run_of_model
 from archlab.storage.targets import require_target
 
 KIND = "evaluation"
 
 
 def evaluation_dir(folder: Path, suite: str) -> Path | None:
-    """Return where the evaluations of a run's trained model are kept; None of a model that is no run's."""
+    """Return where the evaluations of a run's trained model are kept; None of a model that is not a run's."""
     run = run_of_model(folder)
     return None if run is None else run / "evaluations" / suite
 
@@ -46,7 +46,7 @@ def write_evaluation(out: Path, result: SuiteResult, model: str, *, force: bool)
 
 
 def _csv(first: str, found: Iterable[tuple[float | str, ...]]) -> str:
-    """Return rows as CSV; what is not known is an empty cell."""
+    """Return rows as CSV; unknown values are empty cells."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow([first, *HEAD])

@@ -23,7 +23,7 @@ _UNITS = {
     "decode_us_per_token": "decode latency, µs per token",
     "weight_bytes": "weights, bytes",
     "activation_bytes": "activations, bytes",
-    "optimizer_bytes": "what the optimizer keeps, bytes",
+    "optimizer_bytes": "optimizer state, bytes",
     "tokens_per_step": "tokens per optimizer step",
     "grad_norm": "gradient norm",
     "mfu": "share of the peak FLOP/s",

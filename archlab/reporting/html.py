@@ -36,7 +36,7 @@ def escape(text: str, keep: str = "") -> str:
 
 
 def page(title: str, lead: Sequence[str], sections: Iterable[str], data: Mapping[str, Json] | None = None) -> str:
-    """Return a page; the sections are HTML, the lead's first line stands out; `data` is what all figures share."""
+    """Return a page; the sections are HTML, the lead's first line stands out; `data` is shared by all figures."""
     head = "".join(f'<p class="{"note" if index else "lead"}">{escape(text)}</p>' for index, text in enumerate(lead))
     body = "".join(sections)
     return (
@@ -169,18 +169,18 @@ def _cell(value: Any, is_number: bool, decimals: int | None) -> str:
     if isinstance(value, Link):
         return f'<th scope="row"><a href="{escape(value.href)}">{escape(value)}</a></th>'
     if isinstance(value, int | float) and not isinstance(value, bool):
-        shown, exact = _aligned(value, decimals), str(value) if isinstance(value, int) else f"{value:.{_EXACT}g}"
+        shown, exact = _align(value, decimals), str(value) if isinstance(value, int) else f"{value:.{_EXACT}g}"
         return f'<td class="n"{"" if shown == exact else f" data-v={exact}"}>{escape(shown)}</td>'
     text = "" if value is None else str(value)
     kind = " class=long" if len(text) > _LONG else " class=n" if is_number else ""
     return f"<td{kind}>{escape(text)}</td>"
 
 
-def _aligned(value: float, decimals: int | None) -> str:
+def _align(value: float, decimals: int | None) -> str:
     if decimals == _SCIENTIFIC and math.isfinite(value):
         return f"{value:.3e}"
     shown = "" if decimals is None or not math.isfinite(value) else f"{value:,.{decimals}f}"
-    # What would be shown as zero, or is too large or small to be read so, has digits of its own.
+    # Numbers that would be shown as zero, or are too large or small, have their own format.
     return shown if shown and len(shown) <= _WIDEST and (value == 0 or float(shown.replace(",", ""))) else number(value)
 
 
@@ -197,7 +197,7 @@ def facts(pairs: Mapping[str, Any]) -> str:
 
 
 def key_figures(items: Iterable[tuple[str, str, str]]) -> str:
-    """Return the few figures that matter most: name, value, and what belongs to it, as text."""
+    """Return the key figures: name, value, and a note, as text."""
     cells = (
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(about)}</small></dd></div>"
         for name, value, about in items

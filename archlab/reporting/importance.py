@@ -9,7 +9,7 @@ from collections.abc import Callable
 from optuna.trial import FrozenTrial
 
 from archlab.errors import one_line
-from archlab.reporting.data import SearchData
+from archlab.reporting.search_data import SearchData
 
 EVALUATOR = "PED-ANOVA"
 # From few trials it reads chance as importance: seven with one learning rate among the best and the worst gave it 0.97.

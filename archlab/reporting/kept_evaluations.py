@@ -12,11 +12,11 @@ from archlab.inference.suite import Curve, Estimate, SuiteResult
 from archlab.storage.json_values import require_fields
 
 RESULT = "result.json"
-_WHAT = "what a suite found of a model"
+_WHAT = "the results of a suite"
 
 
 def read_evaluations(run: Path) -> dict[str, SuiteResult]:
-    """Return what suites found of a run's trained model, by suite; raise ArchlabError naming a damaged file."""
+    """Return the results of suites on a run's trained model, by suite; raise ArchlabError naming a damaged file."""
     files = sorted(run.glob(f"evaluations/*/{RESULT}"))
     return {file.parent.name: _read(file) for file in files}
 

@@ -17,7 +17,7 @@ def rung_title(rung: RungSummary) -> str:
 
 
 def forecast_cells(loss: float | None, figures: Mapping[str, Any] | None) -> tuple[str, str, str, str]:
-    """Return what came out, what was forecast, its interval, and the relative error; an error outside is marked."""
+    """Return the result, its forecast with interval, and the relative error; one outside the interval is marked."""
     measured = "" if loss is None else f"{loss:.4f}"
     if not figures:
         return measured, "", "", ""
@@ -67,7 +67,7 @@ def _figures(found: Any) -> str:
 
 
 def backtest_lines(fit: Mapping[str, Any] | None) -> list[str]:
-    """Return what the law of the smaller rungs said of the largest, one line."""
+    """Return the forecast of the largest rung by the smaller rungs' law, as one line."""
     held = (fit or {}).get("backtest", {}).get("held_out", [])
     if not held:
         return []

@@ -1,4 +1,4 @@
-"""Models side by side: what differs, what they cost, how they learned, what suites found, and what is unfair."""
+"""Comparison of models: differences, costs, learning curves, results of suites, and unequal conditions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ModelComparison:
 
 
 def compare_models(named: Sequence[str]) -> ModelComparison:
-    """Compare experiments and directories that archlab wrote; raise ArchlabError for what is neither."""
+    """Compare experiments and directories that archlab wrote; raise ArchlabError for anything else."""
     models = read_models(named)
     found = differences([model.experiment.resolved for model in models])
     return ModelComparison(models, found, tuple(_notes(models)))
@@ -53,7 +53,7 @@ def _notes(models: Sequence[ComparedModel]) -> Iterator[str]:
         yield "They were trained on different numbers of tokens: read their curves at equal tokens."
     if len({model.experiment.train.eval_tokens for model in trained}) > 1:
         yield "Their validation losses are of different parts of the validation split."
-    yield "Each is one run: what another random seed would give is not known, so small differences may be noise."
+    yield "Each is one run: the effect of another random seed is unknown, so small differences may be noise."
 
 
 def write_comparison(out: Path, found: ModelComparison, *, force: bool) -> None:

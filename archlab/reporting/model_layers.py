@@ -1,4 +1,4 @@
-"""A model's layers, from the data of its experiment: which are alike, and what each kind is made of."""
+"""A model's layers, from the data of its experiment: equal ones grouped, and the components of each kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Line:
 
 @dataclass(frozen=True)
 class LayerList:
-    """A list of a model's layers, repeats written out, and what stands before and after it in the model."""
+    """A list of a model's layers, repeats expanded, and the components before and after it in the model."""
 
     slot: str
     layers: tuple[Mapping[str, Any], ...]
@@ -77,7 +77,7 @@ def _lists(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tup
 
 
 def is_components(value: Any) -> bool:
-    """Tell whether a value of a resolved model is a list of components, such as its layers."""
+    """Return whether a value of a resolved model is a list of components, such as its layers."""
     return isinstance(value, list) and bool(value) and all(map(_is_component, value))
 
 
@@ -90,7 +90,7 @@ def _without_repeat(layer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def layer_lines(layer: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Line]:
-    """Yield the components of a layer from the outside to the inside; what is `none` is left out."""
+    """Yield the components of a layer from the outside to the inside; components called `none` are left out."""
     if layer["type"] == "none":
         return
     own = {key: value for key, value in layer.items() if key != "type" and not isinstance(value, Mapping | list)}

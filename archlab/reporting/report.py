@@ -6,10 +6,10 @@ from pathlib import Path
 
 from archlab.config.yaml_files import load_yaml
 from archlab.errors import ArchlabError
-from archlab.reporting.data import read_search
 from archlab.reporting.pages.ladder_page import ladder_page
 from archlab.reporting.pages.run_page import run_page
 from archlab.reporting.pages.search_page import search_page
+from archlab.reporting.search_data import read_search
 from archlab.storage.files import write_text
 from archlab.storage.locks import lock
 from archlab.storage.targets import require_report_target

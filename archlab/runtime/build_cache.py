@@ -42,7 +42,7 @@ def cached_library(kind: str, name: str, parts: tuple[str, ...], build: Callable
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes that were killed long ago had begun to build."""
+    """Remove unfinished builds of processes that were killed long ago."""
     for partial in folder.glob(f"{_PARTIAL}*/"):
         with suppress(OSError):
             if time.time() - partial.stat().st_mtime > _ABANDONED_S:
@@ -56,7 +56,7 @@ def build_key(name: str, *parts: str) -> str:
 
 
 def _is_sound(file: Path) -> bool:
-    """Tell whether a library is what was published; one that is not is removed, so that it is built again."""
+    """Return whether a library matches its checksum; one that does not is removed, so that it is built again."""
     problem = next(_problems(file), "")
     if problem:
         _log.warning("%s: it is built again", problem)
@@ -68,7 +68,7 @@ def _is_sound(file: Path) -> bool:
 def _problems(file: Path) -> Iterator[str]:
     try:
         if file.is_symlink() or not file.is_file():
-            yield f"{file} is no file"
+            yield f"{file} is not a file"
         if problem := distrust(file):
             yield problem
         if _sum(file) != file.name.split(".")[-2]:

@@ -23,7 +23,7 @@ _MEMORY = {
     ),
     2: (("memory.max", "memory.current"), ("memory.high", "memory.current")),
 }
-# Of memory.stat: what the kernel takes back before it kills, which /proc/meminfo counts as available too.
+# Of memory.stat: memory that the kernel reclaims before it kills, which /proc/meminfo counts as available too.
 _RECLAIMABLE = {
     1: ("total_inactive_file", "total_active_file"),
     2: ("inactive_file", "active_file", "slab_reclaimable"),
@@ -32,7 +32,7 @@ _RECLAIMABLE = {
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """The tightest limit on memory of this process's groups, in bytes, and what it leaves to allocate."""
+    """The tightest limit on memory of this process's groups, in bytes, and the rest to allocate."""
 
     limit: int
     available: int
@@ -65,7 +65,7 @@ def _cpu_quota(version: int, folder: Path) -> float | None:
         quota, _, period = _read(folder / "cpu.max").partition(" ")
     else:
         quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-    with suppress(ValueError, ZeroDivisionError):  # "max" is no number
+    with suppress(ValueError, ZeroDivisionError):  # "max" is not a number
         share = int(quota) / int(period)
         return share if share > 0 else None  # version 1 writes -1 for no limit
     return None

@@ -24,7 +24,7 @@ from archlab.runtime.rank_status import STORE, explain_loss, read_statuses
 
 # Seconds that processes which were asked to stop have for the update that they are in, and a last checkpoint.
 _GRACE_S = 600
-_ENDED_BY_LAUNCHER = (signal.SIGTERM,)  # what the others are sent once one has failed
+_ENDED_BY_LAUNCHER = (signal.SIGTERM,)  # sent to the others once one has failed
 
 
 def run_processes(
@@ -35,16 +35,18 @@ def run_processes(
     again: Sequence[str] = (),
     tell: Callable[[str], None] | None = None,
 ) -> int:
-    """Run a command in so many processes of this machine; return the exit status of the first one that failed, or 0.
+    """Run a command in the given number of processes; return the exit status of the first one that failed, or 0.
 
-    What one that was killed, or a failure of the machine, has ended is run again with the arguments `again` added,
-    `max_restarts` times at most. `tell` takes a line about a process that could not tell of its end itself.
+    Processes that were killed or ended by a failure of the machine are restarted with the arguments `again` added,
+    `max_restarts` times at most. `tell` is called with a line about a process that could not report its end itself.
     """
     if os.environ.get(THREADS) in (None, str(num_cores())):  # by itself a process would use all cores
         os.environ[THREADS] = str(max(1, num_cores() // num_processes))
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # of the processes; their errors are told in one line each
+    os.environ.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "FATAL"
+    )  # of the processes; their errors are reported in one line each
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell of each process three times
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they report each process three times
     for attempt in range(max_restarts + 1):
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
         os.environ[STORE] = f"127.0.0.1:{store.port}"
@@ -78,19 +80,19 @@ def _run(num_processes: int, argv: Sequence[str]) -> int | Mapping[int, ProcessF
 
 
 def _explain(failures: Mapping[int, ProcessFailure], store: dist.Store, count: int) -> tuple[int, str]:
-    """Return the exit status of the process that failed first, and a line about it unless it has told of itself."""
+    """Return the exit status of the process that failed first, and a line about it unless it has reported itself."""
     killed = {r: f for r, f in failures.items() if f.exitcode < 0 and -f.exitcode not in _ENDED_BY_LAUNCHER}
     statuses = read_statuses(store, count)
-    if killed and not any(status.waited for status in statuses):  # what stands still the launcher itself has killed
+    if killed and not any(status.waited for status in statuses):  # hanging processes were killed by the launcher itself
         rank, failure = next(iter(killed.items()))
         at = next((f" in update {s.update} ({s.phase})" for s in statuses if s.rank == rank), "")
         name = signal.Signals(-failure.exitcode).name
         return 128 - failure.exitcode, f"rank {rank} of {count} was killed{at}: {name}"
     lost = {status.rank for status in statuses if status.lost}
-    told = [failure for rank, failure in failures.items() if failure.exitcode >= 0 and rank not in lost]
-    if lost and not told:
+    explained = [failure for rank, failure in failures.items() if failure.exitcode >= 0 and rank not in lost]
+    if lost and not explained:
         return Outcome.MACHINE.exit_status, explain_loss(statuses)
-    failure = min(told or failures.values(), key=lambda failure: failure.timestamp)
+    failure = min(explained or failures.values(), key=lambda failure: failure.timestamp)
     # torchrun itself ends with 1, whatever it was: a full disk would look like a mistake in the model.
     return failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode, ""
 

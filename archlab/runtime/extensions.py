@@ -1,6 +1,6 @@
-"""What ships as modules of a package, and what other installed packages add by entry points, found by name.
+"""Extensions by name: modules of a package, and entry points of other installed packages.
 
-All kinds stand at the end, so that a command line can name what there is without importing who uses it.
+All kinds are listed at the end, so that a command line can name them without importing their users.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ class Extensions:
 
     def names(self) -> list[str]:
         """Return the names of all."""
-        return sorted({*self._shipped(), *self._installed()})
+        return sorted({*self._shipped_modules(), *self._installed_entry_points()})
 
     def find(self, name: str) -> Any:
         """Return the object of a name, or None if there is none."""
-        if name in self._shipped():
-            return getattr(importlib.import_module(f"{self.package}.{self._shipped()[name]}"), self.attribute)
-        point = self._installed().get(name)
+        if name in self._shipped_modules():
+            return getattr(importlib.import_module(f"{self.package}.{self._shipped_modules()[name]}"), self.attribute)
+        point = self._installed_entry_points().get(name)
         return None if point is None else point.load()
 
-    def _shipped(self) -> dict[str, str]:
-        """Return the modules of the package by the names of what they hold."""
+    def _shipped_modules(self) -> dict[str, str]:
+        """Return the modules of the package by the names of their extensions."""
         _, *rooms = self.package.split(".")
         modules = pkgutil.iter_modules([str(Path(__file__).parents[1].joinpath(*rooms))])
         names = [module.name for module in modules if not module.name.startswith("_")]
         return {name.replace("_", "-") if self.has_hyphens else name: name for name in names}
 
-    def _installed(self) -> dict[str, importlib.metadata.EntryPoint]:
+    def _installed_entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         return {point.name: point for point in importlib.metadata.entry_points(group=self.group)}
 
 

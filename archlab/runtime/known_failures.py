@@ -15,10 +15,10 @@ Result = TypeVar("Result")
 
 
 def explain_failures(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Have a function raise MachineError, or ArchlabError where memory is out, from what its libraries raise."""
+    """Translate libraries' exceptions of a function into MachineError, or ArchlabError for a lack of memory."""
 
     @wraps(function)
-    def explained(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         ensure_user()
         try:
             return function(*args, **kwargs)
@@ -32,4 +32,4 @@ def explain_failures(function: Callable[Parameters, Result]) -> Callable[Paramet
                 raise ArchlabError(f"out of memory: {one_line(error)}; {advice}") from error
             raise
 
-    return explained
+    return wrapper

@@ -23,7 +23,7 @@ STDOUT, STDERR = "stdout.log", "stderr.log"  # of a job, in its folder; a job th
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job needs: `processes` of one program, with `cpus` cores and `gpus` GPUs each, for `time_limit` seconds.
+    """Resources of a job: `processes` of a program, with `cpus` cores and `gpus` GPUs each, for `time_limit` seconds.
 
     Raises ConfigError for numbers that are none.
     """
@@ -53,7 +53,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Job:
-    """A command, the folder of its output, what it needs, and variables to add to its environment.
+    """A command, the folder of its output, its resources, and variables to add to its environment.
 
     It runs in the working directory of the process that submits it, so that relative paths mean the same there.
     """
@@ -70,7 +70,7 @@ class Launcher(Protocol):
     def submit(self, job: Job) -> str:
         """Start a job, now or when its turn comes, and return its id.
 
-        Raises ArchlabError for a job that can never run here, with what it asks for and what there is.
+        Raises ArchlabError for a job that can never run here, naming the requested and the existing resources.
         """
         ...
 
@@ -79,7 +79,7 @@ class Launcher(Protocol):
         ...
 
     def stop(self, id: str, grace_s: float) -> None:
-        """Ask a job to end (SIGTERM) and return; what is left of it after `grace_s` seconds is killed."""
+        """Send a job SIGTERM and return; processes left after `grace_s` seconds are killed."""
         ...
 
 

@@ -1,6 +1,6 @@
-"""What is chosen by measuring this machine, chosen once for all processes of a user.
+"""Choices measured on this machine, made once for all processes of a user.
 
-Measured anew in each process, two ways of about the same speed would take turns, and with them the last digits of a
+Measured again in each process, two ways of about the same speed would take turns, and with them the last digits of a
 run: it would not be resumed bit for bit.
 """
 
@@ -18,16 +18,16 @@ from archlab.runtime.user_cache import machine_key, usable_cache_dir
 
 
 def choose_once(name: str, choices: Collection[str], measure: Callable[[], str]) -> str:
-    """Return what was chosen on this machine with this torch, or else what `measure` returns, which is kept.
+    """Return the stored choice for this machine and torch, or else the result of `measure`, which is stored.
 
-    Of processes that measure at the same time all return what the first of them has kept.
+    Processes that measure at the same time all return the choice that the first of them has stored.
     """
     file = usable_cache_dir("measured") / f"{name}-torch-{torch.__version__}-{machine_key()}"
     kept = _read(file)
     if kept in choices:
         return kept
     chosen = measure()
-    if kept:  # what this version does not know, or a damaged file
+    if kept:  # a choice unknown to this version, or a damaged file
         with suppress(OSError):
             file.unlink()
     return _keep(file, chosen)

@@ -14,7 +14,7 @@ from archlab.runtime.cgroups import memory_limit
 
 # Bytes of malloc's heap for a byte of tensors at a training step's peak, of which tensors of many sizes leave gaps that
 # later ones do not fit in, with the settings of `archlab train` (runtime/process.py). A fit to four architectures in
-# float32, together with what a process takes without tensors, held to others (benchmarks/plan.py memory).
+# float32, together with the memory of a process without tensors, compared with others (benchmarks/plan.py memory).
 CPU_HEAP_RATIO = 1.05
 
 
@@ -47,7 +47,7 @@ def most_used_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        # Not getrusage's, which begins with what the process that started this one used then.
+        # Not getrusage's, which begins with the memory of the parent process at the start.
         status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
@@ -77,7 +77,7 @@ def require_memory(needed: int, device: torch.device, *, fixed: int = 0, process
 
 
 def why_no_setting_helps(fixed: int, free: int) -> str:
-    """Return what is true where `fixed` bytes of weights, gradients and moments are more than there are; else ""."""
+    """Return a message if `fixed` bytes of weights, gradients and moments exceed the memory; else ""."""
     if fixed <= free:
         return ""
     alone = f"no setting helps: weights, gradients and moments alone are {format_bytes(fixed)}"

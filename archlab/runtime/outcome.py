@@ -21,7 +21,7 @@ class Outcome(StrEnum):
 
     DONE = "done"
     TRIAL = "trial"  # of its own: a mistake, a loss that is not finite, shapes that do not fit, its memory
-    MACHINE = "machine"  # a full disk, a database that is away, a lost GPU
+    MACHINE = "machine"  # a full disk, an unavailable database, a lost GPU
     USER = "user"  # an interrupt, or a terminal that was closed
     PREEMPTED = "preempted"  # stopped by a scheduler, to be run again
     KILLED = "killed"  # by the kernel, as when the machine's memory is full, or by a fault of native code
@@ -66,7 +66,7 @@ def outcome_of(error: BaseException) -> Outcome:
 
     While a signal stops the process every exception is the user's.
     """
-    if is_stopping():  # which a library that was interrupted amid its work may have made another error of
+    if is_stopping():  # a library that was interrupted may have raised a different error
         return Outcome.USER
     return next(filter(None, map(_outcome, iter_causes(error))), Outcome.TRIAL)
 
@@ -81,7 +81,7 @@ def iter_causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(one))
         yield one
-        # The compiler of torch wraps "from None", and keeps what it wraps as `inner_exception`.
+        # The compiler of torch wraps "from None", and keeps the cause as `inner_exception`.
         inner = getattr(one, "inner_exception", None)
         waiting += [led for led in (one.__context__, inner, one.__cause__) if isinstance(led, BaseException)]
 
@@ -113,7 +113,7 @@ _LOST_WORKER = re.compile(r"^DataLoader worker \(pid")  # torch has no type for 
 
 
 def is_machine_error(error: BaseException) -> bool:
-    """Tell whether an exception is by itself about the machine and not about what ran on it."""
+    """Return whether an exception is about the machine and not about the program."""
     types = (getattr(sys.modules.get(module), name, None) for module, own in _MACHINE_TYPES.items() for name in own)
     if _errno(error) in _MACHINE_ERRNO or isinstance(error, tuple(known for known in types if known is not None)):
         return True
@@ -127,7 +127,7 @@ def is_machine_error(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an allocation failed, on a GPU or on the CPU."""
+    """Return whether an allocation failed, on a GPU or on the CPU."""
     if isinstance(error, MemoryError) or _errno(error) == errno.ENOMEM:
         return True
     if "torch" not in sys.modules:

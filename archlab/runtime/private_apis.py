@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # torch.compile wraps a module in another, which holds it under this name (torch 2.13).
 COMPILED_PREFIX = "_orig_mod."
-# What the first traced operation imports, for seconds: a server of processes imports it once (torch 2.13).
+# Imports of the first traced operation, which take seconds: a fork server imports them once (torch 2.13).
 TRACER = "torch._dynamo"
 
 
@@ -49,7 +49,7 @@ class AOTRunner(Protocol):
 
 
 def has_fork_server() -> bool:
-    """Tell whether multiprocessing has started its fork server."""
+    """Return whether multiprocessing has started its fork server."""
     # The public ensure_running only starts one (Python 3.11 to 3.13).
     server: Any = forkserver._forkserver
     return server._forkserver_pid is not None
@@ -81,7 +81,7 @@ class DispatchMode(TorchDispatchMode):
 
 
 def is_device_query(operation: object) -> bool:
-    """Tell whether an operation asks a tensor without memory for its device, which is an attribute of it."""
+    """Return whether an operation asks a tensor without memory for its device, which is an attribute of it."""
     # Autograd does so several times an operation, and modes are asked as for any other (torch 2.13).
     return operation is torch.ops.prim.device.default
 
@@ -105,9 +105,9 @@ def fake_tensors() -> AbstractContextManager[Any]:
 
 @contextmanager
 def fake_process_group(rank: int, count: int) -> Iterator[None]:
-    """Have this process be one of so many, which need not be there: collectives return at once, and send nothing."""
+    """Have this process act as one of several ranks, which need not exist: collectives return at once."""
     # The backend is public, and the store that it needs is in a module for tests (torch 2.13). Below, collectives are
-    # told what to return of tensors without memory.
+    # given a rule for tensors without memory.
     import torch.distributed as dist
     import torch.distributed._tools.fake_collectives  # noqa: F401
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -153,14 +153,14 @@ def memory_tracker() -> MemoryTracker:
 
 def flop_formula(operation: object) -> Callable[..., int] | None:
     """Return the formula registered for an operation's FLOPs, of its inputs and `out_val`, or None."""
-    # `register_flop_formula` is public, and what it registers in is not (torch 2.13).
+    # `register_flop_formula` is public, but its registry is not (torch 2.13).
     from torch.utils.flop_counter import flop_registry
 
     return flop_registry.get(operation)
 
 
 def has_triton() -> bool:
-    """Tell whether torch can compile Triton kernels for this machine's accelerator."""
+    """Return whether torch can compile Triton kernels for this machine's accelerator."""
     # torch's own condition (package, driver, compute capability), which no public function states (torch 2.13).
     from torch.utils import _triton
 
@@ -200,13 +200,13 @@ def trace_compiled_modules_eagerly() -> Iterator[None]:
 
 
 def is_data_dependent_error(error: RuntimeError) -> bool:
-    """Tell whether make_fx failed because Python code reads a tensor's value."""
+    """Return whether make_fx failed because Python code reads a tensor's value."""
     # In its mode `real` make_fx raises a bare RuntimeError; only the symbolic modes have a type for it (torch 2.13).
     return "data-dependent control flow" in str(error)
 
 
 def is_mutating_op(target: object) -> bool:
-    """Tell whether the target of a graph's node is an operator that writes to one of its arguments."""
+    """Return whether the target of a graph's node is an operator that writes to one of its arguments."""
     # Node.is_impure is true of random operators too; the schema says precisely this (torch 2.13).
     from torch._ops import OpOverload
 
@@ -232,7 +232,7 @@ class AttentionKernels(NamedTuple):
 
 def gpu_attention_kernels() -> AttentionKernels:
     """Return the operators behind `scaled_dot_product_attention` on a GPU."""
-    # The public function cannot be told how its backward pass shall sum (torch 2.13).
+    # The public function has no option for how its backward pass sums (torch 2.13).
     aten = torch.ops.aten
     return AttentionKernels(
         (aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_efficient_attention),
@@ -247,14 +247,14 @@ def argument_names(operation: Any) -> list[str]:
 
 
 def is_dtype_conversion(target: object) -> bool:
-    """Tell whether the target of a graph's node is an operator that only changes dtype or device."""
+    """Return whether the target of a graph's node is an operator that only changes dtype or device."""
     # make_fx decomposes the public aten.to.dtype to _to_copy (torch 2.13).
     return target in (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default)
 
 
 def aot_compile(program: GraphModule, inputs: tuple[Tensor, ...], library: Path, options: dict[str, Any]) -> Path:
     """Compile a graph ahead of time to a shared library for the CPU and return its path."""
-    # The documented aoti_compile_and_package takes an ExportedProgram; ours is a graph of make_fx (torch 2.13).
+    # The documented aoti_compile_and_package takes an ExportedProgram; this is a graph of make_fx (torch 2.13).
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # copies a tree through an API that torch 2.13 deprecates
         options = options | {"aot_inductor.output_path": str(library)}
@@ -283,7 +283,7 @@ def load_package(package: str) -> Callable[..., Any]:
 
 
 def op_namespace(target: object) -> str | None:
-    """Return the namespace of an operator, such as aten, or None for a function that is no operator."""
+    """Return the namespace of an operator, such as aten, or None for a function that is not an operator."""
     # The public torch.ops makes them, and has no type for them (torch 2.13).
     from torch._ops import OperatorBase, OpOverload
 
@@ -293,19 +293,19 @@ def op_namespace(target: object) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an allocation failed, on a GPU or on the CPU."""
+    """Return whether an allocation failed, on a GPU or on the CPU."""
     # torch's allocator for the CPU raises a bare RuntimeError (torch 2.13).
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def is_compiler_failure(error: BaseException) -> bool:
-    """Tell whether torch.compile failed because a compiler is missing or could not do its work."""
+    """Return whether torch.compile failed because a compiler is missing or could not do its work."""
     # torch.compiler exports no exception (torch 2.13). Importing these takes two seconds, and before the compiler is
     # imported there are none.
     exc = sys.modules.get("torch._inductor.exc")
     if exc is not None and isinstance(error, exc.CppCompileError):
         # An error in the generated code is the model's: the same code would fail again. A missing header, a full disk
-        # and a compiler that crashed are told without a place in the code, or as fatal.
+        # and a compiler that crashed are reported without a place in the code, or as fatal.
         return re.search(r"^[^\s:]+:\d+:\d+: error: ", error.output, re.MULTILINE) is None
     return exc is not None and isinstance(error, exc.InvalidCxxCompiler | exc.TritonMissing)
 
@@ -315,7 +315,7 @@ _CUDA_ERRORS_OF_A_MODEL = (1, 2, 9, 98, 700, 701, 710, 716, 717, 718)
 
 
 def is_lost_accelerator(error: BaseException) -> bool:
-    """Tell whether a GPU failed by itself: its driver, its memory (ECC), its connection."""
+    """Return whether a GPU failed by itself: its driver, its memory (ECC), its connection."""
     # The type is public; its attribute is set by torch's C++ and documented nowhere (torch 2.13).
     return (
         isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) not in _CUDA_ERRORS_OF_A_MODEL
@@ -323,7 +323,7 @@ def is_lost_accelerator(error: BaseException) -> bool:
 
 
 def breaks_process(error: BaseException) -> bool:
-    """Tell whether no CUDA call of this process can succeed after an error, as after a failed assertion in a kernel."""
+    """Return whether no CUDA call of this process can succeed after an error, such as a kernel's failed assertion."""
     # torch documents neither the attribute nor which errors these are: CUDA calls them sticky (torch 2.13).
     return isinstance(error, torch.AcceleratorError) and 700 <= (getattr(error, "error_code", None) or 0) < 800
 

@@ -21,7 +21,7 @@ TUNE = "ARCHLAB_TUNE"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 THREADS = "OMP_NUM_THREADS"
 # torch's allocator then requests transparent huge pages (2 MB) for large tensors. Not by default: glibc cuts each block
-# that is aligned to them out of a larger one, and what it leaves grew a process by a fifth in a dozen steps.
+# that is aligned to them out of a larger one, and the remainders grew a process by a fifth in a dozen steps.
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 # How OpenMP's threads wait between two parallel loops. By default they spin, as if nobody else wanted their processors:
 # where somebody does, each loop waits for threads that are not running (benchmarks/threads.py).
@@ -33,9 +33,9 @@ _KERNEL_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # of every size with their neighbors.
 _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD, _MXFAST = -4, -1, -2, 1
 _ALLOCATOR = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**28), (_MXFAST, 0))
-# What glibc cuts off a block to align it goes to its cache of small ones, where it no longer joins the block when that
-# is freed: the next tensor of the same size does not fit there, and a process grew to five times its tensors (glibc
-# 2.36). Without the cache it does fit. glibc reads this when a process starts, and never again.
+# The part that glibc cuts off a block to align it goes to its cache of small ones, where it no longer joins the block
+# when that is freed: the next tensor of the same size does not fit there, and a process grew to five times its tensors
+# (glibc 2.36). Without the cache it does fit. glibc reads this when a process starts, and never again.
 TUNABLES = "GLIBC_TUNABLES"
 _NO_SMALL_CACHE = "glibc.malloc.tcache_count=0"
 
@@ -49,7 +49,7 @@ def env_switch(switch: str) -> bool:
 
 
 def tuning_enabled() -> bool:
-    """Tell whether archlab may change settings of the process."""
+    """Return whether archlab may change settings of the process."""
     return env_switch(TUNE)
 
 
@@ -83,7 +83,7 @@ def wait_setting() -> str | None:
 
 
 def restart_without_small_cache() -> None:
-    """Start this command anew in the same process, once, if malloc then wastes less memory between tensors.
+    """Start this command again in the same process, once, if malloc then wastes less memory between tensors.
 
     Nothing happens where the command line is not the program of this process, or malloc is not archlab's to set.
     """
@@ -97,7 +97,7 @@ def _is_program() -> bool:
 
 
 def _is_malloc_ours() -> bool:
-    """Tell whether malloc is glibc's, and the environment has no settings of its own for it."""
+    """Return whether malloc is glibc's, and the environment has no settings of its own for it."""
     of_user = any(name.startswith("MALLOC_") for name in os.environ)
     of_user = of_user or os.environ.get(TUNABLES, _NO_SMALL_CACHE) != _NO_SMALL_CACHE
     return not of_user and platform.libc_ver()[0] == "glibc"
@@ -105,7 +105,7 @@ def _is_malloc_ours() -> bool:
 
 @cache
 def configure_malloc() -> bool:
-    """Configure malloc to keep large blocks for reuse, and tell whether it is configured.
+    """Configure malloc to keep large blocks for reuse, and return whether it is configured.
 
     Only glibc's malloc can be, and it is not if the environment has settings of its own for it.
     """
@@ -116,7 +116,7 @@ def configure_malloc() -> bool:
 
 
 def has_huge_pages() -> bool:
-    """Tell whether large tensors use huge pages: torch requests them, and the kernel does not refuse."""
+    """Return whether large tensors use huge pages: torch requests them, and the kernel does not refuse."""
     try:
         allowed = "[never]" not in _KERNEL_SETTING.read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Progress of long work far below a command, such as tokenizing: told to whoever shows it, if anybody does."""
+"""Reports of the progress of long work, such as tokenizing, to the display of a command, if any."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threading import Thread
 from typing import TypeAlias, TypeVar
 
 T = TypeVar("T")
-# Takes what is done, how much of it, and how much there is in all, None if nobody knows.
+# Takes a description of the work, the amount done, and the total, None if unknown.
 Report: TypeAlias = Callable[[str, int, int | None], None]
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
 _EVERY_S = 0.2
@@ -19,8 +19,8 @@ _MOST = 0.98  # of a call, while it has not ended
 
 
 @contextmanager
-def reporting(report: Report) -> Iterator[None]:
-    """Have progress told to a function within a block."""
+def report_to(report: Report) -> Iterator[None]:
+    """Report progress to a function within a block."""
     token = _report.set(report)
     try:
         yield
@@ -29,36 +29,36 @@ def reporting(report: Report) -> Iterator[None]:
 
 
 @contextmanager
-def reporting_within(what: str, base: int, size: int, total: int | None) -> Iterator[None]:
-    """Have the progress of a block told as that of the part of a larger work from `base` to `base + size`."""
+def report_within(what: str, base: int, size: int, total: int | None) -> Iterator[None]:
+    """Report the progress of a block as that of a larger task, from `base` to `base + size`."""
     report = _report.get()
 
-    def told(_: str, done: int, of: int | None) -> None:
+    def report_part(_: str, done: int, of: int | None) -> None:
         if report is not None and of:
             report(what, base + size * done // of, total)
 
-    with reporting(told):
+    with report_to(report_part):
         yield
 
 
 def report_progress(what: str, done: int, total: int | None) -> None:
-    """Tell how far some work has come; the last call has `done` equal to `total`."""
+    """Report the progress of some work; the last call has `done` equal to `total`."""
     report = _report.get()
     if report is not None:
         report(what, done, total)
 
 
 class EstimatedProgress:
-    """Tells of calls that cannot tell how far they are: by their size, and the speed of those before.
+    """Estimates the progress of calls that do not report it, from their size and the speed of earlier ones.
 
-    `total` is the size of all calls together, `speed` what one does in a second before any has been measured.
+    `total` is the size of all calls together, `speed` the assumed amount per second before the first measurement.
     """
 
     def __init__(self, what: str, total: int, speed: float) -> None:
         self.what, self.total, self.speed, self.done, self.seconds = what, total, speed, 0, 0.0
 
     def run(self, size: int, work: Callable[[], T]) -> T:
-        """Return what a call of a size returns, or raise what it raises.
+        """Return the result of a call of a given size, or raise its exception.
 
         It runs in a thread, and has to leave the interpreter to others, as native code does. A Ctrl-C does not wait.
         """

@@ -1,4 +1,4 @@
-"""What each process of a run does at the moment, in a store that all of them and their launcher share."""
+"""The current status of each process of a run, in a store shared with their launcher."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RankStatus:
 
 
 def has_launcher() -> bool:
-    """Tell whether archlab's own launcher has started this process, which tells how the others have ended."""
+    """Return whether archlab's own launcher has started this process; it reports how the others have ended."""
     return STORE in os.environ
 
 
@@ -46,12 +46,12 @@ def open_status_store() -> dist.Store | None:
 
 
 def publish(store: dist.Store, status: RankStatus) -> None:
-    """Tell what a rank does."""
+    """Publish the status of a rank."""
     store.set(f"status/{status.rank}", json.dumps(asdict(status)))
 
 
 def read_statuses(store: dist.Store, count: int) -> list[RankStatus]:
-    """Return the last status of every rank, of one that has told none that it starts."""
+    """Return the last status of every rank; a rank without one is starting."""
     return [_read(store, rank) for rank in range(count)]
 
 
@@ -71,5 +71,5 @@ def explain_loss(statuses: Sequence[RankStatus]) -> str:
     last = slowest(statuses)
     ahead = max(status.update for status in statuses)
     others = f"; the others are in update {ahead}" if ahead > last.update else ""
-    what = "stands still" if any(status.waited for status in statuses) else "is the last to be heard of"
+    what = "hangs" if any(status.waited for status in statuses) else "is the last to be heard of"
     return f"the processes have lost each other: {last} {what}{others}"

@@ -37,7 +37,7 @@ def thread_environment(threads: int, env: Mapping[str, str]) -> dict[str, str]:
 
 
 class Shares:
-    """What jobs have not taken yet of some cores and GPUs."""
+    """The free cores and GPUs of a pool that jobs share."""
 
     def __init__(self, num_cores: int, cores: Sequence[int], gpus: Sequence[str]) -> None:
         self._all = Share(num_cores, tuple(cores), tuple(gpus))
@@ -45,11 +45,11 @@ class Shares:
 
     @property
     def whole(self) -> Share:
-        """What there is to share, whether it is taken or not."""
+        """All cores and GPUs of the pool, free or not."""
         return self._all
 
     def require(self, resources: Resources) -> None:
-        """Raise ArchlabError if there never is as much as is asked for."""
+        """Raise ArchlabError if a job needs more than the whole pool."""
         for asked, has, what in (
             (resources.total_cpus, self._all.num_cores, "cores"),
             (resources.total_gpus, len(self._all.gpus), "GPUs"),
@@ -57,14 +57,14 @@ class Shares:
             if asked > has:
                 each = f" ({resources.processes} processes of {asked // resources.processes})"
                 of = each if resources.processes > 1 else ""
-                raise ArchlabError(f"a job asks for {asked} {what}{of}, and this machine lends {has}")
+                raise ArchlabError(f"a job asks for {asked} {what}{of}, and this machine provides {has}")
 
     def fits(self, resources: Resources) -> bool:
-        """Tell whether as much as is asked for is free."""
+        """Return whether as much as is asked for is free."""
         return resources.total_cpus <= self._free.num_cores and resources.total_gpus <= len(self._free.gpus)
 
     def take(self, resources: Resources) -> Share:
-        """Take a share, whose cores lie side by side as far as those that are free do."""
+        """Take a share, with adjacent cores as far as possible."""
         free, cpus, gpus = self._free, resources.total_cpus, resources.total_gpus
         self._free = Share(free.num_cores - cpus, free.cores[cpus:], free.gpus[gpus:])
         return Share(cpus, free.cores[:cpus], free.gpus[:gpus])
@@ -80,14 +80,14 @@ class Shares:
 
 
 def machine_shares(cpus: int | None = None, gpus: int | None = None) -> Shares:
-    """Return what this process may use of its machine, or so many cores and GPUs of it."""
+    """Return the cores and GPUs that this process may use, or the given number of them."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     devices = visible_gpus()
     for asked, has, what in ((cpus, num_cores(), "cores"), (gpus, len(devices), "GPUs")):
         if asked is not None and not 0 <= asked <= has:
-            raise ArchlabError(f"{asked} {what} are to be lent, and this machine has {has}")
-    lent = num_cores() if cpus is None else cpus
-    return Shares(lent, cores[:lent], devices[:gpus])
+            raise ArchlabError(f"{asked} {what} are to be shared, and this machine has {has}")
+    shared = num_cores() if cpus is None else cpus
+    return Shares(shared, cores[:shared], devices[:gpus])
 
 
 def visible_gpus() -> list[str]:

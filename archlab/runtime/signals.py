@@ -36,7 +36,7 @@ class _Handler:
         if self.count and number in _OF_SCHEDULERS:
             return
         self.count += 1
-        if self.count > 2:  # what the second one raised was caught, or takes too long to unwind
+        if self.count > 2:  # the exception of the second one was caught, or takes too long to unwind
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         if self.is_deferring and self.count == 1:
@@ -46,7 +46,7 @@ class _Handler:
         raise Stopped(number, at_once=self.count > 1)
 
     def raise_deferred(self) -> None:
-        """Raise what was deferred, if anything was."""
+        """Raise the deferred exception, if any."""
         number, self.deferred = self.deferred, 0
         if number:
             raise Stopped(number)
@@ -56,7 +56,7 @@ _active: _Handler | None = None
 
 
 def is_stopping() -> bool:
-    """Tell whether a signal has asked to stop the block of `stop_on_signals` that this process is in."""
+    """Return whether a signal has asked to stop the block of `stop_on_signals` that this process is in."""
     return _active is not None and _active.count > 0
 
 

@@ -23,7 +23,7 @@ from typing import IO
 
 from archlab.runtime.outcome import Outcome, outcome_of_exit
 
-GRACE_S = 30.0  # for a last checkpoint, where nobody has said how long
+GRACE_S = 30.0  # for a last checkpoint, by default
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of linux/prctl.h
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -54,7 +54,7 @@ class Supervised:
         self._send(order.to_line())
 
     def stop(self, grace_s: float) -> None:
-        """Ask the command to end, unless it has ended; what is left of it after `grace_s` seconds is killed."""
+        """Ask the command to end, unless it has ended; processes left after `grace_s` seconds are killed."""
         self._send(f"stop {grace_s}\n")
 
     def wait(self) -> Outcome:
@@ -156,7 +156,7 @@ def _run(order: Order) -> subprocess.Popen[bytes]:
         if os.getppid() != supervisor:  # it died before the line above
             os._exit(128 + signal.SIGKILL)
 
-    with _output(order.stdout) as out, _output(order.stderr) as err:
+    with _open_output(order.stdout) as out, _open_output(order.stderr) as err:
         try:
             return subprocess.Popen(
                 list(order.argv),
@@ -172,7 +172,7 @@ def _run(order: Order) -> subprocess.Popen[bytes]:
             raise
 
 
-def _output(path: str) -> IO[bytes]:
+def _open_output(path: str) -> IO[bytes]:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return open(path, "ab", buffering=0)
 
@@ -183,7 +183,7 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_descendants(child: subprocess.Popen[bytes]) -> None:
-    """Kill what a command that has ended leaves behind, in its group or in sessions of its own."""
+    """Kill processes left behind by a command, in its group or in their own sessions."""
     _kill_group(child)
     # As a subreaper this process is the parent of every process whose own has died.
     while children := _children():

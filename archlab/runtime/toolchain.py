@@ -13,5 +13,5 @@ def compiler() -> str | None:
 
 
 def has_cpp_compiler() -> bool:
-    """Tell whether torch.compile can build for the CPU."""
+    """Return whether torch.compile can build for the CPU."""
     return compiler() is not None

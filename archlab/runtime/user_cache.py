@@ -1,4 +1,4 @@
-"""The user's cache of compiled code, which is run as it is: only what no one else can write to is used.
+"""The user's cache of compiled code, which is run as it is: only files that no one else can write to are used.
 
 Another user who can write there would run code as this one. A folder that is not this user's own, or that others may
 write to, is left alone, and the process builds in a private folder of its own, which ends with it.
@@ -48,7 +48,7 @@ def _use(root: Path, name: str) -> str:
     folder = root / "archlab" / name
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # Under a sticky bit, as /tmp has, no one renames what another one made; a group may be the user's own.
+        # Under a sticky bit, as /tmp has, no one renames another user's files; a group may be the user's own.
         if root.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
             return f"{root} may be written to by every user"
         for part in (folder.parent, folder):
@@ -92,7 +92,7 @@ def _remove(folder: Path, owner: int) -> None:
 
 @cache
 def machine_key() -> str:
-    """Return a digest of what machine code depends on: a home directory may be shared by unlike machines."""
+    """Return a digest of the properties that machine code depends on: machines may share a home directory."""
     libc = "-".join(platform.libc_ver())
     parts = (platform.system(), platform.machine(), libc, cpu_name(), *sorted(cpu_flags()))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

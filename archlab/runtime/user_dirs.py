@@ -41,7 +41,7 @@ def private_temp_dir() -> Path | None:
         folder = Path(tempfile.gettempdir()) / f"archlab-{os.getuid()}"
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        # Anyone can create it first, under this name, to read or replace what is written there.
+        # Anyone can create it first, under this name, to read or replace files there.
         found = folder.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
             return folder

@@ -22,14 +22,14 @@ _AGAIN = (Outcome.MACHINE, Outcome.PREEMPTED, Outcome.KILLED, Outcome.TIME_LIMIT
 
 
 def require_number(space: Space, workers: object) -> None:
-    """Raise ConfigError if a launcher is to place workers, and it is not told how many."""
+    """Raise ConfigError if a launcher is to place workers, and their number is not given."""
     if space.study.launcher is not None and not isinstance(workers, int):
         raise ConfigError("study.launcher", "is to place a number of workers: give it, as in --workers 4", space.source)
 
 
 @dataclass
 class _Place:
-    """A worker's: its jobs one after the other, with what has ended them."""
+    """The jobs of one worker, one after the other, with their outcomes."""
 
     folder: Path
     job: str | None = None
@@ -69,7 +69,7 @@ class Fleet:
 
     def poll(self, ended_trials: int) -> bool:
         """Look after every worker; return whether any of them still works, or waits to."""
-        for place in self._working():
+        for place in self._busy_places():
             assert place.job is not None
             outcome = self.launcher.poll(place.job)
             if outcome is None:
@@ -78,18 +78,18 @@ class Fleet:
             place.deaths = 1 if ended_trials > place.ended_before else place.deaths + 1
             place.ended_before = ended_trials
             place.job = self._submit(place) if outcome in _AGAIN and place.deaths < MAX_DEATHS else None
-        return any(True for _ in self._working())
+        return any(True for _ in self._busy_places())
 
-    def _working(self) -> Iterator[_Place]:
+    def _busy_places(self) -> Iterator[_Place]:
         return (place for place in self.places if place.job is not None)
 
     def stop(self) -> None:
         """Ask every worker to save and end, and wait until all have ended."""
-        for place in self._working():
+        for place in self._busy_places():
             assert place.job is not None
             self.launcher.stop(place.job, _GRACE_S)
         deadline = time.monotonic() + _GRACE_S + _POLL_S
-        while time.monotonic() < deadline and any(self.launcher.poll(p.job or "") is None for p in self._working()):
+        while time.monotonic() < deadline and any(self.launcher.poll(p.job or "") is None for p in self._busy_places()):
             time.sleep(_POLL_S)
 
     def explain(self) -> str:

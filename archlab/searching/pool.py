@@ -12,7 +12,7 @@ from archlab.searching.study.workers import hold_lease
 from archlab.searching.trials.callbacks import SearchCallback
 from archlab.searching.trials.one_at_a_time import one_at_a_time
 from archlab.searching.trials.process_pool import ProcessPool
-from archlab.searching.trials.seats import Seat, make_seats
+from archlab.searching.trials.trial_resources import Seat, make_seats
 from archlab.searching.worker import SearchResult, SearchWorker
 from archlab.storage.locks import lock
 
@@ -22,7 +22,7 @@ _THREADS = "threads"  # user attribute of the study: another number of threads m
 def run_pool(space: Space, folder: Path, total: int, callback: SearchCallback, workers: int) -> SearchResult:
     """Run the trials of a search with several workers, none of which waits for another, and return its result.
 
-    Raises what one of them raises, after the trials of all have saved a checkpoint.
+    Raises the exception of one of them, after the trials of all have saved a checkpoint.
     """
     worker = _work_in_pool(space, folder, total, callback, workers)
     with hold_lease(folder):

@@ -16,7 +16,7 @@ from archlab.data.task import Task
 from archlab.errors import ArchlabError
 from archlab.runtime.signals import stop_on_signals
 from archlab.searching.fleet import require_number
-from archlab.searching.launched import run_launched
+from archlab.searching.launched_search import run_launched
 from archlab.searching.pool import run_one_of_many, run_pool
 from archlab.searching.sampling.trial_values import held_base
 from archlab.searching.space.load_space import load_space
@@ -24,7 +24,7 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.study.search_dir import SPACE, open_search
 from archlab.searching.study.workers import hold_lease
 from archlab.searching.trials.callbacks import SearchCallback, SearchCallbackList
-from archlab.searching.trials.seats import num_seats
+from archlab.searching.trials.trial_resources import num_seats
 from archlab.searching.worker import SearchResult, SearchWorker
 
 __all__ = ["SearchResult", "find_search", "join_search", "search"]
@@ -69,7 +69,7 @@ def find_search(
     if not isinstance(source, Mapping) and (Path(source) / SPACE).is_file():
         folder = Path(source)
         if out is not None and Path(out).resolve() != folder.resolve():
-            raise ArchlabError(f"{folder}: is the directory of a search, which cannot go on in {out}")
+            raise ArchlabError(f"{folder}: is the directory of a search, which cannot continue in {out}")
         space = load_space(folder / SPACE, overrides, recorded=True)
         return replace(space, name=folder.resolve().name), folder
     space = load_space(source, overrides)
@@ -86,7 +86,7 @@ def join_search(space: Space, folder: Path, callbacks: Sequence[SearchCallback] 
 
 
 def _require_bits_per_byte(space: Space) -> None:
-    """Raise ArchlabError if trials are to be compared by bits per byte and the tokens do not tell the text."""
+    """Raise ArchlabError if trials are to be compared by bits per byte and the tokens lose text."""
     if "val_bpb" in space.objectives:
         task: Task = space.base.resolve().task.factory()()
         if not task.has_bits_per_byte("validation"):

@@ -19,9 +19,9 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.study.search_dir import SPACE
 from archlab.searching.study.study import open_study
 from archlab.searching.study.workers import DIR, Worker, read_workers
+from archlab.storage.find_model import owner_of, search_of
 from archlab.storage.lease_observer import LeaseObserver
 from archlab.storage.lock_holders import holder
-from archlab.storage.model_places import owner_of, search_of
 from archlab.storage.run_identity import is_run
 from archlab.training.progress import Progress, RunProgress, WorkerProgress
 from archlab.training.run_progress import read_run_progress
@@ -40,7 +40,7 @@ def open_watch(folder: Path) -> Callable[[], Progress]:
         return _open_ladder(space, folder) if space.is_ladder else _open_search(space, folder)
     if is_run(folder):
         return partial(_read_trial if search_of(folder) else read_run_progress, folder)
-    what = "holds no run, search or ladder" if folder.is_dir() else "is no directory"
+    what = "holds no run, search or ladder" if folder.is_dir() else "is not a directory"
     raise ArchlabError(f"{folder}: {what} to watch")
 
 
@@ -91,7 +91,7 @@ def _worker(worker: Worker) -> WorkerProgress:
 
 
 def _with_state(progress: Progress, folder: Path, *, has_ended: bool) -> Progress:
-    """Return the progress with whether somebody works on it, and what is done after the last trial."""
+    """Return the progress with whether a process works on it, and the work after the last trial."""
     is_alive = any(worker.state in ("working", "idle") for worker in progress.workers)
     if not is_alive and holder(folder / ".workers.lock") is None:
         return replace(progress, state="complete" if has_ended else "stopped", seconds_left=None)

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -23,9 +22,9 @@ from archlab.searching.results.best_trial import publish_best, summarize
 from archlab.searching.results.meter import Meter, is_used_up, search_spent
 from archlab.searching.results.progress import search_progress
 from archlab.searching.results.summary import SearchSummary
-from archlab.searching.sampling.asking import TrialQueue
+from archlab.searching.sampling.rounds import Wait
+from archlab.searching.sampling.trial_queue import TrialQueue
 from archlab.searching.sampling.trial_values import choose_values, held_base, solve_held
-from archlab.searching.sampling.turns import Wait
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.claims import claim, leave, trial_dir
 from archlab.searching.study.database import DatabaseError
@@ -95,7 +94,7 @@ class SearchWorker:
         return self.finish()
 
     def begin(self) -> None:
-        """Tell how far the search is."""
+        """Report the progress of the search."""
         self.callback.on_search(self.space, len(finished_trials(self.study)), self.total)
         self.callback.on_study(partial(search_progress, self.study, self.space, self.folder, self.total))
 
@@ -108,7 +107,7 @@ class SearchWorker:
             publish_best(self.study, self.space, self.folder, self.identity)
 
     def is_last(self) -> bool:
-        """Tell whether no trial runs or waits, so that the search can be finished."""
+        """Return whether no trial runs or waits, so that the search can be finished."""
         return not is_anything_running(self.study)
 
     def finish(self) -> SearchResult:
@@ -118,8 +117,8 @@ class SearchWorker:
         with lock(self.folder / STUDY_LOCK, wait=True):
             if self.is_last():
                 close_paused(self.study)
-        told = self.callback.on_final_eval
-        best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline, told)
+        on_eval = self.callback.on_final_eval
+        best, summary = summarize(self.study, self.space, self.folder, self.identity, baseline, on_eval)
         return SearchResult(self.folder, best.number if best else None, summary)
 
     def _run_baseline(self, *, wait: bool) -> BaselineResult | None:
@@ -202,7 +201,7 @@ class SearchWorker:
         except (optuna.TrialPruned, InfeasibleTrial) as error:
             state, reason = TrialState.PRUNED, one_line(error)
         except TrialPaused as error:
-            step = max(self._stored(trial).intermediate_values)
+            step = max(self._stored_trial(trial).intermediate_values)
             set_trial_attrs(self.study, trial, {"paused": step, "spent": self.meter.spent})
             self.callback.on_result(f"trial {trial.number}", PAUSED, one_line(error), {})
             return
@@ -226,7 +225,7 @@ class SearchWorker:
         if is_broken:  # the trial's own doing, which the next one must not pay for
             raise MachineError(f"trial {trial.number}: {reason}; this process cannot use the GPU any more")
 
-    def _stored(self, trial: Trial) -> FrozenTrial:
+    def _stored_trial(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials()[trial.number]
 
     def _objective(self, trial: Trial, runner: TrialRunner) -> dict[str, float]:
@@ -238,7 +237,7 @@ class SearchWorker:
             search = self.identity.search
             prepared = prepare_trial(self.study, self.space, trial, chosen, self.folder, search, runner.count)
         except Exception:
-            self.callback.on_run(f"trial {trial.number}", chosen.values)  # which is told before its end is
+            self.callback.on_run(f"trial {trial.number}", chosen.values)  # which is reported before its end
             raise
         job = replace(prepared.job, save_every_s=SAVE_EVERY_S if trial.user_attrs.get("retry_of") is not None else None)
         judge = judge_of(self.study, self.space, trial, prepared.planned)
@@ -263,7 +262,7 @@ class SearchWorker:
 
 @dataclass(frozen=True)
 class Listener:
-    """Forwards what a trial tells to the callbacks of the search, and to its meter."""
+    """Forwards the reports of a trial to the callbacks of the search, and to its meter."""
 
     judge: Judge | None
     callback: SearchCallback
@@ -271,7 +270,7 @@ class Listener:
     flops_per_token: float
     folder: Path
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """Return the callback of a training run."""
         return CallbackList(
             [fence(self.folder), self.meter.watch(self.flops_per_token), self.callback.on_run(label, values)]

@@ -178,7 +178,7 @@ def save_model(
     check: Callable[[Path], None] = require_listed,
     weights: StoredTensors | None = None,
 ) -> None:
-    """Write a self-contained model directory: weights, resolved experiment, provenance, and what its tokens mean.
+    """Write a self-contained model directory: weights, resolved experiment, provenance, and vocabulary.
 
     `check` raises for an earlier directory that must stay; the default is one with files that archlab did not write.
     `weights` are the model's, in a checkpoint, where it is divided among processes.

@@ -34,7 +34,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write that takes the place of `path` at the end of the block, or is deleted if that raises."""
+    """Yield a file to write that replaces `path` at the end of the block, or is deleted if that raises."""
     path = path.resolve()
     partial = _partial_path(path)
     try:
@@ -63,7 +63,7 @@ def atomic_dir(
     _clean_up_after_killed(path)
     partial = _partial_path(path)
     partial.mkdir()
-    with lock_dir(partial):  # tells other processes that its writer is alive
+    with lock_dir(partial):  # shows other processes that its writer is alive
         try:
             yield partial
             _sync_tree(partial)

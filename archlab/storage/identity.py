@@ -1,7 +1,7 @@
 """Identities: which run or search a file belongs to, compared wherever two files of one meet.
 
 An identity maps names to texts: `run` or `search` to a UUID, `experiment`, `space` or `data` to a SHA-256, `budget` to
-what the steps of a run were resolved from. It is stored as JSON under the key `identity`. Files of earlier versions
+the source of a run's number of steps. It is stored as JSON under the key `identity`. Files of earlier versions
 have none, and belong to everything.
 """
 

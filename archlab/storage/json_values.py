@@ -14,7 +14,7 @@ _Record = TypeVar("_Record")
 
 
 def is_number(value: object) -> bool:
-    """Tell whether a JSON value is a number that a float can hold, NaN and infinity included; booleans are none."""
+    """Return whether a JSON value is a number that a float can hold, NaN and infinity included; booleans are none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -25,17 +25,17 @@ def is_number(value: object) -> bool:
 
 
 def is_finite(value: object) -> bool:
-    """Tell whether a JSON value is a finite number."""
+    """Return whether a JSON value is a finite number."""
     return is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def is_count(value: object) -> bool:
-    """Tell whether a JSON value is a whole number from 0 on that a tensor can hold."""
+    """Return whether a JSON value is a whole number from 0 on that a tensor can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def has_type(value: object, expected: Any) -> bool:
-    """Tell whether a JSON value has a type such as `dict[str, float]`, where null stands for what is not finite.
+    """Return whether a JSON value has a type such as `dict[str, float]`, where null is a number that is not finite.
 
     Types that JSON does not have, such as `Any`, fit everything.
     """

@@ -1,4 +1,4 @@
-"""The files of a lease: `ID.json` is what its holder tells, `ID.lock` its lock, `ID.lost` says that it is lost."""
+"""The files of a lease: `ID.json` holds its holder's data, `ID.lock` its lock, `ID.lost` says that it is lost."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LEASE, LOCK, LOST = ".json", ".lock", ".lost"
 
 @dataclass(frozen=True)
 class LeaseFile:
-    """What a holder tells; times, host and PID are for people, and nothing is decided by them.
+    """The data of a holder; times, host and PID are for people only, and decide nothing.
 
     `boot` names the kernel that keeps the lock, and is empty where the file system has no locks. `state` is idle,
-    working or ended, `work` what it works on, `reason` why it ended.
+    working or ended, `work` its current work, `reason` why it ended.
     """
 
     id: str
@@ -53,9 +53,9 @@ def new_lease(lease_s: float, boot: str) -> LeaseFile:
 
 def read_lease(file: Path) -> LeaseFile | None:
     """Return a lease, or None for a file that cannot be read now, as one that has just been deleted."""
-    told, known = read_note(file), {field.name for field in fields(LeaseFile)}
+    data, known = read_note(file), {field.name for field in fields(LeaseFile)}
     try:
-        return LeaseFile(**{name: value for name, value in told.items() if name in known}) if told else None
+        return LeaseFile(**{name: value for name, value in data.items() if name in known}) if data else None
     except TypeError:
         return None
 
@@ -63,10 +63,10 @@ def read_lease(file: Path) -> LeaseFile | None:
 def read_note(file: Path) -> dict[str, Any]:
     """Return a file of JSON, or nothing for one that cannot be read."""
     try:
-        told = json.loads(file.read_text())
+        data = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return data if isinstance(data, dict) else {}
 
 
 @cache

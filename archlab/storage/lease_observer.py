@@ -13,8 +13,8 @@ from archlab.storage.lease_file import LEASE, LOCK, LOST, LeaseFile, boot_id, re
 from archlab.storage.locks import lock
 
 ENDED = "its process has ended"
-# What one look counts for at most, as a part of a lease's time: an observer that was suspended itself, perhaps with the
-# whole machine, has watched nobody meanwhile.
+# The most time that one call counts, as a part of a lease's time: an observer that was suspended itself, perhaps with
+# the whole machine, has watched nobody meanwhile.
 _MAX_PART = 0.25
 
 
@@ -39,7 +39,7 @@ class LeaseView(LeaseFile):
 class LeaseObserver:
     """Remembers counters; a holder is dead when its own has not changed for the time of its lease.
 
-    `clock` returns seconds, and `boot` tells this kernel from others, whose locks prove nothing here.
+    `clock` returns seconds, and `boot` identifies this kernel; locks of other kernels prove nothing here.
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic, boot: str | None = None) -> None:
@@ -62,21 +62,21 @@ class LeaseObserver:
         name = file.name.removesuffix(LEASE)
         before = self._seen.get(name)
         # A file that cannot be read is one whose counter is not seen to change.
-        told = self._seen[name] = read_lease(file) or before or LeaseFile(name)
-        if before is not None and before.counter == told.counter:
-            self._silent[name] += min(passed, told.lease_s * _MAX_PART)
+        lease = self._seen[name] = read_lease(file) or before or LeaseFile(name)
+        if before is not None and before.counter == lease.counter:
+            self._silent[name] += min(passed, lease.lease_s * _MAX_PART)
         else:
             self._silent[name] = 0.0
         note = read_note(self.folder / f"{name}{LOST}")
-        dead = note.get("why") or self._why_dead(told)
-        return LeaseView(**asdict(told), silent_s=self._silent[name], dead=dead, dead_since=note.get("when", ""))
+        dead = note.get("why") or self._why_dead(lease)
+        return LeaseView(**asdict(lease), silent_s=self._silent[name], dead=dead, dead_since=note.get("when", ""))
 
-    def _why_dead(self, told: LeaseFile) -> str:
-        if told.state == "ended":
-            return told.reason or ENDED
-        if told.boot and told.boot == self.boot and self._is_released(told.id):
+    def _why_dead(self, lease: LeaseFile) -> str:
+        if lease.state == "ended":
+            return lease.reason or ENDED
+        if lease.boot and lease.boot == self.boot and self._is_released(lease.id):
             return ENDED
-        return f"it has not answered for {told.lease_s:g} s" if self._silent[told.id] >= told.lease_s else ""
+        return f"it has not answered for {lease.lease_s:g} s" if self._silent[lease.id] >= lease.lease_s else ""
 
     def _is_released(self, name: str) -> bool:
         # Shared, so that two observers do not take each other for the holder.
@@ -86,5 +86,5 @@ class LeaseObserver:
 
 
 def read_leases(folder: Path) -> list[LeaseView]:
-    """Return the leases of a directory; a single look tells the dead of this machine, and those that others found."""
+    """Return the leases of a directory; a single call detects only dead processes of this machine, and marked ones."""
     return list(LeaseObserver(folder).look().values())

@@ -1,4 +1,4 @@
-"""Leases: which processes work on a directory, told by counters that they increment, and by no clock but the reader's.
+"""Leases: which processes work on a directory, by counters that they increment and by no clock but the reader's.
 
 A holder writes a counter into its file every few seconds. An observer that has seen the same one for the time of the
 lease, by a monotonic clock of its own, considers the holder dead, whatever host, PID or lock there is: those of another
@@ -74,16 +74,16 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether others consider this process dead, and take over what it works on."""
+        """Whether others consider this process dead, and take over its work."""
         return self.lost_file.exists()
 
     @property
     def work(self) -> Mapping[str, Any] | None:
-        """What this process works on."""
+        """The current work of this process."""
         return self._told.work
 
     def update(self, work: Mapping[str, Any] | None) -> None:
-        """Tell what this process works on from now on, such as `{"trial": 3}`; None is nothing."""
+        """Publish what this process works on from now on, such as `{"trial": 3}`; None is nothing."""
         self._tell(work=work and dict(work), state="idle" if work is None else "working", work_since=now())
 
     def renew(self) -> None:
@@ -128,7 +128,7 @@ class Lease:
 
 
 def declare_lost(folder: Path, holder: str, why: str) -> None:
-    """Tell a holder, before its work is taken over, that it is considered dead; of several reasons the first stays."""
+    """Mark a lease as dead before its work is taken over; of several reasons the first is kept."""
     note = json.dumps({"why": why, "when": now(), "by": platform.node()})
     with suppress(FileExistsError):
         descriptor = os.open(folder / f"{holder}{LOST}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -139,18 +139,18 @@ def declare_lost(folder: Path, holder: str, why: str) -> None:
 def require_not_lost(lost_file: Path) -> None:
     """Raise LeaseLost if a lease is lost, which this process or the one that it works for holds."""
     if lost_file.exists():
-        raise LeaseLost("others have taken over what this process works on, since it did not answer for a while")
+        raise LeaseLost("others have taken over the work of this process, since it did not answer for a while")
 
 
 def _prune(folder: Path) -> None:
     names = {path.stem for path in folder.glob(f"*{LOST}")}
     names |= {path.stem for path in folder.glob(f"*{LEASE}") if not path.with_suffix(LOCK).exists()}
-    for name in sorted(names, key=lambda name: _changed(folder / f"{name}{LEASE}"))[:-_KEPT]:
+    for name in sorted(names, key=lambda name: _change_time(folder / f"{name}{LEASE}"))[:-_KEPT]:
         for suffix in (LEASE, LOCK, LOST):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
-def _changed(path: Path) -> float:
+def _change_time(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:

@@ -8,7 +8,7 @@ _LOCKS = Path("/proc/locks")
 
 
 def holder(file: Path) -> int | None:
-    """Return the process that holds the lock on a file, 0 if that is not told here, or None if nobody holds it."""
+    """Return the process that holds the lock on a file, 0 if it is unknown here, or None if it is free."""
     try:
         inode = file.stat().st_ino
     except OSError:
@@ -18,7 +18,7 @@ def holder(file: Path) -> int | None:
     except OSError:  # macOS has no such file
         return 0
     # "1: FLOCK  ADVISORY  WRITE 32583 fe:00:2328805 0 EOF", and "->" before FLOCK for one that waits. The device is
-    # left out: that of an overlay is not the one that `stat` tells.
+    # left out: that of an overlay differs from that of `stat`.
     for words in map(str.split, lines):
         if len(words) > 5 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
             return max(int(words[4]), 0)

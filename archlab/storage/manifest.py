@@ -18,7 +18,7 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a directory is, such as `export`, and size and SHA-256 of each file by its name.
+    """The kind of a directory, such as `export`, and size and SHA-256 of each file by its name.
 
     `kind` is empty in directories that archlab 0.1 wrote.
     """

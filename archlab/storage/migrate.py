@@ -55,7 +55,7 @@ def migrate(folder: Path) -> list[str]:
     """
     if not any((folder / name).is_file() for name in (_EXPERIMENT, _SPACE)):
         what = f"holds no run, search or checkpoint ({_EXPERIMENT} or {_SPACE})"
-        raise ArchlabError(f"{folder}: {what if folder.is_dir() else 'is no directory'}")
+        raise ArchlabError(f"{folder}: {what if folder.is_dir() else 'is not a directory'}")
     with _exclusive(folder):
         plan = _plan(folder)
         if plan.writes:
@@ -144,7 +144,7 @@ def _plan_tensors(folder: Path, root: Path, former: Mapping[str, str], plan: _Pl
 
 
 def _plan_identities(folder: Path, plan: _Plan) -> None:
-    """Plan the files that tell which experiment they belong to by its hash."""
+    """Plan the files that name their experiment by its hash."""
     for file in [path for name in (RUN_FILE, "provenance.json", _STATE) for path in folder.rglob(name)]:
         text = file.read_bytes()
         if any(former.encode() in text for former in plan.hashes):

@@ -17,7 +17,7 @@ _TYPES = {"kind": str, "sha256": str, "special_tokens": bool, "before": list, "a
 
 
 def token_files(tokens: ModelTokens | None) -> dict[str, bytes]:
-    """Return the files that keep what tokens mean, by name; none for a model that reads real values."""
+    """Return the files of a vocabulary, by name; none for a model that reads real values."""
     if tokens is None:
         return {}
     return {TOKENS: (json.dumps(tokens.to_plain(), indent=2) + "\n").encode(), **tokens.files}
@@ -53,7 +53,7 @@ def _read_plain(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
     if not isinstance(plain, dict) or "kind" not in plain:
-        raise ArchlabError(f"{file}: does not tell what tokens mean")
+        raise ArchlabError(f"{file}: does not define what tokens mean")
     for key, value in plain.items():
         if not _has_type(value, _TYPES.get(key)):
             raise ArchlabError(f"{file}: {key!r} is {value!r}")
@@ -68,7 +68,7 @@ def _has_type(value: object, type_: type | None) -> bool:
 
 def _read_file(folder: Path, name: str) -> bytes:
     if Path(name).name != name:
-        raise ArchlabError(f"{folder / TOKENS}: names {name!r}, which is no file beside it")
+        raise ArchlabError(f"{folder / TOKENS}: names {name!r}, which is not a file beside it")
     try:
         return (folder / name).read_bytes()
     except OSError as error:
@@ -76,7 +76,7 @@ def _read_file(folder: Path, name: str) -> bytes:
 
 
 def task_knobs(tokens: ModelTokens, folder: Path) -> Mapping[str, Any]:
-    """Return the knobs by which a task of text has a model's tokens, whose files lie in `folder`."""
+    """Return the knobs that give a text task a model's tokens, whose files are in `folder`."""
     if tokens.kind not in ("bytes", "words", "tokenizer", "unknown"):
         return {}
     name = {"bytes": "bytes", "unknown": None}.get(tokens.kind, str(folder / (tokens.file or "")))

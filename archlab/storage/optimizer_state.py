@@ -16,7 +16,7 @@ from archlab.parallel.parts import local_of, with_local
 from archlab.storage.json_values import is_finite
 from archlab.storage.tensors import named_tensors
 
-# How an optimizer computes and not what: a run may resume on a device that needs another implementation.
+# Settings that do not change an optimizer's results: a run may resume on a device that needs another implementation.
 _IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
 
@@ -46,8 +46,8 @@ def check_optimizer(
 ) -> None:
     """Raise ArchlabError unless an optimizer can continue from `tensors_of` and `groups_of` of a checkpoint.
 
-    Of tensors that ranks divide, it is given this one's parts. `shapes` are of what is saved of each parameter, whole;
-    without them, it is what one of torch's own optimizers keeps.
+    Of tensors that ranks divide, it is given this one's parts. `shapes` are those of each parameter's full state
+    tensors; without them, the state is that of one of torch's own optimizers.
     """
     own = groups_of(model, optimizer)
     if [group["params"] for group in own] != [group["params"] for group in groups]:
@@ -58,7 +58,7 @@ def check_optimizer(
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition(".")
         if key not in expected.get(name, {}):
-            raise ArchlabError(f"{source}: {full_name!r} is no state of this run's optimizer")
+            raise ArchlabError(f"{source}: {full_name!r} is not a state of this run's optimizer")
         _check_moment(key, tensor, expected[name][key], f"{source}: {full_name!r}")
         found.setdefault(name, set()).add(key)
     for name, present in found.items():
@@ -67,14 +67,14 @@ def check_optimizer(
 
 
 def _progress(optimizer: Optimizer) -> tuple[str, ...]:
-    """Return the settings of groups that steps change; the learning rate is set anew at each one."""
+    """Return the settings of groups that steps change; the learning rate is set again at each one."""
     return ("lr", *getattr(optimizer, "progress", ()))
 
 
 def _local_shapes(
     model: nn.Module, groups: list[dict[str, Any]], shapes: StateShapes
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Return the shapes of what this rank has: its part, of what has the shape of a parameter that ranks divide."""
+    """Return the shapes of this rank's state: its part, where a state has the shape of a divided parameter."""
     own = named_tensors(model)
     return {
         name: {
@@ -87,7 +87,7 @@ def _local_shapes(
 
 
 def _probe(model: nn.Module, optimizer: Optimizer) -> StateShapes:
-    """Return the shapes of what one of torch's optimizers keeps of each parameter, which none of them lists."""
+    """Return the shapes of the state of torch's optimizers for each parameter, which none of them lists."""
     keys = _state_keys(optimizer)
     return {
         name: {key: () if key == "step" else tuple(tensor.shape) for key in keys}
@@ -142,7 +142,7 @@ def restore_optimizer(
     state: dict[int, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition(".")
-        is_part = tensor.shape == local_of(own[name]).shape  # and no count of steps, nor what is kept whole
+        is_part = tensor.shape == local_of(own[name]).shape  # and no count of steps, nor an undivided state
         state.setdefault(indices[name], {})[key] = with_local(own[name], tensor) if is_part else tensor
     current = optimizer.state_dict()["param_groups"]
     merged = [_merge_group(group, saved) for group, saved in zip(current, groups, strict=True)]

@@ -25,7 +25,7 @@ _CHECKPOINT_FILES = {
 
 
 def own_file(path: Path) -> Path | None:
-    """Check a file that has a name of archlab's: it is no link and no directory."""
+    """Check a file that has a name of archlab's: it is neither a link nor a directory."""
     return None if path.is_file() and not path.is_symlink() else path
 
 
@@ -39,7 +39,7 @@ def report_file(path: Path) -> Path | None:
 
 
 def partial_path(path: Path) -> Path | None:
-    """Check what a killed writer left, a file or a directory."""
+    """Check the leftovers of a killed writer, a file or a directory."""
     return path if path.is_symlink() else None
 
 
@@ -93,7 +93,7 @@ def first_link(folder: Path, layout: Layout) -> Path | None:
     return next((path for path in links if any(fnmatchcase(path.name, name) for name in layout)), None)
 
 
-_compiled = dir_of({"*.pyc": own_file})  # what Python leaves beside a module that it imports
+_compiled = dir_of({"*.pyc": own_file})  # Python's caches beside imported modules
 
 RUN: Layout = {
     **dict.fromkeys(("run.json", "experiment.yaml", "metrics.jsonl", "result.json", ".run.lock"), own_file),

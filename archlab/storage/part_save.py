@@ -1,7 +1,7 @@
 """A checkpoint that several ranks write, each the parts of tensors that it has, while they train on.
 
 Each rank copies its parts, and a thread of its own writes them into a directory that the first rank has made, then a
-mark with their checksums. The first rank waits for all marks, adds what is not divided and the manifest, and renames
+mark with their checksums. The first rank waits for all marks, adds undivided tensors and the manifest, and renames
 the directory: until then no reader sees it. Nothing is sent between ranks, which meanwhile use their links to train.
 """
 
@@ -54,7 +54,7 @@ def _stage(tensors: Mapping[str, Tensor], parts: Mapping[str, Part], ranks: Rank
     staged = {}
     for number, (name, tensor) in enumerate(tensors.items()):
         part, own = parts[name], local_of(tensor)
-        # Buffers are each rank's own, where they count what it has seen: the first rank's are kept, as ever.
+        # Buffers are each rank's own, where they count its own tokens: the first rank's are kept, as always.
         if is_saver(part, number if name in equal else 0, ranks) and (own.numel() or part.is_whole):
             copy = torch.empty(own.shape, dtype=own.dtype)
             staged[name] = part, copy.copy_(own)
@@ -63,7 +63,7 @@ def _stage(tensors: Mapping[str, Tensor], parts: Mapping[str, Part], ranks: Rank
 
 @dataclass(frozen=True)
 class Undivided:
-    """What the first rank alone adds to a checkpoint, as it was when the tensors were copied."""
+    """The part of a checkpoint that the first rank alone adds, as of the time of the copy."""
 
     state: Mapping[str, Any]
     random: Mapping[str, Tensor]
@@ -85,7 +85,7 @@ class NewCheckpoint:
         self.partial = self._held.enter_context(atomic_dir(path, replace=True, check=require_listed))
 
     def publish(self, count: int, undivided: Undivided, has_ended: Callable[[], bool]) -> None:
-        """Wait for the parts of so many ranks and publish, or discard what there is once `has_ended`."""
+        """Wait for the parts of the given number of ranks and publish, or discard the parts once `has_ended`."""
         with self._held:
             files = _wait_for_marks(self.partial, count, has_ended)
             write_tensors(self.partial / RNG, undivided.random)
@@ -94,13 +94,13 @@ class NewCheckpoint:
         rotate(self.folder, self.step, self.keep, self.keep_steps)
 
     def discard(self) -> None:
-        """Delete what there is."""
+        """Delete the parts."""
         with suppress(_Discarded), self._held:
             raise _Discarded
 
 
 class _Discarded(ArchlabError):
-    """A checkpoint whose parts will not all come, since one of the ranks has failed, which tells of it."""
+    """A checkpoint whose parts will not all come, since one of the ranks has failed, which reports it."""
 
 
 def _wait_for_marks(partial: Path, count: int, has_ended: Callable[[], bool]) -> dict[str, tuple[int, str]]:
@@ -127,7 +127,7 @@ def _write_parts(partial: Path, staged: dict[str, Staged], rank: int, count: int
             fsync_path(file)
         write_text(partial / f"done-{rank:05d}.json", json.dumps(files))
     except BaseException:
-        # For the first rank to give up at once; where even this cannot be written, it is told when all end.
+        # For the first rank to give up at once; if even this cannot be written, it is reported when all end.
         with suppress(OSError):
             (partial / f"failed-{rank:05d}").touch()
         raise
@@ -152,17 +152,17 @@ class PartSave:
         return self._written.exception() is not None or time.monotonic() >= self._gives_up_at
 
     def raise_error(self) -> None:
-        """Raise what has failed so far in this rank; the failure of another one is told by that."""
+        """Raise a failure of this rank so far; another rank's failure is raised by that rank."""
         for future in (self._written, self._published):
             if future is not None and future.done() and not isinstance(future.exception(), _Discarded):
                 future.result()
 
     def wait_written(self) -> None:
-        """Wait until this rank's parts are on disk; raise what has failed."""
+        """Wait until this rank's parts are on disk; raise their failure."""
         self._written.result()
 
     def wait_published(self) -> None:
-        """Wait in the first rank until the checkpoint is there; raise what has failed."""
+        """Wait in the first rank until the checkpoint is published; raise its failure."""
         if self._published is not None:
             self._published.result()
 

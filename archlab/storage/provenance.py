@@ -32,6 +32,6 @@ def read_provenance(file: Path) -> dict[str, Any]:
 
 
 def require_corpus(description: Mapping[str, Any], file: Path) -> None:
-    """Raise ArchlabError if what a file tells of its data (`Task.describe`) cannot be shown."""
+    """Raise ArchlabError if a file's description of its data (`Task.describe`) cannot be shown."""
     if not has_type(description.get("bytes", {}), dict[str, int]):
         raise ArchlabError(f"{file}: the sizes of the data's splits are {description['bytes']!r:.40}")

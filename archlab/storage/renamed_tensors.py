@@ -19,7 +19,7 @@ def former_names(model: nn.Module) -> dict[str, str]:
 
 
 def has_former_names(names: Iterable[str], former: Mapping[str, str]) -> bool:
-    """Tell whether any of these names of tensors was given up."""
+    """Return whether any of these names of tensors was given up."""
     present = set(former.values())
     return any(name in former and name not in present for name in names)
 

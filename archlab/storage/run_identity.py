@@ -22,7 +22,7 @@ def read_run_identity(folder: Path) -> Identity:
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a directory holds a run; one that archlab 0.1 wrote is known by its resolved experiment."""
+    """Return whether a directory holds a run; one that archlab 0.1 wrote is known by its resolved experiment."""
     if (folder / RUN_FILE).is_file():
         return True
     try:
@@ -40,7 +40,7 @@ def require_unedited(run: Path) -> None:
 
 
 def experiment_identity(file: Path) -> Identity:
-    """Return the part of an identity that an experiment.yaml tells: the SHA-256 of its content, not of its layout."""
+    """Return the part of an identity from an experiment.yaml: the SHA-256 of its content, not of its layout."""
     return {"experiment": content_hash(load_yaml(file))}
 
 

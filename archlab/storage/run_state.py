@@ -53,11 +53,11 @@ def check_random_states(states: Mapping[str, Tensor], file: Path) -> None:
         raise ArchlabError(f"{file}: holds no state of the CPU's random number generator")
     for name, state in states.items():
         try:
-            # A run may go on where there are fewer GPUs, whose states are then not restored.
+            # A run may continue where there are fewer GPUs, whose states are then not restored.
             if name == "cpu" or _index(name) < torch.cuda.device_count():
                 torch.Generator(name.replace(".", ":")).set_state(state)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ArchlabError(f"{file}: {name!r} is no state of a generator: {one_line(error)}") from error
+            raise ArchlabError(f"{file}: {name!r} is not a state of a generator: {one_line(error)}") from error
 
 
 def _index(name: str) -> int:
@@ -68,7 +68,7 @@ def _index(name: str) -> int:
 
 
 def set_random_states(states: Mapping[str, Tensor]) -> None:
-    """Restore what `random_states` returned, as far as this machine has the devices."""
+    """Restore the result of `random_states`, for the devices that this machine has."""
     torch.set_rng_state(states["cpu"])
     for index in range(torch.cuda.device_count()):
         if f"cuda.{index}" in states:

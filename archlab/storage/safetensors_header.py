@@ -63,7 +63,7 @@ def read_header(file: Path) -> Header:
         entries = parse_object(text)
         metadata = entries.pop(_METADATA, None) or {}
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise ArchlabError(f"its {_METADATA} is no mapping of texts")
+            raise ArchlabError(f"its {_METADATA} is not a mapping of texts")
         tensors = {name: _info(name, entry) for name, entry in entries.items()}
         _check_places(tensors, size)
     except (OSError, ValueError, ArchlabError) as error:

@@ -34,7 +34,7 @@ def read_verified(folder: Path, read: Callable[[Path], Value]) -> Value:
 
 
 def _versions(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return what changes with any write to a directory or its files: the inodes and the times of their last change."""
+    """Return a stamp that changes with any write to a directory or its files: inodes and times of last change."""
     try:
         stats = {str(path): path.stat() for path in (folder, *folder.iterdir())}
     except OSError:  # replaced at this moment, or not there

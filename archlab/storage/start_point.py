@@ -12,9 +12,9 @@ from archlab.config.start_from import StartFrom
 from archlab.data.tokenizers.model_tokens import ModelTokens
 from archlab.errors import ArchlabError, ConfigError
 from archlab.storage.checkpoint import checkpoints, latest_checkpoint
+from archlab.storage.find_model import is_export
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import read_manifest
-from archlab.storage.model_places import is_export
 from archlab.storage.model_tokens import read_tokens
 from archlab.storage.provenance import read_provenance
 from archlab.storage.run_state import read_state
@@ -25,7 +25,7 @@ from archlab.storage.trained_task import find_tokens
 _PATH = "train.start_from"
 _WEIGHTS, _STATE, _EXPERIMENT, _PROVENANCE = "model.safetensors", "state.json", "experiment.yaml", "provenance.json"
 _CONFIG = "config.yaml"  # of an export
-_MAX_TOLD = 20
+_MAX_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StartPoint:
 
     @property
     def data(self) -> Any:
-        """What identifies the data that the run read, as its checkpoint tells."""
+        """The identity of the run's data, from its checkpoint."""
         return read_state(self.folder / _STATE).extra.get("data", {})
 
     @property
@@ -61,7 +61,7 @@ class StartPoint:
         return self.folder.parent.parent if self.has_state else self.folder
 
     def tokens(self) -> ModelTokens | None:
-        """Return what the model's tokens mean, or None for real values and where nobody knows."""
+        """Return what the model's tokens mean, or None for real values and if it is unknown."""
         if not self.has_state:
             return read_tokens(self.folder) if is_export(self.folder) else find_tokens(self.folder)
         return read_tokens(self._owner / "tokens")
@@ -105,7 +105,7 @@ def find_start(start: StartFrom) -> StartPoint:
     """Return the checkpoint that a run starts from; raise ArchlabError naming those that are there instead."""
     folder = Path(start.absolute().checkpoint)
     if not folder.is_dir():
-        raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} is no directory")
+        raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} is not a directory")
     if (folder / _STATE).is_file():
         return _require_step(StartPoint(folder), start)
     place = folder if checkpoints(folder) else folder / "checkpoints"
@@ -116,14 +116,14 @@ def find_start(start: StartFrom) -> StartPoint:
         return _last(place, start, known)
     if known and start.step is not None:
         return _final_of_step(folder, start, known)
-    return _require_step(StartPoint(_published(folder, start)), start)
+    return _require_step(StartPoint(_find_published(folder, start)), start)
 
 
 def _is_published(folder: Path) -> bool:
     return is_export(folder) or any((folder / name / _WEIGHTS).is_file() for name in PUBLISHED)
 
 
-def _published(folder: Path, start: StartFrom) -> Path:
+def _find_published(folder: Path, start: StartFrom) -> Path:
     if not _is_published(folder):
         problem = f"{start.checkpoint!r} holds no checkpoint and no trained model ({_WEIGHTS})"
         raise ConfigError(f"{_PATH}.checkpoint", problem)
@@ -151,10 +151,10 @@ def _last(place: Path, start: StartFrom, known: dict[int, Path]) -> StartPoint:
 
 def _no_such_step(start: StartFrom, known: dict[int, Path]) -> ConfigError:
     steps = sorted(known)
-    told = ", ".join(map(str, steps[-_MAX_TOLD:])) + (
-        f" and {len(steps) - _MAX_TOLD} earlier" * (len(steps) > _MAX_TOLD)
+    named = ", ".join(map(str, steps[-_MAX_NAMED:])) + (
+        f" and {len(steps) - _MAX_NAMED} earlier" * (len(steps) > _MAX_NAMED)
     )
-    return ConfigError(f"{_PATH}.step", f"{start.checkpoint!r} has no checkpoint of step {start.step}; it has {told}")
+    return ConfigError(f"{_PATH}.step", f"{start.checkpoint!r} has no checkpoint of step {start.step}; it has {named}")
 
 
 def _require_step(point: StartPoint, start: StartFrom) -> StartPoint:

@@ -1,10 +1,10 @@
 """The tensors of a checkpoint's safetensors files, whole or in parts, read as they are asked for and no further.
 
-A checkpoint of ranks that divide the tensors has a file of each rank's parts; its header tells of each part the shape
+A checkpoint of ranks that divide the tensors has a file of each rank's parts; its header has for each part the shape
 of the whole tensor and where in it the part begins. torch's own distributed checkpoints (DCP) are not used, since
-their planners exchange pickled objects, their safetensors neither tell the shape of a whole tensor nor miss a part of
-it, and tensors that are divided without DTensor, as along the axis `tensor`, are taken for copies of one another
-(torch 2.13).
+their planners exchange pickled objects, their safetensors neither hold the shape of a whole tensor nor detect a missing
+part of it, and tensors that are divided without DTensor, as along the axis `tensor`, are taken for copies of one
+another (torch 2.13).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _PART_FILE = re.compile(r"(model|optimizer)-part-(\d{5})-of-(\d{5})\.safetensors
 
 
 def part_file(kind: str, index: int, count: int) -> str:
-    """Return the name of the file that one of so many ranks writes of `MODEL` or `OPTIMIZER`."""
+    """Return the name of the file that one of the given number of ranks writes of `MODEL` or `OPTIMIZER`."""
     return f"{kind}-part-{index + 1:05d}-of-{count:05d}.safetensors"
 
 
 def is_part_file(name: str, kind: str | None = None) -> bool:
-    """Tell whether a file has the name of one of parts, of `MODEL` or `OPTIMIZER` or of either."""
+    """Return whether a file has the name of one of parts, of `MODEL` or `OPTIMIZER` or of either."""
     match = _PART_FILE.fullmatch(name)
     return match is not None and kind in (None, match[1])
 
@@ -49,7 +49,7 @@ def tensor_files(folder: Path, kind: str) -> list[Path]:
     """Return the files of a checkpoint's tensors: one, those that an index names, or those of all ranks' parts."""
     whole, index = folder / f"{kind}.safetensors", folder / f"{kind}.safetensors.index.json"
     if index.is_file():
-        return _indexed(index)
+        return _index_files(index)
     found = [match for file in folder.glob(f"{kind}-part-*") if (match := _PART_FILE.fullmatch(file.name))]
     if whole.is_file() or not found:
         return [whole]
@@ -58,17 +58,17 @@ def tensor_files(folder: Path, kind: str) -> list[Path]:
 
 
 def has_weights(folder: Path) -> bool:
-    """Tell whether a directory holds a model's tensors, whole or in parts."""
+    """Return whether a directory holds a model's tensors, whole or in parts."""
     return any(file.is_file() for file in tensor_files(folder, MODEL))
 
 
-def _indexed(index: Path) -> list[Path]:
+def _index_files(index: Path) -> list[Path]:
     places = read_object(index, "an index of weights").get("weight_map")
     if not isinstance(places, dict):
         raise ArchlabError(f"{index}: has no weight_map")
     for name in places.values():
         if not isinstance(name, str) or Path(name).name != name:
-            raise ArchlabError(f"{index}: names {name!r}, which is no file beside it")
+            raise ArchlabError(f"{index}: names {name!r}, which is not a file beside it")
     return [index.parent / name for name in sorted(set(places.values()))]
 
 
@@ -121,7 +121,7 @@ class StoredTensors(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self.read(name)
 
-    def described(self) -> dict[str, Tensor]:
+    def meta_tensors(self) -> dict[str, Tensor]:
         """Return dtype and shape of each tensor, on the meta device."""
         return {
             name: torch.empty(places[0].part.shape, dtype=places[0].dtype, device="meta")
@@ -150,7 +150,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def write_whole(self, file: Path) -> None:
         """Write all tensors to one safetensors file, of which one at a time is in memory."""
-        stream_tensors(file, self.described(), self.read)
+        stream_tensors(file, self.meta_tensors(), self.read)
 
 
 def _slices(spans: Sequence[tuple[int, int]], part: Part) -> tuple[slice, ...]:
@@ -158,7 +158,7 @@ def _slices(spans: Sequence[tuple[int, int]], part: Part) -> tuple[slice, ...]:
     return tuple(slice(begin - first, end - first) for (begin, end), first in zip(spans, part.begin, strict=True))
 
 
-def _map(file: Path) -> Any:  # safetensors has no type for what it opens
+def _map(file: Path) -> Any:  # safetensors does not export the type
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -175,7 +175,7 @@ def _read_places(file: Path) -> Iterator[tuple[str, _Stored]]:
     for name, info in header.tensors.items():
         shape, begin = places.get(name) or (info.shape, (0,) * len(info.shape))
         if len(shape) != len(info.shape) or len(begin) != len(info.shape):
-            raise ArchlabError(f"{file}: {name!r} of shape {list(info.shape)} is no part of {list(shape)}")
+            raise ArchlabError(f"{file}: {name!r} of shape {list(info.shape)} is not a part of {list(shape)}")
         yield name, _Stored(file, Part(shape, begin, info.shape), info.dtype)
 
 
@@ -184,7 +184,7 @@ def _places_of(metadata: Mapping[str, str], file: Path) -> dict[str, tuple[tuple
         entries = parse_object(metadata[_PARTS].encode())
         return {name: (_counts(entry["shape"]), _counts(entry["begin"])) for name, entry in entries.items()}
     except (KeyError, TypeError, ValueError) as error:
-        raise ArchlabError(f"{file}: does not tell which parts of tensors it holds") from error
+        raise ArchlabError(f"{file}: does not say which parts of tensors it holds") from error
 
 
 def _counts(values: Any) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ def require_target(out: Path, kind: str, *, force: bool, sources: Iterable[Path]
     """Raise ArchlabError unless a directory of some kind, such as `export`, may be written to `out`.
 
     It may be missing or empty, or with `force` an earlier one of its kind with every file as archlab wrote it. It may
-    hold none of the `sources`, and lie in none of those that are directories. Returns the check for `atomic_dir`.
+    hold none of the `sources`, and are in none of those that are directories. Returns the check for `atomic_dir`.
     """
     require_dir(out)
     if out.resolve() == Path.cwd():  # replaced as a whole, it would leave the shell in a deleted directory
@@ -36,12 +36,12 @@ def require_target(out: Path, kind: str, *, force: bool, sources: Iterable[Path]
 
 
 def require_dir(out: Path) -> None:
-    """Raise ArchlabError for a path that is no directory of its own: a file, a dead link, home, the root."""
+    """Raise ArchlabError for a path that is not a directory of its own: a file, a dead link, home, the root."""
     try:
         if out.is_symlink() and not out.exists():
             raise ArchlabError(f"{out}: is a link that leads nowhere")
         if any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
-            raise ArchlabError(f"{out}: is a file, or lies below one, and not a directory")
+            raise ArchlabError(f"{out}: is a file or below one, not a directory")
         if out.resolve() in (Path("/"), _home()):
             raise ArchlabError(f"{out}: is the home or the root directory; name one of its own")
     except OSError as error:
@@ -56,17 +56,17 @@ def _home() -> Path | None:
 
 
 def require_apart(out: Path, sources: Iterable[Path]) -> None:
-    """Raise ArchlabError if a directory holds one of the files or directories that are read, or lies in it."""
+    """Raise ArchlabError if a directory contains a source of the command, or is inside of one."""
     target = out.resolve()
     for source in map(Path.resolve, sources):
         if target == source or target in source.parents:
-            raise ArchlabError(f"{out}: holds {source}, which is read; name another directory")
+            raise ArchlabError(f"{out}: contains the source {source}; choose another directory")
         if source in target.parents:
-            raise ArchlabError(f"{out}: lies in {source}, which is read; name another directory")
+            raise ArchlabError(f"{out}: is inside the source {source}; choose another directory")
 
 
 def is_occupied(out: Path) -> bool:
-    """Tell whether a directory holds anything; raise ArchlabError if it cannot be read."""
+    """Return whether a directory holds anything; raise ArchlabError if it cannot be read."""
     try:
         return out.is_dir() and any(out.iterdir())
     except OSError as error:
@@ -82,13 +82,13 @@ def require_schema_target(file: Path) -> None:
     except ArchlabError:
         title = None
     if not isinstance(title, str) or not title.startswith("archlab "):
-        raise ArchlabError(f"{file}: is no JSON Schema that archlab wrote; name another file")
+        raise ArchlabError(f"{file}: is not a JSON Schema that archlab wrote; name another file")
 
 
 def require_report_target(file: Path) -> None:
     """Raise ArchlabError unless a report may be written to a file: it is absent, or archlab wrote it."""
     if (file.exists() or file.is_symlink()) and report_file(file) is not None:
-        raise ArchlabError(f"{file}: is no report that archlab wrote; move it away")
+        raise ArchlabError(f"{file}: is not a report that archlab wrote; move it away")
 
 
 def _require_earlier(out: Path, kind: str) -> None:

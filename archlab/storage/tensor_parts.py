@@ -30,7 +30,7 @@ def fit_stored(model: nn.Module, stored: StoredTensors) -> TensorFit:
         name: torch.empty(part.shape, dtype=own[name].dtype, device="meta")
         for name, part in parts_of(model, own).items()
     }
-    return fit_tensors(whole, stored.described())
+    return fit_tensors(whole, stored.meta_tensors())
 
 
 @torch.no_grad()
@@ -48,11 +48,11 @@ def read_parts(model: nn.Module, stored: StoredTensors) -> dict[str, Tensor]:
     What belongs to no tensor of the model is returned whole, for the caller to find. Raises ArchlabError for one that
     has not the shape of the model's tensor, where ranks divide that.
     """
-    parts, described = parts_of(model, named_tensors(model)), stored.described()
-    return {name: stored.read(name, _wanted(name, parts, described[name], stored.source)) for name in stored}
+    parts, described = parts_of(model, named_tensors(model)), stored.meta_tensors()
+    return {name: stored.read(name, _part_to_load(name, parts, described[name], stored.source)) for name in stored}
 
 
-def _wanted(name: str, parts: Mapping[str, Part], described: Tensor, source: Path) -> Part | None:
+def _part_to_load(name: str, parts: Mapping[str, Part], described: Tensor, source: Path) -> Part | None:
     key, _, owner = name.partition(".")
     part, shape = parts.get(owner), tuple(described.shape)
     if part is None or part.is_whole or key == "step":

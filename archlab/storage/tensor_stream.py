@@ -35,7 +35,7 @@ def stream_tensors(
             digest.update(block)
             opened.write(block)
         for name in names:
-            # A view, which is written as it lies in memory.
+            # A view, which is written as it is laid out in memory.
             data: memoryview = get(name).contiguous().reshape(-1).view(torch.uint8).numpy().data
             digest.update(data)
             opened.write(data)

@@ -12,8 +12,8 @@ from archlab.config.experiment import Experiment
 from archlab.errors import ArchlabError
 from archlab.modeling.build import build
 from archlab.storage import checkpoint
+from archlab.storage.find_model import is_export, run_of_checkpoint, why_no_model
 from archlab.storage.identity import require_same
-from archlab.storage.model_places import is_export, run_of_checkpoint, why_no_model
 from archlab.storage.run_identity import RUN_FILE, read_run_identity, require_model_of
 from archlab.storage.snapshot import read_verified
 from archlab.storage.trained_task import load_experiment

@@ -13,12 +13,12 @@ from archlab.config.spec import Spec
 from archlab.data.task import Task
 from archlab.data.tokenizers.model_tokens import UNKNOWN_TOKENS, ModelTokens
 from archlab.errors import ArchlabError, ConfigError
-from archlab.storage.model_places import is_export
+from archlab.storage.find_model import is_export
 from archlab.storage.model_tokens import read_tokens, task_knobs
 
 _SOURCE = "command line"
 _UNKNOWN = (
-    "the model was imported without a tokenizer, so that nobody knows what its tokens mean; "
+    "the model was imported without a tokenizer, so the meaning of its tokens is unknown; "
     "name it, as in task.tokenizer=/data/tokenizer.json"
 )
 

@@ -1,4 +1,4 @@
-"""The check that a call allocates for what it reads, whatever the limits of a component are."""
+"""The check that a call's memory follows its input, whatever the limits of a component are."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def allocates_what_it_reads(case: ComponentCase) -> None:
     if not limits:
         return
     names = ", ".join(limits)
-    first, second = (_record(_scaled(case, limits, factor)) for factor in (LARGE, 2 * LARGE))
+    first, second = (_record(_scale(case, limits, factor)) for factor in (LARGE, 2 * LARGE))
     # Before it is made so large that a call would take hours.
     grows = f"calls take {second.num_calls} operations instead of {first.num_calls} if {names} are twice as large"
-    require(second.num_calls <= first.num_calls, f"{grows}: bound what is a number of steps, by Range(low, high)")
-    before, after = first.num_bytes, _record(_scaled(case, limits, LARGER)).num_bytes
+    require(second.num_calls <= first.num_calls, f"{grows}: bound a number of steps by Range(low, high)")
+    before, after = first.num_bytes, _record(_scale(case, limits, LARGER)).num_bytes
     require(
         after <= before,
         f"calls allocate {after} bytes instead of {before} if {names} are {LARGER // LARGE} times as large",
@@ -44,14 +44,14 @@ def _limits(case: ComponentCase) -> Iterator[tuple[str, int]]:
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             try:
                 # First a small factor: a model with parameters of another size takes long to build.
-                models = (build_on_meta(_scaled(case, {knob.name: value}, factor).spec()) for factor in (2, LARGER))
+                models = (build_on_meta(_scale(case, {knob.name: value}, factor).spec()) for factor in (2, LARGER))
                 if all(_sizes(model) == sizes for model in models):
                     yield knob.name, value
             except ConfigError:  # a size that divides another one
                 continue
 
 
-def _scaled(case: ComponentCase, limits: dict[str, int], factor: int) -> ComponentCase:
+def _scale(case: ComponentCase, limits: dict[str, int], factor: int) -> ComponentCase:
     return case.with_knobs(**{name: value * factor for name, value in limits.items()})
 
 
@@ -60,7 +60,7 @@ def _sizes(model: nn.Module) -> list[torch.Size]:
 
 
 def _record(case: ComponentCase) -> _Allocations:
-    """Return what a call from the start allocates and, of a stream, two calls that continue it."""
+    """Return the allocations of a call from the start and, for a stream, of two calls that continue it."""
     model = build_on_meta(case.spec())
     with _Allocations() as allocations:
         _, state = model(case.example_inputs().to("meta"))

@@ -52,7 +52,7 @@ class ComponentCase:
 
     @cached_property
     def _spec(self) -> Spec:
-        """What `spec` returns: it takes a build on the meta device, and every check asks for it several times."""
+        """The result of `spec`, cached: it builds on the meta device, and every check uses it several times."""
         problem = ConfigError("", f"no model is known to test a {self.kind} in")
         for template in reference_models().get(self.kind, []):
             try:

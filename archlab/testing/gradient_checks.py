@@ -104,7 +104,7 @@ def compiles(case: ComponentCase) -> None:
     for part in _parts_to_compile(case, model):
         part.compile(fullgraph=True, backend="aot_eager_default_partitioner")
     with warnings.catch_warnings():
-        # torch's own, about the input of a block, which is no leaf (torch 2.13).
+        # torch's own, about the input of a block, which is not a leaf (torch 2.13).
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
         try:
             actual, gradients = _run(model, inputs)
@@ -116,7 +116,7 @@ def compiles(case: ComponentCase) -> None:
 
 
 def _parts_to_compile(case: ComponentCase, model: nn.Module) -> list[nn.Module]:
-    """Return what a run compiles by block that holds the component, or all where it is not a module of one part.
+    """Return the block of a run that holds the component, or all blocks if it is not inside of one.
 
     Identical blocks are traced once, where a model as a whole holds each of them.
     """

@@ -53,7 +53,7 @@ def lowers_the_loss(case: ComponentCase) -> None:
 
 
 def declares_its_state(case: ComponentCase) -> None:
-    """What `state_shapes` declares is what is kept of each parameter, which plans and checkpoints go by."""
+    """The state of each parameter is that of `state_shapes`, which plans and checkpoints rely on."""
     model, train = case.build(torch.float32), train_of(case)
     optimizer = build_optimizer(model, train)
     _update(model, optimizer, case.example_inputs(), 2)
@@ -91,7 +91,7 @@ def _require_equal(model: nn.Module, other: nn.Module, when: str) -> None:
 
 def has_no_dead_knob(case: ComponentCase) -> None:
     """Every knob changes the updates."""
-    original = _trained(case)
+    original = _train(case)
     for knob in find(case.kind, case.name).knobs.values():
         others = (case.with_knobs(**{knob.name: value}) for value in other_values(knob))
         if not any(_differs(original, other) for other in others):
@@ -100,13 +100,13 @@ def has_no_dead_knob(case: ComponentCase) -> None:
 
 def _differs(original: list[Tensor], other: ComponentCase) -> bool:
     try:
-        changed = _trained(other)
+        changed = _train(other)
     except ConfigError:
         return False
     return any(not torch.equal(mine, its) for mine, its in zip(original, changed, strict=True))
 
 
-def _trained(case: ComponentCase) -> list[Tensor]:
+def _train(case: ComponentCase) -> list[Tensor]:
     model = case.build(torch.float32)
     optimizer = build_optimizer(model, train_of(case))
     for number in range(2 * UPDATES):

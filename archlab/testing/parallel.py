@@ -88,7 +88,7 @@ def plugin_of(case: ComponentCase) -> str | None:
 
 
 def compare_with_one(session: Session, case: ComponentCase, layout: Layout, plugin: str | None) -> str | None:
-    """Return how this rank's part of a model's outputs and gradients differs from what one process computes."""
+    """Return the difference between this rank's part of outputs and gradients and those of one process."""
     if plugin is not None:
         load_plugin(plugin, Path())
     ranks = Ranks(layout, session)
@@ -104,7 +104,7 @@ def _compare(case: ComponentCase, ranks: Ranks, dtype: torch.dtype, tolerance: f
     expected = dict(_one(case.build(dtype), inputs, targets))
     floor = small * max(float(x.abs().max()) for name, x in expected.items() if name.startswith("gradients"))
     for name, actual in _part(case.build(dtype), inputs, targets, ranks):
-        wanted = _own(expected[name], ranks) if name == "outputs" else expected[name]
+        wanted = _own_part(expected[name], ranks) if name == "outputs" else expected[name]
         difference = float((actual - wanted).abs().max()) / max(float(wanted.abs().max()), floor)
         if difference > tolerance:
             where = " * ".join(f"{axis} {size}" for axis, size in ranks.layout.to_dict().items() if size > 1)
@@ -138,7 +138,7 @@ def _part(model: nn.Module, inputs: Tensor, targets: Tensor, ranks: Ranks) -> It
         divide_model(model, ranks.tensor_axis)
     carry = Carry(model, ranks.chunk_axis) if carries else None
     shard_model(model, ranks)
-    # The relay is what all models have; what declares more is tried in layouts of four.
+    # All models have the relay; components that declare more are tried in layouts of four.
     relay = Relay(ranks) if ranks.layout.chunk > 1 and carry is None else None
     outputs, losses = list[Tensor](), list[Tensor]()
 
@@ -152,9 +152,9 @@ def _part(model: nn.Module, inputs: Tensor, targets: Tensor, ranks: Ranks) -> It
         losses.append(loss.detach())
         return loss, state
 
-    own = _own(inputs, ranks), _own(targets, ranks)
+    own = _own_part(inputs, ranks), _own_part(targets, ranks)
     if carry is not None:
-        with carry.running(own[0]) as initial:
+        with carry.exchange(own[0]) as initial:
             forward(*own, initial)[0].backward()
     elif relay is None:
         forward(*own)[0].backward()
@@ -173,6 +173,6 @@ def _loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum")
 
 
-def _own(whole: Tensor, ranks: Ranks) -> Tensor:
+def _own_part(whole: Tensor, ranks: Ranks) -> Tensor:
     part = whole.chunk(ranks.layout.data)[ranks.data_index]
     return part if ranks.layout.chunk == 1 else part.chunk(ranks.layout.chunk, 1)[ranks.chunk_index]

@@ -1,4 +1,4 @@
-"""The check of what a component declares of its parameters."""
+"""The check of a component's declarations of its parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def declares_parameters(case: ComponentCase) -> None:
         if number >= VARIANTS and found >= component.params.keys():
             return
     missing = [name for name in component.params if name not in found]
-    require(not missing, f"register(..., params=...) has {missing[:1]}, which is no parameter for any knobs")
+    require(not missing, f"register(..., params=...) has {missing[:1]}, which is not a parameter for any knobs")
 
 
 def _own_names(case: ComponentCase, component: Component) -> Iterator[str]:

@@ -19,7 +19,7 @@ ENDS = {
     "embedding": ("tokens", "factored", "adaptive"),
     "head": ("language_model", "factored", "adaptive", "multi_token"),
 }
-# A task needs outputs for all of its tokens, and a context longer than what is predicted.
+# A task needs outputs for all of its tokens, and a context longer than its targets.
 OF_THE_TASK = ("num_outputs", "depth")
 
 

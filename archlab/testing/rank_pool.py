@@ -1,4 +1,4 @@
-"""A pool of processes, each with one thread, that try what several ranks do together."""
+"""A pool of processes, each with one thread, for checks of several ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from archlab.parallel.session import Session, adopt
-from archlab.runtime.place import Place
+from archlab.runtime.distributed_env import Place
 
 SIZE = 4  # as many ranks as any check asks for
 _TIMEOUT = timedelta(seconds=120)
@@ -30,7 +30,7 @@ class RankPool:
     """Processes that wait for work; each piece of it has a process group of its own."""
 
     def __init__(self, size: int = SIZE) -> None:
-        # A server that has imported what they need forks each: a fork of this process could not run backward passes.
+        # A fork server with their imports forks each: a fork of this process could not run backward passes.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["archlab.testing.parallel"])
         self._folder = tempfile.TemporaryDirectory()
@@ -48,7 +48,7 @@ class RankPool:
         atexit.register(self.close)
 
     def run(self, count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Return what `function(session, *arguments)` returns in each of `count` ranks.
+        """Return the results of `function(session, *arguments)` in each of `count` ranks.
 
         Raises RuntimeError with the traceback of the first one that fails; a pool is of no use after that.
         """

@@ -1,4 +1,4 @@
-"""Checks of streams: what a call of a model may see of other calls, other rows and other documents.
+"""Checks of streams: the effects of other calls, other rows and other documents on a call.
 
 B batch, T time, V outputs.
 """
@@ -125,7 +125,7 @@ def can_save_state(case: ComponentCase) -> None:
 
 @torch.no_grad()
 def rows_are_independent(case: ComponentCase) -> None:
-    """Rows of a batch that have read different numbers of tokens give what each gives alone, as prompts in a batch."""
+    """Rows of a batch that have read different numbers of tokens, such as prompts, have the same outputs as alone."""
     model = case.build()
     if not is_stream(case, model):
         return

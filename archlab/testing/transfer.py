@@ -38,7 +38,7 @@ LOWEST, HIGHEST = -0.75, 0.5
 _CHANGE = "the change of the last block's output"
 _OUTPUT = "the component's output"
 _OF_MODEL = ("the logits", "the last block's output", "the change of the logits", _CHANGE)
-_HOOKS = {"branches", "added", "shrink_branch"}  # of what decides how a branch is added
+_HOOKS = {"branches", "added", "shrink_branch"}  # hooks that decide how a branch is added
 NEGLIGIBLE = 0.01  # of the change of the features: less is noise
 
 
@@ -143,7 +143,7 @@ def _with_repeats(spec: Spec, repeat: int) -> Spec:
 
 
 def _require_constant(measured: Sequence[Sizes], factors: Sequence[int], of: str) -> None:
-    """Raise CheckFailed if a size is no constant as the model grows."""
+    """Raise CheckFailed if a size is not a constant as the model grows."""
     whole = max(sizes[_CHANGE] for sizes in measured)
     for name in measured[0]:
         sizes = [found[name] for found in measured]

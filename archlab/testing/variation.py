@@ -100,7 +100,7 @@ def has_no_dead_knob(case: ComponentCase) -> None:
 def variants(case: ComponentCase) -> Iterator[ComponentCase]:
     """Yield the component itself, then with random knobs: some knobs have an effect only together with others.
 
-    The last ones change the case's own knobs too, one at a time, which may rule out what is looked for.
+    The last ones change the case's own knobs too, one at a time, which may rule out the change.
     """
     yield case
     rng = random.Random(0)

@@ -16,7 +16,7 @@ from archlab.errors import ArchlabError, ConfigError
 from archlab.storage.run_identity import read_run_identity
 from archlab.training.step import TrainStep, prepare_experiment
 
-# The first steps compile, map memory and fill caches. Of the rest the median counts: what else the machine does now and
+# The first steps compile, map memory and fill caches. Of the rest the median counts: other load of the machine now and
 # then must not decide how long the run is.
 WARMUP_STEPS, MIN_STEPS, MAX_STEPS = 3, 5, 50
 MAX_SHARE = 0.02  # of the budget, that measuring may take beyond MIN_STEPS

@@ -44,7 +44,7 @@ class Callback:
         """
 
     def on_eval_progress(self, done: int, total: int | None) -> None:
-        """Called while such an evaluation runs, after `done` of its `total` targets; None if the task cannot tell."""
+        """Called while such an evaluation runs, after `done` of its `total` targets, None if unknown."""
 
     def on_end(self) -> None:
         """Called once when training ends, at its last step or with an exception."""

@@ -9,15 +9,15 @@ from typing import Any
 from archlab.data.task import Task
 from archlab.errors import ArchlabError
 
-# Where data lie and what they were read by: their checksums tell whether they are the same.
+# Paths and readers of data: checksums decide whether the data are the same.
 WHEREABOUTS = ("source", "tokenizer", "python")
-# And what follows from the experiment and the other facts.
+# And values that follow from the experiment and the others.
 _ELSEWHERE = (*WHEREABOUTS, "bytes")
-_MAX_TOLD = 3
+_MAX_NAMED = 3
 
 
 def data_identity(task: Task) -> dict[str, Any]:
-    """Return what identifies a task's data, wherever they lie: sizes and checksums, by dotted names."""
+    """Return the identity of a task's data, wherever they are: sizes and checksums, by dotted names."""
     facts = json.loads(json.dumps(task.describe()))  # as a checkpoint reads it back: lists for tuples, text for keys
     return {key: value for key, value in _flatten(facts).items() if key.split(".")[0] not in _ELSEWHERE}
 
@@ -37,9 +37,9 @@ def require_same_data(earlier: Mapping[str, Any], now: Mapping[str, Any], locati
     keys = [key for key in earlier if key in now and now[key] != earlier[key]]
     if keys:
         changed = [f"{key} {_brief(earlier[key])} -> {_brief(now[key])}" for key in keys]
-        told = ", ".join(changed[:_MAX_TOLD])
+        named = ", ".join(changed[:_MAX_NAMED])
         raise ArchlabError(
-            f"{location}: the data have changed since: {told}; restore them, or start a new run in another directory"
+            f"{location}: the data have changed since: {named}; restore them, or start a new run in another directory"
         )
 
 

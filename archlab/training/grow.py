@@ -105,7 +105,7 @@ def _fits(small: Mapping[str, nn.Module], large: Mapping[str, nn.Module], old: s
 
 
 def _kind(block: nn.Module) -> tuple[str, ...]:
-    """Return what blocks of one kind share, whatever their width."""
+    """Return the properties that blocks of one kind share, whatever their width."""
     return tuple(f"{name} {type(module).__name__}" for name, module in block.named_modules())
 
 
@@ -170,7 +170,7 @@ def grow_weights(stored: Mapping[str, Tensor], spec: Spec, model: nn.Module) -> 
 def _own_branch_params(module: nn.Module) -> list[nn.Parameter]:
     try:
         return list(branch_params(module))
-    except ConfigError:  # a component that declares no roles: what it gives is compared below
+    except ConfigError:  # a component that declares no roles: its outputs are compared below
         return []
 
 
@@ -187,4 +187,6 @@ def _require_same_function(stored: Mapping[str, Tensor], spec: Spec, model: nn.M
     difference = float((actual - expected).abs().max())
     if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
         problem = f"the function would not be the smaller model's: logits differ by {difference:.2g}"
-        raise ConfigError(_PATH, f"{problem}; a norm over more features, or more of what is summed, is no exact growth")
+        raise ConfigError(
+            _PATH, f"{problem}; a norm over more features, or a sum of more terms, is not an exact growth"
+        )

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from archlab.errors import ArchlabError
 from archlab.storage.files import write_bytes
 from archlab.training.metrics_file import NAME, read_kept, read_log
+from archlab.training.tensorboard import open_summary_writer
 
 
 class MetricsLog:
@@ -30,7 +30,7 @@ class MetricsLog:
         # Records after the checkpoint are written again when their steps are made again.
         kept = b"" if resume_step is None else read_kept(folder / NAME, resume_step, expected)
         first_step = 0 if resume_step is None else resume_step + 1
-        self._board = _summary_writer(folder / "tensorboard", first_step) if tensorboard else None
+        self._board = open_summary_writer(folder / "tensorboard", first_step) if tensorboard else None
         write_bytes(folder / NAME, kept)
         self._size, self._digest = len(kept), hashlib.sha256(kept)
         self._file = (folder / NAME).open("ab")
@@ -83,11 +83,3 @@ def _line(record: Mapping[str, float]) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _summary_writer(folder: Path, first_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ArchlabError("TensorBoard is missing: pip install tensorboard, or set train.tensorboard=false") from error
-    return SummaryWriter(folder, purge_step=first_step)

@@ -15,10 +15,10 @@ from archlab.storage.json_values import is_count, is_finite
 
 NAME = "metrics.jsonl"
 _log = logging.getLogger(__name__)
-# What a record tells of the machine, beside its speed: it differs from run to run, and says nothing of the model.
+# Fields of a record about the machine, beside its speed; they differ from run to run.
 OF_THE_MACHINE = ("tokens_per_s_per_device", "mfu", "memory_bytes", "data_wait_s")
 _NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "tokens", *OF_THE_MACHINE)
-_ADVICE = "restore it, or remove it to go on without the records before"
+_ADVICE = "restore it, or remove it to continue without the records before"
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def read_kept(file: Path, step: int, expected: Mapping[str, Any] | None) -> byte
     content, size = _read(file), 0
     if expected is not None:
         if not file.is_file():
-            _log.warning("%s: is missing; the run goes on without the records up to step %d", file, step)
+            _log.warning("%s: is missing; the run continues without the records up to step %d", file, step)
             return b""
         size = _require_beginning(content, file, step, expected)
     rest = _kept_lines(content[size:], file, step, strict=expected is None)
@@ -46,7 +46,7 @@ def read_kept(file: Path, step: int, expected: Mapping[str, Any] | None) -> byte
 
 def _require_beginning(content: bytes, file: Path, step: int, expected: Any) -> int:
     if not isinstance(expected, Mapping) or not is_count(expected.get("bytes")):
-        raise ArchlabError(f"{file}: the checkpoint of step {step} does not tell its size and checksum")
+        raise ArchlabError(f"{file}: the checkpoint of step {step} does not have its size and checksum")
     size = int(expected["bytes"])
     if hashlib.sha256(content[:size]).hexdigest() == expected.get("sha256"):
         return size
@@ -57,7 +57,7 @@ def _require_beginning(content: bytes, file: Path, step: int, expected: Any) -> 
 
 
 def _kept_lines(content: bytes, file: Path, step: int, *, strict: bool) -> Iterator[bytes]:
-    """Yield the lines up to a step; what follows those of a known checksum may be torn, and is written again."""
+    """Yield the lines up to a step; lines after the known checksum may be incomplete, and are written again."""
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             if _record(line, f"{file}:{number}")["step"] <= step:

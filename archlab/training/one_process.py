@@ -1,4 +1,4 @@
-"""What one process says to an experiment whose layout is of many."""
+"""The error for one process if an experiment's layout needs several."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _report(stage: str, done: int) -> None:
 
 
 def kind_of(name: str) -> str | None:
-    """Return the kind of an operation: one of KINDS, its own name, or None for an event that is no operation."""
+    """Return the kind of an operation: one of KINDS, its own name, or None for an event that is not an operation."""
     known = next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), None)
     named = _NAMED.match(name)
     return known or (named and (named[1] or named[2]))

@@ -1,10 +1,10 @@
-"""How far a run, a search or a ladder has come: what displays draw and `archlab watch` tells."""
+"""The progress of a run, a search or a ladder, as displays and `archlab watch` show it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 State = Literal["starting", "training", "validating", "evaluating", "stopped", "complete", "pruned", "failed"]
 Kind = Literal["run", "trial", "search", "ladder"]  # a trial is a run of a search
@@ -15,7 +15,7 @@ class RunProgress:
     """A training run, or the evaluation of a trained model, whose steps are targets.
 
     `metrics` holds the last value of each metric, such as loss, val_loss and tokens_per_s; `seconds_left` is None until
-    it can be told, and `reason` says why a run stopped or failed.
+    it is known, and `reason` says why a run stopped or failed.
     """
 
     label: str
@@ -28,7 +28,7 @@ class RunProgress:
 
     @property
     def times(self) -> tuple[float, float | None]:
-        """The seconds that the run has taken, as far as its speed tells, and those left."""
+        """The seconds that the run has taken and those left, estimated from its speed."""
         ahead = self.steps - self.step
         is_known = self.seconds_left is not None and ahead > 0
         return (self.seconds_left * self.step / ahead if is_known and self.seconds_left else 0.0), self.seconds_left
@@ -36,7 +36,7 @@ class RunProgress:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a trial, a candidate or the baseline has reached: the values of the objectives."""
+    """Results of a trial, a candidate or the baseline: the values of the objectives."""
 
     label: str
     values: Mapping[str, float]
@@ -44,7 +44,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class WorkerProgress:
-    """A process that works on a search, or died while it did: what it works on since when (UTC), where, and why not."""
+    """A process that works on a search, or died: its work and start (UTC), its place, and the reason of its end."""
 
     state: str
     host: str
@@ -56,7 +56,7 @@ class WorkerProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """A run, a search or a ladder as a whole, and what is running of it.
+    """A run, a search or a ladder as a whole, and its running parts.
 
     - `stage`: the part of a ladder that `total` and `counts` are of.
     - `total`: the number of trials, or of the runs of a ladder's rung.
@@ -65,7 +65,7 @@ class Progress:
     - `running`: the baseline, the trials or the runs that are in flight, of all workers.
     - `workers`: who works on it, and who died.
     - `recent`: the last trials or runs that ended.
-    - `seconds_left`: for all that is left, of a ladder the rungs to come included; None until it can be told.
+    - `seconds_left`: for all that is left, including a ladder's later rungs; None until it is known.
     """
 
     kind: Kind
@@ -87,16 +87,16 @@ class Progress:
         """The number of trials or runs that have ended."""
         return sum(self.counts.get(state, 0) for state in ("complete", "pruned", "failed"))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the progress as JSON data."""
         return {**asdict(self), "done": self.done}
 
 
 def estimate_left(durations: list[float], remaining: int, running: list[tuple[float, float | None]]) -> float | None:
-    """Return the seconds until all is done, or None while nothing tells how long one takes.
+    """Return the seconds until all is done, or None while no duration is known.
 
-    `durations` are the seconds of what has ended, `running` the seconds so far and those left, if known, of what runs,
-    each in a worker of its own; `remaining` have not begun.
+    `durations` are the seconds of ended parts, `running` the seconds so far and those left, if known, of running ones,
+    each in a worker of its own; `remaining` have not started.
     """
     known = [elapsed + left for elapsed, left in running if left is not None]
     every = durations or known

@@ -21,7 +21,7 @@ from archlab.storage.targets import require_apart, require_dir
 from archlab.training.metrics import read as read_metrics
 from archlab.training.metrics_file import OF_THE_MACHINE
 
-# What a process that was killed before its first step may have left.
+# Files of a process that was killed before its first step.
 _NOT_BEGUN = ("lock", "output.log", ".run.lock", RUN_FILE)
 
 
@@ -45,7 +45,7 @@ def require_run_dir(experiment: Experiment, folder: Path, resume: bool, force: b
 
 def _require_only_own(experiment: Experiment, folder: Path) -> None:
     if folder.is_symlink():
-        raise ArchlabError(f"{folder}: is a link; to start over what it leads to, name {folder.resolve()}")
+        raise ArchlabError(f"{folder}: is a link; to start over its target, name {folder.resolve()}")
     if foreign := first_foreign(folder, RUN):
         raise ArchlabError(f"{foreign}: was not written by archlab; move it away, or name another directory")
     require_apart(folder, _files_of(experiment.task.to_plain()))
@@ -83,9 +83,9 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool, bu
     folder.mkdir(parents=True, exist_ok=True)
     _remove_earlier(folder)
     identity, file = {"run": new_id(), **({"budget": str(budget)} if budget else {})}, folder / "experiment.yaml"
-    write_run_identity(folder, identity)  # first: it tells that the directory is a run's
+    write_run_identity(folder, identity)  # first: it marks the directory as a run's
     write_text(file, experiment.to_yaml())
-    # Of what a reader finds in the file: data that is written and read again need not be equal to the first.
+    # Of the data as read from the file: after writing and reading they need not equal the original.
     identity |= experiment_identity(file)
     write_run_identity(folder, identity)
     return identity
@@ -93,7 +93,7 @@ def open_run(experiment: Experiment, folder: Path, resume: bool, force: bool, bu
 
 def _resume(experiment: Experiment, folder: Path) -> Identity:
     file = folder / "experiment.yaml"
-    # Any layout goes on exactly where another one has stopped.
+    # Any layout continues exactly where another one has stopped.
     earlier, present = map(_as_resumed, (load(file, recorded=True), experiment))
     difference = first_difference(earlier.resolved, present.resolved)
     if difference:
@@ -104,8 +104,8 @@ def _resume(experiment: Experiment, folder: Path) -> Identity:
 
 
 def _as_resumed(experiment: Experiment) -> Experiment:
-    """Return an experiment without what trains nothing: its description, where it trains and who is told of it."""
-    # A shipped experiment may be described in other words by a later version.
+    """Return an experiment without its description and the settings of its devices and loggers, which train nothing."""
+    # A later version may describe a shipped experiment in other words.
     return replace(
         experiment, description="", parallel=None, train=replace(experiment.train, loggers=None, profile=None)
     )
@@ -119,7 +119,7 @@ def join_identity(folder: Path, own: Identity, data: Any, last: Path | None) -> 
     own = {**own, "data": data} if isinstance(data, str) else own
     if last is not None:
         found = read_checkpoint_identity(last)
-        # The task's data are compared in full when the checkpoint is read, which tells what has changed.
+        # The task's data are compared in full when the checkpoint is read, which reports what has changed.
         require_same(found, last, {key: value for key, value in own.items() if key != "data"}, folder / RUN_FILE)
         own = {**found, **own}
     own = {"run": new_id(), **own}
@@ -129,7 +129,7 @@ def join_identity(folder: Path, own: Identity, data: Any, last: Path | None) -> 
 
 
 def write_run_identity(folder: Path, identity: Identity) -> None:
-    """Write run.json, by which the files of a run are told from those of another."""
+    """Write run.json, by which the files of a run are distinguished from those of another."""
     write_text(folder / RUN_FILE, json.dumps({KEY: dict(identity)}, indent=2))
 
 

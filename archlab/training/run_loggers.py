@@ -1,7 +1,8 @@
 """Loggers that a run names in `train.loggers`: callbacks found by name, which never end the run that they log.
 
 Those that ship are modules of `archlab.training.loggers`; an installed package adds one by an entry point of the group
-`archlab.loggers`: a callback's class, made with a `LoggedRun`, with the names of its package and of what installs it.
+`archlab.loggers`: a callback's class, made with a `LoggedRun`, with the names of its package and of the extra that
+installs it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class LoggedRun:
     steps: int
 
     def is_due(self, record: Mapping[str, float]) -> bool:
-        """Tell whether an update is logged: those that metrics.jsonl has."""
+        """Return whether an update is logged: those that metrics.jsonl has."""
         return record["step"] % self.log_every == 0 or record["step"] == self.steps
 
 
@@ -51,7 +52,7 @@ def require_loggers(names: Sequence[str]) -> None:
 
 def _is_installed(package: str) -> bool:
     found = find_spec(package)
-    # A directory of the same name, such as the one that wandb itself makes, is no package.
+    # A directory of the same name, such as the one that wandb itself makes, is not a package.
     return found is not None and found.origin is not None
 
 
@@ -64,25 +65,25 @@ def make_loggers(experiment: Experiment, folder: Path, id: str) -> list[Callback
 
 def plain_config(experiment: Experiment) -> dict[str, Any]:
     """Return a resolved experiment as plain data, without the passwords of URLs."""
-    plain: dict[str, Any] = _redacted(experiment.resolved)
+    plain: dict[str, Any] = _redact(experiment.resolved)
     return plain
 
 
-def _redacted(value: Any) -> Any:
+def _redact(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _redacted(below) for key, below in value.items()}
+        return {key: _redact(below) for key, below in value.items()}
     if isinstance(value, list):
-        return [_redacted(below) for below in value]
+        return [_redact(below) for below in value]
     return redact(value) if isinstance(value, str) else value
 
 
 def is_failing() -> bool:
-    """Tell, in `on_end`, whether an exception ends the run."""
+    """Store, for `on_end`, whether an exception ends the run."""
     return sys.exc_info()[0] is not None
 
 
 class _Guarded(Callback):
-    """A logger that is told of nothing more once it has failed: metrics.jsonl has everything."""
+    """A logger that is disabled once it has failed: metrics.jsonl has everything."""
 
     def __init__(self, name: str, logger: Callback) -> None:
         self.name, self.logger, self.works = name, logger, True
@@ -94,7 +95,7 @@ class _Guarded(Callback):
             hook(*arguments)
         except Exception as error:
             self.works = False
-            _log.warning("%s: %s; the run goes on without it, and metrics.jsonl has all", self.name, one_line(error))
+            _log.warning("%s: %s; the run continues without it, and metrics.jsonl has all", self.name, one_line(error))
 
     def on_start(self, experiment: Experiment, step: int) -> None:
         """Hand on."""

@@ -17,7 +17,7 @@ from archlab.training.metrics_file import NAME, OF_THE_MACHINE
 from archlab.training.progress import Progress, RunProgress, State
 
 _UNTOLD = ("lr", "grad_norm", "tokens", *OF_THE_MACHINE)
-_TAIL_BYTES = 65536  # of a log, which may have millions of lines; the last evaluation of most runs lies in it
+_TAIL_BYTES = 65536  # of a log, which may have millions of lines; the last evaluation of most runs is in it
 
 
 def read_run_progress(folder: Path) -> Progress:
@@ -32,7 +32,7 @@ def read_run_progress(folder: Path) -> Progress:
 def run_progress(folder: Path, label: str, *, lock_file: str = ".run.lock") -> RunProgress:
     """Return how far a run has come, by its metrics.jsonl, and whether a process still trains it, by its lock.
 
-    Where the operating system does not tell who holds a lock, the run is taken for one that goes on.
+    Where the operating system does not show who holds a lock, the run counts as running.
     """
     train = _train(folder)
     metrics = _last_metrics(folder / NAME)

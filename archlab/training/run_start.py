@@ -1,4 +1,4 @@
-"""The start of a training run, of which the first process decides: settings, directory, and where to go on from."""
+"""The start of a training run, decided by the first process: settings, directory, and checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from archlab.training.trace import Trace
 
 @dataclass
 class RunStart:
-    """The start of a run: its experiment with every setting resolved, identity, and the checkpoint to go on from."""
+    """The start of a run: its experiment with every setting resolved, identity, and the checkpoint to continue from."""
 
     experiment: Experiment
     folder: Path
@@ -40,7 +40,7 @@ class RunStart:
         self.experiment = with_absolute_start(self.experiment)
 
     def begin(self, held: ExitStack) -> dict[str, Any]:
-        """Check the experiment, lock the run's directory and open it; return what the other processes need."""
+        """Check the experiment, lock the run's directory and open it; return the data that the other processes need."""
         folder, resume, force = self.folder, self.resume, self.force
         # Before open_run, which overwrites an earlier run: an experiment that cannot be trained leaves it alone.
         experiment, budget = self.experiment, self.experiment.train.budget
@@ -60,23 +60,25 @@ class RunStart:
         return {"train": experiment.train.to_plain(), "identity": dict(self.identity), "last": last}
 
     def loggers(self) -> list[Callback]:
-        """Return what the experiment itself asks to be told of the run."""
+        """Return the loggers that the experiment itself configures."""
         profile, id = self.experiment.train.profile, str(self.identity.get("run", self.folder.resolve().name))
         traces = [Trace(self.folder, profile)] if profile else []
         return [*traces, *make_loggers(self.experiment, self.folder, id)]
 
-    def follow(self, told: Mapping[str, Any]) -> None:
-        """Take over what the first process has found; raise ArchlabError if this one does not see the directory."""
+    def follow(self, decided: Mapping[str, Any]) -> None:
+        """Take over the decisions of the first process; raise ArchlabError if this one does not see the directory."""
         if not (self.folder / "run.json").is_file():
-            raise ArchlabError(f"{self.folder}: is not what the first process has opened; all need one file system")
-        self.experiment = replace(self.experiment, train=parse_train(told["train"]))
-        self.identity, self.last = told["identity"], told["last"] and Path(told["last"])
+            raise ArchlabError(
+                f"{self.folder}: is not the directory that the first process has opened; all need one file system"
+            )
+        self.experiment = replace(self.experiment, train=parse_train(decided["train"]))
+        self.identity, self.last = decided["identity"], decided["last"] and Path(decided["last"])
 
 
 def _settings_to_keep(folder: Path, train: TrainConfig, resume: bool) -> dict[str, str]:
     """Return each `auto` setting as it was resolved when the run started: resuming is exact only with the same ones.
 
-    A run that goes on where another one was keeps that one's.
+    A run that continues where another one was keeps that one's.
     """
     file = folder / "experiment.yaml"
     if not resume or not file.is_file():

@@ -1,4 +1,4 @@
-"""What a run's tokens mean, written when the run starts: its tokenizer may move, and its corpus grow, until it ends."""
+"""The vocabulary of a run, stored at its start: the tokenizer may move, and the corpus grow, before its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME = "tokens"  # a directory of the run
 
 
 def keep_run_tokens(experiment: Experiment, folder: Path, resume: bool) -> None:
-    """Write what the tokens of an experiment mean into its run's directory, unless a resumed run has it already."""
+    """Write the vocabulary of an experiment into its run's directory, unless a resumed run has it already."""
     if resume and read_run_tokens(folder) is not None:
         return
     tokens = _meaning(experiment)
@@ -25,7 +25,7 @@ def keep_run_tokens(experiment: Experiment, folder: Path, resume: bool) -> None:
 
 
 def read_run_tokens(folder: Path) -> ModelTokens | None:
-    """Return what the tokens of a run mean, or None for real values and for a run that does not tell, an older one."""
+    """Return the vocabulary of a run, or None for real values and for an older run without a record."""
     return read_tokens(folder / _NAME)
 
 

@@ -22,7 +22,7 @@ _PATIENCE_S = 20.0  # after a failure, for the parts of other ranks
 class Saver:
     """Saves the checkpoints of a run in `folder`; `tell` is called in the first rank before each one.
 
-    It returns what the checkpoint is to hold beside the state of training, or raises if nothing may be written.
+    It returns the checkpoint's data beside the state of training, or raises if nothing may be written.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Saver:
         return str(self._new.partial.resolve())
 
     def check(self) -> None:
-        """Raise what has failed in this rank since the last save."""
+        """Raise a failure of this rank since the last save."""
         if self._save is not None:
             self._save.raise_error()
 

@@ -1,6 +1,6 @@
-"""A run that starts from a checkpoint of another one: what must agree, and what is loaded.
+"""A run that starts from another run's checkpoint: checks of their settings, and loading.
 
-`weights` begins anew with them, as for fine-tuning; `everything` is what the other run would have done next, bit for
+`weights` starts over with them, as for fine-tuning; `everything` is the continuation of the other run, bit for
 bit, under the schedule and the length of this one, as for the decays that branch off a run of the schedule wsd.
 """
 
@@ -35,8 +35,8 @@ from archlab.training.grow import grow_weights, plan_growth
 from archlab.training.step import TrainStep
 
 _PATH = "train.start_from"
-# What a continued run may change. With any other setting, a later version's too, the optimizer's state and the position
-# in the data would have another meaning.
+# Settings that a continued run may change. With any other setting, a later version's too, the optimizer's state and the
+# position in the data would have another meaning.
 _FREE = {
     *("steps", "budget", "lr", "warmup", "warmup_fraction", "schedule", "end_lr_ratio", "decay_fraction", "clip"),
     *(
@@ -53,7 +53,7 @@ _FREE = {
     *("eval_every", "eval_tokens", "checkpoint_every", "checkpoint_at", "keep_checkpoints"),
     *("batch_size", "accumulate"),  # whose product counts
 }
-_MAX_TOLD = 3
+_MAX_NAMED = 3
 _log = logging.getLogger(__name__)
 
 
@@ -95,7 +95,7 @@ def settings_of_start(train: TrainConfig) -> dict[str, str]:
 
 
 def load_start(start: StartFrom, train_step: TrainStep) -> dict[str, Any]:
-    """Load a checkpoint into a run's first step, and return what the run remembers of where it started."""
+    """Load a checkpoint into a run's first step, and return the run's record of its start."""
     point = find_start(start)
     if start.load == "everything":
         read_verified(point.folder, train_step.load)
@@ -111,7 +111,7 @@ def load_start(start: StartFrom, train_step: TrainStep) -> dict[str, Any]:
     if start.match == "strict":
         read_verified(point.folder, lambda folder: load_weights(folder, train_step.model))
     else:
-        not_loaded = _not_loaded(point, train_step.model)
+        not_loaded = _names_not_loaded(point, train_step.model)
         read_verified(point.folder, lambda folder: load_matching_weights(folder, train_step.model))
     return {**point.origin(), "load": start.load, **({"not_loaded": not_loaded} if not_loaded else {})}
 
@@ -119,12 +119,12 @@ def load_start(start: StartFrom, train_step: TrainStep) -> dict[str, Any]:
 def _earlier(point: StartPoint) -> Spec:
     """Return the spec of the model that a checkpoint is of."""
     if point.experiment_file is None:
-        problem = f"{str(point.folder)!r} does not tell its model; name its run"
+        problem = f"{str(point.folder)!r} does not identify its model; name its run"
         raise ConfigError(f"{_PATH}.checkpoint", problem)
     return load(point.experiment_file, recorded=True).model
 
 
-def _not_loaded(point: StartPoint, model: nn.Module) -> dict[str, list[str]]:
+def _names_not_loaded(point: StartPoint, model: nn.Module) -> dict[str, list[str]]:
     """Return the names of the model's tensors that keep their initial values and of those of the checkpoint left."""
     fit = check_weights(point.folder, model)
     initial, unused = [*fit.missing, *fit.different], list(fit.unexpected)
@@ -142,8 +142,8 @@ def _not_loaded(point: StartPoint, model: nn.Module) -> dict[str, list[str]]:
 def _some(names: Sequence[str]) -> str:
     if not names:
         return ""
-    rest = len(names) - _MAX_TOLD
-    return f" ({', '.join(names[:_MAX_TOLD])}{f' and {rest} more' if rest > 0 else ''})"
+    rest = len(names) - _MAX_NAMED
+    return f" ({', '.join(names[:_MAX_NAMED])}{f' and {rest} more' if rest > 0 else ''})"
 
 
 def _check_weights(point: StartPoint, start: StartFrom, model: nn.Module) -> None:
@@ -152,7 +152,9 @@ def _check_weights(point: StartPoint, start: StartFrom, model: nn.Module) -> Non
         plan_growth(build_on_meta(_earlier(point)), model)
         return
     if start.match == "strict" and not fit.is_exact:
-        advice = "" if start.load == "everything" else "; match: names loads what fits, match: grow a smaller model"
+        advice = (
+            "" if start.load == "everything" else "; match: names loads matching tensors, match: grow a smaller model"
+        )
         raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} does not fit the model: {fit}{advice}")
     if not fit.matching:
         raise ConfigError(f"{_PATH}.checkpoint", f"{start.checkpoint!r} has no tensor that fits the model: {fit}")
@@ -171,7 +173,7 @@ def _tokens_of(experiment: Experiment) -> ModelTokens | None:
     task: Task = experiment.task.factory()()
     try:
         return task.model_tokens()
-    except MissingTokenizerError:  # of which training tells
+    except MissingTokenizerError:  # which training reports
         return None
 
 
@@ -186,12 +188,12 @@ def _check_continued(point: StartPoint, experiment: Experiment) -> None:
     if point.experiment_file is None:
         return
     other = load(point.experiment_file, recorded=True)
-    difference = first_difference(_continued(other), _continued(experiment))
+    difference = first_difference(_continued_settings(other), _continued_settings(experiment))
     if difference:
         raise ConfigError(f"{_PATH}.load", f"everything of {point.folder} cannot be continued: {difference}")
 
 
-def _continued(experiment: Experiment) -> Mapping[str, Any]:
+def _continued_settings(experiment: Experiment) -> Mapping[str, Any]:
     train = experiment.train
     settings = {key: value for key, value in train.to_plain().items() if key not in _FREE}
     return {

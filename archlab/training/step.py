@@ -16,16 +16,17 @@ from archlab.config.experiment import Experiment
 from archlab.config.parallel import layout_of
 from archlab.data.task import Task
 from archlab.errors import ConfigError, TrainingError
+from archlab.modeling.activation_checkpointing import apply_activation_checkpointing
 from archlab.modeling.budget import resolve_budget
 from archlab.modeling.build import build, validate
-from archlab.modeling.compile import apply_activation_checkpointing, compile_model, resolve_compile_mode
+from archlab.modeling.compile import compile_model, resolve_compile_mode
 from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.loss import count_targets, training_losses
 from archlab.modeling.optimizer import saved_shapes
 from archlab.modeling.parametrization import parametrize
 from archlab.modeling.state import State, auxiliary_loss, update_sums
 from archlab.parallel.carry import Carry, can_carry
-from archlab.parallel.fit import divide_work, memory_of_rank, require_fit
+from archlab.parallel.check_layout import divide_work, memory_of_rank, require_fit
 from archlab.parallel.gradients import clip_gradients, sum_gradients
 from archlab.parallel.ranks import Ranks
 from archlab.parallel.relay import Relay
@@ -36,7 +37,8 @@ from archlab.parallel.update_sums import finish_update
 from archlab.runtime.memory import most_used_memory, require_memory
 from archlab.runtime.mixed_precision import resolve_precision
 from archlab.storage.checkpoint import load_checkpoint
-from archlab.training.optimizer import build_optimizer, lr_multiplier
+from archlab.training.lr_schedule import lr_multiplier
+from archlab.training.optimizer import build_optimizer
 
 
 def prepare_experiment(
@@ -49,7 +51,7 @@ def prepare_experiment(
     """
     cost = check_experiment(experiment, processes)
     experiment = resolve_auto(resolve_budget(experiment, cost), cost, previous)
-    # By the tensors alone: what malloc loses between them differs too much to refuse a run for it.
+    # By the tensors alone: malloc's fragmentation varies too much to refuse a run for it.
     needed, fixed = memory_of_rank(experiment, cost, layout_of(experiment.parallel, processes))
     local = present_place().local_count if processes > 1 else 1
     require_memory(needed, torch.device(experiment.train.device), fixed=fixed, processes=local)
@@ -130,7 +132,7 @@ class TrainStep:
         self.relay = Relay(self.ranks) if self.ranks.layout.chunk > 1 and self._carry is None else None
 
     def _can_carry(self) -> bool:
-        """Tell whether ranks that have a context in pieces compute them at once."""
+        """Return whether ranks that have a context in pieces compute them at once."""
         # Compiled, ranks would have graphs of their own, which may exchange summaries in another order each.
         return self.ranks.layout.chunk > 1 and self.train.compile == "off" and can_carry(self.model)
 
@@ -145,7 +147,7 @@ class TrainStep:
         return self.relay is not None
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Restore weights, optimizer, step and random state from a checkpoint; return what it holds beside these."""
+        """Restore weights, optimizer, step and random state from a checkpoint; return its other data."""
         shapes = saved_shapes(self.train, self.model)
         state = load_checkpoint(folder, self.model, self.optimizer, shapes)
         self.step = int(state["step"])
@@ -183,7 +185,7 @@ class TrainStep:
         return figures | self._of_the_machine(speed / self.ranks.count)
 
     def _of_the_machine(self, speed: float) -> dict[str, float]:
-        """Return what the record of an update tells of this process and its device, which makes so many tokens/s."""
+        """Return the fields of an update's record about this process and its device, given its tokens/s."""
         share = {} if self.peak_speed is None else {"mfu": speed / self.peak_speed}
         used = {"memory_bytes": most_used_memory(self.device), "data_wait_s": self._data_wait_s}
         return {"tokens_per_s_per_device": speed, **share, **used}
@@ -191,7 +193,7 @@ class TrainStep:
     def _backward(self) -> tuple[float, dict[str, Tensor]]:
         """Accumulate the gradients of the update's micro-batches; return its loss in nats per target.
 
-        And what layers have counted in this rank's sequences, by their paths.
+        And the layers' counts of this rank's sequences, by their paths.
 
         The loss is one mean over the targets of all micro-batches, not a mean of their means: these differ where
         micro-batches have different numbers of targets. So the targets are counted before the first backward pass, and
@@ -207,7 +209,7 @@ class TrainStep:
         num_targets, num_tokens = self.ranks.sum(own_targets, own_tokens)
         if not num_targets:
             problem = f"step {self.step + 1}: no target is asked for in its {len(batches)} batches"
-            raise self.ranks.told_once(TrainingError(problem))
+            raise self.ranks.report_once(TrainingError(problem))
         loss, sums = torch.zeros((), device=self.device), dict[str, Tensor]()
         self.ranks.publish(self.step + 1, "compute")
 
@@ -223,7 +225,7 @@ class TrainStep:
 
         for inputs, targets in batches:
             if self._carry is not None:
-                with self._carry.running(inputs.to(self.device)) as initial:
+                with self._carry.exchange(inputs.to(self.device)) as initial:
                     forward(inputs, targets, initial)[0].backward()
             elif self.relay is None:
                 forward(inputs, targets)[0].backward()
@@ -252,4 +254,4 @@ class TrainStep:
             return
         problem = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
         advice = "try a smaller train.lr, or a longer train.warmup"
-        raise self.ranks.told_once(TrainingError(f"step {self.step + 1}: {problem}; {advice}"))
+        raise self.ranks.report_once(TrainingError(f"step {self.step + 1}: {problem}; {advice}"))

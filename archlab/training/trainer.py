@@ -18,9 +18,9 @@ from archlab.modeling.cost import estimate_cost
 from archlab.modeling.optimizer import at_average
 from archlab.parallel.ranks import Ranks, join_ranks
 from archlab.runtime.determinism import deterministic_algorithms
+from archlab.runtime.distributed_env import was_restarted
 from archlab.runtime.environment import versions
 from archlab.runtime.outcome import Outcome, outcome_of
-from archlab.runtime.place import was_restarted
 from archlab.runtime.signals import Stopped, defer_keyboard_interrupt, stop_on_signals
 from archlab.storage import checkpoint
 from archlab.storage.identity import KEY, Identity
@@ -66,20 +66,20 @@ def train(
     """Train an experiment in a directory; `resume` continues exactly where the last whole checkpoint ended.
 
     `save_every_s` is for a run that is likely to be killed: beside the experiment's own checkpoints one is saved after
-    the first step, and whenever so many seconds have passed. `peak_flops` tells the FLOP/s of a device in a precision,
-    or None, for `mfu` in the metrics.
+    the first step, and whenever so many seconds have passed. `peak_flops` returns the FLOP/s of a device in a
+    precision, or None, for `mfu` in the metrics.
     Raises ArchlabError if the directory holds another run or anything that archlab did not write, if another process
     trains there, if the model does not fit in memory, or if the loss is no longer finite.
     """
     refuse_one_process(experiment)
-    again = was_restarted()  # by a launcher, after a failure: what there is now is this run's
+    again = was_restarted()  # by a launcher, after a failure: the files are this run's
     resume, force = resume or again, force and not again
     with stop_on_signals(), deterministic_algorithms(), join_ranks(experiment) as ranks, ExitStack() as held:
         start = RunStart(experiment, folder, resume, force, ranks.count)
-        # The first process alone looks at the directory and writes there; the others go on with what it has found.
-        told = ranks.on_first(lambda: start.begin(held))
+        # The first process alone looks at the directory and writes there; the others continue with its findings.
+        decided = ranks.on_first(lambda: start.begin(held))
         if not ranks.is_first:
-            start.follow(told)
+            start.follow(decided)
         callback = CallbackList([*start.loggers(), *callbacks]) if ranks.is_first else Callback()
         trainer = Trainer(start.experiment, folder, start.last, callback, start.identity, ranks, save_every_s)
         if ranks.is_first and peak_flops is not None:
@@ -172,7 +172,7 @@ class Trainer:
             checkpoint.save_model(final, self.model, resolved, provenance, tokens, weights=weights)
 
     def _save_at_stop(self, error: BaseException) -> str:
-        """Save a checkpoint, unless the user cannot wait; return what is told of it."""
+        """Save a checkpoint, unless the user cannot wait; return the message about it."""
         # Not after a second signal, by which an optimizer step may have ended half done, and the user waits.
         if isinstance(error, Stopped) and error.at_once:
             last = max(checkpoint.checkpoints(self.folder / "checkpoints"), default=None)
@@ -200,7 +200,7 @@ class Trainer:
             self.log.append(record)
 
     def _lacks_evaluation(self) -> bool:
-        """Tell whether a signal during an evaluation has saved the checkpoint that the run goes on from."""
+        """Return whether a signal during an evaluation has saved the checkpoint that the run continues from."""
         return not any("val_loss" in r for r in read_metrics(self.folder) if r["step"] == self.step)
 
     def _train_loop(self) -> None:
@@ -253,7 +253,7 @@ class Trainer:
         metrics = result.metrics
         if not math.isfinite(metrics["loss"]):
             problem = f"step {self.step}: the validation loss is {metrics['loss']}; try a smaller train.lr"
-            raise self.ranks.told_once(TrainingError(problem))
+            raise self.ranks.report_once(TrainingError(problem))
         record = {"step": self.step, **{f"val_{name}": metrics[name] for name in self.task.metrics if name in metrics}}
         with self.ranks.keep_error():
             self._append(record)
@@ -265,12 +265,12 @@ class Trainer:
         self.ranks.raise_together()
 
     def _tell(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the run beside its state; raise if the directory is not the run's."""
+        """Return a checkpoint's data of the run beside its state; raise if the directory is not the run's."""
         require_own(self.folder, self.identity)
         return {**self._origin(), "data": self.data}
 
     def _origin(self) -> dict[str, Any]:
-        """Return what a checkpoint tells of its run: its identity, its start, and size and checksum of its metrics."""
+        """Return a checkpoint's data about its run: its identity, its start, and size and checksum of its metrics."""
         metrics = self.log.summary() if self.log else self.expected_log
         known = {"metrics_log": metrics, "start_from": self.started_from}
         return {KEY: dict(self.identity), **{key: value for key, value in known.items() if value}}

@@ -23,7 +23,7 @@ def fall(gates_RSH: Tensor, num_queries: int) -> Tensor:
 def fall_in_ring(gates_BSH: Tensor, slot_B1: Tensor) -> Tensor:
     """Return the sums [B, H, 1, S] of the log gates after each key of a ring, up to a query's in its slot."""
     sum_BHS, slot_B11 = gates_BSH.mT.cumsum(-1), slot_B1[:, None]
-    # What lies behind the query's slot has been read before what lies ahead of it.
+    # Slots behind the query's have been read before the slots ahead of it.
     is_before_B1S = torch.arange(sum_BHS.shape[-1], device=sum_BHS.device) > slot_B11
     query_BH1 = sum_BHS.gather(-1, slot_B11.expand(*sum_BHS.shape[:2], 1))
     return (query_BH1 - sum_BHS + is_before_B1S * sum_BHS[..., -1:])[:, :, None]

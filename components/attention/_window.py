@@ -73,7 +73,7 @@ class WindowedAttention(WindowState):
         return ((y_BTHV, entries) if self.gives else y_BTHV), after
 
     def look_up(self, q_BTHK: Tensor, entries: Entries) -> Tensor:
-        """Return [B, T, H, V], what the queries of a call find among entries, of this layer or of another."""
+        """Return the outputs [B, T, H, V] of a call's queries over entries of this layer or of another."""
         T, position_BT = q_BTHK.shape[1], entries["position"]
         q_BTHK = self._rotate(q_BTHK, position_BT)
         ring, old, new = (

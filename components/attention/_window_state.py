@@ -18,8 +18,8 @@ from archlab.components.position._base import Position
 from archlab.ops.assertions import assert_async
 
 Window: TypeAlias = Literal["full", "chunk", "sliding"]
-# What queries look up: positions, and the entries of the rings by name, those of the call as `new.NAME`, in a stream
-# those from before it as `old.NAME`, or for a single token of it both as `ring.NAME`, in the slots of the rings.
+# Entries that queries attend to: positions, and the entries of the rings by name, those of the call as `new.NAME`, in a
+# stream those from before it as `old.NAME`, or for a single token of it both as `ring.NAME`, in the slots of the rings.
 Entries: TypeAlias = dict[str, Tensor]
 
 
@@ -49,7 +49,7 @@ class WindowState(Recurrent):
 
     @property
     def kv_kind(self) -> Hashable:
-        """What the keys and values depend on beside the layer's input: equal where one may take those of another."""
+        """Properties of keys and values beside the layer's input: layers with equal ones can share them."""
         sizes = (self.shape.num_kv_heads, self.shape.key_dim, self.shape.value_dim)
         return self.rings, self.window, self.window_size, *sizes, self.position.rotation
 
@@ -89,7 +89,7 @@ class WindowState(Recurrent):
         return {"position": position_1T.new_full((B,), before)} | rings
 
     def _read(self, new: tuple[Tensor, ...], state: State | None) -> tuple[Entries, State]:
-        """Return what queries look up, and the state after the new keys and values."""
+        """Return the entries that queries attend to, and the state after the new keys and values."""
         (B, T), device = new[0].shape[:2], new[0].device
         self._check_context(T, state)
         # Without a state all samples start at 0, and one row of positions serves the whole batch.
@@ -102,7 +102,7 @@ class WindowState(Recurrent):
             update_ring(before, x, position_BT, self.window_size, slots)
             for before, x in zip(old or (None,) * len(new), new, strict=True)
         )
-        # No more than is looked up: what is given to other layers lives until the last of them.
+        # Only the entries that are read: those shared with other layers live until the last of them.
         seen = {"ring": ring} if old and T == 1 else {"new": new, "old": old} if old else {"new": new}
         named = {f"{part}.{name}": x for part, xs in seen.items() for name, x in zip(self.rings, xs, strict=True)}
         rings = dict(zip(self.rings, ring, strict=True))

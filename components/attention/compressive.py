@@ -118,7 +118,7 @@ class CompressiveAttention(Recurrent):
         return num_tokens, self.compressed_size + num_tokens // self.rate if self.compressed_size else 0
 
     def _sizes(self, num_tokens: int) -> Sizes:
-        """Return the sizes for a stream of at most so many tokens so far: smaller ones, if they make no difference.
+        """Return the sizes for a stream of at most some number of tokens: smaller ones, if they make no difference.
 
         No token leaves a memory, and none is compressed, that is longer than the stream and a segment.
         """

@@ -52,8 +52,8 @@ class InfiniAttention(Recurrent):
 
     Args:
         segment_size: Length of a segment in tokens.
-        update: Rule by which a segment's values enter the memory: `delta` adds what the memory does not return yet for
-            a key, `linear` adds the values.
+        update: Rule by which a segment's values enter the memory: `delta` adds the part that the memory does not return
+            yet for a key, `linear` adds the values.
     """
 
     _device_anchor: Tensor

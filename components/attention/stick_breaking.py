@@ -26,7 +26,7 @@ from archlab.ops.dtypes import at_least_float32
     carry="associative",
 )
 class StickBreakingAttention(WindowedAttention):
-    """Stick-breaking attention, in which each key takes its part of what nearer keys left (arXiv:2410.17980).
+    """Stick-breaking attention, in which each key breaks off a share of what nearer keys left (arXiv:2410.17980).
 
     q: [B, T, H, K], k: [B, T, G, K], v: [B, T, G, V] -> [B, T, H, V].  With b_ij = sigmoid(scale q_i k_j), the weight
     of key j is b_ij prod_l (1 - b_il), over the keys l between it and query i. Weights add up to at most 1, and depend
@@ -34,8 +34,8 @@ class StickBreakingAttention(WindowedAttention):
     full` grows with every token. The weights of all pairs of a query and a key take memory.
 
     Args:
-        own: What a query sees of its own token: `none` of it, as in the paper; its `key`, as the nearest one; or its
-            value alone, with the `rest` that earlier keys left as its weight.
+        own: The part of its own token that a query sees: `none` of it, as in the paper; its `key`, as the nearest one;
+            or its value alone, with the `rest` that earlier keys left as its weight.
         window: Keys that a query sees: `full`, every earlier token of a stream of at most `window_size` tokens;
             `sliding`, the last `window_size` tokens including its own; `chunk`, its own block of `window_size` tokens.
         window_size: Length of the window in tokens, also the largest number of keys and values in the state.

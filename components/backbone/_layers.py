@@ -1,4 +1,4 @@
-"""Layers one after the other, some of them several times, and what earlier ones give to later ones.
+"""Layers one after the other, some of them several times, and values that earlier ones share with later ones.
 
 These are the values of the first layer with a value residual, and the keys and values of layers that others share.
 """
@@ -70,7 +70,7 @@ def run_layers(
     order: Iterable[tuple[int, int]],
     sources: Sequence[int | None],
 ) -> Tensor:
-    """Run layers in an order, each with what earlier ones give it; `sources` are those of `connect_layers`."""
+    """Run layers in an order, each with the values that earlier ones share; `sources` are those of `connect_layers`."""
     values: dict[str, Any] = {}
     entries: dict[int, Any] = {}
     for index, _ in order:

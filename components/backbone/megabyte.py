@@ -115,7 +115,7 @@ class Megabyte(Recurrent):
         return own | {f"global_layers.{key}": x for key, x in init_state(self.global_layers, batch_size).items()}
 
     def reserve_state(self, state: State, num_tokens: int | None) -> State:
-        """Return the state with room for the patches of so many bytes, the incomplete one at the end among them."""
+        """Return the state preallocated for the patches of some number of bytes, the last incomplete one included."""
         return super().reserve_state(state, None if num_tokens is None else num_tokens // self.patch_size + 1)
 
     def forward(self, bytes_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -132,7 +132,7 @@ class Megabyte(Recurrent):
         (B, T), P = bytes_BT.shape, self.patch_size
         old = state or self.init_state(B)
         phase_B = old["position"] % P
-        span = T if state is None else T + P - 1  # at most so many bytes from the first patch's start to the last byte
+        span = T if state is None else T + P - 1  # bytes, at most, from the first patch's start to the last byte
         bytes_BS = torch.cat((old["bytes"], bytes_BT), dim=1)
         patches_BT = gather_windows(bytes_BS, P - phase_B[:, None], -(-span // P) * P)
         x_BND = self._embed(patches_BT, old["position"] - phase_B)

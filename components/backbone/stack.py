@@ -40,7 +40,7 @@ class Stack(Recurrent):
     tokens: [B, T] int64 -> logits [B, T, V], or the inputs of another embedding and the outputs of another head.
     State: position [B], and that of the norms and of each run of each layer.
     Raises ValueError where prelude and coda leave no layer between them.
-    Deviations: layers are not told which loop they are in, as Universal Transformers' are, and all tokens take all
+    Deviations: layers do not get the index of their loop, as Universal Transformers' are, and all tokens take all
     loops.
 
     Args:

@@ -1,4 +1,4 @@
-"""Experts of a mixture: feed-forward layers, gated or not, whose matrices lie in one tensor.
+"""Experts of a mixture: feed-forward layers, gated or not, whose matrices are in one tensor.
 
 Letters in suffixes: N tokens, K experts of a token, E experts, D features, H hidden features, R rows, one for each
 token and each of its experts.
@@ -77,7 +77,7 @@ class Experts(nn.Module):
                 nn.init.normal_(parameter, std=0.02 if self.init == "normal" else (3 * inputs) ** -0.5)
 
     def forward(self, x_ND: Tensor, expert_NK: Tensor, weight_NK: Tensor) -> Tensor:
-        """Sort the tokens by expert, run every expert on its own, and add up what each token gets."""
+        """Sort the tokens by expert, run every expert on its own, and sum the outputs of each token."""
         K = expert_NK.shape[1]
         expert_R = expert_NK.flatten()
         order_R = expert_R.argsort()  # in any order within an expert

@@ -90,7 +90,7 @@ class MixtureOfExperts(Recurrent):
         shared_gate: Whether the shared expert's output is multiplied by a sigmoid gate (Qwen2-MoE, arXiv:2407.10671).
         router_bias: Whether the router's logits have a bias.
         expert_bias: Whether the projections of an expert have biases.
-        dense_bias: Whether what every token has, the shared expert and the projections to and from the latent, has
+        dense_bias: Whether the parts of every token, the shared expert and the projections to and from the latent, have
             biases.
         gate_slope: Factor of an expert's gate in its sigmoid, g * sigmoid(gate_slope * g); 1 is that of SwiGLU.
         up_offset: Number added to the features that an expert's gate multiplies.
@@ -177,12 +177,12 @@ class MixtureOfExperts(Recurrent):
         if self.normalize:
             weight_BTK = weight_BTK / (weight_BTK.sum(-1, keepdim=True) + 1e-20)
         weight_BTK = weight_BTK * self.scale
-        y_BTD = self._routed(x_BTD, expert_BTK, weight_BTK)
+        y_BTD = self._routed_output(x_BTD, expert_BTK, weight_BTK)
         if self.shared is not None:
-            y_BTD = y_BTD + self._shared(x_BTD, self.shared)
+            y_BTD = y_BTD + self._shared_output(x_BTD, self.shared)
         return y_BTD, self._new_state(score_BTE, expert_BTK, state)
 
-    def _routed(self, x_BTD: Tensor, expert_BTK: Tensor, weight_BTK: Tensor) -> Tensor:
+    def _routed_output(self, x_BTD: Tensor, expert_BTK: Tensor, weight_BTK: Tensor) -> Tensor:
         """Return the sum of each token's experts, which see it projected where there is a latent."""
         latent = x_BTD if self.latent_down is None else self.latent_down(x_BTD)
         inputs = (latent, expert_BTK, weight_BTK)
@@ -210,7 +210,7 @@ class MixtureOfExperts(Recurrent):
             score_BTE = score_BTGM.masked_fill(is_out_BTG[..., None], -torch.inf).flatten(-2)
         return score_BTE.topk(self.top_k, -1).indices
 
-    def _shared(self, x_BTD: Tensor, shared: nn.Module) -> Tensor:
+    def _shared_output(self, x_BTD: Tensor, shared: nn.Module) -> Tensor:
         y_BTD: Tensor = shared(x_BTD)
         return y_BTD if self.shared_gate is None else self.shared_gate(x_BTD).sigmoid() * y_BTD
 
@@ -221,12 +221,12 @@ class MixtureOfExperts(Recurrent):
         return self.enter(own if state is None else self.merge(state, own))
 
     def _sums(self, score_BTE: Tensor, expert_BTK: Tensor) -> State:
-        """Return what tokens add to the state."""
+        """Return the tokens' counts for the state."""
         counts_BE = count_experts(expert_BTK.flatten(1), self.num_experts)
         return {UPDATE_SUM: counts_BE, _SCORES: (score_BTE / score_BTE.sum(-1, keepdim=True)).sum(1)}
 
     def summarize(self, x_BTD: Tensor) -> State:
-        """Return what a piece of the sequence adds to the state; nothing where there is none."""
+        """Return the counts of a piece of the sequence for the state; nothing without a state."""
         if not self._counts():
             return {}
         score_BTE = self._scores(x_BTD)

@@ -131,7 +131,7 @@ class AdaptiveHead(nn.Module):
 
 
 class Tail(nn.Module):
-    """A band's vectors and the projection to its features, except what is tied."""
+    """A band's vectors and the projection to its features, except tied ones."""
 
     weight: nn.Parameter | None
     projection: nn.Module | None

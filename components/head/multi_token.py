@@ -19,7 +19,7 @@ from archlab.components._init import Init, linear
 class MultiTokenHead(nn.Module):
     """A head that in training predicts further tokens too, one after the other, as DeepSeek-V3 (arXiv:2412.19437).
 
-    x: [B, T, D] -> what the inner head gives of the next token, in training and later.
+    x: [B, T, D] -> the inner head's outputs for the next token, in training and later.
     Module k = 1, ..., depth predicts the token k + 1 ahead (section 2.2): h^k = layer(W [norm(h^{k-1}); norm(e_{t+k})])
     with h^0 = x and the model's own embedding e; the inner head reads norm(h^k). The loss of training adds
     weight / depth times the sum of their losses, each a mean over all targets. The modules have no part in evaluation,
@@ -66,7 +66,7 @@ class MultiTokenHead(nn.Module):
         return logits
 
     def further_targets(self, x_BTD: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield what the inner head reads of each further token, and its targets."""
+        """Yield the inner head's inputs for each further token, and its targets."""
         for k, module in enumerate(self.ahead, 1):
             if inputs_BT.shape[1] <= k:
                 return

@@ -75,7 +75,7 @@ class Block(Recurrent):
     def forward(
         self, x_BTD: Tensor, state: State | None = None, **named: Any
     ) -> tuple[Tensor | tuple[Tensor, dict[str, Any]], State]:
-        """Run both branches by the residual scheme; `named` is what earlier layers give to the mixer."""
+        """Run both branches by the residual scheme; `named` holds values that earlier layers share with the mixer."""
         scope = StateScope(state)
         mixer = BlockBranch(scope, self, "norm", "mixer", "output_norm", named)
         ffn = BlockBranch(scope, self, "ffn_norm", "ffn", "ffn_output_norm")
@@ -86,8 +86,8 @@ class Block(Recurrent):
 class BlockBranch:
     """A `Branch` of a block: a norm, and a body with a norm after it, whose state the scope carries.
 
-    Their names are also the prefixes of their entries in the block's state. The body is called with what earlier layers
-    give it, `named`; what it gives to later ones is in `given` after that.
+    Their names are also the prefixes of their entries in the block's state. The body is called with the values that
+    earlier layers share, `named`; those that it shares with later ones are in `given` after that.
     """
 
     def __init__(

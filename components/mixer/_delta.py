@@ -76,7 +76,7 @@ class DeltaRule(Recurrent):
         return None
 
     def output(self, y_BTHV: Tensor, x_BTD: Tensor) -> Tensor:
-        """Return the output from what was read of the matrix."""
+        """Return the output from the queries' reads of the matrix."""
         mixed: Tensor = self.mixed(y_BTHV, x_BTD)
         return mixed
 
@@ -97,14 +97,14 @@ class DeltaRule(Recurrent):
             )
         )
         beta = torch.sigmoid(at_least_float32(heads(self.fraction(x_BTD), self.num_matrices))) * self.max_beta
-        # A head's keys, values and fractions of all its corrections lie side by side, so that heads can be divided.
+        # A head's keys, values and fractions of all its corrections are adjacent, so that heads can be divided.
         k, v, beta = (x.unflatten(-1, (self.num_corrections, -1)).transpose(2, 3) for x in (k, v, beta))
         q, k = (self._share(x) for x in (l2_normalize(q) * self.head_dims[0] ** -0.5, l2_normalize(k)))
         y_BTHV, sums = self._run(q, k, v, beta[..., 0], self.log_decay(x_BTD), state["sums"] if state else None)
         return self.output(y_BTHV, x_BTD), scope.state | {"sums": sums}
 
     def _share(self, x: Tensor) -> Tensor:
-        """Repeat each head of queries or keys [..., H, K] for its heads of values, which lie side by side."""
+        """Repeat each head of queries or keys [..., H, K] for its heads of values, which are adjacent."""
         return x if self.values_per_key == 1 else x.repeat_interleave(self.values_per_key, -2)
 
     def _run(

@@ -74,7 +74,7 @@ class NativeSparseAttention(WindowedAttention):
         return y_BTHV, {"position": position_BT[:, -1].expand(B) + 1} | rings | reserved(state)
 
     def _from_block(self, ring_BS: Tensor | None, new_BT: Tensor, start_B1: Tensor) -> Tensor:
-        """Return stored and new steps from the first start of a block on; no query sees what a full ring has before it.
+        """Return stored and new steps from the first start of a block on; no query sees earlier steps of a full ring.
 
         At the end the last step is repeated, which is later than all queries.
         """
@@ -95,18 +95,18 @@ class NativeSparseAttention(WindowedAttention):
         """Return the sum of the branches, of keys at positions from `first_B1` on, which is the start of a block."""
         blocks = _Blocks(position_BT, first_B1, -(-entries.keys.shape[1] // self.block_size), self.block_size)
         is_seen_BTN = blocks.are_latest(self.window_size // self.block_size)
-        compressed_BHTV, weights_BHTN = self._compressed(q_BTHK, entries, is_seen_BTN & blocks.are_complete())
+        compressed_BHTV, weights_BHTN = self._attend_compressed(q_BTHK, entries, is_seen_BTN & blocks.are_complete())
         blocks_BGTJ = self._select(weights_BHTN.detach(), blocks, is_seen_BTN)
         outputs = (
             compressed_BHTV,
-            self._selected(q_BTHK, entries, blocks_BGTJ, position_BT, first_B1),
+            self._attend_selected(q_BTHK, entries, blocks_BGTJ, position_BT, first_B1),
             self._latest(q_BTHK, entries, position_BT, first_B1),
         )
         gates_BHT3 = gates_BTH3.transpose(1, 2).to(entries.values.dtype)
         y_BHTV = (torch.stack(outputs, -1) * gates_BHT3[..., None, :]).sum(-1)
         return y_BHTV.transpose(1, 2)
 
-    def _selected(
+    def _attend_selected(
         self, q_BTHK: Tensor, entries: KVCache, blocks_BGTJ: Tensor, position_BT: Tensor, first_B1: Tensor
     ) -> Tensor:
         """Return [B, H, T, V], attention to the keys of selected blocks."""
@@ -149,7 +149,7 @@ class NativeSparseAttention(WindowedAttention):
         k_RHSK, v_RHSV = seen.repeat_heads(self.shape.num_heads)
         return F.scaled_dot_product_attention(q_RHTK, k_RHSK, v_RHSV, masked, scale=self.shape.scale)
 
-    def _compressed(self, q_BTHK: Tensor, entries: KVCache, is_read_BTN: Tensor) -> tuple[Tensor, Tensor]:
+    def _attend_compressed(self, q_BTHK: Tensor, entries: KVCache, is_read_BTN: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs [B, H, T, V] of attention to the means of blocks, and the weights [B, H, T, N]."""
         whole = entries.keys.shape[1] // self.block_size * self.block_size
         means = KVCache(*(x[:, :whole].unflatten(1, (-1, self.block_size)).mean(2) for x in entries))
@@ -167,7 +167,7 @@ class NativeSparseAttention(WindowedAttention):
         importance_BGTN = weights_BHTN.unflatten(1, (-1, self.shape.group_size)).sum(2)
         importance_BGTN = importance_BGTN.masked_fill(blocks.are_fixed()[:, None], float("inf"))
         importance_BGTN = importance_BGTN.masked_fill(~is_seen_BTN[:, None], -1.0)
-        # Stable: of equal blocks the earlier ones, however many keys a call has room for.
+        # Stable: of equal blocks the earlier ones, whatever the capacity of keys.
         order_BGTJ = importance_BGTN.argsort(dim=-1, descending=True, stable=True)[..., : self.num_selected]
         is_there_BGTJ = is_seen_BTN[:, None].expand_as(importance_BGTN).gather(-1, order_BGTJ)
         return order_BGTJ.masked_fill(~is_there_BGTJ, is_seen_BTN.shape[-1])

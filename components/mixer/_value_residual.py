@@ -14,7 +14,7 @@ from ._low_rank import LowRank
 
 
 class ValueResidual(nn.Module):
-    """What a mixer declares as `value_residual`: whether it gives its values to later layers, or receives the first's.
+    """Values of a mixer's `value_residual`: whether it shares its values with later layers, or receives the first's.
 
     The backbone says which, as soon as it has all layers; the mixer of a model's only such layer does neither. One that
     gives returns a pair of its output and a mapping with its values, and one that receives is called with them, as
@@ -36,7 +36,7 @@ class ValueResidual(nn.Module):
         self.mix = self.make_mix()
 
     def make_mix(self) -> nn.Module:
-        """Return a module that maps own values, the first layer's, and what the own ones are a projection of."""
+        """Return a module that maps own values, the first layer's, and the input of the projection to the own ones."""
         raise NotImplementedError
 
 
@@ -57,8 +57,8 @@ def given_values(residual: ValueResidual | None, v_BTV: Tensor) -> dict[str, Any
     return {"first_values_BTV": v_BTV} if residual is not None and residual.gives else {}
 
 
-def with_given(y_BTD: Tensor, given: dict[str, Any]) -> Tensor | tuple[Tensor, dict[str, Any]]:
-    """Return the output of a mixer, and what it gives to later layers, if anything."""
+def with_shared_values(y_BTD: Tensor, given: dict[str, Any]) -> Tensor | tuple[Tensor, dict[str, Any]]:
+    """Return the output of a mixer, and the values that it shares with later layers, if any."""
     return (y_BTD, given) if given else y_BTD
 
 
@@ -101,7 +101,7 @@ class GatedValues(ValueResidual):
 
 
 class GatedMix(nn.Module):
-    """Moves values towards the first layer's, by the sigmoid of a low-rank function of what they are projections of."""
+    """Moves values towards the first layer's, by the sigmoid of a low-rank function of the projection's input."""
 
     def __init__(self, dim: int, rank: int, width: int) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from archlab.components._init import Init, InitLinear, linear
 from archlab.components.attention._shape import AttentionShape
 from archlab.components.attention._window_state import Entries
 
-from ._value_residual import WeightedValues, given_values, mix_values, with_given
+from ._value_residual import WeightedValues, given_values, mix_values, with_shared_values
 
 OutputGate: TypeAlias = Literal["none", "head", "feature"]
 
@@ -137,7 +137,7 @@ class MultiHeadAttention(Recurrent):
 
     @property
     def kv_kind(self) -> Hashable:
-        """What layers that share keys and values have in common, or None where there are none to be shared."""
+        """Properties that layers must have in common to share keys and values, or None if they cannot."""
         return getattr(self.attention, "kv_kind", None)
 
     def give_kv(self) -> None:
@@ -166,7 +166,7 @@ class MultiHeadAttention(Recurrent):
             y_BTHV, given = self._attend(scope, q_BTHK, x_BTD, first_values_BTV)
         if self.gate is not None:
             y_BTHV = y_BTHV * self.gate(x_BTD).sigmoid().unflatten(-1, (y_BTHV.shape[2], -1))
-        return with_given(self.out(y_BTHV.flatten(-2)), given), scope.state
+        return with_shared_values(self.out(y_BTHV.flatten(-2)), given), scope.state
 
     def _look_up(self, q_BTHK: Tensor, kv: Entries | None) -> Tensor:
         """Attend to the keys and values of an earlier layer."""
@@ -181,7 +181,7 @@ class MultiHeadAttention(Recurrent):
     def _attend(
         self, scope: StateScope, q_BTHK: Tensor, x_BTD: Tensor, first_values_BTV: Tensor | None
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Attend to own keys and values; return what other layers use of them, too."""
+        """Attend to own keys and values; return those that other layers use, too."""
         v_BTV = mix_values(self.value_residual, self.value(x_BTD), first_values_BTV, x_BTD)
         k_BTGK = self.key_norm(self._split(self.wide_key_norm(self.key(x_BTD))))
         y = scope("attention", self.attention, q_BTHK, k_BTGK, self._split(v_BTV), *self._conditions(x_BTD))
@@ -192,5 +192,5 @@ class MultiHeadAttention(Recurrent):
         return x_BTV.unflatten(-1, (-1, self.head_dim))
 
     def _conditions(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
-        """Return what the attention function reads of the input beside queries, keys and values."""
+        """Return further arguments of the attention function from the input."""
         return ()

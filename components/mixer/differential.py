@@ -60,7 +60,7 @@ class DifferentialAttention(Recurrent):
         num_kv_heads: Number of heads of keys and values; null for one per head.
         head_dim: Width of a query; null for D / (2 num_heads).
         scale: Factor of the scores; null for 1 / sqrt(head_dim).
-        init_lambda: What lambda begins near; the paper takes 0.8 - 0.6 exp(-0.3 l) in layer l, counted from 0.
+        init_lambda: The initial value of lambda; the paper takes 0.8 - 0.6 exp(-0.3 l) in layer l, counted from 0.
         norm: Norm of each head's output.
         bias: Whether the projections have a bias.
         init: Distribution of the projections' weights.

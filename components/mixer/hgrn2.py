@@ -25,7 +25,7 @@ Bound: TypeAlias = Annotated[float, Range(low=0, high=0.999)]  # at 1 a step wou
     tensor=TensorPlan(counts=("num_heads",), parts=("mixed.norm",)),
 )
 class HGRN2(Recurrent):
-    """Gated linear attention whose keys are what its decays leave free, 1 - a, HGRN2 (arXiv:2404.07904).
+    """Gated linear attention whose keys are 1 - a for its decays a, HGRN2 (arXiv:2404.07904).
 
     x: [B, T, D] -> [B, T, D].  State: sums [B, H, K, V] in at least float32.  S_t = diag(a) S_{t-1} + (1 - a)^T v, read
     by silu(W x), with decays a = l + (1 - l) sigmoid(W x) above a lower bound l.

@@ -30,10 +30,10 @@ class LogLinearMamba2(Mamba2):
     """Mamba-2 with states of logarithmically many ranges of the past, log-linear attention (arXiv:2506.04761).
 
     x: [B, T, D] -> [B, T, D].  Ranges are those of a Fenwick tree: of the tokens before token t, one for each bit of t
-    that is set, as long as the bit says. What a head reads of a range, and of its own token, is multiplied by the
+    that is set, as long as the bit says. A head's read of a range, and of its own token, is multiplied by the
     level's softplus(level_scale * W x).
     State: the convolution's past, the position, and states [B, P, H, state_dim, head_dim] in at least float32, which
-    grow with the logarithm of what was read, up to P = num_levels - 1.
+    grow with the logarithm of the number of tokens, up to P = num_levels - 1.
     Raises ValueError as Mamba-2 does.
     Deviations: the last level is that of all higher ones too, so that streams may be longer than 2^(num_levels - 1),
     from where on their state has a fixed size.
@@ -108,7 +108,7 @@ class LogLinearMamba2(Mamba2):
     def scan(
         self, q_BTHK: Tensor, k: Tensor, v: Tensor, log_decay_BTH1: Tensor, x_BTD: Tensor, state: State | None
     ) -> tuple[Tensor, State]:
-        """Return what each query reads of all ranges [B, T, H, V], and the ranges after the last token."""
+        """Return each query's read of all ranges [B, T, H, V], and the ranges after the last token."""
         state, T = state or self.init_state(q_BTHK.shape[0]), q_BTHK.shape[1]
         scales_BTHL = softplus(at_least_float32(self.level_scale) * heads(self.level_proj(x_BTD), self.num_heads))
         states = _pad_ranges(state["states"], self._count(state, T))
@@ -116,7 +116,7 @@ class LogLinearMamba2(Mamba2):
         return y_BTHV, {"position": state["position"] + T, "states": states} | reserved(state)
 
     def _count(self, state: State, num_new: int) -> int:
-        """Return the number of ranges that the stream has room for after new tokens."""
+        """Return the number of ranges of the stream after new tokens."""
         now = state["states"].shape[1]
         if now == self.num_ranges:
             return now

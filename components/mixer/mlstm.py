@@ -49,7 +49,7 @@ class MLSTM(Recurrent):
         num_heads: Number of heads.
         key_dim: Width of queries and keys over all heads; null for D / 2.
         value_dim: Width of values over all heads; null for D.
-        gate_cap: Bound c of what the two gates are made of, each of which becomes c * tanh(x / c).
+        gate_cap: Bound c of the preactivations of the two gates, each of which becomes c * tanh(x / c).
         eps: Constant added to the variance in the output norm.
         init: Distribution of the projections' weights; those of the two gates are 0.
     """
@@ -113,7 +113,7 @@ class MLSTM(Recurrent):
         return self.out(torch.sigmoid(self.output_gate(x_BTD)) * mixed), {"sums": sums, "largest": last}
 
     def _capped(self, gate: nn.Module, x_BTD: Tensor) -> Tensor:
-        """Return what a gate is made of [B, T, H], within the cap."""
+        """Return the preactivation of a gate [B, T, H], within the cap."""
         capped: Tensor = self.gate_cap * (at_least_float32(gate(x_BTD)) / self.gate_cap).tanh()
         return capped
 

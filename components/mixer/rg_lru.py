@@ -74,7 +74,7 @@ class RGLRU(Recurrent):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the rates so that decays lie in the ring, evenly over its area."""
+        """Draw the rates so that decays are in the ring, evenly over its area."""
         log_radius = self.rate.uniform_(MIN_RADIUS**2, MAX_RADIUS**2).log_().mul_(0.5)
         log_radius.neg_().expm1_().log_()  # the inverse of softplus, log(e^x - 1)
 

@@ -16,7 +16,7 @@ from archlab.ops.generalized_delta import generalized_delta
 
 from ._heads import heads
 from ._low_rank import LowRank
-from ._value_residual import GatedValues, given_values, mix_values, with_given
+from ._value_residual import GatedValues, given_values, mix_values, with_shared_values
 
 MIN_LOG_DECAY = -math.exp(-0.5)  # as in the paper: decays lie between exp(-exp(-0.5)) = 0.545 and 1
 
@@ -137,7 +137,7 @@ class RWKV7TimeMix(Recurrent):
         y_BTHV, sums = generalized_delta(r, k, v, -removed, removed * rate, log_decay, sums)
         y_BTD = self.norm(y_BTHV.flatten(-2)) + ((r * k * self.bonus).sum(-1, keepdim=True) * v).flatten(-2)
         y_BTD = self.out(y_BTD * self.gate(for_g))
-        return with_given(y_BTD, given_values(self.value_residual, v_BTD)), scope.state | {"sums": sums}
+        return with_shared_values(y_BTD, given_values(self.value_residual, v_BTD)), scope.state | {"sums": sums}
 
 
 def _rank(width: float) -> int:

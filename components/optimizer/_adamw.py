@@ -52,7 +52,7 @@ class BesideAdamW(torch.optim.Optimizer):
         super().__init__(groups, {})
 
     def begin(self, group: dict[str, Any]) -> None:
-        """Prepare the updates of a group, such as what counts them."""
+        """Prepare the updates of a group, such as its step count."""
 
     @abstractmethod
     def update(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ class BesideAdamW(torch.optim.Optimizer):
         """Make a step of both."""
         assert closure is None, "gradients are accumulated before the step"
         if self._adamw is not None:
-            # Set anew each time: loading a state replaces both.
+            # Set again each time: loading a state replaces both.
             self._adamw.state = self.state
             self._adamw.param_groups = [group for group in self.param_groups if group["adamw"]]
             self._adamw.step()

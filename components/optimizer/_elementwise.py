@@ -15,7 +15,7 @@ class Elementwise(torch.optim.Optimizer):
     """An optimizer whose step is `begin` for each group and `update` for each of its parameters."""
 
     def begin(self, group: dict[str, Any]) -> None:
-        """Prepare the updates of a group, such as what counts them."""
+        """Prepare the updates of a group, such as its step count."""
 
     @abstractmethod
     def init_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
@@ -23,7 +23,7 @@ class Elementwise(torch.optim.Optimizer):
 
     @abstractmethod
     def update(self, x: Tensor, gradient: Tensor, state: Mapping[str, Tensor], group: Mapping[str, Any]) -> None:
-        """Update in place what this rank has of a parameter and of its state."""
+        """Update this rank's part of a parameter and of its state in place."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -44,5 +44,5 @@ class Elementwise(torch.optim.Optimizer):
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return what this rank has of a tensor, in the same memory."""
+    """Return this rank's part of a tensor, in the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

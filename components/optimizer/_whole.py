@@ -1,4 +1,4 @@
-"""Whole tensors from what ranks have of them, and back."""
+"""Gathering of whole tensors from the parts of ranks, and back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def gather(part: Tensor, like: Tensor) -> Tensor:
 
 
 def part_of(whole: Tensor, like: Tensor) -> Tensor:
-    """Return what this rank has of a whole tensor, which every rank has computed, as it has of `like`."""
+    """Return this rank's part of a whole tensor that every rank has computed, as it has of `like`."""
     if not isinstance(like, DTensor):
         return whole
     # Without a source rank nothing is sent.

@@ -55,7 +55,7 @@ class Muon(UpdateRule):
         self.adam = adam
         self.own = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn}
 
-    def settings(self, param: TrainedParam) -> Mapping[str, Any]:
+    def settings(self, param: TrainedParam) -> Mapping[str, object]:
         """Return the axis of a matrix's outputs, or that a parameter is AdamW's."""
         declared, dims = param.declared.param, len(param.shape)
         if declared.role != "hidden" or dims < 2:

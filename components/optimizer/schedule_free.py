@@ -15,7 +15,7 @@ from ._elementwise import Elementwise
 class ScheduleFree(UpdateRule):
     """AdamW without a schedule (arXiv:2405.15682): trained near a fast iterate, used at the average of all of them.
 
-    Say `train.schedule: constant`, of which the warm-up is left: the average does what a decay does, and a run may be
+    Say `train.schedule: constant`, of which the warm-up is left: the average replaces a decay, and a run may be
     ended anywhere. `train.beta1` is how near to the average gradients are taken; `beta2`, `eps` and decay are Adam's.
     Evaluations, checkpoints' weights and the trained model are the average. Keeps the fast iterate and one moment.
 
@@ -30,7 +30,7 @@ class ScheduleFree(UpdateRule):
         self, adam: AdamSettings, *, averaging_power: NonNegative = 0.0, weight_power: NonNegative = 2.0
     ) -> None:
         if adam.betas[0] == 0:
-            raise ValueError("needs a train.beta1 above 0: at 0 the average is not told from where gradients are taken")
+            raise ValueError("needs a train.beta1 above 0: at 0 the average equals the point where gradients are taken")
         self.adam, self.powers = adam, (averaging_power, weight_power)
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -36,7 +36,7 @@ class SOAP(UpdateRule):
     def __init__(self, adam: AdamSettings, *, precondition_every: Count = 10, max_dim: Count = 10000) -> None:
         self.adam, self.max_dim, self.every = adam, max_dim, precondition_every
 
-    def settings(self, param: TrainedParam) -> Mapping[str, Any]:
+    def settings(self, param: TrainedParam) -> Mapping[str, object]:
         """Return whether a parameter is AdamW's."""
         return {"adamw": len(param.shape) < 2 or param.declared.param.role == "vector"}
 
@@ -106,9 +106,9 @@ class _SOAP(BesideAdamW):
         state = self.state[parameter]
         (beta1, beta2), lr = group["betas"], group["lr"]
         state["exp_avg"].lerp_(gradient, 1 - beta1)
-        state["exp_avg_sq"].lerp_(_turned(gradient, state).square(), 1 - beta2)
+        state["exp_avg_sq"].lerp_(_rotate(gradient, state).square(), 1 - beta2)
         size = state["exp_avg_sq"].sqrt().add_(group["eps"])
-        update = _turned(_turned(state["exp_avg"], state).div_(size), state, back=True)
+        update = _rotate(_rotate(state["exp_avg"], state).div_(size), state, back=True)
         parameter.add_(update, alpha=-lr * math.sqrt(1 - beta2**step) / (1 - beta1**step))
         parameter.mul_(1 - lr * group["weight_decay"])
 
@@ -121,7 +121,7 @@ def _observe(state: Mapping[str, Tensor], gradient: Tensor, beta: float) -> None
         state["right"].lerp_(gradient.mT @ gradient, 1 - beta)
 
 
-def _turned(x: Tensor, state: Mapping[str, Tensor], back: bool = False) -> Tensor:
+def _rotate(x: Tensor, state: Mapping[str, Tensor], back: bool = False) -> Tensor:
     """Return matrices in the bases of both sides, or back in their own."""
     left, right = (state.get(f"{side}_basis") for side in SIDES)
     x = x if left is None else (left if back else left.mT) @ x

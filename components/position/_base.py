@@ -36,7 +36,7 @@ class Position(nn.Module):
 
     @property
     def rotation(self) -> Hashable:
-        """What rotated keys depend on beside their positions: equal in two encodings that rotate alike."""
+        """Properties of rotated keys beside their positions: equal in encodings with the same rotation."""
         if type(self).rotate is Position.rotate:
             return None
         knobs = {name: value for name, value in vars(self).items() if name != "training" and not name.startswith("_")}

@@ -25,7 +25,7 @@ class Rotation(Position):
             raise ValueError(f"{part} is {'odd' if width else '0'}: rope rotates pairs of features")
         self.num_pairs, self.base = width // 2, base
         self.pairs, self.axis = ((self.num_pairs, 2), -1) if interleaved else ((2, self.num_pairs), -2)
-        self.length = 1.0  # factor of what is rotated
+        self.length = 1.0  # factor of rotated features
 
     def scale_frequencies(self, frequency_P: Tensor) -> Tensor:
         """Return the frequencies of the pairs, given base^(-2i / R), in float64."""
@@ -33,7 +33,7 @@ class Rotation(Position):
 
     def rotate(self, x_BTHK: Tensor, position_BT: Tensor) -> Tensor:
         """Return each pair rotated by its angle."""
-        # bfloat16 cannot tell the angles of late positions apart.
+        # bfloat16 cannot distinguish the angles of late positions.
         x, rest = at_least_float32(x_BTHK[..., : 2 * self.num_pairs]), x_BTHK[..., 2 * self.num_pairs :]
         frequency_P = self.scale_frequencies(rotary_frequencies(self.num_pairs, self.base, position_BT.device))
         table = rotary_cos_sin(position_BT, frequency_P, x.dtype).unsqueeze(3)

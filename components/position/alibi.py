@@ -34,8 +34,8 @@ class ALiBi(Position):
 def _slopes(num_heads: int, max_bias: float, device: torch.device) -> Tensor:
     """Return a slope per head, computed in float64.
 
-    Where the number of heads is no power of two, the first heads have the slopes of the power below it, and the others
-    every second slope of the power above it, as in the authors' code.
+    Where the number of heads is not a power of two, the first heads have the slopes of the power below it, and the
+    others every second slope of the power above it, as in the authors' code.
     """
     half = 1 << (num_heads - 1).bit_length() >> 1
     head = torch.arange(num_heads, dtype=torch.float64, device=device)

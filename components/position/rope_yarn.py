@@ -26,7 +26,7 @@ class YarnRotaryPosition(Rotation):
         slow_turns: Turns of the pair at which positions are divided by the whole factor.
         fast_turns: Turns of the pair at which positions are kept.
         whole_pairs: Whether the two pairs are rounded outwards to whole ones.
-        length: Factor of what is rotated, in queries and keys; null for 0.1 ln(factor) + 1, or 1 for a factor up to 1.
+        length: Factor of rotated features, in queries and keys; null for 0.1 ln(factor) + 1, or 1 for a factor up to 1.
         interleaved: Whether a pair is features 2i and 2i + 1, as in the paper, instead of i and i + R/2, as in
             transformers.
         fraction: Share of the features that rotate, the first ones; the others stay as they are (arXiv:2204.06745).

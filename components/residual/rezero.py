@@ -31,8 +31,8 @@ class ReZero(Residual):
 
     def forward(self, x: Tensor, mixer: Branch, ffn: Branch) -> Tensor:
         """Add the scaled branches one after the other."""
-        y = x + self._scaled(mixer(x))
-        return y + self._scaled(ffn(y))
+        y = x + self._scale(mixer(x))
+        return y + self._scale(ffn(y))
 
-    def _scaled(self, branch: Tensor) -> Tensor:
+    def _scale(self, branch: Tensor) -> Tensor:
         return branch * self.share.to(branch.dtype)

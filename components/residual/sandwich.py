@@ -31,7 +31,7 @@ class Sandwich(Residual, Recurrent):
         self.mixer_norm, self.ffn_norm = mixer_norm(dim), ffn_norm(dim)
 
     def added(self, mixer: nn.Module, ffn: nn.Module) -> tuple[nn.Module, ...]:
-        """Return itself: its norms undo what scales the branches."""
+        """Return itself: its norms undo any scale of the branches."""
         return (self,)
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ class CorpusTask(TokenizedTask):
     @property
     @abstractmethod
     def location(self) -> str:
-        """Where the corpus lies, for messages."""
+        """Where the corpus is, for messages."""
 
     def check(self, context: int = 1) -> None:
         """Raise ArchlabError unless the text can be read and every split has a window of `context`."""
@@ -72,7 +72,7 @@ class CorpusTask(TokenizedTask):
 
     def bytes_per_evaluated_token(self, split: str, max_tokens: int | None) -> float:
         """Return the mean number of bytes per target of the first `max_tokens` targets."""
-        first = 0 if self.tokenizer.prefix else 1  # without a prefix the first token is no target
+        first = 0 if self.tokenizer.prefix else 1  # without a prefix the first token is not a target
         tokens = self._tokens(split)[first:][:max_tokens]
         # Of a whole split the text is counted, to the byte.
         if len(tokens) == self.length(split) - first:
@@ -80,7 +80,7 @@ class CorpusTask(TokenizedTask):
         return self.tokenizer.num_bytes_of(tokens.tolist()) / len(tokens)
 
     def has_bits_per_byte(self, split: str) -> bool:
-        """Tell whether the tokens of a split tell its text; what they lose is logged."""
+        """Return whether the tokens of a split keep its text; log what they lose."""
         require_split(split)
         return is_recoverable(*self._lost(split), self.corpus.used[split], split, self.location)
 
@@ -146,6 +146,6 @@ class CorpusTask(TokenizedTask):
 
 
 def require_split(split: str) -> None:
-    """Raise ArchlabError for what is no split, naming the nearest one."""
+    """Raise ArchlabError for an unknown split, naming the nearest one."""
     if split not in SPLITS:
         raise ArchlabError(f"no split {split!r}{did_you_mean(split, SPLITS)}")

@@ -27,11 +27,11 @@ class TokenizedTask(Task):
         return load_tokenizer(self.tokenizer_name, self.special_tokens)
 
     def model_tokens(self) -> ModelTokens:
-        """Return what the tokens mean."""
+        """Return the vocabulary."""
         return self.tokenizer.model_tokens()
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text; log a warning if they do not tell all of it."""
+        """Return the tokens of a text; log a warning if they lose some of it."""
         try:
             data = text.encode(errors="surrogateescape")  # as Python reads arguments that are no UTF-8
         except UnicodeEncodeError as error:
@@ -42,7 +42,7 @@ class TokenizedTask(Task):
         return tokens
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Return the tokens of a text that goes on after others: without those that precede every text."""
+        """Return the tokens of a text that continues after others: without those that precede every text."""
         return self.encode(text)[len(self.tokenizer.prefix) :]
 
     def decode(self, tokens: Sequence[int]) -> str:

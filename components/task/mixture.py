@@ -179,9 +179,9 @@ class Mixture(TokenizedTask):
         return sum(share * part.bytes_per_token(split) for share, part in self.eval_parts().values())
 
     def has_bits_per_byte(self, split: str) -> bool:
-        """Tell whether the tokens of every source tell its text."""
-        told = [part.has_bits_per_byte(split) for part in self.parts]  # each of them, since what is lost is logged
-        return all(told)
+        """Return whether the tokens of every source keep its text."""
+        kept = [part.has_bits_per_byte(split) for part in self.parts]  # each of them, since losses are logged
+        return all(kept)
 
 
 def _require_sources(sources: Sequence[TextSource]) -> None:

@@ -24,7 +24,7 @@ class NoData(TokenizedTask):
 
     Args:
         vocab_size: Number of tokens of the model's vocabulary, which may exceed the tokenizer's.
-        tokenizer: `bytes`, or the path of a tokenizer.json; null where nobody has told what the tokens mean.
+        tokenizer: `bytes`, or the path of a tokenizer.json; null if the meaning of the tokens is unknown.
         special_tokens: Whether the tokenizer's own special tokens are added to a text, as by the library it is from.
     """
 
@@ -44,5 +44,5 @@ class NoData(TokenizedTask):
         return load_tokenizer(self.known_tokenizer, self.special_tokens)
 
     def model_tokens(self) -> ModelTokens:
-        """Return what the tokens mean, which may be unknown."""
+        """Return the vocabulary, which may be unknown."""
         return UNKNOWN_TOKENS if self.known_tokenizer is None else super().model_tokens()

@@ -17,7 +17,7 @@ class Prepared(CorpusTask):
     """Predict the next token of a corpus that `archlab prepare` made, of any size.
 
     Experiments that are published with data of their own name it, and each user keeps it where there is room: a name is
-    a directory below that of the environment variable ARCHLAB_CORPORA. Only what a batch needs is read.
+    a directory below that of the environment variable ARCHLAB_CORPORA. Only the tokens of a batch are read.
 
     Args:
         corpus: Name of the prepared corpus, or its path.

@@ -94,7 +94,7 @@ def _read_lists(root: Path) -> dict[str, str]:
             # The published lists name files of all words, also of those that are not among the classes.
             if line and not _is_recording(root, line):
                 raise ArchlabError(
-                    f"{place}, which is no file (line {number}); a line is a word's folder, / and a file in it"
+                    f"{place}, which is not a file (line {number}); a line is a word's folder, / and a file in it"
                 )
             if line and line in held_out:
                 raise ArchlabError(f"{place}, which is listed before (line {number})")

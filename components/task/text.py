@@ -27,7 +27,7 @@ class Text(TextTask):
         vocab_size: Number of the most frequent words that `words` keeps, `<unk>` included; null for other tokenizers.
         special_tokens: Whether special tokens work: a tokenizer's own around texts, and those that texts spell out.
         eval_bytes: Bytes of the validation and test splits that are used, from their start; null uses all.
-        split_by: `names` of files and folders where they tell splits, or `documents` whatever their names are.
+        split_by: `names` of files and folders that determine splits, or `documents` whatever their names are.
     """
 
     def __init__(

@@ -72,7 +72,9 @@ def test_whatever_is_raised_is_one_line_and_a_file(
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_traceback_that_cannot_be_written_is_not_told(fail, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_traceback_that_cannot_be_written_is_not_mentioned(
+    fail, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "state").write_text("")
     monkeypatch.setattr(traceback_file, "private_temp_dir", lambda: None)
     assert fail(RuntimeError("a")).err == "archlab: RuntimeError: a\n"
@@ -99,7 +101,7 @@ def test_what_stops_a_command_is_no_error(error: BaseException, status: int, lin
     assert (done.status, done.err) == (status, line)
 
 
-def test_a_stop_tells_what_was_saved(fail) -> None:
+def test_a_stop_reports_the_checkpoint(fail) -> None:
     error = KeyboardInterrupt()
     error.add_note("runs/a: saved at step 3")
     assert fail(error).err == "archlab: interrupted; runs/a: saved at step 3\n"

@@ -63,7 +63,7 @@ def test_json_and_tables_say_the_same(csv: Path) -> None:
         ("params=7e9", "--to: tokens is missing, as in params=7e9,tokens=2e12"),
         ("params=7e9,tokens=2T", "--to: tokens: '2T' is not a number"),
         ("params=7e9,tokens=-1", "--to: tokens: '-1' is not a number above 0"),
-        ("params=7e9,params=7e9", "--to: params stands twice"),
+        ("params=7e9,params=7e9", "--to: params appears twice"),
         ("7e9", "--to: '7e9' is not NAME=NUMBER"),
     ],
 )

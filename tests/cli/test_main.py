@@ -27,10 +27,10 @@ LISTED = ["list", "show", "train", "search", "export", "generate", "eval", "repo
         (["list", "norms"], "no kind 'norms'; did you mean 'norm'?"),
         (["train", "quickstart", "model.dim=100"], "timestep: dim 100 is not divisible by num_groups 8"),
         (["train", "quickstart", "train.batch_size=10000000"], "a training step needs about"),
-        (["generate", "nowhere", "--prompt", "x"], "nowhere: is no directory"),
+        (["generate", "nowhere", "--prompt", "x"], "nowhere: is not a directory"),
         (["generate", ".", "--prompt", "x"], ".: holds no trained model"),
         (["generate", ".", "--prompt", "x", "--tokens", "-1"], "Invalid value for '--tokens'"),
-        (["eval", "nowhere"], "nowhere: is no directory"),
+        (["eval", "nowhere"], "nowhere: is not a directory"),
         (["eval", ".", "--split", "tset"], "Invalid value for '--split'"),
         (["report", "nowhere"], "nowhere"),
         (["export", "nowhere", "--out", "x"], "nowhere"),
@@ -110,9 +110,9 @@ sys.exit(f"{command} needs {heavy}" if heavy else 0)
     assert done.stderr.splitlines() == [
         "archlab: no experiment 'quickstat'; did you mean 'quickstart'?",
         "archlab: no search space 'mixerz'; did you mean 'mixers'?",
-        "archlab: runz/a: is no directory",
-        "archlab: a: is no directory",
-        "archlab: run: is no directory; did you mean runs?",
+        "archlab: runz/a: is not a directory",
+        "archlab: a: is not a directory",
+        "archlab: run: is not a directory; did you mean runs?",
         "archlab: command line: train.lr: 'fast' is not a number",
     ]
 

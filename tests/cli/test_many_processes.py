@@ -61,7 +61,7 @@ TrainStep._backward = backward
 
 
 @pytest.mark.services
-def test_a_killed_rank_is_named_and_the_run_goes_on(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_is_named_and_the_run_continues(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     (tmp_path / "killer.py").write_text(KILLER)
     same = ["model.layers[0].dropout=0"]
     (tmp_path / "plugged.yaml").write_text(tiny_file.read_text() + f"plugins: [{tmp_path / 'killer.py'}]\n")

@@ -68,7 +68,7 @@ def test_devices_are_those_of_the_layout_unless_given() -> None:
         archlab.plan(TINY[0], [*TINY[1:], "parallel.shard=4"], device="h100", devices=2)
 
 
-def test_what_is_missing_or_unknown_is_told() -> None:
+def test_missing_or_unknown_names_are_reported() -> None:
     result = CliRunner().invoke(cli, ["plan"])
     assert result.exit_code == 2
     assert "Missing argument 'NAME'" in result.output

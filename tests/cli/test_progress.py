@@ -32,7 +32,7 @@ def test_where_there_is_no_terminal_lines_come_now_and_then(tiny: Tiny) -> None:
     assert lines == ["step 12/12  loss 2.5000  val 2.0000 (2.885 bits/byte)  1,234 tokens/s  eta 0 s"]
 
 
-def test_every_line_tells_how_long_is_left(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_line_shows_the_time_left(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(0, 10_000, 5))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     lines = shown(tiny(), name="trial 3").splitlines()
@@ -41,7 +41,7 @@ def test_every_line_tells_how_long_is_left(tiny: Tiny, monkeypatch: pytest.Monke
     assert lines[5].endswith("eta 30 s")
 
 
-def test_a_run_that_goes_on_says_so(tiny: Tiny) -> None:
+def test_a_run_that_continues_says_so(tiny: Tiny) -> None:
     lines = shown(tiny(), first=10).splitlines()
     assert lines[0] == "tiny: resuming after step 10"
     assert lines[1].startswith("step 12/12")

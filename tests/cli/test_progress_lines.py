@@ -56,7 +56,7 @@ def test_a_bar_fills_the_room_that_is_left() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_a_search_tells_the_whole_at_every_width(width: int) -> None:
+def test_a_search_shows_its_progress_at_every_width(width: int) -> None:
     lines = text(SEARCH, width)
     assert all(len(line) <= width for line in lines)
     assert len(lines) == 4
@@ -68,7 +68,7 @@ def test_a_search_tells_the_whole_at_every_width(width: int) -> None:
     assert all("left" in line and "loss 2.5931" in line for line in lines[2:])
 
 
-def test_two_objectives_are_both_told() -> None:
+def test_two_objectives_are_both_shown() -> None:
     best = (Reached("trial 2", {"val_loss": 2.5926}), Reached("trial 7", {"params": 12_300}))
     line = text(replace(SEARCH, best=best), 80)[1]
     assert line == "best val_loss 2.5926 (trial 2)  best params 12,300 (trial 7)  baseline 2.6032"
@@ -106,11 +106,11 @@ def test_where_lines_are_not_redrawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7000, "117 min"), (9000, "2.5 h"), (9e5, "10.4 days")],
 )
-def test_times(seconds: float, told: str) -> None:
-    assert format_seconds(seconds) == told
+def test_times(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
 
 
 def test_numbers() -> None:

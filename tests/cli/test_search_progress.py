@@ -1,4 +1,4 @@
-"""The display of a search and of a ladder, from what their callbacks tell."""
+"""The display of a search and of a ladder, from calls of their callbacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from archlab.cli import live
 from archlab.cli.ladder_progress import LadderProgressBar
 from archlab.cli.search_progress import SearchProgressBar, _front, _headline
-from archlab.cli.stopping import advise_at_stop
+from archlab.cli.stop_advice import advise_at_stop
 from archlab.runtime.progress import report_progress
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.results.against_baseline import is_worse_than_baseline
@@ -183,16 +183,16 @@ def test_the_pareto_set_is_a_table() -> None:
 
 
 def test_stopping_says_how_to_go_on(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt) as stopped, advise_at_stop("the same command goes on"):
+    with pytest.raises(KeyboardInterrupt) as stopped, advise_at_stop("run the same command to continue"):
         raise KeyboardInterrupt
-    assert stopped.value.__notes__ == ["the same command goes on"]
-    with pytest.raises(KeyboardInterrupt) as early, advise_at_stop("--resume goes on", checkpoint_of=tmp_path):
+    assert stopped.value.__notes__ == ["run the same command to continue"]
+    with pytest.raises(KeyboardInterrupt) as early, advise_at_stop("archlab train --resume", checkpoint_of=tmp_path):
         raise KeyboardInterrupt
-    assert not hasattr(early.value, "__notes__")  # there is nothing to go on from
+    assert not hasattr(early.value, "__notes__")  # there is nothing to continue from
     (tmp_path / "checkpoints/step_00000151").mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt) as late, advise_at_stop("--resume goes on", checkpoint_of=tmp_path):
+    with pytest.raises(KeyboardInterrupt) as late, advise_at_stop("archlab train --resume", checkpoint_of=tmp_path):
         raise KeyboardInterrupt
-    assert late.value.__notes__ == ["--resume goes on"]
-    with pytest.raises(ValueError, match="x") as failed, advise_at_stop("the same command goes on"):
+    assert late.value.__notes__ == ["archlab train --resume"]
+    with pytest.raises(ValueError, match="x") as failed, advise_at_stop("run the same command to continue"):
         raise ValueError("x")
     assert not hasattr(failed.value, "__notes__")

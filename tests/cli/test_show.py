@@ -30,7 +30,7 @@ def test_a_tree_names_parts_counts_and_shapes(tiny: Tiny) -> None:
     assert "ema ema" in text
 
 
-def test_layers_that_differ_are_drawn_apart() -> None:
+def test_layers_that_differ_are_drawn_separately() -> None:
     layer = "{mixer: {type: attention, num_heads: 2}, ffn: %s}"
     layers = f"model.layers=[{layer % 'none'}, {layer % 'none'}, {layer % 'swiglu'}]"
     text = drawn(show.model_tree(experiment.load("megalodon_tiny", [layers])))

@@ -18,6 +18,6 @@ def test_long_names_fit_into_80_columns() -> None:
     console.print(suite_tables(found))
     lines = console.export_text().splitlines()
     assert all(len(line) <= 80 for line in lines)
-    told = "".join("".join(lines).split())
+    text = "".join("".join(lines).split())
     for part in ("mmlu_high_school_european_history", "0.1250to0.3750", "scrolls_narrativeqa", "whichnobodyhas"):
-        assert part in told
+        assert part in text

@@ -128,10 +128,10 @@ def test_errors_are_one_line_of_what_is_shown(
 
 
 def test_a_long_value_leaves_an_error_readable() -> None:
-    message = str(ConfigError("task.path", f"{'x' * 100_000!r} is no file", "a.yaml"))
+    message = str(ConfigError("task.path", f"{'x' * 100_000!r} is not a file", "a.yaml"))
     assert len(message) <= 1000
     assert message.startswith("a.yaml: task.path: 'xxx")
-    assert message.endswith("' is no file")
+    assert message.endswith("' is not a file")
 
 
 def test_arguments_of_an_unknown_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Who works on a search, as `archlab watch` tells it."""
+"""The workers of a search, as `archlab watch` shows them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ SOFTMAX = {"type": "softmax", **WINDOW}
 BLOCK = {"type": "block", "mixer": {"type": "attention", "attention": SOFTMAX}}
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(4))
 WAVES = torch.rand(2, 24, generator=torch.Generator().manual_seed(4))
-# Widths that the small models have room for, and windows that end within their few words.
+# Widths that fit the small models, and windows that end within their few words.
 SMALL = {
     ("attention", "softmax"): WINDOW,
     ("attention", "laplace"): WINDOW,

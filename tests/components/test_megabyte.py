@@ -5,9 +5,9 @@ from streams import assert_same_gradients, in_pieces
 from archlab import ConfigError, Recurrent, max_context
 from archlab.config.registry import find
 from archlab.config.spec import parse
+from archlab.modeling.activation_checkpointing import apply_activation_checkpointing
 from archlab.modeling.backbone import iter_blocks
 from archlab.modeling.build import build as build_spec
-from archlab.modeling.compile import apply_activation_checkpointing
 
 VOCAB, LOCAL, PATCH, HELD = 17, 8, 4, 20
 FFN = {"type": "mlp", "hidden_dim": 8}

@@ -345,7 +345,7 @@ def test_the_bias_is_the_same_however_an_update_is_cut(own: tuple[str, ...], tin
 
 
 @pytest.mark.slow
-def test_a_run_with_a_bias_goes_on_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_with_a_bias_continues_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     train(tiny(MOE), whole)
     with pytest.raises(KeyboardInterrupt):
@@ -355,7 +355,7 @@ def test_a_run_with_a_bias_goes_on_bit_for_bit(tiny: Tiny, tmp_path: Path) -> No
     assert same_weights(run, whole)
 
 
-def test_documents_apart_are_refused(tiny: Tiny) -> None:
+def test_separate_documents_are_refused(tiny: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"blocks\.0\.ffn sums a loss of its own, or counts"):
         estimate_cost(tiny(MOE, "train.documents=separate"))
 

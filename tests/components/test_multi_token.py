@@ -17,7 +17,7 @@ from archlab.interop.exporting.exported_model import read_model
 from archlab.modeling import loss
 from archlab.modeling.build import build
 from archlab.ops.linear_cross_entropy import IGNORED
-from archlab.parallel.fit import require_fit
+from archlab.parallel.check_layout import require_fit
 from archlab.storage.checkpoint import save_model
 from archlab.training.step import TrainStep, check_experiment
 

@@ -16,7 +16,7 @@ from archlab.config.registry import names
 from archlab.config.train_config import TrainConfig, parse_train
 from archlab.modeling.build import build, validate
 from archlab.modeling.optimizer import TRAINED, at_average, leave_average, optimizer_bytes
-from archlab.parallel.fit import require_fit
+from archlab.parallel.check_layout import require_fit
 from archlab.training.optimizer import build_optimizer
 
 STEPS = 7

@@ -166,7 +166,7 @@ def test_recomputed_layers_have_the_same_gradients(kind):
 
 
 @pytest.mark.slow
-# torch's own, about the input of a block, which is no leaf (torch 2.13).
+# torch's own, about the input of a block, which is not a leaf (torch 2.13).
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize("policy", ["block", "model"])
 def test_compiles_without_a_break(policy):

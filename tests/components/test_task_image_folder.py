@@ -265,7 +265,7 @@ def test_split_folders_are_known_in_any_form(tmp_path: Path, names: tuple[str, s
 
 def test_what_is_held_out_by_name_is_never_trained_on(tmp_path: Path) -> None:
     folder(tmp_path / "a" / "train", 4), folder(tmp_path / "a" / "other", 4)
-    refused(tmp_path / "a", "a: 'other' names no split, as 'train' does; splits and classes do not stand side by side")
+    refused(tmp_path / "a", "a: 'other' names no split, as 'train' does; splits and classes cannot be mixed")
     folder(tmp_path / "b", 60, "ab"), draw(tmp_path / "b" / "test" / "1.png")
     refused(tmp_path / "b", "b: 'a', 'b' names no split, as 'test' does", num_classes=3)
     draw(folder(tmp_path / "c", 60) / "a" / "cat_test_1.png")

@@ -87,11 +87,11 @@ def test_lists_say_what_is_held_out(tmp_path: Path) -> None:
 
 def test_lists_that_are_wrong_are_named(tmp_path: Path) -> None:
     root = lists(folder(tmp_path / "a", 5), "yes/lost.wav\n", "")
-    with pytest.raises(ArchlabError, match=r"validation_list\.txt: lists 'yes/lost\.wav', which is no file"):
+    with pytest.raises(ArchlabError, match=r"validation_list\.txt: lists 'yes/lost\.wav', which is not a file"):
         task(root).check(CONTEXT)
     for line in ("bird/lost.wav", "Yes/00000001_nohash_1.wav", "./yes/00000001_nohash_1.wav", "yes", "yes/", "all"):
         lists(root, f"yes/00000001_nohash_1.wav\r\n{line}\r\n", "")
-        with pytest.raises(ArchlabError, match=rf"lists '{line}', which is no file \(line 2\)"):
+        with pytest.raises(ArchlabError, match=rf"lists '{line}', which is not a file \(line 2\)"):
             task(root).check(CONTEXT)
     root = lists(folder(tmp_path / "b", 5), *["yes/00000001_nohash_1.wav\n"] * 2)
     with pytest.raises(ArchlabError, match=r"testing_list\.txt: lists 'yes/00000001_nohash_1\.wav', .* listed before"):

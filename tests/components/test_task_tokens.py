@@ -12,7 +12,7 @@ from archlab.components.task.text import Text
 from archlab.data.tokenizers import UNKNOWN_TOKENS
 
 
-def test_every_task_tells_what_its_tokens_mean() -> None:
+def test_every_task_has_a_vocabulary() -> None:
     assert Stdlib().model_tokens().kind == Text(path="x").model_tokens().kind == "bytes"
     assert Recall().model_tokens().kind == "tokens of the task recall"
     assert NoData(vocab_size=9).model_tokens() == UNKNOWN_TOKENS
@@ -27,7 +27,7 @@ def test_only_a_tokenizer_file_has_special_tokens(tokenizer: str) -> None:
         Text(path="x", tokenizer=tokenizer, vocab_size=vocab_size, special_tokens=True)
 
 
-def test_a_prompt_that_is_not_read_whole_is_told(
+def test_a_truncated_prompt_is_reported(
     tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path_factory.mktemp("words")

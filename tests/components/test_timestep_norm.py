@@ -41,7 +41,7 @@ def welford(layer, x, state):
 
 
 def weighted(layer, x):
-    """Compute the mean and variance of all steps so far anew at each step, weighted by powers of the decay."""
+    """Recompute the mean and variance of all steps so far at each step, weighted by powers of the decay."""
     outputs = []
     for t in range(x.shape[1]):
         groups = x[:, : t + 1].unflatten(-1, (layer.num_groups, -1))

@@ -6,8 +6,9 @@ from streams import assert_one_stream, assert_same_gradients, in_pieces
 
 from archlab.config.spec import parse
 from archlab.errors import ConfigError
+from archlab.modeling.activation_checkpointing import apply_activation_checkpointing
 from archlab.modeling.build import build as build_spec
-from archlab.modeling.compile import apply_activation_checkpointing, compile_model
+from archlab.modeling.compile import compile_model
 from archlab.testing.component_case import ComponentCase
 from archlab.testing.transfer import transfers
 
@@ -149,7 +150,7 @@ def test_recomputed_layers_have_the_same_gradients(name, kind):
 
 
 @pytest.mark.slow
-# torch's own, about the input of a block, which is no leaf (torch 2.13).
+# torch's own, about the input of a block, which is not a leaf (torch 2.13).
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize(("name", "policy"), [("attention", "model"), ("attention", "block"), ("rwkv7", "block")])
 def test_compiles_without_a_break(name, policy):

@@ -204,7 +204,7 @@ def test_a_call_allocates_for_what_it_reads_and_not_for_the_window(window):
     assert state["keys"].shape == (2, 11, 2, K)
 
 
-def test_kept_keys_are_turned_and_lie_where_the_oldest_did():
+def test_kept_keys_are_rotated_and_replace_the_oldest():
     layer, (q, k, v) = build("sliding", 4, "rope"), inputs(6)
     turned = layer.position.rotate(k, torch.arange(6)[None])
     state = layer(q, k, v)[1]

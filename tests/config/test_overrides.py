@@ -57,9 +57,12 @@ def test_what_is_written_is_read(value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("it=[a] #2", "it: '[a] #2' cannot be read: more text follows what begins with [; for a text, write "),
+        (
+            "it=[a] #2",
+            "it: '[a] #2' cannot be read: more text follows the value that begins with [; for a text, write ",
+        ),
         ("it='a' b", "cannot be read: line 1, column 5"),
-        ("it='a': b", "more text follows what begins with '"),
+        ("it='a': b", "more text follows the value that begins with '"),
         ("it=[draft] notes", "for a text, write 'it=\"[draft] notes\"'"),
         ("it=[/vol #2]", "cannot be read: "),
         ("it={a: 1, a: 2}", "found duplicate key a"),

@@ -8,10 +8,10 @@ import pytest
 
 from archlab import ArchlabError, Param, register
 from archlab.config import registry
+from archlab.config.component_source import read_declaration
 from archlab.config.experiment import load
 from archlab.config.param_roles import find_param
 from archlab.config.registry import find
-from archlab.config.source import read_declaration
 from archlab.config.widths import scale_widths
 from archlab.errors import ConfigError
 

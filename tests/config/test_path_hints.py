@@ -18,7 +18,7 @@ TREE = {"model": {"layers": [{"repeat": 3, "norm": "rms"}, "plain", {"repeat": 8
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         (
             "model.layers[9].norm",
@@ -32,8 +32,8 @@ TREE = {"model": {"layers": [{"repeat": 3, "norm": "rms"}, "plain", {"repeat": 8
         ("modle.layers[0].norm", r"there is no list 'layers'; did you mean model.layers\[0\].norm\?$"),
     ],
 )
-def test_a_path_is_answered_with_the_one_that_was_meant(path: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_a_path_is_answered_with_the_one_that_was_meant(path: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         paths.put(TREE, path, "layer")
 
 
@@ -48,22 +48,24 @@ def test_a_wildcard_of_a_list_that_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vary", "told"),
+    ("vary", "message"),
     [
         ({"model.layer[0].norm": ["rms"]}, r"did you mean model\.layers\[0\]\.norm\?$"),
         ({"train.lrr": [0.1]}, r"there is no such knob.*; did you mean train\.lr\?$"),
     ],
 )
-def test_a_varied_path(vary: dict[str, object], told: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_a_varied_path(vary: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_space(write_space(tmp_path, vary=vary))
 
 
-def test_an_experiment_is_told_from_a_search_space(tmp_path: Path) -> None:
+def test_an_experiment_is_distinguished_from_a_search_space(tmp_path: Path) -> None:
     space = write_space(tmp_path)
-    with pytest.raises(ConfigError, match=r"space\.yaml: is no experiment: it is a search space; .* archlab search "):
+    with pytest.raises(
+        ConfigError, match=r"space\.yaml: is not an experiment: it is a search space; .* archlab search "
+    ):
         load(space)
-    with pytest.raises(ConfigError, match=r"tiny\.yaml: is no search space: it is an experiment.* archlab train "):
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: is not a search space: it is an experiment.* archlab train "):
         load_space(tmp_path / "tiny.yaml")
     with pytest.raises(ConfigError, match=r"no experiment 'hybrids': it is a search space.*: archlab search hybrids$"):
         load("hybrids")
@@ -80,9 +82,9 @@ def test_a_directory_for_a_file(tmp_path: Path, tiny: Tiny) -> None:
 
 def test_names_on_one_line_are_few() -> None:
     many = [f"name{number:02}" for number in range(80)]
-    told = did_you_mean("zzzzzz", many)
-    assert told.startswith("; known: name00, name01")
-    assert told.endswith("name11 and 68 more")
+    message = did_you_mean("zzzzzz", many)
+    assert message.startswith("; known: name00, name01")
+    assert message.endswith("name11 and 68 more")
     assert list_names(many[:13]) == ", ".join(many[:13])  # where one more is no longer than its number
     with pytest.raises(ConfigError, match=r"and \d+ more; archlab list names them all$"):
         load("zzzzzz")

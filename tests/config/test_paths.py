@@ -66,7 +66,7 @@ def test_get(path: str, value: Any) -> None:
     assert paths.get(TREE, path) == value
 
 
-def test_get_tells_null_from_nothing() -> None:
+def test_get_distinguishes_null_from_nothing() -> None:
     nothing = object()
     assert paths.get({"a": None}, "a", nothing) is None
     assert paths.get({"a": None}, "a.b", nothing) is nothing

@@ -118,7 +118,7 @@ def test_a_users_own_plugins_need_no_trust_later(write: Write, tmp_path: Path) -
     mine = write({"base": "llama2_tiny", "plugins": ["strange.py"], "model": {"norm": "strange"}}, "mine/mine.yaml")
     experiment = config.load(mine, ["model.layers[0].repeat=1"])
     save_model(tmp_path / "run" / "final", build(experiment.model), experiment.resolved, {})
-    plugin.write_text(PLUGIN + "\n# I went on working.\n")
+    plugin.write_text(PLUGIN + "\n# I continued working.\n")
     assert archlab.load_model(tmp_path / "run") is not None
 
 

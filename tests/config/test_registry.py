@@ -125,7 +125,7 @@ def test_a_domain_is_of_a_knob() -> None:
         def __init__(self, dim: int, *, size: int = 1) -> None:
             pass
 
-    with pytest.raises(ArchlabError, match="declares a search domain for 'sise', which is no knob"):
+    with pytest.raises(ArchlabError, match="declares a search domain for 'sise', which is not a knob"):
         register("ema", "sized", search={"sise": choice(1, 2)})(Sized)
     assert "sized" not in registry.names("ema")
     register("ema", "sized", search={"size": choice(1, 2)})(Sized)

@@ -54,7 +54,7 @@ def test_walk_goes_from_parents_to_children() -> None:
     assert len(found) == len(set(found))
 
 
-def test_a_factory_builds_repeats_apart() -> None:
+def test_a_factory_builds_repeats_separately() -> None:
     model = parse(MODEL, "backbone", "model").factory()()
     assert len(model.blocks) == 4
     assert len({id(block) for block in model.blocks}) == 4
@@ -75,10 +75,10 @@ def test_a_bare_name_and_a_default_type() -> None:
         ({"layers": [{**LAYER, "repeat": 0}]}, "model.layers[0].repeat: 0 is not at least 1"),
         ({"layers": [{**LAYER, "repeat": 5000}]}, "model.layers: more than 4096 layers"),
         ({"layers": [{"ffn": "mlp"}]}, "model.layers[0].mixer: 'block' needs a mixer: one of attention"),
-        ({"layers": [7]}, "model.layers[0]: 7 is no layer: give its name"),
+        ({"layers": [7]}, "model.layers[0]: 7 is not a layer: give its name"),
         ({"norm": None}, "model.norm: 'stack' needs a norm: one of"),
         ({"norm": "rsm"}, "model.norm: no norm 'rsm'; did you mean 'rms'?"),
-        ({"norm": ["rms"]}, "model.norm: ['rms'] is no norm"),
+        ({"norm": ["rms"]}, "model.norm: ['rms'] is not a norm"),
         ({"norm": {"type": "rms", "repeat": 2}}, "model.norm: unknown knob 'repeat' of 'rms'"),
     ],
 )

@@ -52,13 +52,13 @@ def test_it_is_written_with_every_default_and_read_again() -> None:
     ("overrides", "message"),
     [
         (["train.optimizer=adamv"], "train.optimizer: no optimizer 'adamv'; did you mean 'adamw'?"),
-        (["train.optimizer=3"], "train.optimizer: 3 is no optimizer: give its name, or a mapping with its type"),
+        (["train.optimizer=3"], "train.optimizer: 3 is not an optimizer: give its name, or a mapping with its type"),
         (["train.optimizer.momentum=0.9"], "train.optimizer: unknown knob 'momentum' of 'adamw'"),
         (["train.optimiser=lion"], "train: unknown key 'optimiser'; did you mean 'optimizer'?"),
         (["train.groups=lion"], "train.groups: 'lion' is not a list"),
     ],
 )
-def test_mistakes_are_told_by_their_path(overrides: list[str], message: str) -> None:
+def test_mistakes_are_reported_by_their_path(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load("llama2_tiny", overrides)
     assert message in str(caught.value)

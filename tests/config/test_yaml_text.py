@@ -51,7 +51,7 @@ many = settings(max_examples=1000 if THOROUGH else 60, deadline=None)
 
 
 def exactly(value: Any) -> str:
-    """Return a text that tells 1 from 1.0 and true, and 0.0 from -0.0, but no NaN from another."""
+    """Return a text that distinguishes 1 from 1.0 and true, and 0.0 from -0.0, but not NaNs from each other."""
     return repr(value)
 
 

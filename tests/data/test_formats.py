@@ -140,7 +140,7 @@ def test_zstandard_without_a_library_is_explained(tmp_path: Path, monkeypatch: p
         texts(tmp_path / "a.txt.zst")
 
 
-def test_json_lines_are_told_by_the_suffix_before_that_of_compression(tmp_path: Path) -> None:
+def test_json_lines_are_detected_by_the_suffix_before_that_of_compression(tmp_path: Path) -> None:
     data = write_json_lines(tmp_path / "plain").read_bytes()
     for name in ("a.JSONL.xz", "a.jsonl-00000-of-00002", "a.json.gz", "a.jsonl.001"):
         suffix = Path(name).suffix
@@ -203,7 +203,7 @@ def test_a_zip_archive_is_its_files(tmp_path: Path) -> None:
         ("a.txt", b"\x89PNG\r\n\x1a\n", "holds a PNG image"),
         ("a", b"\x7fELF\2", "holds a program"),
         ("a.txt", b"\x80\x04\x95", "holds a Python pickle"),
-        ("a.md", b"PK\x03\x04", "holds a zip archive rather than UTF-8 text; name it as what it is"),
+        ("a.md", b"PK\x03\x04", "holds a zip archive rather than UTF-8 text; rename it by its type"),
         ("a.txt", gzip.compress(b"x", mtime=0), "holds gzip data"),
         ("a.txt", lzma.compress(b"x"), "holds xz data"),
         ("a.txt", "Ente".encode("utf-16"), "holds UTF-16 text rather than UTF-8 text; convert it to UTF-8"),
@@ -245,9 +245,9 @@ def test_lines_of_json_end_at_line_feeds_alone(tmp_path: Path) -> None:
         ("null", r"a\.jsonl:2: is not a JSON object but NoneType"),
         ('{"text": null}', r"a\.jsonl:2: the field 'text' is not a string but NoneType"),
         ('{"txt": "a"}', r"a\.jsonl:2: no field 'text'; did you mean 'txt'\?"),
-        ('{"text": "a", "n": NaN}', r"a\.jsonl:2: is not JSON: NaN is no number of JSON"),
-        ('{"text": "a", "n": -Infinity}', r"a\.jsonl:2: is not JSON: -Infinity is no number of JSON"),
-        ('{"text": "a", "text": "b"}', r"a\.jsonl:2: is not JSON: the key 'text' stands twice in one object"),
+        ('{"text": "a", "n": NaN}', r"a\.jsonl:2: is not JSON: NaN is not a number of JSON"),
+        ('{"text": "a", "n": -Infinity}', r"a\.jsonl:2: is not JSON: -Infinity is not a number of JSON"),
+        ('{"text": "a", "text": "b"}', r"a\.jsonl:2: is not JSON: the key 'text' appears twice in one object"),
         ('{"text": "a", "n": ' + "[" * 10**5, r"a\.jsonl:2: is nested too deeply"),
         ('{"text": "a", "n": ' + "9" * 5000 + "}", r"a\.jsonl:2: is not JSON: .*; JSON of this kind is not read"),
     ],

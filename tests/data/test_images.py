@@ -21,7 +21,7 @@ def test_the_center_of_a_square_is_kept() -> None:
     assert np.array_equal(center_crop(Image.fromarray(pixels), 3, 0.6), pixels[1:4, 1:4])
 
 
-def test_random_crops_lie_within_the_image() -> None:
+def test_random_crops_are_within_the_image() -> None:
     ramp = Image.fromarray(np.broadcast_to(np.arange(0, 250, 10, dtype=np.uint8), (20, 25)).copy())
     crops = [random_crop(ramp, 8, random_state(0, draw)) for draw in range(100)]
     assert {crop.shape for crop in crops} == {(8, 8, 1)}

@@ -20,13 +20,13 @@ from archlab.data.prepared import blocks, build, cache, writer
 from archlab.data.prepared.corpus import _open, open_corpus
 from archlab.data.text_sources import TextFiles
 from archlab.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, Tokenizer, WordTokenizer
-from archlab.runtime.progress import reporting
+from archlab.runtime.progress import report_to
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ARCHLAB_TOKENS", str(tmp_path / "cache"))
-    monkeypatch.setattr("archlab.data.stamps._TICK_S", 0.0)  # a test does not wait until its files are old
+    monkeypatch.setattr("archlab.data.file_stamps._TICK_S", 0.0)  # a test does not wait until its files are old
     return tmp_path / "cache"
 
 
@@ -63,7 +63,7 @@ def folders(cache_dir: Path) -> list[Path]:
 
 
 def forget() -> None:
-    """Have files opened anew, as by another process."""
+    """Have files opened again, as by another process."""
     _open.cache_clear()
 
 
@@ -159,7 +159,7 @@ def kill_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("groups", [0, 3, 9])
-def test_what_a_killed_process_began_goes_on(
+def test_what_a_killed_process_began_continues(
     groups: int, tmp_path: Path, text: Path, tokenizer: HuggingFaceTokenizer, encoded: list[int], own_cache: Path
 ) -> None:
     write_json_lines(text / "b.jsonl", SENTENCES[:40])
@@ -258,10 +258,10 @@ def test_a_second_process_waits_for_the_first(
     text: Path, tokenizer: HuggingFaceTokenizer, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "_POLL_S", 0.01)
-    found, told = list[Path](), list[str]()
+    found, reported = list[Path](), list[str]()
 
     def prepare() -> None:
-        with reporting(lambda what, done, total: told.append(what)):
+        with report_to(lambda what, done, total: reported.append(what)):
             found.append(prepared.open_prepared(source(text), None, tokenizer).folder)
 
     began, write = threading.Event(), writer.TokenWriter.write
@@ -269,7 +269,7 @@ def test_a_second_process_waits_for_the_first(
     def slow(self: writer.TokenWriter, parts: Any) -> None:
         began.set()
         for _ in range(1000):
-            if any("waiting for the process" in what for what in told):
+            if any("waiting for the process" in what for what in reported):
                 break
             threading.Event().wait(0.01)
         write(self, parts)
@@ -285,19 +285,19 @@ def test_a_second_process_waits_for_the_first(
     assert sum(encoded) == 301 + 1  # each document once, and an empty one for the type of a token
 
 
-def test_progress_is_told_in_bytes(
+def test_progress_is_reported_in_bytes(
     text: Path, tokenizer: HuggingFaceTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_GROUP", 2000)
-    monkeypatch.setattr(build, "_TOLD_FROM", 0)
-    told: list[tuple[int, int | None]] = []
-    with reporting(lambda what, done, total: told.append((done, total))):
+    monkeypatch.setattr(build, "_REPORT_FROM", 0)
+    reported: list[tuple[int, int | None]] = []
+    with report_to(lambda what, done, total: reported.append((done, total))):
         prepared.open_prepared(source(text), None, tokenizer)
-    totals = {total for _, total in told}
+    totals = {total for _, total in reported}
     assert len(totals) == 1
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1][0] == told[-1][1]
-    assert len(told) > 4
+    assert [done for done, _ in reported] == sorted(done for done, _ in reported)
+    assert reported[-1][0] == reported[-1][1]
+    assert len(reported) > 4
 
 
 def test_a_directory_of_its_own_is_not_overwritten(text: Path, tokenizer: HuggingFaceTokenizer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A name tells its split wherever it stands, and nothing held out by name is trained on."""
+"""A split's name counts anywhere in a path, and nothing held out by name is trained on."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from archlab.data.text_sources import TextFiles
         ("train/test.txt", "test train"),
     ],
 )
-def test_a_name_tells_its_split(name: str, splits: str) -> None:
+def test_a_name_determines_its_split(name: str, splits: str) -> None:
     assert " ".join(sorted(find_split_names(name))) == splits
 
 

@@ -10,7 +10,7 @@ from data_helpers import write_tokenizer
 
 from archlab import ArchlabError
 from archlab.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, WordTokenizer, hugging_face, load_tokenizer
-from archlab.runtime.progress import reporting
+from archlab.runtime.progress import report_to
 
 
 def test_bytes_are_tokens() -> None:
@@ -78,13 +78,13 @@ def test_a_missing_tokenizers_library_is_named(monkeypatch: pytest.MonkeyPatch) 
         load_tokenizer("t.json")
 
 
-def test_one_huge_document_is_told_of_while_it_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_within_a_huge_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = HuggingFaceTokenizer(str(write_tokenizer(tmp_path / "tokenizer.json")))
     text = ("grüne Ente € mal " * 40).encode() + b"\0" + b"mal" * 30
     whole = tokenizer.encode_corpus(text).tolist()
     monkeypatch.setattr(hugging_face, "_GROUP", 100)
-    told: list[tuple[str, int, int | None]] = []
-    with reporting(lambda *each: told.append(each)):
+    reported: list[tuple[str, int, int | None]] = []
+    with report_to(lambda *each: reported.append(each)):
         assert tokenizer.encode_corpus(text).tolist() == whole
-    assert told[0] == ("tokenizing 0 million characters", 0, 770)
-    assert told[-1] == ("tokenizing 0 million characters", 770, 770)
+    assert reported[0] == ("tokenizing 0 million characters", 0, 770)
+    assert reported[-1] == ("tokenizing 0 million characters", 770, 770)

@@ -58,7 +58,7 @@ def test_an_order_without_memory_is_a_permutation(size: int) -> None:
         assert abs(np.corrcoef(np.arange(size), visited)[0, 1]) < 0.1
 
 
-def test_the_order_of_trillions_of_windows_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_trillions_of_windows_is_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     order = permutation(random_state(0, 0), 2**40 + 12345, sampling.MAX_STORED)
     visited = order(np.array([0, 1, 2**40]))
     assert len(set(visited.tolist())) == 3

@@ -13,7 +13,7 @@ from archlab.inference.tracing import fold_constants, trace
 
 
 class Turned(nn.Module):
-    """What is known, what depends on the input, what is drawn anew, a constant written into, and a state in place."""
+    """What is known, what depends on the input, what is drawn again, a constant written into, and a state in place."""
 
     def __init__(self, *, noise: bool = False, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

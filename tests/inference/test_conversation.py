@@ -10,7 +10,7 @@ from conftest import Tiny
 
 from archlab import ArchlabError
 from archlab.inference.conversation import Conversation
-from archlab.inference.generation import Settings
+from archlab.inference.prompts import Settings
 from archlab.inference.text_model import TextModel
 from archlab.modeling.build import build
 
@@ -24,7 +24,7 @@ def model(tiny: Tiny) -> TextModel:
 
 
 def answer(conversation: Conversation, text: str) -> list[int]:
-    # Of bytes that are no text the last may be told twice: its character is known to be broken at the end alone.
+    # Of bytes that are not text the last may be yielded twice: its character is known to be broken at the end alone.
     tokens = [token.token for token in conversation.answer(text)]
     return tokens[: conversation.settings.max_new_tokens]
 

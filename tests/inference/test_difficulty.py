@@ -56,7 +56,7 @@ def test_fewer_items_are_the_first_ones(tiny: Tiny) -> None:
     assert found.curves[0].points[0][0] == 3
 
 
-def test_a_context_that_the_model_does_not_keep_is_told(tiny: Tiny) -> None:
+def test_a_context_that_the_model_does_not_keep_is_reported(tiny: Tiny) -> None:
     layer = {"mixer": {"type": "attention", "num_heads": 2, "attention": {"type": "softmax", "window_size": 20}}}
     experiment = tiny(RECALL, "model.vocab_size=40", CONTEXT, f"model.layers=[{layer}]")
     found = find_suite("recall")(build(experiment.model), experiment, SuiteRequest(), untold)

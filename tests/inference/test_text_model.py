@@ -15,7 +15,7 @@ from test_decoder import MODELS
 from archlab import ArchlabError, GeneratedToken, Prompt
 from archlab.config.experiment import load
 from archlab.inference.decoder import Decoder
-from archlab.inference.generation import Settings
+from archlab.inference.prompts import Settings
 from archlab.inference.saved_state import model_hash
 from archlab.inference.text_model import StateFiles, TextModel
 from archlab.modeling.build import build
@@ -79,7 +79,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(each: TextModel) -> None:
 
 
 @pytest.mark.slow
-def test_a_saved_state_goes_on_exactly(each: TextModel, tmp_path: Path) -> None:
+def test_a_saved_state_continues_exactly(each: TextModel, tmp_path: Path) -> None:
     settings = Settings(max_new_tokens=14, temperature=0.9, logprobs=1)
     whole = run(each, "some prompt", settings, seed=3)
     files = [tmp_path / name for name in ("one", "two")]
@@ -94,7 +94,7 @@ def test_a_saved_state_goes_on_exactly(each: TextModel, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_state_with_room_for_a_compiled_decoder_goes_on_without_one(
+def test_a_state_with_room_for_a_compiled_decoder_continues_without_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def step(self: Decoder, tokens: torch.Tensor) -> torch.Tensor:
@@ -117,7 +117,7 @@ def test_text_that_is_not_certain_is_the_continuation_s(tmp_path: Path, monkeypa
     each, file = model("rwkv7"), tmp_path / "state"
     text = "a€b</s>c".encode()
     script = iter([*text[:-1], *text])
-    monkeypatch.setattr("archlab.inference.generate.Sampler.__call__", lambda self, logits: next(script))
+    monkeypatch.setattr("archlab.inference.sampler.Sampler.__call__", lambda self, logits: next(script))
 
     def piece(prompt: str | None, count: int, load: Path | None) -> str:
         settings = Settings(max_new_tokens=count, stop=["</s>"])
@@ -136,7 +136,7 @@ def test_text_that_is_not_certain_is_the_continuation_s(tmp_path: Path, monkeypa
 def test_a_text_after_a_saved_state_comes_after_what_was_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     each, file = model("rwkv7"), tmp_path / "state"
     script = iter(b"a<zz")
-    monkeypatch.setattr("archlab.inference.generate.Sampler.__call__", lambda self, logits: next(script))
+    monkeypatch.setattr("archlab.inference.sampler.Sampler.__call__", lambda self, logits: next(script))
     assert run(each, "x", Settings(max_new_tokens=2, stop=["<z"]), files=StateFiles(None, file))[0].text == "a"
     new = run(each, "more", Settings(max_new_tokens=2, stop=["<z"]), files=StateFiles(file))
     assert [token.text for token in new] == ["<", "z", "z"]
@@ -166,7 +166,7 @@ def rewrite(file: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> No
     save_file(tensors, file, kept | metadata)
 
 
-def test_a_state_tells_what_it_is(saved: tuple[TextModel, Path]) -> None:
+def test_a_state_identifies_itself(saved: tuple[TextModel, Path]) -> None:
     each, file = saved
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
@@ -201,7 +201,7 @@ def test_files_that_are_no_state_of_the_model_are_refused(saved: tuple[TextModel
     with pytest.raises(ArchlabError, match="its format is 'archlab generation 7', and this version reads"):
         run(each, None, Settings(), files=StateFiles(file))
     save_file({"x": torch.zeros(1)}, file)
-    with pytest.raises(ArchlabError, match="is no state that archlab generate has saved"):
+    with pytest.raises(ArchlabError, match="is not a state that archlab generate has saved"):
         run(each, None, Settings(), files=StateFiles(file))
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(ArchlabError, match="truncated, or not a safetensors file"):
@@ -215,9 +215,9 @@ def test_a_file_is_replaced_only_if_it_is_a_state_and_that_is_asked_for(saved: t
     with pytest.raises(ArchlabError, match="already exists; name another file, or overwrite it with --force"):
         each.stream("x", Settings(), files=StateFiles(None, file))
     file.write_text("notes")
-    with pytest.raises(ArchlabError, match="already exists, and is no state that archlab wrote"):
+    with pytest.raises(ArchlabError, match="already exists, and is not a state that archlab wrote"):
         each.stream("x", Settings(), files=StateFiles(None, file, True))
-    with pytest.raises(ArchlabError, match="lies in no directory that is there"):
+    with pytest.raises(ArchlabError, match="is in a directory that does not exist"):
         each.stream("x", Settings(), files=StateFiles(None, file / "below"))
     assert file.read_text() == "notes"
 

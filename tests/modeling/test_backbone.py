@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from archlab import State
 from archlab.modeling import backbone
+from archlab.modeling.activation_checkpointing import apply_activation_checkpointing
 from archlab.modeling.build import build_on_meta
-from archlab.modeling.compile import apply_activation_checkpointing, compile_model
+from archlab.modeling.compile import compile_model
 from archlab.modeling.loss import iter_logits, total_loss
 from archlab.modeling.state import init_state, max_context
 

@@ -109,7 +109,7 @@ def that_transfer() -> list[str]:
 
 @pytest.mark.parametrize("optimizer", that_transfer())
 def test_a_folded_factor_is_a_multiplier(optimizer: str) -> None:
-    """The optimizer cannot tell them apart, with epsilon and weight decay of the size of the gradients."""
+    """The optimizer cannot distinguish them, with epsilon and weight decay of the size of the gradients."""
     given = {"lr": 0.05, "eps": 0.3, "weight_decay": 0.2, "optimizer": optimizer}
     train, factor = parse_train(given), 0.125
     one = ParamScale(1.0, 1.0, 1.0)
@@ -174,7 +174,7 @@ def test_a_run_resumes_and_its_export_is_an_ordinary_model(tmp_path: Path) -> No
             ],
             "the head's matrix is 'embedding.tables.0.weight', whose role is input: no one scale serves both ends",
         ),
-        (["train.base_model={'model.layers[0].hidden': 3}"], "model.layers[0].hidden: is no size of the model"),
+        (["train.base_model={'model.layers[0].hidden': 3}"], "model.layers[0].hidden: is not a size of the model"),
         (["train.base_model={model.dim: 8, 'model.layers[*].mixer.num_heads': 3}"], "dim 8 is not divisible"),
     ],
 )

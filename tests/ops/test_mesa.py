@@ -1,4 +1,4 @@
-"""The mesa layer's operation against a solver, token by token; parts of its state go on from call to call."""
+"""The mesa layer's operation against a solver, token by token; parts of its state continue from call to call."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_agrees_with_a_solver(num_tokens):
 
 
 @pytest.mark.parametrize("num_tokens", [1, 70])
-def test_goes_on_from_a_state(num_tokens):
+def test_continues_from_a_state(num_tokens):
     *leaves, state = draw(num_tokens, carried=True)
     forms = (lambda: together(mesa(*leaves, state, 30)), lambda: together(mesa_reference(*leaves, state)))
     assert_same_gradients(*(form() for form in forms), leaves)

@@ -81,7 +81,7 @@ class MixingHeads(nn.Module):
 
 
 class OddRow(nn.Module):
-    """A matrix that is no layer of its own."""
+    """A matrix that is not a layer of its own."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def test_a_norm_of_all_heads_together_keeps_them_together(norm: str, is_divided:
 
 
 @pytest.mark.usefixtures("own_parts")
-def test_a_plan_that_is_wrong_is_told() -> None:
+def test_a_wrong_plan_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"a row for 'blocks\.0\.ffn\.weight', which is not the weight of an "):
         plan_division(model(ffn="odd_row"), 2)
     with pytest.raises(ArchlabError, match="counts='num_heads' is a text"):

@@ -112,7 +112,7 @@ def test_what_layers_share_is_divided_among_ranks(
     assert_same_curve(curve(tmp_path / "run"), curve(tmp_path / "one"))
 
 
-def test_documents_apart_are_divided_among_ranks(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+def test_separate_documents_are_divided_among_ranks(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     overrides = [write_documents(tmp_path / "texts"), *SAME, "train.documents=separate"]
     train(tiny(*overrides), tmp_path / "one")
     ended = rank_pool().run(2, train_in_ranks, tiny_file, overrides + layout(shard=2), tmp_path / "run", {})
@@ -120,7 +120,7 @@ def test_documents_apart_are_divided_among_ranks(tiny: Tiny, tiny_file: Path, tm
     assert_same_curve(curve(tmp_path / "run"), curve(tmp_path / "one"))
 
 
-def test_a_run_goes_on_in_other_layouts(
+def test_a_run_continues_in_other_layouts(
     tiny: Tiny, tiny_file: Path, tmp_path: Path, alone: list[dict[str, Any]]
 ) -> None:
     run, pool = tmp_path / "run", rank_pool()
@@ -134,7 +134,7 @@ def test_a_run_goes_on_in_other_layouts(
 
 
 @pytest.mark.parametrize("name", names("optimizer"))
-def test_a_divided_run_goes_on_with_any_optimizer(name: str, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+def test_a_divided_run_continues_with_any_optimizer(name: str, tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
     run, pool, overrides = tmp_path / "run", rank_pool(), [*SAME, f"train.optimizer={name}"]
     if "shard" not in update_rule(tiny(*overrides).train).divided_by:
         message = f"train.optimizer: '{name}' updates whole tensors, which parallel.shard divides"
@@ -174,7 +174,7 @@ def test_what_happens_to_one_rank_ends_all(fail: str, tiny_file: Path, tmp_path:
         assert all(f"saved at step {saved}" in text for text in ended)
 
 
-def test_a_full_disk_of_another_rank_ends_all_and_is_told_by_it(tiny_file: Path, tmp_path: Path) -> None:
+def test_a_full_disk_of_another_rank_ends_all_and_is_reported_by_it(tiny_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     ended = rank_pool().run(2, train_in_ranks, tiny_file, [*SAME, *layout(shard=2)], run, {"fail": "disk", "at": 1})
     assert ended[0].startswith("PeerError")

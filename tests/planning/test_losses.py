@@ -44,7 +44,7 @@ def test_seeds_are_names(tmp_path: Path) -> None:
         ("candidate;params;tokens;loss\nx;1;2;3", "columns are separated by semicolons; commas are expected"),
         ("candidate\tparams\ttokens\tloss", "columns are separated by tabs; commas are expected"),
         ("candidate,param,tokens,loss\nx,1,2,3", "there is no column 'params'; did you mean 'param'"),
-        ("candidate,params,tokens,loss,loss\n", "the column 'loss' stands twice"),
+        ("candidate,params,tokens,loss,loss\n", "the column 'loss' appears twice"),
         (f"{HEADER}\nx,1,2,3,0\n\nx,1,2,-3,1", "losses.csv, row 4, column loss: '-3' is not a number above 0"),
         (f"{HEADER}\nx,0,2,3,0", "row 2, column params: '0' is not a number above 0"),
         (f"{HEADER}\nx,1,inf,3,0", "row 2, column tokens: 'inf' is not a number above 0"),

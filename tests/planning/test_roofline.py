@@ -67,7 +67,7 @@ def test_small_tensors_stay_in_the_cache() -> None:
     assert large / small == pytest.approx(10)
 
 
-def test_operations_are_told_apart_by_their_names() -> None:
+def test_operations_are_distinguished_by_their_names() -> None:
     names = (
         "aten.mm",
         "aten._scaled_dot_product_flash_attention_for_cpu",

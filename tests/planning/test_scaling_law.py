@@ -117,12 +117,12 @@ def slopes(law: Law, n: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_nine_of_ten_forecasts_lie_in_their_interval() -> None:
+def test_nine_of_ten_forecasts_are_in_their_interval() -> None:
     inside, widths, ideal = 0, [], []
     for seed in range(100):
         points, params, tokens, loss, width = planted(seed)
         draws = fit(points, params, tokens).draws["x"]
-        low, high = interval(draws.sampled(params, tokens), draws.forecast(params, tokens))
+        low, high = interval(draws.sample(params, tokens), draws.forecast(params, tokens))
         inside += low <= loss <= high
         widths.append((high - low) / width)
         ideal.append(width)
@@ -148,7 +148,7 @@ def test_a_crossing_is_found() -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_told_apart_is_told() -> None:
+def test_candidates_that_cannot_be_distinguished_are_reported() -> None:
     probabilities = []
     for seed in range(4):
         rng = np.random.default_rng(seed)
@@ -186,7 +186,7 @@ def test_the_same_losses_give_the_same_figures_in_any_order() -> None:
 def test_one_ratio_of_tokens_is_forecast_along_that_ratio() -> None:
     points = losses(CHINCHILLA, ratios=(20,), seeds=2, noise=0.0003)
     on, off = fit(points, 1e9, 2e10), fit(points, 1e9, 6e10)
-    near, far = on.draws["x"].sampled(1e9, 2e10), off.draws["x"].sampled(1e9, 6e10)
+    near, far = on.draws["x"].sample(1e9, 2e10), off.draws["x"].sample(1e9, 6e10)
     assert "varied together (D = 20 N)" in on.notes[0]
     assert "the target is off that line" in off.notes[0]
     low, high = interval(near, on.draws["x"].forecast(1e9, 2e10))
@@ -226,7 +226,7 @@ def test_candidates_share_the_noise_of_seeds() -> None:
     fitted = fit([*first, *second])
     decision = decide(fitted, 7e9, 2e12)
     assert decision is not None
-    assert np.ptp(decision.gap_interval) < 3.29 * fitted.draws["a"].sampled(7e9, 2e12).std() / 4
+    assert np.ptp(decision.gap_interval) < 3.29 * fitted.draws["a"].sample(7e9, 2e12).std() / 4
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_candidates_share_the_noise_of_seeds() -> None:
         (losses(CHINCHILLA, sizes=SIZES[:2]), "x: has losses of 2 sizes; at least 3 are needed"),
         (losses(CHINCHILLA, ratios=(20,))[:2], "x: has losses of 2 sizes; at least 3 are needed"),
         (losses(CHINCHILLA, ratios=(20, 80))[:5], "x: has 5 losses, but its law has 5 numbers: at least 6"),
-        ([LossPoint("x", 1e6, 1e7, 3.0)] * 2, "seed 0 stands twice"),
+        ([LossPoint("x", 1e6, 1e7, 3.0)] * 2, "seed 0 appears twice"),
         ([LossPoint("x", 1e6, 1e7, float("nan"))], "x: loss nan is not a number above 0"),
         ([LossPoint("x", 0, 1e7, 3.0)], "x: params 0 is not a number above 0"),
         ([LossPoint(" ", 1e6, 1e7, 3.0)], "a loss has no candidate"),

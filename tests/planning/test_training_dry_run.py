@@ -34,7 +34,7 @@ FEW = {
     "megalodon_tiny": ["model.layers[0].repeat=3", "model.layers[0].mixer.num_heads=2"],
     "mamba2_tiny": ["model.layers[0].repeat=3"],
 }
-# By architecture, layout, context and whether activations are computed anew: each axis, pairs, and all three.
+# By architecture, layout, context and whether activations are computed again: each axis, pairs, and all three.
 CASES = (
     ("megalodon_tiny", "shard: 4", 256, True),
     ("megalodon_tiny", "shard: 2, tensor: 2, chunk: 2", 32, False),

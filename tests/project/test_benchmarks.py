@@ -132,9 +132,9 @@ def test_a_decoding_step_starts_each_time_from_the_same_state(monkeypatch: pytes
 def test_a_missing_peer_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(BENCHMARKS / "megalodon_step.py"), run_name="__main__")
-    told = capsys.readouterr().err
-    assert (ended.value.code, told.count("\n")) == (2, 1)
-    assert "pip install" in told
+    error = capsys.readouterr().err
+    assert (ended.value.code, error.count("\n")) == (2, 1)
+    assert "pip install" in error
 
 
 @pytest.mark.slow

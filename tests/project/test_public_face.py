@@ -36,11 +36,11 @@ def test_every_public_name_is_there_and_documented() -> None:
             assert found.__doc__, name
 
 
-def test_types_are_told_of_the_same_names_as_programs() -> None:
+def test_type_checkers_see_the_same_names_as_programs() -> None:
     tree = ast.parse(Path(archlab.__file__).read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    told = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert told == set(archlab.__all__)
+    imported = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert imported == set(archlab.__all__)
 
 
 def test_no_subpackage_takes_the_place_of_a_function() -> None:

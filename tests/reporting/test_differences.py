@@ -26,7 +26,7 @@ def test_a_knob_and_a_setting() -> None:
     assert found == {"model.layers[*].ffn.hidden_dim": ("384", "96"), "train.lr": ("0.003", "0.5")}
 
 
-def test_another_component_is_told_with_its_knobs_and_its_parts_are_not() -> None:
+def test_another_component_is_listed_with_its_knobs_and_its_parts_are_not() -> None:
     found = of(("llama2_tiny", []), ("llama2_tiny", ["model.layers[0].mixer={type: rwkv7, head_dim: 32}"]))
     assert [path for path in found if "mixer" in path] == ["model.layers[*].mixer"]
     mine, theirs = found["model.layers[*].mixer"]

@@ -94,7 +94,7 @@ def test_a_damaged_evaluation_is_named(run, runs: list[Path]) -> None:
     assert f"{file}: value is not of its type" in done.err
 
 
-def test_names_are_short_and_tell_models_apart(tmp_path: Path) -> None:
+def test_names_are_short_and_distinguish_models(tmp_path: Path) -> None:
     folders = [tmp_path / "rungs/4/llama/seed_0", tmp_path / "rungs/3/rwkv7/seed_0"]
     for folder in folders:
         folder.mkdir(parents=True)

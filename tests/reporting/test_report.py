@@ -12,13 +12,13 @@ from search_helpers import TRAIN, pretend, replace_training, search, write_space
 
 from archlab import ArchlabError
 from archlab.config.experiment import Experiment, load
-from archlab.reporting.data import read_search, short_names
 from archlab.reporting.figures.bars import bars
 from archlab.reporting.figures.parallel import parallel_coordinates
 from archlab.reporting.format import brief
 from archlab.reporting.html import code, escape, figure, table
 from archlab.reporting.importance import MIN_TRIALS, importances
 from archlab.reporting.report import report
+from archlab.reporting.search_data import read_search, short_names
 from archlab.text import HIDDEN, visible
 from archlab.training.trainer import train
 

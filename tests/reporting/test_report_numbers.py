@@ -15,12 +15,12 @@ from report_cases import EMA, make_ladder, make_search
 
 from archlab.reporting.choices import choice_tables
 from archlab.reporting.comparison import compare_with_baseline
-from archlab.reporting.data import SearchData
 from archlab.reporting.figures.history import history
 from archlab.reporting.figures.laws import law_panels
 from archlab.reporting.figures.rungs import probabilities, ranks
 from archlab.reporting.importance import importances
 from archlab.reporting.pages.search_tables import front_table, trials_table
+from archlab.reporting.search_data import SearchData
 from archlab.searching.ladder.summary import LadderSummary
 
 

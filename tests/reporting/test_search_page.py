@@ -10,7 +10,6 @@ import pytest
 from report_cases import DIMS, EMA, VALUE, make_ladder, make_search
 
 from archlab.reporting.comparison import compare_with_baseline, describe_fairness, describe_losses
-from archlab.reporting.data import SearchData
 from archlab.reporting.figures.axes import knob_axis
 from archlab.reporting.figures.chart import axis, robust_top
 from archlab.reporting.figures.costs import Plane, front, planes
@@ -24,6 +23,7 @@ from archlab.reporting.model_layers import layer_lists, letter
 from archlab.reporting.pages.search_lead import headline
 from archlab.reporting.pages.search_page import search_page
 from archlab.reporting.pages.search_tables import reasons_table
+from archlab.reporting.search_data import SearchData
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_every_trial_is_in_the_parallel_coordinates(sixty: SearchData) -> None:
     assert rows[-1]["c"] == "best"
 
 
-def test_two_losses_noise_and_the_baseline_s_learning_rate_are_told(sixty: SearchData) -> None:
+def test_two_losses_noise_and_the_baseline_s_learning_rate_are_shown(sixty: SearchData) -> None:
     comparison = compare_with_baseline(sixty)
     assert comparison is not None
     assert comparison.is_whole
@@ -66,7 +66,7 @@ def test_a_best_trial_that_is_worse_than_the_baseline_is_called_that(tmp_path: P
     data = make_search(tmp_path, 8, is_worse=True)
     text = headline(data, compare_with_baseline(data))
     assert text.startswith("No trial is better than the baseline. The best trial, number ")
-    assert "worse, and with one random seed each nothing tells whether that is noise" in text
+    assert "worse, and with one random seed each this may be noise" in text
     assert 'class="lead warning"' in search_page(data)
 
 
@@ -78,7 +78,7 @@ def test_a_baseline_that_was_tuned_is_named(sixty: SearchData) -> None:
 
 
 @pytest.mark.slow  # it may be the first to import scikit-learn
-def test_importance_is_not_told_from_few_trials(tmp_path: Path, sixty: SearchData) -> None:
+def test_importance_is_not_computed_from_few_trials(tmp_path: Path, sixty: SearchData) -> None:
     few = make_search(tmp_path, 7)
     need = f"20 complete trials are needed, and there are {len(few.complete)}."
     assert importances(few) == ({}, f"Importances cannot be computed: {need}")
@@ -114,7 +114,7 @@ def test_the_front_is_of_trials_that_none_beats_in_both(tmp_path: Path) -> None:
         assert (run in members) == (not beaten)
 
 
-def test_a_diverged_run_leaves_room_for_the_others_and_is_told(sixty: SearchData) -> None:
+def test_a_diverged_run_leaves_room_for_the_others_and_is_reported(sixty: SearchData) -> None:
     assert robust_top([1.0, 1.1, 1.2, 1.3, 900.0], 1.0) < 3
     assert robust_top([5.0, 6.0, 7.0], -1.0) == 5.0
     found = learning_curves(sixty)

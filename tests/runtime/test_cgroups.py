@@ -134,7 +134,7 @@ def test_a_step_that_the_group_has_no_room_for_is_refused(container: None) -> No
         memory.require_memory(MB, torch.device("cpu"))
 
 
-def test_the_doctor_tells_both(container: None) -> None:
+def test_the_doctor_shows_both(container: None) -> None:
     findings = {finding.name: finding for check in (doctor._cpu, doctor._memory) for finding in check()}
     assert findings["memory"].value == "500 kB available"
     assert findings["memory limit (cgroup)"].value == "700 MB, of which 500 kB is left"

@@ -24,7 +24,7 @@ def store() -> dist.HashStore:
     return dist.HashStore()
 
 
-def told(store: dist.Store, *statuses: RankStatus) -> dist.Store:
+def store_statuses(store: dist.Store, *statuses: RankStatus) -> dist.Store:
     for status in statuses:
         publish(store, status)
     return store
@@ -50,7 +50,7 @@ LOST = Failure(Outcome.MACHINE.exit_status)
                 RankStatus(1, 7, "data"),
             ],
             75,
-            "the processes have lost each other: rank 1 in update 7 (data) stands still; the others are in update 8",
+            "the processes have lost each other: rank 1 in update 7 (data) hangs; the others are in update 8",
         ),
         ({0: Failure(2, 5), 1: Failure(2, 6), 3: ENDED}, [RankStatus(0, 7, "reduce")], 2, ""),
         ({1: Failure(75, 4), 0: LOST}, [RankStatus(0, 7, "reduce", lost=True), RankStatus(1, 7, "write")], 75, ""),
@@ -59,12 +59,12 @@ LOST = Failure(Outcome.MACHINE.exit_status)
 def test_the_process_that_failed_is_named(
     failures: dict[int, Failure], statuses: list[RankStatus], status: int, line: str, store: dist.HashStore
 ) -> None:
-    assert _explain(failures, told(store, *statuses), 4) == (status, line)  # type: ignore[arg-type]
+    assert _explain(failures, store_statuses(store, *statuses), 4) == (status, line)  # type: ignore[arg-type]
 
 
 def test_the_slowest_is_the_one_that_the_others_wait_for(store: dist.HashStore) -> None:
-    told(store, RankStatus(0, 7, "reduce"), RankStatus(1, 7, "data"), RankStatus(2, 8, "data"))
+    store_statuses(store, RankStatus(0, 7, "reduce"), RankStatus(1, 7, "data"), RankStatus(2, 8, "data"))
     found = read_statuses(store, 3)
     assert slowest(found) == RankStatus(1, 7, "data")
     assert "rank 1 in update 7 (data) is the last to be heard of; the others are in update 8" in explain_loss(found)
-    assert slowest(read_statuses(store, 4)) == RankStatus(3, 0, "start"), "it has told nothing yet"
+    assert slowest(read_statuses(store, 4)) == RankStatus(3, 0, "start"), "it has reported nothing yet"

@@ -51,7 +51,7 @@ def test_where_nothing_can_be_kept_it_is_measured_each_time(tmp_path: Path, monk
 def test_another_process_multiplies_in_the_same_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Although it measures that another mode is the fastest."""
     monkeypatch.setattr(matmul_precision, "fastest_exact_mode", lambda measured: "bf16")
-    with use_mode(DEFAULT):  # so that this process goes on with its own mode
+    with use_mode(DEFAULT):  # so that this process continues with its own mode
         assert matmul_precision.select_matmul_precision.__wrapped__() == "bf16"
     code = """
 import sys

@@ -104,7 +104,7 @@ def test_what_led_to_an_exception_counts(error: BaseException, outcome: Outcome)
     assert outcome_of(error) == outcome
 
 
-def test_a_library_that_tells_the_error_number_in_its_text(tmp_path: Path) -> None:
+def test_an_error_number_in_the_text_of_an_exception(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="os error 2") as caught:
         save_file({"x": torch.ones(1)}, tmp_path / "missing" / "x.safetensors")
     assert outcome_of(caught.value) == Outcome.TRIAL
@@ -143,7 +143,7 @@ def test_other_exit_statuses(status: int, outcome: Outcome) -> None:
 
 
 def test_an_error_while_a_signal_stops_the_process_is_the_users() -> None:
-    error = ConfigError("model", "is wrong")  # as of a library that was interrupted amid its work
+    error = ConfigError("model", "is wrong")  # as of a library that was interrupted during its work
     with stop_on_signals():
         assert outcome_of(error) is Outcome.TRIAL
         with pytest.raises(KeyboardInterrupt):

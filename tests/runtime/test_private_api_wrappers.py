@@ -86,7 +86,7 @@ def test_make_fx_traces_through_a_compiled_module() -> None:
     assert any("addmm" in str(node.target) for node in program.graph.nodes)
 
 
-def test_a_data_dependent_branch_is_told_from_other_errors() -> None:
+def test_a_data_dependent_branch_is_distinguished_from_other_errors() -> None:
     with uses("the message of make_fx at data-dependent control flow"):
         with pytest.raises(RuntimeError) as caught:
             make_fx(lambda x: x + 1 if x.sum() > 0 else x)(torch.ones(2))
@@ -96,7 +96,7 @@ def test_a_data_dependent_branch_is_told_from_other_errors() -> None:
     assert not private_apis.is_data_dependent_error(caught.value)
 
 
-def test_an_operator_that_writes_in_place_is_told_from_others() -> None:
+def test_an_operator_that_writes_in_place_is_distinguished() -> None:
     with uses("torch._ops.OpOverload._schema.is_mutable"):
         assert private_apis.is_mutating_op(torch.ops.aten.add_.Tensor)
         assert not private_apis.is_mutating_op(torch.ops.aten.add.Tensor)
@@ -159,7 +159,7 @@ def test_a_compiled_module_keeps_its_names() -> None:
 
 
 def test_tensors_of_one_storage_share_one_python_object() -> None:
-    """`archlab.modeling.cost` tells storages apart by it."""
+    """`archlab.modeling.cost` distinguishes storages by it."""
     for device in ("cpu", "meta"):
         x = torch.zeros(3, device=device)
         assert x.untyped_storage() is x[1:].untyped_storage(), "torch no longer keeps a storage's Python object"
@@ -199,7 +199,7 @@ class _Queries(private_apis.DispatchMode):
         return answer
 
 
-def test_a_query_of_a_device_is_told_from_operations() -> None:
+def test_a_query_of_a_device_is_distinguished_from_operations() -> None:
     with uses("torch.ops.prim.device, asked of modes"), FakeTensorMode(), _Queries() as queries:
         x = torch.empty(2, 3, requires_grad=True)
         (2 * x).sum().backward()

@@ -27,7 +27,7 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's: it cannot be told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's: it cannot be configured")
 def test_freed_blocks_stay_with_the_process() -> None:
     code = (
         "import ctypes, sys; from archlab.runtime.process import configure_process; configure_process();"
@@ -38,12 +38,12 @@ def test_freed_blocks_stay_with_the_process() -> None:
     )
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     theirs = {"MALLOC_MMAP_THRESHOLD_": "131072"}
-    told = [_run(code, kept | more) for more in ({}, {"ARCHLAB_TUNE": "off"}, theirs)]
-    assert told == ["True", "False", "False"]
+    output = [_run(code, kept | more) for more in ({}, {"ARCHLAB_TUNE": "off"}, theirs)]
+    assert output == ["True", "False", "False"]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's: it cannot be told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's: it cannot be configured")
 def test_a_program_starts_anew_without_the_cache_of_small_blocks(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text(
@@ -53,16 +53,16 @@ def test_a_program_starts_anew_without_the_cache_of_small_blocks(tmp_path: Path)
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     theirs = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
     command = [sys.executable, str(program), "train", "a b"]
-    told = [
+    output = [
         subprocess.run(command, env=kept | more, capture_output=True, text=True, check=True).stdout.strip()
         for more in ({}, {"ARCHLAB_TUNE": "off"}, theirs)
     ]
     ours = "glibc.malloc.tcache_count=0"
-    assert told == [f"{ours} train a b", "None train a b", "glibc.malloc.arena_max=1 train a b"]
+    assert output == [f"{ours} train a b", "None train a b", "glibc.malloc.arena_max=1 train a b"]
 
 
 def test_a_process_that_runs_a_command_of_archlab_does_not_start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started anew"))
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started again"))
     monkeypatch.setattr(sys, "argv", ["archlab", "train"])
     process.restart_without_small_cache()
 
@@ -126,16 +126,16 @@ def test_the_command_line_decides_before_libgomp_is_loaded() -> None:
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     command = [sys.executable, "-c", code]
     # libgomp writes its settings to standard error as it is loaded.
-    told = subprocess.run(
+    output = subprocess.run(
         command, env=kept | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True, check=True
     )
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told.stderr
-    assert "GOMP_SPINCOUNT = '0'" in told.stderr
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in output.stderr
+    assert "GOMP_SPINCOUNT = '0'" in output.stderr
 
 
 def test_nothing_is_set_if_tuning_is_off(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHLAB_TUNE", "off")
-    monkeypatch.setattr(process, "configure_malloc", lambda: pytest.fail("told the allocator"))
+    monkeypatch.setattr(process, "configure_malloc", lambda: pytest.fail("configured the allocator"))
     process.configure_process()
     assert process.CACHE not in os.environ
 

@@ -30,15 +30,15 @@ def test_a_quota_lends_fewer_cores_than_there_are() -> None:
 
 
 def test_more_than_there_is_is_refused_with_the_figures() -> None:
-    with pytest.raises(ArchlabError, match=r"asks for 6 cores \(3 processes of 2\), and this machine lends 4"):
+    with pytest.raises(ArchlabError, match=r"asks for 6 cores \(3 processes of 2\), and this machine provides 4"):
         Shares(4, (0, 1, 2, 3), ()).require(Resources(processes=3, cpus=2))
-    with pytest.raises(ArchlabError, match="asks for 1 GPUs, and this machine lends 0"):
+    with pytest.raises(ArchlabError, match="asks for 1 GPUs, and this machine provides 0"):
         Shares(4, (0, 1, 2, 3), ()).require(Resources(gpus=1))
 
 
-def test_more_cannot_be_lent_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_cannot_be_shared_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(shares.DEVICES, "0,1")
-    with pytest.raises(ArchlabError, match="3 GPUs are to be lent, and this machine has 2"):
+    with pytest.raises(ArchlabError, match="3 GPUs are to be shared, and this machine has 2"):
         machine_shares(gpus=3)
     assert machine_shares(gpus=1).take(Resources(gpus=1)).gpus == ("0",)
 

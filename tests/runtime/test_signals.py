@@ -47,7 +47,7 @@ def deferred_twice() -> None:
     with stop_on_signals(), defer_keyboard_interrupt():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        pytest.fail("went on")
+        pytest.fail("continued")
 
 
 def while_the_first_is_handled() -> None:

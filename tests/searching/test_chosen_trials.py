@@ -50,5 +50,5 @@ def test_what_is_no_trial_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match=r"trial 4 holds no weights; study\.keep"):
         choose_trials(folder, trial=4)
     (folder / "search.yaml").unlink()
-    with pytest.raises(ArchlabError, match="is no search"):
+    with pytest.raises(ArchlabError, match="is not a search"):
         choose_trials(tmp_path, top=1)

@@ -48,7 +48,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def outcome(folder: Path) -> list[tuple[Any, ...]]:
-    """Return what the candidates of a search are and have shown, without how often they were begun."""
+    """Return what the candidates of a search are and have shown, without how often they were started."""
     ended = [trial for trial in trials_of(folder) if not is_interrupted(trial)]
     keys = ("choice", "values", "tuned", "repeat", "seed_metrics", "runs")
     return [(trial.state, trial.values, *(trial.user_attrs.get(key) for key in keys)) for trial in ended]

@@ -141,10 +141,10 @@ class Sabotage(archlab.SearchCallback):
     ("checkpoint_every", "signals"),
     [(1, [signal.SIGTERM, signal.SIGKILL]), (0, [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL])],
 )
-def test_a_trial_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(
+def test_a_trial_that_is_killed_continues_and_ends_as_if_it_had_not_been(
     tmp_path: Path, checkpoint_every: int, signals: list[signal.Signals]
 ) -> None:
-    # Also without checkpoints of its own: whoever is run again saves some, and comes further each time.
+    # Also without checkpoints of its own: each retry saves some, and makes progress.
     # Signals are of a run's own making: whoever sends one to a run of milliseconds may be late.
     (tmp_path / "saboteur.py").write_text(SABOTEUR)
     train = {"train.steps": 6, "train.checkpoint_every": checkpoint_every, "train.eval_every": 3}
@@ -170,7 +170,7 @@ def ended_in(run: Path) -> bool:
 
 
 @pytest.mark.services
-def test_a_search_that_is_stopped_saves_every_trial_and_goes_on(tmp_path: Path) -> None:
+def test_a_search_that_is_stopped_saves_every_trial_and_continues(tmp_path: Path) -> None:
     train = {"train.steps": 400, "train.eval_every": 200, "train.checkpoint_every": 0}
     file = write_space(tmp_path, override=train, study={"sampler": "random", "trials": 2, "pruner": "none"})
 
@@ -183,7 +183,7 @@ def test_a_search_that_is_stopped_saves_every_trial_and_goes_on(tmp_path: Path) 
 
 
 class Stop(archlab.SearchCallback):
-    """Sends an interrupt as soon as two runs have begun."""
+    """Sends an interrupt as soon as two runs have started."""
 
     def __init__(self) -> None:
         self.begun: set[str] = set()

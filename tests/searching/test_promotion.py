@@ -1,4 +1,4 @@
-"""Trials that pause and go on from their checkpoints, as a search runs them."""
+"""Trials that pause and continue from their checkpoints, as a search runs them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Stop(archlab.SearchCallback):
 
 
 @pytest.mark.slow
-def test_a_promoted_trial_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_promoted_trial_continues_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_costs(monkeypatch, archlab.show(write_space(tmp_path).parent / "tiny.yaml"))
     file = write_space(tmp_path, override=TRAIN, study=STUDY)
     with pytest.raises(KeyboardInterrupt):

@@ -109,7 +109,7 @@ def test_two_workers_share_the_trials(tmp_path: Path, fake: Any) -> None:
 def test_workers_of_which_one_is_killed_and_replaced_run_each_trial_once(tmp_path: Path, fake: Any) -> None:
     file, folder = write_space(tmp_path, study=NO_PRUNING), tmp_path / "s"
     workers = [start_worker(file, folder, seconds=0, trials=16) for _ in range(3)]
-    wait_for((folder / "trials" / "0003" / "began").exists, workers[-1])  # while the others go on
+    wait_for((folder / "trials" / "0003" / "began").exists, workers[-1])  # while the others continue
     workers[0].kill()
     workers.append(start_worker(file, folder, seconds=0, trials=16))
     assert workers.pop(0).wait() == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""What `archlab watch` tells of a search, a ladder and a run, and that it leaves their directories alone."""
+"""`archlab watch` of a search, a ladder and a run shows their progress and leaves their directories alone."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_run(tmp_path: Path, tiny: Tiny) -> None:
     assert (ended.state, ended.running[0].reason) == ("complete", "its model was not kept")
 
 
-def test_a_trial_goes_on_with_its_search(tmp_path: Path, tiny: Tiny) -> None:
+def test_a_trial_continues_with_its_search(tmp_path: Path, tiny: Tiny) -> None:
     (tmp_path / "search.yaml").write_text("{}")
     trial = tmp_path / "trials/0001"
     trial.mkdir(parents=True)
@@ -188,12 +188,12 @@ def test_a_trial_goes_on_with_its_search(tmp_path: Path, tiny: Tiny) -> None:
     (trial / "run.json").write_text('{"identity": {"run": "1"}}')
     watched = archlab.watch(trial)
     assert (watched.kind, watched.state) == ("trial", "stopped")
-    assert "archlab search goes on" in watch_lines(watched, 80)[-1].plain
+    assert "archlab search continues it" in watch_lines(watched, 80)[-1].plain
 
 
 def test_another_directory(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match="holds no run, search or ladder to watch"):
         archlab.watch(tmp_path)
-    with pytest.raises(ArchlabError, match="nowhere: is no directory to watch"):
+    with pytest.raises(ArchlabError, match="nowhere: is not a directory to watch"):
         archlab.watch(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()

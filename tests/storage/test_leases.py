@@ -17,7 +17,7 @@ OTHER_KERNEL = "of another machine"
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """Seconds of a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -41,8 +41,8 @@ def watch(observer: LeaseObserver, clock: Clock, seconds: float, step: float = 5
     return view.dead
 
 
-def remote(folder: Path, **told: object) -> LeaseFile:
-    lease = LeaseFile("a", boot=OTHER_KERNEL, lease_s=60.0, **told)  # type: ignore[arg-type]
+def remote(folder: Path, **fields: object) -> LeaseFile:
+    lease = LeaseFile("a", boot=OTHER_KERNEL, lease_s=60.0, **fields)  # type: ignore[arg-type]
     lease.write(folder)
     return lease
 
@@ -171,6 +171,6 @@ with Lease(Path({str(tmp_path)!r})):
         process.kill()
     (view,) = read_leases(tmp_path)
     assert view.dead == "its process has ended"
-    told = json.loads((tmp_path / f"{view.id}.json").read_text())
-    LeaseFile(**{**told, "boot": OTHER_KERNEL}).write(tmp_path)
+    fields = json.loads((tmp_path / f"{view.id}.json").read_text())
+    LeaseFile(**{**fields, "boot": OTHER_KERNEL}).write(tmp_path)
     assert read_leases(tmp_path)[0].is_alive, "a lock of another kernel says nothing"

@@ -11,12 +11,12 @@ from archlab.storage import lock_holders
 from archlab.storage.lock_holders import holder
 from archlab.storage.locks import lock
 
-needs_proc = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="Linux alone tells who holds a lock")
+needs_proc = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux shows who holds a lock")
 
 
 @needs_proc
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_process_is_told_as_long_as_it_holds_the_lock(shared: bool, tmp_path: Path) -> None:
+def test_the_process_is_shown_as_long_as_it_holds_the_lock(shared: bool, tmp_path: Path) -> None:
     file = tmp_path / "lock"
     assert holder(file) is None
     assert not file.exists()

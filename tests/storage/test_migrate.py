@@ -84,7 +84,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_run_is_refused_until_it_is_migrated_and_then_goes_on(run: Path, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_is_refused_until_it_is_migrated_and_then_continues(run: Path, tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match=r"ffn 'perceptron' is now called 'mlp' \(`archlab migrate`"):
         archlab.load_model(run)
     before = contents(run)
@@ -152,7 +152,7 @@ def test_what_fails_half_way_changes_nothing(run: Path, monkeypatch: pytest.Monk
 def test_other_directories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match="holds no run, search or checkpoint"):
         migrate(tmp_path)
-    with pytest.raises(ArchlabError, match="nowhere: is no directory"):
+    with pytest.raises(ArchlabError, match="nowhere: is not a directory"):
         migrate(tmp_path / "nowhere")
 
 

@@ -99,7 +99,7 @@ def test_a_model_of_synthetic_tokens_reads_no_text(publish: Publish, corpus: Pat
 
 
 @pytest.mark.parametrize("carried", [True, False])
-def test_tokens_that_nobody_told_are_not_bytes(publish: Publish, corpus: Path, tmp_path: Path, carried: bool) -> None:
+def test_tokens_of_unknown_meaning_are_not_bytes(publish: Publish, corpus: Path, tmp_path: Path, carried: bool) -> None:
     # A checkpoint of before has no tokens.json, and `bytes` as its task's tokenizer, which was the default.
     task = "{type: no_data, vocab_size: 512}" if carried else "{type: no_data, vocab_size: 512, tokenizer: bytes}"
     model, text = publish(task, carried=carried, origin="imported_from"), f"type: text, path: {corpus}"

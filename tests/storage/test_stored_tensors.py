@@ -1,4 +1,4 @@
-"""Tensors in the parts that ranks have written are those of one file; what does not add up is told."""
+"""Tensors in the parts that ranks have written are those of one file; inconsistent parts are an error."""
 
 import hashlib
 from pathlib import Path
@@ -57,9 +57,7 @@ WRONG: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {
 
 
 @pytest.mark.parametrize("boxes", WRONG.values(), ids=WRONG)
-def test_parts_that_do_not_make_up_a_whole_are_told(
-    tmp_path: Path, boxes: list[tuple[tuple[int, ...], tuple[int, ...]]]
-) -> None:
+def test_incomplete_parts_are_an_error(tmp_path: Path, boxes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
     with pytest.raises(ArchlabError, match=r"its parts hold \d+ of the 35 numbers of 'a', or some of them twice"):
         StoredTensors(write(tmp_path, boxes))
 
@@ -71,10 +69,10 @@ def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match=r"model-part-00004-of-00006\.safetensors: no such file"):
         StoredTensors(tmp_path)
     save_file(tensors, file)
-    with pytest.raises(ArchlabError, match=r"00004.*: does not tell which parts of tensors it holds"):
+    with pytest.raises(ArchlabError, match=r"00004.*: does not say which parts of tensors it holds"):
         StoredTensors(tmp_path)
     write_wrong(file, tensors, {"archlab_parts": '{"a": {"shape": [5], "begin": [0]}}'})
-    with pytest.raises(ArchlabError, match=r"00004.*: 'a' of shape \[2, 3\] is no part of \[5\]"):
+    with pytest.raises(ArchlabError, match=r"00004.*: 'a' of shape \[2, 3\] is not a part of \[5\]"):
         StoredTensors(tmp_path)
     write_wrong(file, {"a": tensors["a"].double()}, dict(metadata))
     with pytest.raises(ArchlabError, match="the parts of 'a' are of tensors of two kinds"):

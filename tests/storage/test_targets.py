@@ -116,12 +116,12 @@ def test_a_file_of_the_user_is_no_report_and_no_schema(tmp_path: Path) -> None:
         check(tmp_path / name)
         for text in ("", "{}", "[]", "<html><head></head></html>", '{"title": "mine"}', '{"title": 1}'):
             (tmp_path / name).write_text(text)
-            with pytest.raises(ArchlabError, match=f"{name}: is no .* that archlab wrote"):
+            with pytest.raises(ArchlabError, match=f"{name}: is not a .* that archlab wrote"):
                 check(tmp_path / name)
         (tmp_path / name).rename(tmp_path / "elsewhere")
         (tmp_path / "elsewhere").write_text(own[name])
         (tmp_path / name).symlink_to("elsewhere")
-        with pytest.raises(ArchlabError, match=f"{name}: is no .* that archlab wrote"):
+        with pytest.raises(ArchlabError, match=f"{name}: is not a .* that archlab wrote"):
             check(tmp_path / name)
 
 
@@ -134,7 +134,7 @@ def test_a_place_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path / "here")
     places = {
         "file": "is a file",
-        "file/below": "lies below one",
+        "file/below": "or below one",
         "dead": "is a link that leads nowhere",
         "home": "is the home",
         "here": "is the current directory",
@@ -149,9 +149,9 @@ def test_a_place_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("out", ["source", "source/below", ".", "link", "link/below"])
-def test_a_folder_that_is_read_is_not_written_to(tmp_path: Path, out: str) -> None:
+def test_a_source_is_not_overwritten(tmp_path: Path, out: str) -> None:
     (tmp_path / "all" / "source").mkdir(parents=True)
     (tmp_path / "all" / "link").symlink_to("source")
-    with pytest.raises(ArchlabError, match=r"(holds|lies in) .*source, which is read"):
+    with pytest.raises(ArchlabError, match=r"(contains|is inside) the source .*source;"):
         require_target(tmp_path / "all" / out, "export", force=True, sources=[tmp_path / "all" / "source"])
     require_target(tmp_path / "all" / "beside", "export", force=True, sources=[tmp_path / "all" / "source"])

@@ -78,7 +78,7 @@ def test_a_search_holds_its_best(published: Path) -> None:
 
 
 def test_where_there_is_no_model(published: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArchlabError, match="nowhere: is no directory"):
+    with pytest.raises(ArchlabError, match="nowhere: is not a directory"):
         find_checkpoint(tmp_path / "nowhere")
     (published / "final/model.safetensors").unlink()
     with pytest.raises(ArchlabError, match="run: holds no trained model"):

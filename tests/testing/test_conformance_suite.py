@@ -192,7 +192,7 @@ class DeadKnob(Last):
         (Alike, "rows_are_independent", "outputs of a row after 8 tokens, beside one of another length"),
         (ByLength, "packed_equals_separate", "outputs of documents in one batch"),
         (Padded, "allocates_what_it_reads", "bytes instead of"),
-        (Repeats, "allocates_what_it_reads", "num_steps are twice as large: bound what is a number of steps"),
+        (Repeats, "allocates_what_it_reads", "num_steps are twice as large: bound a number of steps"),
         (Unused, "has_all_gradients", "unused.weight has no gradient"),
         (WrongGradient, "has_exact_gradients", "the slope of the loss"),
         (Breaks, "compiles", "does not compile as one graph: "),

@@ -1,4 +1,4 @@
-"""What is learned may be something else than text: a classifier goes the whole way too."""
+"""What is learned may be something other than text: a classifier goes the whole way too."""
 
 import json
 from pathlib import Path

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from archlab import interop
 from archlab.config.train_config import TrainConfig
-from archlab.training.optimizer import build_optimizer, lr_multiplier
+from archlab.training.lr_schedule import lr_multiplier
+from archlab.training.optimizer import build_optimizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 A = json.loads((GOLDEN / "manifest.json").read_text())["variants"]["A"]
@@ -52,28 +53,6 @@ def test_the_training_of_the_reference() -> None:
         assert norm.item() == pytest.approx(expected["preclip_grad_norm"][step], abs=1e-9)
         optimizer.step()
         optimizer.zero_grad()
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_the_rate_rises_then_falls(schedule: str) -> None:
-    train = TrainConfig(steps=100, warmup=10, schedule=schedule, end_lr_ratio=0.1)
-    rates = [lr_multiplier(step, train) for step in range(101)]
-    assert rates[0] == pytest.approx(1e-4)
-    assert rates[5] == pytest.approx(0.5, abs=1e-3)
-    assert rates[10] == pytest.approx(1)
-    assert rates[:11] == sorted(rates[:11])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[100] == pytest.approx(1 if schedule == "constant" else 0.1)
-    assert lr_multiplier(1000, train) == pytest.approx(rates[100])
-
-
-def test_the_middle_of_a_schedule() -> None:
-    assert lr_multiplier(50, TrainConfig(steps=100, warmup=0, schedule="cosine", end_lr_ratio=0)) == pytest.approx(0.5)
-    assert lr_multiplier(25, TrainConfig(steps=100, warmup=0, schedule="linear", end_lr_ratio=0.2)) == pytest.approx(
-        0.8
-    )
-    assert lr_multiplier(0, TrainConfig(warmup=0)) == 1
-    assert lr_multiplier(7, TrainConfig(steps=5, warmup=10)) == pytest.approx(0.7, abs=1e-3)
 
 
 def test_decay_falls_on_matrices_or_on_all() -> None:

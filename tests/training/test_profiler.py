@@ -60,14 +60,14 @@ def test_parts_make_up_the_update_and_nothing_is_left_behind(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     found = profile(tiny())
-    *told, rest = (part.seconds for part in found.parts)
-    assert told == sorted(told, reverse=True)
-    assert sum(told) + rest >= found.seconds * (1 - 1e-9)
+    *listed, rest = (part.seconds for part in found.parts)
+    assert listed == sorted(listed, reverse=True)
+    assert sum(listed) + rest >= found.seconds * (1 - 1e-9)
     assert not list(Path.cwd().iterdir())
     assert capfd.readouterr() == ("", ""), "the profiler keeps quiet"
 
 
-def test_what_takes_little_is_told_as_one() -> None:
+def test_small_parts_are_aggregated() -> None:
     events = [_event("aten::mm", 600_000, 3, 6e9), _event("aten::mul", 30_000), _event("aten::neg", 3)]
     events.append(_event("Optimizer.step", 100_000))
     parts = module._aggregate(events, torch.device("cpu"), 0.3)

@@ -36,7 +36,7 @@ train(load(sys.argv[1]), Path(sys.argv[2]), callbacks=[Killer()])
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bit_for_bit(
+def test_a_killed_run_continues_bit_for_bit(
     tiny: Tiny, tiny_file: Path, tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run, damaged, step = tmp_path / "run", tmp_path / "damaged", random.Random(0).randint(7, 11)
@@ -182,7 +182,7 @@ def test_metrics_that_a_checkpoint_does_not_know_are_refused(
         assert file.read_bytes() == damaged
     file.unlink()
     train(tiny(), whole, resume=True)
-    assert "metrics.jsonl: is missing; the run goes on without the records up to step 12" in caplog.text
+    assert "metrics.jsonl: is missing; the run continues without the records up to step 12" in caplog.text
     assert [r["step"] for r in curve(whole)] == [12]
 
 

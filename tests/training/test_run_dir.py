@@ -131,12 +131,12 @@ def test_a_folder_that_is_no_run_is_left_alone(tiny: Tiny, tmp_path: Path, flags
 def test_a_linked_run_may_be_resumed_and_not_started_over(run: Path, tiny: Tiny) -> None:
     (run.parent / "link").symlink_to("run")
     open_run(tiny(), run.parent / "link", True, False)
-    with pytest.raises(ArchlabError, match=r"link: is a link; to start over what it leads to, name .*run"):
+    with pytest.raises(ArchlabError, match=r"link: is a link; to start over its target, name .*run"):
         open_run(tiny(), run.parent / "link", False, True)
 
 
 def test_what_the_new_run_reads_is_not_deleted(run: Path, tiny: Tiny) -> None:
-    with pytest.raises(ArchlabError, match=r"run: holds .*final, which is read"):
+    with pytest.raises(ArchlabError, match=r"run: contains the source .*final"):
         open_run(tiny(f"task.path={run / 'final'}"), run, False, True)
 
 

@@ -25,7 +25,7 @@ LOGGED = ["train.steps=4", "train.log_every=2", "train.eval_every=4", "train.war
 
 
 class FakeWandb(ModuleType):
-    """What archlab calls of wandb, which keeps what it is told."""
+    """The part of wandb that archlab calls, with a record of the calls."""
 
     def __init__(self, refuses: bool = False) -> None:
         super().__init__("wandb")
@@ -49,7 +49,7 @@ class FakeWandb(ModuleType):
 
 
 class FakeMlflow(ModuleType):
-    """What archlab calls of mlflow, which keeps what it is told by run."""
+    """The part of mlflow that archlab calls, with a record of the calls by run."""
 
     def __init__(self) -> None:
         super().__init__("mlflow")
@@ -89,7 +89,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
-def test_wandb_is_told_what_the_log_has(tiny: Tiny, tmp_path: Path, installed: Any) -> None:
+def test_wandb_gets_the_records_of_the_log(tiny: Tiny, tmp_path: Path, installed: Any) -> None:
     wandb = installed(FakeWandb())
     train(tiny(*LOGGED, "train.loggers=[wandb]"), tmp_path / "run")
     [options] = wandb.inits
@@ -101,7 +101,7 @@ def test_wandb_is_told_what_the_log_has(tiny: Tiny, tmp_path: Path, installed: A
 
 
 @pytest.mark.slow
-def test_mlflow_goes_on_in_the_run_that_was_stopped(tiny: Tiny, tmp_path: Path, installed: Any) -> None:
+def test_mlflow_continues_in_the_run_that_was_stopped(tiny: Tiny, tmp_path: Path, installed: Any) -> None:
     mlflow = installed(FakeMlflow())
     experiment = tiny(*LOGGED, "train.loggers=[mlflow]")
 
@@ -129,11 +129,11 @@ def test_a_logger_that_fails_does_not_end_the_run(
     assert [options["mode"] for options in wandb.inits] == ["offline"]
     assert [record.getMessage() for record in caplog.records] == [
         "wandb: api_key not configured (no-tty); the run is logged offline, for `wandb sync`",
-        "wandb: no route to host; the run goes on without it, and metrics.jsonl has all",
+        "wandb: no route to host; the run continues without it, and metrics.jsonl has all",
     ]
 
 
-def test_what_is_missing_is_told_before_anything_is_written(tiny: Tiny, tmp_path: Path, monkeypatch) -> None:
+def test_missing_parts_are_reported_before_anything_is_written(tiny: Tiny, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(run_loggers, "find_spec", lambda name: None)
     with pytest.raises(ArchlabError, match=r'mlflow needs the package mlflow: pip install "archlab\[mlflow\]"'):
         train(tiny("train.loggers=[mlflow]"), tmp_path / "run")
@@ -143,7 +143,7 @@ def test_what_is_missing_is_told_before_anything_is_written(tiny: Tiny, tmp_path
 
 
 def test_a_url_is_logged_without_its_password(tiny: Tiny) -> None:
-    config = run_loggers._redacted({"task": [{"path": "https://me:hunter2@host/data"}], "n": 1})
+    config = run_loggers._redact({"task": [{"path": "https://me:hunter2@host/data"}], "n": 1})
     assert config == {"task": [{"path": "https://me:***@host/data"}], "n": 1}
 
 
@@ -165,7 +165,7 @@ def test_a_trace_past_the_end_is_refused(tiny: Tiny) -> None:
 
 
 @pytest.mark.slow
-def test_a_record_tells_of_the_machine(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_record_has_figures_of_the_machine(tiny: Tiny, tmp_path: Path) -> None:
     result = train(tiny(*LOGGED), tmp_path / "run", peak_flops=lambda device, precision: 1e12)
     record = next(each for each in metrics.read(tmp_path / "run") if "loss" in each)
     assert record["tokens_per_s_per_device"] == record["tokens_per_s"]

@@ -1,4 +1,4 @@
-"""A run keeps its tokenizer from its start, and refuses to go on with another."""
+"""A run keeps its tokenizer from its start, and refuses to continue with another."""
 
 from pathlib import Path
 

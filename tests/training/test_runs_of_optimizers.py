@@ -31,7 +31,7 @@ def kill(record: dict[str, float]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names("optimizer"))
-def test_a_killed_run_goes_on_bit_for_bit(name: str, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_killed_run_continues_bit_for_bit(name: str, tiny: Tiny, tmp_path: Path) -> None:
     experiment, run = tiny(f"train.optimizer={name}", "train.groups=[{role: input, lr_scale: 0.5}]"), tmp_path / "run"
     train(experiment, tmp_path / "whole")
     for at in (kill, interrupt_at(11)):
@@ -72,7 +72,7 @@ def test_the_average_is_evaluated_kept_and_loaded(tiny: Tiny, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_longer_run_goes_on_where_an_average_was_kept(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_longer_run_continues_where_an_average_was_kept(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(*AVERAGE, "train.steps=16"), tmp_path / "whole")
     train(tiny(*AVERAGE), tmp_path / "first")
     start = f"train.start_from={{checkpoint: {tmp_path / 'first'}, load: everything}}"

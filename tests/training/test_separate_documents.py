@@ -44,7 +44,7 @@ def test_an_update_is_that_of_each_document_alone(tiny: Tiny, texts: str) -> Non
 
 
 @pytest.mark.slow
-def test_a_run_is_evaluated_on_documents_apart(tiny_file: Path, texts: str, tmp_path: Path) -> None:
+def test_a_run_is_evaluated_on_separate_documents(tiny_file: Path, texts: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = archlab.train(tiny_file, [texts, *SAME, "train.steps=2", "train.eval_tokens=null"], out=out)
     experiment, model = load_trained(out)

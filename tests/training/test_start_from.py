@@ -145,7 +145,7 @@ CONTINUED = {"load": "everything", "step": 2}
 @pytest.mark.parametrize(
     ("overrides", "what", "message"),
     [
-        ([], {"checkpoint": "/no/such"}, r"start_from\.checkpoint: '/no/such' is no directory"),
+        ([], {"checkpoint": "/no/such"}, r"start_from\.checkpoint: '/no/such' is not a directory"),
         ([], {"at": ".."}, r"start_from\.checkpoint: '.*' holds no checkpoint and no trained model"),
         ([], {"step": 3}, r"start_from\.step: '.*trunk' has no checkpoint of step 3; it has 2, 4"),
         ([], {**CONTINUED, "step": 3}, r"start_from\.step: .* has no checkpoint of step 3; it has 2, 4"),
@@ -184,14 +184,14 @@ def test_other_data_and_other_tokens(tiny: Tiny, trunk: Path, tmp_path: Path) ->
 
 
 def test_a_run_is_not_started_over_from_itself(tiny: Tiny, trunk: Path) -> None:
-    with pytest.raises(ArchlabError, match=r"trunk: holds .*step_00000002, which is read"):
+    with pytest.raises(ArchlabError, match=r"trunk: contains the source .*step_00000002"):
         train(tiny(*SHORT, start(trunk, step=2)), trunk, force=True)
     (trunk / "checkpoints/step_00000002/model.safetensors").write_bytes(b"torn")
     with pytest.raises(ArchlabError, match="step_00000002"):
         train(tiny(*SHORT, start(trunk, step=2)), trunk.parent / "run")
 
 
-def test_automatic_settings_are_those_of_the_run_that_goes_on(tiny: Tiny, trunk: Path, tmp_path: Path) -> None:
+def test_automatic_settings_are_those_of_the_run_that_continues(tiny: Tiny, trunk: Path, tmp_path: Path) -> None:
     def settings(load: str) -> Experiment:
         return tiny(*SHORT, "train.steps=5", "train.precision=auto", "train.compile=auto", start(trunk, load))
 

@@ -7,7 +7,7 @@ import pytest
 from archlab import ConfigError
 from archlab.config.start_from import StartFrom
 from archlab.config.train_config import TrainConfig, parse_train
-from archlab.training.optimizer import lr_multiplier
+from archlab.training.lr_schedule import lr_multiplier
 from archlab.training.wsd import branch_points
 
 WSD = TrainConfig(steps=1000, warmup=50, schedule="wsd", end_lr_ratio=0, decay_fraction=0.2)

@@ -21,10 +21,10 @@ from archlab.errors import ArchlabError
 @FORCE
 @TRUST_PLUGINS
 def compare(names: tuple[str, ...], out: Path | None, as_json: bool, force: bool) -> None:
-    """Set models side by side: structure, costs, learning curves, evaluations.
+    """Compare models: structure, costs, learning curves, evaluations.
 
-    NAMES are runs or other directories that archlab wrote, experiments, and YAML files. What `archlab eval --suite`
-    found of several of them is shown together.
+    NAMES are runs or other directories that archlab wrote, experiments, and YAML files. Results of
+    `archlab eval --suite` are shown together.
     """
     if len(names) < 2:
         raise ArchlabError(f"{names[0]}: is one model; name another to compare it with")

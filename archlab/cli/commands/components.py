@@ -57,7 +57,7 @@ def check(kind: str, name: str, knobs: tuple[str, ...], plugin: Path | None) -> 
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["experiment", "search"]), default="experiment")
+@click.argument("document", type=click.Choice(["experiment", "search"]), default="experiment", metavar="[DOCUMENT]")
 @click.option(
     "--plugin", "plugins", multiple=True, type=PYTHON_FILE, help="Include the components of this Python file."
 )
@@ -66,14 +66,14 @@ def check(kind: str, name: str, knobs: tuple[str, ...], plugin: Path | None) -> 
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the schema to this file, not to standard output.",
 )
-def schema(what: str, plugins: tuple[Path, ...], out: Path | None) -> None:
+def schema(document: str, plugins: tuple[Path, ...], out: Path | None) -> None:
     """Write a JSON Schema, with which editors complete and check YAML.
 
-    WHAT is experiment (the default) or search, for search spaces.
+    DOCUMENT is experiment (the default) or search, for search spaces.
     """
     for plugin in plugins:
         load_plugin(str(plugin.resolve()), Path(), "--plugin")
-    if what == "search":
+    if document == "search":
         from archlab.searching.space.space_schema import space_schema as make
     else:
         from archlab.config.json_schema import experiment_schema as make

@@ -15,7 +15,7 @@ from archlab.cli.streams import can_print
 from archlab.config.yaml_files import find_yaml, is_file_name, shipped_files
 from archlab.config.yaml_writer import format_yaml
 from archlab.reporting.format import format_metrics
-from archlab.runtime.place import find_place
+from archlab.runtime.distributed_env import find_place
 from archlab.runtime.process import restart_without_small_cache
 from archlab.text import shell_path
 
@@ -63,7 +63,7 @@ def _experiment_in(name: str) -> str:
     if not folder.is_dir() or (not is_file_name(name) and name in shipped_files()):
         return name
 
-    from archlab.storage.model_places import experiment_file
+    from archlab.storage.find_model import experiment_file
 
     file = experiment_file(folder)
     return name if file is None else f"./{file}" if len(file.parts) == 1 else str(file)
@@ -75,14 +75,16 @@ def _experiment_in(name: str) -> str:
 @click.option("--out", type=FOLDER, help="Write the run to this directory; the default is runs/NAME.")
 @click.option("--resume", is_flag=True, help="Resume the run from its last checkpoint.")
 @FORCE
-@click.option("--processes", type=click.IntRange(min=1), default=1, help="Train in so many processes of this machine.")
+@click.option(
+    "--processes", type=click.IntRange(min=1), default=1, help="Train in this many processes on this machine."
+)
 @click.option(
     "--max-restarts",
     type=click.IntRange(min=0),
     default=0,
-    help="Go on from the last checkpoint so often when one of several processes is killed or lost.",
+    help="Restart from the last checkpoint at most this many times if one of several processes is killed or lost.",
 )
-@click.option("--dry-run", is_flag=True, help="Try the layout without memory, print what to launch; start nothing.")
+@click.option("--dry-run", is_flag=True, help="Try the layout without memory and print the commands; start nothing.")
 @click.option("--device", help="The device that a dry run is for.")
 @TRUST_PLUGINS
 def train(
@@ -122,7 +124,7 @@ def train(
         raise click.UsageError("--max-restarts is of several --processes")
 
     from archlab.cli.progress import ProgressBar
-    from archlab.cli.stopping import advise_at_stop, has_checkpoint
+    from archlab.cli.stop_advice import advise_at_stop, has_checkpoint
 
     restart_without_small_cache()
     console = make_console()
@@ -132,7 +134,7 @@ def train(
         return
     if resume and not has_checkpoint(out):
         click.echo(f"{out}: nothing to resume; the run starts at step 0")
-    with advise_at_stop("--resume goes on", checkpoint_of=out), ProgressBar(console) as progress:
+    with advise_at_stop("run with --resume to continue", checkpoint_of=out), ProgressBar(console) as progress:
         result = api.train(experiment, out=out, resume=resume, force=force, callbacks=[progress])
     console.print(f"validation {format_metrics(result.metrics, 'val_')}")
     click.echo(f"model    {result.model_dir}\nmetrics  {result.folder / 'metrics.jsonl'}")
@@ -146,12 +148,14 @@ def train(
 @OVERRIDES
 @click.option("--out", type=FOLDER, help="Write the search to this directory; the default is runs/NAME.")
 @click.option("--trials", type=click.IntRange(min=1), help="Run this many trials, not the number that the space sets.")
-@click.option("--rehearse", is_flag=True, help="Run every rung of a ladder in small, to find mistakes in minutes.")
+@click.option(
+    "--rehearse", is_flag=True, help="Run every rung of a ladder with small models, to find mistakes in minutes."
+)
 @FORCE
 @WORKERS
-@click.option("--dry-run", is_flag=True, help="Print what the search will take, and start nothing.")
-@click.option("--device", help="The device that a dry run is for, cpu unless given.")
-@click.option("--devices", type=click.IntRange(min=1), help="How many devices a dry run gives each trial.")
+@click.option("--dry-run", is_flag=True, help="Print the estimated cost of the search, and start nothing.")
+@click.option("--device", help="The device that a dry run is for; the default is cpu.")
+@click.option("--devices", type=click.IntRange(min=1), help="Number of devices of each trial in a dry run.")
 @click.option("--worker", is_flag=True, hidden=True, help="Be one worker of the search in the directory NAME.")
 @TRUST_PLUGINS
 def search(
@@ -169,9 +173,9 @@ def search(
 ) -> None:
     """Search a space of architectures; the same command resumes the search.
 
-    NAME is a search space, a YAML file, or the directory of a search that is to go on; PATH=VALUE sets a value of the
-    space, or of its base experiment. A space with rungs is a ladder: its candidates are compared at growing sizes, and
-    forecast at the size that it leads to.
+    NAME is a search space, a YAML file, or the directory of a search to resume; PATH=VALUE sets a value of the
+    space or of its base experiment. A space with rungs is a ladder: its candidates are compared at growing sizes, and
+    their losses are forecast at the target size.
     """
     if dry_run:
         from archlab.cli.dry_run import estimate_search
@@ -181,20 +185,20 @@ def search(
     if device or devices:
         raise click.UsageError("--device and --devices are of --dry-run; train.device says where a search trains")
     if not Path(name).is_dir():
-        find_yaml(name, Path(), "search_spaces")  # what is misspelled is told before torch is imported
+        find_yaml(name, Path(), "search_spaces")  # a misspelled name fails before torch is imported
     restart_without_small_cache()
     from archlab.searching.trials.trial_server import fork_trial_server
 
     fork_trial_server()  # before anything is done that a fork would not survive
     from archlab.cli.ladder_progress import climb, is_ladder
-    from archlab.cli.placed_worker import work
+    from archlab.cli.launched_worker import work
     from archlab.cli.search_progress import SearchProgressBar, print_summary
-    from archlab.cli.stopping import advise_at_stop
+    from archlab.cli.stop_advice import advise_at_stop
 
     if worker:
         work(make_console(), Path(name))
         return
-    goes_on = "the same command without --force goes on" if force else "the same command goes on"
+    goes_on = "run the same command without --force to continue" if force else "run the same command to continue"
     if is_ladder(name, overrides, rehearse=rehearse, trials=trials):
         overrides = (*overrides, f"study.trials={trials}") if trials is not None else overrides
         with advise_at_stop(goes_on):

@@ -25,7 +25,7 @@ def _parse_target(_: click.Context, __: click.Parameter, text: str) -> dict[str,
         if name not in _TARGET:
             raise ArchlabError(f"--to: there is no {show_value(name, 40)}{did_you_mean(name, _TARGET)}")
         if name in target:
-            raise ArchlabError(f"--to: {name} stands twice")
+            raise ArchlabError(f"--to: {name} appears twice")
         target[name] = _positive(name, value)
     for name in _TARGET:
         if name not in target:

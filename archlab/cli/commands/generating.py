@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archlab import api
-from archlab.cli.escaping import unwrapped, write_data
+from archlab.cli.escaping import unwrap, write_data
 from archlab.cli.options import TRUST_PLUGINS, WRITTEN_FOLDER
 from archlab.cli.streams import can_print, decode_argument
 
 if TYPE_CHECKING:
-    from archlab.inference.generation import GeneratedToken
+    from archlab.inference.prompts import GeneratedToken
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 INPUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
@@ -25,7 +25,7 @@ _STDIN = Path("-")
 
 
 @click.command()
-@click.argument("folder", type=WRITTEN_FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER, metavar="DIRECTORY")
 @click.option("--prompt", help="Continue this text.")
 @click.option("--batch", type=INPUT, help="Continue the texts of this file of JSON lines; - is standard input.")
 @click.option("--out", type=FILE, help="Write the results of --batch to this file.")
@@ -50,10 +50,12 @@ _STDIN = Path("-")
     help="Print each token as JSON, with its log probability and the K most likely ones; the default K is 5.",
 )
 @click.option(
-    "--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Decode so many at a time."
+    "--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Decode this many texts at a time."
 )
-@click.option("--save-state", type=FILE, help="Write where the text ends to this file.")
-@click.option("--load-state", type=FILE, help="Go on where --save-state ended, with --prompt or without.")
+@click.option("--save-state", type=FILE, help="Write the state at the end of the text to this file.")
+@click.option(
+    "--load-state", type=FILE, help="Continue from a state that --save-state wrote, with or without --prompt."
+)
 @click.option("--force", is_flag=True, help="Overwrite an earlier state or earlier results.")
 @click.option(
     "--compile/--no-compile",
@@ -80,8 +82,8 @@ def generate(
 ) -> None:
     """Continue a text with a trained model.
 
-    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial. In a terminal without --prompt or
-    --batch it is a conversation.
+    DIRECTORY is a directory that archlab wrote: a run, a checkpoint, a search, a trial. In a terminal without --prompt
+    or --batch it is a conversation.
 
     A line of a --batch is {"prompt": "def "}, or with settings of its own: id, tokens, temperature, top_k, top_p, seed
     and stop. A line of the results has prompt, text, num_tokens and finish_reason.
@@ -117,13 +119,13 @@ def generate(
 
 
 def _is_terminal() -> bool:
-    return sys.stdin.isatty() and unwrapped(sys.stdout).isatty()
+    return sys.stdin.isatty() and unwrap(sys.stdout).isatty()
 
 
 def _converse(folder: Path, seed: int, compile: bool | None, sampling: Mapping[str, Any]) -> None:
     from archlab.cli.conversing import converse
     from archlab.inference.conversation import Conversation
-    from archlab.inference.generation import Settings
+    from archlab.inference.prompts import Settings
     from archlab.inference.text_model import TextModel
 
     settings = Settings(seed=seed, **sampling)
@@ -186,7 +188,7 @@ def _generate_batch(folder: Path, file: Path, out: Path | None, force: bool, **s
 
 def _read(file: Path) -> bytes:
     if file == _STDIN:
-        return bytes(unwrapped(sys.stdin).buffer.read())
+        return bytes(unwrap(sys.stdin).buffer.read())
     try:
         return file.read_bytes()
     except OSError as error:

@@ -30,7 +30,7 @@ def bench(operation: str | None) -> None:
     with task_bar() as bar:
         bar.show_task("measuring", 0, total)
         for done, row in enumerate(rows, 1):
-            with bar.lines.hidden():
+            with bar.lines.hide():
                 click.echo(benchmark_row(row) if done > 1 else f"{benchmark_heading()}\n{benchmark_row(row)}")
             bar.show_task("measuring", done, total)
 

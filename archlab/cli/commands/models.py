@@ -19,7 +19,7 @@ from archlab.text import shell_path
 
 
 @click.command()
-@click.argument("folder", type=WRITTEN_FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER, metavar="DIRECTORY")
 @click.option("--out", type=FOLDER, required=True, help="Write the export to this directory.")
 @click.option(
     "--to",
@@ -31,7 +31,7 @@ from archlab.text import shell_path
     help="Write this format",
 )
 @click.option("--trial", type=click.IntRange(min=0), help="Export this trial of a search.")
-@click.option("--top", type=click.IntRange(min=1), help="Export the best so many trials of a search.")
+@click.option("--top", type=click.IntRange(min=1), help="Export this many of the best trials of a search.")
 @click.option("--pareto", is_flag=True, help="Export the trials of the Pareto front of a search.")
 @click.option("--portable", is_flag=True, help="Compile pt2 for every processor with AVX2, not for this one.")
 @FORCE
@@ -48,8 +48,8 @@ def export(
 ) -> None:
     """Write a trained model as a directory that works without archlab.
 
-    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial, an import. The default formats are
-    standalone and transformers. Each is loaded in a process without archlab and compared with the model first.
+    DIRECTORY is a directory that archlab wrote: a run, a checkpoint, a search, a trial, an import. The default formats
+    are standalone and transformers. Each is loaded in a process without archlab and compared with the model first.
     """
     if sum((trial is not None, top is not None, pareto)) > 1:
         raise click.UsageError("--trial, --top and --pareto choose trials in different ways; give one of them")
@@ -86,7 +86,7 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 
 
 @click.command("eval")
-@click.argument("folder", type=WRITTEN_FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER, metavar="DIRECTORY")
 @OVERRIDES
 @click.option(
     "--split",
@@ -109,12 +109,16 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 @click.option("--task-files", type=FOLDER, help="Take tasks of lm-eval from the YAML files of this directory, too.")
 @click.option("--limit", type=click.IntRange(min=1), help="Measure this many items of each task.")
 @click.option("--num-fewshot", type=click.IntRange(min=0), help="Put this many examples before each question.")
-@click.option("--whole-documents", is_flag=True, help="Cut no text of lm-eval: carry the state over each.")
+@click.option(
+    "--whole-documents", is_flag=True, help="Do not truncate texts of lm-eval: carry the state over the whole text."
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Read this many texts of lm-eval at a time.")
 @click.option(
     "--questions", type=click.Path(path_type=Path, dir_okay=False), help="MT-Bench's question.jsonl, for mt-bench."
 )
-@click.option("--out", type=FOLDER, help="Write what a suite found here; of a run it is evaluations/SUITE in it.")
+@click.option(
+    "--out", type=FOLDER, help="The directory of the suite's results; of a run by default evaluations/SUITE in it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @FORCE
 @TRUST_PLUGINS
@@ -139,7 +143,7 @@ def eval_(
 ) -> None:
     """Evaluate a trained model on a split of its task, or of another task, or by a suite.
 
-    FOLDER is a directory that archlab wrote: a run, a checkpoint, a search, a trial; with a suite also an export.
+    DIRECTORY is a directory that archlab wrote: a run, a checkpoint, a search, a trial; with a suite also an export.
     PATH=VALUE sets a value by its path, such as task.path=... or train.context=...
     """
     of_suites = {
@@ -164,8 +168,8 @@ def eval_(
     from archlab.cli.task_bar import task_bar
 
     with task_bar() as bar:
-        told = partial(bar.show_task, f"evaluating on the {split} split")
-        result = api.evaluate(folder, overrides, split=split, max_tokens=tokens, progress=told)
+        progress = partial(bar.show_task, f"evaluating on the {split} split")
+        result = api.evaluate(folder, overrides, split=split, max_tokens=tokens, progress=progress)
     if as_json:
         click.echo(json.dumps({"split": split, **result.to_dict()}, indent=2))
         return
@@ -200,23 +204,23 @@ def _evaluate_suite(
 
 
 @click.command()
-@click.argument("folder", type=WRITTEN_FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER, metavar="DIRECTORY")
 @TRUST_PLUGINS
 def report(folder: Path) -> None:
     """Write report.html of a search or a run.
 
-    FOLDER is its directory, or a part of it such as best/ or final/.
+    DIRECTORY is its directory, or a part of it such as best/ or final/.
     """
     click.echo(api.report(folder))
 
 
 @click.command()
-@click.argument("folder", type=WRITTEN_FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER, metavar="DIRECTORY")
 @TRUST_PLUGINS
 def migrate(folder: Path) -> None:
     """Rewrite a run, search or checkpoint of an earlier version.
 
-    FOLDER is its directory. Former names are replaced in its YAML files and in its checkpoints.
+    DIRECTORY is its directory. Former names are replaced in its YAML files and in its checkpoints.
     """
     changes = api.migrate(folder)
     click.echo("\n".join(changes) if changes else f"{folder}: nothing to do")

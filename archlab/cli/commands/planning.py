@@ -30,7 +30,7 @@ def plan(
     as_json: bool,
     calibrate: bool,
 ) -> None:
-    """Print what training an experiment takes on some devices, allocating nothing.
+    """Print the memory and time of training an experiment on some devices, allocating nothing.
 
     NAME is an experiment or a YAML file; PATH=VALUE sets a value by its path.
     """

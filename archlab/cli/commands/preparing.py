@@ -19,16 +19,16 @@ from archlab.cli.options import FOLDER, OVERRIDES, TRUST_PLUGINS
 @click.option("--corpus", type=click.Path(path_type=Path), help="Read this text: a file, or a directory of files.")
 @click.option("--tokenizer", metavar="FILE", help="Encode it by this tokenizer.json, or as 'bytes' or 'words'.")
 @click.option("--out", type=FOLDER, help="Write the tokens to this directory.")
-@click.option("--vocab-size", type=click.IntRange(min=1), help="Keep so many of the most frequent words.")
+@click.option("--vocab-size", type=click.IntRange(min=1), help="Keep this many of the most frequent words.")
 @click.option("--glob", default="**/*", show_default=True, help="Read the files of a directory that match.")
 @click.option("--field", default="text", show_default=True, help="Read this field of JSON, or column of a table.")
-@click.option("--special-tokens", is_flag=True, help="Have the tokenizer's special tokens work.")
+@click.option("--special-tokens", is_flag=True, help="Use the tokenizer's special tokens.")
 @click.option(
     "--eval-bytes",
     type=click.IntRange(min=1),
     default=2**19,
     show_default=True,
-    help="Hold out at most so many bytes for validation, and for test.",
+    help="Hold out at most this many bytes each for validation and test.",
 )
 @click.option("--check", is_flag=True, help="Compare every byte of the tokens with its checksum.")
 @TRUST_PLUGINS
@@ -41,18 +41,18 @@ def prepare(
     check: bool,
     **reading: Any,
 ) -> None:
-    """Make the tokens of a text once; training does so by itself when it starts.
+    """Tokenize a text once; otherwise training does so when it starts.
 
     NAME is an experiment or a YAML file, whose text is prepared in the user's cache; PATH=VALUE sets a value by its
-    path. With --corpus and --tokenizer it is a text of yours, written to --out, or to where NAME looks for the corpus
-    that it names. The same command goes on where a killed one ended.
+    path. With --corpus and --tokenizer, your own text is tokenized instead and written to --out, or to the corpus that
+    NAME names. Running the same command again continues a killed one.
     """
     _require_whole(name, corpus, tokenizer, out)
     from archlab.cli.prepared_table import describe_cache, prepared_table
-    from archlab.cli.stopping import advise_at_stop
+    from archlab.cli.stop_advice import advise_at_stop
     from archlab.cli.task_bar import task_bar
 
-    with advise_at_stop("the same command goes on"), task_bar():
+    with advise_at_stop("run the same command to continue"), task_bar():
         if corpus is None or tokenizer is None:
             found = api.prepare(name or "", overrides)
         else:

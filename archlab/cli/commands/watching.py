@@ -11,14 +11,14 @@ from archlab.cli.options import TRUST_PLUGINS, WRITTEN_FOLDER
 
 
 @click.command()
-@click.argument("folder", type=WRITTEN_FOLDER)
+@click.argument("folder", type=WRITTEN_FOLDER, metavar="DIRECTORY")
 @click.option("--once", is_flag=True, help="Print the present state and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the state as JSON, one object per line.")
 @TRUST_PLUGINS
 def watch(folder: Path, once: bool, as_json: bool) -> None:
-    """Show how far a run, a search or a ladder has come, while other processes work on it.
+    """Show the progress of a run, a search or a ladder while other processes work on it.
 
-    FOLDER is its directory, in which nothing is written. Ends when nobody works on it any more, or with Ctrl-C.
+    DIRECTORY is its directory, in which nothing is written. Ends when no process works on it any more, or with Ctrl-C.
     """
     from archlab.cli.watching import follow, show_once
     from archlab.searching.watch import open_watch

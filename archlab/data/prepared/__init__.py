@@ -1,8 +1,8 @@
 """Corpora whose tokens were made once, and are mapped into memory when they are read."""
 
 from archlab.data.prepared.cache import open_prepared, prepare_at, tokens_dir
+from archlab.data.prepared.corpora_dir import MissingCorpusError, corpus_place, find_corpus
 from archlab.data.prepared.corpus import PreparedCorpus, open_corpus
-from archlab.data.prepared.places import MissingCorpusError, corpus_place, find_corpus
 from archlab.data.prepared.text import prepare_text
 from archlab.data.prepared.vocabulary import word_tokenizer
 

@@ -13,7 +13,7 @@ from archlab.runtime.progress import report_progress
 
 BLOCK = 2**26  # bytes
 _CHECKED = 4  # blocks of a file at each opening: the first, the last, and others at random
-_TOLD_FROM = 2**30
+_REPORT_FROM = 2**30
 
 
 def checksums(folder: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -26,16 +26,16 @@ def checksums(folder: Path, names: Sequence[str]) -> dict[str, Any]:
         for block in range(_num_blocks(size)):
             blocks.append(_sha256(folder / name, block))
             done += min(BLOCK, size)
-            if total >= _TOLD_FROM:
+            if total >= _REPORT_FROM:
                 report_progress(f"checksums of {total / 1e9:,.0f} GB", min(done, total - 1), total)
         found[name] = {"size": size, "blocks": blocks}
-    if total >= _TOLD_FROM:
+    if total >= _REPORT_FROM:
         report_progress(f"checksums of {total / 1e9:,.0f} GB", total, total)
     return found
 
 
 def find_damage(folder: Path, files: Mapping[str, Any], *, whole: bool = False) -> str:
-    """Return what is wrong with the first file that is damaged, or ""; of a large file some blocks, unless `whole`."""
+    """Return the problem of the first damaged file, or ""; checks some blocks of a large file, all if `whole`."""
     return next(_damages(folder, files, whole), "")
 
 

@@ -13,23 +13,23 @@ from typing import Any
 
 from archlab.data.prepared.blocks import checksums
 from archlab.data.prepared.manifest import Manifest, write_manifest
-from archlab.data.prepared.surveys import KnownSource
+from archlab.data.prepared.source_cache import KnownSource
 from archlab.data.prepared.writer import JOURNAL, TokenWriter
 from archlab.data.split_plan import Part, SplitCursor
 from archlab.data.survey import Document
 from archlab.data.tokenizers import SEPARATOR, Tokenizer
 from archlab.errors import ArchlabError, MachineError
 from archlab.runtime.fsync import fsync_path
-from archlab.runtime.progress import report_progress, reporting_within
+from archlab.runtime.progress import report_progress, report_within
 
 _GROUP = 2**21  # bytes that are encoded together: enough for all cores, and little to do again for a killed process
-_TOLD_FROM = 2**20  # bytes of a text that takes more than a moment
+_REPORT_FROM = 2**20  # bytes of a text that takes more than a moment
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What tokens are made of: a text that was read once, and a tokenizer; the same `key` is the same tokens."""
+    """The sources of tokens: a text that was read once, and a tokenizer; equal `key`s have equal tokens."""
 
     known: KnownSource
     tokenizer: Tokenizer
@@ -37,7 +37,7 @@ class Recipe:
 
 
 def build(recipe: Recipe, partial: Path, folder: Path) -> None:
-    """Write the tokens into the directory `partial`, or go on with it, and rename it to `folder` at the end.
+    """Write the tokens into the directory `partial`, or continue with it, and rename it to `folder` at the end.
 
     Raises ArchlabError for a text that the tokenizer has no tokens for or that changes meanwhile, MachineError where
     the disk is full; nothing is left of either.
@@ -48,7 +48,7 @@ def build(recipe: Recipe, partial: Path, folder: Path) -> None:
         fsync_path(folder.parent)
     except OSError as error:
         if error.errno not in _FULL:
-            raise  # what was written stays, for the next attempt
+            raise  # written files stay, for the next attempt
         shutil.rmtree(partial, ignore_errors=True)
         free = "; free some space, or have tokens kept elsewhere: set ARCHLAB_TOKENS to a directory"
         raise MachineError(f"{folder}: the tokens cannot be written: {error.strerror}{free}") from error
@@ -59,7 +59,7 @@ def build(recipe: Recipe, partial: Path, folder: Path) -> None:
 
 def _write(recipe: Recipe, partial: Path) -> None:
     writer = TokenWriter(partial, recipe.key, recipe.tokenizer)
-    with writer.opened():
+    with writer.open():
         _encode(recipe, writer)
     recipe.known.require_unchanged()
     contents = recipe.tokenizer.model_tokens().files
@@ -99,7 +99,7 @@ def _versions() -> dict[str, str]:
 
 
 def _encode(recipe: Recipe, writer: TokenWriter) -> None:
-    """Encode the documents behind the place that the writer's journal tells, a few megabytes at a time."""
+    """Encode the documents after the position in the writer's journal, a few megabytes at a time."""
     place, plan = writer.place, recipe.known.plan
     cursor = SplitCursor(plan, dict(place.get("offsets", {})))
     total = sum(stop - start for ranges in plan.ranges.values() for _, start, stop in ranges)
@@ -114,16 +114,16 @@ def _encode(recipe: Recipe, writer: TokenWriter) -> None:
             writer.note({"shard": shard, "document": number + 1, "offsets": cursor.offsets, "total": total})
             group, size = [], 0
     _write_group(recipe, writer, group, size, total)
-    if total >= _TOLD_FROM:
+    if total >= _REPORT_FROM:
         report_progress(_label(total), total, total)
 
 
 def _write_group(recipe: Recipe, writer: TokenWriter, group: list[Part], size: int, total: int) -> None:
     done, label = min(writer.num_bytes, total), _label(total)
-    if total >= _TOLD_FROM and done < total:
+    if total >= _REPORT_FROM and done < total:
         report_progress(label, done, total)
     try:
-        with reporting_within(label, done, min(size, total - done), total):
+        with report_within(label, done, min(size, total - done), total):
             writer.write(group)
     except ArchlabError as error:
         raise ArchlabError(f"{recipe.known.source}: {error}") from error

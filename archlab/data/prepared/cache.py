@@ -16,7 +16,7 @@ from pathlib import Path
 from archlab.data.prepared.build import Recipe, build
 from archlab.data.prepared.corpus import PreparedCorpus, open_corpus
 from archlab.data.prepared.manifest import FORMAT, MANIFEST, read_json
-from archlab.data.prepared.surveys import know_source, known_digest
+from archlab.data.prepared.source_cache import know_source, known_digest
 from archlab.data.prepared.writer import JOURNAL
 from archlab.data.survey import Source
 from archlab.data.tokenizers import Tokenizer
@@ -101,7 +101,7 @@ def _key(digest: str, eval_bytes: int | None, tokenizer: Tokenizer) -> str:
 
 
 def _open_sound(folder: Path) -> PreparedCorpus | None:
-    """Return tokens that are as they were written, or None if they are not there; a log message tells of damage."""
+    """Return undamaged tokens, or None if there are none; log a warning about damage."""
     try:
         return open_corpus(folder) if folder.is_dir() else None
     except ArchlabError as error:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from archlab.data.file_stamps import stamp_files
 from archlab.data.prepared.manifest import MANIFEST, Manifest, read_manifest
 from archlab.data.prepared.writer import ENDS, HELD_OUT, ends_name, text_name, tokens_name
 from archlab.data.splits import SPLITS
-from archlab.data.stamps import stamp_files
 from archlab.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 from archlab.errors import ArchlabError
 
@@ -58,7 +58,7 @@ class PreparedCorpus:
         return self.manifest.splits[split].tokens
 
     def tokens(self, split: str) -> NDArray[Any]:
-        """Return the tokens of a split, of which only what is looked at is read."""
+        """Return the tokens of a split, read lazily from the file."""
         return self._map(tokens_name(split), np.dtype(self.manifest.dtype), self.length(split))
 
     def ends(self, split: str) -> NDArray[Any]:
@@ -81,9 +81,9 @@ class PreparedCorpus:
         return counts.bytes - max(counts.documents - 1, 0) * (1 - self.manifest.separator_bytes)
 
     def lost(self, split: str) -> tuple[int, str]:
-        """Return the bytes of a split's text that its tokens do not tell, and an example.
+        """Return the number of bytes of a split's text that its tokens lose, and an example.
 
-        The training text was not compared: what validation loses is scaled to its size.
+        The training text was not compared: the loss on validation text is scaled to its size.
         """
         counts = self.manifest.splits[split]
         if split in HELD_OUT:
@@ -105,7 +105,7 @@ class PreparedCorpus:
 
 
 def open_corpus(folder: Path) -> PreparedCorpus:
-    """Open a directory of prepared tokens; raise ArchlabError naming what is missing or damaged."""
+    """Open a directory of prepared tokens; raise ArchlabError naming missing or damaged files."""
     files = sorted(folder.iterdir()) if folder.is_dir() else [folder / MANIFEST]
     return _open(folder, stamp_files([(file.name, file) for file in files]).digest)
 

@@ -1,4 +1,4 @@
-"""The manifest of prepared tokens: what they are made of, how many there are, and checksums of the files."""
+"""The manifest of prepared tokens: their sources and numbers, and checksums of the files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANIFEST, KIND, FORMAT = "prepared.json", "prepared tokens", 1
 class SplitCounts:
     """The size of a split: its tokens, its documents, and its bytes, those that its tokens stand for, and those lost.
 
-    `example` shows what is lost; for train nothing is compared.
+    `example` shows lost text; for train nothing is compared.
     """
 
     tokens: int = 0
@@ -34,11 +34,11 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a directory of prepared tokens holds.
+    """The contents of a directory of prepared tokens.
 
     Attributes:
         key: A digest of the text, of how it is split, and of the tokenizer: the same key is the same tokens.
-        source: Where the text lay, which changes nothing.
+        source: The path of the text, for information only.
         corpus: Documents, split_by, sha256, eval_bytes, and bytes_available by split.
         tokenizer: Kind, sha256, special tokens and the files of the tokenizer, as `ModelTokens.to_plain`.
         vocab_size: The number of tokens that the tokenizer has.
@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_manifest(folder: Path, *, whole: bool = False) -> Manifest:
-    """Return the manifest of a directory whose files are as it says; raise ArchlabError naming what is not.
+    """Return the manifest of a directory whose files match it; raise ArchlabError naming a mismatch.
 
     Sizes are compared, and checksums of a few blocks of each file, or, with `whole`, of all of them.
     """

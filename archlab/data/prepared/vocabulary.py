@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from archlab.data.prepared.cache import SOURCES, tokens_dir
-from archlab.data.prepared.surveys import KnownSource, know_source, known_digest
+from archlab.data.prepared.source_cache import KnownSource, know_source, known_digest
 from archlab.data.split_plan import SplitCursor
 from archlab.data.survey import Source
 from archlab.data.tokenizers import WordTokenizer, load_words, split_words
@@ -16,7 +16,7 @@ from archlab.errors import ArchlabError
 from archlab.runtime.progress import report_progress
 
 _FOLDER = "vocabularies"
-_TOLD_EVERY = 2**22  # bytes
+_REPORT_EVERY = 2**22  # bytes
 
 
 def word_tokenizer(source: Source, vocab_size: int) -> WordTokenizer:
@@ -36,17 +36,17 @@ def word_tokenizer(source: Source, vocab_size: int) -> WordTokenizer:
 def _count(known: KnownSource) -> Counter[str]:
     # The training text alone: the vocabulary must not know the words of held-out text.
     counts, cursor, done = Counter[str](), SplitCursor(known.plan), 0
-    total, told = known.plan.available["train"], 0
+    total, reported = known.plan.available["train"], 0
     for shard in known.source.shards():
         for document in shard.read(lambda num_bytes: None):
             for part in cursor.cut(*document):
                 if part.split == "train":
                     counts.update(split_words(part.text if part.is_last else part.text + b"\n"))
                     done += len(part.text) + 1
-            if done - told >= _TOLD_EVERY:
-                told = done
+            if done - reported >= _REPORT_EVERY:
+                reported = done
                 report_progress(_label(total), min(done, total - 1), total)
-    if told:
+    if reported:
         report_progress(_label(total), total, total)
     return counts
 

@@ -1,4 +1,4 @@
-"""Writing tokens: the files of a directory grow document by document, and go on where a killed process ended."""
+"""Writing tokens to files that grow document by document, and that a later process can complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from archlab.runtime.fsync import fsync_path
 JOURNAL = "journal.json"
 ENDS = np.dtype("<i8")
 HELD_OUT = SPLITS[1:]
-_EVERY_S = 5.0  # between two entries in the journal: what a killed process has to do again
+_EVERY_S = 5.0  # between two entries in the journal: the most work that a killed process repeats
 _PATIENCE = 20  # times as long as an entry takes, on a disk that is slow to write files through
 
 
@@ -44,7 +44,7 @@ _FILES = [*map(tokens_name, SPLITS), *map(ends_name, SPLITS), *map(text_name, HE
 
 
 class TokenWriter:
-    """Appends tokens to the files of a directory; `place` is what the last entry of its journal says of the source."""
+    """Appends tokens to the files of a directory; `place` is the position in the source by its journal."""
 
     def __init__(self, folder: Path, key: str, tokenizer: Tokenizer) -> None:
         self.folder, self.key, self.tokenizer = folder, key, tokenizer
@@ -55,8 +55,8 @@ class TokenWriter:
         self._next = 0.0
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Open the files for a block, cut to what the journal says; begin anew where it tells of other tokens."""
+    def open(self) -> Iterator[None]:
+        """Open the files for a block, truncated to the journal's sizes; start over if it is of other tokens."""
         journal = read_json(self.folder / JOURNAL) or {}
         if journal.get("key") != self.key or not self._has(journal["sizes"]):
             shutil.rmtree(self.folder, ignore_errors=True)

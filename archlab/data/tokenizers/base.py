@@ -32,7 +32,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Lost:
-    """What of a text its tokens do not tell: a number of bytes, and an example for the reader."""
+    """The loss of a text's tokens: the number of lost bytes, and an example."""
 
     num_bytes: int = 0
     example: str = ""
@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
         """The tokens that precede every text and every window of a corpus, such as a BOS token."""
 
     def model_tokens(self) -> ModelTokens:
-        """Return what the tokens mean, to be kept with a model."""
+        """Return the vocabulary, to be stored with a model."""
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a prompt."""
@@ -61,9 +61,9 @@ class Tokenizer(Protocol):
         """Return the tokens of a corpus, whose documents are separated by SEPARATOR, without `prefix`."""
 
     def encode_documents(self, texts: Sequence[bytes], *, ends_corpus: bool = True) -> list[NDArray[Any]]:
-        """Return the tokens of consecutive documents of a corpus, each with what ends it in `encode_corpus`.
+        """Return the tokens of consecutive documents of a corpus, each with the separator of `encode_corpus`.
 
-        `ends_corpus` tells whether the last of them is the last of the corpus.
+        `ends_corpus` indicates whether the last of them is the last of the corpus.
         """
 
     def num_bytes(self, text: bytes) -> int:
@@ -73,7 +73,7 @@ class Tokenizer(Protocol):
         """Return the number of bytes of a corpus that these of its tokens stand for."""
 
     def lost(self, text: bytes) -> Lost:
-        """Return what of a corpus its tokens do not tell."""
+        """Return the text that the tokens of a corpus lose."""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""

@@ -143,10 +143,10 @@ class HuggingFaceTokenizer:
         total = sum(map(len, texts))
         if total <= _GROUP:
             return self._encode_group(texts) if texts else []
-        told = EstimatedProgress(f"tokenizing {total / 1e6:,.0f} million characters", total, self._speed(texts))
-        groups = (told.run(sum(map(len, group)), partial(self._encode_group, group)) for group in _groups(texts))
+        estimate = EstimatedProgress(f"tokenizing {total / 1e6:,.0f} million characters", total, self._speed(texts))
+        groups = (estimate.run(sum(map(len, group)), partial(self._encode_group, group)) for group in _groups(texts))
         ids = [tokens for group in groups for tokens in group]
-        report_progress(told.what, total, total)
+        report_progress(estimate.what, total, total)
         return ids
 
     def _speed(self, texts: list[str]) -> float:
@@ -167,7 +167,7 @@ class HuggingFaceTokenizer:
         return [list(encoding.ids) for encoding in encodings]
 
     def _name_text_without_tokens(self, texts: Sequence[str]) -> None:
-        """Raise ArchlabError for the first text that cannot be encoded, which a batch does not tell."""
+        """Raise ArchlabError for the first text that cannot be encoded, which the error of a batch does not name."""
         for text in texts:
             with refuse(f"{self.path}: has no tokens for {_brief(text)}"):
                 self.tokenizer.encode(text, add_special_tokens=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-_INCOMPLETE = "\ufffd"  # what the bytes of a character decode to until its last one
+_INCOMPLETE = "\ufffd"  # the decoding of a character's bytes before its last one
 _MAX_PENDING = 16  # tokens: invalid bytes, which never become a character, are not waited for any longer
 
 
@@ -35,7 +35,7 @@ class IncrementalDecoder:
 
     def _emit(self) -> str:
         text, before = self._text(), self._decode(self._context)
-        # Not simply `text[len(before):]`: a decoder that cleans up spaces changes the end of what came before.
+        # Not simply `text[len(before):]`: a decoder that cleans up spaces changes the end of earlier text.
         new = text[_common_length(before, text) :]
         # A token without a text of its own, as special tokens may be, must not be the only context of the next one.
         self._context = self._pending if new else (self._context + self._pending)[-_MAX_PENDING:]

@@ -1,4 +1,4 @@
-"""What a model's tokens mean: a tokenizer's identity and the files that define it, kept with the model."""
+"""The vocabulary of a model: a tokenizer's identity and the files that define it, stored with the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelTokens:
-    """What the tokens of a model mean.
+    """The vocabulary of a model's tokens.
 
     Attributes:
         kind: `bytes`, `words`, `tokenizer` (a tokenizer.json), the name of what a task's own tokens are, or `unknown`.
@@ -33,7 +33,7 @@ class ModelTokens:
         return next(iter(self.files), None)
 
     def is_same(self, other: ModelTokens) -> bool:
-        """Tell whether tokens mean the same."""
+        """Return whether tokens mean the same."""
         return (self.kind, self.sha256) == (other.kind, other.sha256)
 
     def to_plain(self) -> dict[str, Any]:

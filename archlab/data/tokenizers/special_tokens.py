@@ -36,7 +36,7 @@ class SpecialTokens:
 
 
 def special_tokens(tokens: ModelTokens | None) -> SpecialTokens:
-    """Return the special tokens of what a model's tokens mean."""
+    """Return the special tokens of a model's vocabulary."""
     kind = None if tokens is None else tokens.kind
     if kind == "bytes":
         return SpecialTokens(pad=_PAD, pad_id=_NUM_BYTES)

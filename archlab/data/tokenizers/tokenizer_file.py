@@ -88,7 +88,7 @@ def refuse(problem: str) -> Iterator[None]:
 
 
 def _turn_off(tokenizer: Any) -> None:
-    """Turn off what a file may have saved that is not how text becomes tokens, but how it was used last."""
+    """Turn off saved settings of a tokenizer's last use, such as padding and truncation."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     for setting in _RANDOM:
@@ -110,21 +110,21 @@ def _parse_config(file: Path, data: bytes | None) -> Mapping[str, Any]:
 
 def _special_tokens(path: str, tokenizer: Any, config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the special tokens before and after a text, as transformers adds them."""
-    # add_bos_token or add_eos_token replace what tokenizer.json says altogether: transformers then writes it anew.
+    # add_bos_token or add_eos_token replace what tokenizer.json says altogether: transformers then rewrites it.
     if "add_bos_token" in config or "add_eos_token" in config:
-        return _configured(config, "bos"), _configured(config, "eos")
+        return _configured_token(config, "bos"), _configured_token(config, "eos")
     with refuse(f"{path}: its post_processor cannot be used"):
-        return _added(tokenizer)
+        return _added_tokens(tokenizer)
 
 
-def _configured(config: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def _configured_token(config: Mapping[str, Any], name: str) -> tuple[str, ...]:
     token = config.get(f"{name}_token")
     token = token.get("content") if isinstance(token, dict) else token
     return (token,) if config.get(f"add_{name}_token") is True and isinstance(token, str) else ()
 
 
-def _added(tokenizer: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what the post-processor adds around a text, found on one that has tokens."""
+def _added_tokens(tokenizer: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tokens that the post-processor adds around a text, found on a text that has tokens."""
     for encoding in _probes(tokenizer):
         mask = encoding.special_tokens_mask
         if 0 in mask:
@@ -134,7 +134,7 @@ def _added(tokenizer: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _probes(tokenizer: Any) -> Iterator[Any]:
-    """Yield encodings of a text, with what the post-processor adds; a vocabulary may know no letter, only its words."""
+    """Yield encodings with the post-processor's tokens, of several texts: a vocabulary may have no letters."""
     words = islice(tokenizer.get_vocab(with_added_tokens=False), _NUM_PROBES)
     for text in () if tokenizer.post_processor is None else ("a", *words):
         try:

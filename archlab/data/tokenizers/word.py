@@ -20,7 +20,7 @@ from archlab.errors import ArchlabError
 from archlab.runtime.progress import report_progress
 
 VOCABULARY = "vocabulary.json"
-_LONG, _TOLD_EVERY = 8_000_000, 100_000  # bytes of a text that takes seconds, and words between two reports
+_LONG, _REPORT_EVERY = 8_000_000, 100_000  # bytes of a text that takes seconds, and words between two reports
 
 
 class WordTokenizer:
@@ -29,7 +29,7 @@ class WordTokenizer:
     prefix: Sequence[int] = ()
 
     def __init__(self, text: bytes, vocab_size: int) -> None:
-        self._set_most_frequent(Counter(_told("counting the words", split_words(text), len(text))), vocab_size)
+        self._set_most_frequent(Counter(_report_words("counting the words", split_words(text), len(text))), vocab_size)
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], vocab_size: int) -> WordTokenizer:
@@ -72,7 +72,7 @@ class WordTokenizer:
 
     def encode_corpus(self, text: bytes) -> NDArray[Any]:
         """Return the tokens of all documents."""
-        words = _told("tokenizing", split_words(text), len(text))
+        words = _report_words("tokenizing", split_words(text), len(text))
         return np.fromiter((self.ids.get(word, 0) for word in words), token_dtype(self.vocab_size))
 
     def encode_documents(self, texts: Sequence[bytes], *, ends_corpus: bool = True) -> list[NDArray[Any]]:
@@ -124,14 +124,14 @@ class WordDecoder:
         return ""
 
 
-def _told(what: str, words: Iterable[str], size: int) -> Iterator[str]:
-    """Yield the words of a text of `size` bytes, and tell how far they have come."""
+def _report_words(what: str, words: Iterable[str], size: int) -> Iterator[str]:
+    """Yield the words of a text of `size` bytes, and report progress."""
     if size <= _LONG:
         yield from words
         return
     done, what = 0, f"{what} of {size / 1e6:,.0f} MB"
     for index, word in enumerate(words):
-        if not index % _TOLD_EVERY:
+        if not index % _REPORT_EVERY:
             report_progress(what, min(done, size - 1), size)
         done += len(word) + 1
         yield word

@@ -1,4 +1,4 @@
-"""What lm-eval's tasks found, each figure with its interval by bootstrap over items."""
+"""Results of lm-eval's tasks, each with its interval by bootstrap over items."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def figures_of(results: Mapping[str, Any], tasks: Mapping[str, Any]) -> Iterator
 
 
 def _metrics(found: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    """Yield metric, filter and value of a task; lm-eval's own errors and what is no number are left out."""
+    """Yield metric, filter and value of a task; lm-eval's own errors and values that are not numbers are left out."""
     for name, value in found.items():
         metric, comma, key = name.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
@@ -84,7 +84,7 @@ def _interval(items: Sequence[Any], aggregate: Aggregate | None) -> Estimate:
         return _bare(math.nan, len(items))
     of_mean = _OF_A_MEAN.get(aggregate.__name__) if aggregate.__module__ == "lm_eval.api.metrics" else None
     if of_mean is None:
-        return _resampled(items, aggregate)
+        return _bootstrap(items, aggregate)
     pairs = [item if isinstance(item, tuple) else (item, 1) for item in items]
     found = estimate_of_items(*zip(*((float(value), float(weight)) for value, weight in pairs), strict=True))
     value, low, high = (None if bound is None else of_mean(bound) for bound in (found.value, found.low, found.high))
@@ -97,8 +97,8 @@ def _exp(nats: float) -> float:
     return math.exp(min(nats, 700.0))
 
 
-def _resampled(items: Sequence[Any], aggregate: Aggregate) -> Estimate:
-    """Return any aggregate with its interval, computed of each resample anew."""
+def _bootstrap(items: Sequence[Any], aggregate: Aggregate) -> Estimate:
+    """Return any aggregate with its interval, computed for each resample."""
     count, value = len(items), float(aggregate(list(items)))
     if count < _FEWEST_ITEMS:
         return _bare(value, count)

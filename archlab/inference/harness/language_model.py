@@ -25,7 +25,7 @@ from archlab.modeling.state import max_context
 from archlab.runtime.mixed_precision import resolve_precision
 from archlab.storage.trained_model import load_trained_or_export
 
-Told: TypeAlias = Callable[[str, int, int], None]
+Progress: TypeAlias = Callable[[str, int, int], None]
 _NEW_TOKENS = 256  # where a task does not say, as for lm-eval's other models
 _NO_LIMIT = 2**62
 
@@ -34,10 +34,10 @@ _NO_LIMIT = 2**62
 class ArchlabLM(TemplateLM):  # type: ignore[misc, unused-ignore]
     """A trained model, and the tokenizer that it carries.
 
-    Texts are cut to `max_length` tokens as lm-eval's model for transformers does it: by default to what full attention
-    keeps, or 2,048 for a model without such a limit. With `whole_documents` nothing is cut, and the state is carried
-    from the first token of a text to the last. Rows are never padded. Raises ArchlabError for a model of something else
-    than text, and a length that it cannot read.
+    Texts are cut to `max_length` tokens as lm-eval's model for transformers does it: by default to the number that full
+    attention keeps, or 2,048 for a model without such a limit. With `whole_documents` nothing is cut, and the state is
+    carried from the first token of a text to the last. Rows are never padded. Raises ArchlabError for a model of
+    something else than text, and a length that it cannot read.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class ArchlabLM(TemplateLM):  # type: ignore[misc, unused-ignore]
         max_length: int | None = None,
         whole_documents: bool = False,
         batch_size: int = 8,
-        told: Told = lambda what, done, total: None,
+        progress: Progress = lambda what, done, total: None,
     ) -> None:
         super().__init__()
-        self.model, self.batch_size, self.told, self.whole_documents = model, batch_size, told, whole_documents
+        self.model, self.batch_size, self.progress, self.whole_documents = model, batch_size, progress, whole_documents
         self.max_length = _NO_LIMIT if whole_documents else max_length or DEFAULT_MAX_LENGTH
         limit, asked = max_context(model.model), "whole documents" if whole_documents else f"{self.max_length:,} tokens"
         if limit is not None and limit < self.max_length:
@@ -103,9 +103,9 @@ class ArchlabLM(TemplateLM):  # type: ignore[misc, unused-ignore]
         return self._eot if self._bos is None else self._bos
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: object) -> list[int]:
-        """Return the tokens of a text, after the special ones that the model has seen before every text, unless told.
+        """Return the tokens of a text, after the special tokens that the model has seen before every text.
 
-        Those that the text itself begins with are not repeated.
+        Special tokens that the text itself begins with are not repeated.
         """
         tokens: list[int] = self.model.task.encode_continuation(string)
         is_there = tokens[: len(self._prefix)] == self._prefix
@@ -149,7 +149,7 @@ class ArchlabLM(TemplateLM):  # type: ignore[misc, unused-ignore]
                 self.model.model,
                 kept,
                 batch_size=self.batch_size,
-                told=lambda done, total: self.told(f"scoring {what}", done, total),
+                progress=lambda done, total: self.progress(f"scoring {what}", done, total),
             )
 
     def _cut(self, context: Sequence[int], continuation: Sequence[int]) -> Continuation:
@@ -170,7 +170,7 @@ class ArchlabLM(TemplateLM):  # type: ignore[misc, unused-ignore]
                 assert isinstance(row, RequestRow)
                 texts[row.index] = row.text()
                 self.num_tokens += len(row.tokens) + row.num_new
-                self.told("writing answers", len(texts), len(rows))
+                self.progress("writing answers", len(texts), len(rows))
         return [texts[index] for index in range(len(rows))]
 
     def _row(self, index: int, prompt: str, settings: dict[str, Any]) -> RequestRow:

@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from archlab.data.task import Task
-from archlab.inference.generate import Sampler
+from archlab.inference.sampler import Sampler
 from archlab.inference.text_output import TextOutput
 
-# What decides the next token as archlab decides it; what else transformers knows would be ignored.
+# Settings of sampling that archlab has too; others of transformers would be ignored.
 _KNOWN = {"do_sample", "temperature", "top_k", "top_p", "seed"}
 
 
 class RequestRow:
-    """A prompt, what ends its answer, and what has been written; raises ValueError for a setting that is not known."""
+    """A prompt, the stop texts of its answer, and the answer so far; raises ValueError for an unknown setting."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ def require_lm_eval(suite: str) -> None:
 
 
 class Harness:
-    """A model that lm-eval measures, by what a request asks for."""
+    """A model that lm-eval measures, with the options of a request."""
 
     def __init__(
         self, model: nn.Module, experiment: Experiment, request: SuiteRequest, progress: SuiteProgress
@@ -41,7 +41,7 @@ class Harness:
             max_length=request.max_context,
             whole_documents=request.whole_documents,
             batch_size=request.batch_size or _BATCH,
-            told=progress,
+            progress=progress,
         )
 
     def run(self, loaded: Loaded) -> Mapping[str, Estimate]:
@@ -56,7 +56,7 @@ class Harness:
         return dict(figures_of(found, loaded["tasks"]))
 
     def settings(self) -> dict[str, Setting]:
-        """Return what the figures depend on beside the tasks."""
+        """Return the settings that the results depend on beside the tasks."""
         lm = self.model
         cut = "none: the state is carried over whole documents" if lm.whole_documents else f"{lm.max_length:,} tokens"
         return {
@@ -71,16 +71,16 @@ class Harness:
         }
 
     def notes(self) -> list[str]:
-        """Return what a reader must know to compare the figures with others'."""
-        told = list[str]()
+        """Return notes for comparing the results with others."""
+        notes = list[str]()
         if self.request.whole_documents:
-            told.append(
+            notes.append(
                 "Texts were read whole, the state carried from the first token to the last. Other harnesses cut them "
-                "and start anew, so that their perplexities are not comparable with these."
+                "and start over, so that their perplexities are not comparable with these."
             )
         if self.request.limit is not None:
-            told.append(f"Of each task the first {self.request.limit:,} items only.")
-        return told
+            notes.append(f"Of each task the first {self.request.limit:,} items only.")
+        return notes
 
 
 def _each(values: Mapping[str, object]) -> str:

@@ -60,14 +60,14 @@ class _Row:
 
 
 def score_continuations(
-    model: nn.Module, requests: Sequence[Continuation], *, batch_size: int, told: Callable[[int, int], None]
+    model: nn.Module, requests: Sequence[Continuation], *, batch_size: int, progress: Callable[[int, int], None]
 ) -> list[Score]:
     """Return the score of each continuation of at least one token after at least one.
 
-    Rows of different lengths are read together as far as the shortest goes, and the longer ones go on from their
+    Rows of different lengths are read together as far as the shortest goes, and the longer ones continue from their
     states: no layer sees padding, whatever it does with it, and memory does not grow with a row's length unless the
-    state does. Requests with the same tokens but the last one, as answers of one token have, are read once. `told` is
-    called with the requests done and those in all.
+    state does. Requests with the same tokens but the last one, as answers of one token have, are read once. `progress`
+    is called with the number of requests done and their total.
     """
     scores = dict[int, Score]()
     size = batch_size if all(len(tensor) == 2 for tensor in init_state(model, 2).values()) else 1
@@ -77,12 +77,12 @@ def score_continuations(
         with eval_mode(model), torch.no_grad():
             _read(model, rows)
         scores.update(score for row in rows for score in row.scores())
-        told(len(scores), len(requests))
+        progress(len(scores), len(requests))
     return [scores[index] for index in range(len(requests))]
 
 
 def _rows(requests: Sequence[Continuation]) -> list[_Row]:
-    """Return what is to be read, the longest first."""
+    """Return the sequences to read, the longest first."""
     rows = dict[tuple[int, ...], _Row]()
     for index, (context, continuation) in enumerate(requests):
         assert context, "a model needs at least one token to continue"
@@ -111,7 +111,7 @@ def _read(model: nn.Module, rows: Sequence[_Row]) -> None:
 def _call(
     model: nn.Module, tokens_BT: Tensor, state: State | None
 ) -> tuple[Tensor, State, Callable[[Tensor], Tensor] | None]:
-    """Return what the head reads at each position, the state and the head; logits where the model does not tell."""
+    """Return the head's inputs at each position, the state and the head; logits if the model has no such method."""
     features = get_features(model)
     if features is None:
         logits_BTV, state = model(tokens_BT, state)

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval by name, from what it ships and from YAML files of one's own."""
+"""Tasks of lm-eval by name, from those that it ships and from YAML files of the user."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 
 from archlab.errors import ArchlabError, did_you_mean, one_line
 
-# What lm-eval calls loaded tasks: `tasks` and `groups` by name, and the `group_map` of names.
+# lm-eval's data for loaded tasks: `tasks` and `groups` by name, and the `group_map` of names.
 Loaded: TypeAlias = Mapping[str, Any]
 _SEED = 1234  # of few-shot examples, as in lm-eval
 _TIMEOUT_S = 5
 
 
 class MissingDataError(ArchlabError):
-    """A task's data or code is not at hand; `needs` says what."""
+    """Raised if a task's data or code is not available; `needs` says what is missing."""
 
     def __init__(self, name: str, needs: str) -> None:
         super().__init__(f"the task {name!r} cannot be run: {needs}")
@@ -35,7 +35,7 @@ class TaskCatalog:
         from lm_eval.tasks import TaskManager
 
         if task_files is not None and not task_files.is_dir():
-            raise ArchlabError(f"{task_files}: is no directory of YAML files of tasks")
+            raise ArchlabError(f"{task_files}: is not a directory of YAML files of tasks")
         self.task_files = None if task_files is None else str(task_files)
         self._own = self.task_files and TaskManager(include_path=self.task_files, include_defaults=False)
 
@@ -46,7 +46,7 @@ class TaskCatalog:
         return TaskManager(include_path=self.task_files)  # which reads 14,000 files in some seconds
 
     def load(self, name: str, num_fewshot: int | None = None) -> Loaded:
-        """Return a task, or the tasks of a group or a tag, with so many examples before each question.
+        """Return a task, or the tasks of a group or a tag, with the given number of examples before each question.
 
         By default they are as many as the task says. Raises ArchlabError for a name that there is none of, and
         MissingDataError where the data cannot be read.
@@ -74,7 +74,7 @@ def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
 
 
 def _needs(error: Exception) -> str:
-    """Return what a task lacks that could not be loaded."""
+    """Return the missing requirement of a task that could not be loaded."""
     if isinstance(error, ModuleNotFoundError):
         return f"the Python module {error.name}, which is not installed"
     named = re.search(r"'([^']+)' on the Hub", str(error)) if isinstance(error, ConnectionError) else None

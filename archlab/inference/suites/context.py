@@ -1,4 +1,4 @@
-"""Loss by context: what a model gains from reading on, over lengths and over positions, as in Megalodon's figure 5.
+"""Loss by context: a model's gain from longer contexts, over lengths and positions, as in Megalodon's figure 5.
 
 B rows, L context, T tokens read at once.
 """
@@ -55,10 +55,10 @@ def loss_by_context(
     precision = resolve_precision(experiment.train.precision, device_of(model))
     measured = list[Windows]()
     for length in lengths:
-        told = partial(_tell, progress, lengths, num_targets, len(measured))
+        report = partial(_tell, progress, lengths, num_targets, len(measured))
         with eval_mode(model), torch.no_grad(), autocast(model, precision):
-            windows = Windows(length, keeps_losses=not measured)  # the shortest are what the others are compared with
-            _measure(model, source, windows, num_targets, told)
+            windows = Windows(length, keeps_losses=not measured)  # the others are compared with the shortest
+            _measure(model, source, windows, num_targets, report)
             measured.append(windows)
     settings: dict[str, Setting] = {
         "data": source.name,
@@ -120,7 +120,7 @@ def _lengths(experiment: Experiment, source: WindowSource, request: SuiteRequest
 
 
 def _measure(
-    model: nn.Module, source: WindowSource, windows: Windows, num_targets: int, told: Callable[[int], None]
+    model: nn.Module, source: WindowSource, windows: Windows, num_targets: int, report: Callable[[int], None]
 ) -> None:
     """Read a text in windows of a length, some windows at a time, or one piece by piece."""
     length, rows = windows.length, max(CHUNK // windows.length, 1)
@@ -130,7 +130,7 @@ def _measure(
             inputs_BT, targets_BT = (x[:, first : first + CHUNK].to(device_of(model)) for x in (inputs_BL, targets_BL))
             losses_BT, state = token_losses(model, inputs_BT, targets_BT, state)
             windows.add(first, losses_BT.double().cpu().numpy(), (targets_BT != IGNORED).cpu().numpy())
-            told(windows.num_targets)
+            report(windows.num_targets)
 
 
 SUITE = loss_by_context

@@ -18,8 +18,8 @@ def run_lm_eval(
 ) -> SuiteResult:
     """Return the figures of tasks, groups and tags of lm-eval, each with its interval.
 
-    Raises ArchlabError for no task, one that there is none of, one whose data is not at hand, and a model of something
-    else than text.
+    Raises ArchlabError if no task is named, for an unknown task, for one whose data is not available, and for a model
+    that is not of text.
     """
     request.require_only("lm-eval", "tasks", *_TAKEN)
     require_lm_eval("lm-eval")

@@ -1,4 +1,4 @@
-"""What Megalodon's paper reports of a language model (arXiv:2404.08801), and long contexts beside it.
+"""The evaluations of Megalodon's paper (arXiv:2404.08801), and long contexts beside them.
 
 Table 1 are ten academic benchmarks, with the examples before each question that LLaMA2's evaluation has. Then follow
 three data sets of SCROLLS, perplexity of texts, loss by context (figure 5), and RULER and BABILong, which are younger.
@@ -46,9 +46,9 @@ _TEXTS = {
 def run_megalodon_paper(
     model: nn.Module, experiment: Experiment, request: SuiteRequest, progress: SuiteProgress
 ) -> SuiteResult:
-    """Return the figures of all whose data is at hand, and what the others need.
+    """Return the results of all parts whose data is available, and the requirements of the others.
 
-    `text` is what the loss by context is measured on. Raises ArchlabError for a model of something else than text.
+    `text` is that of the loss by context. Raises ArchlabError for a model of something other than text.
     """
     request.require_only(
         "megalodon-paper", "text", "max_context", "task_files", "limit", "whole_documents", "batch_size"
@@ -76,7 +76,7 @@ def _by_context(
     progress: SuiteProgress,
     missing: dict[str, str],
 ) -> tuple[Sequence[Curve], int]:
-    """Return the curves of the suite context on a text, if there is one, and note what is missing."""
+    """Return the curves of the suite context on a text, if there is one, and note a missing one."""
     missing |= {name: needs for name, needs in _TEXTS.items() if name != "figure 5" or request.text is None}
     if request.text is None:
         return (), 0

@@ -11,9 +11,9 @@ from archlab.config.experiment import Experiment
 from archlab.data.tokenizers import SEPARATOR
 from archlab.data.tokenizers.special_tokens import special_tokens
 from archlab.errors import ArchlabError
-from archlab.inference.generation import Generation, Prompt, Settings
 from archlab.inference.judge import Judge, rating_in
 from archlab.inference.mt_bench import Question, prompt_name, read_prompts, read_questions
+from archlab.inference.prompts import Generation, Prompt, Settings
 from archlab.inference.suite import (
     Estimate,
     Setting,

@@ -1,6 +1,7 @@
 """Run an export's loader on fixed inputs in a process that has no archlab.
 
-python _prove.py LOADER FOLDER INPUTS OUTPUTS; it is run as a file, and so imports nothing of the package that it is in.
+python _prove.py LOADER DIRECTORY INPUTS OUTPUTS; it is run as a file, and so imports nothing of the package that it is
+in.
 """
 
 import sys
@@ -25,7 +26,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 
 def main() -> None:
-    """Save what the loader gives."""
+    """Save the outputs of the loader."""
     loader, folder, inputs, outputs = sys.argv[1:]
     with open(loader, encoding="utf-8") as file:
         source = file.read()
@@ -45,7 +46,7 @@ def run_loader(source: str, folder: str, given: Mapping[str, torch.Tensor]) -> d
             result["steps"] = _in_steps(call, given["inputs"])
         if "padded" in namespace and "mask" in given:
             result["padded"] = namespace["padded"](folder)(given["padded"], given["mask"])
-            # What a head makes of padding, which has no features, nobody reads: log-probabilities are not zeros.
+            # Outputs for padding are not read: without features they are log-probabilities, not zeros.
             result["padded"].masked_fill_(given["mask"][..., None] == 0, 0)
     return {name: tensor.float().contiguous() for name, tensor in result.items()}
 

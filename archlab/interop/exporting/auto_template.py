@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""NAME for transformers: `AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)`.
+"""NAME for transformers: `AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)`.
 
 The model itself is in MODELING.py. B batch, T time, D width, V vocabulary.
 """
@@ -22,12 +22,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from .MODELING import build, weight_files
 
 FORMAT = 1  # of these files; a later one is refused by its number
-# What is passed along with rows of several documents; the others repeat what the first one says.
+# Arguments passed along with rows of several documents; the others repeat the first one.
 PACKING = ("position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
 class ArchlabConfig(PretrainedConfig):
-    """What the library asks of every model; the architecture is code, and config.yaml its description."""
+    """The methods that transformers requires of every model; the architecture is code, described by config.yaml."""
 
     model_type = "archlab"
 
@@ -87,7 +87,7 @@ class StateCache(Cache):
         self._past = None if self._past is None else []
 
     def activate_past_recording(self) -> None:
-        """Let `crop` take back what is read from now on."""
+        """Let `crop` undo the tokens read from now on."""
         self._past = []
 
     def begin(self, tokens_BT: Tensor, kept_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -107,7 +107,7 @@ class StateCache(Cache):
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last -`tokens_to_remove` tokens, which were read since recording began or the last crop."""
         if tokens_to_remove > 0 or (tokens_to_remove and self._past is None):
-            raise ValueError(f"crop({tokens_to_remove}): only what is read while past is recorded can be taken back")
+            raise ValueError(f"crop({tokens_to_remove}): only tokens read while past is recorded can be removed")
         left = -tokens_to_remove
         self.num_tokens -= left
         while left:
@@ -130,15 +130,17 @@ class OutputWeight:
 
 @dataclass(frozen=True)
 class Features:
-    """Everything below the head. trl calls it, and multiplies what it gives by `get_output_embeddings`."""
+    """The model without its head. trl calls it, and multiplies its outputs by `get_output_embeddings`."""
 
     whole: ArchlabForCausalLM
     _tp_plan = None  # which the library asks a base model for
 
     def __call__(self, input_ids, attention_mask=None, use_cache=None, **options) -> BaseModelOutputWithPast:
-        """Return the features [B, T, D] that the head reads; raise ValueError for a head that is no single matrix."""
+        """Return the features [B, T, D] that the head reads; raise ValueError if the head is not a single matrix."""
         if self.whole.get_output_embeddings() is None:
-            raise ValueError("this model's head is no single matrix: a loss that makes logits in parts cannot have it")
+            raise ValueError(
+                "this model's head is not a single matrix: a loss that makes logits in parts cannot have it"
+            )
         x_BTD, _ = self.whole.run(self.whole.model.features, input_ids, attention_mask, None, False, options)
         return BaseModelOutputWithPast(last_hidden_state=x_BTD)
 
@@ -155,7 +157,7 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: ArchlabConfig) -> None:
         super().__init__(config)
         self.model = build()
-        # from_pretrained builds on the meta device, where what no file holds has no values.
+        # from_pretrained builds on the meta device, where tensors that no file holds have no values.
         self._is_loading = any(parameter.is_meta for parameter in self.model.parameters())
         if self._is_loading:
             with torch.device("cpu"):
@@ -185,7 +187,7 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
             model_kwargs["past_key_values"].activate_past_recording()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Fill in what no file holds; `build` has initialized a model that is not loaded."""
+        """Fill in tensors that no file holds; `build` has initialized a model that is not loaded."""
         if not self._is_loading:
             return
         prefix = next((name for name, each in self.model.named_modules() if each is module), None)
@@ -249,9 +251,9 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast | tuple:
         """Return logits of the last `logits_to_keep` positions, or of all, and the cache after them.
 
-        Padding, where `attention_mask` is 0, is not read: each row gives what it gives alone. `options` are the
+        Padding, where `attention_mask` is 0, is not read: each row has the same result as alone. `options` are the
         library's `num_items_in_batch` and `shift_labels` of the loss, and for rows of several documents
-        `position_ids`, which begin again at 0 with each: it gives what it gives alone, too.
+        `position_ids`, which restart at 0 with each: every document has the same result as alone, too.
         """
         if past_key_values is not None and not isinstance(past_key_values, StateCache):
             raise TypeError(f"past_key_values is a {type(past_key_values).__name__}; this model has a StateCache")
@@ -276,7 +278,7 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
         return output if return_dict or return_dict is None else output.to_tuple()
 
     def run(self, call, input_ids, attention_mask, cache, needs_state: bool, options) -> tuple[Tensor, dict]:
-        """Return what `call` makes of the tokens after those of the cache, and the state after them."""
+        """Return the output of `call` for the tokens after those of the cache, and the state after them."""
         unknown = sorted(name for name in options if name not in PACKING)
         if unknown:
             raise TypeError(f"this model has no {', '.join(unknown)}; positions follow from attention_mask")
@@ -316,7 +318,7 @@ class ArchlabForCausalLM(PreTrainedModel, GenerationMixin):
         } | kept
 
     def _readable(self, tokens_BT: Tensor) -> Tensor:
-        # A row that has ended is fed the padding's number, which may lie past the vocabulary; nobody reads its logits.
+        # A row that has ended is fed the padding's number, which may be past the vocabulary; nobody reads its logits.
         pad = self.config.padding_id
         return tokens_BT if pad is None else tokens_BT.masked_fill(tokens_BT == pad, 0)
 
@@ -350,7 +352,7 @@ def _is_auxiliary(name: str) -> bool:
 
 
 def _run_documents(model: nn.Module, call, tokens_BT: Tensor, position_ids_BT: Tensor) -> tuple[Tensor, dict]:
-    """Call the model on documents that lie in rows one after another, each as if it were alone."""
+    """Call the model on rows of concatenated documents, each as if it were alone."""
     starts_BT = position_ids_BT == 0
     is_next_BT = F.pad(position_ids_BT[:, 1:] == position_ids_BT[:, :-1] + 1, (1, 0), value=False)
     if position_ids_BT.shape != tokens_BT.shape or not (starts_BT | is_next_BT).all():
@@ -369,7 +371,7 @@ def _run_kept(
     """Call the model on the tokens that are kept."""
     if kept_BT is None or kept_BT.all():
         return call(tokens_BT, state)
-    # What follows a token does not change its output: padding at the end is in the way of the state alone, and of
+    # Later tokens do not change an output: padding at the end affects the state alone, and
     # losses that layers add for every token.
     if state is None and not needs_state and _is_at_end(~kept_BT) and not any(map(_is_auxiliary, model.init_state(1))):
         return call(tokens_BT, state)

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""What both modules that call programs need: how inputs are cut into calls, and that the files are as written.
+"""Code shared by both modules that call programs: how inputs are cut into calls, and that the files are as written.
 
 Each takes these functions along; they need the standard library alone.
 """
@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 def read_facts(file: Path) -> dict:
-    """Return what is known of the programs; raise RuntimeError for a later format."""
+    """Return the metadata of the programs; raise RuntimeError for a later format."""
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         missing = sorted({"format", "tokens", "state", "files"} - facts.keys())

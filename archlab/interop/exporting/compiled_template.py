@@ -69,7 +69,7 @@ def read_state(folder: Path, described: list) -> list[Tensor]:
 
 
 def check_machine(folder: Path, facts: dict) -> None:
-    """Raise RuntimeError, naming what differs, on a machine that the programs were not compiled for."""
+    """Raise RuntimeError, naming the difference, on a machine that the programs were not compiled for."""
     if torch.__version__.split("+")[0] != facts["torch"]:
         raise RuntimeError(f"{folder}: was compiled for torch {facts['torch']}, and this is {torch.__version__}")
     here = f"{sys.platform} {platform.machine()}"

@@ -33,16 +33,16 @@ def export(
     """Write the model of a run, a search, a checkpoint or an import to `out`, and prove every format that is written.
 
     `formats` are by default those of DEFAULT that the model has; `options` go to the formats, `origin` into the model
-    card, and what is done to `tell`, line by line. Returns `out`. Raises ArchlabError for a damaged checkpoint, a model
-    that a format does not have, an export that gives other logits than the model, of which nothing is left, or an `out`
-    that is not empty: `force` replaces an earlier export and nothing else.
+    card, and calls `tell` with a line about each action. Returns `out`. Raises ArchlabError for a damaged checkpoint, a
+    model that a format does not have, an export that gives other logits than the model, of which nothing is left, or an
+    `out` that is not empty: `force` replaces an earlier export and nothing else.
     """
     chosen = make_formats(formats or DEFAULT, options or {})
     check = require_target(out, "export", force=force, sources=[folder])
     model = read_model(folder, origin)
     if model.note:
         tell(f"the model is {model.note}")
-    chosen = _fitting(model, chosen, is_default=not formats, tell=tell)
+    chosen = _fitting_formats(model, chosen, is_default=not formats, tell=tell)
     with atomic_dir(out, replace=True, check=check) as partial:
         _write(model, partial, chosen)
         expected = expected_logits(model)
@@ -57,7 +57,7 @@ def export(
     return out
 
 
-def _fitting(
+def _fitting_formats(
     model: ExportedModel, chosen: Mapping[str, ExportFormat], *, is_default: bool, tell: Callable[[str], None]
 ) -> dict[str, ExportFormat]:
     """Return the formats that a model has; of those that were asked for, raise for the first that it has not."""

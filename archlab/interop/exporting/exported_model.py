@@ -35,7 +35,7 @@ WEIGHTS, _EXPERIMENT, _PROVENANCE, _STATE = "model.safetensors", "experiment.yam
 class ExportedModel:
     """A trained model as it was read from a checkpoint, all of one version.
 
-    `tensors` map the file and hold no memory until they are read. `note` tells of a run that did not reach its end,
+    `tensors` map the file and hold no memory until they are read. `note` describes a run that did not reach its end,
     and is otherwise empty.
     """
 
@@ -82,7 +82,7 @@ class ExportedModel:
 def read_model(folder: Path, origin: Mapping[str, Any] | None = None) -> ExportedModel:
     """Return the model of a run, search, checkpoint or import; of an interrupted run, that of its last checkpoint.
 
-    `origin` adds to what its provenance tells. Raises ArchlabError for a directory without a model, or a damaged one.
+    `origin` is added to its provenance. Raises ArchlabError for a directory without a model, or a damaged one.
     """
     weights, home = _find(folder)
     return read_verified(weights, lambda place: _read(place, home, origin or {}))

@@ -1,4 +1,4 @@
-"""Export formats: what a trained model can be written as, found by name.
+"""Export formats of a trained model, found by name.
 
 A format is a class whose keyword-only parameters are its options. Those that ship are modules of
 `archlab.interop.exporting.formats`, whose `FORMAT` is one; an installed package adds one by an entry point of the group
@@ -37,7 +37,7 @@ class ExportFormat(Protocol):
         ...
 
     def loader(self, model: ExportedModel) -> str | None:
-        """Return the source of a module by which a process without archlab proves what was written; None for nothing.
+        """Return the source of a module by which a process without archlab proves the export; None for no proof.
 
         Its `load(folder)` returns a function from inputs and a state, None at first, to logits and the next state; its
         `padded(folder)`, if it has one, a function from left-padded tokens and their mask to logits. Its `NEEDS` are
@@ -46,7 +46,7 @@ class ExportFormat(Protocol):
         ...
 
     def advice(self, model: ExportedModel, folder: Path) -> str:
-        """Return a line of Python or of a shell that uses what was written."""
+        """Return a line of Python or of a shell that uses the export."""
         ...
 
 

@@ -40,7 +40,7 @@ def hf_tokenizer_files(tokens: ModelTokens | None, special: SpecialTokens) -> di
 def _without_additions(tokens: ModelTokens, config: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files of a tokenizer that adds no special tokens to a text, as the model was trained without them.
 
-    The original goes along under another name, because its checksum tells what the model's tokens mean.
+    The original goes along under another name, because its checksum identifies the meaning of the model's tokens.
     """
     additions = [name for name in ("add_bos_token", "add_eos_token") if name in config]
     plain = {**json.loads(tokens.files[TOKENIZER]), "post_processor": None}

@@ -1,7 +1,7 @@
 """An export of archlab's own, tuned by other tools, read back as a checkpoint.
 
 What those tools save keeps config.json and the code, and leaves out config.yaml and tokens.json. So the config.json of
-an export holds the experiment, what its tokens mean, and the SHA-256 of its code; the code itself is never run.
+an export holds the experiment, its vocabulary, and the SHA-256 of its code; the code itself is never run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PREFIX = "model."  # of the names that transformers saves
 
 
 def is_own_export(directory: Path) -> bool:
-    """Tell whether a directory's config.json is that of an export of archlab's."""
+    """Return whether a directory's config.json is that of an export of archlab's."""
     file = directory / "config.json"
     return file.is_file() and read_object(file).get("model_type") == MODEL_TYPE
 
@@ -71,7 +71,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _require_own_code(directory: Path, config: dict[str, Any]) -> None:
-    """Raise ArchlabError for code that the export did not have: nobody knows what it computes from the weights."""
+    """Raise ArchlabError for code that the export did not have: its function of the weights is unknown."""
     code = config[CODE]
     for name, sha256 in code.items():
         if Path(name).name != name or not (directory / name).is_file():

@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is made of, what it costs, its training, and where it is from."""
+"""The model card of an export: architecture, costs, training and origin of the model."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _USE = """    import torch
 """
 _USE_TRANSFORMERS = """    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
+    model = AutoModelForCausalLM.from_pretrained(DIRECTORY, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(DIRECTORY, trust_remote_code=True)
     batch = tokenizer(["one prompt", "and a longer one"], return_tensors="pt", padding=True)
     print(tokenizer.batch_decode(model.generate(**batch, max_new_tokens=20)))
 """
@@ -57,7 +57,7 @@ def _use(model: ExportedModel, folder: Path, formats: Mapping[str, ExportFormat]
             lines[-1] = f"    from {model.module} import load\n\n    model = load()\n"
     if "transformers" in formats:
         lines += ["With transformers, which runs the code in this directory:", "", _USE_TRANSFORMERS]
-        lines += ["Prompts of different lengths are padded on the left, and each gives what it gives alone."]
+        lines += ["Prompts of different lengths are padded on the left, and each has the same continuation as alone."]
     lines += [f"`{name}`: {advice}" for name, each in formats.items() if (advice := each.advice(model, Path(".")))]
     return [*lines, "", "`archlab train config.yaml` repeats the training run."]
 
@@ -81,7 +81,7 @@ def _parts(value: Any) -> Sequence[Spec]:
 def _costs(model: ExportedModel) -> list[str]:
     try:
         cost = estimate_cost(model.experiment)
-    except ArchlabError:  # a task whose data is gone; the model is what it was
+    except ArchlabError:  # a task whose data is gone; the model is unaffected
         return [f"{sum(x.numel() for x in model.tensors.values()):,} parameters"]
     rows = {
         "parameters": f"{cost.params:,}, {cost.params_non_embedding:,} of them without embeddings",

@@ -34,7 +34,7 @@ def _run(file: Path, arguments: list[np.ndarray]) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is raised would be printed too
+    options.log_severity_level = 4  # errors would be printed too
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     session.run(None, dict(zip(names, arguments, strict=True)))
@@ -50,10 +50,10 @@ def _failing_part(file: Path, message: str) -> str:
     return "the model"
 
 
-def _part(told: dict[str, str], operation: str) -> str:
+def _part(metadata: dict[str, str], operation: str) -> str:
     """Return the name and the class of the module that the exporter has written beside a node."""
     # Both from the outermost module to the one that called, and at the end the operation itself.
-    names, classes = (list(literal_eval(told.get(key, "[]"))) for key in (_SCOPES, _CLASSES))
+    names, classes = (list(literal_eval(metadata.get(key, "[]"))) for key in (_SCOPES, _CLASSES))
     if len(names) < 2 or len(classes) != len(names) or not names[-2]:
         return f"the model's {operation}"
     return f"{names[-2]} ({str(classes[-2]).rpartition('.')[2]})"

@@ -35,7 +35,7 @@ def load(folder):
 def write_facts(
     folder: Path, name: str, programs: Programs, written: Sequence[str], further: Mapping[str, Any]
 ) -> None:
-    """Write the state before the first token, and a JSON file: what calls need, and checksums of what was written."""
+    """Write the state before the first token, and a JSON file: metadata for calls, and checksums of the files."""
     data, described = pack_state(programs.state)
     if described:
         write_bytes(folder / STATE, data)

@@ -32,7 +32,7 @@ _SYMBOLIC = ("builtins", "_operator", "math", "torch")  # arithmetic of sizes
 
 @dataclass(frozen=True)
 class Programs:
-    """The programs by name, `model` and for a stream `token`, and what is needed to call them.
+    """The programs by name, `model` and for a stream `token`, with the metadata to call them.
 
     `state` is that of one row before the first token; it follows the inputs, and the next one the logits. `model` reads
     from `shortest` to `longest` tokens in a call, or any number from `shortest` on where `longest` is None.
@@ -47,7 +47,7 @@ class Programs:
 def trace_programs(exported: ExportedModel, format_name: str) -> Programs:
     """Trace a model, in float32.
 
-    Raises ArchlabError, naming the part, for one that cannot be traced or calls what is no operation of ATen.
+    Raises ArchlabError, naming the part, for one that cannot be traced or calls an operation outside of ATen.
     """
     try:
         model = _build(exported)
@@ -107,7 +107,7 @@ class _Flat(nn.Module):
 @torch.no_grad()
 def _trace(model: nn.Module, inputs: Tensor, state: Mapping[str, Tensor], *, dynamic_length: bool) -> ExportedProgram:
     """Trace a call on inputs [B, T] and the state of one row, repeated."""
-    rows = _repeated(state.values(), len(inputs))
+    rows = _repeat(state.values(), len(inputs))
     batch = {0: Dim.AUTO}
     shapes: dict[str, Any] = {"inputs": {**batch, **({1: Dim.AUTO} if dynamic_length else {})}}
     shapes |= {"state": (batch,) * len(rows)} if rows else {}  # torch.export knows no argument without a value
@@ -144,10 +144,10 @@ def other_calls(program: ExportedProgram) -> list[tuple[Tensor, ...]]:
     shortest, longest = _lengths(program)
     short = inputs.shape[1] if shortest == longest else shortest
     one = tuple(x[:1] for x in (inputs, *state))
-    return [(one[0][:, :short], *one[1:]), _repeated(one, 3)]
+    return [(one[0][:, :short], *one[1:]), _repeat(one, 3)]
 
 
-def _repeated(rows: Iterable[Tensor], count: int) -> tuple[Tensor, ...]:
+def _repeat(rows: Iterable[Tensor], count: int) -> tuple[Tensor, ...]:
     return tuple(x.repeat(count, *[1] * (x.dim() - 1)) for x in rows)
 
 
@@ -183,7 +183,7 @@ def _require_aten(program: ExportedProgram) -> None:
         namespace = op_namespace(node.target)
         is_symbolic = getattr(node.target, "__module__", "").partition(".")[0] in _SYMBOLIC
         if namespace != "aten" and not (namespace is None and is_symbolic):
-            raise ArchlabError(f"{part_of(node)} calls {node.target}, which is no operation of ATen")
+            raise ArchlabError(f"{part_of(node)} calls {node.target}, which is not an operation of ATen")
 
 
 def part_of(node: Node) -> str:

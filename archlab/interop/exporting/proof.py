@@ -69,7 +69,7 @@ def _inputs(exported: ExportedModel, model: nn.Module) -> Tensor:
     if not exported.reads_tokens:
         task: Task = exported.experiment.task.factory()()
         return task.example_inputs(_BATCH, exported.experiment.train.context, "cpu")
-    # What is no stream may have been written for the task's length alone.
+    # A model that is not a stream may work only at the task's length.
     length = _TOKENS if exported.is_stream() else exported.experiment.train.context
     limit = max_context(model)
     generator = torch.Generator().manual_seed(0)
@@ -92,7 +92,7 @@ def _in_steps(model: nn.Module, tokens_BT: Tensor) -> Tensor:
 
 
 def prove(name: str, folder: Path, loader: str, expected: Expected) -> str:
-    """Return a line that tells how an export was proved; raise ArchlabError if it fails, or differs and by how much."""
+    """Return a line about how an export was proved; raise ArchlabError if it fails, or by how much it differs."""
     settings: dict[str, object] = {}
     exec(compile(loader, f"<loader of {name}>", "exec"), settings)  # definitions alone: it imports inside of functions
     needs = settings.get("NEEDS", ())

@@ -1,4 +1,4 @@
-"""What a model has for training alone, and an export leaves out."""
+"""Parts of a model that only training uses, and exports leave out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def leave_out_training_parts(
 ) -> tuple[Experiment, Mapping[str, Tensor]]:
     """Return the experiment and the tensors without parts of the model that have no effect once it is trained.
 
-    A backbone's component whose class has `exported_as`, the name of one of its slots, gives way to what is in there.
+    A backbone's component whose class has `exported_as`, the name of one of its slots, is replaced by that slot's
+    component.
     """
     for name, spec in experiment.model.knobs.items():
         kept = getattr(spec.component.cls, "exported_as", None) if isinstance(spec, Spec) else None

@@ -16,7 +16,7 @@ _METADATA = {"format": "pt"}  # which transformers asks for
 
 
 def write_weights(folder: Path, tensors: Mapping[str, Tensor], max_bytes: int = MAX_BYTES) -> None:
-    """Write model.safetensors, or files of at most so many bytes and model.safetensors.index.json."""
+    """Write model.safetensors, or files of at most the given number of bytes and model.safetensors.index.json."""
     shards = _split(tensors, max_bytes)
     if len(shards) == 1:
         write_tensors(folder / "model.safetensors", tensors, _METADATA)

@@ -15,7 +15,7 @@ from archlab.interop.hugging_face.unknown_fields import problem_of
 
 _FORMATS = f"{__package__}.formats"
 
-# Formats list every layer, before anything tells whether there are weights of so many.
+# Formats list every layer, before it is known whether there are weights for all of them.
 _LAYERS, _MOST_LAYERS = "num_hidden_layers", 100_000
 
 
@@ -54,7 +54,7 @@ def read_config(folder: Path) -> HFConfig:
     """Read a directory's config.json; raise ArchlabError naming the file or field that cannot be represented."""
     file = folder / "config.json"
     if not file.is_file():
-        problem = "holds no config.json" if folder.is_dir() else "is no directory"
+        problem = "holds no config.json" if folder.is_dir() else "is not a directory"
         raise ArchlabError(f"{folder}: {problem}: give the directory of a transformers checkpoint")
     data = read_object(file)
     found = find_model_type(data.get("model_type"), str(file))

@@ -26,7 +26,7 @@ def import_checkpoint(
     `tokenizer` is `bytes` or the path of a tokenizer.json, by default the directory's own, and unknown if it has none.
     Returns `out`. Raises ArchlabError for a directory that cannot be represented, or an `out` that is not empty.
     """
-    spec = describe_pretrained(directory)  # what config.json alone shows is told before `out` is made
+    spec = describe_pretrained(directory)  # errors in config.json alone are raised before `out` is created
     tokens = None if _vocab_size(spec) is None else find_tokens(directory, tokenizer, special_tokens)
     check = require_target(out, "import", force=force, sources=[directory])
     model = load_pretrained(directory)

@@ -16,7 +16,7 @@ from archlab.interop.hugging_face.config_json import find_model_type, model_type
 from archlab.modeling.build import build_on_meta
 
 _NO_FUNCTION = ("init", "dropout", "balance_loss")  # knobs of training alone
-_NUM_TOLD = 3  # types that come nearest to a model that has none
+_MAX_NAMED = 3  # types that come nearest to a model that has none
 _CENTERED, _SCALE = "zero_centered", "weight"  # of a norm
 
 
@@ -45,7 +45,7 @@ def match_model_type(spec: Spec) -> Match:
             return match(spec, model_type, "")
         except NoMatch as error:
             problems.append(error)
-    nearest = sorted(problems, key=lambda problem: -problem.shared)[:_NUM_TOLD]
+    nearest = sorted(problems, key=lambda problem: -problem.shared)[:_MAX_NAMED]
     reasons = "; ".join(map(str, nearest))
     raise ArchlabError(f"transformers has no such model among its {len(known)} types that are known: {reasons}")
 
@@ -87,7 +87,7 @@ def _num_shared(there: Any, here: Any) -> int:
 
 
 def _is_same(path: str, there: Any, here: Any) -> bool:
-    """Tell whether two values may give one function: `_shifts` compares the shapes that an unset number gives."""
+    """Return whether two values may give one function: `_shifts` compares the shapes that an unset number gives."""
     if path.endswith(".zero_centered"):
         return isinstance(there, bool) and isinstance(here, bool)
     if path.endswith(".bias_rate"):  # of any rate a router has a bias, which training alone changes
@@ -99,7 +99,7 @@ def _is_same(path: str, there: Any, here: Any) -> bool:
 
 
 def _shifts(theirs: nn.Module, ours: nn.Module) -> dict[str, float]:
-    """Return what to add to our scales where one is 1 + weight; raise ArchlabError for parameters that differ."""
+    """Return the offset of archlab's scales where one is 1 + weight; raise ArchlabError for parameters that differ."""
     there, here = ({name: tuple(p.shape) for name, p in model.named_parameters()} for model in (theirs, ours))
     if difference := first_difference(there, here):
         raise ArchlabError(f"the shape of {difference}")
@@ -114,7 +114,7 @@ def _shifts(theirs: nn.Module, ours: nn.Module) -> dict[str, float]:
 
 
 def _normalize(plain: Any) -> Any:
-    """Return YAML data without what does not affect the function, and with every repeat written out."""
+    """Return YAML data without knobs that do not affect the function, and with repeats expanded."""
     if isinstance(plain, list):
         entries = [_normalize(entry) for entry in plain]
         return [copy for entry in entries for copy in [_without_repeat(entry)] * _repeats(entry)]

@@ -60,7 +60,7 @@ def load_pretrained(directory: str | Path, dtype: torch.dtype | None = None) -> 
 
 
 def _tokens(folder: Path) -> ModelTokens | None:
-    """Return what the tokens mean, for `save_pretrained`; weights are of use without, and without its library."""
+    """Return the vocabulary for `save_pretrained`; weights can be saved without one, and without its library."""
     if not (folder / TOKENIZER).is_file():
         return None
     try:
@@ -77,7 +77,7 @@ def _require_all(config: HFConfig, stored: Mapping[str, StoredTensor]) -> None:
 
 
 def _without_unread(stored: Mapping[str, StoredTensor], config: HFConfig) -> dict[str, StoredTensor]:
-    """Return the tensors without those of parts that transformers leaves out as well, which a warning tells."""
+    """Return the tensors without those of parts that transformers omits as well; log a warning about them."""
     is_unread = config.format.unread or (lambda fields, name: False)
     kept = {name: tensor for name, tensor in stored.items() if not is_unread(config.fields, name)}
     if first := next((name for name in stored if name not in kept), None):
@@ -142,7 +142,7 @@ def write_pretrained(
     header = {"architectures": [target.architecture], "model_type": found.model_type, "dtype": dtype}
     # A null by default says nothing, and transformers warns of some that it does not expect.
     fields = {k: v for k, v in found.fields.items() if v is not None or target.fields.get(k) is not None}
-    parameters = by_their_names(_shifted(model, found.shifts), target, found.fields)
+    parameters = by_their_names(_add_shifts(model, found.shifts), target, found.fields)
     tensors = export_tensors(parameters, target.to_hf)
     write_text(folder / "config.json", json.dumps({**header, **fields}, indent=2) + "\n")
     if write is None:
@@ -156,7 +156,7 @@ def _tokenizer_files(model: nn.Module) -> Mapping[str, bytes]:
     return tokens.files if isinstance(tokens, ModelTokens) and tokens.kind == "tokenizer" else {}
 
 
-def _shifted(model: nn.Module, shifts: Mapping[str, float]) -> dict[str, Tensor]:
+def _add_shifts(model: nn.Module, shifts: Mapping[str, float]) -> dict[str, Tensor]:
     """Return the parameters with numbers added; raise ArchlabError for a dtype in which the sum would be rounded."""
     own = weights_of(model)
     for name, shift in shifts.items():

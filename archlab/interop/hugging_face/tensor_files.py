@@ -56,7 +56,7 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     weight_map = _read_index(folder / _INDEX) if (folder / _INDEX).is_file() else {}
     shards = sorted(set(weight_map.values()) - {_SINGLE})
     if (folder / _SINGLE).is_file():
-        # transformers reads the single file; where shards lie beside it, no one can tell which weights are meant.
+        # transformers reads the single file; with shards beside it, the right weights are ambiguous.
         if shards and (folder / shards[0]).is_file():
             raise ArchlabError(f"{folder}: holds {_SINGLE} and the shards of {_INDEX}; remove one of the two")
         return _collect([folder / _SINGLE])
@@ -71,11 +71,11 @@ def _read_index(index: Path) -> dict[str, str]:
     """Return the file of each tensor; raise ArchlabError where it is not beside the index."""
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ArchlabError(f"{index}: is no index of tensors: it has no weight_map of texts")
+        raise ArchlabError(f"{index}: is not an index of tensors: it has no weight_map of texts")
     if not (index.parent / _SINGLE).is_file():
         for name in weight_map.values():
             if Path(name).name != name or not (index.parent / name).is_file():
-                raise ArchlabError(f"{index}: names {name!r}, which is no file beside it")
+                raise ArchlabError(f"{index}: names {name!r}, which is not a file beside it")
     return weight_map
 
 
@@ -93,7 +93,7 @@ def _collect(files: list[Path]) -> dict[str, StoredTensor]:
 
 
 def _check_index(index: Path, weight_map: Mapping[str, str], found: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return what the shards hold; raise ArchlabError unless it is what the index says."""
+    """Return the tensors of the shards; raise ArchlabError unless they match the index."""
     for name, file in weight_map.items():
         if name not in found or found[name].file.name != file:
             raise ArchlabError(f"{index}: tensor {name!r} is not in {file}")
@@ -123,7 +123,7 @@ def iter_tensors(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Tens
 
 
 @contextmanager
-def _open(file: Path) -> Iterator[Any]:  # safetensors has no type for what it opens
+def _open(file: Path) -> Iterator[Any]:  # safetensors does not export the type
     try:
         with safe_open(file, framework="pt") as tensors:
             yield tensors

@@ -17,8 +17,8 @@ _OLDER = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.j
 def find_tokens(directory: Path, tokenizer: str | None = None, special_tokens: bool = True) -> ModelTokens:
     """Return what the tokens of a checkpoint mean: by `tokenizer`, or by the directory's tokenizer.json.
 
-    Without either they are unknown, which a warning tells with the way out. Raises ArchlabError for a tokenizer that
-    is damaged.
+    Without either they are unknown, which a warning says along with the remedy. Raises ArchlabError for a tokenizer
+    that is damaged.
     """
     own = directory / TOKENIZER
     if tokenizer is None and not own.is_file():

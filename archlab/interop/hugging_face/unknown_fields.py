@@ -1,7 +1,7 @@
 """Fields of config.json that no format reads: which of them leave the model's function as it is.
 
 transformers ignores every field that a class does not know. archlab does not: a misspelled `num_attention_head`, or a
-field of a later version, may change the model. What passes is listed here, or at a value that turns a feature off.
+field of a later version, may change the model. Accepted fields are listed here, or at a value that turns a feature off.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from archlab.errors import did_you_mean, nearest
 
 # fmt: off
-# How a library stores, initializes, trains or calls a model, not what the model computes.
+# Fields of storing, initializing, training or calling a model, which do not change its function.
 _DESCRIPTIONS = {
     "adapters", "architectures", "auto_map", "_commit_hash", "custom_pipelines", "_diffusers_version", "dtype",
     "finetuning_task", "_from_model_config", "id2label", "is_composition", "is_llama_config", "label2id", "license",
@@ -64,7 +64,7 @@ _OFF: dict[str, tuple[Any, ...]] = {
     "rotary_pct": (1,),
     "tie_encoder_decoder": (False,),
 }
-# A false here would turn off what every model has, rather than a feature that this one lacks.
+# A false here would turn off a feature of every model, rather than one that this model lacks.
 _ESSENTIAL = ("causal", "norm", "position", "residual", "rope", "rotary", "scale")
 _TYPO = 0.8  # how alike a misspelled name is: `tie_word_embedding`, and not `resid_dropout` for `attention_dropout`
 _QUANTIZED = ("quantization", "quantization_config", "compression_config", "quant_method")

@@ -11,7 +11,7 @@ from archlab.config import domains, registry
 from archlab.interop.standalone.source import Definition, ExternalName, Library, Module, Statement
 from archlab.interop.standalone.statements import ExportedStatement, definition_of, read_statement
 
-# Types of archlab's knobs, and what they become in an export. They are aliases, which have no `__module__` to find
+# Types of archlab's knobs, and their replacements in an export. They are aliases, which have no `__module__` to find
 # them by, as a class has.
 _REPLACED = {
     f"{registry.__name__}.Factory": ExternalName("collections.abc.Callable", "Callable"),
@@ -26,8 +26,9 @@ _REPLACED = {
 class Bundle:
     """Collects definitions, orders them so that they can be imported, and gives each a unique name.
 
-    What only YAML needs is removed from knobs: ranges become plain numbers, and slots lose their defaults, unless
-    code constructs the class without these arguments. A name that is already used is prefixed with its module's.
+    Declarations that only YAML needs are removed from knobs: ranges become plain numbers, and slots lose their
+    defaults, unless code constructs the class without these arguments. A name that is already used is prefixed with its
+    module's.
     """
 
     def __init__(self, classes: Sequence[type], functions: Sequence[Callable[..., Any]] = ()) -> None:

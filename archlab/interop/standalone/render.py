@@ -14,7 +14,7 @@ from archlab.errors import one_line
 from archlab.interop.standalone import template
 from archlab.interop.standalone.build_expression import render_call
 from archlab.interop.standalone.bundle import Bundle
-from archlab.interop.standalone.rendering import packages_of, render_definitions, render_imports
+from archlab.interop.standalone.bundle_source import packages_of, render_definitions, render_imports
 from archlab.interop.standalone.source import ExternalName
 from archlab.interop.standalone.statements import definition_of
 from archlab.modeling.build import build_on_meta, count_parameters
@@ -65,7 +65,7 @@ def _children_first(spec: Spec) -> Iterator[Spec]:
 
 
 def is_program(experiment: Experiment, tokens: ModelTokens | None) -> bool:
-    """Tell whether the module can be run, to continue a text given on its command line."""
+    """Return whether the module can be run, to continue a text given on its command line."""
     return template.main in _functions(experiment, tokens)
 
 
@@ -95,7 +95,7 @@ def _describe_tokens(tokens: ModelTokens | None) -> str:
     if tokens is None or (tokens.file is None and tokens.kind not in ("bytes", "unknown")):
         return ""
     if tokens.kind == "unknown":
-        return "What the tokens mean is unknown: the model was imported without a tokenizer.\n\n"
+        return "The meaning of tokens is unknown: the model was imported without a tokenizer.\n\n"
     meaning = "bytes of UTF-8" if tokens.kind == "bytes" else f"those of {tokens.file}"
     added = [f"{name!r} {side} a text" for side in ("before", "after") for name in getattr(tokens, side)]
     special = f"; its special tokens are {', '.join(added)}" if added and tokens.special_tokens else ""

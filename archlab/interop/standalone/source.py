@@ -126,7 +126,9 @@ class Module:
         module = resolve_name("." * node.level + (node.module or ""), self.package)
         for alias in node.names:
             if alias.name == "*":
-                raise ArchlabError(f"{self.file}:{node.lineno}: an import of * cannot be exported; name what is used")
+                raise ArchlabError(
+                    f"{self.file}:{node.lineno}: an import of * cannot be exported; import the names that are used"
+                )
             self.imports[alias.asname or alias.name] = ImportedName(module, alias.name)
 
     def defining(self, name: str) -> list[Statement]:

@@ -62,7 +62,7 @@ def _read_entries(file: Path, key: str) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: is damaged: {error}") from error
     if not isinstance(entries, dict):
-        raise ValueError(f"{file}: is damaged: {key} is no object")
+        raise ValueError(f"{file}: is damaged: {key} is not an object")
     return entries
 
 

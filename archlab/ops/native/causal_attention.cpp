@@ -159,7 +159,7 @@ struct Attention {
         }
     }
     // Turn one query's scores against a block of keys into weights relative to its largest score so far. Where that has
-    // grown, what was summed relative to the smaller one is scaled down.
+    // grown, the sums relative to the smaller one are scaled down.
     void exponentiate(float* row, int64_t visible, int64_t seen, Softmax& softmax, float* sums) const {
         const int64_t full = round_up(visible, LANES);
         std::fill(row + visible, row + full, -INFINITY);
@@ -246,7 +246,7 @@ struct Attention {
         }
     }
     // Turn one query's scores into weights p, and the gradients dp into dz, in place. The last vector may extend beyond
-    // the visible keys; what it computes there is overwritten by zeros, or is beyond `seen`, which nobody reads.
+    // the visible keys; what it computes there is overwritten by zeros, or is beyond `seen` and never read.
     static void differentiate(float* row, float* gradients, int64_t visible, int64_t seen, float log_sum,
                               float mean) {
         for (int64_t s = 0; s < visible; s += LANES) {

@@ -1,7 +1,7 @@
 // Recurrences that are independent per channel: a lane of a vector is a channel, and time is split into chunks.
 //
 // A group is LANES neighboring channels, one vector. A chunk is STEPS steps, a constant of the build that the caller
-// sets (library.py), as it also allocates what is saved per chunk.
+// sets (library.py), as it also allocates the states saved per chunk.
 
 #pragma once
 #include "simd.h"

@@ -78,7 +78,7 @@ def _build(source: Path, constants: tuple[str, ...]) -> ctypes.CDLL | None:
         changed = str(Path(command[0]).stat().st_mtime_ns)  # detects an upgraded compiler of the same path
         file = cached_library("native", source.stem, (code, *command, changed), partial(_compile, source, command))
         if file is not None:
-            with suppress(OSError):  # what the compiler built, the loader refuses: build with fewer flags
+            with suppress(OSError):  # the loader refuses the library: build with fewer flags
                 return ctypes.CDLL(str(file))
     return None
 

@@ -17,7 +17,7 @@ from ._diagonal_forward import forward
 
 # A row is 32 channels, one warp, whose loads are lines of 128 bytes. A tile of 16 rows of 64 steps is 128 KiB of u,
 # which the caches hold for the second pass. Measured on an H100: 8 rows of 32 steps take half as long again, as few
-# warps wait for their loads together and what a tile costs by itself is shared by fewer steps.
+# warps wait for their loads together and the fixed cost of a tile is shared by fewer steps.
 ROWS, CHANNELS, MAX_STEPS = 16, 32, 64
 # Parts of states that are processed together: 8 complex states spill registers forward, and 4 backward.
 PARTS, PARTS_BACK = 8, 4

@@ -24,7 +24,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 _TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float64: "fp64", torch.int64: "i64"}
-# What a launch finds out about its arguments and specializes for: pointers and integers divisible by 16.
+# Properties of arguments that a launch specializes for: pointers and integers divisible by 16.
 _ALIGNED = [["tt.divisibility", 16]]
 
 
@@ -38,7 +38,7 @@ class Resources(NamedTuple):
 
 def kernel_resources(launch: Launch, target: str) -> Resources:
     """Compile a launch's kernel for one of TARGETS, and read its resources from the binary or the assembly."""
-    # GPUTarget and ASTSource are what triton.compile takes (triton 3); a GPU's driver would not be asked for a target.
+    # triton.compile takes a GPUTarget and an ASTSource (triton 3), so that no GPU's driver is needed.
     compiled: Any = triton.compile(_source(launch), target=TARGETS[target], options={"num_warps": launch.num_warps})
     if "cubin" in compiled.asm:
         registers, spills = _of_cubin(compiled.asm["cubin"])

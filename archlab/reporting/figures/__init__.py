@@ -1,1 +1,1 @@
-"""Figures as data: what a page's own script draws at the width that it has."""
+"""Figures as data, which a page's own script draws at the page's width."""

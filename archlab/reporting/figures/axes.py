@@ -9,14 +9,14 @@ from typing import Any
 
 from archlab.config.domains import Interval
 from archlab.errors import ArchlabError
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.figures.chart import Part, axis, categories
 from archlab.reporting.format import brief
+from archlab.reporting.search_data import Run, SearchData
 from archlab.searching.space.listed_choices import listed_choices
 from archlab.searching.variants.parameters import resolve_parameter
 from archlab.searching.variants.variant import start
 
-_LOG_FROM = 30  # times the smallest value: a range of a component that the base lacks does not tell how it is sampled
+_LOG_FROM = 30  # times the smallest value: a range of a component that the base lacks does not say how it is sampled
 _FEW = 8  # different numbers up to which a knob's axis has a place for each
 
 
@@ -33,7 +33,7 @@ class KnobAxis:
     high: float = 1.0
 
     def place(self, run: Run) -> float | None:
-        """Return where a run lies, or None if it does not have the knob."""
+        """Return a run's position on the axis, or None if it does not have the knob."""
         if self.path not in run.values:
             return None
         value = run.values[self.path]
@@ -56,11 +56,11 @@ class KnobAxis:
 
 
 def knob_axis(path: str, label: str, data: SearchData, runs: Sequence[Run]) -> KnobAxis:
-    """Return the axis on which runs lie by a knob."""
+    """Return the axis of a knob's values."""
     values = [run.values[path] for run in runs if path in run.values]
     interval = _interval(data, path)
     if not values or not all(map(_is_number, values)):
-        return KnobAxis(path, label, _ordered(values, _listed(data, path)), False)
+        return KnobAxis(path, label, _order_values(values, _listed_values(data, path)), False)
     if interval is None and len(set(values)) <= _FEW:
         return KnobAxis(path, label, tuple(brief(value) for value in sorted(set(values))), False)
     low, high = min(values), max(values)
@@ -72,7 +72,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _ordered(values: Sequence[Any], listed: Sequence[Any]) -> tuple[str, ...]:
+def _order_values(values: Sequence[Any], listed: Sequence[Any]) -> tuple[str, ...]:
     """Return names in the order of the space, then numbers by their size, then all others by their letters."""
     places = {brief(value): place for place, value in enumerate(listed)}
     sizes = {brief(value): value for value in values if _is_number(value)}
@@ -80,7 +80,7 @@ def _ordered(values: Sequence[Any], listed: Sequence[Any]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda n: (places.get(n, len(places)), n not in sizes, sizes.get(n, 0), n)))
 
 
-def _listed(data: SearchData, path: str) -> Sequence[Any]:
+def _listed_values(data: SearchData, path: str) -> Sequence[Any]:
     with contextlib.suppress(ArchlabError):
         return (listed_choices(data.space, path) or ()) if path in data.space.varied else ()
     return ()

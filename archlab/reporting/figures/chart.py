@@ -55,12 +55,12 @@ def axis(
     """Return an axis of numbers that holds the values; a logarithmic one if `log` and all are positive."""
     finite = [value for value in (*values, *(domain or ())) if math.isfinite(value)] or [0.0, 1.0]
     log = log and min(finite) > 0
-    low, high = domain or _padded(min(finite), max(finite), log)
+    low, high = domain or _pad(min(finite), max(finite), log)
     made: Part = {"label": text(label), "scale": "log" if log else "linear", "domain": numbers((low, high))}
     return made | ({"integer": True} if integer else {}) | ({"percent": True} if percent else {})
 
 
-def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
+def _pad(low: float, high: float, log: bool) -> tuple[float, float]:
     if low == high:
         return low, high  # the script gives it a width
     if log:
@@ -102,7 +102,7 @@ def dots(
     offset: float = 0,
     size: float | None = None,
 ) -> Part:
-    """Return dots; `labels` are written beside them, `names` are told at the pointer, a `swarm` does not overlap."""
+    """Return dots; `labels` are written beside them, `names` are shown in tooltips, a `swarm` does not overlap."""
     made: Part = {"m": "dot", "c": kind, "x": numbers(x for x, _ in points), "y": numbers(y for _, y in points)}
     options: dict[str, Json] = {
         "shape": shape,
@@ -161,7 +161,7 @@ def many_or_none(count: int) -> int:
 def robust_top(values: Sequence[float], sign: float, reach: float = 4.0) -> float:
     """Return the worst value that a figure has to show: a diverged run would leave no room for the others.
 
-    It lies `reach` times as far beyond the third quartile as that lies from the best value.
+    Its distance from the third quartile is `reach` times that of the quartile from the best value.
     """
     ordered = sorted((value for value in values if math.isfinite(value)), key=lambda value: sign * value)
     best, quartile = ordered[0], ordered[math.ceil(0.75 * (len(ordered) - 1))]

@@ -1,4 +1,4 @@
-"""Curves of several models in one figure: their validation losses by tokens, and what suites found of them."""
+"""Curves of several models in one figure: their validation losses by tokens, and their results of suites."""
 
 from __future__ import annotations
 

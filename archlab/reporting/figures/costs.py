@@ -1,4 +1,4 @@
-"""Costs against results: who is on the Pareto front, and where the baseline lies."""
+"""Figures of costs against results, with the Pareto front and the baseline."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.figures.chart import Figure, Part, axis, chart, dots, key, line, panel, robust_top
 from archlab.reporting.figures.runs import by_kind, legend, shape_of, value_of
 from archlab.reporting.format import axis_title
+from archlab.reporting.search_data import Run, SearchData
 
 _COSTS = ("params", "flops_per_token", "tokens_per_s", "state_bytes", "memory_per_device")
 _MORE_IS_BETTER = ("tokens_per_s",)
@@ -68,7 +68,7 @@ def cost_panels(data: SearchData) -> Figure | None:
 
 
 def _panel(plane: Plane, data: SearchData) -> Part:
-    shown = _shown(plane, data)
+    shown = _shown_runs(plane, data)
     names = {run.name for run in shown}
     best = [run for run in front(plane, data.complete) if run.name in names]
     xs, ys = ([run.metrics[metric] for run in shown] for metric in (plane.x, plane.y))
@@ -80,7 +80,7 @@ def _panel(plane: Plane, data: SearchData) -> Part:
     return panel(_axis(plane.x, plane.x_sign, xs), _axis(plane.y, plane.y_sign, ys), marks)
 
 
-def _shown(plane: Plane, data: SearchData) -> list[Run]:
+def _shown_runs(plane: Plane, data: SearchData) -> list[Run]:
     """Return the complete runs, the baseline included, without those so much worse that they would hide the others."""
     known = [run for run in data.complete if value_of(run, plane.x) is not None]
     top = robust_top([run.metrics[plane.y] for run in known], plane.y_sign)

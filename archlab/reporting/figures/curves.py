@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.figures.chart import Figure, Part, axis, chart, line, panel, robust_top
 from archlab.reporting.figures.runs import by_kind, legend
 from archlab.reporting.format import axis_title
+from archlab.reporting.search_data import Run, SearchData
 
 _POINTS = 40_000  # of all curves together: half a megabyte
 _LEAST = 12  # points of a curve, however many curves there are
@@ -17,7 +17,7 @@ _FULL = 400  # of those that stand out
 
 
 def learning_curves(data: SearchData) -> tuple[Figure, str] | None:
-    """Return the figure and what it does not show, or None where nothing was evaluated."""
+    """Return the figure and a note about values not shown, or None if nothing was evaluated."""
     kinds = {kind: [(n, r) for n, r in runs if _finite(r)] for kind, runs in by_kind(data).items()}
     kinds = {kind: runs for kind, runs in kinds.items() if runs}
     curves = [_finite(run) for runs in kinds.values() for _, run in runs]
@@ -54,7 +54,7 @@ def _mark(kind: str, number: int, run: Run, most: int) -> Part:
 
 
 def thin(points: Sequence[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """Return at most so many points of a curve, evenly chosen, with its first and its last."""
+    """Return at most the given number of points of a curve, evenly chosen, with its first and its last."""
     if len(points) <= most:
         return list(points)
     return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]

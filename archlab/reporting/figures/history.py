@@ -1,11 +1,11 @@
-"""What each trial reached, in the order of the trials, and the best so far."""
+"""The value of each trial, in the order of the trials, and the best so far."""
 
 from __future__ import annotations
 
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.figures.chart import Figure, Part, axis, chart, dots, key, line, panel, robust_top, rule
 from archlab.reporting.figures.runs import by_kind, legend, shape_of, value_of
 from archlab.reporting.format import axis_title
+from archlab.reporting.search_data import Run, SearchData
 
 
 def history(data: SearchData) -> Figure | None:
@@ -36,7 +36,7 @@ def _within(value: float, worst: float, sign: float) -> float:
 
 
 def _dots(kind: str, runs: list[tuple[int, Run]], data: SearchData, worst: float) -> Part:
-    """Return the dots of a kind; what reached nothing, or less than the figure shows, lies at its edge."""
+    """Return the dots of a kind; values that are missing or out of range are at the figure's edge."""
     values = [value_of(run, data.space.objective) for _, run in runs]
     rows = [worst if value is None else _within(value, worst, data.space.sign) for value in values]
     points = [(int(run.name), value) for (_, run), value in zip(runs, rows, strict=True)]

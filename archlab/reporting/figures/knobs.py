@@ -1,20 +1,20 @@
-"""What each value of each knob has led to: one small panel a knob, and no model between the trials and the eye."""
+"""The results of each value of each knob: one small panel per knob, without a fitted model."""
 
 from __future__ import annotations
 
 import statistics
 
-from archlab.reporting.data import Run, SearchData, short_names
 from archlab.reporting.figures.axes import KnobAxis, knob_axis
 from archlab.reporting.figures.chart import Figure, Part, axis, chart, dots, key, panel, robust_top, rule
 from archlab.reporting.figures.runs import by_kind, legend, shape_of, value_of
 from archlab.reporting.format import axis_title
+from archlab.reporting.search_data import Run, SearchData, short_names
 
 _MOST = 12  # choices in a panel
 
 
 def knob_panels(data: SearchData) -> tuple[Figure, str] | None:
-    """Return the figure and what it leaves out, or None until two trials are complete."""
+    """Return the figure and a note about values left out, or None until two trials are complete."""
     runs, objective = data.complete, data.space.objective
     values = [value for run in runs if (value := value_of(run, objective)) is not None]
     if len(values) < 2:

@@ -1,4 +1,4 @@
-"""The losses of a ladder's candidates over parameters and FLOPs, with their laws and what is left open of these."""
+"""The losses of a ladder's candidates over parameters and FLOPs, with their laws and the uncertainty of these."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _draws(summary: LadderSummary) -> Mapping[str, Draws]:
     """Return the bootstrap of the laws that the summary has: the same seed, so the same laws."""
     if summary.fit is None:
         return {}
-    names = [found["candidate"] for found in _found(summary)]
+    names = [found["candidate"] for found in _fits(summary)]
     target = (float(summary.fit["target"]["params"]), float(summary.fit["target"]["tokens"]))  # type: ignore[index, call-overload, arg-type]
     try:
         return fit_candidates(points(summary.results, names), dict.fromkeys(names, target), seed=0).draws
@@ -66,7 +66,7 @@ def _draws(summary: LadderSummary) -> Mapping[str, Draws]:
         return {}
 
 
-def _found(summary: LadderSummary) -> Sequence[Mapping[str, Any]]:
+def _fits(summary: LadderSummary) -> Sequence[Mapping[str, Any]]:
     found: Any = (summary.fit or {}).get("candidates", [])
     return list(found)
 
@@ -125,7 +125,7 @@ def _floats(values: Any) -> list[float]:
 
 
 def _interval(draws: Draws, size: Size) -> tuple[float, float]:
-    return interval(draws.sampled(size.params, size.tokens), draws.forecast(size.params, size.tokens))
+    return interval(draws.sample(size.params, size.tokens), draws.forecast(size.params, size.tokens))
 
 
 def _rungs(runs: Sequence[RunResult]) -> list[int]:
@@ -137,7 +137,7 @@ def _mean_loss(runs: Sequence[RunResult], rung: int) -> float:
 
 
 def _dots(kind: str, runs: Sequence[RunResult], view: str, name: str) -> list[Part]:
-    """Return the dots of runs; a branch, which repeats the steps of its trunk, lies where a run of its own would."""
+    """Return the dots of runs; a branch counts the steps of its trunk too, as a separate run would."""
     marks = []
     for shape, is_whole in (("circle", True), ("hollow", False)):
         mine = [run for run in runs if (run.part == 1.0) == is_whole and run.loss is not None]

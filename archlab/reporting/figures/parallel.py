@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from archlab.reporting.data import Run, SearchData, short_names
 from archlab.reporting.figures.axes import KnobAxis, knob_axis
 from archlab.reporting.figures.chart import Figure, Json, Part, axis, key, many_or_none, number, robust_top
 from archlab.reporting.figures.runs import by_kind, legend, value_of
+from archlab.reporting.search_data import Run, SearchData, short_names
 
 _ABSENT, _WORSE = "–", "worse"
 _SHADES = 5
@@ -39,7 +39,7 @@ def parallel_coordinates(data: SearchData) -> Figure | None:
     legends = [key("q0", "better", "line"), key("q4", "worse", "line")]
     spec: Part = {"kind": "parallel", "axes": axes, "rows": rows, "many": many_or_none(len(rows))}
     spec["legend"] = [*legend([kind for kind in kinds if kind != "complete"], "line"), *legends]
-    return Figure("coordinates", "parallel coordinates: the values of each trial and what it reached", spec)
+    return Figure("coordinates", "parallel coordinates: the values of each trial and its result", spec)
 
 
 def _with_slots(part: Part, slots: Sequence[str]) -> Part:
@@ -61,7 +61,7 @@ def _objective_axis(metric: str, data: SearchData, states: Sequence[str]) -> Par
     shown = [value for value in values if sign * value <= sign * top]
     baseline = value_of(data.baseline, metric)
     made = axis(metric, shown if baseline is None else [*shown, baseline])
-    # What ended early reached no value to compare: it has a place of its own beyond the axis.
+    # Trials that ended early have no comparable value: their place is beyond the axis.
     return _with_slots(made, [*states, *([_WORSE] if len(shown) < len(data.complete) else [])])
 
 

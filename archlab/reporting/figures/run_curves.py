@@ -1,4 +1,4 @@
-"""What one training run logged, by step."""
+"""The logged metrics of one training run, by step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KNOWN = {"step", "tokens", "loss", "val_loss", "tokens_per_s_per_device", *_BES
 
 
 def loss_curves(records: Sequence[Mapping[str, Any]]) -> tuple[Figure, str] | None:
-    """Return the training and the validation loss by step and what is not shown, or None where nothing was logged."""
+    """Return both losses by step and a note about values not shown, or None if nothing was logged."""
     training, validation = points_of(records, "loss"), points_of(records, "val_loss")
     values = [value for _, value in (*training, *validation)]
     if not values:

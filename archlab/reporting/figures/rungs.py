@@ -1,4 +1,4 @@
-"""A ladder from rung to rung: forecasts beside what came out, ranks, and the probability of being best."""
+"""Figures of a ladder by rung: forecasts and results, ranks, and the probability of being best."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def forecast_panels(summary: LadderSummary) -> Figure | None:
         return None
     legend = [
         key("complete", "forecast, with its 90 % interval", "interval"),
-        key("best", "what came out", "dot"),
-        key("failed", "what came out, outside the interval", "dot", "diamond"),
+        key("best", "result", "dot"),
+        key("failed", "result, outside the interval", "dot", "diamond"),
     ]
     spec = chart(shown, legend, min_width=320, columns=3)
-    return Figure("forecasts", "forecasts of each rung, written before it was trained, and what came out", spec)
+    return Figure("forecasts", "forecasts of each rung, written before it was trained, and results", spec)
 
 
 def forecasts_of_target(summary: LadderSummary) -> Mapping[str, Mapping[str, Any]]:

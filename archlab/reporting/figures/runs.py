@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-from archlab.reporting.data import Run, SearchData, short_names
 from archlab.reporting.figures.chart import Json, Part, key, text
 from archlab.reporting.format import brief
+from archlab.reporting.search_data import Run, SearchData, short_names
 from archlab.text import shorten, visible
 
 BASELINE = 0
@@ -59,15 +59,15 @@ def value_of(run: Run, metric: str) -> float | None:
 
 
 def page_data(data: SearchData) -> Mapping[str, Json]:
-    """Return what figures tell of each run at the pointer."""
+    """Return the tooltip of each run."""
     short = short_names(data.shown_paths)
     return {
         "knobs": [text(name) for name in short.values()],
-        "runs": [_told(run, data) for run in (data.baseline, *data.trials)],
+        "runs": [_tooltip(run, data) for run in (data.baseline, *data.trials)],
     }
 
 
-def _told(run: Run, data: SearchData) -> list[Json]:
+def _tooltip(run: Run, data: SearchData) -> list[Json]:
     values = [text(brief(run.values[path])) if path in run.values else "" for path in data.shown_paths]
     state = f"best, {run.state}" if run is data.best else run.state
     return [run.title, state, visible(shorten(run.reason, _REASON)), values]

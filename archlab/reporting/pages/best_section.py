@@ -1,4 +1,4 @@
-"""The best trial: what the search changed, its layers beside the base's, and its experiment."""
+"""The section of the best trial: changed values, its layers beside the base's, and its experiment."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from archlab.config.yaml_files import load_yaml
-from archlab.reporting.data import Run, SearchData
 from archlab.reporting.format import brief
 from archlab.reporting.html import code, paragraph, table
 from archlab.reporting.pages.model_section import diagram, yaml_difference
+from archlab.reporting.search_data import Run, SearchData
 
 _FILE = "experiment.yaml"
 

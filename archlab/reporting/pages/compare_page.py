@@ -21,7 +21,7 @@ def compare_page(models: Sequence[ComparedModel], found: Sequence[Difference], n
 
 
 def results(models: Sequence[ComparedModel]) -> Iterator[tuple[str, tuple[float | None, ...]]]:
-    """Yield what was measured of the runs, by its name; nothing where none is a run."""
+    """Yield the metrics of the runs, by name; nothing if none is a run."""
     if any(model.tokens for model in models):
         yield "tokens trained on", tuple(model.tokens or None for model in models)
     for name in _MEASURED:
@@ -31,7 +31,7 @@ def results(models: Sequence[ComparedModel]) -> Iterator[tuple[str, tuple[float 
 
 
 def costs(models: Sequence[ComparedModel]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield what is counted of all, by its name."""
+    """Yield the costs of all models, by name."""
     for name in models[0].costs:
         yield axis_title(name), tuple(model.costs[name] for model in models)
 
@@ -89,7 +89,7 @@ def _yaml(models: Sequence[ComparedModel]) -> Iterator[str]:
 def _evaluation(models: Sequence[ComparedModel], suite: str) -> Iterator[str]:
     names = [model.name for model in models]
     if figures := shared_figures(models, suite):
-        rows = [("", (name, *(_told(each) for each in values))) for name, values in figures.items()]
+        rows = [("", (name, *(_format_estimate(each) for each in values))) for name, values in figures.items()]
         yield table(["", *names], rows, name=suite, narrow=True)
     for name, curves in shared_curves(models, suite).items():
         yield figure(compared_curve(suite, curves), f"{curves[0][2].title}; 90 % intervals.")
@@ -99,10 +99,10 @@ def _evaluation(models: Sequence[ComparedModel], suite: str) -> Iterator[str]:
 def _rows(curves: Sequence[tuple[int, str, Curve]]) -> Iterator[tuple[str, list[object]]]:
     by_place = [dict(curve.points) for _, _, curve in curves]
     for x in sorted({x for points in by_place for x in points}):
-        yield "", [int(x) if x.is_integer() else x, *(_told(points.get(x)) for points in by_place)]
+        yield "", [int(x) if x.is_integer() else x, *(_format_estimate(points.get(x)) for points in by_place)]
 
 
-def _told(each: Estimate | None) -> str:
+def _format_estimate(each: Estimate | None) -> str:
     if each is None:
         return ""
     interval = "" if each.low is None or each.high is None else f" ({each.low:.4f} to {each.high:.4f})"

@@ -52,8 +52,8 @@ def _cells(each: Estimate) -> list[object]:
 
 def _own_digits(each: Estimate) -> list[object]:
     """Return a figure's cells: no number of digits suits all of a column with figures of different sizes."""
-    told = ["" if value is None else f"{value:,.4f}" for value in (each.value, each.low, each.high)]
-    return [*told, each.units, each.count]
+    cells = ["" if value is None else f"{value:,.4f}" for value in (each.value, each.low, each.high)]
+    return [*cells, each.units, each.count]
 
 
 def _whole(x: float) -> float | int:

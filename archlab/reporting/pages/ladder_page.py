@@ -53,13 +53,13 @@ def _sections(summary: LadderSummary, folder: Path) -> Iterator[str]:
     if (laws := law_panels(summary)) is not None:
         yield section("Loss over compute", figure(laws, _ABOUT_LAWS if summary.fit is not None else _ABOUT_MEANS))
     if (forecasts := forecast_panels(summary)) is not None:
-        yield section("Forecasts and what came out", figure(forecasts, _ABOUT_FORECASTS))
+        yield section("Forecasts and results", figure(forecasts, _ABOUT_FORECASTS))
     if targets := forecasts_of_target(summary):
         yield section("Target", _target_table(targets))
     if (chances := probabilities(summary)) is not None:
         yield section("Probability of being best", figure(chances))
     if (order := ranks(summary)) is not None:
-        yield section("Rank by rung", figure(order, "A line that ends early is a candidate that did not go on."))
+        yield section("Rank by rung", figure(order, "A line that ends early is a candidate that did not continue."))
     yield section("Rungs", *(part for rung in summary.rungs for part in _rung(rung, _onward(rung, summary))))
     if summary.failed:
         yield section("Dropped out", facts(summary.failed))
@@ -71,7 +71,7 @@ def _sections(summary: LadderSummary, folder: Path) -> Iterator[str]:
 
 _ABOUT_LAWS = (
     "FLOPs are counted, forward and backward. Lines are the laws L(N, D) = E + A/N^a + B/D^b along the rungs' sizes "
-    "and tokens, bands what is left open of them (90 %). A dashed line joins means where no law was fitted."
+    "and tokens, bands their uncertainty (90 %). A dashed line joins means where no law was fitted."
 )
 _ABOUT_MEANS = (
     "FLOPs are counted, forward and backward. Dashed lines join the means over random seeds; no law was fitted."
@@ -91,10 +91,10 @@ def _target_table(targets: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _onward(rung: RungSummary, summary: LadderSummary) -> str:
-    """Return what the table says of a candidate that goes on from a rung; nothing where the ladder ends with it."""
+    """Return the table's text for a candidate that continues from a rung; nothing if the ladder ends with it."""
     if rung is not summary.rungs[-1]:
-        return "goes on"
-    return "goes on to the target" if summary.target is not None else ""
+        return "continues"
+    return "continues to the target" if summary.target is not None else ""
 
 
 def _rung(rung: RungSummary, onward: str) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _decision(name: str, rung: RungSummary, onward: str) -> str:
         return ""
     goes_on: Any = rung.decision.get("goes_on") or []
     dropped: Any = rung.decision.get("dropped") or {}
-    return onward if name in goes_on else str(dropped.get(name) or "does not go on")
+    return onward if name in goes_on else str(dropped.get(name) or "does not continue")
 
 
 def _runs_table(summary: LadderSummary, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""A model's layers as a diagram, what each kind of layer is made of, and how a model differs from another."""
+"""A model's layers as a diagram, the components of each kind of layer, and differences between two models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _describe(kinds: Kinds) -> str:
 def _card(number: int, tree: Mapping[str, Any], first: Mapping[tuple[str, ...], Line]) -> str:
     lines = "".join(_line(line, first.get(line.path)) for line in layer_lines(tree))
     name = f'<span class="key mark c{number % 8}">{letter(number)}</span>'
-    about = "" if number == 0 else " <small>what differs from A stands out</small>"
+    about = "" if number == 0 else " <small>differences from A are highlighted</small>"
     return f"<div><dt>{name}{escape(str(tree['type']))}{about}</dt><dd>{lines}</dd></div>"
 
 
@@ -44,23 +44,23 @@ def _line(line: Line, other: Line | None) -> str:
     if not line.path and not line.knobs:
         return ""
     knobs = [
-        _marked(f"{key} {value}", other is not None and other.knobs.get(key) == value)
+        _mark(f"{key} {value}", other is not None and other.knobs.get(key) == value)
         for key, value in line.knobs.items()
     ]
-    slot = _marked(f"{line.path[-1]}: {line.name}", other is not None and other.name == line.name) if line.path else ""
+    slot = _mark(f"{line.path[-1]}: {line.name}", other is not None and other.name == line.name) if line.path else ""
     return f'<div style="--depth:{max(len(line.path) - 1, 0)}">{slot} <small>{", ".join(knobs)}</small></div>'
 
 
-def _marked(text: str, is_same: bool) -> str:
+def _mark(text: str, is_same: bool) -> str:
     return escape(text) if is_same else f'<b class="changed">{escape(text)}</b>'
 
 
 def yaml_difference(before: Mapping[str, Any], after: Mapping[str, Any], names: tuple[str, str]) -> str:
     """Return the lines in which two experiments differ, folded, or nothing where they do not."""
-    lines = list(_unified(before, after, names))
+    lines = list(_unified_diff(before, after, names))
     return code("\n".join(lines), folded=f"Difference of the experiments, {names[0]} to {names[1]}") if lines else ""
 
 
-def _unified(before: Mapping[str, Any], after: Mapping[str, Any], names: tuple[str, str]) -> Iterator[str]:
+def _unified_diff(before: Mapping[str, Any], after: Mapping[str, Any], names: tuple[str, str]) -> Iterator[str]:
     old, new = (format_yaml(dict(tree)).splitlines() for tree in (before, after))
     return difflib.unified_diff(old, new, *names, lineterm="", n=2)

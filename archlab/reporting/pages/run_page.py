@@ -20,7 +20,7 @@ from archlab.training.metrics_file import NAME, read_kept
 
 
 def run_page(folder: Path) -> str:
-    """Return the page of a run: curves, last metrics, costs, the model, settings; the run may still be going on."""
+    """Return the page of a run: curves, last metrics, costs, the model, settings; the run may still be in progress."""
     require_unedited(folder)
     experiment, records = load(folder / "experiment.yaml", recorded=True), metrics.read(folder)
     last = {name: value for record in records for name, value in record.items()}

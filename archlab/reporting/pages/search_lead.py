@@ -1,4 +1,4 @@
-"""What a search found, in the sentences and figures at the top of its page."""
+"""The summary of a search at the top of its page."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from archlab.reporting.choices import describe_spent
 from archlab.reporting.comparison import Comparison, compare_with_baseline, describe_fairness, describe_losses
-from archlab.reporting.data import SearchData
 from archlab.reporting.format import format_metrics
 from archlab.reporting.html import key_figures, paragraph
+from archlab.reporting.search_data import SearchData
 
 COMPRESSORS = ("xz", "bz2", "zlib")
 
 
 def lead(data: SearchData) -> str:
-    """Return the verdict, the figures that matter most, and what has to be known to read them."""
+    """Return the verdict, the key figures, and notes for reading them."""
     comparison = compare_with_baseline(data)
     is_worse = comparison is not None and comparison.gain <= 0
     parts = [paragraph(headline(data, comparison), "lead warning" if is_worse else "lead")]
@@ -36,7 +36,7 @@ def headline(data: SearchData, comparison: Comparison | None) -> str:
     if best is None:
         return "No trial has been completed." if data.summary else "The search has not ended; this is its state now."
     running = "" if data.summary else "The search has not ended. So far: "
-    found = f"{running}{_found(data)}"
+    found = f"{running}{_describe_best(data)}"
     if comparison is None:
         return f"{found}. There is no baseline to compare it with."
     where = "on the whole validation split" if comparison.is_whole else "during training"
@@ -46,7 +46,7 @@ def headline(data: SearchData, comparison: Comparison | None) -> str:
     return f"No trial is better than the baseline. {found[0].upper()}{found[1:]}. {difference}."
 
 
-def _found(data: SearchData) -> str:
+def _describe_best(data: SearchData) -> str:
     bits, best = bits_per_byte(data), data.best
     assert best is not None
     if "best trial" in bits:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from archlab.reporting.choices import ABOUT, choice_tables
-from archlab.reporting.data import SearchData, short_names
 from archlab.reporting.figures.bars import bars
 from archlab.reporting.figures.chart import Figure
 from archlab.reporting.figures.costs import cost_panels
@@ -22,6 +21,7 @@ from archlab.reporting.importance import EVALUATOR, importances
 from archlab.reporting.pages.best_section import best_section
 from archlab.reporting.pages.search_lead import COMPRESSORS, bits_per_byte, lead
 from archlab.reporting.pages.search_tables import front_table, reasons_table, trials_table
+from archlab.reporting.search_data import SearchData, short_names
 from archlab.searching.results.summary import SearchSummary
 from archlab.text import shell_path
 
@@ -38,7 +38,7 @@ def _sections(data: SearchData) -> Iterator[str]:
         )
     if (chart := history(data)) is not None:
         yield section("Trials in order", figure(chart), note=_about_history(data))
-    yield section("What each knob did", *_knobs(data), *_choices(data))
+    yield section("Effect of each knob", *_knobs(data), *_choices(data))
     yield section("Importance of the knobs", *_importances(data))
     if (chart := cost_panels(data)) is not None:
         yield section("Costs and results", figure(chart, _ABOUT_COSTS), front_table(data))
@@ -57,7 +57,7 @@ def _sections(data: SearchData) -> Iterator[str]:
 
 _ABOUT_COSTS = (
     "The dotted line is the Pareto front of the two metrics: no other trial is better in both. Trials on it have their "
-    "numbers beside them. What is much worse than most is left out of the figure, and in the table."
+    "numbers beside them. Outliers on the worse side are left out of the figure, but are in the table."
 )
 _ABOUT_CURVES = "Pruned runs end with a ring. Point at a curve to see its trial here and in the other figures."
 _ABOUT_TRIALS = (
@@ -71,7 +71,7 @@ _ABOUT_NOISE = "± seeds is the standard deviation that random seeds alone give 
 
 def _about_history(data: SearchData) -> str:
     verb = "maximized" if data.space.sign < 0 else "minimized"
-    return f"{data.space.objective} is {verb}. What reached no value, or a much worse one, lies at the figure's edge."
+    return f"{data.space.objective} is {verb}. Trials without a value or with a much worse one are at the edge."
 
 
 def _knobs(data: SearchData) -> list[str]:
@@ -123,7 +123,7 @@ def _importances(data: SearchData) -> list[str]:
         return [paragraph(f"{problem}{shown if knob_panels(data) is not None else ''}", "note")]
     shares = {_knob_of(name, data): share for name, share in by_name.items()}
     note = (
-        f"{EVALUATOR} (Optuna's evaluator: which knobs tell the best tenth of the trials from the others) on "
+        f"{EVALUATOR} (Optuna's evaluator: which knobs distinguish the best tenth of the trials from the others) on "
         f"{data.space.objective}, from {len(data.complete)} complete trials. A knob that only some trials have is "
         "judged by these alone, and by itself for each choice that it belongs to."
     )

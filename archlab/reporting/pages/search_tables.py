@@ -1,4 +1,4 @@
-"""The tables of a search: all trials, what did not complete and why, and the Pareto front."""
+"""The tables of a search: all trials, failures with their reasons, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from archlab.reporting.data import Run, SearchData, short_names
 from archlab.reporting.figures.costs import front, planes
 from archlab.reporting.figures.runs import value_of
 from archlab.reporting.format import brief
 from archlab.reporting.html import Link, State, table
+from archlab.reporting.search_data import Run, SearchData, short_names
 from archlab.text import shorten
 
 _COLUMNS = {
@@ -24,7 +24,7 @@ _REASON = 200
 
 
 def trials_table(data: SearchData) -> str:
-    """Return the table of the baseline and all trials: what each reached first, then what it was given."""
+    """Return the table of the baseline and all trials: results first, then parameters."""
     short, runs = short_names(data.shown_paths), (data.baseline, *data.trials)
     columns = dict.fromkeys(data.space.objectives) | dict.fromkeys(_COLUMNS)
     shown = [name for name in columns if any(name in run.metrics for run in runs)]

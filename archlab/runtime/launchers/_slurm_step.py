@@ -1,4 +1,4 @@
-"""A job on a node of a Slurm cluster: what runs there, and the files by which its launcher and it communicate."""
+"""A job on a node of a Slurm cluster: its process, and the files by which it communicates with its launcher."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Step:
         self._signals.add(number)
 
     def _is_interrupted(self, outcome: Outcome) -> bool:
-        """Tell whether the job is to go on later: it says so, or did not know what a preemption is and died of it."""
+        """Return whether the job is to continue later: it was preempted, or the signal of a preemption killed it."""
         return outcome is Outcome.PREEMPTED or (outcome is Outcome.USER and signal.SIGTERM in self._signals)
 
     def _watch(self, command: Supervised, stop: Path) -> None:
@@ -80,7 +80,7 @@ class Step:
 
 
 def _requeue(id: str) -> bool:
-    """Put this job back into the queue unless a user has canceled it; tell whether it is there."""
+    """Requeue this job unless a user has canceled it; return whether it is in the queue."""
     shown = subprocess.run(["scontrol", "show", "job", "-o", id], capture_output=True, text=True, check=False)
     if "JobState=RUNNING" not in shown.stdout:  # CANCELLED, or already back, as Slurm's own preemption does it
         return "JobState=PENDING" in shown.stdout

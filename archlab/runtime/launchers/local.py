@@ -26,8 +26,8 @@ class LocalLauncher:
     If the process that has submitted them dies, they end as if they were stopped.
 
     Args:
-        cpus: use at most so many cores, by default all that this process may use.
-        gpus: use at most so many GPUs, by default those of CUDA_VISIBLE_DEVICES, or all.
+        cpus: use at most the given number of cores, by default all that this process may use.
+        gpus: use at most the given number of GPUs, by default those of CUDA_VISIBLE_DEVICES, or all.
     """
 
     def __init__(self, *, cpus: int | None = None, gpus: int | None = None) -> None:
@@ -82,7 +82,7 @@ class LocalLauncher:
         resources = entry.job.resources
 
         def is_its_turn() -> bool:
-            # A large job is not overtaken by small ones that would keep it waiting for ever.
+            # A large job is not overtaken by small ones that would keep it waiting forever.
             return entry.outcome is not None or (self._waiting[0] == id and self._shares.fits(resources))
 
         with self._changed:

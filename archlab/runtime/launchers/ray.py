@@ -63,7 +63,7 @@ class RayLauncher:
         self, *, address: str = "auto", resources: dict[str, float] | None = None, autoscaling: bool = False
     ) -> None:
         require_package("ray", "ray")
-        # Not typed: what its decorators add to a class and its methods is not in their types.
+        # Not typed: Ray's types lack the attributes that its decorators add.
         ray: Any = importlib.import_module("ray")
         self._ray, self._autoscaling = ray, autoscaling
         self._resources = resources or {}
@@ -77,7 +77,7 @@ class RayLauncher:
 
     def submit(self, job: Job) -> str:
         """Ask the cluster for a place; raise ArchlabError if the job asks for more than any of its nodes has."""
-        needed = self._needed(job.resources)
+        needed = self._required_resources(job.resources)
         if not self._autoscaling:
             self._require(needed)
         folder = job.folder.absolute()
@@ -110,14 +110,14 @@ class RayLauncher:
             self._ray.kill(entry.actor)
             entry.outcome, entry.actor = Outcome.USER, None
 
-    def _needed(self, resources: Resources) -> dict[str, float]:
+    def _required_resources(self, resources: Resources) -> dict[str, float]:
         return {"CPU": resources.total_cpus, "GPU": resources.total_gpus, **self._resources}
 
     def _require(self, needed: Mapping[str, float]) -> None:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(name, 0) >= amount for name, amount in needed.items()) for node in nodes):
-            asked = _listed(needed)
-            has = "; ".join(_listed({name: node.get(name, 0) for name in needed}) for node in nodes)
+            asked = _format_amounts(needed)
+            has = "; ".join(_format_amounts({name: node.get(name, 0) for name in needed}) for node in nodes)
             raise ArchlabError(f"a job asks for {asked} on one node, and the nodes of the Ray cluster have: {has}")
 
     def _is_ready(self, reference: Any) -> bool:
@@ -138,7 +138,7 @@ def _require_listener(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
 
 
-def _listed(amounts: Mapping[str, float]) -> str:
+def _format_amounts(amounts: Mapping[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in amounts.items() if amount or name in ("CPU", "GPU"))
 
 

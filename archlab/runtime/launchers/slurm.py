@@ -55,10 +55,10 @@ class SlurmLauncher:
     """Runs jobs on a Slurm cluster, all of whose nodes share the jobs' folders and this Python environment.
 
     A job that Slurm preempts (SIGTERM) or whose time ends (SIGUSR1, `signal_s` seconds before) goes back into the
-    queue if it exits with the status of a preemption, 85: it then goes on from its checkpoint.
+    queue if it exits with the status of a preemption, 85: it then continues from its checkpoint.
 
     Args:
-        partition: the partition; this and what follows are sbatch's, by the same names.
+        partition: the partition; this and the following are sbatch's, by the same names.
         account: the account that is charged.
         qos: the quality of service.
         constraint: features that a node must have.
@@ -107,7 +107,7 @@ class SlurmLauncher:
         self._lock = threading.Lock()
 
     def submit(self, job: Job) -> str:
-        """Submit a job with sbatch; raise ArchlabError for what Slurm refuses, MachineError if it does not answer."""
+        """Submit a job with sbatch; raise ArchlabError if Slurm refuses it, MachineError if it does not answer."""
         folder = job.folder.absolute()
         files = folder / FILES
         files.mkdir(parents=True, exist_ok=True)
@@ -173,13 +173,13 @@ class SlurmLauncher:
         for id in self._folders:
             _warn_if_stuck(id, *rows.get(id, ("", "")))
         # The controller forgets a job minutes after its end (MinJobAge); the accounting, if there is any, does not.
-        self._states = {id: rows[id][0] if id in rows else _accounted(id) for id in self._folders}
+        self._states = {id: rows[id][0] if id in rows else _accounting_state(id) for id in self._folders}
 
 
 @cache
 def _warn_if_stuck(id: str, state: str, *reason: str) -> None:
     if state == "PENDING" and reason[0] in _NEVER:
-        _log.warning("Slurm's job %s waits for what may never come: %s", id, reason[0])
+        _log.warning("Slurm's job %s waits for a condition that may never be met: %s", id, reason[0])
 
 
 def _submit(executor: Any, step: Step) -> str:
@@ -193,14 +193,14 @@ def _submit(executor: Any, step: Step) -> str:
         raise kind(f"Slurm does not take the job: {text}") from error
 
 
-def _accounted(id: str) -> str:
+def _accounting_state(id: str) -> str:
     """Return the state of a job in the accounting, or "" if there is no accounting, or no such job."""
     words = (_ask("sacct", "--noheader", "--allocations", "--format=State%30", "--jobs", id) or "").split()
     return words[0].rstrip("+") if words else ""
 
 
 def _ask(*command: str) -> str | None:
-    """Return what a command of Slurm prints, or None if it fails."""
+    """Return the output of a command of Slurm, or None if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

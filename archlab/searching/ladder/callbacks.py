@@ -28,7 +28,7 @@ class LadderCallback:
         """A run has ended with a loss, or for a reason."""
 
     def on_decision(self, rung: Rung, decision: Decision) -> None:
-        """A rung is complete, and it is decided who goes on."""
+        """Called when a rung is complete and the candidates that continue are selected."""
 
     def on_wait(self, progress: Progress) -> None:
         """Other processes do the work, and have come so far; called every few seconds until they have done it."""

@@ -126,7 +126,7 @@ def _with_training(ladder: Ladder, candidate: Candidate, rung: Rung, sized: Expe
     tree = sized.resolved
     train = {key: value for key, value in tree["train"].items() if key not in _LENGTHS}
     settings = ladder.rules.train(train, params, ladder.base_params, tokens)
-    # At the end alone: a curve costs evaluations, and the rung compares what the last step reached.
+    # At the end alone: a curve costs evaluations, and the rung compares final losses.
     tree["train"] = train | settings | {"eval_every": 0}
     tree["train"] |= {path.removeprefix("train."): v for path, v in rung.set.items() if path.startswith("train.")}
     tree |= {"name": f"{candidate.name}_rung_{rung.number}", "description": ""}

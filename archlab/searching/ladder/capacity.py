@@ -1,4 +1,4 @@
-"""Whether this machine can hold a rung, and what its plan says where it cannot."""
+"""Whether this machine can train a rung, and its plan if not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from archlab.runtime.memory import available_memory, format_bytes
 from archlab.searching.ladder.config import Rung
 from archlab.searching.ladder.plan_rungs import RungPlan
 
-MOST_DAYS = 30.0  # of a rung on one CPU: what takes longer is a mistake here, and belongs on other machines
+MOST_DAYS = 30.0  # of a rung on one CPU: a longer one is a mistake here, and belongs on other machines
 
 
 def elsewhere(rung: Rung) -> str:

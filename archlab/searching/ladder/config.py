@@ -29,8 +29,8 @@ Part = Annotated[float, Range(low=0, above=True, high=1)]
 class Rung:
     """A size of models: parameters without embeddings, or a width in `set`, and the tokens that each is trained on.
 
-    `keep` candidates go on, and up to `room` more that cannot be told from the last of them; `elsewhere` leaves its
-    runs to another machine.
+    `keep` candidates continue, and up to `room` more that cannot be distinguished from the last of them;
+    `elsewhere` leaves its runs to another machine.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Rung:
         return f"rungs[{self.number - 1}]"
 
     def num_going_on(self, entrants: int) -> int:
-        """Return how many of so many candidates go on from the rung at most."""
+        """Return how many of the given number of candidates continue from the rung at most."""
         return min(entrants, self.keep + self.room) if self.keep else entrants
 
     def paths(self) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def _check_rung(rung: Rung) -> None:
         raise ConfigError(rung.path, "needs tokens or tokens_per_param, one of them")
     has_width = rung.by in rung.set
     if rung.params is not None and has_width:
-        raise ConfigError(f"{rung.path}.set", f"{rung.by} is what params are reached by; give one of the two")
+        raise ConfigError(f"{rung.path}.set", f"{rung.by} is solved for from params; give one of the two")
     if rung.params is None and not has_width and rung.layers is None:
         raise ConfigError(rung.path, f"has no size: give params, or set {rung.by}")
     if has_width:
@@ -206,7 +206,7 @@ def refuse_incomparable(path: str, owner: str, *, candidate: bool = False) -> No
 
 
 def overlap(one: str, other: str) -> bool:
-    """Tell whether two paths are the same or one lies below the other, wildcards standing for any index."""
+    """Return whether two paths are the same or one is below the other, wildcards standing for any index."""
     return selectors.is_prefix(one, other) or selectors.is_prefix(other, one)
 
 

@@ -1,4 +1,4 @@
-"""What a ladder will take, rung by rung, from plans of some candidates; nothing is trained and nothing written."""
+"""The estimated cost of a ladder by rung, from plans of some candidates; nothing is trained or written."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from archlab.searching.ladder.runs import LadderRun, plan_runs
 from archlab.searching.space.search_space import Space
 
 TARGET = "target"
-_PLANNED = 3  # candidates of a rung, unless told
+_PLANNED = 3  # candidates of a rung, by default
 
 
 @dataclass(frozen=True)
 class RungEstimate:
-    """What a rung takes: its runs one after the other, each on so many `devices`.
+    """The cost of a rung: its runs one after the other, each on the given number of `devices`.
 
     `tokens` are those of a whole run, `memory` the bytes of the largest candidate on a device; `slowest` is the
     candidate with the longest runs.
@@ -44,7 +44,7 @@ class RungEstimate:
 
 @dataclass(frozen=True)
 class LadderDryRun:
-    """What a ladder takes on devices of a kind; the last rung is the target, if it has one, for one candidate.
+    """The cost of a ladder on devices of a kind; the last rung is the target, if it has one, for one candidate.
 
     `planned` names the candidates from which all others are estimated, `infeasible` others with the reason.
     """
@@ -66,7 +66,7 @@ class LadderDryRun:
 
     @property
     def gigabytes(self) -> float:
-        """What all rungs leave on disk, with the checkpoints of a run that is going on."""
+        """Bytes on disk after all rungs, with the checkpoints of a run in progress."""
         return sum(rung.gigabytes for rung in self.rungs if rung.name != TARGET)
 
 
@@ -75,7 +75,7 @@ def dry_run_ladder(
 ) -> LadderDryRun:
     """Estimate a ladder with at most `devices` devices a run; `tell` is called before each rung is planned.
 
-    From each rung `keep` candidates go on, and as many more as it has `room` for. Raises ConfigError for a named
+    From each rung `keep` candidates continue, and as many more as it has `room` for. Raises ConfigError for a named
     candidate that cannot be built or planned.
     """
     ladder = parse_ladder(space)
@@ -112,7 +112,7 @@ def _rung(
     used, each = max(made.devices for made in plans.values()), statistics.fmean(seconds.values())
     first = next(iter(plans.values()))
     weights = 4 * statistics.fmean(made.plan.params for made in plans.values())
-    # Of a run that is going on; afterwards the model is left.
+    # Of a run in progress; afterwards only the model is kept.
     kept = first.experiment.train.keep_checkpoints * statistics.fmean(m.plan.checkpoint_bytes for m in plans.values())
     count = candidates * len(next(iter(runs.values())))
     return RungEstimate(

@@ -1,4 +1,4 @@
-"""What is to be expected of candidates at a size that has not been trained: laws where losses allow, else ranks."""
+"""Forecasts of candidates at an untrained size: by laws where losses allow, else by ranks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Forecasts, written down before the rung that they are of is trained, and never changed.
 
 Each file has the SHA-256 of its own content and that of the forecast before it, so that one that was changed, or taken
-out of the chain, is refused. A hash does not keep anybody from writing the whole chain anew: who wants to prove a
+out of the chain, is refused. A hash does not keep anybody from rewriting the whole chain: who wants to prove a
 forecast to others publishes its hash.
 """
 
@@ -25,10 +25,10 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True)
 class Forecast:
-    """What was said of a rung before it was trained, or of the target at the end (`rung` 0).
+    """The forecast of a rung before it was trained, or of the target at the end (`rung` 0).
 
     - `written`: the time, in UTC.
-    - `params`, `tokens`: what is forecast, embeddings left out.
+    - `params`, `tokens`: the size of the forecast, embeddings left out.
     - `ranking`: the candidates, the expected best first, by `method`: the law or the loss at the largest rung.
     - `candidates`: of each, `forecast`, `interval` and `run_interval` (90 %, of the mean over seeds and of one run),
       `probability_best`, and the `params` that it has there.
@@ -69,7 +69,7 @@ class ForecastDraft:
 
 
 def write_forecast(folder: Path, rung: int, draft: ForecastDraft, losses: Sequence[Mapping[str, Any]]) -> Forecast:
-    """Write the forecast of a rung as the next of the chain, unless it is there; return what is there."""
+    """Write the forecast of a rung as the next of the chain, unless there is one; return the stored one."""
     chain = read_forecasts(folder)
     if rung in chain:
         return chain[rung]
@@ -101,7 +101,7 @@ def read_forecasts(folder: Path) -> dict[int, Forecast]:
 
 
 def require_forecast(folder: Path, rung: int) -> Forecast:
-    """Return the forecast of a rung; raise ArchlabError if the rung was begun and its forecast is gone."""
+    """Return the forecast of a rung; raise ArchlabError if the rung was started and its forecast is gone."""
     forecasts = read_forecasts(folder)
     if rung not in forecasts:
         raise ArchlabError(f"{folder / DIRECTORY}: has no forecast of rung {rung}, which has been trained; restore it")

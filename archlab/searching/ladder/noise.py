@@ -1,4 +1,4 @@
-"""How far the losses of two candidates may lie apart by chance, from what seeds did to them."""
+"""How far the losses of two candidates may differ by chance, from the differences between seeds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SeedNoise:
 def seed_noise(results: Iterable[RunResult]) -> SeedNoise | None:
     """Return the noise of whole runs, pooled over rungs, or None where no two candidates have two seeds in common.
 
-    A seed is the order of the data, the same for every candidate: what it does to all of them is no noise between them.
+    A seed is the order of the data, the same for every candidate: its common effect is no noise between them.
     """
     rungs: dict[int, dict[str, dict[int, float]]] = {}
     for result in results:

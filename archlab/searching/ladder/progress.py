@@ -59,7 +59,7 @@ def _run(place: Path) -> RunProgress:
     if (place / FAILURE).is_file():
         reason = read_object(place / FAILURE, "the result of a run").get("reason")
         return RunProgress(label, "failed", progress.step, progress.steps, progress.metrics, reason=str(reason))
-    if progress.state == "stopped" and holder(place / LOCK) is not None:  # its worker has not begun to train
+    if progress.state == "stopped" and holder(place / LOCK) is not None:  # its worker has not started to train
         return RunProgress(label, "starting", progress.step, progress.steps, progress.metrics)
     return progress
 

@@ -19,13 +19,13 @@ def as_rehearsal(space: Space) -> Space:
 
 
 class RehearsalClock:
-    """Tells when a rehearsal has used up the time of its rungs; a ladder that is none has all the time."""
+    """Measures whether a rehearsal has used up the time of its rungs; other ladders have no limit."""
 
     def __init__(self, rungs: int, *, is_rehearsal: bool) -> None:
         self.rungs, self.is_rehearsal, self.start = rungs, is_rehearsal, time.monotonic()
 
     def is_late(self, rung: int) -> bool:
-        """Tell whether the time of the rungs up to this one is used up."""
+        """Return whether the time of the rungs up to this one is used up."""
         return time.monotonic() > self._end(rung)
 
     def planning_end(self, rung: int) -> float:

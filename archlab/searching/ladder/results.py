@@ -1,4 +1,4 @@
-"""What a ladder's runs reached, read from their directories, wherever they were trained."""
+"""The results of a ladder's runs, read from their directories, wherever they were trained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from archlab.storage.run_identity import require_unedited
 from archlab.training import metrics
 
 LOCK, FAILURE = "lock", "result.json"
-# What may differ in a run that another machine trained: where and how fast it computes, and what it writes beside.
+# Settings that may differ in a run of another machine: device, speed, and extra outputs.
 _OF_MACHINES = (
     *("name", "description", "plugins", "parallel", "train.device", "train.precision", "train.compile"),
     *("train.checkpoint_activations", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every"),
@@ -97,7 +97,7 @@ def read_failure(run: LadderRun) -> str:
         return ""
     reason = read_object(file, "the result of a run").get("reason")
     if not isinstance(reason, str) or not reason:
-        raise ArchlabError(f"{file}: tells no reason")
+        raise ArchlabError(f"{file}: has no reason")
     return reason
 
 

@@ -84,7 +84,7 @@ class Rules:
 
 
 def parse_rules(data: Any, *, transfers: bool) -> Rules:
-    """Read the `rules:` section; `transfers` tells that a parametrization carries the learning rate to other widths."""
+    """Read the `rules:` section; `transfers`: whether a parametrization transfers the learning rate to other widths."""
     rules = data if data is not None else {}
     if rules == "none":
         return Rules(None, None, None, False)

@@ -1,4 +1,4 @@
-"""Run a ladder: each rung's runs, who goes on, and the forecast of the next rung before it is trained.
+"""Run a ladder: each rung's runs, the candidates that continue, and the forecast of the next rung before it is trained.
 
 The same command resumes it. Several processes may work on one directory: each run is locked by the one that trains it.
 """
@@ -46,7 +46,7 @@ from archlab.storage.ownership import RUN
 
 @dataclass(frozen=True)
 class LadderResult:
-    """The directory of a ladder and its summary; `waiting` tells why it cannot go on here, if it cannot."""
+    """The directory of a ladder and its summary; `waiting` is the reason if it cannot continue here."""
 
     folder: Path
     summary: LadderSummary
@@ -98,7 +98,7 @@ class LadderWorker:
         self._aim: Aim | None = None
 
     def run(self) -> LadderResult:
-        """Climb from rung to rung as far as this machine can; return the result."""
+        """Run rung after rung as far as possible on this machine; return the result."""
         going = self._feasible()
         waiting = ""
         for rung in self.ladder.rungs:
@@ -113,7 +113,7 @@ class LadderWorker:
         return [candidate for candidate in self.candidates if not reasons[candidate.name]]
 
     def _climb(self, rung: Rung, going: list[Candidate]) -> tuple[str, list[Candidate]]:
-        """Run a rung; return why it cannot be run here, or who goes on."""
+        """Run a rung; return why it cannot be run here, or which candidates continue."""
         end_of_planning = self.clock.planning_end(rung.number)
         plan, problems = plan_rung(self.ladder, rung, going, self.folder, lambda: time.monotonic() > end_of_planning)
         self.failed |= problems
@@ -166,7 +166,7 @@ class LadderWorker:
         return RunResult(run.rung, run.candidate, run.seed, run.part, entrant.params, run.tokens, flops, loss, reason)
 
     def _decide(self, plan: RungPlan) -> Decision:
-        """Return who goes on, as it was decided once; raise ArchlabError if that was on other losses."""
+        """Return the recorded selection of candidates; raise ArchlabError if it was made on other losses."""
         place = self.folder / "rungs" / str(plan.rung.number)
         with lock(self.folder / ".ladder.lock", wait=True):
             decided = read_decision(place)
@@ -175,11 +175,11 @@ class LadderWorker:
                 write_decision(place, decision)
                 return decision
         if decided.losses != decision.losses:
-            raise ArchlabError(f"{place}: its runs were changed after it was decided who goes on; restore them")
+            raise ArchlabError(f"{place}: its runs were changed after the candidates were selected; restore them")
         return decided
 
     def _delete_checkpoints(self, runs: Iterable[LadderRun]) -> None:
-        """Delete what only a resumed run needs; branches repeat from their trunk's, which stay."""
+        """Delete files that only a resumed run needs; branches repeat from their trunk's, which stay."""
         trunks = {run.trunk for run in runs}
         for run in runs:
             place = run.folder / "checkpoints"
@@ -196,7 +196,7 @@ class LadderWorker:
         return self._aim
 
     def _finish(self, going: Sequence[Candidate], waiting: str) -> LadderResult:
-        """Forecast the target, write what is to be launched, and the summary."""
+        """Forecast the target, and write the experiments to launch and the summary."""
         names = [candidate.name for candidate in going]
         aim = self._target_aim()
         launched = write_launch(self.ladder, going, self.folder) if self.ladder.target is not None else {}

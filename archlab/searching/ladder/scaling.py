@@ -1,6 +1,6 @@
-"""One architecture at another width and depth: what follows the model's width, and what stays.
+"""One architecture at another width and depth: which knobs follow the model's width, and which stay.
 
-Decided by what a knob's name says, as components name them (a user's own included): `*_dim` is a width and keeps its
+Decided by a knob's name, as components name them (a user's own included): `*_dim` is a width and keeps its
 ratio to the model's; `num_heads` and `num_groups` keep the channels of each; `head_dim` and `state_dim` are sizes that
 published models keep at any width.
 """
@@ -25,7 +25,9 @@ def width_of(experiment: Experiment, by: str = WIDTH) -> int:
     """Return an experiment's width; raise ConfigError where the path holds no whole number."""
     width = paths.get(experiment.resolved, by)
     if not isinstance(width, int) or isinstance(width, bool):
-        raise ConfigError(by, f"{width!r} is no width to scale by: name a whole number of the model", experiment.source)
+        raise ConfigError(
+            by, f"{width!r} is not a width to scale by: name a whole number of the model", experiment.source
+        )
     return width
 
 
@@ -47,7 +49,7 @@ def resize(
     by: str = WIDTH,
     fixed: Mapping[str, Any] | None = None,
 ) -> Experiment:
-    """Return an experiment at another width, with what follows it, and with another number of layers.
+    """Return an experiment at another width, with the knobs that follow it, and another number of layers.
 
     A list of several layers keeps its pattern: each entry's repeats are scaled, and every entry stays. `fixed` are
     values by path that hold whatever the width.
@@ -91,12 +93,12 @@ def _follow(node: Any, ratio: float, width: int) -> Any:
         return node
     heads = _scaled_counts(node, ratio, width)
     unit = math.lcm(*(2 * count for name, count in heads.items() if name != "num_groups")) if heads else 1
-    scaled = {key: _scaled(key, value, ratio, width, unit) for key, value in node.items()}
+    scaled = {key: _scale_dim(key, value, ratio, width, unit) for key, value in node.items()}
     return {key: _follow(value, ratio, width) for key, value in scaled.items()} | heads
 
 
 def _scaled_counts(node: Mapping[str, Any], ratio: float, width: int) -> dict[str, int]:
-    """Return the numbers of heads and groups, divisors of what they divide."""
+    """Return the numbers of heads and groups, each a divisor of its width."""
     counts: dict[str, int] = {}
     for name in _COUNTS:
         count = node.get(name)
@@ -109,7 +111,7 @@ def _scaled_counts(node: Mapping[str, Any], ratio: float, width: int) -> dict[st
     return counts
 
 
-def _scaled(key: str, value: Any, ratio: float, width: int, unit: int) -> Any:
+def _scale_dim(key: str, value: Any, ratio: float, width: int, unit: int) -> Any:
     if not _is_number(value) or not key.endswith("_dim") or key == "state_dim":
         return value
     if key == "head_dim":

@@ -1,4 +1,4 @@
-"""Which candidates go on to the next rung, and whether the best can be told from the others."""
+"""Which candidates continue to the next rung, and whether the best can be distinguished from the others."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from archlab.storage.json_values import read_record
 
 FILE = "decision.json"
 _SURE = 0.9  # the probability of being best from which a candidate counts as the best
-_NORMAL_90, _ONE_SIDED_90 = 1.645, 1.282  # half of a 90 % interval, and what 90 % of a difference's sign needs
+_NORMAL_90, _ONE_SIDED_90 = 1.645, 1.282  # half of a two-sided 90 % interval, and a one-sided one
 _BEYOND_REACH = 1000
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Who goes on from a rung, and who does not and why; `by` is the law's forecast at the target, or the plain loss.
+    """Which candidates continue from a rung, and why the others do not.
 
-    `losses` are the mean losses that it was made from.
+    `by` is the law's forecast at the target, or the plain loss; `losses` are the mean losses that it was made from.
     """
 
     goes_on: list[str]
@@ -38,7 +38,7 @@ class Decision:
 
 
 def decide(rung: Rung, results: Sequence[RunResult], aim: Aim | None, failed: Mapping[str, str]) -> Decision:
-    """Take the `keep` best at the target, or at this rung where no law can be fitted, and as many more as have room."""
+    """Select the `keep` best at the target, or at this rung if no law fits, and as many more as `room` allows."""
     here = [result for result in results if result.rung == rung.number]
     losses = {name: loss for name, loss in mean_losses(here).items() if name not in failed}
     fitted = fit(results, list(losses), aim) if aim is not None and losses else "no target is named"
@@ -65,7 +65,7 @@ def _is_close(
     here: Sequence[RunResult],
     noise: SeedNoise | None,
 ) -> bool:
-    """Tell whether a candidate cannot be told from the last that goes on."""
+    """Return whether a candidate cannot be distinguished from the last that continues."""
     if not isinstance(fitted, str):
         of = {found.candidate: found for found in fitted.candidates}
         deviation = math.hypot(*(_deviation(of[one].interval) for one in (last, name)))
@@ -86,7 +86,7 @@ def _deviation(interval: tuple[float, float]) -> float:
 
 
 def verdict(fitted: Fit | str, results: Sequence[RunResult]) -> str:
-    """Say which candidate is best, or that they cannot be told apart, and what budget would tell."""
+    """Say which candidate is best, or that they cannot be distinguished, and what budget would distinguish them."""
     if not isinstance(fitted, str):
         return _verdict_by_law(fitted, results)
     here = last_rung(results)
@@ -96,7 +96,7 @@ def verdict(fitted: Fit | str, results: Sequence[RunResult]) -> str:
     (best, loss), (second, other) = list(losses.items())[:2]
     difference = math.log(other / loss)
     if noise is None:
-        return f"{best} is ahead by {difference:.1%}; with one seed each, nothing tells whether that is noise"
+        return f"{best} is ahead by {difference:.1%}; with one seed each, this may be noise"
     margin = noise.margin(seeds[best], seeds[second])
     if difference > margin:
         return f"{best} is ahead of {second} by {difference:.1%}, more than the {margin:.1%} of noise, at this size"
@@ -119,22 +119,22 @@ def _verdict_by_law(fitted: Fit, results: Sequence[RunResult]) -> str:
 
 
 def _stop(names: Sequence[str], times: float, results: Sequence[RunResult]) -> str:
-    # Noise falls with the root of the number of runs: `times` as many tell a difference of this size.
+    # Noise falls with the root of the number of runs: `times` as many resolve a difference of this size.
     flops = sum(result.flops for result in results)
     budget = (
         f"about {times:.2g} times as many seeds ({times * flops:.2g} FLOPs instead of {flops:.2g}), or a larger rung"
     )
     if times > _BEYOND_REACH:
         budget = "no number of seeds within reach, since they differ too little; a larger rung may"
-    return f"stop: these cannot be told apart at this budget: {', '.join(names)}. What would tell: {budget}"
+    return f"stop: these cannot be distinguished at this budget: {', '.join(names)}. To distinguish them: {budget}"
 
 
 def read_decision(folder: Path) -> Decision | None:
-    """Return what was decided after a rung, or None until it is; raise ArchlabError for a damaged file."""
+    """Return the decision after a rung, or None before it; raise ArchlabError for a damaged file."""
     file = folder / FILE
     return read_record(Decision, file, "a decision of a ladder") if file.is_file() else None
 
 
 def write_decision(folder: Path, decision: Decision) -> None:
-    """Write down who goes on, so that a resumed ladder goes on with the same."""
+    """Record which candidates continue, so that a resumed ladder continues with the same ones."""
     write_text(folder / FILE, json.dumps(asdict(decision), indent=2))

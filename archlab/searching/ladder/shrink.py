@@ -16,7 +16,7 @@ _CONTEXT, _SEQUENCES, _STEPS, _EVAL_TOKENS = 64, 2, 6, 256
 
 
 def shrink(experiment: Experiment, rung: Rung, rungs: int, branches: Sequence[float]) -> Experiment:
-    """Return a rung's experiment with its pattern of layers, and every knob that is no width, depth, context or length.
+    """Return a rung's experiment with its pattern of layers, and its knobs but widths, depth, context and length.
 
     Raises ConfigError of the original where no small width builds.
     """

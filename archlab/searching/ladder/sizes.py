@@ -54,11 +54,11 @@ def solve_width(
         raise found.problem or ConfigError(by, f"no width near {start} builds a model", experiment.source)
     if best.error > TOLERANCE:
         raise ConfigError(by, _describe_nearest(found, best.width, params), experiment.source)
-    return found.resized(best.width)
+    return found.resize(best.width)
 
 
 class _Choice(NamedTuple):
-    """A width, compared first by whether it is near enough, then by what it misses and how it changes the heads."""
+    """A width, compared first by whether it is near enough, then by its error and its change of the heads."""
 
     is_far: bool
     cost: float
@@ -88,7 +88,7 @@ class _Widths:
         self._sizes: dict[int, int | None] = {}
         self._resized: dict[int, Experiment] = {}
 
-    def resized(self, width: int) -> Experiment:
+    def resize(self, width: int) -> Experiment:
         if width not in self._resized:
             new = resize(self.experiment, width=width, layers=self.layers, by=self.by, fixed=self.fixed)
             self._resized[width] = new
@@ -100,11 +100,11 @@ class _Widths:
         return self._sizes[width]
 
     def head_change(self, width: int) -> float:
-        return head_change(self.experiment, self.resized(width), self.by)
+        return head_change(self.experiment, self.resize(width), self.by)
 
     def _count(self, width: int) -> int | None:
         try:
-            return size_of(self.resized(width))
+            return size_of(self.resize(width))
         except ConfigError as error:
             self.problem = self.problem or error
             return None

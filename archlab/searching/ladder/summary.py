@@ -28,10 +28,10 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True)
 class RungSummary:
-    """A rung: the size it was meant to have, what was forecast of it, what came out, and who goes on.
+    """A rung: its planned size, its forecast, its results, and the candidates that continue.
 
     `losses` are means over seeds of whole runs, from the best to the worst; `agreement` compares them with the rung
-    before: pairs in the same order, and Spearman's correlation. `waiting` tells why it was not trained here.
+    before: pairs in the same order, and Spearman's correlation. `waiting` is the reason if it was not trained here.
     """
 
     number: int
@@ -71,7 +71,7 @@ class RungSummary:
 class LadderSummary:
     """A ladder: its rungs, the forecast of its target, and how far both are to be believed.
 
-    - `verdict`: which candidate is best, or that they cannot be told apart, and what budget would tell.
+    - `verdict`: which candidate is best, or that they cannot be distinguished, and what budget would distinguish them.
     - `ranking`: the plain one, by the loss at the largest rung.
     - `target`: the forecast of the target as it is in forecasts/; `fit`: the laws, as `archlab fit --json` has them,
       with the backtest that leaves the largest rung out, or the reason in `problem` why there are none.
@@ -110,7 +110,7 @@ def summarize(
     target: Forecast | None,
     waiting: str,
 ) -> LadderSummary:
-    """Return the summary of a ladder as far as it has come."""
+    """Return the summary of a ladder so far."""
     trained = [rung for rung in rungs if rung.losses]
     aim = aim or (Aim(trained[-1].params, trained[-1].tokens) if trained else None)
     finalists = [name for name in (trained[-1].losses if trained else {}) if name in going or not going]
@@ -137,7 +137,7 @@ def summarize(
 
 def _verdict(ladder: Ladder, fitted: Any, results: Sequence[RunResult]) -> str:
     if ladder.is_rehearsal:
-        return "a rehearsal: its losses tell nothing of any candidate"
+        return "a rehearsal: its losses say nothing about any candidate"
     # Without a target the law would only repeat the largest rung.
     return verdict(fitted if ladder.target is not None or isinstance(fitted, str) else "no target is named", results)
 

@@ -12,7 +12,7 @@ from archlab.searching.ladder.config import Ladder, Rung
 from archlab.searching.ladder.runs import num_seeds
 
 # Seconds per token grow with this power of the parameters where a single rung has been measured: less than in
-# proportion, as small models leave a machine waiting. Two rungs tell their own.
+# proportion, as small models leave a machine waiting. Two rungs determine it.
 _POWER, _LEAST_POWER, _MOST_POWER = 0.7, 0.0, 1.2
 
 Sizes = Mapping[int, tuple[float, float]]
@@ -20,7 +20,7 @@ Measured = Mapping[int, Mapping[str, Sequence[float]]]  # seconds of whole runs,
 
 
 def rung_sizes(ladder: Ladder) -> Sizes:
-    """Return the parameters, and the tokens of a run, of each rung by its number; empty where they cannot be told."""
+    """Return the parameters, and the tokens of a run, of each rung by its number; empty if they are unknown."""
     try:
         return {rung.number: _size(ladder, rung) for rung in ladder.rungs}
     except ConfigError:
@@ -35,9 +35,9 @@ def _size(ladder: Ladder, rung: Rung) -> tuple[float, float]:
 
 
 def runs_ahead(ladder: Ladder, at: Rung, entrants: int) -> dict[int, float]:
-    """Return how many whole runs a rung with so many candidates takes, and each after it that is trained here.
+    """Return how many whole runs a rung with the given number of candidates takes, and each later rung trained here.
 
-    From each rung `keep` candidates go on, and as many more as there is `room` for.
+    From each rung `keep` candidates continue, and as many more as there is `room` for.
     """
     found, going = dict[int, float](), entrants
     for rung in ladder.rungs[at.number - 1 :]:
@@ -77,7 +77,7 @@ def _branches(ladder: Ladder) -> set[float]:
 
 
 class LadderClock:
-    """Measures the runs of this process, and tells how long all that is left of the ladder takes."""
+    """Measures the runs of this process, and estimates the time left of the ladder."""
 
     def __init__(self, ladder: Ladder) -> None:
         self.ladder, self.sizes = ladder, rung_sizes(ladder)
@@ -91,7 +91,7 @@ class LadderClock:
         self.ended = self.ahead.get(rung.number, 0.0) * done / max(total, 1)
 
     def end(self, label: str, seconds: float, *, is_measured: bool) -> None:
-        """Count a run that has ended; a failed one tells nothing of how long another takes."""
+        """Count a run that has ended; a failed one says nothing about the duration of others."""
         share = run_share(self.ladder, label)
         self.ended += share
         if is_measured:
@@ -111,9 +111,9 @@ def ladder_seconds_left(
     ended: float,
     running: Sequence[tuple[float, float, float | None]],
 ) -> float | None:
-    """Return the seconds until the last rung is done, or None while no run tells how long it takes.
+    """Return the seconds until the last rung is done, or None while no duration is known.
 
-    - `ahead`: whole runs by rung, of that which is being trained and those after it.
+    - `ahead`: whole runs by rung, of the current rung and those after it.
     - `ended`: how many whole runs of the rung that is being trained have ended.
     - `running`: the share of a whole run of each that runs, its seconds so far, and those left if they are known.
     """

@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from archlab.config.experiment import read
 from archlab.runtime.outcome import Outcome, outcome_of
@@ -29,7 +28,7 @@ InThreads = Callable[[Sequence[Callable[[], None]]], None]
 
 
 class RunLosses:
-    """What the runs of a ladder have reached, each read once."""
+    """The results of the runs of a ladder, each read once."""
 
     def __init__(self, metric: str) -> None:
         self.metric, self._known = metric, dict[Path, float]()
@@ -41,7 +40,7 @@ class RunLosses:
         return self._known.get(run.folder)
 
     def has_ended(self, run: LadderRun) -> bool:
-        """Tell whether a run has a loss, or has failed."""
+        """Return whether a run has a loss, or has failed."""
         return bool(read_failure(run)) or self.of(run) is not None
 
 
@@ -62,7 +61,7 @@ class RunTrainer:
         self._tried = set[Path]()
 
     def train_all(self, runs: Collection[LadderRun], is_late: Callable[[], bool]) -> None:
-        """Train what has not ended, unless it is late, and wait for what other processes train.
+        """Train unfinished runs, unless time is up, and wait for those of other processes.
 
         Trunks come before the branches that start from them.
         """
@@ -128,7 +127,7 @@ class _Listener:
     callback: Callback
     judge: Judge | None = None
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """Return the callback of the run."""
         return self.callback
 

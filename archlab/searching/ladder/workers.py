@@ -20,7 +20,7 @@ from archlab.searching.ladder.time_left import rung_sizes
 from archlab.searching.ladder.train_runs import RunLosses, RunTrainer
 from archlab.searching.space.search_space import Space
 from archlab.searching.trials.process_pool import ProcessPool
-from archlab.searching.trials.seats import Seat, make_seats, num_seats
+from archlab.searching.trials.trial_resources import Seat, make_seats, num_seats
 from archlab.storage.files import write_text
 from archlab.storage.locks import lock
 
@@ -40,7 +40,7 @@ class Trainer(Protocol):
 
 
 def make_trainer(ladder: Ladder, folder: Path, callback: LadderCallback, workers: Workers) -> Trainer:
-    """Return what trains a ladder's runs; where a launcher places its workers, after they have.
+    """Return the trainer of a ladder's runs; with a launcher, its workers train first.
 
     With no number of workers it is this process.
     """
@@ -72,7 +72,7 @@ def _seats(folder: Path, workers: int) -> list[Seat]:
 
 
 def launch_workers(ladder: Ladder, folder: Path, callback: LadderCallback, workers: int) -> Fleet:
-    """Let the launcher place so many workers, and wait until they have ended."""
+    """Let the launcher place the given number of workers, and wait until they have ended."""
     assert ladder.space.study.launcher is not None
     entrants, sizes = first_candidates(ladder), rung_sizes(ladder)
     fleet = Fleet(ladder.space.study.launcher.create(), ladder.space, folder, workers)
@@ -95,6 +95,6 @@ class _Launched:
         self.losses, self.fleet = losses, fleet
 
     def train_all(self, runs: Collection[LadderRun], is_late: Callable[[], bool]) -> None:
-        """Raise MachineError, with what ended the workers, if a run has not ended."""
+        """Raise MachineError, with the outcome of the workers, if a run has not ended."""
         if not all(map(self.losses.has_ended, runs)):
             raise MachineError(self.fleet.explain())

@@ -1,1 +1,1 @@
-"""What a search has found and used: the baseline, choices, the best trial, the summary."""
+"""Results and used resources of a search: the baseline, choices, the best trial, the summary."""

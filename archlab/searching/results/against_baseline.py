@@ -7,7 +7,7 @@ from archlab.searching.space.objectives import VALIDATION
 
 
 def is_worse_than_baseline(summary: SearchSummary) -> bool:
-    """Tell whether the best trial is worse than the baseline by the first objective; false where one is not known.
+    """Return whether the best trial is worse than the baseline by the first objective; false where one is not known.
 
     Both are compared on the whole validation split, if they were evaluated there.
     """

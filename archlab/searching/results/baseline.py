@@ -16,7 +16,7 @@ _NAME = "result.json"
 class BaselineResult:
     """The metrics of the baseline, or the reason why it could not be trained, and the search that it belongs to.
 
-    A run of a trial that has several has such a result too. `spent` is what training it took.
+    A run of a trial that has several has such a result too. `spent` is the training that it used.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)

@@ -183,5 +183,5 @@ def _evaluate(folder: Path, label: str, space: Space, progress: FinalProgress | 
         return {}
     experiment, model = load_trained(folder)
     train, task = experiment.train, experiment.task.factory()()
-    told = partial(progress, label) if progress else None
-    return evaluate(model.to(train.device), task, "validation", progress=told, **eval_options(train)).to_dict()
+    report = partial(progress, label) if progress else None
+    return evaluate(model.to(train.device), task, "validation", progress=report, **eval_options(train)).to_dict()

@@ -1,4 +1,4 @@
-"""What each choice of a search has shown, and whether choices differ by more than the noise between random seeds."""
+"""Results of each choice of a search, and whether choices differ by more than the noise between random seeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ChoiceResult:
     """The trials of one choice; values are those of the first objective, `spread` is the interquartile range.
 
     `difference` is how much worse the best candidate is than that of the best choice, `verdict` whether that is more
-    than noise. `runs` and `tokens` are what the choice was given.
+    than noise. `runs` and `tokens` are those spent on the choice.
     """
 
     choice: str

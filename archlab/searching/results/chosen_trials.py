@@ -20,7 +20,7 @@ from archlab.searching.study.trial_attrs import trial_attrs
 
 @dataclass(frozen=True)
 class ChosenTrial:
-    """A trial: its number, the directory of its run, and what its model card tells of it."""
+    """A trial: its number, the directory of its run, and the text about it in its model card."""
 
     number: int
     folder: Path
@@ -32,10 +32,10 @@ def choose_trials(
 ) -> list[ChosenTrial]:
     """Return the trial of a number, the `top` best by the first objective, or those of the Pareto front, best first.
 
-    Raises ArchlabError for a directory that is no search, and a number that it does not have.
+    Raises ArchlabError for a directory that is not a search, and a number that it does not have.
     """
     if not (folder / SPACE).is_file():
-        raise ArchlabError(f"{folder}: is no search; --trial, --top and --pareto choose among the trials of one")
+        raise ArchlabError(f"{folder}: is not a search; --trial, --top and --pareto choose among the trials of one")
     space = load_space(folder / SPACE, recorded=True)
     if space.is_ladder:
         raise ArchlabError(f"{folder}: is a ladder; name one of its runs below {folder / 'rungs'}")
@@ -45,20 +45,20 @@ def choose_trials(
         found = [each for each in every if each.number == trial]
         if not found:
             raise ArchlabError(f"{folder}: has no trial {trial}; it has {_range(every)}")
-        return [_chosen(each, folder) for each in found]
+        return [_chosen_trial(each, folder) for each in found]
     of_front = {each.number for each in study.best_trials}
     done = [each for each in every if each.state == TrialState.COMPLETE and (not pareto or each.number in of_front)]
     ranked = sorted(done, key=by_first_objective(study))
     if not ranked:
         raise ArchlabError(f"{folder}: no trial is complete")
-    return [_chosen(each, folder) for each in ranked[: top if top is not None else len(ranked)]]
+    return [_chosen_trial(each, folder) for each in ranked[: top if top is not None else len(ranked)]]
 
 
 def _range(trials: Sequence[FrozenTrial]) -> str:
     return f"0 to {len(trials) - 1}" if trials else "none"
 
 
-def _chosen(trial: FrozenTrial, folder: Path) -> ChosenTrial:
+def _chosen_trial(trial: FrozenTrial, folder: Path) -> ChosenTrial:
     attrs, place = trial_attrs(trial), trial_dir(folder, trial.number)
     if not any(place.glob("final/*.safetensors")) and not any(place.glob("checkpoints/step_*")):
         advice = f"study.keep says how many of the best keep theirs; the best model is {folder / 'best'}"

@@ -1,4 +1,4 @@
-"""What a search will take, from plans of a sample of its candidates; nothing is trained and nothing written."""
+"""The estimated cost of a search, from plans of a sample of its candidates; nothing is trained or written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _GIGABYTE, _LOG_BYTES = 1e9, 50_000  # metrics.jsonl and experiment.yaml of a ru
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a search takes one trial after the other, without pruning: `runs` of training, the baseline's included.
+    """The cost of a search, one trial after the other and without pruning: `runs` of training, the baseline's included.
 
     `hours` is the mean candidate's time, `slowest_hours` that if each were like the slowest of the sample. `rounds` are
     the choices and trials of a comparison. `sampled` candidates were planned, and `infeasible` others not, for the
@@ -105,16 +105,16 @@ def _plan_candidate(space: Space, raw: UnresolvedExperiment, device: str, device
     settings = inner_values(space.inner, raw, space.study.seed)
     raw = raw.override(settings[0], "inner")
     every = [one.resolve() for one in task_experiments(space.tasks, raw).values()] or [raw.resolve()]
-    # The first is planned for all: what tasks differ in is mostly the number of their tokens.
-    planned = plan(every[0], device=device, devices=devices).to_dict()
+    # The first is planned for all: tasks differ mostly in the number of their tokens.
+    planned = plan(every[0], device=device, devices=devices)
     tokens = sum(each.train.steps * each.train.tokens_per_step for each in every)
-    forward = planned["flops_per_token_forward"] / planned["flops_per_token"]
-    weights = 4 * int(planned["params"])
+    forward = planned.flops_per_token_forward / planned.flops_per_token
+    weights = 4 * planned.params
     return _Candidate(
-        seconds=(tokens + forward * sum(map(evaluated_tokens, every))) / planned["tokens_per_s"],
+        seconds=(tokens + forward * sum(map(evaluated_tokens, every))) / planned.tokens_per_s,
         tokens=tokens,
         weight_bytes=weights,
-        checkpoint_bytes=int(planned["checkpoint_bytes"]),
+        checkpoint_bytes=planned.checkpoint_bytes,
         runs=len(settings) + space.study.runs_per_trial - 1,
     )
 

@@ -1,4 +1,4 @@
-"""What a search has used: seconds of all its workers, tokens and FLOPs of training."""
+"""The resources used by a search: seconds of all its workers, tokens and FLOPs of training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _UNITS = {"hours": ("seconds", _S_PER_HOUR), "tokens": ("tokens", 1), "flops": (
 
 
 class Meter:
-    """Counts what one trial uses, over all of its runs.
+    """Counts the resources that one trial uses, over all of its runs.
 
-    `store` is called at each evaluation, since a trial may be killed; `earlier` is what was counted before it paused.
+    `store` is called at each evaluation, since a trial may be killed; `earlier` is the count before it paused.
     """
 
     def __init__(
@@ -66,19 +66,19 @@ class _MeterCallback(Callback):
 
 
 def total_spent(trials: Iterable[FrozenTrial], baseline: Mapping[str, float]) -> dict[str, float]:
-    """Return what all trials, interrupted attempts included, and the baseline have used."""
+    """Return the resources used by all trials, interrupted attempts included, and by the baseline."""
     parts = [baseline, *(trial_attrs(trial).get("spent", {}) for trial in trials)]
     return {name: sum(part.get(name, 0) for part in parts) for name in ("seconds", "tokens", "flops")}
 
 
 def search_spent(study: Study, folder: Path) -> dict[str, float]:
-    """Return what a search has used so far, over all of its workers."""
+    """Return the resources used by a search so far, over all of its workers."""
     baseline = read_baseline(folder / "baseline")
     return total_spent(study.get_trials(deepcopy=False), baseline.spent if baseline else {})
 
 
 def in_units(spent: Mapping[str, float]) -> dict[str, float]:
-    """Return what was used in the units of `study.budget`."""
+    """Return used resources in the units of `study.budget`."""
     return {unit: spent.get(name, 0) / size for unit, (name, size) in _UNITS.items()}
 
 

@@ -52,7 +52,7 @@ def search_progress(study: optuna.Study, space: Space, folder: Path, total: int)
         baseline=_baseline(folder, space.objectives),
         front=_front(study, space.objectives),
         running=(*baseline, *runs),
-        recent=tuple(map(_ended, sorted(done, key=_end)[-_RECENT:])),
+        recent=tuple(map(_ended_progress, sorted(done, key=_end)[-_RECENT:])),
         seconds_left=estimate_left(_durations(done, folder), total - len(done) - len(running) - paused, in_flight),
     )
 
@@ -61,7 +61,7 @@ def _end(trial: FrozenTrial) -> float:
     return trial.datetime_complete.timestamp() if trial.datetime_complete is not None else 0.0
 
 
-def _ended(trial: FrozenTrial) -> RunProgress:
+def _ended_progress(trial: FrozenTrial) -> RunProgress:
     attrs, state = trial_attrs(trial), _NAMES[trial.state]
     metrics = {name: value for name, value in attrs.get("metrics", {}).items() if name.startswith("val_")}
     return RunProgress(f"trial {trial.number}", state, metrics=metrics, reason=attrs.get("reason", ""))
@@ -107,7 +107,7 @@ def _trial_run(folder: Path, trial: FrozenTrial, space: Space) -> RunProgress:
     label = _label(f"trial {trial.number}", place, run, space)
     progress = run_progress(run, label)
     if holder(place / "lock") is None:
-        reason = "its process is gone; the next worker goes on with it"
+        reason = "its process is gone; the next worker continues with it"
         return RunProgress(label, "stopped", progress.step, progress.steps, progress.metrics, None, reason)
     if progress.state == "stopped":  # its worker is alive: between two runs, or before the first
         return RunProgress(label, "starting", progress.step, progress.steps, progress.metrics)
@@ -125,10 +125,10 @@ def _label(name: str, place: Path, run: Path, space: Space) -> str:
     """Return the name of the run that a trial is at, as its own display has it."""
     kinds = run.relative_to(place).parts[::2]
     values = run.relative_to(place).parts[1::2]
-    told = dict(zip(kinds, values, strict=True))
-    task = f", {told['tasks']}" if "tasks" in told else ""
-    several = "runs" in told and space.runs_per_trial > 1
-    return f"{name}{task}" + (f", run {int(told['runs']) + 1} of {space.runs_per_trial}" if several else "")
+    by_kind = dict(zip(kinds, values, strict=True))
+    task = f", {by_kind['tasks']}" if "tasks" in by_kind else ""
+    several = "runs" in by_kind and space.runs_per_trial > 1
+    return f"{name}{task}" + (f", run {int(by_kind['runs']) + 1} of {space.runs_per_trial}" if several else "")
 
 
 def _durations(done: list[FrozenTrial], folder: Path) -> list[float]:
@@ -143,7 +143,7 @@ def _between(trial: FrozenTrial) -> float:
 
 
 def _times(trial: FrozenTrial, run: RunProgress, folder: Path, space: Space) -> tuple[float, float | None]:
-    """Return the seconds that a trial has taken so far, and those left of all its runs, if they can be told."""
+    """Return the seconds that a trial has taken so far, and the seconds left of all its runs, if known."""
     if trial.datetime_start is None:
         return run.times
     elapsed = max(time.time() - trial.datetime_start.timestamp(), 0.0)

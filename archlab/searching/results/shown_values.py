@@ -1,4 +1,4 @@
-"""Values as they are shown: those of trials, and the base experiment's of what a search varies."""
+"""Formatted values of the varied knobs: those of trials, and of the base experiment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from archlab.searching.variants.variant import MISSING, Held, start
 
 def base_value(space: Space, path: str) -> Any:
     """Return the base's value of a varied path, components by their names; None if it has none, as for patterns."""
-    domain = space.varied.get(path)  # of what is tuned there is none
+    domain = space.varied.get(path)  # tuned knobs have none
     if isinstance(domain, Pattern):
         return None
     if isinstance(domain, Held):
@@ -28,7 +28,7 @@ def base_value(space: Space, path: str) -> Any:
 
 
 def mark_gaps(path: str, value: Any) -> Any:
-    """Return a trial's value, for `[each]` with a dash for every layer that does not have what is varied."""
+    """Return a trial's value, for `[each]` with a dash for every layer without the varied knob."""
     is_each = isinstance(value, list) and selectors.is_each(path)
     return ["-" if entry is None else entry for entry in value] if is_each else value
 

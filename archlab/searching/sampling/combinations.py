@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from archlab.errors import ConfigError
-from archlab.searching.sampling.steering import optuna_parameters
+from archlab.searching.sampling.enqueue_params import optuna_parameters
 from archlab.searching.sampling.suggest import suggest
 from archlab.searching.space.search_space import Space
 from archlab.searching.variants.divisors import NoValue
@@ -46,7 +46,7 @@ class Combinations:
 
 @dataclass
 class _Node:
-    """What is left to try after some choices; `children` are those of the next one, once it is known."""
+    """The combinations left to try after some choices; `children` are those of the next one, once it is known."""
 
     children: list[_Node] | None = None
     is_done: bool = False
@@ -86,7 +86,7 @@ class _Walk:
         return values[index]
 
     def finish(self) -> None:
-        """Note that the combination has been tried, and what has no other left."""
+        """Mark the combination as tried, and subtrees that are exhausted."""
         self.path[-1].is_done = True
         for node in reversed(self.path[:-1]):
             node.is_done = all(child.is_done for child in _children(node))

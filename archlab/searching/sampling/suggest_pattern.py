@@ -1,4 +1,4 @@
-"""Suggestions of patterns: a letter for every position, and the nearest allowed pattern to what they spell."""
+"""Suggestions of patterns: a letter for every position, and the nearest allowed pattern."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def suggest_pattern(trial: SuggestingTrial, name: str, pattern: Pattern, exhaust
 def _nearest(trial: SuggestingTrial, name: str, pattern: Pattern) -> str:
     """Return the allowed pattern for a letter of each position, chosen freely.
 
-    A choice for each position tells a sampler most: with numbers in an interval instead, TPE found patterns half as
-    good in as many trials. Which letters are allowed depends on the others, and a choice that Optuna records cannot.
+    A choice for each position is most informative for a sampler: with numbers in an interval instead, TPE found
+    patterns half as good in as many trials. Which letters are allowed depends on the others, and a choice that Optuna
+    records cannot.
     """
     wished = [_choose(trial, f"{name}.pattern[{at}]", list(pattern.bounds)) for at in range(pattern.period)]
     return allowed_pattern("".join(wished), pattern.bounds)

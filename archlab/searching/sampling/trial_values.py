@@ -1,4 +1,4 @@
-"""A trial's values: what the sampler suggests, and what `hold` solves for then."""
+"""A trial's values: those that the sampler suggests, and the one that `hold` then solves for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrialValues:
 
 
 def choose_values(trial: Trial, space: Space) -> dict[str, Any]:
-    """Return what the sampler suggests for a new trial; raise NoValue where a knob has none."""
+    """Return the sampler's suggestions for a new trial; raise NoValue if a knob has no possible value."""
     try:
         return suggest(trial, space.varied, space.base, exhaustive=space.study.sampler.type == "brute_force")
     except NoValue:
@@ -41,7 +41,7 @@ def choose_values(trial: Trial, space: Space) -> dict[str, Any]:
 
 
 def solve_held(trial: Trial, space: Space, values: dict[str, Any], count: CountCosts = count_costs) -> TrialValues:
-    """Return a trial's values with what `hold` solves for, and tell the sampler if they cannot cost what is held."""
+    """Return a trial's values and those that `hold` solves for; report to the sampler if the cost is out of reach."""
     if space.hold is None:
         return TrialValues(values)
     held, solution = hold_values(space, values, space.base, f"trial {trial.number}", count=count)
@@ -50,7 +50,7 @@ def solve_held(trial: Trial, space: Space, values: dict[str, Any], count: CountC
 
 
 def base_number(space: Space) -> int | None:
-    """Return what the base experiment has in place of what `hold` solves for, None if no cost within it is held."""
+    """Return the base experiment's value of the knob that `hold` solves for, None if it holds no cost."""
     if space.hold is None:
         return None
     _, solution = hold_values(space, {}, space.base, space.source)
@@ -63,7 +63,7 @@ def held_base(space: Space) -> UnresolvedExperiment:
         return space.base
     values, solution = hold_values(space, {}, space.base, space.source)
     require_within(solution, space.hold, "hold")
-    # Of the base's own layers: a pattern is what trials have.
+    # Of the base's own layers: only trials have a pattern.
     return apply_values({space.hold.by: HELD}, values, space.base, space.source)
 
 
@@ -101,7 +101,7 @@ def hold_values(
 
 
 def _divisors(space: Space, values: Mapping[str, Any], by: str) -> Iterator[int]:
-    """Yield the values that must divide what is solved for."""
+    """Yield the values that must divide the solved value."""
     for path, value in values.items():
         domain = space.vary.get(path)
         if isinstance(domain, Interval) and domain.divides == by:

@@ -1,1 +1,1 @@
-"""Search spaces from YAML, checked: what varies, what is compared, objectives, constraints, and the study."""
+"""Search spaces from YAML, checked: varied knobs, compared choices, objectives, constraints, and the study."""

@@ -13,12 +13,12 @@ from archlab.config.domains import Choice, Interval
 from archlab.config.experiment import UnresolvedExperiment
 from archlab.errors import ConfigError, did_you_mean
 from archlab.searching.variants import selectors
-from archlab.searching.variants.express import express
+from archlab.searching.variants.experiment_values import express
 from archlab.searching.variants.parameter_names import encode_choice
 from archlab.searching.variants.parameters import resolve_parameter
 from archlab.searching.variants.variant import Varied, start
 
-UNFIT_SAMPLERS = ("brute_force", "nsga2", "nsga3")  # they keep what they have tried for the study, not for a choice
+UNFIT_SAMPLERS = ("brute_force", "nsga2", "nsga3")  # their memory is of the study, not of a choice
 UNFIT_PRUNERS = ("hyperband",)  # reads the trials of all choices from the storage
 
 
@@ -93,7 +93,7 @@ def plan_rounds(trials: int, choices: int) -> list[Round]:
     """Divide a number of trials evenly among rounds, and each round's evenly among the choices that are left.
 
     Half of the choices, rounded up, are left after each round, down to two, as long as there are trials for another
-    round. What cannot be divided is not given.
+    round. A remainder is not used.
     Raises ConfigError where there is not one trial for each choice.
     """
     if trials < choices:

@@ -1,4 +1,4 @@
-"""The JSON Schema of what a search space varies and holds."""
+"""The JSON Schema of the domains and targets of a search space."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ PATTERN: Schema = {
             "properties": {
                 "of": {
                     "type": "object",
-                    "description": "What the layer of each letter sets, over the base's first layer.",
+                    "description": "Knobs of the layer of each letter, over the base's first layer.",
                     "propertyNames": {"pattern": LETTER},
                     "minProperties": 2,
                     "additionalProperties": _LAYER,
                 },
-                "layer": {**_LAYER, "description": "What the layers of all letters set."},
+                "layer": {**_LAYER, "description": "Knobs of the layers of all letters."},
                 "period": {"type": "integer", "minimum": 1, "maximum": MAX_PERIOD},
                 "at_least": _COUNTS,
                 "at_most": _COUNTS,

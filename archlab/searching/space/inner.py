@@ -50,7 +50,7 @@ def parse_inner(data: Any, vary: Mapping[str, Varied]) -> Inner | None:
 
 def _parse_domain(value: Any, path: str) -> Domain | None:
     if selectors.first_selector(path):
-        raise ConfigError(f"inner.{path}", "is of single layers: what is tuned has one value for a candidate")
+        raise ConfigError(f"inner.{path}", "is of single layers: a tuned knob has one value for a candidate")
     domain = None if value == "auto" else parse_domain(value, f"inner.{path}")
     if isinstance(domain, Tie):
         raise ConfigError(f"inner.{path}", "same_as: a tie follows another knob, and is not tuned; write it below vary")

@@ -15,7 +15,7 @@ _NAMING = (EXPERIMENT, "to")  # keys whose value is an experiment, by its name o
 
 
 def is_ladder(tree: Mapping[str, Any]) -> bool:
-    """Tell whether the YAML of a space has rungs; raise ConfigError if it has a key that only a ladder has."""
+    """Return whether the YAML of a space has rungs; raise ConfigError if it has a key that only a ladder has."""
     if tree.get("rungs") is not None:
         return True
     if stray := next((key for key in LADDER_KEYS if tree.get(key) is not None), None):

@@ -17,7 +17,7 @@ def ladder_properties() -> dict[str, Schema]:
         "rungs": {"type": "array", "minItems": 1, "items": _rung(), "description": "Sizes, the smallest first."},
         "rules": {"anyOf": [{"const": "none"}, _rules()]},
         "branches": {"type": "array", "items": _PART, "description": "Parts of a run at which a decay branches off."},
-        "to": _closed({EXPERIMENT: TEXT, "tokens": type_schema(Positive)}, required=[EXPERIMENT, "tokens"]),
+        "to": _closed_object({EXPERIMENT: TEXT, "tokens": type_schema(Positive)}, required=[EXPERIMENT, "tokens"]),
         "rehearsal": {"type": "boolean", "default": False},
     }
 
@@ -31,7 +31,7 @@ def _candidates() -> Schema:
 
 def _rung() -> Schema:
     number = type_schema(Positive)
-    return _closed(
+    return _closed_object(
         {
             "params": {**number, "description": "Parameters without embeddings and head."},
             "by": {**TEXT, "default": "model.dim", "description": "The width by which they are reached."},
@@ -40,7 +40,7 @@ def _rung() -> Schema:
             "tokens": number,
             "tokens_per_param": number,
             "seeds": _SEEDS,
-            "keep": {**type_schema(Count), "description": "Candidates that go on; by default all."},
+            "keep": {**type_schema(Count), "description": "Candidates that continue; by default all."},
             "room": {**type_schema(Index), "default": 0, "description": "More of them, if within noise of the last."},
             "elsewhere": {"type": "boolean", "default": False},
         }
@@ -49,11 +49,11 @@ def _rung() -> Schema:
 
 def _rules() -> Schema:
     number = {"anyOf": [type_schema(Positive), {"type": "null"}]}
-    power = {"anyOf": [_closed({"value": number, "at": number, "power": {"type": "number"}}), {"type": "null"}]}
+    power = {"anyOf": [_closed_object({"value": number, "at": number, "power": {"type": "number"}}), {"type": "null"}]}
     warmup: Schema = {"type": ["number", "null"], "minimum": 0}
-    return _closed({"batch": power, "lr": power, "warmup": warmup, "beta2": {"enum": ["olmo", None]}})
+    return _closed_object({"batch": power, "lr": power, "warmup": warmup, "beta2": {"enum": ["olmo", None]}})
 
 
-def _closed(properties: dict[str, Schema], required: list[str] | None = None) -> Schema:
+def _closed_object(properties: dict[str, Schema], required: list[str] | None = None) -> Schema:
     schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return schema | ({"required": required} if required else {})

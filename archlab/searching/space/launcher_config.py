@@ -1,4 +1,4 @@
-"""Where the workers of a search run, in YAML: a launcher with its options, and what each worker needs."""
+"""Where the workers of a search run, in YAML: a launcher with its options, and the resources of each worker."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LauncherConfig:
 
 
 def parse_launcher(data: Any, path: str) -> LauncherConfig:
-    """Check a launcher's name and options against the class that has them; raise ConfigError for what does not fit."""
+    """Check a launcher's name and options against the class that has them; raise ConfigError for a mismatch."""
     options = dict(data) if isinstance(data, Mapping) else {"type": data}
     name = options.pop("type", "local")
     if not isinstance(name, str):

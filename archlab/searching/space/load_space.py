@@ -1,4 +1,4 @@
-"""Search spaces read from YAML: by name, by file or from data, with what the command line sets, and checked."""
+"""Search spaces read from YAML: by name, by file or from data, with overrides of the command line, and checked."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
     if compare:
         space = replace(space, vary=with_base_choices(compare, vary, base))
         space.study.check_comparison(len(arms(compare, space.vary)))
-    if not recorded:  # of a search that goes on or is reported, the experiments' files may be gone
+    if not recorded:  # for a resumed or reported search, the experiments' files may be gone
         space.seed_values()
     return space
 

@@ -54,7 +54,7 @@ def _parse_layer(data: Any, path: str) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise ConfigError(path, f"{data!r} is not a mapping of a layer's knobs, such as {{mixer: attention}}")
     if "repeat" in data:
-        raise ConfigError(path, "repeat is what the pattern says: give period, and depth or repeats", key="repeat")
+        raise ConfigError(path, "repeat is determined by the pattern: give period, and depth or repeats", key="repeat")
     return data
 
 

@@ -1,4 +1,4 @@
-"""The settings of the pruner `promotion`: asynchronous successive halving whose trials go on where they paused."""
+"""The settings of the pruner `promotion`: asynchronous successive halving whose trials continue where they paused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _Factor = Annotated[int, Range(low=2)]
 class PromotionConfig:
     """Where trials pause (ASHA, arXiv:1810.05934): after `first_step` steps and each `reduction_factor` times as many.
 
-    One in `reduction_factor` of the trials that have come so far goes on. `first_step` is that of the first evaluation
-    unless given.
+    One in `reduction_factor` of the trials that reach a step continues. `first_step` is by default that of the first
+    evaluation.
     """
 
     first_step: int | None = None

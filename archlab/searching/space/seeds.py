@@ -9,7 +9,7 @@ from typing import Any
 from archlab.config import experiment as config
 from archlab.config import yaml_files
 from archlab.errors import ConfigError
-from archlab.searching.variants.express import express
+from archlab.searching.variants.experiment_values import express
 from archlab.searching.variants.variant import Varied
 
 
@@ -33,13 +33,13 @@ def seed_values(
 ) -> dict[str, dict[str, Any]]:
     """Return the values of the varied knobs in each seed, by its name.
 
-    Raises ConfigError naming the first path in which one is not of the space: what is trained would be another model
+    Raises ConfigError naming the first path in which one is not of the space: the trained model would be another one
     than the one that it is called after.
     """
     found = {}
     for index, name in enumerate(seeds):
         values, problem = express(varied, base, config.read(name, folder=folder))
         if problem:
-            raise ConfigError(f"seeds[{index}]", f"{name} is no trial of this space: {problem}")
+            raise ConfigError(f"seeds[{index}]", f"{name} is not a trial of this space: {problem}")
         found[name] = values
     return found

@@ -80,7 +80,7 @@ def _inner() -> Schema:
         "properties": {"trials": {**type_schema(Count), "description": "The runs of each candidate."}},
         "required": ["trials"],
         "minProperties": 2,
-        "description": "What every candidate has tuned by itself: the domain of each path.",
+        "description": "Knobs tuned for each candidate by itself: the domain of each path.",
         "additionalProperties": {"anyOf": [{"const": "auto"}, CHOICES, INTERVAL]},
     }
 
@@ -90,32 +90,32 @@ def _objectives() -> Schema:
         "type": "object",
         "minProperties": 1,
         "propertyNames": {"anyOf": [{"enum": [*dict.fromkeys((*COSTS, *MEASURED, *PLANNED))]}, _VALIDATION_METRIC]},
-        "additionalProperties": {"anyOf": [_DIRECTION, _planned()]},
+        "additionalProperties": {"anyOf": [_DIRECTION, _planned_schema()]},
     }
 
 
-def _planned() -> Schema:
+def _planned_schema() -> Schema:
     return {"type": "object", "properties": {**_PLACE, "direction": _DIRECTION}, "additionalProperties": False}
 
 
 def _constraint() -> Schema:
     at = {
         "type": "object",
-        "properties": {**_PLACE, "require": _bound((*COSTS, *PLANNED))},
+        "properties": {**_PLACE, "require": _bound_schema((*COSTS, *PLANNED))},
         "required": ["require"],
         "additionalProperties": False,
     }
-    return {"anyOf": [_bound(COSTS), at]}
+    return {"anyOf": [_bound_schema(COSTS), at]}
 
 
-def _bound(metrics: Iterable[str]) -> Schema:
+def _bound_schema(metrics: Iterable[str]) -> Schema:
     return {"type": "string", "pattern": rf"^\s*({'|'.join(metrics)})\s*(<=|<|>=|>)"}
 
 
 def _study() -> Schema:
     properties = {
         "sampler": _optuna_class(SAMPLERS),
-        "pruner": {"anyOf": [_optuna_class(PRUNERS), _dominated(), _promotion()]},
+        "pruner": {"anyOf": [_optuna_class(PRUNERS), _dominated_schema(), _promotion()]},
         "trials": {**type_schema(Count), "default": 20},
         "seed": {**type_schema(Seed), "default": 0},
         "storage": {
@@ -131,7 +131,7 @@ def _study() -> Schema:
         },
         "launcher": {
             "anyOf": [{"type": ["string", "null"]}, {"type": "object", "properties": {"type": {"type": "string"}}}],
-            "description": "What places workers: local, slurm, ray, or another package's, with its options.",
+            "description": "The launcher of workers: local, slurm, ray, or another package's, with its options.",
         },
         "resources": {
             **_object(
@@ -142,7 +142,7 @@ def _study() -> Schema:
                 },
                 [],
             ),
-            "description": "What each worker has that a launcher places.",
+            "description": "Resources of each worker that a launcher places.",
         },
         "budget": _object({unit: {"type": "number", "exclusiveMinimum": 0} for unit in BUDGETS}, []),
     }
@@ -154,7 +154,7 @@ def _object(properties: Schema, required: list[str]) -> Schema:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _dominated() -> Schema:
+def _dominated_schema() -> Schema:
     options = {each.name: {"type": "integer", "default": each.default} for each in fields(DominanceConfig)}
     mapping = _object({"type": {"const": DOMINATED}, **options}, ["type"])
     return {"anyOf": [{"const": DOMINATED}, mapping], "description": "For several objectives."}
@@ -164,7 +164,7 @@ def _promotion() -> Schema:
     first = {"type": ["integer", "null"], "minimum": 1, "description": "The first pause; that of the first evaluation."}
     factor = {"type": "integer", "minimum": 2, "default": PromotionConfig.reduction_factor}
     options = {"type": {"const": PROMOTION}, "first_step": first, "reduction_factor": factor}
-    text = "Successive halving whose trials pause, and go on from their checkpoints."
+    text = "Successive halving whose trials pause, and continue from their checkpoints."
     return {"anyOf": [{"const": PROMOTION}, _object(options, ["type"])], "description": text}
 
 

@@ -1,6 +1,6 @@
 """URLs of a study's database: built from paths, and kept without the passwords that they were given with.
 
-A password is held in this process alone. What is stored, compared and printed is the URL without it.
+A password is held in this process alone. The URL that is stored, compared and printed does not have it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from archlab.errors import ArchlabError, ConfigError
 
 PASSWORD = "ARCHLAB_STORAGE_PASSWORD"
 JOURNAL = "journal"  # by itself, a file in the search's directory
-# The drivers of archlab's extras. What SQLAlchemy takes without a word changes with its versions, and for MySQL it is
+# The drivers of archlab's extras. SQLAlchemy's default drivers change with its versions, and for MySQL it is
 # one that has to be compiled.
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 _REFERENCE = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)\}")
@@ -35,7 +35,7 @@ _given: dict[str, str] = {}
 
 
 def take_password(url: str, path: str) -> str:
-    """Return a URL without its passwords, which this process keeps; raise ConfigError for what is no URL.
+    """Return a URL without its passwords, which this process keeps; raise ConfigError for an invalid URL.
 
     References to environment variables, `${oc.env:NAME}`, are no secrets and stay.
     """
@@ -106,12 +106,12 @@ def read_only_sqlite(url: str) -> str:
 
 
 def is_sqlite(url: str) -> bool:
-    """Tell whether a URL names an SQLite database."""
+    """Return whether a URL names an SQLite database."""
     return re.match(r"sqlite(\+\w+)?:", url) is not None
 
 
 def is_journal(url: str) -> bool:
-    """Tell whether a URL names a file that holds a journal of Optuna's."""
+    """Return whether a URL names a file that holds a journal of Optuna's."""
     return url == JOURNAL or url.startswith(f"{JOURNAL}:")
 
 
@@ -143,7 +143,7 @@ def with_driver(url: str) -> str:
 def _without_secrets(url: str, path: str) -> str:
     found = _URL.fullmatch(url)
     if not found:
-        # Without the URL in the message: where its password begins and ends is what is not known.
+        # Without the URL in the message: the ends of its password are unknown.
         problem = f"is no URL such as {_EXAMPLE}; a user's name and password have @ written as %40, and / as %2F"
         raise ConfigError(path, problem)
     password = found["password"]

@@ -43,11 +43,11 @@ PRUNERS = {
     "successive_halving": "SuccessiveHalvingPruner",
     "threshold": "ThresholdPruner",
 }
-# Pruners of ours: Optuna has none for several objectives, and none whose trials go on where they have paused.
+# archlab's own pruners: Optuna has none for several objectives, and none whose trials continue where they have paused.
 DOMINATED, PROMOTION = "dominated", "promotion"
 
 _OURS = {"pruners": (DOMINATED, PROMOTION)}
-PLACEMENT_KEYS = ("launcher", "resources")  # where workers run, which is no part of what is searched
+PLACEMENT_KEYS = ("launcher", "resources")  # where workers run, which is not a part of the search's identity
 STUDY_KEYS = (
     *("sampler", "pruner", "trials", "seed", "storage", "runs_per_trial", "keep", "budget", "time_limit"),
     *PLACEMENT_KEYS,
@@ -75,8 +75,8 @@ class StudyConfig:
 
     The URL has no password, so that it can be stored and printed; `storage_url` keeps it. `runs_per_trial` is the
     number of random seeds that each candidate is trained with, `keep` that of best trials whose weights stay, `budget`
-    what the whole search may use, by unit, `time_limit` the seconds after which a trial has failed. A `launcher` places
-    workers, each with `resources`; neither is stored with the search, which may go on elsewhere.
+    the limits of the whole search, by unit, `time_limit` the seconds after which a trial has failed. A `launcher`
+    places workers, each with `resources`; neither is stored with the search, which may continue elsewhere.
     """
 
     sampler: ClassConfig
@@ -150,7 +150,7 @@ class StudyConfig:
             raise ConfigError("study.pruner", f"{self.pruner.type} has nothing to judge by while train.eval_every is 0")
 
     def check_comparison(self, choices: int) -> None:
-        """Raise ConfigError for what cannot be divided among compared choices."""
+        """Raise ConfigError for a budget that cannot be divided among compared choices."""
         if self.sampler.type in UNFIT_SAMPLERS:
             raise ConfigError("study.sampler", f"{self.sampler.type} cannot search each choice by itself; take tpe")
         if self.pruner and self.pruner.type in UNFIT_PRUNERS:

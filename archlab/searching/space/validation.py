@@ -20,6 +20,7 @@ from archlab.searching.variants.parameters import SearchParameter, resolve_param
 from archlab.searching.variants.pattern import Pattern, PatternValue
 from archlab.searching.variants.references import reference_of, sort_paths
 from archlab.searching.variants.variant import Held, Variant, Varied, start
+from archlab.text import with_article
 
 _MAX_COMBINATIONS = 10_000
 
@@ -68,7 +69,7 @@ def _check_in(path: str, domain: Domain | Tie | Held | None, variant: Variant) -
 
 
 def _check_tie(path: str, tie: Tie, variant: Variant) -> None:
-    values = variant.tied(path, tie)
+    values = variant.tied_values(path, tie)
     if not values:
         raise NoValue(f"same_as: there is no knob {tie.same_as}")
     for place, value in values.items():
@@ -97,13 +98,13 @@ def _check_selectors(varied: Mapping[str, Varied], base: UnresolvedExperiment) -
             continue
         layers, name, rest = found
         if "*" in layers or selectors.first_selector(rest or "x"):
-            raise ConfigError(f"vary.{path}", f"[{name}] is the only wildcard before what is varied")
+            raise ConfigError(f"vary.{path}", f"[{name}] is the only wildcard before the varied knob")
         if rest == "repeat":
             raise ConfigError(f"vary.{path}", "repeat is not varied where every layer is by itself")
         pattern = varied.get(layers)
         if name != selectors.EACH and not (isinstance(pattern, Pattern) and name in pattern.layers):
             known = f"; its letters are {', '.join(pattern.layers)}" if isinstance(pattern, Pattern) else ""
-            raise ConfigError(f"vary.{path}", f"[{name}] is no layer of a pattern of {layers}{known}")
+            raise ConfigError(f"vary.{path}", f"[{name}] is not a layer of a pattern of {layers}{known}")
         if not is_layer_list(layers, base):
             raise ConfigError(f"vary.{path}", f"{layers} is not a list of layers")
 
@@ -153,7 +154,9 @@ def _check_choice(value: Any, knob: Knob, place: str, path: str) -> None:
     else:
         entry = {"type": value} if isinstance(value, str) else value
         if not isinstance(entry, Mapping):
-            raise ConfigError(path, f"{value!r} is no {slot.kind}: give its name, or a mapping with its type")
+            raise ConfigError(
+                path, f"{value!r} is not {with_article(slot.kind)}: give its name, or a mapping with its type"
+            )
         component = find(slot.kind, entry.get("type", slot.default), path)
         own = ("type", "repeat") if slot.many else ("type",)
         renamed = renames.current().knobs_of(component.kind, component.name)

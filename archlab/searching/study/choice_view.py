@@ -43,11 +43,11 @@ class ChoiceSampler(BaseSampler):
         return self.sampler.sample_independent(_view(study, trial), trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Tell the sampler."""
+        """Report to the sampler."""
         self.sampler.before_trial(_view(study, trial), trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Tell the sampler."""
+        """Report to the sampler."""
         self.sampler.after_trial(_view(study, trial), trial, state, values)
 
 

@@ -40,7 +40,7 @@ def claim(study: optuna.Study, trial: Trial, folder: Path, search: str, *, is_ap
     """Hold a trial within a block, with its own UUID and the worker's in the study and in the directory.
 
     `is_apart` says that it runs in a process of its own, so that it is hardly to blame for the death of the worker.
-    A block that ends because others have taken the trial over raises nothing: the worker goes on with another one.
+    A block that ends because others have taken the trial over raises nothing: the worker continues with another one.
     """
     lease, run = own_lease(folder), trial_dir(folder, trial.number)
     if lease and lease.is_lost:
@@ -74,17 +74,17 @@ def stale(folder: Path, number: int, workers: Mapping[str, LeaseView]) -> Iterat
 
 def leave(folder: Path, number: int) -> None:
     """Note that the worker leaves a trial open for a reason that is not the trial's, such as a full disk."""
-    with suppress(OSError):  # an empty file, for which a full disk has room
+    with suppress(OSError):  # an empty file, which a full disk can still hold
         (trial_dir(folder, number) / _STOPPED).touch()
 
 
 def has_left(folder: Path, trial: FrozenTrial) -> bool:
-    """Tell whether the worker of an open trial noted that it leaves it."""
+    """Return whether the worker of an open trial noted that it leaves it."""
     return (trial_dir(folder, trial.number) / _STOPPED).exists()
 
 
 def is_apart(folder: Path, trial: FrozenTrial) -> bool:
-    """Tell whether a trial runs, or ran, in a process of its own."""
+    """Return whether a trial runs, or ran, in a process of its own."""
     return bool(_read(folder, trial.number).get("is_apart"))
 
 

@@ -32,7 +32,7 @@ from archlab.searching.study.journal import JournalFile
 
 PATIENCE_S = 60.0
 PAUSE_S = 1.0
-_SQLITE_BUSY_S = 2  # for SQLite itself to wait in one attempt: short, so that a user is soon told who is waited for
+_SQLITE_BUSY_S = 2  # for SQLite itself to wait in one attempt: short, so that users soon see the message
 # PendingRollbackError: Optuna repeats a query by itself in the transaction that a lost connection has ended.
 _TRANSIENT = (
     exc.OperationalError,
@@ -41,7 +41,7 @@ _TRANSIENT = (
     exc.DisconnectionError,
     exc.PendingRollbackError,
 )
-# What waiting does not mend, though the drivers raise OperationalError for it.
+# Errors that waiting does not fix, although the drivers raise OperationalError for them.
 _PERMANENT = ("password", "authentication", "access denied", "does not exist", "unknown database", "no such", "denied")
 # Of a journal whose file server is away.
 _AWAY = {
@@ -108,7 +108,7 @@ class _Storage(BaseStorage):
         self.storage, self.database = storage, database
 
 
-def _patiently(name: str) -> Callable[..., Any]:
+def _with_retries(name: str) -> Callable[..., Any]:
     def method(self: _Storage, *args: Any, **kwargs: Any) -> Any:
         return self.database.call(lambda: getattr(self.storage, name)(*args, **kwargs))
 
@@ -120,7 +120,7 @@ def _public_methods() -> Iterator[str]:
 
 
 # Every method of Optuna's interface, by its name: one that a release adds is waited for like the others.
-PatientStorage = type("PatientStorage", (_Storage,), {name: _patiently(name) for name in _public_methods()})
+PatientStorage = type("PatientStorage", (_Storage,), {name: _with_retries(name) for name in _public_methods()})
 
 
 def open_database(public_url: str, name: str = "", *, read_only: bool = False) -> BaseStorage:
@@ -138,7 +138,7 @@ def open_database(public_url: str, name: str = "", *, read_only: bool = False) -
     open_it = partial(RDBStorage, template, engine_kwargs=options, skip_table_creation=read_only)
     try:
         storage = database.call(lambda: cached_storage(open_it()))
-    except ValueError:  # of a port that is no number; its text may hold a part of the password
+    except ValueError:  # of a port that is not a number; its text may hold a part of the password
         raise DatabaseError(f"{database.name}: cannot be used: its port is not a number") from None
     return PatientStorage(storage, database)
 

@@ -1,6 +1,6 @@
 """The identity of a search: a UUID that its directory, study, trials, best model and summary share.
 
-Names and trial numbers do not tell searches apart: another search's files have the same ones.
+Names and trial numbers do not distinguish searches: another search's files have the same ones.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from archlab.storage.files import write_text
 from archlab.training.data_identity import WHEREABOUTS
 
 NAME = "identity.json"
-LOCAL_STUDY = "search"  # the study's name where its database lies in the search's directory, and holds no other
+LOCAL_STUDY = "search"  # the study's name where its database is in the search's directory, and holds no other
 
 
 @dataclass(frozen=True)
 class SearchIdentity:
-    """What a search's directory says about itself.
+    """The identity of a search, stored in its directory.
 
     - `search`: the UUID.
     - `study`: the name of the study in its storage.
     - `format`: of the YAML that `base` and `space` were made from.
-    - `base`, `space`: SHA-256 of the base experiment, and of what must not change in the space.
+    - `base`, `space`: SHA-256 of the base experiment, and of the part of the space that must not change.
     - `data`: the task's description of its data, with sizes and checksums.
     """
 
@@ -92,7 +92,7 @@ def require_unchanged(identity: SearchIdentity, space: Space, folder: Path) -> N
 
 
 def data_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return the first difference of two descriptions, among what both describe."""
+    """Return the first difference of two descriptions, among their common keys."""
     return first_difference(old, new, lambda _, one, other: one == other or one is None or other is None)
 
 
@@ -105,7 +105,7 @@ def require_same_search(found: str, identity: SearchIdentity | None, what: Path 
 
 
 def may_grow(space: Space) -> bool:
-    """Tell whether choices may be added to a search: brute force enumerates the space, and must not see it change."""
+    """Return whether choices may be added to a search: brute force enumerates the space, and must not see it change."""
     return space.study.sampler.type != "brute_force"
 
 

@@ -1,8 +1,8 @@
 """Optuna's journal in a file that workers share without a server: one line a change, appended under a lock.
 
 Optuna's own backend (5.0) waits half a minute for the lock file of a worker that was killed, then takes it from one
-that is only slow, and cannot read a file in which a worker was killed amid a line. The kernel releases this one's lock,
-and a line without an end is cut off by the next writer.
+that is only slow, and cannot read a file in which a worker was killed while writing a line. The kernel releases this
+one's lock, and the next writer cuts off a line without an end.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class JournalFile(BaseJournalBackend):
         """Append changes: all of them, or none if the disk is full."""
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         # Not Optuna's name for the lock: its own tools would take it for that of a worker that was killed. And the file
-        # is not created: one that was deleted meanwhile, or whose file server is away, is no journal to begin again.
+        # is not created: one that was deleted meanwhile, or whose file server is away, is not a journal to begin again.
         locked = lock(self.file.with_name(f"{self.file.name}.flock"), wait=True)
         with locked, self.file.open("rb+", buffering=0) as file:
             end = _end_of_last_line(file)
@@ -63,7 +63,7 @@ class JournalFile(BaseJournalBackend):
         except ValueError:
             log = None
         if not isinstance(log, dict):
-            raise MachineError(f"{self.file}: line {number}: is no line of a journal of Optuna's; bring a copy back")
+            raise MachineError(f"{self.file}: line {number}: is not a line of a journal of Optuna's; bring a copy back")
         return log
 
 

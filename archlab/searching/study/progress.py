@@ -1,4 +1,4 @@
-"""How far a trial has come, by what would be left of it if its process died now."""
+"""The progress of a trial: the part that would be kept if its process died now."""
 
 from __future__ import annotations
 

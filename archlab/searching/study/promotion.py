@@ -16,7 +16,7 @@ from archlab.searching.study.trial_attrs import set_trial_attrs, trial_attrs
 
 
 class PromotionJudge:
-    """Takes the evaluations of a trial, and tells whether it is to pause; `sign` is -1 where larger ones are better."""
+    """Decides at each evaluation of a trial whether it pauses; `sign` is -1 if larger values are better."""
 
     def __init__(self, study: Study, trial: Trial, rungs: Sequence[int], factor: int, sign: float) -> None:
         self.study, self.trial, self.rungs, self.factor, self.sign = study, trial, rungs, factor, sign
@@ -36,7 +36,7 @@ class PromotionJudge:
 
 
 def is_paused(trial: FrozenTrial) -> bool:
-    """Tell whether a trial is open, and waits for its promotion."""
+    """Return whether a trial is open, and waits for its promotion."""
     return trial.state == TrialState.RUNNING and bool(trial_attrs(trial).get("paused"))
 
 
@@ -55,7 +55,7 @@ def promote(study: Study, rungs: Sequence[int], factor: int, sign: float) -> Tri
 
 
 def is_anything_running(study: Study) -> bool:
-    """Tell whether a trial is being trained, or waits to be, which may let others be promoted."""
+    """Return whether a trial is being trained, or waits to be, which may let others be promoted."""
     every = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     return any(not is_paused(trial) for trial in every)
 

@@ -38,8 +38,8 @@ from archlab.storage.targets import is_occupied, require_dir
 from archlab.text import shell_path
 
 SPACE = "search.yaml"
-STUDY_LOCK = ".study.lock"  # held by whoever claims, enqueues or interrupts trials
-JOBS = "jobs"  # of workers that a launcher has placed: what they print, and the launcher's own files
+STUDY_LOCK = ".study.lock"  # held while claiming, enqueueing or interrupting trials
+JOBS = "jobs"  # of workers that a launcher has placed: their output, and the launcher's own files
 _OWN_DIRS = ("trials", "baseline", "best", workers.DIR, JOBS, *LADDER_DIRS)
 # search.yaml and identity.json last: a directory that is cleared in part is still known as a search's.
 _OWN_FILES = ("summary.json", "ladder.json", "report.html", "base.yaml", SPACE, identity.NAME)
@@ -99,13 +99,13 @@ def _prepare(folder: Path) -> None:
     if identity.NAME in names:  # left by a start-over that was killed
         _clear(folder)
         return
-    # Also if forced: what is there is no search, so that nothing in it is archlab's to overwrite.
+    # Also if forced: the directory is not a search, so that archlab may not overwrite its files.
     raise ArchlabError(f"{folder}: is not empty and no search: it holds {foreign[0]!r}; name another directory")
 
 
 def _clear(folder: Path) -> None:
     if folder.is_symlink():
-        raise ArchlabError(f"{folder}: is a link; to start over what it leads to, name {folder.resolve()}")
+        raise ArchlabError(f"{folder}: is a link; to start over its target, name {folder.resolve()}")
     if foreign := first_foreign(folder, _LAYOUT):
         raise ArchlabError(f"{foreign}: was not written by archlab; move it away, or name another directory")
     with lock(folder / ".workers.lock", wait=False) as alone:
@@ -119,7 +119,7 @@ def _clear(folder: Path) -> None:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:  # a link is removed, and what it leads to is left alone
+    else:  # a link is removed, and its target is left alone
         path.unlink(missing_ok=True)
 
 

@@ -94,7 +94,7 @@ def counts_candidates(study: optuna.Study) -> bool:
 
 
 def has_numbered_combinations(study: optuna.Study) -> bool:
-    """Whether brute force goes by the numbers of candidates, and not by what was tried as in earlier versions."""
+    """Whether brute force goes by the numbers of candidates, and not by tried combinations as in earlier versions."""
     return bool(study.user_attrs.get(_NUMBERED))
 
 
@@ -126,7 +126,7 @@ def count_claimed(study: optuna.Study) -> int:
 
 
 def fail_stale_trials(study: SearchStudy, folder: Path) -> None:
-    """Mark running trials whose worker has died as interrupted, and enqueue again what was interrupted.
+    """Mark running trials whose worker has died as interrupted, and enqueue interrupted trials again.
 
     The caller holds the lock of the study, under which trials are claimed and enqueued.
     """
@@ -213,7 +213,7 @@ def enqueue_retries(study: SearchStudy) -> None:
         attrs, fixed = trial_attrs(trial), trial.system_attrs.get("fixed_params", {})
         if not fixed and not trial.params:  # the sampler had chosen nothing yet
             continue
-        # Of a trial that ended amid its suggestions nothing is kept: the sampler, with the same seed, makes them again.
+        # A trial that ended during its suggestions keeps nothing: the sampler, with the same seed, makes them again.
         is_whole = "values" in attrs or not counts_candidates(study)
         parameters = {**fixed, **trial.params} if is_whole else fixed
         kept = {name: attrs[name] for name in _KEPT_ATTRS if name in attrs}  # type: ignore[literal-required]

@@ -44,7 +44,7 @@ def open_storage(folder: Path, storage_url: str | None, create: bool) -> BaseSto
 
 
 def storage_name(folder: Path, storage_url: str | None) -> str:
-    """Return what messages call the storage: its file, or its URL."""
+    """Return the name of the storage in messages: its file, or its URL."""
     if storage_url is None:
         return str(folder / "study.db")
     return str(journal_file(storage_url, folder)) if is_journal(storage_url) else storage_url
@@ -86,7 +86,7 @@ def find_study(storage: BaseStorage, space: Space, folder: Path, place: str, cre
 
 
 def _require_own_trials(trials: Sequence[FrozenTrial], folder: Path, what: str) -> None:
-    """Raise ArchlabError if trials of a study without a UUID, of an earlier version, lie in another directory."""
+    """Raise ArchlabError if trials of a study without a UUID, of an earlier version, are in another directory."""
     for trial in trials:
         if trial.state == TrialState.COMPLETE and not trial_dir(folder, trial.number).is_dir():
             raise ArchlabError(f"{what} holds another search: its trial {trial.number} is not in {folder / 'trials'}")

@@ -24,14 +24,14 @@ class TrialAttrs(TypedDict, total=False):
     - `interrupted`: whether its process ended before the trial did, so that the trial is run again.
     - `attempt`, `retry_of`: the number of the attempt from 1, and the trial that this one runs again.
     - `next_attempt`: of an interrupted trial, the number of the attempt that runs it again.
-    - `progress`: of an interrupted trial and the one that runs it again, what is kept: ended runs, a step.
-    - `fruitless`: how many attempts in a row were killed without having come further than that.
+    - `progress`: of an interrupted trial and its retry, the part that is kept: ended runs, a step.
+    - `fruitless`: how many attempts in a row were killed without progress beyond that.
     - `lost_workers`: the same of the workers of a trial that runs in a process of its own.
-    - `id`: the trial's UUID, since a number alone does not tell it from another search's trial.
+    - `id`: the trial's UUID, since a number alone does not distinguish it from another search's trial.
     - `choice`, `seed_of`: the compared choice that the trial belongs to, and the experiment that it was made from.
     - `candidate`: the number of the candidate from 0, within its choice, by which its values are sampled.
     - `repeat`: how many trials before it had the same values; each has another random seed.
-    - `tuned`, `runs`: the inner settings of its best run, and what each of its runs has shown.
+    - `tuned`, `runs`: the inner settings of its best run, and the results of each of its runs.
     - `tasks`: the metrics on each task, of which `metrics` are the means.
     - `seed_metrics`, `std`: the metrics with each random seed, and their standard deviations.
     - `reported`: a validation metric by tokens, for pruning with several objectives.

@@ -1,4 +1,4 @@
-"""The workers of a search: each holds a lease in its directory, which says what it works on, and whether it lives."""
+"""The workers of a search: each holds a lease in its directory, which has its current work and its liveness."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def own_lease(folder: Path) -> Lease | None:
 
 
 def bury_dead_workers(folder: Path) -> dict[str, LeaseView]:
-    """Return the leases of a search by their UUIDs, after those that are dead were told so, should they wake up.
+    """Return the leases of a search by their UUIDs, after marking the dead ones, which might wake up.
 
     A worker that holds a lease itself has watched the others since; any other process knows of this machine alone.
     """
@@ -72,7 +72,7 @@ def bury_dead_workers(folder: Path) -> dict[str, LeaseView]:
 
 
 def is_dead(folder: Path, holder: str, workers: Mapping[str, LeaseView]) -> bool:
-    """Tell whether a worker is dead, of which no lease is left if it has ended properly."""
+    """Return whether a worker is dead, of which no lease is left if it has ended properly."""
     view = workers.get(holder)
     return bool(view.dead) if view else not (folder / DIR / f"{holder}{LEASE}").exists()
 
@@ -80,8 +80,8 @@ def is_dead(folder: Path, holder: str, workers: Mapping[str, LeaseView]) -> bool
 def read_workers(folder: Path, observer: LeaseObserver | None = None) -> list[Worker]:
     """Return the workers of a search, the oldest first: those that work, and those that died or ended with an error.
 
-    A single look tells the death of a process on this machine, and those that other workers have noticed; an `observer`
-    of `folder / "workers"` that looks again and again also tells of other machines.
+    A single call detects dead processes on this machine, and those that other workers have marked; an `observer` of
+    `folder / "workers"` that looks repeatedly also detects them on other machines.
     """
     views = (observer or LeaseObserver(folder / DIR)).look().values()
     return [_worker(view) for view in views]
@@ -90,12 +90,12 @@ def read_workers(folder: Path, observer: LeaseObserver | None = None) -> list[Wo
 def _worker(view: LeaseView) -> Worker:
     work = view.work or {}
     state = view.state if view.is_alive or view.state == "ended" else "died"
-    told = (view.id, state, work.get("trial"), str(work.get("run", "")), view.work_since)
-    return Worker(*told, view.host, view.pid, view.since, view.reason or view.dead, view.dead_since)
+    work_fields = (view.id, state, work.get("trial"), str(work.get("run", "")), view.work_since)
+    return Worker(*work_fields, view.host, view.pid, view.since, view.reason or view.dead, view.dead_since)
 
 
 def work_on(folder: Path, work: Mapping[str, Any] | None) -> None:
-    """Tell the other workers of a search what this one works on, such as `{"run": "baseline"}`; None is nothing."""
+    """Publish what this worker works on, such as `{"run": "baseline"}`, to the other workers; None is nothing."""
     if lease := own_lease(folder):
         lease.update(work)
 
@@ -125,5 +125,5 @@ class Fence(Callback):
 def fence(folder: Path) -> Callback:
     """Return the callback of a training run of this worker, which ends if it is a trial that others have taken over."""
     lease = own_lease(folder)
-    # A baseline is nobody else's, whoever considers this worker dead.
+    # No other worker takes a baseline, even if one considers this worker dead.
     return Fence(lease.lost_file) if lease and "trial" in (lease.work or {}) else Callback()

@@ -1,4 +1,4 @@
-"""Runs whose processes are killed: again from their checkpoints, as often as they come further."""
+"""Retries of runs whose processes are killed, from their checkpoints, as long as each makes progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Output = TypeVar("Output")
 def train_to_its_end(
     label: str, folder: Path, open_runner: OpenRunner, train: Callable[[TrialRunner, float | None], Output]
 ) -> Output:
-    """Return what `train` does with a runner and `save_every_s`, called again where its process was lost.
+    """Return the result of `train` with a runner and `save_every_s`, called again if its process was lost.
 
     Raises TrialLost after as many attempts as a trial has that bring no further checkpoint; the second is alone, as
     memory may have been short.

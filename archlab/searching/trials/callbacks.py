@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 
@@ -22,7 +22,7 @@ class SearchCallback:
     def on_study(self, read: Callable[[], Progress]) -> None:
         """The study is open; `read` returns how far the search has come at the time of a call, all workers together."""
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """The baseline or a trial starts, or one of its runs; return the callback of that training run."""
         return Callback()
 
@@ -52,7 +52,7 @@ class SearchCallbackList(SearchCallback):
         for callback in self.callbacks:
             callback.on_study(read)
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """Forward to each, and return all their callbacks of the training run."""
         return CallbackList([callback.on_run(label, values) for callback in self.callbacks])
 
@@ -73,13 +73,13 @@ class SearchCallbackList(SearchCallback):
 
 
 class Judge(Protocol):
-    """What decides whether a trial is pruned: a trial of Optuna, whose pruner decides, or archlab's own."""
+    """The judge of whether a trial is pruned: a trial of Optuna, whose pruner decides, or archlab's own."""
 
     def report(self, value: float, step: int) -> None:
         """Take an evaluation after a step."""
 
     def should_prune(self) -> bool:
-        """Tell whether the trial is to end after its last evaluation."""
+        """Return whether the trial is to end after its last evaluation."""
 
 
 class TrialPaused(BaseException):

@@ -1,6 +1,6 @@
 """The training runs of one trial: its settings tuned, then the best of them with further random seeds.
 
-Each is a run of archlab in `runs/0`, `runs/1`, ... of the trial's directory, and what has ended is not run again.
+Each is a run of archlab in `runs/0`, `runs/1`, ... of the trial's directory, and an ended one is not run again.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class CandidateRuns:
 
 
 def copy_run_files(run: Path, folder: Path) -> None:
-    """Copy what tells of a run into the directory of its trial."""
+    """Copy the records of a run into the directory of its trial."""
     for name in _FILES:
         if (run / name).is_file():
             shutil.copyfile(run / name, folder / name)
@@ -201,8 +201,8 @@ class _ShiftedJudge:
         self.reported = -1
 
     def report(self, value: float, step: int) -> None:
-        """Report what the trial has reached."""
-        if step > self.reported:  # a run that goes on from a checkpoint evaluates some steps again
+        """Report the results of the trial."""
+        if step > self.reported:  # a run that continues from a checkpoint evaluates some steps again
             self.judge.report(self.combine(value, step), self.steps_before + step)
             self.reported = step
 
@@ -211,7 +211,7 @@ class _ShiftedJudge:
         return self.judge.should_prune()
 
     def report_earlier(self, run: Path, metric: str, *, has_ended: bool) -> None:
-        """Report the evaluations of a run that has ended, or of one that goes on from its checkpoint."""
+        """Report the evaluations of a run that has ended, or of one that continues from its checkpoint."""
         last = math.inf if has_ended else checkpoint_step(run) or 0
         for step, value in _curve(run, metric):
             if step <= last:

@@ -71,7 +71,7 @@ def plan_objectives(space: Space, costs: TrialCosts) -> dict[str, float]:
 
 
 def require_feasible(space: Space, trial: Trial, costs: TrialCosts) -> None:
-    """Tell the sampler how far a trial is from each constraint; raise InfeasibleTrial if it violates one."""
+    """Report a trial's violation of each constraint to the sampler; raise InfeasibleTrial if it violates one."""
     for constraint in space.constraints:
         trial.set_constraint(constraint.name, constraint.violation(costs.at(constraint.place)))
     if problems := problems_of(space.constraints, costs):
@@ -79,7 +79,7 @@ def require_feasible(space: Space, trial: Trial, costs: TrialCosts) -> None:
 
 
 def judge_of(study: SearchStudy, space: Space, trial: Trial, costs: Mapping[str, float]) -> Judge | None:
-    """Return what decides whether a trial is pruned, if anything does."""
+    """Return the judge of whether a trial is pruned, if any."""
     pruner = space.study.pruner
     if pruner and pruner.type == DOMINATED:
         config = DominanceConfig.parse(pruner.options, "study.pruner")

@@ -7,10 +7,10 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
-from archlab.searching.trials.alone import hold_room
-from archlab.searching.trials.seats import Seat
+from archlab.searching.trials.exclusive_trial import hold_room
 from archlab.searching.trials.trial_job import TrialRunner
 from archlab.searching.trials.trial_processes import TrialProcesses
+from archlab.searching.trials.trial_resources import Seat
 
 
 class ProcessPool:
@@ -26,9 +26,9 @@ class ProcessPool:
         self.open_runners = [_OpenProcess(self.processes, seat, folder, time_limit) for seat in seats]
 
     def run(self, tasks: Sequence[Callable[[], None]]) -> None:
-        """Call what each worker does in a thread of its own, until all are done.
+        """Run each worker in a thread of its own, until all are done.
 
-        Raises what one of them raises, after the trials of all have saved a checkpoint.
+        Raises the exception of one of them, after the trials of all have saved a checkpoint.
         """
         with ThreadPoolExecutor(len(tasks), thread_name_prefix="worker") as threads:
             futures = [threads.submit(task) for task in tasks]

@@ -23,13 +23,13 @@ def leave_open(study: SearchStudy, number: int, folder: Path) -> None:
     # First: if the database is away, the trial stays "running", and the next worker must not count that as a death of
     # the trial's own doing.
     leave(folder, number)
-    with suppress(Exception):  # the caller raises what ended the trial
+    with suppress(Exception):  # the caller raises the exception that ended the trial
         interrupt(study, number, folder, by_itself=False)
 
 
 def interrupt(study: SearchStudy, number: int, folder: Path, *, by_itself: bool) -> None:
     """Close a trial that this process has claimed and that was interrupted; see `mark_interrupted`."""
-    # Nobody may ask for a trial meanwhile, having enqueued what is to be run again: a candidate that neither runs nor
+    # No worker may ask for a trial meanwhile, with retries enqueued: a candidate that neither runs nor
     # waits would be taken for one that is still to come, and be tried twice.
     with lock(folder / STUDY_LOCK, wait=True):
         mark_interrupted(study, study.get_trials()[number], folder, by_itself=by_itself)

@@ -24,9 +24,9 @@ _DECODING = "decode_us_per_token"
 
 
 def train_trial(job: TrialJob, listener: TrialListener) -> TrialOutput:
-    """Train a trial and return its metrics; what has ended is not run again.
+    """Train a trial and return its metrics; ended runs are not run again.
 
-    Raises optuna.TrialPruned if the listener's judge ends it, and what training raises.
+    Raises optuna.TrialPruned if the listener's judge ends it, and the exceptions of training.
     """
     training = _TrialTraining(job, listener)
     if job.is_single:

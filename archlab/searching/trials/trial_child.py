@@ -1,4 +1,4 @@
-"""The process of one trial: it trains, tells its worker, and ends; whatever happens in it touches this trial only."""
+"""The process of one trial: it trains, reports to its worker, and exits; a crash affects this trial only."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from archlab.runtime.shares import DEVICES
 from archlab.runtime.signals import is_stopping, stop_on_signals
 from archlab.searching.failures import exits_fail, failure_reason
 from archlab.searching.trials.callbacks import Judge, TrialPaused
-from archlab.searching.trials.seats import Seat
+from archlab.searching.trials.messages import parse_job, parse_request, receive, send
 from archlab.searching.trials.train_trial import train_trial
 from archlab.searching.trials.trial_job import TrialJob
-from archlab.searching.trials.wire import parse_job, parse_request, receive, send
+from archlab.searching.trials.trial_resources import Seat
 from archlab.searching.variants.cost_request import count_costs
 from archlab.training.callbacks import Callback
 
-OUTPUT = "output.log"  # what the process printed, in the trial's directory
+OUTPUT = "output.log"  # the output of the process, in the trial's directory
 _PR_SET_PDEATHSIG = 1
 
 
 def run_child(connection: Connection, folder: str, plugins: Sequence[str], seat: Seat) -> None:
-    """Do what the connection asks for on a seat of the machine, with a trial's directory for what is printed."""
+    """Serve the connection's request on a share of the machine, with a trial's directory for the output."""
     _bind_to_worker()
     _sit_down(seat)
     message: tuple[Any, ...] | None
@@ -55,7 +55,7 @@ def run_child(connection: Connection, folder: str, plugins: Sequence[str], seat:
 
 
 def _serve(connection: Connection) -> tuple[Any, ...] | None:
-    """Count costs as often as asked, then train; return what is to be told at the end, if anything."""
+    """Count costs as often as asked, then train; return the final message, if any."""
     while True:
         try:
             question, (content,) = receive(connection)
@@ -69,7 +69,7 @@ def _serve(connection: Connection) -> tuple[Any, ...] | None:
 def _count(content: str) -> tuple[Any, ...]:
     try:
         return "done", dict(count_costs(parse_request(content)))
-    except ConfigError as error:  # a search for the model that costs so much goes on
+    except ConfigError as error:  # a search for a model of a given cost continues
         if is_stopping():
             raise
         return "problem", error.path, error.problem, error.source, error.key
@@ -103,7 +103,7 @@ def _train(job: TrialJob, connection: Connection) -> tuple[Any, ...]:
 
 
 def _describe(error: BaseException) -> tuple[Any, ...]:
-    """Return the message that tells of an exception."""
+    """Return the message for an exception."""
     if isinstance(error, optuna.TrialPruned):
         return "pruned", one_line(error)
     if isinstance(error, TrialPaused):
@@ -114,7 +114,7 @@ def _describe(error: BaseException) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class _Teller:
-    """Tells the worker what training does, and asks it whether to go on."""
+    """Reports training to the worker, and asks it whether to continue."""
 
     connection: Connection
 
@@ -124,8 +124,8 @@ class _Teller:
         _tell(self.connection, "has_judge")
         return _Asker(self.connection) if receive(self.connection)[1][0] else None
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
-        """Tell that a run starts."""
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
+        """Report the start of a run."""
         _tell(self.connection, "run", label, dict(values))
         return _CallbackTeller(self.connection)
 
@@ -135,7 +135,7 @@ class _Asker:
     connection: Connection
 
     def report(self, value: float, step: int) -> None:
-        """Tell an evaluation."""
+        """Report an evaluation."""
         _tell(self.connection, "report", value, step)
 
     def should_prune(self) -> bool:
@@ -187,7 +187,7 @@ def _logging_to(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def _output_to(file: Path) -> Iterator[None]:
-    """Write what the process prints, and the trace of a crash, to a file, which is removed where nothing was printed.
+    """Redirect the output of the process, and the trace of a crash, to a file, which is removed if empty.
 
     The terminal has the display of the search.
     """

@@ -1,4 +1,4 @@
-"""What is trained for one trial, as plain data, and what comes of it: another process can do it."""
+"""The training of one trial and its results as plain data, so that another process can run it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TrialJob:
     `settings` are those that are tuned, `tasks` the values of several tasks by their names, `seeds` the number of
     random seeds of the best settings. `metric` is reported during training, a larger one better if `sign` is -1, and
     `measured` are the objectives that are measured on the finished model. `values` are shown with the first run.
-    `save_every_s` is for a trial whose process was killed before, which is to come further each time, and
+    `save_every_s` is for a trial whose process was killed before, which must make progress each time, and
     `pauses` for one that the judge does not end, but lets wait. `force` starts over where the directory holds another
     run.
     """
@@ -63,7 +63,7 @@ def make_job(space: Space, label: str, folder: Path, experiment: UnresolvedExper
     return TrialJob(
         label,
         folder,
-        # Those of the space too: whoever loads the trained model has only the experiment.
+        # Those of the space too: loading the trained model uses only the experiment.
         replace(experiment, plugins=space.plugins),
         metric=space.pruned_by,
         sign=space.sign_of(space.pruned_by),
@@ -77,20 +77,20 @@ def make_job(space: Space, label: str, folder: Path, experiment: UnresolvedExper
 
 @dataclass(frozen=True)
 class TrialOutput:
-    """The metrics of a trial, means over its random seeds and tasks, and what the study stores of its runs."""
+    """The metrics of a trial, means over its random seeds and tasks, and the results of its runs for the study."""
 
     metrics: dict[str, float]
     attrs: TrialAttrs = field(default_factory=TrialAttrs)
 
 
 class TrialListener(Protocol):
-    """What a trial tells while it is trained, and whom it asks whether to go on."""
+    """Callbacks of a trial in training: its reports, and the decision to continue."""
 
     @property
     def judge(self) -> Judge | None:
-        """What decides whether the trial is pruned, if anything does."""
+        """The judge of whether the trial is pruned, if any."""
 
-    def on_run(self, label: str, values: Mapping[str, Any]) -> Callback:
+    def on_run(self, label: str, values: Mapping[str, object]) -> Callback:
         """A training run starts; return its callback."""
 
 
@@ -102,7 +102,7 @@ class TrialRunner(Protocol):
         ...
 
     def train(self, job: TrialJob, listener: TrialListener) -> TrialOutput:
-        """Return what the trial has reached, or raise what ended it."""
+        """Return the results of the trial, or raise the exception that ended it."""
         ...
 
 
@@ -110,7 +110,7 @@ class OpenRunner(Protocol):
     """Gives a trial a place to run in."""
 
     def __call__(self, label: str, folder: Path, *, alone: bool) -> AbstractContextManager[TrialRunner]:
-        """Return what runs a trial in its directory; `alone` if its process was killed before, as where memory is
+        """Return the runner of a trial in its directory; `alone` if its process was killed before, as where memory is
         short.
         """
         ...

@@ -19,14 +19,14 @@ from archlab.errors import ArchlabError, ConfigError, MachineError, TrainingErro
 from archlab.runtime.outcome import Outcome
 from archlab.runtime.signals import Stopped
 from archlab.searching.trials.callbacks import Judge, TrialPaused
+from archlab.searching.trials.messages import format_job, format_request, receive, send
 from archlab.searching.trials.trial_child import OUTPUT
 from archlab.searching.trials.trial_job import TrialJob, TrialListener, TrialOutput
-from archlab.searching.trials.wire import format_job, format_request, receive, send
 from archlab.searching.variants.cost_request import CostRequest, Costs
 from archlab.training.callbacks import Callback
 
 _POLL_S = 0.2
-# What the process may tell that is raised here as it was there.
+# Exceptions of the trial's process that are raised again here.
 _RAISED: dict[str, Callable[..., BaseException]] = {
     "pruned": optuna.TrialPruned,
     "paused": TrialPaused,
@@ -46,8 +46,8 @@ class TrialLost(ArchlabError):
 class TrialProcess:
     """Counts the costs of a trial, and trains it, in a process of its own.
 
-    Each call raises what it raises there, TrialLost if the process ended early, and TrainingError if the trial has
-    taken longer than its time limit.
+    Each call raises the exception of the other process, TrialLost if the process ended early, and TrainingError if the
+    trial has taken longer than its time limit.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class TrialProcess:
         return TrialLost(f"its process was asked to stop{f': {reason}' if reason else ''}", by_itself=False)
 
     def _lost(self) -> BaseException:
-        """Return what became of a process that ended without a word."""
+        """Return the outcome of a process that ended without a message."""
         self.process.join(_POLL_S)
         status = self.process.exitcode
         if self.stopping.is_set():

@@ -13,9 +13,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from archlab.runtime.signals import Stopped
-from archlab.searching.trials.seats import Seat
 from archlab.searching.trials.trial_child import run_child
 from archlab.searching.trials.trial_process import TrialProcess
+from archlab.searching.trials.trial_resources import Seat
 from archlab.searching.trials.trial_server import trial_context
 
 
@@ -51,7 +51,7 @@ class TrialProcesses:
 
     def stop(self) -> None:
         """Ask every trial to save a checkpoint and end, and start no other."""
-        self.stopping.set()  # which the worker of each trial sees, and tells its process
+        self.stopping.set()  # which the worker of each trial polls, and forwards to its process
 
     def kill(self) -> None:
         """End every trial at once."""

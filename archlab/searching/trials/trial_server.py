@@ -20,7 +20,7 @@ from multiprocessing.context import ForkServerContext
 from archlab.runtime.private_apis import TRACER, has_fork_server, use_fork_server
 
 _MODULES = ("archlab.searching.trials.trial_child", TRACER)
-# Where `forkserver.main` is what `_serve` calls: Python 3.14's asks for a key, too.
+# For versions whose `forkserver.main` has `_serve`'s arguments: Python 3.14's has a key, too.
 _CAN_FORK = sys.platform == "linux" and sys.version_info < (3, 14)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -58,9 +58,9 @@ def fork_trial_server() -> None:
 
 
 def _serve(listener_fd: int, alive_r: int) -> None:
-    """Be the server, and end with it: what this process was about to do is its parent's."""
+    """Run the server and exit: the rest of the program is the parent's."""
     try:
-        for number in _SIGNALS:  # as a new program has them: what is ignored stays so, as SIGHUP under nohup
+        for number in _SIGNALS:  # as a new program has them: ignored signals stay ignored, as SIGHUP under nohup
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         forkserver.main(listener_fd, alive_r, [])

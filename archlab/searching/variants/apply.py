@@ -41,7 +41,7 @@ def retie(
 
 def tied_value(path: str, domain: Varied, variant: Variant, value: Any = MISSING) -> Any:
     """Return the value of a tie, a list where it differs between layers; the given one if there is none to follow."""
-    tied = list(variant.tied(path, domain).values()) if isinstance(domain, Tie) else []
+    tied = list(variant.tied_values(path, domain).values()) if isinstance(domain, Tie) else []
     if not tied:
         return value
     return tied[0] if all(other == tied[0] for other in tied) else tied

@@ -38,7 +38,7 @@ class Bisection:
         return abs(self.costs[n] / self.target - 1)
 
     def _first(self, start: int) -> int | None:
-        return self._costed(min(max(start, self.low), self.high), self.low - 1, self.high + 1)
+        return self._nearest_costed(min(max(start, self.low), self.high), self.low - 1, self.high + 1)
 
     def _next(self) -> int | None:
         """Measure one more number between the nearest ones around the target, or beyond them; None if none is left."""
@@ -47,10 +47,10 @@ class Bisection:
         if not under or not over:
             return self._beyond(sorted(under or over, key=self._error)[:2])
         a, b = min(((u, o) for u in under for o in over), key=lambda pair: abs(pair[0] - pair[1]))
-        guess = self._interpolated(a, b) if len(self.costs) % 3 else (a + b) // 2
-        return self._costed(guess, min(a, b), max(a, b))
+        guess = self._interpolate(a, b) if len(self.costs) % 3 else (a + b) // 2
+        return self._nearest_costed(guess, min(a, b), max(a, b))
 
-    def _interpolated(self, a: int, b: int) -> int:
+    def _interpolate(self, a: int, b: int) -> int:
         share = math.log(self.target / self.costs[a]) / math.log(self.costs[b] / self.costs[a])
         return round(math.exp(math.log(a) + share * math.log(b / a)))
 
@@ -63,14 +63,14 @@ class Bisection:
         factor = (self.target / self.costs[ends[0]]) ** (1.1 / exponent)
         guess = round(ends[0] * min(max(factor, 1 / _MAX_FACTOR), _MAX_FACTOR))
         if factor > 1:
-            return self._costed(max(guess, max(self.costs) + 1), max(self.costs), self.high + 1)
-        return self._costed(min(guess, min(self.costs) - 1), self.low - 1, min(self.costs))
+            return self._nearest_costed(max(guess, max(self.costs) + 1), max(self.costs), self.high + 1)
+        return self._nearest_costed(min(guess, min(self.costs) - 1), self.low - 1, min(self.costs))
 
     def _exponent(self, a: int, b: int) -> float:
         exponent = math.log(self.costs[b] / self.costs[a]) / math.log(b / a)
         return math.copysign(min(max(abs(exponent), 0.25), 4.0), exponent) if exponent else 0.0
 
-    def _costed(self, guess: int, above: int, below: int) -> int | None:
+    def _nearest_costed(self, guess: int, above: int, below: int) -> int | None:
         """Return a number near the guess, between two others, whose cost could be measured."""
         for n in self._near(min(max(guess, above + 1), below - 1), above, below):
             if n in self.costs or n in self.failures or self._is_hopeless(n):

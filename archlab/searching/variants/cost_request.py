@@ -47,4 +47,6 @@ def count_costs(request: CostRequest) -> Costs:
     if request.device is None:
         return estimate_cost(experiment).to_dict()
     figures = plan(experiment, device=request.device, devices=request.devices).to_dict()
-    return {name: value for name, value in figures.items() if type(value) in (int, float)}
+    return {
+        name: value for name, value in figures.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }

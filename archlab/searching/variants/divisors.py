@@ -18,10 +18,11 @@ class NoValue(InfeasibleTrial):
 def divisors(path: str, domain: Interval, variant: Variant) -> Choice:
     """Return the numbers of a range that divide the value it names, in each of the layers that a path stands for.
 
-    Raises NoValue if there is none, and ConfigError where the value is no whole number.
+    Raises NoValue if there is none, and ConfigError where the value is not a whole number.
     """
     assert domain.divides is not None
-    places = {other for place in variant.knobs(path) for other in variant.referred(path, place, domain.divides)}
+    own = variant.knobs(path)
+    places = {other for place in own for other in variant.referenced_places(path, place, domain.divides)}
     values = {place: variant.value(place) for place in places if variant.value(place) is not MISSING}
     for place, value in values.items():
         _require_whole(value, path, place)

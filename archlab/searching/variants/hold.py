@@ -1,4 +1,4 @@
-"""A budget that every model of a search is held to: the value of one knob for which a cost is the target."""
+"""A target cost for every model of a search, reached by solving for the value of one knob."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from archlab.errors import ConfigError
 from archlab.searching.variants import selectors
 from archlab.searching.variants.bisection import Bisection
 from archlab.searching.variants.cost_request import PARAMETER_COUNTS, CostRequest, CountCosts, count_costs
-from archlab.searching.variants.layer_lists import is_layer_list, resized, rolled, unrolled
+from archlab.searching.variants.layer_lists import is_layer_list, layer_entries, merge_repeats, resize
 
 METRICS = (*PARAMETER_COUNTS, "flops_per_token", "memory_per_device", "state_bytes")
 TOLERANCE = 0.05
@@ -48,11 +48,11 @@ class Hold:
 
     @property
     def is_quick(self) -> bool:
-        """Whether it takes no trace of a training step to count what is held."""
+        """Whether the held cost can be counted without a trace of a training step."""
         return self.metric in PARAMETER_COUNTS
 
     def cost(self, raw: UnresolvedExperiment, count: CountCosts = count_costs) -> float:
-        """Return what is held of an experiment; raise ConfigError if it has no model."""
+        """Return the held cost of an experiment; raise ConfigError if it has no model."""
         return float(count(CostRequest(raw, parameters_only=self.is_quick))[self.metric])
 
 
@@ -115,7 +115,7 @@ def describe_miss(solution: Solution, hold: Hold) -> str:
 def number(raw: UnresolvedExperiment, by: str) -> int:
     """Return the number that an experiment has at `by`; raise ConfigError if there is none, or several."""
     if "*" not in by and is_layer_list(by, raw):
-        return len(unrolled(raw, by))
+        return len(layer_entries(raw, by))
     tree = raw.resolve().resolved
     places = [place for place in raw.expand(by) if raw.knob(place)]
     values = {place: paths.get(tree, place) for place in places}
@@ -131,7 +131,7 @@ def _with_number(raw: UnresolvedExperiment, by: str, value: int) -> UnresolvedEx
 
 def _override(raw: UnresolvedExperiment, by: str, value: int) -> dict[str, Any]:
     if "*" not in by and is_layer_list(by, raw):
-        return {by: rolled(resized(unrolled(raw, by), value))}
+        return {by: merge_repeats(resize(layer_entries(raw, by), value))}
     return {by: value}
 
 

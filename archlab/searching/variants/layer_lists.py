@@ -21,11 +21,11 @@ def is_layer_list(path: str, raw: UnresolvedExperiment) -> bool:
 
 def unroll(raw: UnresolvedExperiment, path: str, source: str) -> UnresolvedExperiment:
     """Return the experiment with an entry for each layer of a list, none repeated."""
-    entries = unrolled(raw, path)
+    entries = layer_entries(raw, path)
     return raw if entries == raw.get(path) else raw.override({path: entries}, source)
 
 
-def unrolled(raw: UnresolvedExperiment, path: str) -> list[Any]:
+def layer_entries(raw: UnresolvedExperiment, path: str) -> list[Any]:
     """Return the entries of a list, each as often as it is repeated; raise ConfigError where there is no list."""
     entries = raw.get(path)
     if not is_layer_list(path, raw) or not isinstance(entries, list) or not entries:
@@ -50,27 +50,27 @@ def roll(raw: UnresolvedExperiment, path: str, source: str) -> UnresolvedExperim
     """Return the experiment with one entry for each run of equal layers in a list, repeated as often."""
     if f"${{{path}[" in str(raw.tree):  # an interpolation counts the entries
         return raw
-    entries = rolled(unrolled(raw, path))
+    entries = merge_repeats(layer_entries(raw, path))
     return raw if entries == raw.get(path) else raw.override({path: entries}, source)
 
 
-def rolled(layers: Sequence[Any]) -> list[Any]:
-    """Return layers with each run of equal ones as one entry with `repeat`."""
+def merge_repeats(layers: Sequence[Any]) -> list[Any]:
+    """Merge each run of equal layers into one entry with `repeat`."""
     runs: list[tuple[Any, int]] = []
     for layer in layers:
         if runs and runs[-1][0] == layer:
             runs[-1] = (layer, runs[-1][1] + 1)
         else:
             runs.append((layer, 1))
-    return [_repeated(layer, count) for layer, count in runs]
+    return [_with_repeat(layer, count) for layer, count in runs]
 
 
-def _repeated(layer: Any, count: int) -> Any:
+def _with_repeat(layer: Any, count: int) -> Any:
     if count == 1:
         return layer
     return {REPEAT.name: count, **(layer if isinstance(layer, Mapping) else {"type": layer})}
 
 
-def resized(layers: Sequence[Any], number: int) -> list[Any]:
+def resize(layers: Sequence[Any], number: int) -> list[Any]:
     """Return as many layers as asked for, each of the given ones in its place and in proportion."""
     return [deepcopy(layers[index * len(layers) // number]) for index in range(number)]

@@ -30,7 +30,7 @@ def allowed_pattern(wished: str, bounds: Mapping[str, tuple[int, int]]) -> str:
     """Return the pattern that stands for a wished one: itself if it is allowed, as a rule, and always the same one.
 
     All allowed patterns are about equally likely when all wished ones are, so that random search is fair to them. A
-    model of which letter is good where, as TPE's, holds on: what is changed is changed in few positions.
+    model of which letter is good where, as TPE's, holds on: changes are in few positions.
     """
     if len(bounds) ** len(wished) <= _MAX_TABLE:
         return _table(tuple(bounds.items()), len(wished))[wished]
@@ -81,7 +81,7 @@ def _likely_pattern(wished: str, bounds: Mapping[str, tuple[int, int]]) -> str:
 
 
 def first_letter_counts(left: Mapping[str, tuple[int, int]], length: int) -> dict[str, int]:
-    """Return how many of the remaining patterns begin with each letter, and have so many letters after it."""
+    """Return how many of the remaining patterns begin with each letter, with a given number of letters after it."""
     return {letter: count_patterns(tuple(without(letter, left).values()), length) for letter in left}
 
 

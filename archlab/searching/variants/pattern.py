@@ -1,4 +1,4 @@
-"""The domain of a list of layers: which layer stands where, as a pattern of letters that is made deeper."""
+"""The domain of a list of layers: the layer at each position, as a pattern of letters that is made deeper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costs at another size and on another device: what a trial's choices would take there, counted and planned."""
+"""Costs of a trial's choices at another size and on another device, counted and planned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.cost_request import CostRequest, Costs, CountCosts, count_costs
 from archlab.searching.variants.variant import Varied
 
-# What a plan tells beside costs, of a device that has to be named.
+# Values of a plan beside costs, for a device that must be named.
 PLANNED = ("tokens_per_s", "days", "device_hours", "seconds_per_update", "mfu")
 PLACE_KEYS = ("at", "device", "devices")
 _MODEL = "model"
@@ -49,7 +49,7 @@ class Place:
     def request(
         self, own: UnresolvedExperiment, values: Mapping[str, Any], varied: Mapping[str, Varied]
     ) -> CostRequest:
-        """Return what asks for the costs of a trial's choices at this place; `varied` are their domains."""
+        """Return the request for the costs of a trial's choices at this place; `varied` are their domains."""
         experiment = own
         if self.at is not None:
             choices = {path: value for path, value in values.items() if selectors.split(path)[0] == _MODEL}
@@ -105,7 +105,7 @@ class PlannedObjective:
 def parse_objective(
     metric: str, entry: Mapping[str, Any], costs: Sequence[str], folder: Path, *, recorded: bool = False
 ) -> PlannedObjective:
-    """Read an objective that names a place; raise ConfigError for what no plan tells there."""
+    """Read an objective that names a place; raise ConfigError for a value that no plan has."""
     path = f"objectives.{metric}"
     reject_unknown(entry, (*PLACE_KEYS, "direction"), path)
     place = parse_place(entry, path, folder, recorded=recorded)

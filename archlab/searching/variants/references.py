@@ -18,7 +18,7 @@ def reference_of(domain: Varied) -> str | None:
 
 
 def sort_paths(varied: Mapping[str, Varied]) -> list[str]:
-    """Return the varied paths, ancestors and what is referred to first, then `layers[*]` before `layers[0]`.
+    """Return the varied paths, ancestors and referenced ones first, then `layers[*]` before `layers[0]`.
 
     Raises ConfigError for paths that refer to each other in a circle.
     """

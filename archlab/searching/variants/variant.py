@@ -1,4 +1,4 @@
-"""An experiment with some of a trial's values applied, and what the paths of a space mean in it."""
+"""An experiment with some of a trial's values applied, in which the paths of a space are resolved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from archlab.config.registry import Slot
 from archlab.config.schema import REQUIRED, Knob
 from archlab.errors import ConfigError
 from archlab.searching.variants import selectors
-from archlab.searching.variants.layer_lists import is_layer_list, resized, roll, unroll, unrolled
+from archlab.searching.variants.layer_lists import is_layer_list, layer_entries, resize, roll, unroll
 from archlab.searching.variants.pattern import Pattern, PatternValue, parse_value, positions
 
 
@@ -86,7 +86,7 @@ class Variant:
         default = knob.default.default if isinstance(knob.default, Slot) else knob.default
         return MISSING if default is REQUIRED else default
 
-    def referred(self, path: str, place: str, reference: str) -> list[str]:
+    def referenced_places(self, path: str, place: str, reference: str) -> list[str]:
         """Return the places that a reference of a varied path means for one of its places.
 
         A wildcard of the reference is the layer of the place where both paths have that list.
@@ -98,11 +98,11 @@ class Variant:
                 theirs[index] = here[index]
         return self.places(selectors.join(theirs))
 
-    def tied(self, path: str, tie: Tie) -> dict[str, Any]:
+    def tied_values(self, path: str, tie: Tie) -> dict[str, Any]:
         """Return the values of a path's knobs that another knob decides; none where that other knob is missing."""
         values = {}
         for place in self.knobs(path):
-            found = [self.value(other) for other in self.referred(path, place, tie.same_as)]
+            found = [self.value(other) for other in self.referenced_places(path, place, tie.same_as)]
             present = [value for value in found if value is not MISSING]
             if any(value != present[0] for value in present):
                 raise ConfigError(path, f"same_as: the layers differ in {tie.same_as}")
@@ -115,9 +115,9 @@ class Variant:
         if isinstance(domain, Pattern):
             return self._put_pattern(path, domain, parse_value(value, domain, path), keep_depth)
         if isinstance(domain, Tie):
-            return self._override(self.tied(path, domain))
+            return self._override(self.tied_values(path, domain))
         if isinstance(domain, Held) and is_layer_list(path, self.raw):
-            return self._override({path: resized(unrolled(self.raw, path), value)})
+            return self._override({path: resize(layer_entries(self.raw, path), value)})
         found = selectors.first_selector(path)
         if found is None:
             return self._override({path: value})
@@ -129,7 +129,7 @@ class Variant:
         return replace(self, raw=self.raw.override(values, self.source))
 
     def _put_pattern(self, path: str, pattern: Pattern, value: PatternValue, keep_depth: bool = False) -> Variant:
-        layers = unrolled(self.raw, path)
+        layers = layer_entries(self.raw, path)
         depth = len(layers) if keep_depth else value.depth or pattern.depth
         letters = dict.fromkeys(value.letters)
         named = {letter: self._layer(path, layers[0], pattern.knobs_of(letter)) for letter in letters}

@@ -15,12 +15,12 @@ from archlab.training.run_loggers import LoggedRun, is_failing, plain_config
 _TAG = "archlab.run"
 _MOST_PARAMS = 100  # of one request
 _LONGEST_PARAM = 500
-# Its own are 7 and 120 s: a run would stand still for minutes at each record while a server is away.
+# Its own are 7 and 120 s: a run would stall for minutes at each record while a server is away.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class MlflowLogger(Callback):
-    """Logs to a run of MLflow; a resumed run goes on in the same one."""
+    """Logs to a run of MLflow; a resumed run continues in the same one."""
 
     package, extra = "mlflow", "mlflow"
 
@@ -28,7 +28,7 @@ class MlflowLogger(Callback):
         self.logged, self.mlflow = run, None  # type: LoggedRun, Any
 
     def on_start(self, experiment: Experiment, step: int) -> None:
-        """Open the run, and tell it of the experiment."""
+        """Open the run, and log the experiment's configuration."""
         for name, value in _PATIENCE.items():
             os.environ.setdefault(name, value)
         import mlflow

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class WandbLogger(Callback):
-    """Logs to a run of Weights & Biases, offline where it does not let us in; a resumed run goes on in the same one."""
+    """Logs to a run of Weights & Biases, offline without a login; a resumed run continues in the same one."""
 
     package, extra = "wandb", "wandb"
 
@@ -24,7 +24,7 @@ class WandbLogger(Callback):
         self.logged, self.run = run, None  # type: LoggedRun, Any
 
     def on_start(self, experiment: Experiment, step: int) -> None:
-        """Open the run, and tell it of the experiment."""
+        """Open the run, and log the experiment's configuration."""
         import wandb
 
         options: dict[str, Any] = {
@@ -32,7 +32,7 @@ class WandbLogger(Callback):
             "id": self.logged.id,
             "resume": "allow",
             "config": plain_config(experiment),
-            # It would copy what the terminal shows, line by line of a bar that is drawn anew all the time.
+            # It would copy the terminal's output, line by line of a bar that is redrawn all the time.
             "settings": wandb.Settings(console="off"),
             **({} if "WANDB_PROJECT" in os.environ else {"project": "archlab"}),
         }
@@ -41,7 +41,7 @@ class WandbLogger(Callback):
         except Exception as error:
             _log.warning("wandb: %s; the run is logged offline, for `wandb sync`", one_line(error))
             self.run = wandb.init(**options, mode="offline")
-        # Its own steps may not go back, as they do where a run goes on from a checkpoint.
+        # Its own steps may not go back, as they do where a run continues from a checkpoint.
         self.run.define_metric("*", step_metric="step")
 
     def on_step(self, record: Mapping[str, float]) -> None:

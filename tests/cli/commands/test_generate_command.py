@@ -93,7 +93,7 @@ def test_results_in_a_file_and_prompts_from_standard_input(run, trained: Path, t
         ('{"prompt": "a", "stop": ["b", 1]}', "prompts.jsonl:3: stop is ['b', 1], and not a text or a list of texts"),
         ('{"prompt": "a", "stop": ""}', "prompts.jsonl:3: a stop text is empty"),
         ('{"prompt": "a", "id": NaN}', "prompts.jsonl:3: id is nan"),
-        ('{"prompt": "a", "prompt": "b"}', "the key 'prompt' stands twice"),
+        ('{"prompt": "a", "prompt": "b"}', "the key 'prompt' appears twice"),
         ('{"prompt": "a", "tokens": 99999}', "prompts.jsonl:3: a prompt of 1 tokens and 99999 new ones are more than"),
         ('{"prompt": "\udcff"}', "prompts.jsonl:3: is not UTF-8: byte 0xFF at 12"),
     ],
@@ -138,7 +138,7 @@ def test_probabilities(run, trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_state_is_saved_and_goes_on(run, trained: Path, tmp_path: Path) -> None:
+def test_a_state_is_saved_and_continues(run, trained: Path, tmp_path: Path) -> None:
     whole = run("generate", str(trained), "--prompt", "3 times", "--tokens", "9", "--seed", "2").out
     first = run(
         "generate", str(trained), "--prompt", "3 times", "--tokens", "4", "--seed", "2", "--save-state", "state"

@@ -52,14 +52,14 @@ def test_a_text_is_prepared_in_a_directory(run, text: Path, tmp_path: Path, toke
         (("quickstart", "--corpus", "text", "--tokenizer", "bytes"), "names no prepared corpus; say --out DIRECTORY"),
     ],
 )
-def test_what_is_missing_is_told_in_a_line(run, text: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_missing_parts_are_reported_in_a_line(run, text: Path, arguments: tuple[str, ...], message: str) -> None:
     done = run("prepare", *arguments)
     assert done.status == 2
     assert done.err.count("\n") == 1
     assert message in done.err
 
 
-def test_doctor_tells_where_tokens_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_shows_where_tokens_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHLAB_TOKENS", str(tmp_path / "tokens"))
     [finding] = doctor._tokens()
     assert finding.value == f"{tmp_path / 'tokens'}: 0 corpora, 0 B"

@@ -26,7 +26,7 @@ def test_watch(run, stopped: Path) -> None:
         done = run("watch", str(stopped), *options)
         assert done.status == 0, done.err
         assert "a run  3/12  stopped  loss 2.0000  no process works on it" in done.out
-        assert done.out.endswith("nobody works on it; archlab train --resume goes on\n")
+        assert done.out.endswith("no process works on it; continue it with archlab train --resume\n")
 
 
 def test_watch_as_json(run, stopped: Path) -> None:
@@ -60,7 +60,7 @@ def test_what_runs_what_has_ended_and_the_pareto_set() -> None:
         "trial 1  pruned  pruned at step 9 of 12",
         "trial 0  complete  val 2.5000",
         "Pareto set: trial 0  val_loss 2.5, params 12300",
-        "nobody works on it; the same archlab search goes on",
+        "no process works on it; run the same archlab search to continue it",
     ]
 
 

@@ -211,7 +211,7 @@ def test_tasks_are_measured_as_lm_eval_measures_an_export(
     names = ("local_choice", "local_text", "local_answer")
     done = list[tuple[str, int, int | None]]()
     request = SuiteRequest(tasks=names, task_files=task_files, limit=7, max_context=90, batch_size=4)
-    found = find_suite("lm-eval")(*reversed(load_trained_or_export(run)), request, lambda *told: done.append(told))
+    found = find_suite("lm-eval")(*reversed(load_trained_or_export(run)), request, lambda *each: done.append(each))
     assert found.tokens > 7 * 25
     assert done[-1][1] == done[-1][2]
     manager = TaskManager(include_path=str(task_files), include_defaults=False)
@@ -248,7 +248,7 @@ def test_lm_eval_itself_takes_a_checkpoint_by_name(made: Made, task_files: Path)
 
 
 @pytest.mark.parametrize("made", ["llama2_tiny"], indirect=True)
-def test_what_cannot_be_run_is_told(made: Made, task_files: Path) -> None:
+def test_rungs_that_cannot_be_run_are_reported(made: Made, task_files: Path) -> None:
     run, _ = made
     experiment, model = load_trained_or_export(run)
     silent = lambda *told: None  # noqa: E731
@@ -257,7 +257,7 @@ def test_what_cannot_be_run_is_told(made: Made, task_files: Path) -> None:
         (SuiteRequest(tasks=["local_chioce"], task_files=task_files), "did you mean 'local_choice'"),
         (SuiteRequest(tasks=["piqa"]), "the task 'piqa' cannot be run: .*piqa"),
         (SuiteRequest(tasks=["piqa"], text="a"), "the suite lm-eval takes no --text"),
-        (SuiteRequest(tasks=["piqa"], task_files=Path("nowhere")), "nowhere: is no directory of YAML files"),
+        (SuiteRequest(tasks=["piqa"], task_files=Path("nowhere")), "nowhere: is not a directory of YAML files"),
     ):
         with pytest.raises(ArchlabError, match=problem):
             find_suite("lm-eval")(model, experiment, request, silent)

@@ -84,7 +84,7 @@ def test_a_text_is_read_whole(of_text: Experiment) -> None:
     assert of_file.settings["data"] == "the text"
 
 
-def test_a_gain_is_told_on_the_same_tokens_where_texts_differ_more() -> None:
+def test_a_gain_is_measured_on_the_same_tokens_where_texts_differ_more() -> None:
     """Easy and hard windows alike gain 0.1: their mean is uncertain, the gain is not."""
     losses = torch.rand(64, generator=torch.Generator().manual_seed(1)).numpy() * 3
     mean, gain = estimate(losses, [1] * 64), estimate(losses - (losses - 0.1), [1] * 64)
@@ -108,7 +108,7 @@ def test_few_units_tell_no_interval_and_very_many_are_resampled_together() -> No
     assert (many.value, many.low, many.high, many.count) == (0.5, 0.5, 0.5, 200_002)
 
 
-def test_a_context_that_the_model_does_not_keep_is_told(tiny: Tiny, of_text: Experiment) -> None:
+def test_a_context_that_the_model_does_not_keep_is_reported(tiny: Tiny, of_text: Experiment) -> None:
     layer = {"mixer": {"type": "attention", "num_heads": 2, "attention": {"type": "softmax", "window_size": 50}}}
     path = of_text.task.to_plain()["path"]
     full = tiny(f"task={{type: text, path: {path}}}", "train.context=16", f"model.layers=[{layer}]")

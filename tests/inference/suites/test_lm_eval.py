@@ -18,4 +18,4 @@ def test_without_the_extra_it_is_named(suite: str, tiny: Tiny, monkeypatch: pyte
     experiment = tiny()
     request = SuiteRequest(tasks=("piqa",) if suite == "lm-eval" else ())
     with pytest.raises(ArchlabError, match=rf"the suite {suite} needs lm-eval: pip install 'archlab\[eval\]'"):
-        find_suite(suite)(build(experiment.model), experiment, request, lambda *told: None)
+        find_suite(suite)(build(experiment.model), experiment, request, lambda *reported: None)

@@ -1,4 +1,4 @@
-"""Two turns are written, judged by an endpoint, and rated; no key is told."""
+"""Two turns are written, judged by an endpoint, and rated; no key is shown."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_two_turns_are_written_and_rated(
 
 
 @pytest.mark.services
-def test_a_judge_that_refuses_is_told_by_its_answer(
+def test_an_error_of_a_judge_shows_its_answer(
     run, trained: Path, questions: Path, endpoint: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(judge.KEY, "another")

@@ -66,8 +66,8 @@ for folder, again in zip(sys.argv[1::2], sys.argv[2::2]):
     torch.manual_seed(0)
     ended = model.generate(**batch, max_new_tokens=5, do_sample=True, eos_token_id=int(new[0, 1]))
     assert ended.shape[1] <= batch["input_ids"].shape[1] + 5
-    told = pipeline("text-generation", model=model, tokenizer=tokenizer)(texts, batch_size=3, max_new_tokens=2)
-    assert all(each[0]["generated_text"].startswith(text) for each, text in zip(told, texts))
+    outputs = pipeline("text-generation", model=model, tokenizer=tokenizer)(texts, batch_size=3, max_new_tokens=2)
+    assert all(each[0]["generated_text"].startswith(text) for each, text in zip(outputs, texts))
     alone = tokenizer("1 times 1 is 1. 2 times 1 is 2. 3 times", return_tensors="pt")
     greedy = model.generate(**alone, max_new_tokens=24, do_sample=False)
     for options in ({"prompt_lookup_num_tokens": 5}, {"assistant_model": drafts(model)}):
@@ -174,7 +174,7 @@ def test_an_export_that_differs_is_not_left_behind(tiny: Tiny, tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_a_package_that_is_missing_is_told(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_package_is_reported(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = read_model(publish(tiny(), tmp_path / "run"))
     with caplog.at_level(logging.WARNING):
         assert "not proved" in prove("odd", tmp_path, "NEEDS = ('no_such_package',)", expected_logits(model))
@@ -218,7 +218,7 @@ def test_large_weights_are_sharded_and_read_again(tiny: Tiny, tmp_path: Path, mo
     (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     with pytest.raises(ValueError, match=r"has no file '\.\./elsewhere'"):
         module.load(out)
-    with pytest.raises(ArchlabError, match=r"names '\.\./elsewhere', which is no file beside it"):
+    with pytest.raises(ArchlabError, match=r"names '\.\./elsewhere', which is not a file beside it"):
         archlab.show(tiny(again))
 
 

@@ -136,7 +136,10 @@ def with_part(tiny_file: Path, call: str) -> ExportedModel:
 @pytest.mark.parametrize(
     ("call", "problem"),
     [
-        ("double(x_BTD)", r"^pt2: model\.blocks\.0\..*\(Doubling\) calls mine\.double\.default, which is no operation"),
+        (
+            "double(x_BTD)",
+            r"^pt2: model\.blocks\.0\..*\(Doubling\) calls mine\.double\.default, which is not an operation",
+        ),
         ("x_BTD if x_BTD.sum() > 0 else -x_BTD", r"^pt2: model\.blocks\.0\..*\(Doubling\) cannot be traced: "),
     ],
 )
@@ -147,7 +150,7 @@ def test_a_part_that_cannot_be_exported_is_named(tiny_file: Path, call: str, pro
 
 
 def run_any(call: Any, model: torch.nn.Module, read: Any = lambda x: x) -> None:
-    """Compare batches and lengths of all kinds, and a stream that goes on."""
+    """Compare batches and lengths of all kinds, and a stream that continues."""
     for batch, length in ((1, 1), (1, 31), (3, 40), (2, 70)):
         tokens = torch.randint(256, (batch, length), generator=torch.Generator().manual_seed(length))
         expected = model(tokens)[0]
@@ -184,8 +187,8 @@ def test_the_part_of_an_onnx_node_is_named(tmp_path: Path) -> None:
         node.metadata_props.add(key=f"pkg.torch.onnx.{name}", value=repr(value))
     graph = onnx.helper.make_graph([node], "graph", [], [])
     onnx.save(onnx.helper.make_model(graph), str(tmp_path / "model.onnx"))
-    told = onnx_run._failing_part(tmp_path / "model.onnx", "while running Reshape node. Name:'node_Reshape_12' Status")
-    assert told == "model.blocks.0.mixer (Mamba)"
+    part = onnx_run._failing_part(tmp_path / "model.onnx", "while running Reshape node. Name:'node_Reshape_12' Status")
+    assert part == "model.blocks.0.mixer (Mamba)"
     assert onnx_run._failing_part(tmp_path / "model.onnx", "Name:'node_Reshape_1'") == "the model"
 
 

@@ -190,7 +190,7 @@ STORYWRITER = PUBLISHED["mosaicml/mpt-7b"]["attn_config"] | {"alibi_bias_max": 1
         ("OLMoE-1B-7B-0924", {"head_dim": 64}, "head_dim 64: not represented, only hidden_size / num_attention_heads"),
         ("gemma-2-2b", {"use_bidirectional_attention": True}, "use_bidirectional_attention True: not represented"),
         ("gemma-3-1b-pt", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0: not represented"),
-        ("gemma-3-1b-pt", {"rope_parameters": TWO_ROPES}, "'cross_attention' is no kind of layer"),
+        ("gemma-3-1b-pt", {"rope_parameters": TWO_ROPES}, "'cross_attention' is not a kind of layer"),
         ("mpt-7b", {"attn_config": STORYWRITER}, "attn_config.alibi_bias_max 16: not represented, only 8 is"),
         ("mpt-7b", {"attn_config": {"clip_qkv": 6}}, "attn_config.clip_qkv 6: not represented, only None is"),
         ("mpt-7b", {"attn_config": {"alibi_bias": 16}}, "attn_config: unknown field 'alibi_bias', here 16"),

@@ -205,7 +205,7 @@ def test_what_the_cases_differ_in_is_seen(system: str, one: dict[str, Any], othe
 @pytest.mark.parametrize(
     ("system", "own", "extra"), [("DeepseekV3", DEEPSEEK, "model.layers.3."), ("Qwen3Next", QWEN, "mtp.")]
 )
-def test_what_predicts_further_tokens_is_left_out_and_told(
+def test_further_token_predictors_are_left_out_with_a_message(
     tmp_path: Path, system: str, own: dict[str, Any], extra: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model_of(system, own).save_pretrained(tmp_path)

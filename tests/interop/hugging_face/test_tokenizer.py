@@ -83,16 +83,16 @@ def test_special_tokens_can_be_left_out_from_the_start(folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [(None, "holds no tokenizer.json"), ("tokenizer.model", "holds only tokenizer.model, which")]
+    ("name", "message"), [(None, "holds no tokenizer.json"), ("tokenizer.model", "holds only tokenizer.model, which")]
 )
-def test_a_missing_tokenizer_is_told_and_not_guessed(
-    folder: Path, tmp_path: Path, name: str | None, told: str, caplog: pytest.LogCaptureFixture
+def test_a_missing_tokenizer_is_reported_and_not_guessed(
+    folder: Path, tmp_path: Path, name: str | None, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "tokenizer.json").rename(tmp_path / "elsewhere.json")
     if name is not None:
         (folder / name).write_bytes(b"\n")
     out = import_checkpoint(folder, tmp_path / "out")
-    assert told in caplog.text
+    assert message in caplog.text
     with pytest.raises(ArchlabError, match="imported without a tokenizer: import it again with --tokenizer FILE"):
         api.generate(out, "Ente")
     named = import_checkpoint(folder, tmp_path / "named", tokenizer=str(tmp_path / "elsewhere.json"))

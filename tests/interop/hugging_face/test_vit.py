@@ -88,7 +88,7 @@ def test_our_checkpoint_is_theirs(model_type, fields, tmp_path):
         ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu': not represented"),
         ({"hidden_dropout_prob": 0.1}, r"hidden_dropout_prob 0\.1: not represented"),
         ({"image_size": [15, 20]}, r"image_size \[15, 20\]: not represented, images and patches are squares"),
-        ({"patch_size": 4}, "image_size 15: not represented, it is no multiple of patch_size 4"),
+        ({"patch_size": 4}, "image_size 15: not represented, it is not a multiple of patch_size 4"),
         ({"depth": 3}, "unknown field 'depth'"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from archlab import ArchlabError
 from archlab.interop.standalone.bundle import Bundle
-from archlab.interop.standalone.rendering import packages_of, render_definitions, render_imports
+from archlab.interop.standalone.bundle_source import packages_of, render_definitions, render_imports
 
 FILES = {
     "__init__.py": "from .deep.helpers import twice as doubled\n",

@@ -94,7 +94,7 @@ def test_jobs_wait_until_there_is_room(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_job_that_never_fits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArchlabError, match="a job asks for 2 cores, and this machine lends 1"):
+    with pytest.raises(ArchlabError, match="a job asks for 2 cores, and this machine provides 1"):
         LocalLauncher(cpus=1).submit(job(tmp_path / "job", "", cpus=2))
     assert not (tmp_path / "job").exists()
 
@@ -110,7 +110,7 @@ def test_a_large_job_is_not_overtaken(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [launcher.poll(id) for id in ids] == [None] * 3
     assert not printed(tmp_path / "2")
     launcher.stop(ids[1], 5)
-    assert launcher.poll(ids[1]) == Outcome.USER, "it had not begun"
+    assert launcher.poll(ids[1]) == Outcome.USER, "it had not started"
     until(lambda: printed(tmp_path / "2"))
     for id in (ids[0], ids[2]):
         launcher.stop(id, 5)

@@ -86,7 +86,7 @@ def test_how_a_job_has_ended(launcher: slurm.SlurmLauncher, status: int, outcome
     assert "OWN" not in os.environ
 
 
-def test_a_job_whose_time_ends_goes_on_if_it_has_saved(launcher: slurm.SlurmLauncher) -> None:
+def test_a_job_whose_time_ends_continues_if_it_has_saved(launcher: slurm.SlurmLauncher) -> None:
     # One minute is the shortest time of a job. Both at once, as each takes it.
     deaf = "import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     ids = [
@@ -98,7 +98,7 @@ def test_a_job_whose_time_ends_goes_on_if_it_has_saved(launcher: slurm.SlurmLaun
     assert end(launcher, ids[1]) == Outcome.TIME_LIMIT
 
 
-def test_a_preempted_job_goes_on_later(launcher: slurm.SlurmLauncher) -> None:
+def test_a_preempted_job_continues_later(launcher: slurm.SlurmLauncher) -> None:
     id = launcher.submit(job(RESUMABLE))
     until(printed)
     slurm_command("scancel", "--signal=TERM", id)
@@ -158,6 +158,6 @@ def test_what_slurm_refuses_is_one_line(launcher: slurm.SlurmLauncher, capfd: py
 def test_a_job_that_fits_nowhere_is_warned_of(launcher: slurm.SlurmLauncher, caplog: pytest.LogCaptureFixture) -> None:
     id = launcher.submit(job("", cpus=4000))
     until(lambda: launcher.poll(id) or caplog.messages)
-    assert caplog.messages == [f"Slurm's job {id} waits for what may never come: PartitionConfig"]
+    assert caplog.messages == [f"Slurm's job {id} waits for a condition that may never be met: PartitionConfig"]
     launcher.stop(id, 0)
     assert end(launcher, id) == Outcome.USER

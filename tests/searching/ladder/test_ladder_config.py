@@ -37,7 +37,7 @@ def rung(**keys: Any) -> list[dict[str, Any]]:
         ({"rungs": [{"params": 1e3}]}, r"rungs\[0\]: needs tokens or tokens_per_param"),
         ({"rungs": [{"tokens": 1e3}]}, r"rungs\[0\]: has no size"),
         ({"rungs": rung(seedz=1)}, "did you mean 'seeds'"),
-        ({"rungs": rung(set={"model.dim": 8})}, "model.dim is what params are reached by"),
+        ({"rungs": rung(set={"model.dim": 8})}, "model.dim is solved for from params"),
         ({"rungs": rung(set={"train.context": 8})}, r"rungs\[0\]\.set: train.context changes the context"),
         (
             {

@@ -109,7 +109,7 @@ def test_what_was_changed_is_refused(tmp_path: Path) -> None:
     metrics = out / "rungs/1/averages/seed_0/metrics.jsonl"
     kept = metrics.read_text()
     metrics.write_text(json.dumps({**json.loads(kept), "val_loss": 0.1}) + "\n")
-    with pytest.raises(ArchlabError, match="were changed after it was decided who goes on"):
+    with pytest.raises(ArchlabError, match="were changed after the candidates were selected"):
         climb(file, out)
     metrics.write_text(kept)
     (out / "forecasts/01_rung_2.json").unlink()

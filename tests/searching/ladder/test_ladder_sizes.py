@@ -83,7 +83,7 @@ def test_a_size_that_no_width_has_is_refused_with_the_nearest() -> None:
 
 
 def test_a_width_that_is_no_number_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model\.head: .* is no width to scale by"):
+    with pytest.raises(ConfigError, match=r"model\.head: .* is not a width to scale by"):
         width_of(load(archlab.load("llama2_tiny").resolved), "model.head")
 
 

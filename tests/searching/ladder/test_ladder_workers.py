@@ -42,7 +42,7 @@ class Crashes(nn.Module):
 
 
 class Events(LadderCallback):
-    """Keeps what it is told; `hurt` is sent SIGKILL when the first progress of others is."""
+    """Records its calls; `hurt` is sent SIGKILL when the first progress of others is."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.results, self.waits, self.killed = folder, dict[str, str](), list[Progress](), 0
@@ -115,7 +115,7 @@ class Ending:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("outcome", "rungs"), [(Outcome.TRIAL, RUNGS), (Outcome.DONE, RUNGS[:1])])
-def test_workers_that_end_early_are_told(
+def test_workers_that_end_early_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, rungs: Sequence[object]
 ) -> None:
     monkeypatch.setattr(LauncherConfig, "create", lambda self: Ending(outcome))
@@ -125,7 +125,7 @@ def test_workers_that_end_early_are_told(
         climb(file, tmp_path / "out", workers=2)
 
 
-def test_a_launcher_is_told_how_many(tmp_path: Path) -> None:
+def test_a_launcher_gets_the_number_of_workers(tmp_path: Path) -> None:
     file = write_ladder(tmp_path, study={"launcher": "local"})
     with pytest.raises(ConfigError, match="is to place a number of workers"):
         archlab.run_ladder(str(file), out=tmp_path / "out")

@@ -54,7 +54,7 @@ def test_two_rungs_tell_how_time_grows(ladder: Ladder) -> None:
     assert left == pytest.approx(6 * seconds(3000, 3000) + 2 * seconds(6000, 9000) - 2.0)
 
 
-def test_one_rung_is_scaled_and_none_tells_nothing(ladder: Ladder) -> None:
+def test_one_rung_is_scaled_and_none_says_nothing(ladder: Ladder) -> None:
     sizes, ahead = rung_sizes(ladder), runs_ahead(ladder, ladder.rungs[0], 6)
     assert ladder_seconds_left(sizes, ahead, {}, 0, []) is None
     assert ladder_seconds_left({}, ahead, {1: {"a": [1.0]}}, 0, []) is None

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search_helpers import write_space
 
 from archlab import ConfigError
-from archlab.searching.sampling.turns import Turn, Wait, next_turn
+from archlab.searching.sampling.rounds import Turn, Wait, next_turn
 from archlab.searching.space.compare import Arm, arms, plan_rounds
 from archlab.searching.space.load_space import load_space
 
@@ -112,7 +112,7 @@ def test_the_base_s_own_choice_is_compared_too(tmp_path: Path) -> None:
         ({"compare": EMA, "study": {"trials": 1}}, "study.trials: 1 are too few"),
         ({"seeds": "llama2_tiny"}, "seeds: 'llama2_tiny' is not a list"),
         ({"seeds": ["llama2_tinny"]}, "no experiment 'llama2_tinny'; did"),
-        ({"seeds": ["llama2_tiny"]}, r"seeds\[0\]: llama2_tiny is no trial of this space: model.layers"),
+        ({"seeds": ["llama2_tiny"]}, r"seeds\[0\]: llama2_tiny is not a trial of this space: model.layers"),
         ({"study": {"budget": {"days": 1}}}, "study.budget: unknown key 'days'"),
         ({"study": {"budget": {"hours": 0}}}, "study.budget.hours: 0.0 is not above 0"),
         ({"study": {"keep": 3}}, r"study.keep: 3 is not a mapping such as \{best: 5\}"),

@@ -1,4 +1,4 @@
-"""What every candidate has tuned by itself: the settings of its runs."""
+"""Knobs tuned for each candidate by itself: the settings of its runs."""
 
 from __future__ import annotations
 

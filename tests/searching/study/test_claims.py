@@ -32,7 +32,7 @@ RUNNING, WAITING, COMPLETE, FAIL = TrialState.RUNNING, TrialState.WAITING, Trial
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The directory of a search that has begun."""
+    """The directory of a search that has started."""
     (tmp_path / "s").mkdir()
     return tmp_path / "s"
 
@@ -138,13 +138,13 @@ class Elsewhere:
         self.folder, self.trial = folder, begin(study)
         with hold_lease(folder) as lease:
             with claim(study, self.trial, folder, "search-id"):
-                told = read_lease(folder / DIR / f"{lease.id}.json")
+                stored = read_lease(folder / DIR / f"{lease.id}.json")
                 note = json.loads(lock_file(folder, self.trial.number).read_text())
             note["boot"] = "another kernel"
             lock_file(folder, self.trial.number).write_text(json.dumps(note))
-        assert told is not None
-        self.told = replace(told, boot="another kernel", lease_s=1.0)
-        self.told.write(folder / DIR)
+        assert stored is not None
+        self.lease = replace(stored, boot="another kernel", lease_s=1.0)
+        self.lease.write(folder / DIR)
 
     def be_silent(self, observer: LeaseObserver, silent_s: float) -> None:
         """Let the observer look for so many seconds."""
@@ -164,12 +164,12 @@ def test_a_worker_elsewhere_has_the_time_of_its_lease_whatever_its_lock_says_her
         there.be_silent(lease.observer, 0.8)
         fail_stale_trials(study, folder)
         assert states(study) == [RUNNING]
-        assert not require_not_lost(folder / DIR / f"{there.told.id}.lost")
+        assert not require_not_lost(folder / DIR / f"{there.lease.id}.lost")
         there.be_silent(lease.observer, 0.5)
         fail_stale_trials(study, folder)
         assert states(study) == [FAIL, WAITING]
         with pytest.raises(LeaseLost):
-            require_not_lost(folder / DIR / f"{there.told.id}.lost")
+            require_not_lost(folder / DIR / f"{there.lease.id}.lost")
         (died, here) = read_workers(folder)
     assert (died.state, died.trial, died.run, died.reason) == (
         *("died", 0, "trials/0000"),
@@ -188,13 +188,13 @@ def test_a_process_without_a_lease_takes_no_trial_of_a_worker_elsewhere(study: S
 @pytest.mark.slow
 def test_a_worker_elsewhere_that_ended_properly_has_left_its_trial(study: SearchStudy, folder: Path) -> None:
     there = Elsewhere(study, folder)
-    (folder / DIR / f"{there.told.id}.json").unlink()
+    (folder / DIR / f"{there.lease.id}.json").unlink()
     fail_stale_trials(study, folder)
     assert states(study) == [FAIL, WAITING]
 
 
 @pytest.mark.slow
-def test_a_worker_that_wakes_up_too_late_writes_nothing_and_goes_on(
+def test_a_worker_that_wakes_up_too_late_writes_nothing_and_continues(
     study: SearchStudy, other: SearchStudy, folder: Path
 ) -> None:
     trial = begin(study)
@@ -279,7 +279,7 @@ def test_a_stop_by_the_user_counts_for_nothing(study: SearchStudy, folder: Path)
 
 
 @pytest.mark.slow
-def test_a_worker_goes_on_when_another_has_closed_its_trial(
+def test_a_worker_continues_when_another_has_closed_its_trial(
     space_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, closed = pretend(), []

@@ -63,7 +63,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         away("database system is starting up"),
     ],
 )
-def test_a_database_away_for_30_seconds_is_waited_for_and_told_once(
+def test_a_database_away_for_30_seconds_is_waited_for_with_one_message(
     error: Exception, clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     call = Failing(30, error)

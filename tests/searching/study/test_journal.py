@@ -84,7 +84,7 @@ def test_a_journal_that_was_deleted_meanwhile_is_not_begun_again(tmp_path: Path)
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "j").write_text("{}\nno JSON\n")
-    with pytest.raises(MachineError, match="j: line 2: is no line of a journal"):
+    with pytest.raises(MachineError, match="j: line 2: is not a line of a journal"):
         read(tmp_path / "j")
 
 
@@ -155,7 +155,7 @@ for number in itertools.count():
     journal.append_logs([{{"writer": __import__("os").getpid(), "number": number, "text": "x" * 30_000}}])
     print(number, flush=True)
 """
-    told = {}
+    acknowledged = {}
     for _ in range(4):
         writers = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) for _ in range(2)]
         for writer in writers:
@@ -165,11 +165,11 @@ for number in itertools.count():
         for writer in writers:
             writer.kill()
             lines = writer.communicate()[0].decode().splitlines(keepends=True)
-            told[writer.pid] = max([4, *(int(line) for line in lines if line.endswith("\n"))])
+            acknowledged[writer.pid] = max([4, *(int(line) for line in lines if line.endswith("\n"))])
     JournalFile(tmp_path / "j").append_logs([{"writer": os.getpid(), "number": 0}])
     logs = read(tmp_path / "j")
-    for pid, last in told.items():
+    for pid, last in acknowledged.items():
         numbers = [log["number"] for log in logs if log["writer"] == pid]
         assert numbers == list(range(len(numbers)))
-        assert numbers[-1] >= last, "what a writer was told is stored"
+        assert numbers[-1] >= last, "what a writer was acknowledged is stored"
     assert json.loads((tmp_path / "j").read_text().splitlines()[-1])["writer"] == os.getpid()

@@ -44,7 +44,7 @@ class Slow(SearchCallback, Callback):
 
     def on_step(self, record):
         if self.label == "trial 0" and record["step"] == 3:
-            while not (folder / "go on").exists():
+            while not (folder / "continue").exists():
                 time.sleep(0.02)
         elif self.label != "baseline" and record["step"] == 1:
             time.sleep({seconds})
@@ -114,7 +114,7 @@ def test_one_takes_over_from_the_other(
     (again,) = [trial for trial in trials if trial_attrs(trial).get("retry_of") == 0]
     assert [trial.state.name for trial in trials].count("COMPLETE") == 6
     assert (trial_attrs(trials[0])["reason"], trials[0].params) == ("interrupted", again.params)
-    assert (trial_attrs(trials[0])["progress"], trial_attrs(again)["fruitless"]) == ([0, 2], 0), "it had come further"
+    assert (trial_attrs(trials[0])["progress"], trial_attrs(again)["fruitless"]) == ([0, 2], 0), "it had made progress"
     assert (folder / f"trial {again.number} from 2 there").exists(), "from its last checkpoint"
     (lost,) = (search_dir / "workers").glob("*.lost")
     at_once = (number, kernels) == (signal.SIGKILL, ("", ""))
@@ -123,7 +123,7 @@ def test_one_takes_over_from_the_other(
     assert by_host(search_dir)["here"].state == "died"
     if number == signal.SIGSTOP:
         before = set(run.rglob("*"))
-        (folder / "go on").touch()
+        (folder / "continue").touch()
         os.killpg(first.pid, signal.SIGCONT)
         assert first.wait() == 0
         assert study.get_trials()[0].state.name == "FAIL"

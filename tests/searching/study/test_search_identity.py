@@ -49,7 +49,7 @@ def file(searched: Path) -> Path:
 
 
 def in_database(folder: Path, name: str = "shared.db") -> Path:
-    """Return a search space whose study lies in a database beside its directory."""
+    """Return a search space whose study is in a database beside its directory."""
     return write_space(folder, study={**NO_PRUNING, "storage": f"sqlite:///{folder / name}"})
 
 
@@ -145,7 +145,7 @@ def test_changed_data_are_named(one: Path, file: Path) -> None:
     search(file, one, trials=2)
 
 
-def test_data_may_lie_elsewhere_and_be_the_same(one: Path, file: Path) -> None:
+def test_data_may_be_elsewhere_and_the_same(one: Path, file: Path) -> None:
     stored = json.loads((one / "identity.json").read_text())
     stored["data"] |= {"source": "another/disk", "python": "3.11.0"}
     (one / "identity.json").write_text(json.dumps(stored))
@@ -177,7 +177,7 @@ def test_a_study_that_a_database_lost_is_named_and_nothing_begins_again(tmp_path
 
 
 @pytest.mark.slow
-def test_a_search_of_an_earlier_version_goes_on(one: Path, file: Path) -> None:
+def test_a_search_of_an_earlier_version_continues(one: Path, file: Path) -> None:
     forget(one)
     archlab.report(one)
     assert not (one / "identity.json").exists()

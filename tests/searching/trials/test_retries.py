@@ -1,4 +1,4 @@
-"""What the machine or the user ends is left open, and goes on from its last checkpoint."""
+"""What the machine or the user ends is left open, and continues from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class StopAt(SearchCallback, Callback):
 
 
 @pytest.mark.slow
-def test_a_stopped_trial_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+def test_a_stopped_trial_continues_where_it_was_stopped(tmp_path: Path) -> None:
     whole = search(write_space(tmp_path), tmp_path / "whole", trials=1)
     file, folder = write_space(tmp_path), tmp_path / "s"
     with pytest.raises(KeyboardInterrupt):

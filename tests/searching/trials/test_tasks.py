@@ -79,7 +79,7 @@ def test_what_a_killed_trial_had_trained_is_not_trained_again(
     search(file, tmp_path / "parts")
     assert results(tmp_path / "parts") == results(tmp_path / "whole")
     ends = [name.split("tasks/")[1] for name in trained if "trials/0001" in name or "trials/0002" in name]
-    assert len(ends) == 5, "four runs, of which one was begun twice"
+    assert len(ends) == 5, "four runs, of which one was started twice"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from archlab.searching.space.search_space import Space
 from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.bisection import Bisection
 from archlab.searching.variants.hold import parse_hold, solve
-from archlab.searching.variants.layer_lists import rolled
+from archlab.searching.variants.layer_lists import merge_repeats
 
 MIXERS = ["attention", "gla", {"type": "mamba2", "state_dim": 8, "head_dim": 8}]
 DIM = {"params": 3e4, "by": "model.dim"}
@@ -63,7 +63,7 @@ def test_every_architecture_is_brought_to_the_same_size(name: str) -> None:
 def test_layers_are_added_in_proportion() -> None:
     raw, hold = read("hybrid_tiny"), parse_hold({"params": 2e6, "by": "model.layers"}, "hold")
     layers = raw.override(solve(raw, hold), "test").get("model.layers")
-    assert len(rolled(layers)) == len(layers) == 4  # the kinds stay in their order
+    assert len(merge_repeats(layers)) == len(layers) == 4  # the kinds stay in their order
     assert 2 <= layers[0]["repeat"] <= 4
 
 

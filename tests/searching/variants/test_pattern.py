@@ -165,7 +165,7 @@ def test_brute_force_is_offered_letters_that_can_be_completed() -> None:
             "pattern.of.b: unknown knob 'mixr' of 'block'",
         ),
         ({"of": {"a": {}, "b": {"mixer": "gal"}}}, r"pattern.of.b.mixer: no mixer 'gal'; did you mean"),
-        ({"of": {"a": {}, "b": {"repeat": 2}}}, "pattern.of.b: repeat is what the pattern says"),
+        ({"of": {"a": {}, "b": {"repeat": 2}}}, "pattern.of.b: repeat is determined by the pattern"),
         ({"period": 0}, "pattern.period: 0 is not"),
         ({"perod": 3}, "unknown key 'perod'; did you mean 'period'"),
         ({"at_least": {"a": 2, "m": 2}}, "at_least: asks for 4 layers of a period of 3"),
@@ -183,7 +183,7 @@ def test_mistakes_are_named(tmp_path: Path, change: dict[str, Any], message: str
 
 
 def test_a_letter_that_no_pattern_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\[x\] is no layer of a pattern of model.layers; its letters are a, m"):
+    with pytest.raises(ConfigError, match=r"\[x\] is not a layer of a pattern of model.layers; its letters are a, m"):
         space_of(tmp_path, {"model.layers": {"pattern": OF}, "model.layers[x].mixer.num_heads": [1, 2]})
     with pytest.raises(ConfigError, match="is not a list of layers"):
         space_of(tmp_path, {"model.dim": {"pattern": OF}})

@@ -98,6 +98,6 @@ def test_a_space_written_into_a_search_says_the_same(tmp_path: Path) -> None:
         ({"constraints": [{**FAST, "devices": 0, "require": "days <= 3"}]}, r"\[0\]\.devices: 0 is not at least 1"),
     ],
 )
-def test_a_place_that_tells_no_cost_is_refused(tmp_path: Path, space: dict[str, Any], message: str) -> None:
+def test_a_place_without_a_cost_is_refused(tmp_path: Path, space: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_space(write_space(tmp_path, **space))

@@ -107,7 +107,7 @@ def test_a_tie_follows_what_was_suggested_and_what_is_a_default(tmp_path: Path) 
         ({HEADS: {"low": 1, "high": 8, "log": True, "divides": "model.dim"}}, "a range that divides has no log"),
         ({HEADS: {"low": 0.5, "high": 8, "divides": "model.dim"}}, "needs whole numbers from 1"),
         ({"model.layers[each].repeat": [1, 2]}, "repeat is not varied where every layer is by itself"),
-        ({"model.layers[m].ffn": ["none"]}, r"\[m\] is no layer of a pattern of model.layers"),
+        ({"model.layers[m].ffn": ["none"]}, r"\[m\] is not a layer of a pattern of model.layers"),
         ({"model.layers[each].x": [1]}, "there is no such knob"),
         ({"model[each].x": [1]}, "is not a list of layers"),
         ({"model.layers[every].x": [1]}, "is not a path"),

@@ -84,7 +84,7 @@ def _convert(program: ExportedProgram, programs: Programs, file: Path) -> None:
 
 
 def _forget_traces(model: Any) -> None:
-    """Remove what the exporter notes of where each operation was traced: lines of a file that is there no longer."""
+    """Remove the exporter's stack traces, which point into a temporary file."""
     for node in model.graph:
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
 

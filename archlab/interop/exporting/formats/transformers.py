@@ -45,7 +45,7 @@ class Transformers:
     is_alone = False
 
     def check(self, model: ExportedModel) -> None:
-        """Raise ArchlabError for a model that is no language model."""
+        """Raise ArchlabError for a model that is not a language model."""
         built = model.on_meta()
         problem = ""
         if not model.reads_tokens:
@@ -129,7 +129,7 @@ def _origin(model: ExportedModel, folder: Path) -> dict[str, Any]:
 
 
 def _padding(special: SpecialTokens, vocab_size: int) -> dict[str, Any]:
-    """Return the special tokens of config.json, which complains of padding that lies past the vocabulary."""
+    """Return the special tokens of config.json, where transformers rejects padding beyond the vocabulary."""
     ids = special.ids()
     if ids.get("pad_token_id", 0) < vocab_size:
         return ids

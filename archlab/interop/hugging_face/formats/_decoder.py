@@ -48,7 +48,7 @@ BLOCK = MIXER | {
 
 
 def key_map(config: Fields, block: Mapping[str, str] = BLOCK) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     biased = {"self_attn": config.get("attention_bias", False), "mlp": config.get("mlp_bias", False)}
     layer = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in block.items()}
     layer |= {
@@ -85,7 +85,7 @@ def stack_config(
     scale: bool = False,
     soft_cap: float | None = None,
 ) -> dict[str, Any]:
-    """Return the YAML data of a decoder of layers, each given as what sets it apart."""
+    """Return the YAML data of a decoder of layers, each given by its differences from the default."""
     return {
         "type": "stack",
         "vocab_size": config["vocab_size"],
@@ -112,7 +112,7 @@ def _layer(config: Fields, own: Fields, zero_centered: bool) -> dict[str, Any]:
 
 
 def attention_config(config: Fields, own: Fields) -> dict[str, Any]:
-    """Return the YAML data of an attention mixer, given what sets it apart."""
+    """Return the YAML data of an attention mixer, given its differences from the default."""
     heads = config["num_attention_heads"]
     return {
         "type": "attention",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from archlab.interop._formats import Fields, KeyMap
-from archlab.interop.hugging_face.formats._names import prefixed
+from archlab.interop.hugging_face.formats._names import prefix
 
 MOE = "moe"
 ROUTED = ("hidden_dim", "num_experts", "top_k", "normalize")
@@ -42,7 +42,7 @@ def shared_dim(model: Mapping[str, Any]) -> int:
 
 
 def is_sparse(layer: Mapping[str, Any]) -> bool:
-    """Tell whether the ffn of a layer's YAML data is a mixture."""
+    """Return whether the ffn of a layer's YAML data is a mixture."""
     return bool(layer["ffn"]["type"] == MOE)
 
 
@@ -55,7 +55,7 @@ def experts_of(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def expert_keys(theirs: str, num_experts: int, names: Mapping[str, str], router: str = "gate") -> KeyMap:
-    """Return the names within one layer; `names` are theirs of an expert's `gate`, `up` and `down`."""
+    """Return the key map of one layer; `names` are transformers' names of an expert's `gate`, `up` and `down`."""
     experts: KeyMap = {
         f"{theirs}.experts.{index}.{name}.weight": f"ffn.experts.{ours}[{index}]"
         for index in range(num_experts)
@@ -70,5 +70,5 @@ def sparse_key_map(dense: KeyMap, layers: Iterable[int], experts: KeyMap) -> Key
     replaced = tuple(f"{theirs}.mlp." for theirs in own)
     kept = {name: ours for name, ours in dense.items() if not name.startswith(replaced)}
     return kept | {
-        f"{theirs}.{name}": prefixed(module, ours) for theirs, module in own.items() for name, ours in experts.items()
+        f"{theirs}.{name}": prefix(module, ours) for theirs, module in own.items() for name, ours in experts.items()
     }

@@ -1,4 +1,4 @@
-"""Decoders whose layers have different mixers: what their configurations list, and the names of each layer."""
+"""Decoders whose layers have different mixers: fields of their configurations, and key maps of each layer."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archlab.interop._formats import Fields, KeyMap
-from archlab.interop.hugging_face.formats._names import prefixed
+from archlab.interop.hugging_face.formats._names import prefix
 
 LINEAR = "linear_attention"  # beside the kinds of layers in `_windows`
 
 
 def hybrid_key_map(config: Fields, ends: KeyMap, layers: Sequence[KeyMap]) -> KeyMap:
-    """Return archlab's names for theirs, given those within each layer."""
+    """Map the tensor names of transformers to archlab's, given the map of each layer."""
     own = {
-        f"model.layers.{index}.{theirs}": prefixed(f"blocks.{index}", ours)
+        f"model.layers.{index}.{theirs}": prefix(f"blocks.{index}", ours)
         for index, layer in enumerate(layers)
         for theirs, ours in layer.items()
     }

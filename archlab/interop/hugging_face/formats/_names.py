@@ -9,7 +9,7 @@ from archlab.errors import ArchlabError
 from archlab.interop._formats import KeyMap
 
 
-def prefixed(module: str, ours: str | tuple[str, ...]) -> str | tuple[str, ...]:
+def prefix(module: str, ours: str | tuple[str, ...]) -> str | tuple[str, ...]:
     """Return one or several names below a module of the model."""
     return f"{module}.{ours}" if isinstance(ours, str) else tuple(f"{module}.{name}" for name in ours)
 
@@ -17,7 +17,7 @@ def prefixed(module: str, ours: str | tuple[str, ...]) -> str | tuple[str, ...]:
 def layer_keys(num_layers: int, theirs: str, parts: Mapping[str, str | tuple[str, ...]]) -> KeyMap:
     """Return the key map of every layer, `theirs.0`, `theirs.1`, ..., from the names within one layer."""
     layers = range(num_layers)
-    return {f"{theirs}.{i}.{name}": prefixed(f"blocks.{i}", ours) for i in layers for name, ours in parts.items()}
+    return {f"{theirs}.{i}.{name}": prefix(f"blocks.{i}", ours) for i in layers for name, ours in parts.items()}
 
 
 def rows_in_turn(sizes: Mapping[str, int], times: int) -> tuple[str, ...]:

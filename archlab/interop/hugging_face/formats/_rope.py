@@ -31,7 +31,7 @@ TYPES: dict[str, tuple[str, dict[str, str]]] = {
     "llama3": ("rope_llama3", LLAMA3),
     "yarn": ("rope_yarn", YARN),
 }
-# What the angles of other types are computed from, and values at which a feature is off.
+# Fields of other types' angles, and values at which a feature is off.
 _UNREAD = {"rope_type", "type", "rope_theta", "original_max_position_embeddings"}
 _OFF = {"partial_rotary_factor": 1, "factor": 1}
 SHARE = "partial_rotary_factor"
@@ -113,7 +113,7 @@ def _knobs(field: str, kind: str, rope: Fields, longest: int) -> dict[str, Any]:
 
 
 def _yarn_length(rope: Fields, factor: float) -> float | None:
-    """Return what queries and keys are multiplied by, or None for the usual number."""
+    """Return the factor of queries and keys, or None for the usual one."""
     own: float | None = rope.get("attention_factor")
     if own is None and rope.get("mscale") and rope.get("mscale_all_dim"):
         above, below = (mscale(factor, rope[key]) for key in ("mscale", "mscale_all_dim"))
@@ -122,7 +122,7 @@ def _yarn_length(rope: Fields, factor: float) -> float | None:
 
 
 def mscale(factor: float, scale: float) -> float:
-    """Return what YaRN multiplies queries and keys by for a factor, with a strength of its own."""
+    """Return YaRN's factor of queries and keys for a scaling factor, with a given strength."""
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 

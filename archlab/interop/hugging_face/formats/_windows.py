@@ -13,7 +13,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def window_layers(config: Fields, kinds: Sequence[str], layers: Mapping[str, Fields]) -> list[dict[str, Any]]:
-    """Return a layer for each run of equal kinds, from what sets the layers of a kind apart."""
+    """Return a layer for each run of equal kinds, from the knobs of each kind."""
     if len(kinds) != config["num_hidden_layers"]:
         raise ArchlabError(f"layer_types has {len(kinds)} entries for num_hidden_layers {config['num_hidden_layers']}")
     for kind in kinds:

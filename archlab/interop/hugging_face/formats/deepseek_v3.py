@@ -49,7 +49,7 @@ FIELDS: dict[str, Any] = _decoder.FIELDS | {
     "routed_scaling_factor": 2.5,
     "num_nextn_predict_layers": 1,
 }
-# What the files of the authors name, and the class always has.
+# Fields that the authors' files have, for features that the class always has.
 FIXED: dict[str, tuple[Any, ...]] = _decoder.FIXED | {
     "hidden_act": ("silu", "swish"),
     "moe_layer_freq": (1,),
@@ -85,7 +85,7 @@ LATENT_NORM = {"type": "rms", "eps": 1e-6, "zero_centered": False}  # whatever r
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     names = _decoder.key_map({**config, "attention_bias": False}, BLOCK)
     names |= layer_keys(config["num_hidden_layers"], "model.layers", attention_keys(config))
     experts = expert_keys("mlp", config["n_routed_experts"], NAMES) | ROUTER_BIAS | SHARED
@@ -108,7 +108,7 @@ def _num_dense(config: Fields) -> int:
 
 
 def is_unread(config: Fields, name: str) -> bool:
-    """Tell whether a tensor is one of the layers that predict further tokens, after those of the model."""
+    """Return whether a tensor is one of the layers that predict further tokens, after those of the model."""
     first, layer = config["num_hidden_layers"], name.removeprefix("model.layers.").partition(".")[0]
     is_layer = name.startswith("model.layers.") and layer.isdecimal()
     return is_layer and first <= int(layer) < first + (config["num_nextn_predict_layers"] or 0)

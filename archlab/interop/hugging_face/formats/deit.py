@@ -12,7 +12,7 @@ CLASS_TOKENS = ["cls_token", "distillation_token"]
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     return vit.vit_key_map(config, "deit", CLASS_TOKENS)
 
 

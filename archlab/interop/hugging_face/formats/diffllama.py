@@ -33,7 +33,7 @@ LAMBDA: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     heads, groups = config["num_attention_heads"], _key_heads(config)
     width = config["head_dim"] or config["hidden_size"] // heads
     rows = {"query": heads // groups * width, "key": width, "value": width}

@@ -8,7 +8,7 @@ from typing import Any
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder, jamba, mamba, mamba2
-from archlab.interop.hugging_face.formats._names import knob, layer_keys, prefixed
+from archlab.interop.hugging_face.formats._names import knob, layer_keys, prefix
 from archlab.interop.hugging_face.formats._rope import rope_position
 
 FIELDS: dict[str, Any] = {
@@ -75,7 +75,7 @@ SIZES = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     layer = LAYER | _mamba_keys(config) | _attention_keys(config)
     layer |= _biases(jamba.DENSE) if config["mlp_bias"] else {}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
@@ -87,7 +87,7 @@ def _mamba_keys(config: Fields) -> KeyMap:
     parts |= mamba.CONV_BIAS if config["mamba_conv_bias"] else {}
     if not config["mamba_rms_norm"]:
         parts.pop("norm.weight")
-    return {f"mamba.{theirs}": prefixed("mixer.first", ours) for theirs, ours in parts.items()}
+    return {f"mamba.{theirs}": prefix("mixer.first", ours) for theirs, ours in parts.items()}
 
 
 def _attention_keys(config: Fields) -> KeyMap:

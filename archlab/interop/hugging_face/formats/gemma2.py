@@ -39,7 +39,7 @@ BLOCK = _decoder.BLOCK | {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     return _decoder.key_map(config, BLOCK)
 
 

@@ -26,7 +26,7 @@ BASES = {FULL: ("rope_theta", 1_000_000.0), SLIDING: ("rope_local_base_freq", 10
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     return _decoder.key_map(config, BLOCK)
 
 
@@ -53,7 +53,7 @@ def _position(config: Fields, kind: str) -> dict[str, Any]:
     nested = config["rope_parameters"] or {}
     if unknown := set(nested) - set(BASES):
         kinds = " and ".join(map(repr, BASES))
-        raise ArchlabError(f"rope_parameters: {sorted(unknown)[0]!r} is no kind of layer, only {kinds} are")
+        raise ArchlabError(f"rope_parameters: {sorted(unknown)[0]!r} is not a kind of layer, only {kinds} are")
     scaling = config["rope_scaling"] if kind == FULL else None
     own = {"rope_theta": config[field], "rope_parameters": nested.get(kind), "rope_scaling": scaling}
     longest = {"max_position_embeddings": config["max_position_embeddings"]}

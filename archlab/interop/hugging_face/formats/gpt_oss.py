@@ -48,7 +48,7 @@ _BOTH, _BOTH_BIASES, _DOWN = "experts.gate_up_proj", "experts.gate_up_proj_bias"
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     return _decoder.key_map(config, BLOCK) | layer_keys(config["num_hidden_layers"], "model.layers", LAYER)
 
 

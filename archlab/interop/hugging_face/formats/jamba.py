@@ -10,7 +10,7 @@ from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder, mamba
 from archlab.interop.hugging_face.formats._experts import expert_keys, experts_config, experts_of, is_sparse
 from archlab.interop.hugging_face.formats._hybrid import first_layer, hybrid_key_map, led_by, whole_layers
-from archlab.interop.hugging_face.formats._names import prefixed
+from archlab.interop.hugging_face.formats._names import prefix
 from archlab.interop.hugging_face.formats.olmoe import NAMES
 
 FIELDS: dict[str, Any] = {
@@ -61,7 +61,7 @@ MAMBA: KeyMap = mamba.MIXER | {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     experts = expert_keys("feed_forward", config["num_experts"], NAMES, router="router")
     kinds = zip(_has_attention(config), _has_experts(config), strict=True)
     layers = [
@@ -74,7 +74,7 @@ def key_map(config: Fields) -> KeyMap:
 def _mamba_keys(config: Fields) -> KeyMap:
     parts = MAMBA | (mamba.BIASES if config["mamba_proj_bias"] else {})
     parts |= mamba.CONV_BIAS if config["mamba_conv_bias"] else {}
-    return {f"mamba.{theirs}": prefixed("mixer", ours) for theirs, ours in parts.items()}
+    return {f"mamba.{theirs}": prefix("mixer", ours) for theirs, ours in parts.items()}
 
 
 def _has_attention(config: Fields) -> list[bool]:

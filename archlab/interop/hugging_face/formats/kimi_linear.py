@@ -58,7 +58,7 @@ FIELDS: dict[str, Any] = {
     "routed_scaling_factor": 2.446,
     **TOKENS,
 }
-# What the files of the authors name, and the class always has.
+# Fields that the authors' files have, for features that the class always has.
 FIXED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "mla_use_nope": (True,),
@@ -119,7 +119,7 @@ SHARED: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     experts = expert_keys(mixtral.THEIRS, config["num_experts"], mixtral.NAMES)
     experts |= {f"{mixtral.THEIRS}.gate.e_score_correction_bias": "ffn.bias"} | SHARED
     mixers, ffns = {FULL: deepseek_v3.attention_keys(config), LINEAR: DELTA}, {DENSE: MLP, SPARSE: experts}

@@ -37,7 +37,7 @@ FIELDS: dict[str, Any] = {
     "full_attn_idxs": None,
     "layer_types": None,
 }
-# What the class always does, and some files name.
+# Fields of some files, for features that the class always has.
 FIXED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "block_use_swiglu": (True,),
@@ -86,7 +86,7 @@ CONVOLUTION_BIAS: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     convolution = CONVOLUTION | (CONVOLUTION_BIAS if config["conv_bias"] else {})
     mixers = {FULL: ATTENTION, CONV: convolution}
     return hybrid_key_map(config, ENDS, [LAYER | mixers[kind] for kind in _kinds(config)])
@@ -131,7 +131,7 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
 
 
 def _hidden_dim(config: Fields) -> int:
-    """Return the width of the ffn, which the class makes of three numbers unless it is told not to."""
+    """Return the width of the ffn, which the class computes from three numbers unless a flag disables that."""
     size, step = int(config["intermediate_size"]), int(config["block_multiple_of"])
     if not config["block_auto_adjust_ff_dim"]:
         return size
@@ -142,7 +142,7 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
     """Return the configuration closest to a model's YAML data; raise ArchlabError for one without a convolution."""
     fields, convolution = _decoder.decoder_fields(led_by(model, "attention")), first_layer(model, "gated_conv")
     if not convolution:
-        raise ArchlabError("no layer has the mixer 'gated_conv'")  # what is left is a Qwen3, which more can read
+        raise ArchlabError("no layer has the mixer 'gated_conv'")  # then it is a Qwen3
     kinds = [FULL if layer["mixer"]["type"] == "attention" else CONV for layer in whole_layers(model)]
     return {name: value for name, value in fields.items() if name in FIELDS} | {
         "norm_eps": fields["rms_norm_eps"],

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from archlab.errors import ArchlabError
 from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
-from archlab.interop.hugging_face.formats._names import layer_keys, num_layers, prefixed
+from archlab.interop.hugging_face.formats._names import layer_keys, num_layers, prefix
 
 FIELDS: dict[str, Any] = {
     "vocab_size": 50280,
@@ -55,14 +55,14 @@ CONV_BIAS: KeyMap = {"conv1d.bias": "conv.bias"}
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     return mamba_key_map(config, MIXER | (BIASES if config["use_bias"] else {}))
 
 
 def mamba_key_map(config: Fields, parts: KeyMap) -> KeyMap:
-    """Return archlab's names for theirs, given those of a layer's mixer."""
+    """Map the tensor names of transformers to archlab's, given the map of a layer's mixer."""
     parts = parts | (CONV_BIAS if config["use_conv_bias"] else {})
-    layer = {"norm.weight": "norm.weight"} | {f"mixer.{name}": prefixed("mixer", ours) for name, ours in parts.items()}
+    layer = {"norm.weight": "norm.weight"} | {f"mixer.{name}": prefix("mixer", ours) for name, ours in parts.items()}
     ends: KeyMap = {"backbone.embeddings.weight": "embedding.weight", "backbone.norm_f.weight": "norm.weight"}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
     return ends | layer_keys(config["num_hidden_layers"], "backbone.layers", layer) | head
@@ -86,12 +86,12 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
 
 
 def _expand(config: Fields) -> int:
-    """Return the ratio of the widths; the class takes the inner one from the file where it stands beside `expand`."""
+    """Return the ratio of the widths; the class takes the inner one from the file where it is beside `expand`."""
     inner, outer = config["intermediate_size"], config["hidden_size"]
     if inner is None:
         return config["expand"]
     if inner % outer:
-        raise ArchlabError(f"intermediate_size {inner}: not represented, it is no multiple of hidden_size {outer}")
+        raise ArchlabError(f"intermediate_size {inner}: not represented, it is not a multiple of hidden_size {outer}")
     return inner // outer
 
 

@@ -37,7 +37,7 @@ BIASES: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     return mamba.mamba_key_map(config, MIXER | (BIASES if config["use_bias"] else {}))
 
 

@@ -33,7 +33,7 @@ LIGHTNING: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     experts = expert_keys(mixtral.THEIRS, config["num_local_experts"], mixtral.NAMES)
     lightning = LIGHTNING | {"self_attn.qkv_proj.weight": _heads(config["num_attention_heads"], _head_dim(config))}
     layers = {FULL: ATTENTION | experts, LINEAR: lightning | experts}
@@ -118,7 +118,7 @@ FORMAT = CheckpointFormat(
     fields=FIELDS,
     # The class always takes the normalized input as the residual, which some files say.
     fixed={**mixtral.FORMAT.fixed, "postnorm": (True,)},
-    # The blocks are how a sum is computed, not what.
+    # The size of blocks does not change the result.
     ignored=(*mixtral.FORMAT.ignored, "block_size"),
     aliases={"num_experts": "num_local_experts"},
     to_archlab_config=to_archlab_config,

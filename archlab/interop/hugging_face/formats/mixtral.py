@@ -36,7 +36,7 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     experts = expert_keys(THEIRS, config["num_local_experts"], NAMES)
     return sparse_key_map(_decoder.key_map(config), range(config["num_hidden_layers"]), experts)
 

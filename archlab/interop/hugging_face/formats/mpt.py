@@ -30,7 +30,7 @@ ATTENTION: dict[str, tuple[Any, ...]] = {
     "kv_n_heads": (None,),
     "sliding_window_size": (-1,),
 }
-# What only rotary positions read, which `rope` turns on.
+# Fields that only rotary positions read, which `rope` turns on.
 ROPE_FIELDS = ("rope_theta", "rope_impl", "rope_dail_config", "rope_hf_config")
 FIELDS: dict[str, Any] = {
     "d_model": 2048,
@@ -73,7 +73,7 @@ BLOCK: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     ends: KeyMap = {"transformer.wte.weight": "embedding.weight", "transformer.norm_f.weight": "norm.weight"}
     head = {} if config["tie_word_embeddings"] else {"lm_head.weight": "head.weight"}
     return ends | layer_keys(config["n_layers"], "transformer.blocks", BLOCK) | head

@@ -14,7 +14,7 @@ from archlab.interop._formats import CheckpointFormat, Fields, KeyMap
 from archlab.interop.hugging_face.formats import _decoder, mamba, mamba2
 from archlab.interop.hugging_face.formats._experts import MOE, scored_config, scored_fields, shared_dim
 from archlab.interop.hugging_face.formats._hybrid import LINEAR, first_layer, whole_layers
-from archlab.interop.hugging_face.formats._names import knob, prefixed
+from archlab.interop.hugging_face.formats._names import knob, prefix
 from archlab.interop.hugging_face.formats._windows import FULL
 
 MLP, NONE = "mlp", "none"
@@ -120,7 +120,7 @@ ATTENTION: KeyMap = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in QK
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     names: KeyMap = {"backbone.embeddings.weight": "embedding.weight", "backbone.norm_f.weight": "norm.weight"}
     mixers, layer = {FULL: ATTENTION, LINEAR: _mamba_keys(config)}, 0
     ffns = {MLP: _mlp_keys(config), MOE: _expert_keys(config)}
@@ -129,7 +129,7 @@ def key_map(config: Fields) -> KeyMap:
         for norm, module, own in parts:
             theirs, ours = f"backbone.layers.{layer}", f"blocks.{index}"
             names[f"{theirs}.norm.weight"] = f"{ours}.{norm}.weight"
-            names |= {f"{theirs}.mixer.{name}": prefixed(f"{ours}.{module}", part) for name, part in own.items()}
+            names |= {f"{theirs}.mixer.{name}": prefix(f"{ours}.{module}", part) for name, part in own.items()}
             layer += 1
     return names | {"lm_head.weight": "head.weight"}
 
@@ -145,7 +145,7 @@ def _mlp_keys(config: Fields) -> KeyMap:
 
 
 def _expert_keys(config: Fields) -> KeyMap:
-    """Return the names of a mixture: only what every token has, a shared expert and a latent, may have biases."""
+    """Return the key map of a mixture: only the parts of every token, a shared expert and a latent, may have biases."""
     names: KeyMap = {
         f"experts.{index}.{part}_proj.weight": f"experts.{part}[{index}]"
         for index in range(config["n_routed_experts"])
@@ -226,7 +226,7 @@ def _attention_config(config: Fields) -> dict[str, Any]:
 def _mamba_config(config: Fields) -> dict[str, Any]:
     width, floor = config["mamba_num_heads"] * config["mamba_head_dim"], config["time_step_min"]
     sizes = {name: config[field] for field, name in SIZES.items()}
-    # The class raises smaller steps to what elsewhere bounds initial ones alone, and reads no time_step_limit.
+    # The class clamps steps to the bound that elsewhere is for initial ones alone, and ignores time_step_limit.
     own = {"width": width, "eps": config["layer_norm_epsilon"], "dt_floor": floor}
     return {"type": "mamba2"} | own | sizes
 

@@ -48,7 +48,7 @@ SHARED["mlp.shared_expert_gate.weight"] = "ffn.shared_gate.weight"
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     names = _decoder.key_map(config)
     if config["qkv_bias"]:
         names |= layer_keys(config["num_hidden_layers"], "model.layers", BIASES)

@@ -25,7 +25,7 @@ BLOCK = _decoder.BLOCK | {"self_attn.q_norm": "mixer.query_norm", "self_attn.k_n
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     return _decoder.key_map(config, BLOCK)
 
 

@@ -77,7 +77,7 @@ def to_hf_config(model: Fields) -> dict[str, Any]:
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     layers = [index for index, is_mixed in enumerate(has_experts(config)) if is_mixed]
     return sparse_key_map(qwen3.key_map(config), layers, expert_keys("mlp", config["num_experts"], NAMES))
 
@@ -85,7 +85,7 @@ def key_map(config: Fields) -> KeyMap:
 FORMAT = CheckpointFormat(
     architecture="Qwen3MoeForCausalLM",
     fields=FIELDS,
-    # Some files name what the class always has, and what only other classes have.
+    # Some files have fields of features that the class always has, and of other classes.
     fixed=_decoder.FIXED
     | {"hidden_act": ("silu", "swish"), "use_qk_norm": (True,), "shared_expert_intermediate_size": (0,)},
     # The loss of the balance is added where a model is trained; the class does not read the layers with a window.

@@ -16,7 +16,7 @@ from archlab.interop.hugging_face.formats._experts import (
     is_sparse,
     sparse_key_map,
 )
-from archlab.interop.hugging_face.formats._names import knob, prefixed, rows_in_turn
+from archlab.interop.hugging_face.formats._names import knob, prefix, rows_in_turn
 from archlab.interop.hugging_face.formats._rope import SHARE, partial_position, rope_fields
 from archlab.interop.hugging_face.formats._windows import FULL
 from archlab.interop.hugging_face.formats.olmoe import NAMES
@@ -60,10 +60,10 @@ DELTA: KeyMap = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name, or names, for each of theirs."""
+    """Map each tensor name of transformers to archlab's name or names."""
     names, mixers = _decoder.key_map(config, BLOCK), {FULL: _attention_keys(config), LINEAR: _delta_keys(config)}
     for index, kind in enumerate(_kinds(config)):
-        parts = {theirs: prefixed(f"blocks.{index}", ours) for theirs, ours in mixers[kind].items()}
+        parts = {theirs: prefix(f"blocks.{index}", ours) for theirs, ours in mixers[kind].items()}
         names |= {f"model.layers.{index}.{theirs}": ours for theirs, ours in parts.items()}
     sparse = [index for index, has_experts in enumerate(qwen3_moe.has_experts(config)) if has_experts]
     experts = expert_keys("mlp", config["num_experts"], NAMES) | qwen2_moe.SHARED
@@ -81,7 +81,7 @@ def _attention_keys(config: Fields) -> KeyMap:
 
 
 def _delta_keys(config: Fields) -> KeyMap:
-    """Return the names of a layer: each key head's queries, keys, values and gates lie side by side in theirs."""
+    """Return the key map of a layer; theirs holds each key head's queries, keys, values and gates side by side."""
     heads, share = config["linear_num_key_heads"], _values_per_key(config)
     keys, values = config["linear_key_head_dim"], share * config["linear_value_head_dim"]
     sizes = {"query.map": keys, "key.map": keys, "value.map": values, "mixed.gate": values}
@@ -199,7 +199,7 @@ def _delta_fields(dim: int, mixer: Fields | None) -> dict[str, Any]:
 
 
 def is_unread(config: Fields, name: str) -> bool:
-    """Tell whether a tensor is one of the module that predicts further tokens."""
+    """Return whether a tensor is one of the module that predicts further tokens."""
     return name.startswith("mtp.")
 
 

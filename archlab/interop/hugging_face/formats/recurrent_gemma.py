@@ -68,7 +68,7 @@ QKV = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     kinds = KINDS if config["attention_bias"] else ("weight",)
     attention = {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in QKV.items() for kind in kinds}
     attention |= {f"o_proj.{kind}": f"out.{kind}" for kind in KINDS}
@@ -125,7 +125,7 @@ def _scale(dim: int) -> dict[str, Any]:
 
 
 def _ffn(config: Fields) -> dict[str, Any]:
-    # The class halves what the file says.
+    # The class halves the value in the file.
     return {"type": "geglu", "hidden_dim": config["intermediate_size"] // 2, "bias": True}
 
 

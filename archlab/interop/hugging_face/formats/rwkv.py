@@ -59,7 +59,7 @@ ENDS = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     head = {} if config["tie_word_embeddings"] else {"head.weight": "head.weight"}
     return {**ENDS, **layer_keys(config["num_hidden_layers"], "rwkv.blocks", BLOCK), **head}
 

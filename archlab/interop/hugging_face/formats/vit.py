@@ -50,7 +50,7 @@ LEADING_AXES = {"cls_token": 2, "distillation_token": 2, "position_embeddings": 
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     return vit_key_map(config, "vit", CLASS_TOKENS)
 
 
@@ -94,7 +94,7 @@ def vit_config(config: Fields, class_tokens: int) -> dict[str, Any]:
     """Return the YAML data of a ViT; raise ArchlabError for images or patches that are not square."""
     image, patch = (_side(config, field) for field in ("image_size", "patch_size"))
     if image % patch:
-        raise ArchlabError(f"image_size {image}: not represented, it is no multiple of patch_size {patch}")
+        raise ArchlabError(f"image_size {image}: not represented, it is not a multiple of patch_size {patch}")
     patches = {"patch_size": patch, "num_channels": config["num_channels"], "class_tokens": class_tokens}
     return {
         "type": "stack",

@@ -31,7 +31,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "tie_word_embeddings": (False,),  # the class ties nothing
     "eps": (1e-6,),
 }
-# How the recurrence is computed, not what.
+# Fields that do not change the function.
 IGNORED = (
     "autocast_kernel_dtype",
     "chunk_size",
@@ -69,7 +69,7 @@ LAYER: dict[str, str] = {
 
 
 def key_map(config: Fields) -> KeyMap:
-    """Return archlab's name for each of theirs."""
+    """Map each tensor name of transformers to archlab's."""
     return ENDS | layer_keys(_depth(config), "backbone.blocks", LAYER)
 
 

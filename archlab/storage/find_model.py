@@ -1,4 +1,4 @@
-"""Where the trained models of a directory are, whichever of archlab's directories it is, and what it belongs to."""
+"""Finding the trained models of any directory of archlab's, and the run or search that it belongs to."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from archlab.text import shell_path
 
 WEIGHTS, EXPERIMENT, STATE = "model.safetensors", "experiment.yaml", "state.json"
 _SPACE = "search.yaml"
-_MAX_TOLD = 3
+_MAX_NAMED = 3
 
 
 def is_export(folder: Path) -> bool:
-    """Tell whether a directory is an export, which runs without archlab."""
+    """Return whether a directory is an export, which runs without archlab."""
     if all((folder / name).is_file() for name in (WEIGHTS, "config.yaml", "model.py")):  # of archlab 0.1
         return True
     try:
@@ -32,7 +32,7 @@ def export_module(folder: Path) -> Path | None:
 
 def run_of_checkpoint(folder: Path) -> Path | None:
     """Return the run of a checkpoint that it resumes from, or None for another directory."""
-    folder = _named(folder)
+    folder = _absolute(folder)
     run = folder.parent.parent
     is_one = (folder / STATE).is_file() and folder.parent.name == "checkpoints" and has_weights(folder)
     return run if is_one and (run / EXPERIMENT).is_file() else None
@@ -40,22 +40,22 @@ def run_of_checkpoint(folder: Path) -> Path | None:
 
 def run_of_model(folder: Path) -> Path | None:
     """Return the run whose trained model a directory is or holds; None of others, and of a checkpoint."""
-    named = _named(folder)
+    named = _absolute(folder)
     run = named.parent if named.name == "final" else named
     return run if is_run(run) and (run / "final").is_dir() else None
 
 
 def owner_of(folder: Path) -> Path:
     """Return the run or the search that a directory is a part of, or the directory itself."""
-    whole, named = _whole_of(folder), _named(folder)
+    whole, named = _whole_of(folder), _absolute(folder)
     if whole != folder or is_run(named) or (named / _SPACE).is_file():
         return whole
     return search_of(named) or folder
 
 
 def _whole_of(folder: Path) -> Path:
-    """Return what a directory is the model or a collection of parts of, or the directory itself."""
-    named = _named(folder)
+    """Return the directory whose model or parts a directory holds, or the directory itself."""
+    named = _absolute(folder)
     if run := run_of_checkpoint(named):
         return run
     above = named.parent
@@ -71,7 +71,7 @@ _DEEPEST = 5  # trials/0003/tasks/NAME/runs
 
 
 def search_of(folder: Path) -> Path | None:
-    """Return the run or the search that a directory lies in, by the names that archlab gives what lies there."""
+    """Return the run or the search that contains a directory, by archlab's names for directories."""
     if not folder.is_dir():
         return None
     for above in folder.parents[:_DEEPEST]:
@@ -100,7 +100,7 @@ def why_no_model(folder: Path) -> str:
     if folder.is_file():
         return f"is a file; name its directory, {folder.parent}"
     if not folder.is_dir():
-        return "is no directory"
+        return "is not a directory"
     if is_export(folder):
         module = export_module(folder)
         how = f": python {shell_path(module)}" if module else f"; see {folder / 'README.md'}"
@@ -135,21 +135,21 @@ def _models_below(folder: Path) -> list[Path]:
         patterns = ("*/final/", "*/best/")
     found = chain.from_iterable(sorted(folder.glob(pattern), reverse=True) for pattern in patterns)
     models = (path for path in found if has_weights(path))
-    return [path.parent if path.name == "final" else path for path in islice(models, _MAX_TOLD)]
+    return [path.parent if path.name == "final" else path for path in islice(models, _MAX_NAMED)]
 
 
 def _is_rung(folder: Path) -> bool:
-    return any(above.name == "rungs" and (above.parent / _SPACE).is_file() for above in _named(folder).parents[:2])
+    return any(above.name == "rungs" and (above.parent / _SPACE).is_file() for above in _absolute(folder).parents[:2])
 
 
 def _model_of_search(folder: Path) -> str:
     """Return where the best model of the search is that a trial belongs to, if there is one."""
-    for above in _named(folder).parents[:4]:
+    for above in _absolute(folder).parents[:4]:
         if (above / _SPACE).is_file() and (above / "best" / WEIGHTS).is_file():
             return f"; the best model of its search is {above / 'best'}"
     return ""
 
 
-def _named(folder: Path) -> Path:
+def _absolute(folder: Path) -> Path:
     """Return a directory by a path that names it and the two above, which `.` and `..` do not."""
     return folder if len(folder.parts) > 2 and ".." not in folder.parts else folder.absolute().resolve()

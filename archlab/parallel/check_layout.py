@@ -16,7 +16,7 @@ from archlab.errors import ConfigError
 from archlab.modeling.backbone import get_further_targets, is_causal, is_per_sample
 from archlab.modeling.cost import Cost, estimate_cost
 from archlab.modeling.optimizer import update_rule
-from archlab.modeling.same_steps import find_trace, step_of
+from archlab.modeling.trace_cache import find_trace, step_of
 from archlab.ops.linear_cross_entropy import IGNORED
 from archlab.parallel.division import plan_division
 from archlab.parallel.ranks import Ranks

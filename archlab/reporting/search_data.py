@@ -167,7 +167,7 @@ def _state(trial: FrozenTrial, *, is_trained: bool) -> str:
     if is_interrupted(trial):
         return INTERRUPTED
     reported = is_trained or trial.intermediate_values or trial_attrs(trial).get("reported")
-    # Optuna knows no state for what violates a constraint: it is one that was pruned before its first step.
+    # Optuna has no state for infeasible trials: they are those that were pruned before their first step.
     return INFEASIBLE if trial.state == TrialState.PRUNED and not reported else _STATES[trial.state.name]
 
 

@@ -38,9 +38,9 @@ class Wait(StrEnum):
 def next_turn(
     every: Sequence[Arm], trials: Sequence[FrozenTrial], total: int, objective: str, sign: float
 ) -> Turn | Wait | None:
-    """Return whose turn it is, or None when every choice has had its own.
+    """Return the next choice in round-robin order, or None when every choice has had its turn.
 
-    `trials` are those that have begun, without interrupted ones; `sign` is -1 where larger values are better.
+    `trials` are those that have started, without interrupted ones; `sign` is -1 where larger values are better.
     """
     given = {arm.label: [t for t in trials if trial_attrs(t).get("choice") == arm.label] for arm in every}
     left, need = list(every), 0
@@ -66,7 +66,7 @@ def _survivors(
     ended = [arm for arm in left if scores[arm.label] is not None]
     open_ones = len(left) - len(ended)
     ranked = sorted(ended, key=lambda arm: scores[arm.label])  # type: ignore[arg-type,return-value]
-    # Whatever the trials that still run will show, so many of the choices that have ended go on.
+    # Whatever the running trials will show, at least this many of the finished choices continue.
     certain = ranked[: max(size - open_ones, 0)]
     return [arm for arm in left if arm in certain], open_ones == 0
 

@@ -18,7 +18,7 @@ _STEP = re.compile(r"\.|(?=\[)")
 def optuna_parameters(
     varied: Mapping[str, Varied], base: UnresolvedExperiment, values: Mapping[str, Any]
 ) -> dict[str, Scalar]:
-    """Return values by path as Optuna's parameters; what lies below a knob without a value is left out."""
+    """Return values by path as Optuna's parameters; paths below a knob without a value are left out."""
     steered = _SteeredTrial(list(varied), values)
     suggest(steered, varied, base)
     return steered.parameters
@@ -48,7 +48,7 @@ class _SteeredTrial:
         # The longest, as the label of a choice within a name may look like a part of a shorter path.
         path = max((path for path in self.varied if _names(name, path)), key=len, default="")
         value = encode_choice(_of_layer(self.values[path], name, path)) if path in self.values else None
-        # The name of a knob below a choice that is left to the sampler depends on what that will choose.
+        # The name of a knob below a choice that is left to the sampler depends on its choice.
         is_known = path in self.values and not any(selectors.is_ancestor(above, path) for above in self.missing)
         if not is_known or (choices is not None and value not in choices):
             self.missing += [path] if path else []
@@ -67,7 +67,7 @@ def _of_layer(value: Any, name: str, path: str) -> Any:
 
 
 def _names(name: str, path: str) -> bool:
-    """Tell whether a parameter's name is that of a path, with the choices above it and its set of choices."""
+    """Return whether a parameter's name is that of a path, with the choices above it and its set of choices."""
     return re.fullmatch(_pattern(path), name, re.DOTALL) is not None
 
 

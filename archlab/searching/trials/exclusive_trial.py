@@ -20,7 +20,7 @@ def hold_room(folder: Path, *, alone: bool, is_stopping: Callable[[], bool]) -> 
     Waits until there is, unless the search is stopping.
     """
     with ExitStack() as held:
-        # Whoever waits to be alone holds the turn: otherwise others would begin before it for ever.
+        # A trial that waits to run alone holds the lock: otherwise others would keep starting before it.
         with _wait_for(folder / _TURN, False, is_stopping):
             held.enter_context(_wait_for(folder / _ROOM, not alone, is_stopping))
         yield

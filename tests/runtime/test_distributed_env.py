@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from archlab import ConfigError
-from archlab.runtime.place import Place, find_place, first_host, is_slurm_step, rendezvous, was_restarted
+from archlab.runtime.distributed_env import Place, find_place, first_host, is_slurm_step, rendezvous, was_restarted
 
 STEP = {
     "SLURM_PROCID": "5",

@@ -1,4 +1,4 @@
-"""Which trial is next: one to be run again, a seed, or what a choice or the sampler is due."""
+"""The choice of the next trial: a retry, a seed, or one for the next choice or from the sampler."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from archlab.errors import ConfigError
 from archlab.searching.sampling.combinations import Combinations
-from archlab.searching.sampling.numbered import FixedSampler, PointSampler, next_number
-from archlab.searching.sampling.steering import optuna_parameters
-from archlab.searching.sampling.turns import Turn, Wait, next_turn
+from archlab.searching.sampling.enqueue_params import optuna_parameters
+from archlab.searching.sampling.numbered_samplers import FixedSampler, PointSampler, next_number
+from archlab.searching.sampling.rounds import Turn, Wait, next_turn
 from archlab.searching.space.compare import Arm, arms, plan_rounds
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.choice_view import ChoiceSampler
@@ -28,7 +28,7 @@ from archlab.searching.study.study import (
     mark_exhausted,
 )
 from archlab.searching.study.trial_attrs import set_trial_attrs, trial_attrs
-from archlab.searching.variants.express import express
+from archlab.searching.variants.experiment_values import express
 
 Values = Mapping[str, Any]
 
@@ -51,12 +51,12 @@ class TrialQueue:
                 raise ConfigError("seeds", problem, self.space.source)
 
     def ask(self) -> Trial | Wait | None:
-        """Return the next trial, or None if enough have begun."""
-        if promoted := self._promoted():
+        """Return the next trial, or None if enough have started."""
+        if promoted := self._promoted_trial():
             return promoted
         if self.arms:
-            turn = None if self._waiting() else self._next_turn()
-            if turn is None and not self._waiting():
+            turn = None if self._waiting_trial() else self._next_turn()
+            if turn is None and not self._waiting_trial():
                 return None
             if isinstance(turn, Wait):
                 return turn
@@ -64,7 +64,7 @@ class TrialQueue:
                 self._enqueue_turn(turn)
         elif count_claimed(self.study) >= self.total or is_exhausted(self.study):
             return Wait.FOR_RUNNING_TRIALS if self.space.rungs and is_anything_running(self.study) else None
-        elif not self._waiting():
+        elif not self._waiting_trial():
             self._enqueue_seed()
         number = self._number()
         sampler = self._sampler(number)
@@ -77,17 +77,17 @@ class TrialQueue:
             set_trial_attrs(self.study, trial, {"candidate": number})
         return trial
 
-    def _promoted(self) -> Trial | None:
+    def _promoted_trial(self) -> Trial | None:
         config, space = self.space.promotion, self.space
         return promote(self.study, space.rungs, config.reduction_factor, space.sign) if config else None
 
     def _next_turn(self) -> Turn | Wait | None:
-        return next_turn(self.arms, self._begun(), self.total, self.space.objective, self.space.sign)
+        return next_turn(self.arms, self._started_trials(), self.total, self.space.objective, self.space.sign)
 
-    def _waiting(self) -> FrozenTrial | None:
+    def _waiting_trial(self) -> FrozenTrial | None:
         return next(iter(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))), None)
 
-    def _begun(self) -> list[FrozenTrial]:
+    def _started_trials(self) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state != TrialState.WAITING and not is_interrupted(trial)]
 
@@ -119,8 +119,8 @@ class TrialQueue:
 
     def _number(self) -> int:
         """Return the number of the next trial's candidate, within its choice if there are any to compare."""
-        waiting, trials = self._waiting(), self.study.get_trials(deepcopy=False)
-        # A search that an earlier version began goes on as it would have: by the numbers of trials, retries included.
+        waiting, trials = self._waiting_trial(), self.study.get_trials(deepcopy=False)
+        # A search begun by an earlier version continues with that version's numbering of trials, which counts retries.
         if not counts_candidates(self.study) and not self.arms:
             return len(trials)
         attrs = trial_attrs(waiting) if waiting else {}
@@ -131,7 +131,7 @@ class TrialQueue:
 
     def _sampler(self, number: int) -> BaseSampler | None:
         """Return the sampler of a candidate, seeded by its number, or None if everything has been tried."""
-        study, objectives, waiting = self.space.study, len(self.space.objectives), self._waiting()
+        study, objectives, waiting = self.space.study, len(self.space.objectives), self._waiting_trial()
         if study.sampler.type == "qmc":  # Optuna's own begins with a random point, and the first one is all zeros
             seed = study.sampler_seed(number)
             return PointSampler(number - 1, seed, study.sampler.options) if number else RandomSampler(seed)
@@ -144,12 +144,12 @@ class TrialQueue:
 
     def _brute_force(self, number: int) -> BaseSampler | None:
         combination = self.combinations.get(number - len(self.seeds)) if number >= len(self.seeds) else {}
-        other = RandomSampler(self.space.study.sampler_seed(number))  # of what a seed leaves open
+        other = RandomSampler(self.space.study.sampler_seed(number))  # for values that a seed leaves open
         return None if combination is None else FixedSampler(combination, other)
 
     @cached_property
     def combinations(self) -> Combinations:
-        """What brute force tries."""
+        """The tree of combinations for brute force."""
         return Combinations(self.space)
 
 

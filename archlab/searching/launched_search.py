@@ -22,7 +22,7 @@ from archlab.storage.locks import lock
 
 
 def run_launched(space: Space, folder: Path, total: int, callback: SearchCallback, workers: int) -> SearchResult:
-    """Let the launcher of a space place so many workers, wait for them, and return the result of the search.
+    """Let the launcher of a space place workers, wait for them, and return the result of the search.
 
     Asks all to save and end where this process is interrupted. Raises MachineError if they end before the search.
     """
@@ -30,7 +30,7 @@ def run_launched(space: Space, folder: Path, total: int, callback: SearchCallbac
     with lock(folder / STUDY_LOCK, wait=True):
         study = open_study(space, folder)
     events = _Events(study, callback)
-    callback.on_search(space, len(events.told), total)
+    callback.on_search(space, len(events.reported), total)
     callback.on_study(partial(search_progress, study, space, folder, total))
     fleet = Fleet(space.study.launcher.create(), space, folder, workers)
     fleet.wait(events.tell)
@@ -43,25 +43,25 @@ def run_launched(space: Space, folder: Path, total: int, callback: SearchCallbac
 
 
 def _is_whole(summary: SearchSummary, study: SearchStudy) -> bool:
-    """Tell whether a summary is of all trials, none of which is to be run again."""
+    """Return whether a summary is of all trials, none of which is to be run again."""
     open_ones = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     return not open_ones and sum(summary.trials.values()) == len(finished_trials(study))
 
 
 class _Events:
-    """Tells a callback which trials have ended, by whichever worker."""
+    """Reports to a callback the trials that have ended, of any worker."""
 
     def __init__(self, study: SearchStudy, callback: SearchCallback) -> None:
         self.study, self.callback = study, callback
-        self.told = {trial.number for trial in finished_trials(study)}
+        self.reported = {trial.number for trial in finished_trials(study)}
 
     def tell(self) -> int:
-        """Tell what has ended since the last call; return how many have ended in all."""
+        """Report the trials that have ended since the last call; return the total number of ended ones."""
         for trial in finished_trials(self.study):
-            if trial.number not in self.told:
-                self.told.add(trial.number)
+            if trial.number not in self.reported:
+                self.reported.add(trial.number)
                 attrs = trial_attrs(trial)
                 state, reason = STATE_NAMES[trial.state], attrs.get("reason", "")
                 self.callback.on_result(f"trial {trial.number}", state, reason, attrs.get("metrics", {}))
         self.callback.on_wait()
-        return len(self.told)
+        return len(self.reported)

@@ -23,7 +23,7 @@ class Seat:
 
 
 def num_seats() -> int:
-    """Return how many workers this machine has room for: one for each GPU, else for each core that has memory."""
+    """Return how many workers fit this machine: one for each GPU, else one for each core with enough memory."""
     whole = machine_shares().whole
     if whole.gpus:
         return len(whole.gpus)

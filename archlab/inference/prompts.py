@@ -1,4 +1,4 @@
-"""Prompts and their settings, and what a model generates after them."""
+"""Prompts, their settings, and the generated continuations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Prompt:
 
     Attributes:
         text: The text.
-        id: What identifies it; passed on to the result.
+        id: An identifier, copied to the result.
         source: Where it comes from, such as `prompts.jsonl:3`, which errors name.
     """
 
@@ -82,7 +82,7 @@ class GeneratedToken:
 
 @dataclass(frozen=True)
 class Generation:
-    """What was generated after a prompt.
+    """The continuation of a prompt.
 
     Attributes:
         prompt: The prompt.

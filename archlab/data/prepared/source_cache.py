@@ -1,4 +1,4 @@
-"""What is known of a source's text, remembered by the times of its files, so that it is read once."""
+"""A cache of facts about a source's text, keyed by the times of its files, so that it is read once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from archlab.data.file_stamps import Stamp
 from archlab.data.prepared.manifest import FORMAT, read_json, write_json
 from archlab.data.split_plan import SplitPlan, plan_splits
-from archlab.data.stamps import Stamp
 from archlab.data.survey import FileCounts, Source, Survey, survey_source
 from archlab.errors import ArchlabError
 
@@ -27,7 +27,7 @@ class KnownSource:
     stamp: Stamp
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies the text, as `Task.describe` has it."""
+        """Return the identity of the text, for `Task.describe`."""
         return {
             "documents": self.documents,
             "split_by": self.plan.split_by,
@@ -49,7 +49,7 @@ def known_digest(source: Source, folder: Path) -> str | None:
 
 
 def know_source(source: Source, eval_bytes: int | None, folder: Path) -> KnownSource:
-    """Read a source, unless it was read before and has not changed since, and return what is known of it."""
+    """Read a source, unless it was read before and has not changed since, and return the facts about it."""
     # The stamp before the reading: a change meanwhile shows at the end.
     stamp = source.stamp()
     survey = _recall(_read(folder, stamp))

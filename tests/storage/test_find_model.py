@@ -10,7 +10,7 @@ from conftest import Tiny
 
 import archlab
 from archlab import ArchlabError
-from archlab.storage.model_places import experiment_file, owner_of, why_no_model
+from archlab.storage.find_model import experiment_file, owner_of, why_no_model
 from archlab.storage.trained_model import find_model, load_trained
 from archlab.training.trainer import train
 
@@ -100,4 +100,4 @@ def test_without_a_model_it_is_said_where_there_is_one(tmp_path: Path) -> None:
         assert why_no_model(place).endswith(f"such as {candidate / 'seed_0'}")
     assert "a ladder has one for each run" in why_no_model(ladder)
     assert why_no_model(search / "search.yaml") == f"is a file; name its directory, {search}"
-    assert why_no_model(tmp_path / "nowhere") == "is no directory"
+    assert why_no_model(tmp_path / "nowhere") == "is not a directory"

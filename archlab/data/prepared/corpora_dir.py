@@ -1,4 +1,4 @@
-"""Where prepared corpora lie that experiments name: a directory that the user sets once."""
+"""The directory of prepared corpora that experiments name, which the user sets once."""
 
 from __future__ import annotations
 

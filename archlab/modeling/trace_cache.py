@@ -34,24 +34,24 @@ def step_of(experiment: Experiment, model: nn.Module, tensor: int = 1) -> Step:
 # plans of one model on several devices.
 @lru_cache(maxsize=_KEPT)
 def find_trace(step: Step) -> StepTrace:
-    """Return what `trace_step` does."""
+    """Return the result of `trace_step`."""
     return trace_step(step.experiment, step.model)
 
 
 @lru_cache(maxsize=_KEPT)
 def find_memory(step: Step) -> StepMemory:
-    """Return what `trace_memory` does."""
+    """Return the result of `trace_memory`."""
     return trace_memory(step.experiment, step.model)
 
 
 @lru_cache(maxsize=_KEPT)
 def find_state(step: Step) -> int:
-    """Return what `trace_state` does."""
+    """Return the result of `trace_state`."""
     return trace_state(step.experiment, step.model)
 
 
 def _identity(experiment: Experiment) -> tuple[Any, ...]:
-    """Return what the figures of a step depend on: not its learning rate, its seed or its length."""
+    """Return the settings that a step's figures depend on, without learning rate, seed and length."""
     train, spec = experiment.train, experiment.model
     inputs = experiment.task.factory()().example_inputs(1, train.context, "meta")
     sizes = (train.batch_size, train.context, train.accumulate)

@@ -11,10 +11,10 @@ from optuna.trial import TrialState, create_trial
 from search_helpers import write_space
 
 from archlab import ConfigError
-from archlab.searching.sampling.asking import TrialQueue
 from archlab.searching.sampling.combinations import Combinations
-from archlab.searching.sampling.numbered import PointSampler, next_number, value_at
+from archlab.searching.sampling.numbered_samplers import PointSampler, next_number, value_at
 from archlab.searching.sampling.suggest import suggest
+from archlab.searching.sampling.trial_queue import TrialQueue
 from archlab.searching.space.load_space import load_space
 from archlab.searching.space.search_space import Space
 from archlab.searching.study.study import enqueue_retries, is_exhausted, mark_interrupted, open_study, record_result
@@ -93,7 +93,7 @@ def test_workers_that_come_between_each_other_find_what_one_finds_alone(tmp_path
     one.end()
     assert one.ask()  # 3, of which nothing is chosen
     one.stop()
-    assert one.ask()  # 3 again, stopped amid its suggestions
+    assert one.ask()  # 3 again, stopped during its suggestions
     with pytest.raises(KeyboardInterrupt):
         suggest(StoppedAtSecond(one.trial), space.varied, space.base)  # type: ignore[arg-type]
     one.stop()
@@ -131,7 +131,7 @@ def test_brute_force_tries_every_combination_once_in_an_order_of_the_seed(tmp_pa
     assert found.pop() is None
     assert len({str(sorted(each.items())) for each in found if each}) == 8
     sizes = Counter(len(each) for each in found if each)
-    assert sizes == {3: 6, 2: 2}, "a knob of a choice that was not made is no knob"
+    assert sizes == {3: 6, 2: 2}, "a knob of a choice that was not made is not a knob"
     space.study.__dict__["seed"] = 1
     assert [Combinations(space).get(number) for number in range(8)] != found
 

@@ -1,4 +1,4 @@
-"""What a trial's process and its worker tell each other, as JSON over a pipe."""
+"""Messages between a trial's process and its worker, as JSON over a pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An experiment as values of a search space: what the varied knobs are in it."""
+"""An experiment as values of a search space: its values of the varied knobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from archlab.errors import ConfigError, show_value
 from archlab.searching.variants import selectors
 from archlab.searching.variants.apply import each_lists
 from archlab.searching.variants.divisors import NoValue
-from archlab.searching.variants.layer_lists import is_layer_list, unrolled
+from archlab.searching.variants.layer_lists import is_layer_list, layer_entries
 from archlab.searching.variants.parameters import SearchParameter, resolve_parameter
 from archlab.searching.variants.pattern import Pattern
 from archlab.searching.variants.references import sort_paths
@@ -29,7 +29,7 @@ def express(
 ) -> tuple[dict[str, Any], str]:
     """Return the values of the varied knobs that make an experiment's model of the base, and the first that fails.
 
-    A knob that has a value outside its domain there is left out of the values, and so is what is tied or held.
+    A knob that has a value outside its domain there is left out of the values, and so are tied and held ones.
     """
     lists = each_lists(varied)
     target = start(wanted, lists, "space").raw.resolve().resolved
@@ -56,11 +56,11 @@ def express(
 
 
 def _follow(path: str, domain: Varied, variant: Variant, target: Tree, wanted: UnresolvedExperiment) -> Variant:
-    """Return the variant with what a trial does not choose: a tie, or the wanted number in place of a solved one."""
+    """Return the variant with values that a trial does not choose: a tie, or the given number for a solved one."""
     if isinstance(domain, Tie):
         return variant.put(path, domain, None)
     if is_layer_list(path, variant.raw):
-        return variant.put(path, domain, len(unrolled(wanted, path)))
+        return variant.put(path, domain, len(layer_entries(wanted, path)))
     found = _values_at(target, path, [])
     return variant.put_everywhere(path, found[0]) if found else variant
 
@@ -87,7 +87,7 @@ def _find_one(path: str, domain: Any, variant: Variant, target: Tree, below: lis
 
 
 def _find(parameter: SearchParameter, variant: Variant, found: list[Any], below: list[str]) -> Any:
-    """Return the value of a domain that gives what was found, or _NOTHING."""
+    """Return the value of a domain that yields the found data, or _NOTHING."""
     domain = parameter.domain
     if isinstance(domain, Interval):
         alike = bool(found) and all(value == found[0] for value in found)

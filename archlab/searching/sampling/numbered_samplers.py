@@ -1,7 +1,7 @@
 """Samplers whose values are a function of the study's seed and the candidate's number, whichever worker asks for them.
 
-Optuna's QMCSampler and BruteForceSampler (5.0) take the next point, and what has not been tried yet, from the study:
-what a worker gets there depends on when the others ask, and on which trials have ended.
+Optuna's QMCSampler and BruteForceSampler (5.0) take the next point, and the untried combinations, from the study:
+a worker's result depends on when the others ask, and on which trials have ended.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FixedSampler(_IndependentSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Return what is known."""
+        """Return the known value."""
         if param_name in self.parameters:
             return self.parameters[param_name]
         return self.other.sample_independent(study, trial, param_name, param_distribution)
@@ -101,7 +101,7 @@ def value_at(u: float, distribution: BaseDistribution) -> Any:
     else:
         value = low - half + u * (high - low + step if step else high - low)
     if step:
-        # Down, and not to the nearest: coordinates of few bits lie on the borders, where the nearest is the even one.
+        # Down, and not to the nearest: coordinates of few bits are on the borders, where the nearest is the even one.
         value = low + math.floor((value - low) / step + 0.5) * step
     value = min(max(value, low), high)
     return int(value) if isinstance(distribution, IntDistribution) else float(value)

@@ -1,4 +1,4 @@
-"""What a stopped command says: how to go on with what it saved."""
+"""Messages of a stopped command that say how to continue."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from archlab.storage.checkpoint import checkpoints
 
 @contextmanager
 def advise_at_stop(advice: str, *, checkpoint_of: Path | None = None) -> Iterator[None]:
-    """Add how to go on to the error by which a user stops a block.
+    """Add advice on how to continue to the error that stops a block.
 
-    With `checkpoint_of`, a run's directory, only if there is a checkpoint to go on from.
+    With `checkpoint_of`, a run's directory, add it only if there is a checkpoint to continue from.
     """
     try:
         yield
@@ -25,5 +25,5 @@ def advise_at_stop(advice: str, *, checkpoint_of: Path | None = None) -> Iterato
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Tell whether a run has a checkpoint to resume from."""
+    """Return whether a run has a checkpoint to resume from."""
     return bool(checkpoints(run / "checkpoints"))

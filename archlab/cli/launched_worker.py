@@ -1,4 +1,4 @@
-"""One worker of a search or a ladder, placed by a launcher: what it prints is its job's output."""
+"""One worker of a search or a ladder, placed by a launcher; its output is that of its job."""
 
 from __future__ import annotations
 

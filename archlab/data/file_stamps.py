@@ -1,4 +1,4 @@
-"""Whether files may have changed, told without reading them."""
+"""Detection of changed files without reading them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TICK_S = 2.0
 
 
 class Stamp(NamedTuple):
-    """A digest of files' sizes and times; it is settled where a change from now on shows in it."""
+    """A digest of files' sizes and times; it is settled if any later change alters it."""
 
     digest: str
     is_settled: bool
@@ -23,14 +23,14 @@ class Stamp(NamedTuple):
 def stamp_files(files: Sequence[tuple[str, Path]], *settings: str) -> Stamp:
     """Return a digest of files, given with their names, that changes when one is written, replaced or renamed.
 
-    It is not settled where a file was changed a moment ago.
+    It is not settled if a file was changed within the resolution of its times.
     """
     digest, newest = hashlib.sha256(repr(settings).encode(errors="surrogatepass")), 0.0
     now = time.time()
     for name, path in files:
         try:
             found = os.stat(path)
-        except OSError:  # whoever reads it tells why
+        except OSError:  # reading it raises the error
             return Stamp("", False)
         newest = max(newest, found.st_ctime)
         # The time of the last change of the inode too: a program can set the other one back.

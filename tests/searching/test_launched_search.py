@@ -108,14 +108,14 @@ def test_what_cannot_be_placed_is_refused(tmp_path: Path, study: Any, workers: A
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_by_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_continues_by_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_training(monkeypatch, pretend())
     replace_costs(monkeypatch, archlab.show(write_space(tmp_path).parent / "tiny.yaml"))
     file, study = write_space(tmp_path, study={"trials": 2, "sampler": "random"}), tmp_path / "s"
     archlab.search(str(file), out=study)
     file.unlink()
     assert sum(archlab.search(study, trials=3).summary.trials.values()) == 3
-    with pytest.raises(ArchlabError, match="is the directory of a search, which cannot go on in"):
+    with pytest.raises(ArchlabError, match="is the directory of a search, which cannot continue in"):
         find_search(study, out=tmp_path / "other")
 
 

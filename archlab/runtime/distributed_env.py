@@ -1,4 +1,4 @@
-"""This process's place among those that train together, as its launcher tells it: torchrun's, archlab's, or Slurm's."""
+"""This process's rank and node among those that train together, from the environment of torchrun, archlab or Slurm."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
 
 
 def is_slurm_step(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether srun started this process as one of several; a batch script itself is not one."""
+    """Return whether srun started this process as one of several; a batch script itself is not one."""
     return environment.get("SLURM_STEP_NUM_TASKS", "1") != "1" and "SLURM_PROCID" in environment
 
 
 def was_restarted(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether a launcher has started the processes again after a failure: they go on from the last checkpoint."""
+    """Return whether a launcher has restarted the processes after a failure; they resume from the last checkpoint."""
     return environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def rendezvous(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """Return host and port at which the processes meet: MASTER_ADDR and MASTER_PORT, or the first node of Slurm's step.
 
-    Raises ConfigError if nothing tells the host.
+    Raises ConfigError if the host is unknown.
     """
     host = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", ""))
     if not host:

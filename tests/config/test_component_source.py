@@ -11,11 +11,11 @@ import pytest
 from conftest import Write
 
 from archlab.config import registry
+from archlab.config.component_source import UnreadableSource, read_declaration
 from archlab.config.registry import Component, find
 from archlab.config.schema import knobs_of, wiring_of
-from archlab.config.source import UnreadableSource, read_declaration
 
-SHIPPED = [find(kind, name) for kind, names in registry._shipped().items() for name in names]
+SHIPPED = [find(kind, name) for kind, names in registry._shipped_names().items() for name in names]
 
 
 @pytest.mark.parametrize("component", SHIPPED, ids=lambda c: f"{c.kind}-{c.name}")
@@ -40,7 +40,7 @@ import importlib, json, sys
 from archlab.config import registry
 registry._declared.clear()
 found = {}
-for kind, names in registry._shipped().items():
+for kind, names in registry._shipped_names().items():
     for name in names:
         importlib.import_module(f"archlab.components.{kind}.{name}")
         found[f"{kind} {name}"] = repr(dict(registry._registered[kind, name].search))

@@ -48,7 +48,7 @@ def read_declaration(module: str, kind: str, name: str, public: Mapping[str, Any
     """
     try:
         source = _Source(module, public)
-        cls, call = source.registered(kind, name)
+        cls, call = source.find_class(kind, name)
         function, owner, definer = source.constructor(cls)
         words = {word.arg: source.evaluate(word.value) for word in call.keywords}
         declared = (
@@ -88,7 +88,7 @@ class _Source:
         self.definitions: dict[str, ast.stmt] = {}
         self.imports: dict[str, tuple[str, str]] = {}
         for node in _parse(module).body:
-            self.definitions.update(dict.fromkeys(_defined(node), node))
+            self.definitions.update(dict.fromkeys(_defined_names(node), node))
             if isinstance(node, ast.ImportFrom):
                 origin = _absolute(node, module)
                 self.imports.update({alias.asname or alias.name: (origin, alias.name) for alias in node.names})
@@ -99,7 +99,7 @@ class _Source:
             _shared[module] = _Source(module, self.public)
         return _shared[module]
 
-    def registered(self, kind: str, name: str) -> tuple[ast.ClassDef, ast.Call]:
+    def find_class(self, kind: str, name: str) -> tuple[ast.ClassDef, ast.Call]:
         """Return the class that is registered as a component, and the call that registers it."""
         for node in self.definitions.values():
             for call in node.decorator_list if isinstance(node, ast.ClassDef) else []:
@@ -116,12 +116,12 @@ class _Source:
             if isinstance(node, ast.FunctionDef) and node.name == "__init__":
                 return node, self, cls
         for base in cls.bases:
-            inherited = self._inherited(base)
+            inherited = self._base_constructor(base)
             if inherited is not None and inherited[0] is not None:
                 return inherited
         return None, self, cls
 
-    def _inherited(self, base: ast.expr) -> tuple[ast.FunctionDef | None, _Source, ast.ClassDef] | None:
+    def _base_constructor(self, base: ast.expr) -> tuple[ast.FunctionDef | None, _Source, ast.ClassDef] | None:
         name = base.id if isinstance(base, ast.Name) else ""
         node = self.definitions.get(name)
         if isinstance(node, ast.ClassDef):
@@ -129,7 +129,7 @@ class _Source:
         module, original = self.imports.get(name, ("", ""))
         if not module.startswith("archlab."):
             return None
-        return self.other(module)._inherited(ast.Name(original))
+        return self.other(module)._base_constructor(ast.Name(original))
 
     def knobs(self, function: ast.FunctionDef) -> dict[str, Knob]:
         """Return the keyword-only parameters of a function."""
@@ -159,7 +159,7 @@ class _Source:
 
     def _value(self, name: str) -> Any:
         if name in self.imports:
-            return self._imported(*self.imports[name])
+            return self._import(*self.imports[name])
         node = self.definitions[name]
         if isinstance(node, ast.Import):
             return importlib.import_module(name) if name in _CHEAP else _refuse(name)
@@ -167,7 +167,7 @@ class _Source:
             return self.evaluate(node.value)
         return _refuse(name)
 
-    def _imported(self, module: str, name: str) -> Any:
+    def _import(self, module: str, name: str) -> Any:
         if module in _CHEAP:
             return getattr(importlib.import_module(module), name)
         if module == "archlab" and name in self.public:
@@ -200,7 +200,7 @@ def _absolute(node: ast.ImportFrom, module: str) -> str:
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
-def _defined(node: ast.stmt) -> list[str]:
+def _defined_names(node: ast.stmt) -> list[str]:
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         return [node.name]
     if isinstance(node, ast.Assign):
