@@ -35,7 +35,7 @@ class NameOption(click.Option):
         """Return the option and its help with the names."""
         record = super().get_help_record(context)
         *names, last = self.names.names()
-        return record and (record[0], f"{record[1]}: {', '.join(names)} or {last}.")
+        return record and (record[0], f"{record[1].removesuffix('.')}: {', '.join(names)} or {last}.")
 
 
 class _WrittenFolder(click.Path):

@@ -55,7 +55,7 @@ def test_lines_that_are_drawn_again_leave_the_permanent_ones_alone() -> None:
         lines.update()
         lines.stop()
         lines.print(f"before {number}")
-        with lines.hidden():
+        with lines.hide():
             lines.print(f"after {number}")
     left = [line for line in screen(file.getvalue(), 80) if line]
     assert left == [f"{when} {number}" for number in range(3) for when in ("before", "after")]

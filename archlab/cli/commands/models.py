@@ -28,7 +28,7 @@ from archlab.text import shell_path
     names=EXPORT_FORMATS,
     multiple=True,
     metavar="FORMAT",
-    help="Write this format",
+    help="Write this format.",
 )
 @click.option("--trial", type=click.IntRange(min=0), help="Export this trial of a search.")
 @click.option("--top", type=click.IntRange(min=1), help="Export this many of the best trials of a search.")
@@ -98,7 +98,7 @@ def import_(directory: Path, out: Path, tokenizer: str | None, no_special_tokens
 @click.option(
     "--tokens", type=click.IntRange(min=1), help="Evaluate on this many tokens; the default is the whole split."
 )
-@click.option("--suite", cls=NameOption, names=SUITES, help="Measure by a suite")
+@click.option("--suite", cls=NameOption, names=SUITES, help="Measure by a suite.")
 @click.option(
     "--text",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -71,7 +71,7 @@ def test_results_in_a_file_and_prompts_from_standard_input(run, trained: Path, t
     assert run(*again, "--force").status == 0
     assert len(lines((tmp_path / "results.jsonl").read_text())) == 1
     refused = run("generate", str(trained), "--batch", str(file), "--out", str(file), "--force")
-    assert "is no list of results that archlab wrote" in refused.err
+    assert "is not a list of results that archlab wrote" in refused.err
 
 
 @pytest.mark.parametrize(
