@@ -79,7 +79,7 @@ def test_random_numbers_are_drawn_anew() -> None:
     assert not torch.equal(*drawn)
 
 
-@pytest.mark.slow
+@pytest.mark.services
 @needs_compiler
 def test_a_library_serves_other_weights_of_the_same_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -51,7 +51,7 @@ def after_a_prompt(model: nn.Module, tokens_BT: Tensor, prompt: int) -> tuple[St
     return start, scores
 
 
-@pytest.mark.slow
+@pytest.mark.services
 @needs_compiler
 def test_a_decoder_and_a_text_are_those_of_the_model() -> None:
     check_decoder("mistral_tiny", 1)

@@ -112,7 +112,7 @@ def test_a_conversion_is_traced_as_an_operator_that_is_known_as_one() -> None:
         assert not private_apis.is_dtype_conversion(torch.ops.aten.add.Tensor)
 
 
-@pytest.mark.slow
+@pytest.mark.services
 @needs_compiler
 def test_a_graph_is_compiled_to_a_library_whose_constants_are_borrowed(tmp_path: Path) -> None:
     class Scale(nn.Module):

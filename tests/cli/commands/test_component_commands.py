@@ -36,7 +36,7 @@ def test_list(run) -> None:
     assert "swiglu" not in detailed.out
 
 
-@pytest.mark.slow
+@pytest.mark.services
 def test_check(run, tmp_path: Path) -> None:
     done = run("check", "norm", "rms", "eps=0.001")
     assert done.status == 0, done.err
