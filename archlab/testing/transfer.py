@@ -1,6 +1,6 @@
 """The coordinate check: hyperparameters transfer if no activation and no update depends on the model's size.
 
-A model is trained for six steps at several widths under muP, and at several depths under CompleteP. Every size of
+A model is trained for ten steps at several widths under muP, and at several depths under CompleteP. Every size of
 interest is fitted by a power of the width or depth, whose exponent is 0 in the limit of large models (arXiv:2203.03466,
 appendix D). A wrong role shows as an exponent near 1 or -1.
 """
@@ -31,8 +31,8 @@ from archlab.training.optimizer import build_optimizer
 
 Sizes: TypeAlias = dict[str, float]
 Scheme: TypeAlias = Literal["standard", "mup", "completep"]
-WIDTHS, DEPTHS, STEPS = (1, 4, 8), (1, 4), 6
-LR = 0.015  # large enough for updates to outgrow the noise of the initial values in six steps
+WIDTHS, DEPTHS, STEPS = (1, 2, 4, 8), (1, 4), 10
+LR = 0.01  # large enough for updates to outgrow the noise of the initial values in ten steps
 # Of an exponent: initial values' share still falls at these sizes, while a wrong role gives 1 or -1 beside that.
 LOWEST, HIGHEST = -0.75, 0.5
 _CHANGE = "the change of the last block's output"
@@ -43,7 +43,7 @@ NEGLIGIBLE = 0.01  # of the change of the features: less is noise
 
 
 def transfers(case: ComponentCase, width: Scheme = "mup", depth: Scheme = "completep") -> None:
-    """Six steps move activations equally far at three widths under mup, and at two depths under completep.
+    """Ten steps move activations equally far at four widths under mup, and at two depths under completep.
 
     A component that declares no roles passes: it can be trained under `standard` alone.
     """
