@@ -102,7 +102,7 @@ def compiles(case: ComponentCase) -> None:
     expected, expected_gradients = _run(model, inputs)
     torch.compiler.reset()  # the recompile limit counts per function, and earlier models share forward()
     for part in _parts_to_compile(case, model):
-        part.compile(fullgraph=True, backend="aot_eager_default_partitioner")
+        part.compile(fullgraph=True, backend="aot_eager")
     with warnings.catch_warnings():
         # torch's own, about the input of a block, which is not a leaf (torch 2.13).
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")

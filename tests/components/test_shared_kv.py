@@ -173,7 +173,7 @@ def test_compiles_without_a_break(policy):
     model = build(attention(), attention(share=True), attention(share=True))
     expected = model(tokens())[0]
     torch.compiler.reset()
-    compile_model(model, policy, backend="aot_eager_default_partitioner")
+    compile_model(model, policy, backend="aot_eager")
     assert_same_gradients(model(tokens())[0], expected, list(model.parameters()))
 
 

@@ -227,7 +227,7 @@ def test_full_attention_refuses_a_call_that_is_too_long():
 @pytest.mark.parametrize("compiled", [False, True])
 def test_full_attention_refuses_a_stream_that_gets_too_long(compiled):
     layer = build("full", 8)
-    call = torch.compile(layer, fullgraph=True, backend="aot_eager_default_partitioner") if compiled else layer
+    call = torch.compile(layer, fullgraph=True, backend="aot_eager") if compiled else layer
     many, one = ([x.detach() for x in inputs(n)] for n in (7, 1))
     _, state = call(*many, layer.init_state(2))
     _, state = call(*one, state)
@@ -244,7 +244,7 @@ def test_full_attention_refuses_a_stream_that_gets_too_long(compiled):
 def test_compiles_with_a_state():
     layer, qkv = build("sliding", 4, "relative_bias"), inputs(5)
     state = layer(*inputs(6))[1]
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager_default_partitioner")
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*qkv, state), layer(*qkv, state))
 
 

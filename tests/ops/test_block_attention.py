@@ -112,7 +112,7 @@ def test_a_trace_without_values_has_its_shapes_and_costs():
 def test_it_compiles_without_a_graph_break():
     inputs, blocks, step = draw(*SHAPES[1])
     with use_backends(visited_blocks.block_backends()):
-        compiled = torch.compile(block_attention, fullgraph=True, backend="aot_eager_default_partitioner")
+        compiled = torch.compile(block_attention, fullgraph=True, backend="aot_eager")
         y = compiled(*inputs, blocks, step, block_size=4, scale=0.3)
     assert_same_gradients(y, both(inputs, blocks, step, 4)[0], inputs)
 

@@ -68,7 +68,7 @@ def test_a_trace_without_values_has_its_shapes_and_costs():
 @pytest.mark.slow
 def test_it_compiles_without_a_graph_break():
     inputs = draw(1, 2, 130, 16, 8)
-    compiled = torch.compile(blocked.blocked_attention, fullgraph=True, backend="aot_eager_default_partitioner")
+    compiled = torch.compile(blocked.blocked_attention, fullgraph=True, backend="aot_eager")
     assert_same_gradients(compiled(*inputs, 0.3), blocked.blocked_attention(*inputs, 0.3), inputs)
 
 

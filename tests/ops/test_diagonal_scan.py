@@ -172,7 +172,7 @@ def test_half_precision_and_autocast_leave_the_recurrence_in_float32(num_tokens)
 @pytest.mark.parametrize("num_tokens", [1, 130])
 def test_compiles_without_a_graph_break(num_tokens, parts):
     inputs = draw(num_tokens, parts, True)
-    compiled = torch.compile(run, fullgraph=True, backend="aot_eager_default_partitioner")
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     leaves = [leaf for leaf in inputs if leaf is not None]
     assert_same_gradients(together(compiled(diagonal_scan, *inputs)), together(run(diagonal_scan, *inputs)), leaves)
 

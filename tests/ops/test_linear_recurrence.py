@@ -72,5 +72,5 @@ def test_half_precision_is_rounded_at_the_ends():
 def test_compiles_without_a_break():
     torch._dynamo.reset()
     inputs = drawn(37)
-    compiled = torch.compile(linear_recurrence, fullgraph=True, backend="aot_eager_default_partitioner")
+    compiled = torch.compile(linear_recurrence, fullgraph=True, backend="aot_eager")
     assert_same_gradients(joined(compiled(*inputs)), joined(loop(*inputs)), inputs)

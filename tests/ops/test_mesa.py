@@ -83,5 +83,5 @@ def test_many_tokens_stay_exact_in_float32():
 @pytest.mark.slow
 def test_compiles_as_one_graph():
     leaves = draw(13)
-    compiled = torch.compile(mesa, fullgraph=True, backend="aot_eager_default_partitioner")
+    compiled = torch.compile(mesa, fullgraph=True, backend="aot_eager")
     assert_same_gradients(compiled(*leaves, None, 8)[0], mesa(*leaves, None, 8)[0], leaves)

@@ -79,7 +79,7 @@ def test_fewer_states_are_saved_than_steps() -> None:
 def test_compiles_without_a_graph_break() -> None:
     torch._dynamo.reset()
     leaves = inputs(35)
-    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager_default_partitioner")
+    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
     assert_same(compiled(*leaves), selective_scan(*leaves), leaves)
 
 
@@ -135,7 +135,7 @@ def test_nan_and_infinity_propagate() -> None:
 def test_float32_compiles_without_a_graph_break() -> None:
     torch._dynamo.reset()
     leaves = inputs(35, torch.float32)
-    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager_default_partitioner")
+    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*leaves), selective_scan(*leaves))
 
 

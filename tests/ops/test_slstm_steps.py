@@ -104,7 +104,7 @@ def test_float32_is_near_float64_and_half_precision_is_rounded_once():
 @pytest.mark.slow
 def test_compiles_without_a_graph_break():
     gates, recurrent, state = draw(9, 2, 4)
-    compiled = torch.compile(slstm, fullgraph=True, backend="aot_eager_default_partitioner")
+    compiled = torch.compile(slstm, fullgraph=True, backend="aot_eager")
     ours, expected = (together(*form(gates, recurrent, state)) for form in (compiled, slstm))
     assert_same_gradients(ours, expected, [gates, recurrent, *state[:3]])
 

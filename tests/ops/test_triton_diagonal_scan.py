@@ -114,6 +114,6 @@ def test_custom_op_is_registered_correctly(parts):
 @pytest.mark.slow
 def test_compiles_without_a_graph_break():
     inputs = draw((1, 3, 1), 2)
-    compiled = torch.compile(run, fullgraph=True, backend="aot_eager_default_partitioner")
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     leaves = [leaf for leaf in inputs if leaf is not None]
     assert_same_gradients(together(compiled(*inputs)), together(run(*inputs)), leaves)
