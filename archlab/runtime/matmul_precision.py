@@ -1,7 +1,11 @@
-"""Float32 matmul modes of the CPU: the fastest one that does not round its inputs is selected."""
+"""Float32 matmul modes of the CPU: the fastest one that does not round its inputs is selected.
+
+`ARCHLAB_MATMUL_MODE=none` (or `bf16`, `tf32`) selects a mode without measuring, so that several machines round alike.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,19 +14,21 @@ from typing import Any
 
 import torch
 
+from archlab.errors import ConfigError, did_you_mean
 from archlab.runtime.measured_choice import choose_once
 from archlab.runtime.process import tuning_enabled
-from archlab.runtime.timing import best_time
+from archlab.runtime.timing import best_time, time_call
 
+MODE = "ARCHLAB_MATMUL_MODE"
 DEFAULT = "none"
 # On CPUs where torch's default BLAS is slow, "bf16" dispatches matmuls to oneDNN, which is allowed to round to
 # bfloat16 and on many CPUs does not. Whether it does is measured.
 CANDIDATES = ("bf16", "tf32")
 # A float32 product of this size is about 1e-7 off in relative norm, one of rounded inputs 3e-4 (tf32) or 2e-3 (bf16).
 LARGEST_ERROR = 1e-6
-MIN_SPEEDUP = 1.1  # below it, noise would choose
+MIN_SPEEDUP = 1.2  # below it, noise would choose; a mode that is worth it gains half or more
 SIZE = 512
-ROUNDS = 5
+ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,16 @@ class MatmulMode:
 
 @cache
 def select_matmul_precision() -> str:
-    """Select the mode for this process that was the fastest exact one on this machine, unless tuning is off."""
+    """Select the mode for this process that was the fastest exact one on this machine, unless tuning is off.
+
+    Raises ConfigError for an ARCHLAB_MATMUL_MODE that is not a mode.
+    """
     if not tuning_enabled() or not torch.backends.mkldnn.is_available():
         return DEFAULT
-    mode = choose_once("matmul", (DEFAULT, *CANDIDATES), lambda: fastest_exact_mode(measure_modes()))
+    modes = (DEFAULT, *CANDIDATES)
+    mode = os.environ.get(MODE) or choose_once("matmul", modes, lambda: fastest_exact_mode(measure_modes()))
+    if mode not in modes:
+        raise ConfigError(MODE, f"{mode!r} is not one of {', '.join(modes)}{did_you_mean(mode, modes)}")
     _onednn_matmul().fp32_precision = mode
     return mode
 
@@ -54,17 +66,29 @@ def fastest_exact_mode(measured: tuple[MatmulMode, ...]) -> str:
 
 @cache
 def measure_modes() -> tuple[MatmulMode, ...]:
-    """Measure every mode, which takes a few milliseconds each."""
+    """Measure every mode, which takes a few milliseconds each.
+
+    The rounds of the modes are interleaved: the speed of a machine that others share changes within tenths of a second.
+    """
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(SIZE, SIZE, generator=generator, device="cpu") for _ in range(2))
-    exact = a.double() @ b.double()
-    return tuple(_measure(name, a, b, exact) for name in (DEFAULT, *CANDIDATES))
+    exact, names = a.double() @ b.double(), (DEFAULT, *CANDIDATES)
+    rounds = [[_time_mode(name, a, b) for name in names] for _ in range(ROUNDS)]
+    best = [min(seconds) for seconds in zip(*rounds, strict=True)]
+    return tuple(
+        MatmulMode(name, _mode_error(name, a, b, exact), 2 * SIZE**3 / seconds)
+        for name, seconds in zip(names, best, strict=True)
+    )
 
 
-def _measure(name: str, a: torch.Tensor, b: torch.Tensor, exact: torch.Tensor) -> MatmulMode:
+def _time_mode(name: str, a: torch.Tensor, b: torch.Tensor) -> float:
     with use_mode(name):
-        error = float(((a @ b).double() - exact).norm() / exact.norm())
-        return MatmulMode(name, error, 2 * SIZE**3 / time_matmul(a, b))
+        return time_call(lambda: a @ b, a.device)
+
+
+def _mode_error(name: str, a: torch.Tensor, b: torch.Tensor, exact: torch.Tensor) -> float:
+    with use_mode(name):
+        return float(((a @ b).double() - exact).norm() / exact.norm())
 
 
 def time_matmul(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -19,6 +19,7 @@ CHOICES = ("slow", "fast")
 @pytest.fixture(autouse=True)
 def kept_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured_choice, "usable_cache_dir", lambda name: tmp_path)
+    monkeypatch.delenv("ARCHLAB_MATMUL_MODE")
 
 
 def test_it_is_measured_once(tmp_path: Path) -> None:

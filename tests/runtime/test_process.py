@@ -11,7 +11,7 @@ import torch
 
 from archlab import ConfigError
 from archlab.runtime import matmul_precision, process
-from archlab.runtime.matmul_precision import DEFAULT, MatmulMode, fastest_exact_mode, measure_modes
+from archlab.runtime.matmul_precision import DEFAULT, MatmulMode, fastest_exact_mode, measure_modes, use_mode
 from archlab.runtime.user_cache import cache_dir, machine_key
 
 _FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -173,6 +173,17 @@ def test_measuring_leaves_the_setting_as_it_was(monkeypatch: pytest.MonkeyPatch)
     assert [way.name for way in measure_modes()] == [DEFAULT, *matmul_precision.CANDIDATES]
     assert measure_modes()[0].error < matmul_precision.LARGEST_ERROR
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_a_mode_may_be_set_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul_precision, "measure_modes", lambda: pytest.fail("measured"))
+    monkeypatch.setenv("ARCHLAB_MATMUL_MODE", "tf32")
+    with use_mode(DEFAULT):
+        assert matmul_precision.select_matmul_precision.__wrapped__() == "tf32"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "tf32"
+    monkeypatch.setenv("ARCHLAB_MATMUL_MODE", "fp16")
+    with pytest.raises(ConfigError, match="ARCHLAB_MATMUL_MODE: 'fp16' is not one of none, bf16, tf32; did you mean"):
+        matmul_precision.select_matmul_precision.__wrapped__()
 
 
 def test_the_matmul_mode_is_kept_if_tuning_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
