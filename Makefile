@@ -17,8 +17,8 @@ quickstart: $(READY) ## Set up, then run a small search from beginning to end
 check: $(READY) ## Look for mistakes without running: style, types, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/types && mkdir -p build/types/archlab && ln -s $(CURDIR)/archlab/* $(CURDIR)/components build/types/archlab/
-	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml
+	rm -rf build/types && mkdir -p build/types/archlab && ln -s "$(CURDIR)"/archlab/* "$(CURDIR)/components" build/types/archlab/
+	cd build/types && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml"
 	$(BIN)/lint-imports --no-logo
 
 # One thread a job: two jobs' pools on two cores wait for one another. A job that has run out of tests takes another's.
