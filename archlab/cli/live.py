@@ -27,8 +27,13 @@ class LiveLines:
         self.console, self.draw = console or SafeConsole(), draw
         is_terminal = self.console.is_terminal and not self.console.is_dumb_terminal
         self.is_live = is_terminal or self.console.is_jupyter
-        self.is_started, self.last = False, 0.0
-        self.live = self._make_live()
+        self.live: Live | None = None
+        self.last = 0.0
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the lines are drawn."""
+        return self.live is not None
 
     def _make_live(self) -> Live:
         # Redrawn by the thread that prints alone: rich counts the lines to erase before it draws, and of two threads
@@ -40,16 +45,15 @@ class LiveLines:
     def start(self) -> None:
         """Begin to draw; a second start does nothing."""
         if self.is_live and not self.is_started:
-            self.is_started = True
             # A new one, as rich's remembers how many lines it drew last, and would erase as many permanent ones.
             self.live = self._make_live()
             self.live.start()
 
     def stop(self) -> None:
         """Remove the lines, until the next start."""
-        if self.is_started:
-            self.is_started = False
-            self.live.stop()
+        if self.live is not None:
+            live, self.live = self.live, None
+            live.stop()
 
     @contextmanager
     def hide(self) -> Iterator[None]:
@@ -62,7 +66,7 @@ class LiveLines:
 
     def update(self, *, at_once: bool = True) -> None:
         """Draw the lines again; unless `at_once`, not more than a few times a second."""
-        if self.is_started and (at_once or time.monotonic() - self.last >= _PAUSE_S):
+        if self.live is not None and (at_once or time.monotonic() - self.last >= _PAUSE_S):
             self.last = time.monotonic()
             self.live.refresh()
 
