@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ import torch
 from archlab.errors import ConfigError, did_you_mean
 from archlab.runtime.measured_choice import choose_once
 from archlab.runtime.process import tuning_enabled
-from archlab.runtime.timing import best_time, time_call
+from archlab.runtime.timing import best_times
 
 MODE = "ARCHLAB_MATMUL_MODE"
 DEFAULT = "none"
@@ -66,34 +66,24 @@ def fastest_exact_mode(measured: tuple[MatmulMode, ...]) -> str:
 
 @cache
 def measure_modes() -> tuple[MatmulMode, ...]:
-    """Measure every mode, which takes a few milliseconds each.
-
-    The rounds of the modes are interleaved: the speed of a machine that others share changes within tenths of a second.
-    """
+    """Measure every mode, which takes a few milliseconds each."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(SIZE, SIZE, generator=generator, device="cpu") for _ in range(2))
     exact, names = a.double() @ b.double(), (DEFAULT, *CANDIDATES)
-    rounds = [[_time_mode(name, a, b) for name in names] for _ in range(ROUNDS)]
-    best = [min(seconds) for seconds in zip(*rounds, strict=True)]
+    times = best_times([partial(_matmul_in_mode, name, a, b) for name in names], a.device, ROUNDS)
     return tuple(
-        MatmulMode(name, _mode_error(name, a, b, exact), 2 * SIZE**3 / seconds)
-        for name, seconds in zip(names, best, strict=True)
+        MatmulMode(name, _relative_error(_matmul_in_mode(name, a, b), exact), 2 * SIZE**3 / seconds)
+        for name, seconds in zip(names, times, strict=True)
     )
 
 
-def _time_mode(name: str, a: torch.Tensor, b: torch.Tensor) -> float:
+def _matmul_in_mode(name: str, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     with use_mode(name):
-        return time_call(lambda: a @ b, a.device)
+        return a @ b
 
 
-def _mode_error(name: str, a: torch.Tensor, b: torch.Tensor, exact: torch.Tensor) -> float:
-    with use_mode(name):
-        return float(((a @ b).double() - exact).norm() / exact.norm())
-
-
-def time_matmul(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the seconds of a matmul on the device of `a` and `b`, the best of several rounds."""
-    return best_time(lambda: a @ b, a.device, ROUNDS)
+def _relative_error(product: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((product.double() - exact).norm() / exact.norm())
 
 
 @contextmanager

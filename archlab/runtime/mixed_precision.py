@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 
 import torch
 
-from archlab.runtime.matmul_precision import select_matmul_precision, time_matmul
+from archlab.runtime.matmul_precision import ROUNDS, select_matmul_precision
 from archlab.runtime.measured_choice import choose_once
+from archlab.runtime.timing import best_times
 
 # Casts and the operations that autocast keeps in float32 cost more than a smaller speedup of the matmuls gains.
 MIN_SPEEDUP = 1.3
@@ -38,12 +39,14 @@ def bfloat16_speedup(device_type: str) -> float:
     if device_type == "cpu":
         select_matmul_precision()
     for size in SIZES:
-        speedup = _matmul_seconds(device_type, torch.float32, size) / _matmul_seconds(device_type, torch.bfloat16, size)
+        float32_s, bfloat16_s = _matmul_times(device_type, size)
+        speedup = float32_s / bfloat16_s
         if speedup < GIVE_UP_RATIO:
             break
     return speedup
 
 
-def _matmul_seconds(device_type: str, dtype: torch.dtype, size: int) -> float:
-    a = torch.ones(size, size, device=device_type, dtype=dtype)
-    return time_matmul(a, a)
+def _matmul_times(device_type: str, size: int) -> list[float]:
+    """Return the seconds of a matmul in float32 and in bfloat16."""
+    ones = [torch.ones(size, size, device=device_type, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    return best_times([partial(torch.matmul, each, each) for each in ones], ones[0].device, ROUNDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -19,4 +19,14 @@ def time_call(call: Callable[[], object], device: torch.device) -> float:
 
 def best_time(call: Callable[[], object], device: torch.device, repeats: int) -> float:
     """Return the shortest time of several calls: others on the machine only ever add to it, unlike to a mean."""
-    return min(time_call(call, device) for _ in range(repeats))
+    return best_times([call], device, repeats)[0]
+
+
+def best_times(calls: Sequence[Callable[[], object]], device: torch.device, repeats: int) -> list[float]:
+    """Return the shortest time of each of several calls, which take turns.
+
+    The speed of a machine that others share changes within tenths of a second: of two calls timed one after the other,
+    noise would choose the faster.
+    """
+    rounds = [[time_call(call, device) for call in calls] for _ in range(repeats)]
+    return [min(seconds) for seconds in zip(*rounds, strict=True)]

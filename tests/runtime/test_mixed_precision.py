@@ -30,17 +30,13 @@ def test_a_precision_other_than_auto_is_not_measured(name: str, monkeypatch: pyt
     ("gain", "chosen"), [(0.5, "float32"), (MIN_SPEEDUP - 0.01, "float32"), (MIN_SPEEDUP, "bfloat16")]
 )
 def test_auto_is_bfloat16_if_it_is_fast_enough(gain: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = {torch.float32: gain, torch.bfloat16: 1.0}
-    monkeypatch.setattr(mixed_precision, "_matmul_seconds", lambda device_type, dtype, size: seconds[dtype])
+    monkeypatch.setattr(mixed_precision, "_matmul_times", lambda device_type, size: [gain, 1.0])
     assert resolve_precision("auto", CPU) == chosen
 
 
 def test_the_large_matmul_is_skipped_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    seconds = {torch.float32: 0.1, torch.bfloat16: 1.0}
-    monkeypatch.setattr(
-        mixed_precision, "_matmul_seconds", lambda device_type, dtype, size: sizes.append(size) or seconds[dtype]
-    )
+    monkeypatch.setattr(mixed_precision, "_matmul_times", lambda device_type, size: sizes.append(size) or [0.1, 1.0])
     assert resolve_precision("auto", CPU) == "float32"
     assert set(sizes) == {SIZES[0]}
 
