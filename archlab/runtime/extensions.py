@@ -33,8 +33,8 @@ class Extensions:
 
     def find(self, name: str) -> Any:
         """Return the object of a name, or None if there is none."""
-        if name in self._shipped_modules():
-            return getattr(importlib.import_module(f"{self.package}.{self._shipped_modules()[name]}"), self.attribute)
+        if module := self._shipped_modules().get(name):
+            return getattr(importlib.import_module(f"{self.package}.{module}"), self.attribute)
         point = self._installed_entry_points().get(name)
         return None if point is None else point.load()
 
