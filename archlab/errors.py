@@ -65,6 +65,13 @@ def one_line(text: object) -> str:
     return visible(lines[0]) if lines else type(text).__name__
 
 
+def why_unreadable(error: Exception) -> str:
+    """Return why a file cannot be read, for a message that has the file's name already."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8: byte 0x{error.object[error.start]:02X} at {error.start:,}"
+    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+
+
 def describe_error(error: BaseException) -> str:
     """Return the type and the message of an exception in one line."""
     name, text = type(error).__name__, one_line(error)

@@ -20,6 +20,8 @@ def load_plugin(plugin: str, folder: Path, path: str = "plugins", *, recorded_in
     `recorded_in` is the file of a run or checkpoint that names the plugin, which is then code of others until trusted.
     """
     file = (folder / plugin).resolve() if plugin.endswith(".py") else None
+    if file is None and os.sep in plugin:
+        raise ConfigError(path, f"{plugin!r} is not a Python file (.py)")
     if recorded_in is not None:
         plugin_trust.require_trust(plugin, file, recorded_in)
     try:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from archlab.errors import ArchlabError, one_line
+from archlab.errors import ArchlabError, why_unreadable
 
 
 def read_object(file: Path, what: str = "") -> dict[str, Any]:
@@ -15,7 +15,7 @@ def read_object(file: Path, what: str = "") -> dict[str, Any]:
         return parse_object(file.read_bytes())
     except (OSError, ValueError) as error:
         problem = f"is not {what}" if what else "cannot be read"
-        raise ArchlabError(f"{file}: {problem}: {one_line(error)}") from error
+        raise ArchlabError(f"{file}: {problem}: {why_unreadable(error)}") from error
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from archlab.config import renames
 from archlab.config.libraries import OTHER, one_of, use_of
 from archlab.config.yaml_reader import parse_yaml
 from archlab.config.yaml_writer import format_yaml
-from archlab.errors import ConfigError, did_you_mean, nearest, one_line
+from archlab.errors import ConfigError, did_you_mean, nearest, why_unreadable
 from archlab.text import shell_path
 
 Yaml: TypeAlias = "bool | int | float | str | Sequence[Yaml] | Mapping[str, Yaml] | None"
@@ -67,7 +67,7 @@ def load_yaml(file: Path) -> dict[str, Any]:
     try:
         tree = parse_yaml(file.read_bytes())
     except OSError as error:
-        raise ConfigError("", f"cannot be read: {one_line(error)}", str(file)) from None
+        raise ConfigError("", f"cannot be read: {why_unreadable(error)}", str(file)) from None
     except ConfigError as error:
         raise ConfigError("", error.problem, str(file)) from None
     if tree is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archlab.errors import ArchlabError, one_line
+from archlab.errors import ArchlabError, one_line, why_unreadable
 
 PROMPTS = "judge_prompts.jsonl"
 _NAMES = ("single-v1", "single-v1-multi-turn", "single-math-v1", "single-math-v1-multi-turn")
@@ -86,7 +86,7 @@ def _rows(file: Path) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from None
+        raise ArchlabError(f"{file}: cannot be read: {why_unreadable(error)}") from None
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line) if line.strip() else None

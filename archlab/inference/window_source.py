@@ -12,7 +12,7 @@ from torch import Tensor
 from archlab.data.file_types import require_text, require_utf8
 from archlab.data.task import Task
 from archlab.data.windows import count_targets, iter_windows
-from archlab.errors import ArchlabError, one_line
+from archlab.errors import ArchlabError, why_unreadable
 from archlab.ops.linear_cross_entropy import IGNORED
 
 
@@ -21,9 +21,11 @@ def read_text(file: Path) -> str:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from None
+        raise ArchlabError(f"{file}: cannot be read: {why_unreadable(error)}") from None
     text = require_text(data, str(file))
     require_utf8(text, str(file))
+    if not text:
+        raise ArchlabError(f"{file}: is empty")
     return text.decode()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from archlab.errors import ArchlabError, did_you_mean, one_line, show_value
+from archlab.errors import ArchlabError, did_you_mean, one_line, show_value, why_unreadable
 
 REQUIRED = ("candidate", "params", "tokens", "loss")
 COLUMNS = (*REQUIRED, "seed")
@@ -91,7 +91,7 @@ def _text_of(file: Path) -> str:
             raise ArchlabError(f"{file}: is larger than {_LARGEST_FILE >> 20} MiB")
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise ArchlabError(f"{file}: cannot be read as text in UTF-8: {one_line(error)}") from error
+        raise ArchlabError(f"{file}: cannot be read: {why_unreadable(error)}") from error
     if "\0" in text:
         raise ArchlabError(f"{file}: is not text: it has NUL characters")
     return text

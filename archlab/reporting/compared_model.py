@@ -11,9 +11,11 @@ from archlab.errors import ArchlabError
 from archlab.inference.suite import SuiteResult
 from archlab.modeling.cost import estimate_cost
 from archlab.reporting.kept_evaluations import read_evaluations
+from archlab.searching.study.claims import trial_dir
 from archlab.storage.find_model import experiment_file, owner_of
-from archlab.storage.provenance import read_provenance
-from archlab.storage.run_identity import is_run, require_unedited
+from archlab.storage.identity import identity_in
+from archlab.storage.provenance import provenance_of
+from archlab.storage.run_identity import is_run, read_run_identity, require_unedited
 from archlab.training import metrics
 
 _NOT_MEASURED = ("step", "tokens", "lr", "data_wait_s")
@@ -77,17 +79,30 @@ def _of_experiment(label: str, experiment: Experiment) -> ComparedModel:
 
 
 def _of_folder(label: str, folder: Path) -> ComparedModel:
-    run = owner_of(folder)
-    if not is_run(run):
-        file = experiment_file(folder)
-        if file is None:
-            raise ArchlabError(f"{folder}: holds neither a run nor another model of archlab's")
-        return _of_experiment(label, load(file, recorded=True))
-    require_unedited(run)
+    run = _run_of(folder)
+    if run is not None:
+        require_unedited(run)
+        return _of_run(label, run)
+    file = experiment_file(folder)
+    if file is None:
+        raise ArchlabError(f"{folder}: holds neither a run nor another model of archlab's")
+    experiment, found = load(file, recorded=True), provenance_of(file.parent)
+    measured = found.get("metrics", {})  # of a trial: its last ones, beside costs
+    costs = estimate_cost(experiment).to_dict()
+    return ComparedModel(
+        label,
+        experiment,
+        costs,
+        tokens=int(found.get("step", 0)) * experiment.train.tokens_per_step,
+        metrics={name: value for name, value in measured.items() if name not in (*costs, *_NOT_MEASURED)},
+        data=found.get("data", {}),
+    )
+
+
+def _of_run(label: str, run: Path) -> ComparedModel:
     experiment, records = load(run / "experiment.yaml", recorded=True), metrics.read(run)
     last = {name: value for record in records for name, value in record.items() if value is not None}
     per_step = experiment.train.tokens_per_step
-    provenance = run / "final" / "provenance.json"
     return ComparedModel(
         label,
         experiment,
@@ -95,6 +110,17 @@ def _of_folder(label: str, folder: Path) -> ComparedModel:
         tokens=int(last.get("step", 0)) * per_step,
         metrics={name: value for name, value in last.items() if name not in _NOT_MEASURED},
         curve=[(int(r["step"]) * per_step, r["val_loss"]) for r in records if r.get("val_loss") is not None],
-        data=read_provenance(provenance).get("data", {}) if provenance.is_file() else {},
+        data=provenance_of(run / "final").get("data", {}),
         evaluations=read_evaluations(run),
     )
+
+
+def _run_of(folder: Path) -> Path | None:
+    """Return the run that trained a directory's model: for a search and its best/, that of the best trial."""
+    owner, file = owner_of(folder), experiment_file(folder)
+    if is_run(owner) or file is None:
+        return owner if is_run(owner) else None
+    found = provenance_of(file.parent)
+    run = trial_dir(file.parent.parent, found["trial"]) if isinstance(found.get("trial"), int) else owner
+    is_own = is_run(run) and read_run_identity(run).get("run") == identity_in(found, file).get("run")
+    return run if is_own else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from archlab.data.tokenizers.model_tokens import ModelTokens
-from archlab.errors import ArchlabError, one_line
+from archlab.errors import ArchlabError, why_unreadable
 from archlab.storage.files import atomic_dir, write_bytes
 
 TOKENS = "tokens.json"
@@ -51,7 +51,7 @@ def _read_plain(file: Path) -> dict[str, Any]:
     try:
         plain = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ArchlabError(f"{file}: cannot be read: {one_line(error)}") from error
+        raise ArchlabError(f"{file}: cannot be read: {why_unreadable(error)}") from error
     if not isinstance(plain, dict) or "kind" not in plain:
         raise ArchlabError(f"{file}: does not define what tokens mean")
     for key, value in plain.items():

@@ -11,6 +11,7 @@ from archlab.errors import ArchlabError
 from archlab.storage.identity import identity_in
 from archlab.storage.json_values import has_type
 
+PROVENANCE = "provenance.json"
 _FIELDS: Mapping[str, Any] = {
     "data": dict[str, Any],
     "versions": dict[str, str],
@@ -29,6 +30,12 @@ def read_provenance(file: Path) -> dict[str, Any]:
             raise ArchlabError(f"{file}: {name} is not of its type, but {data[name]!r:.40}")
     require_corpus(data.get("data", {}), file)
     return data
+
+
+def provenance_of(model: Path) -> dict[str, Any]:
+    """Return the provenance in a trained model's directory, empty if there is none."""
+    file = model / PROVENANCE
+    return read_provenance(file) if file.is_file() else {}
 
 
 def require_corpus(description: Mapping[str, Any], file: Path) -> None:

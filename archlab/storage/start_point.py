@@ -16,14 +16,14 @@ from archlab.storage.find_model import is_export
 from archlab.storage.identity import Identity, identity_in
 from archlab.storage.manifest import read_manifest
 from archlab.storage.model_tokens import read_tokens
-from archlab.storage.provenance import read_provenance
+from archlab.storage.provenance import PROVENANCE, provenance_of
 from archlab.storage.run_state import read_state
 from archlab.storage.stored_tensors import MODEL, WEIGHT_INDEX, is_part_file
 from archlab.storage.trained_model import PUBLISHED, find_checkpoint
 from archlab.storage.trained_task import find_tokens
 
 _PATH = "train.start_from"
-_WEIGHTS, _STATE, _EXPERIMENT, _PROVENANCE = "model.safetensors", "state.json", "experiment.yaml", "provenance.json"
+_WEIGHTS, _STATE, _EXPERIMENT = "model.safetensors", "state.json", "experiment.yaml"
 _CONFIG = "config.yaml"  # of an export
 _MAX_NAMED = 20
 
@@ -42,7 +42,7 @@ class StartPoint:
     @property
     def step(self) -> int:
         """The number of optimizer steps after which it was saved, 0 where that is not known."""
-        step = read_state(self.folder / _STATE).step if self.has_state else self._provenance().get("step", 0)
+        step = read_state(self.folder / _STATE).step if self.has_state else provenance_of(self.folder).get("step", 0)
         return int(step)
 
     @property
@@ -86,11 +86,7 @@ class StartPoint:
     def _identity(self) -> Identity:
         if self.has_state:
             return identity_in(read_state(self.folder / _STATE).extra, self.folder / _STATE)
-        return identity_in(self._provenance(), self.folder / _PROVENANCE)
-
-    def _provenance(self) -> dict[str, Any]:
-        file = self.folder / _PROVENANCE
-        return read_provenance(file) if file.is_file() else {}
+        return identity_in(provenance_of(self.folder), self.folder / PROVENANCE)
 
 
 def _sha256_of_weights(files: Mapping[str, str]) -> str:

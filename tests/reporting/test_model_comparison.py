@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from search_helpers import search, write_space
 
 import archlab
 from archlab import ArchlabError, Curve, Estimate, SuiteResult
@@ -50,6 +51,21 @@ def test_runs_and_an_experiment(runs: list[Path], tmp_path: Path) -> None:
     assert data["models"][1]["evaluations"]["context"]["curves"][0]["points"][0][1]["value"] == 3.5
     with pytest.raises(ArchlabError, match="overwrite it with --force"):
         archlab.compare(*runs, out=out)
+
+
+@pytest.mark.slow
+def test_the_best_trial_of_a_search_has_what_its_run_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    search(write_space(tmp_path), folder, trials=1)
+    shutil.copytree(folder / "best", tmp_path / "moved")
+    searched, best, trial, moved, _ = archlab.compare(
+        folder, folder / "best", folder / "trials/0000", tmp_path / "moved", folder / "baseline"
+    ).models
+    assert searched.curve == best.curve == trial.curve
+    assert best.metrics == trial.metrics
+    assert best.tokens == moved.tokens == trial.tokens > 0
+    assert moved.metrics["val_loss"] == pytest.approx(trial.metrics["val_loss"])
+    assert moved.data == trial.data != {}
 
 
 def test_why_losses_do_not_compare(runs: list[Path]) -> None:

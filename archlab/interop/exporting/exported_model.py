@@ -19,7 +19,7 @@ from archlab.modeling.backbone import is_causal, is_per_sample
 from archlab.modeling.build import build, build_on_meta
 from archlab.storage.checkpoint import latest_checkpoint
 from archlab.storage.model_tokens import read_tokens
-from archlab.storage.provenance import read_provenance
+from archlab.storage.provenance import provenance_of
 from archlab.storage.run_state import read_state
 from archlab.storage.safetensors_header import read_header
 from archlab.storage.snapshot import read_verified
@@ -28,7 +28,7 @@ from archlab.storage.tensors import copy_into
 from archlab.storage.trained_model import PUBLISHED, find_model
 from archlab.storage.trained_task import find_tokens
 
-WEIGHTS, _EXPERIMENT, _PROVENANCE, _STATE = "model.safetensors", "experiment.yaml", "provenance.json", "state.json"
+WEIGHTS, _EXPERIMENT, _STATE = "model.safetensors", "experiment.yaml", "state.json"
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _find(folder: Path) -> tuple[Path, Path]:
 
 def _read(weights: Path, home: Path, origin: Mapping[str, Any]) -> ExportedModel:
     experiment = load(home / _EXPERIMENT, recorded=True)
-    known, note = _provenance(home), ""
+    known, note = provenance_of(home), ""
     if weights != home:
         step = read_state(weights / _STATE).step
         known |= {"step": step}
@@ -109,11 +109,6 @@ def _read(weights: Path, home: Path, origin: Mapping[str, Any]) -> ExportedModel
     tokens = read_tokens(home / "tokens") or find_tokens(home)
     experiment, tensors = leave_out_training_parts(experiment, _tensors(weights))
     return ExportedModel(weights, experiment, tensors, tokens, {**known, **origin}, note)
-
-
-def _provenance(home: Path) -> dict[str, Any]:
-    file = home / _PROVENANCE
-    return read_provenance(file) if file.is_file() else {}
 
 
 def _tensors(weights: Path) -> Mapping[str, Tensor]:
