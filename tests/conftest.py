@@ -219,6 +219,12 @@ def whole(trained_whole: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export without the process that proves each, for tests of something else."""
+    monkeypatch.setattr("archlab.interop.exporting.export.prove", lambda *arguments: "")
+
+
+@pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Have a search pretend to train, with losses at once; called, the fixture gives it other losses."""
     from search_helpers import pretend, replace_training

@@ -57,7 +57,7 @@ class Precise(nn.Module):
             return x.float() * 3
 
 
-@pytest.mark.slow
+@pytest.mark.services  # the first use of Inductor compiles headers of C++
 @needs_compiler
 def test_compiled_layers_are_kept_between_processes_in_bfloat16_too() -> None:
     counted = counters["aot_autograd"]

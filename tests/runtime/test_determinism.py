@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from archlab.runtime.determinism import deterministic_algorithms
 
 
-@pytest.mark.slow
+@pytest.mark.services  # the first use of Inductor compiles headers of C++
 @needs_compiler
 def test_the_gradient_of_a_compiled_embedding_is_the_same_at_every_run() -> None:
     torch.manual_seed(0)

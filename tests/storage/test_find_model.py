@@ -31,6 +31,7 @@ def touch(*files: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unproved")
 def test_a_checkpoint_of_a_run_is_a_model(tiny: Tiny, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny("train.steps=2", "train.checkpoint_every=1", "train.keep_checkpoints=2"), run)

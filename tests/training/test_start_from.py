@@ -202,6 +202,7 @@ def test_automatic_settings_are_those_of_the_run_that_continues(tiny: Tiny, trun
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unproved")
 def test_a_run_starts_from_an_export(tiny: Tiny, trunk: Path, tmp_path: Path) -> None:
     out = archlab.export(trunk, tmp_path / "out", to=["standalone"])
     train(tiny(*SHORT, start(trunk), "train.steps=1"), tmp_path / "of_run")

@@ -223,8 +223,8 @@ def test_large_weights_are_sharded_and_read_again(tiny: Tiny, tmp_path: Path, mo
 
 
 @pytest.mark.slow
-def test_weights_that_do_not_fit_are_named(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "prove", lambda *arguments: "")
+@pytest.mark.usefixtures("unproved")
+def test_weights_that_do_not_fit_are_named(tiny: Tiny, tmp_path: Path) -> None:
     out = export(publish(tiny(), tmp_path / "run"), tmp_path / "out", ["standalone"])
     (out / "manifest.json").unlink()
     module = import_file(out / "modeling_tiny.py", "modeling_tiny_misfit")

@@ -83,10 +83,8 @@ def test_a_tuned_export_comes_back(tuned: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_a_checkpoint_like_others(
-    tuned: Path, tmp_path: Path, run: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exporting, "prove", lambda *arguments: "")
+@pytest.mark.usefixtures("unproved")
+def test_it_is_a_checkpoint_like_others(tuned: Path, tmp_path: Path, run: Callable[..., Finished]) -> None:
     back = str(tmp_path / "back")
     start = f"train.start_from={{checkpoint: '{back}'}}"
     commands = {

@@ -18,7 +18,7 @@ from archlab.interop.exporting import export as exporting
 from archlab.modeling.build import build
 from archlab.storage.checkpoint import save_model
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.usefixtures("unproved")]
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SMALL = {
     "megalodon_tiny": ["model.dim=64", "model.layers[0].repeat=2", "model.layers[0].mixer.value_dim=128"],
@@ -137,11 +137,6 @@ assert abs(losses[True] - losses[False]) < 1e-5, losses
 @pytest.fixture(scope="module", autouse=True)
 def _has_trl() -> None:
     pytest.importorskip("trl", reason="these tests tune by trl")
-
-
-@pytest.fixture(autouse=True)
-def _without_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "prove", lambda *arguments: "")
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -122,6 +122,7 @@ def test_a_prompt_beyond_the_models_vocabulary_is_refused(folder: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unproved")
 def test_an_export_carries_the_tokenizer(folder: Path, tmp_path: Path) -> None:
     out = api.export(import_checkpoint(folder, tmp_path / "out"), tmp_path / "export", to=["standalone"])
     assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from archlab import ArchlabError
 from archlab.config import experiment as config
 from archlab.config.yaml_files import shipped_files
-from archlab.interop.exporting import export as exporting
 from archlab.interop.exporting import exported_model
 from archlab.interop.exporting.export import export as export_to
 from archlab.interop.standalone.render import render_model
@@ -111,12 +110,6 @@ EXPERIMENTS = {
 }
 
 
-@pytest.fixture
-def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Export without the process that proves each, for tests of something else."""
-    monkeypatch.setattr(exporting, "prove", lambda *arguments: "")
-
-
 def export(folder: Path, out: Path, *, force: bool = False) -> Path:
     return export_to(folder, out, ["standalone"], force=force)
 
@@ -144,6 +137,7 @@ def run(*arguments: object) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unproved")
 def test_logits_without_archlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.randint(256, (2, 40), generator=torch.Generator().manual_seed(0))
     for name, yaml in EXPERIMENTS.items():
