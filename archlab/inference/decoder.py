@@ -19,6 +19,7 @@ from archlab.inference.tracing import trace
 from archlab.modeling.build import eval_mode
 from archlab.modeling.state import State, reserve_state
 from archlab.ops.dtypes import at_least_float32
+from archlab.runtime.private_apis import quote_library_dirs
 
 # The weighted sum of the values is a sum over blocks of this many keys: a block is in a few pages of memory.
 KEY_BLOCK = 16
@@ -56,6 +57,7 @@ class Decoder:
         inputs = (self._tokens_B1, *self.state.values())
         with eval_mode(advance):
             if self._tokens_B1.device.type != "cpu":
+                quote_library_dirs()
                 # Traced here, in evaluation mode: torch.compile itself traces at the first call, outside of it.
                 return torch.compile(trace(advance, inputs), fullgraph=True, dynamic=False)
             with SingleTokenMode():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from archlab.modeling.backbone import get_features, iter_blocks
-from archlab.runtime.private_apis import cache_graphs_with_autocast
+from archlab.runtime.private_apis import cache_graphs_with_autocast, quote_library_dirs
 from archlab.runtime.toolchain import has_cpp_compiler
 
 # Compiling takes about a minute: on a CPU it is worth that only to runs of several, which these FLOPs take.
@@ -31,6 +31,7 @@ def compile_model(model: nn.Module, policy: str, backend: str = "inductor", *, h
     if policy == "off":
         return
     cache_graphs_with_autocast()
+    quote_library_dirs()
     features = get_features(model)
     if policy == "model" and features is not None:
         # The chunked loss calls features, not the model, and would otherwise run it uncompiled.

@@ -14,6 +14,7 @@ from archlab.ops.dispatch import reference_only, uses_backend
 from archlab.ops.native import register_native_backends
 from archlab.ops.triton import register_triton_backends
 from archlab.runtime.matmul_precision import select_matmul_precision
+from archlab.runtime.private_apis import quote_library_dirs
 from archlab.runtime.timing import best_time, time_call
 
 BACKENDS = {"cpu": "C++", "cuda": "Triton"}
@@ -70,6 +71,7 @@ def _measure(
     step = _step(call, inputs, trained)
     has_backend = uses_backend(name, inputs[0], step)
     seconds = _seconds(step, device) if has_backend else None
+    quote_library_dirs()
     with reference_only():
         eager = _seconds(step, device)
         compiled = _seconds(_step(torch.compile(call, fullgraph=True), inputs, trained), device)

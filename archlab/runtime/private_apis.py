@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterator
@@ -183,6 +184,18 @@ def cache_graphs_with_autocast() -> None:
     torch._inductor.config.unsafe_marked_cacheable_functions |= dict.fromkeys(names, torch.__version__)
 
 
+def quote_library_dirs() -> None:
+    """Have torch's C++ compiler link where torch or Python is in a directory with a space, as uv's are on macOS."""
+    # It quotes the directories of headers, and those of libraries only after torch 2.13.
+    from torch._inductor.cpp_builder import BuildOptionsBase, CppBuilder
+
+    command = CppBuilder("x", "x.cpp", BuildOptionsBase(libraries_dirs=["a b"])).get_command_line()
+    if "-La b" in shlex.split(command):
+        return
+    unquoted = BuildOptionsBase.get_libraries_dirs
+    BuildOptionsBase.get_libraries_dirs = lambda options: [shlex.quote(each) for each in unquoted(options)]  # type: ignore[method-assign]
+
+
 def compile_error() -> type[Exception]:
     """Return the base class of the errors that torch.compile raises while it traces."""
     # torch.compiler exports no exception (torch 2.13).
@@ -254,6 +267,7 @@ def is_dtype_conversion(target: object) -> bool:
 
 def aot_compile(program: GraphModule, inputs: tuple[Tensor, ...], library: Path, options: dict[str, Any]) -> Path:
     """Compile a graph ahead of time to a shared library for the CPU and return its path."""
+    quote_library_dirs()
     # The documented aoti_compile_and_package takes an ExportedProgram; this is a graph of make_fx (torch 2.13).
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # copies a tree through an API that torch 2.13 deprecates
@@ -270,6 +284,7 @@ def load_aot_library(library: Path) -> AOTRunner:
 
 def compile_package(program: Any, package: Path, options: dict[str, Any]) -> None:
     """Compile a program of torch.export to a package of AOTInductor."""
+    quote_library_dirs()
     # Documented under this name, in a module whose own begins with an underscore (torch 2.13).
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # copies a tree through an API that torch 2.13 deprecates

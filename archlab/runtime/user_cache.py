@@ -21,6 +21,8 @@ from archlab.runtime.cpu_info import cpu_flags, cpu_name
 from archlab.runtime.user_dirs import user_root
 
 _log = logging.getLogger(__name__)
+# What torch's compiler writes, which splits the names of files at spaces (torch 2.13).
+_WITHOUT_SPACES = ("inductor", "ahead")
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -46,6 +48,8 @@ def _problem(root: Path, name: str) -> str:
 
 def _use(root: Path, name: str) -> str:
     folder = root / "archlab" / name
+    if name in _WITHOUT_SPACES and any(map(str.isspace, str(folder))):
+        return f"{folder} has a space in its name, at which torch's compiler splits it"
     try:
         root.mkdir(parents=True, exist_ok=True)
         # Under a sticky bit, as /tmp has, no one renames another user's files; a group may be the user's own.

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +51,32 @@ def test_what_is_compiled(policy: str, calls: int, tiny: Tiny, monkeypatch: pyte
     assert len(compiled) == calls
     ends = [model.embedding, model.norm, model.head]
     assert all(part is model or part in [*model.blocks, *ends] for part in compiled)
+
+
+OWN = """
+from archlab.runtime.process import configure_process
+configure_process()
+import torch
+from archlab.modeling.compile import compile_model
+assert " " in torch.__file__
+class Own(torch.nn.Module):
+    def forward(self, x): return x.sin() + 1
+model = Own()
+compile_model(model, "model")
+torch.testing.assert_close(model(torch.ones(5)), torch.ones(5).sin() + 1)
+"""
+
+
+@pytest.mark.services  # a process of its own, which compiles C++
+@needs_compiler
+def test_torch_and_a_home_may_be_in_a_directory_with_a_space(tmp_path: Path) -> None:
+    (tmp_path / "of mine").mkdir()
+    (tmp_path / "of mine" / "torch").symlink_to(Path(torch.__file__).parent)
+    (tmp_path / "run.py").write_text(OWN)
+    place = {"PYTHONPATH": str(tmp_path / "of mine"), "HOME": str(tmp_path / "of mine"), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, tmp_path / "run.py"], env=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "has a space in its name, at which torch's compiler splits it" in done.stderr
 
 
 class Precise(nn.Module):

@@ -126,6 +126,17 @@ def test_a_cache_that_is_a_file_and_a_user_without_a_home(
     assert cache_dir("native") is None
 
 
+@pytest.mark.parametrize(("kind", "is_kept"), [("inductor", False), ("ahead", False), ("native", True)])
+def test_torch_s_compiler_has_no_directory_with_a_space(
+    kind: str, is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of mine"))
+    folder = usable_cache_dir(kind)
+    assert (folder == tmp_path / "of mine" / "archlab" / kind) is is_kept
+    assert " " not in str(folder) or is_kept
+    assert ("has a space in its name" in caplog.text) is not is_kept
+
+
 def test_builders_at_once_all_get_a_whole_library() -> None:
     builders = [Builder(bytes([index])) for index in range(6)]  # compilers need not give the same bytes twice
     with ThreadPool(6) as pool:

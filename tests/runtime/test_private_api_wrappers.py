@@ -1,5 +1,6 @@
 """Each private API of torch and Optuna is where its wrapper expects it, and does what the wrapper's name says."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,17 @@ def test_autocast_functions_are_marked_cacheable_under_names_that_exist() -> Non
         for name in ("_enter_autocast", "_exit_autocast"):
             assert callable(getattr(torch.amp.autocast_mode, name))
             assert marked[f"torch.amp.autocast_mode.{name}"]
+
+
+def test_a_library_in_a_directory_with_a_space_is_linked() -> None:
+    with uses("torch._inductor.cpp_builder.BuildOptionsBase.get_libraries_dirs"):
+        from torch._inductor.cpp_builder import BuildOptionsBase, CppBuilder
+
+        for _ in range(2):
+            private_apis.quote_library_dirs()
+            options = BuildOptionsBase(libraries_dirs=["/a b/lib", "/c/lib"])
+            command = shlex.split(CppBuilder("x", "x.cpp", options).get_command_line())
+            assert [word for word in command if word.startswith("-L")] == ["-L/a b/lib", "-L/c/lib"]
 
 
 @pytest.mark.slow
