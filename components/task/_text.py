@@ -8,7 +8,7 @@ from pathlib import PurePath
 from archlab.data.corpus import read_corpus
 from archlab.data.survey import Source
 from archlab.data.token_corpus import TokenCorpus, fit_word_tokenizer, open_tokens
-from archlab.data.tokenizers import VOCABULARY, Tokenizer, load_tokenizer
+from archlab.data.tokenizers import VOCABULARY, Tokenizer, load_tokenizer, vocab_size_problem
 
 from ._corpus import CorpusTask, require_split
 
@@ -29,8 +29,8 @@ class TextTask(CorpusTask):
         vocab_size: int | None = None,
         special_tokens: bool = False,
     ) -> None:
-        if not _is_fixed_vocabulary(tokenizer) and (tokenizer == "words") != (vocab_size is not None):
-            raise ValueError(f"vocab_size {vocab_size}, tokenizer {tokenizer!r}: words need a vocab_size, others none")
+        if not _is_fixed_vocabulary(tokenizer) and (problem := vocab_size_problem(tokenizer, vocab_size)):
+            raise ValueError(problem)
         if special_tokens and (tokenizer in ("bytes", "words") or _is_fixed_vocabulary(tokenizer)):
             raise ValueError(f"special_tokens, tokenizer {tokenizer!r}: only a tokenizer.json has special tokens")
         self.source, self.eval_bytes = source, eval_bytes

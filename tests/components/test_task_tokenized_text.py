@@ -50,9 +50,9 @@ def test_words_are_those_of_the_training_text(tmp_path: Path) -> None:
     assert task._tokens("validation").tolist() == [1, 0, 2, 3, 2]
     assert task.encode("b a zebra") == [3, 1, 0]
     assert task.bytes_per_token("validation") == 5 / 5
-    with pytest.raises(ValueError, match="words need a vocab_size, others none"):
+    with pytest.raises(ValueError, match="the tokenizer 'words' needs vocab_size"):
         Text(path="x", tokenizer="words")
-    with pytest.raises(ValueError, match="words need a vocab_size, others none"):
+    with pytest.raises(ValueError, match="vocab_size 4 is of the tokenizer 'words'; 'bytes' has its own"):
         Text(path="x", vocab_size=4)
 
 

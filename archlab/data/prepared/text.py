@@ -8,7 +8,7 @@ from archlab.data.prepared.cache import prepare_at
 from archlab.data.prepared.corpus import PreparedCorpus
 from archlab.data.prepared.vocabulary import word_tokenizer
 from archlab.data.text_sources import TextFiles
-from archlab.data.tokenizers import load_tokenizer
+from archlab.data.tokenizers import load_tokenizer, vocab_size_problem
 from archlab.errors import ArchlabError
 
 
@@ -27,8 +27,8 @@ def prepare_text(
 
     Raises ArchlabError for a text or tokenizer that is missing or damaged, and an `out` that holds anything else.
     """
-    if (tokenizer == "words") != (vocab_size is not None):
-        raise ArchlabError(f"vocab_size {vocab_size}, tokenizer {tokenizer!r}: words need a vocab_size, others none")
+    if problem := vocab_size_problem(tokenizer, vocab_size):
+        raise ArchlabError(problem)
     source = TextFiles(str(path), glob, field)
     own = load_tokenizer(tokenizer, special_tokens) if vocab_size is None else word_tokenizer(source, vocab_size)
     return prepare_at(source, eval_bytes, own, out)

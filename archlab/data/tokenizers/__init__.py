@@ -4,7 +4,7 @@ from archlab.data.tokenizers.base import SEPARATOR, Decoder, Lost, MissingTokeni
 from archlab.data.tokenizers.byte import ByteTokenizer
 from archlab.data.tokenizers.hugging_face import HuggingFaceTokenizer
 from archlab.data.tokenizers.incremental import IncrementalDecoder
-from archlab.data.tokenizers.load import load_tokenizer
+from archlab.data.tokenizers.load import load_tokenizer, vocab_size_problem
 from archlab.data.tokenizers.model_tokens import UNKNOWN_TOKENS, ModelTokens
 from archlab.data.tokenizers.word import VOCABULARY, WordTokenizer, load_words, split_words
 
@@ -24,4 +24,5 @@ __all__ = [
     "load_tokenizer",
     "load_words",
     "split_words",
+    "vocab_size_problem",
 ]

@@ -48,7 +48,7 @@ def test_a_text_is_prepared_in_a_directory(run, text: Path, tmp_path: Path, toke
         (("--out", "mine"), "--tokenizer and --out are of a text of yours"),
         (("--corpus", "no", "--tokenizer", "bytes", "--out", "mine"), "no: no such file or folder"),
         (("--corpus", "text", "--tokenizer", "no.json", "--out", "mine"), "no.json: no such tokenizer file"),
-        (("--corpus", "text", "--tokenizer", "words", "--out", "mine"), "words need a vocab_size"),
+        (("--corpus", "text", "--tokenizer", "words", "--out", "mine"), "tokenizer 'words' needs vocab_size"),
         (("quickstart", "--corpus", "text", "--tokenizer", "bytes"), "names no prepared corpus; say --out DIRECTORY"),
     ],
 )
