@@ -105,9 +105,7 @@ def test_a_file_that_cannot_be_read_is_silent_and_not_dead_at_once(tmp_path: Pat
         "[1]",
     ],
 )
-def test_a_file_that_is_no_lease_or_another_one_s_stops_no_observer(
-    tmp_path: Path, clock: Clock, content: str
-) -> None:
+def test_a_file_that_is_no_lease_or_another_one_s_stops_no_observer(tmp_path: Path, clock: Clock, content: str) -> None:
     observer = LeaseObserver(tmp_path, clock=clock)
     (tmp_path / "a.json").write_text(content)
     assert observer.look()["a"].is_alive
