@@ -163,7 +163,7 @@ def test_a_place_that_the_system_refuses_is_named(tmp_path: Path, monkeypatch: p
     with pytest.raises(ArchlabError, match=r"x{300}: cannot be used: File name too long$"):
         require_target(tmp_path / ("x" * 300), "export", force=True)
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(Path, "iterdir", lambda path: _denied(path))
+    monkeypatch.setattr(Path, "iterdir", _denied)
     with pytest.raises(ArchlabError, match=f"^{tmp_path}/out: cannot be read: Permission denied$"):
         require_target(tmp_path / "out", "export", force=True)
 
