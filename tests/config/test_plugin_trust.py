@@ -190,3 +190,12 @@ def test_commands_have_the_flag_and_refuse_in_one_line(publish: Publish) -> None
     assert runner.invoke(cli, [*show, "--trust-plugins"]).exit_code == 0
     assert runner.invoke(cli, show).exit_code == 0
     assert has_run(folder)
+
+
+def test_a_damaged_memory_trusts_nothing(state: Path, publish: Publish) -> None:
+    folder = publish()
+    archlab.load_model(folder, trust_plugins=True)
+    require_trust("strange.py", folder / "strange.py", folder / "experiment.yaml")
+    state.write_bytes(state.read_bytes() + b"\xff\n")
+    with pytest.raises(ConfigError, match=r"'strange\.py' is code"):
+        require_trust("strange.py", folder / "strange.py", folder / "experiment.yaml")
