@@ -17,7 +17,7 @@ from archlab import ArchlabError
 from archlab.reporting.comparison import compare_with_baseline, describe_fairness, describe_losses
 from archlab.reporting.figures import knobs
 from archlab.reporting.figures.axes import knob_axis
-from archlab.reporting.figures.chart import axis, robust_top
+from archlab.reporting.figures.chart import Figure, axis, robust_top
 from archlab.reporting.figures.costs import Plane, front, planes
 from archlab.reporting.figures.curves import learning_curves, thin
 from archlab.reporting.figures.laws import law_panels
@@ -213,16 +213,20 @@ def test_of_many_choices_those_with_the_best_results_are_shown(
     found = knobs.knob_panels(sixty)
     assert found is not None
     chart, note = found
-    short = short_names(sixty.shown_paths)
-    cut = [short[path] for path in sixty.shown_paths if not knob_axis(path, "", sixty, sixty.complete).is_numeric]
-    assert note == f"Of {', '.join(cut)} the 2 choices with the best results are shown."
-    losses = {
-        name: min(run.metrics["val_loss"] for run in sixty.complete if run.values[EMA] == name)
-        for name in ("cema", "ema", "s4d", "none")
-    }
-    panels: Any = chart.spec["panels"]
-    shown = next(each["y"]["values"] for each in panels if each.get("title") == short[EMA])
-    assert list(shown) == sorted(losses, key=lambda name: losses[name])[:2]
+    short, panels = short_names(sixty.shown_paths), {panel["title"]: panel for panel in _panels(chart)}
+    axes = [knob_axis(path, short[path], sixty, sixty.complete) for path in sixty.shown_paths]
+    cut = [each for each in axes if not each.is_numeric]
+    assert note == f"Of {', '.join(each.label for each in cut)} the 2 choices with the best results are shown."
+    for each in cut:
+        losses = {
+            name: min(run.metrics["val_loss"] for run in sixty.complete if each.place(run) == place)
+            for place, name in enumerate(each.names)
+        }
+        assert panels[each.label]["y"]["values"] == sorted(losses, key=lambda name: losses[name])[:2]
+
+
+def _panels(chart: Figure) -> Any:
+    return chart.spec["panels"]
 
 
 def test_a_value_that_is_not_finite_is_beyond_the_axis(tmp_path: Path) -> None:
