@@ -125,6 +125,7 @@ def test_every_cost_has_a_name_with_its_unit() -> None:
     assert [each.name for each in fields(archlab.Cost) if axis_title(each.name) == each.name] == []
 
 
+@pytest.mark.slow
 def test_why_losses_of_published_models_do_not_compare(trained: Path, tmp_path: Path) -> None:
     places = [shutil.copytree(trained / "final", tmp_path / name) for name in ("one", "two")]
     assert archlab.compare(*places).notes == (archlab.compare(*places).notes[-1],)

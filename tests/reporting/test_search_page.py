@@ -242,6 +242,7 @@ def test_a_value_that_is_not_finite_is_beyond_the_axis(tmp_path: Path) -> None:
     assert "worse" in axes[-1]["slots"]
 
 
+@pytest.mark.slow  # it may be the first to import scikit-learn
 def test_trials_without_a_knob_have_no_importances(sixty: SearchData) -> None:
     study = optuna.create_study()
     for _ in range(MIN_TRIALS):

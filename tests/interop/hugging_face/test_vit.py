@@ -125,6 +125,7 @@ def test_class_tokens_of_one_are_not_those_of_the_other(tmp_path):
         save_pretrained(load_pretrained(tmp_path / "deit"), tmp_path / "vit", "vit")
 
 
+@pytest.mark.slow
 def test_an_imported_classifier_has_no_tokens(tmp_path):
     their_model("vit").save_pretrained(tmp_path / "vit")
     imported, model = load_trained(import_checkpoint(tmp_path / "vit", tmp_path / "out"))
