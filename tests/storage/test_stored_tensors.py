@@ -13,6 +13,7 @@ from archlab import ArchlabError
 from archlab.parallel.parts import Part
 from archlab.storage.safetensors_header import read_header
 from archlab.storage.stored_tensors import StoredTensors, part_file, part_metadata, rename_metadata
+from archlab.storage.tensor_parts import _part_to_load
 from archlab.storage.tensor_stream import stream_tensors
 
 WHOLE = {"a": torch.arange(35.0).reshape(5, 7), "count": torch.tensor(3), "b": torch.arange(6).to(torch.bfloat16)}
@@ -121,3 +122,15 @@ def test_an_index_leads_to_all_of_its_files(tmp_path: Path) -> None:
     stored = StoredTensors(tmp_path)
     assert len(stored) == len(WHOLE)
     assert all(torch.equal(stored[name], tensor) for name, tensor in WHOLE.items())
+
+
+def test_a_moment_of_another_shape_than_its_divided_parameter_is_named() -> None:
+    parts = {"w": Part((4, 3), (2, 0), (2, 3)), "whole": Part((4,), (0,), (4,))}
+
+    def wanted(name: str, *shape: int) -> Part | None:
+        return _part_to_load(name, parts, torch.empty(shape, device="meta"), Path("step_00000001"))
+
+    assert wanted("exp_avg.w", 4, 3) == parts["w"]
+    assert wanted("step.w") is wanted("exp_avg.whole", 4) is wanted("exp_avg.gone", 9) is None
+    with pytest.raises(ArchlabError, match=r"step_00000001: 'exp_avg\.w' is \[4, 2\] and not \[4, 3\]$"):
+        wanted("exp_avg.w", 4, 2)
