@@ -70,7 +70,7 @@ def read_note(file: Path) -> dict[str, Any]:
     """Return a file of JSON, or nothing for one that cannot be read."""
     try:
         data = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 

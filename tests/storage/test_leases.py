@@ -103,6 +103,7 @@ def test_a_file_that_cannot_be_read_is_silent_and_not_dead_at_once(tmp_path: Pat
         '{"id": "a", "since": 1}',
         '{"id": "a", "counter": "1"}',
         "[1]",
+        "[" * 10**5,
     ],
 )
 def test_a_file_that_is_no_lease_or_another_one_s_stops_no_observer(tmp_path: Path, clock: Clock, content: str) -> None:
