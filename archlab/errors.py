@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from archlab.text import shorten, visible
@@ -76,6 +77,17 @@ def describe_error(error: BaseException) -> str:
     """Return the type and the message of an exception in one line."""
     name, text = type(error).__name__, one_line(error)
     return name if text == name else f"{name}: {text}"
+
+
+@contextmanager
+def refuse_failed(what: str) -> Iterator[None]:
+    """Raise an ArchlabError that begins with `what` for any failure of code that is not archlab's."""
+    try:
+        yield
+    except ArchlabError:
+        raise
+    except Exception as error:
+        raise ArchlabError(f"{what}: {describe_error(error)}") from error
 
 
 def show_value(value: object, longest: int = 200) -> str:

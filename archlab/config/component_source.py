@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,20 +175,15 @@ class _Source:
         return self.other(module).value(name) if module.startswith("archlab.") else _refuse(name)
 
 
-class _Names(Mapping[str, Any]):
+class _Names(dict[str, Any]):
     """The names of a module as the local variables of an expression."""
 
     def __init__(self, source: _Source) -> None:
+        super().__init__()
         self.source = source
 
-    def __getitem__(self, name: str) -> Any:
+    def __missing__(self, name: str) -> Any:
         return self.source.value(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((*self.source.imports, *self.source.definitions))
-
-    def __len__(self) -> int:
-        return len(self.source.imports) + len(self.source.definitions)
 
 
 def _refuse(name: str) -> Any:

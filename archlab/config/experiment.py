@@ -154,10 +154,6 @@ class UnresolvedExperiment:
         last = self.provenance.last
         return self.file if last == self.file else f"{self.file}, with {last}"
 
-    def origin_of(self, path: str) -> str:
-        """Return the file or command that set the value at or above a path."""
-        return self.provenance.origin_of(path)
-
 
 def read(
     source: Source, overrides: Sequence[str] = (), folder: Path = Path(), *, recorded: bool = False

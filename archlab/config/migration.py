@@ -10,8 +10,9 @@ from archlab.config import paths, renames
 from archlab.config.experiment import KINDS
 from archlab.config.plugins import load_plugin
 from archlab.config.registry import Slot, find, names
+from archlab.config.schema import coerce
 from archlab.config.train_config import OPTIMIZER, OPTIMIZER_PATH
-from archlab.errors import ConfigError
+from archlab.errors import ConfigError, show_value
 
 
 def migrate_experiment(tree: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -21,8 +22,8 @@ def migrate_experiment(tree: Mapping[str, Any], folder: Path) -> tuple[dict[str,
     """
     if renames.check_format(tree.get("format")) == renames.current().format:
         return dict(tree), []
-    for plugin in tree.get("plugins") or []:
-        load_plugin(str(plugin), folder, recorded_in=folder / "experiment.yaml")
+    for plugin in coerce(tree.get("plugins") or [], list[str], "plugins"):
+        load_plugin(plugin, folder, recorded_in=folder / "experiment.yaml")
     changes: list[str] = []
     migrated = {
         key: _migrate(value, Slot(KINDS[key], None), key, changes) if key in KINDS else value
@@ -53,7 +54,10 @@ def migrate_space(tree: Mapping[str, Any]) -> dict[str, Any]:
     """
     if renames.check_format(tree.get("format")) == renames.current().format:
         return dict(tree)
-    for path, domain in (tree.get("vary") or {}).items():
+    vary = tree.get("vary") or {}
+    if not isinstance(vary, Mapping):
+        raise ConfigError("vary", f"{show_value(vary)} is not a mapping")
+    for path, domain in vary.items():
         if old := next(_former_names(path, domain), None):
             problem = f"{old!r} has another name now, and the study's trials have this one"
             raise ConfigError(f"vary.{path}", f"{problem}; search anew elsewhere, and migrate best/ alone")

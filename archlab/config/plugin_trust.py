@@ -21,6 +21,7 @@ from typing import Any
 from archlab.errors import ConfigError
 
 Ask = Callable[[str], bool]
+_PATHS = "surrogateescape"  # as Python reads names of files, which need not be UTF-8
 _RECORDED = ("experiment.yaml", "base.yaml", "search.yaml", "config.yaml")
 # Files beside an experiment in a run, a checkpoint, a search or an export.
 _EVIDENCE = ("model.safetensors", "provenance.json", "metrics.jsonl", ".workers.lock")
@@ -76,7 +77,7 @@ def remember(plugin: str, file: Path | None, *, own: bool = False) -> None:
     with suppress(OSError):  # a home that cannot be written to: it is asked for again
         store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(store, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "a", encoding="utf-8") as opened:
+        with os.fdopen(descriptor, "a", encoding="utf-8", errors=_PATHS) as opened:
             opened.write("".join(f"{key}\n" for key in sorted(keys)))
 
 
@@ -94,8 +95,8 @@ def _trusted_plugins() -> set[str]:
     store = _store()
     if store is None or not store.is_file() or not _is_users(store):
         return set()
-    with suppress(OSError, UnicodeDecodeError):
-        return set(store.read_text(encoding="utf-8").splitlines())
+    with suppress(OSError):
+        return set(store.read_text(encoding="utf-8", errors=_PATHS).splitlines())
     return set()
 
 

@@ -21,7 +21,7 @@ from archlab.config.param_roles import Param, check_params
 from archlab.config.schema import Knob, knobs_of, wiring_of
 from archlab.config.tensor_plan import TensorPlan
 from archlab.config.text_source import TextSource
-from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line
+from archlab.errors import ArchlabError, ConfigError, did_you_mean, one_line, refuse_failed
 
 Factory: TypeAlias = Callable[..., Any]
 Class = TypeVar("Class", bound=type)
@@ -187,7 +187,8 @@ def _files(folder: Path) -> list[str]:
 @cache
 def _load_entry_points() -> None:
     for point in importlib.metadata.entry_points(group=_PACKAGE):
-        point.load()
+        with refuse_failed(f"the components of the installed module {point.value!r} cannot be imported"):
+            point.load()
 
 
 def kinds() -> list[str]:

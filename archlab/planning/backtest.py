@@ -135,12 +135,13 @@ def _fit_rest(
     draws: dict[str, Draws] = {}
     for name in targets:
         mine = [point for point in rest if point.candidate == name]
+        if not mine:
+            notes.append(f"{name}: has one size only, and none to forecast it from")
+            continue
         try:
             draws |= fit_candidates(mine, targets, seed=seed).draws
         except ArchlabError as error:
             notes.append(f"without its largest size, {error}")
-        if not mine:
-            notes.append(f"{name}: has one size only, and none to forecast it from")
     return draws
 
 

@@ -65,8 +65,6 @@ def fit_losses(points: Sequence[LossPoint], *, params: float, tokens: float, see
     Raises ArchlabError saying what is missing if the losses are too few, or do not determine the forecast.
     """
     check_points(points)
-    if not points:
-        raise ArchlabError("there are no losses")
     for name, value in (("params", params), ("tokens", tokens)):
         if problem := number_problem(value):
             raise ArchlabError(f"the target's {name} {value!r} {problem}")

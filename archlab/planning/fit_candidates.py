@@ -38,6 +38,8 @@ def fit_candidates(
 
     Raises ArchlabError if the losses are too few, or do not determine the forecast.
     """
+    if not points:
+        raise ArchlabError("there are no losses")
     names = sorted({point.candidate for point in points})
     runs = {name: Runs.of(points, [name]) for name in names}
     forms = {name: choose_form(runs[name], *targets[name]) for name in names}

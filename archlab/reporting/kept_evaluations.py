@@ -12,7 +12,7 @@ from archlab.inference.suite import Curve, Estimate, SuiteResult
 from archlab.storage.json_values import require_fields
 
 RESULT = "result.json"
-_WHAT = "the results of a suite"
+_WHAT = "the result of a suite"
 
 
 def read_evaluations(run: Path) -> dict[str, SuiteResult]:
@@ -29,7 +29,9 @@ def _read(file: Path) -> SuiteResult:
         curves = tuple(_curve(each, file) for each in data.pop("curves"))
         figures = {name: _estimate(each, file) for name, each in data.pop("figures").items()}
         return SuiteResult(curves=curves, figures=figures, notes=tuple(data.pop("notes")), **data)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise ArchlabError(f"{file}: is not {_WHAT}: it has no {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
         raise ArchlabError(f"{file}: is not {_WHAT}: {one_line(error)}") from error
 
 

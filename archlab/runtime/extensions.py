@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from archlab.errors import refuse_failed
+
 
 @dataclass(frozen=True)
 class Extensions:
@@ -36,7 +38,10 @@ class Extensions:
         if module := self._shipped_modules().get(name):
             return getattr(importlib.import_module(f"{self.package}.{module}"), self.attribute)
         point = self._installed_entry_points().get(name)
-        return None if point is None else point.load()
+        if point is None:
+            return None
+        with refuse_failed(f"{name!r} of the installed module {point.value!r} cannot be imported"):
+            return point.load()
 
     def _shipped_modules(self) -> dict[str, str]:
         """Return the modules of the package by the names of their extensions."""

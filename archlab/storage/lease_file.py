@@ -13,6 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from archlab.errors import ArchlabError
+from archlab.storage.json_values import is_finite, require_fields
+
 LEASE, LOCK, LOST = ".json", ".lock", ".lost"
 
 
@@ -52,19 +55,22 @@ def new_lease(lease_s: float, boot: str) -> LeaseFile:
 
 
 def read_lease(file: Path) -> LeaseFile | None:
-    """Return a lease, or None for a file that cannot be read now, as one that has just been deleted."""
+    """Return a lease, or None for a file that holds none or cannot be read now, as one that has just been deleted."""
     data, known = read_note(file), {field.name for field in fields(LeaseFile)}
     try:
-        return LeaseFile(**{name: value for name, value in data.items() if name in known}) if data else None
-    except TypeError:
+        lease = LeaseFile(**{name: value for name, value in data.items() if name in known})
+        require_fields(lease, file)
+    except (TypeError, ArchlabError):
         return None
+    # A copy under another name, as a program that synchronizes directories makes, is nobody's lease.
+    return lease if lease.id == file.name.removesuffix(LEASE) and is_finite(lease.lease_s) else None
 
 
 def read_note(file: Path) -> dict[str, Any]:
     """Return a file of JSON, or nothing for one that cannot be read."""
     try:
         data = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 

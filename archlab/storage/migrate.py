@@ -122,9 +122,7 @@ def _plan_yaml(file: Path, tree: Mapping[str, Any], changes: list[str], plan: _P
 
 
 def _plan_tensors(folder: Path, root: Path, former: Mapping[str, str], plan: _Plan) -> None:
-    """Plan a checkpoint; one of a run that is damaged stays as it was, for resuming passes it over."""
-    is_published = (folder / _EXPERIMENT).is_file()
-    if not former or (not is_published and integrity_error(folder)):
+    if not former or _stays(folder):
         return
     names = StoredTensors(folder)
     if not has_former_names(names, former):
@@ -147,7 +145,7 @@ def _plan_identities(folder: Path, plan: _Plan) -> None:
     """Plan the files that name their experiment by its hash."""
     for file in [path for name in (RUN_FILE, "provenance.json", _STATE) for path in folder.rglob(name)]:
         text = file.read_bytes()
-        if any(former.encode() in text for former in plan.hashes):
+        if any(former.encode() in text for former in plan.hashes) and not (file.name == _STATE and _stays(file.parent)):
             place = file.relative_to(folder)
             plan.writes[place] = partial(_replace_hashes, hashes=plan.hashes, first=plan.writes.get(place))
 
@@ -159,6 +157,11 @@ def _replace_hashes(file: Path, hashes: Mapping[str, str], first: Callable[[Path
     for former, present in hashes.items():
         text = text.replace(former, present)
     write_text(file, text)
+
+
+def _stays(folder: Path) -> bool:
+    """Return whether a directory is a damaged checkpoint of a run: it stays as it was, for resuming passes it over."""
+    return not (folder / _EXPERIMENT).is_file() and integrity_error(folder) is not None
 
 
 def _require_whole(folder: Path) -> None:

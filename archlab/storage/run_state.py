@@ -31,8 +31,8 @@ def read_state(file: Path) -> RunState:
     step, extra, groups = (data.get(key) for key in ("step", "extra", "optimizer"))
     if not is_count(step) or not isinstance(extra, dict) or not isinstance(groups, list):
         raise ArchlabError(f"{file}: is not {what}: step, extra or optimizer is missing, or not of its type")
-    if file.parent.name != f"step_{step:08d}":
-        raise ArchlabError(f"{file}: is not {what} {file.parent.name}: its step is {step}")
+    if file.parent.name != (name := f"step_{step:08d}"):
+        raise ArchlabError(f"{file}: its step is {step}, but its directory is named {file.parent.name} and not {name}")
     for group in groups:
         params = group.get("params") if isinstance(group, dict) else None
         if not isinstance(params, list) or not all(isinstance(name, str) for name in params):

@@ -156,6 +156,4 @@ def _no_such_step(start: StartFrom, known: dict[int, Path]) -> ConfigError:
 def _require_step(point: StartPoint, start: StartFrom) -> StartPoint:
     if start.step is not None and point.step != start.step:
         raise ConfigError(f"{_PATH}.step", f"{start.checkpoint!r} is of step {point.step} and not {start.step}")
-    if start.load == "everything" and not point.has_state:
-        raise ConfigError(f"{_PATH}.load", f"{start.checkpoint!r} has weights alone, no state of an optimizer")
     return point

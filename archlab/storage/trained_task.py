@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from archlab.data.tokenizers.model_tokens import UNKNOWN_TOKENS, ModelTokens
 from archlab.errors import ArchlabError, ConfigError
 from archlab.storage.find_model import is_export
 from archlab.storage.model_tokens import read_tokens, task_knobs
+from archlab.storage.provenance import provenance_of
 
 _SOURCE = "command line"
 _UNKNOWN = (
@@ -82,7 +82,9 @@ def _trained_with(
 ) -> tuple[ModelTokens | None, Mapping[str, Any]]:
     """Return what the tokens of a checkpoint without tokens.json mean, and the knobs of its task that say so."""
     name = trained.task.knobs.get("tokenizer")
-    if name == "bytes" and _is_imported(checkpoint_dir):  # which was the default for a model without a tokenizer
+    if name == "bytes" and "imported_from" in provenance_of(
+        checkpoint_dir
+    ):  # which was the default for a model without a tokenizer
         return UNKNOWN_TOKENS, {"tokenizer": None}
     if isinstance(name, str) and name == Path(name).name and (checkpoint_dir / name).is_file():
         name = str(checkpoint_dir / name)
@@ -97,14 +99,6 @@ def _meaning(trained: Experiment) -> ModelTokens | None:
         return task.model_tokens()
     except ArchlabError:  # its tokenizer or corpus is gone: then the meaning is what the command line says
         return None
-
-
-def _is_imported(checkpoint_dir: Path) -> bool:
-    file = checkpoint_dir / "provenance.json"
-    try:
-        return file.is_file() and "imported_from" in json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def _require_same(experiment: Experiment, tokens: ModelTokens, knobs: Mapping[str, Any], named: set[str]) -> None:

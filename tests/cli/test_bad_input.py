@@ -242,6 +242,9 @@ def test_mutated_search_spaces(tmp_path: Path) -> None:
         (["train=false"], "command line: train: False is not a mapping of settings"),
         (["model.layers[0].ffn={type: ''}"], "model.layers[0].ffn: no ffn ''"),
         (["name=../elsewhere"], "command line: name: '../elsewhere' cannot name a folder"),
+        ([f"name={'ö' * 130}"], "cannot name a folder: it is longer than "),
+        (["train.base_model=16"], "train.base_model: 16 is not a mapping of texts to a whole number at least 1"),
+        (["train.base_model={1: 16}"], "train.base_model: {1: 16} is not a mapping of texts to a whole number"),
         (["description=0"], "command line: description: 0 is not a text"),
     ],
 )

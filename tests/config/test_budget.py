@@ -22,6 +22,7 @@ def test_a_budget_of_tokens_is_whole_steps() -> None:
     ("value", "message"),
     [
         ({"budget": {"tokens": 100}}, "train.budget.tokens: 100 is less than one optimizer step, of 4096 tokens"),
+        ({"budget": {"tokens": 1e25}}, "train.budget.tokens: 1e+25 is more than 1.09951e+12 steps, of 4096 tokens"),
         ({"budget": {"tokens": 0}}, "train.budget.tokens: 0.0 is not above 0"),
         ({"budget": {"token": 1}}, "train.budget: unknown key 'token'; did you mean 'tokens'?"),
         ({"budget": {}}, "train.budget: names nothing; it takes one of tokens, flops and seconds"),

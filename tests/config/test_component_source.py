@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import Write
 
-from archlab.config import registry
-from archlab.config.component_source import UnreadableSource, read_declaration
+from archlab.config import component_source, registry
+from archlab.config.component_source import Declaration, UnreadableSource, read_declaration
 from archlab.config.registry import Component, find
 from archlab.config.schema import knobs_of, wiring_of
 
@@ -85,3 +87,44 @@ def test_a_component_whose_source_cannot_be_read_is_imported(monkeypatch: pytest
         monkeypatch.delitem(sys.modules, module)
     assert find("norm", "rms").knobs["eps"].default > 0
     assert Path(sys.modules["archlab.components.norm.rms"].__file__ or "").name == "rms.py"
+
+
+SOURCE = '''
+from torch import nn
+from archlab import register
+import torch, math
+NUMBERS = 3
+def half(x): return x / 2
+
+@register("norm", "x")
+class X(nn.Module):
+    """X."""
+'''
+
+
+def declared(monkeypatch: pytest.MonkeyPatch, constructor: str) -> Declaration:
+    tree = ast.parse(SOURCE + constructor)
+    monkeypatch.setattr(component_source, "_parse", lambda module: tree)
+    return read_declaration("archlab.components.norm.x", "norm", "x", registry._PUBLIC)
+
+
+def test_a_constructor_of_another_library_has_no_knobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = declared(monkeypatch, "")
+    assert (found.doc, dict(found.knobs), found.wiring) == ("X.", {}, ())
+    found = declared(monkeypatch, "    def __init__(self, dim: int, *, eps: float = math.tau * NUMBERS) -> None: ...\n")
+    assert (found.wiring, found.knobs["eps"].default) == (("dim",), 6 * math.pi)
+
+
+@pytest.mark.parametrize(
+    ("knob", "problem"),
+    [
+        ("eps=1.0", "eps has no type"),
+        ("eps: float = half(3)", "half is not a plain value"),
+        ("eps: float = torch.pi", "torch is not a plain value"),
+        ("eps: nn.Module = None", "nn is not a plain value"),
+        ("eps: float = tau", "archlab.components.norm.x: 'tau'"),
+    ],
+)
+def test_a_knob_that_needs_more_is_refused(knob: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnreadableSource, match=problem):
+        declared(monkeypatch, f"    def __init__(self, *, {knob}) -> None: ...\n")

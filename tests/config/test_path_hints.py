@@ -42,9 +42,20 @@ def test_an_entry_with_a_broken_repeat_has_no_hint() -> None:
         paths.put({"layers": [{"repeat": "x"}]}, "layers[1]", 0)
 
 
-def test_a_wildcard_of_a_list_that_is_none() -> None:
-    with pytest.raises(ConfigError, match=r"model\.layer is not a list; did you mean model\.layers\[\*\]\.norm\?$"):
-        paths.expand(TREE, "model.layer[*].norm")
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("model.layer[*].norm", "model.layer is not a list; did you mean model.layers[*].norm?"),
+        ("model.layers[0].part[*].a", "model.layers[0].part is not a list; did you mean model.layers[0].parts[*].a?"),
+        ("model[0].x[*]", "model[0].x is not a list"),
+        ("model.dim[0].x[*]", "model.dim[0].x is not a list"),
+    ],
+)
+def test_a_wildcard_of_a_list_that_is_none(path: str, message: str) -> None:
+    layer = {"norm": "rms", "parts": [{"a": 1}]}
+    with pytest.raises(ConfigError) as caught:
+        paths.expand({"model": {"layers": [layer], "dim": 16}}, path)
+    assert str(caught.value) == f"{path}: {message}"
 
 
 @pytest.mark.parametrize(
@@ -88,3 +99,8 @@ def test_names_on_one_line_are_few() -> None:
     assert list_names(many[:13]) == ", ".join(many[:13])  # where one more is no longer than its number
     with pytest.raises(ConfigError, match=r"and \d+ more; archlab list names them all$"):
         load("zzzzzz")
+
+
+def test_a_path_that_is_too_long_for_the_system_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no file '.*x{300}\.yaml': File name too long$"):
+        load(f"{tmp_path}/{'x' * 300}.yaml")

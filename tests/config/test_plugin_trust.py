@@ -190,3 +190,26 @@ def test_commands_have_the_flag_and_refuse_in_one_line(publish: Publish) -> None
     assert runner.invoke(cli, [*show, "--trust-plugins"]).exit_code == 0
     assert runner.invoke(cli, show).exit_code == 0
     assert has_run(folder)
+
+
+def test_a_path_that_is_not_utf8_is_remembered(write: Write, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    write(PLUGIN, "strange.py").rename(folder / "strange.py")
+    write({"base": "llama2_tiny", "plugins": ["strange.py"]}).rename(folder / "mine.yaml")
+    with pytest.raises(ConfigError, match="is code"):
+        require_trust("strange.py", folder / "strange.py", folder / "experiment.yaml")
+    config.load(folder / "mine.yaml")
+    (folder / "strange.py").write_text(PLUGIN + "# changed by its user")
+    require_trust("strange.py", folder / "strange.py", folder / "experiment.yaml")
+
+
+def test_a_damaged_line_of_the_memory_leaves_the_others(state: Path, publish: Publish) -> None:
+    folder = publish()
+    archlab.load_model(folder, trust_plugins=True)
+    line = state.read_bytes()
+    state.write_bytes(b"\xff\n" + line)
+    require_trust("strange.py", folder / "strange.py", folder / "experiment.yaml")
+    state.write_bytes(line[:-2] + b"\xff\n")
+    with pytest.raises(ConfigError, match=r"'strange\.py' is code"):
+        require_trust("strange.py", folder / "strange.py", folder / "experiment.yaml")

@@ -17,6 +17,7 @@ from archlab.config.domains import Choice, choice
 from archlab.config.plugins import load_plugin
 from archlab.config.registry import Component, Slot, component_of, find, register, slot, slots
 from archlab.config.schema import coerce
+from archlab.runtime.extensions import LOGGERS
 
 SHIPPED = [component for component in registry.components() if component.cls.__module__.startswith("archlab.comp")]
 every_component = pytest.mark.parametrize("component", SHIPPED, ids=lambda c: f"{c.kind}-{c.name}")
@@ -187,3 +188,22 @@ def test_a_plugin_may_be_mended(write: Write) -> None:
 def test_plugins_that_are_not_there(plugin: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         load_plugin(plugin, tmp_path)
+
+
+class Point:
+    """An entry point of a package that is installed, and broken."""
+
+    name, value = "mine", "my_package.components"
+
+    def load(self) -> None:
+        raise ImportError("libmine.so: no such file")
+
+
+@pytest.mark.parametrize("group", ["archlab.components", "archlab.loggers"])
+def test_an_installed_package_that_cannot_be_imported_is_named(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **asked: [Point()] * (asked == {"group": group}))
+    what = {"archlab.components": "the components", "archlab.loggers": "'mine'"}[group]
+    problem = f"{what} of the installed module 'my_package.components' cannot be imported: ImportError: libmine"
+    with pytest.raises(ArchlabError, match=problem):
+        registry._load_entry_points.__wrapped__() if group == "archlab.components" else LOGGERS.find("mine")
+    assert LOGGERS.find("yours") is None

@@ -11,6 +11,7 @@ from archlab import ConfigError
 from archlab.config import experiment as config
 from archlab.config import registry, renames
 from archlab.config.migration import migrate_experiment, migrate_space
+from archlab.config.plugin_trust import plugin_policy
 from archlab.config.renames import Renames
 from archlab.config.yaml_files import shipped_files
 
@@ -123,3 +124,43 @@ def test_a_space_that_varies_a_renamed_component_is_refused(table: Renames) -> N
     with pytest.raises(ConfigError, match="'order' has another name now"):
         migrate_space({"base": "base.yaml", "vary": {"model.layers[*].mixer.ema.order": [1, 2]}})
     assert migrate_space({"base": "base.yaml", "vary": {"train.lr": [1, 2]}})["format"] == 2
+
+
+def test_what_is_no_component_stays_as_it_is(table: Renames) -> None:
+    odd = {"type": "stack", "layers": [{"mixer": 3, "ffn": {"type": "no_such", "order": 1}}, "plain", None]}
+    migrated, changes = migrate_experiment({"model": odd, "task": None, "train": None}, Path())
+    assert (migrated["model"], migrated["task"], changes) == (odd, None, [])
+    space = {"format": 2, "base": "base.yaml", "vary": {"model.layers[*].mixer": ["maega"]}}
+    assert migrate_space(space) == space, "a file of the present format is not searched for former names"
+    vary = {"model.layers[*]": [{"mixer": {"type": "mega", "average": "none"}}]}
+    with pytest.raises(ConfigError, match=r"vary\.model\.layers\[\*\]: 'average' has another name now"):
+        migrate_space({"base": "base.yaml", "vary": vary})
+
+
+PLUGIN = """
+from torch import nn
+
+from archlab import register
+
+
+@register("norm", "mine")
+class Mine(nn.Module):
+    \"\"\"Passes.\"\"\"
+
+    def __init__(self, dim: int, *, eps: float = 0.0) -> None:
+        super().__init__()
+"""
+
+
+def test_the_components_of_plugins_are_migrated_too(
+    table: Renames, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(PLUGIN, "mine.py").parent
+    monkeypatch.setattr(renames, "current", lambda: replace(table, knobs={"norm": {"mine": {"epsilon": "eps"}}}))
+    tree = {"plugins": ["mine.py"], "model": {"type": "stack", "norm": {"type": "mine", "epsilon": 1}}}
+    with plugin_policy(trust=True):
+        migrated, changes = migrate_experiment(tree, folder)
+        with pytest.raises(ConfigError, match=r"plugins: 'mine\.py' is not a list"):
+            migrate_experiment({**tree, "plugins": "mine.py"}, folder)
+    assert migrated["model"]["norm"] == {"type": "mine", "eps": 1}
+    assert changes == ["model.norm.epsilon -> eps"]

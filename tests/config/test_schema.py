@@ -93,6 +93,9 @@ def test_values_that_fit(value: Any, expected: Any, result: Any) -> None:
         ([1, "x"], list[int], "'x' is not a whole number"),
         ([], int | str, "[] is not a text"),
         ({}, Count | None, "{} is not a whole number"),
+        (3, dict[str, int], "3 is not a mapping of texts to a whole number"),
+        ({1: 2}, dict[str, int], "{1: 2} is not a mapping of texts to a whole number"),
+        ({"a": "b"}, dict[str, int], "'b' is not a whole number"),
     ],
 )
 def test_values_that_do_not(value: Any, expected: Any, message: str) -> None:
@@ -136,6 +139,7 @@ def test_names() -> None:
         (Literal["a", "b"], "one of a, b"),
         (list[str], "a list of a text"),
         (bool, "true or false"),
+        (dict[str, Count] | None, "a mapping to a whole number at least 1 or null"),
     ],
 )
 def test_types_in_words(expected: Any, words: str) -> None:

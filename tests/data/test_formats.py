@@ -1,10 +1,12 @@
 """Documents are read from text, JSON lines and Parquet, and a damaged file is named."""
 
 import bz2
+import errno
 import gzip
 import io
 import json
 import lzma
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from data_helpers import SENTENCES, write_json_lines, write_parquet
 
 from archlab import ArchlabError
+from archlab.data import compressed
 from archlab.data.formats import read_documents, read_file, read_lines
 
 
@@ -124,6 +127,49 @@ def test_a_compressed_text_is_read_or_its_damage_named(tmp_path: Path, suffix: s
             texts(file)
 
 
+@pytest.mark.parametrize("suffix", PACK)
+def test_compressed_json_lines_are_read_in_pieces_or_their_damage_named(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compressed, "_PIECE", 7)
+    pack, file, rows = PACK[suffix], tmp_path / f"a.jsonl{suffix}", write_json_lines(tmp_path / "plain").read_bytes()
+    whole, half = pack(rows), rows.index(b"\n", len(rows) // 2) - 3  # two streams that part a line
+    file.write_bytes(whole)
+    assert texts(file) == SENTENCES
+    between = b"" if suffix == ".zst" else bytes(20)  # which fill a block of a tape
+    file.write_bytes(pack(rows[:half]) + between + pack(rows[half:]) + between)
+    assert texts(file) == SENTENCES
+    for damaged in (b"", b"plain text", whole[:3], whole[: len(whole) // 2], whole[:-1], whole + b"behind it"):
+        file.write_bytes(damaged)
+        with pytest.raises(ArchlabError, match=rf"^{file}: is truncated or damaged, as {suffix} data: .+$"):
+            texts(file)
+
+
+def test_json_lines_may_be_compressed_twice(tmp_path: Path) -> None:
+    file, rows = tmp_path / "a.jsonl.gz.xz", write_json_lines(tmp_path / "plain").read_bytes()
+    file.write_bytes(lzma.compress(gzip.compress(rows)))
+    assert texts(file) == SENTENCES
+    file.write_bytes(lzma.compress(gzip.compress(rows)[:-1]))
+    with pytest.raises(ArchlabError, match=rf"^{file}: is truncated or damaged, as \.gz data: "):
+        texts(file)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.gz.xz"])
+def test_json_lines_that_cannot_be_opened_are_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ArchlabError, match=rf"/{name}: cannot be read: not a file, or a broken link$"):
+        texts(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).write_bytes(b"x")
+    monkeypatch.setattr(Path, "open", _denied)
+    with pytest.raises(ArchlabError, match=rf"/{name}: cannot be read: Permission denied$"):
+        texts(tmp_path / name)
+
+
+def _denied(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 @pytest.mark.slow
 def test_a_file_of_many_streams_is_read_in_linear_time(tmp_path: Path) -> None:
     # bgzip and pbzip2 write a stream for every block. Copying what is left for each takes 100 s for this file.
@@ -136,8 +182,10 @@ def test_zstandard_without_a_library_is_explained(tmp_path: Path, monkeypatch: p
     (tmp_path / "a.txt.zst").write_bytes(zstd(b"text"))
     for library in ("compression.zstd", "backports.zstd", "pyarrow"):
         monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ArchlabError, match=r"a\.txt\.zst: Zstandard needs the pyarrow library: pip install pyarrow$"):
-        texts(tmp_path / "a.txt.zst")
+    (tmp_path / "a.jsonl.zst").write_bytes((tmp_path / "a.txt.zst").read_bytes())
+    for name in ("a.txt.zst", "a.jsonl.zst"):
+        with pytest.raises(ArchlabError, match=rf"{name}: Zstandard needs the pyarrow library: pip install pyarrow$"):
+            texts(tmp_path / name)
 
 
 def test_json_lines_are_detected_by_the_suffix_before_that_of_compression(tmp_path: Path) -> None:
@@ -190,6 +238,15 @@ def test_a_zip_archive_is_its_files(tmp_path: Path) -> None:
         texts(zipped(tmp_path / "c.zip", {"x.png": b"\x89PNG\r\n\x1a\n"}))
     with pytest.raises(ArchlabError, match=r"c\.zip, x\.zip: is a zip archive in another"):
         texts(zipped(tmp_path / "c.zip", {"x.zip": b""}))
+    with pytest.raises(ArchlabError, match=r"c\.zip: holds no files but README\.md$"):
+        texts(zipped(tmp_path / "c.zip", {"README.md": b"x", ".hidden": b"x"}))
+    with pytest.raises(ArchlabError, match=r"c\.zip: holds no files$"):
+        texts(zipped(tmp_path / "c.zip", {".hidden": b"x"}))
+    zipped(tmp_path / "e.zip", {"a.txt": b"a", "b.txt": b"b"})
+    with zipfile.ZipFile(tmp_path / "e.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("a.txt", b"another")
+    with pytest.raises(ArchlabError, match=r"e\.zip: cannot be read as a zip archive: it holds 'a\.txt' twice$"):
+        texts(tmp_path / "e.zip")
     for data in (b"", b"text", file.read_bytes()[:-30], file.read_bytes().replace(b"train", b"trail", 1)):
         (tmp_path / "d.zip").write_bytes(data)
         with pytest.raises(ArchlabError, match=r"d\.zip: cannot be read as a zip archive: "):

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 from data_helpers import SENTENCES, write_json_lines, write_tokenizer
 
 from archlab import ArchlabError, MachineError
-from archlab.data import prepared
+from archlab.data import prepared, survey
 from archlab.data.corpus import read_corpus
-from archlab.data.prepared import blocks, build, cache, writer
-from archlab.data.prepared.corpus import _open, open_corpus
+from archlab.data.prepared import blocks, build, cache, corpora_dir, vocabulary, writer
+from archlab.data.prepared.corpus import PreparedCorpus, _open, open_corpus
+from archlab.data.prepared.manifest import FORMAT, MANIFEST
 from archlab.data.text_sources import TextFiles
 from archlab.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, Tokenizer, WordTokenizer
 from archlab.runtime.progress import report_to
@@ -239,6 +241,29 @@ def test_a_full_disk_leaves_nothing(
     assert [file.name for file in own_cache.iterdir()] == ["sources"]
 
 
+def test_what_was_written_stays_after_another_error_of_the_disk(
+    text: Path, tokenizer: HuggingFaceTokenizer, own_cache: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_GROUP", 2000)
+    monkeypatch.setattr(writer, "_EVERY_S", 0.0)
+    monkeypatch.setattr(writer, "_PATIENCE", 0)
+    write = writer.TokenWriter.write
+
+    def failing(self: writer.TokenWriter, parts: Any) -> None:
+        if len(encoded) > 4:
+            raise OSError(errno.EIO, "Input/output error")
+        write(self, parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.TokenWriter, "write", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            prepared.open_prepared(source(text), None, tokenizer)
+    assert list(own_cache.glob(".*.partial"))
+    before = sum(encoded)
+    prepared.open_prepared(source(text), None, tokenizer)
+    assert 0 < sum(encoded) - before < 301
+
+
 def test_a_text_that_changes_while_it_is_read_is_refused(
     text: Path, tokenizer: HuggingFaceTokenizer, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,3 +366,93 @@ def test_reading_maps_the_files(text: Path, tokenizer: HuggingFaceTokenizer) -> 
     corpus = prepared.open_prepared(source(text), None, tokenizer)
     assert isinstance(corpus.tokens("train"), np.memmap)
     assert isinstance(corpus.ends("train"), np.memmap)
+
+
+def reports_of(work: Callable[[], object]) -> dict[str, list[tuple[int, int | None]]]:
+    """Return what was reported of each work."""
+    reported = dict[str, list[tuple[int, int | None]]]()
+    with report_to(lambda what, done, total: reported.setdefault(what, []).append((done, total))):
+        work()
+    return reported
+
+
+def test_checksums_of_large_files_are_reported(
+    text: Path, tokenizer: HuggingFaceTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 1000)
+    monkeypatch.setattr(blocks, "_REPORT_FROM", 0)
+    corpora = list[PreparedCorpus]()
+    reported = reports_of(lambda: corpora.append(prepared.open_prepared(source(text), None, tokenizer)))
+    files = corpora[0].manifest.files.values()
+    size, of_blocks = sum(file["size"] for file in files), reported["checksums of 0 GB"]
+    assert len(of_blocks) == sum(len(file["blocks"]) for file in files) + 1
+    assert [done for done, _ in of_blocks] == sorted(done for done, _ in of_blocks)
+    assert of_blocks[-1] == (size, size)
+    assert of_blocks[-2] == (size - 1, size), "the last block ends before the work does"
+
+
+def test_reading_and_counting_large_texts_is_reported(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((survey, "_REPORT_FROM"), (survey, "_REPORT_EVERY"), (vocabulary, "_REPORT_EVERY")):
+        monkeypatch.setattr(module, name, 2000)
+    monkeypatch.setattr("archlab.data.compressed._PIECE", 1000)
+    reported = reports_of(lambda: prepared.word_tokenizer(source(text), 20))
+    size = (text / "a.jsonl").stat().st_size
+    reading, counting = reported["reading 0 MB"], reported["counting the words of 0 MB"]
+    assert reading[-1] == (size, size)
+    assert counting[-1][0] == counting[-1][1]
+    for each in (reading, counting):
+        assert len(each) > 3
+        assert [done for done, _ in each] == sorted(done for done, _ in each)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"format": 99}, f"its tokens are of format 99, and not {FORMAT}$"),
+        ({"kind": "model"}, r"holds no prepared tokens: .*\.json is missing or damaged$"),
+        ({"vocab_size": 3}, r"\.json is damaged$"),
+    ],
+)
+def test_tokens_of_another_format_are_refused(
+    text: Path, tokenizer: HuggingFaceTokenizer, tmp_path: Path, change: dict[str, Any], problem: str
+) -> None:
+    folder = prepared.prepare_at(source(text), None, tokenizer, tmp_path / "mine").folder
+    data = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**data, **change}))
+    forget()
+    with pytest.raises(ArchlabError, match=f"^{folder}: .*{problem}"):
+        open_corpus(folder)
+
+
+def test_checksums_of_another_size_are_damage(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"123")
+    files = blocks.checksums(tmp_path, ["a"])
+    assert blocks.find_damage(tmp_path, files) == ""
+    files["a"]["blocks"] = []
+    assert blocks.find_damage(tmp_path, files) == "a has checksums of another size"
+
+
+def test_tokens_are_kept_in_the_user_s_cache_or_where_a_variable_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("ARCHLAB_TOKENS")
+    assert cache.tokens_dir().is_relative_to(tmp_path / "cache")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ARCHLAB_TOKENS", str(tmp_path / "file/below"))
+    with pytest.raises(ArchlabError, match=r"file/below: cannot be created: Not a directory; ARCHLAB_TOKENS names it$"):
+        cache.tokens_dir()
+
+
+def test_corpora_are_in_the_user_s_data_or_where_a_variable_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ARCHLAB_CORPORA", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert corpora_dir.corpus_place("wiki") == tmp_path / "archlab/corpora/wiki"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "")
+    with pytest.raises(ArchlabError, match="no home directory for the corpus 'wiki': set ARCHLAB_CORPORA to a direct"):
+        corpora_dir.corpus_place("wiki")
+    monkeypatch.setenv("ARCHLAB_CORPORA", str(tmp_path / "mine"))
+    assert corpora_dir.corpus_place("wiki") == tmp_path / "mine/wiki"

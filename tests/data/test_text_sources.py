@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +11,7 @@ from data_helpers import SENTENCES
 
 from archlab import ArchlabError
 from archlab.data.corpus import read_corpus
+from archlab.data.file_stamps import Stamp
 from archlab.data.text_sources import HubDataset, StdlibSource, TextFiles
 
 
@@ -102,3 +104,36 @@ def test_a_row_without_text_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     publish(monkeypatch, {"train": Rows([{"text": "a"}, {"text": None}])})  # type: ignore[dict-item]
     with pytest.raises(ArchlabError, match="empty, train row 1: the field 'text' is not a string but NoneType"):
         names(HubDataset("empty", None, "text"))
+
+
+class CachedRows(Rows):
+    """Rows of a file, as the library maps them."""
+
+    def __init__(self, rows: Iterable[dict[str, str]], file: Path) -> None:
+        super().__init__(rows)
+        self.cache_files = [{"filename": str(file)}]
+
+
+def test_a_data_set_is_read_again_where_its_files_have_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("archlab.data.file_stamps._TICK_S", 0.0)
+    file, source = tmp_path / "train.arrow", HubDataset("some/set", None, "text")
+    publish(monkeypatch, {"train": CachedRows([{"text": "a", "title": ""}], file)})
+    assert source.stamp() == Stamp("", False), "a file that is gone has no stamp"
+    file.write_text("1")
+    first = source.stamp()
+    assert first.is_settled
+    assert source.stamp() == first
+    assert HubDataset("some/set", None, "title").stamp() != first
+    file.write_text("12")
+    assert source.stamp() != first
+    publish(monkeypatch, {"train": Rows([{"text": "a", "title": ""}])})  # in memory alone
+    assert not source.stamp().is_settled
+    assert not StdlibSource(str(tmp_path)).stamp().is_settled
+
+
+def test_an_empty_split_of_a_data_set_is_not_cut_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(monkeypatch, {"train": Rows({"text": text, "title": ""} for text in SENTENCES), "test": Rows()})
+    source = HubDataset("some/set", None, "text")
+    assert list(source.documents())[-1] == ("test/0", b"")
+    with pytest.raises(ArchlabError, match="test"):
+        read_corpus(source, None, strict=True)

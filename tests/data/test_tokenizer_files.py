@@ -247,3 +247,25 @@ def test_words_are_decoded_by_themselves() -> None:
     decoder = tokenizer.decoder()
     assert [decoder(token) for token in range(4)] == ["<unk> ", "a ", "\n", "b "]
     assert decoder.finish() == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ("{", "cannot be read: Expecting"),
+        ("[" * 10**5, "cannot be read: maximum recursion"),
+        ("[]", "is no JSON object$"),
+    ],
+)
+def test_a_damaged_configuration_is_named(file: Path, config: str, problem: str) -> None:
+    file.with_name("tokenizer_config.json").write_text(config)
+    with pytest.raises(ArchlabError, match=rf"^{file.parent}/tokenizer_config\.json: {problem}"):
+        load_tokenizer(str(file))
+
+
+def test_a_file_that_may_not_be_read_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
+    with pytest.raises(ArchlabError, match=rf"^{file}: cannot be read: Permission denied$"):
+        load_tokenizer(str(file))

@@ -9,7 +9,16 @@ import pytest
 from data_helpers import write_tokenizer
 
 from archlab import ArchlabError
-from archlab.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, WordTokenizer, hugging_face, load_tokenizer
+from archlab.data.tokenizers import (
+    ByteTokenizer,
+    HuggingFaceTokenizer,
+    IncrementalDecoder,
+    WordTokenizer,
+    hugging_face,
+    load_tokenizer,
+    load_words,
+    word,
+)
 from archlab.runtime.progress import report_to
 
 
@@ -88,3 +97,59 @@ def test_progress_is_reported_within_a_huge_document(tmp_path: Path, monkeypatch
         assert tokenizer.encode_corpus(text).tolist() == whole
     assert reported[0] == ("tokenizing 0 million characters", 0, 770)
     assert reported[-1] == ("tokenizing 0 million characters", 770, 770)
+
+
+def test_the_bytes_of_words_are_those_of_the_text_with_single_spaces() -> None:
+    tokenizer = WordTokenizer("a ü\nü b".encode(), 9)
+    for text in ("a ü\n", "ü b\na a\n", "\n\n"):
+        assert tokenizer.num_bytes_of(tokenizer.encode_corpus(text.encode()).tolist()) == len(text.encode())
+    assert tokenizer.num_bytes_of(tokenizer.encode("ü")) == len("ü ".encode())
+
+
+def test_progress_of_long_texts_of_words_ends_at_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word, "_LONG", 10)
+    monkeypatch.setattr(word, "_REPORT_EVERY", 2)
+    reported: list[tuple[str, int, int | None]] = []
+    with report_to(lambda *each: reported.append(each)):
+        tokenizer = WordTokenizer(b"a b c d e f", 9)
+    assert tokenizer.encode("f a") == WordTokenizer(b"a b c d e f", 9).encode("f a")
+    assert {what for what, _, _ in reported} == {"counting the words of 0 MB"}
+    assert [done for _, done, _ in reported] == [0, 4, 8, 10, 11]
+    assert {total for _, _, total in reported} == {11}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "no such vocabulary file$"),
+        ("[]", "is not a vocabulary of words$"),
+        ("{", "is not a vocabulary of words$"),
+        ("[" * 10**5, "is not a vocabulary of words$"),
+        ('{"words": ["<unk>"]}', "is not a vocabulary of words$"),
+        ('{"vocab_size": 9, "words": {"<unk>": 0}}', "its words are not a list of different texts$"),
+        ('{"vocab_size": 9, "words": ["<unk>", 1]}', "its words are not a list of different texts$"),
+        ('{"vocab_size": 9, "words": ["<unk>", "a", "a"]}', "its words are not a list of different texts$"),
+        ('{"vocab_size": 9, "words": ["a"]}', "needs the word <unk> first, and a vocab_size of at least its 1 words$"),
+        ('{"vocab_size": 1, "words": ["<unk>", "a"]}', "needs .* a vocab_size of at least its 2 words$"),
+        ('{"vocab_size": 2.0, "words": ["<unk>", "a"]}', "needs .* a vocab_size of at least its 2 words$"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_used_is_named(tmp_path: Path, content: str | None, problem: str) -> None:
+    file = tmp_path / "vocabulary.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ArchlabError, match=rf"^{file}: {problem}"):
+        load_words(str(file))
+
+
+def test_a_character_that_ends_after_its_beginning_was_given_up_is_emitted() -> None:
+    decoder = IncrementalDecoder(lambda tokens: bytes(tokens).decode(errors="replace"))
+    assert [decoder(byte) for byte in [0xFF] * 15] == [""] * 15
+    assert decoder(0xC3) == "\ufffd" * 16  # is not waited for any longer
+    assert decoder(0xA9) == "é"
+    assert decoder(ord("a")) == "a"
+
+
+def test_a_text_that_becomes_shorter_adds_nothing() -> None:
+    decoder = IncrementalDecoder(lambda tokens: {0: "", 1: "ab", 2: "a"}[len(tokens)])
+    assert [decoder(token) for token in (0, 0)] == ["ab", ""]

@@ -95,5 +95,10 @@ def test_wrong_fields_and_tensors_are_named() -> None:
         interop.load("megalodon", config, {k: v for k, v in weights.items() if k != "layers.0.mega.wv.weight"})
     with pytest.raises(ArchlabError, match=r"embed.weight: shape \(96, 64\) is not \(97, 64\)"):
         interop.load("megalodon", config, weights | {"embed.weight": torch.zeros(96, 64)})
+    with pytest.raises(ArchlabError, match=r"tensor 'embed\.weight' is missing"):
+        interop.load("megalodon", config, {k: v for k, v in weights.items() if k != "embed.weight"})
+    with pytest.raises(ArchlabError, match=r"init_mode 'xaviar' is not one of .*xavier"):
+        interop.load("megalodon", config | {"init_mode": "xaviar"}, weights)
+    assert interop.systems() == ["megalodon"]
     with pytest.raises(ArchlabError, match="did you mean 'megalodon'"):
         interop.load("megalodont", config, weights)

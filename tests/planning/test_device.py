@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from archlab import ConfigError
+from archlab import ConfigError, MachineError
 from archlab.config.yaml_writer import format_yaml
 from archlab.planning import calibrate, cpu_device
 from archlab.planning.device import SHIPPED
 from archlab.planning.device_files import device_files, load_device
+from archlab.planning.this_device import peak_flops
 
 NAMES = {"a100-40g", "a100-80g", "h100", "h200", "b200", "mi300x", "l40s", "cpu"}
 
@@ -81,3 +82,31 @@ def test_a_calibration_of_another_machine_is_not_taken(home: Path, monkeypatch: 
     assert load_device("cpu").description.endswith("uncalibrated")
     monkeypatch.setattr(cpu_device, "machine_key", lambda: "0123456789ab")
     assert load_device("cpu").file.endswith("cpu-0123456789ab.yaml")
+
+
+def test_a_calibration_needs_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("HOME", "")
+    with pytest.raises(MachineError, match=r"nowhere to be kept: set XDG_CONFIG_HOME to a directory of yours$"):
+        calibrate.calibrate(seconds=0.0)
+    assert load_device("cpu").description.endswith("uncalibrated")
+
+
+def test_the_users_own_words_on_a_cpu_come_before_an_estimate(home: Path) -> None:
+    home.mkdir(parents=True)
+    text = (SHIPPED / "cpu.yaml").read_text()
+    (home / "cpu.yaml").write_text(text.replace("description: ", "description: 'Ours' # ", 1))
+    assert load_device("cpu").description == "Ours"
+
+
+def test_the_peak_is_that_of_the_device_file_of_this_machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert peak_flops("cpu", "float32") is None
+    home.mkdir(parents=True)
+    (home / "ours.yaml").write_text(h100().replace("H100 80GB HBM3", "Ours 96GB"))
+    for name, device in (("NVIDIA H100 80GB HBM3", "h100"), ("An Ours 96GB", "ours")):
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda name=name: name)
+        flops = load_device(device).flops
+        assert peak_flops("cuda", "bfloat16") == flops.bfloat16
+        assert peak_flops("cuda", "float32") == flops.float32
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "A GPU of tomorrow")
+    assert peak_flops("cuda", "bfloat16") is None

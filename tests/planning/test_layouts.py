@@ -126,6 +126,13 @@ def test_where_nothing_fits_the_proposal_says_how_many_devices_would_do() -> Non
     assert not propose(work, proposal.enough // 2).fits
 
 
+def test_where_no_number_of_devices_would_do_none_is_proposed() -> None:
+    # One sequence on at most four devices, whose weights, gradients and moments take 28 GB each.
+    proposal = propose(setting("a100-40g", batch_size=1, accumulate=1, can_chunk=False), 1)
+    assert not proposal.fits
+    assert proposal.enough is None
+
+
 def test_devices_that_divide_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="no layout of 7 devices divides the 32 sequences of an update"):
         propose(setting(), 7)

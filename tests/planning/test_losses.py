@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from archlab import ArchlabError, LossPoint
+from archlab.planning import losses
 from archlab.planning.backtest import rank_agreement
 from archlab.planning.losses import read_losses
 
@@ -56,7 +57,7 @@ def test_seeds_are_names(tmp_path: Path) -> None:
         (f"{HEADER}\nx,1,2,3", "row 2: has 4 cells, but the header 5"),
         (f"{HEADER}\nx,1,2,3,0\nx,1.0,2,4,0", "row 3: x of 1 params on 2 tokens, seed 0 stands in row 2 too"),
         (f'{HEADER}\n"x,1,2,3,0', "is not CSV: unexpected end of data"),
-        (b"\xff\xfe\x00", "cannot be read as text in UTF-8"),
+        (b"\xff\xfe\x00", "losses.csv: cannot be read: it is not UTF-8: byte 0xFF at 0"),
         (b"candidate\0,params", "is not text: it has NUL characters"),
     ],
 )
@@ -70,6 +71,14 @@ def test_what_is_not_losses_is_refused_by_place(tmp_path: Path, text: str | byte
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match=r"none\.csv: cannot be read"):
         read_losses(tmp_path / "none.csv")
+
+
+def test_a_file_of_many_megabytes_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_LARGEST_FILE", 2**20)
+    text = f"{HEADER}\nx,1,2,3,0\n"
+    assert len(read(tmp_path, text.ljust(2**20))[0]) == 1
+    with pytest.raises(ArchlabError, match=r"losses\.csv: is larger than 1 MiB$"):
+        read(tmp_path, text.ljust(2**20 + 1))
 
 
 def test_rankings_are_compared_by_pairs_and_by_spearman() -> None:

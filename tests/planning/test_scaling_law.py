@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +14,7 @@ from archlab.planning import scaling_law
 from archlab.planning.decision import decide
 from archlab.planning.fit import fit_losses
 from archlab.planning.fit_candidates import fit_candidates
-from archlab.planning.forecast import interval
+from archlab.planning.forecast import Draws, bootstrap, interval
 from archlab.planning.scaling_law import Law, Runs, fit_law
 
 CHINCHILLA = Law(1.69, 406.4, 0.34, 410.7, 0.28)
@@ -227,6 +231,34 @@ def test_candidates_share_the_noise_of_seeds() -> None:
     decision = decide(fitted, 7e9, 2e12)
     assert decision is not None
     assert np.ptp(decision.gap_interval) < 3.29 * fitted.draws["a"].sample(7e9, 2e12).std() / 4
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_candidate_of_one_size_is_forecast_and_not_tested(others: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archlab.planning.fit_candidates.bootstrap", partial(_few_samples, bootstrap))
+    points = losses(CHINCHILLA, "one", sizes=SIZES[:1], ratios=(5, 10, 20, 40, 80, 160))
+    points += losses(CHINCHILLA, "many") if others else []
+    fitted = fit_losses(points, params=SIZES[0], tokens=1e9)
+    assert {each.candidate for each in fitted.candidates} == {point.candidate for point in points}
+    assert [held.candidate for held in fitted.backtest.held_out] == ["many"] * others
+    assert fitted.backtest.notes == ("one: has one size only, and none to forecast it from",)
+
+
+def _few_samples(bootstrap: Callable[..., dict[str, Draws]], *given: Any) -> dict[str, Draws]:
+    return bootstrap(*given[:-1], 20)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"params": 0, "tokens": 2e12}, "the target's params 0 is not a number above 0"),
+        ({"params": 7e9, "tokens": float("inf")}, "the target's tokens inf is not a number above 0"),
+        ({"params": 1e40, "tokens": 2e12}, r"the target's params 1e\+40 is "),
+    ],
+)
+def test_a_target_that_is_no_size_is_refused(target: dict[str, float], message: str) -> None:
+    with pytest.raises(ArchlabError, match=message):
+        fit_losses(losses(CHINCHILLA), **target)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch.distributed as dist
+import yaml
 from click.testing import CliRunner
 from conftest import Tiny
 
@@ -11,9 +14,13 @@ import archlab
 from archlab.cli.main import cli
 from archlab.config.experiment import load
 from archlab.config.parallel import Layout
-from archlab.errors import ConfigError
+from archlab.errors import ArchlabError, ConfigError
+from archlab.ops.linear_cross_entropy import IGNORED
+from archlab.planning.device import SHIPPED
 from archlab.planning.dry_run import dry_run
+from archlab.planning.evaluations import evaluated_tokens
 from archlab.planning.fake_step import track_ranks, track_update
+from archlab.planning.plan import plan
 
 # Small enough to trace in a moment: every term of the plan weighs something.
 SIZES = ["train.batch_size=4", "train.precision=float32"]
@@ -99,6 +106,45 @@ def test_what_does_not_fit_is_refused(tiny: Tiny) -> None:
         dry_run(tiny("parallel.replicate=3"))
     with pytest.raises(ConfigError, match="parallel: shard 2 is 2 devices, not 4"):
         dry_run(tiny("parallel={replicate: 1, shard: 2}"), processes=4)
+
+
+def test_one_of_several_processes_plans_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ArchlabError, match="--dry-run is of a command that no launcher has started in several"):
+        dry_run(tiny())
+
+
+@pytest.mark.slow
+def test_data_that_are_not_there_are_told_and_a_precision_is_chosen(tiny: Tiny, tmp_path: Path) -> None:
+    task = f"task={{type: prepared, corpus: {tmp_path}/mine, vocab_size: 256}}"
+    made = dry_run(tiny(task, "train.precision=auto"), device="h100")
+    assert made.missing_data.startswith(f"{tmp_path}/mine: no prepared corpus there; archlab prepare EXPERIMENT")
+    assert made.plan.precision == "bfloat16"
+
+
+@pytest.mark.slow
+def test_another_number_of_devices_than_the_experiment_s_is_noted(tiny: Tiny, tmp_path: Path) -> None:
+    file = yaml.safe_load((SHIPPED / "h100.yaml").read_text())
+    file["flops"]["bfloat16"] = file["flops"]["float32"]
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(file))
+    made = plan(tiny("parallel={replicate: 1, shard: 2}", "train.precision=auto"), device=str(tmp_path / "old.yaml"))
+    assert (made.devices, made.proposed, made.precision) == (2, False, "float32")
+    assert not any("layout" in note for note in made.notes)
+    other = plan(tiny("parallel={replicate: 1, shard: 2}"), device="h100", devices=1)
+    assert (other.devices, other.proposed) == (1, True)
+    assert other.notes[-1] == "the experiment's own layout is of 2 devices"
+
+
+def test_the_tokens_of_all_evaluations(tiny: Tiny) -> None:
+    whole = tiny("train.eval_tokens=null")
+    task = whole.task.factory()()
+    batches = task.eval_batches("validation", 2, whole.train.context)
+    targets = sum(int((targets != IGNORED).sum()) for _, targets in batches)
+    assert evaluated_tokens(whole) == 3 * targets
+    assert evaluated_tokens(tiny("train.eval_tokens=null", "train.eval_every=0")) == targets
+    assert evaluated_tokens(tiny("train.eval_every=5")) == 3 * 128
+    assert evaluated_tokens(tiny("train.eval_tokens=null", "task.path=/nowhere")) == 0
 
 
 def test_the_recipes_are_of_the_devices_that_they_name() -> None:

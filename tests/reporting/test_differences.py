@@ -45,3 +45,11 @@ def test_patterns_are_counted_from_first_to_last() -> None:
         "attention",
     ]
     assert found["model.layers[*].ffn"][2] == "none"
+
+
+def test_the_knobs_of_one_optimizer() -> None:
+    muon = "train.optimizer={type: muon, momentum: 0.9}"
+    found = of(("llama2_tiny", [muon]), ("llama2_tiny", [muon.replace("0.9", "0.8")]))
+    assert found == {"train.optimizer.momentum": ("0.9", "0.8")}
+    (path,) = of(("llama2_tiny", []), ("llama2_tiny", [muon]))
+    assert path == "train.optimizer"

@@ -6,8 +6,10 @@ import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from search_helpers import search, write_space
 
 import archlab
@@ -15,6 +17,7 @@ from archlab import ArchlabError, Curve, Estimate, SuiteResult
 from archlab.reporting.compared_model import _labels
 from archlab.reporting.evaluation import write_evaluation
 from archlab.reporting.format import axis_title
+from archlab.reporting.kept_evaluations import read_evaluations
 
 
 def found(loss: float) -> SuiteResult:
@@ -120,3 +123,44 @@ def test_names_are_short_and_distinguish_models(tmp_path: Path) -> None:
 
 def test_every_cost_has_a_name_with_its_unit() -> None:
     assert [each.name for each in fields(archlab.Cost) if axis_title(each.name) == each.name] == []
+
+
+@pytest.mark.slow
+def test_why_losses_of_published_models_do_not_compare(trained: Path, tmp_path: Path) -> None:
+    places = [shutil.copytree(trained / "final", tmp_path / name) for name in ("one", "two")]
+    assert archlab.compare(*places).notes == (archlab.compare(*places).notes[-1],)
+    tree = yaml.safe_load((places[1] / "experiment.yaml").read_text())
+    tree["model"]["vocab_size"], tree["train"]["eval_tokens"] = 300, 64
+    (places[1] / "experiment.yaml").write_text(yaml.safe_dump(tree))
+    provenance = json.loads((places[1] / "provenance.json").read_text())
+    (places[1] / "provenance.json").write_text(json.dumps({**provenance, "step": provenance["step"] + 1}))
+    assert archlab.compare(*places).notes[:-1] == (
+        "Their vocabularies differ: losses a token do not compare, bits per byte do.",
+        "They were trained on different numbers of tokens: read their curves at equal tokens.",
+        "Their validation losses are of different parts of the validation split.",
+    )
+
+
+def test_a_directory_of_something_else_is_named(run, tmp_path: Path) -> None:
+    done = run("compare", str(tmp_path), "llama2_tiny")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert f"{tmp_path}: holds neither a run nor another model of archlab's" in done.err
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"curves": None}, "is not the result of a suite: 'NoneType' object is not iterable"),
+        ({"notes": ...}, "is not the result of a suite: it has no 'notes'"),
+        ({"figures": {"a": {"valu": 1}}}, "is not the result of a suite: "),
+        ({"curves": [{"points": [["x", {}]]}]}, "is not the result of a suite: could not convert string to float: 'x'"),
+    ],
+)
+def test_a_result_that_is_none_is_named(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    write_evaluation(tmp_path / "evaluations/context", found(2.5), "a", force=False)
+    file = tmp_path / "evaluations/context/result.json"
+    data = {**json.loads(file.read_text()), **change}
+    file.write_text(json.dumps({name: value for name, value in data.items() if value is not ...}))
+    with pytest.raises(ArchlabError) as caught:
+        read_evaluations(tmp_path)
+    assert str(caught.value).startswith(f"{file}: {problem}")

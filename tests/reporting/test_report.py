@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.trial import TrialState, create_trial
+from report_cases import write_run
 from search_helpers import TRAIN, pretend, replace_training, search, write_space
 
 from archlab import ArchlabError
@@ -19,6 +21,7 @@ from archlab.reporting.html import code, escape, figure, table
 from archlab.reporting.importance import MIN_TRIALS, importances
 from archlab.reporting.report import report
 from archlab.reporting.search_data import read_search, short_names
+from archlab.searching.study.study import open_study
 from archlab.text import HIDDEN, visible
 from archlab.training.trainer import train
 
@@ -125,6 +128,14 @@ def test_what_a_user_wrote_is_escaped(tmp_path: Path, fake: Any) -> None:
 def test_reports_of_few_trials_and_of_running_searches(tmp_path: Path, fake: Any) -> None:
     search(write_space(tmp_path), tmp_path / "s", trials=1)
     (tmp_path / "s" / "summary.json").unlink()
+    (tmp_path / "s/baseline/result.json").unlink()
+    found = read_search(tmp_path / "s")
+    assert (found.baseline.state, found.baseline.metrics) == ("running", {})
+    assert found.baseline.curve
+    study = open_study(found.space, tmp_path / "s")
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"interrupted": True, "values": {}}))
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"values": {}, "reason": "no memory"}))
+    assert [trial.state for trial in read_search(tmp_path / "s").trials] == ["complete", "interrupted", "failed"]
     _, reader = read(report(tmp_path / "s"))
     text = " ".join(reader.text)
     assert "The search has not ended" in text
@@ -166,6 +177,21 @@ def test_parallel_coordinates_cope_with_knobs_that_some_trials_lack(tmp_path: Pa
     assert list(axes) == ["ema", "num_dims", "val_loss"]
     assert axes["ema"]["values"] == ["cema", "none"]
     assert axes["num_dims"]["slots"] == ["–"]
+
+
+@pytest.mark.slow
+def test_a_run_that_has_not_ended_nor_been_evaluated(tmp_path: Path) -> None:
+    write_space(tmp_path)
+    folder = write_run(tmp_path / "run", tmp_path / "tiny.yaml", steps=20)
+    text = " ".join(read(report(folder))[1].text)
+    assert f"After 20 of {TRAIN['steps']} steps, the model has not been evaluated on the validation split." in text
+    assert "The run has not ended; this is its state now." in text
+    assert "not finished" in text
+    (folder / "metrics.jsonl").write_text("")
+    text = " ".join(read(report(folder))[1].text)
+    assert f"After 0 of {TRAIN['steps']} steps" in text
+    assert "Learning curves" not in text
+    assert "Other metrics" not in text
 
 
 @pytest.mark.slow

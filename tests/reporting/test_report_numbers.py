@@ -19,6 +19,7 @@ from archlab.reporting.figures.history import history
 from archlab.reporting.figures.laws import law_panels
 from archlab.reporting.figures.rungs import probabilities, ranks
 from archlab.reporting.importance import importances
+from archlab.reporting.ladder_lines import backtest_lines, forecast_cells
 from archlab.reporting.pages.search_tables import front_table, trials_table
 from archlab.reporting.search_data import SearchData
 from archlab.searching.ladder.summary import LadderSummary
@@ -151,3 +152,27 @@ def test_a_ladder_s_figures_are_those_of_its_runs(ladder: LadderSummary) -> None
         assert shown == pytest.approx(sorted(float(getattr(run, axis)) for run in ladder.results), rel=1e-5)
         assert low <= shown[0]
         assert shown[-1] <= high
+
+
+@pytest.mark.parametrize(
+    ("loss", "figures", "shown"),
+    [
+        (None, None, ("", "", "", "")),
+        (2.0, None, ("2.0000", "", "", "")),
+        (2.0, {"forecast": 2.05, "interval": [1.9, 2.1]}, ("2.0000", "2.0500", "1.9000 .. 2.1000", "+2.50%")),
+        (2.0, {"forecast": 1.9, "interval": [1.8, 1.99]}, ("2.0000", "1.9000", "1.8000 .. 1.9900", "-5.00% miss")),
+        (2.0, {"forecast": 2.2, "interval": [2.01, 2.4]}, ("2.0000", "2.2000", "2.0100 .. 2.4000", "+10.00% miss")),
+        (None, {"forecast": 2.2, "interval": [2.0, 2.4]}, ("", "2.2000", "2.0000 .. 2.4000", "")),
+    ],
+)
+def test_a_forecast_beside_its_result(
+    loss: float | None, figures: dict[str, Any] | None, shown: tuple[str, ...]
+) -> None:
+    assert forecast_cells(loss, figures) == shown
+
+
+def test_the_largest_rung_left_out_in_one_line() -> None:
+    held = [{"is_inside": True, "relative_error": 0.01}, {"is_inside": False, "relative_error": -0.034}]
+    (line,) = backtest_lines({"backtest": {"held_out": held}})
+    assert line == "largest rung left out: 1 of 2 inside their 90 % intervals, errors up to 3.40%"
+    assert backtest_lines({"backtest": {}}) == backtest_lines(None) == []

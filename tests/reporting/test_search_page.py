@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import create_trial
 from report_cases import DIMS, EMA, VALUE, make_ladder, make_search
 
+from archlab import ArchlabError
 from archlab.reporting.comparison import compare_with_baseline, describe_fairness, describe_losses
+from archlab.reporting.figures import knobs
 from archlab.reporting.figures.axes import knob_axis
-from archlab.reporting.figures.chart import axis, robust_top
+from archlab.reporting.figures.chart import Figure, axis, robust_top
 from archlab.reporting.figures.costs import Plane, front, planes
 from archlab.reporting.figures.curves import learning_curves, thin
 from archlab.reporting.figures.laws import law_panels
 from archlab.reporting.figures.parallel import parallel_coordinates
 from archlab.reporting.figures.rungs import forecast_panels, probabilities, ranks
 from archlab.reporting.html import table
-from archlab.reporting.importance import importances
+from archlab.reporting.importance import MIN_TRIALS, importances
 from archlab.reporting.model_layers import layer_lists, letter
+from archlab.reporting.pages.model_section import diagram
 from archlab.reporting.pages.search_lead import headline
 from archlab.reporting.pages.search_page import search_page
 from archlab.reporting.pages.search_tables import reasons_table
-from archlab.reporting.search_data import SearchData
+from archlab.reporting.report import report
+from archlab.reporting.search_data import Run, SearchData, short_names
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +170,116 @@ def test_a_ladder_s_figures() -> None:
     assert probabilities(summary) is not None
     plain = make_ladder(rungs=2, has_target=False)
     assert law_panels(plain) is not None
+
+
+def running(data: SearchData, trials: Sequence[Run] = ()) -> SearchData:
+    """Return a search whose baseline is still running, with some of its trials."""
+    baseline = replace(data.baseline, state="running", metrics={}, curve=[], place="")
+    return replace(data, baseline=baseline, trials=list(trials), study=optuna.create_study(), summary=None)
+
+
+def test_a_search_that_has_just_begun_has_a_page_without_figures(sixty: SearchData) -> None:
+    data = running(sixty)
+    text = search_page(data)
+    assert "The search has not ended; this is its state now." in text
+    assert "No trial is complete yet." in text
+    assert "All workers together used" not in text
+    assert "<figure" not in text
+    assert headline(replace(data, summary=sixty.summary), None) == "No trial has been completed."
+
+
+def test_without_a_baseline_there_is_nothing_to_compare_with(sixty: SearchData) -> None:
+    data = replace(running(sixty, sixty.trials), study=sixty.study)
+    assert compare_with_baseline(data) is None
+    assert headline(data, None).endswith(". There is no baseline to compare it with.")
+    assert headline(data, None).startswith("The search has not ended. So far: the best trial, number ")
+    assert compare_with_baseline(running(sixty)) is None
+
+
+def test_a_component_without_knobs_is_the_same_under_its_name(sixty: SearchData) -> None:
+    base = next(run for run in sixty.complete if run is not sixty.best)
+    values: dict[str, Any] = {**sixty.baseline.values, "train.lr": 0.005}
+    found = []
+    for ema in ("cema", {"type": "cema"}, {"type": "cema", "num_dims": 99}):
+        trials = [replace(run, values={**values, EMA: ema}) if run is base else run for run in sixty.trials]
+        found.append(f"the base experiment is trial {base.name}" in describe_fairness(replace(sixty, trials=trials)))
+    assert found == [True, True, False]
+
+
+def test_of_many_choices_those_with_the_best_results_are_shown(
+    sixty: SearchData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knobs, "_MOST", 2)
+    found = knobs.knob_panels(sixty)
+    assert found is not None
+    chart, note = found
+    short, panels = short_names(sixty.shown_paths), {panel["title"]: panel for panel in _panels(chart)}
+    axes = [knob_axis(path, short[path], sixty, sixty.complete) for path in sixty.shown_paths]
+    cut = [each for each in axes if not each.is_numeric]
+    assert note == f"Of {', '.join(each.label for each in cut)} the 2 choices with the best results are shown."
+    for each in cut:
+        losses = {
+            name: min(run.metrics["val_loss"] for run in sixty.complete if each.place(run) == place)
+            for place, name in enumerate(each.names)
+        }
+        assert panels[each.label]["y"]["values"] == sorted(losses, key=lambda name: losses[name])[:2]
+
+
+def _panels(chart: Figure) -> Any:
+    return chart.spec["panels"]
+
+
+def test_a_value_that_is_not_finite_is_beyond_the_axis(tmp_path: Path) -> None:
+    data = make_search(tmp_path, 20, objectives=3)
+    run = next(run for run in data.complete if run is not data.best)
+    lost = replace(run, metrics={**run.metrics, "tokens_per_s": math.nan})
+    chart = parallel_coordinates(replace(data, trials=[lost if each is run else each for each in data.trials]))
+    assert chart is not None
+    rows: Any = chart.spec["rows"]
+    axes: Any = chart.spec["axes"]
+    (row,) = (row for row in rows if row["t"] == int(run.name) + 1)
+    assert row["v"][-1] == "worse"
+    assert "worse" in axes[-1]["slots"]
+
+
+@pytest.mark.slow  # it may be the first to import scikit-learn
+def test_trials_without_a_knob_have_no_importances(sixty: SearchData) -> None:
+    study = optuna.create_study()
+    for _ in range(MIN_TRIALS):
+        study.add_trial(create_trial(value=1.0))
+    data = replace(sixty, study=study, trials=[sixty.complete[0]] * MIN_TRIALS)
+    assert importances(data) == ({}, "Importances cannot be computed: the trials differ too little.")
+
+
+def test_a_model_without_layers_has_no_diagram() -> None:
+    assert diagram({"model": {"type": "stack", "layers": []}}) == ""
+    assert diagram({"model": {"type": "mine", "dim": 3}}) == ""
+
+
+def test_a_ladder_without_losses_has_no_figures(tmp_path: Path) -> None:
+    one = make_ladder(rungs=1, candidates=2, has_target=False)
+    assert ranks(one) is None
+    assert forecast_panels(one) is None
+    lost = [replace(run, loss=None, reason="loss is nan") for run in one.results]
+    empty = replace(one, results=lost, rungs=[replace(rung, losses={}, decision=None) for rung in one.rungs])
+    assert law_panels(empty) is None
+    (tmp_path / "search.yaml").write_text("rungs: []\n")
+    with pytest.raises(ArchlabError, match=r"its first rung is not complete, so that there is nothing to report yet$"):
+        report(tmp_path)
+    empty.write(tmp_path)
+    text = report(tmp_path).read_text()
+    assert "Dropped out" in text
+    assert "rung 1: loss is nan" in text
+    assert "4 without a loss" in text
+    replace(one, failed={}).write(tmp_path)
+    assert "Dropped out" not in report(tmp_path).read_text()
+
+
+def test_laws_of_another_version_are_left_out_and_the_losses_drawn() -> None:
+    one = make_ladder(rungs=1, candidates=2, has_target=False)
+    fit = {"target": {"params": 1e9, "tokens": 2e10}, "candidates": [{"candidate": "no longer there"}]}
+    for stored in (fit, {**fit, "candidates": [{"candidate": "llama"}]}):
+        laws = law_panels(replace(one, fit=stored))
+        assert laws is not None
+        panels: Any = laws.spec["panels"]
+        assert {mark["m"] for mark in panels[0]["marks"]} == {"line", "dot"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from archlab import ArchlabError
@@ -21,6 +21,9 @@ from archlab.storage.checkpoint import (
     save_model,
     verify,
 )
+from archlab.storage.run_state import check_random_states, random_states
+from archlab.storage.stored_tensors import StoredTensors
+from archlab.storage.tensors import named_tensors
 
 
 class Tied(nn.Module):
@@ -177,7 +180,10 @@ def test_a_damaged_checkpoint_is_skipped_with_one_line(
     assert f"resuming from step_00000001: step_00000002: {name}" in message
 
 
-@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {"a": 1}}', '{"files": []}', None])
+@pytest.mark.parametrize(
+    "manifest",
+    ["", "[]", "{}", '{"files": {"a": 1}}', '{"files": []}', '{"files": {"../a": {"size": 1, "sha256": ""}}}', None],
+)
 def test_a_checkpoint_without_a_good_manifest_is_damaged(tmp_path: Path, manifest: str | None) -> None:
     model, optimizer = build()
     file = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1) / "manifest.json"
@@ -262,3 +268,76 @@ def test_a_changed_published_model_is_detected(tmp_path: Path) -> None:
     _flip(tmp_path / "best" / "provenance.json")
     with pytest.raises(ArchlabError, match=r"best: provenance\.json has changed$"):
         verify(tmp_path / "best")
+
+
+def test_a_checkpoint_with_files_of_the_user_is_neither_deleted_nor_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = build()
+    first = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1)
+    (first / "notes.txt").write_text("mine")
+    save_checkpoint(tmp_path, 2, model, optimizer, {}, keep=1)
+    assert caplog.messages == [f"{first} is kept: archlab did not write {first / 'notes.txt'}"]
+    with pytest.raises(ArchlabError, match=r"notes\.txt: was not written by archlab; move it away, or name another"):
+        save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1)
+    assert (first / "notes.txt").read_text() == "mine"
+    verify(first)
+
+
+def test_a_checkpoint_in_a_directory_of_another_step_is_named(tmp_path: Path) -> None:
+    model, optimizer = build()
+    path = save_checkpoint(tmp_path, 3, model, optimizer, {}, keep=1).rename(tmp_path / "step_00000004")
+    problem = "its step is 3, but its directory is named step_00000004 and not step_00000003"
+    with pytest.raises(ArchlabError, match=rf"step_00000004/state\.json: {problem}$"):
+        load_checkpoint(path, model, optimizer)
+
+
+def _negative(file: Path, name: str) -> None:
+    tensors = load_file(file)
+    save_file({**tensors, name: -tensors[name] - 1}, file)
+
+
+@pytest.mark.parametrize("name", ["step.inner.bias", "exp_avg_sq.inner.weight"])
+def test_a_count_or_a_square_below_0_is_named_and_nothing_changes(tmp_path: Path, name: str) -> None:
+    model, optimizer = build()
+    train(model, optimizer, range(1))
+    path = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1)
+    _negative(path / "optimizer.safetensors", "exp_avg.inner.bias")
+    load_checkpoint(path, model, optimizer)
+    _negative(path / "optimizer.safetensors", name)
+    train(model, optimizer, range(1, 2))
+    before = model.inner.weight.clone()
+    with pytest.raises(ArchlabError, match=f"step_00000001: '{name}' holds a number below 0$"):
+        load_checkpoint(path, model, optimizer)
+    assert torch.equal(model.inner.weight, before)
+
+
+def test_a_learning_rate_that_is_a_tensor_stays_one(tmp_path: Path) -> None:
+    model, _ = build()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=torch.tensor(0.25), fused=True)
+    path = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1)
+    other = torch.optim.AdamW(model.parameters(), lr=torch.tensor(0.5), fused=True)
+    load_checkpoint(path, model, other)
+    rate = other.param_groups[0]["lr"]
+    assert isinstance(rate, Tensor)
+    assert rate == 0.25
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda.x", "cuda.-1", "max.0", "meta"])
+def test_a_random_state_of_no_device_is_named(tmp_path: Path, name: str) -> None:
+    states = random_states()
+    check_random_states(states | {"cuda.99": states["cpu"]}, tmp_path)  # of a machine with more GPUs
+    with pytest.raises(ArchlabError, match=f"{tmp_path}: '{name}' is not a state of a generator: no device has this"):
+        check_random_states(states | {name: states["cpu"]}, tmp_path)
+    with pytest.raises(ArchlabError, match="holds no state of the CPU's random number generator"):
+        check_random_states({}, tmp_path)
+
+
+def test_a_published_model_may_take_its_weights_from_a_checkpoint(tmp_path: Path) -> None:
+    model, optimizer = build()
+    path = save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1)
+    save_model(tmp_path / "best", build(seed=9)[0], {}, {}, weights=StoredTensors(path))
+    verify(tmp_path / "best")
+    published = load_file(tmp_path / "best/model.safetensors")
+    assert all(torch.equal(tensor, published.pop(name)) for name, tensor in named_tensors(model).items())
+    assert not published

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,20 @@ def test_the_tensors_of_a_run(saved: dict[Path, bytes], data: st.DataObject) -> 
     key = data.draw(st.sampled_from([name, name, f"{name}.x", "exp_avg.", "weight", "cuda.x", "cuda.99", "max.weight"]))
     save_file(tensors | ({} if changed is None else {key: changed.contiguous()}), file)
     _resume(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("provenance", "problem"),
+    [
+        ({"data": {"bytes": {"train": "9"}}}, r"the sizes of the data's splits are {'train': '9'}$"),
+        ({"data": {"bytes": [9]}}, r"the sizes of the data's splits are \[9\]$"),
+        ({"data": []}, r"data is not of its type, but \[\]$"),
+        ({"step": 10**400}, "step is not of its type, but 1000"),
+        ({"step": 1.5}, r"step is not of its type, but 1\.5$"),
+        ({"step": True}, "step is not of its type, but True$"),
+    ],
+)
+def test_a_provenance_of_other_types_is_named(tmp_path: Path, provenance: dict[str, Any], problem: str) -> None:
+    (tmp_path / "provenance.json").write_text(json.dumps(provenance))
+    assert "provenance.json: " in (said := refusal(lambda: read_provenance(tmp_path / "provenance.json")))
+    assert re.search(problem, said)

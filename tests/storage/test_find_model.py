@@ -10,7 +10,8 @@ from conftest import Tiny
 
 import archlab
 from archlab import ArchlabError
-from archlab.storage.find_model import experiment_file, owner_of, why_no_model
+from archlab.storage.find_model import experiment_file, is_export, owner_of, why_no_model
+from archlab.storage.manifest import write_manifest
 from archlab.storage.trained_model import find_model, load_trained
 from archlab.training.trainer import train
 
@@ -83,6 +84,17 @@ def test_every_directory_has_its_experiment(run: Path, tmp_path: Path) -> None:
     touch(tmp_path / "best/experiment.yaml")
     assert experiment_file(tmp_path) == tmp_path / "best/experiment.yaml"
     assert experiment_file(tmp_path / "nowhere") is None
+
+
+def test_an_export_is_known_by_its_manifest_and_one_of_archlab_0_1_by_its_files(tmp_path: Path) -> None:
+    touch(tmp_path / "new/config.yaml", tmp_path / "new/model.onnx")
+    assert not is_export(tmp_path / "new")
+    assert experiment_file(tmp_path / "new") is None
+    write_manifest(tmp_path / "new", "export")
+    touch(*(tmp_path / "old" / name for name in ("config.yaml", "model.py", "model.safetensors")))
+    for name, how in (("new", f"; see {tmp_path}/new/README.md"), ("old", f": python {tmp_path}/old/model.py")):
+        assert experiment_file(tmp_path / name) == tmp_path / name / "config.yaml"
+        assert why_no_model(tmp_path / name) == f"is an export, which runs without archlab{how}"
 
 
 def test_without_a_model_it_is_said_where_there_is_one(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -90,6 +92,50 @@ def test_a_file_that_cannot_be_read_is_silent_and_not_dead_at_once(tmp_path: Pat
     assert LeaseObserver(tmp_path).look()["a"].lease_s == 60
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"id": "b"}',
+        '{"host": "x"}',
+        '{"id": 3}',
+        '{"id": "a", "lease_s": null}',
+        '{"id": "a", "lease_s": "60"}',
+        '{"id": "a", "since": 1}',
+        '{"id": "a", "counter": "1"}',
+        "[1]",
+        "[" * 10**5,
+    ],
+)
+def test_a_file_that_is_no_lease_or_another_one_s_stops_no_observer(tmp_path: Path, clock: Clock, content: str) -> None:
+    observer = LeaseObserver(tmp_path, clock=clock)
+    (tmp_path / "a.json").write_text(content)
+    assert observer.look()["a"].is_alive
+    assert watch(observer, clock, 60) == "it has not answered for 60 s"
+
+
+def test_a_lock_that_the_same_kernel_has_released_says_so_at_once(tmp_path: Path) -> None:
+    LeaseFile("a", boot="this").write(tmp_path)
+    here, elsewhere = (LeaseObserver(tmp_path, boot=boot) for boot in ("this", "another"))
+    assert here.look()["a"].is_alive, "there is no lock, as on a file server that shows a directory piece by piece"
+    with lock(tmp_path / "a.lock", wait=True):
+        assert here.look()["a"].is_alive
+    assert here.look()["a"].dead == "its process has ended"
+    assert elsewhere.look()["a"].is_alive
+
+
+def test_without_locks_a_lease_lives_by_its_counter_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", _no_locks)
+    with Lease(tmp_path) as lease:
+        assert json.loads((tmp_path / f"{lease.id}.json").read_text())["boot"] == ""
+        monkeypatch.undo()
+        assert read_leases(tmp_path)[0].is_alive, "its lock is free, and says nothing"
+    assert not list(tmp_path.iterdir())
+
+
+def _no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
 def test_what_a_holder_says_of_itself(tmp_path: Path) -> None:
     with Lease(tmp_path) as lease:
         assert read_leases(tmp_path)[0].state == "idle"
@@ -148,8 +194,10 @@ def test_files_of_the_dead_do_not_pile_up(tmp_path: Path) -> None:
         (tmp_path / "a.json").rename(tmp_path / f"{number}.json")
         os.utime(tmp_path / f"{number}.json", (number, number))
         declare_lost(tmp_path, str(number), "gone")
+    declare_lost(tmp_path, "of which the lease is gone", "gone")  # the oldest
     with Lease(tmp_path) as lease:
         kept = {path.stem for path in tmp_path.glob("*.json")}
+    assert {path.stem for path in tmp_path.glob("*.lost")} == kept - {lease.id}
     assert kept == {str(number) for number in range(30, 130)} | {lease.id}
 
 

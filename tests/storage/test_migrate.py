@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +12,14 @@ import pytest
 import yaml
 from conftest import Tiny
 from safetensors.torch import load_file, save_file
+from search_helpers import write_space
 
 import archlab
 from archlab import ArchlabError
 from archlab.config import renames
 from archlab.config.yaml_files import load_yaml
+from archlab.searching.space.load_space import load_space
+from archlab.searching.study.search_dir import open_search
 from archlab.storage.checkpoint import verify
 from archlab.storage.identity import content_hash
 from archlab.storage.locks import lock
@@ -161,3 +166,90 @@ def test_a_search_in_use_is_refused(run: Path) -> None:
     (run / "search.yaml").write_text("base: base.yaml\n")
     with lock(run / ".workers.lock", wait=True, shared=True), pytest.raises(ArchlabError, match="stop it first"):
         migrate(run)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_of_a_run_stays_as_it_was(run: Path, tiny: Tiny) -> None:
+    damaged = run / "checkpoints/step_00000003"
+    with (damaged / "optimizer.safetensors").open("ab") as file:
+        file.write(b"x")
+    before = contents(damaged)
+    assert sum("model.safetensors: " in change for change in migrate(run)) == 2
+    assert contents(damaged) == before
+    assert train(tiny(*SMALL), run, resume=True).metrics["step"] == 6
+
+
+@pytest.mark.slow
+def test_files_are_copied_where_there_are_no_links(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "Operation not permitted")))
+    metrics = (run / "metrics.jsonl").read_bytes()
+    assert migrate(run)
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+    verify(run / "final")
+    load_trained(run)
+
+
+@pytest.mark.slow
+def test_a_link_is_not_written_through(run: Path) -> None:
+    (run / "experiment.yaml").rename(run.parent / "shared.yaml")
+    (run / "experiment.yaml").symlink_to("../shared.yaml")
+    before, shared = contents(run), (run.parent / "shared.yaml").read_text()
+    with pytest.raises(ArchlabError, match=r"run/experiment\.yaml: is a link, which is not followed to be rewritten"):
+        migrate(run)
+    assert contents(run) == before
+    assert (run.parent / "shared.yaml").read_text() == shared
+
+
+@pytest.fixture
+def aged_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a search that has begun, when `swiglu` was called `gated`."""
+    with open_search(load_space(write_space(tmp_path)), tmp_path / "search", force=False):
+        pass
+    table = replace(renames.current(), components={"ffn": {"gated": "swiglu"}}, knobs={}, parameters={})
+    monkeypatch.setattr(renames, "current", lambda: table)
+    for name in ("base.yaml", "search.yaml"):
+        file = tmp_path / "search" / name
+        file.write_text(file.read_text().replace("format: 2\n", "").replace("type: swiglu", "type: gated"))
+    identity = tmp_path / "search/identity.json"
+    identity.write_text(identity.read_text().replace('"format": 2', '"format": 1'))
+    return tmp_path / "search"
+
+
+def test_a_search_is_resumed_by_the_same_command_once_it_is_migrated(aged_search: Path) -> None:
+    space = load_space(aged_search.parent / "space.yaml")
+    with (
+        pytest.raises(ArchlabError, match=r"'gated' there and 'swiglu' here; run archlab migrate .*search if that"),
+        open_search(space, aged_search, force=False),
+    ):
+        pass
+    assert migrate(aged_search) == [
+        "base.yaml: format 1 -> 2",
+        "base.yaml: model.layers[0].ffn: gated -> swiglu",
+        "search.yaml: format 1 -> 2",
+    ]
+    with open_search(space, aged_search, force=False):
+        pass
+    assert migrate(aged_search) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("base.yaml", "model: [", r"base\.yaml: line 1, column 9: "),
+        ("base.yaml", None, r"base\.yaml: cannot be read: No such file or directory$"),
+        ("base.yaml", "{task: text, model: stak}", r"base\.yaml: model: no backbone 'stak'; did you mean 'stack'\?$"),
+        ("base.yaml", "format: 99", r"base\.yaml: format: 99 is of a later archlab; this one reads formats up to 2$"),
+        ("base.yaml", "plugins: 3", r"base\.yaml: plugins: 3 is not a list"),
+        ("search.yaml", "vary: [", r"search\.yaml: line 1, column 8: "),
+        ("search.yaml", "format: 99", r"search\.yaml: format: 99 is of a later archlab"),
+        ("search.yaml", "vary: [train.lr]", r"search\.yaml: vary: \['train\.lr'\] is not a mapping$"),
+        ("search.yaml", "vary: {m: {a: [x, {type: gated}]}}", r"search\.yaml: vary\.m: 'gated' has another name now"),
+    ],
+)
+def test_a_damaged_file_of_a_search_is_named(aged_search: Path, name: str, text: str | None, problem: str) -> None:
+    (aged_search / name).unlink() if text is None else (aged_search / name).write_text(text)
+    before = contents(aged_search)
+    with pytest.raises(ArchlabError, match=f"^{aged_search}/{problem}") as caught:
+        migrate(aged_search)
+    assert "\n" not in str(caught.value)
+    assert contents(aged_search) == before

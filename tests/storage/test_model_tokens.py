@@ -153,9 +153,40 @@ def test_damage_is_named(tmp_path: Path) -> None:
         (tmp_path / "t" / "tokens.json").write_text(json.dumps(tree))
         with pytest.raises(ArchlabError, match=r"tokens\.json"):
             read_tokens(tmp_path / "t")
+    (tmp_path / "t" / "vocabulary.json").unlink()
+    (tmp_path / "t" / "tokens.json").write_text('{"kind": "words", "files": ["vocabulary.json"]}')
+    with pytest.raises(ArchlabError, match=r"vocabulary\.json: cannot be read: No such file or directory$"):
+        read_tokens(tmp_path / "t")
+    for text, problem in (
+        (b"{", "Expecting"),
+        (b"\xff", "it is not UTF-8: byte 0xFF at 0$"),
+        (b"[" * 10**5, "maximum"),
+    ):
+        (tmp_path / "t" / "tokens.json").write_bytes(text)
+        with pytest.raises(ArchlabError, match=rf"tokens\.json: cannot be read: {problem}"):
+            read_tokens(tmp_path / "t")
     write_tokens(tmp_path / "u", UNKNOWN_TOKENS)
     assert read_tokens(tmp_path / "u") == UNKNOWN_TOKENS
     assert read_tokens(tmp_path) is None
     assert str(ModelTokens("tokenizer", "a" * 64, True, ("<s>",), ("</s>",))) == (
         "tokenizer.json, sha256 aaaaaaaaaaaa; special tokens on: <s> before and </s> after a text"
     )
+
+
+def test_a_checkpoint_of_before_may_have_its_tokenizer_beside_it(
+    publish: Publish, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(corpus)
+    write_tokenizer(corpus / "tokenizer.json")
+    model = publish(f"{{type: text, path: {corpus}, tokenizer: tokenizer.json}}", carried=False)
+    text = (model / "experiment.yaml").read_text().replace(str(corpus / "tokenizer.json"), "tokenizer.json")
+    (model / "experiment.yaml").write_text(text)
+    tokenizer = load_tokenizer(str((corpus / "tokenizer.json").rename(model / "tokenizer.json")))
+    assert tokenizer_of(load_experiment(model, [f"task={{type: text, path: {corpus}}}"])[0]) == tokenizer
+
+
+def test_a_damaged_provenance_says_nothing_of_the_tokens(publish: Publish) -> None:
+    model = publish("{type: no_data, vocab_size: 512, tokenizer: bytes}", carried=False)
+    (model / "provenance.json").write_text("{")
+    with pytest.raises(ArchlabError, match=r"provenance\.json: is not the provenance of a model"):
+        load_experiment(model, ())

@@ -1,6 +1,7 @@
 """Tensors in the parts that ranks have written are those of one file; inconsistent parts are an error."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from archlab import ArchlabError
 from archlab.parallel.parts import Part
 from archlab.storage.safetensors_header import read_header
 from archlab.storage.stored_tensors import StoredTensors, part_file, part_metadata, rename_metadata
+from archlab.storage.tensor_parts import _part_to_load
 from archlab.storage.tensor_stream import stream_tensors
 
 WHOLE = {"a": torch.arange(35.0).reshape(5, 7), "count": torch.tensor(3), "b": torch.arange(6).to(torch.bfloat16)}
@@ -74,6 +76,10 @@ def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     write_wrong(file, tensors, {"archlab_parts": '{"a": {"shape": [5], "begin": [0]}}'})
     with pytest.raises(ArchlabError, match=r"00004.*: 'a' of shape \[2, 3\] is not a part of \[5\]"):
         StoredTensors(tmp_path)
+    for wrong in ("[-5, 7]", "[5.0, 7]", "[true, 7]", "null", f"[{2**40}, 7]"):
+        write_wrong(file, tensors, {"archlab_parts": f'{{"a": {{"shape": {wrong}, "begin": [2, 4]}}}}'})
+        with pytest.raises(ArchlabError, match=r"00004.*: does not say which parts of tensors it holds"):
+            StoredTensors(tmp_path)
     write_wrong(file, {"a": tensors["a"].double()}, dict(metadata))
     with pytest.raises(ArchlabError, match="the parts of 'a' are of tensors of two kinds"):
         StoredTensors(tmp_path)
@@ -90,3 +96,41 @@ def test_parts_keep_their_places_under_new_names(tmp_path: Path) -> None:
         renamed = {name.upper(): tensor for name, tensor in tensors.items()}
         write_wrong(file, renamed, rename_metadata(metadata, str.upper))
     assert torch.equal(StoredTensors(tmp_path)["A"], WHOLE["a"])
+
+
+@pytest.mark.parametrize(
+    ("index", "problem"),
+    [
+        ("{", "is not an index of weights: "),
+        ("{}", "has no weight_map$"),
+        ('{"weight_map": ["a"]}', "has no weight_map$"),
+        ('{"weight_map": {"a": "../a.safetensors"}}', "names '../a.safetensors', which is not a file beside it$"),
+        ('{"weight_map": {"a": 1}}', "names 1, which is not a file beside it$"),
+    ],
+)
+def test_a_damaged_index_is_named(tmp_path: Path, index: str, problem: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ArchlabError, match=rf"/model\.safetensors\.index\.json: {problem}"):
+        StoredTensors(tmp_path)
+
+
+def test_an_index_leads_to_all_of_its_files(tmp_path: Path) -> None:
+    save_file({"a": WHOLE["a"]}, tmp_path / "one.safetensors")
+    save_file({"b": WHOLE["b"], "count": WHOLE["count"]}, tmp_path / "two.safetensors")
+    places = {"a": "one.safetensors", "b": "two.safetensors", "count": "two.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    stored = StoredTensors(tmp_path)
+    assert len(stored) == len(WHOLE)
+    assert all(torch.equal(stored[name], tensor) for name, tensor in WHOLE.items())
+
+
+def test_a_moment_of_another_shape_than_its_divided_parameter_is_named() -> None:
+    parts = {"w": Part((4, 3), (2, 0), (2, 3)), "whole": Part((4,), (0,), (4,))}
+
+    def wanted(name: str, *shape: int) -> Part | None:
+        return _part_to_load(name, parts, torch.empty(shape, device="meta"), Path("step_00000001"))
+
+    assert wanted("exp_avg.w", 4, 3) == parts["w"]
+    assert wanted("step.w") is wanted("exp_avg.whole", 4) is wanted("exp_avg.gone", 9) is None
+    with pytest.raises(ArchlabError, match=r"step_00000001: 'exp_avg\.w' is \[4, 2\] and not \[4, 3\]$"):
+        wanted("exp_avg.w", 4, 2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,3 +157,45 @@ def test_a_source_is_not_overwritten(tmp_path: Path, out: str) -> None:
     with pytest.raises(ArchlabError, match=r"(contains|is inside) the source .*source;"):
         require_target(tmp_path / "all" / out, "export", force=True, sources=[tmp_path / "all" / "source"])
     require_target(tmp_path / "all" / "beside", "export", force=True, sources=[tmp_path / "all" / "source"])
+
+
+def test_a_place_that_the_system_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArchlabError, match=r"x{300}: cannot be used: File name too long$"):
+        require_target(tmp_path / ("x" * 300), "export", force=True)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Path, "iterdir", _denied)
+    with pytest.raises(ArchlabError, match=f"^{tmp_path}/out: cannot be read: Permission denied$"):
+        require_target(tmp_path / "out", "export", force=True)
+
+
+def _denied(path: Path) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def test_a_user_without_a_home_may_write_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # as in a container that runs as any number
+    require_target(tmp_path / "out", "export", force=False)
+    with pytest.raises(ArchlabError, match="is the home or the root directory"):
+        require_target(Path("/"), "export", force=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"state.json": "{}"}, "checkpoint"),
+        ({"provenance.json": '{"imported_from": "x"}'}, "import"),
+        ({"provenance.json": "{}"}, "model"),
+        ({"notes.txt": "mine"}, ""),
+    ],
+)
+def test_what_archlab_0_1_wrote_is_known_by_its_files(tmp_path: Path, files: dict[str, str], kind: str) -> None:
+    (tmp_path / "out").mkdir()
+    for name, text in files.items():
+        _add(name, text)(tmp_path / "out")
+    write_manifest(tmp_path / "out")
+    if kind:
+        require_target(tmp_path / "out", kind, force=True)
+    other = f"holds another kind, {kind}, and not export" if kind else "holds 'manifest.json', no part of an earlier"
+    with pytest.raises(ArchlabError, match=other):
+        require_target(tmp_path / "out", "export", force=True)

@@ -6,12 +6,14 @@ import pytest
 import torch
 from conftest import Tiny
 from safetensors.torch import load_file
+from torch import nn
 
 from archlab import ArchlabError
 from archlab.config import experiment as config
 from archlab.modeling.build import build
 from archlab.storage import checkpoint
-from archlab.storage.trained_model import find_checkpoint, load_trained
+from archlab.storage.tensors import copy_into
+from archlab.storage.trained_model import find_checkpoint, load_trained, load_trained_or_export
 
 
 @pytest.fixture
@@ -31,6 +33,17 @@ def test_a_model_comes_back(published: Path, tiny: Tiny) -> None:
     with torch.no_grad():
         torch.testing.assert_close(model(tokens)[0], original(tokens)[0], rtol=0, atol=0)
     assert set(load_file(published / "final/model.safetensors")) == set(dict(model.named_parameters()))
+    assert load_trained_or_export(published)[1].state_dict().keys() == model.state_dict().keys()
+
+
+def test_tensors_that_do_not_fit_are_named_with_their_source(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    before = model.weight.clone()
+    with pytest.raises(ArchlabError, match=f"^{tmp_path}: does not fit the model: missing 'bias'; different 'weight'"):
+        copy_into(model, {"weight": torch.ones(2, 2)}, tmp_path)
+    assert torch.equal(model.weight, before)
+    copy_into(model, {"weight": torch.ones(2, 3), "bias": torch.ones(2)}, tmp_path)
+    assert (model.weight == 1).all()
 
 
 @pytest.mark.parametrize("name", ["megalodon_tiny", "mega_tiny", "llama2_tiny"])

@@ -14,7 +14,11 @@ from safetensors.torch import load_file
 import archlab
 from archlab import ArchlabError, ConfigError
 from archlab.config.experiment import Experiment, load
+from archlab.config.start_from import StartFrom
 from archlab.modeling.build import build
+from archlab.storage.files import sha256_of
+from archlab.storage.manifest import write_manifest
+from archlab.storage.start_point import StartPoint, find_start
 from archlab.storage.tensors import named_tensors
 from archlab.training import metrics
 from archlab.training.callbacks import Callback
@@ -243,3 +247,35 @@ def test_what_cannot_grow_is_named(tiny: Tiny) -> None:
     ):
         with pytest.raises(ConfigError, match=problem):
             grow_weights(small, base.model, build(tiny(f"model.layers={json.dumps(layers)}").model))
+
+
+def test_the_trained_model_is_that_of_the_last_step(trunk: Path) -> None:
+    shutil.rmtree(trunk / "checkpoints/step_00000004")
+    assert find_start(StartFrom(str(trunk), step=4)).folder == trunk / "final"
+    with pytest.raises(ConfigError, match=r"start_from\.step: '.*trunk' has no checkpoint of step 3; it has 2$"):
+        find_start(StartFrom(str(trunk), step=3))
+
+
+def test_weights_without_a_manifest_are_no_start(trunk: Path) -> None:
+    point = StartPoint(trunk / "final")
+    listed = point.origin()["sha256"]
+    assert listed == sha256_of(trunk / "final/model.safetensors")
+    for damage in (Path.unlink, lambda file: file.write_text("{")):
+        damage(trunk / "final/manifest.json")
+        with pytest.raises(ArchlabError, match=r"final: has no manifest that lists model\.safetensors$"):
+            point.origin()
+
+
+def test_weights_in_parts_are_known_by_the_checksums_of_all(tmp_path: Path) -> None:
+    def sha256(*contents: str) -> str:
+        for number, content in enumerate(contents):
+            (tmp_path / f"model-part-{number + 1:05d}-of-00002.safetensors").write_text(content)
+        (tmp_path / "manifest.json").unlink(missing_ok=True)
+        write_manifest(tmp_path)
+        return str(StartPoint(tmp_path).origin()["sha256"])
+
+    first = sha256("a", "b")
+    assert len(first) == 64
+    assert len({first, sha256("a", "c"), sha256("c", "b")}) == 3
+    (tmp_path / "optimizer-part-00001-of-00002.safetensors").write_text("moments")
+    assert sha256("a", "b") == first

@@ -159,7 +159,7 @@ def _load_words(path: str, data: bytes) -> WordTokenizer:
     try:
         vocabulary = json.loads(data)
         words, vocab_size = vocabulary["words"], vocabulary["vocab_size"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArchlabError(f"{path}: is not a vocabulary of words") from error
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or len(set(words)) != len(words):
         raise ArchlabError(f"{path}: its words are not a list of different texts")

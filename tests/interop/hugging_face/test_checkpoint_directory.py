@@ -154,6 +154,24 @@ def test_an_index_and_its_shards_agree(folder: Path) -> None:
         load_pretrained(folder)
 
 
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_an_index_without_tensors_is_named(folder: Path, index: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(index)
+    problem = r"index\.json: is not an index of tensors: it has no weight_map of texts$"
+    with pytest.raises(ArchlabError, match=problem):
+        load_pretrained(folder)
+
+
+def test_weights_are_loaded_without_a_tokenizer_that_is_damaged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "tokenizer.json").write_text("{")
+    assert load_pretrained(folder).tokens is None
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{folder}/tokenizer.json: ")
+    assert warning.endswith("; the model is loaded without it")
+    with pytest.raises(ArchlabError, match=r"tokenizer\.json: "):
+        import_checkpoint(folder, folder.parent / "out")
+
+
 def test_an_index_that_names_other_shards(folder: Path) -> None:
     names = sorted(load_file(folder / "model.safetensors"))
     index = dict.fromkeys(names, "b.safetensors") | {names[0]: "a.safetensors"}
@@ -245,6 +263,7 @@ def test_a_centered_scale_that_would_be_rounded_is_refused(tmp_path: Path) -> No
         ),
         ({"num_attention_heads": 5}, r"k_proj\.weight: shape \(12, 12\) is not \(10, 12\)"),
         ({"hidden_size": "many"}, r"config\.json: "),
+        ({"num_attention_heads": 2, "num_key_value_heads": 3}, r"config\.json gives no model: .*num_kv_heads"),
         ({"hidden_size": -4}, r"config\.json: gives no model: .*-4"),
         ({"vocab_size": 255}, r"model\.embed_tokens\.weight: shape \(256, 12\) is not \(255, 12\)"),
         ({"num_hidden_layers": 3}, r"tensor 'model\.layers\.2\..*' is missing"),

@@ -1,5 +1,6 @@
 """LLaMA, Mistral, Mixtral, OLMoE, Qwen3 and Gemma of the transformers library, in odd shapes, in both directions."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hugging_face_helpers import assert_same_both_ways, assert_same_decoding, random_model, random_tokens, transformers
 
 from archlab import ArchlabError
-from archlab.interop import load_pretrained, save_pretrained
+from archlab.interop import describe_pretrained, load_pretrained, save_pretrained
 
 SIZES = {
     "vocab_size": 37,
@@ -224,3 +225,14 @@ def test_a_model_that_another_library_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchlabError, match="the model is no llama: "):
         save_pretrained(ours, tmp_path / "llama", "llama")
     assert not (tmp_path / "llama").exists()
+
+
+@pytest.mark.parametrize(("kinds", "layers"), [([], 4), (["recurrent"], 101)])
+def test_kinds_of_layers_that_the_class_does_not_repeat_as_often_are_refused(
+    tmp_path: Path, kinds: list[str], layers: int
+) -> None:
+    transformers.RecurrentGemmaConfig(num_hidden_layers=3).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"block_types": kinds, "num_hidden_layers": layers}))
+    with pytest.raises(ArchlabError, match=rf"block_types .* does not give {layers} layers$"):
+        describe_pretrained(tmp_path)

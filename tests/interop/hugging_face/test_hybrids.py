@@ -274,3 +274,14 @@ def test_the_published_file_of_nemotron_3_nano_is_read(tmp_path: Path) -> None:
     spec = describe_pretrained(tmp_path)
     assert sum(layer.repeat for layer in spec.knobs["layers"]) == 52 - 23  # each mixer with what follows it
     assert count_parameters(build_on_meta(spec)) == 31_577_937_344
+
+
+@pytest.mark.parametrize("system", ["MiniMax", "KimiLinear"])
+def test_the_kinds_of_layers_that_a_file_does_not_list_are_those_of_the_class(system: str, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{system}Config")(num_hidden_layers=6)
+    config.save_pretrained(tmp_path)
+    listed = json.loads((tmp_path / "config.json").read_text())
+    assert len(listed["layer_types"]) == 6
+    expected = describe_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in listed.items() if k != "layer_types"}))
+    assert describe_pretrained(tmp_path) == expected

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hugging_face_helpers import assert_same_both_ways, assert_same_decoding, random_model, random_tokens, transformers
+from safetensors.torch import load_file, save_file
 
 from archlab import ArchlabError
 from archlab.interop import load_pretrained
@@ -31,4 +32,13 @@ def test_limited_steps_are_refused_by_name(tmp_path: Path) -> None:
     config = transformers.Mamba2Config(**SIZES, **HEADS, n_groups=1, time_step_limit=(0.0, 0.5))
     random_model(transformers.Mamba2ForCausalLM, config).save_pretrained(tmp_path)
     with pytest.raises(ArchlabError, match=r"config\.json: time_step_limit \[0\.0, 0\.5\]: not represented"):
+        load_pretrained(tmp_path)
+
+
+def test_a_tensor_without_the_axes_of_its_kind_is_named(tmp_path: Path) -> None:
+    random_model(transformers.MambaForCausalLM, transformers.MambaConfig(**SIZES)).save_pretrained(tmp_path)
+    file, name = tmp_path / "model.safetensors", "backbone.layers.1.mixer.conv1d.weight"
+    tensors = load_file(file)
+    save_file(tensors | {name: tensors[name].flatten()}, file, {"format": "pt"})
+    with pytest.raises(ArchlabError, match=rf"{name}: shape \(192,\) is not that of such a tensor$"):
         load_pretrained(tmp_path)

@@ -195,6 +195,16 @@ STORYWRITER = PUBLISHED["mosaicml/mpt-7b"]["attn_config"] | {"alibi_bias_max": 1
         ("mpt-7b", {"attn_config": {"clip_qkv": 6}}, "attn_config.clip_qkv 6: not represented, only None is"),
         ("mpt-7b", {"attn_config": {"alibi_bias": 16}}, "attn_config: unknown field 'alibi_bias', here 16"),
         ("mpt-7b", {"hidden_size": 64}, "d_model 4096 and hidden_size 64 are one value"),
+        (
+            "mamba-130m-hf",
+            {"intermediate_size": 1537},
+            "intermediate_size 1537: not represented, it is not a multiple of hidden_size 768",
+        ),
+        (
+            "Mamba-Codestral-7B-v0.1",
+            {"num_heads": 127},
+            "num_heads 127 of 64 do not fill expand \\* hidden_size, 8192",
+        ),
         ("mamba-130m-hf", {"rms_norm": False}, "rms_norm False: not represented, only True is"),
         ("Mamba-Codestral-7B-v0.1", {"time_step_limit": [0.001, 0.1]}, "time_step_limit .*not represented"),
         ("vit-base-patch16-224", {"num_labels": 5}, "id2label of 3 labels and num_labels 5 are one value"),

@@ -8,8 +8,9 @@ from hugging_face_helpers import add_noise, transformers
 
 from archlab import ArchlabError
 from archlab.config.spec import parse
-from archlab.interop import describe_pretrained, load_pretrained, save_pretrained
+from archlab.interop import describe_pretrained, import_checkpoint, load_pretrained, save_pretrained
 from archlab.modeling.build import build
+from archlab.storage.trained_model import load_trained
 
 CLASSES = {
     "vit": (transformers.ViTConfig, transformers.ViTForImageClassification),
@@ -122,3 +123,14 @@ def test_class_tokens_of_one_are_not_those_of_the_other(tmp_path):
     their_model("deit").save_pretrained(tmp_path / "deit")
     with pytest.raises(ArchlabError, match="the model is no vit"):
         save_pretrained(load_pretrained(tmp_path / "deit"), tmp_path / "vit", "vit")
+
+
+@pytest.mark.slow
+def test_an_imported_classifier_has_no_tokens(tmp_path):
+    their_model("vit").save_pretrained(tmp_path / "vit")
+    imported, model = load_trained(import_checkpoint(tmp_path / "vit", tmp_path / "out"))
+    assert (imported.task.name, imported.task.knobs["num_outputs"]) == ("no_data_classifier", 7)
+    assert model.tokens is None
+    with torch.no_grad():
+        expected = load_pretrained(tmp_path / "vit")(images())[0]
+        torch.testing.assert_close(model(images())[0], expected, rtol=0, atol=0)

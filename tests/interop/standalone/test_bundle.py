@@ -11,7 +11,8 @@ import pytest
 
 from archlab import ArchlabError
 from archlab.interop.standalone.bundle import Bundle
-from archlab.interop.standalone.bundle_source import packages_of, render_definitions, render_imports
+from archlab.interop.standalone.bundle_source import _from_import, packages_of, render_definitions, render_imports
+from archlab.interop.standalone.source import Library
 
 FILES = {
     "__init__.py": "from .deep.helpers import twice as doubled\n",
@@ -156,3 +157,33 @@ def test_a_class_inside_a_function_is_refused() -> None:
 
     with pytest.raises(ArchlabError, match="top of a module"):
         Bundle([Inner])
+
+
+def test_a_module_without_python_source_is_refused() -> None:
+    with pytest.raises(ArchlabError, match=r"^math: has no Python source to export$"):
+        Library({"math"}, {}).module("math")
+
+
+def test_a_name_that_is_taken_twice_is_made_unique_again(
+    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, text in (("one", "1"), ("two", "2")):
+        (tmp_path / "pack" / folder).mkdir()
+        (tmp_path / "pack" / folder / "__init__.py").write_text("")
+        (tmp_path / "pack" / folder / "other.py").write_text(f"def twice(x):\n    return {text}\n")
+    (tmp_path / "pack/crowd.py").write_text(
+        "from pack.deep import other\nfrom pack.one.other import twice as first\n"
+        "from pack.two.other import twice as second\n\n\n"
+        "class Crowd:\n    def all(self):\n        return other.twice(4), first(4), second(4)\n"
+    )
+    crowd = importlib.import_module("pack.crowd")
+    space = run_bundle(Bundle([crowd.Crowd]))
+    assert space["Crowd"]().all() == crowd.Crowd().all() == (4, 1, 2)
+    assert {"twice", "other_twice", "other_twice_"} <= space.keys()
+
+
+def test_long_imports_are_wrapped_as_ruff_does() -> None:
+    names = [f"a_name_of_some_length_{number}" for number in range(6)]
+    text = _from_import("module", reversed(names))
+    assert text == "from module import (\n" + "".join(f"    {name},\n" for name in names) + ")"
+    assert _from_import("module", names[:2]) == f"from module import {names[0]}, {names[1]}"

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from archlab import ArchlabError
 from archlab.config import experiment as config
 from archlab.config.yaml_files import shipped_files
+from archlab.data.tokenizers import UNKNOWN_TOKENS, ModelTokens
 from archlab.interop.exporting import exported_model
 from archlab.interop.exporting.export import export as export_to
-from archlab.interop.standalone.render import render_model
+from archlab.interop.standalone.render import _describe_tokens, render_model
 from archlab.modeling.build import build
 from archlab.ops import dispatch
 from archlab.storage.checkpoint import save_model
@@ -188,6 +189,18 @@ def test_only_what_is_used_is_taken_over_as_it_was_written(tmp_path: Path) -> No
     )
     assert "gain: float = 1.0, norm: Callable)" in text
     assert "layers=[\n            partial(" in text
+
+
+def test_the_module_says_what_the_tokens_are() -> None:
+    known = ModelTokens("tokenizer", "a" * 64, True, ("<s>",), (), {"tokenizer.json": b"{}"})
+    for tokens, words in (
+        (None, ""),
+        (ModelTokens("tokens of the task recall"), ""),
+        (UNKNOWN_TOKENS, "The meaning of tokens is unknown: the model was imported without a tokenizer.\n\n"),
+        (known, "The tokens are those of tokenizer.json; its special tokens are '<s>' before a text.\n\n"),
+        (ModelTokens("bytes"), "The tokens are bytes of UTF-8.\n\n"),
+    ):
+        assert _describe_tokens(tokens) == words
 
 
 @pytest.mark.slow

@@ -45,8 +45,9 @@ def to_archlab_config(config: Fields) -> dict[str, Any]:
     """Return the YAML data of the model that a configuration describes; raise ArchlabError for an unsupported value."""
     check_steps(config)
     # The class computes the inner width from expand, whatever intermediate_size says.
-    if config["num_heads"] * config["head_dim"] != config["expand"] * config["hidden_size"]:
-        raise ArchlabError(f"num_heads {config['num_heads']} of {config['head_dim']} do not fill expand * hidden_size")
+    heads, size, width = config["num_heads"], config["head_dim"], config["expand"] * config["hidden_size"]
+    if heads * size != width:
+        raise ArchlabError(f"num_heads {heads} of {size} do not fill expand * hidden_size, {width}")
     own = {"head_dim": config["head_dim"], "num_groups": config["n_groups"], "eps": config["layer_norm_epsilon"]}
     return mamba.mamba_config(config, {"type": "mamba2"} | own)
 
