@@ -193,7 +193,11 @@ def quote_library_dirs() -> None:
     if "-La b" in shlex.split(command):
         return
     unquoted = BuildOptionsBase.get_libraries_dirs
-    BuildOptionsBase.get_libraries_dirs = lambda options: [shlex.quote(each) for each in unquoted(options)]  # type: ignore[method-assign]
+
+    def get_libraries_dirs(self: BuildOptionsBase) -> list[str]:
+        return [shlex.quote(each) for each in unquoted(self)]
+
+    BuildOptionsBase.get_libraries_dirs = get_libraries_dirs  # type: ignore[method-assign]
 
 
 def compile_error() -> type[Exception]:
