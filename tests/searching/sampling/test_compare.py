@@ -18,6 +18,8 @@ from archlab.searching.space.load_space import load_space
 ARMS = [Arm(name, {"x": name}) for name in "abcde"]
 LOSS = {"a": 5.0, "b": 1.0, "c": 4.0, "d": 2.0, "e": 3.0}
 EMA = "model.layers[*].mixer.ema"
+EACH, MIXER = "model.layers[each].norm", "model.layers[*].mixer"
+STATE = f"{MIXER}.state_dim"
 
 
 def trial_of(arm: str, value: float | None, number: int = 0, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
@@ -107,11 +109,14 @@ def test_the_base_s_own_choice_is_compared_too(tmp_path: Path) -> None:
         ({"compare": "train.lr"}, "compare: train.lr has a range"),
         ({"compare": 3}, "compare: 3 is not a varied path"),
         ({"compare": [EMA, EMA]}, "compare: names a path twice"),
+        ({"compare": EACH, "vary": {EACH: ["rms", "layer"]}}, r"\[each\].norm is of single layers, not one choice"),
+        ({"compare": STATE, "vary": {MIXER: ["gla", "mamba2"], STATE: [4, 8]}}, "has no list of choices in the base"),
+        ({"seeds": ["tiny.yaml", "tiny.yaml"]}, "seeds: names an experiment twice"),
         ({"compare": EMA, "study": {"sampler": "brute_force"}}, "study.sampler: brute_force cannot search each choice"),
         ({"compare": EMA, "study": {"pruner": "hyperband"}}, "study.pruner: hyperband cannot judge each choice"),
         ({"compare": EMA, "study": {"trials": 1}}, "study.trials: 1 are too few"),
         ({"seeds": "llama2_tiny"}, "seeds: 'llama2_tiny' is not a list"),
-        ({"seeds": ["llama2_tinny"]}, "no experiment 'llama2_tinny'; did"),
+        ({"seeds": ["llama2_tinny"]}, r"seeds\[0\]: no experiment 'llama2_tinny'; did"),
         ({"seeds": ["llama2_tiny"]}, r"seeds\[0\]: llama2_tiny is not a trial of this space: model.layers"),
         ({"study": {"budget": {"days": 1}}}, "study.budget: unknown key 'days'"),
         ({"study": {"budget": {"hours": 0}}}, "study.budget.hours: 0.0 is not above 0"),
@@ -127,7 +132,7 @@ def test_the_base_s_own_choice_is_compared_too(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, asked: dict[str, Any], message: str) -> None:
     vary = {EMA: ["cema", "none"], "train.lr": {"low": 0.001, "high": 0.1}}
     with pytest.raises(ConfigError, match=message):
-        load_space(write_space(tmp_path, vary=vary, **asked))
+        load_space(write_space(tmp_path, **{"vary": vary, **asked}))
 
 
 def test_a_space_of_an_earlier_version_is_the_same_search(tmp_path: Path) -> None:
