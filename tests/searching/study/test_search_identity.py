@@ -106,6 +106,19 @@ def test_trials_of_a_deleted_study_are_put_aside(one: Path, file: Path, caplog: 
     assert [path.name for path in (one / "trials").iterdir()] == ["0000"]
 
 
+@pytest.mark.slow
+def test_a_best_model_of_another_trial_of_the_number_is_refused(one: Path, file: Path) -> None:
+    provenance = one / "best" / "provenance.json"
+    stored = json.loads(provenance.read_text())
+    provenance.write_text(json.dumps(stored | {"values": {"train.lr": 0.5}}))
+    (one / "best" / "manifest.json").unlink()
+    write_manifest(one / "best")
+    with pytest.raises(
+        ArchlabError, match=rf"best: is of another trial {stored['trial']} than the study's: values.*lr"
+    ):
+        search(file, one, trials=3)
+
+
 @pytest.mark.parametrize("part", ["study.db", "summary.json", "baseline/result.json", "trials/0000/lock", "best"])
 def test_a_part_of_another_search_is_refused_by_name(part: str, one: Path, searched: Path, file: Path) -> None:
     if part == "best":
