@@ -12,8 +12,10 @@ from search_helpers import write_space
 
 from archlab import ConfigError
 from archlab.searching.sampling.rounds import Turn, Wait, next_turn
+from archlab.searching.sampling.trial_queue import TrialQueue
 from archlab.searching.space.compare import Arm, arms, plan_rounds
 from archlab.searching.space.load_space import load_space
+from archlab.searching.study.study import open_study
 
 ARMS = [Arm(name, {"x": name}) for name in "abcde"]
 LOSS = {"a": 5.0, "b": 1.0, "c": 4.0, "d": 2.0, "e": 3.0}
@@ -133,6 +135,20 @@ def test_mistakes_are_named(tmp_path: Path, asked: dict[str, Any], message: str)
     vary = {EMA: ["cema", "none"], "train.lr": {"low": 0.001, "high": 0.1}}
     with pytest.raises(ConfigError, match=message):
         load_space(write_space(tmp_path, **{"vary": vary, **asked}))
+
+
+@pytest.mark.slow
+def test_more_seeds_of_a_choice_than_it_gets_trials_are_refused(tmp_path: Path) -> None:
+    for name, lr in (("one", 0.01), ("two", 0.02), ("three", 0.03)):
+        (tmp_path / f"{name}.yaml").write_text(f"base: tiny.yaml\noverride: {{{EMA!r}: none, train.lr: {lr}}}\n")
+    vary = {EMA: ["cema", "none"], "train.lr": {"low": 0.001, "high": 0.1}}
+    seeds = ["one.yaml", "two.yaml", "three.yaml"]
+    space = load_space(write_space(tmp_path, vary=vary, compare=EMA, seeds=seeds, study={"trials": 6}))
+    study = open_study(space, tmp_path)
+    assert TrialQueue(study, space, 6).ask() is not None  # three of each choice
+    problem = "seeds: one.yaml, two.yaml, three.yaml are of one choice, which gets 2 of 4 trials at first"
+    with pytest.raises(ConfigError, match=f"space.yaml: {problem}"):
+        TrialQueue(study, space, 4)
 
 
 def test_a_space_of_an_earlier_version_is_the_same_search(tmp_path: Path) -> None:
