@@ -70,7 +70,10 @@ def _check_in(path: str, domain: Domain | Tie | Held | None, variant: Variant) -
 
 
 def _check_tie(path: str, tie: Tie, variant: Variant) -> None:
-    values = variant.tied_values(path, tie)
+    try:
+        values = variant.tied_values(path, tie)
+    except ConfigError as error:
+        raise ConfigError(f"vary.{path}", error.problem) from None
     if not values:
         raise NoValue(f"same_as: there is no knob {tie.same_as}")
     for place, value in values.items():

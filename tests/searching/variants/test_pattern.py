@@ -109,6 +109,20 @@ def test_a_pattern_is_layers_of_the_base_with_what_its_letters_set(tmp_path: Pat
     assert mixers(space, {"model.layers": "amm, stretch"}) == ["attention"] * 2 + ["mamba2"] * 4
 
 
+def test_a_letter_may_name_its_layer_s_type_and_letters_have_knobs_of_their_own(tmp_path: Path) -> None:
+    of = {letter: {"type": "block", **layer} for letter, layer in LETTERS.items()}
+    vary = {
+        "model.layers": {"pattern": {"of": of, "period": 2, "at_least": {"a": 1, "m": 1}}},
+        "model.layers[a].mixer.num_heads": [2],
+        "model.layers[m].mixer.state_dim": [8],
+    }
+    space = space_of(tmp_path, vary)
+    values = ask(space)
+    layers = apply_values(space.varied, values, space.base, "trial").resolve().model.knobs["layers"]
+    found = {layer.knobs["mixer"].name: layer.knobs["mixer"].knobs for layer in layers}
+    assert (found["attention"]["num_heads"], found["mamba2"]["state_dim"]) == (2, 8)
+
+
 def test_another_experiment_keeps_its_depth_and_its_widths(tmp_path: Path) -> None:
     space = space_of(tmp_path, {"model.layers": {"pattern": OF}})
     layer = {"repeat": 7, **space.base.get("model.layers")[0], "ffn": {"type": "swiglu", "hidden_dim": 99}}
