@@ -89,6 +89,9 @@ def dry_run_ladder(
     require_experiments(ladder)
     reasons = [(candidate, infeasible_reason(ladder, candidate)) for candidate in all_candidates(ladder)]
     entrants = [candidate for candidate, reason in reasons if not reason]
+    if not entrants:
+        problem = next((reason for _, reason in reasons), "none could be drawn")
+        raise ConfigError("constraints", f"no candidate meets them: {problem}", space.source)
     sample, going, rungs = _sample(entrants), len(entrants), list[RungEstimate]()
     for rung in ladder.rungs:
         tell(f"planning rung {rung.number} of {len(ladder.rungs)}")
