@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from search_helpers import write_space
 
 from archlab import ConfigError
@@ -135,6 +135,26 @@ def test_mistakes_are_named(tmp_path: Path, asked: dict[str, Any], message: str)
     vary = {EMA: ["cema", "none"], "train.lr": {"low": 0.001, "high": 0.1}}
     with pytest.raises(ConfigError, match=message):
         load_space(write_space(tmp_path, **{"vary": vary, **asked}))
+
+
+@pytest.mark.slow
+def test_the_next_round_waits_for_the_trials_that_run(tmp_path: Path) -> None:
+    vary = {EMA: ["cema", "none", "ema"], "train.lr": {"low": 0.001, "high": 0.1}}
+    space = load_space(write_space(tmp_path, vary=vary, compare=EMA, study={"trials": 5}))
+    study = open_study(space, tmp_path)
+    queue, begun = TrialQueue(study, space, 5), list[Trial]()
+    while isinstance(trial := queue.ask(), Trial):
+        begun.append(trial)
+    assert (trial, len(begun)) == (Wait.FOR_RUNNING_TRIALS, 3)
+    for loss, own in enumerate(begun):
+        own.set_user_attr("values", {EMA: own.user_attrs["choice"]})
+        own.set_user_attr("metrics", {"val_loss": float(loss)})
+        study.tell(own, float(loss))
+    again = [queue.ask() for _ in range(2)]
+    assert [each.user_attrs["choice"] for each in again if isinstance(each, Trial)] == [
+        own.user_attrs["choice"] for own in begun[:2]
+    ]
+    assert queue.ask() is None
 
 
 @pytest.mark.slow
