@@ -9,6 +9,7 @@ from pathlib import Path
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ConfigError
+from archlab.planning.device_files import load_device
 from archlab.planning.evaluations import evaluated_tokens
 from archlab.planning.plan import Plan, plan
 from archlab.searching.ladder.candidates import (
@@ -87,6 +88,7 @@ def dry_run_ladder(
     """
     ladder = parse_ladder(space)
     require_experiments(ladder)
+    load_device(device)  # a mistake of the command line is none of a candidate
     reasons = [(candidate, infeasible_reason(ladder, candidate)) for candidate in all_candidates(ladder)]
     entrants = [candidate for candidate, reason in reasons if not reason]
     if not entrants:

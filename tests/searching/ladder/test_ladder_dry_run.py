@@ -139,6 +139,11 @@ def test_a_ladder_of_which_no_candidate_meets_the_constraints_is_refused(tmp_pat
         dry_run_ladder(load_space(write_ladder(tmp_path, **keys, study={"sampler": "random", "trials": 1})))
 
 
+def test_a_device_that_is_not_known_is_no_mistake_of_a_candidate(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^no device 'h10'; did you mean 'h100'\?$"):
+        dry_run_ladder(load_space(write_ladder(tmp_path)), device="h10")
+
+
 def test_a_search_and_a_ladder_are_estimated_in_different_ways() -> None:
     with pytest.raises(ArchlabError, match="has rungs"):
         dry_run(load_space("small_ladder"))
