@@ -10,7 +10,7 @@ from pathlib import Path
 from archlab.errors import ArchlabError
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.ladder.progress import first_candidates, ladder_progress
-from archlab.searching.ladder.summary import NAME as LADDER_SUMMARY
+from archlab.searching.ladder.summary import read_ladder
 from archlab.searching.ladder.time_left import rung_sizes
 from archlab.searching.results.progress import BASELINE, search_progress
 from archlab.searching.results.summary import read_summary
@@ -65,7 +65,8 @@ def _open_ladder(space: Space, folder: Path) -> Callable[[], Progress]:
 
     def read() -> Progress:
         progress = ladder_progress(ladder, folder, entrants, sizes)
-        return _with_state(progress, folder, has_ended=(folder / LADDER_SUMMARY).is_file())
+        summary = read_ladder(folder)  # there is one too where a rung waits for another machine
+        return _with_state(progress, folder, has_ended=summary is not None and not summary.waiting)
 
     return read
 

@@ -279,6 +279,8 @@ class Listener:
 
 def _require_finite(metrics: Mapping[str, float], name: str) -> float:
     value = metrics.get(name)
-    if value is None or not math.isfinite(value):
+    if value is None:
+        raise TrainingError(f"{name} was not measured")
+    if not math.isfinite(value):
         raise TrainingError(f"{name} is {value}")
     return value

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from ladder_helpers import write_ladder
 from optuna.trial import TrialState, create_trial
 
 from archlab import ArchlabError
@@ -44,11 +45,22 @@ def test_trials_are_chosen(folder: Path) -> None:
     assert numbers(folder, pareto=True) == [1, 3, 0]
 
 
-def test_what_is_no_trial_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_ladder_has_no_trials(tmp_path: Path) -> None:
+    write_ladder(tmp_path).rename(tmp_path / "search.yaml")
+    with pytest.raises(ArchlabError, match=r"is a ladder; name one of its runs below .*/rungs"):
+        choose_trials(tmp_path, top=1)
+
+
+def test_what_is_no_trial_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArchlabError, match="has no trial 7; it has 0 to 4"):
         choose_trials(folder, trial=7)
     with pytest.raises(ArchlabError, match=r"trial 4 holds no weights; study\.keep"):
         choose_trials(folder, trial=4)
+    monkeypatch.setattr(chosen_trials, "open_study", lambda space, folder, create: optuna.create_study())
+    with pytest.raises(ArchlabError, match="it: no trial is complete"):
+        choose_trials(folder, pareto=True)
+    with pytest.raises(ArchlabError, match="has no trial 0; it has none"):
+        choose_trials(folder, trial=0)
     (folder / "search.yaml").unlink()
     with pytest.raises(ArchlabError, match="is not a search"):
         choose_trials(tmp_path, top=1)

@@ -213,6 +213,22 @@ def test_a_difference_within_noise_is_called_that(tmp_path: Path) -> None:
     assert "not tried equally often" in unknown.notes[1]
 
 
+def test_choices_of_a_knob_that_the_base_lacks_are_those_that_were_tried(tmp_path: Path) -> None:
+    mixer = "model.layers[*].mixer"
+    size, speed = f"{mixer}.state_dim", f"{mixer}.dt_min"
+    vary = {mixer: ["gla", "mamba2"], size: [4, 8, 16], speed: {"low": 1e-4, "high": 1e-2}}
+    space = load_space(write_space(tmp_path, vary=vary))
+    tried: list[dict[str, Any]] = [{size: 8, speed: 1e-3}, {size: 4, speed: 2e-3}, {size: 8, speed: 3e-3}]
+    values = [{mixer: "gla"}, *({mixer: "mamba2", **own} for own in tried)]
+    trials = [
+        create_trial(value=loss, user_attrs={"values": own, "metrics": {"val_loss": loss}})
+        for loss, own in zip((3.0, 2.0, 1.0, 1.5), values, strict=True)
+    ]
+    found = {result.path: [row.choice for row in result.choices] for result in choice_results(space, trials)}
+    assert found == {mixer: ["mamba2", "gla"], size: ["4", "8"]}
+    assert [result.path for result in choice_results(space, trials[:2])] == [mixer]  # of one size there is no choice
+
+
 def test_what_is_dominated_at_equal_tokens_is_pruned() -> None:
     study = optuna.create_study(directions=["minimize", "minimize"])
     objectives = {"val_loss": "minimize", "params": "minimize"}

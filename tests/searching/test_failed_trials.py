@@ -1,18 +1,20 @@
 """Trials that fail, break a constraint or are interrupted, and what is recorded of them."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from search_helpers import search, trials_of, write_space
+from search_helpers import pretend, replace_costs, replace_training, search, trials_of, write_space
 
 from archlab import ArchlabError, TrainingError
 from archlab.config.experiment import Experiment
-from archlab.searching.failures import failure_reason
+from archlab.searching.failures import exits_fail, failure_reason
 from archlab.searching.results.summary import BaselineSummary
 from archlab.searching.study.study import is_interrupted
+from archlab.training.trainer import TrainResult
 
 EMA = "model.layers[*].mixer.ema"
 NO_PRUNING = {"pruner": "none"}
@@ -111,6 +113,45 @@ def test_a_failing_baseline_does_not_stop_the_search_but_a_mistake_does(tmp_path
     file = write_space(tmp_path, override={"task.path": str(tmp_path / "nowhere")})
     with pytest.raises(ArchlabError, match="nowhere"):
         search(file, tmp_path / "t", trials=1)
+
+
+@pytest.mark.slow
+def test_a_baseline_that_breaks_stops_the_search(tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_costs(monkeypatch)
+
+    def loss(experiment: Experiment) -> float:
+        raise RuntimeError("a mistake of the base experiment")
+
+    fake(loss=loss)
+    with pytest.raises(RuntimeError, match="a mistake of the base"):
+        search(write_space(tmp_path, study=NO_PRUNING), tmp_path / "s", trials=1)
+    assert trials_of(tmp_path / "s") == []
+
+
+@pytest.mark.slow
+def test_an_objective_that_was_not_measured_fails_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = pretend()
+
+    def without_speed(experiment: Experiment, folder: Path, **options: Any) -> TrainResult:
+        result = train(experiment, folder, **options)
+        log = folder / "metrics.jsonl"
+        log.write_text(log.read_text().replace('"tokens_per_s": 100.0', '"lr": 0.1'))
+        return TrainResult(folder, {"val_loss": result.metrics["val_loss"]})
+
+    replace_training(monkeypatch, without_speed)
+    replace_costs(monkeypatch)
+    objectives = {"val_loss": "minimize", "tokens_per_s": "maximize"}
+    outcome = search(write_space(tmp_path, objectives=objectives), tmp_path / "s", trials=1)
+    assert outcome.best_trial is None
+    (trial,) = trials_of(tmp_path / "s")
+    assert (trial.state.name, trial.user_attrs["reason"]) == ("FAIL", "tokens_per_s was not measured")
+
+
+def test_an_exit_of_a_component_is_a_failure() -> None:
+    with pytest.raises(TrainingError, match=r"^sys\.exit\(3\) was called$"), exits_fail():
+        sys.exit(3)
+    with exits_fail():
+        pass
 
 
 def test_reasons_are_one_line() -> None:

@@ -13,18 +13,22 @@ from typing import Any
 
 import pytest
 from conftest import Tiny
-from ladder_helpers import write_ladder
+from ladder_helpers import RUNGS, climb, write_ladder
+from ladder_helpers import pretend as pretend_ladder
 from search_helpers import pretend, replace_training, search, write_space
 
 import archlab
 from archlab import ArchlabError
 from archlab.cli.watching import watch_lines
+from archlab.searching.ladder import capacity, plan_rungs
 from archlab.searching.ladder.config import parse_ladder
 from archlab.searching.ladder.progress import first_candidates, ladder_progress
 from archlab.searching.ladder.selection import Decision, write_decision
 from archlab.searching.ladder.time_left import rung_sizes
 from archlab.searching.results.progress import _label, _latest_run
 from archlab.searching.space.load_space import load_space
+from archlab.searching.study.workers import hold_lease, work_on
+from archlab.searching.trials import train_trial
 from archlab.searching.watch import open_watch
 from archlab.storage.locks import lock
 
@@ -66,7 +70,19 @@ def test_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [run.label for run in ended.recent] == ["trial 0", "trial 1", "trial 2"]
     assert ended.best[0].values["val_loss"] == min(run.metrics["val_loss"] for run in ended.recent)
 
+    with lock(folder / ".workers.lock", wait=True, shared=True), lock(folder / ".best.lock", wait=True):
+        last = archlab.watch(folder)
+    assert (last.state, [run.state for run in last.running]) == ("running", ["evaluating"])
     running_trial(folder, 1)
+    with hold_lease(folder):  # of another machine, whose locks are not seen here
+        work_on(folder, {"trial": 1})
+        elsewhere = archlab.watch(folder)
+        work_on(folder, {"run": "baseline"})
+        (worker,) = archlab.watch(folder).workers
+    assert [(w.state, w.work, w.pid) for w in elsewhere.workers] == [("working", "trial 1", os.getpid())]
+    assert [(run.label, run.state, run.reason) for run in elsewhere.running] == [("trial 1", "training", "")]
+    assert (elsewhere.state, elsewhere.counts["running"]) == ("running", 1)
+    assert worker.work == "baseline"
     read = open_watch(folder)
     with unchanged(folder):
         dead = read()
@@ -125,12 +141,34 @@ def test_a_ladder(tmp_path: Path, tiny: Tiny) -> None:
     assert first.best[0].values == {"val_loss": 2.5}
     assert first.seconds_left is not None
 
+    with lock(going / "lock", wait=True):
+        claimed = ladder_progress(ladder, out, entrants, sizes)
+    assert [(run.label, run.state) for run in claimed.running] == [("averages seed 1", "starting")]
     (going / "result.json").write_text('{"reason": "the loss is nan"}')
     failed = ladder_progress(ladder, out, entrants, sizes)
     assert failed.counts == {"complete": 3, "failed": 1, "running": 0}
     write_decision(out / "rungs/1", Decision(["megalodon"], {}, "loss", {"megalodon": 2.5}))
     second = ladder_progress(ladder, out, entrants, sizes)
     assert (second.stage, second.done, second.total) == ("rung 2 of 2", 0, 1)
+
+
+def test_a_ladder_that_waits_for_another_machine_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = SimpleNamespace(params_non_embedding=1, flops_per_token=1.0)
+    monkeypatch.setattr(plan_rungs, "estimate_cost", lambda experiment: costs)
+    monkeypatch.setattr(capacity, "plan", lambda *_, **__: SimpleNamespace(memory_per_device=1, seconds_per_update=0.0))
+    file, out = write_ladder(tmp_path, rungs=[{**RUNGS[0], "elsewhere": True}]), tmp_path / "out"
+    climb(file, out)
+    with unchanged(out):
+        waiting = archlab.watch(out)
+    assert (waiting.kind, waiting.name, waiting.state, waiting.stage) == ("ladder", "out", "stopped", "rung 1 of 1")
+    assert (waiting.done, waiting.total, waiting.seconds_left) == (0, 4, None)
+    monkeypatch.setattr(train_trial, "train", pretend_ladder())
+    write_ladder(tmp_path, rungs=RUNGS[:1])
+    shutil.rmtree(out)
+    climb(file, out)
+    assert (archlab.watch(out / "rungs").state, archlab.watch(out).done) == ("complete", 4)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,15 @@ import optuna
 from archlab.config import experiment as config
 from archlab.config.experiment import Experiment, UnresolvedExperiment
 from archlab.errors import ConfigError
-from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, overlap, refuse_incomparable
+from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, in_file_of, overlap, refuse_incomparable
 from archlab.searching.ladder.scaling import depth_of, resize, scale_tree, scale_values, width_of
 from archlab.searching.ladder.sizes import size_of, solve_width
 from archlab.searching.sampling.suggest import suggest
 from archlab.searching.space.constraints import problems_of
+from archlab.searching.space.ladder_keys import EXPERIMENT
 from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.divisors import NoValue
+from archlab.searching.variants.named_experiment import read_named
 from archlab.searching.variants.pattern import Pattern
 from archlab.searching.variants.planned import TrialCosts
 from archlab.searching.variants.variant import Varied
@@ -34,13 +36,32 @@ def all_candidates(ladder: Ladder) -> tuple[Candidate, ...]:
     They are drawn before anything is trained, so that the same space has the same candidates wherever it is begun or
     resumed: a sampler that learns from results has none, and draws as it begins.
     """
-    for path in ladder.space.vary:
-        refuse_incomparable(path, f"vary.{path}", candidate=True)
-    drawn = _draw(ladder) if ladder.space.vary else ()
-    for candidate in (*ladder.named, *drawn):
-        for rung in ladder.rungs:
-            _refuse_conflict(candidate, rung, ladder)
-    return (*ladder.named, *drawn)
+    with in_file_of(ladder.space):
+        for path in ladder.space.vary:
+            refuse_incomparable(path, f"vary.{path}", candidate=True)
+        drawn = _draw(ladder) if ladder.space.vary else ()
+        for candidate in (*ladder.named, *drawn):
+            for rung in ladder.rungs:
+                _refuse_conflict(candidate, rung, ladder)
+        return (*ladder.named, *drawn)
+
+
+def require_experiments(ladder: Ladder) -> None:
+    """Raise ConfigError where a candidate names an experiment that is not there; `to` is needed after all rungs."""
+    with in_file_of(ladder.space):
+        for candidate in ladder.named:
+            for key, name in ((EXPERIMENT, candidate.experiment), ("to", candidate.to)):
+                if name is not None:
+                    read_named(name, f"{candidate.path}.{key}")
+
+
+@contextmanager
+def built_at(ladder: Ladder, candidate: Candidate, where: str) -> Iterator[None]:
+    """Name the ladder's file, the candidate and the size at which it is built, a rung's or `to`, in its errors."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(error.path, f"{candidate.path} at {where}: {error.problem}", ladder.space.source) from None
 
 
 def _draw(ladder: Ladder) -> tuple[Candidate, ...]:
@@ -64,7 +85,8 @@ def _refuse_conflict(candidate: Candidate, rung: Rung, ladder: Ladder) -> None:
     for path in candidate.values:
         for other, owner in of_rung.items():
             if overlap(path, other):
-                raise ConfigError(candidate.path, f"sets {path}, and {owner} sets {other}: one of them has to give way")
+                where = f"vary.{path}" if candidate.is_drawn else candidate.path
+                raise ConfigError(where, f"sets {path}, and {owner} sets {other}: one of them has to give way")
 
 
 def own_experiment(ladder: Ladder, candidate: Candidate, layers: int | None = None) -> Experiment:
@@ -78,15 +100,8 @@ def own_experiment(ladder: Ladder, candidate: Candidate, layers: int | None = No
         varied = ladder.space.varied
         return apply_values(varied, candidate.values, deep, candidate.path, keep_depth=bool(layers)).resolve()
     if candidate.experiment is not None:
-        raw = _with_model_of(raw, _read(candidate.experiment, f"{candidate.path}.experiment"))
+        raw = _with_model_of(raw, read_named(candidate.experiment, f"{candidate.path}.experiment"))
     return raw.override(candidate.values, candidate.path).resolve()
-
-
-def _read(name: str, path: str) -> UnresolvedExperiment:
-    try:
-        return config.read(name)
-    except ConfigError as error:
-        raise ConfigError(path, str(error)) from None
 
 
 def _with_model_of(base: UnresolvedExperiment, other: UnresolvedExperiment) -> UnresolvedExperiment:
@@ -148,11 +163,11 @@ def at_target(ladder: Ladder, target: Target, candidate: Candidate) -> Experimen
         ratio = width_of(whole) / width_of(ladder.base)
         experiment = _with_choices(ladder, candidate, target, values, ratio)
     elif candidate.to is not None:
-        raw = _with_model_of(target.experiment, _read(candidate.to, f"{candidate.path}.to"))
+        raw = _with_model_of(target.experiment, read_named(candidate.to, f"{candidate.path}.to"))
         ratio = width_of(raw.resolve()) / width_of(own_experiment(ladder, candidate))
         experiment = raw.override(scale_values(values, ratio, width_of(raw.resolve())), candidate.path).resolve()
     else:
-        raw = _with_model_of(target.experiment, _read(candidate.experiment, f"{candidate.path}.experiment"))
+        raw = _with_model_of(target.experiment, read_named(candidate.experiment, f"{candidate.path}.experiment"))
         experiment = solve_width(raw.override(values, candidate.path).resolve(), size_of(whole), layers=depth_of(whole))
     return _for_tokens(experiment, target.tokens, candidate.name)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from archlab.searching.ladder.sizes import size_of
 from archlab.searching.space.ladder_keys import EXPERIMENT
 from archlab.searching.space.search_space import Space
 from archlab.searching.variants import selectors
+from archlab.searching.variants.named_experiment import read_named
 
 METRICS = ("val_loss", "val_bpb")
 _OF_OTHER_SEARCHES = ("inner", "compare", "seeds", "tasks")
@@ -53,10 +55,6 @@ class Rung:
     def num_going_on(self, entrants: int) -> int:
         """Return how many of the given number of candidates continue from the rung at most."""
         return min(entrants, self.keep + self.room) if self.keep else entrants
-
-    def paths(self) -> tuple[str, ...]:
-        """Return the paths that the rung sets."""
-        return (self.by, *self.set) if self.params is not None else tuple(self.set)
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,15 @@ class Ladder:
 
 def parse_ladder(space: Space) -> Ladder:
     """Read the keys of a ladder from a space; raise ConfigError naming file and path."""
-    try:
+    with in_file_of(space):
         return _parse(space)
+
+
+@contextmanager
+def in_file_of(space: Space) -> Iterator[None]:
+    """Name the ladder's file in errors that name no other."""
+    try:
+        yield
     except ConfigError as error:
         raise ConfigError(error.path, error.problem, error.source or space.source) from None
 
@@ -228,8 +233,10 @@ def _parse_candidate(name: Any, entry: Any) -> Candidate:
     values = {key: value for key, value in entry.items() if key not in (EXPERIMENT, "to")}
     for value_path in values:
         refuse_incomparable(value_path, path, candidate=True)
-    experiments = {key: coerce(entry.get(key), str | None, f"{path}.{key}") for key in (EXPERIMENT, "to")}
-    return Candidate(name, values, experiments[EXPERIMENT], experiments["to"])
+    experiment, to = (coerce(entry.get(key), str | None, f"{path}.{key}") for key in (EXPERIMENT, "to"))
+    if to is not None and experiment is None:
+        raise ConfigError(f"{path}.to", "is what another experiment becomes at the target: name that one in experiment")
+    return Candidate(name, values, experiment, to)
 
 
 def _parse_branches(data: Any) -> tuple[float, ...]:
@@ -248,9 +255,4 @@ def _parse_target(data: Any) -> Target | None:
         raise ConfigError("to", f"{data!r} is not a target {{experiment, tokens}}")
     reject_unknown(data, (EXPERIMENT, "tokens"), "to")
     name = coerce(data.get(EXPERIMENT), str, f"to.{EXPERIMENT}")
-    return Target(config.read(name), coerce(data.get("tokens"), Positive, "to.tokens"))
-
-
-def names(candidates: Sequence[Candidate]) -> list[str]:
-    """Return the names of candidates."""
-    return [candidate.name for candidate in candidates]
+    return Target(read_named(name, f"to.{EXPERIMENT}"), coerce(data.get("tokens"), Positive, "to.tokens"))

@@ -9,9 +9,17 @@ from pathlib import Path
 
 from archlab.config.experiment import Experiment
 from archlab.errors import ConfigError
+from archlab.planning.device_files import load_device
 from archlab.planning.evaluations import evaluated_tokens
 from archlab.planning.plan import Plan, plan
-from archlab.searching.ladder.candidates import all_candidates, at_rung, at_target, infeasible_reason
+from archlab.searching.ladder.candidates import (
+    all_candidates,
+    at_rung,
+    at_target,
+    built_at,
+    infeasible_reason,
+    require_experiments,
+)
 from archlab.searching.ladder.config import Candidate, Ladder, Rung, Target, parse_ladder
 from archlab.searching.ladder.runs import LadderRun, plan_runs
 from archlab.searching.space.search_space import Space
@@ -79,8 +87,13 @@ def dry_run_ladder(
     candidate that cannot be built or planned.
     """
     ladder = parse_ladder(space)
+    require_experiments(ladder)
+    load_device(device)  # a mistake of the command line is none of a candidate
     reasons = [(candidate, infeasible_reason(ladder, candidate)) for candidate in all_candidates(ladder)]
     entrants = [candidate for candidate, reason in reasons if not reason]
+    if not entrants:
+        problem = next((reason for _, reason in reasons), "none could be drawn")
+        raise ConfigError("constraints", f"no candidate meets them: {problem}", space.source)
     sample, going, rungs = _sample(entrants), len(entrants), list[RungEstimate]()
     for rung in ladder.rungs:
         tell(f"planning rung {rung.number} of {len(ladder.rungs)}")
@@ -132,7 +145,8 @@ def _rung(
 
 
 def _target(ladder: Ladder, target: Target, candidate: Candidate, device: str, devices: int) -> RungEstimate:
-    experiment = at_target(ladder, target, candidate)
+    with built_at(ladder, candidate, "to"):
+        experiment = at_target(ladder, target, candidate)
     made = _plan_on_most(experiment, device, devices)
     train = experiment.train
     hours = train.steps * made.plan.seconds_per_update / 3600
@@ -164,11 +178,13 @@ def _plans(
 ) -> Iterator[tuple[str, _Planned]]:
     for candidate in sample:
         try:
-            yield candidate.name, _plan_on_most(at_rung(ladder, candidate, rung), device, devices)
-        except ConfigError as error:
+            with built_at(ladder, candidate, rung.path):
+                made = _plan_on_most(at_rung(ladder, candidate, rung), device, devices)
+        except ConfigError:
             if candidate in ladder.named:
-                where = f"{candidate.path} at {rung.path}"
-                raise ConfigError(error.path, f"{where}: {error.problem}", error.source) from None
+                raise
+        else:
+            yield candidate.name, made
 
 
 def _plan_on_most(experiment: Experiment, device: str, devices: int) -> _Planned:

@@ -49,11 +49,6 @@ class Forecast:
     former: str
     sha256: str = ""
 
-    def of(self, candidate: str) -> Mapping[str, Any]:
-        """Return the figures of a candidate, empty if there are none."""
-        found = self.candidates.get(candidate)
-        return found if isinstance(found, dict) else {}
-
 
 @dataclass(frozen=True)
 class ForecastDraft:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from archlab.config.experiment import Experiment, load
 from archlab.modeling.build import validate
-from archlab.searching.ladder.candidates import at_target
+from archlab.searching.ladder.candidates import at_target, built_at
 from archlab.searching.ladder.config import Candidate, Ladder, Rung
 from archlab.searching.ladder.runs import LadderRun
 from archlab.searching.ladder.sizes import size_of
@@ -21,8 +21,9 @@ def write_launch(ladder: Ladder, candidates: Sequence[Candidate], folder: Path) 
     assert ladder.target is not None
     found: dict[str, Experiment] = {}
     for candidate in candidates:
-        experiment = at_target(ladder, ladder.target, candidate)
-        validate(experiment)
+        with built_at(ladder, candidate, "to"):
+            experiment = at_target(ladder, ladder.target, candidate)
+            validate(experiment)
         _write(folder / DIRECTORY / f"{candidate.name}.yaml", experiment)
         found[candidate.name] = experiment
     return found

@@ -12,7 +12,7 @@ from archlab.config.strict_json import read_object
 from archlab.errors import ArchlabError, ConfigError
 from archlab.modeling.build import validate
 from archlab.modeling.cost import estimate_cost
-from archlab.searching.ladder.candidates import at_rung, nominal_params
+from archlab.searching.ladder.candidates import at_rung, built_at, nominal_params
 from archlab.searching.ladder.config import Candidate, Ladder, Rung
 from archlab.searching.ladder.forecasting import Aim
 from archlab.searching.ladder.runs import EXPERIMENT, LadderRun, candidate_dir, plan_runs
@@ -64,10 +64,9 @@ def plan_rung(
         try:
             entrants[candidate.name] = _entrant(ladder, rung, candidate, folder)
         except ConfigError as error:
-            if candidate in ladder.named:
-                raise ConfigError(
-                    error.path, f"{candidate.path} at {rung.path}: {error.problem}", error.source
-                ) from None
+            is_stored = error.source.startswith(str(folder))  # and damaged: no reason to drop the candidate
+            if candidate in ladder.named or is_stored:
+                raise
             problems[candidate.name] = f"{error.path}: {error.problem}"
     runs = [r for e in entrants.values() for r in plan_runs(ladder, rung, e.candidate.name, e.experiment, folder)]
     return RungPlan(rung, _aim(ladder, rung, entrants), entrants, tuple(runs)), problems
@@ -86,14 +85,20 @@ def _entrant(ladder: Ladder, rung: Rung, candidate: Candidate, folder: Path) -> 
     if file.is_file():
         experiment = load(file, recorded=True)
     else:
-        experiment = at_rung(ladder, candidate, rung)
-        validate(experiment)
-        if ladder.is_rehearsal:
-            plan_runs(ladder, rung, candidate.name, experiment, folder)  # a mistake in the real ones is found as well
-            experiment = shrink(experiment, rung, len(ladder.rungs), ladder.branches)
+        with built_at(ladder, candidate, rung.path):
+            experiment = _build(ladder, rung, candidate, folder)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, experiment.to_yaml())
     return Entrant(candidate, experiment, *_costs(experiment, file.with_name(COSTS)))
+
+
+def _build(ladder: Ladder, rung: Rung, candidate: Candidate, folder: Path) -> Experiment:
+    experiment = at_rung(ladder, candidate, rung)
+    validate(experiment)
+    if not ladder.is_rehearsal:
+        return experiment
+    plan_runs(ladder, rung, candidate.name, experiment, folder)  # a mistake in the real ones is found as well
+    return shrink(experiment, rung, len(ladder.rungs), ladder.branches)
 
 
 def _costs(experiment: Experiment, file: Path) -> tuple[int, float]:

@@ -70,8 +70,9 @@ def _require_same(run: LadderRun) -> None:
     file = run.folder / EXPERIMENT
     require_unedited(run.folder)
     found = load(file, recorded=True)
-    if _sequences(found.train) != _sequences(run.experiment.train):
-        raise ArchlabError(f"{file}: has {_sequences(found.train)} sequences an update, not those of {run.label}")
+    sequences, own = _sequences(found.train), _sequences(run.experiment.train)
+    if sequences != own:
+        raise ArchlabError(f"{file}: has {sequences} sequences an update, not the {own} of {run.label}")
     if difference := first_difference(found.resolved, run.experiment.resolved, _may_differ):
         raise ArchlabError(f"{file}: is not the experiment of {run.label}: {difference}")
 
@@ -97,7 +98,7 @@ def read_failure(run: LadderRun) -> str:
         return ""
     reason = read_object(file, "the result of a run").get("reason")
     if not isinstance(reason, str) or not reason:
-        raise ArchlabError(f"{file}: has no reason")
+        raise ArchlabError(f"{file}: has no reason why the run failed")
     return reason
 
 

@@ -15,7 +15,7 @@ from archlab.errors import ArchlabError
 from archlab.runtime.signals import stop_on_signals
 from archlab.searching.fleet import require_number
 from archlab.searching.ladder.callbacks import LadderCallback, LadderCallbackList
-from archlab.searching.ladder.candidates import all_candidates, infeasible_reason
+from archlab.searching.ladder.candidates import all_candidates, infeasible_reason, require_experiments
 from archlab.searching.ladder.capacity import elsewhere, refusal
 from archlab.searching.ladder.config import Candidate, Ladder, Rung, parse_ladder
 from archlab.searching.ladder.forecasting import Aim, draft_forecast
@@ -69,6 +69,7 @@ def run_ladder(
     """
     ladder = parse_ladder(space)
     candidates = all_candidates(ladder)
+    require_experiments(ladder)
     require_number(space, workers)
     callback = one_at_a_time(LadderCallbackList(callbacks))
     with stop_on_signals(), open_search(space, folder, force):

@@ -121,9 +121,9 @@ def _verdict_by_law(fitted: Fit, results: Sequence[RunResult]) -> str:
 def _stop(names: Sequence[str], times: float, results: Sequence[RunResult]) -> str:
     # Noise falls with the root of the number of runs: `times` as many resolve a difference of this size.
     flops = sum(result.flops for result in results)
-    budget = (
-        f"about {times:.2g} times as many seeds ({times * flops:.2g} FLOPs instead of {flops:.2g}), or a larger rung"
-    )
+    rounded = float(f"{times:.2g}")  # 220, and not 2.2e+02
+    seeds = f"about {rounded:g} times as many seeds ({times * flops:.2g} FLOPs instead of {flops:.2g})"
+    budget = f"{seeds if rounded > 1 else 'a few more seeds'}, or a larger rung"
     if times > _BEYOND_REACH:
         budget = "no number of seeds within reach, since they differ too little; a larger rung may"
     return f"stop: these cannot be distinguished at this budget: {', '.join(names)}. To distinguish them: {budget}"

@@ -29,7 +29,8 @@ def shrink(experiment: Experiment, rung: Rung, rungs: int, branches: Sequence[fl
             return small
         except ConfigError as error:
             problem = error
-    raise problem or ConfigError(rung.path, "no small width builds")
+    assert problem is not None
+    raise problem
 
 
 def _small(experiment: Experiment, rung: Rung, width: int, branches: Sequence[float]) -> Experiment:

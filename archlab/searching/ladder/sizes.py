@@ -51,7 +51,8 @@ def solve_width(
     if best is None or best.error > TOLERANCE:
         best = _nearest(found, params, start, _MORE_STEPS)
     if best is None:
-        raise found.problem or ConfigError(by, f"no width near {start} builds a model", experiment.source)
+        assert found.problem is not None  # of the first width
+        raise found.problem
     if best.error > TOLERANCE:
         raise ConfigError(by, _describe_nearest(found, best.width, params), experiment.source)
     return found.resize(best.width)

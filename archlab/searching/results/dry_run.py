@@ -13,6 +13,7 @@ from archlab.config.experiment import UnresolvedExperiment
 from archlab.errors import ArchlabError, ConfigError
 from archlab.planning.evaluations import evaluated_tokens
 from archlab.planning.plan import plan
+from archlab.searching.sampling.combinations import Combinations, steps_of
 from archlab.searching.sampling.suggest import suggest
 from archlab.searching.sampling.trial_values import held_base, hold_values
 from archlab.searching.space.compare import arms, plan_rounds
@@ -71,7 +72,7 @@ def dry_run(space: Space, trials: int | None = None, *, device: str = "cpu", dev
     """
     if space.is_ladder:
         raise ArchlabError(f"{space.source}: has rungs, which are estimated one by one")
-    asked = trials if trials is not None else space.study.trials
+    asked = _num_trials(space, trials if trials is not None else space.study.trials)
     rounds = plan_rounds(asked, len(arms(space.compare, space.vary))) if space.compare else []
     count = sum(each.choices * each.trials for each in rounds) or asked
     base = _plan_candidate(space, held_base(space), device, devices)
@@ -99,6 +100,15 @@ def dry_run(space: Space, trials: int | None = None, *, device: str = "cpu", dev
         infeasible=len(problems),
         problems=list(dict.fromkeys(problems)),
     )
+
+
+def _num_trials(space: Space, asked: int) -> int:
+    """Return how many trials there are of those asked for: brute force ends when it has tried every combination."""
+    if space.study.sampler.type != "brute_force":
+        return asked
+    every = Combinations(space)
+    found = next((number for number in range(asked) if every.get(number) is None), asked)
+    return min(asked, found + len(space.seeds))
 
 
 def _plan_candidate(space: Space, raw: UnresolvedExperiment, device: str, devices: int) -> _Candidate:
@@ -168,7 +178,9 @@ class _RandomTrial:
         return round(self._between(low, high)) if log else self.source.randrange(low, high + 1, step)
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
-        """Return a float of the range."""
+        """Return a float of the range, or one of its steps."""
+        if step is not None:
+            return self.source.choice(steps_of(low, high, step))
         return self._between(low, high) if log else self.source.uniform(low, high)
 
     def _between(self, low: float, high: float) -> float:

@@ -42,7 +42,8 @@ def search_progress(study: optuna.Study, space: Space, folder: Path, total: int)
     ]
     counts: Counter[str] = Counter(_NAMES[trial.state] for trial in done)
     counts["running"] = sum(run.state != "stopped" for run in runs)
-    counts |= {"paused": paused} if paused else {}
+    if paused:
+        counts["paused"] = paused
     return Progress(
         kind="search",
         name=space.name,

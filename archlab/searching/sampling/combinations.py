@@ -16,6 +16,12 @@ from archlab.searching.variants.divisors import NoValue
 from archlab.searching.variants.parameter_names import Scalar
 
 
+def steps_of(low: float, high: float, step: float) -> list[float]:
+    """Return the numbers of a range that are whole steps from its low end, as they are written in decimals."""
+    first, last, by = Decimal(str(low)), Decimal(str(high)), Decimal(str(step))
+    return [float(first + by * n) for n in range(int((last - first) / by) + 1)]
+
+
 class Combinations:
     """The combinations of a space but those of its seeds, which are tried anyway.
 
@@ -71,9 +77,7 @@ class _Walk:
         """Return one of the steps; raise ConfigError where there are none."""
         if step is None:
             raise ConfigError(f"vary.{name}", "brute_force needs a step here, or a list of values")
-        first, last, by = Decimal(str(low)), Decimal(str(high)), Decimal(str(step))
-        steps = [float(first + by * n) for n in range(int((last - first) / by) + 1)]
-        return float(self._choose(name, steps))  # type: ignore[arg-type]
+        return float(self._choose(name, steps_of(low, high, step)))  # type: ignore[arg-type]
 
     def _choose(self, name: str, values: Sequence[Scalar]) -> Scalar:
         node = self.path[-1]

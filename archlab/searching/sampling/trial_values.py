@@ -49,10 +49,8 @@ def solve_held(trial: Trial, space: Space, values: dict[str, Any], count: CountC
     return TrialValues(held, describe_miss(solution, space.hold) if solution.excess > 0 else "")
 
 
-def base_number(space: Space) -> int | None:
-    """Return the base experiment's value of the knob that `hold` solves for, None if it holds no cost."""
-    if space.hold is None:
-        return None
+def base_number(space: Space) -> int:
+    """Return the base experiment's value of the knob that `hold` solves for."""
     _, solution = hold_values(space, {}, space.base, space.source)
     return solution.value
 

@@ -65,7 +65,8 @@ def check_inner(inner: Inner | None, base: UnresolvedExperiment, vary: Mapping[s
         validate_space({**vary, **inner.domains}, base)
     except ConfigError as error:
         path = error.path.removeprefix("vary.")
-        raise ConfigError(f"inner.{path}" if path in inner.domains else error.path, error.problem) from None
+        is_inner = any(path == own or path.startswith((f"{own}.", f"{own}[")) for own in inner.domains)
+        raise ConfigError(f"inner.{path}" if is_inner else error.path, error.problem) from None
 
 
 def inner_values(inner: Inner | None, candidate: UnresolvedExperiment, seed: int) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from archlab.searching.space.validation import validate_space
 from archlab.searching.space.vary import parse_vary
 from archlab.searching.variants import selectors
 from archlab.searching.variants.hold import number, parse_hold
+from archlab.searching.variants.named_experiment import read_named
 from archlab.searching.variants.pattern import Pattern
 
 _DATA_NAME = "search"  # the name of a space that is passed as a mapping, in errors and for its default directory
@@ -135,9 +136,11 @@ def _parse(tree: dict[str, Any], file: Path, base_values: Mapping[str, Any], rec
 
 def _base(tree: Mapping[str, Any], file: Path, recorded: bool) -> config.UnresolvedExperiment:
     base = tree.get("base")
-    if not isinstance(base, str | Mapping):
+    if base is None:
         raise ConfigError("base", "is missing: name the experiment to search around")
-    return config.read(base, folder=file.parent, recorded=recorded).override(_mapping(tree, "override"), str(file))
+    if not isinstance(base, str | Mapping):
+        raise ConfigError("base", f"{base!r} is not an experiment: give its name, its file, or its sections")
+    return read_named(base, "base", file.parent, recorded=recorded).override(_mapping(tree, "override"), str(file))
 
 
 def _check_hold(space: Space) -> None:

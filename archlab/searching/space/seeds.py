@@ -10,6 +10,7 @@ from archlab.config import experiment as config
 from archlab.config import yaml_files
 from archlab.errors import ConfigError
 from archlab.searching.variants.experiment_values import express
+from archlab.searching.variants.named_experiment import read_named
 from archlab.searching.variants.variant import Varied
 
 
@@ -38,7 +39,7 @@ def seed_values(
     """
     found = {}
     for index, name in enumerate(seeds):
-        values, problem = express(varied, base, config.read(name, folder=folder))
+        values, problem = express(varied, base, read_named(name, f"seeds[{index}]", folder))
         if problem:
             raise ConfigError(f"seeds[{index}]", f"{name} is not a trial of this space: {problem}")
         found[name] = values

@@ -167,6 +167,8 @@ def _with_absolute_path(url: str, path: str) -> str:
     database = parsed.database or ":memory:"
     if ":memory:" in database or parsed.query.get("mode") == "memory":
         raise ConfigError(path, "is a database in memory, which a search cannot be resumed from")
+    if secrets_of(url):  # without the URL in the message, and before it is written anywhere
+        raise ConfigError(path, "holds a password, which an SQLite file has none of")
     if database.startswith("file:"):
         return url
     absolute = Path(database).expanduser().absolute()

@@ -11,6 +11,7 @@ from archlab.config.experiment import UnresolvedExperiment
 from archlab.config.path_hints import hint_of_path
 from archlab.config.registry import Slot, find
 from archlab.config.schema import Knob, coerce, reject_unknown
+from archlab.config.spec import REPEAT
 from archlab.errors import ConfigError
 from archlab.searching.variants import selectors
 from archlab.searching.variants.apply import each_lists
@@ -69,7 +70,10 @@ def _check_in(path: str, domain: Domain | Tie | Held | None, variant: Variant) -
 
 
 def _check_tie(path: str, tie: Tie, variant: Variant) -> None:
-    values = variant.tied_values(path, tie)
+    try:
+        values = variant.tied_values(path, tie)
+    except ConfigError as error:
+        raise ConfigError(f"vary.{path}", error.problem) from None
     if not values:
         raise NoValue(f"same_as: there is no knob {tie.same_as}")
     for place, value in values.items():
@@ -152,17 +156,28 @@ def _check_choice(value: Any, knob: Knob, place: str, path: str) -> None:
     elif slot.many and not place.endswith("]"):
         _check_list(value, slot, path)
     else:
-        entry = {"type": value} if isinstance(value, str) else value
-        if not isinstance(entry, Mapping):
-            raise ConfigError(
-                path, f"{value!r} is not {with_article(slot.kind)}: give its name, or a mapping with its type"
-            )
-        component = find(slot.kind, entry.get("type", slot.default), path)
-        own = ("type", "repeat") if slot.many else ("type",)
-        renamed = renames.current().knobs_of(component.kind, component.name)
-        reject_unknown(entry, [*component.knobs, *own], path, component.name, renamed)
+        _check_component(value, slot, path)
+
+
+def _check_component(value: Any, slot: Slot, path: str) -> None:
+    """Raise ConfigError for a name or a value that no component has; one that is left out may be varied by itself."""
+    entry = {"type": value} if isinstance(value, str) else value
+    if not isinstance(entry, Mapping):
+        raise ConfigError(
+            path, f"{value!r} is not {with_article(slot.kind)}: give its name, or a mapping with its type"
+        )
+    component = find(slot.kind, entry.get("type", slot.default), path)
+    own = {"type": None, **({REPEAT.name: REPEAT} if slot.many else {})}
+    renamed = renames.current().knobs_of(component.kind, component.name)
+    reject_unknown(entry, [*component.knobs, *own], path, component.name, renamed)
+    for name, below in entry.items():
+        knob = component.knobs.get(name) or own[name]
+        if knob is not None and "${" not in str(below):  # an interpolation has its value in an experiment
+            _check_choice(below, knob, name, f"{path}.{name}")
 
 
 def _check_list(value: Any, slot: Slot, path: str) -> None:
-    if not isinstance(value, list):
-        raise ConfigError(path, f"{value!r} is not a list of {slot.kind}s")
+    if not isinstance(value, list) or not value:
+        raise ConfigError(path, f"{value!r} is not a list of one or more {slot.kind}s")
+    for index, entry in enumerate(value):
+        _check_component(entry, slot, f"{path}[{index}]")

@@ -97,7 +97,8 @@ class Bisection:
 
     def _on_grid(self, guess: int, unit: int) -> int:
         whole = self.step * unit
-        return min(max(round(guess / whole) * whole, -(-self.low // self.step) * self.step), self.high)
+        first, last = -(-self.low // self.step) * self.step, self.high // self.step * self.step
+        return min(max(round(guess / whole) * whole, first), last)
 
     def _is_hopeless(self, n: int) -> bool:
         """Whether all numbers so far that have a cost have a divisor that this one and all failures lack."""

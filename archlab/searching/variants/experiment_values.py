@@ -31,7 +31,9 @@ def express(
 
     A knob that has a value outside its domain there is left out of the values, and so are tied and held ones.
     """
-    lists = each_lists(varied)
+    # As single layers on both sides: the number that is solved for is compared with one that `repeat` may give.
+    held = (path for path, domain in varied.items() if isinstance(domain, Held) and is_layer_list(path, base))
+    lists = (*each_lists(varied), *held)
     target = start(wanted, lists, "space").raw.resolve().resolved
     values: dict[str, Any] = {}
     problem, variant = "", start(base, lists, "space")

@@ -162,5 +162,6 @@ def solve_by(
     step = math.lcm(hold.multiple_of, multiple_of)
     found = Bisection(cost, hold.target, hold.low, min(hold.high, most), step, close).nearest(start)
     if found is None:
-        raise problems[0] if problems else ConfigError("hold", f"no multiple of {step} is within low and high")
+        nothing = f"no multiple of {step} is from {hold.low} to {min(hold.high, most)}"
+        raise problems[0] if problems else ConfigError("hold", nothing)
     return Solution(*found, abs(found[1] / hold.target - 1) - hold.tolerance)

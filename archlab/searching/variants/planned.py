@@ -19,6 +19,7 @@ from archlab.planning.device_files import load_device
 from archlab.searching.variants import selectors
 from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.cost_request import CostRequest, Costs, CountCosts, count_costs
+from archlab.searching.variants.named_experiment import read_named
 from archlab.searching.variants.variant import Varied
 
 # Values of a plan beside costs, for a device that must be named.
@@ -124,7 +125,7 @@ def parse_place(entry: Mapping[str, Any], path: str, folder: Path, *, recorded: 
     if devices is not None and device is None:
         raise ConfigError(f"{path}.device", "is missing: name the device of which there are so many")
     return Place(
-        at=config.read(coerce(at, str, f"{path}.at"), folder=folder, recorded=recorded) if at is not None else None,
+        at=_read_at(at, f"{path}.at", folder, recorded) if at is not None else None,
         device=_device(device, f"{path}.device", folder) if device is not None else None,
         devices=coerce(devices, Count, f"{path}.devices") if devices is not None else None,
         data={key: _absolute(entry[key], folder) for key in PLACE_KEYS if entry.get(key) is not None},
@@ -140,6 +141,10 @@ def require_known(metric: str, place: Place | None, costs: Sequence[str], path: 
     if metric in PLANNED:
         raise ConfigError(path, f"{metric} is planned for a device: name it, as in {{device: h100, devices: 8}}")
     raise ConfigError(path, f"no cost {metric!r}{did_you_mean(metric, known)}")
+
+
+def _read_at(name: Any, path: str, folder: Path, recorded: bool) -> UnresolvedExperiment:
+    return read_named(coerce(name, str, path), path, folder, recorded=recorded)
 
 
 def _device(name: Any, path: str, folder: Path) -> Device:

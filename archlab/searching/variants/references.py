@@ -18,7 +18,7 @@ def reference_of(domain: Varied) -> str | None:
 
 
 def sort_paths(varied: Mapping[str, Varied]) -> list[str]:
-    """Return the varied paths, ancestors and referenced ones first, then `layers[*]` before `layers[0]`.
+    """Return the varied paths, ancestors and referenced ones first, then `layers[*]` before `layers[0]`, ties last.
 
     Raises ConfigError for paths that refer to each other in a circle.
     """
@@ -26,7 +26,22 @@ def sort_paths(varied: Mapping[str, Varied]) -> list[str]:
     ordered: list[str] = []
     for path in by_depth:
         _visit(path, varied, by_depth, ordered, ())
-    return ordered
+    return _with_ties_last(ordered, varied)
+
+
+def _with_ties_last(ordered: list[str], varied: Mapping[str, Varied]) -> list[str]:
+    """Move ties behind the choices, which a knob that they follow may interpolate, unless a choice depends on one."""
+    last: list[str] = []
+    for path in reversed(ordered):
+        if isinstance(varied[path], Tie) and not any(_depends(other, path, varied) for other in {*ordered} - {*last}):
+            last.insert(0, path)
+    return [*(path for path in ordered if path not in last), *last]
+
+
+def _depends(other: str, path: str, varied: Mapping[str, Varied]) -> bool:
+    reference = reference_of(varied[other])
+    refers = reference and (selectors.is_prefix(path, reference) or selectors.is_prefix(reference, path))
+    return other != path and (bool(refers) or selectors.is_prefix(path, other))
 
 
 def _visit(

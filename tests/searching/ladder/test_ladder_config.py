@@ -8,10 +8,18 @@ from ladder_helpers import write_ladder
 from search_helpers import write_space
 
 import archlab
+from archlab import api
 from archlab.errors import ArchlabError, ConfigError
-from archlab.searching.ladder.candidates import all_candidates, at_rung, at_target, own_experiment
+from archlab.searching.ladder.candidates import (
+    all_candidates,
+    at_rung,
+    at_target,
+    infeasible_reason,
+    require_experiments,
+)
 from archlab.searching.ladder.config import Ladder, parse_ladder
 from archlab.searching.ladder.runs import plan_runs
+from archlab.searching.ladder.scaling import depth_of
 from archlab.searching.ladder.sizes import size_of
 from archlab.searching.space.load_space import load_space
 
@@ -23,8 +31,8 @@ def read(folder: Path, **keys: Any) -> Ladder:
 
 
 def _check(ladder: Ladder) -> None:
-    for candidate in all_candidates(ladder):
-        own_experiment(ladder, candidate)
+    require_experiments(ladder)
+    all_candidates(ladder)
 
 
 def rung(**keys: Any) -> list[dict[str, Any]]:
@@ -59,11 +67,40 @@ def rung(**keys: Any) -> list[dict[str, Any]]:
         ({"to": {"experiment": "megalodon_tiny"}}, r"to\.tokens"),
         ({"objectives": {"params": "minimize"}}, "a ladder compares one loss"),
         ({"rungs": []}, "is not a list of rungs"),
+        ({"rungs": [3]}, r"rungs\[0\]: 3 is not a mapping such as \{params: 1.0e6, tokens_per_param: 20\}"),
+        ({"rungs": rung(set=["model.dim"])}, r"rungs\[0\].set: \['model.dim'\] is not a mapping of paths to values"),
+        ({"candidates": ["a", "b"]}, r"candidates: \['a', 'b'\] is not a mapping of names to choices"),
+        ({"candidates": {"a": {"to": "llama2_tiny"}}}, r"candidates.a.to: is what another experiment becomes"),
+        ({"to": "llama2_7b"}, r"to: 'llama2_7b' is not a target \{experiment, tokens\}"),
+        ({"to": {"experiment": "lama2_7b", "tokens": 3}}, "to.experiment: no experiment 'lama2_7b'; did you mean"),
+        ({"hold": {"params": 1e4, "by": "model.dim"}}, "hold: each rung has a size of its own"),
+        ({"vary": {"train.warmup": [3, 4]}}, "vary.train.warmup: sets train.warmup, and rules sets train.warmup"),
     ],
 )
 def test_mistakes_are_refused_by_path(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         _check(read(tmp_path, **keys))
+    assert str(caught.value).startswith(f"{tmp_path / 'space.yaml'}: ")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        ("lama2_tiny", "candidates.a.experiment: no experiment 'lama2_tiny'; did you mean 'llama2_tiny'?"),
+        ({"experiment": "llama2_tiny", "to": "lama2_7b"}, "candidates.a.to: no experiment 'lama2_7b'; did you mean"),
+        ({"experiment": "{folder}/mine.yaml"}, "mine.yaml: unknown key 'modell'; did you mean 'model'?"),
+        ({"model.layers[*].ffn.hidden": 8}, "space.yaml: model.layers[0].ffn: candidates.a at rungs[0]: unknown knob"),
+    ],
+)
+def test_a_candidate_is_checked_before_anything_is_written(tmp_path: Path, candidate: Any, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text("base: llama2_tiny\nmodell: {}\n")
+    named = candidate | {"experiment": str(tmp_path / "mine.yaml")} if "{" in str(candidate)[1:] else candidate
+    file = write_ladder(tmp_path, candidates={"a": named})
+    for begin in (api.dry_run_ladder, lambda space: archlab.run_ladder(space, out=tmp_path / "out")):
+        with pytest.raises(ConfigError) as caught:
+            begin(file)
+        assert message in str(caught.value)
+    assert not list(tmp_path.glob("out/rungs/*/*/experiment.yaml"))
 
 
 def test_a_space_without_rungs_has_no_keys_of_a_ladder(tmp_path: Path) -> None:
@@ -130,6 +167,40 @@ def test_choices_are_applied_to_the_target_with_its_widths(tmp_path: Path) -> No
     assert layer["ffn"]["hidden_dim"] == 24 * 128 // 16
     assert layer["mixer"]["ema"]["type"] == "ema"
     assert (found.train.steps, found.train.lr) == (50, pytest.approx(2 * 3e-3))
+
+
+@pytest.mark.slow
+def test_another_experiment_is_resized_to_the_target_unless_it_has_one_of_its_own(tmp_path: Path) -> None:
+    hidden = {"model.layers[*].ffn.hidden_dim": 128}
+    candidates = {
+        "alike": {"experiment": "llama2_tiny"},
+        "own": {"experiment": "llama2_tiny", "to": "llama2_7b", **hidden},
+    }
+    ladder = read(tmp_path, candidates=candidates, to={"experiment": "tiny.yaml", "tokens": 2 * 16 * 50})
+    assert ladder.target is not None
+    alike, own = (at_target(ladder, ladder.target, candidate) for candidate in ladder.named)
+    whole = ladder.target.experiment.resolve()
+    assert size_of(alike) == pytest.approx(size_of(whole), rel=0.1)
+    assert depth_of(alike) == depth_of(whole) == 1 < depth_of(archlab.load("llama2_tiny"))
+    assert own.resolved["model"]["dim"] == archlab.load("llama2_7b").resolved["model"]["dim"] == 4096
+    assert own.resolved["model"]["layers"][0]["ffn"]["hidden_dim"] == 128 * 4096 // 128  # as wide to the model's width
+    assert {each.resolved["model"]["vocab_size"] for each in (alike, own)} == {whole.resolved["model"]["vocab_size"]}
+    assert {each.train.steps for each in (alike, own)} == {50}
+
+
+@pytest.mark.slow
+def test_a_drawn_candidate_that_breaks_a_constraint_is_infeasible_and_a_named_one_is_not(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {
+        "candidates": {"wide": {HIDDEN: 4096}},
+        "vary": {HIDDEN: [16, 4096]},
+        "study": {"sampler": "random", "trials": 8},
+        "constraints": ["params <= 5e4"],
+    }
+    ladder = read(tmp_path, **keys)
+    reasons = {c.values[HIDDEN]: infeasible_reason(ladder, c) for c in all_candidates(ladder) if c.is_drawn}
+    assert reasons[16] == ""
+    assert reasons[4096].startswith("params <= 5e4 is violated: params is ")
+    assert infeasible_reason(ladder, ladder.named[0]) == ""
 
 
 @pytest.mark.slow

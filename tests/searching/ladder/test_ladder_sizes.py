@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 import archlab
-from archlab.config.experiment import Experiment, load
+from archlab.config.experiment import Experiment, load, read
 from archlab.errors import ConfigError
 from archlab.modeling.build import validate
 from archlab.searching.ladder.rules import PowerRule, Rules, parse_rules
-from archlab.searching.ladder.scaling import depth_of, resize, width_of
+from archlab.searching.ladder.scaling import depth_of, resize, scale_values, width_of
 from archlab.searching.ladder.sizes import size_of, solve_width
 
 SETTINGS = {"batch_size": 8, "accumulate": 1, "context": 512, "lr": 3e-3}
@@ -80,6 +80,34 @@ def test_values_that_are_fixed_hold_at_every_width() -> None:
 def test_a_size_that_no_width_has_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no width gives 10 parameters .* the nearest, \d+, gives [\d,]+"):
         solve_width(archlab.load("llama2_tiny"), 10)
+
+
+@pytest.mark.slow
+def test_a_model_that_no_width_builds_is_refused_with_its_problem() -> None:
+    with pytest.raises(ConfigError, match="num_heads 7919"):
+        solve_width(archlab.load("llama2_tiny"), 1e5, fixed={"model.layers[*].mixer.num_heads": 7919})
+
+
+@pytest.mark.parametrize(
+    ("layers", "repeats", "expected"),
+    [(5, [10, 1, 1], [3, 1, 1]), (7, [10, 1, 1], [5, 1, 1]), (24, [10, 1, 1], [20, 2, 2]), (3, [9, 9, 1], [1, 1, 1])],
+)
+def test_layers_are_shared_in_proportion_and_every_entry_stays(
+    layers: int, repeats: list[int], expected: list[int]
+) -> None:
+    raw = read("llama2_tiny")
+    entries = [{**raw.get("model.layers")[0], "repeat": n, "dropout": n / 100} for n in repeats]
+    deep = resize(raw.override({"model.layers": entries}, "test").resolve(), layers=layers)
+    assert [layer(deep, index).get("repeat", 1) for index in range(3)] == expected
+
+
+def test_values_of_single_layers_follow_the_width() -> None:
+    values = {"model.layers[each].ffn.hidden_dim": [16, None, 48], "model.layers[each].norm": ["rms", "layer", None]}
+    assert scale_values(values | {"train.warmup": 10}, 4.0, 64) == {
+        "model.layers[each].ffn.hidden_dim": [64, None, 192],
+        "model.layers[each].norm": ["rms", "layer", None],
+        "train.warmup": 10,
+    }
 
 
 def test_a_width_that_is_no_number_is_refused() -> None:

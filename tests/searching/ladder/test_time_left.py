@@ -89,6 +89,14 @@ def test_a_clock_counts_what_ended_before_it(ladder: Ladder) -> None:
     assert clock.seconds_left([("rung 3: two seed 1", 4.0, None)]) == pytest.approx(6)
 
 
+def test_sizes_that_are_unknown_leave_the_time_unknown(tmp_path: Path) -> None:
+    ladder = parse_ladder(
+        load_space(write_ladder(tmp_path, rungs=[{"set": {"model.dimm": 8}, "tokens": 9, "by": "model.dimm"}]))
+    )
+    assert rung_sizes(ladder) == {}
+    assert ladder_seconds_left({}, {1: 4.0}, {1: {"a": [10.0]}}, 1.0, []) is None
+
+
 def test_the_rungs_of_a_rehearsal_are_alike(ladder: Ladder) -> None:
     rehearsal: Any = SimpleNamespace(**{**vars(ladder), "is_rehearsal": True})
     assert set(rung_sizes(rehearsal).values()) == {(1.0, 1.0)}

@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from search_helpers import write_space
 
 from archlab import ConfigError
 from archlab.searching.sampling.rounds import Turn, Wait, next_turn
+from archlab.searching.sampling.trial_queue import TrialQueue
 from archlab.searching.space.compare import Arm, arms, plan_rounds
 from archlab.searching.space.load_space import load_space
+from archlab.searching.study.study import open_study
 
 ARMS = [Arm(name, {"x": name}) for name in "abcde"]
 LOSS = {"a": 5.0, "b": 1.0, "c": 4.0, "d": 2.0, "e": 3.0}
 EMA = "model.layers[*].mixer.ema"
+EACH, MIXER = "model.layers[each].norm", "model.layers[*].mixer"
+STATE = f"{MIXER}.state_dim"
 
 
 def trial_of(arm: str, value: float | None, number: int = 0, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
@@ -107,11 +111,14 @@ def test_the_base_s_own_choice_is_compared_too(tmp_path: Path) -> None:
         ({"compare": "train.lr"}, "compare: train.lr has a range"),
         ({"compare": 3}, "compare: 3 is not a varied path"),
         ({"compare": [EMA, EMA]}, "compare: names a path twice"),
+        ({"compare": EACH, "vary": {EACH: ["rms", "layer"]}}, r"\[each\].norm is of single layers, not one choice"),
+        ({"compare": STATE, "vary": {MIXER: ["gla", "mamba2"], STATE: [4, 8]}}, "has no list of choices in the base"),
+        ({"seeds": ["tiny.yaml", "tiny.yaml"]}, "seeds: names an experiment twice"),
         ({"compare": EMA, "study": {"sampler": "brute_force"}}, "study.sampler: brute_force cannot search each choice"),
         ({"compare": EMA, "study": {"pruner": "hyperband"}}, "study.pruner: hyperband cannot judge each choice"),
         ({"compare": EMA, "study": {"trials": 1}}, "study.trials: 1 are too few"),
         ({"seeds": "llama2_tiny"}, "seeds: 'llama2_tiny' is not a list"),
-        ({"seeds": ["llama2_tinny"]}, "no experiment 'llama2_tinny'; did"),
+        ({"seeds": ["llama2_tinny"]}, r"seeds\[0\]: no experiment 'llama2_tinny'; did"),
         ({"seeds": ["llama2_tiny"]}, r"seeds\[0\]: llama2_tiny is not a trial of this space: model.layers"),
         ({"study": {"budget": {"days": 1}}}, "study.budget: unknown key 'days'"),
         ({"study": {"budget": {"hours": 0}}}, "study.budget.hours: 0.0 is not above 0"),
@@ -127,7 +134,41 @@ def test_the_base_s_own_choice_is_compared_too(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, asked: dict[str, Any], message: str) -> None:
     vary = {EMA: ["cema", "none"], "train.lr": {"low": 0.001, "high": 0.1}}
     with pytest.raises(ConfigError, match=message):
-        load_space(write_space(tmp_path, vary=vary, **asked))
+        load_space(write_space(tmp_path, **{"vary": vary, **asked}))
+
+
+@pytest.mark.slow
+def test_the_next_round_waits_for_the_trials_that_run(tmp_path: Path) -> None:
+    vary = {EMA: ["cema", "none", "ema"], "train.lr": {"low": 0.001, "high": 0.1}}
+    space = load_space(write_space(tmp_path, vary=vary, compare=EMA, study={"trials": 5}))
+    study = open_study(space, tmp_path)
+    queue, begun = TrialQueue(study, space, 5), list[Trial]()
+    while isinstance(trial := queue.ask(), Trial):
+        begun.append(trial)
+    assert (trial, len(begun)) == (Wait.FOR_RUNNING_TRIALS, 3)
+    for loss, own in enumerate(begun):
+        own.set_user_attr("values", {EMA: own.user_attrs["choice"]})
+        own.set_user_attr("metrics", {"val_loss": float(loss)})
+        study.tell(own, float(loss))
+    again = [queue.ask() for _ in range(2)]
+    assert [each.user_attrs["choice"] for each in again if isinstance(each, Trial)] == [
+        own.user_attrs["choice"] for own in begun[:2]
+    ]
+    assert queue.ask() is None
+
+
+@pytest.mark.slow
+def test_more_seeds_of_a_choice_than_it_gets_trials_are_refused(tmp_path: Path) -> None:
+    for name, lr in (("one", 0.01), ("two", 0.02), ("three", 0.03)):
+        (tmp_path / f"{name}.yaml").write_text(f"base: tiny.yaml\noverride: {{{EMA!r}: none, train.lr: {lr}}}\n")
+    vary = {EMA: ["cema", "none"], "train.lr": {"low": 0.001, "high": 0.1}}
+    seeds = ["one.yaml", "two.yaml", "three.yaml"]
+    space = load_space(write_space(tmp_path, vary=vary, compare=EMA, seeds=seeds, study={"trials": 6}))
+    study = open_study(space, tmp_path)
+    assert TrialQueue(study, space, 6).ask() is not None  # three of each choice
+    problem = "seeds: one.yaml, two.yaml, three.yaml are of one choice, which gets 2 of 4 trials at first"
+    with pytest.raises(ConfigError, match=f"space.yaml: {problem}"):
+        TrialQueue(study, space, 4)
 
 
 def test_a_space_of_an_earlier_version_is_the_same_search(tmp_path: Path) -> None:

@@ -144,6 +144,20 @@ def test_brute_force_does_not_repeat_the_seeds(tmp_path: Path) -> None:
     assert [params["train.lr{0.001,0.01}"] for params in worker.candidates().values()] == [0.001, 0.01]
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_brute_force_of_an_earlier_version_ends_where_it_has_tried_everything(tmp_path: Path) -> None:
+    worker = Worker(
+        space_of(tmp_path, "brute_force", {"train.lr": [0.001, 0.01], FFN: ["swiglu", "none"]}), tmp_path / "s"
+    )
+    for mark in ("counts_candidates", "numbered_combinations"):  # which its study does not have
+        worker.study.set_user_attr(mark, False)
+    worker.run()
+    tried = [trial_attrs(trial)["values"] for trial in worker.study.get_trials()]
+    assert len(tried) == len({str(values) for values in tried}) == 4
+    assert is_exhausted(worker.study)
+
+
 def test_brute_force_needs_an_end(tmp_path: Path) -> None:
     space = space_of(tmp_path, "brute_force", {"train.lr": {"low": 0.1, "high": 0.3, "step": 0.1}, "train.seed": [0]})
     assert sorted(each["train.lr"] for n in range(3) if (each := Combinations(space).get(n))) == [0.1, 0.2, 0.3]  # type: ignore[type-var]

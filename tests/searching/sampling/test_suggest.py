@@ -3,12 +3,17 @@ from typing import Any
 
 import optuna
 import pytest
-from search_helpers import write_space
+from search_helpers import LAYER, write_space
 
 from archlab import ConfigError
+from archlab.searching.sampling.enqueue_params import optuna_parameters
+from archlab.searching.sampling.numbered_samplers import FixedSampler
+from archlab.searching.sampling.repeats import with_own_seed
 from archlab.searching.sampling.suggest import suggest
+from archlab.searching.sampling.trial_values import choose_values
 from archlab.searching.space.load_space import load_space
 from archlab.searching.space.search_space import Space
+from archlab.searching.variants.divisors import NoValue
 
 EMA = "model.layers[*].mixer.ema"
 ATTENTION = "model.layers[*].mixer.attention"
@@ -120,3 +125,60 @@ def test_auto_that_differs_between_layers_is_refused(tmp_path: Path) -> None:
     file = write_space(tmp_path, vary={"model.layers[*].mixer.num_heads": "auto"}, override={"model.layers": layers})
     with pytest.raises(ConfigError, match="declare different domains"):
         load_space(file)
+
+
+def test_values_are_those_of_the_parameters_that_they_are_enqueued_as(tmp_path: Path) -> None:
+    vary: dict[str, Any] = {
+        "model.layers[each].mixer.ema": ["cema", "ema", "none"],
+        "model.layers[each].mixer.ema.num_dims": "auto",
+        "model.layers[each].ffn.hidden_dim": {"low": 8, "high": 32, "step": 8},
+        "train.warmup": {"low": 1, "high": 4},
+        "train.weight_decay": {"low": 0.0, "high": 0.5},
+    }
+    space = load_space(write_space(tmp_path, vary=vary, override={"model.layers": [{**LAYER, "repeat": 3}]}))
+    for seed in range(5):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        values = suggest(study.ask(), space.varied, space.base)
+        other = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed + 100))
+        other.enqueue_trial(optuna_parameters(space.varied, space.base, values))
+        assert suggest(other.ask(), space.varied, space.base) == values
+
+
+def test_what_is_below_a_value_that_is_not_given_is_left_to_the_sampler(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {EMA: ["cema", "ema"], f"{EMA}.num_dims": "auto", "train.clip": [1.0, 2.0]})
+    parameters = optuna_parameters(space.varied, space.base, {f"{EMA}.num_dims": 4, "train.clip": 2.0})
+    assert parameters == {"train.clip{1.0,2.0}": 2.0}
+
+
+def test_a_trial_without_a_divisor_tells_the_sampler(tmp_path: Path) -> None:
+    heads = "model.layers[*].mixer.num_heads"
+    space = space_of(tmp_path, {"model.dim": [16, 25], heads: {"low": 2, "high": 4, "divides": "model.dim"}})
+    for dim, divides in ((16, None), (25, 1.0)):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        study.enqueue_trial({"model.dim{16,25}": dim})
+        trial = study.ask()
+        if divides is None:
+            assert choose_values(trial, space)[heads] in (2, 4)
+        else:
+            with pytest.raises(NoValue, match=r"num_heads: no number of 2 to 4 divides model\.dim 25"):
+                choose_values(trial, space)
+        assert study.trials[0].constraints == ({} if divides is None else {"divides": divides})
+
+
+def test_a_fixed_sampler_asks_another_for_what_it_does_not_know() -> None:
+    study = optuna.create_study(sampler=FixedSampler({"known": 3}, optuna.samplers.RandomSampler(seed=0)))
+    trial = study.ask()
+    assert trial.suggest_int("known", 1, 9) == 3
+    other = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    assert trial.suggest_float("unknown", 0, 1) == other.suggest_float("unknown", 0, 1)
+
+
+def test_a_varied_seed_stays_where_a_candidate_is_repeated(tmp_path: Path) -> None:
+    space = space_of(tmp_path, {"train.lr": [0.1]})
+    study = optuna.create_study()
+    for number in range(3):
+        trial = study.ask()
+        trial.set_user_attr("values", {"train.lr": 0.1})
+        raw = with_own_seed(study, trial, space.base, {"train.lr": 0.1}, runs=2)
+        assert raw.resolve().train.seed == 2 * number
+        assert with_own_seed(study, trial, space.base, {"train.seed": 7}, runs=2) is space.base

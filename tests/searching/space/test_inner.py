@@ -63,6 +63,9 @@ def test_whole_numbers_and_steps_stay_inside(tmp_path: Path) -> None:
         ({"train.seed": [0, 1], "trials": 2}, "inner.train.seed: is luck.* study.runs_per_trial"),
         ({"train.lr": {"low": 0, "high": 1}, "trials": 2}, "inner.train.lr: .*not above 0"),
         ([1], "inner: .* is not a mapping"),
+        ({"model.layers[each].norm": ["rms"], "trials": 2}, r"inner.model.layers\[each\].norm: is of single layers"),
+        ({"train.warmup": {"same_as": "train.steps"}, "trials": 2}, "inner.train.warmup: same_as: a tie follows"),
+        ({"model.layers[*].ffn": [{"type": "mlp", "hidden_dim": "x"}], "trials": 2}, r"inner.*ffn.hidden_dim: 'x' is"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, inner: Any, message: str) -> None:

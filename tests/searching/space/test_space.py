@@ -10,6 +10,7 @@ from archlab.config.domains import Interval
 from archlab.config.yaml_files import shipped_files
 from archlab.searching.space.load_space import load_space
 from archlab.searching.space.study_config import PRUNERS, REQUIRES, SAMPLERS
+from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.pattern import Pattern
 
 LR = {"low": 1e-3, "high": 1e-1, "log": True}
@@ -28,6 +29,10 @@ def test_defaults(tmp_path: Path) -> None:
     assert space.study.sampler.type == "tpe"
     assert space.study.trials == 20
     assert space.can_prune
+
+
+DOMINATED: dict[str, Any] = {"study": {"pruner": "dominated"}}
+SECONDS: dict[str, Any] = {"train.steps": None, "train.budget": {"seconds": 10}}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,28 @@ def test_defaults(tmp_path: Path) -> None:
         ({"study": {"trails": 3}}, r"study: unknown key 'trails'; did you mean 'trials'\?"),
         ({"objectives": {"params": "minimize"}, "study": {"pruner": "median"}}, "median needs a metric like val_loss"),
         ({"override": {"train.eval_every": 0}, "study": {"pruner": "median"}}, "nothing to judge by"),
-        ({"base": "nowhere"}, "no experiment 'nowhere'"),
+        ({"base": "nowhere"}, "base: no experiment 'nowhere'"),
+        ({"base": None}, "base: is missing: name the experiment to search around"),
+        ({"base": 3}, "base: 3 is not an experiment: give its name, its file, or its sections"),
+        ({"constraints": ["params <= many"]}, r"constraints\[0\]: 'many' is not a number"),
+        ({"constraints": ["params <= nan"]}, r"constraints\[0\]: 'nan' is not a number"),
+        (
+            {"constraints": [{"at": "megalodon_7", "require": "params <= 3"}]},
+            r"constraints\[0\]\.at: no experiment 'megalodon_7'; did",
+        ),
+        ({"objectives": {"days": {"device": "h100", "direction": "down"}}}, "days.direction: 'down' is neither"),
+        ({"objectives": {"val_loss": "minimize", "val_bpb": "minimize"}, **DOMINATED}, "needs one .* there are 2"),
+        ({"objectives": {"params": "minimize"}, **DOMINATED}, "needs one validation metric, and there are 0"),
+        ({"study": {"pruner": "promotion", "runs_per_trial": 2}}, "of one run, and study.runs_per_trial makes several"),
+        ({"study": {"pruner": "promotion"}, "override": SECONDS}, "needs the number of steps, .* a budget of seconds"),
+        ({"study": {"budget": 8}}, r"study.budget: 8 is not a mapping such as \{hours: 8\}"),
+        ({"study": {"launcher": "local", "resources": 4}}, r"study.resources: 4 is not a mapping such as \{cpus: 4"),
+        ({"tasks": {"easy": ["train.steps"]}}, r"tasks.easy: \['train.steps'\] is not a mapping of paths to values"),
+        ({"hold": "params"}, r"hold: 'params' is not a mapping such as \{params: 1.0e6, by: model.dim\}"),
+        ({"vary": {"train.warmup": {"low": 0, "high": 4, "step": 1.5}}}, "step is 1.5, and the knob takes whole"),
+        ({"vary": {"model.layers[*].mixer[each].ema": ["none"]}}, r"\[each\] is the only wildcard before"),
+        ({"vary": {"model.layers": ["attention"]}}, "'attention' is not a list of one or more layers"),
+        ({"vary": {"model.layers": [[]]}}, r"\[\] is not a list of one or more layers"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, asked: dict[str, Any], message: str) -> None:
@@ -72,6 +98,36 @@ def test_mistakes_are_named(tmp_path: Path, asked: dict[str, Any], message: str)
         load_space(write_space(tmp_path, **asked))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "choice", "message"),
+    [
+        ("mixer", {"type": "attention", "num_heads": "x"}, "vary.model.layers[*].mixer.num_heads: 'x' is not a whole"),
+        ("mixer", {"type": "attention", "position": "ropee"}, "mixer.position: no position 'ropee'; did you mean"),
+        ("mixer", {"type": "mega", "ema": {"type": "cema", "dims": 3}}, "mixer.ema: unknown knob 'dims' of 'cema'"),
+        ("mixer", {"type": "attention", "position": 3}, "mixer.position: 3 is not a position: give its name"),
+        ("", {"repeat": 0}, "vary.model.layers[*].repeat: 0 is not at least 1"),
+    ],
+)
+def test_what_is_below_a_choice_is_checked_too(tmp_path: Path, path: str, choice: Any, message: str) -> None:
+    where = f"model.layers[*].{path}".removesuffix(".")
+    with pytest.raises(ConfigError) as caught:
+        load_space(write_space(tmp_path, vary={where: [choice]}))
+    assert message in str(caught.value)
+
+
+def test_layers_in_a_list_are_checked_each_and_interpolations_are_left(tmp_path: Path) -> None:
+    of_dim = {"mixer": "attention", "ffn": {"type": "swiglu", "hidden_dim": "${model.dim}"}}
+    vary = {"model.layers": [[of_dim], [of_dim, {"mixer": "atention"}]]}
+    with pytest.raises(
+        ConfigError, match=r"vary.model.layers\[1\].mixer: no mixer 'atention'; did you mean 'attention'"
+    ):
+        load_space(write_space(tmp_path, vary=vary))
+    good = load_space(write_space(tmp_path, vary={"model.layers": [[of_dim], [of_dim, of_dim]]}))
+    assert apply_values(good.vary, {"model.layers": [of_dim]}, good.base, "test").resolve().model.to_plain()["layers"][
+        0
+    ]["ffn"]["hidden_dim"] == good.base.get("model.dim")
 
 
 def test_overrides_change_a_part_of_a_domain() -> None:

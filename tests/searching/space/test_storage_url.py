@@ -77,7 +77,19 @@ def test_only_secrets_are_taken_out(url: str, public: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["postgresql://me:geh@im@host/db", "me:geheim@host", "postgresql://me:${oc.env:PW,geheim}@host/db", "sqlite://"],
+    [
+        *(
+            "postgresql://me:geh@im@host/db",
+            "me:geheim@host",
+            "postgresql://me:${oc.env:PW,geheim}@host/db",
+            "sqlite://",
+        ),
+        *(
+            "sqlite+pysqlcipher://:geheim@/study.db",
+            "sqlite:///study.db?password=geheim",
+            "sqlite://me:geheim@h:p/s.db",
+        ),
+    ],
 )
 def test_what_is_no_url_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -96,6 +108,18 @@ def test_a_password_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert (filled.password, filled.host, filled.query["password"]) == ("p@ss?", "h", "p@ss?")
     with pytest.raises(ArchlabError, match="the environment variable NO_SUCH is not set"):
         connection_url("${oc.env:NO_SUCH}")
+
+
+@pytest.mark.parametrize("url", ["sqlite:study.db", "sqlite://host:port/study.db"])
+def test_a_url_of_sqlite_that_is_none_is_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match=f"study.storage: '{url}' is no URL such as sqlite:///study.db"):
+        take_password(url, "study.storage")
+
+
+def test_a_file_with_an_at_sign_in_its_name_has_no_password(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/me:x@host.db"
+    assert secrets_of(url) == []
+    assert make_url(take_password(url, "study.storage")).database == str(tmp_path / "me:x@host.db")
 
 
 def test_a_relative_file_is_the_same_from_every_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from search_helpers import is_free, pretend, replace_costs, replace_training, search, write_space
 
 from archlab.searching.space.load_space import load_space
 from archlab.searching.study import study as study_module
 from archlab.searching.study.claims import claim, has_left, leave, lock_file, require_own_dir
+from archlab.searching.study.progress import checkpoint_step
 from archlab.searching.study.study import (
     SearchStudy,
     enqueue_retries,
@@ -19,13 +21,16 @@ from archlab.searching.study.study import (
     mark_interrupted,
     open_study,
     record_result,
+    tell,
 )
 from archlab.searching.study.trial_attrs import trial_attrs
 from archlab.searching.study.workers import DIR, fence, hold_lease, own_lease, read_workers, work_on
+from archlab.storage.files import atomic_dir
 from archlab.storage.lease_file import read_lease
 from archlab.storage.lease_observer import LeaseObserver
 from archlab.storage.leases import LeaseLost, declare_lost, require_not_lost
 from archlab.storage.locks import lock
+from archlab.storage.manifest import write_manifest
 
 RUNNING, WAITING, COMPLETE, FAIL = TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE, TrialState.FAIL
 
@@ -104,6 +109,36 @@ def test_a_result_counts_once(study: SearchStudy, other: SearchStudy) -> None:
     assert record_result(study, trial, {"reason": "", "metrics": {"val_loss": 1.0}}, [1.0], COMPLETE)  # repeated
     (stored,) = other.get_trials()
     assert (stored.state, stored.value, stored.user_attrs["reason"]) == (COMPLETE, 1.0, "")
+
+
+@pytest.mark.slow
+def test_a_trial_that_another_closes_in_between_is_not_closed_again(study: SearchStudy, other: SearchStudy) -> None:
+    trial = begin(study)
+    with pytest.raises(ValueError, match="values"):  # a mistake of the caller, of a trial that still runs
+        tell(study, trial, [1.0, 2.0], COMPLETE)
+    assert states(study) == [RUNNING]
+    tell(other, trial, [1.0], COMPLETE)
+    with pytest.raises(UpdateFinishedTrialError):
+        tell(study, trial, [2.0], COMPLETE)
+    assert study.get_trials()[0].value == 1.0
+
+
+@pytest.mark.parametrize(("files", "step"), [((), 2), (("experiment.yaml",), None), (("metrics.jsonl",), None)])
+def test_a_run_continues_from_a_checkpoint_that_is_whole(
+    tmp_path: Path, files: tuple[str, ...], step: int | None
+) -> None:
+    for name in ("experiment.yaml", "metrics.jsonl"):
+        (tmp_path / name).touch()
+    for number in (2, 4):
+        with atomic_dir(tmp_path / f"checkpoints/step_{number:08d}") as partial:
+            (partial / "state.json").write_text("{}")
+            write_manifest(partial)
+    (tmp_path / "checkpoints/step_00000004/state.json").write_text("damaged")
+    for name in files:
+        (tmp_path / name).unlink()
+    assert checkpoint_step(tmp_path) == step
+    (tmp_path / "checkpoints/step_00000002/state.json").write_text("damaged")
+    assert checkpoint_step(tmp_path) is None
 
 
 @pytest.mark.slow

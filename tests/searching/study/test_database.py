@@ -9,7 +9,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from search_helpers import pretend, replace_costs, replace_training, search, write_space
-from sqlalchemy.exc import OperationalError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
 from archlab.searching.space.load_space import load_space
 from archlab.searching.space.storage_url import sqlite_url, take_password
@@ -120,6 +120,27 @@ def test_a_driver_that_is_not_installed_is_one_line() -> None:
         with pytest.raises(DatabaseError, match="cannot be used: ") as caught:
             open_database(take_password(url, "study.storage"))
         assert "geheim" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "extra"),
+    [("postgresql://me@h/d", "postgresql"), ("mysql://me@h/d", "mysql"), ("mariadb://me@h/d", "mysql")],
+)
+def test_a_driver_of_an_extra_is_named_with_the_extra(url: str, extra: str) -> None:
+    missing = Failing(10**9, ImportError("No module named 'driver'"))
+    with pytest.raises(
+        DatabaseError, match=rf"{url}: cannot be used: No module named 'driver'; pip install 'archlab\[{extra}\]'"
+    ):
+        PatientDatabase(url, []).call(missing)
+    assert missing.calls == 1
+
+
+def test_a_connection_that_the_server_ended_is_made_again(clock: list[float]) -> None:
+    call = Failing(
+        1, DBAPIError("SELECT 1", {}, ServerError("password cache was flushed"), connection_invalidated=True)
+    )
+    assert PatientDatabase("mysql://me@h/d", []).call(call) == "answer"
+    assert (call.calls, clock[0]) == (2, database.PAUSE_S)
 
 
 def test_a_locked_file_is_waited_for(

@@ -1,8 +1,10 @@
 import json
 import logging
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,6 +14,7 @@ import archlab
 from archlab import ArchlabError
 from archlab.searching.results import best_trial
 from archlab.searching.study import study_storage
+from archlab.searching.study.identity import SearchIdentity, read_identity
 from archlab.storage.manifest import write_manifest
 
 NO_PRUNING = {"pruner": "none"}
@@ -106,6 +109,19 @@ def test_trials_of_a_deleted_study_are_put_aside(one: Path, file: Path, caplog: 
     assert [path.name for path in (one / "trials").iterdir()] == ["0000"]
 
 
+@pytest.mark.slow
+def test_a_best_model_of_another_trial_of_the_number_is_refused(one: Path, file: Path) -> None:
+    provenance = one / "best" / "provenance.json"
+    stored = json.loads(provenance.read_text())
+    provenance.write_text(json.dumps(stored | {"values": {"train.lr": 0.5}}))
+    (one / "best" / "manifest.json").unlink()
+    write_manifest(one / "best")
+    with pytest.raises(
+        ArchlabError, match=rf"best: is of another trial {stored['trial']} than the study's: values.*lr"
+    ):
+        search(file, one, trials=3)
+
+
 @pytest.mark.parametrize("part", ["study.db", "summary.json", "baseline/result.json", "trials/0000/lock", "best"])
 def test_a_part_of_another_search_is_refused_by_name(part: str, one: Path, searched: Path, file: Path) -> None:
     if part == "best":
@@ -132,6 +148,75 @@ def test_a_changed_base_or_space_is_named(one: Path, file: Path, tmp_path: Path)
     base.write_text(base.read_text().replace("steps: 4", "steps: 6"))
     with pytest.raises(ArchlabError, match=r"one/base.yaml: has been changed since the search began, and so has"):
         search(file, one, ["train.steps=6"], trials=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"study": None}, "a value is missing or of another type"),
+        ({"data": []}, "a value is missing or of another type"),
+        ({"search": ""}, "a value is missing or of another type"),
+        ({"surch": "x"}, "unexpected keyword argument 'surch'"),
+    ],
+)
+def test_an_identity_has_all_its_values(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    whole = {"search": "a", "study": "search", "format": 2, "base": "b", "space": "c", "data": {}}
+    (tmp_path / "identity.json").write_text(json.dumps(whole))
+    assert read_identity(tmp_path) == SearchIdentity(**whole)  # type: ignore[arg-type]
+    (tmp_path / "identity.json").write_text(json.dumps(whole | change))
+    with pytest.raises(ArchlabError, match=rf"identity.json: is not the identity of a search: .*{problem}"):
+        read_identity(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        (
+            "UPDATE study_directions SET direction = 'MAXIMIZE'",
+            "the study search has other objectives than .*search.yaml",
+        ),
+        (
+            "DELETE FROM study_user_attributes WHERE key = 'search'",
+            "the study search is of another search, of an earlier",
+        ),
+        ("UPDATE alembic_version SET version_num = 'v9.9.9'", "cannot be used: "),
+    ],
+)
+def test_a_study_that_does_not_fit_is_named(one: Path, file: Path, statement: str, problem: str) -> None:
+    with sqlite3.connect(one / "study.db") as database:
+        database.execute(statement)
+    for use in (archlab.report, lambda folder: search(file, folder, trials=3)):
+        with pytest.raises(ArchlabError, match=rf"one/study.db: {problem}") as caught:
+            use(one)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_search_of_a_former_format_may_have_former_names(one: Path, file: Path) -> None:
+    for name in ("base.yaml", "search.yaml"):
+        stored = (one / name).read_text()
+        (one / name).write_text("".join(line for line in stored.splitlines(True) if not line.startswith("format:")))
+    refusal = (
+        r"study.seed is 0 there and 5 here; run archlab migrate \S+one if that is only a former name; else name another"
+    )
+    with pytest.raises(ArchlabError, match=refusal):
+        search(file, one, ["study.seed=5"], trials=3)
+
+
+def test_a_link_is_not_started_over(one: Path, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(one)
+    with pytest.raises(ArchlabError, match=rf"link: is a link; to start over its target, name {one}"):
+        search(file, tmp_path / "link", trials=1, force=True)
+    assert (one / "search.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_a_search_whose_study_is_gone_is_started_over(tmp_path: Path) -> None:
+    file, folder = in_database(tmp_path), tmp_path / "s"
+    search(file, folder, trials=2)
+    (tmp_path / "shared.db").unlink()
+    search(file, folder, trials=1, force=True)
+    assert len(trials_of(folder)) == 1
 
 
 def test_changed_data_are_named(one: Path, file: Path) -> None:

@@ -12,7 +12,7 @@ from archlab.searching.space.load_space import load_space
 from archlab.searching.space.search_space import Space
 from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.bisection import Bisection
-from archlab.searching.variants.hold import parse_hold, solve
+from archlab.searching.variants.hold import parse_hold, solve, solve_by
 from archlab.searching.variants.layer_lists import merge_repeats
 
 MIXERS = ["attention", "gla", {"type": "mamba2", "state_dim": 8, "head_dim": 8}]
@@ -50,6 +50,26 @@ def test_costs_that_fall_or_stay_or_are_not_there() -> None:
     assert Bisection(lambda n: 3.0, 10, 1, 10**6).nearest(7) == (7, 3)
     assert Bisection(lambda n: None, 10, 1, 10**6).nearest(7) is None
     assert Bisection(float, 10**9, 1, 64, 16).nearest(1) == (64, 64)
+
+
+@pytest.mark.parametrize(("target", "found"), [(10**9, 96), (1, 48), (70, 64)])
+def test_a_multiple_is_found_where_the_ends_are_none(target: int, found: int) -> None:
+    assert Bisection(float, target, 40, 100, 16).nearest(50) == (found, found)
+    assert Bisection(float, target, 40, 100, 16).nearest(1000) == (found, found)
+    assert Bisection(float, target, 40, 47, 16).nearest(41) is None
+
+
+def test_a_number_that_divisors_leave_no_place_for_is_refused() -> None:
+    raw, hold = read("llama2_tiny"), parse_hold({"params": 1e6, "by": "model.dim", "low": 40, "high": 100}, "hold")
+    with pytest.raises(ConfigError, match="hold: no multiple of 36 is from 40 to 70"):
+        solve_by(hold, lambda n: raw.override({"model.dim": n}, "test"), 64, multiple_of=36, most=70)
+
+
+def test_a_model_that_no_number_builds_is_refused_with_its_problem() -> None:
+    raw, hold = read("llama2_tiny"), parse_hold({"params": 1e6, "by": "model.dim", "high": 100}, "hold")
+    heads = raw.override({"model.layers[*].mixer.num_heads": 101}, "test")
+    with pytest.raises(ConfigError, match=r"attention: .*num_heads 101"):
+        solve(heads, hold)
 
 
 @pytest.mark.slow

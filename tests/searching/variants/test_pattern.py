@@ -109,6 +109,20 @@ def test_a_pattern_is_layers_of_the_base_with_what_its_letters_set(tmp_path: Pat
     assert mixers(space, {"model.layers": "amm, stretch"}) == ["attention"] * 2 + ["mamba2"] * 4
 
 
+def test_a_letter_may_name_its_layer_s_type_and_letters_have_knobs_of_their_own(tmp_path: Path) -> None:
+    of = {letter: {"type": "block", **layer} for letter, layer in LETTERS.items()}
+    vary = {
+        "model.layers": {"pattern": {"of": of, "period": 2, "at_least": {"a": 1, "m": 1}}},
+        "model.layers[a].mixer.num_heads": [2],
+        "model.layers[m].mixer.state_dim": [8],
+    }
+    space = space_of(tmp_path, vary)
+    values = ask(space)
+    layers = apply_values(space.varied, values, space.base, "trial").resolve().model.knobs["layers"]
+    found = {layer.knobs["mixer"].name: layer.knobs["mixer"].knobs for layer in layers}
+    assert (found["attention"]["num_heads"], found["mamba2"]["state_dim"]) == (2, 8)
+
+
 def test_another_experiment_keeps_its_depth_and_its_widths(tmp_path: Path) -> None:
     space = space_of(tmp_path, {"model.layers": {"pattern": OF}})
     layer = {"repeat": 7, **space.base.get("model.layers")[0], "ffn": {"type": "swiglu", "hidden_dim": 99}}
@@ -175,11 +189,48 @@ def test_brute_force_is_offered_letters_that_can_be_completed() -> None:
         ({"operator": "stak"}, "operator: 'stak' is neither stack nor stretch"),
         ({"depth": 8}, "depth: 8 is not a multiple of the period 3; 9 is"),
         ({"depth": 6, "repeats": 2}, "depth: and repeats say the same"),
+        ({"repeats": 2000}, "pattern: 6000 layers are more than 4096"),
+        ({"of": {"a": "attention", "m": {}}}, "pattern.of.a: 'attention' is not a mapping of a layer's knobs"),
+        ({"at_most": [1]}, r"pattern.at_most: \[1\] is not a mapping of letters to numbers of layers"),
+        ({"operator": []}, r"operator: \[\] names an operator twice, or none"),
+        ({"operator": ["stack", "stack"]}, "operator: .* names an operator twice"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         space_of(tmp_path, {"model.layers": {"pattern": {**OF, **change}}})
+
+
+@pytest.mark.parametrize(
+    ("path", "domain", "message"),
+    [
+        ("model.layers", {"pattern": "am"}, "vary.model.layers.pattern: 'am' is not a mapping with of and period"),
+        (
+            "model.layers",
+            {"pattern": {"of": LETTERS}},
+            "pattern.period: is missing: the number of letters of a pattern",
+        ),
+        ("model.layers", {"pattern": OF, "low": 3}, "vary.model.layers: pattern stands alone, without 'low'"),
+        ("model.layers[*]", {"pattern": OF}, r"vary.model.layers\[\*\]: a pattern is of one list of layers"),
+    ],
+)
+def test_what_is_no_pattern_is_refused(tmp_path: Path, path: str, domain: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        space_of(tmp_path, {path: domain})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("aam", "p: 'aam' is not a pattern such as 'aam, stack'"),
+        (["a"], r"p: \['a'\] is not a pattern such as"),
+        ("aamm, stack", "p: 'aamm' is not a pattern of 3 letters of a, m"),
+        ("axm, stack", "p: 'axm' is not a pattern of 3 letters of a, m"),
+    ],
+)
+def test_a_stored_value_that_the_pattern_does_not_have_is_refused(text: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_value(text, parse_pattern(OF, "p"), "p")
 
 
 def test_a_letter_that_no_pattern_has_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from archlab import ConfigError
 from archlab.searching.sampling.suggest import suggest
 from archlab.searching.space.load_space import load_space
 from archlab.searching.space.search_space import Space
+from archlab.searching.variants import selectors
 from archlab.searching.variants.apply import apply_values
 from archlab.searching.variants.divisors import NoValue
 
@@ -117,6 +118,48 @@ def test_mistakes_are_named(tmp_path: Path, vary: dict[str, Any], message: str) 
     with pytest.raises(ConfigError, match=message) as caught:
         space_of(tmp_path, vary)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tie_to_layers_that_differ_is_refused(tmp_path: Path) -> None:
+    other = {**ATTENTION, "ffn": {"type": "swiglu", "hidden_dim": 24}}
+    with pytest.raises(
+        ConfigError, match=r"space.yaml: vary.train.warmup: same_as: the layers differ in model.layers\[\*\]"
+    ):
+        space_of(tmp_path, {"train.warmup": {"same_as": FFN}}, [ATTENTION, other])
+
+
+def test_a_tie_follows_an_interpolation(tmp_path: Path) -> None:
+    of_dim = {**ATTENTION, "ffn": {"type": "swiglu", "hidden_dim": "${model.dim}"}}
+    space = space_of(tmp_path, {"train.warmup": {"same_as": FFN}, "model.dim": [24]}, [of_dim])
+    _, values = ask(space)
+    assert values["train.warmup"] == 24
+
+
+def test_layers_that_an_interpolation_counts_stay_single(tmp_path: Path) -> None:
+    vary, norms = {"model.layers[each].norm": ["rms", "layer"]}, "model.layers[each].norm"
+    for warmup, entries in (("${model.layers[1].ffn.hidden_dim}", 2), (16, 1)):
+        override = {"model.layers": [ATTENTION, ATTENTION], "train.warmup": warmup}
+        space = load_space(write_space(tmp_path, vary=vary, override=override))
+        raw = apply_values(space.varied, {norms: ["rms", "rms"]}, space.base, "trial")
+        assert len(raw.get("model.layers")) == entries
+        assert raw.resolve().train.warmup == 16
+
+
+@pytest.mark.parametrize(
+    ("path", "other", "is_above"),
+    [
+        ("model.layers[*]", "model.layers[a].ffn", True),
+        ("model.layers[each]", "model.layers[2].ffn", True),
+        ("model.layers[a]", "model.layers[*].ffn", True),
+        ("model.layers[a]", "model.layers[a].ffn", True),
+        ("model.layers[a]", "model.layers[m].ffn", False),
+        ("model.layers[1]", "model.layers[2].ffn", False),
+        ("model.layers[*]", "model.layers", False),
+        ("model.layers[*]", "model.layers.ffn.bias", False),
+    ],
+)
+def test_a_path_is_above_another_whatever_its_wildcards_mean(path: str, other: str, is_above: bool) -> None:
+    assert selectors.is_ancestor(path, other) is is_above
 
 
 def test_divisors_depend_on_what_was_chosen_and_so_do_their_names(tmp_path: Path) -> None:
