@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from archlab.config.strict_json import read_object
-from archlab.errors import ArchlabError
+from archlab.errors import ArchlabError, is_unicode
 from archlab.storage.manifest import integrity_error, read_manifest
 from archlab.storage.ownership import listed_dir, own_file, report_file
 
@@ -44,6 +44,8 @@ def require_dir(out: Path) -> None:
             raise ArchlabError(f"{out}: is a file or below one, not a directory")
         if out.resolve() in (Path("/"), _home()):
             raise ArchlabError(f"{out}: is the home or the root directory; name one of its own")
+        if not is_unicode(str(out.resolve())):
+            raise ArchlabError(f"{out}: its path is not UTF-8, and safetensors stores nothing there")
     except OSError as error:
         raise ArchlabError(f"{out}: cannot be used: {error.strerror}") from error
 

@@ -140,6 +140,7 @@ def test_a_place_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, monkeyp
         "dead": "is a link that leads nowhere",
         "home": "is the home",
         "here": "is the current directory",
+        "gr\udcfcn/out": "its path is not UTF-8",
     }
     for place, words in {
         **{str(tmp_path / name): words for name, words in places.items()},
