@@ -50,16 +50,27 @@ class RankPool:
     def run(self, count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Return the results of `function(session, *arguments)` in each of `count` ranks.
 
-        Raises RuntimeError with the traceback of the first one that fails; a pool is of no use after that.
+        Raises RuntimeError with the traceback of the first one that fails. Its processes end then, as the others may
+        wait for it, and `rank_pool` starts new ones.
         """
         self._calls += 1
         for link in self._links[:count]:
             link.send((self._calls, count, function, arguments))
-        answers = [link.recv() for link in self._links[:count]]
-        for answer in answers:
-            if isinstance(answer, _Failed):
-                raise RuntimeError(answer.text)
-        return answers
+        try:
+            return [self._answer_of(rank) for rank in range(count)]
+        except RuntimeError:
+            self.close()
+            raise
+
+    def _answer_of(self, rank: int) -> Any:
+        try:
+            answer = self._links[rank].recv()
+        except EOFError:
+            self._processes[rank].join()
+            raise RuntimeError(f"the process of rank {rank} ended, with {self._processes[rank].exitcode}") from None
+        if isinstance(answer, _Failed):
+            raise RuntimeError(answer.text)
+        return answer
 
     def close(self) -> None:
         """End the processes."""
