@@ -14,10 +14,12 @@ from typing import Any, Literal, TypeAlias
 
 from archlab.data.task import Task
 from archlab.errors import ArchlabError
+from archlab.modeling.build import build_on_meta
 from archlab.runtime.signals import stop_on_signals
 from archlab.searching.fleet import require_number
 from archlab.searching.launched_search import run_launched
 from archlab.searching.pool import run_one_of_many, run_pool
+from archlab.searching.results.objectives import require_decoding
 from archlab.searching.sampling.trial_values import held_base
 from archlab.searching.space.load_space import load_space
 from archlab.searching.space.search_space import Space
@@ -49,8 +51,10 @@ def search(
     require_number(space, workers)
     count = num_seats() if workers == "auto" else workers
     _require_bits_per_byte(space)
+    base = held_base(space)  # a budget that even the base experiment cannot meet is refused before there is a directory
+    if "decode_us_per_token" in space.objectives:
+        require_decoding(experiment := base.resolve(), build_on_meta(experiment.model))
     total = trials if trials is not None else space.study.trials
-    held_base(space)  # a budget that even the base experiment cannot meet is refused before there is a directory
     with stop_on_signals(), open_search(space, folder, force):
         if count is not None:
             run_workers = run_pool if space.study.launcher is None else run_launched

@@ -117,6 +117,14 @@ def test_the_best_is_published_again_after_a_stop_in_between(tmp_path: Path, fak
     load_trained(tmp_path / "s")
 
 
+def test_a_latency_that_the_base_experiment_does_not_have_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    both_ways = {"model.layers[0].mixer": {"type": "attention", "attention": "bidirectional"}}
+    file = write_space(tmp_path, objectives={"decode_us_per_token": "minimize"}, override=both_ways)
+    with pytest.raises(ArchlabError, match="decode_us_per_token: this model does not decode tokens one at a time"):
+        search(file, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
 def test_trials_are_not_compared_by_bits_per_byte_that_would_be_wrong(tmp_path: Path, fake: Any) -> None:
     (tmp_path / "a.txt").write_text("".join(f"{n} words\n" for n in range(3000)))
     words = [f"task.path={tmp_path / 'a.txt'}", "task.tokenizer=words", "task.vocab_size=9"]

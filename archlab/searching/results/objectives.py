@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from archlab.config.experiment import Experiment
 from archlab.errors import ArchlabError
 from archlab.modeling.backbone import is_causal
 from archlab.modeling.build import device_of, eval_mode
@@ -17,11 +19,16 @@ from archlab.storage.trained_model import load_trained
 from archlab.training import metrics
 
 
+def require_decoding(experiment: Experiment, model: nn.Module) -> None:
+    """Raise ArchlabError if a model does not decode tokens, so that it has no latency."""
+    if experiment.model.knobs.get("vocab_size") is None or not is_causal(model):
+        raise ArchlabError("decode_us_per_token: this model does not decode tokens one at a time")
+
+
 def decode_us_per_token(run: Path, tokens: int = 64) -> float:
     """Return the median decode latency per token of a run's model in microseconds, after `tokens` warm-up steps."""
     experiment, model = load_trained(run)
-    if experiment.model.knobs.get("vocab_size") is None or not is_causal(model):
-        raise ArchlabError("decode_us_per_token: this model does not decode tokens one at a time")
+    require_decoding(experiment, model)
     tokens = min(tokens, (max_context(model) or 2 * tokens) // 2)
     model = model.to(experiment.train.device)
     token_11 = torch.zeros(1, 1, dtype=torch.int64, device=device_of(model))
