@@ -22,7 +22,7 @@ def test_bench_prints_each_operation_when_it_is_measured(run, monkeypatch: pytes
     monkeypatch.setattr(benchmark, "benchmark", lambda operation: iter(results))
     done = run("bench")
     assert done.status == 0
-    title, about, heads, *rows = done.out.splitlines()
+    title, _, heads, *rows = done.out.splitlines()
     assert title.startswith("ms, float32, ")
     assert heads.split() == ["operation", "by", "time", "eager", "compiled", "roofline", "speedup"]
     assert [row.split() for row in rows] == [
