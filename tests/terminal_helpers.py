@@ -6,14 +6,20 @@ import fcntl
 import os
 import pty
 import re
+import select
+import signal
 import struct
 import sys
 import termios
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+# Before a key is pressed: Python forgets a Ctrl-C that comes just before it waits for a key, as no person's does.
+_PAUSE_S = 0.03
+_SILENCE_S = 60.0  # after which a program waits for something that does not come
 _TOKEN = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n])")
 
 
@@ -41,6 +47,7 @@ def _call(function: Callable[[], None], environment: dict[str, str]) -> NoReturn
     os.environ.clear()
     os.environ.update(environment)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process of pytest's own workers may not have
     status = 1
     try:
         function()
@@ -55,9 +62,18 @@ def _call(function: Callable[[], None], environment: dict[str, str]) -> NoReturn
 
 
 def run_in_terminal(
-    command: Sequence[str] | Callable[[], None], folder: Path, width: int, *, term: str = "xterm-256color"
+    command: Sequence[str] | Callable[[], None],
+    folder: Path,
+    width: int,
+    *,
+    term: str = "xterm-256color",
+    keys: Sequence[tuple[str, bytes]] = (),
+    status: int = 0,
 ) -> str:
-    """Run a program, or a function in a copy of this process, in a terminal of a width; return all that it wrote."""
+    """Run a program, or a function in a copy of this process, in a terminal of a width; return all that it wrote.
+
+    `keys` are pressed in turn, each once its text has been written since the last.
+    """
     process, terminal = pty.fork()
     if not process:
         os.chdir(folder)
@@ -70,8 +86,10 @@ def run_in_terminal(
         _call(command, environment)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     os.write(terminal, b"\n")
-    written = b""
+    written, waiting, since = b"", list(keys), 0
     while True:
+        if not select.select([terminal], [], [], _SILENCE_S)[0]:
+            os.kill(process, signal.SIGKILL)
         try:
             part = os.read(terminal, 65536)
         except OSError:  # raised by Linux if the other side is closed
@@ -79,6 +97,11 @@ def run_in_terminal(
         if not part:
             break
         written += part
+        if waiting and waiting[0][0].encode() in written[since:]:
+            since = len(written)
+            time.sleep(_PAUSE_S)
+            os.write(terminal, waiting.pop(0)[1])
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, written.decode()
-    return written.decode()
+    text = written.decode(errors="backslashreplace")  # what is typed is shown, too, and need not be text
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == status, text
+    return text

@@ -43,6 +43,9 @@ def _read() -> str | None:
     except KeyboardInterrupt:  # while a line is edited: it is given up
         click.echo()
         return ""
+    except UnicodeDecodeError as error:  # of a terminal with another encoding
+        click.echo(f"archlab: the line is not text in {error.encoding}, the terminal's encoding", err=True)
+        return ""
 
 
 def _print_answer(conversation: Conversation, text: str) -> None:

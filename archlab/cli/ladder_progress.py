@@ -179,16 +179,20 @@ def print_ladder(console: Console, result: LadderResult) -> None:
     summary = result.summary
     narrow = min(console.width, WIDTH)
     for rung in summary.rungs:
+        # Above the table, in the width of which its own title would be wrapped.
+        console.print(foreign(rung_title(rung), "italic"), width=narrow)
         console.print(_rung_table(rung), width=narrow)
         if line := agreement_line(rung):
             console.print(foreign(line), width=narrow)
         console.print()
-    for closing in _format_summary(summary, result.folder):
+    for closing in _format_summary(summary):
         console.print(closing, width=narrow, highlight=False)
+    for line in _files(summary, result.folder):
+        console.print(foreign(line), highlight=False, soft_wrap=True)  # to be copied
 
 
 def _rung_table(rung: RungSummary) -> Table:
-    table = Table(title=foreign(rung_title(rung)), title_justify="left", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
     table.add_column("candidate", overflow="fold", max_width=24)
     has_forecast = bool(forecast_of(rung))
     for name in ("loss", *(("forecast", "90 % interval", "error") if has_forecast else ()), "on"):
@@ -203,13 +207,16 @@ def _rung_table(rung: RungSummary) -> Table:
     return table
 
 
-def _format_summary(summary: LadderSummary, folder: Path) -> Iterator[Text]:
+def _format_summary(summary: LadderSummary) -> Iterator[Text]:
     for line in target_lines(summary):
         yield foreign(line)
     for name, reason in summary.failed.items():
         yield foreign(f"{name} dropped out: {reason}")
     yield foreign(summary.verdict, "bold")
-    yield foreign(f"report  {folder / 'report.html'}")
-    yield foreign(f"data    {folder / 'ladder.json'}, {folder / 'forecasts'}")
+
+
+def _files(summary: LadderSummary, folder: Path) -> Iterator[str]:
+    yield f"report  {folder / 'report.html'}"
+    yield f"data    {folder / 'ladder.json'}, {folder / 'forecasts'}"
     if summary.goes_on and summary.target is not None:
-        yield foreign(f"launch  archlab train {shell_path(folder / 'launch' / f'{summary.goes_on[0]}.yaml')}")
+        yield f"launch  archlab train {shell_path(folder / 'launch' / f'{summary.goes_on[0]}.yaml')}"

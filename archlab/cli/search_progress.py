@@ -137,7 +137,8 @@ def print_summary(console: Console, result: SearchResult) -> None:
     print_choices(console, data)
     best = result.summary.best_trial
     if best is None:
-        say(console, "no trial is complete; the reasons are in the table")
+        why = "no trial is complete; the reasons are in"
+        console.print(f"{why} {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
         return
     if front := _front(data, result.summary):
         beaten = " and ".join(result.summary.objectives)

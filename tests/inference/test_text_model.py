@@ -14,6 +14,7 @@ from test_decoder import MODELS
 
 from archlab import ArchlabError, GeneratedToken, Prompt
 from archlab.config.experiment import load
+from archlab.inference import saved_state
 from archlab.inference.decoder import Decoder
 from archlab.inference.prompts import Settings
 from archlab.inference.saved_state import model_hash
@@ -188,6 +189,49 @@ def test_a_damaged_state_is_refused(what: str, saved: tuple[TextModel, Path]) ->
     rewrite(file, tensors, **({"position": "5"} if what == "metadata" else {}))
     with pytest.raises(ArchlabError, match=r"state: is damaged: its SHA-256 is not the one"):
         run(each, None, Settings(), files=StateFiles(file))
+
+
+def resave(file: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> None:
+    """Write a state whose SHA-256 is right, as another version of archlab or another program would."""
+    with safe_open(file, "pt") as opened:
+        kept = opened.metadata() | metadata
+    kept.pop("sha256")
+    save_file(tensors, file, kept | {"sha256": saved_state._digest(tensors, kept)})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "problem"),
+    [
+        ({"position": "four"}, "ValueError: invalid literal for int"),
+        ({"context": "[1, -1]"}, "ValueError: -1 is not a token"),
+        ({"context": "7"}, "TypeError: 'int' object is not iterable"),
+        ({"held": '[[5, "high", []]]'}, "ValueError: 'high' is not a probability"),
+        ({"held": "[[5]]"}, "ValueError: not enough values"),
+    ],
+)
+def test_a_whole_state_of_other_values_is_refused(
+    metadata: dict[str, str], problem: str, saved: tuple[TextModel, Path]
+) -> None:
+    each, file = saved
+    resave(file, load_file(file), **metadata)
+    with pytest.raises(ArchlabError, match=f"state: is not a state that this version reads: {problem}"):
+        run(each, None, Settings(), files=StateFiles(file))
+
+
+def test_a_whole_state_of_other_tensors_is_refused(saved: tuple[TextModel, Path]) -> None:
+    each, file = saved
+    tensors = load_file(file)
+    name = next(name for name, tensor in tensors.items() if name.startswith("state.") and tensor.dim() > 1)
+    own = name.removeprefix("state.")
+    changed = (
+        ({**tensors, "state.more": torch.zeros(1)}, "does not fit the model, whose state differs in 'more'"),
+        ({**tensors, name: tensors[name].half()}, f"does not fit the model: '{own}' is torch.float16"),
+        ({key: value for key, value in tensors.items() if key != "logits"}, "is not a state .*: KeyError: 'logits'"),
+    )
+    for kept, problem in changed:
+        resave(file, kept)
+        with pytest.raises(ArchlabError, match=f"state: {problem}"):
+            run(each, None, Settings(), files=StateFiles(file))
 
 
 def test_files_that_are_no_state_of_the_model_are_refused(saved: tuple[TextModel, Path]) -> None:

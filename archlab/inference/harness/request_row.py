@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from archlab.data.task import Task
+from archlab.errors import ArchlabError
 from archlab.inference.sampler import Sampler
 from archlab.inference.text_output import TextOutput
 
@@ -18,7 +19,7 @@ _KNOWN = {"do_sample", "temperature", "top_k", "top_p", "seed"}
 
 
 class RequestRow:
-    """A prompt, the stop texts of its answer, and the answer so far; raises ValueError for an unknown setting."""
+    """A prompt, the stop texts of its answer, and the answer so far; raises ArchlabError for an unknown setting."""
 
     def __init__(
         self,
@@ -30,7 +31,8 @@ class RequestRow:
         settings: Mapping[str, object],
     ) -> None:
         if unknown := sorted(set(settings) - _KNOWN):
-            raise ValueError(f"a task asks to generate with {', '.join(unknown)}, which archlab does not know")
+            names = ", ".join(unknown)
+            raise ArchlabError(f"a task asks to generate with {names}; archlab knows {', '.join(sorted(_KNOWN))}")
         self.index, self.tokens, self.max_length = index, tokens, len(tokens) + num_new
         self.sampler = _sampler(settings, index)
         self.output = TextOutput(task, (), stop)  # as other harnesses decode: an answer's first word has no space

@@ -86,3 +86,36 @@ def test_profile(run, tiny_file: Path) -> None:
     assert "matrix products" in done.out
     done = run("profile", str(tiny_file), "train.bach_size=1")
     assert (done.status, "did you mean 'batch_size'" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("train", "quickstart", "--device", "h100"),
+            "--device is of --dry-run; train.device says where an experiment",
+        ),
+        (("search", "quickstart", "--device", "h100"), "--device and --devices are of --dry-run; train.device says"),
+        (
+            ("search", "quickstart", "--devices", "2"),
+            "--device and --devices are of --dry-run; train.device says where",
+        ),
+        (("search", "quickstart", "--workers", "0"), "0 is not in the range x>=1"),
+        (("search", "quickstart", "--workers", "many"), "'many' is not a valid integer"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(arguments: tuple[str, ...], message: str, run, tmp_path: Path) -> None:
+    done = run(*arguments)
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+    assert message in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_compare_writes_a_page(run, tmp_path: Path) -> None:
+    done = run("compare", "llama2_tiny", "megalodon_tiny", "--out", "both")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.endswith("page     both/index.html\n")
+    assert (tmp_path / "both/index.html").is_file()
+    again = run("compare", "llama2_tiny", "megalodon_tiny", "--out", "both")
+    assert (again.status, "both" in again.err, "--force" in again.err) == (2, True, True)

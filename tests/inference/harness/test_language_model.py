@@ -261,3 +261,47 @@ def test_rungs_that_cannot_be_run_are_reported(made: Made, task_files: Path) -> 
     ):
         with pytest.raises(ArchlabError, match=problem):
             find_suite("lm-eval")(model, experiment, request, silent)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            {"num_beams": 4, "max_gen_toks": 8},
+            "a task asks to generate with num_beams; archlab knows do_sample, seed, temperature, top_k",
+        ),
+        ({"max_gen_toks": 64}, "an answer of 64 tokens leaves none of 64 to its prompt"),
+    ],
+)
+def test_answers_that_cannot_be_written_are_refused(settings: dict[str, Any], problem: str, trained: Path) -> None:
+    with pytest.raises(ArchlabError, match=problem):
+        ours(trained, max_length=64).generate_until(ask("generate_until", ("a", {"until": ["."], **settings})))
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ("", "a task asks for the likelihood of a text without tokens"),
+        ("x" * 66, "an answer has 66 tokens, more than the 64 read"),
+    ],
+)
+def test_answers_that_cannot_be_scored_are_refused(answer: str, problem: str, trained: Path) -> None:
+    with pytest.raises(ArchlabError, match=problem):
+        ours(trained, max_length=64).loglikelihood(ask("loglikelihood", ("a", answer)))
+
+
+def test_a_model_of_something_else_than_text_is_refused() -> None:
+    from archlab.inference.harness.language_model import ArchlabLM
+
+    experiment = load("llama2_tiny", ["task=recall", "model.layers[0].repeat=1"])
+    with pytest.raises(ArchlabError, match="lm-eval needs a model of text; this one reads something else"):
+        ArchlabLM(TextModel(experiment, build(experiment.model)))
+
+
+def test_a_task_is_given_as_many_examples_as_are_asked_for(task_files: Path) -> None:
+    from archlab.inference.harness.tasks import TaskCatalog
+
+    catalog = TaskCatalog(task_files)
+    for asked, given in ((None, 0), (2, 2), (0, 0)):
+        (task,) = catalog.load("local_choice", asked)["tasks"].values()
+        assert task.get_config("num_fewshot") == given

@@ -136,6 +136,22 @@ def test_a_task_without_a_text_is_refused(of_text: Experiment, tiny: Tiny) -> No
         loss_by_context(build(of_text.model), other, SuiteRequest(), untold)
 
 
+def test_a_model_that_sees_later_tokens_is_refused(of_text: Experiment, tiny: Tiny) -> None:
+    layer = {"mixer": {"type": "attention", "num_heads": 2, "attention": "bidirectional"}}
+    model = build(tiny(f"model.layers=[{layer}]").model)
+    with pytest.raises(ArchlabError, match="the suite context needs a causal model; this one sees later tokens"):
+        loss_by_context(model, of_text, SuiteRequest(), untold)
+
+
+def test_a_text_that_cannot_be_read_is_named(run, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").write_text("")
+    (tmp_path / "bytes").write_bytes(b"caf\xe9")
+    for name, problem in (("nowhere", "cannot be read: "), ("none", "is empty"), ("bytes", "is not UTF-8")):
+        done = run("eval", str(trained), "--suite", "context", "--text", name)
+        assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+        assert f"{name}: {problem}" in done.err
+
+
 def test_suites_are_found_by_name() -> None:
     assert find_suite("context") is loss_by_context
     with pytest.raises(ArchlabError, match=r"no suite 'contxt'; did you mean 'context'\?"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -151,3 +151,33 @@ def test_a_rating_is_the_last_one_from_1_to_10() -> None:
 
 def test_a_key_is_not_shown() -> None:
     assert KEY not in repr(Judge("http://127.0.0.1/v1", "m", KEY))
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "ftp://host/v1", "file:///etc/passwd"])
+def test_a_judge_is_at_an_address_of_the_web(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(judge.URL, url)
+    monkeypatch.setenv(judge.MODEL, "judge-1")
+    with pytest.raises(judge.ArchlabError, match="ARCHLAB_JUDGE_URL: is not an http or https address"):
+        Judge.from_environment()
+
+
+@pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": [{"message": {"content": None}}]}, [1], None])
+def test_another_answer_than_openai_s_is_refused(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Judge, "_post", lambda self, data: answer)
+    with pytest.raises(
+        judge.ArchlabError, match=r"does not answer as OpenAI's does: no choices\[0\]\.message\.content"
+    ):
+        Judge("http://127.0.0.1:1", "judge-1").ask("system", "prompt")
+
+
+def test_a_judge_that_is_not_there_is_named_by_what_the_machine_says() -> None:
+    with pytest.raises(judge.ArchlabError, match=r"the judge cannot be asked: .*refused"):
+        Judge("http://127.0.0.1:1/v1", "judge-1", KEY).ask("system", "prompt")
+
+
+@pytest.mark.parametrize("read", [read_questions, read_prompts])
+def test_a_file_that_cannot_be_read_is_named(read: Callable[[Path], object], questions: Path) -> None:
+    file = questions.with_name(PROMPTS) if read is read_prompts else questions
+    file.write_bytes(b"\xff")
+    with pytest.raises(judge.ArchlabError, match=rf"{file.name}: cannot be read: "):
+        read(questions)
