@@ -14,11 +14,8 @@ from safetensors.torch import load_file
 import archlab
 from archlab import ArchlabError, ConfigError
 from archlab.config.experiment import Experiment, load
-from archlab.modeling.build import build
-from archlab.storage.tensors import named_tensors
 from archlab.training import metrics
 from archlab.training.callbacks import Callback
-from archlab.training.grow import grow_weights
 from archlab.training.trainer import train
 from archlab.training.wsd import branch_points
 
@@ -158,6 +155,11 @@ CONTINUED = {"load": "everything", "step": 2}
         (["model.layers[0].dropout=0"], CONTINUED, r"model\.layers\[0\]\.dropout is 0\.1 there"),
         (["train.checkpoint_at=[2]"], CONTINUED, r"checkpoint_at\[0\]: 2 is not past step 2"),
         (["model.vocab_size=300"], CONTINUED, r"does not fit the model: different "),
+        (
+            ["model.dim=48", "model.layers=[{mixer: ema}]"],
+            {"match": "names"},
+            r"'.*trunk' has no tensor that fits the model: missing ",
+        ),
     ],
 )
 def test_what_a_run_cannot_start_from(
@@ -210,36 +212,3 @@ def test_a_run_starts_from_an_export(tiny: Tiny, trunk: Path, tmp_path: Path) ->
     assert same(tmp_path / "of_run/final", tmp_path / "of_export/final")
     with pytest.raises(ConfigError, match="has no checkpoint with the state of an optimizer"):
         train(tiny(*SHORT, start(out, "everything")), tmp_path / "all")
-
-
-def layer(**more: Any) -> dict[str, Any]:
-    return {"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "mlp", "hidden_dim": 16}, **more}
-
-
-@torch.no_grad()
-def test_a_larger_model_begins_as_a_smaller_one(tiny: Tiny) -> None:
-    def spec(*layers: dict[str, Any]) -> Any:
-        return tiny(f"model.layers={json.dumps(layers)}").model
-
-    other = layer(ffn={"type": "swiglu", "hidden_dim": 24})
-    small = build(spec(layer(), other), seed=1)
-    wider = layer(ffn={"type": "mlp", "hidden_dim": 40})
-    large = build(spec(wider, wider, other, other, other), seed=2)
-    grown = grow_weights(named_tensors(small), spec(layer(), other), large)
-    assert grown.new_blocks == ["blocks.1", "blocks.3", "blocks.4"]
-    tokens = torch.arange(12).view(2, 6)
-    torch.testing.assert_close(large.eval()(tokens)[0], small.eval()(tokens)[0], rtol=0, atol=1e-5)
-    assert torch.equal(large.blocks[4].mixer.query.weight, small.blocks[1].mixer.query.weight)
-
-
-def test_what_cannot_grow_is_named(tiny: Tiny) -> None:
-    base = tiny(f"model.layers={json.dumps([layer()])}")
-    small = named_tensors(build(base.model))
-    for layers, problem in (
-        ([layer(mixer={"type": "mamba"})], "blocks has no layer of the kind of the smaller model's blocks.0"),
-        ([layer(ffn={"type": "mlp", "hidden_dim": 8})], "does not hold"),
-        ([layer(), layer(mixer={"type": "ema"})], "a new layer of another kind"),
-        ([layer(residual="post_norm"), layer(residual="post_norm")], "of the kind|differ by"),
-    ):
-        with pytest.raises(ConfigError, match=problem):
-            grow_weights(small, base.model, build(tiny(f"model.layers={json.dumps(layers)}").model))
