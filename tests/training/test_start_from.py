@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 import archlab
 from archlab import ArchlabError, ConfigError
 from archlab.config.experiment import Experiment, load
+from archlab.modeling.build import validate
 from archlab.training import metrics
 from archlab.training.callbacks import Callback
+from archlab.training.start_from import check_start, settings_of_start
 from archlab.training.trainer import train
 from archlab.training.wsd import branch_points
 
@@ -197,8 +199,6 @@ def test_automatic_settings_are_those_of_the_run_that_continues(tiny: Tiny, trun
     def settings(load: str) -> Experiment:
         return tiny(*SHORT, "train.steps=5", "train.precision=auto", "train.compile=auto", start(trunk, load))
 
-    from archlab.training.start_from import settings_of_start
-
     assert settings_of_start(settings("everything").train) == {"precision": "float32", "compile": "off"}
     assert settings_of_start(settings("weights").train) == {}
 
@@ -212,3 +212,19 @@ def test_a_run_starts_from_an_export(tiny: Tiny, trunk: Path, tmp_path: Path) ->
     assert same(tmp_path / "of_run/final", tmp_path / "of_export/final")
     with pytest.raises(ConfigError, match="has no checkpoint with the state of an optimizer"):
         train(tiny(*SHORT, start(out, "everything")), tmp_path / "all")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_was_taken_out_of_its_run_continues(tiny: Tiny, trunk: Path, tmp_path: Path) -> None:
+    shutil.copytree(trunk / "checkpoints/step_00000002", tmp_path / "taken/step_00000002")
+    train(tiny(*SHORT, start(tmp_path / "taken/step_00000002", "everything")), tmp_path / "run")
+    assert curve(tmp_path / "run") == {step: loss for step, loss in curve(trunk).items() if step > 2}
+    assert same(tmp_path / "run/final", trunk / "final")
+
+
+def test_a_tokenizer_that_is_not_there_yet_is_not_compared(tiny: Tiny, trunk: Path, text: Path) -> None:
+    mixed = f"sources: [{{path: {text}, weight: 1}}], tokenizer: later.json, vocab_size: 256"
+    later = tiny(f"task={{type: mixture, {mixed}}}", start(trunk))
+    check_start(later, validate(later))
+    with pytest.raises(ArchlabError, match=r"later\.json: no such tokenizer file"):
+        train(later, trunk.parent / "run")
