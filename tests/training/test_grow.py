@@ -79,6 +79,11 @@ from archlab import register
 class WithoutRoles(nn.Linear):
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim)
+
+@register("layer", "without_branches")
+class WithoutBranches(nn.Linear):
+    def __init__(self, dim: int, layer_index: int) -> None:
+        super().__init__(dim, dim)
 """
 
 
@@ -95,6 +100,11 @@ class WithoutRoles(nn.Linear):
             [layer(ffn="without_roles")],
             [layer(ffn="without_roles")] * 2,
             "blocks.1: ffn 'without_roles' declares no role of its parameter 'weight'",
+        ),
+        (
+            ["without_branches"],
+            ["without_branches"] * 2,
+            "blocks.1: WithoutBranches has no `branches`, whose outputs would be zero",
         ),
     ],
 )
