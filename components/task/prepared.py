@@ -57,7 +57,7 @@ class Prepared(CorpusTask):
     @cached_property
     def corpus(self) -> PreparedCorpus:
         """The tokens, which are not read before they are asked for."""
-        limit = f" of up to {self.vocab_size:,} tokens" if self.vocab_size < ANY_SIZE else ""
+        limit = f" of up to {self.max_vocab_size:,} tokens" if self.max_vocab_size < ANY_SIZE else ""
         make = f"archlab prepare EXPERIMENT --corpus TEXT --tokenizer FILE makes it{limit}"
         return open_corpus(find_corpus(self.corpus_name, make))
 
