@@ -13,6 +13,7 @@ from archlab.config.spec import Spec, parse
 from archlab.errors import ConfigError, did_you_mean
 
 ROOT = "model"
+_PATH = "train.base_model"
 
 
 def scale_widths(model: Spec, ratio: Fraction, sizes: Mapping[str, int] | None = None) -> Spec:
@@ -31,12 +32,17 @@ def _expand(model: Spec, pattern: str) -> list[str]:
         f"{part.path}.{name}"
         for part in model.walk()
         for name, knob in part.component.knobs.items()
-        if not isinstance(knob.default, Slot)
+        if not isinstance(knob.default, Slot) and _is_whole(knob.type)
     ]
     found = [path for path in paths.expand({ROOT: model.to_plain()}, pattern) if path in numbers]
     if not found:
-        raise ConfigError(pattern, f"is not a size of the model{did_you_mean(pattern, numbers)}")
+        raise ConfigError(f"{_PATH}.{pattern}", f"is not a size of the model{did_you_mean(pattern, numbers)}")
     return found
+
+
+def _is_whole(expected: Any) -> bool:
+    is_list = get_origin(expected) is list
+    return expected is int or (not is_list and any(_is_whole(argument) for argument in get_args(expected)))
 
 
 def _scale(spec: Spec, ratio: Fraction, given: Mapping[str, int]) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def _scale_knob(spec: Spec, name: str, value: Any, ratio: Fraction, given: Mappi
         return int(scaled)
     if HEADS in marks:  # whose width grows instead
         return value
-    raise ConfigError(path, f"{value} times {ratio} is {float(scaled):g}, no whole number: set it in train.base_model")
+    raise ConfigError(path, f"{value} times {ratio} is {float(scaled):g}, no whole number: set it in {_PATH}")
 
 
 def is_heads(expected: Any) -> bool:

@@ -40,25 +40,32 @@ class Growth:
     wider: Sequence[str]
 
     def __str__(self) -> str:
-        layers = (
-            f"{len(self.new_blocks)} new layers ({', '.join(self.new_blocks)})" if self.new_blocks else "no new layer"
-        )
-        wider = f"{len(self.wider)} wider tensors" if self.wider else "no wider tensor"
-        return f"grown with {layers} and {wider}; the function is that of the smaller model"
+        named = f" ({', '.join(self.new_blocks)})" if self.new_blocks else ""
+        layers, tensors = _count(len(self.new_blocks), "new layer"), _count(len(self.wider), "wider tensor")
+        return f"grown with {layers}{named} and {tensors}; the function is that of the smaller model"
 
 
-def plan_growth(small: nn.Module, large: nn.Module) -> Growth:
-    """Return how one model grows into another, by names and shapes alone; both may be on the meta device.
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'s' * (number > 1)}"
 
-    Raises ConfigError naming the first layer or tensor of the smaller model that has no place in the larger one.
+
+def plan_growth(spec: Spec, large: nn.Module) -> Growth:
+    """Return how a smaller model grows into another, which may be on the meta device, by names and shapes alone.
+
+    Raises ConfigError naming the first layer or tensor of the smaller model that has no place in the larger one, and
+    for a model whose inputs are no tokens, of which none can be drawn to compare the two.
     """
+    if spec.knobs.get("vocab_size") is None:
+        raise ConfigError(_PATH, "only models of tokens can grow")
+    small = build_on_meta(spec)
     origin, new_blocks = _origins(_block_names(small), _block_names(large))
     own, stored = named_tensors(large), named_tensors(small)
     sources = {name: _source(name, origin) for name in own}
     wider = []
     for name, source in sources.items():
         if source not in stored:
-            raise ConfigError(_PATH, f"the smaller model has no {source!r}, which {name!r} would begin as")
+            purpose = f", which {name!r} would begin as" if source != name else ""
+            raise ConfigError(_PATH, f"the smaller model has no {source!r}{purpose}")
         if own[name].dim() != stored[source].dim() or any(
             new < old for new, old in zip(own[name].shape, stored[source].shape, strict=True)
         ):
@@ -86,7 +93,7 @@ def _origins(small: Mapping[str, nn.Module], large: Mapping[str, nn.Module]) -> 
     for stack in dict.fromkeys(name.rpartition(".")[0] for name in large):
         old, own = ([name for name in every if name.rpartition(".")[0] == stack] for every in (small, large))
         if len(own) < len(old) or not old:
-            raise ConfigError(_PATH, f"{stack} has {len(own)} layers, and the smaller model {len(old)}")
+            raise ConfigError(_PATH, f"{stack} has {_count(len(own), 'layer')}, and the smaller model {len(old)}")
         places = _places([_kind(small[name]) for name in old], [_kind(large[name]) for name in own], stack)
         for number, name in enumerate(own):
             earlier = [
@@ -137,12 +144,14 @@ def _output_params(block: nn.Module, name: str) -> list[nn.Parameter]:
     found: list[nn.Parameter] = []
     if not hasattr(block, "branches"):
         raise ConfigError(_PATH, f"{name}: {type(block).__name__} has no `branches`, whose outputs would be zero")
-    for branch in branches_of(block):
-        if hasattr(branch, "shrink_branch"):
-            raise ConfigError(
-                _PATH, f"{name}: the output of {type(branch).__name__} cannot be made zero, so no layer can be added"
-            )
-        found += branch_params(branch)
+    try:
+        for branch in branches_of(block):
+            if hasattr(branch, "shrink_branch"):
+                what = f"the output of {type(branch).__name__}"
+                raise ConfigError(_PATH, f"{what} cannot be made zero, so no layer can be added")
+            found += branch_params(branch)
+    except ConfigError as error:  # of roles, which the path of another setting would not explain
+        raise ConfigError(_PATH, f"{name}: {error.problem}") from error
     return found
 
 
@@ -152,7 +161,7 @@ def grow_weights(stored: Mapping[str, Tensor], spec: Spec, model: nn.Module) -> 
 
     Raises ConfigError if it is not, by how much the logits of random tokens differ.
     """
-    growth = plan_growth(build_on_meta(spec), model)
+    growth = plan_growth(spec, model)
     own, blocks = named_tensors(model), dict(model.named_modules())
     outputs = {id(parameter) for module in model.modules() for parameter in _own_branch_params(module)}
     for name, source in growth.sources.items():
@@ -175,10 +184,8 @@ def _own_branch_params(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _require_same_function(stored: Mapping[str, Tensor], spec: Spec, model: nn.Module) -> None:
-    small, vocab_size = build(spec, device_of(model)), spec.knobs.get("vocab_size")
+    small, vocab_size = build(spec, device_of(model)), spec.knobs["vocab_size"]
     small.load_state_dict(dict(stored), strict=False)
-    if vocab_size is None:
-        raise ConfigError(_PATH, "only models of tokens can grow")
     limits = [limit for limit in (max_context(small), max_context(model)) if limit is not None]
     tokens = torch.randint(vocab_size, (2, min([_TOKENS, *limits])), generator=torch.Generator().manual_seed(0))
     with eval_mode(small), eval_mode(model), reference_only():

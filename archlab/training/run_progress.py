@@ -11,6 +11,7 @@ from typing import Any
 from archlab.config.yaml_files import load_yaml
 from archlab.errors import ConfigError
 from archlab.storage.checkpoint import checkpoints
+from archlab.storage.json_values import is_count, is_finite
 from archlab.storage.lock_holders import holder
 from archlab.storage.run_identity import is_run
 from archlab.training.metrics_file import NAME, OF_THE_MACHINE
@@ -21,7 +22,7 @@ _TAIL_BYTES = 65536  # of a log, which may have millions of lines; the last eval
 
 
 def read_run_progress(folder: Path) -> Progress:
-    """Return the progress of a run by itself; raise ConfigError if its experiment cannot be read."""
+    """Return the progress of a run by itself."""
     run = run_progress(folder, folder.resolve().name)
     if run.state == "stopped" and run.steps and run.step >= run.steps:
         run = replace(run, state="complete", reason="its model was not kept")  # as of a trial that was not the best
@@ -36,7 +37,7 @@ def run_progress(folder: Path, label: str, *, lock_file: str = ".run.lock") -> R
     """
     train = _train(folder)
     metrics = _last_metrics(folder / NAME)
-    step, steps = int(metrics.pop("step", 0)), int(train.get("steps") or 0)
+    step, steps = int(metrics.pop("step", 0)), _count(train, "steps")
     state, reason = _state(folder, lock_file, step)
     return RunProgress(label, state, step, steps, metrics, _seconds_left(train, metrics, step, steps, state), reason)
 
@@ -61,11 +62,16 @@ def _train(folder: Path) -> dict[str, Any]:
     return train if isinstance(train, dict) else {}
 
 
+def _count(train: dict[str, Any], name: str, default: int = 0) -> int:
+    value = train.get(name, default)
+    return int(value) if is_count(value) else 0
+
+
 def _last_metrics(file: Path) -> dict[str, float]:
-    """Return the last value of each number near the end of a log; a damaged line is passed over."""
+    """Return the last value of each number near the end of a log; what is damaged there is passed over."""
     metrics: dict[str, float] = {}
     for record in _tail(file):
-        metrics |= {name: value for name, value in record.items() if isinstance(value, int | float)}
+        metrics |= {name: value for name, value in record.items() if is_finite(value)}
     return {name: metrics[name] for name in metrics if name not in _UNTOLD}
 
 
@@ -90,8 +96,5 @@ def _seconds_left(
     train: dict[str, Any], metrics: dict[str, float], step: int, steps: int, state: State
 ) -> float | None:
     speed = metrics.get("tokens_per_s")
-    try:
-        tokens = train["batch_size"] * train["context"] * train.get("accumulate", 1)
-    except (KeyError, TypeError):
-        return None
-    return (steps - step) * tokens / speed if speed and steps and state == "training" else None
+    tokens = _count(train, "batch_size") * _count(train, "context") * _count(train, "accumulate", 1)
+    return (steps - step) * tokens / speed if speed and steps and tokens and state == "training" else None

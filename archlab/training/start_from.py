@@ -23,7 +23,7 @@ from archlab.data.task import Task
 from archlab.data.tokenizers import MissingTokenizerError
 from archlab.data.tokenizers.model_tokens import UNKNOWN_TOKENS, ModelTokens
 from archlab.errors import ConfigError
-from archlab.modeling.build import build_on_meta
+from archlab.modeling.build import build, build_on_meta
 from archlab.storage.checkpoint import check_weights, load_matching_weights, load_weights
 from archlab.storage.manifest import verify
 from archlab.storage.snapshot import read_verified
@@ -82,6 +82,8 @@ def _check_content(point: StartPoint, start: StartFrom, experiment: Experiment, 
     verify(point.folder)
     if start.load == "everything":
         require_same_data(point.data, data_identity(experiment.task.factory()()), point.folder)
+    if start.match == "grow":  # whether the function stays the same only values tell: before a directory is taken
+        grow_weights(StoredTensors(point.folder), _earlier(point), build(experiment.model))
 
 
 def settings_of_start(train: TrainConfig) -> dict[str, str]:
@@ -149,7 +151,7 @@ def _some(names: Sequence[str]) -> str:
 def _check_weights(point: StartPoint, start: StartFrom, model: nn.Module) -> None:
     fit = check_weights(point.folder, model)
     if start.match == "grow":
-        plan_growth(build_on_meta(_earlier(point)), model)
+        plan_growth(_earlier(point), model)
         return
     if start.match == "strict" and not fit.is_exact:
         advice = (

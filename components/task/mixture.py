@@ -26,7 +26,7 @@ from archlab.data.text_sources import TextFiles
 from ._corpus import CorpusTask
 from ._text import TextTask
 from ._tokenized import TokenizedTask
-from .prepared import Prepared
+from .prepared import ANY_SIZE, Prepared
 
 _NAME = re.compile(r"[\w-]+")
 
@@ -92,7 +92,7 @@ class Mixture(TokenizedTask):
         return TextTask(files, self.eval_bytes, self.tokenizer_name, None, self.special_tokens)
 
     def _prepared(self, corpus: str, tokenizer: str | None) -> Prepared:
-        size = self.own_vocab_size or 2**32
+        size = self.own_vocab_size or ANY_SIZE
         return Prepared(corpus=corpus, vocab_size=size, tokenizer=tokenizer, special_tokens=self.special_tokens or None)
 
     def shares(self) -> Mapping[str, float]:

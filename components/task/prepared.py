@@ -11,6 +11,8 @@ from archlab.data.tokenizers import Tokenizer, load_tokenizer
 
 from ._corpus import CorpusTask, require_split
 
+ANY_SIZE = 2**32  # of a vocabulary that nothing bounds
+
 
 @register("task", "prepared")
 class Prepared(CorpusTask):
@@ -55,7 +57,8 @@ class Prepared(CorpusTask):
     @cached_property
     def corpus(self) -> PreparedCorpus:
         """The tokens, which are not read before they are asked for."""
-        make = f"archlab prepare EXPERIMENT --corpus TEXT --tokenizer FILE makes it of up to {self.vocab_size:,} tokens"
+        limit = f" of up to {self.max_vocab_size:,} tokens" if self.max_vocab_size < ANY_SIZE else ""
+        make = f"archlab prepare EXPERIMENT --corpus TEXT --tokenizer FILE makes it{limit}"
         return open_corpus(find_corpus(self.corpus_name, make))
 
     @property

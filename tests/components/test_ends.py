@@ -6,6 +6,9 @@ from torch import nn
 
 from archlab.components.embedding.tokens import TokenEmbedding
 from archlab.components.head.language_model import LanguageModelHead
+from archlab.config.experiment import load
+from archlab.errors import ConfigError
+from archlab.modeling.build import build_on_meta
 
 
 class Ends(nn.Module):
@@ -83,3 +86,21 @@ def test_a_tied_head_has_the_vocabularys_outputs():
     Ends(tied=True, num_outputs=7)
     with pytest.raises(ValueError, match="vocab_size 7 outputs, not num_outputs 5"):
         Ends(tied=True, num_outputs=5)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "problem"),
+    [
+        ("embedding", "tokens", "tokens need a vocab_size, the number of different tokens"),
+        ("embedding", "adaptive", "tokens need a vocab_size, the number of different tokens"),
+        ("embedding", "factored", "tokens need a vocab_size, the number of different tokens"),
+        ("head", "language_model", "needs num_outputs, or a model with a vocab_size"),
+        ("head", "factored", "needs a model with a vocab_size"),
+    ],
+)
+def test_tokens_of_no_vocabulary_are_refused(part, name, problem):
+    knobs = ", cutoffs: [4]" if name == "adaptive" else ""
+    others = ["model.vocab_size=null", "model.embedding=frames"]
+    with pytest.raises(ConfigError) as error:
+        build_on_meta(load("llama2_tiny", [*others, f"model.{part}={{type: {name}{knobs}}}"]).model)
+    assert str(error.value) == f"model.{part}: {name}: {problem}"

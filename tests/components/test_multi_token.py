@@ -15,6 +15,7 @@ from archlab.errors import ConfigError
 from archlab.interop.exporting.export import export
 from archlab.interop.exporting.exported_model import read_model
 from archlab.modeling import loss
+from archlab.modeling.backbone import output_weights
 from archlab.modeling.build import build
 from archlab.ops.linear_cross_entropy import IGNORED
 from archlab.parallel.check_layout import require_fit
@@ -115,6 +116,16 @@ def test_an_update_reports_the_loss_of_the_next_token_and_trains_all(tiny):
         expected = loss.total_loss(step.model.eval(), inputs, targets)[0] / targets.numel()
     assert step()["loss"] == pytest.approx(expected.item(), rel=0.05)  # with dropout
     assert all(not torch.equal(p, before[name]) for name, p in step.model.named_parameters())
+
+
+def test_weights_of_an_adaptive_head_inside_are_the_model_s_output():
+    head = HEAD | {"depth": 1, "head": {"type": "adaptive", "tied": True}}
+    embedding = {"type": "adaptive", "cutoffs": [6], "factor": 2}
+    tree = {"type": "stack", "vocab_size": V, "dim": D, "layers": [LAYER], "embedding": embedding, "head": head}
+    model = build(parse(tree, "backbone", "model"))
+    weights = output_weights(model)
+    assert sum(len(weight) for weight in weights) >= V
+    assert {id(weight) for weight in weights} == {id(weight) for weight in model.head.head.matrices}
 
 
 def test_a_context_in_pieces_is_refused(tiny):

@@ -117,3 +117,10 @@ def test_groups_must_divide_dim():
         find("norm", "group").cls(12, num_groups=5)
     with pytest.raises(ValueError, match="each of 12 groups, or heads of a mixer, has one channel"):
         find("norm", "group").cls(12, num_groups=12)
+
+
+def test_a_tanh_that_ends_a_branch_is_shrunk_by_its_scale():
+    layer, x = find("norm", "dyt").cls(12), torch.randn(2, 3, 12)
+    whole = layer(x).detach()
+    layer.shrink_branch(0.25)
+    torch.testing.assert_close(layer(x), whole / 4)

@@ -186,6 +186,17 @@ def test_hyper_connections_are_those_of_the_paper_vector_by_vector():
     torch.testing.assert_close(gradients, wanted, rtol=1e-10, atol=1e-10)
 
 
+def test_static_hyper_connections_are_dynamic_ones_without_their_dynamic_parts():
+    static, dynamic = build("hyper", 1, num_streams=3, dynamic=False), build("hyper", 1, num_streams=3)
+    for parameter in static.parameters():
+        parameter.data += torch.randn(parameter.shape, dtype=torch.float64)
+    dynamic.load_state_dict(static.state_dict(), strict=False)
+    for scale in (dynamic.mix_scale, dynamic.gain_scale):
+        torch.nn.init.zeros_(scale)
+    x = torch.randn(2, 5, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(static(x, MIXER, FFN), dynamic(x, MIXER, FFN), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(("layer_index", "read"), [(0, [0, 1]), (1, [2, 0]), (2, [1, 2])])
 def test_branches_begin_with_one_stream_after_the_other(layer_index, read):
     layer = build("hyper", layer_index, num_streams=3, dynamic=False)

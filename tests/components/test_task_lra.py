@@ -192,6 +192,10 @@ def test_images_that_cannot_be_used_are_named(cifar, tmp_path):
     file.write_bytes(bytes([10]) + whole[1:])
     with pytest.raises(ArchlabError, match=r"data_batch_3\.bin: has the class 10, where CIFAR-10 has 0 to 9"):
         LongRangeImage(path=str(cifar)).check(1024)
+    for number in range(1, 6):
+        (cifar / f"data_batch_{number}.bin").write_bytes(whole[:3073])
+    with pytest.raises(ArchlabError, match=r": the train split is empty: there are too few images"):
+        LongRangeImage(path=str(cifar)).check(1024)
     file.unlink()
     with pytest.raises(ArchlabError, match=r"data_batch_3\.bin: cannot be read: not a file"):
         LongRangeImage(path=str(cifar)).check(1024)

@@ -58,6 +58,12 @@ def test_a_missing_one_is_named_with_what_makes_it(corpora: Path) -> None:
         Prepared(corpus="./here", vocab_size=500).check(16)
 
 
+@pytest.mark.parametrize("name", ["", "/", "./", ".."])
+def test_what_names_no_corpus_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^corpus '[./]*' is neither a name nor a path$"):
+        Prepared(corpus=name, vocab_size=500)
+
+
 def test_more_tokens_than_the_model_has_are_refused(corpora: Path) -> None:
     prepare(corpora)
     with pytest.raises(ArchlabError, match=r"mine: has 400 different tokens, more than vocab_size 399"):

@@ -37,6 +37,21 @@ def test_a_tokenizer_file_makes_the_tokens(tmp_path: Path) -> None:
     assert task.describe()["tokens"]["validation"] == task.length("validation")
 
 
+def test_special_tokens_that_fill_the_context_are_told(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    write_json_lines(tmp_path / "text" / "a.jsonl")
+    file = str(write_tokenizer(tmp_path / "tokenizer.json"))
+    made = tokenizers.Tokenizer.from_file(file)
+    made.add_special_tokens(["<bos>", "<en>"])
+    special = [(token, made.token_to_id(token)) for token in ("<bos>", "<en>")]
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="<bos> <en> $A", special_tokens=special)
+    made.save(file)
+    task = Text(path=str(tmp_path / "text"), tokenizer=file, special_tokens=True)
+    task.check(2)
+    with pytest.raises(ArchlabError, match=r"tokenizer\.json: 2 special tokens before a text fill train\.context"):
+        task.check(1)
+
+
 def test_text_is_streamed(tmp_path: Path) -> None:
     task = Text(path="x", tokenizer=str(write_tokenizer(tmp_path / "tokenizer.json")))
     assert "".join(task.decode_stream(task.encode("Ente € 💡 mal"))) == "Ente € 💡 mal"

@@ -4,12 +4,16 @@ import logging
 
 import pytest
 
+from archlab import ArchlabError, ConfigError
 from archlab.components.task.image_folder import ImageFolder
 from archlab.components.task.no_data import NoData
+from archlab.components.task.no_data_classifier import NoDataClassifier
 from archlab.components.task.recall import Recall
 from archlab.components.task.stdlib import Stdlib
 from archlab.components.task.text import Text
+from archlab.config.experiment import load
 from archlab.data.tokenizers import UNKNOWN_TOKENS
+from archlab.modeling.build import validate
 
 
 def test_every_task_has_a_vocabulary() -> None:
@@ -38,3 +42,13 @@ def test_a_truncated_prompt_is_reported(
         assert caplog.text == ""
         task.encode("a zebra")
     assert "the tokenizer loses part of 'a zebra', as the unknown word 'zebra'" in caplog.text
+
+
+def test_an_imported_classifier_has_classes_and_no_data() -> None:
+    task = NoDataClassifier(num_outputs=10)
+    assert (task.num_outputs, task.vocab_size, task.per_sample) == (10, None, True)
+    fewer = load("deit_tiny", ["task={type: no_data_classifier, num_outputs: 99}"])
+    with pytest.raises(ConfigError, match=r"model\.head: \d+ outputs are less than the 99 of the task"):
+        validate(fewer)
+    with pytest.raises(ArchlabError, match="an imported model has no data of its own: name some"):
+        task.batch("train", 0, 1, 4, 0)

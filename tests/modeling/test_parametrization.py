@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import archlab
-from archlab import Param, register
+from archlab import Count, Param, register
 from archlab.config.experiment import Experiment, load
 from archlab.config.registry import find, names
 from archlab.config.train_config import parse_train
@@ -174,7 +174,16 @@ def test_a_run_resumes_and_its_export_is_an_ordinary_model(tmp_path: Path) -> No
             ],
             "the head's matrix is 'embedding.tables.0.weight', whose role is input: no one scale serves both ends",
         ),
-        (["train.base_model={'model.layers[0].hidden': 3}"], "model.layers[0].hidden: is not a size of the model"),
+        (
+            ["train.base_model={'model.layers[0].ffn.hidden': 3}"],
+            "train.base_model.model.layers[0].ffn.hidden: is not a size of the model; did you mean "
+            "'model.layers[0].ffn.hidden_dim'?",
+        ),
+        (["train.base_model={'model.layers[0].dropout': 1}"], "layers[0].dropout: is not a size of the model"),
+        (
+            ["train.parametrization=completep", "train.base_width=8"],
+            "train.parametrization: completep needs train.base_depth, the number of layers where lr was tuned",
+        ),
         (["train.base_model={model.dim: 8, 'model.layers[*].mixer.num_heads': 3}"], "dim 8 is not divisible"),
     ],
 )
@@ -205,6 +214,66 @@ def test_a_component_without_roles_works_under_standard_alone() -> None:
     validate(experiment("llama2_tiny", *flags, "train.parametrization=mup"))
     with pytest.raises(ConfigError, match="WithoutRoles declares no parameter with branch=True"):
         validate(experiment("llama2_tiny", *flags, "train.parametrization=completep", "train.base_depth=1"))
+
+
+@pytest.fixture
+def own_parts() -> None:
+    """Register a backbone without dim and blocks, a layer without branches, and an ffn that scales by what it lacks."""
+
+    @register("backbone", "own", params={"p*": Param("vector")})
+    class Own(nn.Module):
+        def __init__(self, *, width: Count = 8, axes: Count = 1, number: Count = 1) -> None:
+            super().__init__()
+            for index in range(number):
+                self.register_parameter(f"p{index}", nn.Parameter(torch.zeros((width,) * axes)))
+
+    @register("layer", "own_layer", params={"weight": Param("hidden"), "bias": Param("vector")})
+    class OwnLayer(nn.Linear):
+        def __init__(self, dim: int, layer_index: int) -> None:
+            super().__init__(dim, dim)
+
+    @register("ffn", "own_ffn", params={"weight": Param("hidden", scale={"heads.count": 1}), "bias": Param("vector")})
+    class OwnFeedForward(nn.Linear):
+        def __init__(self, dim: int) -> None:
+            super().__init__(dim, dim)
+
+
+@pytest.mark.usefixtures("own_parts")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["model=own", "train.base_width=8"], "train.base_width: the model has no dim to compare with: give its sizes"),
+        (
+            ["model=own", "train.base_model={model.axes: 2}"],
+            "train.base_model: 'p0' is [8], and [8, 8] in the base",
+        ),
+        (
+            ["model=own", "train.base_model={model.number: 2}"],
+            "train.base_model: only the base has a parameter 'p1': it differs in sizes alone",
+        ),
+        (
+            ["model={type: own, number: 2}", "train.base_model={model.number: 1}"],
+            "train.base_model: the base has no parameter 'p1': it differs in sizes alone",
+        ),
+        (
+            ["model=own", "train.base_model={model.width: 4}", "train.parametrization=completep", "train.base_depth=1"],
+            "train.parametrization: the model has no blocks whose number completep could scale with: use mup",
+        ),
+        (
+            ["model.layers=[own_layer]", "train.base_width=8", "train.parametrization=completep", "train.base_depth=1"],
+            "train.parametrization: OwnLayer has no `branches`, the modules whose outputs it adds to its input",
+        ),
+        (
+            ["model.layers[*].ffn=own_ffn", "train.base_width=8"],
+            "train.parametrization: OwnFeedForward has no number 'heads.count', by which its 'weight' scales",
+        ),
+    ],
+)
+def test_an_own_part_that_cannot_be_transferred_is_named(flags: list[str], message: str) -> None:
+    loaded = load("llama2_tiny", ["train.parametrization=mup", *flags])
+    with pytest.raises(ConfigError) as error:
+        param_scales(loaded.train, build_on_meta(loaded.model), build_base_on_meta(loaded))
+    assert message in str(error.value)
 
 
 def test_a_role_that_there_is_none_of() -> None:

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
 
 from archlab.config import experiment
 from archlab.modeling import step_recorder, step_trace
@@ -67,3 +68,28 @@ def test_two_of_a_run_of_identical_blocks_are_run(residual: str, num_run: int) -
         model(torch.zeros(1, 8, dtype=torch.int64, device="meta"))
     assert (len(run), len(skipped)) == (num_run, 5 - num_run)
     assert not any("forward" in vars(block) for block in iter_blocks(model))
+
+
+class Between(nn.Module):
+    """Layers with a number added between them."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+        self.blocks = nn.ModuleList(nn.Linear(3, 3) for _ in range(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+            x = x + self.number if self.number else x
+        return x
+
+
+@pytest.mark.parametrize(("number", "count"), [(0.0, 3), (1.0, 0)])
+def test_a_block_that_reads_something_else_than_the_one_before_gave_is_run(number: float, count: int) -> None:
+    model, x = Between(number), torch.randn(2, 3)
+    expected = model(x)
+    with skip_repeated_blocks(model) as skipped:
+        y = model(x)
+    assert len(skipped) == count
+    assert torch.equal(y, expected) is (count == 0)

@@ -80,6 +80,13 @@ class MixingHeads(nn.Module):
         return torch.einsum("hg,btgv->bthv", self.mix, v)
 
 
+class Miscounted(nn.Linear):
+    """A layer whose plan counts what it does not have."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim)
+
+
 class OddRow(nn.Module):
     """A matrix that is not a layer of its own."""
 
@@ -93,10 +100,13 @@ class OddRow(nn.Module):
 
 @pytest.fixture
 def own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register the two above, for a test alone."""
+    """Register those above, for a test alone."""
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     register("attention", "mixing_heads", params={"mix": Param("vector")})(MixingHeads)
-    register("ffn", "odd_row", params={"weight": Param("hidden", tensor="row")})(OddRow)
+    row = {"weight": Param("hidden", tensor="row")}
+    register("ffn", "odd_row", params=row)(OddRow)
+    counted = {**row, "bias": Param("vector")}
+    register("ffn", "miscounted", params=counted, tensor=TensorPlan(counts=("groups.count",)))(Miscounted)
 
 
 @pytest.mark.usefixtures("own_parts")
@@ -129,6 +139,8 @@ def test_a_norm_of_all_heads_together_keeps_them_together(norm: str, is_divided:
 def test_a_wrong_plan_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"a row for 'blocks\.0\.ffn\.weight', which is not the weight of an "):
         plan_division(model(ffn="odd_row"), 2)
+    with pytest.raises(ConfigError, match=r"'miscounted' \(blocks\.0\.ffn\) has no number 'groups\.count', "):
+        plan_division(model(ffn="miscounted"), 2)
     with pytest.raises(ArchlabError, match="counts='num_heads' is a text"):
         TensorPlan(counts="num_heads")  # type: ignore[arg-type]
     with pytest.raises(ArchlabError, match="first='first_head' is the index of the first of `counts`"):

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -104,6 +105,32 @@ def test_a_folder_that_all_may_write_to_is_not_used(cache_home: Path, caplog: py
     assert caplog.text.count("may be written to by other users") == 1
     library(build, "code")
     assert build.times == 2
+
+
+def test_a_cache_below_a_directory_of_everyone_is_not_used(cache_home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache_home.mkdir()
+    for mode, is_used in ((0o777, False), (0o1777, True)):  # a sticky bit keeps others from renaming
+        cache_home.chmod(mode)
+        user_cache._problem.cache_clear()
+        assert (cache_dir("native") is not None) is is_used
+    assert caplog.text.count("cache may be written to by every user") == 1
+
+
+def test_unfinished_builds_of_long_ago_are_removed(cache_home: Path) -> None:
+    folder = usable_cache_dir("native")
+    for name, age in ((".building-old", 2 * 86400), (".building-new", 3600)):
+        (folder / name).mkdir()
+        os.utime(folder / name, times=(time.time() - age,) * 2)
+    library(Builder(), "code")
+    assert [path.name for path in folder.glob(".building-*")] == [".building-new"]
+
+
+def test_a_process_s_own_cache_ends_with_it_and_not_with_a_child(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    user_cache._remove(tmp_path / "own", os.getpid() + 1)  # as in a forked process
+    assert (tmp_path / "own").is_dir()
+    user_cache._remove(tmp_path / "own", os.getpid())
+    assert not (tmp_path / "own").exists()
 
 
 def test_a_folder_of_the_users_own_group_is_closed(cache_home: Path) -> None:

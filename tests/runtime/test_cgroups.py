@@ -111,6 +111,12 @@ def test_no_limit(groups: str, files: dict[str, object], tmp_path: Path) -> None
     assert cpu_limit(root) is None
 
 
+def test_a_line_that_is_no_mount_is_passed_over(tmp_path: Path) -> None:
+    files = {"memory/memory.limit_in_bytes": 700 * MB, "memory/memory.usage_in_bytes": 600 * MB}
+    mounts = "\n".join(("38 31 - cgroup", V1_MOUNT.format(root="/")))
+    assert memory_limit(tree(tmp_path, "5:memory:/", mounts, files)) == MemoryLimit(700 * MB, 100 * MB)
+
+
 def test_a_system_without_groups(tmp_path: Path) -> None:
     assert (memory_limit(tmp_path), cpu_limit(tmp_path)) == (None, None)
 

@@ -35,6 +35,14 @@ def test_all_who_measure_at_once_choose_the_same() -> None:
     assert len(set(found)) == 1
 
 
+def test_a_slower_process_takes_what_another_has_stored_meanwhile(tmp_path: Path) -> None:
+    def measure() -> str:
+        choose_once("way", CHOICES, lambda: "fast")
+        return "slow"
+
+    assert choose_once("way", CHOICES, measure) == "fast"
+
+
 def test_what_is_no_choice_is_measured_again(tmp_path: Path) -> None:
     choose_once("way", CHOICES, lambda: "fast")
     [file] = tmp_path.iterdir()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -98,6 +100,23 @@ def test_what_is_ignored_stays_ignored() -> None:
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+CAUGHT = """
+import signal
+from archlab.runtime.signals import stop_on_signals
+with stop_on_signals():
+    for _ in range(3):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            print("caught", flush=True)
+"""
+
+
+def test_a_third_one_ends_what_catches_the_others() -> None:
+    ended = subprocess.run([sys.executable, "-c", CAUGHT], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGINT, "caught\ncaught\n")
 
 
 def test_nothing_happens_in_another_thread() -> None:

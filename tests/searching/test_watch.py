@@ -218,6 +218,30 @@ def test_a_run(tmp_path: Path, tiny: Tiny) -> None:
     assert (ended.state, ended.running[0].reason) == ("complete", "its model was not kept")
 
 
+@pytest.mark.parametrize(
+    ("experiment", "log", "step", "metrics"),
+    [
+        ("{", '{"step": 3, "loss": 2}\n', 3, {"loss": 2}),
+        ("train: []", '{"step": 3, "loss": 2}\n{"step": 4, "lo\n{"step": 5, "loss": 1}\n', 5, {"loss": 1}),
+        (
+            "train: {steps: many, batch_size: some, context: 4}",
+            '{"step": Infinity, "loss": NaN, "last": true, "tokens_per_s": 5}\n',
+            0,
+            {"tokens_per_s": 5},
+        ),
+    ],
+)
+def test_of_a_damaged_run_what_can_be_read_is_shown(
+    experiment: str, log: str, step: int, metrics: dict[str, float], tmp_path: Path
+) -> None:
+    (tmp_path / "experiment.yaml").write_text(experiment)
+    (tmp_path / "run.json").write_text('{"identity": {"run": "1"}}')
+    (tmp_path / "metrics.jsonl").write_text(log)
+    with lock(tmp_path / ".run.lock", wait=True):
+        run = archlab.watch(tmp_path).running[0]
+    assert (run.step, run.steps, run.metrics, run.seconds_left) == (step, 0, metrics, None)
+
+
 def test_a_trial_continues_with_its_search(tmp_path: Path, tiny: Tiny) -> None:
     (tmp_path / "search.yaml").write_text("{}")
     trial = tmp_path / "trials/0001"

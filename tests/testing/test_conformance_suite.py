@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from archlab import ConfigError, Count, Fraction, Positive, Recurrent, State
 from archlab.config.registry import names, register
-from archlab.testing import CheckFailed, checks, random_case
+from archlab.testing import Check, CheckFailed, CheckResult, checks, random_case
 from archlab.testing.component_case import ComponentCase
 
 
@@ -242,3 +242,13 @@ def test_a_case_goes_to_another_process_without_what_it_has_computed() -> None:
     assert used.spec() is used.spec()
     assert pickle.dumps(used) == pickle.dumps(fresh)
     assert pickle.loads(pickle.dumps(used)).spec() == used.spec()
+
+
+def test_a_check_that_raises_anything_has_failed() -> None:
+    def divides(case: ComponentCase) -> None:
+        """A quotient."""
+        1 / 0  # noqa: B018
+
+    assert Check(divides, ComponentCase("mixer", "ema")).result() == CheckResult(
+        "divides", "A quotient.", "ZeroDivisionError: division by zero"
+    )

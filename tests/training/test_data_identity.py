@@ -31,6 +31,11 @@ def test_what_has_changed_is_named(tmp_path: Path) -> None:
         require_same_data(first, identity(tmp_path / "a", "some text " * 101), "here")
 
 
+def test_a_checkpoint_that_holds_no_data_is_named() -> None:
+    with pytest.raises(ArchlabError, match=r"^here: not the data of a checkpoint: \[1\]$"):
+        require_same_data([1], {}, "here")  # type: ignore[arg-type]
+
+
 def test_a_description_is_compared_as_a_checkpoint_holds_it() -> None:
     class Described(Text):
         def describe(self) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """metrics.jsonl holds each step once, whatever was interrupted."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from archlab import ArchlabError
 from archlab.training.metrics import MetricsLog, read
+from archlab.training.metrics_file import read_kept
 
 
 def write(folder: Path, steps: range, *, resume_step: int | None = None, tensorboard: bool = False) -> None:
@@ -63,6 +65,39 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
     with pytest.raises(ArchlabError, match=r"metrics\.jsonl:2: not a record of metrics"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ('{"step": 4}\n{"step": 3}\n', r"metrics\.jsonl:2: goes back from step 4 to 3"),
+        ('{"step": 1, "loss": [1]}\n', r"metrics\.jsonl:1: loss is \[1\] and not a finite number"),
+        ('{"step": 1, "note": {"a": 1}}\n', r"metrics\.jsonl:1: note is not one value"),
+    ],
+)
+def test_a_record_that_no_run_writes_is_named(tmp_path: Path, lines: str, problem: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    with pytest.raises(ArchlabError, match=problem):
+        read(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file of Linux that is there and unreadable")
+def test_a_log_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/proc/self/mem")
+    with pytest.raises(ArchlabError, match=r"metrics\.jsonl: cannot be read: Input/output error"):
+        read(tmp_path)
+
+
+def test_the_lines_before_a_checkpoint_are_whole_whatever_it_knows_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2\n{"step": 3}\n')
+    with pytest.raises(ArchlabError, match=r"metrics\.jsonl:2: not a record of metrics"):
+        read_kept(file, 3, None)  # as of archlab 0.1
+    for expected in ({"sha256": "0"}, "whole"):
+        with pytest.raises(ArchlabError, match="the checkpoint of step 3 does not have its size and checksum"):
+            read_kept(file, 3, expected)  # type: ignore[arg-type]
+    first = hashlib.sha256(b'{"step": 1}\n').hexdigest()
+    assert read_kept(file, 3, {"bytes": 12, "sha256": first}) == b'{"step": 1}\n'
 
 
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:

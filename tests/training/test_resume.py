@@ -75,6 +75,23 @@ def test_ctrl_c_keeps_what_was_done(step: int, tiny: Tiny, tmp_path: Path, whole
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("step", "note"), [(5, "was last saved at step 3"), (2, "nothing was saved")])
+def test_a_second_ctrl_c_saves_nothing_more(step: int, note: str, tiny: Tiny, tmp_path: Path) -> None:
+    def interrupt_twice(record: dict[str, Any]) -> None:
+        if record["step"] == step:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                signal.raise_signal(signal.SIGINT)
+
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(tiny("train.eval_every=0"), run, callbacks=[Recorder(interrupt_twice)])
+    assert stopped.value.__notes__ == [f"{run}: {note}"]
+    assert list(checkpoint.checkpoints(run / "checkpoints")) == [3] * (step > 3)
+
+
+@pytest.mark.slow
 def test_ctrl_c_does_not_cut_an_update_in_half(
     tiny: Tiny, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from archlab.storage.files import write_text
 from archlab.storage.run_identity import read_run_identity, require_model_of
 from archlab.storage.run_lock import lock_run
 from archlab.training.run_dir import join_identity, open_run, require_own, require_run_dir
+from archlab.training.run_start import RunStart
 
 
 @pytest.fixture
@@ -138,6 +139,27 @@ def test_a_linked_run_may_be_resumed_and_not_started_over(run: Path, tiny: Tiny)
 def test_what_the_new_run_reads_is_not_deleted(run: Path, tiny: Tiny) -> None:
     with pytest.raises(ArchlabError, match=r"run: contains the source .*final"):
         open_run(tiny(f"task.path={run / 'final'}"), run, False, True)
+
+
+def test_a_source_of_a_mixture_in_the_run_is_not_deleted(run: Path, tiny: Tiny, text: Path) -> None:
+    sources = f"[{{path: {text}, weight: 1, name: a}}, {{path: {run / 'final'}, weight: 1}}]"
+    mixed = tiny(f"task={{type: mixture, sources: {sources}}}")
+    with pytest.raises(ArchlabError, match=r"run: contains the source .*final"):
+        open_run(mixed, run, False, True)
+    assert (run / "final").is_dir()
+
+
+def test_a_process_that_sees_another_directory_is_told(run: Path, tiny: Tiny, tmp_path: Path) -> None:
+    def follow(folder: Path) -> RunStart:
+        started = RunStart(tiny(), folder, False, False, 2)
+        train = tiny("train.lr=0.5").train.to_plain()
+        started.follow({"train": train, "identity": {"run": "a"}, "last": str(run)})
+        return started
+
+    with pytest.raises(ArchlabError, match=r"other: is not the directory that the first process has opened; all need"):
+        follow(tmp_path / "other")
+    followed = follow(run)
+    assert (followed.experiment.train.lr, followed.identity, followed.last) == (0.5, {"run": "a"}, run)
 
 
 def test_a_run_of_archlab_0_1_is_known_by_its_experiment(run: Path, tiny: Tiny) -> None:

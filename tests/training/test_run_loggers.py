@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Tiny
-from run_helpers import interrupt_at
+from run_helpers import Recorder, interrupt_at
 
 from archlab.errors import ArchlabError, ConfigError
 from archlab.runtime.memory import most_used_memory
@@ -173,3 +173,13 @@ def test_a_record_has_figures_of_the_machine(tiny: Tiny, tmp_path: Path) -> None
     assert 0 <= record["data_wait_s"] < 1
     assert 10**8 < record["memory_bytes"] <= most_used_memory(torch.device("cpu"))
     assert "mfu" not in result.metrics
+
+
+@pytest.mark.slow
+def test_a_trace_that_the_run_s_end_cuts_off_is_dropped(tiny: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*LOGGED, "train.profile={start: 1, steps: 3}"), folder, callbacks=[Recorder(interrupt_at(2))])
+    assert not (folder / "profile").exists()
+    train(tiny(*LOGGED, "train.profile={start: 3, steps: 1}"), folder, resume=True)  # of torch's one profiler
+    assert [file.name for file in (folder / "profile").iterdir()] == ["updates_3_to_3.json.gz"]

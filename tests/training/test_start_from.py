@@ -14,15 +14,19 @@ from safetensors.torch import load_file
 import archlab
 from archlab import ArchlabError, ConfigError
 from archlab.config.experiment import Experiment, load
+<<<<<<< HEAD
 from archlab.config.start_from import StartFrom
 from archlab.modeling.build import build
 from archlab.storage.files import sha256_of
 from archlab.storage.manifest import write_manifest
 from archlab.storage.start_point import StartPoint, find_start
 from archlab.storage.tensors import named_tensors
+=======
+from archlab.modeling.build import validate
+>>>>>>> h4
 from archlab.training import metrics
 from archlab.training.callbacks import Callback
-from archlab.training.grow import grow_weights
+from archlab.training.start_from import check_start, settings_of_start
 from archlab.training.trainer import train
 from archlab.training.wsd import branch_points
 
@@ -162,6 +166,11 @@ CONTINUED = {"load": "everything", "step": 2}
         (["model.layers[0].dropout=0"], CONTINUED, r"model\.layers\[0\]\.dropout is 0\.1 there"),
         (["train.checkpoint_at=[2]"], CONTINUED, r"checkpoint_at\[0\]: 2 is not past step 2"),
         (["model.vocab_size=300"], CONTINUED, r"does not fit the model: different "),
+        (
+            ["model.dim=48", "model.layers=[{mixer: ema}]"],
+            {"match": "names"},
+            r"'.*trunk' has no tensor that fits the model: missing ",
+        ),
     ],
 )
 def test_what_a_run_cannot_start_from(
@@ -199,8 +208,6 @@ def test_automatic_settings_are_those_of_the_run_that_continues(tiny: Tiny, trun
     def settings(load: str) -> Experiment:
         return tiny(*SHORT, "train.steps=5", "train.precision=auto", "train.compile=auto", start(trunk, load))
 
-    from archlab.training.start_from import settings_of_start
-
     assert settings_of_start(settings("everything").train) == {"precision": "float32", "compile": "off"}
     assert settings_of_start(settings("weights").train) == {}
 
@@ -216,10 +223,15 @@ def test_a_run_starts_from_an_export(tiny: Tiny, trunk: Path, tmp_path: Path) ->
         train(tiny(*SHORT, start(out, "everything")), tmp_path / "all")
 
 
-def layer(**more: Any) -> dict[str, Any]:
-    return {"mixer": {"type": "attention", "num_heads": 2}, "ffn": {"type": "mlp", "hidden_dim": 16}, **more}
+@pytest.mark.slow
+def test_a_checkpoint_that_was_taken_out_of_its_run_continues(tiny: Tiny, trunk: Path, tmp_path: Path) -> None:
+    shutil.copytree(trunk / "checkpoints/step_00000002", tmp_path / "taken/step_00000002")
+    train(tiny(*SHORT, start(tmp_path / "taken/step_00000002", "everything")), tmp_path / "run")
+    assert curve(tmp_path / "run") == {step: loss for step, loss in curve(trunk).items() if step > 2}
+    assert same(tmp_path / "run/final", trunk / "final")
 
 
+<<<<<<< HEAD
 @torch.no_grad()
 def test_a_larger_model_begins_as_a_smaller_one(tiny: Tiny) -> None:
     def spec(*layers: dict[str, Any]) -> Any:
@@ -279,3 +291,11 @@ def test_weights_in_parts_are_known_by_the_checksums_of_all(tmp_path: Path) -> N
     assert len({first, sha256("a", "c"), sha256("c", "b")}) == 3
     (tmp_path / "optimizer-part-00001-of-00002.safetensors").write_text("moments")
     assert sha256("a", "b") == first
+=======
+def test_a_tokenizer_that_is_not_there_yet_is_not_compared(tiny: Tiny, trunk: Path, text: Path) -> None:
+    mixed = f"sources: [{{path: {text}, weight: 1}}], tokenizer: later.json, vocab_size: 256"
+    later = tiny(f"task={{type: mixture, {mixed}}}", start(trunk))
+    check_start(later, validate(later))
+    with pytest.raises(ArchlabError, match=r"later\.json: no such tokenizer file"):
+        train(later, trunk.parent / "run")
+>>>>>>> h4

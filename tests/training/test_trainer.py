@@ -95,6 +95,15 @@ def test_a_loss_that_is_no_number_ends_the_run(tiny: Tiny, tmp_path: Path) -> No
     assert all(math.isfinite(r["loss"]) for r in curve(tmp_path / "run") if "loss" in r)
 
 
+@pytest.mark.slow
+def test_a_validation_loss_that_is_no_number_ends_the_run(tiny: Tiny, tmp_path: Path) -> None:
+    exploding = ["train.lr=1e30", "train.warmup=0", "train.clip=null", "train.eval_every=1", "train.steps=2"]
+    with pytest.raises(TrainingError, match=r"^step 1: the validation loss is (nan|inf); try a smaller train\.lr$"):
+        train(tiny(*exploding), tmp_path / "run")
+    assert [record["step"] for record in curve(tmp_path / "run")] == [1]
+    assert not (tmp_path / "run/final").exists()
+
+
 def test_a_reader_that_has_left_costs_nothing(tiny: Tiny, tmp_path: Path) -> None:
     def leave(record: dict[str, Any]) -> None:
         raise BrokenPipeError

@@ -21,10 +21,11 @@ from archlab.interop.exporting import export as exporting
 from archlab.interop.exporting import weights as weight_files
 from archlab.interop.exporting._prove import run_loader
 from archlab.interop.exporting.export import export
-from archlab.interop.exporting.exported_model import read_model
+from archlab.interop.exporting.exported_model import ExportedModel, read_model
 from archlab.interop.exporting.format import format_names, make_formats
 from archlab.interop.exporting.hf_tokenizer import hf_tokenizer_files
 from archlab.interop.exporting.proof import TOLERANCE, Expected, _difference, expected_logits, prove
+from archlab.interop.exporting.tuned_tokens import read_tuned_tokens
 from archlab.interop.exporting.weights import write_weights
 from archlab.modeling.build import build
 from archlab.storage.checkpoint import save_model
@@ -180,6 +181,56 @@ def test_a_missing_package_is_reported(tiny: Tiny, tmp_path: Path, caplog: pytes
         assert "not proved" in prove("odd", tmp_path, "NEEDS = ('no_such_package',)", expected_logits(model))
 
 
+@pytest.mark.slow
+def test_an_export_that_needs_archlab_fails_its_proof(tmp_path: Path) -> None:
+    inputs = torch.zeros(2, 3)
+    given = {"inputs": inputs, "row": inputs[1:].clone(), "num_threads": torch.tensor(1)}
+    loader = "def load(folder):\n    import archlab.errors\n"
+    with pytest.raises(ArchlabError) as error:
+        prove("odd", tmp_path, loader, Expected(given, {"whole": inputs, "row": inputs[1:]}))
+    assert str(error.value) == "odd: does not load without archlab: ImportError: archlab: an export must not import it"
+
+
+@pytest.mark.parametrize(
+    ("actual", "problem"),
+    [
+        (torch.zeros(2, 1), "have shape [2, 1], not [2, 3]"),
+        (torch.full((2, 3), torch.nan), "differ from the model's by nan, above 1.0e-01"),
+    ],
+)
+def test_logits_of_an_export_that_are_others_are_told(actual: torch.Tensor, problem: str) -> None:
+    with pytest.raises(ArchlabError) as error:
+        _difference("odd", "whole", actual, torch.zeros(2, 3), 0.1)
+    assert str(error.value) == f"odd: its whole logits {problem}"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "problem"),
+    [
+        ("deit_tiny", [], "model.embedding 'patches' reads no tokens"),
+        ("llama2_tiny", ["model.head={type: classifier, num_outputs: 3}"], "model.head gives one answer per sample"),
+        (
+            "llama2_tiny",
+            ["model.layers[*].mixer.attention=bidirectional"],
+            "the model sees later tokens",
+        ),
+    ],
+)
+def test_what_is_no_language_model_is_none_of_transformers(name: str, overrides: list[str], problem: str) -> None:
+    model = ExportedModel(Path(), load(name, overrides), {})
+    with pytest.raises(ArchlabError) as error:
+        make_formats(["transformers"], {})["transformers"].check(model)
+    assert str(error.value).startswith(f"transformers: {problem}, where AutoModelForCausalLM has tokens in and logits")
+
+
+def test_a_portable_program_is_one_of_avx2(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("archlab.interop.exporting.formats.pt2.has_cpp_compiler", lambda: True)
+    model = ExportedModel(Path(), tiny(), {})
+    with pytest.raises(ArchlabError, match="pt2: portable is for processors with AVX2, and this is aarch64"):
+        make_formats(["pt2"], {"portable": True})["pt2"].check(model)
+
+
 def test_formats_are_found_by_name() -> None:
     assert {"standalone", "transformers", "native"} <= set(format_names())
     assert list(make_formats(["transformers"], {})) == ["standalone", "transformers"]
@@ -268,3 +319,17 @@ def test_a_tokenizer_adds_what_the_model_was_trained_with(tmp_path: Path) -> Non
         again = read_tokens(out)
         assert again is not None
         assert (again.sha256, again.special_tokens, again.before) == (tokens.sha256, special, ("<bos>",))
+
+
+@pytest.mark.parametrize(
+    ("plain", "problem"),
+    [
+        ({"kind": "tokenizer"}, "out: holds no tokenizer.json; save the tokenizer beside the model"),
+        ({"kind": "words"}, "out/tokenizer.json: holds no words; save the tokenizer beside the model"),
+    ],
+)
+def test_a_tuned_model_without_its_tokenizer_is_told(plain: dict[str, str], problem: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ArchlabError) as error:
+        read_tuned_tokens(tmp_path / "out", plain, 300)
+    assert str(error.value) == f"{tmp_path}/{problem}"
