@@ -14,16 +14,11 @@ from safetensors.torch import load_file
 import archlab
 from archlab import ArchlabError, ConfigError
 from archlab.config.experiment import Experiment, load
-<<<<<<< HEAD
 from archlab.config.start_from import StartFrom
-from archlab.modeling.build import build
+from archlab.modeling.build import validate
 from archlab.storage.files import sha256_of
 from archlab.storage.manifest import write_manifest
 from archlab.storage.start_point import StartPoint, find_start
-from archlab.storage.tensors import named_tensors
-=======
-from archlab.modeling.build import validate
->>>>>>> h4
 from archlab.training import metrics
 from archlab.training.callbacks import Callback
 from archlab.training.start_from import check_start, settings_of_start
@@ -231,36 +226,6 @@ def test_a_checkpoint_that_was_taken_out_of_its_run_continues(tiny: Tiny, trunk:
     assert same(tmp_path / "run/final", trunk / "final")
 
 
-<<<<<<< HEAD
-@torch.no_grad()
-def test_a_larger_model_begins_as_a_smaller_one(tiny: Tiny) -> None:
-    def spec(*layers: dict[str, Any]) -> Any:
-        return tiny(f"model.layers={json.dumps(layers)}").model
-
-    other = layer(ffn={"type": "swiglu", "hidden_dim": 24})
-    small = build(spec(layer(), other), seed=1)
-    wider = layer(ffn={"type": "mlp", "hidden_dim": 40})
-    large = build(spec(wider, wider, other, other, other), seed=2)
-    grown = grow_weights(named_tensors(small), spec(layer(), other), large)
-    assert grown.new_blocks == ["blocks.1", "blocks.3", "blocks.4"]
-    tokens = torch.arange(12).view(2, 6)
-    torch.testing.assert_close(large.eval()(tokens)[0], small.eval()(tokens)[0], rtol=0, atol=1e-5)
-    assert torch.equal(large.blocks[4].mixer.query.weight, small.blocks[1].mixer.query.weight)
-
-
-def test_what_cannot_grow_is_named(tiny: Tiny) -> None:
-    base = tiny(f"model.layers={json.dumps([layer()])}")
-    small = named_tensors(build(base.model))
-    for layers, problem in (
-        ([layer(mixer={"type": "mamba"})], "blocks has no layer of the kind of the smaller model's blocks.0"),
-        ([layer(ffn={"type": "mlp", "hidden_dim": 8})], "does not hold"),
-        ([layer(), layer(mixer={"type": "ema"})], "a new layer of another kind"),
-        ([layer(residual="post_norm"), layer(residual="post_norm")], "of the kind|differ by"),
-    ):
-        with pytest.raises(ConfigError, match=problem):
-            grow_weights(small, base.model, build(tiny(f"model.layers={json.dumps(layers)}").model))
-
-
 def test_the_trained_model_is_that_of_the_last_step(trunk: Path) -> None:
     shutil.rmtree(trunk / "checkpoints/step_00000004")
     assert find_start(StartFrom(str(trunk), step=4)).folder == trunk / "final"
@@ -291,11 +256,11 @@ def test_weights_in_parts_are_known_by_the_checksums_of_all(tmp_path: Path) -> N
     assert len({first, sha256("a", "c"), sha256("c", "b")}) == 3
     (tmp_path / "optimizer-part-00001-of-00002.safetensors").write_text("moments")
     assert sha256("a", "b") == first
-=======
+
+
 def test_a_tokenizer_that_is_not_there_yet_is_not_compared(tiny: Tiny, trunk: Path, text: Path) -> None:
     mixed = f"sources: [{{path: {text}, weight: 1}}], tokenizer: later.json, vocab_size: 256"
     later = tiny(f"task={{type: mixture, {mixed}}}", start(trunk))
     check_start(later, validate(later))
     with pytest.raises(ArchlabError, match=r"later\.json: no such tokenizer file"):
         train(later, trunk.parent / "run")
->>>>>>> h4
