@@ -95,6 +95,7 @@ def test_profile(run, tiny_file: Path) -> None:
             ("train", "quickstart", "--device", "h100"),
             "--device is of --dry-run; train.device says where an experiment",
         ),
+        (("search", "small_ladder", "--rehearse", "--dry-run"), "leave out --rehearse, which runs a small one"),
         (("search", "quickstart", "--device", "h100"), "--device and --devices are of --dry-run; train.device says"),
         (
             ("search", "quickstart", "--devices", "2"),
