@@ -179,7 +179,7 @@ def search(
     """
     if dry_run:
         if rehearse:
-            raise click.UsageError("--dry-run estimates the ladder itself; leave out --rehearse, which runs a small one")
+            raise click.UsageError("--dry-run estimates the whole ladder: leave out --rehearse, which runs a small one")
         from archlab.cli.dry_run import estimate_search
 
         estimate_search(make_console(), name, overrides, trials=trials, device=device or "cpu", devices=devices or 1)
