@@ -121,6 +121,8 @@ def _run_of(folder: Path) -> Path | None:
     if is_run(owner) or file is None:
         return owner if is_run(owner) else None
     found = provenance_of(file.parent)
-    run = trial_dir(file.parent.parent, found["trial"]) if isinstance(found.get("trial"), int) else owner
+    if not isinstance(found.get("trial"), int):
+        return None
+    run = trial_dir(file.parent.parent, found["trial"])
     is_own = is_run(run) and read_run_identity(run).get("run") == identity_in(found, file).get("run")
     return run if is_own else None

@@ -53,7 +53,8 @@ def search(
     _require_bits_per_byte(space)
     base = held_base(space)  # a budget that even the base experiment cannot meet is refused before there is a directory
     if "decode_us_per_token" in space.objectives:
-        require_decoding(experiment := base.resolve(), build_on_meta(experiment.model))
+        experiment = base.resolve()
+        require_decoding(experiment, build_on_meta(experiment.model))
     total = trials if trials is not None else space.study.trials
     with stop_on_signals(), open_search(space, folder, force):
         if count is not None:

@@ -82,9 +82,8 @@ def _trained_with(
 ) -> tuple[ModelTokens | None, Mapping[str, Any]]:
     """Return what the tokens of a checkpoint without tokens.json mean, and the knobs of its task that say so."""
     name = trained.task.knobs.get("tokenizer")
-    if name == "bytes" and "imported_from" in provenance_of(
-        checkpoint_dir
-    ):  # which was the default for a model without a tokenizer
+    # The default, once, of a model that was imported without a tokenizer.
+    if name == "bytes" and "imported_from" in provenance_of(checkpoint_dir):
         return UNKNOWN_TOKENS, {"tokenizer": None}
     if isinstance(name, str) and name == Path(name).name and (checkpoint_dir / name).is_file():
         name = str(checkpoint_dir / name)

@@ -54,11 +54,11 @@ class RankPool:
         wait for it, and `rank_pool` starts new ones.
         """
         self._calls += 1
-        for link in self._links[:count]:
-            link.send((self._calls, count, function, arguments))
         try:
+            for link in self._links[:count]:
+                link.send((self._calls, count, function, arguments))
             return [self._answer_of(rank) for rank in range(count)]
-        except RuntimeError:
+        except (RuntimeError, OSError):  # OSError where a process has ended between two calls
             self.close()
             raise
 

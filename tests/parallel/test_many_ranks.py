@@ -311,3 +311,12 @@ def test_a_loss_over_a_divided_vocabulary_is_that_of_all_of_it(soft_cap: float) 
     assert all(own == pytest.approx(loss.item(), rel=1e-12) for own, _, _ in ranks)
     torch.testing.assert_close(sum(dx for _, dx, _ in ranks), x.grad)
     torch.testing.assert_close(torch.cat([dweight for _, _, dweight in ranks]), weight.grad)
+
+
+def test_a_pool_whose_process_has_ended_is_replaced() -> None:
+    pool = rank_pool()
+    pool._processes[1].kill()
+    pool._processes[1].join()
+    with pytest.raises((OSError, RuntimeError)):
+        pool.run(2, abs, 1)
+    assert rank_pool() is not pool

@@ -191,13 +191,13 @@ def test_files_are_copied_where_there_are_no_links(run: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_a_link_is_not_written_through(run: Path) -> None:
-    (run / "experiment.yaml").rename(run.parent / "shared.yaml")
-    (run / "experiment.yaml").symlink_to("../shared.yaml")
-    before, shared = contents(run), (run.parent / "shared.yaml").read_text()
+    (run / "experiment.yaml").rename(run.parent / "common.yaml")
+    (run / "experiment.yaml").symlink_to("../common.yaml")
+    before, shared = contents(run), (run.parent / "common.yaml").read_text()
     with pytest.raises(ArchlabError, match=r"run/experiment\.yaml: is a link, which is not followed to be rewritten"):
         migrate(run)
     assert contents(run) == before
-    assert (run.parent / "shared.yaml").read_text() == shared
+    assert (run.parent / "common.yaml").read_text() == shared
 
 
 @pytest.fixture
